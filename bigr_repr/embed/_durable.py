@@ -1,0 +1,58 @@
+"""Files that appear complete and on the disk, or not at all. Knows nothing of what is in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of path when the block ends without an error.
+
+    It is written beside path, synced, renamed, and the folder is synced. Only one process at a time may write a path.
+    Raises OSError that names path; what stood there before then remains.
+    """
+    beside = partial_name(path)
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        if error.errno is None or error.filename not in (None, str(beside)):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def partial_name(path: Path) -> Path:
+    """Where a file that will be path is written; hidden, so that readers of the folder pass over it."""
+    return path.with_name(f".{path.name}.part")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, and what an interrupted writing of it left."""
+    path.unlink(missing_ok=True)
+    partial_name(path).unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder written to the disk, where the system can do that. Raises OSError that names it."""
+    if os.name == "nt":
+        return  # folders cannot be opened there
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(folder)) from error
+    finally:
+        os.close(handle)

@@ -1,0 +1,203 @@
+"""The local engine: planned units to sealed units, on this machine. Knows nothing of options or of what to do again.
+
+Pictures are decoded in threads ahead of need, across units, so that neither the decoders nor the model wait at the end
+of one. A batch is a fixed stretch of its unit: the place of an unreadable picture stays blank, so that what the other
+rows are computed from, and with, does not depend on it.
+"""
+
+# B batch, S side in pixels
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bigr_repr._ahead import map_ahead
+from bigr_repr.codes import to_bytes
+from bigr_repr.embed.ledger import Failure, Ledger, Record
+from bigr_repr.embed.plan import Entry
+from bigr_repr.embed.recipe import Recipe
+from bigr_repr.embed.shards import merge_rows, read_shard, rows_table, write_shard
+from bigr_repr.images import ImageError, escape_path, load_image
+
+if TYPE_CHECKING:
+    from bigr_repr.features import FeatureExtractor, Features
+
+_HOPELESS = 16  # images in a row without finite numbers: it is not the images
+
+
+class Unreadable(NamedTuple):
+    """Why there are no pixels. Unlike the exception it holds no picture in memory."""
+
+    error: str
+    message: str
+
+
+Decoded = NDArray[np.uint8] | Unreadable
+
+
+class Task(NamedTuple):
+    """Work on one unit. entries: what to embed, at least one; places: theirs in the unit; kept: its record, if any."""
+
+    unit: int
+    entries: list[Entry]
+    places: list[int]
+    kept: Record | None
+
+
+class _Launched(NamedTuple):
+    """A batch that the model is at work on. features: None if no picture of it could be read."""
+
+    entries: Sequence[Entry]
+    places: Sequence[int]
+    decoded: list[Decoded]
+    features: Features | None
+
+
+@dataclass
+class Engine:
+    """Does tasks, one after the other. on_batch(images, failures) is called after each batch, from the same thread."""
+
+    extractor: FeatureExtractor
+    recipe: Recipe
+    ledger: Ledger
+    batch_size: int
+    workers: int | None
+    max_pixels: int
+    on_batch: Callable[[int, int], None]
+    _hopeless: int = 0
+
+    def run(self, tasks: Iterable[Task]) -> None:
+        """Do all tasks. Raises OSError when writing fails, ValueError when the model gives nothing finite."""
+        queue: list[Task] = []  # tasks whose pictures are being decoded and whose turn has not come
+
+        def files() -> Iterator[str]:
+            for task in tasks:
+                queue.append(task)
+                for entry in task.entries:
+                    yield entry.file
+
+        decoded = map_ahead(self._decode, files(), workers=self.workers, ahead=2 * self.batch_size)
+        try:
+            for first in decoded:
+                task = queue.pop(0)
+                self._seal(task, *self._embed(task, chain([first], decoded)))
+        finally:
+            decoded.close()
+
+    def _decode(self, file: str) -> Decoded:
+        try:
+            return load_image(file, self.recipe.config.image_size, max_pixels=self.max_pixels)
+        except ImageError as error:
+            return Unreadable(error.kind, str(error))
+
+    def _embed(self, task: Task, decoded: Iterator[Decoded]) -> tuple[pa.Table, list[Failure]]:
+        """Rows and failures of a task. The device is at work on one batch while the next one's pictures are awaited."""
+        tables = [self.recipe.schema.empty_table()]
+        failures: list[Failure] = []
+        flying: _Launched | None = None
+        for start in range(0, len(task.entries), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            launched = self._launch(task.entries[part], task.places[part], decoded)
+            if flying is not None:
+                self._land(flying, tables, failures)
+            flying = launched
+        if flying is not None:
+            self._land(flying, tables, failures)
+        return pa.concat_tables(tables).combine_chunks(), failures
+
+    def _launch(self, entries: Sequence[Entry], places: Sequence[int], decoded: Iterator[Decoded]) -> _Launched:
+        import torch
+
+        pictures = list(islice(decoded, len(entries)))
+        if all(isinstance(picture, Unreadable) for picture in pictures):
+            return _Launched(entries, places, pictures, None)
+        side = self.recipe.config.image_size
+        pixels = np.zeros((len(pictures), side, side, 3), np.uint8)
+        for place, picture in enumerate(pictures):
+            if not isinstance(picture, Unreadable):
+                pixels[place] = picture
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        if self.extractor.device.type == "cuda":
+            batch = batch.pin_memory().to(self.extractor.device, non_blocking=True)
+        return _Launched(entries, places, pictures, self.extractor(batch))
+
+    def _land(self, batch: _Launched, tables: list[pa.Table], failures: list[Failure]) -> None:
+        """Append a batch's rows and failures."""
+        reasons = [picture if isinstance(picture, Unreadable) else None for picture in batch.decoded]
+        if batch.features is not None:
+            vectors = self._vectors(batch.features)
+            reasons = self._judge(reasons, batch.features.finite.cpu().numpy(), vectors)
+            good = [row for row, reason in enumerate(reasons) if reason is None]
+            codes = to_bytes(batch.features.codes.flatten(1).cpu().numpy())
+            paths = [batch.entries[row].path for row in good]
+            labels = [label(batch.entries[row].file) for row in good] if self.recipe.labels else []
+            chosen = {layer: values[good] for layer, values in vectors.items()}
+            tables.append(rows_table(self.recipe, paths, chosen, codes[good], labels))
+        failed = [
+            Failure(place, entry.path, *reason)
+            for entry, place, reason in zip(batch.entries, batch.places, reasons, strict=True)
+            if reason is not None
+        ]
+        failures += failed
+        self.on_batch(len(batch.entries), len(failed))
+
+    def _vectors(self, features: Features) -> dict[int, NDArray[Any]]:
+        stored = {}
+        with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and is judged below
+            for layer in self.recipe.layers:
+                stored[layer] = features.layers[layer].cpu().numpy().astype(self.recipe.dtype, copy=False)
+        return stored
+
+    def _judge(
+        self, reasons: list[Unreadable | None], finite: NDArray[np.bool_], vectors: dict[int, NDArray[Any]]
+    ) -> list[Unreadable | None]:
+        """Reasons, and one more for every row that is not finite. Raises ValueError when that befalls too many."""
+        for rows in vectors.values():
+            finite = finite & np.isfinite(rows).reshape(len(rows), -1).all(1)
+        judged = list(reasons)
+        for row, reason in enumerate(reasons):
+            if reason is not None:
+                continue
+            self._hopeless = 0 if finite[row] else self._hopeless + 1
+            if not finite[row]:
+                judged[row] = Unreadable("non-finite", f"the model gives a number that is not finite: {self._remedy}")
+            if self._hopeless == _HOPELESS:
+                raise ValueError(f"for {_HOPELESS} images in a row the model gave no finite numbers: {self._remedy}")
+        return judged
+
+    @property
+    def _remedy(self) -> str:
+        if self.recipe.precision != "float32":
+            return f"{self.recipe.precision} is too narrow; compute in float32"
+        if self.recipe.dtype != "float32":
+            return f"{self.recipe.dtype} may be too narrow; store float32"
+        return "its weights are damaged"
+
+    def _seal(self, task: Task, table: pa.Table, failures: list[Failure]) -> None:
+        shard = self.ledger.shard(task.unit)
+        if task.kept is not None:
+            table = self._merged(task, table, failures)
+        size = write_shard(shard, table)
+        self.ledger.seal(task.unit, Record(table.num_rows, size, tuple(failures)))
+
+    def _merged(self, task: Task, table: pa.Table, failures: list[Failure]) -> pa.Table:
+        """The rows of a sealed unit and those that its failures have now given."""
+        assert task.kept is not None
+        again, still = set(task.places), {failure.place for failure in failures}
+        before = {failure.place for failure in task.kept.failures}
+        assert again == before, "failures are retried together"
+        old = [place for place in range(task.kept.rows + len(before)) if place not in before]
+        return merge_rows(read_shard(self.ledger.shard(task.unit)), old, table, sorted(again - still))
+
+
+def label(file: str) -> str:
+    """The name of the folder that a file lies in, as text."""
+    return escape_path(os.path.basename(os.path.dirname(file)))  # noqa: PTH119, PTH120 - names are not UTF-8 alone

@@ -1,0 +1,107 @@
+"""Which units are sealed, and which inputs failed. Knows nothing of images, models or vectors.
+
+A unit is sealed by its record, which is written after its shard: one file a unit, so that it appears at once, whoever
+writes it. What has no record, or whose shard is not the one recorded, was not done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from bigr_repr.embed._durable import partial_name, remove, replacing
+
+log = logging.getLogger(__name__)
+
+
+class Failure(NamedTuple):
+    """An input that gave no row. place: in its unit; error: the kind, as of ImageError, or "non-finite"."""
+
+    place: int
+    path: str
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a unit. size: of its shard, in bytes."""
+
+    rows: int
+    size: int
+    failures: tuple[Failure, ...]
+
+
+class Ledger:
+    """The records of a data set and the files that they speak of. out: the data set; folder: where records are."""
+
+    def __init__(self, out: Path, folder: Path) -> None:
+        self.out, self._folder = out, folder
+        folder.mkdir(exist_ok=True)
+        self.failures_file = out / "failures.jsonl"
+
+    def shard(self, unit: int) -> Path:
+        """Where a unit's rows are."""
+        return self.out / f"part-{unit:05d}.parquet"
+
+    def seal(self, unit: int, record: Record) -> None:
+        """Record a unit whose shard stands."""
+        content = {
+            "rows": record.rows,
+            "size": record.size,
+            "failures": [failure._asdict() for failure in record.failures],
+        }
+        with replacing(self._record(unit)) as file:
+            file.write(json.dumps(content, indent=1).encode())
+        if record.failures:
+            with self.failures_file.open("ab") as lines:  # for people who watch; list_failures writes it for good
+                lines.writelines(map(_line, record.failures))
+
+    def sealed(self, unit: int) -> Record | None:
+        """A unit's record; None if the unit has still to be done."""
+        try:
+            content = json.loads(self._record(unit).read_text("utf-8"))
+            record = Record(content["rows"], content["size"], tuple(Failure(**each) for each in content["failures"]))
+            if self.shard(unit).stat().st_size == record.size:
+                return record
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged (%s): its images are embedded again", self._record(unit), error)
+            return None
+        log.warning("%s is not the file that was recorded: its images are embedded again", self.shard(unit))
+        return None
+
+    def list_failures(self, units: int) -> tuple[int, int]:
+        """Write failures.jsonl from the records of units 0..units-1; returns how many rows and failures they have."""
+        rows, failures = 0, 0
+        with replacing(self.failures_file) as file:
+            for record in filter(None, map(self.sealed, range(units))):
+                file.writelines(map(_line, record.failures))
+                rows, failures = rows + record.rows, failures + len(record.failures)
+        return rows, failures
+
+    def clear(self) -> None:
+        """Remove records, shards and the list of failures."""
+        for name in self._folder.glob("*.json"):
+            remove(name)
+        for name in self.out.glob("part-*.parquet"):
+            remove(name)
+        remove(self.failures_file)
+
+    def tidy(self) -> None:
+        """Remove what an interrupted run left half written."""
+        for folder, pattern in ((self.out, "part-*.parquet"), (self._folder, "*.json")):
+            for left in folder.glob(partial_name(Path(pattern)).name):
+                left.unlink()
+
+    def _record(self, unit: int) -> Path:
+        return self._folder / f"{unit:05d}.json"
+
+
+def _line(failure: Failure) -> bytes:
+    content = {"path": failure.path, "error": failure.error, "message": failure.message}
+    return json.dumps(content, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,74 @@
+"""Rows as Parquet: building, writing and reading back the table of one unit. Knows nothing of images or models."""
+
+# B batch, D width, N tokens
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bigr_repr.embed._durable import replacing
+from bigr_repr.embed.recipe import Recipe
+
+
+def rows_table(
+    recipe: Recipe,
+    paths: Sequence[str],
+    vectors: Mapping[int, NDArray[Any]],
+    codes: NDArray[np.uint8],
+    labels: Sequence[str],
+) -> pa.Table:
+    """Rows as a table of the recipe's schema.
+
+    vectors: {layer: (B, *recipe.shape)} of the recipe's dtype, finite. codes: (B, bytes); labels: B; both are left out
+    if the recipe has no such column.
+    """
+    schema = recipe.schema
+    columns: list[pa.Array] = [pa.array(paths, pa.string())]
+    for layer, name in recipe.columns.items():
+        flat = pa.array(np.ascontiguousarray(vectors[layer]).reshape(-1))
+        columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
+    if recipe.codes:
+        kind = schema.field("code").type
+        columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, len(codes), [None, pa.py_buffer(codes.tobytes())]))
+    if recipe.labels:
+        columns.append(pa.array(labels, pa.string()))
+    return pa.table(columns, schema=schema)
+
+
+def write_shard(path: Path, table: pa.Table) -> int:
+    """Write a unit's rows, as one row group; returns the file's size in bytes.  Raises OSError."""
+    packed = ["path", "label"]  # vectors and codes are noise to a compressor
+    with replacing(path) as file:
+        pq.write_table(
+            table,
+            file,
+            row_group_size=max(1, table.num_rows),
+            compression={_leaf(field): "zstd" if field.name in packed else "none" for field in table.schema},
+            use_dictionary=["label"],
+            write_statistics=packed,
+        )
+        size = file.tell()
+    return size
+
+
+def _leaf(field: pa.Field) -> str:
+    """A column's name as Parquet knows it."""
+    return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name
+
+
+def read_shard(path: Path) -> pa.Table:
+    """A unit's rows."""
+    return pq.read_table(path, partitioning=None)
+
+
+def merge_rows(table: pa.Table, places: Sequence[int], more: pa.Table, more_places: Sequence[int]) -> pa.Table:
+    """Rows of two tables in the order of their places."""
+    joined = pa.concat_tables([table.replace_schema_metadata(more.schema.metadata), more])
+    return joined.take(np.argsort(np.concatenate([places, more_places]), kind="stable")).combine_chunks()

@@ -1,0 +1,1 @@
+"""How good is a representation: probes and nearest neighbours on features that are already extracted."""

@@ -1,0 +1,82 @@
+"""Features with labels, and what every evaluation refuses, in one clear line each. Knows nothing of classifiers."""
+
+# n rows (images), D features
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Features (n, D) as given, and labels (n,) int64; `name` is what messages call them."""
+
+    name: str
+    features: NDArray[Any]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def labelled(name: str, features: ArrayLike, labels: ArrayLike | None) -> Labelled:
+    """Check features (n, D) (bool, integers or floats) and labels (n,) (integers), arrays or CPU tensors.
+
+    Raises ValueError for other shapes or types, no rows, numbers of rows that differ, or features that are not finite.
+    """
+    if labels is None:
+        raise ValueError(f"{name}: there are no labels; use class folders, or a Parquet file with a column label")
+    x, y = np.asarray(features), np.asarray(labels)
+    if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "biuf":
+        raise ValueError(f"{name} features have shape {x.shape} and dtype {x.dtype}; expected numbers (n, D), n >= 1")
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise ValueError(f"{name} labels have shape {y.shape} and dtype {y.dtype}; expected whole numbers (n,)")
+    if len(x) != len(y):
+        raise ValueError(f"{name}: {len(x)} rows of features but {len(y)} labels; give one label a row")
+    if x.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(x.sum(axis=1, dtype=np.float64)))
+        if len(bad):
+            raise ValueError(
+                f"{name} features: {len(bad)} of {len(x)} rows are not finite (the first is row {bad[0]}); "
+                "leave those rows out, or extract them again in float32"
+            )
+    return Labelled(name, x, y.astype(np.int64))
+
+
+def same_width(train: Labelled, test: Labelled) -> None:
+    """Raises ValueError unless both have the same number of features."""
+    widths = train.features.shape[1], test.features.shape[1]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"{train.name} features have {widths[0]} columns and {test.name} features {widths[1]}; "
+            "take both from the same model, layer and pooling"
+        )
+
+
+def shared_classes(train: Labelled, test: Labelled) -> NDArray[np.int64]:
+    """The labels that occur in `train`, sorted.
+
+    Raises ValueError for fewer than two, or for labels that only `test` has.
+    """
+    classes = np.unique(train.labels)
+    if len(classes) < 2:
+        raise ValueError(f"{train.name} labels hold one class ({classes[0]}); telling classes apart needs at least 2")
+    strange = np.setdiff1d(test.labels, classes)
+    if len(strange):
+        listed = ", ".join(map(str, strange[:_SHOWN])) + (", …" if len(strange) > _SHOWN else "")
+        raise ValueError(
+            f"{test.name} labels hold {len(strange)} classes without any image in {train.name} ({listed}); "
+            "add images of them there, or leave these test images out"
+        )
+    return classes
+
+
+def accuracy(ranked: NDArray[np.int64], labels: NDArray[np.int64], top: int) -> float:
+    """Percentage of rows whose label is among the first `top` of `ranked` (n, >= 1) classes, best first."""
+    return float(100 * np.mean((ranked[:, :top] == labels[:, None]).any(axis=1)))

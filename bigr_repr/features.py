@@ -1,0 +1,329 @@
+"""Features and bit codes of images from a pretrained model. Knows nothing of storage, search or evaluation.
+
+The codes of an image, none masked, and the no-class condition go through the transformer; the features are the hidden
+state after a block, without final norm and condition token, averaged over the tokens. Source: BiGR, section 4.3.
+"""
+
+# B batch, S side in pixels, N tokens, K bits per token, D width
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple, Self, TypeVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bigr_repr import checkpoints
+from bigr_repr._pictures import Pictures, read_all, stack
+from bigr_repr._placement import as_dtype, choose_device
+from bigr_repr.checkpoints import Pretrained
+from bigr_repr.codes import code_bytes, grid_to_tokens, to_bytes
+from bigr_repr.models.transformer import Transformer
+
+__all__ = ["FeatureExtractor", "Features", "Layer", "encode_codes", "extract_features"]
+
+Layer = int | str
+Layers = Iterable[int] | list[Layer] | tuple[Layer, ...]
+_M = TypeVar("_M", bound=nn.Module)
+
+POOLS = ("avg", "none")
+
+
+class Features(NamedTuple):
+    """What a FeatureExtractor gives for a batch.
+
+    layers: {layer as asked for: (B, D), or (B, N, D) with pool="none"}, float32.  codes: (B, N, K), bool.
+    finite: (B,), bool; False: the tokenizer's numbers for the image overflowed or were not numbers, so that its codes
+    mean nothing; its layers are NaN.
+    """
+
+    layers: dict[Layer, Tensor]
+    codes: Tensor
+    finite: Tensor
+
+
+class FeatureExtractor(nn.Module):
+    """Features of any blocks, and codes, in one pass: for your own loop.
+
+    pre: the model, which stays as it is: not moved, not converted, its modules' modes untouched. The extractor has
+    modules of its own around the same weights, always in eval mode; weights that have to be converted (dtype, device,
+    channels-last convolutions) are copied, so make a new extractor after changing weights.
+
+    layers: block indices as in GeneratorConfig.layer_index (0-based, negative from the end, "mid"); blocks past the
+    deepest are neither kept nor run; none: codes only. pool: "avg" over the tokens, or "none".
+    dtype: what the network computes in; None: as the weights are. In bfloat16 or float16 some bits of the codes differ
+    from those in float32. device: None: where the weights are. compile: use torch.compile.
+
+    In float32 on a CPU the codes are the same bits whatever the batch size, and features agree to rounding.
+    Raises ValueError for a layer out of range or an unknown pool.
+    """
+
+    def __init__(
+        self,
+        pre: Pretrained,
+        layers: Iterable[Layer] = (12,),
+        pool: str = "avg",
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if pool not in POOLS:
+            raise ValueError(f"pool={pool!r} is unknown; choose one of {', '.join(POOLS)}")
+        config = pre.config
+        self.config, self.pool = config, pool
+        self.layers = {layer: config.generator.layer_index(layer, config.name) for layer in layers}
+        tokenizer = _without(pre.tokenizer, "generator")  # the decoder
+        self.tokenizer = _own(tokenizer, device, dtype, torch.channels_last)
+        self.transformer: Transformer | None = None
+        if self.layers:
+            transformer = _without(pre.generator.transformer, "layers")
+            transformer.layers = pre.generator.transformer.layers[: max(self.layers.values()) + 1]
+            self.transformer = _own(transformer, device, dtype)
+        self._compiled, self._largest = compile, 0
+        self._logits: Callable[..., Tensor] = self.tokenizer.bit_logits
+        if compile:
+            self._logits = torch.compile(self._logits)
+            if self.transformer is not None:
+                self.transformer.compile()
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: features are read off a model that is not being trained."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return self._weight.dtype
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.tokenizer.parameters())
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Features:
+        """images: uint8, or floats in [0, 1], (B, 3, S, S) with S the model's image size, RGB, on any device.
+
+        Raises ValueError for another shape, dtype or range. What is returned is on the extractor's device.
+        """
+        rows = len(images)
+        inputs = self._inputs(images)
+        logits = self._bit_logits(inputs)[: len(inputs)]
+        bits = grid_to_tokens(logits).float().sigmoid() > 0.5  # as BinaryAutoencoder.encode decides
+        finite = logits.isfinite().flatten(1).all(1)  # a comparison with NaN gave bits all the same
+        layers: dict[Layer, Tensor] = {}
+        if self.transformer is not None:
+            condition = self.transformer.condition_embedding(None, len(bits))
+            states = self.transformer(bits.to(self.dtype), condition, layers=tuple(set(self.layers.values())))
+            for layer, block in self.layers.items():
+                state = states[block].float().masked_fill(~finite[:, None, None], torch.nan)
+                layers[layer] = (state.mean(1) if self.pool == "avg" else state)[:rows]
+        return Features(layers, bits[:rows], finite[:rows])
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        side = self.config.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, side, side):
+            remedy = f"{self.config.name} reads (B, 3, {side}, {side}); see bigr_repr.images.center_crop"
+            raise ValueError(f"images has shape {tuple(images.shape)}; {remedy}")
+        if images.dtype != torch.uint8:
+            if not images.is_floating_point():
+                raise ValueError(f"images has dtype {images.dtype}; expected uint8, or floats in [0, 1]")
+            if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
+                found = f"{images.min().item():.4g}..{images.max().item():.4g}"
+                raise ValueError(f"images has values {found}; expected [0, 1], not normalised; rescale or clamp them")
+        wanted = max(1, len(images))  # kernels need not know of empty batches
+        if self._compiled:  # batches keep the shape of the largest: nothing is compiled anew for the last one
+            self._largest = wanted = max(self._largest, wanted)
+        images = torch.cat([images, images.new_zeros(wanted - len(images), 3, side, side)])
+        scale = 255 if images.dtype == torch.uint8 else 1
+        images = images.to(self.device, memory_format=torch.channels_last).float() / scale
+        return images.to(self.dtype)
+
+    def _bit_logits(self, images: Tensor) -> Tensor:
+        if self.device.type != "cpu" or self.dtype not in (torch.float32, torch.float64):
+            return self._logits(images)
+        # Convolution kernels round differently for different batch sizes, and a logit near 0 would change its bit. So
+        # they always see two images: as fast on a CPU as more at a time.
+        if len(images) % 2:
+            images = torch.cat([images, images[-1:]])
+        return torch.cat([self._logits(pair) for pair in torch.split(images, 2)])
+
+
+def _without(module: _M, child: str) -> _M:
+    """A shallow copy of a module that lacks one of its children; the module itself stays whole."""
+    part = copy.copy(module)
+    part._modules = {name: value for name, value in module._modules.items() if name != child}
+    return part
+
+
+def _own(
+    module: _M,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    layout: torch.memory_format = torch.preserve_format,
+) -> _M:
+    """New modules around the same weights, frozen; weights to be converted are copied. layout: of convolutions."""
+    memo: dict[int, Any] = {}
+    for weight in module.parameters():
+        form = layout if weight.ndim == 4 else torch.preserve_format
+        own = weight.detach().to(device=device, dtype=dtype, memory_format=form)
+        memo[id(weight)] = nn.Parameter(own, requires_grad=False)
+    return copy.deepcopy(module, memo)
+
+
+# ---- one call for images of any kind
+
+
+@overload
+def extract_features(
+    images: Pictures,
+    *,
+    model: str | os.PathLike[str] | Pretrained = ...,
+    layer: Layer = ...,
+    pool: str = ...,
+    batch_size: int = ...,
+    device: torch.device | str | None = ...,
+    dtype: str | torch.dtype | None = ...,
+    compile: bool = ...,
+    workers: int | None = ...,
+) -> NDArray[np.float32]: ...
+@overload
+def extract_features(
+    images: Pictures,
+    *,
+    model: str | os.PathLike[str] | Pretrained = ...,
+    layer: Layers,
+    pool: str = ...,
+    batch_size: int = ...,
+    device: torch.device | str | None = ...,
+    dtype: str | torch.dtype | None = ...,
+    compile: bool = ...,
+    workers: int | None = ...,
+) -> dict[Layer, NDArray[np.float32]]: ...
+def extract_features(
+    images: Pictures,
+    *,
+    model: str | os.PathLike[str] | Pretrained = "bigr-tiny",
+    layer: Layer | Layers = 12,
+    pool: str = "avg",
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    dtype: str | torch.dtype | None = None,
+    compile: bool = False,
+    workers: int | None = None,
+) -> NDArray[np.float32] | dict[Layer, NDArray[np.float32]]:
+    """Feature vectors of images, float32 (n, D), or (n, N, D) with pool="none"; an array a layer if several.
+
+    images: a folder, a pattern or a file (rows in the order of bigr_repr.images.find_images), a PIL image, an array
+    (H, W, 3) or (n, H, W, 3) as bigr_repr.images.as_rgb takes, a tensor (3, H, W) or (n, 3, H, W) of uint8 or floats in
+    [0, 1], or a sequence of any of these. Pictures of another size are resized and cropped as center_crop does.
+
+    model: a name or folder that load takes, or a model. layer: 0-based block, negative from the end, "mid", or a list,
+    for which the result is {layer as given: array}. device: None: a GPU if there is one, or where the given model is.
+    dtype: what the network computes in ("float32", "bfloat16", "float16"). workers: threads that decode.
+
+    All vectors are held in memory: for many images see embed_images, which also goes on past pictures it cannot read.
+    Raises ImageError naming the first picture that cannot be read, FileNotFoundError for inputs that are not there,
+    ValueError for a layer out of range or vectors that are not finite.
+    """
+    several = not isinstance(layer, int | str)
+    layers: list[Layer] = [layer] if isinstance(layer, int | str) else list(layer)
+    if not layers:
+        raise ValueError("layer=[] names no layer; for codes alone see encode_codes")
+    extractor = _extractor(model, layers, pool, device, dtype, compile)
+    found: dict[Layer, list[NDArray[np.float32]]] = {each: [_no_rows(extractor)] for each in layers}
+    for first, features in _batches(images, extractor, batch_size, workers):
+        _check_finite(features, first, extractor.dtype)
+        for each, values in features.layers.items():
+            found[each].append(values.cpu().numpy())
+    arrays = {each: np.concatenate(rows) for each, rows in found.items()}
+    return arrays if several else arrays[layers[0]]
+
+
+def encode_codes(
+    images: Pictures,
+    *,
+    model: str | os.PathLike[str] | Pretrained = "bigr-tiny",
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    dtype: str | torch.dtype | None = None,
+    workers: int | None = None,
+) -> NDArray[np.uint8]:
+    """Bit codes of images, packed as bigr_repr.codes states: uint8 (n, bytes).
+
+    Takes and raises what extract_features does. Only the tokenizer runs.
+    """
+    extractor = _extractor(model, (), "avg", device, dtype, False)
+    rows = [np.empty((0, code_bytes(extractor.config.code_size)), np.uint8)]
+    for first, features in _batches(images, extractor, batch_size, workers):
+        _check_finite(features, first, extractor.dtype)
+        rows.append(to_bytes(features.codes.flatten(1).cpu().numpy()))
+    return np.concatenate(rows)
+
+
+def _extractor(
+    model: str | os.PathLike[str] | Pretrained,
+    layers: Iterable[Layer],
+    pool: str,
+    device: torch.device | str | None,
+    dtype: str | torch.dtype | None,
+    compile: bool,
+) -> FeatureExtractor:
+    computed_in = as_dtype(dtype)
+    if isinstance(model, Pretrained):
+        pre = model
+        place = None if device is None else choose_device(device)
+    else:
+        place = choose_device(device)
+        pre = checkpoints.load(model)
+    return FeatureExtractor(pre, layers, pool, dtype=computed_in, device=place, compile=compile)
+
+
+def _no_rows(extractor: FeatureExtractor) -> NDArray[np.float32]:
+    generator = extractor.config.generator
+    shape = (0, generator.dim) if extractor.pool == "avg" else (0, generator.tokens, generator.dim)
+    return np.empty(shape, np.float32)
+
+
+def _check_finite(features: Features, first: int, dtype: torch.dtype) -> None:
+    good = features.finite
+    for values in features.layers.values():
+        good = good & values.isfinite().flatten(1).all(1)
+    if not bool(good.all()):
+        row = first + int((~good).nonzero()[0])
+        remedy = "the model's weights are damaged" if dtype == torch.float32 else f"{dtype} is too narrow; use float32"
+        raise ValueError(f"image {row}: its features are not finite: {remedy}")
+
+
+def _batches(
+    images: Pictures, extractor: FeatureExtractor, batch_size: int, workers: int | None
+) -> Iterator[tuple[int, Features]]:
+    """Number of the first image, and features, of every batch."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    side = extractor.config.image_size
+    if isinstance(images, Tensor) and images.shape[1:] == (3, side, side):  # as they are: no rounding to bytes
+        for first in range(0, len(images), batch_size):
+            yield first, extractor(images[first : first + batch_size])
+        return
+    loaded = read_all(images, side, workers=workers, ahead=2 * batch_size)
+    first = 0
+    try:
+        while batch := list(islice(loaded, batch_size)):
+            yield first, extractor(stack(batch))
+            first += len(batch)
+    finally:
+        loaded.close()

@@ -1,0 +1,108 @@
+"""BiGR: transformer and transcoder joined into one generator over binary codes. Knows nothing of images or files.
+
+Source: BiGR (arXiv 2410.14672), sections 3.2 and 3.4.
+"""
+
+# B batch, N tokens, K bits per token, D width, C classes
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from bigr_repr.config import GeneratorConfig
+from bigr_repr.models.transcoder import BernoulliDiffusion
+from bigr_repr.models.transformer import Transformer
+
+
+def masked_count(step: int, steps: int, tokens: int) -> int:
+    """How many of `tokens` are masked once `step` of `steps` is done: floor(tokens * cos(pi/2 * step / steps))."""
+    return int(tokens * math.cos(math.pi / 2 * step / steps))
+
+
+def draw_mask(batch: int, tokens: int, *, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Training masks (B, N), bool: one step of the cosine schedule a batch; every image the same count, any places."""
+    step = int(torch.randint(tokens, (), generator=generator, device=device))
+    count = max(1, masked_count(step, tokens, tokens))
+    order = torch.rand(batch, tokens, generator=generator, device=device).argsort(dim=1)
+    return order < count
+
+
+class BiGR(nn.Module):
+    """The generator: reads codes with some tokens masked, and gives hidden states, conditions for sampling, or a loss.
+
+    Codes are 0/1 floats (B, N, K), tokens in raster order. Labels are int64 (B,) in 0..C-1, or C for "no class";
+    None stands for "no class" everywhere.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+        self.diffusion = BernoulliDiffusion(config)
+
+    def hidden_states(
+        self,
+        codes: Tensor,
+        labels: Tensor | None = None,
+        *,
+        layers: Iterable[int] = (-1,),
+        masked: Tensor | None = None,
+    ) -> dict[int, Tensor]:
+        """Hidden states after the given blocks, without final norm: {layer as given: (B, N, D)}.
+
+        Blocks past the deepest one asked for do not run. Negative layers count from the end. Raises ValueError past
+        either end. This is the representation the paper probes (section 4.3).
+        """
+        index = {layer: self.config.layer_index(layer) for layer in layers}
+        condition = self.transformer.condition_embedding(labels, codes.shape[0])
+        states = self.transformer(codes, condition, masked, layers=index.values())
+        return {layer: states[block] for layer, block in index.items()}
+
+    def condition(self, codes: Tensor, labels: Tensor | None, masked: Tensor | None) -> Tensor:
+        """What the transcoder draws the bits of each token from: codes (B, N, K), masked (B, N) bool -> (B, N, D)."""
+        embedding = self.transformer.condition_embedding(labels, codes.shape[0])
+        return self.transformer.condition(codes, embedding, masked)
+
+    def loss(
+        self,
+        codes: Tensor,
+        labels: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        masked: Tensor | None = None,
+        class_dropout: float = 0.1,
+        diffusion_draws: int = 1,
+    ) -> Tensor:
+        """Training loss: mean weighted BCE over the bits of masked tokens, a scalar in float32.
+
+        `masked` (B, N) is drawn from the cosine schedule unless given. Labels become "no class" with probability
+        `class_dropout`. `diffusion_draws` noisy versions of each masked token share one pass of the transformer.
+        """
+        device = codes.device
+        if masked is None:
+            masked = draw_mask(*codes.shape[:2], generator=generator, device=device)
+        if labels is not None and class_dropout > 0:
+            drop = torch.rand(labels.shape, generator=generator, device=device) < class_dropout
+            labels = torch.where(drop, self.config.classes, labels)
+        return self(codes, labels, masked, generator=generator, diffusion_draws=diffusion_draws)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        codes: Tensor,
+        labels: Tensor | None,
+        masked: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        diffusion_draws: int = 1,
+    ) -> Tensor:
+        """The loss for given masks and labels: the part that distributed training wraps. See `loss`."""
+        condition = self.condition(codes, labels, masked)[masked].repeat(diffusion_draws, 1)
+        clean = codes[masked].repeat(diffusion_draws, 1)
+        steps, rows = self.diffusion.steps, clean.shape[0]
+        t = torch.randint(1, steps + 1, (rows,), generator=generator, device=codes.device)
+        uniform = torch.rand(clean.shape, generator=generator, device=codes.device)
+        return self.diffusion.loss_per_bit(clean, condition, t, uniform).mean()

@@ -1,0 +1,201 @@
+"""The bidirectional transformer over binary tokens. Knows nothing of images, diffusion, sampling or files.
+
+Module and parameter names follow the released weights. Source: BiGR (arXiv 2410.14672), section 3.2.
+"""
+
+# B batch, N tokens, K bits per token, D width, S sequence (condition token + N tokens), M heads, d head width
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigr_repr.config import GeneratorConfig
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation, computed in float32. (..., D) -> (..., D)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype) * self.weight
+
+
+def rotary_table(grid: int, head_dim: int, base: float, device: torch.device) -> Tensor:
+    """Cosines and sines of 2-D rotary positions, the condition token in front: (2, 1 + grid*grid, head_dim / 2).
+
+    The first half of a head turns by row, the second by column. float32.
+    """
+    half = head_dim // 2
+    frequencies = base ** (-torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
+    angles = torch.arange(grid, dtype=torch.float32, device=device)[:, None] * frequencies
+    by_row = angles[:, None].expand(grid, grid, -1)
+    by_column = angles[None, :].expand(grid, grid, -1)
+    angles = torch.cat([by_row, by_column], dim=-1).reshape(grid * grid, half)
+    table = torch.stack([angles.cos(), angles.sin()])
+    # The condition token has cos = sin = 0: its rotated query and key are zero vectors. Released weights rely on it.
+    return torch.cat([table.new_zeros(2, 1, half), table], dim=1)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn interleaved pairs (0,1), (2,3)... of x (B, M, S, d) by `table` (2, S, d/2)."""
+    cos, sin = table
+    pairs = x.float().reshape(*x.shape[:-1], -1, 2)
+    if torch.compiler.is_compiling():  # the compiler fuses this form and has no kernels for complex numbers
+        a, b = pairs.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    else:  # one kernel instead of seven
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    return turned.flatten(-2).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Full bidirectional self-attention without biases. (B, S, D) -> (B, S, D)."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # No mask tensor: that keeps the fused attention kernels available.
+        mixed = F.scaled_dot_product_attention(rotate(q, table), rotate(k, table), v)
+        return self.wo(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x), no biases. (..., D) -> (..., D)."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.w3 = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.w2 = nn.Linear(config.ffn_dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One transformer block, modulated by the condition. (B, S, D) -> (B, S, D)."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.ada_gss = nn.Parameter(torch.zeros(1, 1, 6, config.dim))
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(self, x: Tensor, shared: Tensor, table: Tensor, dropout: float = 0.0) -> Tensor:
+        """`shared` is the modulation that all blocks have in common, (B, 1, 6, D)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (shared + self.ada_gss).unbind(2)
+        h = self.attention(torch.addcmul(shift1, self.attention_norm(x), 1 + scale1), table)
+        x = torch.addcmul(x, gate1, F.dropout(h, dropout, self.training))
+        h = self.feed_forward(torch.addcmul(shift2, self.ffn_norm(x), 1 + scale2))
+        return torch.addcmul(x, gate2, F.dropout(h, dropout, self.training))
+
+
+class ClassEmbedding(nn.Module):
+    """One row a class and a last row for "no class"."""
+
+    def __init__(self, classes: int, dim: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(classes + 1, dim)
+
+
+class Transformer(nn.Module):
+    """Reads codes with some tokens masked, and a condition; gives hidden states of any blocks.
+
+    Codes are 0/1 floats (B, N, K); conditions are embeddings (B, D) from `condition_embedding`.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.mask_tok = nn.Parameter(torch.empty(1, dim))
+        self.diffusion_pos_embed_learned = nn.Parameter(torch.empty(1, config.tokens, dim))
+        self.cls_embedding = ClassEmbedding(config.classes, dim)
+        self.tok_embeddings = nn.Linear(config.code_bits, dim)
+        self.adaLN = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(dim, config.norm_eps)
+        self.dropout = 0.0
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.mask_tok, std=0.02)
+        nn.init.normal_(self.diffusion_pos_embed_learned, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.layers:
+            assert isinstance(block, Block)
+            # Small equal gates: near the identity whatever the depth, and every block learns from the first step.
+            with torch.no_grad():
+                block.ada_gss[:, :, 2::3] = self.config.layers**-0.5
+        with torch.no_grad():
+            nn.init.zeros_(self.adaLN[1].weight)  # type: ignore[arg-type]
+
+    def condition_embedding(self, labels: Tensor | None, batch: int) -> Tensor:
+        """Rows of the class table: labels (B,), int64 in 0..C, where C means "no class"; None: C for all. -> (B, D)."""
+        table = self.cls_embedding.embedding_table.weight
+        null = self.config.classes
+        if labels is None:
+            return table[null].expand(batch, -1)
+        if labels.shape != (batch,):
+            raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({batch},), one label an image")
+        if labels.dtype not in (torch.int32, torch.int64):  # indexing would take 8-bit ones for a mask
+            raise ValueError(f"labels has dtype {labels.dtype}; expected torch.int64")
+        if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) <= null):
+            found = f"{int(labels.min())}..{int(labels.max())}"
+            raise ValueError(f"labels={found} is outside 0..{null} ({null} means no class)")
+        return table[labels]
+
+    def embed_tokens(self, codes: Tensor, masked: Tensor | None) -> Tensor:
+        """(B, N, K) of 0/1 and the masked positions (B, N) -> (B, N, D)."""
+        x: Tensor = self.tok_embeddings(codes.to(self.mask_tok.dtype))
+        return x if masked is None else torch.where(masked[:, :, None], self.mask_tok.to(x.dtype), x)
+
+    def forward(
+        self, codes: Tensor, condition: Tensor, masked: Tensor | None = None, *, layers: Collection[int] | None = None
+    ) -> dict[int, Tensor]:
+        """Hidden states after each block of `layers`, condition token dropped, no final norm: {layer: (B, N, D)}.
+
+        Blocks past the last one asked for do not run. `layers` holds indices in 0..L-1; None asks for the last block.
+        Raises ValueError when `codes` is not (B, N, K).
+        """
+        grid, bits = self.config.grid, self.config.code_bits
+        if codes.shape[1:] != (grid * grid, bits):
+            raise ValueError(f"codes has shape {tuple(codes.shape)}; expected (B, {grid * grid}, {bits})")
+        wanted = {self.config.layers - 1} if layers is None else set(layers)
+        x = torch.cat([condition[:, None].to(self.mask_tok.dtype), self.embed_tokens(codes, masked)], dim=1)
+        head_dim = self.config.dim // self.config.heads
+        table = rotary_table(grid, head_dim, self.config.rope_base, codes.device)
+        shared = self.adaLN(condition).unflatten(-1, (1, 6, -1))  # (B, 1, 6, D)
+        states: dict[int, Tensor] = {}
+        for index, block in enumerate(self.layers):
+            x = block(x, shared, table, self.dropout)
+            if index in wanted:
+                states[index] = x[:, 1:]
+                if len(states) == len(wanted):
+                    break
+        return states
+
+    def condition(self, codes: Tensor, condition: Tensor, masked: Tensor | None) -> Tensor:
+        """What the transcoder reads: final norm plus its positional embedding. -> (B, N, D)."""
+        last = self.config.layers - 1
+        hidden = self(codes, condition, masked)[last]
+        return self.norm(hidden) + self.diffusion_pos_embed_learned  # type: ignore[no-any-return]

@@ -1,0 +1,164 @@
+"""Generate, inpaint, outpaint, edit, interpolate, enrich: arguments to the one sampler. Knows nothing of files.
+
+All work on the model's square canvas and return images as the tokenizer decodes them, known parts included; pasting
+into a photograph is left to the caller. Images are float32 (B, 3, S, S) in [0, 1] on the model's device. The keywords
+that all of them take are those of `Options`.
+"""
+
+# B images of the call, N tokens, K bits per token, D width, S side of the canvas in pixels, g tokens a side
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from bigr_repr.checkpoints import Pretrained
+from bigr_repr.sampling.canvas import ImageLike, MaskLike, lower_detail, place, to_batch, to_canvas, token_mask
+from bigr_repr.sampling.draws import Draws
+from bigr_repr.sampling.job import Job, Labels, Options, at_least_one, class_numbers, in_turn
+from bigr_repr.sampling.settings import SamplingSettings
+
+PAINTING = SamplingSettings(steps=25)  # the released scripts' number of iterations for painting into images
+
+
+def generate(
+    pre: Pretrained, labels: Labels | None = None, *, count: int | None = None, **options: Unpack[Options]
+) -> Tensor:
+    """New images of the given classes; without labels, of no class in particular.
+
+    labels: classes in 0..C-1.  count: how many images in all, the labels taken in turn; None: one of each.
+
+    Raises ValueError for labels outside the model's classes, impossible settings, or guidance without labels.
+    """
+    job = Job(pre, SamplingSettings(), options)
+    classes = None if labels is None else class_numbers(pre, labels)
+    which = in_turn(count, 1 if classes is None else len(classes))
+    classes = None if classes is None else classes[which]
+    masked = torch.ones(len(which), pre.config.generator.tokens, dtype=torch.bool)
+    return job.run(masked, condition=job.condition(classes))
+
+
+def inpaint(
+    pre: Pretrained,
+    image: ImageLike,
+    mask: MaskLike,
+    labels: Labels | None = None,
+    *,
+    count: int | None = None,
+    **options: Unpack[Options],
+) -> Tensor:
+    """Images with the marked part painted anew; tokens outside the mask keep their bits.
+
+    image: one or a batch, of the model's size; tensor (3, S, S) or (B, 3, S, S), PIL image or array.  mask: what to
+    paint, in pixels (S, S) or tokens (g, g), one for all or one each; a token is painted if any of its pixels is.
+    labels: what to paint; None leaves it to the context.  One image, mask or label goes with any number of the others.
+    count: how many images in all, the inputs taken in turn; None: one of each.
+
+    Raises ValueError for another size, an empty mask, labels outside the model's classes, or guidance without labels.
+    """
+    return Job(pre, PAINTING, options).repaint(to_canvas(pre, image), token_mask(pre, mask), labels, count)
+
+
+def edit(
+    pre: Pretrained,
+    image: ImageLike,
+    mask: MaskLike,
+    labels: Labels,
+    *,
+    count: int | None = None,
+    **options: Unpack[Options],
+) -> Tensor:
+    """Images with the marked part replaced by something of the given class: `inpaint` with labels."""
+    return inpaint(pre, image, mask, class_numbers(pre, labels), count=count, **options)
+
+
+def outpaint(
+    pre: Pretrained,
+    image: ImageLike,
+    labels: Labels | None = None,
+    *,
+    at: tuple[int, int] | None = None,
+    count: int | None = None,
+    **options: Unpack[Options],
+) -> Tensor:
+    """The canvas around images smaller than it.
+
+    image: one or a batch, (3, H, W) or (B, 3, H, W) with H, W <= S, PIL image or array.  at: (left, top) of the image
+    on the canvas in pixels; None: in the middle.  Tokens that the image covers only in part are painted too.
+    labels, count: as for `inpaint`.
+
+    Raises ValueError for an image that leaves or fills the canvas, and as `inpaint` does.
+    """
+    canvas, masked = place(pre, to_batch(image), at)
+    return Job(pre, PAINTING, options).repaint(canvas, masked, labels, count)
+
+
+def interpolate(
+    pre: Pretrained,
+    labels: Sequence[int] | Tensor,
+    *,
+    frames: int = 9,
+    weights: Tensor | Sequence[Sequence[float]] | None = None,
+    **options: Unpack[Options],
+) -> Tensor:
+    """Images between classes: the condition is the weighted sum of class embeddings; all share the noise of `first`.
+
+    labels: two or more classes.  frames: so many even steps from the first to the last, by way of the others.
+    weights: (B, L), a row for each image and a column for each label, instead of even steps.
+
+    Raises ValueError for fewer than two labels, labels outside the model's classes, or misshapen weights.
+    """
+    job, classes = Job(pre, SamplingSettings(), options), class_numbers(pre, labels)
+    if len(classes) < 2:
+        raise ValueError(f"labels={classes.tolist()} is a single class; interpolation goes between two or more")
+    mix = _even_steps(frames, len(classes)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
+    if mix.ndim != 2 or mix.shape[1] != len(classes) or not len(mix) or not mix.isfinite().all():
+        found = f"weights has shape {tuple(mix.shape)}"
+        raise ValueError(f"{found}; expected (images, {len(classes)}), finite: one column a label")
+    masked = torch.ones(len(mix), pre.config.generator.tokens, dtype=torch.bool)
+    condition = job.condition(classes)
+    assert condition is not None
+    mixed = (mix.to(condition.device)[:, :, None] * condition.float()).sum(dim=1)
+    return job.run(masked, condition=mixed, numbers=[job.first] * len(mix))
+
+
+def enrich(
+    pre: Pretrained,
+    image: ImageLike,
+    labels: Labels | None = None,
+    *,
+    scale: int = 2,
+    count: int | None = None,
+    **options: Unpack[Options],
+) -> Tensor:
+    """Images with new detail: one token of every 2x2 block is drawn anew at a time.
+
+    image: one or a batch, of the model's size.  scale: the detail that is first taken out, by making the image so many
+    times smaller and large again; 1 for an image that is blurred already.  Four rounds of `steps` iterations, in an
+    order of its own for each image, redraw every token once.  labels, count: as for `inpaint`.
+
+    Raises ValueError for another size, labels outside the model's classes, or guidance without labels.
+    """
+    images = lower_detail(to_canvas(pre, image), at_least_one("scale", scale))
+    everything = torch.ones(1, pre.config.generator.tokens, dtype=torch.bool)
+    return Job(pre, SamplingSettings(), options).repaint(images, everything, labels, count, rounds=block_rounds)
+
+
+def block_rounds(masked: Tensor, draws: Draws) -> list[Tensor]:
+    """Four masks (B, N), each one place of every 2x2 block of tokens, in an order drawn for each image."""
+    grid = round(masked.shape[1] ** 0.5)
+    row, column = torch.arange(grid)[:, None] % 2, torch.arange(grid)[None, :] % 2
+    place_of_token = (2 * row + column).flatten()
+    order = draws.uniform([4] * len(masked), 1, 1).view(-1, 4).argsort(dim=1).cpu()
+    return [masked & (place_of_token == order[:, i, None]).to(masked.device) for i in range(4)]
+
+
+def _even_steps(frames: int, labels: int) -> Tensor:
+    """Weights (frames, labels) that go from the first label to the last in even steps, between two at a time."""
+    if at_least_one("frames", frames) < 2:
+        raise ValueError(f"frames={frames} is too few; a way from one class to another has at least 2")
+    position = torch.arange(frames, dtype=torch.float64)[:, None] * (labels - 1) / (frames - 1)
+    return (1 - (position - torch.arange(labels)).abs()).clamp(min=0).float()

@@ -1,0 +1,118 @@
+"""Images and masks as users hold them, brought to a model's square canvas. Knows nothing of sampling or files."""
+
+# B batch, S side of the canvas in pixels, g grid (tokens a side), N = g*g tokens in raster order, K bits per token
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from bigr_repr.checkpoints import Pretrained
+from bigr_repr.images import as_rgb
+
+ImageLike: TypeAlias = Tensor | NDArray[Any] | Image.Image
+MaskLike: TypeAlias = Tensor | NDArray[Any]
+
+
+def to_batch(image: ImageLike) -> Tensor:
+    """One image or a batch as float32 (B, 3, H, W) in [0, 1].
+
+    image: tensor (3, H, W) or (B, 3, H, W), uint8 or floats in [0, 1]; or one PIL image or array as `as_rgb` takes.
+    Raises ValueError for another shape, dtype or range.
+    """
+    if not isinstance(image, Tensor):
+        return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)[None].float() / 255
+    batch = image[None] if image.ndim == 3 else image
+    if batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
+        raise ValueError(f"image has shape {tuple(image.shape)}; expected (3, H, W) or (B, 3, H, W)")
+    if batch.dtype == torch.uint8:
+        return batch.float() / 255
+    if not batch.is_floating_point():
+        raise ValueError(f"image has dtype {batch.dtype}; expected uint8 or floats in [0, 1]")
+    if not (batch.amin() >= 0 and batch.amax() <= 1):  # so worded that NaN fails
+        raise ValueError(f"image has values {float(batch.amin()):g}..{float(batch.amax()):g}; expected 0..1, or uint8")
+    return batch.float()
+
+
+def to_canvas(pre: Pretrained, image: ImageLike) -> Tensor:
+    """`to_batch`, and ValueError unless the images fill the model's canvas: (B, 3, S, S)."""
+    batch, side = to_batch(image), pre.config.image_size
+    if batch.shape[2:] != (side, side):
+        size = f"{batch.shape[3]}x{batch.shape[2]}"
+        raise ValueError(f"image is {size} pixels; {pre.config.name} paints {side}x{side}: resize or crop it first")
+    return batch
+
+
+def token_mask(pre: Pretrained, mask: MaskLike) -> Tensor:
+    """Which tokens are to be painted: (B, N), bool.
+
+    mask: (S, S) or (B, S, S) for pixels, or (g, g) or (B, g, g) for tokens; bool or whole numbers, where anything but
+    0 is to be painted, or floats, from 0.5. A token is painted if any of its pixels is. Raises ValueError for another
+    shape and for a mask that asks for nothing.
+    """
+    values = torch.as_tensor(mask)
+    marked = values >= 0.5 if values.is_floating_point() else values != 0
+    marked = marked[None] if marked.ndim == 2 else marked
+    side, grid = pre.config.image_size, pre.config.generator.grid
+    if marked.ndim != 3 or tuple(marked.shape[1:]) not in ((side, side), (grid, grid)) or not len(marked):
+        expected = f"({side}, {side}) pixels or ({grid}, {grid}) tokens, or a batch of these"
+        raise ValueError(f"mask has shape {tuple(values.shape)}; expected {expected}")
+    if not marked.any():
+        raise ValueError("mask is empty: nothing is to be painted; mark what to replace with 1 (True)")
+    if marked.shape[1] != grid:
+        marked = F.max_pool2d(marked.float(), side // grid) > 0
+    return marked.flatten(1)
+
+
+def place(pre: Pretrained, image: Tensor, at: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) put on empty canvases: (B, 3, S, S) and the tokens to be painted (1, N), bool.
+
+    at: (left, top) in pixels; None: in the middle. Tokens that lie wholly inside the image are known. The canvas
+    around it takes the nearest pixel of the image, so that what the tokenizer sees beyond the edge is smooth.
+    """
+    side, step = pre.config.image_size, pre.config.tokenizer.downsample
+    height, width = image.shape[2:]
+    left, top = at if at is not None else ((side - width) // 2, (side - height) // 2)
+    if left < 0 or top < 0 or left + width > side or top + height > side:
+        raise ValueError(
+            f"image of {width}x{height} pixels at {(left, top)} leaves the canvas of {side}x{side}; "
+            "resize it, or place it elsewhere with at=(left, top)"
+        )
+    canvas = F.pad(image, (left, side - left - width, top, side - top - height), mode="replicate")
+    edges = torch.arange(0, side, step)
+    inside_x = (edges >= left) & (edges + step <= left + width)
+    inside_y = (edges >= top) & (edges + step <= top + height)
+    masked = ~(inside_y[:, None] & inside_x[None, :])
+    if not masked.any():
+        raise ValueError(f"image of {width}x{height} pixels fills the canvas: nothing is to be painted around it")
+    return canvas, masked.flatten()[None]
+
+
+def encode(pre: Pretrained, images: Tensor) -> Tensor:
+    """Codes of canvases: (B, 3, S, S) in [0, 1] -> (B, N, K) of 0/1, float32, on the model's device."""
+    weight = pre.generator.transformer.mask_tok
+    bits = pre.tokenizer.encode(images.to(weight.device, weight.dtype))
+    return bits.float().flatten(2).transpose(1, 2)
+
+
+def decode(pre: Pretrained, codes: Tensor) -> Tensor:
+    """Images of codes: (B, N, K) of 0/1 -> (B, 3, S, S) in [0, 1], float32, on the model's device."""
+    grid = pre.config.generator.grid
+    bits = codes.transpose(1, 2).reshape(len(codes), -1, grid, grid)
+    images = pre.tokenizer.decode(bits.to(pre.generator.transformer.mask_tok.dtype))
+    return images.float().clamp(0, 1)
+
+
+def lower_detail(images: Tensor, scale: int) -> Tensor:
+    """Images (B, 3, S, S) made `scale` times smaller and large again: the coarse content without the detail."""
+    if scale == 1:
+        return images
+    side = images.shape[-1]
+    small = F.interpolate(images, size=max(1, side // scale), mode="area")
+    return F.interpolate(small, size=side, mode="bicubic", align_corners=False).clamp(0, 1)

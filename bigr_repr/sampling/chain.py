@@ -1,0 +1,81 @@
+"""The transcoder's chain: from the transformer's output to P(bit = 1) of each token. Knows nothing of orders or images.
+
+Source: BiGR (arXiv 2410.14672), section 3.2; guidance as in section 3.3.
+"""
+
+# G guidance halves (1, or 2: with class, without), R rows (tokens of any images), K bits per token,
+# D width of the condition, W width of the denoiser, S steps of the chain, T diffusion steps of training
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from bigr_repr.models.transcoder import BernoulliDiffusion
+from bigr_repr.sampling.settings import chain_times
+
+UNIFORM_BLOCK = 16  # steps whose uniforms are drawn at once: few calls, bounded memory
+
+
+class Chain:
+    """A reverse chain of S steps over all rows together. Times and their embeddings are computed once, when made.
+
+    Calls are for inference: no gradients are kept.
+    """
+
+    def __init__(self, diffusion: BernoulliDiffusion, steps: int) -> None:
+        self.diffusion = diffusion
+        # A model without diffusion sees no bits and answers at once.
+        self.single = diffusion.objective == "bce"
+        self.times = chain_times(1 if self.single else steps, diffusion.steps)
+        device = diffusion.denoiser.c_embedder.weight.device
+        with torch.inference_mode():
+            times = torch.tensor(self.times, device=device)
+            self._time_rows = diffusion.denoiser.t_embedder(times - 1)[:, None]  # (S, 1, W)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        condition: Tensor,
+        uniform: Callable[[int], Tensor],
+        *,
+        guidance: float = 1.0,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """P(bit = 1) of each row: (R, K), float32.
+
+        condition: (G, R, D), with G = 2 (with class, without class) if guidance is above 1, else G = 1.
+        uniform: gives (blocks, R, K) in [0, 1) for a number of blocks; it is asked for S in all.
+        """
+        guided = guidance > 1
+        if condition.ndim != 3 or condition.shape[0] != 1 + guided:
+            halves = f"({1 + guided}, R, D) at guidance={guidance:g}"
+            raise ValueError(f"condition has shape {tuple(condition.shape)}; expected {halves}")
+        projected = self.diffusion.denoiser.c_embedder(condition)  # (G, R, W): the same at every step
+        stream = self._stream(uniform)
+        noise = next(stream)
+        x_t = torch.full_like(noise, 0.5) if self.single else (noise < 0.5).float()
+        for time_row, (t, s) in zip(self._time_rows, pairwise(self.times), strict=False):
+            p_0 = self._clean(x_t, projected + time_row, guidance, temperature)
+            x_t = (next(stream) < self.diffusion.step_probability(p_0, x_t, t, s)).float()
+        return self._clean(x_t, projected + self._time_rows[-1], guidance, temperature)
+
+    def _stream(self, uniform: Callable[[int], Tensor]) -> Iterator[Tensor]:
+        left = len(self.times)
+        while left:
+            block = min(left, UNIFORM_BLOCK)
+            yield from uniform(block)
+            left -= block
+
+    def _clean(self, x_t: Tensor, c: Tensor, guidance: float, temperature: float) -> Tensor:
+        """P(x_0 = 1) after guidance: x_t (R, K), c (G, R, W) -> (R, K). Both halves see the same noisy bits."""
+        denoiser = self.diffusion.denoiser
+        x = denoiser.x_embedder((2 * x_t - 1).to(c.dtype))  # (R, W): shared by the halves until the first block
+        for block in denoiser.blocks:
+            x = block(x, c)
+        logits = denoiser.final_layer(x, c).float()
+        mixed = torch.lerp(logits[1], logits[0], guidance) if guidance > 1 else logits[0]
+        return self.diffusion.clean_probability(mixed / temperature, x_t)

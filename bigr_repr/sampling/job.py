@@ -1,0 +1,184 @@
+"""One call of an application: its options, its batches, its labels. Knows nothing of what is painted or why."""
+
+# B images of the call, N tokens, K bits per token, D width, S side of the canvas in pixels
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from bigr_repr.checkpoints import Pretrained
+from bigr_repr.sampling.canvas import decode, encode
+from bigr_repr.sampling.draws import Draws, SeededDraws
+from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
+from bigr_repr.sampling.settings import SamplingSettings, SettingsKeywords
+
+Labels: TypeAlias = int | Sequence[int] | Tensor
+Rounds: TypeAlias = Callable[[Tensor, Draws], list[Tensor]]
+
+TOKENS_AT_ONCE = 8192  # on an accelerator: 32 images of 16x16 tokens
+
+
+class Options(SettingsKeywords, total=False):
+    """Keywords of every application: the fields of `SamplingSettings` (steps, order, guidance, ...) and these.
+
+    seed        0 by default. Image i of a seed is the same however many others are asked for: on a CPU bit for bit,
+                elsewhere up to what rounding does with another batch size.
+    first       number of the call's first image, 0 by default: to go on where an earlier call stopped.
+    batch_size  images computed together; by default 1 on a CPU, where more gains little, else what fits easily.
+    settings    a `SamplingSettings` to start from; its fields can be changed by the other keywords.
+    callback    called with an `Iteration` after each iteration of each batch.
+    """
+
+    seed: int
+    first: int
+    batch_size: int | None
+    settings: SamplingSettings | None
+    callback: Callback | None
+
+
+def at_least_one(name: str, value: int) -> int:
+    """`value`, or ValueError unless it is a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r} is not allowed: it must be a whole number of at least 1")
+    return value
+
+
+def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
+    """Labels as int64 (B,) on the CPU. Raises ValueError unless they are whole numbers in 0..C-1."""
+    try:
+        numbers = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"labels={labels!r} are not whole numbers; give class numbers") from error
+    if numbers.ndim > 1 or not numbers.numel() or numbers.is_floating_point() or numbers.dtype == torch.bool:
+        raise ValueError(f"labels={labels!r} is not a whole number or a list of them; give class numbers")
+    classes = pre.config.generator.classes
+    wrong = sorted({n for n in numbers.view(-1).tolist() if not 0 <= n < classes})
+    if wrong:
+        raise ValueError(
+            f"labels={wrong} is outside 0..{classes - 1} for {pre.config.name}; see: bigr-repr models info"
+        )
+    return numbers.view(-1).long().cpu()
+
+
+def in_turn(count: int | None, given: int) -> Tensor:
+    """Which of the given inputs each of `count` images is made from, in turn and over and over; None: one of each."""
+    count = given if count is None else at_least_one("count", count)
+    if count < given:
+        raise ValueError(f"count={count} is fewer than the {given} inputs; ask for {given} or more, or give fewer")
+    return torch.arange(count) % given
+
+
+class Job:
+    """A model, the options of one call, and the loop over its batches.
+
+    Raises TypeError for an option that does not exist and ValueError for a value that is not allowed.
+    """
+
+    def __init__(self, pre: Pretrained, default: SamplingSettings, options: Options) -> None:
+        changes = cast(dict[str, Any], dict(options))
+        unknown = sorted(set(changes) - Options.__annotations__.keys())
+        if unknown:
+            raise TypeError(f"unknown options {unknown}; known are {sorted(Options.__annotations__)}")
+        self.pre = pre
+        self.seed: int = changes.pop("seed", 0)
+        self.first: int = changes.pop("first", 0)
+        self.callback: Callback | None = changes.pop("callback", None)
+        batch_size: int | None = changes.pop("batch_size", None)
+        self.batch_size = self._usual_batch() if batch_size is None else at_least_one("batch_size", batch_size)
+        start: SamplingSettings | None = changes.pop("settings", None)
+        self.settings = (start or default).with_changes(changes)
+
+    def _usual_batch(self) -> int:
+        if self.pre.device.type == "cpu":
+            return 1
+        return max(1, TOKENS_AT_ONCE // self.pre.config.generator.tokens)
+
+    def condition(self, classes: Tensor | None) -> Tensor | None:
+        """Embeddings (B, D) of classes (B,); None for None."""
+        if classes is None:
+            return None
+        table = self.pre.generator.transformer.condition_embedding(classes.to(self.pre.device), len(classes))
+        return table.detach()
+
+    def repaint(
+        self, images: Tensor, masked: Tensor, labels: Labels | None, count: int | None, *, rounds: Rounds | None = None
+    ) -> Tensor:
+        """Fill the masked tokens of images (b, 3, S, S), taken in turn: (B, 3, S, S). See `in_turn` and `run`.
+
+        images, masked (b, N) and labels go together; a single one goes with any number of the others.
+        """
+        classes = None if labels is None else class_numbers(self.pre, labels)
+        sizes = [len(images), len(masked), 1 if classes is None else len(classes)]
+        total = max(sizes)
+        if set(sizes) - {1, total}:
+            found = f"{sizes[0]} images, {sizes[1]} masks and {sizes[2]} labels"
+            raise ValueError(f"{found} do not go together; give one of each, or as many as of the others")
+        self.check(classes is not None)
+        with torch.inference_mode():
+            codes = torch.cat([encode(self.pre, part) for part in torch.split(images, self.batch_size)])
+        which = in_turn(count, total)
+        spread = [
+            t if t is None else t.expand(total, *t.shape[1:])[which.to(t.device)] for t in (codes, masked, classes)
+        ]
+        every_code, every_mask, every_class = spread
+        assert every_mask is not None
+        return self.run(every_mask, codes=every_code, condition=self.condition(every_class), rounds=rounds)
+
+    def check(self, conditional: bool) -> None:
+        """Raise ValueError for settings that the model cannot follow, before any work is done."""
+        self.settings.check(self.pre.config.generator)
+        self.settings.guidance_at(1, conditional)
+
+    def run(
+        self,
+        masked: Tensor,
+        *,
+        codes: Tensor | None = None,
+        condition: Tensor | None = None,
+        numbers: Sequence[int] | None = None,
+        rounds: Rounds | None = None,
+    ) -> Tensor:
+        """Fill the masked tokens and decode, batch by batch: (B, 3, S, S).
+
+        numbers: the number of each image, which decides its noise; None: from `first` on.  rounds: gives the masks
+        (B, N) to be filled one after another, where this is not just `masked`.
+        """
+        total = len(masked)
+        numbers = range(self.first, self.first + total) if numbers is None else numbers
+        done = []
+        for start in range(0, total, self.batch_size):
+            part = slice(start, start + self.batch_size)
+            draws = SeededDraws(self.seed, numbers[part])
+            filled = None if codes is None else codes[part]
+            masks = [masked[part]] if rounds is None else rounds(masked[part], draws)
+            for index, mask in enumerate(masks):
+                filled = sample_codes(
+                    self.pre.generator,
+                    mask,
+                    settings=self.settings,
+                    draws=draws,
+                    codes=filled,
+                    condition=None if condition is None else condition[part],
+                    callback=self._report(tuple(range(total)[part]), index, len(masks)),
+                )
+            assert filled is not None
+            with torch.inference_mode():
+                images = decode(self.pre, filled)
+            done.append(images.clone())  # outside inference mode: an ordinary tensor
+        return torch.cat(done)
+
+    def _report(self, images: tuple[int, ...], index: int, rounds: int) -> Callback | None:
+        """The callback, told which images these are and counting iterations over all rounds."""
+        callback, steps = self.callback, self.settings.steps
+        if callback is None:
+            return None
+
+        def report(at: Iteration) -> None:
+            iteration, iterations = at.iteration + index * steps, rounds * steps
+            callback(at._replace(iteration=iteration, iterations=iterations, images=images))
+
+        return report

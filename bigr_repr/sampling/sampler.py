@@ -1,0 +1,185 @@
+"""The sampler: fills the masked tokens of codes, iteration by iteration. Knows nothing of images, files or commands.
+
+Generation, inpainting, interpolation and the rest are arguments to `sample_codes`: which tokens are known, and what
+embedding conditions them. Source: BiGR (arXiv 2410.14672), section 3.3.
+"""
+
+# B batch, N tokens, K bits per token, D width, G guidance halves, R rows (masked tokens of any images)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bigr_repr.models.bigr import BiGR
+from bigr_repr.sampling.chain import Chain
+from bigr_repr.sampling.draws import Draws
+from bigr_repr.sampling.orders import choose, confidence, fixed_scores, gumbel_noise
+from bigr_repr.sampling.settings import SamplingSettings
+
+
+class Iteration(NamedTuple):
+    """What a callback is told after each iteration. The tensors are copies, on the model's device.
+
+    iteration: 1..iterations; codes: (B, N, K) of 0/1, float32, zeros where masked; masked: (B, N) bool, still to be
+    made; images: which images of the whole call these B are, counted from 0.
+    """
+
+    iteration: int
+    iterations: int
+    codes: Tensor
+    masked: Tensor
+    images: tuple[int, ...]
+
+
+Callback = Callable[[Iteration], object]
+
+
+def sample_codes(
+    model: BiGR,
+    masked: Tensor,
+    *,
+    settings: SamplingSettings,
+    draws: Draws,
+    codes: Tensor | None = None,
+    condition: Tensor | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Fill the masked tokens of a batch: (B, N, K) of 0/1, float32, on the model's device.
+
+    masked: (B, N) bool, True where a token is to be made. The schedule counts these tokens only, image by image, and
+    tokens that are not masked never change.  codes: (B, N, K) of 0/1; may be left out if every token is masked.
+    condition: (B, D) embeddings as of `Transformer.condition_embedding`, mixed or not; None: "no class".  draws: all
+    randomness; see `Draws`.
+
+    An image's codes depend on its own mask, codes, condition and draws; the rest of the batch can move them only by the
+    rounding of batched products. An iteration that unmasks nothing costs nothing.
+
+    Raises ValueError for a misshapen argument, settings that the model cannot follow, or guidance without a condition.
+    """
+    settings.check(model.config)
+    settings.guidance_at(1, condition is not None)
+    codes, masked = _check(model, codes, masked, condition)
+    with torch.inference_mode():
+        run = _Run(model, settings, draws, condition, codes, masked)
+        for iteration in range(1, settings.steps + 1):
+            run.advance(iteration)
+            if callback is not None:
+                report = run.codes.clone(), run.masked.clone()
+                callback(Iteration(iteration, settings.steps, *report, tuple(range(len(masked)))))
+    return run.codes.clone()  # outside inference mode: an ordinary tensor
+
+
+def _check(model: BiGR, codes: Tensor | None, masked: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Own copies of codes and mask on the model's device, or ValueError."""
+    tokens, bits, width = model.config.tokens, model.config.code_bits, model.config.dim
+    if masked.ndim != 2 or masked.shape[1] != tokens or masked.dtype != torch.bool:
+        raise ValueError(f"masked is {tuple(masked.shape)} of {masked.dtype}; expected (B, {tokens}) of torch.bool")
+    batch = masked.shape[0]
+    if codes is None:
+        if not masked.all():
+            raise ValueError("masked leaves some tokens known, but no codes are given; give codes (B, N, K)")
+        codes = torch.zeros(batch, tokens, bits)
+    if codes.shape != (batch, tokens, bits):
+        raise ValueError(f"codes has shape {tuple(codes.shape)}; expected ({batch}, {tokens}, {bits})")
+    if condition is not None and condition.shape != (batch, width):
+        raise ValueError(f"condition has shape {tuple(condition.shape)}; expected ({batch}, {width})")
+    device = model.transformer.mask_tok.device
+    masked = masked.to(device, copy=True)
+    return codes.to(device, torch.float32).masked_fill(masked[:, :, None], 0), masked
+
+
+class _Run:
+    """One call of `sample_codes`: its state and what does not change between iterations."""
+
+    def __init__(
+        self,
+        model: BiGR,
+        settings: SamplingSettings,
+        draws: Draws,
+        condition: Tensor | None,
+        codes: Tensor,
+        masked: Tensor,
+    ) -> None:
+        self.model, self.settings, self.draws = model, settings, draws
+        self.codes, self.masked = codes, masked
+        self.conditional = condition is not None
+        self.null = model.transformer.condition_embedding(None, len(masked))
+        self.condition = self.null if condition is None else condition.to(self.null)
+        self.start = masked.sum(dim=1).tolist()
+        self.chain = Chain(model.diffusion, settings.diffusion_steps or model.config.sample_timesteps)
+        short = settings.confidence_steps
+        self.ranking_chain = self.chain if short is None else Chain(model.diffusion, short)
+        self.scores: Tensor | None = None
+        if not settings.ranked:
+            uniform = self._uniform([masked.shape[1]] * len(masked), 1, 1).view(masked.shape)
+            self.scores = fixed_scores(settings.order, model.config.grid, uniform)
+
+    def _uniform(self, counts: Sequence[int], blocks: int, width: int) -> Tensor:
+        return self.draws.uniform(counts, blocks, width).to(self.codes.device, non_blocking=True)
+
+    def advance(self, iteration: int) -> None:
+        """Unmask as many tokens of each image as the schedule says."""
+        settings = self.settings
+        before, after = ([settings.masked_after(i, m) for m in self.start] for i in (iteration - 1, iteration))
+        release = [b - a for b, a in zip(before, after, strict=True)]
+        if not any(release):
+            return
+        # Images that unmask nothing now stay out of the chain: their state would not change.
+        waits = [b if r else 0 for b, r in zip(before, release, strict=True)]
+        taking_part = torch.tensor(release, device=self.masked.device)[:, None] > 0
+        waiting = self.masked & taking_part
+        guidance = settings.guidance_at(iteration, self.conditional)
+        hidden = self._hidden(guidance > 1)
+        probabilities: Tensor | None = None
+        if waits == release:
+            chosen = waiting  # all that is left: nothing to rank
+        elif self.scores is not None:
+            chosen = choose(self.scores, waiting, release)
+        else:
+            ranked = self._probabilities(self.ranking_chain, hidden, waiting, waits, guidance)
+            chosen = choose(self._rank(ranked, waiting, waits, iteration), waiting, release)
+            if self.ranking_chain is self.chain:
+                probabilities = ranked[chosen[waiting]]
+        if probabilities is None:
+            probabilities = self._probabilities(self.chain, hidden, chosen, release, guidance)
+        self.codes[chosen] = self._bits(probabilities, release)
+        self.masked &= ~chosen
+
+    def _hidden(self, guided: bool) -> Tensor:
+        """What the transcoder reads, with class and, if guided, without, in one pass: (G, B, N, D)."""
+        if not guided:
+            return self.model.transformer.condition(self.codes, self.condition, self.masked)[None]
+        both = torch.cat([self.condition, self.null])
+        hidden = self.model.transformer.condition(self.codes.repeat(2, 1, 1), both, self.masked.repeat(2, 1))
+        return hidden.view(2, *self.codes.shape[:2], -1)
+
+    def _probabilities(
+        self, chain: Chain, hidden: Tensor, where: Tensor, counts: Sequence[int], guidance: float
+    ) -> Tensor:
+        """P(bit = 1) of the tokens `where` (B, N), of which each image has `counts`: (R, K)."""
+        bits = self.codes.shape[2]
+        return chain(
+            hidden[:, where],
+            lambda blocks: self._uniform(counts, blocks, bits),
+            guidance=guidance,
+            temperature=self.settings.temperature,
+        )
+
+    def _rank(self, probabilities: Tensor, waiting: Tensor, counts: Sequence[int], iteration: int) -> Tensor:
+        """Scores of the waiting tokens, the rest lowest: (B, N)."""
+        scores = confidence(self.settings.order, probabilities)
+        weight = self.settings.gumbel_at(iteration)
+        if weight > 0:
+            scores = scores + weight * gumbel_noise(self._uniform(counts, 1, 1).view(-1))
+        table = torch.full(waiting.shape, -torch.inf, device=scores.device)
+        table[waiting] = scores
+        return table
+
+    def _bits(self, probabilities: Tensor, counts: Sequence[int]) -> Tensor:
+        if self.settings.deterministic:
+            return (probabilities > 0.5).float()
+        return (self._uniform(counts, 1, probabilities.shape[1])[0] < probabilities).float()

@@ -1,0 +1,167 @@
+"""How to sample: one frozen, checked set of settings and its schedules. Knows nothing of tensors, models or images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from bigr_repr.config import GeneratorConfig
+
+RANKED_ORDERS = ("entropy", "margin", "reversed")
+FIXED_ORDERS = ("random", "raster", "halton")
+ORDERS = RANKED_ORDERS + FIXED_ORDERS
+MASK_SCHEDULES = ("cosine", "linear")
+GUIDANCE_SCHEDULES = ("constant", "linear")
+GUMBEL_SCHEDULES = ("constant", "down", "up")
+DEFAULT_GUIDANCE = 2.5
+
+
+class SettingsKeywords(TypedDict, total=False):
+    """The fields of `SamplingSettings` as keywords of the functions that sample."""
+
+    steps: int
+    order: str
+    schedule: str
+    diffusion_steps: int | None
+    confidence_steps: int | None
+    guidance: float | None
+    guidance_schedule: str
+    temperature: float
+    gumbel: float
+    gumbel_schedule: str
+    deterministic: bool
+
+
+def _require(ok: bool, name: str, value: object, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name}={value!r} is not allowed: {rule}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """Everything that decides how codes are drawn, but for the seed.
+
+    steps               iterations; each unmasks a share of the tokens. At most the number of tokens of the canvas.
+    order               which tokens come first: "entropy" (the most certain, by binary entropy; the paper), "margin"
+                        (the most certain, by |2p - 1|; the released code), "reversed" (the least certain, by entropy),
+                        "random", "raster" (row by row) or "halton" (evenly spread; a low-discrepancy sequence).
+                        The last three need no confidence, so only the tokens chosen pass through the transcoder.
+    schedule            how many tokens are still masked after each iteration: "cosine" or "linear".
+    diffusion_steps     steps of the transcoder's chain; None: as many as the model states. Has no effect on a model
+                        trained without diffusion (objective "bce").
+    confidence_steps    if given, a chain of this many steps ranks the tokens, and the full chain runs for the chosen
+                        ones only. Faster, and no longer the paper's sampler. For the first three orders only.
+    guidance            classifier-free guidance, 0 or more; 1 or less is one conditional pass. None: 2.5 where there
+                        is a class to guide towards, else no guidance.
+    guidance_schedule   "constant", or "linear": 1 + (guidance - 1) i / n in iteration i of n.
+    temperature         divides the logits of the bits; above 0.
+    gumbel              Gumbel noise added to the confidence of each token, 0 for none. The first three orders only.
+    gumbel_schedule     the noise in iteration i of n: "constant", "down" (times 1 - i / n) or "up" (times i / n).
+    deterministic       take the chosen tokens' bits by threshold at 0.5 instead of drawing them.
+
+    Raises ValueError when made with a value that is not allowed. Defaults: the paper's for the L size.
+    """
+
+    steps: int = 20
+    order: str = "entropy"
+    schedule: str = "cosine"
+    diffusion_steps: int | None = None
+    confidence_steps: int | None = None
+    guidance: float | None = None
+    guidance_schedule: str = "constant"
+    temperature: float = 1.0
+    gumbel: float = 0.17
+    gumbel_schedule: str = "constant"
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "diffusion_steps", "confidence_steps"):
+            value = getattr(self, name)
+            optional = name != "steps" and value is None
+            _require(optional or _is_count(value), name, value, "it must be a whole number of at least 1")
+        choices = {
+            "order": ORDERS,
+            "schedule": MASK_SCHEDULES,
+            "guidance_schedule": GUIDANCE_SCHEDULES,
+            "gumbel_schedule": GUMBEL_SCHEDULES,
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            _require(value in allowed, name, value, f"choose one of {', '.join(allowed)}")
+        guided = self.guidance is None or (_is_number(self.guidance) and self.guidance >= 0)
+        _require(guided, "guidance", self.guidance, "it must be a number of at least 0 (1 or less: no guidance)")
+        _require(
+            _is_number(self.gumbel) and self.gumbel >= 0, "gumbel", self.gumbel, "it must be a number of at least 0"
+        )
+        warm = _is_number(self.temperature) and self.temperature > 0
+        _require(
+            warm, "temperature", self.temperature, "it must be a number above 0; for the likeliest bits: deterministic"
+        )
+        _require(isinstance(self.deterministic, bool), "deterministic", self.deterministic, "it must be True or False")
+        rule = f"order={self.order!r} ranks nothing by confidence; leave it out or choose {', '.join(RANKED_ORDERS)}"
+        _require(self.confidence_steps is None or self.ranked, "confidence_steps", self.confidence_steps, rule)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the order ranks tokens by the confidence in their bits."""
+        return self.order in RANKED_ORDERS
+
+    def check(self, config: GeneratorConfig) -> None:
+        """Raise ValueError when a model of this architecture cannot be sampled with these settings."""
+        tokens, limit = config.tokens, config.train_timesteps
+        if self.steps > tokens:
+            raise ValueError(
+                f"steps={self.steps} is more than the {tokens} tokens of the canvas; ask for {tokens} or fewer"
+            )
+        for name in ("diffusion_steps", "confidence_steps"):
+            value = getattr(self, name)
+            if value is not None and value > limit:
+                raise ValueError(f"{name}={value} is more than the {limit} diffusion steps the model was trained with")
+
+    def guidance_at(self, iteration: int, conditional: bool) -> float:
+        """Guidance in iteration 1..steps. 1 or less: one pass. Raises ValueError for guidance without a condition."""
+        guidance = self.guidance
+        if not conditional:
+            if guidance is not None and guidance > 1:
+                raise ValueError(
+                    f"guidance={guidance:g} has no class to guide towards; give labels or leave guidance out"
+                )
+            return 1.0
+        top = DEFAULT_GUIDANCE if guidance is None else guidance
+        return top if self.guidance_schedule == "constant" else 1 + (top - 1) * iteration / self.steps
+
+    def gumbel_at(self, iteration: int) -> float:
+        """Weight of the Gumbel noise in iteration 1..steps."""
+        share = iteration / self.steps
+        return self.gumbel * {"constant": 1.0, "down": 1 - share, "up": share}[self.gumbel_schedule]
+
+    def masked_after(self, iteration: int, tokens: int) -> int:
+        """How many of `tokens` that were masked at the start are still masked after iteration 0..steps."""
+        if self.schedule == "linear":
+            return tokens * (self.steps - iteration) // self.steps
+        return int(tokens * math.cos(math.pi / 2 * iteration / self.steps))
+
+    def with_changes(self, changes: Mapping[str, Any]) -> SamplingSettings:
+        """These settings with some fields replaced. Raises TypeError for a field that does not exist."""
+        return dataclasses.replace(self, **changes)
+
+
+def chain_times(steps: int, train_timesteps: int) -> Sequence[int]:
+    """The times t at which a chain of `steps` looks, descending from T: floor(i (T-1) / (steps-1)) + 1.
+
+    The last is 1, but for a chain of a single step, which looks once at pure noise.
+    """
+    if steps == 1:
+        return (train_timesteps,)
+    return tuple(i * (train_timesteps - 1) // (steps - 1) + 1 for i in reversed(range(steps)))

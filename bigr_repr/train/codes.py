@@ -1,0 +1,138 @@
+"""Packed code data sets: what the generator trains on, 1 bit a bit. Knows nothing of training.
+
+A folder with `codes.npy` (images, views, bytes; memory-mapped, its header states the shape), `labels.npy` where there
+are labels, and `codes.json` with everything needed to read them. View 0 is the image, view 1 its mirror image.
+"""
+
+# n images, V views of each, N tokens, K bits per token
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bigr_repr.images import center_crop
+
+if TYPE_CHECKING:
+    from bigr_repr.datasets import ImageSet
+    from bigr_repr.models.tokenizer import BinaryAutoencoder
+
+_FORMAT = "bigr-repr codes 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeHeader:
+    """What `codes.json` states. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k."""
+
+    images: int
+    views: int
+    tokens: int
+    code_bits: int
+    n_bits: int
+    tokenizer: str
+    class_names: tuple[str, ...] = ()
+    bit_order: str = "token-major, most significant bit of a byte first"
+    format: str = _FORMAT
+
+
+class CodeSet:
+    """A packed code data set on disk, memory-mapped."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        try:
+            header = json.loads((self.folder / "codes.json").read_text())
+            if header.get("format") != _FORMAT:
+                found = header.get("format")
+                raise ValueError(f"{folder}/codes.json says format {found!r}; this version reads {_FORMAT!r}")
+            self.header = CodeHeader(**{**header, "class_names": tuple(header["class_names"])})
+            self._codes = np.load(self.folder / "codes.npy", mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            remedy = "make one with: bigr-repr train codes"
+            message = f"{folder} is not a code data set ({error.filename} is missing); {remedy}"
+            raise FileNotFoundError(message) from error
+        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder}/codes.json is damaged: {error}") from error
+        expected = (self.header.images, self.header.views, -(-self.header.n_bits // 8))
+        if self._codes.shape != expected or self._codes.dtype != np.uint8:
+            found = f"{self._codes.dtype} {self._codes.shape}"
+            raise ValueError(f"{folder}/codes.npy is {found}; codes.json says uint8 {expected}")
+        labels = self.folder / "labels.npy"
+        self.labels = np.load(labels, allow_pickle=False).astype(np.int64) if labels.exists() else None
+
+    def __len__(self) -> int:
+        return self.header.images
+
+    @property
+    def views(self) -> int:
+        """Versions of each image: 2 with mirror images, else 1."""
+        return self.header.views
+
+    def bits(self, index: np.ndarray[Any, Any], view: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Bits of images `index` (n,), views `view` (n,): bool (n, N, K)."""
+        packed = self._codes[index, view]
+        bits = np.unpackbits(packed, axis=-1, count=self.header.n_bits)
+        return bits.reshape(len(index), self.header.tokens, self.header.code_bits).astype(np.bool_)
+
+
+def write_codes(
+    images: ImageSet,
+    tokenizer: BinaryAutoencoder,
+    out: str | os.PathLike[str],
+    *,
+    tokenizer_name: str,
+    batch_size: int = 64,
+    mirror: bool = True,
+    device: str = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CodeSet:
+    """Encode every image, and its mirror image, into a new code data set at `out`.
+
+    Bits are deterministic (P > 0.5). `on_progress(done, total)` is called after each batch. The header is written
+    last, so a folder left by a broken run is never read as complete. Raises FileExistsError if `out` holds codes.
+    """
+    import torch
+
+    folder = Path(out)
+    if (folder / "codes.json").exists():
+        raise FileExistsError(f"{folder} already holds a code data set; choose another folder or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    config, views = tokenizer.config, 2 if mirror else 1
+    tokens = config.grid**2
+    n_bits = tokens * config.code_bits
+    shape = (len(images), views, -(-n_bits // 8))
+    packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=shape)
+    tokenizer = tokenizer.to(device).eval()
+    for start in range(0, len(images), batch_size):
+        stop = min(start + batch_size, len(images))
+        pixels = np.stack([center_crop(images.load(i), config.image_size) for i in range(start, stop)])
+        for view in range(views):
+            turned = np.ascontiguousarray(pixels[:, :, ::-1] if view else pixels)
+            with torch.inference_mode():
+                tensor = torch.from_numpy(turned).to(device).permute(0, 3, 1, 2).float() / 255
+                bits = tokenizer.encode(tensor).flatten(2).transpose(1, 2).bool().cpu().numpy()
+            packed[start:stop, view] = np.packbits(bits.reshape(stop - start, -1), axis=-1)
+        if on_progress is not None:
+            on_progress(stop, len(images))
+    packed.flush()
+    if images.labels is not None:
+        np.save(folder / "labels.npy", images.labels)
+    header = CodeHeader(
+        images=len(images),
+        views=views,
+        tokens=tokens,
+        code_bits=config.code_bits,
+        n_bits=n_bits,
+        tokenizer=tokenizer_name,
+        class_names=images.class_names,
+    )
+    partial = folder / "codes.json.partial"
+    partial.write_text(json.dumps(asdict(header), indent=1))
+    partial.replace(folder / "codes.json")
+    return CodeSet(folder)

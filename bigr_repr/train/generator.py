@@ -1,0 +1,197 @@
+"""Training of the generator, from packed codes or from images. Knows nothing of how checkpoints are written.
+
+Source: BiGR sections 3.2 and 4.1 and its appendix: AdamW(0.9, 0.95), weight decay 0.02 on matrices of the transformer,
+clipping at 1, EMA, class dropout 0.1, residual dropout 0.1.
+"""
+
+# B batch, N tokens, K bits per token
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bigr_repr.config import ModelConfig
+from bigr_repr.datasets import ImageSet
+from bigr_repr.models.bigr import BiGR, draw_mask
+from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.train.codes import CodeSet
+from bigr_repr.train.data import Batch, batches
+from bigr_repr.train.loop import Run, TrainSettings, identify, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorObjective:
+    """What a generator is trained towards. Defaults are the paper's, but for `diffusion_draws` (1 there as well).
+
+    `conditional=False` ignores labels. `class_dropout` is the chance that a label becomes "no class".
+    `diffusion_draws` noisy versions of every masked token share one pass of the transformer: a steadier loss for
+    little work. `accumulate` splits a batch into that many passes. `sample_bits` draws the bits of images from the
+    tokenizer's probabilities, for a tokenizer that was trained so; packed codes are what they are.
+    """
+
+    conditional: bool = True
+    class_dropout: float = 0.1
+    dropout: float = 0.1
+    weight_decay: float = 0.02
+    diffusion_draws: int = 1
+    accumulate: int = 1
+    sample_bits: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("class_dropout", "dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is outside 0..1")
+        for name in ("diffusion_draws", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+def parameter_groups(model: BiGR, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices of the transformer with weight decay; vectors and the whole transcoder without."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        matrix = name.startswith("transformer.") and sum(size > 1 for size in parameter.shape) > 1
+        (decayed if matrix and "ada_gss" not in name else plain).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+class GeneratorTask:
+    """See `bigr_repr.train.loop.Task`."""
+
+    def __init__(
+        self, model: BiGR, objective: GeneratorObjective, tokenizer: BinaryAutoencoder | None, sampler: Sampler | None
+    ) -> None:
+        model.transformer.dropout = objective.dropout
+        groups = parameter_groups(model, objective.weight_decay)
+        self.modules: list[nn.Module] = [model]
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.95))]
+        self._config, self._objective, self._tokenizer, self._sampler = model.config, objective, tokenizer, sampler
+
+    def _codes(self, batch: Batch) -> Tensor:
+        if batch.codes is not None:
+            return batch.codes.float()
+        assert batch.images is not None
+        assert self._tokenizer is not None
+        tokenizer = self._tokenizer.to(batch.images.device)
+        with torch.no_grad():
+            bits = tokenizer.encode(batch.images.float() / 255, sample=self._objective.sample_bits)
+        return bits.flatten(2).transpose(1, 2)
+
+    def update(self, batch: Batch, step: int, run: Run) -> dict[str, Tensor]:
+        objective, accelerator, model = self._objective, run.accelerator, self.modules[0].train()
+        codes = self._codes(batch)
+        labels = batch.labels if objective.conditional else None
+        if labels is not None:
+            dropped = torch.rand(labels.shape, device=labels.device) < objective.class_dropout
+            labels = torch.where(dropped, self._config.classes, labels)
+        masked = draw_mask(*codes.shape[:2], generator=None, device=codes.device)
+        pieces = list(zip(codes.chunk(objective.accumulate), masked.chunk(objective.accumulate), strict=True))
+        label_pieces = [None] * len(pieces) if labels is None else list(labels.chunk(objective.accumulate))
+        total = torch.zeros((), device=codes.device)
+        for index, ((c, m), y) in enumerate(zip(pieces, label_pieces, strict=True)):
+            last = index == len(pieces) - 1
+            with accelerator.autocast():
+                loss = model(c, y, m, diffusion_draws=objective.diffusion_draws) / len(pieces)
+            total = total + loss.detach()
+            if last:
+                mean = run.check(total, step)
+                norm = run.descend(loss, self.optimizers[0], model, step)
+            else:
+                with accelerator.no_sync(model):
+                    accelerator.backward(loss)
+        return {"loss": mean, "gradient_norm": norm, "masked_share": masked.float().mean()}
+
+    def samples(self, weights: dict[str, Tensor]) -> Tensor | None:
+        """A grid of generated images, when there is a tokenizer to decode them."""
+        if self._sampler is None:
+            return None
+        model = BiGR(self._config)
+        model.load_state_dict(weights)
+        return self._sampler(model.eval())
+
+
+# Draws a picture of what the averaged generator makes.
+Sampler = Callable[[BiGR], Tensor]
+
+
+def train_generator(
+    data: ImageSet | CodeSet,
+    config: ModelConfig,
+    settings: TrainSettings,
+    objective: GeneratorObjective | None = None,
+    *,
+    tokenizer: BinaryAutoencoder | None = None,
+    initial: BiGR | None = None,
+    initial_name: str = "",
+    sampler: Sampler | None = None,
+    compile_blocks: bool = False,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> BiGR:
+    """Train a generator and return it with averaged weights, in eval mode.
+
+    `data`: a packed code data set, or images, which then need the `tokenizer`. `initial` starts from
+    other weights, which `initial_name` names in the run's record.
+    Raises ValueError when labels or code widths do not fit `config`.
+    """
+    objective = objective or GeneratorObjective()
+    _check(data, config, objective, tokenizer)
+
+    def stream(first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
+        return batches(
+            data,
+            settings.batch_size,
+            seed=settings.seed,
+            first_step=first_step,
+            image_size=config.image_size,
+            workers=settings.workers,
+            rank=rank,
+            ranks=ranks,
+        )
+
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = BiGR(config.generator)
+    if initial is not None:
+        model.load_state_dict(initial.state_dict())
+    if compile_blocks:
+        for block in model.transformer.layers:
+            block.compile()
+    if tokenizer is not None:
+        tokenizer = tokenizer.eval().requires_grad_(False)
+    task = GeneratorTask(model, objective, tokenizer, sampler)
+    record = identify(
+        settings,
+        task="generator",
+        config=asdict(config.generator),
+        objective=asdict(objective),
+        items=len(data),
+        initial=initial_name,
+    )
+    weights = train(task, stream, settings, record=record, on_step=on_step)
+    trained = BiGR(config.generator)
+    trained.load_state_dict(weights)
+    return trained.eval()
+
+
+def _check(
+    data: ImageSet | CodeSet, config: ModelConfig, objective: GeneratorObjective, tokenizer: BinaryAutoencoder | None
+) -> None:
+    if isinstance(data, CodeSet):
+        ours = (config.generator.tokens, config.generator.code_bits)
+        theirs = (data.header.tokens, data.header.code_bits)
+        if ours != theirs:
+            raise ValueError(f"codes have (tokens, code_bits)={theirs}; the generator needs {ours}")
+    elif tokenizer is None:
+        raise ValueError("tokenizer is missing: training from images needs the tokenizer that encodes them")
+    if objective.conditional:
+        if data.labels is None:
+            raise ValueError("the data have no labels; set conditional=False to train without classes")
+        if int(data.labels.max()) >= config.generator.classes:
+            found = int(data.labels.max())
+            raise ValueError(f"label {found} is outside 0..{config.generator.classes - 1}; set classes={found + 1}")

@@ -1,0 +1,242 @@
+"""The training loop that both trainers share: steps, rates, EMA, logs, checkpoints and resuming.
+
+Knows nothing of images, codes or losses: a `Task` brings those. Accelerate runs underneath, so the same code trains on
+a CPU, on one GPU and under `accelerate launch` on many (DDP; FSDP2 for tasks with one module).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from torch import Tensor, nn
+
+from bigr_repr.train.checkpoint import TrainingError, find_checkpoints, load_checkpoint, save_checkpoint
+from bigr_repr.train.data import Batch
+from bigr_repr.train.ema import ExponentialAverage
+
+log = logging.getLogger(__name__)
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How long, how fast and where to. `batch_size` is over all processes; `steps` counts optimiser steps."""
+
+    out: str
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int = 0
+    schedule: str = "constant"
+    seed: int = 0
+    ema: float = 0.9999
+    clip: float = 1.0
+    precision: str = "no"
+    save_every: int = 1000
+    sample_every: int = 0
+    log_every: int = 50
+    keep: int = 2
+    workers: int = 0
+    cpu: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "save_every", "log_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+        if not 0 <= self.warmup <= self.steps:
+            raise ValueError(f"warmup={self.warmup} is outside 0..{self.steps} (steps)")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0..steps-1: linear warm-up, then constant or a cosine down to zero."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Task(Protocol):
+    """What is trained. `modules[0]` is the one whose weights are averaged."""
+
+    modules: list[nn.Module]
+    optimizers: list[torch.optim.Optimizer]
+
+    def update(self, batch: Batch, step: int, run: Run) -> dict[str, Tensor]:
+        """One optimiser step on this rank's batch; returns scalars to log, among them "loss"."""
+        ...
+
+    def samples(self, weights: dict[str, Tensor]) -> Tensor | None:
+        """A picture of how well the averaged weights do: uint8 (3, H, W), or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a task may use of the running loop."""
+
+    accelerator: Accelerator
+    settings: TrainSettings
+
+    def check(self, loss: Tensor, step: int) -> Tensor:
+        """The mean loss over all processes. Raises TrainingError, on every process, unless it is finite."""
+        mean = self.accelerator.reduce(loss.detach(), reduction="mean")
+        assert isinstance(mean, Tensor)
+        if not bool(torch.isfinite(mean)):
+            remedy = "try a lower learning rate, or precision=no"
+            raise TrainingError(f"loss is {float(mean)} at step {step}; the last checkpoint is untouched; {remedy}")
+        return mean
+
+    def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer, module: nn.Module, step: int) -> Tensor:
+        """Backward, clip, step. Returns the gradient norm before clipping; TrainingError unless it is finite."""
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(module.parameters(), self.settings.clip or math.inf)
+        # In half precision the scaler skips such a step by itself.
+        if self.settings.precision != "fp16" and not bool(torch.isfinite(norm)):
+            remedy = "try a lower learning rate, or precision=no"
+            raise TrainingError(f"gradient is {float(norm)} at step {step}; the weights are untouched; {remedy}")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        assert isinstance(norm, Tensor)
+        return norm
+
+
+@contextmanager
+def _random_state_of(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
+    """Give a step its own random numbers, so that a resumed run draws what an unbroken one would have drawn."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
+        yield
+
+
+class _Log:
+    """Scalars to TensorBoard and to `metrics.jsonl`; a resumed run continues the file where its checkpoint stood."""
+
+    def __init__(self, out: Path, accelerator: Accelerator, first_step: int) -> None:
+        self._accelerator = accelerator
+        self._path = out / "metrics.jsonl"
+        if not accelerator.is_main_process:
+            return
+        kept = []
+        if self._path.exists():
+            lines = self._path.read_text().splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < first_step]
+        self._path.write_text("".join(f"{line}\n" for line in kept))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._accelerator.log(dict(values), step=step)
+        if self._accelerator.is_main_process:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def picture(self, step: int, name: str, image: Tensor, out: Path) -> None:
+        from PIL import Image
+
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(out / f"{name}-{step:09d}.png")
+        for tracker in self._accelerator.trackers:
+            tracker.log_images({name: image[None].numpy()}, step=step, dataformats="NCHW")
+
+
+def train(
+    task: Task,
+    stream: Callable[[int, int, int], Iterator[Batch]],
+    settings: TrainSettings,
+    *,
+    record: Mapping[str, Any],
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> dict[str, Tensor]:
+    """Train `task`, resuming from the newest checkpoint under `settings.out`; returns the averaged weights.
+
+    `stream(first_step, rank, ranks)` gives this process's batches. `record` identifies the run: a checkpoint with
+    another record is refused. `on_step(step, scalars)` is called on the main process when scalars are logged.
+    Raises TrainingError for a loss that is not finite, a full disk, or a damaged checkpoint.
+    """
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    project = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs"))
+    accelerator = Accelerator(
+        mixed_precision=settings.precision, cpu=settings.cpu, log_with="tensorboard", project_config=project
+    )
+    prepared = accelerator.prepare(*task.modules, *task.optimizers)
+    count = len(task.modules)
+    task.modules, task.optimizers = list(prepared[:count]), list(prepared[count:])
+    average = ExponentialAverage(task.modules[0], settings.ema)
+    first_step = _resume(out, accelerator, average, record)
+    accelerator.init_trackers("bigr")
+    logbook = _Log(out, accelerator, first_step)
+    run = Run(accelerator, settings)
+    batches = stream(first_step, accelerator.process_index, accelerator.num_processes)
+    since, seen = time.perf_counter(), 0
+    for step in range(first_step, settings.steps):
+        batch = Batch(*(None if part is None else part.to(accelerator.device) for part in next(batches)))
+        rate = settings.rate(step)
+        for group in (group for optimizer in task.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate * group.get("rate_factor", 1.0)
+        with _random_state_of(settings.seed, step, accelerator.process_index, accelerator.device):
+            scalars = task.update(batch, step, run)
+        average.update()
+        seen += settings.batch_size
+        done = step + 1
+        if done % settings.log_every == 0 or done == settings.steps:
+            values = {name: float(value) for name, value in scalars.items()}
+            values |= {"learning_rate": rate, "images_per_second": seen / (time.perf_counter() - since)}
+            logbook.write(step, values)
+            since, seen = time.perf_counter(), 0
+            if on_step is not None and accelerator.is_main_process:
+                on_step(step, values)
+        if done % settings.save_every == 0 or done == settings.steps:
+            save_checkpoint(out, done, accelerator, average, dict(record), keep=settings.keep)
+        if settings.sample_every and (done % settings.sample_every == 0 or done == settings.steps):
+            _picture(task, average, accelerator, logbook, done, out)
+    accelerator.end_training()
+    return average.state()
+
+
+def _resume(out: Path, accelerator: Accelerator, average: ExponentialAverage, record: Mapping[str, Any]) -> int:
+    found = find_checkpoints(out)
+    if not found:
+        return 0
+    saved = load_checkpoint(found[-1][1], accelerator, average)
+    for name, value in json.loads(json.dumps(record)).items():
+        if saved.get(name) != value:
+            message = f"{out} holds a run with {name}={saved.get(name)!r}, this one has {value!r}"
+            raise TrainingError(f"{message}; choose another out folder or remove this one")
+    log.info("resuming %s after step %d", out, saved["step"])
+    return int(saved["step"])
+
+
+def _picture(
+    task: Task, average: ExponentialAverage, accelerator: Accelerator, logbook: _Log, step: int, out: Path
+) -> None:
+    weights = average.state()
+    if accelerator.is_main_process:
+        image = task.samples(weights)
+        if image is not None:
+            logbook.picture(step, "samples", image.cpu(), out)
+
+
+def identify(settings: TrainSettings, **other: Any) -> dict[str, Any]:
+    """The record of a run: what must not change when it is resumed. Where it lies and how it logs may change."""
+    free = {"out", "steps", "save_every", "sample_every", "log_every", "keep", "workers", "cpu"}
+    if settings.schedule == "cosine":
+        free.remove("steps")  # the length shapes the rate of every step
+    return {name: value for name, value in {**asdict(settings), **other}.items() if name not in free}

@@ -1,0 +1,107 @@
+"""Whole training runs by name and path, as the command line starts them. Knows nothing of losses."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import PartialState
+
+from bigr_repr.checkpoints import Pretrained, load, load_tokenizer, save
+from bigr_repr.config import ModelConfig
+from bigr_repr.config import preset as architecture
+from bigr_repr.datasets import ImageSet, open_images
+from bigr_repr.train.codes import CodeSet
+from bigr_repr.train.generator import GeneratorObjective, Sampler, train_generator
+from bigr_repr.train.loop import TrainSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bigr_repr.models.bigr import BiGR
+    from bigr_repr.models.tokenizer import BinaryAutoencoder
+
+
+def open_training_data(sources: Sequence[str]) -> ImageSet | CodeSet:
+    """A packed code data set when the one source is a folder of that kind, else an image set."""
+    if len(sources) == 1 and (Path(sources[0]) / "codes.json").exists():
+        return CodeSet(sources[0])
+    return open_images(sources)
+
+
+def sample_grid(config: ModelConfig, tokenizer: BinaryAutoencoder, labels: Sequence[int] | None) -> Sampler:
+    """A function that draws 16 images of a generator, for the labels in turn, as one picture."""
+    from torchvision.utils import make_grid
+
+    from bigr_repr.sampling import generate
+
+    def draw(generator: BiGR) -> Tensor:
+        # Training from images may have moved the tokenizer to another device than the generator's.
+        own = copy.deepcopy(tokenizer).to(next(generator.parameters()).device)
+        model = Pretrained(config=config, tokenizer=own, generator=generator)
+        chosen = None if labels is None else [labels[i % len(labels)] for i in range(16)]
+        # Few and short iterations: a glance at the progress, not the best that the model can do.
+        steps, diffusion_steps = min(8, config.generator.tokens), min(16, config.generator.sample_timesteps)
+        images = generate(model, labels=chosen, count=16, steps=steps, diffusion_steps=diffusion_steps, seed=0)
+        grid: Tensor = make_grid(images.clamp(0, 1).cpu(), nrow=8, padding=2)
+        return (grid * 255).round().to(torch.uint8)
+
+    return draw
+
+
+def run_generator_training(
+    data: Sequence[str],
+    tokenizer: str,
+    settings: TrainSettings,
+    towards: GeneratorObjective,
+    *,
+    preset: str,
+    objective: str = "flip",
+    name: str = "",
+    initial: str = "",
+    compile_blocks: bool = False,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> Path:
+    """Train a generator on `data` for the tokenizer at `tokenizer`; returns the model folder, `settings.out`/model."""
+    started = time.time()
+    source = open_training_data(data)
+    encoder = load_tokenizer(tokenizer)
+    names = source.header.class_names if isinstance(source, CodeSet) else source.class_names
+    classes = len(names) or (1 if source.labels is None else int(source.labels.max()) + 1)
+    base = architecture(preset, code_bits=encoder.config.code_bits, classes=classes)
+    generator = dataclasses.replace(base.generator, grid=encoder.config.grid, objective=objective)
+    training = {
+        "data": [Path(item).name for item in data],
+        "images": len(source),
+        "settings": {**dataclasses.asdict(settings), **dataclasses.asdict(towards)},
+    }
+    config = ModelConfig(
+        name=name or base.name, tokenizer=encoder.config, generator=generator, class_names=names, training=training
+    )
+    labels = None if not towards.conditional else list(range(0, classes, max(1, classes // 16)))
+    start = load(initial) if initial else None
+    if start is not None and start.config.generator != generator:
+        raise ValueError(f"initial={initial}: its generator is {start.config.generator}, to train is {generator}")
+    model = train_generator(
+        source,
+        config,
+        settings,
+        towards,
+        tokenizer=encoder,
+        initial=None if start is None else start.generator,
+        initial_name="" if start is None else start.fingerprint,
+        sampler=sample_grid(config, encoder, labels),
+        compile_blocks=compile_blocks,
+        on_step=on_step,
+    )
+    folder = Path(settings.out) / "model"
+    if PartialState().is_main_process:
+        hours = (time.time() - started) / 3600
+        config = dataclasses.replace(config, training={**training, "hours_of_last_start": round(hours, 2)})
+        save(Pretrained(config=config, tokenizer=encoder, generator=model), folder)
+    return folder

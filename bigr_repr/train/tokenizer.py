@@ -1,0 +1,183 @@
+"""Training of the binary autoencoder. Knows nothing of the generator.
+
+Source: BiGR section 3.1 and its appendix; L1 + perceptual + adaptive hinge GAN as in VQGAN (arXiv 2012.09841).
+"""
+
+# B batch, K bits per token, h w token grid
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bigr_repr.config import TokenizerConfig
+from bigr_repr.datasets import ImageSet
+from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.train.data import Batch, batches
+from bigr_repr.train.loop import Run, TrainSettings, identify, train
+from bigr_repr.train.losses import PatchDiscriminator, PerceptualDistance, adaptive_weight, augment, hinge_discriminator
+
+_SMALLEST_JUDGED = 24  # pixels; below, no patch is left after three halvings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerObjective:
+    """What a tokenizer is trained towards. Defaults are the paper's.
+
+    `perceptual` names a timm backbone, or is None for no perceptual loss; `gan_start` is the step from which the
+    discriminator takes part, or None for never; `sample_bits` draws bits instead of thresholding them; `bit_entropy`
+    weighs a term that keeps every bit used (mean entropy of each bit over the batch, in bits).
+    """
+
+    perceptual: str | None = "vgg16.tv_in1k"
+    perceptual_weight: float = 1.0
+    gan_start: int | None = 30_000
+    gan_width: int = 64
+    sample_bits: bool = True
+    bit_entropy: float = 0.0
+    crop: int | None = None
+
+
+def bit_usage(probabilities: Tensor) -> dict[str, Tensor]:
+    """How well the bits are used: (B, K, h, w) in [0, 1] -> scalars.
+
+    `bit_entropy`: mean over the K bits of the entropy, in bits, of the bit's overall rate (1 is best); `bit_certainty`:
+    mean |2p - 1|; `dead_bits`: bits that are the same in at least 99.9 % of the places seen.
+    """
+    rate = (probabilities.detach() > 0.5).float().mean(dim=(0, 2, 3))
+    entropy = torch.special.entr(rate) + torch.special.entr(1 - rate)
+    return {
+        "bit_entropy": entropy.mean() / torch.log(torch.tensor(2.0)),
+        "bit_certainty": (2 * probabilities.detach() - 1).abs().mean(),
+        "dead_bits": ((rate < 0.001) | (rate > 0.999)).float().sum(),
+    }
+
+
+class TokenizerTask:
+    """See `bigr_repr.train.loop.Task`."""
+
+    def __init__(self, model: BinaryAutoencoder, objective: TokenizerObjective, shown: Tensor) -> None:
+        self.modules: list[nn.Module] = [model]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(trained, betas=(0.9, 0.99))]
+        self._config, self._objective, self._shown = model.config, objective, shown
+        self._last_layer = model.last_layer
+        self._perceptual = None
+        if objective.perceptual is not None:
+            self._perceptual = PerceptualDistance(objective.perceptual)
+        if objective.gan_start is not None:
+            side = objective.crop or model.config.image_size
+            if side < _SMALLEST_JUDGED:
+                remedy = "give larger images or crops, or train without it (gan_start=None)"
+                raise ValueError(f"training squares of {side} px are too small for the discriminator ({remedy})")
+            discriminator = PatchDiscriminator(model.config.in_channels, objective.gan_width)
+            self.modules.append(discriminator)
+            self.optimizers.append(torch.optim.Adam(discriminator.parameters(), betas=(0.9, 0.99)))
+
+    def update(self, batch: Batch, step: int, run: Run) -> dict[str, Tensor]:
+        assert batch.images is not None
+        images = batch.images.float() / 255
+        model = self.modules[0].train()
+        with run.accelerator.autocast():
+            decoded, probabilities, _ = model(images, sample=self._objective.sample_bits)
+            loss = (decoded.float() - images).abs().mean()
+            scalars = {"l1": loss.detach(), **bit_usage(probabilities.float())}
+            if self._perceptual is not None:
+                self._perceptual.to(images.device)
+                distance = self._perceptual(decoded.float(), images)
+                scalars["perceptual"] = distance.detach()
+                loss = loss + self._objective.perceptual_weight * distance
+            if self._objective.bit_entropy:
+                rate = probabilities.float().mean(dim=(0, 2, 3))
+                entropy = (torch.special.entr(rate) + torch.special.entr(1 - rate)).mean()
+                loss = loss - self._objective.bit_entropy * entropy / 0.6931
+            adversarial = self._objective.gan_start is not None and step >= self._objective.gan_start
+            if adversarial:
+                discriminator = self.modules[1].requires_grad_(False)
+                fooled = -discriminator(augment(decoded.float())).mean()
+                weight = adaptive_weight(loss, fooled, self._last_layer)
+                scalars |= {"gan": fooled.detach(), "gan_weight": weight}
+                loss = loss + weight * fooled
+        scalars["loss"] = run.check(loss, step)
+        scalars["gradient_norm"] = run.descend(loss, self.optimizers[0], model, step)
+        if adversarial:
+            scalars["discriminator"] = self._judge(images, decoded.detach().float(), step, run)
+        return scalars
+
+    def _judge(self, images: Tensor, decoded: Tensor, step: int, run: Run) -> Tensor:
+        discriminator = self.modules[1].requires_grad_(True).train()
+        with run.accelerator.autocast():
+            # One pass over both halves: with DistributedDataParallel a second pass would mix up the buffers.
+            real, fake = discriminator(torch.cat([augment(images), augment(decoded)])).chunk(2)
+            loss = hinge_discriminator(real.float(), fake.float())
+        run.check(loss, step)
+        run.descend(loss, self.optimizers[1], discriminator, step)
+        return loss.detach()
+
+    @torch.no_grad()
+    def samples(self, weights: dict[str, Tensor]) -> Tensor:
+        """Originals above their reconstructions."""
+        from torchvision.utils import make_grid
+
+        model = BinaryAutoencoder(self._config)
+        model.load_state_dict(weights)
+        images = self._shown.float() / 255
+        decoded = model.decode(model.encode(images)).clamp(0, 1)
+        grid: Tensor = make_grid(torch.cat([images, decoded]), nrow=len(images), padding=2)
+        return (grid * 255).round().to(torch.uint8)
+
+
+def train_tokenizer(
+    images: ImageSet,
+    config: TokenizerConfig,
+    settings: TrainSettings,
+    objective: TokenizerObjective | None = None,
+    *,
+    initial: BinaryAutoencoder | None = None,
+    initial_name: str = "",
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> BinaryAutoencoder:
+    """Train a tokenizer on `images` and return it with averaged weights, in eval mode.
+
+    `initial` starts from other weights, which `initial_name` names in the run's record. Checkpoints, logs and
+    reconstruction grids go to `settings.out`; a broken run resumes from there.
+    """
+    objective = objective or TokenizerObjective()
+
+    def stream(first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
+        return batches(
+            images,
+            settings.batch_size,
+            seed=settings.seed,
+            first_step=first_step,
+            image_size=config.image_size,
+            crop=objective.crop,
+            workers=settings.workers,
+            rank=rank,
+            ranks=ranks,
+        )
+
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = BinaryAutoencoder(config)
+        if initial is not None:
+            model.load_state_dict(initial.state_dict())
+        shown = batches(images, 8, seed=-settings.seed % 2**31, first_step=0, image_size=config.image_size, flip=False)
+        first = next(shown).images
+        assert first is not None
+        task = TokenizerTask(model, objective, first)
+    what = {
+        "task": "tokenizer",
+        "config": asdict(config),
+        "objective": asdict(objective),
+        "images": len(images),
+        "initial": initial_name,
+    }
+    record = identify(settings, **what)
+    weights = train(task, stream, settings, record=record, on_step=on_step)
+    trained = BinaryAutoencoder(config)
+    trained.load_state_dict(weights)
+    return trained.eval()

@@ -1,0 +1,1 @@
+"""The `bigr-repr` command. Parses, calls the library, prints; knows nothing that the library does not."""

@@ -1,0 +1,64 @@
+"""`bigr-repr embed`: images to a folder of Parquet files."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bigr_repr_cli.parse import parse_layers
+
+Pool = StrEnum("Pool", ["avg", "none"])
+Stored = StrEnum("Stored", ["float32", "float16"])
+Computed = StrEnum("Computed", ["float32", "bfloat16", "float16"])
+
+
+def command(
+    images: Annotated[list[str], typer.Argument(metavar="IMG…", help="Folders, files, patterns; -: paths on stdin.")],
+    layer: Annotated[list[str], typer.Option(help='Blocks, as 12, -1, "mid" or 4,8,12; may be repeated.')] = ["12"],  # noqa: B006
+    model: Annotated[str, typer.Option(help="A name from: bigr-repr models list, or a model folder.")] = "bigr-tiny",
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("embeddings"),
+    codes: Annotated[bool, typer.Option("--codes", help="Also the tokenizer's bits, packed.")] = False,
+    pool: Annotated[Pool, typer.Option(help="none: a vector a token.")] = Pool.avg,
+    dtype: Annotated[Stored, typer.Option(help="Of the stored vectors.")] = Stored.float32,
+    labels_from_folders: Annotated[
+        bool, typer.Option("--labels-from-folders", help="Also the name of each image's folder.")
+    ] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with what an earlier run left to do.")] = True,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the failed images again.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what OUT holds, and begin anew.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images the model takes at a time.")] = 32,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode; by default one a core.")] = None,
+    unit_size: Annotated[int | None, typer.Option(min=1, help="Images a file; by default 1024 or fewer.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures fail; by default 200 million.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    precision: Annotated[Computed, typer.Option(help="What the network computes in.")] = Computed.float32,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the network: slow start, then faster.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Embed images: a vector each, in a folder of Parquet files that state their origin.
+
+    Pictures that cannot be read are listed in OUT/failures.jsonl.
+
+    A run that was stopped goes on where it was when the command is given again.
+    """
+    layers = parse_layers(layer)
+    if "-" in images and len(images) > 1:
+        raise typer.BadParameter("- takes all paths from stdin; name nothing else beside it", param_hint="IMG…")
+    from bigr_repr.embed import embed_images
+    from bigr_repr.images import MAX_PIXELS, read_list
+    from bigr_repr_cli.embed_report import embedding_progress, print_summary
+
+    listed = images == ["-"]
+    with embedding_progress() as on_progress:
+        summary = embed_images(
+            read_list(sys.stdin.buffer) if listed else images,
+            out, model=model, layers=layers, pool=pool, codes=codes, labels_from_folders=labels_from_folders,
+            dtype=dtype, precision=precision, resume=resume, retry_failed=retry_failed, overwrite=overwrite,
+            literal=listed, max_pixels=max_pixels or MAX_PIXELS, batch_size=batch_size, workers=workers,
+            unit_size=unit_size, device=device, compile=compile, on_progress=on_progress,
+        )  # fmt: skip
+    print_summary(summary, as_json=as_json)
+    if not summary.rows:
+        raise RuntimeError(f"none of the images gave a vector; the reasons are in {summary.out / 'failures.jsonl'}")

@@ -1,0 +1,72 @@
+"""The `bigr-repr` application: its commands, and how their errors end. Light to import: --help must answer at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from bigr_repr_cli import embed, models, train
+
+app = typer.Typer(
+    name="bigr-repr",
+    help="Image representations from a generator: features, bit codes, search and edits from one model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_debug = False
+# Typer may bring a click of its own, so its errors are found by way of typer.
+_UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def _version(show: bool) -> None:
+    if show:
+        from bigr_repr import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+) -> None:
+    global _debug  # noqa: PLW0603 - read by main() after typer has returned or raised
+    _debug = debug
+
+
+app.command("embed")(embed.command)
+app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")
+
+
+def main() -> None:
+    """Run the command line. Exit code 0: done, 1: failed with one line on stderr, 2: wrong usage, 130: interrupted."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Exit as end:
+        code = end.exit_code
+    except typer.Abort:
+        code = 130
+    except _UsageError as error:
+        error.show()
+        code = error.exit_code
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        code = 130
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if _debug:
+            raise
+        typer.echo(f"error: {_one_line(error)}", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    return " ".join(text.split())

@@ -1,0 +1,65 @@
+"""`bigr-repr models`: list, info and import."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Which models there are, what one is, and importing released weights.")
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+@app.command("list")
+def list_models(as_json: _Json = False) -> None:
+    """List what --model takes (bundled models and the authors' release), and the presets that training takes."""
+    from bigr_repr.catalog import available_models
+    from bigr_repr_cli.tables import print_models
+
+    models = available_models()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(model) for model in models], indent=2))
+    else:
+        print_models(models)
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="A name from: bigr-repr models list, or a model folder.")],
+    as_json: _Json = False,
+) -> None:
+    """Show one model: architecture, sizes, layers, training data and its terms, quality. Downloads nothing."""
+    from bigr_repr.checkpoints import describe
+    from bigr_repr_cli.tables import print_description
+
+    description = describe(name)
+    if as_json:
+        record = {**dataclasses.asdict(description), "parameters": description.parameters._asdict()}
+        typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        print_description(description)
+
+
+@app.command("import")
+def import_released(
+    tokenizer: Annotated[Path, typer.Option(help="The release's tokenizer file, *.th.")],
+    generator: Annotated[Path, typer.Option(help="The release's generator file, *.pt.")],
+    out: Annotated[Path, typer.Option(help="New model folder.")],
+    image_size: Annotated[int | None, typer.Option(help="Pixels; follows from the files, checked if given.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads, if not width / 64.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name; the release's for files named as there.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store half precision: half the size, rounded weights.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model that is in OUT.")] = False,
+) -> None:
+    """Make a model folder from the two files of the authors' release, of any size."""
+    if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is not empty; name a new folder, or replace the model there with --force")
+    import torch
+
+    from bigr_repr.checkpoints import load_official, save
+
+    model = load_official(tokenizer=tokenizer, generator=generator, image_size=image_size, heads=heads, name=name)
+    save(model, out, dtype=torch.float16 if half else None)
+    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    typer.echo(f"{model.config.name}: {out} ({size:,.1f} MB)\nlook at it with: bigr-repr models info {out}")

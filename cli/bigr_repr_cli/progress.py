@@ -1,0 +1,36 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere. Knows nothing of what is being done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def training_progress(steps: int, name: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Gives the `on_step(step, scalars)` callback of a trainer."""
+    console = Console(stderr=True)
+
+    def describe(scalars: dict[str, float]) -> str:
+        return f"loss {scalars['loss']:.4f}  {scalars['images_per_second']:,.0f} images/s"
+
+    if not console.is_terminal:
+        yield lambda step, scalars: console.print(f"step {step + 1}/{steps}  {describe(scalars)}", highlight=False)
+        return
+    columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
+        task = progress.add_task(name, total=steps, note="")
+        yield lambda step, scalars: progress.update(task, completed=step + 1, note=describe(scalars))
+
+
+@contextmanager
+def counting_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives an `on_progress(done, total)` callback; silent when stderr is not a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,41 @@
+"""`bigr-repr train codes`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bigr_repr_cli.progress import counting_progress
+
+
+def command(
+    data: Annotated[list[str], typer.Argument(help="Folders, Parquet files, or torchvision:NAME:ROOT.")],
+    tokenizer: Annotated[str, typer.Option(help="Folder of a tokenizer or of a whole model, or a model's name.")],
+    out: Annotated[Path, typer.Option(help="New folder for the packed codes.")],
+    batch_size: Annotated[int, typer.Option(help="Images encoded at a time.")] = 64,
+    mirror: Annotated[bool, typer.Option(help="Also store the codes of every mirror image.")] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU if there is one.")] = "auto",
+) -> None:
+    """Encode images once into a packed code data set, so that a generator trains without images."""
+    import torch
+
+    from bigr_repr.checkpoints import load_tokenizer
+    from bigr_repr.datasets import open_images
+    from bigr_repr.train.codes import write_codes
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    with counting_progress("encoding") as on_progress:
+        codes = write_codes(
+            open_images(data),
+            load_tokenizer(tokenizer),
+            out,
+            tokenizer_name=tokenizer,
+            batch_size=batch_size,
+            mirror=mirror,
+            device=device,
+            on_progress=on_progress,
+        )
+    size = sum(file.stat().st_size for file in out.iterdir())
+    what = f"{len(codes):,} images x {codes.views} views, {codes.header.n_bits} bits each"
+    typer.echo(f"{what}: {out} ({size / 1e6:.1f} MB)")

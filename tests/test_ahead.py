@@ -1,0 +1,51 @@
+"""Work ahead of need: in order, within bounds, and over when the one who asked is."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from bigr_repr._ahead import default_workers, map_ahead
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_results_come_in_order_however_long_each_takes(workers: int) -> None:
+    def slow(number: int) -> int:
+        time.sleep(0.002 * (number * 7 % 5))
+        return number * 2
+
+    assert list(map_ahead(slow, range(40), workers=workers, ahead=8)) == [number * 2 for number in range(40)]
+
+
+def test_no_more_is_read_than_allowed() -> None:
+    read: list[int] = []
+    items = (read.append(number) for number in range(1000))
+    for taken, _ in enumerate(map_ahead(lambda item: item, items, workers=2, ahead=10)):
+        assert len(read) - taken <= 10
+    assert len(read) == 1000
+
+
+def test_an_error_comes_in_its_turn() -> None:
+    stream = map_ahead(lambda number: 10 // number, [5, 2, 0, 1], workers=2)
+    assert [next(stream), next(stream)] == [2, 5]
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+
+
+def test_closing_ends_the_threads() -> None:
+    before = threading.active_count()
+    stream = map_ahead(lambda number: number, range(1000), workers=3, ahead=20)
+    next(stream)
+    assert threading.active_count() > before
+    stream.close()
+    assert threading.active_count() == before
+
+
+def test_bounds_are_checked_at_once() -> None:
+    assert default_workers() >= 1
+    with pytest.raises(ValueError, match="workers=0"):
+        map_ahead(str, [], workers=0)
+    with pytest.raises(ValueError, match="ahead=0"):
+        map_ahead(str, [], ahead=0)

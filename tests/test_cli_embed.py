@@ -1,0 +1,192 @@
+"""`bigr-repr embed` as its users meet it: exit codes, errors of one line, a useful summary, and no work lost."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bigr_repr_cli import main
+from tiny_model import tiny_model, write_pictures
+
+from bigr_repr.checkpoints import save
+from bigr_repr.embed import EmbeddingSet, read_embeddings
+from bigr_repr.features import extract_features
+
+Run = Callable[..., tuple[int, str, str]]
+COMMAND = [sys.executable, "-m", "bigr_repr_cli"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    save(tiny_model(), folder / "model")
+    write_pictures(folder / "photos" / "a", 4)
+    write_pictures(folder / "photos" / "b", 3, first=4)
+    return folder
+
+
+@pytest.fixture
+def bigr(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process, in an empty folder: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str | Path, model: Path | str = place / "model") -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["bigr-repr", *map(str, arguments), "--model", str(model)])
+        with pytest.raises(SystemExit) as caught:
+            main.main()
+        return (caught.value.code or 0, *capfd.readouterr())  # type: ignore[return-value]
+
+    return run
+
+
+def test_the_whole_way_in_a_process_of_its_own(place: Path, tmp_path: Path) -> None:
+    arguments = ["embed", place / "photos", "--layer", "2", "--model", place / "model"]
+    done = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, rows, _, line = done.stdout.splitlines()
+    assert first.startswith("7 images: 7 rows, 0 failures, ")
+    assert rows == "rows: embeddings/part-00000.parquet"
+    script = f"{line}; print(data.vectors.shape, data.paths[0])"
+    pasted = subprocess.run([sys.executable, "-c", script], cwd="/", capture_output=True, text=True, check=True)
+    assert pasted.stdout == "(7, 64) a/00000.png\n"
+
+
+def test_layers_in_either_notation(place: Path, tmp_path: Path, bigr: Run) -> None:
+    assert (
+        bigr("embed", place / "photos", "--layer", "0,3", "--layer", "mid", "--codes", "--labels-from-folders")[0] == 0
+    )
+    opened = EmbeddingSet(tmp_path / "embeddings")
+    assert (opened.layers, opened.n_bits) == ((0, 3, 2), 192)
+    data = read_embeddings(tmp_path / "embeddings", 3)
+    expected = extract_features(place / "photos", model=place / "model", layer=3, device="cpu")
+    np.testing.assert_allclose(data.vectors, expected, rtol=0, atol=1e-5)
+    assert data.labels == ["a"] * 4 + ["b"] * 3
+
+
+def test_the_line_of_python_reads_one_of_several_layers(place: Path, tmp_path: Path, bigr: Run) -> None:
+    _, text, _ = bigr("embed", place / "photos", "--layer", "1,-1", "--out", tmp_path / "it's")
+    scope: dict[str, object] = {}
+    exec(text.splitlines()[-1], scope)
+    assert len(scope["data"].paths) == 7  # type: ignore[attr-defined]
+
+
+def test_a_list_on_stdin(place: Path, tmp_path: Path, bigr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [str(place / "photos/b/00005.png"), str(tmp_path / "go*ne.png"), str(place / "photos/a/00000.png")]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\0".join(listed).encode())))
+    code, text, _ = bigr("embed", "-", "--layer", "2", "--json")
+    record = json.loads(text)
+    assert (code, record["inputs"], record["rows"], record["failures"], record["out"]) == (0, 3, 2, 1, "embeddings")
+    assert read_embeddings(tmp_path / "embeddings").paths == [listed[0], listed[2]]
+
+
+def test_failures_are_counted_and_listed(place: Path, tmp_path: Path, bigr: Run) -> None:
+    write_pictures(tmp_path / "in", 3)
+    (tmp_path / "in/00001.png").write_bytes(b"")
+    code, text, _ = bigr("embed", "in", "--layer", "2")
+    assert code == 0
+    assert "3 images: 2 rows, 1 failures" in text
+    assert "failures: embeddings/failures.jsonl" in text
+    write_pictures(tmp_path / "in", 3)
+    code, text, _ = bigr("embed", "in", "--layer", "2", "--retry-failed")
+    assert "3 images: 3 rows, 0 failures" in text
+    assert "2 of them were done before" in text
+
+
+def test_nothing_but_failures_is_a_failure(tmp_path: Path, bigr: Run) -> None:
+    (tmp_path / "junk.jpg").write_bytes(b"junk")
+    code, text, error = bigr("embed", "junk.jpg", "--layer", "2")
+    assert code == 1
+    assert "0 rows, 1 failures" in text
+    assert error.splitlines()[-1].startswith("error: none of the images gave a vector")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such file or folder"),
+        (["empty"], "the folder holds no image"),
+        (["photos", "--layer", "9"], "layer=9 is outside 0..3"),
+        (["photos", "--layer", "2", "--out", "file"], "file is a file"),
+        (["photos", "--layer", "2", "--out", "file/out"], "Not a directory"),
+        (["photos", "--layer", "2", "--device", "quantum"], "device='quantum' is unknown"),
+        (["photos", "--layer", "1", "--out", "taken"], "layers was [2], is [1]"),
+        (["photos", "--layer", "2", "--out", "taken", "--no-resume"], "holds embeddings already"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    place: Path, tmp_path: Path, bigr: Run, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "photos").symlink_to(place / "photos")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    if "taken" in arguments:
+        assert bigr("embed", "photos", "--layer", "2", "--out", "taken")[0] == 0
+    code, text, error = bigr("embed", *arguments)
+    assert (code, text) == (1, "")
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_an_unknown_model_is_one_line(place: Path, bigr: Run) -> None:
+    code, _, error = bigr("embed", place / "photos", model="bigr-unheard-of")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "bigr-unheard-of" in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["photos", "--layer", "twelve"], ["-", "photos"], ["photos", "--pool", "max"], ["photos", "--unheard-of"]],
+)
+def test_wrong_usage_is_exit_code_2(bigr: Run, arguments: list[str]) -> None:
+    code, text, error = bigr("embed", *arguments)
+    assert (code, text) == (2, "")
+    assert "Traceback" not in error
+
+
+def start(place: Path, tmp_path: Path, sealed: int) -> subprocess.Popen[str]:
+    """A run in a process of its own, in units of four, that has sealed so many of them."""
+    arguments = ["embed", place / "many", "--layer", "2", "--model", place / "model", "--out", tmp_path / "out"]
+    options = ["--unit-size", "4", "--batch-size", "2", "--workers", "1"]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    while len(list((tmp_path / "out/_run/units").glob("*.json"))) < sealed:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return process
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, bigr: Run, end: signal.Signals) -> None:
+    write_pictures(place / "many", 160)
+    process = start(place, tmp_path, 5)
+    process.send_signal(end)
+    _, error = process.communicate(timeout=120)
+    if end == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Traceback" not in error
+        assert "the same command goes on" in error
+    done = len(list((tmp_path / "out/_run/units").glob("*.json")))
+    assert 5 <= done < 40
+    again = ["embed", place / "many", "--layer", "2", "--batch-size", "2"]
+    code, text, _ = bigr(*again, "--out", tmp_path / "out", "--json")
+    assert code == 0
+    record = json.loads(text)
+    assert (record["rows"], record["embedded"]) == (160, 160 - 4 * done)
+    bigr(*again, "--out", tmp_path / "whole", "--unit-size", "4")
+    resumed, whole = read_embeddings(tmp_path / "out"), read_embeddings(tmp_path / "whole")
+    assert resumed.paths == whole.paths
+    np.testing.assert_allclose(resumed.vectors, whole.vectors, rtol=0, atol=1e-6)

@@ -1,0 +1,81 @@
+"""The training commands from pictures to a model that loads: as a user types them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bigr_repr as br
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bigr_repr_cli", *map(str, arguments)]
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        place = root / ("plum" if i % 2 else "fig")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (70, 66, 3), dtype=np.uint8)).save(place / f"{i}.png")
+    return root
+
+
+def test_pictures_become_a_model(pictures: Path, tmp_path: Path) -> None:
+    short = ("--steps", 2, "--batch-size", 2, "--log-every", 1, "--cpu")
+    plain = ("--perceptual", "none", "--gan-start", -1, "--learning-rate", 1e-3, "--crop", 32)
+    done = run("train", "tokenizer", pictures, "--out", tmp_path / "t", *short, *plain, "--sample-every", 2)
+    assert done.returncode == 0, done.stderr
+    assert f"tokenizer: {tmp_path / 't' / 'tokenizer'}" in done.stdout
+    assert "step 2/2" in done.stderr
+    assert list((tmp_path / "t").glob("samples-*.png"))
+    assert list((tmp_path / "t" / "logs").rglob("events*"))
+
+    done = run("train", "codes", pictures, "--tokenizer", tmp_path / "t" / "tokenizer", "--out", tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+    assert "6 images x 2 views, 1536 bits each" in done.stdout
+
+    where = ("--tokenizer", tmp_path / "t" / "tokenizer", "--out", tmp_path / "g", "--name", "fruit")
+    done = run("train", "generator", tmp_path / "c", *where, *short, "--sample-every", 2)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "g").glob("samples-*.png"))
+    model = br.load(tmp_path / "g" / "model")
+    assert model.config.name == "fruit"
+    assert model.config.class_names == ("fig", "plum")
+    assert model.config.training["images"] == 6
+    assert br.extract_features(pictures, model=model, layer=3).shape == (6, model.config.generator.dim)
+
+    # Started again with nothing left to do, the same command says so by the same result.
+    again = run("train", "generator", tmp_path / "c", *where, *short)
+    assert again.returncode == 0, again.stderr
+    assert br.load(tmp_path / "g" / "model").fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("tokenizer", "nowhere", "--out", "o"), "nowhere"),
+        (("tokenizer", "PICTURES", "--out", "o", "--preset", "huge"), "huge"),
+        (("tokenizer", "PICTURES", "--out", "o", "--schedule", "linear"), "constant, cosine"),
+        (("tokenizer", "PICTURES", "--out", "o", "--crop", "80", "--perceptual", "none"), "crop=80 is outside 1..64"),
+        (("codes", "PICTURES", "--tokenizer", "nowhere", "--out", "o"), "nowhere"),
+        (("generator", "PICTURES", "--tokenizer", "nowhere", "--out", "o"), "nowhere"),
+        (("codes", "torchvision:CIFAR9:here", "--tokenizer", "t", "--out", "o"), "CIFAR9"),
+    ],
+)
+def test_mistakes_end_in_one_line(pictures: Path, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    given = [{"PICTURES": str(pictures), "o": str(tmp_path / "o")}.get(item, item) for item in arguments]
+    done = run("train", *given)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,224 @@
+"""Laws of evaluation: the probe finds scikit-learn's optimum, neighbours are brute force's, no test set chooses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from bigr_repr.codes import hamming, to_bytes
+from bigr_repr.evaluate import knn as knn_module
+from bigr_repr.evaluate.knn import knn, nearest
+from bigr_repr.evaluate.linear_probe import linear_probe, stratified_split
+from bigr_repr.evaluate.logistic import LogisticRegression
+
+Array = NDArray[Any]
+Split = tuple[Array, Array, Array, Array]
+
+GRID = [1e-4, 1e-3, 1e-2, 1e-1]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Split:
+    """Every third digit for testing; pixel columns as they are, some of them constant."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    test = np.arange(len(x)) % 3 == 0
+    return x[~test].astype(np.float32), y[~test], x[test].astype(np.float32), y[test]
+
+
+@pytest.fixture
+def blobs() -> Split:
+    """Four overlapping classes in 12 correlated dimensions."""
+    rng = np.random.default_rng(0)
+    mixing, centres = rng.normal(size=(12, 12)), 0.7 * rng.normal(size=(4, 12))
+    y = np.arange(500) % 4
+    x = ((centres[y] + rng.normal(size=(500, 12))) @ mixing).astype(np.float32)
+    return x[:400], y[:400], x[400:], y[400:]
+
+
+# ---- logistic regression
+
+
+@pytest.mark.parametrize("c", [1e-4, 1e-2, 1.0])
+def test_logistic_regression_is_scikit_learns(digits: Split, c: float) -> None:
+    from sklearn.linear_model import LogisticRegression as Reference
+    from sklearn.preprocessing import StandardScaler
+
+    train, labels, test, test_labels = digits
+    scaler = StandardScaler().fit(train.astype(np.float64))  # in float32, scikit-learn stops short of the optimum
+    x, x_test = scaler.transform(train.astype(np.float64)), scaler.transform(test.astype(np.float64))
+    theirs = Reference(C=c, tol=1e-7, max_iter=1000).fit(x, labels).predict(x_test)
+    fit = LogisticRegression(torch.from_numpy(x).float(), torch.from_numpy(labels), 10).fit(c, tolerance=1e-9)
+    assert np.array_equal(fit.logits(torch.from_numpy(x_test).float()).argmax(dim=1), theirs)
+    probe = linear_probe(train, labels, test, test_labels, grid=[c])
+    assert probe.top1 == pytest.approx(100 * np.mean(theirs == test_labels), abs=0.1)
+
+
+def test_fit_reaches_the_optimum_from_anywhere(blobs: Split) -> None:
+    x, y, _, _ = blobs
+    data = torch.from_numpy(x).double()
+    problem = LogisticRegression(data, torch.from_numpy(y), 4)  # columns neither centred nor of equal size
+    cold, other = problem.fit(0.1, tolerance=1e-10), problem.fit(10.0)
+    warm = problem.fit(0.1, other, tolerance=1e-10)
+    torch.testing.assert_close(warm.weight, cold.weight, atol=1e-4, rtol=0)
+    weight, bias = cold.weight.clone().requires_grad_(), cold.bias.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(data @ weight + bias, torch.from_numpy(y))
+    loss = loss + weight.square().sum() / (2 * 0.1 * len(x))
+    assert loss.item() == pytest.approx(cold.loss)
+    assert all(gradient.abs().max() < 1e-4 for gradient in torch.autograd.grad(loss, [weight, bias]))
+
+
+def test_fit_stands_more_columns_than_rows_and_repeated_columns() -> None:
+    rng = np.random.default_rng(1)
+    x = torch.from_numpy(np.tile(rng.normal(size=(20, 30)), 2).astype(np.float32))
+    fit = LogisticRegression(x, torch.arange(20) % 3, 3).fit(1e3)
+    assert fit.logits(x).argmax(dim=1).tolist() == [i % 3 for i in range(20)]
+
+
+# ---- the probe's protocol
+
+
+def test_test_set_chooses_nothing(digits: Split) -> None:
+    train, labels, test, test_labels = digits
+    first = linear_probe(train, labels, test, test_labels, grid=GRID)
+    rng = np.random.default_rng(0)
+    other = linear_probe(train, labels, test, rng.permutation(test_labels), grid=GRID)
+    assert (first.C, first.held_out_top1) == (other.C, other.held_out_top1)
+    assert first.top1 > 94
+    assert other.top1 < 20
+    assert first.top5 >= first.top1
+
+
+def test_search_on_a_sample_is_stated_and_reproducible(digits: Split) -> None:
+    train, labels, test, test_labels = digits
+    probes = [
+        linear_probe(train, labels, test, test_labels, grid=GRID, search_rows=400, seed=seed) for seed in (3, 3, 4)
+    ]
+    assert probes[0] == probes[1]
+    assert probes[2].held_out_top1 != probes[0].held_out_top1
+    assert "a sample of 398 training images" in probes[0].protocol
+    assert f"refitted on all {len(train)}" in probes[0].protocol
+    assert "seed 3" in probes[0].protocol
+
+
+def test_scale_shift_and_names_of_classes_change_nothing(digits: Split) -> None:
+    train, labels, test, test_labels = digits
+    plain = linear_probe(train, labels, test, test_labels, grid=[0.01])
+    names = np.array([7, -3, 100, 5, 40, 41, 2, 1000, 9, 12])
+    moved = linear_probe(train * 1e3 + 50, names[labels], test * 1e3 + 50, names[test_labels], grid=[0.01])
+    assert plain == moved
+
+
+def test_bits_and_few_classes_are_welcome() -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.random((60, 16)) < 0.5
+    probe = linear_probe(bits[:40], bits[:40, 3].astype(int), bits[40:], bits[40:, 3].astype(int))
+    assert probe.top1 >= 95
+    assert (probe.top5, probe.n_classes) == (100, 2)
+
+
+def test_split_takes_from_every_class_and_leaves_some() -> None:
+    labels = np.repeat([0, 1, 2, 9], [50, 10, 5, 1])
+    kept, drawn = stratified_split(labels, 0.2, np.random.default_rng(0))
+    assert np.array_equal(np.sort(np.concatenate([kept, drawn])), np.arange(66))
+    assert np.bincount(labels[drawn], minlength=10).tolist() == [10, 2, 1, 0, 0, 0, 0, 0, 0, 0]
+
+
+# ---- nearest neighbours
+
+
+def _brute_force(similarity: Array, labels: Array, k: int, classes: int) -> Array:
+    """Votes (q, K) of each query's k nearest, written the slow way."""
+    votes = np.zeros((len(similarity), classes))
+    for query, row in enumerate(similarity):
+        for neighbour in np.argsort(-row, kind="stable")[:k]:
+            votes[query, labels[neighbour]] += np.exp(row[neighbour] / 0.07)
+    return votes
+
+
+@pytest.fixture(params=[1 << 30, 40_000], ids=["one block", "many blocks"])
+def _memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn_module, "_MEMORY", request.param)
+
+
+@pytest.mark.usefixtures("_memory")
+def test_cosine_knn_is_brute_force(digits: Split) -> None:
+    train, labels, test, test_labels = digits
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (test, train)]
+    found = knn(train, labels, test, test_labels, k=[1, 5, 50])
+    for k in (1, 5, 50):
+        votes = _brute_force((unit[0] @ unit[1].T).astype(np.float64), labels, k, 10)
+        assert found.top1[k] == pytest.approx(100 * np.mean(votes.argmax(axis=1) == test_labels))
+        order = np.argsort(-votes, axis=1, kind="stable")[:, :5]
+        hit = (order == test_labels[:, None]) & (np.take_along_axis(votes, order, axis=1) > 0)
+        assert found.top5[k] == pytest.approx(100 * np.mean(hit.any(axis=1)))
+
+
+@pytest.mark.usefixtures("_memory")
+def test_hamming_neighbours_are_brute_force_with_ties_by_row() -> None:
+    rng = np.random.default_rng(0)
+    base, queries = (to_bytes(rng.random((n, 21)) < 0.5) for n in (300, 40))
+    distances = hamming(queries[:, None], base)
+    found = nearest(queries, base, 30, metric="hamming", n_bits=21)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :30]
+    assert np.array_equal(found.rows, order)
+    expected = 1 - 2 * np.take_along_axis(distances, order, axis=1) / 21
+    np.testing.assert_allclose(found.similarities, expected, atol=1e-6)
+    labels, test_labels = np.arange(300) % 7, np.arange(40) % 7
+    result = knn(base, labels, queries, test_labels, k=[10], metric="hamming", n_bits=21)
+    votes = _brute_force(1 - 2 * distances / 21, labels, 10, 7)
+    assert result.top1[10] == pytest.approx(100 * np.mean(votes.argmax(axis=1) == test_labels))
+
+
+def test_neighbour_of_a_row_is_itself_and_all_rows_can_be_asked_for(blobs: Split) -> None:
+    x = blobs[0]
+    found = nearest(x, x, len(x))
+    assert np.array_equal(found.rows[:, 0], np.arange(len(x)))
+    assert np.array_equal(np.sort(found.rows, axis=1), np.tile(np.arange(len(x)), (len(x), 1)))
+
+
+# ---- bad input
+
+
+def _message(blobs: Split, evaluate: Any, **changes: Any) -> str:
+    names = ("train_features", "train_labels", "test_features", "test_labels")
+    given = dict(zip(names, blobs, strict=True)) | {k: v for k, v in changes.items() if k in names}
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (each caller looks at the words)
+        evaluate(*given.values(), **{k: v for k, v in changes.items() if k not in names})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("evaluate", [linear_probe, knn])
+def test_features_and_labels_must_fit(blobs: Split, evaluate: Any) -> None:
+    train, labels, test, test_labels = blobs
+    spoilt = train.copy()
+    spoilt[17, 3] = np.nan
+    spoilt[20, 0] = np.inf
+    assert "2 of 400 rows are not finite (the first is row 17)" in _message(blobs, evaluate, train_features=spoilt)
+    assert "400 rows of features but 399 labels" in _message(blobs, evaluate, train_labels=labels[1:])
+    assert "12 columns" in _message(blobs, evaluate, test_features=test[:, 1:])
+    assert "one class (0)" in _message(blobs, evaluate, train_labels=labels * 0)
+    assert "2 classes without any image in train (77, 78)" in _message(
+        blobs, evaluate, test_labels=np.where(test_labels < 2, test_labels, test_labels + 75)
+    )
+    assert "no labels" in _message(blobs, evaluate, train_labels=None)
+    assert "shape (0, 12)" in _message(blobs, evaluate, test_features=test[:0], test_labels=test_labels[:0])
+
+
+def test_settings_must_fit(blobs: Split) -> None:
+    _, labels, _, _ = blobs
+    assert "k=401 is outside 1..400" in _message(blobs, knn, k=[10, 401])
+    assert "k=0 is outside" in _message(blobs, knn, k=[0])
+    assert "cosine, hamming" in _message(blobs, knn, metric="euclidean")
+    assert "needs n_bits" in _message(blobs, knn, metric="hamming")
+    assert "temperature=0" in _message(blobs, knn, temperature=0)
+    assert "above 0" in _message(blobs, linear_probe, grid=[0.0, 1.0])
+    alone = np.arange(len(labels))
+    assert "too few to hold any out" in _message(blobs, linear_probe, train_labels=alone)

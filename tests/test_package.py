@@ -1,0 +1,138 @@
+"""The outside of the package: its public names, which module may import which, and how fast it answers."""
+
+from __future__ import annotations
+
+import ast
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bigr_repr
+
+PACKAGE = Path(bigr_repr.__file__).parent
+
+PUBLIC = [
+    "BiGR",
+    "BinaryAutoencoder",
+    "FeatureExtractor",
+    "Features",
+    "GeneratorConfig",
+    "ImageError",
+    "ModelConfig",
+    "Pretrained",
+    "SamplingSettings",
+    "TokenizerConfig",
+    "edit",
+    "embed_images",
+    "encode_codes",
+    "enrich",
+    "extract_features",
+    "generate",
+    "inpaint",
+    "interpolate",
+    "load",
+    "load_official",
+    "outpaint",
+    "preset",
+    "read_embeddings",
+    "save",
+]
+
+# Each part of the package and the parts it may import. Data flows one way: nothing may import a part that uses it.
+ALLOWED = {
+    "config": set(),
+    "codes": set(),
+    "images": set(),
+    "models": {"config"},
+    "datasets": {"images"},
+    "checkpoints": {"config", "models"},
+    "features": {"config", "codes", "images", "models", "checkpoints"},
+    "embed": {"config", "codes", "images", "checkpoints", "features"},
+    "sampling": {"config", "models", "checkpoints", "images"},
+    "evaluate": {"codes", "images", "datasets", "models", "checkpoints", "features", "embed", "config"},
+    "train": {"config", "codes", "images", "datasets", "models", "checkpoints", "sampling"},
+}
+# Private modules belong to the part that they were split from.
+PART_OF = {
+    "_ahead": "images",
+    "_architecture": "checkpoints",
+    "_open": "images",
+    "_paths": "images",
+    "_pictures": "features",
+    "_placement": "features",
+    "_weights": "checkpoints",
+    "catalog": "checkpoints",
+    "released": "checkpoints",
+}
+
+
+def _part(module: str) -> str:
+    name = module.split(".")[1]
+    return PART_OF.get(name, name)
+
+
+def _imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bigr_repr"):
+            found |= {
+                f"{node.module}.{alias.name}" if node.module == "bigr_repr" else node.module for alias in node.names
+            }
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("bigr_repr")}
+    return found
+
+
+def test_public_names_are_pinned() -> None:
+    assert sorted(bigr_repr.__all__) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_loads_and_is_documented(name: str) -> None:
+    assert (getattr(bigr_repr, name).__doc__ or "").strip()
+
+
+def test_unknown_name_says_what_there_is() -> None:
+    with pytest.raises(AttributeError, match="extract_features"):
+        bigr_repr.extract_feature  # noqa: B018
+
+
+def test_imports_point_downward_only() -> None:
+    wrong = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if file.parent == PACKAGE and file.name == "__init__.py":
+            continue
+        relative = file.relative_to(PACKAGE.parent).with_suffix("")
+        part = _part(".".join(relative.parts))
+        for module in _imports(file):
+            target = _part(module) if "." in module else "the package itself"
+            if target not in ALLOWED[part] | {part} and module != "bigr_repr.__version__":
+                wrong.append(f"{'.'.join(relative.parts)} imports {module}")
+    assert not wrong
+
+
+def test_nothing_imports_the_command_line() -> None:
+    assert not [file for file in PACKAGE.rglob("*.py") if "bigr_repr_cli" in file.read_text()]
+
+
+@pytest.mark.parametrize("code", ["import bigr_repr", "import bigr_repr_cli.main"])
+def test_imports_leave_heavy_libraries_alone(code: str) -> None:
+    heavy = ("torch", "faiss", "sklearn", "timm", "pyarrow", "pandas", "accelerate")
+    check = f"import sys; {code}; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [["-c", "import bigr_repr"], ["-m", "bigr_repr_cli", "--help"]])
+def test_answers_at_once(command: list[str]) -> None:
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # Processor time, and the best of several: other work on the machine does not count.
+    assert min(seconds() for _ in range(5)) < 0.5

@@ -1,0 +1,146 @@
+"""Settings are checked when made, schedules and orders do what they say, draws belong to their image."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bigr_repr.models.bigr import masked_count
+from bigr_repr.sampling import SamplingSettings
+from bigr_repr.sampling.draws import SeededDraws
+from bigr_repr.sampling.job import Options
+from bigr_repr.sampling.orders import bit_entropy, bit_margin, choose, fixed_scores, gumbel_noise, halton_order
+from bigr_repr.sampling.settings import SettingsKeywords, chain_times
+
+
+# ---- settings and schedules
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("steps", 0, "steps=0"),
+        ("steps", 2.5, "whole number"),
+        ("diffusion_steps", 0, "diffusion_steps=0"),
+        ("order", "best", "entropy, margin, reversed, random, raster, halton"),
+        ("schedule", "step", "cosine, linear"),
+        ("guidance", -1, "at least 0"),
+        ("guidance", math.nan, "guidance=nan"),
+        ("guidance_schedule", "up", "constant, linear"),
+        ("temperature", 0, "above 0"),
+        ("gumbel", -0.1, "gumbel=-0.1"),
+        ("gumbel_schedule", "linear", "constant, down, up"),
+        ("deterministic", 1, "True or False"),
+    ],
+)
+def test_settings_are_checked_when_made(field: str, value: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        SamplingSettings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_confidence_steps_need_an_order_that_ranks() -> None:
+    with pytest.raises(ValueError, match="order='raster' ranks nothing"):
+        SamplingSettings(order="raster", confidence_steps=4)
+
+
+def test_keywords_are_the_fields_of_the_settings() -> None:
+    fields = {field.name for field in dataclasses.fields(SamplingSettings)}
+    assert SettingsKeywords.__annotations__.keys() == fields
+    assert Options.__annotations__.keys() == fields | {"seed", "first", "batch_size", "settings", "callback"}
+
+
+def test_schedules_start_full_end_empty_and_never_rise() -> None:
+    for schedule in ("cosine", "linear"):
+        for steps in (1, 3, 20, 64):
+            settings = SamplingSettings(steps=steps, schedule=schedule)
+            for tokens in (0, 1, 5, 64, 1024):
+                counts = [settings.masked_after(i, tokens) for i in range(steps + 1)]
+                assert counts[0] == tokens
+                assert counts[-1] == 0
+                assert counts == sorted(counts, reverse=True)
+    assert [SamplingSettings(steps=20).masked_after(i, 256) for i in range(21)] == [
+        masked_count(i, 20, 256) for i in range(21)
+    ]
+    assert [SamplingSettings(steps=4, schedule="linear").masked_after(i, 10) for i in range(5)] == [10, 7, 5, 2, 0]
+
+
+def test_guidance_and_noise_schedules() -> None:
+    linear = SamplingSettings(steps=4, guidance=3.0, guidance_schedule="linear")
+    assert [linear.guidance_at(i, True) for i in (1, 2, 4)] == [1.5, 2.0, 3.0]
+    assert SamplingSettings().guidance_at(1, True) == 2.5
+    assert SamplingSettings().guidance_at(1, False) == 1.0
+    for name, wanted in [("constant", [1, 1, 1]), ("down", [0.75, 0.5, 0]), ("up", [0.25, 0.5, 1])]:
+        settings = SamplingSettings(steps=4, gumbel=1.0, gumbel_schedule=name)
+        assert [settings.gumbel_at(i) for i in (1, 2, 4)] == wanted
+
+
+def test_chain_times_descend_from_noise_to_the_first_step() -> None:
+    assert chain_times(256, 256) == tuple(range(256, 0, -1))
+    assert chain_times(1, 256) == (256,)
+    wanted = [int(x) + 1 for x in np.linspace(0, 1, 100) * 255][::-1]
+    assert list(chain_times(100, 256)) == wanted
+
+
+# ---- orders
+def test_confidence_measures() -> None:
+    sure, unsure = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[0.5, 0.5]]])
+    assert bit_entropy(sure).item() == 0
+    assert bit_entropy(unsure).item() == pytest.approx(1)
+    a, b = torch.tensor([1.0, 0.5]), torch.tensor([0.75, 0.75])
+    assert bit_margin(a) == bit_margin(b)
+    assert bit_entropy(a) < bit_entropy(b)
+
+
+def test_gumbel_noise_is_finite_and_has_the_gumbel_mean() -> None:
+    uniform = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
+    uniform[0] = 0
+    noise = gumbel_noise(uniform)
+    assert noise.isfinite().all()
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)
+
+
+def test_choose_takes_the_highest_of_the_masked_only() -> None:
+    scores = torch.tensor([[5.0, 4.0, 3.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
+    masked = torch.tensor([[False, True, True, True], [True, True, True, False]])
+    assert choose(scores, masked, [2, 1]).int().tolist() == [[0, 1, 1, 0], [1, 0, 0, 0]]
+    assert not choose(scores, masked, [0, 0]).any()
+    assert torch.equal(choose(scores, masked, [4, 4]), masked)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 27, 32])
+def test_halton_order_is_a_permutation_that_spreads(grid: int) -> None:
+    order = halton_order(grid)
+    assert sorted(order) == list(range(grid * grid))
+    if grid >= 4:  # the first half has cells in all four quarters, in nearly equal numbers
+        half = torch.tensor(order[: grid * grid // 2])
+        quarter = 2 * (half // grid >= grid / 2) + (half % grid >= grid / 2)
+        counts = torch.bincount(quarter, minlength=4)
+        share = torch.tensor([(grid + 1) // 2, grid // 2]).float()
+        area = (share[:, None] * share[None, :]).flatten()
+        assert (counts - area / 2).abs().max() <= 0.25 * area.max() + 1
+
+
+def test_fixed_scores_of_a_partial_mask_keep_the_order() -> None:
+    scores = fixed_scores("halton", 4, torch.zeros(1, 16))
+    assert scores[0].argsort(descending=True).tolist() == list(halton_order(4))
+
+
+# ---- draws
+def test_draws_of_an_image_depend_on_its_own_counts_only() -> None:
+    alone, beside = SeededDraws(3, [5]), SeededDraws(3, [2, 5])
+    for count in (4, 0, 7):
+        assert torch.equal(alone.uniform([count], 3, 2), beside.uniform([6, count], 3, 2)[:, 6:])
+
+
+def test_images_and_seeds_have_their_own_noise() -> None:
+    first = [SeededDraws(seed, [i]).uniform([4], 1, 1).flatten() for seed in range(10) for i in range(50)]
+    assert len({tuple(row.tolist()) for row in first}) == 500
+
+
+@pytest.mark.parametrize(("seed", "images"), [(-1, [0]), (0, [-1]), (True, [0]), (0.5, [0])])
+def test_seeds_are_whole_numbers(seed: Any, images: list[int]) -> None:
+    with pytest.raises(ValueError, match="whole number"):
+        SeededDraws(seed, images)

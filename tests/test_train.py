@@ -1,0 +1,370 @@
+"""Laws of training: a killed and resumed run equals an unbroken one; ranks do not change the data; bad luck is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig
+from bigr_repr.datasets import open_images
+from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
+from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.train.checkpoint import TrainingError, find_checkpoints
+from bigr_repr.train.codes import CodeSet, write_codes
+from bigr_repr.train.data import StreamSampler, batches
+from bigr_repr.train.generator import GeneratorObjective, parameter_groups, train_generator
+from bigr_repr.train.loop import TrainSettings
+from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
+from bigr_repr.train.tokenizer import TokenizerObjective, bit_usage, train_tokenizer
+
+TOKENIZER = TokenizerConfig(
+    image_size=32, base_channels=8, channel_multipliers=(1, 1, 1, 2), res_blocks=1, embed_dim=8, code_bits=6,
+    attention_resolutions=(4,), norm_groups=4,
+)  # fmt: skip
+MODEL = ModelConfig(
+    name="test",
+    tokenizer=TOKENIZER,
+    generator=GeneratorConfig(
+        layers=2, heads=2, dim=16, transcoder_blocks=1, transcoder_dim=16, classes=2, code_bits=6, grid=4,
+        train_timesteps=16, sample_timesteps=8, ffn_multiple_of=8,
+    ),
+)  # fmt: skip
+PLAIN = TokenizerObjective(perceptual=None, gan_start=None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        place = root / ("cat" if i % 2 else "dog")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)).save(place / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def codes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("codes")
+    write_codes(open_images(folder), BinaryAutoencoder(TOKENIZER), out, tokenizer_name="test", batch_size=7)
+    return out
+
+
+def settings(out: Path, **changes: object) -> TrainSettings:
+    base = {
+        "steps": 6, "batch_size": 4, "learning_rate": 1e-2, "warmup": 2, "save_every": 2, "log_every": 1, "cpu": True,
+        "ema": 0.9,
+    }  # fmt: skip
+    return TrainSettings(out=str(out), **{**base, **changes})  # type: ignore[arg-type]
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+# Packed codes
+
+
+def test_packed_codes_are_the_tokenizers_bits_both_ways_round(folder: Path, codes: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer, images, packed = BinaryAutoencoder(TOKENIZER).eval(), open_images(folder), CodeSet(codes)
+    assert packed.views == 2
+    index = next(iter(StreamSampler(len(images), 1, seed=0, first_step=0)))[0][0]
+    pixels = next(batches(images, 1, seed=0, first_step=0, image_size=32, flip=False)).images
+    assert pixels is not None
+    for view in (0, 1):
+        with torch.no_grad():
+            bits = tokenizer.encode((pixels.flip(-1) if view else pixels).float() / 255).flatten(2).transpose(1, 2)
+        assert np.array_equal(packed.bits(np.array([index]), np.array([view])), bits.bool().numpy())
+
+
+def test_packed_codes_take_one_bit_a_bit(codes: Path) -> None:
+    packed = CodeSet(codes)
+    assert (codes / "codes.npy").stat().st_size == 128 + len(packed) * 2 * (16 * 6 // 8)
+    assert packed.labels is not None
+    assert packed.header.class_names == ("cat", "dog")
+
+
+def test_half_written_codes_are_not_read(codes: Path, tmp_path: Path) -> None:
+    (tmp_path / "codes.npy").write_bytes((codes / "codes.npy").read_bytes())
+    with pytest.raises(FileNotFoundError, match="train codes"):
+        CodeSet(tmp_path)
+
+
+# The order of the data
+
+
+def test_every_epoch_shows_every_item_once() -> None:
+    stream = iter(StreamSampler(10, 4, seed=3, first_step=0))
+    shown = [index for _ in range(5) for index, _ in next(stream)]
+    assert sorted(shown[:10]) == list(range(10))
+    assert sorted(shown[10:]) == list(range(10))
+    assert shown[:10] != shown[10:]
+
+
+def test_ranks_split_the_same_global_batch() -> None:
+    whole = next(iter(StreamSampler(50, 8, seed=1, first_step=9)))
+    parts = [next(iter(StreamSampler(50, 8, seed=1, first_step=9, rank=r, ranks=2))) for r in (0, 1)]
+    assert sorted(whole) == sorted(parts[0] + parts[1])
+
+
+def test_batches_do_not_depend_on_workers_or_where_they_start(folder: Path) -> None:
+    images = open_images(folder)
+    kind = {"seed": 5, "image_size": 32, "crop": 8}
+    plain = batches(images, 4, first_step=0, **kind)  # type: ignore[arg-type]
+    later = batches(images, 4, first_step=2, workers=1, **kind)  # type: ignore[arg-type]
+    _, _, third = next(plain), next(plain), next(plain)
+    same = next(later)
+    assert third.images is not None
+    assert same.images is not None
+    assert third.images.shape == (4, 3, 8, 8)
+    assert torch.equal(third.images, same.images)
+    del later
+
+
+# Masks and groups
+
+
+def test_masks_follow_the_cosine_schedule() -> None:
+    generator = torch.Generator().manual_seed(0)
+    allowed = {max(1, masked_count(s, 64, 64)) for s in range(64)}
+    counts = set()
+    for _ in range(50):
+        counts_of_batch = draw_mask(3, 64, generator=generator, device=torch.device("cpu")).sum(1).tolist()
+        assert len(set(counts_of_batch)) == 1
+        counts.add(counts_of_batch[0])
+    assert counts <= allowed
+    assert max(counts) > 60
+    assert min(counts) < 10
+
+
+def test_weight_decay_spares_vectors_and_the_transcoder() -> None:
+    model = BiGR(MODEL.generator)
+    decayed, plain = parameter_groups(model, 0.02)
+    assert decayed["weight_decay"] == 0.02
+    assert plain["weight_decay"] == 0
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+    spared = {id(p) for p in plain["params"]}
+    assert all(id(p) in spared for p in model.diffusion.parameters())
+    assert all(id(p) in spared for p in model.parameters() if sum(s > 1 for s in p.shape) < 2)
+    assert id(model.transformer.layers[0].attention.wqkv.weight) not in spared  # type: ignore[union-attr]
+
+
+def test_warm_up_reaches_every_group_and_cosine_ends_at_zero() -> None:
+    s = settings(Path("x"), steps=100, warmup=10, schedule="cosine", learning_rate=1.0)
+    assert s.rate(0) == pytest.approx(0.1)
+    assert s.rate(9) == pytest.approx(1.0)
+    assert s.rate(55) == pytest.approx(0.5)
+    assert s.rate(99) < 1e-2
+
+
+# Losses
+
+
+def test_augmentation_is_differentiable_and_keeps_the_shape() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(3, 3, 16, 16, requires_grad=True)
+    out = augment(images)
+    assert out.shape == images.shape
+    out.sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+
+
+def test_adaptive_weight_is_the_clamped_ratio_of_gradients() -> None:
+    w = torch.nn.Parameter(torch.tensor([2.0]))
+    weight = adaptive_weight((3 * w).sum(), (6 * w).sum(), w)
+    assert float(weight) == pytest.approx(0.5, rel=1e-3)
+    assert float(adaptive_weight((30 * w).sum(), (6 * w).sum(), w)) == 1.0
+
+
+def test_dead_bits_are_counted() -> None:
+    probabilities = torch.rand(8, 6, 4, 4)
+    probabilities[:, 2] = 0.9
+    usage = bit_usage(probabilities)
+    assert usage["dead_bits"] == 1
+    assert 0 < usage["bit_entropy"] < 1
+
+
+# Runs
+
+
+def test_tokenizer_learns_and_resumes_exactly(folder: Path, tmp_path: Path) -> None:
+    images = open_images(folder)
+    objective = TokenizerObjective(perceptual=None, gan_start=3, gan_width=8)
+    whole = train_tokenizer(images, TOKENIZER, settings(tmp_path / "a", steps=8, sample_every=8), objective)
+    train_tokenizer(images, TOKENIZER, settings(tmp_path / "b", steps=5), objective)
+    again = train_tokenizer(images, TOKENIZER, settings(tmp_path / "b", steps=8), objective)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    assert (tmp_path / "a" / "samples-000000008.png").exists()
+
+
+def test_generator_from_codes_and_from_images(folder: Path, codes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = BinaryAutoencoder(TOKENIZER)
+    objective = GeneratorObjective(diffusion_draws=2)
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "a", steps=30, learning_rate=3e-3), objective)
+    found = losses(tmp_path / "a")
+    assert np.mean(found[-5:]) < np.mean(found[:5])
+    train_generator(open_images(folder), MODEL, settings(tmp_path / "b", steps=3), objective, tokenizer=tokenizer)
+    assert len(losses(tmp_path / "b")) == 3
+
+
+@pytest.mark.parametrize("objective", ["flip", "x0", "bce"])
+def test_every_transcoder_objective_trains(codes: Path, tmp_path: Path, objective: str) -> None:
+    config = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, objective=objective))
+    train_generator(CodeSet(codes), config, settings(tmp_path, steps=2))
+    assert np.isfinite(losses(tmp_path)).all()
+
+
+def test_accumulated_batches_take_the_same_step(codes: Path, tmp_path: Path) -> None:
+    """With an objective that draws no noise, splitting a batch changes nothing but rounding."""
+    config = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, objective="bce"))
+    models = []
+    for accumulate in (1, 2, 4):
+        towards = GeneratorObjective(accumulate=accumulate, dropout=0)
+        out = settings(tmp_path / str(accumulate), steps=3, batch_size=8, schedule="cosine")
+        models.append(train_generator(CodeSet(codes), config, out, towards))
+    assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "2"), rel=1e-4)
+    for first, other in zip(models[0].parameters(), models[2].parameters(), strict=True):
+        torch.testing.assert_close(first, other, rtol=0, atol=1e-3)
+
+
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_train import MODEL, settings
+from bigr_repr.train.codes import CodeSet
+from bigr_repr.train.generator import train_generator
+train_generator(CodeSet({codes!r}), MODEL, settings(Path({out!r}), steps=40, save_every=3), **{extra})
+print("finished", flush=True)
+"""
+
+
+def _script(codes: Path, out: Path, extra: str = "{}") -> str:
+    return RUN.format(tests=str(Path(__file__).parent), codes=str(codes), out=str(out), extra=extra)
+
+
+def test_killed_run_resumes_to_the_same_losses(codes: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", _script(codes, tmp_path / "whole")], env=env, check=True, capture_output=True)
+    broken = tmp_path / "broken"
+    rng = np.random.default_rng(int(time.time()))
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", _script(codes, broken)], env=env, stdout=subprocess.DEVNULL)
+        seen = len(losses(broken)) if (broken / "metrics.jsonl").exists() else 0
+        deadline = time.time() + 60
+        while time.time() < deadline and process.poll() is None:
+            if (broken / "metrics.jsonl").exists() and len(losses_so_far(broken)) >= min(seen + 5, 38):
+                break
+            time.sleep(0.005)
+        time.sleep(float(rng.uniform(0, 0.1)))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([sys.executable, "-c", _script(codes, broken)], env=env, check=True, capture_output=True)
+    assert losses(broken) == losses(tmp_path / "whole")
+
+
+def losses_so_far(out: Path) -> list[str]:
+    return (out / "metrics.jsonl").read_text().splitlines()
+
+
+def test_two_processes_train_resume_and_agree(codes: Path, tmp_path: Path) -> None:
+    """Two gloo processes: the run ends, resumes, and both ranks see one loss."""
+
+    def launch(out: Path, steps: int) -> None:
+        code = _script(codes, out).replace("steps=40", f"steps={steps}")
+        file = tmp_path / f"run-{out.name}-{steps}.py"
+        file.write_text(code)
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+        command += [
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--num_cpu_threads_per_process",
+            "1",
+        ]
+        done = subprocess.run(
+            [*command, str(file)], check=False, capture_output=True, text=True, timeout=240, env=clean_environment()
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    launch(tmp_path / "whole", 9)
+    launch(tmp_path / "broken", 5)
+    launch(tmp_path / "broken", 9)
+    assert len(losses(tmp_path / "whole")) == 9
+    assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+
+
+def clean_environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MASTER_PORT": "29731"}
+
+
+# Bad luck
+
+
+def test_nan_stops_with_the_step_and_keeps_the_checkpoint(codes: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"loss is nan at step \d+.*learning rate"):
+        train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=500, learning_rate=1e30, warmup=4, clip=0.0))
+
+
+def test_other_settings_are_refused_by_name(codes: Path, tmp_path: Path) -> None:
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=2))
+    with pytest.raises(TrainingError, match=r"learning_rate=0.01.*0.5"):
+        train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=4, learning_rate=0.5))
+
+
+def test_damaged_checkpoint_is_named_and_the_one_before_it_still_resumes(codes: Path, tmp_path: Path) -> None:
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=4))
+    newest = find_checkpoints(tmp_path)[-1][1]
+    (newest / "ema.safetensors").write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match=newest.name):
+        train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=6))
+    newest.rename(tmp_path / "moved-away")
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=6))
+    assert len(losses(tmp_path)) == 6
+
+
+def test_full_disk_names_the_step_and_leaves_no_half_checkpoint(
+    codes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bigr_repr.train.checkpoint as module
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=2))
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(
+        TrainingError, match=r"step 4 could not be written.*No space left.*resumes from checkpoint-000000002"
+    ):
+        train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=4))
+    assert [step for step, _ in find_checkpoints(tmp_path)] == [2]
+    assert not list(tmp_path.glob("partial-*"))
+
+
+def test_labels_that_do_not_fit_are_named(codes: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, classes=1))
+    with pytest.raises(ValueError, match=r"label 1 is outside 0..0"):
+        train_generator(CodeSet(codes), config, settings(tmp_path))
+
+
+def test_discriminator_gives_logits_a_patch() -> None:
+    assert PatchDiscriminator(width=8)(torch.rand(2, 3, 32, 32)).shape[:2] == (2, 1)
