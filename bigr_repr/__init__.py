@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bigr_repr.models.tokenizer import BinaryAutoencoder
     from bigr_repr.sampling import SamplingSettings, edit, enrich, generate, inpaint, interpolate, outpaint
 
-    __version__: str
+__version__ = "0.1.0"
 
 _HOMES = {
     "BiGR": "models.bigr",
@@ -76,10 +76,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("bigr-repr")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'bigr_repr' has no attribute {name!r}; public names: {', '.join(__all__)}")
