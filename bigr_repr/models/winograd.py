@@ -3,11 +3,12 @@
 Winograd's F(2x2, 3x3) takes 16 multiplications where the plain sum takes 36. A strip stays in the cache from the
 normalisation to the sum with the residual, and the second convolution of a pair writes over its own input, so large
 maps are neither written nor provided by the system more often than need be. Measured in float32 on AVX2: a residual
-block of 128 channels at 256 x 256 takes 0.6 of the time of PyTorch's operations one by one, with a third of their error.
+block of 128 channels at 256 x 256 takes 0.6 of the time of PyTorch's operations one by one, with a third of their
+error.
 Source: Lavin and Gray, arXiv 1509.09308.
 """
 
-# B batch, H W pixels, C channels in, O channels out, T rows of tiles in a strip, n tiles in a strip; a tile is 2x2 pixels
+# B batch, H W pixels, C channels in, O channels out, T rows of tiles in a strip; a tile is 2x2 pixels
 
 from __future__ import annotations
 
@@ -136,7 +137,11 @@ class _Strips:
             torch.add(source[1], source[2], out=target[1])
             torch.sub(source[2], source[1], out=target[2])
             torch.sub(source[1], source[3], out=target[3])
-        torch.bmm(by_column.view(16, -1, by_column.shape[-1]), self.kernel, out=self.product.view(16, -1, self.kernel.shape[2]))
+        torch.bmm(
+            by_column.view(16, -1, by_column.shape[-1]),
+            self.kernel,
+            out=self.product.view(16, -1, self.kernel.shape[2]),
+        )
 
     def _combine(self, strip: Tensor) -> None:
         """A^T m A of every 4x4 product m, into the pixels of its tile: strip (2T, W, O)."""
