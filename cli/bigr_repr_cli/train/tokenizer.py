@@ -19,6 +19,7 @@ def command(
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0,
     schedule: Annotated[str, typer.Option(help="constant or cosine.")] = "constant",
     crop: Annotated[int, typer.Option(help="Train on random squares of this side in pixels; 0: whole images.")] = 0,
+    pixel_loss: Annotated[str, typer.Option(help="l1, or l2 (mean squared error: the better PSNR).")] = "l1",
     perceptual: Annotated[str, typer.Option(help='timm backbone of the perceptual loss, or "none".')] = "vgg16.tv_in1k",
     gan_start: Annotated[int, typer.Option(help="First step with the discriminator; -1: never.")] = 30_000,
     sample_bits: Annotated[bool, typer.Option(help="Draw bits in training instead of thresholding.")] = True,
@@ -57,6 +58,7 @@ def command(
         cpu=cpu,
     )
     objective = TokenizerObjective(
+        pixel_loss=pixel_loss,
         perceptual=None if perceptual == "none" else perceptual,
         gan_start=None if gan_start < 0 else gan_start,
         sample_bits=sample_bits,
