@@ -5,14 +5,16 @@ by Fréchet distance, precision and recall (bigr_repr.evaluate.generation) of tw
 hidden states at its middle block, and pixels at 8 x 8. Both are ours: none is comparable with published FIDs. Fréchet
 distances fall as images are added, so a set of real images that are not among the reference goes through the same
 comparison, as the least that so many images can reach.
---reduced draws 128 images a set, with fewer iterations and shorter chains, and takes 32 principal components of the
-real images' features, for 128 images determine no larger covariance.
+--reduced draws 96 images a set, with fewer iterations and shorter chains, and takes 32 principal components of the real
+images' features, for so few images determine no larger covariance. On a CPU every core draws for itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import multiprocessing
+import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -33,7 +35,7 @@ from bigr_repr.sampling import FAST, SamplingSettings
 from bigr_repr.sampling.labels import class_number
 from bigr_repr.sampling.settings import ORDERS
 
-CHUNK = 64  # images drawn between two files of the cache
+CHUNK = 32  # images drawn between two files of the cache
 PIXELS = 8
 COLOURS = ("#1f4e8c", "#5a9fd4", "#c0392b", "#888888", "#c0a02a", "#5a9367")
 
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     parser.add_argument("real", nargs="+", help="real images: a folder, Parquet files, torchvision:NAME:ROOT")
     parser.add_argument("--model", default="bigr-tiny")
-    parser.add_argument("--count", type=int, help="images a set; default: 5000, reduced 128")
+    parser.add_argument("--count", type=int, help="images a set; default: 5000, reduced 96")
     parser.add_argument("--reference", type=int, help="real images; default: all but those compared, reduced 2000")
     parser.add_argument("--reduced", action="store_true", help="the small grid")
     parser.add_argument("--seed", type=int, default=0)
@@ -78,7 +80,7 @@ class Grid:
 
 
 FULL = Grid(iterations=(4, 8, 16, 32), chain=25, chains=(10, 16, 25, 50, 100), at=20, count=5000, components=None)
-REDUCED = Grid(iterations=(4, 8, 16), chain=16, chains=(10, 25, 50, 100), at=8, count=128, components=32)
+REDUCED = Grid(iterations=(4, 8, 16), chain=16, chains=(10, 25, 50, 100), at=8, count=96, components=32)
 
 
 class Extractors:
@@ -116,19 +118,23 @@ def classes_of(images: ImageSet, config: br.ModelConfig) -> list[int]:
     return sorted(set(found)) or list(range(config.generator.classes))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawer:
     """Draws a set of images chunk by chunk, and keeps their features and what they took."""
 
-    def __init__(self, pre: br.Pretrained, classes: list[int], cache: Cache, extract: Extractors, seed: int) -> None:
-        self.pre, self.classes, self.cache, self.extract, self.seed = pre, classes, cache, extract, seed
+    pre: br.Pretrained
+    classes: list[int]
+    cache: Cache
+    extract: Extractors
+    seed: int
 
     def features(self, settings: SamplingSettings, count: int) -> tuple[dict[str, np.ndarray], float]:
         """Features of `count` images, and seconds an image."""
-        parts = [self._chunk(settings, first, min(CHUNK, count - first)) for first in range(0, count, CHUNK)]
+        parts = [self.chunk(settings, *chunk) for chunk in chunks(count)]
         joined = {kind: np.concatenate([part[kind] for part in parts]) for kind in ("hidden", "pixels")}
         return joined, float(sum(part["seconds"] for part in parts)) / count
 
-    def _chunk(self, settings: SamplingSettings, first: int, size: int) -> Any:
+    def chunk(self, settings: SamplingSettings, first: int, size: int) -> Any:
         facts = [
             "generated images",
             self.pre.fingerprint,
@@ -147,6 +153,40 @@ class Drawer:
         return dict(self.cache.get(facts, compute))
 
 
+def chunks(count: int) -> list[tuple[int, int]]:
+    """(first, size) of the parts of a set."""
+    return [(first, min(CHUNK, count - first)) for first in range(0, count, CHUNK)]
+
+
+def draw_on_all_cores(grid: Grid, count: int, options: argparse.Namespace, classes: list[int]) -> None:
+    """Fill the cache with all sets, a process a core: many small products gain more by that than by threads."""
+    context = multiprocessing.get_context("spawn")
+    work = [(settings, *chunk) for settings in grid.settings().values() for chunk in chunks(count)]
+    with context.Pool(torch.get_num_threads(), _begin, (options, classes)) as pool:
+        for done, _ in enumerate(pool.imap_unordered(_draw, work), 1):
+            print(f"\r{done}/{len(work)} parts drawn", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
+def _begin(options: argparse.Namespace, classes: list[int]) -> None:
+    torch.set_num_threads(1)
+    _OWN.append(open_drawer(options, classes))
+
+
+def _draw(part: tuple[SamplingSettings, int, int]) -> None:
+    _OWN[0].chunk(*part)
+
+
+_OWN: list[Drawer] = []  # of a process that draws
+
+
+def open_drawer(options: argparse.Namespace, classes: list[int]) -> Drawer:
+    """The drawer of the subcommand's options."""
+    pre = record.load(options.model, device=options.device)
+    extract = Extractors(pre, options.device)
+    return Drawer(pre=pre, classes=classes, cache=Cache(options.cache), extract=extract, seed=options.seed)
+
+
 def components(reference: np.ndarray, count: int | None) -> Any:
     """A function that gives the first principal components of the reference, or all features as they are."""
     if count is None:
@@ -160,17 +200,20 @@ def run(options: argparse.Namespace) -> None:
     """The subcommand."""
     grid = REDUCED if options.reduced else FULL
     count = options.count or grid.count
-    pre = record.load(options.model, device=options.device)
-    images, extract = open_images(options.real, train=False), Extractors(pre, options.device)
+    images = open_images(options.real, train=False)
     shuffled = np.random.default_rng(options.seed).permutation(len(images))
     wanted = options.reference or (2000 if options.reduced else len(images))
     held_out, reference = shuffled[:count], shuffled[count : count + wanted]
     if len(reference) < count:
         raise SystemExit(f"{len(images)} real images are too few for sets of {count}; give more, or a smaller --count")
+    config = record.load(options.model).config
+    drawer = open_drawer(options, classes_of(images, config))
+    if options.device == "cpu":
+        draw_on_all_cores(grid, count, options, drawer.classes)
+    pre, extract = drawer.pre, drawer.extract
     side, rows = pre.config.image_size, []
     real = real_features(images, reference, side, extract)
     projections = {kind: components(real[kind], grid.components) for kind in real}
-    drawer = Drawer(pre, classes_of(images, pre.config), Cache(options.cache), extract, options.seed)
 
     def compare(group: str, name: str, number: int, features: dict[str, np.ndarray]) -> dict[str, Any]:
         row: dict[str, Any] = {"group": group, "name": name, "number": number}

@@ -50,6 +50,7 @@ def _shared(
     batch_size: Annotated[int | None, _option("Images drawn together.", min=1)] = None,
     device: Annotated[str, _option("auto, cpu, cuda, cuda:1 …")] = "auto",
     precision: Annotated[Computed, _option("What the network computes in.")] = Computed.float32,
+    compile: Annotated[bool, _option("Compile the network: slow start, then faster.", "--compile")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Only its signature is used: the options of `sampling_command`."""
@@ -65,9 +66,11 @@ class Sampling:
         """The model, where and in what it is to compute."""
         from bigr_repr._placement import as_dtype, choose_device
         from bigr_repr.checkpoints import load
+        from bigr_repr.sampling.compiled import compile_for_sampling
 
         device = choose_device(self.values["device"])
-        return load(self.values["model"], device=device, dtype=as_dtype(str(self.values["precision"])))
+        pre = load(self.values["model"], device=device, dtype=as_dtype(str(self.values["precision"])))
+        return compile_for_sampling(pre) if self.values["compile"] else pre
 
     def options(self) -> Options:
         """Keywords for the library: those given only, so that the rest is up to the function called."""
