@@ -1,7 +1,7 @@
 """Drawing measured: how fast the sampler is, which order and how many steps draw best, and what it draws.
 
     python benchmarks/generation.py speed                           # bigr-tiny; 2 minutes on 2 cores
-    python benchmarks/generation.py speed --models preset:L-d24 --images 1 --repeats 1   # 20 minutes, 4 GB
+    python benchmarks/generation.py speed --models preset:L-d24 --images 1 --repeats 1 --cold --name L   # 20 minutes
     python benchmarks/generation.py orders data/tinyimagenet-val.parquet --reduced       # 12 minutes
     python benchmarks/generation.py orders data/tinyimagenet-val.parquet --count 5000    # a night; minutes on a GPU
     python benchmarks/generation.py pictures                        # 2 minutes
@@ -18,6 +18,7 @@ Each writes benchmarks/results/generation_<name>.json, and a PNG where there is 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -34,8 +35,6 @@ import bigr_repr as br
 from bigr_repr.sampling import FAST, SamplingSettings, sample_codes
 from bigr_repr.sampling.canvas import decode
 from bigr_repr.sampling.compiled import compile_for_sampling
-
-EXACT = SamplingSettings()
 
 
 class Middle:
@@ -80,14 +79,26 @@ def agreement(pre: br.Pretrained, images: int) -> dict[str, Any]:
     return {"differing_bits": differing, "bits": ours.numel()}
 
 
-def samplers(pre: br.Pretrained, images: int, kinds: list[str]) -> dict[str, Callable[[], object]]:
+def settings_of(options: argparse.Namespace) -> tuple[SamplingSettings, SamplingSettings]:
+    """The paper's and the fast settings, cut short where the options say so."""
+    steps, chain = options.iterations, options.chain
+    exact = SamplingSettings() if steps is None else SamplingSettings(steps=steps)
+    fast = FAST if steps is None else FAST.with_changes({"steps": min(steps, FAST.steps)})
+    if chain is not None:
+        exact = exact.with_changes({"diffusion_steps": chain})
+        fast = fast.with_changes({"diffusion_steps": min(chain, FAST.diffusion_steps or chain)})
+    return exact, fast
+
+
+def samplers(pre: br.Pretrained, options: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """What is timed, by name: each draws `images` images from labels to pixels."""
+    images, kinds, (exact, fast) = options.images, options.kinds, settings_of(options)
     labels = torch.arange(images, device=pre.device) % pre.config.generator.classes
-    chain = pre.config.generator.sample_timesteps
+    chain = exact.diffusion_steps or pre.config.generator.sample_timesteps
 
     def theirs() -> object:
         codes = plain.generate(
-            pre, labels, iterations=EXACT.steps, chain=chain, guidance=2.5, gumbel=EXACT.gumbel,
+            pre, labels, iterations=exact.steps, chain=chain, guidance=2.5, gumbel=exact.gumbel,
             draw=lambda shape: torch.rand(shape, device=pre.device),
         )  # fmt: skip
         with torch.no_grad():
@@ -98,12 +109,12 @@ def samplers(pre: br.Pretrained, images: int, kinds: list[str]) -> dict[str, Cal
 
     every = {
         "plain": theirs,
-        "exact": ours(EXACT),
-        "short chain ranks": ours(EXACT.with_changes({"confidence_steps": 8})),
-        "chain of 25": ours(EXACT.with_changes({"diffusion_steps": 25})),
-        "chain of 16": ours(EXACT.with_changes({"diffusion_steps": 16})),
-        "Halton order": ours(EXACT.with_changes({"order": "halton"})),
-        "fast": ours(FAST),
+        "exact": ours(exact),
+        "short chain ranks": ours(exact.with_changes({"confidence_steps": 8})),
+        "chain of 25": ours(exact.with_changes({"diffusion_steps": 25})),
+        "chain of 16": ours(exact.with_changes({"diffusion_steps": 16})),
+        "Halton order": ours(exact.with_changes({"order": "halton"})),
+        "fast": ours(fast),
     }
     return {name: run for name, run in every.items() if name in kinds or "all" in kinds}
 
@@ -138,24 +149,24 @@ def speed(options: argparse.Namespace) -> None:
     for spec in options.models:
         pre = load(spec, options.device)
         print(f"{spec} on {options.device}", flush=True)
-        kinds = options.kinds
-        runs = samplers(pre, options.images, kinds)
+        runs, (exact, fast) = samplers(pre, options), settings_of(options)
         found: dict[str, Any] = {
             "weights": "random" if spec.startswith("preset:") else pre.fingerprint,
             "images_together": options.images,
-            "iterations": EXACT.steps,
-            "diffusion_steps": pre.config.generator.sample_timesteps,
+            "iterations": exact.steps,
+            "diffusion_steps": exact.diffusion_steps or pre.config.generator.sample_timesteps,
+            "fast": dataclasses.asdict(fast),
             "same_codes": agreement(pre, min(options.images, 2)),
             "float32": timed(runs, options.images, options.repeats, not options.cold),
         }
         if options.device.startswith("cuda"):
             low = load(spec, options.device).to(dtype=torch.bfloat16)
-            runs = {name: run for name, run in samplers(low, options.images, kinds).items() if name != "plain"}
+            runs = {name: run for name, run in samplers(low, options).items() if name != "plain"}
             found["bfloat16"] = timed(runs, options.images, options.repeats, True)
             compile_for_sampling(low)  # in place: the same functions run it
             found["bfloat16_compiled"] = timed(runs, options.images, options.repeats, True)
         measured[pre.config.name] = found
-    results = {"fast": str(FAST), "repeats": options.repeats, "models": measured}
+    results = {"repeats": options.repeats, "models": measured}
     record.write("generation_speed" + ("_" + options.name if options.name else ""), results)
 
 
@@ -169,6 +180,8 @@ def main() -> None:
     part.add_argument("--images", type=int, default=4, help="images drawn together")
     part.add_argument("--repeats", type=int, default=5)
     part.add_argument("--kinds", nargs="+", default=["plain", "exact", "fast"], help='samplers to measure, or "all"')
+    part.add_argument("--iterations", type=int, help="fewer than the paper's 20, for a short look")
+    part.add_argument("--chain", type=int, help="steps of the chain, fewer than the model's, for a short look")
     part.add_argument("--cold", action="store_true", help="count the first round too, for runs of many minutes")
     part.add_argument("--name", default="", help="of the record, beside others: generation_speed_NAME.json")
     part.set_defaults(run=speed)

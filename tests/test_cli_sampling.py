@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 import pytest
 from bigr_repr_cli import main, photo, sampling
-from PIL import Image
+from PIL import Image, ImageCms
 from sampling_model import one_thread, tiny_model
 from tiny_model import picture
 
@@ -125,6 +125,14 @@ def test_versions_are_numbered_and_an_animation_goes_beside(bigr: Run, tmp_path:
     assert not (tmp_path / "o.png").exists()
 
 
+def test_the_colour_profile_goes_with_the_picture(bigr: Run, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture(1, 50, 36).save(tmp_path / "photo.png", icc_profile=profile)
+    assert bigr(*PAINT)[0] == 0
+    with Image.open(tmp_path / "o.png") as image:
+        assert image.info["icc_profile"] == profile
+
+
 def test_photographs_are_upright_and_of_any_kind(bigr: Run, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
@@ -167,8 +175,8 @@ def test_generate_writes_files_grid_array_and_animation(bigr: Run, tmp_path: Pat
     assert np.array_equal(np.stack([pixels(file) for file in files]), wanted)
     with np.load(tmp_path / "samples.npz") as stored:
         assert np.array_equal(stored["arr_0"], wanted)
-    assert pixels(tmp_path / "grid.png").shape == (2 * 16 + 2, 3 * 16 + 4, 3)
-    assert np.array_equal(pixels(tmp_path / "grid.png")[18:, :16], wanted[3])
+    assert pixels(tmp_path / "grid.png").shape == (3 * 16 + 4, 2 * 16 + 2, 3)  # a column a class
+    assert np.array_equal(pixels(tmp_path / "grid.png")[18:34, 18:], wanted[3])
     with Image.open(tmp_path / "unmasking.gif") as animation:
         assert animation.n_frames == 3  # type: ignore[attr-defined]
     origin = read_origin(files[1])

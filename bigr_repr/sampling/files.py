@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from bigr_repr._open import open_image
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.images import decode
 from bigr_repr.sampling.applications import PAINTING, interpolate
@@ -133,6 +134,14 @@ def read_mask(path: PathLike, size: tuple[int, int]) -> Mask:
     return mask
 
 
+def colour_profile(path: PathLike) -> bytes | None:
+    """The ICC profile of an RGB photograph's colours, which `decode` leaves as they are; None where there is none."""
+    with Path(path).open("rb") as file:
+        image = open_image(file, os.fspath(path))
+        profile: bytes | None = image.info.get("icc_profile")
+        return profile if image.mode in ("RGB", "RGBA") else None
+
+
 def inpaint_file(
     pre: Pretrained,
     file: PhotoFile,
@@ -231,9 +240,10 @@ def _paint(
     record = origin(pre, command, Job(pre, default, options).settings, options, labels)
     record |= {"photograph": Path(file.photo).name, "pasting": dataclasses.asdict(pasting)}
     first, out = options.get("first", 0), Path(file.out)
+    profile = colour_profile(file.photo)
     paths = [out] if len(pictures) == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(len(pictures))]
     for number, (path, picture) in enumerate(zip(paths, pictures, strict=True), first):
-        write_png(path, picture, record | {"image": number})
+        write_png(path, picture, record | {"image": number}, profile)
     if file.animate:
         write_gif(file.animation, [*frames, pictures[0]], milliseconds=_FRAME_MS, origin=record)
     also = (file.animation,) if file.animate else ()

@@ -21,7 +21,7 @@ from bigr_repr._durable import partial_name, replacing
 
 METADATA_KEY = "bigr_repr"  # the PNG text chunk that holds a picture's origin, as JSON
 _GAP = 2
-_LONGEST = 512  # pixels of an animation's longer side
+_LONGEST = 384  # pixels of an animation's longer side
 
 
 def check_target(path: Path, suffix: str) -> None:
@@ -43,12 +43,12 @@ def check_target(path: Path, suffix: str) -> None:
         raise type(error)(error.errno, error.strerror, str(path.parent)) from error
 
 
-def write_png(path: Path, image: Image.Image, origin: Mapping[str, Any]) -> None:
-    """Write a picture and how it was made. Raises OSError that names path."""
+def write_png(path: Path, image: Image.Image, origin: Mapping[str, Any], profile: bytes | None = None) -> None:
+    """Write a picture, how it was made, and the ICC profile its colours are of. Raises OSError that names path."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(origin, ensure_ascii=False))
     with replacing(path) as file:
-        image.save(file, "PNG", pnginfo=info)
+        image.save(file, "PNG", pnginfo=info, icc_profile=profile)
 
 
 def read_origin(path: Path) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def read_origin(path: Path) -> dict[str, Any]:
 
 
 def write_gif(path: Path, frames: Sequence[Image.Image], *, milliseconds: int, origin: Mapping[str, Any]) -> None:
-    """Write frames of one size as an endless animation, the last shown for longer; at most 512 pixels a side."""
+    """Write frames of one size as an endless animation, the last shown for longer; at most 384 pixels a side."""
     scale = min(1.0, _LONGEST / max(frames[0].size))
     size = (max(1, round(frames[0].width * scale)), max(1, round(frames[0].height * scale)))
     small = [frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC) for frame in frames]

@@ -9,6 +9,7 @@ seeing what the earlier ones painted. Photographs in: RGB or anything `as_rgb` t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Unpack
@@ -47,7 +48,7 @@ class Painted(NamedTuple):
 class Pasting:
     """How paintings are put into the photograph.
 
-    window  side in pixels of the squares that the model sees, at most the photograph's shorter side; None: that.
+    window  side in pixels of the squares that the model sees, at most the photograph's shorter side, and that for None.
             Smaller ones paint finer, and know less of what is around.
     blend   "none": marked pixels are replaced, all others stay bit for bit. "feather": the painting fades out over
             `band` pixels outside the mask. "poisson": its gradients are fitted to what is around; needs OpenCV.
@@ -141,13 +142,17 @@ def enrich_photo(
 ) -> list[Image.Image]:
     """A photograph with new detail: one token of every 2x2 block drawn anew at a time, as `enrich` does.
 
-    mask: the part to enrich; None: all of it.  scale: as of `enrich`.  The rest as for `inpaint_photo`.
+    mask: the part to enrich; None: all of it.  scale: as of `enrich`.  pasting: its window, unless given, has the side
+    of the model's canvas, so that detail is drawn at the photograph's own scale.  The rest as for `inpaint_photo`.
 
     Raises ValueError as `inpaint_photo` and `enrich` do.
     """
     job, pixels = Job(pre, SamplingSettings(), options), np.array(as_rgb(photo))
     marked = np.ones(pixels.shape[:2], np.bool_) if mask is None else _checked(mask, pixels)
-    painting = _Painting(job, pixels, marked, labels, count, pasting or Pasting(), on_step, rounds=block_rounds)
+    how = pasting or Pasting()
+    if how.window is None:
+        how = dataclasses.replace(how, window=min(pre.config.image_size, *pixels.shape[:2]))
+    painting = _Painting(job, pixels, marked, labels, count, how, on_step, rounds=block_rounds)
     painting.detail = at_least_one("scale", scale)
     return painting.run()
 

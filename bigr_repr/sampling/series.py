@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bigr_repr._durable import replacing
 from bigr_repr.checkpoints import Pretrained
+from bigr_repr.images import decode as read_image
 from bigr_repr.sampling.applications import generate
 from bigr_repr.sampling.canvas import decode, partly
 from bigr_repr.sampling.files import Written, images_done, origin, to_pictures
@@ -31,6 +32,7 @@ from bigr_repr.sampling.settings import SamplingSettings
 
 SERIES_FILE = "generation.json"
 SHOWN = 64  # pictures in a grid or an animation at most
+_MOST_COLUMNS = 16
 _CHUNK = 16  # pictures drawn before they are written
 _FRAME_MS = 120
 
@@ -64,20 +66,16 @@ def generate_files(
     drawn = series.draw(recorder, on_progress)
     paths = series.paths()
     if sheet is not None:
-        write_png(Path(sheet), grid([_opened(path) for path in paths[:SHOWN]]), series.origin)
+        # A column a class, where that makes a table.
+        columns = len(labels) if labels and 2 <= len(labels) <= _MOST_COLUMNS else None
+        write_png(Path(sheet), grid([read_image(path) for path in paths[:SHOWN]], columns), series.origin)
     if animation is not None and recorder is not None:
         write_gif(Path(animation), recorder.frames(pre), milliseconds=_FRAME_MS, origin=series.origin)
     if npz is not None:
         side = pre.config.image_size
-        write_npz(Path(npz), (_opened(path) for path in paths), (len(paths), side, side, 3))
+        write_npz(Path(npz), (read_image(path) for path in paths), (len(paths), side, side, 3))
     also = tuple(path for path, _ in targets)
     return Written(images=tuple(paths), also=also, drawn=drawn, seconds=time.monotonic() - started)
-
-
-def _opened(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        image.load()
-        return image
 
 
 class _Series:

@@ -40,6 +40,8 @@ def command(
 ) -> None:
     """Give a photograph, or the marked part of it, new detail: four rounds that redraw a quarter of the tokens each.
 
+    It works in squares of the model's own size, unless --window is given.
+
     The paper guides towards a class with --guidance 10 --label CLASS; without a label there is no guidance.
     """
     from bigr_repr.sampling.files import PhotoFile, enrich_file

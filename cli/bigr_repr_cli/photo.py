@@ -24,9 +24,7 @@ Count = Annotated[int | None, typer.Option(min=1, help="Versions; default: one a
 Label = Annotated[str | None, typer.Option("--label", help="What to paint, a class by number or name.")]
 BlendHow = Annotated[Blend, typer.Option(help="How the painting meets the rest.")]
 Band = Annotated[int | None, typer.Option(min=1, help="Pixels that feather fades over; default: half a token.")]
-WindowSide = Annotated[
-    int | None, typer.Option("--window", min=1, help="Side of the squares the model sees; default: the shorter side.")
-]
+WindowSide = Annotated[int | None, typer.Option("--window", min=1, help="Side of the squares the model sees.")]
 Animate = Annotated[bool, typer.Option("--animate", help="Also a GIF of the unmasking, beside OUT.")]
 
 
