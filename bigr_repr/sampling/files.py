@@ -99,8 +99,9 @@ class PhotoFile:
 
     def read(self) -> Image.Image:
         """The photograph, upright, after checking that the results can be written. Raises ImageError, OSError."""
-        for path in [Path(self.out), *([self.animation] if self.animate else [])]:
-            check_target(path, path.suffix if path == self.animation else ".png")
+        check_target(Path(self.out), ".png")
+        if self.animate:
+            check_target(self.animation, ".gif")
         return decode(self.photo)
 
     @property

@@ -31,6 +31,7 @@ from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
 
 SERIES_FILE = "generation.json"
+MOST = 1_000_000  # pictures of a series: as many as have six digits
 SHOWN = 64  # pictures in a grid or an animation at most
 _MOST_COLUMNS = 16
 _CHUNK = 16  # pictures drawn before they are written
@@ -89,6 +90,10 @@ class _Series:
             labels = class_numbers(pre, list(labels)).tolist()
         self.labels = labels
         self.count = at_least_one("count", (len(labels) if labels else 1) if count is None else count)
+        if self.count > MOST:
+            raise ValueError(
+                f"count={count} is more than {MOST:,} pictures a folder; make several, each of a seed of its own"
+            )
         job = Job(pre, SamplingSettings(), options)
         job.check(labels is not None)
         self.chunk = max(_CHUNK, job.batch_size)

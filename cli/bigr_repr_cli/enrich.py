@@ -50,7 +50,7 @@ def command(
     boxes, how = parse_boxes(box), pasting(blend, band, window)
     file = PhotoFile(photo=image, out=out, masks=mask or (), boxes=boxes, animate=animate)
     pre = sampling.load()
-    classes = class_list(pre.config, [label]) if label else None
+    classes = None if label is None else class_list(pre.config, [label])
     with sampling.reported("enriching") as (on_progress, report):
         report(
             enrich_file(

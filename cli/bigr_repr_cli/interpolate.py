@@ -13,7 +13,7 @@ def command(
     sampling: Sampling,
     start: Annotated[str, typer.Option("--from", metavar="CLASS", help="Where to begin: a class by number or name.")],
     to: Annotated[str, typer.Option(metavar="CLASS", help="Where to end; several, as 3,cat: by way of them.")],
-    steps: Annotated[int, typer.Option(min=2, help="Pictures from the first class to the last.")] = 9,
+    steps: Annotated[int, typer.Option(min=2, max=1000, help="Pictures from the first class to the last.")] = 9,
     out: Annotated[Path, typer.Option(help="The PNG strip; beside it goes a GIF.")] = Path("interpolated.png"),
 ) -> None:
     """Draw the way from one class to another, all pictures with the same noise, as a strip and as a GIF."""

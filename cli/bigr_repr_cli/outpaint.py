@@ -59,7 +59,7 @@ def command(
     how, file = pasting(blend, band, window), PhotoFile(photo=image, out=out, animate=animate)
     margins = Margins(*sides) if ratio is None else None
     pre = sampling.load()
-    classes = class_list(pre.config, [label]) if label else None
+    classes = None if label is None else class_list(pre.config, [label])
     with sampling.reported("outpainting") as (on_progress, report):
         report(
             outpaint_file(
