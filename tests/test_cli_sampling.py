@@ -183,6 +183,17 @@ def test_generate_writes_files_grid_array_and_animation(bigr: Run, tmp_path: Pat
     assert (origin["image"], origin["labels"], origin["classes"]) == (1, [3], ["ship"])
 
 
+def test_an_animation_ends_with_the_pictures_however_many_are_drawn_at_a_time(bigr: Run, tmp_path: Path) -> None:
+    extra = ["--count", "18", "--grid", "grid.png", "--animate", "a.gif"]
+    assert bigr("generate", "--labels", "all", "--out", "series", *extra)[0] == 0
+    with Image.open(tmp_path / "a.gif") as animation:
+        animation.seek(animation.n_frames - 1)  # type: ignore[attr-defined]
+        end = np.asarray(animation.convert("RGB")).reshape(-1, 3).mean(axis=0)
+        assert animation.size == (88, 70)  # a column a class
+    wanted = pixels(tmp_path / "grid.png").reshape(-1, 3).mean(axis=0)
+    assert np.abs(end - wanted).max() < 3
+
+
 def test_a_series_goes_on_where_it_was_and_grows(bigr: Run, tmp_path: Path) -> None:
     arguments = ["generate", "--labels", "all", "--out", "series"]
     bigr(*arguments, "--count", "4")

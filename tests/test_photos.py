@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from sampling_model import Watch, one_thread, some_images, tiny_model
 
 from bigr_repr import edit_photo, enrich, enrich_photo, inpaint, inpaint_photo, outpaint_photo
 from bigr_repr.checkpoints import Pretrained
+from bigr_repr.sampling import job
 from bigr_repr.sampling.blend import BLENDS
+from bigr_repr.sampling.draws import SeededDraws
 from bigr_repr.sampling.photos import Painted, Pasting
 from bigr_repr.sampling.windows import Margins, box_mask
 
@@ -73,12 +75,21 @@ def test_versions_differ_and_each_is_the_same_alone(pre: Pretrained) -> None:
     assert several == inpaint_photo(pre, photo, mask, [1, 3], count=3, steps=2)
 
 
-def test_windows_have_noise_of_their_own(pre: Pretrained) -> None:
-    """Two windows that see the same and paint everything would otherwise be the same picture."""
-    photo = Image.new("RGB", (32, 16))
-    (painted,) = inpaint_photo(pre, photo, np.ones((16, 32)), steps=1, order="raster")
-    pixels = np.asarray(painted).astype(int)
-    assert np.abs(pixels[:, :16] - pixels[:, 16:]).max() > 10
+def test_windows_have_noise_of_their_own(pre: Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first window that of the seed, so that one window is what the canvas would be."""
+    seeds: list[int] = []
+
+    class Spy(SeededDraws):
+        def __init__(self, seed: int, images: Sequence[int]) -> None:
+            seeds.append(seed)
+            super().__init__(seed, images)
+
+    monkeypatch.setattr(job, "SeededDraws", Spy)
+    inpaint_photo(pre, photograph(32, 16), np.ones((16, 32)), steps=1, seed=5)
+    assert len(seeds) == 3
+    assert seeds[0] == 5
+    noise = [SeededDraws(seed, [0]).uniform([4], 1, 1).flatten().tolist() for seed in seeds]
+    assert len(set(map(tuple, noise))) == 3
 
 
 def test_outpainting_keeps_the_photograph(pre: Pretrained) -> None:

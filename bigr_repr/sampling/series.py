@@ -66,12 +66,12 @@ def generate_files(
     recorder = None if animation is None else _Recorder(min(SHOWN, series.count))
     drawn = series.draw(recorder, on_progress)
     paths = series.paths()
+    # A column a class, where that makes a table.
+    columns = len(labels) if labels and 2 <= len(labels) <= _MOST_COLUMNS else None
     if sheet is not None:
-        # A column a class, where that makes a table.
-        columns = len(labels) if labels and 2 <= len(labels) <= _MOST_COLUMNS else None
         write_png(Path(sheet), grid([read_image(path) for path in paths[:SHOWN]], columns), series.origin)
     if animation is not None and recorder is not None:
-        write_gif(Path(animation), recorder.frames(pre), milliseconds=_FRAME_MS, origin=series.origin)
+        write_gif(Path(animation), recorder.frames(pre, columns), milliseconds=_FRAME_MS, origin=series.origin)
     if npz is not None:
         side = pre.config.image_size
         write_npz(Path(npz), (read_image(path) for path in paths), (len(paths), side, side, 3))
@@ -176,15 +176,15 @@ class _Recorder:
                 self._seen[image, at.iteration] = at.codes[row].bool().cpu(), at.masked[row].cpu()
 
     @torch.inference_mode()
-    def frames(self, pre: Pretrained) -> list[Image.Image]:
+    def frames(self, pre: Pretrained, columns: int | None) -> list[Image.Image]:
         """A grid of the images after every iteration, masked tokens in grey; the first all masked."""
         iterations = max(iteration for _, iteration in self._seen)
-        sheets = [grid([Image.new("RGB", (pre.config.image_size,) * 2, (128, 128, 128))] * self.images)]
+        sheets = [grid([Image.new("RGB", (pre.config.image_size,) * 2, (128, 128, 128))] * self.images, columns)]
         for iteration in range(1, iterations + 1):
             pictures: list[Image.Image] = []
             for start in range(0, self.images, _CHUNK):
                 part = [self._seen[i, iteration] for i in range(start, min(start + _CHUNK, self.images))]
                 codes, masked = (torch.stack(list(rows)).to(pre.device) for rows in zip(*part, strict=True))
                 pictures += to_pictures(partly(pre, decode(pre, codes.float()), masked))
-            sheets.append(grid(pictures))
+            sheets.append(grid(pictures, columns))
         return sheets

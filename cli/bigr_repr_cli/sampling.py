@@ -98,7 +98,7 @@ class Sampling:
         """Gives `on_progress` for the library call, and what to call with its result, which is then printed."""
         results: list[Written] = []
         with counting_progress(name) as on_progress:
-            yield lambda done, total: on_progress(int(done), int(total)), results.append
+            yield on_progress, results.append
         for result in results:
             self._print(result)
 
