@@ -1,4 +1,4 @@
-"""The yardstick of throughput.py: the same network run as a first straightforward version would run it, same weights.
+"""The yardstick of throughput.py and generation.py: the same network and weights, run as a first version would run it.
 
 float32, default memory format, whole batches, a mask of ones in attention, norms and rotations spelled out as in the
 papers. It computes what bigr_repr computes (throughput.py asserts so) and stops after the same block.
@@ -8,6 +8,8 @@ papers. It computes what bigr_repr computes (throughput.py asserts so) and stops
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,13 +55,20 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 @torch.no_grad()
 def features(pre: br.Pretrained, codes: Tensor, layer: int) -> Tensor:
     """Codes (B, N, K) -> mean hidden state after block `layer`, (B, D)."""
+    model = pre.generator.transformer
+    nothing = torch.full((len(codes),), pre.config.generator.classes)
+    return _states(pre, model.tok_embeddings(codes), nothing, layer)[:, 1:].mean(dim=1)
+
+
+def _states(pre: br.Pretrained, tokens: Tensor, labels: Tensor, layer: int) -> Tensor:
+    """Embedded tokens (B, N, D) and labels (B,) -> hidden states after block `layer`, (B, S, D)."""
     config, model = pre.config.generator, pre.generator.transformer
-    batch, head_dim = len(codes), config.dim // config.heads
-    condition = model.cls_embedding.embedding_table.weight[config.classes].expand(batch, -1)
+    batch, head_dim, device = len(tokens), config.dim // config.heads, tokens.device
+    condition = model.cls_embedding.embedding_table.weight[labels.to(device)]
     shared = model.adaLN(condition).reshape(batch, 1, 6, config.dim)
-    x = torch.cat([condition[:, None], model.tok_embeddings(codes)], dim=1)
-    cos, sin = _rotary_angles(config.grid, head_dim, config.rope_base)
-    mask = torch.ones(batch, 1, x.shape[1], x.shape[1], dtype=torch.bool)
+    x = torch.cat([condition[:, None], tokens], dim=1)
+    cos, sin = (part.to(device) for part in _rotary_angles(config.grid, head_dim, config.rope_base))
+    mask = torch.ones(batch, 1, x.shape[1], x.shape[1], dtype=torch.bool, device=device)
     blocks: Any = model.layers[: layer + 1]
     for block in blocks:
         shift1, scale1, gate1, shift2, scale2, gate2 = (shared + block.ada_gss).unbind(2)
@@ -73,4 +82,63 @@ def features(pre: br.Pretrained, codes: Tensor, layer: int) -> Tensor:
         x = x + gate1 * attention.wo(h.transpose(1, 2).reshape(batch, -1, config.dim))
         h = _rms_norm(x, block.ffn_norm.weight, config.norm_eps) * (1 + scale2) + shift2
         x = x + gate2 * feed_forward.w2(F.silu(feed_forward.w1(h)) * feed_forward.w3(h))
-    return x[:, 1:].mean(dim=1)
+    return x
+
+
+@torch.no_grad()
+def generate(
+    pre: br.Pretrained,
+    labels: Tensor,
+    *,
+    iterations: int,
+    chain: int,
+    guidance: float,
+    gumbel: float,
+    draw: Callable[[tuple[int, ...]], Tensor],
+) -> Tensor:
+    """Codes (B, N, K) of classes (B,), most certain tokens first, by entropy; `draw` gives uniforms of a shape.
+
+    The steps of the paper as they are written: at every iteration a pass of the transformer with the class and one
+    without, then the whole chain for all tokens, also those that are there already, each half by itself.
+    """
+    config, model = pre.config.generator, pre.generator.transformer
+    batch, tokens = len(labels), config.tokens
+    codes = torch.zeros(batch, tokens, config.code_bits, device=pre.device)
+    masked = torch.ones(batch, tokens, dtype=torch.bool, device=pre.device)
+    for iteration in range(1, iterations + 1):
+        embedded = torch.where(masked[:, :, None], model.mask_tok, model.tok_embeddings(codes))
+        halves = []
+        for classes in (labels, torch.full_like(labels, config.classes)):
+            hidden = _states(pre, embedded, classes, config.layers - 1)[:, 1:]
+            hidden = _rms_norm(hidden, model.norm.weight, config.norm_eps) + model.diffusion_pos_embed_learned
+            halves.append(hidden.reshape(batch * tokens, -1))
+        p = _chain(pre, halves, chain, guidance, draw).reshape(codes.shape)
+        entropy = -(p * p.clamp(min=1e-30).log2() + (1 - p) * (1 - p).clamp(min=1e-30).log2()).mean(dim=-1)
+        noise = -torch.log(-torch.log(draw((batch, tokens)).clamp(min=1e-30)))
+        score = (1 - entropy + gumbel * noise).masked_fill(~masked, float("inf"))
+        left = int(tokens * math.cos(math.pi / 2 * iteration / iterations))
+        kept = torch.zeros_like(masked).scatter_(
+            1, score.argsort(dim=1, descending=True, stable=True)[:, tokens - left :], True
+        )
+        new = masked & ~kept
+        codes = torch.where(new[:, :, None], (draw(tuple(codes.shape)) < p).float(), codes)
+        masked = kept
+    return codes
+
+
+def _chain(
+    pre: br.Pretrained, halves: list[Tensor], steps: int, guidance: float, draw: Callable[[tuple[int, ...]], Tensor]
+) -> Tensor:
+    """P(bit = 1), (R, K), of conditions with and without class, (R, D) each."""
+    diffusion, total = pre.generator.diffusion, pre.config.generator.train_timesteps
+    rows, bits = len(halves[0]), pre.config.generator.code_bits
+    times = [int(i) + 1 for i in np.linspace(0, 1, steps) * (total - 1)][::-1]
+    x = (draw((rows, bits)) < 0.5).float()
+    for index, t in enumerate(times):
+        at = torch.full((rows,), t, device=x.device)
+        with_class, without = (diffusion.denoiser(x, at, half) for half in halves)
+        p_0 = diffusion.clean_probability(without + guidance * (with_class - without), x)
+        if index + 1 == len(times):
+            return p_0
+        x = (draw((rows, bits)) < diffusion.step_probability(p_0, x, t, times[index + 1])).float()
+    raise AssertionError("a chain has at least one step")

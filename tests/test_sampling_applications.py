@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from bigr_repr.models.bigr import masked_count
 from bigr_repr.sampling import SamplingSettings, edit, enrich, generate, inpaint, interpolate, outpaint
 from bigr_repr.sampling.applications import block_rounds
 from bigr_repr.sampling.canvas import decode, encode, to_batch, token_mask
+from bigr_repr.sampling.compiled import compile_for_sampling
 from bigr_repr.sampling.draws import SeededDraws
 from bigr_repr.sampling.settings import ORDERS
 
@@ -68,6 +70,15 @@ def test_unknown_options_fail(pre: Pretrained) -> None:
 def test_labels_outside_the_model_are_refused(pre: Pretrained, labels: Any) -> None:
     with pytest.raises(ValueError, match="labels="):
         generate(pre, labels, steps=2)
+
+
+def test_classes_of_a_model_trained_without_any_are_refused(pre: Pretrained) -> None:
+    config = dataclasses.replace(pre.config, training={"settings": {"conditional": False}})
+    blind = Pretrained(config, pre.tokenizer, pre.generator)
+    assert torch.equal(generate(blind, steps=2), generate(pre, steps=2))
+    for draw in (lambda: generate(blind, [1], guidance=2.0, steps=2), lambda: interpolate(blind, [0, 1], steps=2)):
+        with pytest.raises(ValueError, match="test was trained without classes"):
+            draw()
 
 
 def test_guidance_without_labels_is_refused(pre: Pretrained) -> None:
@@ -182,6 +193,33 @@ def test_odd_grids_work(grid: int) -> None:
     assert enrich(pre, some_images(side=side), steps=1).shape == (1, 3, side, side)
     for order in ORDERS:
         assert generate(pre, [1], steps=1, order=order).shape == (1, 3, side, side)
+
+
+def test_a_grid_of_512_pixels_works() -> None:
+    """1024 tokens, a mask of odd shape: known tokens stay, and the schedule counts the masked ones."""
+    pre, watch = tiny_model(grid=32), Watch()
+    side = pre.config.image_size
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[3:17, 5] = mask[31, ::3] = mask[0, 0] = True
+    image, total = some_images(side=side), int(mask.sum())
+    painted = inpaint(pre, image, mask, steps=3, order="halton", callback=watch)
+    assert painted.shape == (1, 3, side, side)
+    assert [count for (count,) in watch.masked] == [masked_count(i, 3, total) for i in (1, 2, 3)]
+    with torch.no_grad():
+        known = encode(pre, image)
+    assert torch.equal(watch.seen[-1].codes[:, ~mask.flatten()], known[:, ~mask.flatten()])
+
+
+def test_compiled_networks_draw_the_same() -> None:
+    pre, compiled, graphs = tiny_model(), tiny_model(), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_for_sampling(compiled, backend=backend)
+    assert torch.equal(generate(compiled, [1, 2], steps=3), generate(pre, [1, 2], steps=3))
+    assert graphs
 
 
 def test_images_of_any_kind_are_read_alike() -> None:

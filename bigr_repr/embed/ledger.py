@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bigr_repr.embed._durable import partial_name, remove, replacing
+from bigr_repr._durable import partial_name, remove, replacing
 
 log = logging.getLogger(__name__)
 

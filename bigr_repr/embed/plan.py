@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bigr_repr.embed._durable import replacing, sync_folder
+from bigr_repr._durable import replacing, sync_folder
 from bigr_repr.images import Source, escape_path, unescape_path
 
 RUN_FOLDER = "_run"  # in a data set's; readers of Parquet folders pass over names that begin with an underscore

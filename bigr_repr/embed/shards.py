@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bigr_repr.embed._durable import replacing
+from bigr_repr._durable import replacing
 from bigr_repr.embed.recipe import Recipe
 
 

@@ -1,7 +1,7 @@
 """Generate, inpaint, outpaint, edit, interpolate, enrich: arguments to the one sampler. Knows nothing of files.
 
-All work on the model's square canvas and return images as the tokenizer decodes them, known parts included; pasting
-into a photograph is left to the caller. Images are float32 (B, 3, S, S) in [0, 1] on the model's device. The keywords
+All work on the model's square canvas and return images as the tokenizer decodes them, known parts included; for
+photographs of any size see photos.py. Images are float32 (B, 3, S, S) in [0, 1] on the model's device. The keywords
 that all of them take are those of `Options`.
 """
 

@@ -116,3 +116,10 @@ def lower_detail(images: Tensor, scale: int) -> Tensor:
     side = images.shape[-1]
     small = F.interpolate(images, size=max(1, side // scale), mode="area")
     return F.interpolate(small, size=side, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def partly(pre: Pretrained, images: Tensor, masked: Tensor) -> Tensor:
+    """Images (B, 3, S, S) with the masked tokens (B, N), bool, in grey: what is there so far."""
+    grid, step = pre.config.generator.grid, pre.config.tokenizer.downsample
+    hidden = masked.view(-1, 1, grid, grid).repeat_interleave(step, 2).repeat_interleave(step, 3)
+    return images.masked_fill(hidden, 0.5)

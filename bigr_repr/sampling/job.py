@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -48,7 +48,15 @@ def at_least_one(name: str, value: int) -> int:
 
 
 def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
-    """Labels as int64 (B,) on the CPU. Raises ValueError unless they are whole numbers in 0..C-1."""
+    """Labels as int64 (B,) on the CPU.
+
+    Raises ValueError unless they are whole numbers in 0..C-1 of a model that was trained with classes.
+    """
+    trained = pre.config.training.get("settings")
+    if isinstance(trained, Mapping) and trained.get("conditional") is False:
+        raise ValueError(
+            f"labels={labels!r}: {pre.config.name} was trained without classes; leave labels and guidance out"
+        )
     try:
         numbers = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:

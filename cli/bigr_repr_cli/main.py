@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bigr_repr_cli import embed, models, train
+from bigr_repr_cli import edit, embed, enrich, generate, inpaint, interpolate, models, outpaint, train
 
 app = typer.Typer(
     name="bigr-repr",
@@ -39,6 +39,8 @@ def _options(
 
 
 app.command("embed")(embed.command)
+for drawing in (generate, inpaint, outpaint, edit, interpolate, enrich):
+    app.command(drawing.__name__.rpartition(".")[2])(drawing.command)
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 

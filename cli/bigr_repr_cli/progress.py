@@ -27,8 +27,8 @@ def training_progress(steps: int, name: str) -> Iterator[Callable[[int, dict[str
 
 
 @contextmanager
-def counting_progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives an `on_progress(done, total)` callback; silent when stderr is not a terminal."""
+def counting_progress(name: str) -> Iterator[Callable[[float, float], None]]:
+    """Gives an `on_progress(done, total)` callback, parts of one counting too; silent when stderr is not a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

@@ -1,0 +1,299 @@
+"""Which order of tokens, how many iterations and how long a chain draw best: `generation.py orders`.
+
+All sets are drawn with the same weights, classes and seed, as many images each, and compared with the same real images
+by Fréchet distance, precision and recall (bigr_repr.evaluate.generation) of two kinds of features: the model's own
+hidden states at its middle block, and pixels at 8 x 8. Both are ours: none is comparable with published FIDs. Fréchet
+distances fall as images are added, so a set of real images that are not among the reference goes through the same
+comparison, as the least that so many images can reach.
+--reduced draws 96 images a set, with fewer iterations and shorter chains, and takes 32 principal components of the real
+images' features, for so few images determine no larger covariance. On a CPU every core draws for itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+import torch
+import torch.nn.functional as F
+from encoded import Cache
+
+import bigr_repr as br
+from bigr_repr._ahead import map_ahead
+from bigr_repr.datasets import ImageSet, open_images
+from bigr_repr.evaluate.generation import generation_quality
+from bigr_repr.images import center_crop
+from bigr_repr.sampling import FAST, SamplingSettings
+from bigr_repr.sampling.labels import class_number
+from bigr_repr.sampling.settings import ORDERS
+
+CHUNK = 32  # images drawn between two files of the cache
+PIXELS = 8
+COLOURS = ("#1f4e8c", "#5a9fd4", "#c0392b", "#888888", "#c0a02a", "#5a9367")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    parser.add_argument("real", nargs="+", help="real images: a folder, Parquet files, torchvision:NAME:ROOT")
+    parser.add_argument("--model", default="bigr-tiny")
+    parser.add_argument("--count", type=int, help="images a set; default: 5000, reduced 96")
+    parser.add_argument("--reference", type=int, help="real images; default: all but those compared, reduced 2000")
+    parser.add_argument("--reduced", action="store_true", help="the small grid")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, default=Path("runs/generation"), help="folder for features")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is compared: iterations of every order at one length of chain, and chains at one number of iterations."""
+
+    iterations: tuple[int, ...]
+    chain: int
+    chains: tuple[int, ...]
+    at: int
+    count: int
+    components: int | None
+
+    def settings(self) -> dict[tuple[str, str, int], SamplingSettings]:
+        """By (group, name, number)."""
+        found = {
+            ("orders", order, n): SamplingSettings(order=order, steps=n, diffusion_steps=self.chain)
+            for order in ORDERS
+            for n in self.iterations
+        }
+        for n in self.chains:
+            found["chains", "entropy", n] = SamplingSettings(steps=self.at, diffusion_steps=n)
+        presets = {
+            "exact": SamplingSettings(),
+            "short chain ranks": SamplingSettings(confidence_steps=8),
+            "fast": FAST,
+        }
+        return found | {("presets", name, each.steps): each for name, each in presets.items()}
+
+
+FULL = Grid(iterations=(4, 8, 16, 32), chain=25, chains=(10, 16, 25, 50, 100), at=20, count=5000, components=None)
+REDUCED = Grid(iterations=(4, 8, 16), chain=16, chains=(10, 25, 50, 100), at=8, count=96, components=32)
+
+
+class Extractors:
+    """Both kinds of features, by the name that their results carry."""
+
+    def __init__(self, pre: br.Pretrained, device: str) -> None:
+        self._extractor = br.FeatureExtractor(pre, ("mid",), device=device)
+        layer = pre.config.generator.layer_index("mid")
+        self.names = (f"{pre.config.name} block {layer}, mean of tokens", f"pixels {PIXELS}x{PIXELS}, box-averaged")
+
+    def __call__(self, images: torch.Tensor) -> dict[str, np.ndarray]:
+        """uint8 (B, 3, S, S) -> float32 (B, D) of each."""
+        hidden = self._extractor(images).layers["mid"].cpu().numpy()
+        pixels = F.adaptive_avg_pool2d(images.float() / 255, PIXELS).flatten(1).cpu().numpy()
+        return {"hidden": hidden, "pixels": pixels}
+
+
+def real_features(images: ImageSet, rows: np.ndarray, side: int, extract: Extractors) -> dict[str, np.ndarray]:
+    """Features of real images."""
+    found: list[dict[str, np.ndarray]] = []
+    stream = map_ahead(lambda row: center_crop(images.load(int(row)), side), rows, ahead=4 * CHUNK)
+    while batch := list(islice(stream, CHUNK)):
+        found.append(extract(torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)))
+    return {kind: np.concatenate([part[kind] for part in found]) for kind in found[0]}
+
+
+def classes_of(images: ImageSet, config: br.ModelConfig) -> list[int]:
+    """The model's classes that the real images have too, by name; all of them where names say nothing."""
+    found = []
+    for name in images.class_names:
+        try:
+            found.append(class_number(config, name.rpartition(":")[2]))
+        except ValueError:
+            continue
+    return sorted(set(found)) or list(range(config.generator.classes))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawer:
+    """Draws a set of images chunk by chunk, and keeps their features and what they took."""
+
+    pre: br.Pretrained
+    classes: list[int]
+    cache: Cache
+    extract: Extractors
+    seed: int
+
+    def features(self, settings: SamplingSettings, count: int) -> tuple[dict[str, np.ndarray], float]:
+        """Features of `count` images, and seconds an image."""
+        parts = [self.chunk(settings, *chunk) for chunk in chunks(count)]
+        joined = {kind: np.concatenate([part[kind] for part in parts]) for kind in ("hidden", "pixels")}
+        return joined, float(sum(part["seconds"] for part in parts)) / count
+
+    def chunk(self, settings: SamplingSettings, first: int, size: int) -> Any:
+        facts = [
+            "generated images",
+            self.pre.fingerprint,
+            str(settings),
+            str(self.classes),
+            f"{self.seed} {first} {size}",
+        ]
+
+        def compute() -> dict[str, np.ndarray]:
+            started = time.perf_counter()
+            labels = [self.classes[number % len(self.classes)] for number in range(first, first + size)]
+            images = br.generate(self.pre, labels, settings=settings, seed=self.seed, first=first)
+            seconds = np.array(time.perf_counter() - started)
+            return self.extract((images * 255).round().to(torch.uint8)) | {"seconds": seconds}
+
+        return dict(self.cache.get(facts, compute))
+
+
+def chunks(count: int) -> list[tuple[int, int]]:
+    """(first, size) of the parts of a set."""
+    return [(first, min(CHUNK, count - first)) for first in range(0, count, CHUNK)]
+
+
+def draw_on_all_cores(grid: Grid, count: int, options: argparse.Namespace, classes: list[int]) -> None:
+    """Fill the cache with all sets, a process a core: many small products gain more by that than by threads."""
+    context = multiprocessing.get_context("spawn")
+    work = [(settings, *chunk) for settings in grid.settings().values() for chunk in chunks(count)]
+    with context.Pool(torch.get_num_threads(), _begin, (options, classes)) as pool:
+        for done, _ in enumerate(pool.imap_unordered(_draw, work), 1):
+            print(f"\r{done}/{len(work)} parts drawn", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
+def _begin(options: argparse.Namespace, classes: list[int]) -> None:
+    torch.set_num_threads(1)
+    _OWN.append(open_drawer(options, classes))
+
+
+def _draw(part: tuple[SamplingSettings, int, int]) -> None:
+    _OWN[0].chunk(*part)
+
+
+_OWN: list[Drawer] = []  # of a process that draws
+
+
+def open_drawer(options: argparse.Namespace, classes: list[int]) -> Drawer:
+    """The drawer of the subcommand's options."""
+    pre = record.load(options.model, device=options.device)
+    extract = Extractors(pre, options.device)
+    return Drawer(pre=pre, classes=classes, cache=Cache(options.cache), extract=extract, seed=options.seed)
+
+
+def components(reference: np.ndarray, count: int | None) -> Any:
+    """A function that gives the first principal components of the reference, or all features as they are."""
+    if count is None:
+        return lambda features: features
+    mean = reference.mean(axis=0)
+    axes = np.linalg.svd(reference - mean, full_matrices=False)[2][:count].T
+    return lambda features: (features - mean) @ axes
+
+
+def run(options: argparse.Namespace) -> None:
+    """The subcommand."""
+    grid = REDUCED if options.reduced else FULL
+    count = options.count or grid.count
+    images = open_images(options.real, train=False)
+    shuffled = np.random.default_rng(options.seed).permutation(len(images))
+    wanted = options.reference or (2000 if options.reduced else len(images))
+    held_out, reference = shuffled[:count], shuffled[count : count + wanted]
+    if len(reference) < count:
+        raise SystemExit(f"{len(images)} real images are too few for sets of {count}; give more, or a smaller --count")
+    config = record.load(options.model).config
+    drawer = open_drawer(options, classes_of(images, config))
+    if options.device == "cpu":
+        draw_on_all_cores(grid, count, options, drawer.classes)
+    pre, extract = drawer.pre, drawer.extract
+    side, rows = pre.config.image_size, []
+    real = real_features(images, reference, side, extract)
+    projections = {kind: components(real[kind], grid.components) for kind in real}
+
+    def compare(group: str, name: str, number: int, features: dict[str, np.ndarray]) -> dict[str, Any]:
+        row: dict[str, Any] = {"group": group, "name": name, "number": number}
+        for kind, label in zip(("hidden", "pixels"), extract.names, strict=True):
+            project = projections[kind]
+            full = label if grid.components is None else f"{label}, first {grid.components} principal components"
+            found = generation_quality(
+                project(real[kind]), project(features[kind]), extractor=full, device=options.device
+            )
+            row[kind] = {k: round(getattr(found, k), 4) for k in ("frechet_distance", "precision", "recall")}
+            row[kind]["protocol"] = found.protocol
+        print(f"{group} {name} {number}: {row['hidden']['frechet_distance']:.3f} hidden, "
+              f"{row['pixels']['frechet_distance']:.4f} pixels", flush=True)  # fmt: skip
+        return row
+
+    rows.append(compare("real", "real", 0, real_features(images, held_out, side, extract)))
+    for (group, name, number), settings in grid.settings().items():
+        features, seconds = drawer.features(settings, count)
+        row = compare(group, name, number, features)
+        rows.append(row | {"seconds_an_image": round(seconds, 3), "settings": dataclasses.asdict(settings)})
+    results = {
+        "grid": dataclasses.asdict(grid), "images_a_set": count, "reference_images": len(reference),
+        "classes": len(drawer.classes), "guidance": 2.5, "seed": options.seed, "first": verdict(rows), "rows": rows,
+    }  # fmt: skip
+    plot(rows, grid, count, record.RESULTS / "generation_orders.png")
+    record.write("generation_orders", results, pre)
+
+
+def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether confident or uncertain tokens should come first, by kind of features: wins over the iterations."""
+    found: dict[str, Any] = {}
+    for kind in ("hidden", "pixels"):
+        by = {(r["name"], r["number"]): r[kind]["frechet_distance"] for r in rows if r["group"] == "orders"}
+        numbers = sorted({number for _, number in by})
+        wins = sum(by["entropy", n] < by["reversed", n] for n in numbers)
+        found[kind] = {
+            "confident_first_is_nearer_at": [n for n in numbers if by["entropy", n] < by["reversed", n]],
+            "uncertain_first_is_nearer_at": [n for n in numbers if by["entropy", n] >= by["reversed", n]],
+            "winner": "confident first"
+            if 2 * wins > len(numbers)
+            else "uncertain first"
+            if 2 * wins < len(numbers)
+            else "none",
+            "nearest_order_at": {n: min(ORDERS, key=lambda order, n=n: by[order, n]) for n in numbers},
+        }
+    return found
+
+
+def plot(rows: list[dict[str, Any]], grid: Grid, count: int, path: Path) -> None:
+    """Measures by iterations for every order, and by steps of the chain; a row a kind of features."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    measures = (("frechet_distance", "Fréchet distance"), ("precision", "precision"), ("recall", "recall"))
+    figure, panes = plt.subplots(2, 4, figsize=(15, 6.4), squeeze=False)
+    for pane_row, kind in zip(panes, ("hidden", "pixels"), strict=True):
+        for pane, (measure, title) in zip(pane_row, measures, strict=False):
+            for order, colour in zip(ORDERS, COLOURS, strict=True):
+                chosen = [row for row in rows if row["group"] == "orders" and row["name"] == order]
+                values = [row[kind][measure] for row in chosen]
+                pane.plot(
+                    [row["number"] for row in chosen], values, marker="o", markersize=3, color=colour, label=order
+                )
+            pane.axhline(rows[0][kind][measure], color="black", linewidth=0.8, linestyle=":", label="real images")
+            pane.set(title=f"{title}, features: {kind}", xlabel=f"iterations (chain of {grid.chain})", xscale="log")
+            pane.set_xticks(grid.iterations, [str(n) for n in grid.iterations], minor=False)
+            pane.minorticks_off()
+        chosen = [row for row in rows if row["group"] == "chains"]
+        pane = pane_row[3]
+        distances = [row[kind]["frechet_distance"] for row in chosen]
+        pane.plot(
+            [row["number"] for row in chosen], distances, marker="o", markersize=3, color=COLOURS[0], label="entropy"
+        )
+        pane.axhline(rows[0][kind]["frechet_distance"], color="black", linewidth=0.8, linestyle=":")
+        pane.set(title=f"Fréchet distance, features: {kind}", xlabel=f"steps of the chain ({grid.at} iterations)")
+    for pane in panes.flat:
+        pane.spines[["top", "right"]].set_visible(False)
+    panes[0][0].legend(fontsize=7, frameon=False)
+    figure.suptitle(f"{count} images a set", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,112 @@
+"""The pictures of the README, made by the commands on the example photographs: `generation.py pictures`.
+
+Every picture is what the command line printed beside it makes; run again after a change of the model, it makes the page
+anew. Writes PNGs and GIFs into --out, a sheet of the page, and the commands into results/generation_pictures.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import record
+from PIL import Image, ImageDraw
+
+import bigr_repr as br
+from bigr_repr.sampling.labels import class_number
+
+EXAMPLES = Path("examples/images")
+ROOT = Path(__file__).parent.parent
+WIDTH, HEIGHT, HEADING, GAP = 1100, 280, 24, 10
+
+# Drawn are the first eight of these that the model has by name; where it has too few, numbers spread over all classes.
+WISHED = (
+    "seashore", "alp", "lakeside", "goldfish", "golden retriever", "school bus", "monarch", "cliff dwelling",
+    "mushroom", "ship", "airplane", "truck", "volcano", "orange", "espresso",
+)  # fmt: skip
+
+# Name of the picture, the photograph it is of (or nothing), and the command's words. {first} to {third} are classes.
+PICTURES = [
+    ("classes", "", 'generate -l "{classes}" --count 32 --seed 1 --out {folder}/series --grid {out} --animate {gif}'),
+    ("inpainted", "raccoon.jpg", "inpaint {photo} --box 150,80,280,230 --blend feather --seed 3 --out {out} --animate"),
+    ("poisson", "raccoon.jpg", "inpaint {photo} --box 150,80,280,230 --blend poisson --seed 3 --out {out}"),
+    ("outpainted", "dandelions.jpg", "outpaint {photo} --aspect 21:9 --blend feather --seed 1 --out {out}"),
+    ("edited", "coffee.jpg", 'edit {photo} --to "{third}" --box 130,40,410,320 --blend feather --seed 2 --out {out}'),
+    ("interpolated", "", 'interpolate --from "{first}" --to "{second}" --steps 9 --seed 4 --out {out}'),
+    ("enriched", "cat.jpg", "enrich {photo} --window 150 --seed 0 --out {out}"),
+]
+
+
+def classes_to_draw(config: br.ModelConfig) -> list[str]:
+    """Eight names or numbers, or fewer for a model of fewer classes."""
+    found: list[str] = []
+    for name in WISHED:
+        try:
+            class_number(config, name)
+        except ValueError:
+            continue
+        found.append(name)
+    count = config.generator.classes
+    spread = [str(i * count // min(8, count)) for i in range(min(8, count))]
+    return found[:8] if len(found) >= 3 else spread
+
+
+def words(name: str, photo: str, template: str, classes: list[str], folder: Path) -> str:
+    """A command as one can type it."""
+    first, second, third = (classes * 3)[:3]
+    return template.format(
+        photo=EXAMPLES / photo, folder=folder, out=folder / f"{name}.png", gif=folder / f"{name}.gif",
+        classes=",".join(classes), first=first, second=second, third=third,
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    """The subcommand."""
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    for old in (out / "classes").glob("*"):  # a series of another model would be refused
+        old.unlink()
+    pre, started = record.load(options.model), time.perf_counter()
+    classes = classes_to_draw(pre.config)
+    shutil.rmtree(out / "series", ignore_errors=True)  # one of another model would be refused
+    commands: dict[str, str] = {}
+    for name, photo, template in PICTURES:
+        line = words(name, photo, template, classes, out)
+        print(f"bigr-repr {line}", flush=True)
+        arguments = [*shlex.split(line), "--model", options.model, "--device", options.device]
+        done = subprocess.run([sys.executable, "-m", "bigr_repr_cli", *arguments], cwd=ROOT, check=False)
+        if done.returncode:
+            raise SystemExit(f"pictures.py: the command for {name} failed; its message is above")
+        commands[name] = "bigr-repr " + words(name, photo, template, classes, Path())
+    shutil.rmtree(out / "series")
+    sheet(out, commands).save(out / "page.png", optimize=True)
+    made = [{"picture": f"{name}.png", "command": command} for name, command in commands.items()]
+    record.write("generation_pictures", {"pictures": made, "seconds": round(time.perf_counter() - started, 1)}, pre)
+
+
+def sheet(out: Path, commands: dict[str, str]) -> Image.Image:
+    """Photographs and what became of them, row by row under their commands."""
+    rows = []
+    for name, photo, _ in PICTURES:
+        sources = ([ROOT / EXAMPLES / photo] if photo else []) + [out / f"{name}.png"]
+        row = Image.new("RGB", (WIDTH, HEIGHT + HEADING), "white")
+        ImageDraw.Draw(row).text((2, 4), commands[name], fill="black", font_size=13)
+        left = bottom = 0
+        for source in sources:
+            with Image.open(source) as image:
+                scale = min(HEIGHT / image.height, (WIDTH - left) / image.width)
+                size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+                row.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (left, HEADING))
+            left, bottom = left + size[0] + GAP, max(bottom, HEADING + size[1])
+        rows.append(row.crop((0, 0, WIDTH, bottom)))
+    page = Image.new("RGB", (WIDTH, sum(row.height + GAP for row in rows)), "white")
+    top = 0
+    for row in rows:
+        page.paste(row, (0, top))
+        top += row.height + GAP
+    return page

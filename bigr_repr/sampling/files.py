@@ -1,0 +1,285 @@
+"""Files in, files out: what the drawing commands do, in one call each. Knows nothing of how codes are drawn.
+
+Targets are checked before any work, pictures appear whole, and each PNG says how it was made.
+"""
+
+# S side of the canvas in pixels
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from bigr_repr._open import open_image
+from bigr_repr.checkpoints import Pretrained
+from bigr_repr.images import decode
+from bigr_repr.sampling.applications import PAINTING, interpolate
+from bigr_repr.sampling.job import Job, Options
+from bigr_repr.sampling.labels import class_names
+from bigr_repr.sampling.output import check_target, grid, write_gif, write_png
+from bigr_repr.sampling.photos import Painted, Pasting, edit_photo, enrich_photo, inpaint_photo, outpaint_photo
+from bigr_repr.sampling.sampler import Iteration
+from bigr_repr.sampling.settings import SamplingSettings
+from bigr_repr.sampling.windows import Margins, Mask, box_mask, margins_to_aspect
+
+PathLike = str | os.PathLike[str]
+Box = tuple[int, int, int, int]
+OnProgress = Callable[[float, float], object]  # done, total
+
+_FRAME_MS = 120
+_WALK_MS = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a call wrote: the pictures themselves, other files made of them, and how long it took.
+
+    drawn: pictures that this call drew; others were there from an earlier one.
+    """
+
+    images: tuple[Path, ...]
+    also: tuple[Path, ...] = ()
+    drawn: int
+    seconds: float
+
+
+def origin(
+    pre: Pretrained, command: str, settings: SamplingSettings, options: Options, labels: Sequence[int] | None
+) -> dict[str, Any]:
+    """What a picture says about how it was made; with model, seed and settings it can be made again."""
+    from bigr_repr import __version__
+
+    names = class_names(pre.config)
+    return {
+        "command": command,
+        "version": __version__,
+        "model": pre.config.name,
+        "weights_sha256": pre.fingerprint,
+        "precision": str(pre.generator.transformer.mask_tok.dtype).removeprefix("torch."),
+        "seed": options.get("seed", 0),
+        "labels": None if labels is None else list(labels),
+        "classes": None if labels is None or not names else [names[label] for label in labels],
+        "settings": dataclasses.asdict(settings),
+    }
+
+
+def to_pictures(images: Tensor) -> list[Image.Image]:
+    """Images (B, 3, S, S) in [0, 1] as PIL images."""
+    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(row) for row in pixels]
+
+
+# ---- painting into a photograph
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoFile:
+    """A photograph, where the result goes, and what is marked in it.
+
+    out: a PNG; several versions become out-0.png, out-1.png and so on.  masks: images of the photograph's size, light
+    where to paint; boxes: (left, top, right, bottom) in pixels; all of them together are the mask.  animate: a GIF of
+    the unmasking, beside out.
+    """
+
+    photo: PathLike
+    out: PathLike
+    masks: Sequence[PathLike] = ()
+    boxes: Sequence[Box] = ()
+    animate: bool = False
+
+    def read(self) -> Image.Image:
+        """The photograph, upright, after checking that the results can be written. Raises ImageError, OSError."""
+        check_target(Path(self.out), ".png")
+        if self.animate:
+            check_target(self.animation, ".gif")
+        return decode(self.photo)
+
+    @property
+    def animation(self) -> Path:
+        """Where the GIF goes."""
+        return Path(self.out).with_suffix(".gif")
+
+    def marked(self, photo: Image.Image) -> Mask:
+        """The mask of all masks and boxes. Raises ValueError for one of another size, or for none at all."""
+        found = [read_mask(path, photo.size) for path in self.masks]
+        found += [box_mask(*photo.size, box) for box in self.boxes]
+        if not found:
+            raise ValueError("nothing is marked: give a mask, an image that is light where to paint, or a box")
+        union: Mask = np.logical_or.reduce(found)
+        return union
+
+
+def read_mask(path: PathLike, size: tuple[int, int]) -> Mask:
+    """A mask image (width, height) as bool (H, W): light, from 128, is marked.
+
+    Raises ImageError for a file that is no image, ValueError for another size and for an image without light pixels.
+    """
+    image = decode(path)
+    if image.size != size:
+        found, wanted = (f"{width}x{height}" for width, height in (image.size, size))
+        raise ValueError(f"{os.fspath(path)} is {found} pixels, the photograph {wanted}; a mask has the same size")
+    mask: Mask = np.asarray(image.convert("L")) >= 128
+    if not mask.any():
+        remedy = "nothing in it is light (128 or more); paint white what to replace"
+        raise ValueError(f"{os.fspath(path)} is empty: {remedy}")
+    return mask
+
+
+def colour_profile(path: PathLike) -> bytes | None:
+    """The ICC profile of an RGB photograph's colours, which `decode` leaves as they are; None where there is none."""
+    with Path(path).open("rb") as file:
+        image = open_image(file, os.fspath(path))
+        profile: bytes | None = image.info.get("icc_profile")
+        return profile if image.mode in ("RGB", "RGBA") else None
+
+
+def inpaint_file(
+    pre: Pretrained,
+    file: PhotoFile,
+    labels: Sequence[int] | None = None,
+    *,
+    count: int | None = None,
+    pasting: Pasting | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[Options],
+) -> Written:
+    """`inpaint_photo` from file to file. Raises what it does, ImageError for an unreadable file, OSError."""
+    photo = file.read()
+    paint = partial(inpaint_photo, pre, photo, file.marked(photo), labels)
+    return _paint(pre, "inpaint", file, paint, PAINTING, labels, count, pasting, on_progress, options)
+
+
+def edit_file(
+    pre: Pretrained,
+    file: PhotoFile,
+    labels: Sequence[int],
+    *,
+    count: int | None = None,
+    pasting: Pasting | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[Options],
+) -> Written:
+    """`edit_photo` from file to file. Raises as `inpaint_file`."""
+    photo = file.read()
+    paint = partial(edit_photo, pre, photo, file.marked(photo), labels)
+    return _paint(pre, "edit", file, paint, PAINTING, labels, count, pasting, on_progress, options)
+
+
+def outpaint_file(
+    pre: Pretrained,
+    file: PhotoFile,
+    labels: Sequence[int] | None = None,
+    *,
+    margins: Margins | None = None,
+    aspect: float | None = None,
+    count: int | None = None,
+    pasting: Pasting | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[Options],
+) -> Written:
+    """`outpaint_photo` from file to file, by margins or to an aspect, width over height. Raises as `inpaint_file`."""
+    if (margins is None) == (aspect is None):
+        raise ValueError("give either the pixels to grow by or an aspect")
+    photo = file.read()
+    grown = margins if margins is not None else margins_to_aspect(*photo.size, aspect or 0.0)
+    paint = partial(outpaint_photo, pre, photo, grown, labels)
+    return _paint(pre, "outpaint", file, paint, PAINTING, labels, count, pasting, on_progress, options)
+
+
+def enrich_file(
+    pre: Pretrained,
+    file: PhotoFile,
+    labels: Sequence[int] | None = None,
+    *,
+    scale: int = 2,
+    count: int | None = None,
+    pasting: Pasting | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[Options],
+) -> Written:
+    """`enrich_photo` from file to file; without masks and boxes, all of the photograph. Raises as `inpaint_file`."""
+    photo = file.read()
+    mask = file.marked(photo) if file.masks or file.boxes else None
+    paint = partial(enrich_photo, pre, photo, labels, mask=mask, scale=scale)
+    start = SamplingSettings()
+    return _paint(pre, "enrich", file, paint, start, labels, count, pasting, on_progress, options)
+
+
+def _paint(
+    pre: Pretrained,
+    command: str,
+    file: PhotoFile,
+    paint: Callable[..., list[Image.Image]],
+    default: SamplingSettings,
+    labels: Sequence[int] | None,
+    count: int | None,
+    pasting: Pasting | None,
+    on_progress: OnProgress | None,
+    options: Options,
+) -> Written:
+    """Call `paint`, write its versions and the animation."""
+    started, frames = time.monotonic(), []
+    pasting = pasting or Pasting()
+
+    def watch(painted: Painted) -> None:
+        if file.animate and painted.picture is not None:
+            frames.append(painted.picture())
+        if on_progress is not None:
+            on_progress(painted.done, painted.total)
+
+    pictures = paint(count=count, pasting=pasting, on_step=watch, **options)
+    record = origin(pre, command, Job(pre, default, options).settings, options, labels)
+    record |= {"photograph": Path(file.photo).name, "pasting": dataclasses.asdict(pasting)}
+    first, out = options.get("first", 0), Path(file.out)
+    profile = colour_profile(file.photo)
+    paths = [out] if len(pictures) == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(len(pictures))]
+    for number, (path, picture) in enumerate(zip(paths, pictures, strict=True), first):
+        write_png(path, picture, record | {"image": number}, profile)
+    if file.animate:
+        write_gif(file.animation, [*frames, pictures[0]], milliseconds=_FRAME_MS, origin=record)
+    also = (file.animation,) if file.animate else ()
+    return Written(images=tuple(paths), also=also, drawn=len(paths), seconds=time.monotonic() - started)
+
+
+# ---- a walk between classes
+
+
+def interpolate_file(
+    pre: Pretrained,
+    labels: Sequence[int],
+    out: PathLike,
+    *,
+    frames: int = 9,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[Options],
+) -> Written:
+    """`interpolate` as a strip, a PNG, and beside it as a GIF that goes there and back. Raises as it does, OSError."""
+    started, strip, walk = time.monotonic(), Path(out), Path(out).with_suffix(".gif")
+    check_target(strip, ".png")
+    check_target(walk, ".gif")
+
+    def watch(at: Iteration) -> None:
+        if on_progress is not None:
+            on_progress(images_done(at), frames)
+
+    options = {**options, "callback": watch}
+    pictures = to_pictures(interpolate(pre, labels, frames=frames, **options))
+    record = origin(pre, "interpolate", Job(pre, SamplingSettings(), options).settings, options, labels)
+    write_png(strip, grid(pictures, columns=frames), record | {"frames": frames})
+    write_gif(walk, pictures + pictures[-2:0:-1], milliseconds=_WALK_MS, origin=record)
+    return Written(images=(strip,), also=(walk,), drawn=frames, seconds=time.monotonic() - started)
+
+
+def images_done(at: Iteration) -> float:
+    """Images that a call has drawn so far, with the share of those being drawn."""
+    return at.images[0] + len(at.images) * at.iteration / at.iterations

@@ -1,0 +1,80 @@
+"""Classes by number or name, as people type them. Knows nothing of sampling."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterable
+
+from bigr_repr.config import ModelConfig
+
+ALL = "all"  # every class once
+_SUGGESTIONS = 3
+
+
+def class_names(config: ModelConfig) -> tuple[str, ...]:
+    """One name a class: the configuration's; for models of ImageNet-1k that carry none, torchvision's; else none."""
+    if config.class_names or config.generator.classes != 1000:
+        return config.class_names
+    return _imagenet_names() if str(config.training.get("data", "")).startswith("ImageNet-1k") else ()
+
+
+@functools.cache
+def _imagenet_names() -> tuple[str, ...]:
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def class_number(config: ModelConfig, text: str) -> int:
+    """The class that a number or a name stands for; either case; of a name with commas, any part.
+
+    Raises ValueError for a number outside 0..C-1 and, with the nearest names, for a name that no class has.
+    """
+    wanted, count = text.strip(), config.generator.classes
+    if wanted.removeprefix("-").isdecimal():
+        if not 0 <= int(wanted) < count:
+            raise ValueError(f"class {wanted} is outside 0..{count - 1} for {config.name}; see: bigr-repr models info")
+        return int(wanted)
+    names = class_names(config)
+    if not names:
+        raise ValueError(f"class {wanted!r} cannot be looked up: {config.name} has no names; give 0..{count - 1}")
+    table = _table(names)
+    found = table.get(_plain(wanted))
+    if found is None:
+        near = difflib.get_close_matches(_plain(wanted), table, n=_SUGGESTIONS, cutoff=0.5)
+        listed = ", ".join(f"{names[table[name]]!r}" for name in near)
+        remedy = f"nearest: {listed}" if near else f"give a number 0..{count - 1}, or see: bigr-repr models info"
+        raise ValueError(f"class {wanted!r} is not one of {config.name}'s; {remedy}")
+    return found
+
+
+def class_list(config: ModelConfig, texts: Iterable[str]) -> list[int]:
+    """Classes of several texts, each "all" or some separated by commas. Raises as `class_number`, also for none."""
+    found: list[int] = []
+    for text in texts:
+        if text.strip().lower() == ALL:
+            found += range(config.generator.classes)
+        elif _plain(text) in _table(class_names(config)):  # a name may hold commas
+            found.append(class_number(config, text))
+        else:
+            found += [class_number(config, part) for part in text.split(",") if part.strip()]
+    if not found:
+        raise ValueError("no class is named; give numbers or names, separated by commas")
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _table(names: tuple[str, ...]) -> dict[str, int]:
+    """Class numbers by plain name; whole names stand above parts, and earlier classes above later ones."""
+    table: dict[str, int] = {}
+    for number, name in enumerate(names):
+        table.setdefault(_plain(name), number)
+    for number, name in enumerate(names):
+        for part in name.split(","):
+            table.setdefault(_plain(part), number)
+    return table
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").lower().split())

@@ -1,0 +1,104 @@
+"""Pictures on disk: PNG that says how it was made, grids, animations, arrays. Knows nothing of models or sampling.
+
+Every file appears whole or not at all.
+"""
+
+# H W pixels
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from bigr_repr._durable import partial_name, replacing
+
+METADATA_KEY = "bigr_repr"  # the PNG text chunk that holds a picture's origin, as JSON
+_GAP = 2
+_LONGEST = 384  # pixels of an animation's longer side
+
+
+def check_target(path: Path, suffix: str) -> None:
+    """Find out before any work whether a file can be written.
+
+    Raises ValueError for another suffix, OSError that names the folder or file otherwise.
+    """
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{path}: the name must end in {suffix}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file that ends in {suffix}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder; make it first, or name another")
+    beside = partial_name(path)
+    try:
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path.parent)) from error
+
+
+def write_png(path: Path, image: Image.Image, origin: Mapping[str, Any], profile: bytes | None = None) -> None:
+    """Write a picture, how it was made, and the ICC profile its colours are of. Raises OSError that names path."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(METADATA_KEY, json.dumps(origin, ensure_ascii=False))
+    with replacing(path) as file:
+        image.save(file, "PNG", pnginfo=info, icc_profile=profile)
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """How a picture that `write_png` wrote was made. Raises ValueError for a file that does not say."""
+    with Image.open(path) as image:
+        text = image.info.get(METADATA_KEY)
+    if text is None:
+        raise ValueError(f"{path} does not say how it was made; bigr-repr wrote no PNG of this content")
+    record: dict[str, Any] = json.loads(text)
+    return record
+
+
+def write_gif(path: Path, frames: Sequence[Image.Image], *, milliseconds: int, origin: Mapping[str, Any]) -> None:
+    """Write frames of one size as an endless animation, the last shown for longer; at most 384 pixels a side."""
+    scale = min(1.0, _LONGEST / max(frames[0].size))
+    size = (max(1, round(frames[0].width * scale)), max(1, round(frames[0].height * scale)))
+    small = [frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC) for frame in frames]
+    with replacing(path) as file:
+        small[0].save(
+            file,
+            "GIF",
+            save_all=True,
+            append_images=small[1:],
+            duration=[milliseconds] * (len(small) - 1) + [max(1500, milliseconds)],
+            loop=0,
+            comment=json.dumps(origin).encode(),
+        )
+
+
+def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """Images of one size side by side on white, row by row; about as many rows as columns unless told."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    columns = min(columns, len(images))
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        sheet.paste(image, (column * (width + _GAP), row * (height + _GAP)))
+    return sheet
+
+
+def write_npz(path: Path, images: Iterable[Image.Image], shape: tuple[int, int, int, int]) -> None:
+    """Write RGB images as the array `arr_0`, uint8 (n, H, W, 3), that ADM's evaluator reads. Holds one at a time."""
+    with (
+        replacing(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as member,
+    ):
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(member, header)
+        for image in images:
+            member.write(np.asarray(image, np.uint8).tobytes())

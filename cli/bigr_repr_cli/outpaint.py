@@ -1,0 +1,69 @@
+"""`bigr-repr outpaint`: a photograph continued beyond its edges."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bigr_repr_cli.photo import (
+    Animate,
+    Band,
+    Blend,
+    BlendHow,
+    Count,
+    Label,
+    Out,
+    Photo,
+    WindowSide,
+    parse_aspect,
+    pasting,
+)
+from bigr_repr_cli.sampling import Sampling, sampling_command
+
+Pixels = Annotated[int, typer.Option(min=0, help="Pixels to grow by on this side.")]
+
+
+@sampling_command
+def command(
+    sampling: Sampling,
+    image: Photo,
+    left: Pixels = 0,
+    top: Pixels = 0,
+    right: Pixels = 0,
+    bottom: Pixels = 0,
+    aspect: Annotated[
+        str | None, typer.Option(help="Grow to this width:height, as 16:9, equally on opposite sides.")
+    ] = None,
+    label: Label = None,
+    count: Count = None,
+    out: Out = Path("outpainted.png"),
+    blend: BlendHow = Blend.none,
+    band: Band = None,
+    window: WindowSide = None,
+    animate: Animate = False,
+) -> None:
+    """Continue a photograph beyond its edges, at its own scale, by pixels or to an aspect.
+
+    What is larger than one window of the model is painted in several, each seeing what stands beside it.
+    """
+    sides = (left, top, right, bottom)
+    if any(sides) == (aspect is not None):
+        raise typer.BadParameter(
+            "give either pixels (--left --top --right --bottom) or --aspect", param_hint="--aspect"
+        )
+    ratio = parse_aspect(aspect)
+    from bigr_repr.sampling.files import PhotoFile, outpaint_file
+    from bigr_repr.sampling.labels import class_list
+    from bigr_repr.sampling.windows import Margins
+
+    how, file = pasting(blend, band, window), PhotoFile(photo=image, out=out, animate=animate)
+    margins = Margins(*sides) if ratio is None else None
+    pre = sampling.load()
+    classes = None if label is None else class_list(pre.config, [label])
+    with sampling.reported("outpainting") as (on_progress, report):
+        report(
+            outpaint_file(
+                pre, file, classes, margins=margins, aspect=ratio, count=count, pasting=how, on_progress=on_progress,
+                **sampling.options(),
+            )
+        )  # fmt: skip

@@ -1,0 +1,132 @@
+"""The options that all drawing commands share, what is made of them, and what is printed. Knows no single command."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bigr_repr_cli.progress import counting_progress
+
+if TYPE_CHECKING:
+    from bigr_repr.checkpoints import Pretrained
+    from bigr_repr.sampling.files import Written
+    from bigr_repr.sampling.job import Options
+
+Order = StrEnum("Order", ["entropy", "margin", "reversed", "random", "raster", "halton"])
+Masked = StrEnum("Masked", ["cosine", "linear"])
+GuidanceOver = StrEnum("GuidanceOver", ["constant", "linear"])
+NoiseOver = StrEnum("NoiseOver", ["constant", "down", "up"])
+Computed = StrEnum("Computed", ["float32", "bfloat16", "float16"])
+_PANEL = "Sampling"
+
+
+def _option(help: str, *names: str, **checks: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_PANEL, **checks)
+
+
+def _shared(
+    model: Annotated[str, typer.Option(help="A name from: bigr-repr models list, or a model folder.")] = "bigr-tiny",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pictures.")] = 0,
+    fast: Annotated[bool, _option("Start from the fast preset instead of the paper's settings.", "--fast")] = False,
+    iterations: Annotated[int | None, _option("Iterations that unmask tokens.", min=1)] = None,
+    order: Annotated[Order | None, _option("Which tokens come first.")] = None,
+    schedule: Annotated[Masked | None, _option("How many are masked after each iteration.")] = None,
+    diffusion_steps: Annotated[int | None, _option("Steps of the transcoder's chain.", min=1)] = None,
+    confidence_steps: Annotated[int | None, _option("A chain of its own that ranks the tokens.", min=1)] = None,
+    guidance: Annotated[float | None, _option("Towards the class; 1 or less: none.", min=0.0)] = None,
+    guidance_schedule: Annotated[GuidanceOver | None, _option("Over the iterations.")] = None,
+    temperature: Annotated[float | None, _option("Of the bits, above 0.")] = None,
+    gumbel: Annotated[float | None, _option("Noise added to the confidence.", min=0.0)] = None,
+    gumbel_schedule: Annotated[NoiseOver | None, _option("Over the iterations.")] = None,
+    deterministic: Annotated[bool, _option("Threshold bits instead of drawing them.", "--deterministic")] = False,
+    batch_size: Annotated[int | None, _option("Images drawn together.", min=1)] = None,
+    device: Annotated[str, _option("auto, cpu, cuda, cuda:1 …")] = "auto",
+    precision: Annotated[Computed, _option("What the network computes in.")] = Computed.float32,
+    compile: Annotated[bool, _option("Compile the network: slow start, then faster.", "--compile")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Only its signature is used: the options of `sampling_command`."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The values of the shared options, as given."""
+
+    values: dict[str, Any]
+
+    def load(self) -> Pretrained:
+        """The model, where and in what it is to compute."""
+        from bigr_repr._placement import as_dtype, choose_device
+        from bigr_repr.checkpoints import load
+        from bigr_repr.sampling.compiled import compile_for_sampling
+
+        device = choose_device(self.values["device"])
+        pre = load(self.values["model"], device=device, dtype=as_dtype(str(self.values["precision"])))
+        return compile_for_sampling(pre) if self.values["compile"] else pre
+
+    def options(self) -> Options:
+        """Keywords for the library: those given only, so that the rest is up to the function called."""
+        from bigr_repr.sampling.settings import FAST
+
+        found: Any = {"seed": self.values["seed"], "batch_size": self.values["batch_size"]}
+        if self.values["fast"]:
+            found["settings"] = FAST
+        for name in (
+            "order", "schedule", "diffusion_steps", "confidence_steps", "guidance", "guidance_schedule", "temperature",
+            "gumbel", "gumbel_schedule",
+        ):  # fmt: skip
+            if self.values[name] is not None:
+                value = self.values[name]
+                found[name] = str(value) if isinstance(value, StrEnum) else value
+        if self.values["iterations"] is not None:
+            found["steps"] = self.values["iterations"]
+        if self.values["deterministic"]:
+            found["deterministic"] = True
+        options: Options = found
+        return options
+
+    @contextmanager
+    def reported(self, name: str) -> Iterator[tuple[Callable[[float, float], None], Callable[[Written], None]]]:
+        """Gives `on_progress` for the library call, and what to call with its result, which is then printed."""
+        results: list[Written] = []
+        with counting_progress(name) as on_progress:
+            yield on_progress, results.append
+        for result in results:
+            self._print(result)
+
+    def _print(self, result: Written) -> None:
+        files = [*map(str, result.images), *map(str, result.also)]
+        if self.values["as_json"]:
+            record = {"images": files[: len(result.images)], "also": files[len(result.images) :]}
+            typer.echo(json.dumps(record | {"drawn": result.drawn, "seconds": round(result.seconds, 3)}, indent=2))
+            return
+        before = len(result.images) - result.drawn
+        note = f"; {before:,} were there" if before > 0 else ""
+        typer.echo(f"{result.drawn:,} drawn in {result.seconds:.1f} s{note}")
+        shown = files if len(files) <= 8 else [files[0], "…", *files[len(result.images) - 1 :]]
+        typer.echo("\n".join(shown))
+
+
+def sampling_command(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the shared options to a command, whose parameter `sampling` gets their values."""
+    own = inspect.signature(command, eval_str=True).parameters
+    shared = inspect.signature(_shared, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        sampling = Sampling({name: values.pop(name) for name in shared})
+        command(sampling=sampling, **values)
+
+    parameters = [p for name, p in own.items() if name != "sampling"] + list(shared.values())
+    keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    run.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in keywords}
+    return run

@@ -1,0 +1,315 @@
+"""`bigr-repr generate`, `inpaint`, `outpaint`, `edit`, `interpolate` and `enrich` as their users meet them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from bigr_repr_cli import main, photo, sampling
+from PIL import Image, ImageCms
+from sampling_model import one_thread, tiny_model
+from tiny_model import picture
+
+from bigr_repr.checkpoints import Pretrained, load, save
+from bigr_repr.sampling import FAST, generate
+from bigr_repr.sampling.blend import BLENDS
+from bigr_repr.sampling.output import read_origin
+from bigr_repr.sampling.settings import GUIDANCE_SCHEDULES, GUMBEL_SCHEDULES, MASK_SCHEDULES, ORDERS
+
+Run = Callable[..., tuple[int, str, str]]
+SHORT = ["--iterations", "2", "--diffusion-steps", "2"]
+PAINT = ["inpaint", "photo.png", "--mask", "mask.png", "--out", "o.png"]
+NAMES = ("goldfish", "tabby cat", "great white shark, white shark", "ship", "tench")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pre, folder = tiny_model(), tmp_path_factory.mktemp("cli") / "model"
+    config = dataclasses.replace(pre.config, class_names=NAMES)
+    save(Pretrained(config, pre.tokenizer, pre.generator), folder)
+    return folder
+
+
+@pytest.fixture
+def bigr(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process, in a folder with photographs and masks: (exit code, stdout, stderr)."""
+    picture(1, 50, 36).save(tmp_path / "photo.png")
+    mark(tmp_path / "mask.png", 50, 36, (10, 5, 30, 20))
+
+    def run(*arguments: str, options: list[str] = SHORT) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["bigr-repr", *arguments, *options, "--model", str(model)])
+        with pytest.raises(SystemExit) as caught:
+            main.main()
+        return (caught.value.code or 0, *capfd.readouterr())  # type: ignore[return-value]
+
+    return run
+
+
+def mark(path: Path, width: int, height: int, box: tuple[int, int, int, int]) -> None:
+    """A mask image that is white inside the box."""
+    mask = Image.new("L", (width, height))
+    mask.paste(255, box)
+    mask.save(path)
+
+
+def pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_choices_are_the_librarys() -> None:
+    for choices, wanted in [
+        (sampling.Order, ORDERS),
+        (sampling.Masked, MASK_SCHEDULES),
+        (sampling.GuidanceOver, GUIDANCE_SCHEDULES),
+        (sampling.NoiseOver, GUMBEL_SCHEDULES),
+        (photo.Blend, BLENDS),
+    ]:
+        assert tuple(map(str, choices)) == wanted
+    assert get_args(photo.BlendHow)[0] is photo.Blend
+
+
+# ---- painting into a photograph
+@pytest.mark.parametrize("command", ["inpaint", "edit", "enrich"])
+def test_only_what_is_marked_changes(bigr: Run, tmp_path: Path, command: str) -> None:
+    to = ["--to", "tabby cat"] if command == "edit" else []
+    code, text, error = bigr(command, "photo.png", "--mask", "mask.png", "--box", "40,30,60,60", *to, "--out", "o.png")
+    assert (code, error) == (0, "")
+    assert text.splitlines()[-1] == "o.png"
+    before, after = pixels(tmp_path / "photo.png"), pixels(tmp_path / "o.png")
+    marked = np.zeros((36, 50), np.bool_)
+    marked[5:20, 10:30] = marked[30:, 40:] = True
+    assert np.array_equal(after[~marked], before[~marked])
+    assert (after[marked] != before[marked]).any()
+
+
+def test_the_picture_says_how_it_was_made_and_can_be_made_again(bigr: Run, tmp_path: Path, model: Path) -> None:
+    arguments = ["edit", "photo.png", "--mask", "mask.png", "--to", "great white shark", "--seed", "3"]
+    assert bigr(*arguments, "--blend", "feather", "--guidance", "3", "--order", "halton", "--out", "a.png")[0] == 0
+    origin = read_origin(tmp_path / "a.png")
+    assert origin["command"] == "edit"
+    assert origin["seed"] == 3
+    assert origin["labels"] == [2]
+    assert origin["classes"] == [NAMES[2]]
+    assert origin["weights_sha256"] == load(model).fingerprint
+    assert origin["settings"]["steps"] == 2
+    assert origin["settings"]["order"] == "halton"
+    assert origin["settings"]["guidance"] == 3
+    assert origin["pasting"] == {"window": None, "blend": "feather", "band": None}
+    assert str(tmp_path) not in json.dumps(origin)
+    bigr(*arguments, "--blend", "feather", "--guidance", "3", "--order", "halton", "--out", "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_versions_are_numbered_and_an_animation_goes_beside(bigr: Run, tmp_path: Path) -> None:
+    code, text, _ = bigr(*PAINT, "--count", "2", "--animate", "--json", "--blend", "feather")
+    assert code == 0
+    record = json.loads(text)
+    assert (record["images"], record["also"], record["drawn"]) == (["o-0.png", "o-1.png"], ["o.gif"], 2)
+    with Image.open(tmp_path / "o.gif") as animation:
+        assert animation.n_frames == 3  # type: ignore[attr-defined]  # two iterations and the result
+        assert animation.size == (50, 36)
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_the_colour_profile_goes_with_the_picture(bigr: Run, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture(1, 50, 36).save(tmp_path / "photo.png", icc_profile=profile)
+    assert bigr(*PAINT)[0] == 0
+    with Image.open(tmp_path / "o.png") as image:
+        assert image.info["icc_profile"] == profile
+
+
+def test_photographs_are_upright_and_of_any_kind(bigr: Run, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture(1, 36, 50).convert("L").save(tmp_path / "turned.jpg", exif=exif)
+    assert bigr("inpaint", "turned.jpg", "--mask", "mask.png", "--out", "o.png")[0] == 0
+    assert pixels(tmp_path / "o.png").shape == (36, 50, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [
+        (["--left", "5", "--bottom", "60"], (55, 96)),
+        (["--aspect", "2:1"], (72, 36)),
+        (["--aspect", "0.5"], (50, 100)),
+    ],
+)
+def test_outpaint_grows_and_keeps_the_photograph(
+    bigr: Run, tmp_path: Path, arguments: list[str], size: tuple[int, int]
+) -> None:
+    assert bigr("outpaint", "photo.png", *arguments, "--label", "3", "--out", "o.png")[0] == 0
+    grown, before = pixels(tmp_path / "o.png"), pixels(tmp_path / "photo.png")
+    assert grown.shape == (*size[::-1], 3)
+    left = 5 if "--left" in arguments else (size[0] - 50) // 2
+    top = 0 if "--left" in arguments else (size[1] - 36) // 2
+    assert np.array_equal(grown[top : top + 36, left : left + 50], before)
+
+
+# ---- pictures from nothing
+def test_generate_writes_files_grid_array_and_animation(bigr: Run, tmp_path: Path, model: Path) -> None:
+    extra = ["--grid", "grid.png", "--npz", "samples.npz", "--animate", "unmasking.gif"]
+    code, text, error = bigr(
+        "generate", "-l", "goldfish,3", "--count", "5", "--seed", "7", "--out", "some/where", *extra
+    )
+    assert (code, error) == (0, "")
+    assert text.startswith("5 drawn")
+    images = generate(load(model), [0, 3, 0, 3, 0], seed=7, steps=2, diffusion_steps=2)
+    wanted = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    files = sorted((tmp_path / "some/where").glob("*.png"))
+    assert [file.name for file in files] == [f"{i:06d}.png" for i in range(5)]
+    assert np.array_equal(np.stack([pixels(file) for file in files]), wanted)
+    with np.load(tmp_path / "samples.npz") as stored:
+        assert np.array_equal(stored["arr_0"], wanted)
+    assert pixels(tmp_path / "grid.png").shape == (3 * 16 + 4, 2 * 16 + 2, 3)  # a column a class
+    assert np.array_equal(pixels(tmp_path / "grid.png")[18:34, 18:], wanted[3])
+    with Image.open(tmp_path / "unmasking.gif") as animation:
+        assert animation.n_frames == 3  # type: ignore[attr-defined]
+    origin = read_origin(files[1])
+    assert (origin["image"], origin["labels"], origin["classes"]) == (1, [3], ["ship"])
+
+
+def test_an_animation_ends_with_the_pictures_however_many_are_drawn_at_a_time(bigr: Run, tmp_path: Path) -> None:
+    extra = ["--count", "18", "--grid", "grid.png", "--animate", "a.gif"]
+    assert bigr("generate", "--labels", "all", "--out", "series", *extra)[0] == 0
+    with Image.open(tmp_path / "a.gif") as animation:
+        animation.seek(animation.n_frames - 1)  # type: ignore[attr-defined]
+        end = np.asarray(animation.convert("RGB")).reshape(-1, 3).mean(axis=0)
+        assert animation.size == (88, 70)  # a column a class
+    wanted = pixels(tmp_path / "grid.png").reshape(-1, 3).mean(axis=0)
+    assert np.abs(end - wanted).max() < 3
+
+
+def test_a_series_goes_on_where_it_was_and_grows(bigr: Run, tmp_path: Path) -> None:
+    arguments = ["generate", "--labels", "all", "--out", "series"]
+    bigr(*arguments, "--count", "4")
+    first = {file.name: file.read_bytes() for file in (tmp_path / "series").glob("*.png")}
+    (tmp_path / "series/000001.png").unlink()
+    code, text, _ = bigr(*arguments, "--count", "7", "--npz", "all.npz")
+    assert code == 0
+    assert text.startswith("4 drawn")
+    assert "3 were there" in text
+    assert all((tmp_path / "series" / name).read_bytes() == data for name, data in first.items())
+    bigr("generate", "--labels", "all", "--out", "whole", "--count", "7", "--npz", "whole.npz")
+    assert (tmp_path / "all.npz").read_bytes()[:200] == (tmp_path / "whole.npz").read_bytes()[:200]
+    for file in (tmp_path / "whole").glob("*.png"):
+        assert file.read_bytes() == (tmp_path / "series" / file.name).read_bytes()
+
+
+def test_series_do_not_mix(bigr: Run, tmp_path: Path) -> None:
+    bigr("generate", "--labels", "1", "--out", "series")
+    code, text, error = bigr("generate", "--labels", "1", "--seed", "1", "--out", "series", "--count", "3")
+    assert (code, text, error.count("\n")) == (1, "", 1)
+    assert "seed was 0, is 1; name another folder" in error
+    assert len(list((tmp_path / "series").glob("*.png"))) == 1
+    picture(1).save(tmp_path / "000000.png")
+    assert "unknown origin" in bigr("generate", "--out", ".")[2]
+
+
+def test_interpolate_draws_a_strip_and_a_walk(bigr: Run, tmp_path: Path) -> None:
+    code, text, _ = bigr("interpolate", "--from", "tench", "--to", "goldfish", "--steps", "4", "--out", "walk.png")
+    assert code == 0
+    assert text.splitlines()[-2:] == ["walk.png", "walk.gif"]
+    strip = pixels(tmp_path / "walk.png")
+    assert strip.shape == (16, 4 * 16 + 6, 3)
+    with Image.open(tmp_path / "walk.gif") as animation:
+        assert animation.n_frames == 6  # type: ignore[attr-defined]  # there and back
+    bigr("generate", "--labels", "tench", "--out", "end")
+    assert np.array_equal(strip[:, :16], pixels(tmp_path / "end/000000.png"))
+
+
+def test_the_fast_preset_is_the_librarys_and_options_change_it(bigr: Run, tmp_path: Path) -> None:
+    short = ["--diffusion-steps", "2"]
+    for out, options in [("a", short), ("b", ["--iterations", "3", *short])]:
+        assert bigr("generate", "--fast", "--labels", "1", "--out", out, options=options)[0] == 0
+    found = [read_origin(tmp_path / out / "000000.png")["settings"] for out in "ab"]
+    assert found[0] == dataclasses.asdict(FAST) | {"diffusion_steps": 2}
+    assert found[1] == {**found[0], "steps": 3}
+
+
+# ---- what goes wrong
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["inpaint", "photo.png", "--out", "o.png"], "nothing is marked"),
+        (["inpaint", "photo.png", "--mask", "small.png", "--out", "o.png"], "9x9 pixels, the photograph 50x36"),
+        (["inpaint", "photo.png", "--mask", "black.png", "--out", "o.png"], "black.png is empty"),
+        (["inpaint", "photo.png", "--mask", "junk.png", "--out", "o.png"], "junk.png"),
+        (["inpaint", "junk.png", "--mask", "mask.png", "--out", "o.png"], "junk.png"),
+        (["inpaint", "gone.png", "--mask", "mask.png", "--out", "o.png"], "gone.png: no such file"),
+        (["inpaint", "photo.png", "--box", "50,0,60,9", "--out", "o.png"], "box=50,0,60,9 holds no pixel"),
+        ([*PAINT, "--window", "37"], "window=37 is outside 1..36"),
+        ([*PAINT, "--guidance", "3"], "no class to guide towards"),
+        ([*PAINT, "--iterations", "17"], "steps=17 is more than"),
+        (["inpaint", "photo.png", "--mask", "mask.png", "--out", "o.jpg"], "must end in .png"),
+        (["inpaint", "photo.png", "--mask", "mask.png", "--out", "nowhere/o.png"], "nowhere: no such folder"),
+        (["inpaint", "photo.png", "--mask", "mask.png", "--out", "folder.png"], "folder.png is a folder"),
+        ([*PAINT, "--temperature", "0"], "temperature=0"),
+        (["edit", "photo.png", "--mask", "mask.png", "--to", "goldfihs", "--out", "o.png"], "nearest: 'goldfish'"),
+        (["edit", "photo.png", "--mask", "mask.png", "--to", "5", "--out", "o.png"], "class 5 is outside 0..4"),
+        (["outpaint", "photo.png", "--aspect", "50:36", "--out", "o.png"], "nothing is to be painted"),
+        (["outpaint", "photo.png", "--left", "1000000000", "--out", "o.png"], "grow it by less"),
+        (["generate", "--labels", "cat", "--out", "o"], "class 'cat' is not one of test's; nearest: 'tabby cat'"),
+        (["generate", "--guidance", "2", "--out", "o"], "no class to guide towards"),
+        (["inpaint", "photo.png", "--mask", "mask.png", "--out", ""], "must end in .png"),
+        ([*PAINT, "--label", ""], "no class is named"),
+        (["generate", "--count", "1000001", "--out", "o"], "more than 1,000,000 pictures"),
+        (["generate", "--out", "photo.png"], "photo.png is a file"),
+        (["generate", "--out", "o", "--grid", "grid.gif"], "must end in .png"),
+        (["generate", "--out", "o", "--npz", "nowhere/a.npz"], "nowhere: no such folder"),
+        (["generate", "--out", "o", "--order", "raster", "--confidence-steps", "3"], "confidence_steps=3"),
+        (["interpolate", "--from", "1", "--to", "xyzzy", "--out", "o.png"], "class 'xyzzy'"),
+        (["interpolate", "--from", "1", "--to", "2", "--out", "o.gif"], "must end in .png"),
+        (["enrich", "photo.png", "--device", "quantum", "--out", "o.png"], "device='quantum' is unknown"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_leaves_nothing(bigr: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
+    mark(tmp_path / "small.png", 9, 9, (0, 0, 9, 9))
+    mark(tmp_path / "black.png", 50, 36, (0, 0, 0, 0))
+    (tmp_path / "junk.png").write_bytes(b"\x89PNG\r\n\x1a\njunk")
+    (tmp_path / "folder.png").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    options = [] if "--iterations" in arguments else SHORT
+    code, text, error = bigr(*arguments, options=options)
+    assert (code, text) == (1, "")
+    assert error.startswith("error: ")
+    assert says in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inpaint"],
+        ["inpaint", "photo.png", "--box", "1,2,3"],
+        ["inpaint", "photo.png", "--mask", "mask.png", "--blend", "soft"],
+        ["edit", "photo.png", "--mask", "mask.png"],
+        ["outpaint", "photo.png"],
+        ["outpaint", "photo.png", "--left", "3", "--aspect", "2:1"],
+        ["outpaint", "photo.png", "--aspect", "wide"],
+        ["outpaint", "photo.png", "--left", "-3"],
+        ["interpolate", "--from", "1", "--to", "2", "--steps", "1"],
+        ["interpolate", "--from", "1", "--to", "2", "--steps", "1001"],
+        ["generate", "--count", "0"],
+        ["generate", "--seed", "-1"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(bigr: Run, arguments: list[str]) -> None:
+    code, text, error = bigr(*arguments)
+    assert (code, text) == (2, "")
+    assert "Traceback" not in error

@@ -1,0 +1,168 @@
+"""Laws of painting into photographs of any size, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sampling_model import Watch, one_thread, some_images, tiny_model
+
+from bigr_repr import edit_photo, enrich, enrich_photo, inpaint, inpaint_photo, outpaint_photo
+from bigr_repr.checkpoints import Pretrained
+from bigr_repr.sampling import job
+from bigr_repr.sampling.blend import BLENDS
+from bigr_repr.sampling.draws import SeededDraws
+from bigr_repr.sampling.photos import Painted, Pasting
+from bigr_repr.sampling.windows import Margins, box_mask
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def pre() -> Pretrained:
+    return tiny_model()
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def changed(before: Image.Image, after: Image.Image) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    return (np.asarray(before) != np.asarray(after)).any(axis=2)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("size", [(50, 31), (16, 16), (9, 40)])
+def test_only_what_is_marked_changes(pre: Pretrained, size: tuple[int, int], blend: str) -> None:
+    photo, mask = photograph(*size), box_mask(*size, (3, 5, 8, 30))
+    (painted,) = inpaint_photo(pre, photo, mask, steps=2, pasting=Pasting(blend=blend, band=2))
+    assert painted.size == photo.size
+    near = np.zeros_like(mask)
+    for row, column in zip(*mask.nonzero(), strict=True):
+        reach = 2 if blend == "feather" else 0
+        near[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = True
+    assert not changed(photo, painted)[~near].any()
+    assert changed(photo, painted)[mask].mean() > 0.5
+
+
+def test_a_photograph_of_the_models_size_is_painted_as_the_canvas_is(pre: Pretrained) -> None:
+    pixels = (some_images() * 255).round().byte()
+    mask = box_mask(16, 16, (2, 3, 9, 6))
+    got = inpaint_photo(pre, pixels[0].permute(1, 2, 0).numpy(), mask, 2, count=2, steps=2, seed=5)
+    canvas = inpaint(pre, pixels, torch.from_numpy(mask), 2, count=2, steps=2, seed=5)
+    wanted = (canvas * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    for version, expected in zip(got, wanted, strict=True):
+        assert np.array_equal(np.asarray(version)[mask], expected[mask])
+    enriched = enrich_photo(pre, pixels[0].permute(1, 2, 0).numpy(), steps=1)
+    expected = (enrich(pre, pixels, steps=1)[0] * 255).round().byte().permute(1, 2, 0)
+    assert np.array_equal(np.asarray(enriched[0]), expected.numpy())
+
+
+def test_versions_differ_and_each_is_the_same_alone(pre: Pretrained) -> None:
+    photo, mask = photograph(40, 20), box_mask(40, 20, (0, 0, 40, 20))
+    several = inpaint_photo(pre, photo, mask, [1, 3], count=3, steps=2)
+    assert changed(several[0], several[2]).any()
+    assert several[1] == inpaint_photo(pre, photo, mask, 3, first=1, steps=2)[0]
+    assert several[0] == edit_photo(pre, photo, mask, 1, steps=2)[0]
+    assert several == inpaint_photo(pre, photo, mask, [1, 3], count=3, steps=2)
+
+
+def test_windows_have_noise_of_their_own(pre: Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first window that of the seed, so that one window is what the canvas would be."""
+    seeds: list[int] = []
+
+    class Spy(SeededDraws):
+        def __init__(self, seed: int, images: Sequence[int]) -> None:
+            seeds.append(seed)
+            super().__init__(seed, images)
+
+    monkeypatch.setattr(job, "SeededDraws", Spy)
+    inpaint_photo(pre, photograph(32, 16), np.ones((16, 32)), steps=1, seed=5)
+    assert len(seeds) == 3
+    assert seeds[0] == 5
+    noise = [SeededDraws(seed, [0]).uniform([4], 1, 1).flatten().tolist() for seed in seeds]
+    assert len(set(map(tuple, noise))) == 3
+
+
+def test_outpainting_keeps_the_photograph(pre: Pretrained) -> None:
+    photo, margins = photograph(20, 18), Margins(3, 0, 40, 7)
+    (grown,) = outpaint_photo(pre, photo, margins, steps=1)
+    assert grown.size == (63, 25)
+    assert grown.crop((3, 0, 23, 18)) == photo
+    edge = np.asarray(photo)[9, -1].astype(int)
+    assert np.abs(np.asarray(grown)[9, 23:].astype(int) - edge).max() > 10  # painted, not repeated
+
+
+def test_enrich_changes_all_of_it_or_what_is_marked(pre: Pretrained) -> None:
+    photo, mask = photograph(30, 24), box_mask(30, 24, (20, 2, 28, 20))
+    assert changed(photo, enrich_photo(pre, photo, steps=1, pasting=Pasting(window=12))[0]).mean() > 0.9
+    assert not changed(photo, enrich_photo(pre, photo, mask=mask, steps=1)[0])[~mask].any()
+
+
+def test_paintings_side_by_side_fade_into_each_other(pre: Pretrained) -> None:
+    """The second window's band reaches into what the first has painted, and nowhere else."""
+    photo, mask = photograph(30, 20), box_mask(30, 20, (0, 0, 30, 10))
+    seen: list[Image.Image] = []
+
+    def keep(painted: Painted) -> None:
+        assert painted.picture is not None
+        seen.append(painted.picture())
+
+    (final,) = inpaint_photo(pre, photo, mask, steps=1, on_step=keep, pasting=Pasting(band=3))
+    assert len(seen) == 2
+    first = box_mask(30, 20, (0, 0, 20, 10))
+    assert changed(seen[0], final)[first].any()  # within the band
+    assert not changed(seen[0], final)[:, :16].any()
+    assert not changed(photo, final)[~mask].any()
+
+
+def test_progress_counts_every_iteration_and_shows_the_first_version(pre: Pretrained) -> None:
+    photo, steps, sizes, watch = photograph(40, 16), [], [], Watch()
+
+    def look(painted: Painted) -> None:
+        steps.append(painted)
+        sizes.append(painted.picture().size if painted.picture is not None else None)
+
+    inpaint_photo(pre, photo, np.ones((16, 40), np.bool_), count=2, steps=3, on_step=look, callback=watch)
+    assert [step.done for step in steps] == list(range(1, len(steps) + 1))
+    assert {step.total for step in steps} == {len(steps)} == {len(watch.seen)}
+    assert sizes == ([(40, 16)] * 3 + [None] * 3) * (len(steps) // 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"mask": np.ones((20, 31))}, "mask is 31x20 pixels, the photograph 30x20"),
+        ({"mask": np.zeros((20, 30))}, "mask is empty"),
+        ({"steps": 17}, "steps=17 is more than the 16 tokens"),
+        ({"labels": 5}, "labels="),
+        ({"guidance": 3.0}, "no class to guide towards"),
+        ({"count": 0}, "count=0"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused(pre: Pretrained, change: dict[str, Any], says: str) -> None:
+    arguments: dict[str, Any] = {"mask": np.ones((20, 30)), "steps": 2, **change}
+    with pytest.raises(ValueError, match=says):
+        inpaint_photo(pre, photograph(30, 20), **arguments)
+
+
+def test_impossible_pastings_and_margins_are_refused(pre: Pretrained) -> None:
+    photo = photograph(30, 20)
+    with pytest.raises(ValueError, match=r"window=21 is outside 1\.\.20"):
+        inpaint_photo(pre, photo, np.ones((20, 30)), pasting=Pasting(window=21))
+    with pytest.raises(ValueError, match="blend='soft' is unknown"):
+        Pasting(blend="soft")
+    with pytest.raises(ValueError, match="nothing to paint"):
+        outpaint_photo(pre, photo, (0, 0, 0, 0))
+    with pytest.raises(ValueError, match="grow it by less"):
+        outpaint_photo(pre, photo, (0, 0, 10**9, 0))
+    with pytest.raises(ValueError, match="scale=0"):
+        enrich_photo(pre, photo, scale=0, steps=1)
