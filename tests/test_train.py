@@ -23,7 +23,7 @@ from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.checkpoint import TrainingError, find_checkpoints
 from bigr_repr.train.codes import CodeSet, write_codes
 from bigr_repr.train.data import StreamSampler, batches
-from bigr_repr.train.generator import GeneratorObjective, parameter_groups, train_generator
+from bigr_repr.train.generator import GeneratorObjective, make_optimizers, parameter_groups, train_generator
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
 from bigr_repr.train.tokenizer import TokenizerObjective, bit_usage, train_tokenizer
@@ -221,6 +221,36 @@ def test_generator_from_codes_and_from_images(folder: Path, codes: Path, tmp_pat
     assert np.mean(found[-5:]) < np.mean(found[:5])
     train_generator(open_images(folder), MODEL, settings(tmp_path / "b", steps=3), objective, tokenizer=tokenizer)
     assert len(losses(tmp_path / "b")) == 3
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_resumes_exactly(codes: Path, tmp_path: Path) -> None:
+    objective = GeneratorObjective(optimizer="muon")
+    model = BiGR(MODEL.generator)
+    adamw, muon = make_optimizers(model, objective)
+    matrices = {id(p) for p in muon.param_groups[0]["params"]}
+    assert matrices == {id(p) for p in model.transformer.layers.parameters() if p.ndim == 2}
+    rest = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert not rest & matrices
+    assert rest | matrices == {id(p) for p in model.parameters()}
+    whole = train_generator(CodeSet(codes), MODEL, settings(tmp_path / "a", steps=6), objective)
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "b", steps=4), objective)
+    again = train_generator(CodeSet(codes), MODEL, settings(tmp_path / "b", steps=6), objective)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_muon_is_refused_where_it_would_be_wrong(codes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="optimizer='lion' is unknown"):
+        GeneratorObjective(optimizer="lion")
+    with pytest.raises(ValueError, match="choose bf16 or no"):
+        train_generator(
+            CodeSet(codes), MODEL, settings(tmp_path, precision="fp16"), GeneratorObjective(optimizer="muon")
+        )
+
+
+def test_unknown_pixel_loss_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="l1, l2"):
+        TokenizerObjective(pixel_loss="huber")
 
 
 @pytest.mark.parametrize("objective", ["flip", "x0", "bce"])

@@ -90,12 +90,15 @@ def write_codes(
     batch_size: int = 64,
     mirror: bool = True,
     device: str = "cpu",
+    precision: str = "no",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CodeSet:
     """Encode every image, and its mirror image, into a new code data set at `out`.
 
-    Bits are deterministic (P > 0.5). `on_progress(done, total)` is called after each batch. The header is written
-    last, so a folder left by a broken run is never read as complete. Raises FileExistsError if `out` holds codes.
+    Bits are deterministic (P > 0.5); with `precision` "bf16" the encoder computes in bfloat16, several times as fast
+    on processors made for it, and bits whose probability is next to one half may differ. `on_progress(done, total)` is
+    called after each batch. The header is written last, so a folder left by a broken run is never read as complete.
+    Raises FileExistsError if `out` holds codes.
     """
     import torch
 
@@ -109,12 +112,15 @@ def write_codes(
     shape = (len(images), views, -(-n_bits // 8))
     packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=shape)
     tokenizer = tokenizer.to(device).eval()
+    if precision not in ("no", "bf16"):
+        raise ValueError(f"precision={precision!r} is unknown; choose one of no, bf16")
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
     for start in range(0, len(images), batch_size):
         stop = min(start + batch_size, len(images))
         pixels = np.stack([center_crop(images.load(i), config.image_size) for i in range(start, stop)])
         for view in range(views):
             turned = np.ascontiguousarray(pixels[:, :, ::-1] if view else pixels)
-            with torch.inference_mode():
+            with torch.inference_mode(), autocast:
                 tensor = torch.from_numpy(turned).to(device).permute(0, 3, 1, 2).float() / 255
                 bits = tokenizer.encode(tensor).flatten(2).transpose(1, 2).bool().cpu().numpy()
             packed[start:stop, view] = np.packbits(bits.reshape(stop - start, -1), axis=-1)

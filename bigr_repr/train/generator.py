@@ -23,6 +23,8 @@ from bigr_repr.train.codes import CodeSet
 from bigr_repr.train.data import Batch, batches
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
 
+OPTIMIZERS = ("adamw", "muon")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorObjective:
@@ -31,7 +33,8 @@ class GeneratorObjective:
     `conditional=False` ignores labels. `class_dropout` is the chance that a label becomes "no class".
     `diffusion_draws` noisy versions of every masked token share one pass of the transformer: a steadier loss for
     little work. `accumulate` splits a batch into that many passes. `sample_bits` draws the bits of images from the
-    tokenizer's probabilities, for a tokenizer that was trained so; packed codes are what they are.
+    tokenizer's probabilities, for a tokenizer that was trained so; packed codes are what they are. `optimizer` is
+    "adamw" for all weights, or "muon" (orthogonalised momentum, at the same rate) for the matrices of the blocks.
     """
 
     conditional: bool = True
@@ -41,8 +44,11 @@ class GeneratorObjective:
     diffusion_draws: int = 1
     accumulate: int = 1
     sample_bits: bool = True
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer={self.optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
         for name in ("class_dropout", "dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is outside 0..1")
@@ -61,6 +67,24 @@ def parameter_groups(model: BiGR, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
+def make_optimizers(model: BiGR, objective: GeneratorObjective) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the others.
+
+    Raises ValueError when this PyTorch has no Muon (2.9 brought it). Source of Muon's rate: arXiv 2502.16982.
+    """
+    groups = parameter_groups(model, objective.weight_decay)
+    if objective.optimizer == "adamw":
+        return [torch.optim.AdamW(groups, betas=(0.9, 0.95))]
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"optimizer='muon' needs PyTorch 2.9 or newer, this is {torch.__version__}; choose adamw")
+    matrices = [p for p in model.transformer.layers.parameters() if p.ndim == 2]
+    theirs = {id(p) for p in matrices}
+    for group in groups:
+        group["params"] = [p for p in group["params"] if id(p) not in theirs]
+    muon = torch.optim.Muon(matrices, weight_decay=objective.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [torch.optim.AdamW(groups, betas=(0.9, 0.95)), muon]
+
+
 class GeneratorTask:
     """See `bigr_repr.train.loop.Task`."""
 
@@ -68,9 +92,8 @@ class GeneratorTask:
         self, model: BiGR, objective: GeneratorObjective, tokenizer: BinaryAutoencoder | None, sampler: Sampler | None
     ) -> None:
         model.transformer.dropout = objective.dropout
-        groups = parameter_groups(model, objective.weight_decay)
         self.modules: list[nn.Module] = [model]
-        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.95))]
+        self.optimizers = make_optimizers(model, objective)
         self._config, self._objective, self._tokenizer, self._sampler = model.config, objective, tokenizer, sampler
 
     def _codes(self, batch: Batch) -> Tensor:
@@ -101,7 +124,7 @@ class GeneratorTask:
             total = total + loss.detach()
             if last:
                 mean = run.check(total, step)
-                norm = run.descend(loss, self.optimizers[0], model, step)
+                norm = run.descend(loss, self.optimizers, model, step)
             else:
                 with accelerator.no_sync(model):
                     accelerator.backward(loss)
@@ -141,6 +164,8 @@ def train_generator(
     """
     objective = objective or GeneratorObjective()
     _check(data, config, objective, tokenizer)
+    if objective.optimizer == "muon" and settings.precision == "fp16":
+        raise ValueError("precision='fp16' scales the loss for one optimiser only; with muon choose bf16 or no")
 
     def stream(first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
         return batches(

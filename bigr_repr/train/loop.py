@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,16 +105,22 @@ class Run:
             raise TrainingError(f"loss is {float(mean)} at step {step}; the last checkpoint is untouched; {remedy}")
         return mean
 
-    def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer, module: nn.Module, step: int) -> Tensor:
-        """Backward, clip, step. Returns the gradient norm before clipping; TrainingError unless it is finite."""
+    def descend(
+        self, loss: Tensor, optimizers: Sequence[torch.optim.Optimizer], module: nn.Module, step: int
+    ) -> Tensor:
+        """Backward, clip, a step of each of the module's optimisers.
+
+        Returns the gradient norm before clipping. Raises TrainingError unless it is finite.
+        """
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(module.parameters(), self.settings.clip or math.inf)
         # In half precision the scaler skips such a step by itself.
         if self.settings.precision != "fp16" and not bool(torch.isfinite(norm)):
             remedy = "try a lower learning rate, or precision=no"
             raise TrainingError(f"gradient is {float(norm)} at step {step}; the weights are untouched; {remedy}")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         assert isinstance(norm, Tensor)
         return norm
 

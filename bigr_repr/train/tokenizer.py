@@ -111,7 +111,7 @@ class TokenizerTask:
                 scalars |= {"gan": fooled.detach(), "gan_weight": weight}
                 loss = loss + weight * fooled
         scalars["loss"] = run.check(loss, step)
-        scalars["gradient_norm"] = run.descend(loss, self.optimizers[0], model, step)
+        scalars["gradient_norm"] = run.descend(loss, self.optimizers[:1], model, step)
         if adversarial:
             scalars["discriminator"] = self._judge(images, decoded.detach().float(), step, run)
         return scalars
@@ -123,7 +123,7 @@ class TokenizerTask:
             real, fake = discriminator(torch.cat([augment(images), augment(decoded)])).chunk(2)
             loss = hinge_discriminator(real.float(), fake.float())
         run.check(loss, step)
-        run.descend(loss, self.optimizers[1], discriminator, step)
+        run.descend(loss, self.optimizers[1:], discriminator, step)
         return loss.detach()
 
     @torch.no_grad()

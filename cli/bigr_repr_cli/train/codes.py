@@ -14,6 +14,7 @@ def command(
     out: Annotated[Path, typer.Option(help="New folder for the packed codes.")],
     batch_size: Annotated[int, typer.Option(help="Images encoded at a time.")] = 64,
     mirror: Annotated[bool, typer.Option(help="Also store the codes of every mirror image.")] = True,
+    precision: Annotated[str, typer.Option(help="no, or bf16: faster, a few bits differ.")] = "no",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Encode images once into a packed code data set, so that a generator trains without images."""
@@ -34,6 +35,7 @@ def command(
             batch_size=batch_size,
             mirror=mirror,
             device=device,
+            precision=precision,
             on_progress=on_progress,
         )
     size = sum(file.stat().st_size for file in out.iterdir())

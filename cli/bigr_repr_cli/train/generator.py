@@ -28,6 +28,7 @@ def command(
     weight_decay: Annotated[float, typer.Option(help="On the transformer's matrices.")] = 0.02,
     diffusion_draws: Annotated[int, typer.Option(help="Noise draws a masked token and pass.")] = 1,
     sample_bits: Annotated[bool, typer.Option(help="From images: draw bits, instead of thresholding them.")] = True,
+    optimizer: Annotated[str, typer.Option(help="adamw; or muon, for the matrices of the blocks.")] = "adamw",
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights.")] = 0.9999,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
     compile_blocks: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the blocks.")] = False,
@@ -67,6 +68,7 @@ def command(
         diffusion_draws=diffusion_draws,
         accumulate=accumulate,
         sample_bits=sample_bits,
+        optimizer=optimizer,
     )
     with training_progress(steps, "generator") as on_step:
         folder = run_generator_training(
