@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bigr_repr_cli import embed, models, train
+from bigr_repr_cli import embed, index, models, search, train
 
 app = typer.Typer(
     name="bigr-repr",
@@ -39,6 +39,8 @@ def _options(
 
 
 app.command("embed")(embed.command)
+app.command("search")(search.command)
+app.add_typer(index.app, name="index")
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 
