@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bigr_repr.images import ImageError
     from bigr_repr.models.bigr import BiGR
     from bigr_repr.models.tokenizer import BinaryAutoencoder
+    from bigr_repr.retrieval import HammingIndex, Neighbors
     from bigr_repr.sampling import SamplingSettings, edit, enrich, generate, inpaint, interpolate, outpaint
 
 __version__ = "0.1.0"
@@ -26,8 +27,10 @@ _HOMES = {
     "FeatureExtractor": "features",
     "Features": "features",
     "GeneratorConfig": "config",
+    "HammingIndex": "retrieval",
     "ImageError": "images",
     "ModelConfig": "config",
+    "Neighbors": "retrieval",
     "Pretrained": "checkpoints",
     "SamplingSettings": "sampling",
     "TokenizerConfig": "config",
@@ -53,8 +56,10 @@ __all__ = [
     "FeatureExtractor",
     "Features",
     "GeneratorConfig",
+    "HammingIndex",
     "ImageError",
     "ModelConfig",
+    "Neighbors",
     "Pretrained",
     "SamplingSettings",
     "TokenizerConfig",

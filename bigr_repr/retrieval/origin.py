@@ -48,5 +48,5 @@ def describe_origin(origin: Mapping[str, Any] | None) -> str:
     """An origin in a few words."""
     if origin is None:
         return "codes of unstated origin"
-    layer = "" if origin["layer"] is None else f", layer {origin['layer']}"
+    layer = "" if origin["of"] == BITS else f", layer {origin['layer']}"
     return f"{origin['of']} of {origin['model']}{layer}"

@@ -51,13 +51,12 @@ figure { background: var(--card); border: 1px solid var(--line); border-radius: 
 .frame { position: relative; aspect-ratio: 1; background: var(--bar) }
 .frame > * { position: absolute; inset: 0; width: 100%; height: 100%; display: none; object-fit: cover }
 .decoded, .bits, .under { image-rendering: pixelated }
-.bits { mix-blend-mode: multiply }
 .missing { place-items: center; text-align: center; padding: 16px; color: var(--soft); font-size: 13px }
 #photo:checked ~ main .photo, #decoded:checked ~ main .decoded, #bits:checked ~ main .bits,
 #bits:checked ~ main .under, .frame > .region { display: block }
 #photo:checked ~ main .missing.photo, #decoded:checked ~ main .missing.decoded,
 #bits:checked ~ main .missing.bits { display: grid }
-.under { filter: grayscale(1) contrast(.7) brightness(1.35) }
+.under { filter: grayscale(1) contrast(.6) brightness(1.3) }
 .region { inset: auto; border: 2px solid var(--accent); box-shadow: 0 0 0 1px #fff8; border-radius: 3px }
 figcaption { padding: 10px 12px 12px; font-size: 13px }
 .id { font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; direction: rtl;
@@ -161,8 +160,8 @@ def _heat(hit: HitView, view: SearchView) -> str:
     """A picture of h x w pixels: the redder, the more of a token's bits differ; half of them is as red as it gets."""
     assert hit.differing is not None
     share = np.clip(2 * hit.differing / max(1, view.bits_per_token), 0, 1)[..., None]
-    colours = 255 - share * (255 - np.array([222, 60, 20]))
-    return _png(Image.fromarray(colours.round().astype(np.uint8)))
+    red = np.broadcast_to(np.array([222, 60, 20, 0]), (*hit.differing.shape, 4))
+    return _png(Image.fromarray((red + share * np.array([0, 0, 0, 225])).round().astype(np.uint8), "RGBA"))
 
 
 def _jpeg(image: Image.Image) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bigr_repr_cli import embed, index, models, search, train
+from bigr_repr_cli import codes, embed, index, models, near_duplicates, search, train
 
 app = typer.Typer(
     name="bigr-repr",
@@ -39,7 +39,10 @@ def _options(
 
 
 app.command("embed")(embed.command)
+app.command("codes")(codes.export)
+app.command("decode")(codes.decode)
 app.command("search")(search.command)
+app.command("near-duplicates")(near_duplicates.command)
 app.add_typer(index.app, name="index")
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
