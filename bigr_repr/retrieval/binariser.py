@@ -27,7 +27,7 @@ BINARISERS: Final = {
     "itq": "principal components rotated to lose least by rounding (ITQ)",
 }
 _FULL: Final = ("sign", "median")  # one bit a feature, no choice of how many
-_BLOCK: Final = 32 << 20  # bytes of float64 at a time
+_BLOCK: Final = 16 << 20  # bytes of float64 at a time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,7 +130,11 @@ def fit_binariser(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
     if rows < need:
         raise ValueError(f"{rows} rows are too few to fit {kind} of {bits} bits: it needs {need}; ask for fewer bits")
     centre = np.median(sample, axis=0) if kind == "median" else sample.mean(axis=0, dtype=np.float64)
-    matrix = None if kind in _FULL else _matrix(kind, (sample - centre).astype(np.float32), bits, seed)
+    matrix = None
+    if kind not in _FULL:
+        centred = sample.astype(np.float32)
+        centred -= centre.astype(np.float32)
+        matrix = _matrix(kind, centred, bits, seed)
     thresholds = centre if matrix is None else matrix.astype(np.float64) @ centre
     return Binariser(kind=kind, matrix=matrix, thresholds=thresholds.astype(np.float64), fitted_on=rows)
 

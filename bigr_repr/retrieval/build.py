@@ -24,9 +24,9 @@ from bigr_repr.retrieval.settings import IndexSettings
 
 __all__ = ["DataCodes", "build_index"]
 
-_SAMPLE: Final = 96 << 20  # bytes of float32 that a binariser is fitted on
+_SAMPLE: Final = 48 << 20  # bytes of float32 that a binariser is fitted on
 _SAMPLE_ROWS: Final = 1 << 16
-_BATCH: Final = 16 << 20  # bytes of vectors read at a time
+_BATCH: Final = 8 << 20  # bytes of vectors read at a time
 
 Report = Callable[[int, int], None]
 
