@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -68,7 +67,7 @@ def test_numbers_as_ids_and_an_empty_index(tmp_path: Path) -> None:
 
 def test_a_save_that_fails_leaves_the_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made("flat").save(tmp_path / "i")
-    before = sorted(os.listdir(tmp_path / "i"))
+    before = sorted(file.name for file in (tmp_path / "i").iterdir())
     append = FolderWriter.append
 
     def full(self: FolderWriter, part: str, data: object) -> None:
@@ -81,7 +80,7 @@ def test_a_save_that_fails_leaves_the_old_index(tmp_path: Path, monkeypatch: pyt
         made("ivf").save(tmp_path / "i")
     with pytest.raises(OSError, match="No space"):
         made("flat").save(tmp_path / "new")
-    assert sorted(os.listdir(tmp_path / "i")) == before
+    assert sorted(file.name for file in (tmp_path / "i").iterdir()) == before
     assert not (tmp_path / "new").exists()
     assert HammingIndex.load(tmp_path / "i").settings.kind == "flat"
 
@@ -105,7 +104,7 @@ def test_a_folder_of_other_things_is_not_touched(tmp_path: Path) -> None:
         made("flat").save(tmp_path)
     with pytest.raises(FileExistsError, match="is a file"):
         made("flat").save(tmp_path / "letter.txt")
-    assert os.listdir(tmp_path) == ["letter.txt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_two_writers_do_not_mix(tmp_path: Path) -> None:

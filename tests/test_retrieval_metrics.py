@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def orders(distances: list[int], relevant: list[bool]) -> list[list[bool]]:
     return [
         [relevant[i] for i in order]
         for order in permutations(rows)
-        if all(distances[a] <= distances[b] for a, b in zip(order, order[1:], strict=False))
+        if all(distances[a] <= distances[b] for a, b in pairwise(order))
     ]
 
 
@@ -59,7 +59,7 @@ def test_the_other_denominator_is_the_relevant_retrieved(distances: list[int], r
 
 
 def test_a_published_formula_on_one_group_of_ties() -> None:
-    """All n rows tied, r relevant: (1 / n) sum over i of ((i - 1)(r - 1)/(n - 1) + 1) / i (McSherry and Najork, 2008)."""
+    """All n rows tied, r relevant: sum of ((i - 1)(r - 1)/(n - 1) + 1) / i over i, by n (McSherry and Najork, 2008)."""
     n, r = 9, 4
     expected = sum(((i - 1) * (r - 1) / (n - 1) + 1) / i for i in range(1, n + 1)) / n
     found = average_precision([[3] * n], [[True] * r + [False] * (n - r)])

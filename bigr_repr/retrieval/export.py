@@ -60,8 +60,8 @@ def export_image_codes(
 ) -> int:
     """Write the tokenizer's codes of image files to a file; returns the number of rows. Whole or not at all.
 
-    out: *.parquet, with columns path and code and the origin as metadata; *.npz, with arrays paths, codes, n_bits and origin (JSON);
-    or *.npy, the codes alone. Codes are packed as bigr_repr.codes states.
+    out: *.parquet, with columns path and code and the origin as metadata; *.npz, with arrays paths, codes, n_bits and
+    origin (JSON); or *.npy, the codes alone. Codes are packed as bigr_repr.codes states.
 
     Raises ImageError for the first picture that cannot be read (bigr-repr embed --codes goes on past those), ValueError
     for another suffix.
@@ -120,7 +120,8 @@ def _write(
             np.save(file, codes)
         else:
             paths = np.array([name for names, _ in parts for name in names], np.str_)
-            np.savez(file, paths=paths, codes=codes, n_bits=np.int64(n_bits), origin=np.str_(json.dumps(dict(origin))))
+            recorded = np.str_(json.dumps(dict(origin)))
+            np.savez(file, paths=paths, codes=codes, n_bits=np.int64(n_bits), origin=recorded)
     return len(codes)
 
 

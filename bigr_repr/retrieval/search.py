@@ -21,6 +21,7 @@ from bigr_repr.images import find_images
 from bigr_repr.retrieval.index import HammingIndex, Neighbors
 from bigr_repr.retrieval.queries import encode_queries, model_of
 from bigr_repr.retrieval.regions import Region
+from bigr_repr.retrieval.stores import StoreIndex
 from bigr_repr.retrieval.views import SearchView, look_at, photo_of, thumbnail
 
 __all__ = ["Searched", "search_ids", "search_images"]
@@ -39,7 +40,9 @@ class Searched:
     region: Region | None
     rescored: bool
 
-    def views(self, index: HammingIndex, *, model: Model | None = None, images: Path | None = None) -> list[SearchView]:
+    def views(
+        self, index: HammingIndex | StoreIndex, *, model: Model | None = None, images: Path | None = None
+    ) -> list[SearchView]:
         """What there is to see, of q queries. images: the folder that the index's paths are relative to."""
         pre = None if self.tokens is None or not index.has_tokens else model_of(index.origin, model)
         return look_at(
@@ -49,7 +52,7 @@ class Searched:
 
 
 def search_images(
-    index: HammingIndex,
+    index: HammingIndex | StoreIndex,
     images: Sequence[str | os.PathLike[str]],
     k: int = 10,
     *,
@@ -105,7 +108,7 @@ def search_ids(
 
 
 def _search(
-    index: HammingIndex,
+    index: HammingIndex | StoreIndex,
     codes: NDArray[np.uint8],
     tokens: NDArray[np.uint8] | None,
     vectors: NDArray[np.float32] | None,

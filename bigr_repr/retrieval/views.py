@@ -23,6 +23,7 @@ from bigr_repr.retrieval.decoding import decode_codes, token_distances
 from bigr_repr.retrieval.index import HammingIndex, Neighbors
 from bigr_repr.retrieval.origin import describe_origin
 from bigr_repr.retrieval.regions import Region
+from bigr_repr.retrieval.stores import StoreIndex
 
 __all__ = ["HitView", "SearchView", "look_at"]
 
@@ -62,7 +63,7 @@ class SearchView:
 
 
 def look_at(
-    index: HammingIndex,
+    index: HammingIndex | StoreIndex,
     found: Neighbors,
     names: Sequence[str],
     tokens: NDArray[np.uint8] | None,
@@ -92,7 +93,7 @@ def look_at(
         ids = found.ids[i][held]
         own = theirs = None
         pictures: list[Image.Image | None] = [None] * (1 + len(held))
-        if decodable and pre is not None and tokens is not None and layout is not None:
+        if decodable and pre is not None and tokens is not None and isinstance(index, HammingIndex):
             own, theirs = tokens[i], np.ascontiguousarray(index.tokens[index.rows.places(list(ids))])
             pictures = [Image.fromarray(pixels) for pixels in decode_codes(pre, np.concatenate([own[None], theirs]))]
         hits = [

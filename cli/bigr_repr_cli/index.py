@@ -1,4 +1,4 @@
-"""`bigr-repr index`: build and info."""
+"""`bigr-repr index`: build, info and push."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -71,3 +71,19 @@ def info(
     print_index(HammingIndex.load(index, memory_map=not verify), index, as_json=as_json)
     if verify and not as_json:
         typer.echo("all files are as they were written")
+
+
+@app.command()
+def push(
+    index: Annotated[Path, typer.Argument(help="Index folder.")],
+    to: Annotated[str, typer.Option(help="lancedb:DIR (also s3://…), or milvus:URI (a server, or a file *.db).")],
+    name: Annotated[str, typer.Option(help="Of the index there; one with this name is replaced.")] = "images",
+    kind: Annotated[str, typer.Option(help="flat is exact; ivf searches lists.")] = "flat",
+) -> None:
+    """Copy an index's codes to a store, to be searched from there by the same command."""
+    from bigr_repr.retrieval import HammingIndex
+    from bigr_repr.retrieval.stores import push as push_index
+
+    pushed = push_index(HammingIndex.load(index), to, name, kind=kind)
+    typer.echo(f"{len(pushed):,} codes of {pushed.n_bits:,} bits: {to}, {name}")
+    typer.echo(f"search them with: bigr-repr search IMAGE --index {to}{'' if name == 'images' else f' --name {name}'}")

@@ -9,6 +9,7 @@ import typer
 def command(
     query: Annotated[list[str], typer.Argument(metavar="QUERY…", help="Image files; with --id: paths in the index.")],
     index: Annotated[str, typer.Option(help="Index folder, or lancedb:DIR, or milvus:URI.")],
+    name: Annotated[str, typer.Option(help="Of the index in a store.")] = "images",
     k: Annotated[int, typer.Option("-k", min=1, help="How many to find.")] = 10,
     by_id: Annotated[bool, typer.Option("--id", help="QUERY is in the index: use its stored code.")] = False,
     rescore: Annotated[
@@ -30,13 +31,16 @@ def command(
     The picture is encoded by the model that made the index. Distances are numbers of differing bits; after --rescore,
     cosine distances.
     """
+    from bigr_repr.retrieval import HammingIndex
     from bigr_repr.retrieval.search import search_ids, search_images
     from bigr_repr_cli.parse import parse_region
     from bigr_repr_cli.search_report import open_index, print_hits, show
 
-    opened = open_index(index, device)
+    opened = open_index(index, name, device)
     where = None if region is None else parse_region(region, opened.layout)
     if by_id:
+        if not isinstance(opened, HammingIndex):
+            raise ValueError("--id needs stored codes at hand: name the index folder")
         found = search_ids(opened, query, k, rescore=rescore, region=where, effort=effort, images=images)
     else:
         found = search_images(opened, query, k, rescore=rescore, region=where, effort=effort, model=model)

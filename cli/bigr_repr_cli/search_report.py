@@ -11,12 +11,13 @@ import typer
 from bigr_repr.images import escape_path
 from bigr_repr.retrieval import HammingIndex
 from bigr_repr.retrieval.search import Searched
+from bigr_repr.retrieval.stores import StoreIndex, is_store, open_store
 from bigr_repr.retrieval.views import SearchView
 
 
-def open_index(place: str, device: str) -> HammingIndex:
-    """The index in a folder, on a device."""
-    return HammingIndex.load(place).to(device)
+def open_index(place: str, name: str, device: str) -> HammingIndex | StoreIndex:
+    """The index in a folder, on a device, or in a store."""
+    return open_store(place, name) if is_store(place) else HammingIndex.load(place).to(device)
 
 
 def print_hits(found: Searched, *, as_json: bool) -> None:
