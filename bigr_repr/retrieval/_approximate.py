@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval._scan import Nearest, cores, on_all_cores, query_parts
+from bigr_repr.retrieval._scan import Nearest, cores, omp_threads, on_all_cores, query_parts
 from bigr_repr.retrieval.settings import IndexSettings
 
 _CHUNK: Final = 64 << 20  # bytes of codes handed to FAISS at a time
@@ -66,7 +66,7 @@ class Approximate:
     def add(self, codes: NDArray[np.uint8]) -> None:
         """Append rows."""
         step = max(1, _CHUNK // codes.shape[1])
-        with _Threads():
+        with omp_threads(cores()):
             for start in range(0, len(codes), step):
                 self._faiss.add(self._arranged(codes[start : start + step]))
 
@@ -182,7 +182,7 @@ def _trained_lists(settings: IndexSettings, codes: NDArray[np.uint8]) -> tuple[I
     coarse.this.disown()
     structure.cp.min_points_per_centroid = 1  # the sample is what memory allows: no warning about it
     structure.cp.niter, structure.cp.seed = _ROUNDS, settings.seed
-    with _Threads():
+    with omp_threads(cores()):
         structure.train(np.ascontiguousarray(sample))
     return replace(settings, lists=lists), structure
 
@@ -207,14 +207,3 @@ def _balanced_first(codes: NDArray[np.uint8], settings: IndexSettings) -> NDArra
     # Twice as many candidates as needed, so that neighbouring, correlated bits spread over the tables.
     front = random.permutation(order[: min(len(order), 2 * keys)])
     return np.concatenate([front, order[len(front) :]])
-
-
-class _Threads:
-    """While it lasts, FAISS's own parallel loops in this thread use every core that the process may use."""
-
-    def __enter__(self) -> None:
-        self._before = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(cores())
-
-    def __exit__(self, *_: object) -> None:
-        faiss.omp_set_num_threads(self._before)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeVar
@@ -46,8 +47,22 @@ def _pool(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), "bigr-scan", initializer=faiss.omp_set_num_threads, initargs=(1,))
 
 
+@contextmanager
+def omp_threads(count: int) -> Iterator[None]:
+    """While it lasts, FAISS's own parallel loops in this thread use so many threads."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 def on_all_cores(work: Callable[..., _T], parts: Sequence[tuple[Any, ...]]) -> list[_T]:
     """[work(*part) for part in parts], at the same time."""
+    if len(parts) == 1:  # handing it to another thread would take longer than many a search
+        with omp_threads(1):
+            return [work(*parts[0])]
     return list(_pool(os.getpid()).map(lambda part: work(*part), parts))
 
 
