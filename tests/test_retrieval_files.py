@@ -224,6 +224,15 @@ def test_verifying_finds_what_mapping_does_not_look_at(tmp_path: Path) -> None:
         HammingIndex.load(tmp_path / "i", memory_map=False)
 
 
+@pytest.mark.parametrize("memory_map", [True, False])
+def test_a_truncated_file_is_named_with_both_sizes(memory_map: bool, tmp_path: Path) -> None:
+    made("flat").save(tmp_path / "i")
+    file = next((tmp_path / "i").glob("codes-*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{file.name}: 4799 bytes where 4800 were written"):
+        HammingIndex.load(tmp_path / "i", memory_map=memory_map)
+
+
 def test_an_index_can_be_moved(tmp_path: Path) -> None:
     made("ivf").save(tmp_path / "i")
     shutil.move(tmp_path / "i", tmp_path / "elsewhere")
