@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bigr_repr.images import ImageError
     from bigr_repr.models.bigr import BiGR
     from bigr_repr.models.tokenizer import BinaryAutoencoder
+    from bigr_repr.retrieval import HammingIndex, Neighbors
     from bigr_repr.sampling import (
         Pasting,
         SamplingSettings,
@@ -39,8 +40,10 @@ _HOMES = {
     "FeatureExtractor": "features",
     "Features": "features",
     "GeneratorConfig": "config",
+    "HammingIndex": "retrieval",
     "ImageError": "images",
     "ModelConfig": "config",
+    "Neighbors": "retrieval",
     "Pasting": "sampling",
     "Pretrained": "checkpoints",
     "SamplingSettings": "sampling",
@@ -71,8 +74,10 @@ __all__ = [
     "FeatureExtractor",
     "Features",
     "GeneratorConfig",
+    "HammingIndex",
     "ImageError",
     "ModelConfig",
+    "Neighbors",
     "Pasting",
     "Pretrained",
     "SamplingSettings",

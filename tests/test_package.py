@@ -20,8 +20,10 @@ PUBLIC = [
     "FeatureExtractor",
     "Features",
     "GeneratorConfig",
+    "HammingIndex",
     "ImageError",
     "ModelConfig",
+    "Neighbors",
     "Pasting",
     "Pretrained",
     "SamplingSettings",
@@ -56,8 +58,9 @@ ALLOWED = {
     "checkpoints": {"config", "models"},
     "features": {"config", "codes", "images", "models", "checkpoints"},
     "embed": {"config", "codes", "images", "checkpoints", "features"},
+    "retrieval": {"config", "codes", "images", "checkpoints", "features", "embed"},
     "sampling": {"config", "models", "checkpoints", "images"},
-    "evaluate": {"codes", "images", "datasets", "models", "checkpoints", "features", "embed", "config"},
+    "evaluate": {"codes", "images", "datasets", "models", "checkpoints", "features", "embed", "retrieval", "config"},
     "train": {"config", "codes", "images", "datasets", "models", "checkpoints", "sampling"},
 }
 # Private modules belong to the part that they were split from.

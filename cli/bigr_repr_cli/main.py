@@ -7,7 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from bigr_repr_cli import edit, embed, enrich, generate, inpaint, interpolate, models, outpaint, train
+from bigr_repr_cli import (
+    codes,
+    edit,
+    embed,
+    enrich,
+    generate,
+    index,
+    inpaint,
+    interpolate,
+    models,
+    near_duplicates,
+    outpaint,
+    search,
+    train,
+)
 
 app = typer.Typer(
     name="bigr-repr",
@@ -39,6 +53,11 @@ def _options(
 
 
 app.command("embed")(embed.command)
+app.command("codes")(codes.export)
+app.command("decode")(codes.decode)
+app.command("search")(search.command)
+app.command("near-duplicates")(near_duplicates.command)
+app.add_typer(index.app, name="index")
 for drawing in (generate, inpaint, outpaint, edit, interpolate, enrich):
     app.command(drawing.__name__.rpartition(".")[2])(drawing.command)
 app.add_typer(models.app, name="models")

@@ -1,0 +1,52 @@
+"""Where codes come from: model, layer and all else that must agree before two codes may be compared.
+
+Knows nothing of images or of search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from bigr_repr.checkpoints import Pretrained
+from bigr_repr.embed.recipe import Recipe, differences
+
+BITS: Final = "tokenizer bits"
+FEATURES: Final = "binarised features"
+_SHARED: Final = ("model", "weights_sha256", "precision", "preprocessing")
+
+
+def origin_of(provenance: Mapping[str, Any], of: str, layer: int | None) -> dict[str, Any]:
+    """The origin of codes made of a data set with this provenance (as Recipe.provenance records it).
+
+    of: BITS or FEATURES. layer: of the features, or of the vectors beside tokenizer bits; None: there are none.
+    """
+    shared = {name: provenance[name] for name in _SHARED}
+    return {"of": of, "layer": layer, "pooling": None if layer is None else provenance["pooling"], **shared}
+
+
+def origin_by(pre: Pretrained, index_origin: Mapping[str, Any]) -> dict[str, Any]:
+    """The origin that codes made by a model as the index's were would have."""
+    layer = index_origin["layer"]
+    recipe = Recipe(
+        config=pre.config, weights=pre.fingerprint, layers=() if layer is None else (layer,),
+        pool=index_origin["pooling"] or "avg", precision=index_origin["precision"], codes=True,
+    )  # fmt: skip
+    return origin_of(recipe.provenance(), index_origin["of"], layer)
+
+
+def check_origin(index_origin: Mapping[str, Any], query_origin: Mapping[str, Any]) -> None:
+    """Raises ValueError that says both sides unless codes of the two may be compared."""
+    if found := differences(index_origin, query_origin):
+        raise ValueError(
+            f"the index and the query are of different origin: {'; '.join(found)}; search an index with the model "
+            "that made it"
+        )
+
+
+def describe_origin(origin: Mapping[str, Any] | None) -> str:
+    """An origin in a few words."""
+    if origin is None:
+        return "codes of unstated origin"
+    layer = "" if origin["of"] == BITS else f", layer {origin['layer']}"
+    return f"{origin['of']} of {origin['model']}{layer}"

@@ -1,0 +1,75 @@
+"""Pictures as queries of an index: encoded by the model that made it, as its codes were. Knows nothing of search."""
+
+# q queries, D features, S side in pixels
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr._pictures import Pictures, read_all, stack
+from bigr_repr._placement import as_dtype
+from bigr_repr.checkpoints import Pretrained, load
+from bigr_repr.codes import to_bytes
+from bigr_repr.features import FeatureExtractor
+from bigr_repr.retrieval.binariser import Binariser
+from bigr_repr.retrieval.origin import BITS, check_origin, origin_by
+
+__all__ = ["Encoded", "encode_queries", "model_of"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoded:
+    """Queries as an index searches them.
+
+    codes: uint8 (q, bytes), to compare with the index's. tokens: uint8 (q, bytes), the tokenizer's codes. vectors:
+    float32 (q, D), or None if the index is of tokenizer bits alone. pixels: uint8 (q, S, S, 3), as the model saw them.
+    """
+
+    codes: NDArray[np.uint8]
+    tokens: NDArray[np.uint8]
+    vectors: NDArray[np.float32] | None
+    pixels: NDArray[np.uint8]
+
+
+def model_of(origin: Mapping[str, Any] | None, model: str | os.PathLike[str] | Pretrained | None = None) -> Pretrained:
+    """The model that made an index's codes: the one named in its origin, or the one given, checked to be the same.
+
+    Raises ValueError for an index of unstated origin, or another model's; FileNotFoundError for a model not at hand.
+    """
+    if origin is None:
+        raise ValueError("this index does not say which model its codes come from, so pictures cannot be its queries")
+    pre = model if isinstance(model, Pretrained) else load(origin["model"] if model is None else model)
+    check_origin(origin, origin_by(pre, origin))
+    return pre
+
+
+def encode_queries(
+    images: Pictures, pre: Pretrained, origin: Mapping[str, Any], binariser: Binariser | None
+) -> Encoded:
+    """Encode pictures (anything that extract_features takes) as the index of this origin and binariser was encoded.
+
+    Raises ImageError for a picture that cannot be read, ValueError for another model or features not finite.
+    """
+    check_origin(origin, origin_by(pre, origin))
+    layer = origin["layer"]
+    layers = () if layer is None else (layer,)
+    extractor = FeatureExtractor(pre, layers, origin["pooling"] or "avg", dtype=as_dtype(origin["precision"]))
+    pixels = list(read_all(images, pre.config.image_size, workers=None, ahead=8))
+    found = extractor(stack(pixels))
+    if not bool(found.finite.all()):
+        raise ValueError("a query's features are not finite: the model's weights are damaged")
+    tokens = to_bytes(found.codes.flatten(1).cpu().numpy())
+    vectors = None if layer is None else found.layers[layer].cpu().numpy()
+    if origin["of"] == BITS:
+        codes = tokens
+    else:
+        assert binariser is not None
+        assert vectors is not None
+        codes = binariser.encode(vectors)
+    return Encoded(codes=codes, tokens=tokens, vectors=vectors, pixels=np.stack(pixels))

@@ -1,0 +1,77 @@
+"""What kind of index to build and how hard it searches: one frozen, checked configuration. Knows nothing of FAISS."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["KINDS", "IndexSettings"]
+
+KINDS: Final = {
+    "flat": "exact: every code is compared",
+    "ivf": "codes in lists by nearest centroid; effort: lists searched",
+    "hnsw": "a graph of near codes; effort: codes kept in view (efSearch)",
+    "hash": "buckets by some bits, in one table or several; effort: bits that may differ",
+}
+_LIMITS: Final = {
+    "lists": (1, 1 << 22),
+    "links": (2, 512),
+    "build_effort": (1, 1 << 16),
+    "hash_bits": (1, 32),
+    "tables": (1, 64),
+    "effort": (0, 1 << 22),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """How an index is made and searched.
+
+    kind: one of KINDS. effort: of a search, in the kind's own unit; None: the least, in steps of doubling, whose
+    recall@10 reaches `target_recall` in the self-check. lists (ivf): None: twice the root of the number of rows, fewer
+    if codes are long. links (hnsw): of a node, twice as many on the ground floor; build_effort (hnsw): codes in view
+    while a node is linked (efConstruction). hash_bits, tables (hash): bits of a table's key, None: about one row a
+    bucket; and tables. seed: of the clustering and of the choice of the bits to hash.
+
+    Raises ValueError for an unknown kind or a number out of range.
+    """
+
+    kind: str = "flat"
+    effort: int | None = None
+    target_recall: float = 0.95
+    lists: int | None = None
+    links: int = 16
+    build_effort: int = 80
+    hash_bits: int | None = None
+    tables: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind={self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            optional = value is None and name in ("lists", "hash_bits", "effort")
+            if not optional and not (isinstance(value, int) and not isinstance(value, bool) and low <= value <= high):
+                raise ValueError(f"{name}={value!r} must be a whole number in {low}..{high}")
+        if not (isinstance(self.target_recall, int | float) and 0 < self.target_recall <= 1):
+            raise ValueError(f"target_recall={self.target_recall!r} must be above 0 and at most 1")
+
+    @property
+    def exact(self) -> bool:
+        """Whether every code is compared."""
+        return self.kind == "flat"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> IndexSettings:
+        """The inverse of to_dict.  Raises ValueError for unknown fields."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ValueError(f"index settings have unknown fields {unknown}; known are {sorted(known)}")
+        return cls(**data)

@@ -1,0 +1,143 @@
+"""Codes in Milvus, a server or the embedded milvus-lite: BINARY_VECTOR by HAMMING. Knows nothing of queries.
+
+Two collections a name: the rows, under a name of their own for every push, and NAME_header, which is written last and
+says which rows are the current ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.retrieval.stores.store import Batch, Header
+
+_TEXT: Final = 60_000  # of a header in one row; Milvus takes 65 535 bytes
+_PARTS: Final = 2_000  # rows of a header that are read at most
+_LONGEST_ID: Final = 4096
+_SECONDS: Final = 20  # to wait for a server
+
+
+class MilvusStore:
+    """See Store. where: a server's address, or a file ending in .db for milvus-lite. The environment's MILVUS_TOKEN is
+    the server's token or user:password."""
+
+    def __init__(self, where: str, name: str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of milvus-lite about its own imports
+            from pymilvus import DataType, MilvusClient
+
+            logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised, and once is enough
+            self.place, self._name, self._types = f"milvus:{where}", name, DataType
+            with self._reaching():
+                self._client = MilvusClient(where, token=os.environ.get("MILVUS_TOKEN", ""), timeout=_SECONDS)
+
+    def write(self, header: Header, batches: Iterator[Batch]) -> None:
+        """The rows as a new collection, then the header that names it, then the old rows go."""
+        rows = f"{self._name}_{secrets.token_hex(6)}"
+        before = self._parts()[0] if self._has(self._header) else None
+        try:
+            with self._reaching():
+                self._make(rows, 8 * -(-header.n_bits // 8), header.lists)
+                for start, ids, codes in batches:
+                    self._client.insert(
+                        rows,
+                        [
+                            {"row": start + i, "name": name, "code": code.tobytes()}
+                            for i, (name, code) in enumerate(zip(ids.to_pylist(), codes, strict=True))
+                        ],
+                    )
+                self._client.load_collection(rows)
+                self._write_header(rows, header.to_json())
+        except BaseException:
+            if self._has(rows):
+                self._client.drop_collection(rows)
+            raise
+        if before is not None and self._has(before):
+            self._client.drop_collection(before)
+
+    def read_header(self) -> str:
+        """The header's parts, joined."""
+        return self._parts()[1]
+
+    def search(
+        self, codes: NDArray[np.uint8], k: int, effort: int | None
+    ) -> list[tuple[list[int], list[Any], list[int]]]:
+        """HAMMING is named in every search: Milvus takes another metric for binary vectors by default."""
+        params: dict[str, Any] = {"metric_type": "HAMMING", "params": {} if effort is None else {"nprobe": effort}}
+        with self._reaching():
+            answers = self._client.search(
+                self._parts()[0], data=[code.tobytes() for code in codes], limit=k, anns_field="code",
+                search_params=params, output_fields=["row", "name"],
+            )  # fmt: skip
+        found = []
+        for hits in answers:
+            entities = [hit["entity"] for hit in hits]
+            rows, names = [entity["row"] for entity in entities], [entity["name"] for entity in entities]
+            found.append((rows, names, [round(hit["distance"]) for hit in hits]))
+        return found
+
+    @property
+    def _header(self) -> str:
+        return f"{self._name}_header"
+
+    def _has(self, collection: str) -> bool:
+        with self._reaching():
+            return bool(self._client.has_collection(collection))
+
+    def _make(self, collection: str, bits: int, lists: int | None) -> None:
+        schema = self._client.create_schema(auto_id=False)
+        schema.add_field("row", self._types.INT64, is_primary=True)
+        schema.add_field("name", self._types.VARCHAR, max_length=_LONGEST_ID if collection != self._header else 65_535)
+        schema.add_field("code", self._types.BINARY_VECTOR, dim=bits)
+        index = self._client.prepare_index_params()
+        kind, params = ("BIN_FLAT", {}) if lists is None else ("BIN_IVF_FLAT", {"nlist": min(lists, 65_536)})
+        index.add_index("code", index_type=kind, metric_type="HAMMING", params=params)
+        self._client.create_collection(collection, schema=schema, index_params=index)
+
+    def _write_header(self, rows: str, text: str) -> None:
+        """Row 0 names the rows' collection; the others hold the text. A vector is what every collection must have."""
+        if not self._client.has_collection(self._header):
+            self._make(self._header, 8, None)
+        parts = [text[start : start + _TEXT] for start in range(0, len(text), _TEXT)]
+        values = [f"{rows} {len(parts)}", *parts]
+        self._client.upsert(
+            self._header, [{"row": i, "name": value, "code": b"\0"} for i, value in reversed(list(enumerate(values)))]
+        )
+        self._client.flush(self._header)
+        self._client.load_collection(self._header)
+
+    def _parts(self) -> tuple[str, str]:
+        """The collection of the rows, and the header's text."""
+        if not self._has(self._header):
+            raise FileNotFoundError(
+                f"{self.place}: no index called {self._name} here; push one with: bigr-repr index push"
+            )
+        with self._reaching():
+            self._client.load_collection(self._header)
+            found = self._client.query(
+                self._header, filter="row >= 0", output_fields=["row", "name"], limit=_PARTS,
+                consistency_level="Strong",
+            )  # fmt: skip
+        values = {int(part["row"]): str(part["name"]) for part in found}
+        try:
+            rows, count = values[0].split()
+            return rows, "".join(values[i] for i in range(1, 1 + int(count)))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{self.place}: the header of {self._name} is incomplete; push the index again") from error
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        from pymilvus import MilvusException
+
+        try:
+            yield
+        except MilvusException as error:
+            raise ConnectionError(f"{self.place}: {error.message or error}") from error

@@ -1,0 +1,36 @@
+"""`bigr-repr near-duplicates`: groups of images whose codes lie close together."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    index: Annotated[Path, typer.Argument(help="Index folder.")],
+    radius: Annotated[int | None, typer.Option(min=0, help="Differing bits; by default 5 % of a code's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Print the largest clusters alone.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    """List clusters of images that are at most RADIUS differing bits from another of their cluster.
+
+    Every pair is compared: minutes for 100,000 images, not a matter of the kind of index.
+    """
+    from bigr_repr.retrieval import HammingIndex
+    from bigr_repr.retrieval.duplicates import near_duplicates
+
+    opened = HammingIndex.load(index)
+    chosen = opened.n_bits // 20 if radius is None else radius
+    clusters = near_duplicates(opened, chosen)
+    shown = clusters[:limit]
+    if as_json:
+        listed = [{"ids": c.ids.tolist(), "distances": c.distances.tolist()} for c in shown]
+        typer.echo(json.dumps({"radius": chosen, "clusters": listed}, indent=2))
+        return
+    images = sum(len(cluster.ids) for cluster in clusters)
+    typer.echo(f"{len(clusters):,} clusters of {images:,} of {len(opened):,} images within {chosen:,} bits")
+    for cluster in shown:
+        typer.echo("")
+        for id, distance in zip(cluster.ids, cluster.distances, strict=True):
+            typer.echo(f"{distance:>6,}  {id}")

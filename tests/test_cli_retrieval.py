@@ -1,0 +1,272 @@
+"""`bigr-repr index`, `search`, `codes`, `decode` and `near-duplicates` as their users meet them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bigr_repr_cli import main
+from PIL import Image
+from tiny_model import tiny_model, write_pictures
+
+from bigr_repr.checkpoints import load, save
+from bigr_repr.codes import from_bytes, hamming, tokens_to_grid
+from bigr_repr.embed import embed_images, read_embeddings
+from bigr_repr.features import encode_codes
+from bigr_repr.retrieval import HammingIndex
+from bigr_repr.retrieval.decoding import decode_codes
+from bigr_repr.retrieval.export import read_codes
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, photographs, a data set of two layers and codes, and an index of bits and one of features."""
+    folder = tmp_path_factory.mktemp("retrieval")
+    pre = tiny_model()
+    save(pre, folder / "model")
+    write_pictures(folder / "photos", 20)
+    shutil.copy(folder / "photos" / "00003.png", folder / "photos" / "twin.png")
+    embed_images(folder / "photos", folder / "data", model=str(folder / "model"), layers=(1, 3), codes=True)
+    embed_images(folder / "photos", folder / "plain", model=str(folder / "model"), layers=(3,))
+    return folder
+
+
+@pytest.fixture
+def bigr(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process, in an empty folder: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str | Path | int) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["bigr-repr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main.main()
+        return (caught.value.code or 0, *capfd.readouterr())  # type: ignore[return-value]
+
+    return run
+
+
+def test_bits_from_pictures_to_a_page(place: Path, tmp_path: Path, bigr: Run) -> None:
+    code, text, errors = bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
+    assert (code, errors) == (0, "")
+    assert "192 bits = 24 B: tokenizer bits of tiny-random" in " ".join(text.split())
+    photo = place / "photos" / "00003.png"
+    shown = ("--html", "page.html", "--montage", "sheet.png", "--images", place / "photos")
+    code, text, errors = bigr("search", photo, "--index", "index", "-k", 5, "--model", place / "model", *shown)
+    assert code == 0, errors
+    assert errors == "written: page.html and sheet.png\n"
+    assert text.splitlines()[0].split() == ["bits", "image"]
+    listed = [line.split() for line in text.splitlines()[1:]]
+    codes = encode_codes(place / "photos", model=place / "model")
+    distances = hamming(codes, codes[3])
+    assert [line[1] for line in listed][:2] == ["00003.png", "twin.png"]
+    assert [int(line[0]) for line in listed] == sorted(distances.tolist())[:5]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/jpeg") == 6
+    assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|<script", page)  # nothing comes from elsewhere
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] > 600
+
+
+def test_features_with_rescoring_agree_with_floats(place: Path, bigr: Run) -> None:
+    assert bigr("index", "build", place / "data", "--layer", 3, "--vectors", "float32", "--out", "f")[0] == 0
+    code, text, _ = bigr("search", "00005.png", "--id", "--index", "f", "-k", 4, "--rescore", 5, "--json")
+    assert code == 0
+    (found,) = json.loads(text)
+    vectors = read_embeddings(place / "data", 3).vectors.astype(np.float64)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    order = np.argsort(-(unit @ unit[5]), kind="stable")[:4]
+    assert [hit["id"] for hit in found["hits"]] == [f"{row:05d}.png" if row < 20 else "twin.png" for row in order]
+    by_picture = bigr(
+        "search", place / "photos" / "00005.png", "--index", "f", "-k", 4, "--rescore", 5, "--json",
+        "--model", place / "model",
+    )  # fmt: skip
+    assert [hit["id"] for hit in json.loads(by_picture[1])[0]["hits"]] == [hit["id"] for hit in found["hits"]]
+
+
+def test_regions_in_tokens_and_in_shares(place: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 1)
+    shown = ("--html", "p.html", "--model", place / "model")
+    a = bigr("search", "00001.png", "--id", "--index", "index", "--region", "1,0,2,2", "--json", *shown)
+    b = bigr("search", "00001.png", "--id", "--index", "index", "--region", "0.25,0.0,0.5,0.5", "--json")
+    assert a[0] == b[0] == 0
+    assert a[1] == b[1]
+    wrong = bigr("search", "00001.png", "--id", "--index", "index", "--region", "3,3,2,2")
+    assert wrong[0] == 1
+    assert "grid of 4 x 4 tokens" in wrong[2]
+    assert bigr("search", "00001.png", "--id", "--index", "index", "--region", "3,3,2")[0] == 2
+
+
+def test_several_queries_and_an_approximate_index(place: Path, bigr: Run) -> None:
+    assert bigr("index", "build", place / "plain", "--kind", "ivf", "--lists", 3, "--out", "ivf")[0] == 0
+    code, text, _ = bigr("index", "info", "ivf", "--json", "--verify")
+    record = json.loads(text)
+    assert code == 0
+    assert record["self_check"]["recall"] >= 0.95
+    assert record["images"] == 21
+    assert "recall@10" in bigr("index", "info", "ivf")[1]
+    code, text, _ = bigr("search", "00001.png", "00002.png", "--id", "--index", "ivf", "-k", 2)
+    assert [line for line in text.splitlines() if not line.startswith(" ")][:1] == ["00001.png"]
+
+
+def test_codes_and_decoding_go_round(place: Path, tmp_path: Path, bigr: Run) -> None:
+    expected = encode_codes(place / "photos", model=place / "model")
+    for name in ("c.parquet", "c.npz", "c.npy"):
+        assert bigr("codes", place / "photos", "--out", name, "--model", place / "model")[0] == 0
+        np.testing.assert_array_equal(read_codes(tmp_path / name).codes, expected)
+        done = bigr("decode", name, "--out", f"of-{name}", "--model", place / "model", "--limit", 3)
+        assert done[:2] == (0, f"3 pictures: of-{name}\n")
+    pictures = decode_codes(load(place / "model"), expected[:3])
+    for row, file in enumerate(sorted((tmp_path / "of-c.npz").iterdir())):
+        np.testing.assert_array_equal(np.array(Image.open(file)), pictures[row])
+    assert bigr("codes", place / "data", "--codes", "pca", "--bits", 8, "--layer", 1, "--out", "p.npz")[0] == 0
+    assert read_codes(tmp_path / "p.npz").codes.shape == (21, 1)
+    code, _, error = bigr("decode", "p.npz", "--out", "no", "--model", place / "model")
+    assert code == 1
+    assert "binarised features" in error
+    assert not (tmp_path / "no").exists()
+
+
+def test_decoded_pictures_are_the_tokenizers(place: Path) -> None:
+    import torch
+
+    pre, codes = load(place / "model"), encode_codes(place / "photos", model=place / "model")[:2]
+    bits = tokens_to_grid(from_bytes(codes, 192).reshape(2, 16, 12))
+    direct = pre.tokenizer.decode(torch.from_numpy(np.ascontiguousarray(bits)).float()).clamp(0, 1)
+    expected = (direct * 255).round().byte().permute(0, 2, 3, 1).detach().numpy()
+    np.testing.assert_array_equal(decode_codes(pre, codes), expected)
+
+
+def test_near_duplicates_lists_the_twins(place: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 1)
+    code, text, _ = bigr("near-duplicates", "index", "--radius", 0, "--json")
+    assert code == 0
+    assert {"ids": ["00003.png", "twin.png"], "distances": [0, 0]} in json.loads(text)["clusters"]
+    assert bigr("near-duplicates", "index", "--radius", 500)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "nothing.png", "--index", "index"], "nothing.png"),
+        (["search", "00001.png", "--id", "--index", "nowhere"], "bigr-repr index build"),
+        (["search", "nothing", "--id", "--index", "index"], "'nothing' is not in the index"),
+        (["search", "00001.png", "--id", "--index", "index", "-k", "50"], "k=50 is outside 1..21"),
+        (["search", "00001.png", "--id", "--index", "index", "--effort", "3"], "a flat index is exact"),
+        (["search", "00001.png", "--id", "--index", "index", "--device", "cuda"], "FAISS sees no GPU"),
+        (["index", "build", "nowhere"], "bigr-repr embed"),
+        (["index", "info", "."], "no index here"),
+        (["near-duplicates", "."], "no index here"),
+        (["decode", "nothing.npz"], "nothing.npz"),
+        (["codes", "nothing.png", "--model", "bigr-none"], "bigr-none"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments: list[str], message: str, place: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
+    code, _, error = bigr(*arguments)
+    assert code == 1
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_another_models_pictures_are_refused(place: Path, tmp_path: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
+    save(tiny_model(seed=1, name="other"), tmp_path / "other")
+    code, _, error = bigr("search", place / "photos" / "00003.png", "--index", "index", "--model", tmp_path / "other")
+    assert code == 1
+    assert "tiny-random" in error
+    assert "other" in error
+
+
+def test_data_sets_that_lack_what_is_asked_for(place: Path, bigr: Run) -> None:
+    for arguments, message in (
+        (["--codes", "bits"], "holds no codes"),
+        (["--layer", "2"], "layer=2 is not in"),
+        (["--codes", "pca", "--bits", "65"], "n_bits=65 must be in 1..64"),
+        (["--codes", "itq", "--bits", "64"], "21 rows are too few to fit itq of 64 bits"),
+        (["--codes", "sign", "--bits", "8"], "gives a bit a feature, 64"),
+        (["--kind", "ivf", "--lists", "50"], "lists=50 is more than the 21 codes"),
+    ):
+        code, _, error = bigr("index", "build", place / "plain", *arguments)
+        assert (code, error.count("\n")) == (1, 1)
+        assert message in error
+        assert not Path("index").exists()
+
+
+def test_vectors_that_are_not_finite_are_named(place: Path, tmp_path: Path, bigr: Run) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shutil.copytree(place / "plain", tmp_path / "bad")
+    (file,) = (tmp_path / "bad").glob("part-*.parquet")
+    table = pq.read_table(file, partitioning=None)
+    flat = table.column("embedding").combine_chunks().flatten().to_numpy(zero_copy_only=False).copy()
+    flat[64 * 7 + 3] = np.nan
+    kind = table.schema.field("embedding").type
+    column = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
+    pq.write_table(pa.table([table.column("path"), column], schema=table.schema), file)
+    code, _, error = bigr("index", "build", tmp_path / "bad")
+    assert code == 1
+    assert "the vector of 00007.png is not finite" in error
+
+
+def test_building_in_chunks_is_building_at_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigr_repr.retrieval import build
+
+    whole = build.build_index(place / "data", tmp_path / "a", binariser="itq", n_bits=8, layer=3)
+    monkeypatch.setattr(build, "_BATCH", 4 * 64 * 5)
+    parts = build.build_index(place / "data", tmp_path / "b", binariser="itq", n_bits=8, layer=3)
+    np.testing.assert_array_equal(whole.rows.codes, parts.rows.codes)
+    np.testing.assert_array_equal(whole.tokens, parts.tokens)
+    np.testing.assert_array_equal(whole.rows.vectors, parts.rows.vectors)  # type: ignore[arg-type]
+    assert whole.ids.to_pylist() == parts.ids.to_pylist() == read_embeddings(place / "data", 3).paths
+
+
+def test_memory_of_a_build_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    """60 000 rows of 1 024 features, 246 MB, pass through a process that may take 200 MB beyond its libraries."""
+    script = f"""
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq, resource, sys
+sys.path.insert(0, "tests")
+from tiny_model import tiny_model
+from dataclasses import replace
+from bigr_repr.embed.recipe import Recipe
+from bigr_repr.retrieval.build import build_index
+pre = tiny_model()
+config = replace(pre.config, generator=replace(pre.config.generator, dim=1024))
+recipe = Recipe(config=config, weights="0" * 64, layers=(1,))
+(folder := __import__("pathlib").Path({str(tmp_path)!r}) / "data").mkdir()
+flat = np.random.default_rng(0).standard_normal(4000 * 1024, np.float32)
+for part in range(15):
+    names = pa.array([f"{{part}}-{{row}}" for row in range(4000)])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=recipe.schema.field("embedding").type)
+    pq.write_table(pa.table([names, column], schema=recipe.schema), folder / f"part-{{part:05d}}.parquet",
+                   use_dictionary=False, compression="none")
+del flat, column
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+index = build_index(folder, folder.parent / "index", binariser="rotation", n_bits=64, vectors=None)
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+assert len(index) == 60000 and grown < 200, grown
+print(grown)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_index_says_when_it_holds_nothing_to_show(place: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "plain", "--vectors", "none")
+    assert HammingIndex.load("index").has_tokens is False
+    code, _, error = bigr("search", "00001.png", "--id", "--index", "index", "--html", "p.html")
+    assert code == 0
+    assert "--images FOLDER" in error
+    code, _, error = bigr("search", "00001.png", "--id", "--index", "index", "--rescore", 2)
+    assert (code, "no vectors" in error) == (1, True)

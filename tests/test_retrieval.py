@@ -1,0 +1,394 @@
+"""HammingIndex: every kind against brute force, what must not change an answer, rescoring, regions, binarisers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from bigr_repr.codes import from_bytes, hamming, to_bytes
+from bigr_repr.retrieval import BINARISERS, KINDS, HammingIndex, IndexSettings, Region, fit_binariser, recall_with_ties
+from bigr_repr.retrieval._scan import pairs_within, scan
+from bigr_repr.retrieval.duplicates import near_duplicates
+
+APPROXIMATE = [kind for kind in KINDS if kind != "flat"]
+
+
+def random_codes(rows: int, n_bytes: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (rows, n_bytes), np.uint8)
+
+
+def clustered(rows: int, n_bytes: int = 16, seed: int = 0) -> np.ndarray:
+    """Codes around 20 centres, an eighth of the bits flipped."""
+    random = np.random.default_rng(seed)
+    centres = random.integers(0, 256, (20, n_bytes), np.uint8)
+    noise = [random.integers(0, 256, (rows, n_bytes), np.uint8) for _ in range(3)]
+    return np.asarray(centres[random.integers(0, 20, rows)] ^ (noise[0] & noise[1] & noise[2]))
+
+
+def brute(codes: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and distances by definition: all distances, sorted by distance and then by row."""
+    distances = hamming(queries[:, None], codes)
+    rows = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return rows, np.take_along_axis(distances, rows, axis=1)
+
+
+# ---- exact search
+
+
+@pytest.mark.parametrize("n_bytes", [1, 5, 8, 32, 192])
+@pytest.mark.parametrize("queries", [1, 2, 70])
+def test_flat_is_brute_force_with_ties_by_row(n_bytes: int, queries: int) -> None:
+    codes, wanted = random_codes(500, n_bytes), random_codes(queries, n_bytes, seed=1)
+    found = HammingIndex.build(codes).search_rows(wanted, 20)
+    rows, distances = brute(codes, wanted, 20)
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_array_equal(found.distances, distances)
+
+
+def test_blocks_and_shards_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigr_repr.retrieval import _scan
+
+    codes, wanted = random_codes(1000, 2), random_codes(9, 2, seed=1)
+    whole = scan(codes, wanted, 1000)
+    monkeypatch.setattr(_scan, "_BLOCK", 14)
+    monkeypatch.setattr(_scan, "_ROWS_A_NEIGHBOUR", 0)
+    monkeypatch.setattr(_scan, "_PENDING", 50)
+    for k in (1, 3, 50):
+        parts = scan(codes, wanted, k)
+        np.testing.assert_array_equal(parts.rows, whole.rows[:, :k])
+    monkeypatch.setattr(_scan, "cores", lambda: 7)
+    np.testing.assert_array_equal(scan(codes, wanted[:1], 30).rows, whole.rows[:1, :30])
+
+
+def test_permuted_rows_give_the_same_ids_but_for_ties() -> None:
+    codes, wanted = random_codes(300), random_codes(20, seed=1)
+    order = np.random.default_rng(2).permutation(300)
+    plain, mixed = HammingIndex.build(codes), HammingIndex.build(codes[order], ids=order)
+    a, b = plain.search(wanted, 10), mixed.search(wanted, 10)
+    np.testing.assert_array_equal(a.distances, b.distances)
+    for ids, others, distances in zip(a.ids, b.ids, a.distances, strict=True):
+        nearer = distances < distances[-1]
+        assert set(ids[nearer]) == set(others[nearer])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_permuted_bits_or_a_mask_change_no_exhaustive_answer(kind: str) -> None:
+    settings = IndexSettings(kind=kind, effort=0 if kind == "flat" else 64, tables=1, hash_bits=6, lists=None)
+    codes, wanted = clustered(400), clustered(10, seed=1)
+    bits = np.random.default_rng(3).permutation(128)
+    mask = random_codes(1, 16, seed=4)
+    answers = [
+        HammingIndex.build(change(codes), kind=settings).search(change(wanted), 5)
+        for change in (lambda c: c, lambda c: to_bytes(from_bytes(c, 128)[:, bits]), lambda c: c ^ mask)
+    ]
+    truth = brute(codes, wanted, 5)
+    for found in answers:
+        if kind == "flat":
+            np.testing.assert_array_equal(found.ids, truth[0])
+        if kind != "hnsw":  # all lists; as many flips as a key has bits: every bucket
+            np.testing.assert_array_equal(found.distances, truth[1])
+        assert recall_with_ties(found.distances, truth[1]) > 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exact_duplicate_is_found_at_distance_0(kind: str) -> None:
+    codes = clustered(600)
+    index = HammingIndex.build(codes, kind=kind)
+    found = index.search(codes[::7], 1)
+    assert (found.distances == 0).mean() > 0.97
+    twice = HammingIndex.build(np.concatenate([codes, codes]), kind="flat").search(codes[:50], 2)
+    assert (twice.distances == 0).all()
+    np.testing.assert_array_equal(twice.ids[:, 1] - twice.ids[:, 0], 600)
+
+
+def test_many_threads_search_at_once() -> None:
+    codes, wanted = clustered(2000), clustered(40, seed=1)
+    for kind in KINDS:
+        index = HammingIndex.build(codes, kind=kind)
+        expected = index.search(wanted, 5)
+        with ThreadPoolExecutor(8) as pool:
+            for found in pool.map(lambda _, index=index: index.search(wanted, 5), range(24)):
+                np.testing.assert_array_equal(found.ids, expected.ids)
+
+
+# ---- approximate kinds
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_the_self_check_measures_recall_and_chooses_the_effort(kind: str) -> None:
+    codes = clustered(3000)
+    index = HammingIndex.build(codes, kind=IndexSettings(kind=kind, target_recall=0.9))
+    check = index.self_check
+    assert check is not None
+    assert index.effort == check.effort == list(check.curve)[-1]
+    assert check.recall >= 0.9 or kind == "hash"
+    assert all(recall < 0.9 for recall in list(check.curve.values())[:-1])
+    wanted = codes[:200]
+    measured = recall_with_ties(index.search(wanted, 10).distances, brute(codes, wanted, 10)[1])
+    assert abs(measured - check.recall) < 0.08
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_what_an_approximate_index_gives_are_true_distances(kind: str) -> None:
+    codes, wanted = clustered(1000), clustered(30, seed=1)
+    found = HammingIndex.build(codes, kind=IndexSettings(kind=kind, effort=1)).search_rows(wanted, 400)
+    held = found.rows >= 0
+    expected = hamming(codes[np.where(held, found.rows, 0)], wanted[:, None])
+    np.testing.assert_array_equal(found.distances[held], expected[held])
+    assert (found.distances[~held] == -1).all()
+    for rows in found.rows:
+        assert len(set(rows[rows >= 0])) == (rows >= 0).sum()
+
+
+def test_ivf_with_all_lists_is_exact() -> None:
+    codes, wanted = clustered(1000), clustered(30, seed=1)
+    index = HammingIndex.build(codes, kind=IndexSettings(kind="ivf", lists=12))
+    np.testing.assert_array_equal(index.search(wanted, 10, effort=12).distances, brute(codes, wanted, 10)[1])
+
+
+def test_recall_credits_ties() -> None:
+    assert recall_with_ties([[1, 2, 2]], [[1, 2, 2]]) == 1
+    assert recall_with_ties([[2, 2, 2]], [[1, 2, 2]]) == 1  # three of the rows that are no farther than the third
+    assert recall_with_ties([[1, 3, -1]], [[1, 2, 2]]) == pytest.approx(1 / 3)
+
+
+# ---- changing
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_add_and_remove_equal_building_anew(kind: str) -> None:
+    codes = clustered(500)
+    names = [f"{i}.jpg" for i in range(500)]
+    index = HammingIndex.build(codes[:400], ids=names[:400], kind=kind)
+    index.add(codes[400:], names[400:])
+    assert index.remove([names[3], names[450]]) == 2
+    left = [i for i in range(500) if i not in (3, 450)]
+    assert index.ids.to_pylist() == [names[i] for i in left]
+    found, truth = index.search_rows(codes[:50], 5), brute(codes[left], codes[:50], 5)
+    assert recall_with_ties(found.distances, truth[1]) > 0.85
+    held = found.rows >= 0
+    expected = hamming(codes[left][np.where(held, found.rows, 0)], codes[:50, None])
+    np.testing.assert_array_equal(found.distances[held], expected[held])
+    assert names[3] not in index.search(codes[3], 5).ids
+
+
+def test_removing_everything_and_adding_again() -> None:
+    for kind in KINDS:
+        index = HammingIndex.build(clustered(50), ids=[str(i) for i in range(50)], kind=kind)
+        index.remove([str(i) for i in range(50)])
+        with pytest.raises(ValueError, match="the index is empty"):
+            index.search(clustered(1), 1)
+        index.add(clustered(30), [str(i) for i in range(30)])
+        assert index.search(clustered(30)[4], 1).ids[0, 0] == "4"
+
+
+def test_a_change_that_fails_changes_nothing() -> None:
+    index = HammingIndex.build(clustered(20), ids=[str(i) for i in range(20)])
+    for codes, ids, message in (
+        (clustered(2), ["20", "3"], "'3' is in the index already"),
+        (clustered(2), ["20", "20"], "a name twice"),
+        (random_codes(2, 5), ["20", "21"], "5 bytes a code, the index's have 16"),
+        (clustered(2), ["20"], "1 ids for 2 codes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            index.add(codes, ids)
+    with pytest.raises(ValueError, match="'77' is not in the index"):
+        index.remove(["1", "77"])
+    assert index.ids.to_pylist() == [str(i) for i in range(20)]
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("queries", "k", "message"),
+    [
+        (random_codes(1, 7), 1, "7 bytes a code, the index's have 16"),
+        (random_codes(1, 16).astype(np.int8), 1, "dtype int8; packed codes are uint8"),
+        (random_codes(1, 16), 21, r"k=21 is outside 1\.\.20"),
+        (random_codes(1, 16), 0, r"k=0 is outside 1\.\.20"),
+        (np.zeros((2, 2, 16), np.uint8), 1, "have shape"),
+    ],
+)
+def test_bad_queries_say_what_is_wrong(queries: np.ndarray, k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HammingIndex.build(clustered(20)).search(queries, k)
+
+
+def test_bad_builds_say_what_is_wrong() -> None:
+    codes = clustered(20)
+    for arguments, message in (
+        ({"kind": "tree"}, "kind='tree' is unknown"),
+        ({"ids": ["a"] * 20}, "a name twice"),
+        ({"ids": ["a", 1]}, "all strings or all whole numbers"),
+        ({"n_bits": 100}, "n_bits=100 takes 13 bytes"),
+        ({"n_bits": 125}, "bits set past n_bits=125"),
+        ({"vectors": np.full((20, 3), np.nan)}, "20 of 20 rows are not finite"),
+        ({"vectors": np.zeros((19, 3))}, "19 vectors for 20 codes"),
+        ({"bits_per_token": 24}, "no square of tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HammingIndex.build(codes | 1, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the index is empty"):
+        HammingIndex.build(np.empty((0, 16), np.uint8)).search(codes[0], 1)
+    with pytest.raises(ValueError, match="a flat index is exact"):
+        HammingIndex.build(codes).search(codes[0], 1, effort=3)
+
+
+# ---- rescoring
+
+
+def test_rescoring_the_whole_index_is_float_search_and_reads_the_shortlist_alone() -> None:
+    random = np.random.default_rng(0)
+    vectors, wanted = random.normal(size=(200, 16)).astype(np.float32), random.normal(size=(7, 16))
+    binariser = fit_binariser("sign", vectors)
+    index = HammingIndex.build(binariser.encode(vectors), vectors=vectors, n_bits=16)
+    index.binariser = binariser
+    cosine = (wanted / np.linalg.norm(wanted, axis=1, keepdims=True)) @ (
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    ).T
+    found = index.search_vectors(wanted, 5, rescore=40)
+    np.testing.assert_array_equal(found.ids, np.argsort(-cosine, axis=1)[:, :5])
+    np.testing.assert_allclose(found.distances, 1 - np.take_along_axis(cosine, found.ids, 1), atol=1e-6)
+    shortlist = index.search(binariser.encode(wanted), 10).ids
+    few = index.search_vectors(wanted, 5, rescore=2)
+    for ids, listed in zip(few.ids, shortlist, strict=True):
+        assert set(ids) <= set(listed)
+    touched: list[np.ndarray] = []
+
+    class Watched:
+        shape, ndim = vectors.shape, 2
+
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            touched.append(rows)
+            return vectors[rows]
+
+    object.__setattr__(index.rows, "vectors", Watched())
+    index.search_vectors(wanted, 5, rescore=2)
+    assert sorted(np.concatenate(touched)) == sorted(shortlist.ravel())
+
+
+def test_rescoring_without_vectors_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no vectors to rescore by"):
+        HammingIndex.build(clustered(20)).rescored(clustered(1), np.zeros((1, 4)), 2)
+    with pytest.raises(ValueError, match="no binariser"):
+        HammingIndex.build(clustered(20)).search_vectors(np.zeros((1, 4)), 2)
+
+
+# ---- regions
+
+
+def test_a_region_compares_its_tokens_alone() -> None:
+    codes, wanted = random_codes(300, 20), random_codes(4, 20, seed=1)  # 4 x 4 tokens of 10 bits, not byte-aligned
+    index = HammingIndex.build(codes, bits_per_token=10)
+    region = Region(x=1, y=2, w=2, h=2)
+    grid = from_bytes(codes, 160).reshape(300, 4, 4, 10)[:, 2:4, 1:3].reshape(300, -1)
+    own = from_bytes(wanted, 160).reshape(4, 4, 4, 10)[:, 2:4, 1:3].reshape(4, -1)
+    distances = (own[:, None] != grid).sum(axis=2)
+    found = index.search_region(wanted, region, 15)
+    np.testing.assert_array_equal(found.ids, np.argsort(distances, axis=1, kind="stable")[:, :15])
+    np.testing.assert_array_equal(found.distances, np.sort(distances, axis=1)[:, :15])
+    outside = Region(x=0, y=0, w=4, h=4).mask(index.layout) & ~region.mask(index.layout)  # type: ignore[arg-type]
+    changed = index.search_region(wanted ^ outside, region, 15)  # bits outside of the region do not count
+    np.testing.assert_array_equal(changed.ids, found.ids)
+
+
+def test_the_whole_picture_as_a_region_is_plain_search() -> None:
+    codes, wanted = random_codes(300, 20), random_codes(4, 20, seed=1)
+    index = HammingIndex.build(codes, bits_per_token=10)
+    whole = index.search_region(wanted, Region(x=0, y=0, w=4, h=4), 9)
+    np.testing.assert_array_equal(whole.ids, index.search(wanted, 9).ids)
+
+
+def test_fractions_touch_tokens() -> None:
+    layout = HammingIndex.build(random_codes(3, 20), bits_per_token=10).layout
+    assert layout is not None
+    assert Region.of_fractions(0.25, 0.5, 0.5, 0.5, layout) == Region(x=1, y=2, w=2, h=2)
+    assert Region.of_fractions(0.3, 0.1, 0.25, 0.05, layout) == Region(x=1, y=0, w=2, h=1)
+    assert Region.of_fractions(0.7, 0.7, 0.3, 0.3, layout) == Region(x=2, y=2, w=2, h=2)
+    for wrong in ((0.5, 0, 0.6, 1), (-0.1, 0, 1, 1), (0, 0, 0, 1), (float("nan"), 0, 1, 1)):
+        with pytest.raises(ValueError, match="reaches outside"):
+            Region.of_fractions(*wrong, layout)
+    with pytest.raises(ValueError, match="grid of 4 x 4 tokens"):
+        Region(x=3, y=0, w=2, h=1).mask(layout)
+    with pytest.raises(ValueError, match="no tokenizer codes"):
+        HammingIndex.build(clustered(5)).search_region(clustered(1), Region(x=0, y=0, w=1, h=1), 1)
+
+
+# ---- near-duplicates
+
+
+def test_clusters_are_the_connected_components() -> None:
+    codes = random_codes(120, 2)
+    distances = hamming(codes[:, None], codes)
+    first, second = map(np.concatenate, zip(*pairs_within(codes, 2), strict=True))
+    truth = np.argwhere(np.triu(distances <= 2, 1))
+    np.testing.assert_array_equal(np.array(sorted(zip(first, second, strict=True))), truth)
+    component = np.arange(120)
+    for _ in range(120):
+        for a, b in truth:
+            component[a] = component[b] = min(component[a], component[b])
+    expected = sorted(tuple(np.flatnonzero(component == c)) for c in set(component) if (component == c).sum() > 1)
+    clusters = near_duplicates(HammingIndex.build(codes), 2)
+    assert sorted(tuple(cluster.ids) for cluster in clusters) == expected
+    for cluster in clusters:
+        np.testing.assert_array_equal(cluster.distances, distances[cluster.ids[0], cluster.ids])
+
+
+def test_radius_0_finds_equal_codes_however_many() -> None:
+    codes = np.repeat(random_codes(3, 32), 5000, axis=0)
+    clusters = near_duplicates(HammingIndex.build(codes), 0)
+    assert [len(cluster.ids) for cluster in clusters] == [5000] * 3
+    with pytest.raises(ValueError, match=r"radius=300 is outside 0\.\.256"):
+        near_duplicates(HammingIndex.build(codes), 300)
+
+
+# ---- binarisers
+
+
+@pytest.mark.parametrize("kind", BINARISERS)
+def test_a_binariser_gives_the_same_bits_in_any_batch_and_after_a_file(kind: str) -> None:
+    from bigr_repr.retrieval import Binariser
+
+    vectors = np.random.default_rng(0).normal(size=(300, 24)).astype(np.float32) + 3
+    binariser = fit_binariser(kind, vectors, n_bits=24 if kind in ("sign", "median") else 16)
+    codes = binariser.encode(vectors)
+    np.testing.assert_array_equal(np.concatenate([binariser.encode(row[None]) for row in vectors]), codes)
+    again = Binariser.from_safetensors(binariser.to_safetensors(), kind, "file")
+    np.testing.assert_array_equal(again.encode(vectors), codes)
+    share = from_bytes(codes, binariser.n_bits).mean(axis=0)
+    assert (np.abs(share - 0.5) < 0.15).all()  # centred: every bit halves the data
+    far = from_bytes(binariser.encode(6 - vectors), binariser.n_bits)  # mirrored at about the centre
+    assert (far != from_bytes(codes, binariser.n_bits)).mean() > 0.9
+
+
+def test_binarisers_are_what_faiss_computes() -> None:
+    import faiss
+
+    vectors = np.random.default_rng(1).normal(size=(500, 20)).astype(np.float32)
+    fitted = faiss.ITQTransform(20, 8, True)
+    fitted.itq.seed = 5
+    centred = vectors - vectors.mean(axis=0)
+    fitted.train(centred)
+    ours = fit_binariser("itq", vectors, n_bits=8, seed=5)
+    np.testing.assert_array_equal(from_bytes(ours.encode(vectors), 8), fitted.apply(centred) > 0)
+
+
+def test_bad_fits_say_what_is_wrong() -> None:
+    vectors = np.random.default_rng(0).normal(size=(30, 24))
+    for kind, n_bits, message in (
+        ("sign", 12, "gives a bit a feature, 24"),
+        ("pca", 25, r"must be in 1\.\.24"),
+        ("itq", 20, "30 rows are too few to fit itq of 20 bits"),
+        ("lsh", 8, "binariser='lsh' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_binariser(kind, vectors, n_bits=n_bits)
+    binariser = fit_binariser("sign", vectors)
+    with pytest.raises(ValueError, match="23 features; this binariser reads 24"):
+        binariser.encode(vectors[:, 1:])
+    vectors[3, 4] = np.nan
+    with pytest.raises(ValueError, match="the first is row 3"):
+        binariser.encode(vectors)
