@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.embed import _durable
+from bigr_repr import _durable
 
 MANIFEST: Final = "index.json"
 FORMAT: Final = 1
