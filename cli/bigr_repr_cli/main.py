@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bigr_repr_cli import embed, models, train
+from bigr_repr_cli import bench, embed, models, train
 
 app = typer.Typer(
     name="bigr-repr",
@@ -39,6 +39,7 @@ def _options(
 
 
 app.command("embed")(embed.command)
+app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 

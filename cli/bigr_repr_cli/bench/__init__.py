@@ -1,0 +1,10 @@
+"""`bigr-repr bench …`: the group of benchmark commands."""
+
+import typer
+
+from bigr_repr_cli.bench import probes
+
+app = typer.Typer(no_args_is_help=True, help="How good a representation is: probes, neighbours, layers, suites.")
+app.command("linear-probe")(probes.linear_probe)
+app.command("knn")(probes.knn)
+app.command("layers")(probes.layers)
