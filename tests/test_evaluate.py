@@ -129,9 +129,9 @@ def test_bits_and_few_classes_are_welcome() -> None:
 
 
 def test_split_takes_from_every_class_and_leaves_some() -> None:
-    labels = np.repeat([0, 1, 2, 9], [50, 10, 5, 1])
+    labels = np.repeat([0, 1, 2, 9], [50, 10, 2, 1])
     kept, drawn = stratified_split(labels, 0.2, np.random.default_rng(0))
-    assert np.array_equal(np.sort(np.concatenate([kept, drawn])), np.arange(66))
+    assert np.array_equal(np.sort(np.concatenate([kept, drawn])), np.arange(63))
     assert np.bincount(labels[drawn], minlength=10).tolist() == [10, 2, 1, 0, 0, 0, 0, 0, 0, 0]
 
 

@@ -46,12 +46,12 @@ def class_indices(labels: NDArray[np.int64], classes: NDArray[np.int64], device:
 def stratified_split(
     labels: NDArray[np.int64], share: float, generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers (kept, drawn), sorted: about `share` of the rows of each class are drawn, and never all of them."""
+    """Row numbers (kept, drawn), sorted: of each class about `share` is drawn, at least one row and never all."""
     order = generator.permutation(len(labels))
     drawn = np.zeros(len(labels), np.bool_)
     for name in np.unique(labels):
         rows = order[labels[order] == name]
-        drawn[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
+        drawn[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     return np.flatnonzero(~drawn), np.flatnonzero(drawn)
 
 

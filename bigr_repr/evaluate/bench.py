@@ -154,12 +154,16 @@ def features_of(
     settings: BenchSettings,
     *,
     layers: Sequence[int | str] | None = (),
+    train: bool = True,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Features:
-    """Both sides' features: from the cache, extracted, or read from embedding data sets. Arguments as for `bench`."""
+    """Both sides' features: from the cache, extracted, or read from embedding data sets. Arguments as for `bench`.
+
+    train: False leaves the training side out, for what looks at test images alone.
+    """
     sources = data.train.source, data.test.source
     if isinstance(sources[0], EmbeddingSet) and isinstance(sources[1], EmbeddingSet):
-        return _stored(model, data, settings, layers)
+        return _stored(model, data, settings, layers, train)
     if not (isinstance(sources[0], ImageSet) and isinstance(sources[1], ImageSet)):
         raise ValueError(f"{data.name}: one side holds embeddings and the other images; give two of a kind")
     representation = open_representation(model or DEFAULT_MODEL, device=settings.device, seed=settings.seeds[0])
@@ -167,12 +171,18 @@ def features_of(
     cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
     items = [*(view.item for view in views), DIGESTS]
     found = []
-    for part in (data.train, data.test):
+    for part in (data.train, data.test) if train else (data.test,):
         what = f"{representation.name}, {part.name}"
         found.append(cache.get(representation, part, items, functools.partial(on_progress, what)))
-    facts = _facts(data, settings, representation.record, _duplicates(found[0][DIGESTS], found[1][DIGESTS], data))
-    train, test = ({view: arrays[view.item] for view in views} for arrays in found)
-    return Features(representation=representation.name, data=data, train=train, test=test, facts=facts)
+    duplicates = _duplicates(found[0][DIGESTS], found[1][DIGESTS], data) if train else 0
+    sides = [{view: arrays[view.item] for view in views} for arrays in found]
+    return Features(
+        representation=representation.name,
+        data=data,
+        train=sides[0] if train else {},
+        test=sides[-1],
+        facts=_facts(data, settings, representation.record, duplicates),
+    )
 
 
 # ---- features
@@ -192,31 +202,41 @@ def _resolve(
 
 
 def _stored(
-    model: str | None, data: BenchData, settings: BenchSettings, layers: Sequence[int | str] | None
+    model: str | None,
+    data: BenchData,
+    settings: BenchSettings,
+    layers: Sequence[int | str] | None,
+    train: bool,
 ) -> Features:
-    train, test = data.train.source, data.test.source
-    assert isinstance(train, EmbeddingSet)
-    assert isinstance(test, EmbeddingSet)
-    if found := differences(train.provenance, test.provenance):
+    first, second = data.train.source, data.test.source
+    assert isinstance(first, EmbeddingSet)
+    assert isinstance(second, EmbeddingSet)
+    if found := differences(first.provenance, second.provenance):
         raise ValueError(f"{data.train.name} and {data.test.name} are not comparable: {'; '.join(found)}")
-    name = train.provenance["model"]
+    name = first.provenance["model"]
     if model not in (None, name):
-        raise ValueError(f"model={model!r}, but {train.folder} holds features of {name!r}; leave --model out")
-    if settings.codes:
-        if train.n_bits is None:
-            raise ValueError(f"{train.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
-        views = [View(item="codes", n_bits=train.n_bits)]
-    else:
-        wanted = layers or train.layers
-        if bad := [layer for layer in wanted if layer not in train.layers]:
-            held = ", ".join(map(str, train.layers))
-            raise ValueError(f"layer={bad[0]!r} is not in {train.folder}, which holds layers {held}; name one of them")
-        views = [View(item=f"layer-{layer}", layer=int(layer)) for layer in wanted]
+        raise ValueError(f"model={model!r}, but {first.folder} holds features of {name!r}; leave --model out")
+    views = _stored_views(first, settings, layers)
     sides = [{view: _read(part, view) for view in views} for part in (data.train, data.test)]
-    record = {"model": name, "model_sha256": train.provenance["weights_sha256"], "pooling": train.provenance["pooling"]}
+    record = {"model": name, "model_sha256": first.provenance["weights_sha256"], "pooling": first.provenance["pooling"]}
     hashes = [_row_bytes(side[views[0]]) for side in sides]
-    facts = _facts(data, settings, record, _duplicates(hashes[0], hashes[1], data))
-    return Features(representation=name, data=data, train=sides[0], test=sides[1], facts=facts)
+    facts = _facts(data, settings, record, _duplicates(hashes[0], hashes[1], data) if train else 0)
+    return Features(representation=name, data=data, train=sides[0] if train else {}, test=sides[1], facts=facts)
+
+
+def _stored_views(embeddings: EmbeddingSet, settings: BenchSettings, layers: Sequence[int | str] | None) -> list[View]:
+    if settings.codes:
+        if embeddings.n_bits is None:
+            raise ValueError(f"{embeddings.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
+        return [View(item="codes", n_bits=embeddings.n_bits)]
+    held = embeddings.layers
+    wanted = layers or held
+    if bad := [layer for layer in wanted if layer not in held]:
+        known = ", ".join(map(str, held))
+        raise ValueError(
+            f"layer={bad[0]!r} is not in {embeddings.folder}, which holds layers {known}; name one of them"
+        )
+    return [View(item=f"layer-{layer}", layer=int(layer)) for layer in wanted]
 
 
 def _read(part: Part, view: View) -> NDArray[Any]:
