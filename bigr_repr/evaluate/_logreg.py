@@ -32,6 +32,8 @@ from bigr_repr.evaluate.logistic import LogisticFit, LogisticRegression
 
 HELD_OUT: Final = 0.2
 _PATIENCE: Final = 2  # values of C worse than the best that are tried before the search ends
+_SEARCH: Final = 1e-6  # tolerance of the fits that only choose C
+)
 _LOGITS: Final = 1 << 22  # numbers held at a time
 
 _log = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ def _choose(
     x, y = standardise(train.features[held], scaling, device), class_indices(train.labels[held], classes, device)
     best, highest, fit, least, worse = _Choice(values[0]), -1.0, None, math.inf, 0
     for C in values:  # noqa: N806
-        fit = problem.fit(C, fit)
+        fit = problem.fit(C, fit, tolerance=_SEARCH)
         logits = fit.logits(x)
         top1 = 100 * (logits.argmax(dim=1) == y).double().mean().item()
         loss = F.cross_entropy(logits, y).item()
