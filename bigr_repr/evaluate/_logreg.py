@@ -33,7 +33,6 @@ from bigr_repr.evaluate.logistic import LogisticFit, LogisticRegression
 HELD_OUT: Final = 0.2
 _PATIENCE: Final = 2  # values of C worse than the best that are tried before the search ends
 _SEARCH: Final = 1e-6  # tolerance of the fits that only choose C
-)
 _LOGITS: Final = 1 << 22  # numbers held at a time
 
 _log = logging.getLogger(__name__)
