@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming, to_bytes
 from bigr_repr.evaluate import knn as knn_module
-from bigr_repr.evaluate._scaling import stratified_split
+from bigr_repr.evaluate._scaling import stratified_sample, stratified_split
 from bigr_repr.evaluate.knn import knn, nearest
 from bigr_repr.evaluate.linear_probe import linear_probe
 from bigr_repr.evaluate.logistic import LogisticRegression
@@ -228,3 +228,60 @@ def test_settings_must_fit(blobs: Split) -> None:
     assert "above 0" in _message(blobs, linear_probe, grid=[0.0, 1.0])
     alone = np.arange(len(labels))
     assert "too few to hold any out" in _message(blobs, linear_probe, train_labels=alone)
+
+
+# ---- memory
+
+
+def test_neighbours_take_bounded_memory() -> None:
+    import psutil
+
+    rng = np.random.default_rng(0)
+    base, queries = rng.random((60_000, 16), np.float32), rng.random((12_000, 16), np.float32)
+    process, most = psutil.Process(), [0]
+    nearest(queries[:100], base[:1000], 20)
+    before, merge = process.memory_info().rss, knn_module._merge
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        result = merge(*arguments, **options)
+        most[0] = max(most[0], process.memory_info().rss - before)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knn_module, "_merge", watched)
+        nearest(queries, base, 20)
+    assert most[0] < 500e6  # all similarities at once would be 2.9 GB
+
+
+def test_centred_neighbours_are_those_of_centred_rows(digits: Split) -> None:
+    train, labels, test, test_labels = digits
+    mean = train.mean(axis=0)
+    expected = knn(train - mean, labels, test - mean, test_labels, k=[10])
+    found = knn(train, labels, test, test_labels, k=[10], center=True)
+    assert found.top1 == expected.top1
+    low, high = found.interval[10]
+    assert low <= found.top1[10] <= high
+    assert 100 * np.mean(found.predicted[10] == test_labels) == pytest.approx(found.top1[10])
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    from bigr_repr.evaluate._interval import bootstrap, over_seeds
+
+    rng = np.random.default_rng(0)
+    held = [low <= 70 <= high for low, high in (bootstrap(rng.random(300) < 0.7) for _ in range(200))]
+    assert 0.9 <= np.mean(held) <= 0.99
+    assert bootstrap(np.ones(10, bool)) == (100, 100)
+    assert over_seeds([50.0]) is None
+    assert over_seeds([50.0, 52.0]) == pytest.approx((51 - 12.706, 51 + 12.706), abs=0.01)
+
+
+def test_samples_are_of_the_size_asked_for_and_hold_every_class() -> None:
+    labels = np.repeat([0, 1, 2, 9], [500, 100, 3, 1])
+    for size in (4, 5, 50, 603):
+        rows = stratified_sample(labels, size, np.random.default_rng(0))
+        assert len(rows) == len(set(rows.tolist())) == size
+        assert set(labels[rows]) == {0, 1, 2, 9}
+    counts = np.bincount(labels[stratified_sample(labels, 61, np.random.default_rng(0))])
+    assert counts[:3].tolist() == [49, 10, 1]
+    with pytest.raises(ValueError, match="4 classes"):
+        stratified_sample(labels, 3, np.random.default_rng(0))
