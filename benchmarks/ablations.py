@@ -3,7 +3,7 @@
     python benchmarks/ablations.py code-width --root data        # K = 16, 20, 24, 32: a tokenizer and a generator each
     python benchmarks/ablations.py objective --root data         # flip, x0, bce: one tokenizer, three generators
     python benchmarks/ablations.py condition --root data         # with classes and without
-    python benchmarks/ablations.py objective --root data --steps 4 --limit 200      # a try, about two minutes
+    python benchmarks/ablations.py objective --root data --steps 3 --limit 100      # a try, about two minutes
 
 Data is CIFAR-10 at the size of the preset `tiny` (64 px): cifar10-train.parquet and cifar10-test.parquet in the folder.
 Expected time: code-width 8 hours on 2 cores, objective 4, condition 3; each under an hour with --gpu on one data-centre
@@ -28,12 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import record
-from bigr_repr.evaluate.generation import frechet_distance
 
 import bigr_repr as br
+from bigr_repr.evaluate._scaling import stratified_sample
 from bigr_repr.evaluate.bench import BenchSettings, bench, best_row
 from bigr_repr.evaluate.cache import default_cache
+from bigr_repr.evaluate.generation import frechet_distance
 from bigr_repr.evaluate.splits import BenchData, open_data
 
 _JUDGE, _LAYER = "bigr-tiny", 12
@@ -59,7 +61,7 @@ ABLATIONS = {
 
 def train(variant: Variant, options: Any) -> Path:
     """The variant's model folder, trained as far as it is not yet."""
-    images = str(Path(options.root) / "cifar10-train.parquet")
+    images = _images(options)
     tokenizer, codes = (options.out / f"{kind}-d{variant.code_bits}" for kind in ("tokenizer", "codes"))
     generator = options.out / f"generator-d{variant.code_bits}-{variant.objective}-{variant.conditional}"
     place = ["--precision", "bf16"] if options.gpu else ["--cpu"]
@@ -80,6 +82,21 @@ def train(variant: Variant, options: Any) -> Path:
         "--name", f"ablation-{variant.name}", *common,
     )  # fmt: skip
     return generator / "model"
+
+
+def _images(options: Any) -> Path:
+    """A Parquet file of the training images: a stratified sample, or all of them if so many are asked for."""
+    whole = Path(options.root) / "cifar10-train.parquet"
+    sample = options.out / f"cifar10-train-{options.train_images}.parquet"
+    if not sample.exists():
+        table = pq.read_table(whole)
+        labels = table["label"].to_numpy().astype(np.int64)
+        rows = stratified_sample(labels, options.train_images, np.random.default_rng(0))
+        options.out.mkdir(parents=True, exist_ok=True)
+        beside = sample.with_suffix(".part")
+        pq.write_table(table.take(rows), beside)
+        beside.replace(sample)
+    return sample
 
 
 def _command(kind: str, *words: object) -> None:
@@ -137,10 +154,14 @@ def main() -> None:
         "--limit", type=int, default=5000, help="training images of the probe, and half as many to test"
     )
     parser.add_argument("--images", type=int, help="drawn for the Fréchet distance; default: limit / 5, at most 1000")
+    parser.add_argument("--train-images", type=int, help="default: 20 000; all with --gpu; the limit with --steps")
     parser.add_argument("--gpu", action="store_true", help="sizes for a GPU")
     options = parser.parse_args()
     options.device = "cuda" if options.gpu else "cpu"
     options.images = options.images or max(20, min(1000, options.limit // 5))
+    options.train_images = options.train_images or (
+        options.limit if options.steps else 50_000 if options.gpu else 20_000
+    )
     if options.steps:
         options.out = options.out / f"steps-{options.steps}"
     data = open_data("cifar10", root=options.root, limit=options.limit, test_limit=options.limit // 2)

@@ -63,7 +63,8 @@ class View:
 class Representation(ABC):
     """A way to turn pictures into features. `fingerprint` tells it from any other; `record` describes it for reports.
 
-    layers: number of blocks; 0 if it has none. codes: whether it has bits.
+    layers: number of blocks; 0 if it has none. n_bits: of a code; None if it has none. along: items that cost nothing
+    when others are computed, and are kept for later.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Representation(ABC):
     record: dict[str, Any]
     layers: int = 0
     n_bits: int | None = None
+    along: tuple[str, ...] = ()
 
     def layer_index(self, layer: int | str) -> int:
         """Resolve 0-based, negative or "mid". Raises ValueError for a layer out of range or if there are none."""
@@ -134,6 +136,7 @@ class Hidden(Representation):
     ) -> None:
         self.name, self.fingerprint = name, pre.fingerprint
         self.layers, self.n_bits = 0 if bits_only else pre.config.generator.layers, pre.config.code_size
+        self.along = ("codes",)
         self.record = {"model": name, "model_sha256": pre.fingerprint, "image_size": pre.config.image_size}
         if seed is not None:
             self.record["weights_seed"] = seed
