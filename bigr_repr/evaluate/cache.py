@@ -69,9 +69,11 @@ class FeatureCache:
             if not lacking:
                 continue
             rows = part.rows[start : start + _BLOCK]
-            lacking += [item for item in representation.along if not _file(folder, item, start).exists()]
-            lacking = list(dict.fromkeys(lacking))
-            for item, values in self._block(representation, part, rows, lacking, lambda n: on_progress(n, total), done):
+            along = [item for item in representation.along if not _file(folder, item, start).exists()]
+            computed = list(dict.fromkeys([*lacking, *along]))
+            for item, values in self._block(
+                representation, part, rows, computed, lambda n: on_progress(n, total), done
+            ):
                 with replacing(_file(folder, item, start)) as file:
                     np.save(file, values)
             done += len(rows)
