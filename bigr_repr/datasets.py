@@ -1,13 +1,15 @@
-"""Labelled image sets for training and evaluation: folders, Parquet files with image bytes, torchvision data sets.
+"""Labelled image sets for training and evaluation: folders, Parquet files with image bytes, data sets by name.
 
 One small interface, `ImageSet`; decoding and its errors are `bigr_repr.images`'. Knows nothing of models or tensors.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,27 @@ class ImageSet(ABC):
     def load(self, index: int) -> Image.Image:
         """Image `index` as RGB, 8 bit. Raises ImageError when it cannot be decoded."""
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What tells this set from others, 64 hexadecimal digits: of names, sizes and times of files."""
+
+
+def _fingerprint(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _stamps(files: Iterable[str | os.PathLike[str]]) -> list[list[object]]:
+    """Absolute name, size and time of change of each file."""
+    stats = ((Path(file).absolute(), Path(file).stat()) for file in files)
+    return [[os.fsencode(path).hex(), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+
 
 class FolderSet(ImageSet):
     """All images under a folder; if every image lies in a sub-folder, the first-level names are the classes."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         found = sorted(find_images([os.fspath(folder)]), key=lambda source: source.path)
-        self._files = [source.file for source in found]
+        self.files = [source.file for source in found]
         parts = [Path(source.path).parts for source in found]
         if all(len(part) > 1 for part in parts):
             self.class_names = tuple(sorted({part[0] for part in parts}))
@@ -49,10 +65,13 @@ class FolderSet(ImageSet):
             self.labels = np.array([number[part[0]] for part in parts], dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def load(self, index: int) -> Image.Image:
-        return decode(self._files[index])
+        return decode(self.files[index])
+
+    def fingerprint(self) -> str:
+        return _fingerprint(["folder", _stamps(self.files)])
 
 
 class ParquetSet(ImageSet):
@@ -76,7 +95,7 @@ class ParquetSet(ImageSet):
         column = table.column("image")
         if pa.types.is_struct(column.type):
             column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
-        self._images = column
+        self._images, self._file = column, file
         metadata = parquet.schema_arrow.metadata or {}
         if "label" in names:
             self.labels = table.column("label").to_numpy().astype(np.int64)
@@ -88,6 +107,45 @@ class ParquetSet(ImageSet):
 
     def load(self, index: int) -> Image.Image:
         return decode(self._images[index].as_py() or b"")
+
+    def fingerprint(self) -> str:
+        return _fingerprint(["parquet", _stamps([self._file])])
+
+
+class DigitsSet(ImageSet):
+    """The 1797 handwritten digits of 8 x 8 pixels that come with scikit-learn: the first two thirds, or the rest.
+
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI. Rows are in the order of writers.
+    """
+
+    def __init__(self, *, train: bool = True) -> None:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        rows = slice(0, 1198) if train else slice(1198, None)
+        self._images = np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8)
+        self._train = train
+        self.labels = digits.target[rows].astype(np.int64)
+        self.class_names = tuple(str(name) for name in digits.target_names)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def load(self, index: int) -> Image.Image:
+        return as_rgb(self._images[index])
+
+    def fingerprint(self) -> str:
+        return _fingerprint(["digits", self._train])
+
+
+# Where torchvision calls its splits otherwise than train and test; and arguments it needs for the usual variant.
+_SPLITS = {
+    "ImageNet": ("train", "val"),
+    "Imagenette": ("train", "val"),
+    "OxfordIIITPet": ("trainval", "test"),
+    "Places365": ("train-standard", "val"),
+}
+_ARGUMENTS: dict[str, dict[str, Any]] = {"Places365": {"small": True}}
 
 
 class TorchvisionSet(ImageSet):
@@ -104,17 +162,30 @@ class TorchvisionSet(ImageSet):
                 f"torchvision has no data set {name!r}; names are those of torchvision.datasets, as CIFAR10"
             )
         takes = inspect.signature(factory).parameters
-        split: dict[str, Any] = {"train": train} if "train" in takes else {}
+        arguments = dict(_ARGUMENTS.get(name, {}))
+        if "train" in takes:
+            arguments["train"] = train
         if "split" in takes:
-            split = {"split": "train" if train else "test"}
+            arguments["split"] = _SPLITS.get(name, ("train", "test"))[0 if train else 1]
         try:
-            self._data = factory(root, **split)
-        except RuntimeError as error:
-            remedy = f"download it there first (torchvision.datasets.{name}({root!r}, download=True))"
-            raise FileNotFoundError(f"torchvision data set {name} is not under {root}: {remedy}") from error
-        labels = getattr(self._data, "targets", getattr(self._data, "labels", getattr(self._data, "_labels", None)))
-        self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
-        self.class_names = tuple(str(name) for name in getattr(self._data, "classes", ()))
+            self._data = factory(root, **arguments)
+        except (RuntimeError, FileNotFoundError) as error:
+            how = "from https://image-net.org" if name == "ImageNet" else _download(name, root, arguments)
+            raise FileNotFoundError(f"torchvision data set {name} is not under {root}: fetch it there {how}") from error
+        self.has_splits = "train" in takes or "split" in takes
+        self._facts = [name, os.path.abspath(root), arguments]  # noqa: PTH100  (the root need not exist for all sets)
+        self.labels = self._labels_of(self._data)
+        self.class_names = tuple(
+            names if isinstance(names, str) else str(names[0]) for names in getattr(self._data, "classes", ())
+        )
+
+    @staticmethod
+    def _labels_of(data: Any) -> IntArray | None:
+        for name in ("targets", "labels", "_labels"):
+            if getattr(data, name, None) is not None:
+                return np.asarray(getattr(data, name), dtype=np.int64)
+        pairs = getattr(data, "_samples", None)
+        return None if pairs is None else np.array([label for _, label in pairs], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._data)
@@ -122,6 +193,15 @@ class TorchvisionSet(ImageSet):
     def load(self, index: int) -> Image.Image:
         image, _ = self._data[index]
         return as_rgb(image)
+
+    def fingerprint(self) -> str:
+        labels = b"" if self.labels is None else self.labels.tobytes()
+        return _fingerprint([*self._facts, len(self), hashlib.sha256(labels).hexdigest()])
+
+
+def _download(name: str, root: str, arguments: dict[str, Any]) -> str:
+    given = "".join(f", {key}={value!r}" for key, value in arguments.items())
+    return f'with: python -c "import torchvision; torchvision.datasets.{name}({root!r}{given}, download=True)"'
 
 
 class JoinedSet(ImageSet):
@@ -160,6 +240,9 @@ class JoinedSet(ImageSet):
     def load(self, index: int) -> Image.Image:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._parts[part].load(index - int(self._starts[part]))
+
+    def fingerprint(self) -> str:
+        return _fingerprint(["joined", [part.fingerprint() for part in self._parts]])
 
 
 def open_images(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, train: bool = True) -> ImageSet:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming, to_bytes
 from bigr_repr.evaluate import knn as knn_module
+from bigr_repr.evaluate._scaling import stratified_sample, stratified_split
 from bigr_repr.evaluate.knn import knn, nearest
-from bigr_repr.evaluate.linear_probe import linear_probe, stratified_split
+from bigr_repr.evaluate.linear_probe import linear_probe
 from bigr_repr.evaluate.logistic import LogisticRegression
 
 Array = NDArray[Any]
@@ -83,12 +84,16 @@ def test_fit_stands_more_columns_than_rows_and_repeated_columns() -> None:
 # ---- the probe's protocol
 
 
+def _figures(found: object) -> dict[str, Any]:
+    return {name: value for name, value in vars(found).items() if name != "predicted"}
+
+
 def test_test_set_chooses_nothing(digits: Split) -> None:
     train, labels, test, test_labels = digits
     first = linear_probe(train, labels, test, test_labels, grid=GRID)
     rng = np.random.default_rng(0)
     other = linear_probe(train, labels, test, rng.permutation(test_labels), grid=GRID)
-    assert (first.C, first.held_out_top1) == (other.C, other.held_out_top1)
+    assert (first.settings, first.held_out_top1) == (other.settings, other.held_out_top1)
     assert first.top1 > 94
     assert other.top1 < 20
     assert first.top5 >= first.top1
@@ -97,13 +102,13 @@ def test_test_set_chooses_nothing(digits: Split) -> None:
 def test_search_on_a_sample_is_stated_and_reproducible(digits: Split) -> None:
     train, labels, test, test_labels = digits
     probes = [
-        linear_probe(train, labels, test, test_labels, grid=GRID, search_rows=400, seed=seed) for seed in (3, 3, 4)
+        linear_probe(train, labels, test, test_labels, grid=GRID, search_rows=400, seeds=(seed,)) for seed in (3, 3, 4)
     ]
-    assert probes[0] == probes[1]
+    assert _figures(probes[0]) == _figures(probes[1])
     assert probes[2].held_out_top1 != probes[0].held_out_top1
-    assert "a sample of 398 training images" in probes[0].protocol
+    assert "a sample of 400 training images" in probes[0].protocol
     assert f"refitted on all {len(train)}" in probes[0].protocol
-    assert "seed 3" in probes[0].protocol
+    assert probes[0].seeds == (3,)
 
 
 def test_scale_shift_and_names_of_classes_change_nothing(digits: Split) -> None:
@@ -111,7 +116,8 @@ def test_scale_shift_and_names_of_classes_change_nothing(digits: Split) -> None:
     plain = linear_probe(train, labels, test, test_labels, grid=[0.01])
     names = np.array([7, -3, 100, 5, 40, 41, 2, 1000, 9, 12])
     moved = linear_probe(train * 1e3 + 50, names[labels], test * 1e3 + 50, names[test_labels], grid=[0.01])
-    assert plain == moved
+    assert _figures(plain) == _figures(moved)
+    assert np.array_equal(names[plain.predicted], moved.predicted)
 
 
 def test_bits_and_few_classes_are_welcome() -> None:
@@ -123,9 +129,9 @@ def test_bits_and_few_classes_are_welcome() -> None:
 
 
 def test_split_takes_from_every_class_and_leaves_some() -> None:
-    labels = np.repeat([0, 1, 2, 9], [50, 10, 5, 1])
+    labels = np.repeat([0, 1, 2, 9], [50, 10, 2, 1])
     kept, drawn = stratified_split(labels, 0.2, np.random.default_rng(0))
-    assert np.array_equal(np.sort(np.concatenate([kept, drawn])), np.arange(66))
+    assert np.array_equal(np.sort(np.concatenate([kept, drawn])), np.arange(63))
     assert np.bincount(labels[drawn], minlength=10).tolist() == [10, 2, 1, 0, 0, 0, 0, 0, 0, 0]
 
 
@@ -222,3 +228,60 @@ def test_settings_must_fit(blobs: Split) -> None:
     assert "above 0" in _message(blobs, linear_probe, grid=[0.0, 1.0])
     alone = np.arange(len(labels))
     assert "too few to hold any out" in _message(blobs, linear_probe, train_labels=alone)
+
+
+# ---- memory
+
+
+def test_neighbours_take_bounded_memory() -> None:
+    import psutil
+
+    rng = np.random.default_rng(0)
+    base, queries = rng.random((60_000, 16), np.float32), rng.random((12_000, 16), np.float32)
+    process, most = psutil.Process(), [0]
+    nearest(queries[:100], base[:1000], 20)
+    before, merge = process.memory_info().rss, knn_module._merge
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        result = merge(*arguments, **options)
+        most[0] = max(most[0], process.memory_info().rss - before)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knn_module, "_merge", watched)
+        nearest(queries, base, 20)
+    assert most[0] < 500e6  # all similarities at once would be 2.9 GB
+
+
+def test_centred_neighbours_are_those_of_centred_rows(digits: Split) -> None:
+    train, labels, test, test_labels = digits
+    mean = train.mean(axis=0)
+    expected = knn(train - mean, labels, test - mean, test_labels, k=[10])
+    found = knn(train, labels, test, test_labels, k=[10], center=True)
+    assert found.top1 == expected.top1
+    low, high = found.interval[10]
+    assert low <= found.top1[10] <= high
+    assert 100 * np.mean(found.predicted[10] == test_labels) == pytest.approx(found.top1[10])
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    from bigr_repr.evaluate._interval import bootstrap, over_seeds
+
+    rng = np.random.default_rng(0)
+    held = [low <= 70 <= high for low, high in (bootstrap(rng.random(300) < 0.7) for _ in range(200))]
+    assert 0.9 <= np.mean(held) <= 0.99
+    assert bootstrap(np.ones(10, bool)) == (100, 100)
+    assert over_seeds([50.0]) is None
+    assert over_seeds([50.0, 52.0]) == pytest.approx((51 - 12.706, 51 + 12.706), abs=0.01)
+
+
+def test_samples_are_of_the_size_asked_for_and_hold_every_class() -> None:
+    labels = np.repeat([0, 1, 2, 9], [500, 100, 3, 1])
+    for size in (4, 5, 50, 603):
+        rows = stratified_sample(labels, size, np.random.default_rng(0))
+        assert len(rows) == len(set(rows.tolist())) == size
+        assert set(labels[rows]) == {0, 1, 2, 9}
+    counts = np.bincount(labels[stratified_sample(labels, 61, np.random.default_rng(0))])
+    assert counts[:3].tolist() == [49, 10, 1]
+    with pytest.raises(ValueError, match="4 classes"):
+        stratified_sample(labels, 3, np.random.default_rng(0))

@@ -102,6 +102,13 @@ class EmbeddingSet:
         for batch in self._record_batches(["path", "code"], rows):
             yield batch.column("path").to_pylist(), _bytes(batch.column("code"))
 
+    def label_batches(self, *, rows: int = 65536) -> Iterator[list[str]]:
+        """Labels of all rows in order; nothing else is read. ValueError if there are none."""
+        if "label" not in self.schema.names:
+            raise ValueError(f"{self.folder} holds no labels; embed with bigr-repr embed --labels-from-folders")
+        for batch in self._record_batches(["label"], rows):
+            yield batch.column("label").to_pylist()
+
     def read(self, layer: int | None = None) -> Embeddings:
         """All rows at once."""
         column, paths, labels, start = self.column(layer), [], [], 0

@@ -2,8 +2,8 @@
 
 The objective is scikit-learn's: mean cross-entropy + ||W||^2 / (2 C n), the intercept free. (Its two-class case is
 parametrised otherwise there: our C is its 2 C.) What differs is the way: at W = 0 the Hessian is the covariance of the
-features times a known K x K matrix, so its inverse (one D x D factorisation a penalty) starts every L-BFGS direction.
-That takes tens of passes over the data where plain L-BFGS takes hundreds.
+features times a known K x K matrix, so its inverse starts every L-BFGS direction. That takes tens of passes over the
+data where plain L-BFGS takes hundreds; the principal axes that give the inverse are found once for all penalties.
 """
 
 # n rows, D features, K classes; parameters are (D + 1, K), the intercept last
@@ -43,8 +43,8 @@ class LogisticRegression:
     """One data set, to be fitted for any number of penalties: x (n, D) floats, y (n,) int64 in 0..K-1.
 
     Columns of x should be standardised; they need not be independent or outnumbered by the rows. Works on x's device
-    and in its dtype (float32 or float64), holding besides x: a few D x D matrices, 30 times the parameters, and
-    16 MB of logits.
+    and in its dtype (float32 or float64), holding besides x: at first a centred sample of max(8192, 4 D) rows, a few
+    D x D matrices, 30 times the parameters, and 16 MB of logits.
     """
 
     def __init__(self, x: Tensor, y: Tensor, classes: int) -> None:
@@ -52,7 +52,7 @@ class LogisticRegression:
         # The preconditioner decides only how fast the optimum is reached: a sample of the rows will do.
         sample = x[:: max(1, len(x) // max(8192, 4 * x.shape[1]))]
         self._mean = sample.mean(dim=0)
-        self._covariance = (sample.T @ sample) / len(sample) - torch.outer(self._mean, self._mean)
+        self._variances, self._axes = _principal_axes(sample - self._mean)
 
     def fit(self, C: float, start: LogisticFit | None = None, *, tolerance: float = 1e-7) -> LogisticFit:  # noqa: N803
         """The optimum for inverse penalty `C`, in 500 passes over the data at most.
@@ -69,7 +69,7 @@ class LogisticRegression:
             point = self.x.new_zeros(self.x.shape[1] + 1, self.classes)
         else:
             point = torch.cat([start.weight, start.bias[None]])
-        point, loss, gap, passes = self._minimise(point, penalty, self._factor(penalty), tolerance)
+        point, loss, gap, passes = self._minimise(point, penalty, self._inverse(penalty), tolerance)
         return LogisticFit(point[:-1], point[-1], loss, gap, passes)
 
     def _objective(self, point: Tensor, penalty: float) -> tuple[float, Tensor]:
@@ -90,28 +90,32 @@ class LogisticRegression:
         gradient[:-1].add_(weight, alpha=penalty)
         return float(total) / len(self.x) + 0.5 * penalty * float(weight.square().sum(dtype=torch.float64)), gradient
 
-    def _factor(self, penalty: float) -> Tensor:
-        """Cholesky factor of the weights' Hessian at W = 0, (D, D); a trace of identity keeps it positive."""
-        hessian = self._covariance.double() / self.classes
-        hessian.diagonal().add_(penalty + 1e-6 * hessian.diagonal().mean())
-        factor: Tensor = torch.linalg.cholesky(hessian)
-        return factor.to(self.x.dtype)
+    def _inverse(self, penalty: float) -> tuple[Tensor, float]:
+        """The inverse Hessian of the weights at W = 0: what it adds along each axis, and what it is in any direction.
 
-    def _precondition(self, direction: Tensor, factor: Tensor) -> Tensor:
+        A trace of identity keeps it bounded.
+        """
+        hessian = self._variances / self.classes
+        base = penalty + 1e-6 * float(hessian.sum()) / self.x.shape[1]
+        return 1 / (hessian + base) - 1 / base, 1 / base
+
+    def _precondition(self, direction: Tensor, inverse: tuple[Tensor, float]) -> Tensor:
         """The inverse Hessian at W = 0 times `direction`, both (D + 1, K), on directions that sum to 0 over classes."""
         # Block elimination of the intercept, for columns whose mean is not 0.
-        weight = torch.cholesky_solve(direction[:-1] - self._mean[:, None] * direction[-1], factor)
+        along, anywhere = inverse
+        weight = direction[:-1] - self._mean[:, None] * direction[-1]
+        weight = torch.addmm(weight, self._axes, along[:, None] * (self._axes.T @ weight), beta=anywhere)
         bias = direction[-1] * self.classes - self._mean @ weight
         return torch.cat([weight, bias[None]])
 
     def _minimise(
-        self, point: Tensor, penalty: float, factor: Tensor, tolerance: float
+        self, point: Tensor, penalty: float, inverse: tuple[Tensor, float], tolerance: float
     ) -> tuple[Tensor, float, float, int]:
         value, gradient = self._objective(point, penalty)
         history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_HISTORY)
         scale, gap, passes, guessing = 1.0, math.inf, 1, math.log(self.classes)
         while passes < 500:
-            direction = self._direction(gradient, history, scale, factor)
+            direction = self._direction(gradient, history, scale, inverse)
             slope = float((gradient * direction).sum(dtype=torch.float64))
             gap = -slope / 2  # Newton's decrement
             if gap < tolerance * min(value, max(guessing - value, 1e-6)):
@@ -131,12 +135,16 @@ class LogisticRegression:
             curvature = (moved * change).sum()
             if curvature > 0:
                 history.append((moved, change, curvature))
-                scale = float(curvature / (change * self._precondition(change, factor)).sum())
+                scale = float(curvature / (change * self._precondition(change, inverse)).sum())
             point, value, gradient = candidate, new_value, new_gradient
         return point, value, gap, passes
 
     def _direction(
-        self, gradient: Tensor, history: deque[tuple[Tensor, Tensor, Tensor]], scale: float, factor: Tensor
+        self,
+        gradient: Tensor,
+        history: deque[tuple[Tensor, Tensor, Tensor]],
+        scale: float,
+        inverse: tuple[Tensor, float],
     ) -> Tensor:
         """The two-loop recursion (Nocedal and Wright, algorithm 7.4) around the preconditioner."""
         q = -gradient
@@ -145,7 +153,17 @@ class LogisticRegression:
             alpha = (moved * q).sum() / curvature
             weights.append(alpha)
             q = q - alpha * change
-        r = scale * self._precondition(q, factor)
+        r = scale * self._precondition(q, inverse)
         for (moved, change, curvature), alpha in zip(history, reversed(weights), strict=True):
             r = r + (alpha - (change * r).sum() / curvature) * moved
         return r
+
+
+def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (r,) along orthonormal axes (D, r) of centred rows (m, D), r = min(m, D)."""
+    rows, width = centred.shape
+    if rows < width:
+        _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
+        return spread.square() / rows, axes.T.contiguous()
+    variances, axes = torch.linalg.eigh((centred.T @ centred) / rows)
+    return variances.clamp_min(0), axes

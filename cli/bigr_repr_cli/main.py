@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bigr_repr_cli import (
+    bench,
     codes,
     edit,
     embed,
@@ -60,6 +61,7 @@ app.command("near-duplicates")(near_duplicates.command)
 app.add_typer(index.app, name="index")
 for drawing in (generate, inpaint, outpaint, edit, interpolate, enrich):
     app.command(drawing.__name__.rpartition(".")[2])(drawing.command)
+app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 

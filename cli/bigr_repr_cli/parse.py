@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from bigr_repr.retrieval import Region, TokenLayout
 
 
-def parse_layers(values: list[str]) -> list[int | str]:
-    """Layers out of options such as "12", "-1", "mid" and "4,8,12". Raises BadParameter for anything else."""
+def parse_layers(values: list[str], names: tuple[str, ...] = ("mid",)) -> list[int | str]:
+    """Layers out of options such as "12", "-1", "4,8,12" and the names. Raises BadParameter for anything else."""
     layers: list[int | str] = []
     for part in ",".join(values).split(","):
         text = part.strip()
-        if text != "mid" and not text.removeprefix("-").isdecimal():
-            raise typer.BadParameter(f'{text!r} is neither a whole number nor "mid"', param_hint="--layer")
-        layers.append("mid" if text == "mid" else int(text))
+        if text not in names and not text.removeprefix("-").isdecimal():
+            listed = " or ".join(f'"{name}"' for name in names)
+            raise typer.BadParameter(f"{text!r} is neither a whole number nor {listed}", param_hint="--layer")
+        layers.append(text if text in names else int(text))
     return layers
 
 
@@ -37,3 +38,11 @@ def parse_region(value: str, layout: TokenLayout | None) -> Region:
     if layout is None:
         raise ValueError("this index holds no tokenizer codes, which regions need; embed with --codes, build again")
     return Region.of_fractions(x, y, w, h, layout) if shares else Region(x=int(x), y=int(y), w=int(w), h=int(h))
+
+
+def parse_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers above 0, separated by commas. Raises BadParameter for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a list of whole numbers above 0, as 10,20", param_hint=option)
+    return tuple(int(part) for part in parts)

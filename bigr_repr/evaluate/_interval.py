@@ -1,0 +1,39 @@
+"""Confidence intervals of accuracies. Knows nothing of classifiers."""
+
+# n test images, S seeds
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Interval = tuple[float, float]
+
+_DRAWS = 10_000
+_LEVEL = 95.0
+
+
+def bootstrap(hits: NDArray[np.floating] | NDArray[np.bool_], seed: int = 0) -> Interval:
+    """95 % percentile interval, in percent, of the mean of `hits` (n,) in [0, 1], by resampling the images.
+
+    hits: whether each image was classified rightly, or the share of seeds for which it was.
+    """
+    values, counts = np.unique(np.asarray(hits, np.float64), return_counts=True)
+    # Drawing n images with replacement draws how often each distinct value occurs.
+    draws = np.random.default_rng(seed).multinomial(len(hits), counts / len(hits), size=_DRAWS)
+    low, high = np.percentile(100 * (draws @ values) / len(hits), [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2])
+    return float(low), float(high)
+
+
+def over_seeds(accuracies: Sequence[float]) -> Interval | None:
+    """95 % interval of the mean accuracy by Student's t over seeds; None for fewer than two."""
+    from scipy.stats import t
+
+    count = len(accuracies)
+    if count < 2:
+        return None
+    mean = float(np.mean(accuracies))
+    half = float(t.ppf((100 + _LEVEL) / 200, count - 1) * np.std(accuracies, ddof=1) / np.sqrt(count))
+    return mean - half, mean + half

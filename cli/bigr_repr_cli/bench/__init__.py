@@ -1,0 +1,15 @@
+"""`bigr-repr bench …`: the group of benchmark commands."""
+
+import typer
+
+from bigr_repr_cli.bench import look, probes, suite
+
+app = typer.Typer(no_args_is_help=True, help="How good a representation is: probes, neighbours, layers, suites.")
+app.command("linear-probe")(probes.linear_probe)
+app.command("knn")(probes.knn)
+app.command("layers")(probes.layers)
+app.command("suite")(suite.command)
+app.command("map")(look.map_command)
+app.command("neighbours")(look.neighbours)
+app.command("confusion")(look.confusion)
+app.command("cka")(look.cka)

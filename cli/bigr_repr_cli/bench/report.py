@@ -1,0 +1,50 @@
+"""Results of benchmarks on stdout: a table for terminals of 80 columns and more, or JSON. Knows no commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bigr_repr.evaluate.bench import BenchRow
+
+
+def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None = None) -> None:
+    """A line a row and the protocol below, or all records. best: the row to point out."""
+    if as_json:
+        typer.echo(json.dumps({"rows": [row.record() for row in rows], "best": best and best.view.layer}, indent=2))
+        return
+    first = rows[0]
+    typer.echo(f"{first.representation} on {first.dataset}: {_size(first, 'train')}, {_size(first, 'test')}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("features", no_wrap=True)
+    headings = ["top-1", "top-5", "95 %", "chosen"] if first.probe else []
+    for heading in headings + [f"{k}-NN" for k in (first.knn.top1 if first.knn else ())]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        cells = []
+        if row.probe:
+            low, high = row.probe.interval
+            chosen = ", ".join(
+                sorted({f"{value:g}" for found in row.probe.settings for value in found.values()} - {"0"})
+            )
+            cells = [f"{row.probe.top1:.2f}", f"{row.probe.top5:.2f}", f"{low:.1f}..{high:.1f}", chosen]
+        cells += [f"{top1:.2f}" for top1 in (row.knn.top1.values() if row.knn else ())]
+        table.add_row(row.view.where + (" (best)" if row is best else ""), *cells)
+    Console().print(table)
+    for found in (first.probe, first.knn):
+        if found:
+            typer.echo(found.protocol)
+    if first.probe and first.probe.seed_interval:
+        typer.echo(f"means over seeds {', '.join(map(str, first.probe.seeds))}; 95 % by resampling the test images")
+
+
+def _size(row: BenchRow, side: str) -> str:
+    record = row.facts[side]
+    of = f" of {record['of']:,}" if "of" in record else ""
+    return f"{record['images']:,}{of} {'training' if side == 'train' else 'test'} images"

@@ -1,0 +1,215 @@
+"""Laws of suites and of pictures: nothing is measured twice, reports say how figures came, CKA knows no rotation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bigr_repr_cli.bench import app
+from PIL import Image
+from tiny_model import tiny_model
+from typer.testing import CliRunner
+
+from bigr_repr.checkpoints import save
+from bigr_repr.evaluate import suite as suite_module
+from bigr_repr.evaluate.bench import BenchSettings
+from bigr_repr.evaluate.looking import cka, confusion, neighbour_strips, plane
+from bigr_repr.evaluate.report import write_reports
+from bigr_repr.evaluate.suite import SuiteData, SuiteModel, read_suite, run_suite
+
+SUITE = """
+name: tried
+k: [5]
+datasets:
+  - {dataset: digits, name: Ziffern, limit: 120, test_limit: 60}
+models:
+  - pixels:8
+  - {model: $model, layers: all}
+  - {model: "tokenizer-bits:$model", name: bits}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save(tiny_model(), tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "suite.yaml"
+    path.write_text(SUITE)
+    return path
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+# ---- suites
+
+
+def test_a_suite_goes_on_where_it_was(model: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, settings = read_suite(file, model=model), BenchSettings(cache=tmp_path / "cache", device="cpu", workers=1)
+    done, real = [], suite_module.bench
+
+    def counted(*arguments: object, **options: object) -> object:
+        done.append(arguments[0])
+        if len(done) == 2:
+            raise RuntimeError("killed")
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(suite_module, "bench", counted)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_suite(suite, tmp_path / "out", settings)
+    records = run_suite(suite, tmp_path / "out", settings)
+    assert done == ["pixels:8", model, model, f"tokenizer-bits:{model}"]
+    assert run_suite(suite, tmp_path / "out", settings) == records
+    assert len(done) == 4
+    assert [record["layer"] for record in records] == [None, 0, 1, 2, 3, None]
+    assert {record["dataset"] for record in records} == {"Ziffern"}
+    assert records[-1]["knn"]["metric"] == "hamming"
+    run_suite(suite.limited(100, None), tmp_path / "out", settings)  # other images: measured anew
+    assert len(done) == 7
+
+
+def test_reports_say_what_was_found_and_how(model: str, file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["suite", str(file), "--out", str(out), "--model", model, "--cache", str(tmp_path / "cache")]
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    rows = json.loads((out / "tried.json").read_text())["rows"]
+    sweep = [row for row in rows if row["representation"] == model]
+    best = max(sweep, key=lambda row: row["linear_probe"]["held_out_top1"])
+    text, page = (out / "tried.md").read_text(), (out / "tried.html").read_text()
+    assert f"| {model} | {best['layer']} | {best['linear_probe']['top1']:.1f} ±" in done.stdout
+    for part in (best["model"]["model_sha256"], "seeds 0", "120 of 1,198 (stratified, seed 0)", "logreg", "cores"):
+        assert part in text
+        assert part in page
+    assert "tried-layers.png" in text
+    assert page.count("data:image/png;base64,") == 2
+    assert "<script" not in page
+    assert _size(out / "tried-accuracy.png")[0] > 300
+
+
+def test_names_cannot_break_the_page(model: str, file: Path, tmp_path: Path) -> None:
+    settings = BenchSettings(cache=tmp_path / "cache", device="cpu")
+    suite = read_suite(file, model=model)
+    records = run_suite(suite, tmp_path / "out", settings)
+    hostile = [{**record, "dataset": "<img src=x onerror=alert(1)>"} for record in records]
+    write_reports("tried", hostile, tmp_path / "out")
+    assert "<img src=x" not in (tmp_path / "out" / "tried.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("just words", "a str where keys"),
+        ("datasets: [digits]", "models must be a list"),
+        ("datasets: []\nmodels: [pixels]", "at least one entry"),
+        ("datasets: [digits]\nmodels: [pixels, pixels]", "pixels occurs twice"),
+        ("datasets: [digits]\nmodels: [{model: pixels, layer: 3}]", "layer is unknown"),
+        ("datasets: [{name: x}]\nmodels: [pixels]", "both train_on and test_on"),
+        ("datasets: [digits]\nmodels: [{model: pixels, layers: some}]", "layers='some'"),
+        ("datasets: [digits]\nmodels: [pixels]\nprotocol: moco", "logreg, mae"),
+        ("datasets: [digits]\nmodels: [pixels]\nseeds: 0", "seeds=0"),
+        ("datasets: [digits\nmodels", "suite.yaml is not a suite"),
+    ],
+)
+def test_what_is_no_suite_is_refused_in_one_line(file: Path, text: str, named: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"suite\.yaml is not a suite") as caught:
+        read_suite(file)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_suites_of_the_repository_are_suites() -> None:
+    folder = Path(__file__).parent.parent / "benchmarks" / "suites"
+    for path in sorted(folder.glob("*.yaml")):
+        suite = read_suite(path, model="other")
+        assert any(each.model == "other" for each in suite.models)
+    assert SuiteModel(model="pixels", codes=True).label == "pixels bits"
+    assert SuiteData(dataset="digits").limit is None
+
+
+# ---- looking
+
+
+def test_cka_does_not_see_rotation_and_scale() -> None:
+    rng = np.random.default_rng(0)
+    x, other = rng.normal(size=(200, 12)), rng.normal(size=(200, 300))
+    turned = 3 * x @ np.linalg.qr(rng.normal(size=(12, 12)))[0] + 5
+    assert cka(x, turned) == pytest.approx(1, abs=1e-5)
+    centred = x - x.mean(0), other - other.mean(0)
+    gram = [side @ side.T for side in centred]
+    expected = (gram[0] * gram[1]).sum() / np.sqrt((gram[0] ** 2).sum() * (gram[1] ** 2).sum())
+    assert cka(x, other) == pytest.approx(expected, rel=1e-4)  # by either order of the product
+    assert cka(x[:20], other[:20]) == pytest.approx(cka(other[:20], x[:20]))
+    with pytest.raises(ValueError, match="199, 200 rows"):
+        cka(x, other[1:])
+    with pytest.raises(ValueError, match="same for every image"):
+        cka(x, np.ones((200, 3)))
+
+
+def test_confusion_counts_every_image_once() -> None:
+    classes, counts = confusion([3, 3, 5, 9], [3, 5, 5, 3])
+    assert classes.tolist() == [3, 5, 9]
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    with pytest.raises(ValueError, match="equal length"):
+        confusion([1, 2], [1])
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_maps_keep_clusters_apart_and_repeat(method: str) -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(30, 5)), rng.normal(size=(30, 5)) + 20])
+    points = plane(x, method)
+    gap = np.linalg.norm(points[:30].mean(0) - points[30:].mean(0))
+    assert gap > 2 * max(points[:30].std(), points[30:].std())
+    assert np.array_equal(points, plane(x, method))
+
+
+def test_bad_maps_are_refused() -> None:
+    with pytest.raises(ValueError, match="pca, tsne, umap"):
+        plane(np.zeros((9, 2)), "lle")
+    with pytest.raises(ValueError, match="at least 4"):
+        plane(np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="not finite"):
+        plane(np.full((9, 2), np.nan))
+
+
+def test_strips_frame_right_and_wrong_neighbours() -> None:
+    base = np.eye(3, dtype=np.float32)
+    queries = np.array([[1, 0.5, 0.1]], np.float32)
+
+    def image(number: int) -> Image.Image:
+        return Image.new("RGB", (20, 20), (10 * number, 0, 0))
+
+    sheet = neighbour_strips(queries, base, [1], np.array([1, 0, 1]), image, image, k=2, side=32)
+    green, red = (sheet.getpixel((16 + 40 * place, 8)) for place in (1, 2))
+    assert green == (90, 147, 103)
+    assert red == (176, 65, 62)
+    assert sheet.getpixel((8 + 16, 24)) == (0, 0, 0)
+    with pytest.raises(ValueError, match=r"k=4 is outside 1\.\.3"):
+        neighbour_strips(queries, base, [1], np.array([1, 0, 1]), image, image, k=4)
+
+
+def test_picture_commands(model: str, tmp_path: Path) -> None:
+    shared = ["--dataset", "digits", "--model", model, "--cache", str(tmp_path), "--out"]
+    few = ["--test-limit", "40"]
+    calls = {
+        "map": [*shared, str(tmp_path / "map.svg"), *few, "--method", "pca"],
+        "neighbours": [*shared, str(tmp_path / "near.png"), "--limit", "60", "--queries", "3", "-k", "4", "--codes"],
+        "confusion": [*shared, str(tmp_path / "confusion.png"), "--limit", "60", *few],
+        "cka": [*shared, str(tmp_path / "cka.png"), *few, "--other", f"random:{model}"],
+    }
+    for name, arguments in calls.items():
+        done = CliRunner().invoke(app, [name, *arguments], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert _size(tmp_path / "near.png") == (72 * 5 + 16, 72 * 3 + 8)
+    assert (tmp_path / "cka.png").stat().st_size > 1000
+    assert CliRunner().invoke(app, ["map", *shared, str(tmp_path / "map.gif")]).exit_code == 2
+    assert CliRunner().invoke(app, ["cka", *shared, str(tmp_path / "no" / "a.png")]).exit_code == 2

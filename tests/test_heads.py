@@ -1,0 +1,143 @@
+"""Laws of heads that train together: each becomes what it would alone, and what plain PyTorch makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigr_repr.evaluate.heads import train_heads
+from bigr_repr.evaluate.linear_probe import linear_probe, linear_probes
+from bigr_repr.evaluate.protocols import PROTOCOLS, SgdProtocol, sgd_protocol
+
+SGD = SgdProtocol(
+    name="sgd", optimiser="sgd", rates=(0.01, 0.3, 2.0), weight_decays=(0.0, 0.01), batch=32, epochs=4, warmup=1
+)
+LARS = dataclasses.replace(SGD, name="lars", optimiser="lars", rates=(1.0, 20.0), batch_norm=True)
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    """Two layers of 100 rows, 6 wide, 3 classes."""
+    draw = torch.Generator().manual_seed(0)
+    y = torch.arange(100) % 3
+    x = torch.randn(2, 100, 6, generator=draw) * 3 + 1
+    x[:, :, 0] += y * 2
+    return x, y
+
+
+def _plain(x: Tensor, y: Tensor, protocol: SgdProtocol, seed: int, rate: float, decay: float) -> torch.nn.Module:
+    """One head by torch's own modules, optimiser and loop."""
+    draw = torch.Generator().manual_seed(seed)
+    linear = torch.nn.Linear(x.shape[1], 3)
+    linear.weight.data = (torch.randn(x.shape[1], 3, generator=draw) * protocol.init_std).T.contiguous()
+    linear.bias.data.zero_()
+    norm = torch.nn.BatchNorm1d(x.shape[1], affine=False, eps=1e-6) if protocol.batch_norm else torch.nn.Identity()
+    model = torch.nn.Sequential(norm, linear)
+    optimiser = torch.optim.SGD(linear.parameters(), lr=1, momentum=0.9, weight_decay=decay)
+    total, _ = protocol.steps(len(x))
+    step = 0
+    while step < total:
+        for rows in torch.randperm(len(x), generator=draw).split(protocol.batch):
+            optimiser.param_groups[0]["lr"] = rate * protocol.factor(step, len(x))
+            optimiser.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimiser.step()
+            step += 1
+    return model.eval()
+
+
+def test_heads_are_plain_pytorchs(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    for protocol in (SGD, dataclasses.replace(SGD, batch_norm=True)):
+        heads = train_heads(x, y, 3, protocol, (5, 6))
+        for number, (rate, decay) in enumerate((r, d) for r in protocol.rates for d in protocol.weight_decays):
+            expected = _plain(x[1], y, protocol, 6, rate, decay)(x[1]).detach()
+            torch.testing.assert_close(heads.logits(x[1], 1, 1)[number], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("protocol", [SGD, LARS], ids=["sgd", "lars"])
+def test_a_head_is_the_same_whatever_trains_beside_it(data: tuple[Tensor, Tensor], protocol: SgdProtocol) -> None:
+    x, y = data
+    together = train_heads(x, y, 3, protocol, (5, 6))
+    alone = train_heads(x[1:], y, 3, protocol, (6,), choice=torch.tensor([[3]]))
+    torch.testing.assert_close(alone.weight[0, 0, 0], together.weight[1, 1, 3], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(alone.bias[0, 0, 0], together.bias[1, 1, 3], atol=1e-5, rtol=1e-4)
+    assert not torch.equal(together.weight[1, 0], together.weight[1, 1])
+
+
+def test_lars_steps_by_the_norm_of_the_weights(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    one = SgdProtocol(name="one", optimiser="lars", rates=(256.0,), batch=100, iterations=1, init_std=0.1)
+    weight = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)) * 0.1
+    moved = train_heads(x[:1], y, 3, one, (1,)).weight[0, 0, 0] - weight
+    assert moved.norm().item() == pytest.approx(0.001 * weight.norm().item() * 256 * 100 / 256, rel=1e-4)
+    larger = train_heads(x[:1] * 50, y, 3, one, (1,)).weight[0, 0, 0] - weight
+    assert larger.norm().item() == pytest.approx(moved.norm().item(), rel=1e-4)
+
+
+def test_rates_warm_up_and_fall() -> None:
+    mae = sgd_protocol("mae")
+    assert mae.steps(50_000) == (90 * 4, 10 * 4)
+    assert mae.factor(40, 50_000) == pytest.approx(16384 / 256)
+    assert mae.factor(0, 50_000) == 0
+    assert mae.factor(359, 50_000) < 0.01
+    assert mae.factor(10, 1000) == pytest.approx(1000 / 256)  # the batch is the whole set
+    assert 0.1 in mae.rates
+    assert all(len(protocol.rates) == 13 for protocol in PROTOCOLS.values())
+    assert sgd_protocol("dinov2").steps(10**6) == (12500, 0)
+
+
+def test_probe_by_gradient_descent_finds_the_classes_and_the_rate() -> None:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    test = np.arange(len(x)) % 3 == 0
+    protocol = dataclasses.replace(LARS, rates=(1e-4, 6.0, 20.0), weight_decays=(0.0,), batch=256, epochs=40)
+    layers = {"a": x[~test], "b": x[~test][:, :20], "c": x[~test][:, ::-1]}
+    tests = {"a": x[test], "b": x[test][:, :20], "c": x[test][:, ::-1]}
+    found = linear_probes(layers, y[~test], tests, y[test], protocol=protocol, seeds=(0, 1))
+    assert found["a"].top1 > 93
+    assert found["a"].settings[0]["rate"] > 1e-4
+    assert found["b"].top1 < found["a"].top1
+    assert found["a"].seed_interval is not None
+    alone = linear_probe(x[~test], y[~test], x[test], y[test], protocol=protocol, seeds=(0, 1))
+    assert alone.top1 == found["a"].top1
+    assert "LARS" in alone.protocol
+
+
+def test_test_set_chooses_no_rate(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    first = linear_probe(x[0], y, x[0], y, protocol=SGD)
+    other = linear_probe(x[0], y, x[0], y.flip(0), protocol=SGD)
+    assert first.settings == other.settings
+    assert first.top1 != other.top1
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"rates": ()}, "rates=()"),
+        ({"rates": (0.1, -1.0)}, "above 0"),
+        ({"weight_decays": (-0.1,)}, "weight_decays"),
+        ({"optimiser": "adam"}, "adam"),
+        ({"iterations": 5}, "exactly one"),
+        ({"batch": 0}, "batch=0"),
+    ],
+)
+def test_protocols_are_checked(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        dataclasses.replace(SGD, **changes)  # type: ignore[arg-type]
+    assert named in str(caught.value)
+
+
+def test_unknown_protocol_and_no_seeds_are_refused(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    with pytest.raises(ValueError, match="logreg, mae, mage, dinov2"):
+        linear_probe(x[0], y, x[0], y, protocol="moco")
+    with pytest.raises(ValueError, match="seeds"):
+        linear_probe(x[0], y, x[0], y, seeds=())
