@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from encoded import Cache, Split
+from samples import Cache, Split
 
 import bigr_repr as br
 from bigr_repr._ahead import map_ahead
