@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bigr_repr.datasets import ImageSet, open_images
-from bigr_repr.evaluate.linear_probe import stratified_split
+from bigr_repr.evaluate._scaling import stratified_split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,3 +145,13 @@ def test_answers_at_once(command: list[str]) -> None:
 
     # Processor time, and the best of several: other work on the machine does not count.
     assert min(seconds() for _ in range(5)) < 0.5
+
+
+def test_every_benchmark_imports() -> None:
+    """They are run by hand and far between: what they take from the package must still be there."""
+    folder = PACKAGE.parent / "benchmarks"
+    names = sorted(file.stem for file in folder.glob("*.py"))
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {', '.join(names)}"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert not done.returncode, done.stderr
