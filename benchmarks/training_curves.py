@@ -1,7 +1,8 @@
 """Draws the training curves of a tokenizer and a generator run, and writes what they took to one JSON record.
 
-    python benchmarks/training_curves.py runs/tokenizer runs/generator
+    python benchmarks/training_curves.py --tokenizer runs/tokenizer --generator runs/generator
 
+A run that went on from another's weights is given after it; FOLDER@STEPS ends a run at the checkpoint that was kept.
 Writes benchmarks/results/training.json and training.png. Expected time: seconds.
 """
 
@@ -9,17 +10,39 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import record
 
+LOSSES = {"l1": "L1 of pixels", "l2": "squared error of pixels", "loss": "weighted BCE"}
 
-def read(run: Path, last_step: int | None) -> list[dict[str, float]]:
-    """Logged scalars of a run, up to the checkpoint that was kept."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if last_step is None or line["step"] < last_step]
+
+@dataclass(frozen=True)
+class Stage:
+    """What a run logged, up to the checkpoint that was kept, and the images of one of its steps."""
+
+    lines: list[dict[str, float]]
+    batch: int
+
+    @classmethod
+    def read(cls, text: str) -> Stage:
+        folder, _, last = text.partition("@")
+        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+        kept = [line for line in lines if not last or line["step"] < int(last)]
+        newest = sorted(Path(folder).glob("checkpoint-*"))[-1]
+        return cls(kept, json.loads((newest / "run.json").read_text())["batch_size"])
+
+    @property
+    def steps(self) -> int:
+        return int(self.lines[-1]["step"]) + 1
+
+    @property
+    def hours(self) -> float:
+        every = self.lines[1]["step"] - self.lines[0]["step"]
+        return sum(every * self.batch / line["images_per_second"] for line in self.lines) / 3600
 
 
 def smooth(values: list[float], width: int = 9) -> np.ndarray:
@@ -28,53 +51,44 @@ def smooth(values: list[float], width: int = 9) -> np.ndarray:
     return np.convolve(padded, np.ones(width) / width, mode="valid")
 
 
-def main() -> None:
-    import matplotlib
+def draw(pane: Any, name: str, stages: list[Stage]) -> dict[str, Any]:
+    """The curve of stages one after the other, and what they took together."""
+    key = next(key for key in LOSSES if key in stages[-1].lines[0])
+    before = 0
+    for stage in stages:
+        steps = [before + line["step"] + 1 for line in stage.lines]
+        values = [line[key] for line in stage.lines]
+        pane.plot(steps, values, color="#b8c4d6", linewidth=1)
+        pane.plot(steps, smooth(values), color="#1f4e8c", linewidth=1.8)
+        before += stage.steps
+    pane.set(title=name, xlabel="step", ylabel=LOSSES[key])
+    pane.spines[["top", "right"]].set_visible(False)
+    return {
+        "steps": [stage.steps for stage in stages],
+        "images_seen": sum(stage.steps * stage.batch for stage in stages),
+        "hours": round(sum(stage.hours for stage in stages), 2),
+        f"final_{key}": round(float(smooth([line[key] for line in stages[-1].lines])[-1]), 4),
+    }
 
-    matplotlib.use("Agg")
+
+def main() -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("generator", type=Path)
-    parser.add_argument("--tokenizer-steps", type=int, help="step of the checkpoint in use; default: the last")
-    parser.add_argument("--generator-steps", type=int)
-    parser.add_argument("--tokenizer-batch", type=int, default=32)
-    parser.add_argument("--generator-batch", type=int, default=32)
+    parser.add_argument("--tokenizer", nargs="+", required=True, metavar="RUN", help="folders of its runs, in order")
+    parser.add_argument("--generator", nargs="+", required=True, metavar="RUN")
     parser.add_argument("--model", default="bigr-tiny", help="what came of the runs")
     parser.add_argument("--note", default="", help="anything a reader should know of the run")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     figure, panes = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
-    found: dict[str, Any] = {"note": arguments.note}
-    runs = (
-        ("tokenizer", arguments.tokenizer, arguments.tokenizer_steps, arguments.tokenizer_batch, "l1", "L1 of pixels"),
-        (
-            "generator",
-            arguments.generator,
-            arguments.generator_steps,
-            arguments.generator_batch,
-            "loss",
-            "weighted BCE",
-        ),
-    )
-    for pane, (name, folder, last, batch, key, label) in zip(panes, runs, strict=True):
-        lines = read(folder, last)
-        steps = [line["step"] + 1 for line in lines]
-        pane.plot(steps, [line[key] for line in lines], color="#b8c4d6", linewidth=1)
-        pane.plot(steps, smooth([line[key] for line in lines]), color="#1f4e8c", linewidth=1.8)
-        pane.set(title=name, xlabel="step", ylabel=label)
-        pane.spines[["top", "right"]].set_visible(False)
-        every = steps[1] - steps[0]
-        seconds = sum(every * batch / line["images_per_second"] for line in lines)
-        found[name] = {
-            "steps": steps[-1],
-            "images_seen": steps[-1] * batch,
-            "hours": round(seconds / 3600, 2),
-            f"final_{key}": round(float(smooth([line[key] for line in lines])[-1]), 4),
-        }
-    record.write("training", found, record.load(arguments.model))
+    found: dict[str, Any] = {"note": options.note}
+    for pane, name in zip(panes, ("tokenizer", "generator"), strict=True):
+        found[name] = draw(pane, name, [Stage.read(run) for run in getattr(options, name)])
+    record.write("training", found, record.load(options.model))
     figure.savefig(record.RESULTS / "training.png", dpi=120)
-    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
