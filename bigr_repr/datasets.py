@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 
 from bigr_repr.images import as_rgb, decode, find_images
 
+_WORDNET_ID = re.compile(r"^n\d{8}:")
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -78,7 +80,8 @@ class ParquetSet(ImageSet):
     """A Parquet file with a column `image` (encoded bytes, or the `{"bytes": …}` structs of the Hugging Face hub).
 
     An integer column `label` gives labels; schema metadata `classes` their names, separated by `|`, or by commas where
-    there is no `|`. The encoded bytes are held in memory.
+    there is no `|`; WordNet ids in front of names ("n01443537:goldfish") are left out. The encoded bytes are held in
+    memory.
     """
 
     def __init__(self, file: str | os.PathLike[str]) -> None:
@@ -100,7 +103,8 @@ class ParquetSet(ImageSet):
         if "label" in names:
             self.labels = table.column("label").to_numpy().astype(np.int64)
             classes = metadata.get(b"classes", b"").decode()
-            self.class_names = tuple(classes.split("|" if "|" in classes else ",")) if classes else ()
+            names_of_classes = classes.split("|" if "|" in classes else ",") if classes else []
+            self.class_names = tuple(_WORDNET_ID.sub("", name) for name in names_of_classes)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -20,6 +20,7 @@ from tiny_model import picture, tiny_model, write_pictures
 from typer.testing import CliRunner
 
 from bigr_repr.checkpoints import save
+from bigr_repr.datasets import open_images
 from bigr_repr.embed import embed_images
 from bigr_repr.evaluate import cache as cache_module
 from bigr_repr.evaluate.bench import BenchSettings, bench, best_row, features_of
@@ -438,3 +439,12 @@ def test_wrong_usage_and_failures_are_one_line(
         main()
     assert end.value.code == code
     assert named in capsys.readouterr().err
+
+
+def test_class_names_of_a_file_lose_their_wordnet_ids(tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([b""], pa.binary()), "label": pa.array([0], pa.int16())})
+    path = tmp_path / "named.parquet"
+    pq.write_table(
+        table.replace_schema_metadata({"classes": "n01443537:goldfish|n09428293:seashore, coast|n1:x"}), path
+    )
+    assert open_images(path).class_names == ("goldfish", "seashore, coast", "n1:x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from tiny_model import picture
 from bigr_repr.checkpoints import Pretrained, load, save
 from bigr_repr.sampling import FAST, generate
 from bigr_repr.sampling.blend import BLENDS
+from bigr_repr.sampling.labels import class_list
 from bigr_repr.sampling.output import read_origin
 from bigr_repr.sampling.settings import GUIDANCE_SCHEDULES, GUMBEL_SCHEDULES, MASK_SCHEDULES, ORDERS
 
@@ -313,3 +315,11 @@ def test_wrong_usage_is_exit_code_2(bigr: Run, arguments: list[str]) -> None:
     code, text, error = bigr(*arguments)
     assert (code, text) == (2, "")
     assert "Traceback" not in error
+
+
+def test_the_bundled_model_has_every_class_that_the_readme_names() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    named = re.findall(r"^bigr-repr (?:generate|edit|interpolate) .*", readme, flags=re.MULTILINE)
+    texts = [text for line in named for text in re.findall(r'(?:-l|--labels|--to|--from) "?([^" ]+)', line)]
+    assert len(texts) >= 4
+    assert class_list(load("bigr-tiny").config, texts)
