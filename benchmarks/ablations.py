@@ -33,8 +33,9 @@ import record
 
 import bigr_repr as br
 from bigr_repr.evaluate._scaling import stratified_sample
-from bigr_repr.evaluate.bench import BenchSettings, bench, best_row
+from bigr_repr.evaluate.bench import bench, best_row
 from bigr_repr.evaluate.cache import default_cache
+from bigr_repr.evaluate.extraction import BenchSettings
 from bigr_repr.evaluate.generation import frechet_distance
 from bigr_repr.evaluate.splits import BenchData, open_data
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import record
 
-from bigr_repr.evaluate.bench import BenchSettings
 from bigr_repr.evaluate.cache import default_cache
+from bigr_repr.evaluate.extraction import BenchSettings
 from bigr_repr.evaluate.report import markdown_table, write_reports
 from bigr_repr.evaluate.suite import read_suite, run_suite
 

@@ -23,8 +23,9 @@ from bigr_repr.checkpoints import save
 from bigr_repr.datasets import open_images
 from bigr_repr.embed import embed_images
 from bigr_repr.evaluate import cache as cache_module
-from bigr_repr.evaluate.bench import BenchSettings, bench, best_row, features_of
+from bigr_repr.evaluate.bench import bench, best_row
 from bigr_repr.evaluate.cache import DIGESTS, FeatureCache
+from bigr_repr.evaluate.extraction import BenchSettings, features_of
 from bigr_repr.evaluate.linear_probe import linear_probe
 from bigr_repr.evaluate.representations import Hidden, Pixels, open_representation
 from bigr_repr.evaluate.splits import open_data, transfer

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from bigr_repr.checkpoints import save
 from bigr_repr.evaluate import suite as suite_module
-from bigr_repr.evaluate.bench import BenchSettings
+from bigr_repr.evaluate.extraction import BenchSettings
 from bigr_repr.evaluate.looking import cka, confusion, neighbour_strips, plane
 from bigr_repr.evaluate.report import write_reports
 from bigr_repr.evaluate.suite import SuiteData, SuiteModel, read_suite, run_suite

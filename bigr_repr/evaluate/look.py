@@ -15,7 +15,8 @@ from bigr_repr._durable import replacing
 from bigr_repr.codes import from_bytes
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate._scaling import stratified_sample
-from bigr_repr.evaluate.bench import BenchSettings, Features, OnProgress, bench, features_of
+from bigr_repr.evaluate.bench import bench
+from bigr_repr.evaluate.extraction import BenchSettings, Features, OnProgress, features_of
 from bigr_repr.evaluate.looking import cka_matrix, confusion, neighbour_strips, plane
 from bigr_repr.evaluate.plots import plot_map, plot_matrix
 from bigr_repr.evaluate.representations import View

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bigr_repr._durable import replacing
-from bigr_repr.evaluate.bench import DEFAULT_MODEL, BenchSettings, bench
+from bigr_repr.evaluate.bench import bench
+from bigr_repr.evaluate.extraction import DEFAULT_MODEL, BenchSettings
 from bigr_repr.evaluate.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations import POOLS, open_representation
 from bigr_repr.evaluate.splits import BenchData, open_data, transfer

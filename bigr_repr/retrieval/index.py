@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval import _storage
 from bigr_repr.retrieval._approximate import Approximate
 from bigr_repr.retrieval._gpu import GpuFlat, gpu_count
+from bigr_repr.retrieval._packed import check_padding, packed
+from bigr_repr.retrieval._rescore import by_cosine
 from bigr_repr.retrieval._rows import IdValues, Rows, id_array
 from bigr_repr.retrieval._scan import Nearest, scan, scan_masked
 from bigr_repr.retrieval.binariser import Binariser, finite_rows
@@ -89,9 +90,9 @@ class HammingIndex:
         An approximate index is checked against exact search: see `self_check`.
         Raises ValueError for codes of another type or shape, and for ids or vectors that do not fit them.
         """
-        array = _packed(codes, None, "codes")
+        array = packed(codes, None, "codes")
         bits = 8 * array.shape[1] if n_bits is None else n_bits
-        _check_padding(array, bits)
+        check_padding(array, bits)
         settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
         floats = None
         if vectors is not None:
@@ -140,8 +141,8 @@ class HammingIndex:
 
     def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Nearest:
         """search(), naming row numbers: rows (q, k) int64 and distances."""
-        wanted = _packed(queries, self.rows.codes.shape[1], "queries")
-        _check_padding(wanted, self.n_bits)
+        wanted = packed(queries, self.rows.codes.shape[1], "queries")
+        check_padding(wanted, self.n_bits)
         self._check_k(k)
         if effort is not None and (self._approximate is None or effort < 0):
             raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; a flat index is exact")
@@ -182,7 +183,7 @@ class HammingIndex:
         shortlist = self.search_rows(queries, min(len(self), rescore * k), effort=effort).rows
         if len(shortlist) != len(wanted):
             raise ValueError(f"{len(shortlist)} query codes but {len(wanted)} vectors; give one a code")
-        rows, distances = _by_cosine(self.rows.vectors, wanted, shortlist, k)
+        rows, distances = by_cosine(self.rows.vectors, wanted, shortlist, k)
         return Neighbors(self.rows.named(rows), distances)
 
     def search_region(self, queries: ArrayLike, region: Region, k: int = 10) -> Neighbors:
@@ -193,7 +194,7 @@ class HammingIndex:
         """
         tokens = self.tokens
         mask = region.mask(self._layout())
-        wanted = _packed(queries, tokens.shape[1], "queries")
+        wanted = packed(queries, tokens.shape[1], "queries")
         self._check_k(k)
         found = scan_masked(tokens, wanted, mask, k)
         return Neighbors(self.rows.named(found.rows), found.distances)
@@ -261,11 +262,11 @@ class HammingIndex:
         Every call copies the arrays: add many rows at a time. The self-check stays that of the first build.
         Raises ValueError, and changes nothing, for rows that do not fit the index.
         """
-        array = _packed(codes, self.rows.codes.shape[1], "codes")
-        _check_padding(array, self.n_bits)
+        array = packed(codes, self.rows.codes.shape[1], "codes")
+        check_padding(array, self.n_bits)
         more = Rows(
             ids=id_array(ids, len(array), distinct=True), codes=array,
-            tokens=None if tokens is None else _packed(tokens, None, "tokens"),
+            tokens=None if tokens is None else packed(tokens, None, "tokens"),
             vectors=None if vectors is None else finite_rows("vectors", vectors),
         )  # fmt: skip
         if any(part is not None and len(part) != len(array) for part in (more.tokens, more.vectors)):
@@ -329,45 +330,3 @@ class HammingIndex:
     def approximate(self) -> Approximate | None:
         """FAISS's part; None for a flat index."""
         return self._approximate
-
-
-def _packed(codes: ArrayLike, length: int | None, name: str) -> NDArray[np.uint8]:
-    """Codes as a contiguous uint8 array (n, bytes).  Raises ValueError for another type, shape or length."""
-    array = np.asarray(codes)
-    if array.dtype != np.uint8:
-        raise ValueError(f"{name} have dtype {array.dtype}; packed codes are uint8 (see bigr_repr.codes.to_bytes)")
-    if array.ndim == 1 and length is not None:
-        array = array[None]
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise ValueError(f"{name} have shape {array.shape}; expected packed codes (n, bytes)")
-    if length is not None and array.shape[1] != length:
-        raise ValueError(
-            f"{name} have {array.shape[1]} bytes a code, the index's have {length}; take both from the same model, "
-            "layer and binariser"
-        )
-    return np.ascontiguousarray(array)
-
-
-def _check_padding(codes: NDArray[np.uint8], n_bits: int) -> None:
-    if code_bytes(n_bits) != codes.shape[1]:
-        raise ValueError(f"n_bits={n_bits} takes {code_bytes(n_bits)} bytes a code; these codes have {codes.shape[1]}")
-    spare = 8 * codes.shape[1] - n_bits
-    if spare and np.any(codes[:, -1] & np.uint8((1 << spare) - 1)):
-        raise ValueError(f"codes have bits set past n_bits={n_bits}; is n_bits right?")
-
-
-def _by_cosine(
-    stored: NDArray[Any], wanted: NDArray[Any], shortlist: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k best of each query's shortlist (q, s; -1: nothing) by cosine: rows, and distances 1 - cosine."""
-    rows = np.full((len(wanted), k), -1, np.int64)
-    distances = np.full((len(wanted), k), np.nan, np.float32)
-    for i, (query, listed) in enumerate(zip(wanted.astype(np.float64), shortlist, strict=True)):
-        some = np.sort(listed[listed >= 0])  # in the order of the file
-        vectors = stored[some].astype(np.float64)
-        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
-        cosine = (vectors @ query) / np.where(lengths > 0, lengths, 1)
-        best = np.argsort(-cosine, kind="stable")[:k]
-        rows[i, : len(best)] = some[best]
-        distances[i, : len(best)] = np.maximum(0, 1 - cosine[best])
-    return rows, distances

@@ -10,7 +10,7 @@ import typer
 from bigr_repr_cli.parse import parse_numbers
 
 if TYPE_CHECKING:
-    from bigr_repr.evaluate.bench import BenchSettings
+    from bigr_repr.evaluate.extraction import BenchSettings
     from bigr_repr.evaluate.splits import BenchData
 
 Model = Annotated[
@@ -79,8 +79,8 @@ def make_settings(
 ) -> BenchSettings:
     """Settings of the library from options."""
     neighbours = parse_numbers(k, "--k")
-    from bigr_repr.evaluate.bench import BenchSettings
     from bigr_repr.evaluate.cache import default_cache
+    from bigr_repr.evaluate.extraction import BenchSettings
 
     return BenchSettings(
         protocol=protocol, seeds=tuple(range(seed, seed + seeds)), k=neighbours, center=center, pool=pool, codes=codes,

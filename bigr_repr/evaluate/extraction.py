@@ -1,0 +1,202 @@
+"""Features of both sides of a benchmark: from the cache, extracted, or read from embedding data sets.
+
+Knows nothing of probes or neighbours.
+"""
+
+# n rows (images), D features
+
+from __future__ import annotations
+
+import datetime
+import functools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.datasets import ImageSet
+from bigr_repr.embed import EmbeddingSet
+from bigr_repr.embed.recipe import differences
+from bigr_repr.evaluate import best_layer
+from bigr_repr.evaluate.cache import DIGESTS, FeatureCache, default_cache
+from bigr_repr.evaluate.machine import machine
+from bigr_repr.evaluate.protocols import LOGREG
+from bigr_repr.evaluate.representations import Representation, View, open_representation
+from bigr_repr.evaluate.splits import BenchData, Part
+
+__all__ = ["DEFAULT_MODEL", "BenchSettings", "Features", "OnProgress", "features_of"]
+
+DEFAULT_MODEL: Final = "bigr-tiny"
+BEST: Final = "best"
+
+_log = logging.getLogger(__name__)
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """How features are measured. protocol and seeds are the probe's, k, temperature and center the neighbours'
+    (see `knn`).
+
+    pool: how the tokens of a block become one vector, "avg", "max" or "avg+max". codes: the tokenizer's bits instead of
+    hidden states. device: "cpu", "cuda" …; None: a GPU if there is one. cache: folder for features, the user's cache
+    folder by default. batch_size, workers: of the extraction.
+    """
+
+    protocol: str = LOGREG
+    seeds: tuple[int, ...] = (0,)
+    k: tuple[int, ...] = (10, 20, 100, 200)
+    temperature: float = 0.07
+    center: bool = False
+    pool: str = "avg"
+    codes: bool = False
+    device: str | None = None
+    cache: str | os.PathLike[str] = field(default_factory=default_cache)
+    batch_size: int = 32
+    workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """Features of both sides by view, as stored (bits are packed), and the facts that every row of them carries."""
+
+    representation: str
+    data: BenchData
+    train: dict[View, NDArray[Any]]
+    test: dict[View, NDArray[Any]]
+    facts: dict[str, Any]
+
+
+def features_of(
+    model: str | None,
+    data: BenchData,
+    settings: BenchSettings,
+    *,
+    layers: Sequence[int | str] | None = (),
+    train: bool = True,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> Features:
+    """Both sides' features: from the cache, extracted, or read from embedding data sets. Arguments as for `bench`.
+
+    train: False leaves the training side out, for what looks at test images alone.
+    """
+    sources = data.train.source, data.test.source
+    if isinstance(sources[0], EmbeddingSet) and isinstance(sources[1], EmbeddingSet):
+        return _stored(model, data, settings, layers, train)
+    if not (isinstance(sources[0], ImageSet) and isinstance(sources[1], ImageSet)):
+        raise ValueError(f"{data.name}: one side holds embeddings and the other images; give two of a kind")
+    representation = open_representation(model or DEFAULT_MODEL, device=settings.device, seed=settings.seeds[0])
+    views = representation.views(_resolve(representation, data, settings, layers), settings.pool, codes=settings.codes)
+    cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
+    items = [*(view.item for view in views), DIGESTS]
+    found = []
+    for part in (data.train, data.test) if train else (data.test,):
+        what = f"{representation.name}, {part.name}"
+        found.append(cache.get(representation, part, items, functools.partial(on_progress, what)))
+    duplicates = _duplicates(found[0][DIGESTS], found[1][DIGESTS], data) if train else 0
+    sides = [{view: arrays[view.item] for view in views} for arrays in found]
+    return Features(
+        representation=representation.name,
+        data=data,
+        train=sides[0] if train else {},
+        test=sides[-1],
+        facts=_facts(data, settings, representation.record, duplicates),
+    )
+
+
+def _resolve(
+    representation: Representation, data: BenchData, settings: BenchSettings, layers: Sequence[int | str] | None
+) -> list[int]:
+    if layers is None:
+        return list(range(representation.layers))
+
+    def best() -> int:
+        return best_layer.recall(
+            settings.cache, representation.fingerprint, settings.pool,
+            model=representation.name, train=data.train.name, dataset=data.name,
+        )  # fmt: skip
+
+    found = [representation.layer_index(best() if layer == BEST else layer) for layer in layers]
+    return sorted(set(found))
+
+
+def _stored(
+    model: str | None,
+    data: BenchData,
+    settings: BenchSettings,
+    layers: Sequence[int | str] | None,
+    train: bool,
+) -> Features:
+    first, second = data.train.source, data.test.source
+    assert isinstance(first, EmbeddingSet)
+    assert isinstance(second, EmbeddingSet)
+    if found := differences(first.provenance, second.provenance):
+        raise ValueError(f"{data.train.name} and {data.test.name} are not comparable: {'; '.join(found)}")
+    name = first.provenance["model"]
+    if model not in (None, name):
+        raise ValueError(f"model={model!r}, but {first.folder} holds features of {name!r}; leave --model out")
+    views = _stored_views(first, settings, layers)
+    sides = [{view: _read(part, view) for view in views} for part in (data.train, data.test)]
+    record = {"model": name, "model_sha256": first.provenance["weights_sha256"], "pooling": first.provenance["pooling"]}
+    hashes = [_row_bytes(side[views[0]]) for side in sides]
+    facts = _facts(data, settings, record, _duplicates(hashes[0], hashes[1], data) if train else 0)
+    return Features(representation=name, data=data, train=sides[0] if train else {}, test=sides[1], facts=facts)
+
+
+def _stored_views(embeddings: EmbeddingSet, settings: BenchSettings, layers: Sequence[int | str] | None) -> list[View]:
+    if settings.codes:
+        if embeddings.n_bits is None:
+            raise ValueError(f"{embeddings.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
+        return [View(item="codes", n_bits=embeddings.n_bits)]
+    held = embeddings.layers
+    wanted = layers or held
+    if bad := [layer for layer in wanted if layer not in held]:
+        known = ", ".join(map(str, held))
+        raise ValueError(
+            f"layer={bad[0]!r} is not in {embeddings.folder}, which holds layers {known}; name one of them"
+        )
+    return [View(item=f"layer-{layer}", layer=int(layer)) for layer in wanted]
+
+
+def _read(part: Part, view: View) -> NDArray[Any]:
+    assert isinstance(part.source, EmbeddingSet)
+    if view.n_bits is not None:
+        return np.concatenate([codes for _, codes in part.source.code_batches()])[part.rows]
+    vectors = part.source.read(view.layer).vectors[part.rows]
+    return vectors.mean(axis=1, dtype=np.float32) if vectors.ndim == 3 else vectors.astype(np.float32, copy=False)
+
+
+def _row_bytes(features: NDArray[Any]) -> NDArray[np.uint8]:
+    flat = np.ascontiguousarray(features)
+    return flat.view(np.uint8).reshape(len(flat), -1)
+
+
+def _duplicates(train: NDArray[np.uint8], test: NDArray[np.uint8], data: BenchData) -> int:
+    """How many test images are also in the training set, pixel for pixel; logged if there are any."""
+    seen = {row.tobytes() for row in train}
+    count = sum(row.tobytes() in seen for row in test)
+    if count:
+        _log.warning(
+            "%s: %d of %d test images are also training images, pixel for pixel; leave them out of one side",
+            data.name, count, len(test),
+        )  # fmt: skip
+    return count
+
+
+def _facts(data: BenchData, settings: BenchSettings, record: dict[str, Any], duplicates: int) -> dict[str, Any]:
+    from bigr_repr import __version__
+
+    return {
+        "model": record,
+        "pool": settings.pool,
+        "train": data.train.record,
+        "test": data.test.record,
+        "test_images_in_train": duplicates,
+        "machine": machine(),
+        "version": __version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
