@@ -24,7 +24,7 @@ import numpy as np
 import record
 import torch
 import torch.nn.functional as F
-from samples import Cache
+from kept import Cache
 
 import bigr_repr as br
 from bigr_repr._ahead import map_ahead

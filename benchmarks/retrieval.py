@@ -1,8 +1,6 @@
 """Retrieval by bits: how much of the float result codes keep, and how fast they are searched. Two parts:
 
-    python benchmarks/retrieval.py quality --model bigr-tiny \\
-        --dataset CIFAR-10 data/cifar10-train.parquet data/cifar10-test.parquet \\
-        --dataset Tiny-ImageNet 'data/tinyimagenet-train-*.parquet' data/tinyimagenet-val.parquet
+    python benchmarks/retrieval.py quality --root data
     python benchmarks/retrieval.py speed
 
 quality: train as data base, test as queries, both stratified samples (--limit 8000 and --queries 1000; the whole of
@@ -26,19 +24,22 @@ import record
 import retrieval_quality
 import retrieval_speed
 
+from bigr_repr.evaluate.cache import default_cache
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     quality = parts.add_parser("quality", help="real images")
-    quality.add_argument("--dataset", nargs=3, action="append", required=True, metavar=("NAME", "TRAIN", "TEST"))
+    quality.add_argument("--dataset", nargs="+", default=["cifar10", "tiny-imagenet"], help="as bigr-repr bench takes")
+    quality.add_argument("--root", default="data", help="folder of the data sets")
     quality.add_argument("--model", default="bigr-tiny")
     quality.add_argument("--layer", default="12", help='a block, or "mid"')
     quality.add_argument("--limit", type=int, default=8000, help="images of the data base, a stratified sample; 0: all")
     quality.add_argument("--queries", type=int, default=1000, help="queries, a stratified sample; 0: all")
     quality.add_argument("--bits", type=int, nargs="+", default=[64, 128, 256])
     quality.add_argument("--shortlist", type=int, default=1000, help="rows that rescoring reads a query")
-    quality.add_argument("--cache", type=Path, default=Path("runs/retrieval"), help="folder for features")
+    quality.add_argument("--cache", type=Path, default=default_cache(), help="folder for features")
     quality.add_argument("--seed", type=int, default=0)
     quality.add_argument("--device", help="default: a GPU if there is one")
     speed = parts.add_parser("speed", help="synthetic codes")
@@ -49,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.part == "quality":
         pre = record.load(options.model)
-        results = retrieval_quality.run(pre, options)
+        results = retrieval_quality.run(options)
         record.write("retrieval_quality", results, pre)
     else:
         results = retrieval_speed.run(options, record.RESULTS / "retrieval_speed.png")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -114,6 +115,37 @@ class ParquetSet(ImageSet):
 
     def fingerprint(self) -> str:
         return _fingerprint(["parquet", _stamps([self._file])])
+
+
+class ArraySet(ImageSet):
+    """Generated images as `bigr-repr generate --npz` and ADM's scripts write them: `arr_0`, uint8 (n, H, W, 3).
+
+    They are held in memory, without labels. Raises ValueError for a file that holds something else.
+    """
+
+    def __init__(self, file: str | os.PathLike[str]) -> None:
+        self._file = file
+        name = os.fspath(file)
+        try:
+            with Path(file).open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files if key == "arr_0"}
+        except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+            raise ValueError(f"{name} is not a whole .npz file ({error}); write it again") from error
+        if "arr_0" not in arrays:
+            raise ValueError(f"{name} has no array arr_0; images are uint8 (n, H, W, 3) under that name")
+        self._images = arrays["arr_0"]
+        if self._images.dtype != np.uint8 or self._images.ndim != 4 or self._images.shape[3] != 3:
+            found = f"{self._images.dtype} {self._images.shape}"
+            raise ValueError(f"{name}: arr_0 is {found}; images are uint8 (n, H, W, 3)")
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def load(self, index: int) -> Image.Image:
+        return as_rgb(self._images[index])
+
+    def fingerprint(self) -> str:
+        return _fingerprint(["npz", _stamps([self._file])])
 
 
 class DigitsSet(ImageSet):
@@ -252,7 +284,7 @@ class JoinedSet(ImageSet):
 def open_images(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, train: bool = True) -> ImageSet:
     """Open one source, or several joined.
 
-    A source is a folder of images, a Parquet file (`*.parquet`), a folder of Parquet files, or
+    A source is a folder of images, a Parquet file (`*.parquet`), a folder of Parquet files, an `.npz` of images, or
     `torchvision:NAME:ROOT` (`train` chooses the split there). Raises FileNotFoundError or ValueError naming the source.
     """
     listed = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
@@ -265,6 +297,8 @@ def open_images(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str
             parts.append(TorchvisionSet(name, root or ".", train=train))
         elif Path(source).suffix == ".parquet":
             parts.append(ParquetSet(source))
+        elif Path(source).suffix == ".npz":
+            parts.append(ArraySet(source))
         elif files := sorted(Path(source).glob("*.parquet")):
             parts.extend(ParquetSet(file) for file in files)
         else:

@@ -8,23 +8,30 @@ Puts together what the modules beside it do; knows neither commands nor tables.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.codes import from_bytes
+from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate import best_layer
+from bigr_repr.evaluate.cache import FeatureCache
 from bigr_repr.evaluate.extraction import BenchSettings, Features, OnProgress, features_of
+from bigr_repr.evaluate.generation import GenerationQuality, generation_quality
 from bigr_repr.evaluate.knn import Knn, knn
+from bigr_repr.evaluate.label_retrieval import Collection, RetrievalRow, label_retrieval
 from bigr_repr.evaluate.linear_probe import LinearProbe, linear_probes
+from bigr_repr.evaluate.machine import machine
 from bigr_repr.evaluate.protocols import LOGREG
-from bigr_repr.evaluate.representations import View
-from bigr_repr.evaluate.splits import BenchData
+from bigr_repr.evaluate.representations import View, open_representation
+from bigr_repr.evaluate.splits import BenchData, Part
 
-__all__ = ["BenchRow", "bench", "best_row"]
+__all__ = ["BenchRow", "bench", "bench_generation", "bench_retrieval", "best_row"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +95,70 @@ def bench(
     if layers is None and probe:
         _remember(best_row(rows), data.train.name, settings)
     return rows
+
+
+def bench_retrieval(
+    model: str | None,
+    data: BenchData,
+    settings: BenchSettings,
+    *,
+    layer: int | str | None = None,
+    bits: Sequence[int] = (64, 128, 256),
+    shortlist: int = 1000,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> tuple[list[RetrievalRow], Features]:
+    """How well a representation retrieves test images' classes among the training images, by floats and by codes.
+
+    Rows as of `label_retrieval`, and the features they are of. layer: None: the representation's default. bits,
+    shortlist: as there; otherwise as `bench`.
+    """
+    layers = () if layer is None else (layer,)
+    features = features_of(model, data, settings, layers=layers, tokens=True, on_progress=on_progress)
+    view, *rest = features.train
+    if view.n_bits is not None:
+        raise ValueError(f"{features.representation} has bits alone; name the model, whose floats they compare with")
+    base, queries = (
+        Collection(side[view], side[rest[0]] if rest else None, part.labels)
+        for side, part in ((features.train, data.train), (features.test, data.test))
+    )
+    rows = label_retrieval(
+        base, queries, bits=bits, shortlist=shortlist, seed=settings.seeds[0],
+        on_progress=functools.partial(on_progress, "retrieval"),
+    )  # fmt: skip
+    return rows, features
+
+
+def bench_generation(
+    model: str,
+    generated: ImageSet,
+    real: ImageSet,
+    settings: BenchSettings,
+    *,
+    layer: int | str | None = None,
+    k: int = 3,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> tuple[GenerationQuality, dict[str, Any]]:
+    """How near generated images come to real ones, on the features that a representation has of both.
+
+    model: a name as in `representations`; layer: None: its default. k: of precision and recall. Also returned: facts
+    of the model and the machine. Raises ValueError for a representation by bits, and as `generation_quality` does.
+    """
+    representation = open_representation(model, device=settings.device, seed=settings.seeds[0])
+    layers = () if layer is None else (representation.layer_index(layer),)
+    (view,) = representation.views(layers, settings.pool, codes=False)
+    if view.n_bits is not None:
+        raise ValueError(f"{representation.name} has bits alone; Gaussians need numbers: name a model or pixels")
+    cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
+    sides = []
+    for name, source in (("real", real), ("generated", generated)):
+        rows = np.arange(len(source))
+        part = Part(name=name, source=source, rows=rows, labels=np.zeros_like(rows), record={"images": len(source)})
+        what = f"{representation.name}, {name}"
+        sides.append(cache.get(representation, part, [view.item], functools.partial(on_progress, what))[view.item])
+    found = generation_quality(
+        sides[0], sides[1], extractor=f"{representation.name}, {view.where}", k=k, device=settings.device
+    )
+    return found, {"model": representation.record, "pool": settings.pool, "machine": machine()}
 
 
 def best_row(rows: Sequence[BenchRow]) -> BenchRow:

@@ -78,19 +78,22 @@ def features_of(
     *,
     layers: Sequence[int | str] | None = (),
     train: bool = True,
+    tokens: bool = False,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Features:
     """Both sides' features: from the cache, extracted, or read from embedding data sets. Arguments as for `bench`.
 
-    train: False leaves the training side out, for what looks at test images alone.
+    train: False leaves the training side out, for what looks at test images alone. tokens: also the tokenizer's bits,
+    where there are any: the last view.
     """
     sources = data.train.source, data.test.source
     if isinstance(sources[0], EmbeddingSet) and isinstance(sources[1], EmbeddingSet):
-        return _stored(model, data, settings, layers, train)
+        return _stored(model, data, settings, layers, train, tokens)
     if not (isinstance(sources[0], ImageSet) and isinstance(sources[1], ImageSet)):
         raise ValueError(f"{data.name}: one side holds embeddings and the other images; give two of a kind")
     representation = open_representation(model or DEFAULT_MODEL, device=settings.device, seed=settings.seeds[0])
     views = representation.views(_resolve(representation, data, settings, layers), settings.pool, codes=settings.codes)
+    views = _with_tokens(views, representation.n_bits if tokens else None)
     cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
     items = [*(view.item for view in views), DIGESTS]
     found = []
@@ -130,6 +133,7 @@ def _stored(
     settings: BenchSettings,
     layers: Sequence[int | str] | None,
     train: bool,
+    tokens: bool,
 ) -> Features:
     first, second = data.train.source, data.test.source
     assert isinstance(first, EmbeddingSet)
@@ -139,7 +143,7 @@ def _stored(
     name = first.provenance["model"]
     if model not in (None, name):
         raise ValueError(f"model={model!r}, but {first.folder} holds features of {name!r}; leave --model out")
-    views = _stored_views(first, settings, layers)
+    views = _with_tokens(_stored_views(first, settings, layers), first.n_bits if tokens else None)
     sides = [{view: _read(part, view) for view in views} for part in (data.train, data.test)]
     record = {"model": name, "model_sha256": first.provenance["weights_sha256"], "pooling": first.provenance["pooling"]}
     hashes = [_row_bytes(side[views[0]]) for side in sides]
@@ -160,6 +164,10 @@ def _stored_views(embeddings: EmbeddingSet, settings: BenchSettings, layers: Seq
             f"layer={bad[0]!r} is not in {embeddings.folder}, which holds layers {known}; name one of them"
         )
     return [View(item=f"layer-{layer}", layer=int(layer)) for layer in wanted]
+
+
+def _with_tokens(views: list[View], n_bits: int | None) -> list[View]:
+    return views if n_bits is None or views[-1].n_bits is not None else [*views, View(item="codes", n_bits=n_bits)]
 
 
 def _read(part: Part, view: View) -> NDArray[Any]:

@@ -2,12 +2,14 @@
 
 import typer
 
-from bigr_repr_cli.bench import look, probes, suite
+from bigr_repr_cli.bench import generation, look, probes, retrieval, suite
 
-app = typer.Typer(no_args_is_help=True, help="How good a representation is: probes, neighbours, layers, suites.")
+app = typer.Typer(no_args_is_help=True, help="How good a representation is, and what is drawn.")
 app.command("linear-probe")(probes.linear_probe)
 app.command("knn")(probes.knn)
 app.command("layers")(probes.layers)
+app.command("retrieval")(retrieval.command)
+app.command("generation")(generation.command)
 app.command("suite")(suite.command)
 app.command("map")(look.map_command)
 app.command("neighbours")(look.neighbours)

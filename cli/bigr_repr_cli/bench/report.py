@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from bigr_repr.evaluate.bench import BenchRow
+    from bigr_repr.evaluate.extraction import Features
+    from bigr_repr.evaluate.label_retrieval import RetrievalRow
 
 
 def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None = None) -> None:
@@ -20,7 +22,9 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None
         typer.echo(json.dumps({"rows": [row.record() for row in rows], "best": best and best.view.layer}, indent=2))
         return
     first = rows[0]
-    typer.echo(f"{first.representation} on {first.dataset}: {_size(first, 'train')}, {_size(first, 'test')}")
+    typer.echo(
+        f"{first.representation} on {first.dataset}: {_size(first.facts, 'train')}, {_size(first.facts, 'test')}"
+    )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("features", no_wrap=True)
     headings = ["top-1", "top-5", "95 %", "chosen"] if first.probe else []
@@ -44,7 +48,28 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None
         typer.echo(f"means over seeds {', '.join(map(str, first.probe.seeds))}; 95 % by resampling the test images")
 
 
-def _size(row: BenchRow, side: str) -> str:
-    record = row.facts[side]
+def print_retrieval(rows: Sequence[RetrievalRow], features: Features) -> None:
+    """A line a kind of code, and what was measured below."""
+    view, first = next(iter(features.train)), rows[0]
+    typer.echo(
+        f"{features.representation}, {view.where}, on {features.data.name}: "
+        f"{_size(features.facts, 'test')} as queries, {_size(features.facts, 'train')} as data base"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("codes", no_wrap=True)
+    for heading in ("mAP@all", f"mAP@{first.depth}", f"P@{first.precision_at}", "of float"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        numbers = (row.map_at_all, row.map_at_depth, row.precision, row.share_of_float)
+        table.add_row(row.name, *(f"{number:.1f}" for number in numbers))
+    Console().print(table)
+    typer.echo(
+        f"percent; mAP over the relevant in the data base; equal distances: mean over their orders; of float: share of "
+        f"the first row's mAP@{first.depth}"
+    )
+
+
+def _size(facts: Mapping[str, Any], side: str) -> str:
+    record = facts[side]
     of = f" of {record['of']:,}" if "of" in record else ""
     return f"{record['images']:,}{of} {'training' if side == 'train' else 'test'} images"

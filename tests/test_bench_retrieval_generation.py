@@ -1,0 +1,158 @@
+"""Laws of `bench retrieval` and `bench generation`: codes beside their floats, drawn beside real images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bigr_repr_cli.bench import app
+from bigr_repr_cli.main import main
+from PIL import Image
+from tiny_model import tiny_model, write_pictures
+from typer.testing import CliRunner
+
+from bigr_repr.checkpoints import save
+from bigr_repr.codes import to_bytes
+from bigr_repr.datasets import open_images
+from bigr_repr.evaluate.label_retrieval import Collection, RetrievalRow, label_retrieval
+from bigr_repr.evaluate.retrieval import retrieval
+
+
+@pytest.fixture(scope="module")
+def sides() -> tuple[Collection, Collection]:
+    """60 and 12 rows of 3 classes, 16 features, 24 token bits."""
+    draws = np.random.default_rng(0)
+    centres = draws.normal(size=(3, 16))
+
+    def side(count: int) -> Collection:
+        labels = np.arange(count) % 3
+        vectors = (centres[labels] + draws.normal(size=(count, 16))).astype(np.float32)
+        return Collection(vectors, to_bytes(draws.random((count, 24)) < 0.5), labels)
+
+    return side(60), side(12)
+
+
+def _row(rows: list[RetrievalRow], name: str) -> RetrievalRow:
+    (found,) = [row for row in rows if row.name == name]
+    return found
+
+
+def test_rows_hold_every_kind_of_code_once_with_and_without_rescoring(sides: tuple[Collection, Collection]) -> None:
+    rows = label_retrieval(*sides, bits=(8, 32))
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names)
+    for name in ("sign 16", "pca 8", "pca 16", "rotation 8", "rotation 32", "itq 8", "itq 16", "tokenizer bits 24"):
+        assert {name, f"{name} + rescoring"} <= set(names)
+    without = label_retrieval(sides[0]._replace(tokens=None), sides[1], bits=(8,))
+    assert "tokenizer bits 24" not in [row.name for row in without]
+
+
+def test_a_shortlist_of_everything_gives_the_float_row(sides: tuple[Collection, Collection]) -> None:
+    rows = label_retrieval(*sides, bits=(8,), shortlist=60)
+    first = rows[0]
+    for row in rows:
+        if row.rescored:
+            assert row.map_at_all == pytest.approx(first.map_at_all)
+            assert row.share_of_float == pytest.approx(100)
+    short = _row(label_retrieval(*sides, bits=(8,), shortlist=1), "pca 8 + rescoring")
+    assert short.map_at_all == pytest.approx(_row(rows, "pca 8").map_at_all, abs=5)
+
+
+def test_rows_are_retrieval_by_their_codes(sides: tuple[Collection, Collection]) -> None:
+    base, queries = sides
+    row = _row(label_retrieval(base, queries, bits=(8,)), "tokenizer bits 24")
+    assert base.tokens is not None
+    assert queries.tokens is not None
+    bits = [np.unpackbits(side, axis=1).astype(int) for side in (queries.tokens, base.tokens)]
+    expected = retrieval(
+        (bits[0][:, None] != bits[1]).sum(axis=2), queries.labels, base.labels, depths=(None,), k=(60,)
+    )
+    assert row.map_at_all == pytest.approx(expected.map_at[None])
+    assert row.map_at_all_bounds == pytest.approx(expected.map_bounds[None])
+    assert row.precision == pytest.approx(expected.precision[60])
+
+
+@pytest.mark.parametrize(("options", "named"), [({"bits": ()}, "bits="), ({"shortlist": 0}, "shortlist=0")])
+def test_impossible_settings_are_named(
+    sides: tuple[Collection, Collection], options: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        label_retrieval(*sides, **options)  # type: ignore[arg-type]
+
+
+# ---- commands
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save(tiny_model(), tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def _run(*arguments: str) -> str:
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_retrieval_command(model: str, tmp_path: Path) -> None:
+    shared = ("retrieval", "--dataset", "digits", "--limit", "60", "--test-limit", "20", "--bits", "8", "--cache",
+              str(tmp_path), "--model")  # fmt: skip
+    text = _run(*shared, model, "--layer", "-1")
+    assert "20 of 599 test images as queries" in text
+    assert "tokenizer bits" in text
+    found = json.loads(_run(*shared, "pixels:8", "--json"))
+    assert found["rows"][0]["share_of_float"] == 100
+    assert found["rows"][0]["map_at_all"] > 60
+    assert not [row for row in found["rows"] if row["codes"] == "tokenizer bits"]
+
+
+def test_generation_command_reads_what_generate_writes(model: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "real", 8)
+    arrays = [np.asarray(open_images(tmp_path / "real").load(row).resize((16, 16))) for row in range(8)]
+    np.savez(tmp_path / "same.npz", np.stack(arrays))
+    for row, array in enumerate(arrays):
+        (tmp_path / "small").mkdir(exist_ok=True)
+        Image.fromarray(array).save(tmp_path / "small" / f"{row}.png")
+    options = ("--model", model, "--layer", "1", "--cache", str(tmp_path / "cache"), "--json")
+    same = json.loads(_run("generation", str(tmp_path / "same.npz"), "--real", str(tmp_path / "small"), *options))
+    assert same["frechet_distance"] == pytest.approx(0, abs=1e-3)
+    assert same["precision"] == same["recall"] == 1
+    assert "layer 1" in same["extractor"]
+    write_pictures(tmp_path / "other", 8, first=100)
+    other = json.loads(_run("generation", str(tmp_path / "other"), "--real", str(tmp_path / "small"), *options))
+    assert other["frechet_distance"] > same["frechet_distance"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["retrieval", "--dataset", "digits", "--layer", "1,2"], 2, "several"),
+        (["retrieval", "--dataset", "digits", "--model", "tokenizer-bits"], 1, "bits alone"),
+        (["generation", "broken.npz", "--real", "examples"], 1, "broken.npz"),
+        (["generation", "words.npz", "--real", "examples"], 1, "arr_0"),
+        (["generation", "flat.npz", "--real", "examples"], 1, "(n, H, W, 3)"),
+    ],
+)
+def test_wrong_usage_and_failures_are_one_line(
+    arguments: list[str],
+    code: int,
+    named: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "flat.npz", np.zeros((4, 4), np.uint8))
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "flat.npz").read_bytes()[:40])
+    np.savez(tmp_path / "words.npz", words=np.array(["a"]))
+    options = ["--limit", "20", "--test-limit", "10"] if arguments[0] == "retrieval" else []
+    monkeypatch.setattr(sys, "argv", ["bigr-repr", "bench", *arguments, *options, "--cache", str(tmp_path / "cache")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == code
+    found = capsys.readouterr().err
+    assert named in found
+    assert "Traceback" not in found
