@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 OBJECTIVES = ("flip", "x0", "bce")
+ATTENTIONS = ("full", "causal")
 _T = TypeVar("_T")
 
 
@@ -89,6 +90,8 @@ class GeneratorConfig:
 
     `objective` is what the transcoder is trained to predict: "flip" (which bits the noise flipped; the released
     weights), "x0" (the clean bits) or "bce" (the clean bits without any diffusion, in one step).
+    `attention` is "full" (masked tokens are read off all others; BiGR) or "causal": an autoregressive model, in which a
+    token reads the class and the tokens before it, in raster order, and tells the bits of the next one.
     """
 
     layers: int = 24
@@ -100,6 +103,7 @@ class GeneratorConfig:
     code_bits: int = 24
     grid: int = 16
     objective: str = "flip"
+    attention: str = "full"
     train_timesteps: int = 256
     sample_timesteps: int = 100
     rope_base: float = 10000.0
@@ -116,6 +120,7 @@ class GeneratorConfig:
         rule = "2-D rotary positions need a head width that is a multiple of 4"
         _require(self.dim // self.heads % 4 == 0, "dim / heads", self.dim // self.heads, rule)
         _require(self.objective in OBJECTIVES, "objective", self.objective, f"choose one of {', '.join(OBJECTIVES)}")
+        _require(self.attention in ATTENTIONS, "attention", self.attention, f"choose one of {', '.join(ATTENTIONS)}")
         rule = f"it must not exceed train_timesteps={self.train_timesteps}"
         _require(self.sample_timesteps <= self.train_timesteps, "sample_timesteps", self.sample_timesteps, rule)
 

@@ -79,7 +79,8 @@ class BiGR(nn.Module):
     ) -> Tensor:
         """Training loss: mean weighted BCE over the bits of masked tokens, a scalar in float32.
 
-        `masked` (B, N) is drawn from the cosine schedule unless given. Labels become "no class" with probability
+        `masked` (B, N) is drawn from the cosine schedule unless given; a causal model sees every token and learns all of
+        them, whatever is masked. Labels become "no class" with probability
         `class_dropout`. `diffusion_draws` noisy versions of each masked token share one pass of the transformer.
         """
         device = codes.device
@@ -100,8 +101,10 @@ class BiGR(nn.Module):
         diffusion_draws: int = 1,
     ) -> Tensor:
         """The loss for given masks and labels: the part that distributed training wraps. See `loss`."""
-        condition = self.condition(codes, labels, masked)[masked].repeat(diffusion_draws, 1)
-        clean = codes[masked].repeat(diffusion_draws, 1)
+        causal = self.config.attention == "causal"
+        targets = torch.ones_like(masked) if causal else masked
+        condition = self.condition(codes, labels, None if causal else masked)[targets].repeat(diffusion_draws, 1)
+        clean = codes[targets].repeat(diffusion_draws, 1)
         steps, rows = self.diffusion.steps, clean.shape[0]
         t = torch.randint(1, steps + 1, (rows,), generator=generator, device=codes.device)
         uniform = torch.rand(clean.shape, generator=generator, device=codes.device)

@@ -1,4 +1,4 @@
-"""The bidirectional transformer over binary tokens. Knows nothing of images, diffusion, sampling or files.
+"""The transformer over binary tokens, bidirectional or causal. Knows nothing of images, diffusion, sampling or files.
 
 Module and parameter names follow the released weights. Source: BiGR (arXiv 2410.14672), section 3.2.
 """
@@ -56,28 +56,34 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return turned.flatten(-2).to(x.dtype)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention, (B, M, S, d) each -> (B, M, S, d)."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """Softmax attention, (B, M, S, d) each -> (B, M, S, d); causal: each position reads itself and those before it."""
     if torch.is_grad_enabled() and q.device.type == "cpu":
         # The fused kernel's backward pass is slow there: without it a step in bfloat16 takes 0.6 of the time.
-        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1, dtype=torch.float32)
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(later, -torch.inf)
+        weights = scores.softmax(-1, dtype=torch.float32)
         mixed: Tensor = weights.to(v.dtype) @ v
         return mixed
-    return F.scaled_dot_product_attention(q, k, v)  # no mask tensor: that keeps the fused kernels available
+    return F.scaled_dot_product_attention(
+        q, k, v, is_causal=causal
+    )  # no mask tensor: that keeps the fused kernels available
 
 
 class Attention(nn.Module):
-    """Full bidirectional self-attention without biases. (B, S, D) -> (B, S, D)."""
+    """Self-attention without biases, bidirectional unless the configuration says causal. (B, S, D) -> (B, S, D)."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.heads, self.causal = config.heads, config.attention == "causal"
         self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.wo = nn.Linear(config.dim, config.dim, bias=False)
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = _attend(rotate(q, table), rotate(k, table), v)
+        mixed = _attend(rotate(q, table), rotate(k, table), v, self.causal)
         return self.wo(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
@@ -186,10 +192,16 @@ class Transformer(nn.Module):
         Blocks past the last one asked for do not run. `layers` holds indices in 0..L-1; None asks for the last block.
         Raises ValueError when `codes` is not (B, N, K).
         """
+        wanted = {self.config.layers - 1} if layers is None else set(layers)
+        return {layer: state[:, 1:] for layer, state in self._states(codes, condition, masked, wanted).items()}
+
+    def _states(
+        self, codes: Tensor, condition: Tensor, masked: Tensor | None, wanted: Collection[int]
+    ) -> dict[int, Tensor]:
+        """Hidden states after the wanted blocks, with the condition token in front: {layer: (B, S, D)}."""
         grid, bits = self.config.grid, self.config.code_bits
         if codes.shape[1:] != (grid * grid, bits):
             raise ValueError(f"codes has shape {tuple(codes.shape)}; expected (B, {grid * grid}, {bits})")
-        wanted = {self.config.layers - 1} if layers is None else set(layers)
         x = torch.cat([condition[:, None].to(self.mask_tok.dtype), self.embed_tokens(codes, masked)], dim=1)
         head_dim = self.config.dim // self.config.heads
         table = rotary_table(grid, head_dim, self.config.rope_base, codes.device)
@@ -198,13 +210,17 @@ class Transformer(nn.Module):
         for index, block in enumerate(self.layers):
             x = block(x, shared, table, self.dropout)
             if index in wanted:
-                states[index] = x[:, 1:]
+                states[index] = x
                 if len(states) == len(wanted):
                     break
         return states
 
     def condition(self, codes: Tensor, condition: Tensor, masked: Tensor | None) -> Tensor:
-        """What the transcoder reads: final norm plus its positional embedding. -> (B, N, D)."""
+        """What the transcoder reads: final norm plus its positional embedding. -> (B, N, D).
+
+        Of a causal model, what the token before each, or the condition, tells of it.
+        """
         last = self.config.layers - 1
-        hidden = self(codes, condition, masked)[last]
+        states = self._states(codes, condition, masked, {last})[last]
+        hidden = states[:, :-1] if self.config.attention == "causal" else states[:, 1:]
         return self.norm(hidden) + self.diffusion_pos_embed_learned  # type: ignore[no-any-return]

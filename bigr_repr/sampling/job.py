@@ -14,7 +14,7 @@ from bigr_repr.checkpoints import Pretrained
 from bigr_repr.sampling.canvas import decode, encode
 from bigr_repr.sampling.draws import Draws, SeededDraws
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
-from bigr_repr.sampling.settings import SamplingSettings, SettingsKeywords
+from bigr_repr.sampling.settings import SamplingSettings, SettingsKeywords, usual_settings
 
 Labels: TypeAlias = int | Sequence[int] | Tensor
 Rounds: TypeAlias = Callable[[Tensor, Draws], list[Tensor]]
@@ -98,7 +98,7 @@ class Job:
         batch_size: int | None = changes.pop("batch_size", None)
         self.batch_size = self._usual_batch() if batch_size is None else at_least_one("batch_size", batch_size)
         start: SamplingSettings | None = changes.pop("settings", None)
-        self.settings = (start or default).with_changes(changes)
+        self.settings = (start or usual_settings(pre.config.generator, default)).with_changes(changes)
 
     def _usual_batch(self) -> int:
         if self.pre.device.type == "cpu":

@@ -124,6 +124,12 @@ class SamplingSettings:
             raise ValueError(
                 f"steps={self.steps} is more than the {tokens} tokens of the canvas; ask for {tokens} or fewer"
             )
+        in_turn = self.order == "raster" and self.schedule == "linear" and self.steps == tokens
+        if config.attention == "causal" and not in_turn:
+            raise ValueError(
+                f"order={self.order!r}, schedule={self.schedule!r}, steps={self.steps}: this model is autoregressive and "
+                f"draws one token after the other; leave them out, or give raster, linear and {tokens}"
+            )
         for name in ("diffusion_steps", "confidence_steps"):
             value = getattr(self, name)
             if value is not None and value > limit:
@@ -160,6 +166,13 @@ class SamplingSettings:
 # Far less work than the paper's settings: an order that needs no confidence, so that only the tokens chosen pass
 # through the transcoder, in fewer iterations and a shorter chain. benchmarks/generation.py measures what it costs.
 FAST = SamplingSettings(steps=16, order="halton", diffusion_steps=25)
+
+
+def usual_settings(config: GeneratorConfig, usual: SamplingSettings) -> SamplingSettings:
+    """What a model is sampled with unless told otherwise: `usual`, but token after token if it is autoregressive."""
+    if config.attention == "causal":
+        return SamplingSettings(order="raster", schedule="linear", steps=config.tokens)
+    return usual
 
 
 def chain_times(steps: int, train_timesteps: int) -> Sequence[int]:

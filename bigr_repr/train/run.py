@@ -39,6 +39,7 @@ def sample_grid(config: ModelConfig, tokenizer: BinaryAutoencoder, labels: Seque
     from torchvision.utils import make_grid
 
     from bigr_repr.sampling import generate
+    from bigr_repr.sampling.settings import SamplingSettings, usual_settings
 
     def draw(generator: BiGR) -> Tensor:
         # Training from images may have moved the tokenizer to another device than the generator's.
@@ -46,8 +47,10 @@ def sample_grid(config: ModelConfig, tokenizer: BinaryAutoencoder, labels: Seque
         model = Pretrained(config=config, tokenizer=own, generator=generator)
         chosen = None if labels is None else [labels[i % len(labels)] for i in range(16)]
         # Few and short iterations: a glance at the progress, not the best that the model can do.
-        steps, diffusion_steps = min(8, config.generator.tokens), min(16, config.generator.sample_timesteps)
-        images = generate(model, labels=chosen, count=16, steps=steps, diffusion_steps=diffusion_steps, seed=0)
+        few = SamplingSettings(steps=min(8, config.generator.tokens))
+        short = min(16, config.generator.sample_timesteps)
+        usual = usual_settings(config.generator, few)
+        images = generate(model, labels=chosen, count=16, settings=usual, diffusion_steps=short, seed=0)
         grid: Tensor = make_grid(images.clamp(0, 1).cpu(), nrow=8, padding=2)
         return (grid * 255).round().to(torch.uint8)
 
@@ -62,6 +65,7 @@ def run_generator_training(
     *,
     preset: str,
     objective: str = "flip",
+    attention: str = "full",
     name: str = "",
     initial: str = "",
     compile_blocks: bool = False,
@@ -74,7 +78,7 @@ def run_generator_training(
     names = source.header.class_names if isinstance(source, CodeSet) else source.class_names
     classes = len(names) or (1 if source.labels is None else int(source.labels.max()) + 1)
     base = architecture(preset, code_bits=encoder.config.code_bits, classes=classes)
-    generator = dataclasses.replace(base.generator, grid=encoder.config.grid, objective=objective)
+    generator = dataclasses.replace(base.generator, grid=encoder.config.grid, objective=objective, attention=attention)
     training = {
         "data": [Path(item).name for item in data],
         "images": len(source),
