@@ -7,8 +7,8 @@
     python benchmarks/ablations.py objective --root data --steps 3 --limit 100      # a try, about two minutes
 
 Data is CIFAR-10 at the size of the preset `tiny` (64 px): cifar10-train.parquet and cifar10-test.parquet in the folder.
-Expected time: code-width 8 hours on 2 cores, objective 4, condition and order 3; each under an hour with --gpu on one data-centre
-GPU (not yet measured). The same command goes on with a broken run. Expected order, from the paper at its size: flip
+Expected time: code-width 8 hours on 2 cores, objective 4, condition and order 3; each under an hour with --gpu on one
+data-centre GPU (not yet measured). The same command goes on with a broken run. Expected order, from the paper at its size: flip
 before x0 before bce (probe 64.3, 62.0, 63.3; FID 3.17, 4.39, 5.84); probe without classes 68.3 against 67.5; masked
 before autoregressive (probe 64.3 against 45.2; FID 3.17 against 7.50).
 
@@ -66,10 +66,9 @@ ABLATIONS = {
 def train(variant: Variant, options: Any) -> Path:
     """The variant's model folder, trained as far as it is not yet."""
     images = _images(options)
-    tokenizer, codes = (options.out / f"{kind}-d{variant.code_bits}" for kind in ("tokenizer", "codes"))
-    generator = (
-        options.out / f"generator-d{variant.code_bits}-{variant.objective}-{variant.conditional}-{variant.attention}"
-    )
+    tokenizer, codes = (options.out / f"{part}-d{variant.code_bits}" for part in ("tokenizer", "codes"))
+    kind = f"{variant.objective}-{variant.conditional}-{variant.attention}"
+    generator = options.out / f"generator-d{variant.code_bits}-{kind}"
     place = ["--precision", "bf16"] if options.gpu else ["--cpu"]
     common = ["--schedule", "cosine", "--sample-every", "0", *place]
     steps = options.steps or (20_000 if options.gpu else 1200)
@@ -83,7 +82,8 @@ def train(variant: Variant, options: Any) -> Path:
         _command("codes", images, "--tokenizer", tokenizer / "tokenizer", "--out", codes)
     _command(
         "generator", codes, "--tokenizer", tokenizer / "tokenizer", "--out", generator, "--preset", "tiny",
-        "--objective", variant.objective, "--attention", variant.attention, "--conditional" if variant.conditional else "--no-conditional",
+        "--objective", variant.objective, "--attention", variant.attention,
+        "--conditional" if variant.conditional else "--no-conditional",
         "--learning-rate", "1e-3", "--steps", steps, "--batch-size", batch, "--dropout", "0", "--ema", "0.998",
         "--name", f"ablation-{variant.name}", *common,
     )  # fmt: skip

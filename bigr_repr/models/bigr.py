@@ -79,9 +79,9 @@ class BiGR(nn.Module):
     ) -> Tensor:
         """Training loss: mean weighted BCE over the bits of masked tokens, a scalar in float32.
 
-        `masked` (B, N) is drawn from the cosine schedule unless given; a causal model sees every token and learns all of
-        them, whatever is masked. Labels become "no class" with probability
-        `class_dropout`. `diffusion_draws` noisy versions of each masked token share one pass of the transformer.
+        `masked` (B, N) is drawn from the cosine schedule unless given; a causal model reads and learns every token,
+        whatever is masked. Labels become "no class" with probability `class_dropout`. `diffusion_draws` noisy versions
+        of each masked token share one pass of the transformer.
         """
         device = codes.device
         if masked is None:

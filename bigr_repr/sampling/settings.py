@@ -127,7 +127,7 @@ class SamplingSettings:
         in_turn = self.order == "raster" and self.schedule == "linear" and self.steps == tokens
         if config.attention == "causal" and not in_turn:
             raise ValueError(
-                f"order={self.order!r}, schedule={self.schedule!r}, steps={self.steps}: this model is autoregressive and "
+                f"order={self.order!r}, schedule={self.schedule!r}, steps={self.steps}: this model is autoregressive, it "
                 f"draws one token after the other; leave them out, or give raster, linear and {tokens}"
             )
         for name in ("diffusion_steps", "confidence_steps"):
