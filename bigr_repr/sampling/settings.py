@@ -127,8 +127,8 @@ class SamplingSettings:
         in_turn = self.order == "raster" and self.schedule == "linear" and self.steps == tokens
         if config.attention == "causal" and not in_turn:
             raise ValueError(
-                f"order={self.order!r}, schedule={self.schedule!r}, steps={self.steps}: this model is autoregressive, it "
-                f"draws one token after the other; leave them out, or give raster, linear and {tokens}"
+                f"order={self.order!r}, schedule={self.schedule!r}, steps={self.steps}: this model is autoregressive "
+                f"and draws one token after the other; leave them out, or give raster, linear and {tokens}"
             )
         for name in ("diffusion_steps", "confidence_steps"):
             value = getattr(self, name)
