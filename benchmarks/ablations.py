@@ -9,8 +9,8 @@
 Data is CIFAR-10 at the size of the preset `tiny` (64 px): cifar10-train.parquet and cifar10-test.parquet in the folder.
 Expected time: code-width 8 hours on 2 cores, objective 4, condition and order 3; each under an hour with --gpu on one
 data-centre GPU (not yet measured). The same command goes on with a broken run. Expected, from the paper at its size:
-flip before x0 before bce (probe 64.3, 62.0, 63.3; FID 3.17, 4.39, 5.84); probe without classes 68.3 against 67.5; masked
-before autoregressive (probe 64.3 against 45.2; FID 3.17 against 7.50).
+flip before x0 before bce (probe 64.3, 62.0, 63.3; FID 3.17, 4.39, 5.84); probe without classes 68.3 against 67.5;
+masked before autoregressive (probe 64.3 against 45.2; FID 3.17 against 7.50).
 
 Fréchet distances are between features of drawn and of test images, by the bundled bigr-tiny at block 12, which no
 variant was trained with; they compare with each other and with nothing else. Not covered: binary against categorical
