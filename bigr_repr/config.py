@@ -201,8 +201,8 @@ class ModelConfig:
 
 _TINY_TOKENIZER = TokenizerConfig(
     image_size=64,
-    base_channels=32,
-    channel_multipliers=(1, 1, 2, 4),
+    base_channels=16,
+    channel_multipliers=(1, 2, 4, 8),
     res_blocks=1,
     embed_dim=64,
     attention_resolutions=(8,),
