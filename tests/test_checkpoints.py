@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import constants
 from released_files import randomise
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -292,7 +292,7 @@ def test_unknown_names_say_what_there_is(name: str, error: type[Exception], mess
 
 def test_every_listed_model_can_be_described(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pre: Pretrained) -> None:
     monkeypatch.setattr(catalog, "ASSETS", tmp_path)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))
     folder = save(pre, tmp_path / "small")
     models = available_models()
     assert {model.kind for model in models} == {"bundled", "released", "preset"}
