@@ -436,3 +436,12 @@ def test_the_bundled_model_has_every_class_that_the_readme_names() -> None:
     texts = [text for line in named for text in re.findall(r'(?:-l|--labels|--to|--from) "?([^" ]+)', line)]
     assert len(texts) >= 4
     assert class_list(load("bigr-tiny").config, texts)
+
+
+def test_an_interrupted_command_says_so(bigr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "inpaint_file", interrupt)
+    code, text, error = bigr(*PAINT)
+    assert (code, text, error.strip()) == (130, "", "interrupted")

@@ -85,8 +85,8 @@ class PhotoFile:
     """A photograph, where the result goes, and what is marked in it.
 
     out: a PNG; several versions become out-0.png, out-1.png and so on.  masks: images of the photograph's size, light
-    where to paint; boxes: (left, top, right, bottom) in pixels; all of them together are the mask.  animate: a GIF of
-    the unmasking, beside out.
+    and opaque where to paint; boxes: (left, top, right, bottom) in pixels; all of them together are the mask.  animate:
+    a GIF of the unmasking, beside out.
     """
 
     photo: PathLike
