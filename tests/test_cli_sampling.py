@@ -18,10 +18,11 @@ from sampling_model import one_thread, tiny_model
 from tiny_model import picture
 
 from bigr_repr.checkpoints import Pretrained, load, save
-from bigr_repr.sampling import FAST, generate
+from bigr_repr.sampling import FAST, files, generate
 from bigr_repr.sampling.blend import BLENDS
 from bigr_repr.sampling.labels import class_list
 from bigr_repr.sampling.output import read_origin
+from bigr_repr.sampling.series import generate_files
 from bigr_repr.sampling.settings import GUIDANCE_SCHEDULES, GUMBEL_SCHEDULES, MASK_SCHEDULES, ORDERS
 
 Run = Callable[..., tuple[int, str, str]]
@@ -111,9 +112,75 @@ def test_the_picture_says_how_it_was_made_and_can_be_made_again(bigr: Run, tmp_p
     assert origin["settings"]["order"] == "halton"
     assert origin["settings"]["guidance"] == 3
     assert origin["pasting"] == {"window": None, "blend": "feather", "band": None}
+    assert (origin["photograph"], origin["masks"], origin["boxes"]) == ("photo.png", ["mask.png"], [])
     assert str(tmp_path) not in json.dumps(origin)
     bigr(*arguments, "--blend", "feather", "--guidance", "3", "--order", "halton", "--out", "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_the_picture_says_what_else_the_command_was_told(bigr: Run, tmp_path: Path) -> None:
+    assert bigr("enrich", "photo.png", "--box", "1,2,9,9", "--scale", "3", "--out", "o.png")[0] == 0
+    origin = read_origin(tmp_path / "o.png")
+    assert (origin["scale"], origin["masks"], origin["boxes"]) == (3, [], [[1, 2, 9, 9]])
+    assert bigr("outpaint", "photo.png", "--aspect", "60:36", "--out", "o.png")[0] == 0
+    assert read_origin(tmp_path / "o.png")["margins"] == [5, 0, 5, 0]
+
+
+def test_what_is_transparent_in_a_mask_is_not_marked(bigr: Run, tmp_path: Path) -> None:
+    """White strokes on a transparent layer mark the strokes, though what lies under the transparency is white too."""
+    layer = Image.new("RGBA", (50, 36), (255, 255, 255, 0))
+    layer.paste((255, 255, 255, 255), (10, 5, 30, 20))
+    layer.save(tmp_path / "layer.png")
+    assert bigr(*PAINT)[0] == 0
+    wanted = pixels(tmp_path / "o.png")
+    assert bigr("inpaint", "photo.png", "--mask", "layer.png", "--out", "o.png")[0] == 0
+    assert np.array_equal(pixels(tmp_path / "o.png"), wanted)
+    Image.new("RGBA", (50, 36), (255, 255, 255, 0)).save(tmp_path / "layer.png")
+    code, _, error = bigr("inpaint", "photo.png", "--mask", "layer.png", "--out", "o.png")
+    assert code == 1
+    assert "layer.png is empty: nothing in it is light (128 or more) and opaque" in error
+
+
+@pytest.mark.parametrize("kind", ["1", "P", "RGB", "16", "turned"])
+def test_masks_of_any_kind_mark_the_same(bigr: Run, tmp_path: Path, kind: str) -> None:
+    assert bigr(*PAINT)[0] == 0
+    wanted = pixels(tmp_path / "o.png")
+    exif = Image.Exif()
+    with Image.open(tmp_path / "mask.png") as image:
+        if kind == "16":
+            mask = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+        elif kind == "turned":
+            exif[0x0112] = 6
+            mask = image.transpose(Image.Transpose.ROTATE_90)
+        else:
+            mask = image.convert(kind)
+    mask.save(tmp_path / "mask.png", exif=exif)
+    assert bigr(*PAINT)[0] == 0
+    assert np.array_equal(pixels(tmp_path / "o.png"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "options"),
+    [("a.gif", "a.png", ["--animate"]), ("a-1.png", "a.png", ["--count", "2"])],
+)
+def test_names_made_of_out_never_replace_the_photograph(
+    bigr: Run, tmp_path: Path, source: str, out: str, options: list[str]
+) -> None:
+    picture(1, 50, 36).save(tmp_path / source)
+    before = (tmp_path / source).read_bytes()
+    code, _, error = bigr("inpaint", source, "--mask", "mask.png", "--out", out, *options)
+    assert (code, error.count("\n")) == (1, 1)
+    assert f"{source} would be replaced" in error
+    assert (tmp_path / source).read_bytes() == before
+    assert not (tmp_path / "a-0.png").exists()
+
+
+def test_frames_of_large_photographs_are_kept_small(bigr: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[tuple[int, int]] = []
+    monkeypatch.setattr(files, "write_gif", lambda path, frames, **_: kept.extend(frame.size for frame in frames[:-1]))
+    picture(1, 800, 40).save(tmp_path / "photo.png")
+    assert bigr("inpaint", "photo.png", "--box", "9,9,20,20", "--out", "o.png", "--animate")[0] == 0
+    assert kept == [(384, 19)] * 2
 
 
 def test_versions_are_numbered_and_an_animation_goes_beside(bigr: Run, tmp_path: Path) -> None:
@@ -222,6 +289,52 @@ def test_series_do_not_mix(bigr: Run, tmp_path: Path) -> None:
     assert "unknown origin" in bigr("generate", "--out", ".")[2]
 
 
+def test_a_refused_series_names_the_setting_that_differs(bigr: Run) -> None:
+    bigr("generate", "--out", "series")
+    error = bigr("generate", "--out", "series", "--gumbel", "0.5")[2]
+    assert "holds another series: gumbel was 0.17, is 0.5; name another folder" in error
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
+def test_a_damaged_series_file_is_named(bigr: Run, tmp_path: Path, content: bytes) -> None:
+    bigr("generate", "--out", "series")
+    (tmp_path / "series/generation.json").write_bytes(content)
+    code, _, error = bigr("generate", "--out", "series")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "series/generation.json is damaged" in error
+
+
+def test_a_run_that_is_interrupted_keeps_what_it_has_drawn(tmp_path: Path) -> None:
+    pre, out = tiny_model(), tmp_path / "series"
+
+    def interrupt(done: float, total: float) -> None:
+        if done > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_files(pre, out, count=5, on_progress=interrupt, steps=2)
+    assert sorted(path.name for path in out.iterdir()) == [f"{i:06d}.png" for i in range(3)] + ["generation.json"]
+    assert generate_files(pre, out, count=5, steps=2).drawn == 2
+
+
+def test_a_grid_and_an_array_may_go_into_the_folder_of_the_pictures(bigr: Run, tmp_path: Path) -> None:
+    extra = ["--grid", "new/grid.png", "--npz", "new/all.npz"]
+    assert bigr("generate", "--out", "new", *extra)[0] == 0
+    assert (tmp_path / "new/grid.png").is_file()
+    assert (tmp_path / "new/all.npz").is_file()
+    assert "must end in .png" in bigr("generate", "--out", "newer", "--grid", "newer/grid.gif")[2]
+    assert not (tmp_path / "newer").exists()
+
+
+def test_an_array_of_pictures_that_do_not_fit_together_is_refused(bigr: Run, tmp_path: Path) -> None:
+    bigr("generate", "--out", "series", "--count", "2")
+    picture(1, 9, 16).save(tmp_path / "series/000001.png")
+    code, _, error = bigr("generate", "--out", "series", "--count", "2", "--npz", "all.npz")
+    assert code == 1
+    assert "image 1 is 9x16 pixels, not 16x16" in error
+    assert not list(tmp_path.glob("*all.npz*"))
+
+
 def test_interpolate_draws_a_strip_and_a_walk(bigr: Run, tmp_path: Path) -> None:
     code, text, _ = bigr("interpolate", "--from", "tench", "--to", "goldfish", "--steps", "4", "--out", "walk.png")
     assert code == 0
@@ -323,3 +436,12 @@ def test_the_bundled_model_has_every_class_that_the_readme_names() -> None:
     texts = [text for line in named for text in re.findall(r'(?:-l|--labels|--to|--from) "?([^" ]+)', line)]
     assert len(texts) >= 4
     assert class_list(load("bigr-tiny").config, texts)
+
+
+def test_an_interrupted_command_says_so(bigr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "inpaint_file", interrupt)
+    code, text, error = bigr(*PAINT)
+    assert (code, text, error.strip()) == (130, "", "interrupted")

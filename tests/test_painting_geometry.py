@@ -206,6 +206,7 @@ def test_classes_by_number_name_and_part() -> None:
     ("text", "says"),
     [
         ("goldfihs", "nearest: 'Goldfish'"),
+        ("great wite shark", "nearest: 'great white shark, white shark', 'white shark'$"),  # each name once
         ("xyzzy", r"give a number 0\.\.4"),
         ("5", r"class 5 is outside 0\.\.4 for test"),
         ("-1", r"class -1 is outside"),

@@ -101,6 +101,22 @@ def test_outpainting_keeps_the_photograph(pre: Pretrained) -> None:
     assert np.abs(np.asarray(grown)[9, 23:].astype(int) - edge).max() > 10  # painted, not repeated
 
 
+def test_a_photograph_smaller_than_the_canvas_is_seen_whole(pre: Pretrained) -> None:
+    """And a window may be as large as the result, whose sides here are 20."""
+
+    def passes(window: int | None) -> int:
+        steps: list[Painted] = []
+        pasting = Pasting(window=window)
+        outpaint_photo(pre, photograph(12, 10), (4, 5, 4, 5), steps=1, on_step=steps.append, pasting=pasting)
+        return len(steps)
+
+    assert passes(20) == 1
+    assert passes(None) == 4  # of the canvas's 16, so that each holds all of the photograph
+    assert passes(10) > 4
+    with pytest.raises(ValueError, match=r"window=21 is outside 1\.\.20"):
+        passes(21)
+
+
 def test_enrich_changes_all_of_it_or_what_is_marked(pre: Pretrained) -> None:
     photo, mask = photograph(30, 24), box_mask(30, 24, (20, 2, 28, 20))
     assert changed(photo, enrich_photo(pre, photo, steps=1, pasting=Pasting(window=12))[0]).mean() > 0.9

@@ -8,9 +8,8 @@ Targets are checked before any work, pictures appear whole, and each PNG says ho
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,19 +19,18 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from bigr_repr._open import open_image
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.images import decode
 from bigr_repr.sampling.applications import PAINTING, interpolate
+from bigr_repr.sampling.inputs import PathLike, colour_profile, read_mask
 from bigr_repr.sampling.job import Job, Options
 from bigr_repr.sampling.labels import class_names
-from bigr_repr.sampling.output import check_target, grid, write_gif, write_png
+from bigr_repr.sampling.output import check_target, for_animation, grid, write_gif, write_png
 from bigr_repr.sampling.photos import Painted, Pasting, edit_photo, enrich_photo, inpaint_photo, outpaint_photo
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
 from bigr_repr.sampling.windows import Margins, Mask, box_mask, margins_to_aspect
 
-PathLike = str | os.PathLike[str]
 Box = tuple[int, int, int, int]
 OnProgress = Callable[[float, float], object]  # done, total
 
@@ -87,8 +85,8 @@ class PhotoFile:
     """A photograph, where the result goes, and what is marked in it.
 
     out: a PNG; several versions become out-0.png, out-1.png and so on.  masks: images of the photograph's size, light
-    where to paint; boxes: (left, top, right, bottom) in pixels; all of them together are the mask.  animate: a GIF of
-    the unmasking, beside out.
+    and opaque where to paint; boxes: (left, top, right, bottom) in pixels; all of them together are the mask.  animate:
+    a GIF of the unmasking, beside out.
     """
 
     photo: PathLike
@@ -97,12 +95,32 @@ class PhotoFile:
     boxes: Sequence[Box] = ()
     animate: bool = False
 
-    def read(self) -> Image.Image:
-        """The photograph, upright, after checking that the results can be written. Raises ImageError, OSError."""
+    def read(self, versions: int) -> Image.Image:
+        """The photograph, upright, after checking that the results can be written.
+
+        Raises ImageError, OSError, and ValueError for names made of `out` that would replace the photograph or a mask.
+        """
         check_target(Path(self.out), ".png")
-        if self.animate:
-            check_target(self.animation, ".gif")
+        pictures = self.targets(versions)
+        for path in [*pictures, self.animation] if self.animate else pictures:
+            check_target(path, path.suffix.lower())
+            if path == Path(self.out):
+                continue
+            for source in (self.photo, *self.masks):
+                if path.exists() and Path(source).exists() and path.samefile(source):
+                    raise ValueError(f"{path} would be replaced, from which this is made; give --out another name")
         return decode(self.photo)
+
+    def targets(self, versions: int) -> list[Path]:
+        """Where so many versions go."""
+        out = Path(self.out)
+        return [out] if versions == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(versions)]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a picture says of the files that it was made of."""
+        masks = [Path(mask).name for mask in self.masks]
+        return {"photograph": Path(self.photo).name, "masks": masks, "boxes": [list(box) for box in self.boxes]}
 
     @property
     def animation(self) -> Path:
@@ -119,30 +137,6 @@ class PhotoFile:
         return union
 
 
-def read_mask(path: PathLike, size: tuple[int, int]) -> Mask:
-    """A mask image (width, height) as bool (H, W): light, from 128, is marked.
-
-    Raises ImageError for a file that is no image, ValueError for another size and for an image without light pixels.
-    """
-    image = decode(path)
-    if image.size != size:
-        found, wanted = (f"{width}x{height}" for width, height in (image.size, size))
-        raise ValueError(f"{os.fspath(path)} is {found} pixels, the photograph {wanted}; a mask has the same size")
-    mask: Mask = np.asarray(image.convert("L")) >= 128
-    if not mask.any():
-        remedy = "nothing in it is light (128 or more); paint white what to replace"
-        raise ValueError(f"{os.fspath(path)} is empty: {remedy}")
-    return mask
-
-
-def colour_profile(path: PathLike) -> bytes | None:
-    """The ICC profile of an RGB photograph's colours, which `decode` leaves as they are; None where there is none."""
-    with Path(path).open("rb") as file:
-        image = open_image(file, os.fspath(path))
-        profile: bytes | None = image.info.get("icc_profile")
-        return profile if image.mode in ("RGB", "RGBA") else None
-
-
 def inpaint_file(
     pre: Pretrained,
     file: PhotoFile,
@@ -154,7 +148,7 @@ def inpaint_file(
     **options: Unpack[Options],
 ) -> Written:
     """`inpaint_photo` from file to file. Raises what it does, ImageError for an unreadable file, OSError."""
-    photo = file.read()
+    photo = file.read(_versions(labels, count))
     paint = partial(inpaint_photo, pre, photo, file.marked(photo), labels)
     return _paint(pre, "inpaint", file, paint, PAINTING, labels, count, pasting, on_progress, options)
 
@@ -170,7 +164,7 @@ def edit_file(
     **options: Unpack[Options],
 ) -> Written:
     """`edit_photo` from file to file. Raises as `inpaint_file`."""
-    photo = file.read()
+    photo = file.read(_versions(labels, count))
     paint = partial(edit_photo, pre, photo, file.marked(photo), labels)
     return _paint(pre, "edit", file, paint, PAINTING, labels, count, pasting, on_progress, options)
 
@@ -190,10 +184,11 @@ def outpaint_file(
     """`outpaint_photo` from file to file, by margins or to an aspect, width over height. Raises as `inpaint_file`."""
     if (margins is None) == (aspect is None):
         raise ValueError("give either the pixels to grow by or an aspect")
-    photo = file.read()
+    photo = file.read(_versions(labels, count))
     grown = margins if margins is not None else margins_to_aspect(*photo.size, aspect or 0.0)
     paint = partial(outpaint_photo, pre, photo, grown, labels)
-    return _paint(pre, "outpaint", file, paint, PAINTING, labels, count, pasting, on_progress, options)
+    facts = {"margins": list(grown)}
+    return _paint(pre, "outpaint", file, paint, PAINTING, labels, count, pasting, on_progress, options, facts)
 
 
 def enrich_file(
@@ -208,11 +203,17 @@ def enrich_file(
     **options: Unpack[Options],
 ) -> Written:
     """`enrich_photo` from file to file; without masks and boxes, all of the photograph. Raises as `inpaint_file`."""
-    photo = file.read()
+    photo = file.read(_versions(labels, count))
     mask = file.marked(photo) if file.masks or file.boxes else None
     paint = partial(enrich_photo, pre, photo, labels, mask=mask, scale=scale)
     start = SamplingSettings()
-    return _paint(pre, "enrich", file, paint, start, labels, count, pasting, on_progress, options)
+    facts = {"scale": scale}
+    return _paint(pre, "enrich", file, paint, start, labels, count, pasting, on_progress, options, facts)
+
+
+def _versions(labels: Sequence[int] | None, count: int | None) -> int:
+    """How many pictures a call makes."""
+    return count or (len(labels) if labels else 1)
 
 
 def _paint(
@@ -226,23 +227,23 @@ def _paint(
     pasting: Pasting | None,
     on_progress: OnProgress | None,
     options: Options,
+    facts: Mapping[str, Any] | None = None,
 ) -> Written:
-    """Call `paint`, write its versions and the animation."""
+    """Call `paint`, write its versions and the animation. `facts` are the command's own, for the pictures to say."""
     started, frames = time.monotonic(), []
     pasting = pasting or Pasting()
 
     def watch(painted: Painted) -> None:
         if file.animate and painted.picture is not None:
-            frames.append(painted.picture())
+            frames.append(for_animation(painted.picture()))
         if on_progress is not None:
             on_progress(painted.done, painted.total)
 
     pictures = paint(count=count, pasting=pasting, on_step=watch, **options)
     record = origin(pre, command, Job(pre, default, options).settings, options, labels)
-    record |= {"photograph": Path(file.photo).name, "pasting": dataclasses.asdict(pasting)}
-    first, out = options.get("first", 0), Path(file.out)
-    profile = colour_profile(file.photo)
-    paths = [out] if len(pictures) == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(len(pictures))]
+    record |= file.facts | dict(facts or {}) | {"pasting": dataclasses.asdict(pasting)}
+    first, profile = options.get("first", 0), colour_profile(file.photo)
+    paths = file.targets(len(pictures))
     for number, (path, picture) in enumerate(zip(paths, pictures, strict=True), first):
         write_png(path, picture, record | {"image": number}, profile)
     if file.animate:

@@ -43,7 +43,7 @@ def class_number(config: ModelConfig, text: str) -> int:
     found = table.get(_plain(wanted))
     if found is None:
         near = difflib.get_close_matches(_plain(wanted), table, n=_SUGGESTIONS, cutoff=0.5)
-        listed = ", ".join(f"{names[table[name]]!r}" for name in near)
+        listed = ", ".join(dict.fromkeys(repr(names[table[name]]) for name in near))  # two parts may be of one name
         remedy = f"nearest: {listed}" if near else f"give a number 0..{count - 1}, or see: bigr-repr models info"
         raise ValueError(f"class {wanted!r} is not one of {config.name}'s; {remedy}")
     return found

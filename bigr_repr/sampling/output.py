@@ -24,8 +24,10 @@ _GAP = 2
 _LONGEST = 384  # pixels of an animation's longer side
 
 
-def check_target(path: Path, suffix: str) -> None:
+def check_target(path: Path, suffix: str, *, made: Path | None = None) -> None:
     """Find out before any work whether a file can be written.
+
+    made: a folder that will be there by then.
 
     Raises ValueError for another suffix, OSError that names the folder or file otherwise.
     """
@@ -33,6 +35,8 @@ def check_target(path: Path, suffix: str) -> None:
         raise ValueError(f"{path}: the name must end in {suffix}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file that ends in {suffix}")
+    if path.parent == made and not made.exists():
+        return
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; make it first, or name another")
     beside = partial_name(path)
@@ -61,11 +65,16 @@ def read_origin(path: Path) -> dict[str, Any]:
     return record
 
 
+def for_animation(frame: Image.Image) -> Image.Image:
+    """A picture of at most 384 pixels a side: what to keep of a large one that is to be a frame."""
+    scale = min(1.0, _LONGEST / max(frame.size))
+    size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
+    return frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC)
+
+
 def write_gif(path: Path, frames: Sequence[Image.Image], *, milliseconds: int, origin: Mapping[str, Any]) -> None:
     """Write frames of one size as an endless animation, the last shown for longer; at most 384 pixels a side."""
-    scale = min(1.0, _LONGEST / max(frames[0].size))
-    size = (max(1, round(frames[0].width * scale)), max(1, round(frames[0].height * scale)))
-    small = [frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC) for frame in frames]
+    small = [for_animation(frame) for frame in frames]
     with replacing(path) as file:
         small[0].save(
             file,
@@ -92,7 +101,10 @@ def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Ima
 
 
 def write_npz(path: Path, images: Iterable[Image.Image], shape: tuple[int, int, int, int]) -> None:
-    """Write RGB images as the array `arr_0`, uint8 (n, H, W, 3), that ADM's evaluator reads. Holds one at a time."""
+    """Write RGB images as the array `arr_0`, uint8 (n, H, W, 3), that ADM's evaluator reads. Holds one at a time.
+
+    Raises ValueError for an image of another size, OSError that names path.
+    """
     with (
         replacing(path) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
@@ -100,5 +112,8 @@ def write_npz(path: Path, images: Iterable[Image.Image], shape: tuple[int, int, 
     ):
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_2_0(member, header)
-        for image in images:
-            member.write(np.asarray(image, np.uint8).tobytes())
+        for number, image in enumerate(images):
+            pixels = np.asarray(image, np.uint8)
+            if pixels.shape != shape[1:]:
+                raise ValueError(f"image {number} is {image.width}x{image.height} pixels, not {shape[2]}x{shape[1]}")
+            member.write(pixels.tobytes())

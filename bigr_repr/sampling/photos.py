@@ -115,7 +115,9 @@ def outpaint_photo(
 ) -> list[Image.Image]:
     """A photograph continued beyond its edges, at its own scale, in as many windows as that takes.
 
-    margins: (left, top, right, bottom) in pixels; see `margins_to_aspect`.  The rest as for `inpaint_photo`.
+    margins: (left, top, right, bottom) in pixels; see `margins_to_aspect`.  pasting: its window may be as large as the
+    result's shorter side; unless given, it has the photograph's, or that of the model's canvas for a photograph smaller
+    than that, which is then seen whole.  The rest as for `inpaint_photo`.
 
     Raises ValueError for margins that are negative or leave nothing to paint, and as `inpaint` does.
     """
@@ -123,9 +125,11 @@ def outpaint_photo(
     height, width = (pixels.shape[0] + wanted.top + wanted.bottom, pixels.shape[1] + wanted.left + wanted.right)
     if height * width > MAX_PIXELS:
         raise ValueError(f"the result would have {width}x{height} pixels, more than {MAX_PIXELS:,}; grow it by less")
-    side = window_side(pixels.shape[1], pixels.shape[0], None if pasting is None else pasting.window)
+    how, shorter = pasting or Pasting(), min(pixels.shape[:2])
     pixels, mask = grow(pixels, wanted)
-    return _Painting(job, pixels, mask, labels, count, pasting or Pasting(), on_step, side=side).run()
+    if how.window is None:
+        how = dataclasses.replace(how, window=max(shorter, min(pre.config.image_size, *pixels.shape[:2])))
+    return _Painting(job, pixels, mask, labels, count, how, on_step).run()
 
 
 def enrich_photo(
@@ -182,12 +186,11 @@ class _Painting:
         on_step: Callable[[Painted], object] | None,
         *,
         rounds: Rounds | None = None,
-        side: int | None = None,
     ) -> None:
         self.job, self.mask, self.pasting, self.on_step, self.rounds = job, mask, pasting, on_step, rounds
         self.left = mask.copy()  # what no window has painted yet
         self.detail = 1
-        side = side or window_side(photo.shape[1], photo.shape[0], pasting.window)
+        side = window_side(photo.shape[1], photo.shape[0], pasting.window)
         self.windows = list(windows(mask, side))
         classes = None if labels is None else class_numbers(job.pre, labels)
         which = in_turn(count, 1 if classes is None else len(classes))

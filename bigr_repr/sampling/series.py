@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
@@ -26,7 +26,7 @@ from bigr_repr.sampling.applications import generate
 from bigr_repr.sampling.canvas import decode, partly
 from bigr_repr.sampling.files import Written, images_done, origin, to_pictures
 from bigr_repr.sampling.job import Job, Options, at_least_one, class_numbers
-from bigr_repr.sampling.output import check_target, grid, write_gif, write_npz, write_png
+from bigr_repr.sampling.output import check_target, for_animation, grid, write_gif, write_npz, write_png
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
 
@@ -34,7 +34,7 @@ SERIES_FILE = "generation.json"
 MOST = 1_000_000  # pictures of a series: as many as have six digits
 SHOWN = 64  # pictures in a grid or an animation at most
 _MOST_COLUMNS = 16
-_CHUNK = 16  # pictures drawn before they are written
+_DECODED = 16  # pictures of an animation decoded together
 _FRAME_MS = 120
 
 
@@ -60,9 +60,10 @@ def generate_files(
     """
     started = time.monotonic()
     targets = [(Path(path), suffix) for path, suffix in ((sheet, ".png"), (npz, ".npz"), (animation, ".gif")) if path]
-    for path, suffix in targets:
-        check_target(path, suffix)
     series = _Series(pre, Path(out), labels, count, options)
+    for path, suffix in targets:
+        check_target(path, suffix, made=series.folder)
+    series.claim()
     recorder = None if animation is None else _Recorder(min(SHOWN, series.count))
     drawn = series.draw(recorder, on_progress)
     paths = series.paths()
@@ -96,22 +97,16 @@ class _Series:
             )
         job = Job(pre, SamplingSettings(), options)
         job.check(labels is not None)
-        self.chunk = max(_CHUNK, job.batch_size)
+        self.chunk = job.batch_size  # what is drawn together is written at once: a run that is killed loses no more
         self.origin = origin(pre, "generate", job.settings, options, labels)
-        self._claim()
 
-    def _claim(self) -> None:
+    def claim(self) -> None:
         """Make the folder, or see that it holds this series and no other."""
         file = self.folder / SERIES_FILE
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"{self.folder} is a file; name a folder for the pictures")
         if file.exists():
-            found = json.loads(file.read_text())
-            differing = [
-                f"{key} was {found.get(key)!r}, is {value!r}"
-                for key, value in self.origin.items()
-                if key != "version" and found.get(key) != value
-            ]
+            differing = _differences(_read_series(file), self.origin)
             if differing:
                 raise ValueError(f"{self.folder} holds another series: {'; '.join(differing)}; name another folder")
             return
@@ -154,6 +149,28 @@ class _Series:
             write_png(self.folder / f"{first + index:06d}.png", picture, self.origin | own)
 
 
+def _read_series(file: Path) -> dict[str, Any]:
+    """What a series file says. Raises ValueError for one that says nothing."""
+    try:
+        found = json.loads(file.read_text())
+    except ValueError:  # no JSON, or no text at all
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged, so that nobody knows what the pictures are of; name another folder")
+    return found
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """In words, where two origins differ, but for the version; of settings those alone that do."""
+    differing: list[str] = []
+    for key, value in wanted.items():
+        if isinstance(value, dict) and isinstance(found.get(key), dict):
+            differing += _differences(found[key], value)
+        elif key != "version" and found.get(key) != value:
+            differing.append(f"{key} was {found.get(key)!r}, is {value!r}")
+    return differing
+
+
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
     """Rising numbers as runs of consecutive ones: (first, length), of bounded length."""
     start = 0
@@ -179,12 +196,13 @@ class _Recorder:
     def frames(self, pre: Pretrained, columns: int | None) -> list[Image.Image]:
         """A grid of the images after every iteration, masked tokens in grey; the first all masked."""
         iterations = max(iteration for _, iteration in self._seen)
-        sheets = [grid([Image.new("RGB", (pre.config.image_size,) * 2, (128, 128, 128))] * self.images, columns)]
+        grey = Image.new("RGB", (pre.config.image_size,) * 2, (128, 128, 128))
+        sheets = [for_animation(grid([grey] * self.images, columns))]
         for iteration in range(1, iterations + 1):
             pictures: list[Image.Image] = []
-            for start in range(0, self.images, _CHUNK):
-                part = [self._seen[i, iteration] for i in range(start, min(start + _CHUNK, self.images))]
+            for start in range(0, self.images, _DECODED):
+                part = [self._seen[i, iteration] for i in range(start, min(start + _DECODED, self.images))]
                 codes, masked = (torch.stack(list(rows)).to(pre.device) for rows in zip(*part, strict=True))
                 pictures += to_pictures(partly(pre, decode(pre, codes.float()), masked))
-            sheets.append(grid(pictures, columns))
+            sheets.append(for_animation(grid(pictures, columns)))
         return sheets

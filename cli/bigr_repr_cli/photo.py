@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 Blend = StrEnum("Blend", ["none", "feather", "poisson"])
 
-Photo = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photograph of any size.")]
+Photo = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photograph of any size; what is transparent is white.")]
 Masks = Annotated[
-    list[Path] | None, typer.Option("--mask", help="An image of its size, light where to paint; may be repeated.")
+    list[Path] | None,
+    typer.Option("--mask", help="An image of its size, light and opaque where to paint; may be repeated."),
 ]
 Boxes = Annotated[list[str] | None, typer.Option("--box", help="left,top,right,bottom in pixels; may be repeated.")]
 Out = Annotated[Path, typer.Option(help="The PNG to write; with --count: its name and a number.")]

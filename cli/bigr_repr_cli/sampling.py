@@ -97,8 +97,13 @@ class Sampling:
     def reported(self, name: str) -> Iterator[tuple[Callable[[float, float], None], Callable[[Written], None]]]:
         """Gives `on_progress` for the library call, and what to call with its result, which is then printed."""
         results: list[Written] = []
-        with counting_progress(name) as on_progress:
-            yield on_progress, results.append
+        try:
+            with counting_progress(name) as on_progress:
+                yield on_progress, results.append
+        except KeyboardInterrupt:  # typer would end without a word
+            kept = "; the pictures drawn are kept, the same command goes on from there" if name == "generating" else ""
+            typer.echo(f"interrupted{kept}", err=True)
+            raise typer.Exit(130) from None
         for result in results:
             self._print(result)
 
