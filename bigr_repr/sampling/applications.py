@@ -21,7 +21,8 @@ from bigr_repr.sampling.draws import Draws
 from bigr_repr.sampling.job import Job, Labels, Options, at_least_one, class_numbers, in_turn
 from bigr_repr.sampling.settings import SamplingSettings
 
-PAINTING = SamplingSettings(steps=25)  # the released scripts' number of iterations for painting into images
+# As in the released scripts for painting into images.
+PAINTING = SamplingSettings(steps=25, schedule="linear")
 
 
 def generate(
