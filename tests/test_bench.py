@@ -350,7 +350,7 @@ def test_equal_rows_of_embeddings_are_counted_by_what_is_there(
 
 def test_classes_without_test_images_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _parquet(tmp_path / "x-train.parquet", [1, 2, 3, 4], [0, 1, 2, 3], "a,b,c,d")
-    _parquet(tmp_path / "x-test.parquet", [5, 6], [0, 3], "a,b,c,d")
+    _parquet(tmp_path / "x-test.parquet", [5, 6, 7, 8], [0, 3, 3, 0], "a,b,c,d")
     open_data(str(tmp_path / "x"))
     assert "x test has no images of 2 classes: b, c" in caplog.text
 

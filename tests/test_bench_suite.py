@@ -143,10 +143,13 @@ def test_names_cannot_break_the_page(model: str, file: Path, tmp_path: Path) -> 
     settings = BenchSettings(cache=tmp_path / "cache", device="cpu")
     suite = read_suite(file, model=model)
     records = run_suite(suite, tmp_path / "out", settings)
-    hostile = [{**record, "dataset": "<img src=x onerror=alert(1)>", "representation": "a|b"} for record in records]
+    hostile = [
+        {**record, "dataset": "<img src=x onerror=alert(1)>", "representation": f"{record['representation']}|b"}
+        for record in records
+    ]
     write_reports("tried", hostile, tmp_path / "out")
     assert "<img src=x" not in (tmp_path / "out" / "tried.html").read_text()
-    assert "\n| a\\|b | " in (tmp_path / "out" / "tried.md").read_text()
+    assert "\n| pixels:8\\|b | " in (tmp_path / "out" / "tried.md").read_text()
 
 
 @pytest.mark.parametrize(

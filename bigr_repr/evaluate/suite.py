@@ -203,8 +203,11 @@ def run_suite(
     for done, (data, model) in enumerate(pairs):
         on_progress("suite", done, len(pairs))
         source = data.train.source
-        stored = None if isinstance(source, ImageSet) else (source.provenance["weights_sha256"], {})
-        records += _measured(folder, data, model, stored or identities[model.model], settings, on_progress)
+        if isinstance(source, ImageSet):
+            identity = identities[model.model]
+        else:
+            identity = source.provenance["weights_sha256"], {}
+        records += _measured(folder, data, model, identity, settings, on_progress)
     on_progress("suite", len(pairs), len(pairs))
     return records
 
