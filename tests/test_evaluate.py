@@ -285,6 +285,7 @@ def test_intervals_hold_what_they_promise() -> None:
     assert 0.9 <= np.mean(held) <= 0.99
     assert bootstrap(np.ones(10, bool)) == (100, 100)
     assert over_seeds([50.0]) is None
+    assert over_seeds([98.0, 100.0]) == pytest.approx((99 - 12.706, 100), abs=0.01)
     assert over_seeds([50.0, 52.0]) == pytest.approx((51 - 12.706, 51 + 12.706), abs=0.01)
 
 

@@ -30,23 +30,25 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None
         if found:
             typer.echo(found.protocol)
     typer.echo("95 %: an interval of top-1 by resampling the test images")
-    if first.probe and first.probe.seed_interval:
-        typer.echo(f"means over seeds {', '.join(map(str, first.probe.seeds))}; seeds: 95 % of top-1 by Student's t")
+    if best and len(rows) > 1:
+        typer.echo(f"← {best.view.where} (best) on the held-out part of the training images")
+    for row in [best] if best else rows:
+        if row.probe and row.probe.seed_interval:
+            seeds = f"mean over seeds {', '.join(map(str, row.probe.seeds))}"
+            typer.echo(f"{row.view.where}: {_interval(row.probe.seed_interval)} is 95 % of the {seeds}, by Student's t")
 
 
 def _probe_table(rows: Sequence[BenchRow], best: BenchRow | None) -> Table:
     """A line a layer: the probe, then top-1 of every number of neighbours."""
-    spread = any(row.probe and row.probe.seed_interval for row in rows)
-    headings = ["top-1", "top-5", "95 %", *(["seeds"] if spread else []), "chosen"]
+    headings = ["top-1", "top-5", "95 %", "chosen"]
     headings += [f"{k}-NN" for k in (rows[0].knn.top1 if rows[0].knn else ())]
     table = _table("features", headings)
     for row in rows:
         assert row.probe is not None
         chosen = sorted({f"{value:g}" for found in row.probe.settings for value in found.values()} - {"0"})
         cells = [f"{row.probe.top1:.2f}", f"{row.probe.top5:.2f}", _interval(row.probe.interval)]
-        cells += [_interval(row.probe.seed_interval)] if row.probe.seed_interval else []
-        cells += [", ".join(chosen), *(f"{top1:.2f}" for top1 in (row.knn.top1.values() if row.knn else ()))]
-        table.add_row(row.view.where + (" (best)" if row is best and len(rows) > 1 else ""), *cells)
+        cells += ["/".join(chosen), *(f"{top1:.2f}" for top1 in (row.knn.top1.values() if row.knn else ()))]
+        table.add_row(row.view.where + (" ←" if row is best and len(rows) > 1 else ""), *cells)
     return table
 
 
