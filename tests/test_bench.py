@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
@@ -332,6 +333,52 @@ def test_test_images_in_the_training_set_are_counted(
     assert "1 of 2 test images are also training images" in caplog.text
 
 
+def test_equal_rows_of_embeddings_are_counted_by_what_is_there(
+    model: str, tmp_path: Path, settings: BenchSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    for side, seeds in (("train", range(6)), ("test", range(4, 8))):
+        for seed in seeds:
+            write_pictures(tmp_path / side / "ab"[seed % 2], 1, first=seed)
+        out = tmp_path / f"{side}-out"
+        embed_images([str(tmp_path / side)], out, model=model, layers=[1], codes=True, labels_from_folders=True)
+    data = transfer(str(tmp_path / "train-out"), str(tmp_path / "test-out"))
+    assert bench(None, data, settings, probe=False)[0].facts["test_images_in_train"] == 2
+    assert "2 of 4 test images are also training images, going by their features" in caplog.text
+    bench(None, data, dataclasses.replace(settings, codes=True), probe=False)
+    assert "going by their bits" in caplog.text
+
+
+def test_classes_without_test_images_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _parquet(tmp_path / "x-train.parquet", [1, 2, 3, 4], [0, 1, 2, 3], "a,b,c,d")
+    _parquet(tmp_path / "x-test.parquet", [5, 6, 7, 8], [0, 3, 3, 0], "a,b,c,d")
+    open_data(str(tmp_path / "x"))
+    assert "x test has no images of 2 classes: b, c" in caplog.text
+
+
+def test_tokens_on_disk_are_pooled_as_asked_and_means_only_as_they_are(
+    model: str, photos: Path, tmp_path: Path, settings: BenchSettings
+) -> None:
+    for pool in ("none", "avg"):
+        for side in ("train", "test"):
+            out = tmp_path / pool / side
+            embed_images([str(photos / side)], out, model=model, layers=[2], pool=pool, labels_from_folders=True)
+    largest = dataclasses.replace(settings, pool="max")
+    tokens = features_of(None, transfer(str(tmp_path / "none" / "train"), str(tmp_path / "none" / "test")), largest)
+    fresh = features_of(model, open_data(str(photos)), largest, layers=[2])
+    np.testing.assert_allclose(next(iter(tokens.train.values())), next(iter(fresh.train.values())), atol=1e-5)
+    means = transfer(str(tmp_path / "avg" / "train"), str(tmp_path / "avg" / "test"))
+    assert "leave --pool out" in _fails(lambda: features_of(None, means, largest))
+
+
+def test_neighbours_that_are_not_there_are_said_and_not_hidden(
+    photos: Path, settings: BenchSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = bench("pixels:8", open_data(str(photos)), dataclasses.replace(settings, k=(3, 17)), probe=False)
+    assert rows[0].knn is not None
+    assert list(rows[0].knn.top1) == [3]
+    assert "has 16 images: k=17 is left out" in caplog.text
+
+
 def _fails(call: Callable[[], object]) -> str:
     with pytest.raises((ValueError, OSError)) as caught:
         call()
@@ -381,11 +428,30 @@ def test_bad_models_are_refused_in_one_line(model: str, photos: Path, settings: 
     assert "models list" in _fails(lambda: bench("nonesuch", data, settings))
     bits = BenchSettings(cache=settings.cache, codes=True)
     assert "has no bits" in _fails(lambda: bench("pixels", data, bits))
+    assert "leave --layer out, or --codes" in _fails(lambda: bench(model, data, bits, layers=[1]))
+    assert "no tokens to pool" in _fails(lambda: bench("pixels", data, dataclasses.replace(settings, pool="max")))
+    assert "has no layers" in _fails(lambda: bench("pixels", data, settings, layers=["best"]))
+    assert "device='cuda:99'" in _fails(lambda: bench("pixels", data, dataclasses.replace(settings, device="cuda:99")))
+    assert "device='abacus'" in _fails(lambda: bench("pixels", data, dataclasses.replace(settings, device="abacus")))
     assert "all above" in _fails(lambda: bench("pixels", data, BenchSettings(cache=settings.cache, k=(500,))))
+    assert not Path(settings.cache).exists()  # nothing was extracted for any of them
     damaged = tiny_model()
     damaged.tokenizer.encoder.blocks[0].weight.data.fill_(float("nan"))  # type: ignore[union-attr,operator]
     hidden = Hidden("damaged", damaged, torch.device("cpu"))
     assert "not finite" in _fails(lambda: hidden.compute([np.zeros((32, 32, 3), np.uint8)], ["codes"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"protocol": "moco"}, "logreg, mae"),
+        ({"pool": "sum"}, "avg, max"),
+        ({"seeds": ()}, "seeds"),
+        ({"k": (0,)}, "k="),
+    ],
+)
+def test_settings_are_checked(settings: BenchSettings, changes: dict[str, Any], named: str) -> None:
+    assert named in _fails(lambda: dataclasses.replace(settings, **changes))
 
 
 # ---- commands
@@ -402,6 +468,9 @@ def test_commands_on_digits(model: str, tmp_path: Path) -> None:
     text = _run("linear-probe", *shared, "pixels:8", "--seeds", "2")
     assert "200 of 1,198 training images" in text
     assert "logreg" in text
+    assert "Student's t" in text
+    text = _run("knn", *shared, "pixels:8", "-k", "1,5")
+    assert text.splitlines()[1].split() == ["features", "k", "top-1", "top-5", "95", "%"]
     found = json.loads(_run("linear-probe", *shared, "pixels:8", "--json"))["rows"][0]
     assert found["linear_probe"]["top1"] > 80
     found = json.loads(_run("knn", *shared, "pixels:8", "-k", "5", "--center", "--json"))["rows"][0]
@@ -422,6 +491,7 @@ def test_commands_on_digits(model: str, tmp_path: Path) -> None:
         (["knn", "--dataset", "digits", "-k", "0"], 2, "--k"),
         (["linear-probe", "--dataset", "digits", "--layer", "last"], 2, "best"),
         (["layers", "--dataset", "digits", "--plot", "a.jpg"], 2, ".svg"),
+        (["layers", "--dataset", "digits", "--plot", "no/such/a.svg"], 2, "not a folder"),
         (["linear-probe", "--dataset", "digit"], 1, "digits"),
         (["linear-probe", "--dataset", "digits", "--model", "pixels", "--protocol", "x", "--limit", "50"], 1, "mage"),
     ],

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from bigr_repr_cli.bench import app
 from PIL import Image
-from tiny_model import tiny_model
+from tiny_model import tiny_model, write_pictures
 from typer.testing import CliRunner
 
 from bigr_repr.checkpoints import save
+from bigr_repr.embed import embed_images
+from bigr_repr.evaluate import plots
 from bigr_repr.evaluate import suite as suite_module
 from bigr_repr.evaluate.extraction import BenchSettings
 from bigr_repr.evaluate.looking import cka, confusion, neighbour_strips, plane
@@ -75,6 +77,49 @@ def test_a_suite_goes_on_where_it_was(model: str, file: Path, tmp_path: Path, mo
     assert len(done) == 7
 
 
+@pytest.mark.parametrize("broken", ["datasets:\n  - no/such/place", "models:\n  - timm:resnet9000"])
+def test_what_cannot_be_opened_ends_a_suite_before_anything_is_measured(
+    file: Path, tmp_path: Path, broken: str
+) -> None:
+    key, _, entry = broken.partition("\n")
+    head, _, rest = SUITE.partition(key)
+    first, *others = rest.lstrip("\n").split("\n")
+    file.write_text("\n".join([head + key, first, entry, *others]))
+    settings = BenchSettings(cache=tmp_path / "cache", device="cpu")
+    with pytest.raises((ValueError, OSError), match=r"no/such/place|resnet9000"):
+        run_suite(read_suite(file, model="pixels:4"), tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_embeddings_made_anew_are_measured_anew(
+    model: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, calls, real = BenchSettings(cache=tmp_path / "cache", device="cpu"), [], suite_module.bench
+
+    def counted(*arguments: object, **options: object) -> object:
+        calls.append(arguments[0])
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(suite_module, "bench", counted)
+    sides = f"{{train_on: {tmp_path}/train, test_on: {tmp_path}/test}}"
+    file.write_text(f"k: 3\ndatasets: [{sides}]\nmodels: [tiny-random]")  # the name that the embeddings carry
+    suite = read_suite(file)
+    assert suite.k == (3,)
+    for first in (0, 900):
+        for number, side in enumerate(("train", "test")):
+            for place, name in enumerate("ab"):
+                write_pictures(tmp_path / f"{first}" / side / name, 6, first=first + 100 * number + 50 * place)
+            source = [str(tmp_path / f"{first}" / side)]
+            embed_images(source, tmp_path / side, model=model, layers=[1], labels_from_folders=True, overwrite=True)
+        assert run_suite(suite, tmp_path / "out", settings) == run_suite(suite, tmp_path / "out", settings)
+    assert calls == ["tiny-random", "tiny-random"]
+
+
+def test_plots_of_neighbours_show_a_number_that_nothing_chose() -> None:
+    row = {"knn": {"top1": {"100": 90.0, "20": 50.0}}}
+    assert (plots._top1(row["knn"]), plots._neighbours([row])) == (50.0, "20-NN")
+
+
 def test_reports_say_what_was_found_and_how(model: str, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["suite", str(file), "--out", str(out), "--model", model, "--cache", str(tmp_path / "cache")]
@@ -98,9 +143,13 @@ def test_names_cannot_break_the_page(model: str, file: Path, tmp_path: Path) -> 
     settings = BenchSettings(cache=tmp_path / "cache", device="cpu")
     suite = read_suite(file, model=model)
     records = run_suite(suite, tmp_path / "out", settings)
-    hostile = [{**record, "dataset": "<img src=x onerror=alert(1)>"} for record in records]
+    hostile = [
+        {**record, "dataset": "<img src=x onerror=alert(1)>", "representation": f"{record['representation']}|b"}
+        for record in records
+    ]
     write_reports("tried", hostile, tmp_path / "out")
     assert "<img src=x" not in (tmp_path / "out" / "tried.html").read_text()
+    assert "\n| pixels:8\\|b | " in (tmp_path / "out" / "tried.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -115,6 +164,13 @@ def test_names_cannot_break_the_page(model: str, file: Path, tmp_path: Path) -> 
         ("datasets: [digits]\nmodels: [{model: pixels, layers: some}]", "layers='some'"),
         ("datasets: [digits]\nmodels: [pixels]\nprotocol: moco", "logreg, mae"),
         ("datasets: [digits]\nmodels: [pixels]\nseeds: 0", "seeds=0"),
+        ("datasets: [digits]\nmodels: [pixels]\nseeds: two", "seeds='two' is no int"),
+        ("datasets: [digits]\nmodels: [pixels]\nk: [5, many]", "k='many'"),
+        ("datasets: [digits]\nmodels: [pixels]\nname: ../x", "no name for a file"),
+        ("datasets: [{dataset: digits, limit: all}]\nmodels: [pixels]", "limit='all'"),
+        ("datasets: [digits]\nmodels: [{model: 3}]", "model=3 is no str"),
+        ("datasets: [digits]\nmodels: [{model: pixels, codes: 1}]", "codes=1 is no bool"),
+        ("datasets: [a/photos, b/photos]\nmodels: [pixels]", "datasets: photos occurs twice"),
         ("datasets: [digits\nmodels", "suite.yaml is not a suite"),
     ],
 )
@@ -150,6 +206,8 @@ def test_cka_does_not_see_rotation_and_scale() -> None:
     assert cka(x[:20], other[:20]) == pytest.approx(cka(other[:20], x[:20]))
     with pytest.raises(ValueError, match="199, 200 rows"):
         cka(x, other[1:])
+    with pytest.raises(ValueError, match="not all finite"):
+        cka(x, np.full((200, 3), np.nan))
     with pytest.raises(ValueError, match="same for every image"):
         cka(x, np.ones((200, 3)))
 

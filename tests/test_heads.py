@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bigr_repr.evaluate import _sgd
 from bigr_repr.evaluate.heads import train_heads
 from bigr_repr.evaluate.linear_probe import linear_probe, linear_probes
 from bigr_repr.evaluate.protocols import PROTOCOLS, SgdProtocol, sgd_protocol
@@ -108,6 +110,26 @@ def test_probe_by_gradient_descent_finds_the_classes_and_the_rate() -> None:
     alone = linear_probe(x[~test], y[~test], x[test], y[test], protocol=protocol, seeds=(0, 1))
     assert alone.top1 == found["a"].top1
     assert "LARS" in alone.protocol
+
+
+def test_layers_that_do_not_fit_together_train_in_groups_to_the_same_end(
+    data: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = data
+    layers, sizes, real = {0: x[0], 1: x[1]}, [], _sgd.train_heads
+
+    def counted(features: Tensor, *arguments: Any) -> Any:
+        sizes.append(len(features))
+        return real(features, *arguments)
+
+    monkeypatch.setattr(_sgd, "train_heads", counted)
+    together = linear_probes(layers, y, layers, y, protocol=SGD)
+    monkeypatch.setattr(_sgd, "_LOGITS", 32 * 3 * 6)  # a batch of one layer's heads
+    apart = linear_probes(layers, y, layers, y, protocol=SGD)
+    assert sizes == [2, 2, 1, 1, 1, 1]
+    for layer in layers:
+        assert together[layer].settings == apart[layer].settings
+        assert np.array_equal(together[layer].predicted, apart[layer].predicted)
 
 
 def test_test_set_chooses_no_rate(data: tuple[Tensor, Tensor]) -> None:

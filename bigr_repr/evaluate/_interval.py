@@ -28,7 +28,7 @@ def bootstrap(hits: NDArray[np.floating] | NDArray[np.bool_], seed: int = 0) -> 
 
 
 def over_seeds(accuracies: Sequence[float]) -> Interval | None:
-    """95 % interval of the mean accuracy by Student's t over seeds; None for fewer than two."""
+    """95 % interval of the mean accuracy, in percent, by Student's t over seeds; None for fewer than two."""
     from scipy.stats import t
 
     count = len(accuracies)
@@ -36,4 +36,4 @@ def over_seeds(accuracies: Sequence[float]) -> Interval | None:
         return None
     mean = float(np.mean(accuracies))
     half = float(t.ppf((100 + _LEVEL) / 200, count - 1) * np.std(accuracies, ddof=1) / np.sqrt(count))
-    return mean - half, mean + half
+    return max(0.0, mean - half), min(100.0, mean + half)

@@ -22,6 +22,7 @@ from bigr_repr.evaluate.protocols import SgdProtocol
 
 _FEATURES: Final = 1 << 28  # numbers of features that are stacked at a time
 _WEIGHTS: Final = 1 << 26  # numbers of weights trained at a time
+_LOGITS: Final = 1 << 27  # numbers of logits that a step holds at a time
 
 
 def train_sgd(
@@ -33,8 +34,8 @@ def train_sgd(
 ) -> list[list[Trained]]:
     """For each (train, test) of a layer and each seed, the head chosen on a held-out fifth and trained on all.
 
-    All pairs hold the same images. Layers of one width train together, as many as fit in 1 GB. The held-out part is
-    drawn with the first seed.
+    All pairs hold the same images. Layers of one width train together, as many as fit in 1 GB of features, 256 MB of
+    weights and 512 MB of a step's logits, but at least one. The held-out part is drawn with the first seed.
     """
     kept, held = hold_out(pairs[0][0], classes, np.arange(len(pairs[0][0])), np.random.default_rng(seeds[0]))
     trained: list[list[Trained]] = [[] for _ in pairs]
@@ -88,8 +89,10 @@ def _groups(
     for i, (train, _) in enumerate(pairs):
         by_width.setdefault(train.features.shape[1], []).append(i)
     heads = len(protocol.rates) * len(protocol.weight_decays) * seeds
+    rows = len(pairs[0][0])
+    logits = min(protocol.batch, rows) * classes * heads
     for width, members in by_width.items():
-        most = min(_FEATURES // (width * len(pairs[0][0])), _WEIGHTS // (width * classes * heads))
+        most = min(_FEATURES // (width * rows), _WEIGHTS // (width * classes * heads), _LOGITS // logits)
         step = max(1, most)
         for start in range(0, len(members), step):
             yield members[start : start + step]

@@ -10,14 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bigr_repr.codes import from_bytes
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate import best_layer
 from bigr_repr.evaluate.cache import FeatureCache
@@ -32,6 +31,8 @@ from bigr_repr.evaluate.representations import View, open_representation
 from bigr_repr.evaluate.splits import BenchData, Part
 
 __all__ = ["BenchRow", "bench", "bench_generation", "bench_retrieval", "best_row"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,12 +77,14 @@ def bench(
 
     Raises ValueError or FileNotFoundError in one line for what cannot be measured, before anything is extracted.
     """
+    fitting = _fitting(settings.k, data.train) if neighbours else []
     features = features_of(model, data, settings, layers=layers, on_progress=on_progress)
     probes = _probes(features, settings, on_progress) if probe else {}
     rows = []
     for done, view in enumerate(features.train):
-        on_progress("neighbours", done, len(features.train))
-        found = _knn(features, view, settings) if neighbours else None
+        if neighbours:
+            on_progress("neighbours", done, len(features.train))
+        found = _knn(features, view, settings, fitting) if neighbours else None
         rows.append(
             BenchRow(
                 representation=features.representation,
@@ -92,8 +95,10 @@ def bench(
                 facts=features.facts,
             )
         )
+    if neighbours:
+        on_progress("neighbours", len(rows), len(rows))
     if layers is None and probe:
-        _remember(best_row(rows), data.train.name, settings)
+        _remember(best_row(rows), data.train, settings)
     return rows
 
 
@@ -169,13 +174,12 @@ def best_row(rows: Sequence[BenchRow]) -> BenchRow:
     return max(scored, key=lambda row: row.probe.held_out_top1 if row.probe and row.probe.held_out_top1 else 0.0)
 
 
-def _remember(row: BenchRow, train: str, settings: BenchSettings) -> None:
+def _remember(row: BenchRow, train: Part, settings: BenchSettings) -> None:
     sha256 = row.facts["model"]["model_sha256"]
     if row.view.layer is None or sha256 is None or row.probe is None:
         return
     found = {
-        "layer": row.view.layer, "held_out_top1": row.probe.held_out_top1, "train": row.facts["train"],
-        "protocol": row.probe.protocol,
+        "layer": row.view.layer, "held_out_top1": row.probe.held_out_top1, "protocol": row.probe.protocol,
     }  # fmt: skip
     best_layer.remember(settings.cache, sha256, settings.pool, train=train, found=found)
 
@@ -191,26 +195,29 @@ def _probes(features: Features, settings: BenchSettings, on_progress: OnProgress
     found: dict[View, LinearProbe] = {}
     for done, group in enumerate(groups):
         on_progress("linear probe", done, len(groups))
-        train, test = ({view: _numbers(side[view], view) for view in group} for side in (features.train, features.test))
+        train, test = ({view: view.numbers(side[view]) for view in group} for side in (features.train, features.test))
         found |= linear_probes(
             train, labels[0], test, labels[1],
             protocol=settings.protocol, seeds=settings.seeds, device=settings.device,
         )  # fmt: skip
+    on_progress("linear probe", len(groups), len(groups))
     return found
 
 
-def _numbers(array: NDArray[Any], view: View) -> NDArray[Any]:
-    return array if view.n_bits is None else from_bytes(array, view.n_bits)
-
-
-def _knn(features: Features, view: View, settings: BenchSettings) -> Knn:
-    train, test = features.data.train.labels, features.data.test.labels
-    fitting = [k for k in settings.k if k <= len(train)]
+def _fitting(k: Sequence[int], train: Part) -> list[int]:
+    """The numbers of neighbours that the training images suffice for; others are logged."""
+    fitting = [value for value in k if value <= len(train)]
     if not fitting:
-        raise ValueError(f"k={settings.k} are all above the {len(train)} training images; give smaller ones")
+        raise ValueError(f"k={tuple(k)} are all above the {len(train)} training images; give smaller ones")
+    if left_out := [str(value) for value in k if value > len(train)]:
+        _log.warning("%s has %d images: k=%s is left out", train.name, len(train), ", ".join(left_out))
+    return fitting
+
+
+def _knn(features: Features, view: View, settings: BenchSettings, k: Sequence[int]) -> Knn:
     return knn(
-        features.train[view], train, features.test[view], test,
-        k=fitting, temperature=settings.temperature, metric="cosine" if view.n_bits is None else "hamming",
+        features.train[view], features.data.train.labels, features.test[view], features.data.test.labels,
+        k=k, temperature=settings.temperature, metric="cosine" if view.n_bits is None else "hamming",
         n_bits=view.n_bits, center=settings.center and view.n_bits is None, device=settings.device,
     )  # fmt: skip
 

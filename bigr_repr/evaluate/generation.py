@@ -17,6 +17,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from bigr_repr._placement import choose_device
+
 __all__ = ["GenerationQuality", "PrecisionRecall", "frechet_distance", "generation_quality", "precision_recall"]
 
 _MEMORY: Final = 128 << 20  # bytes of distances held at a time
@@ -99,7 +101,7 @@ def precision_recall(
     smaller = min(map(len, arrays))
     if not 1 <= k < smaller:
         raise ValueError(f"k={k} is outside 1..{smaller - 1}, the smaller set's images less one")
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = choose_device(device)
     x, y = (torch.from_numpy(part.astype(np.float32)).to(target) for part in arrays)
     return PrecisionRecall(_share_inside(y, x, _radii(x, k)), _share_inside(x, y, _radii(y, k)))
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from bigr_repr._placement import choose_device
 from bigr_repr.codes import from_bytes
 from bigr_repr.evaluate._interval import Interval, bootstrap
 from bigr_repr.evaluate._labelled import accuracy, labelled, same_width, shared_classes
@@ -125,7 +126,7 @@ def nearest(
     ordered by row number, so the result does not depend on the size of the blocks or on the device.
     Raises ValueError for an unknown metric or one that does not fit the features.
     """
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = choose_device(device)
     if metric not in METRICS:
         raise ValueError(f"metric={metric!r} is unknown; choose one of {', '.join(METRICS)}")
     if metric == "hamming" and n_bits is None:

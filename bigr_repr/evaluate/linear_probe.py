@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from bigr_repr._placement import choose_device
 from bigr_repr.evaluate._interval import Interval, bootstrap, over_seeds
 from bigr_repr.evaluate._labelled import Labelled, accuracy, labelled, same_width, shared_classes
 from bigr_repr.evaluate._logreg import Trained, train_logreg
@@ -74,8 +75,9 @@ def linear_probe(
     and the head then trained on all of it.
 
     For "logreg" features are standardised, and C is chosen from `grid` on at most `search_rows` images; a seed decides
-    what is held out. For the others a seed also decides the weights at the start and the order of the batches, and the
-    choice is between the protocol's rates and weight decays. device: a GPU if there is one, unless given.
+    what is held out. For the others a seed decides the weights at the start and the order of the batches, the first one
+    also what is held out, and the choice is between the protocol's rates and weight decays. device: a GPU if there is
+    one, unless given.
 
     Raises ValueError, in one line, for features and labels that cannot be compared (see `_labelled`), for a value of
     `grid` that is not positive, for no seeds, or for too few images to hold any out.
@@ -113,7 +115,7 @@ def linear_probes(
     if not pairs:
         return {}
     classes = shared_classes(*next(iter(pairs.values())))
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = choose_device(device)
     if protocol == LOGREG:
         trained = [
             train_logreg(train, test.features, classes, grid, search_rows, seeds, target)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._durable import replacing
-from bigr_repr.codes import from_bytes
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate._scaling import stratified_sample
 from bigr_repr.evaluate.bench import bench
@@ -43,9 +42,10 @@ def draw_map(
     on_progress: OnProgress = _silent,
 ) -> None:
     """The test images' features in the plane, coloured by class. Arguments as for `bench` and `looking.plane`."""
+    _check_single(layers)
     features = _test_only(model, data, settings, layers, on_progress)
     view = _single(features)
-    points = plane(_numbers(features.test[view], view), method, seed=settings.seeds[0])
+    points = plane(view.numbers(features.test[view]), method, seed=settings.seeds[0])
     title = f"{features.representation}, {view.where}, on {data.test.name} ({method})"
     plot_map(points, data.test.labels, data.test.class_names, title, path)
 
@@ -62,6 +62,7 @@ def draw_neighbours(
     on_progress: OnProgress = _silent,
 ) -> None:
     """A strip for some test images, drawn from all classes in turn: the training images nearest to each."""
+    _check_single(layers)
     draws = np.random.default_rng(settings.seeds[0])
     classes = len(np.unique(data.test.labels))
     rows = stratified_sample(data.test.labels, max(queries, classes), draws)
@@ -91,9 +92,9 @@ def draw_confusion(
     on_progress: OnProgress = _silent,
 ) -> list[str]:
     """The linear probe's confusion matrix, in percent of a class; returns the commonest mistakes, in words."""
+    _check_single(layers)
     rows = bench(model, data, settings, layers=layers, neighbours=False, on_progress=on_progress)
-    if len(rows) > 1:
-        raise ValueError(f"{len(rows)} layers make {len(rows)} matrices; name one layer")
+    _check_single(rows)
     probe = rows[0].probe
     assert probe is not None
     classes, counts = confusion(data.test.labels, probe.predicted)
@@ -135,14 +136,14 @@ def _test_only(
     return features_of(model, data, settings, layers=layers, train=False, on_progress=on_progress)
 
 
+def _check_single(layers: Sequence[object]) -> None:
+    if len(layers) > 1:
+        raise ValueError(f"{len(layers)} layers make {len(layers)} pictures; name one layer")
+
+
 def _single(features: Features) -> View:
-    if len(features.test) > 1:
-        raise ValueError(f"{len(features.test)} layers make {len(features.test)} pictures; name one layer")
+    _check_single(list(features.test))
     return next(iter(features.test))
-
-
-def _numbers(array: NDArray[Any], view: View) -> NDArray[Any]:
-    return array if view.n_bits is None else from_bytes(array, view.n_bits)
 
 
 def _loader(part: Part) -> Any:

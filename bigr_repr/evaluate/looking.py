@@ -96,6 +96,8 @@ def _centred(features: ArrayLike) -> torch.Tensor:
     x = torch.from_numpy(np.asarray(features).astype(np.float32))
     if x.ndim != 2:
         raise ValueError(f"features have shape {tuple(x.shape)}; expected (n, D)")
+    if not bool(x.isfinite().all()):
+        raise ValueError("features are not all finite; extract them again in float32")
     return x - x.mean(dim=0)
 
 

@@ -73,7 +73,7 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
 def _draw(pane: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str) -> None:
     for key, style in (("linear_probe", "-"), ("knn", ":")):
         scored = [(row["layer"], _top1(row[key])) for row in rows if row[key] is not None]
-        label = f"{name}, {'linear probe' if key == 'linear_probe' else 'kNN'}"
+        label = f"{name}, {'linear probe' if key == 'linear_probe' else _neighbours(rows)}"
         swept = sorted((layer, top1) for layer, top1 in scored if layer is not None)
         if len(swept) > 1:
             pane.plot(*zip(*swept, strict=True), color=colour, linestyle=style, marker="o", markersize=2.5, label=label)
@@ -86,8 +86,14 @@ def _draw(pane: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str) 
 
 
 def _top1(found: Mapping[str, Any]) -> float:
+    """Of several numbers of neighbours that of the smallest: the best one would be chosen on the test images."""
     top1 = found["top1"]
-    return float(max(top1.values()) if isinstance(top1, Mapping) else top1)
+    return float(top1[min(top1, key=int)] if isinstance(top1, Mapping) else top1)
+
+
+def _neighbours(rows: Sequence[Mapping[str, Any]]) -> str:
+    numbers = {min(row["knn"]["top1"], key=int) for row in rows if row["knn"] is not None}
+    return f"{'/'.join(sorted(numbers, key=int))}-NN"
 
 
 def plot_bars(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:

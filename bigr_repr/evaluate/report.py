@@ -50,9 +50,7 @@ def write_reports(name: str, records: Sequence[Record], out: str | os.PathLike[s
 
 def markdown_table(records: Sequence[Record]) -> str:
     """A line a representation, at the layer that the held-out part chose; columns for each data set."""
-    head, lines = _table(records)
-    rule = "|".join(["---", *("---:" for _ in head[1:])])
-    return "\n".join([f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(line)} |" for line in lines)])
+    return _markdown_lines(*_table(records))
 
 
 # ---- what is shown
@@ -125,6 +123,10 @@ def _origins(records: Sequence[Record]) -> list[str]:
         if sha256:
             drawn = f", weights drawn with seed {model['weights_seed']}" if "weights_seed" in model else ""
             said[f"{record['representation']}: {model['model']}, SHA-256 {sha256}{drawn}."] = None
+    for chosen in map(_chosen, _groups(records)):
+        if seeds := chosen["linear_probe"]["seed_interval"]:
+            what = f"{chosen['representation']} on {chosen['dataset']}"
+            said[f"{what}: {seeds[0]:.1f}..{seeds[1]:.1f} is 95 % of the mean over seeds, by Student's t."] = None
     for record in records:
         machine, version = record["machine"], record["version"]
         said[
@@ -148,11 +150,16 @@ def _size(side: Record) -> str:
 def _markdown(name: str, records: Sequence[Record], plots: Sequence[str]) -> str:
     parts = [f"# {name}", markdown_table(records), *(f"![{plot}]({plot})" for plot in plots)]
     for title, head, lines in _layers(records):
-        rule = "|".join(["---"] + ["---:"] * (len(head) - 1))
-        table = [f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(line)} |" for line in lines)]
-        parts += [f"## {title}", "\n".join(table)]
+        parts += [f"## {title}", _markdown_lines(head, lines)]
     parts += ["## How these figures came about", "\n".join(f"- {sentence}" for sentence in _origins(records))]
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_lines(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in head[1:])]
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in (head, *lines))
+    first, *rest = (f"| {' | '.join(line)} |" for line in escaped)
+    return "\n".join([first, f"|{'|'.join(rule)}|", *rest])
 
 
 def _page(name: str, records: Sequence[Record], plots: Mapping[str, Path]) -> str:

@@ -30,13 +30,13 @@ from bigr_repr import checkpoints
 from bigr_repr._pictures import stack
 from bigr_repr._placement import choose_device
 from bigr_repr.checkpoints import Pretrained
-from bigr_repr.codes import to_bytes
+from bigr_repr.codes import from_bytes, to_bytes
 from bigr_repr.features import FeatureExtractor
 from bigr_repr.images import center_crop
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 
-__all__ = ["POOLS", "Representation", "View", "open_representation"]
+__all__ = ["POOLS", "Representation", "View", "open_representation", "pooled"]
 
 POOLS: Final = ("avg", "max", "avg+max")
 _DEFAULT_MODEL: Final = "bigr-tiny"
@@ -58,6 +58,10 @@ class View:
     def where(self) -> str:
         """For people: the block, or what else was read."""
         return f"layer {self.layer}" if self.layer is not None else self.item
+
+    def numbers(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array as stored -> one number a feature, (n, D): packed bits are unpacked."""
+        return array if self.n_bits is None else from_bytes(array, self.n_bits)
 
 
 class Representation(ABC):
@@ -165,7 +169,7 @@ class Hidden(Representation):
             raise ValueError(f"{self.name}: the tokenizer's numbers are not finite; are the weights damaged?")
         arrays: dict[str, NDArray[Any]] = {}
         for item, (layer, pool) in wanted.items():
-            arrays[item] = _pooled(found.layers[layer], pool).cpu().numpy()
+            arrays[item] = pooled(found.layers[layer], pool).cpu().numpy()
         if "codes" in items:
             arrays["codes"] = to_bytes(found.codes.flatten(1).cpu().numpy())
         return arrays
@@ -182,7 +186,7 @@ def _parse(item: str) -> tuple[int, str]:
     return int(layer), pool or "avg"
 
 
-def _pooled(states: torch.Tensor, pool: str) -> torch.Tensor:
+def pooled(states: torch.Tensor, pool: str) -> torch.Tensor:
     """(B, N, D), or (B, D) that is pooled already -> (B, D), or (B, 2 D) for "avg+max"."""
     if states.ndim == 2:
         return states
@@ -204,6 +208,8 @@ class Pixels(Representation):
     def views(self, layers: Sequence[int], pool: str, *, codes: bool) -> list[View]:
         if codes:
             raise ValueError(f"{self.name} has no bits; leave --codes out")
+        if pool != "avg":
+            raise ValueError(f"pool={pool!r} is for BiGR models; {self.name} has no tokens to pool")
         return [View(item="pixels")]
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:

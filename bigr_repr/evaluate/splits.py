@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from bigr_repr.embed import EmbeddingSet
 from bigr_repr.evaluate._labelled import Labelled, shared_classes
 from bigr_repr.evaluate._scaling import stratified_sample, stratified_split
 
-__all__ = ["DATASETS", "BenchData", "Part", "open_data", "transfer"]
+__all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer"]
 
 # What a data set is called here, and by torchvision; the two others need no torchvision.
 DATASETS: Final = {
@@ -69,6 +70,14 @@ class Part:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def fingerprint(self) -> str:
+        """What tells the source from others, whichever of its rows are taken: of names, sizes and times of files."""
+        if isinstance(self.source, ImageSet):
+            return self.source.fingerprint()
+        stats = [(file.absolute(), file.stat()) for file in self.source.files]
+        stamps = [(os.fspath(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        return hashlib.sha256(repr(stamps).encode()).hexdigest()
+
     def taking(self, places: Labels, note: dict[str, Any]) -> Part:
         """Some of the rows, in the order given, with a note for the record."""
         return dataclasses.replace(
@@ -106,7 +115,7 @@ def open_data(
     Raises FileNotFoundError that says what to fetch and where to, or ValueError for a source that cannot be used.
     """
     train, test = _sides(dataset, Path(root))
-    name = _short(dataset)
+    name = short_name(dataset)
     if test is None:
         whole = _part(name, train)
         kept, held = stratified_split(whole.labels, _TEST_SHARE, np.random.default_rng(seed))
@@ -132,8 +141,8 @@ def transfer(
     """
     train, _ = _sides(train_on, Path(root))
     first, test = _sides(test_on, Path(root))
-    name = f"{_short(train_on)} → {_short(test_on)}"
-    sides = _part(f"{_short(train_on)} train", train), _part(f"{_short(test_on)} test", test or first)
+    name = f"{short_name(train_on)} → {short_name(test_on)}"
+    sides = _part(f"{short_name(train_on)} train", train), _part(f"{short_name(test_on)} test", test or first)
     return _limited(name, _shared_classes(*sides), limit, test_limit, seed)
 
 
@@ -231,7 +240,7 @@ def _one_folder(folder: Path) -> Source:
     return open_images(folder)
 
 
-def _short(source: str) -> str:
+def short_name(source: str) -> str:
     """A source's name for people: of a path the last part."""
     return source if source in DATASETS or source.startswith("torchvision:") else Path(source).name or source
 
@@ -270,7 +279,10 @@ def _embedding_labels(source: EmbeddingSet) -> tuple[Labels | None, tuple[str, .
 def _limited(name: str, sides: tuple[Part, Part], limit: int | None, test_limit: int | None, seed: int) -> BenchData:
     train, test = sides[0].limited(limit, seed), sides[1].limited(test_limit, seed)
     # Before hours of extraction, not after.
-    shared_classes(*(Labelled(side.name, side.labels[:, None], side.labels) for side in (train, test)))
+    classes = shared_classes(*(Labelled(side.name, side.labels[:, None], side.labels) for side in (train, test)))
+    if len(untested := np.setdiff1d(classes, test.labels)):
+        names = [train.class_names[label] if train.class_names else str(label) for label in untested]
+        _log.warning("%s has no images of %d classes: %s", test.name, len(untested), _some(names))
     return BenchData(name=name, train=train, test=test)
 
 
@@ -284,8 +296,6 @@ def _same_classes(train: Part, test: Part) -> tuple[Part, Part]:
             f"{test.name} has {len(strange)} classes that {train.name} lacks ({_some(strange)}); add images of them "
             "there, or leave these test images out"
         )
-    if untested := [name for name in ours if name not in theirs]:
-        _log.warning("%s has no images of %d classes: %s", test.name, len(untested), _some(untested))
     return train, _renumbered(test, train.class_names, ours, theirs)
 
 

@@ -30,17 +30,24 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bigr_repr._durable import replacing
+from bigr_repr.datasets import ImageSet
+from bigr_repr.evaluate import best_layer
 from bigr_repr.evaluate.bench import bench
 from bigr_repr.evaluate.extraction import DEFAULT_MODEL, BenchSettings
 from bigr_repr.evaluate.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations import POOLS, open_representation
-from bigr_repr.evaluate.splits import BenchData, open_data, transfer
+from bigr_repr.evaluate.splits import BenchData, open_data, short_name, transfer
 
 __all__ = ["Suite", "SuiteData", "SuiteModel", "read_suite", "run_suite"]
 
 ALL: Final = "all"
 _ROWS: Final = "rows"
 _T = TypeVar("_T")
+_Identity = tuple[str, dict[str, Any]]  # a representation's fingerprint and record
+# Types of fields as they are written, and what YAML may give for them.
+_PLAIN: Final[dict[str, tuple[type, ...]]] = {
+    "str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "int | None": (int, type(None)),
+}  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -60,11 +67,16 @@ class SuiteData:
         if bool(self.dataset) == bool(self.train_on) or bool(self.train_on) != bool(self.test_on):
             raise ValueError(f"{self}: give dataset, or both train_on and test_on")
 
+    @property
+    def label(self) -> str:
+        """What the reports call it."""
+        return self.name or " → ".join(map(short_name, filter(None, (self.dataset, self.train_on, self.test_on))))
+
     def open(self, root: str, seed: int) -> BenchData:
         """The images of both sides, under the name that the reports use."""
         limits: Any = {"root": root, "limit": self.limit, "test_limit": self.test_limit, "seed": seed}
         found = open_data(self.dataset, **limits) if self.dataset else transfer(self.train_on, self.test_on, **limits)
-        return dataclasses.replace(found, name=self.name or found.name)
+        return dataclasses.replace(found, name=self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +126,14 @@ class Suite:
             raise ValueError("a suite needs at least one entry in datasets and one in models")
         if self.protocol not in protocol_names():
             raise ValueError(f"protocol={self.protocol!r} is unknown; choose one of {', '.join(protocol_names())}")
-        if self.seeds < 1 or not self.k or min(self.k) < 1:
-            raise ValueError(f"seeds={self.seeds} and k={self.k} must be at least 1")
-        labels = [model.label for model in self.models]
-        if twice := {label for label in labels if labels.count(label) > 1}:
-            raise ValueError(f"models: {', '.join(sorted(twice))} occurs twice; give each entry a name of its own")
+        if self.seeds < 1 or not self.k or min(self.k) < 1 or not self.temperature > 0:
+            raise ValueError(f"seeds={self.seeds}, k={self.k} and temperature={self.temperature} must be above 0")
+        if self.name != Path(self.name).name:
+            raise ValueError(f"name={self.name!r} is no name for a file, which the reports get")
+        for kind, entries in (("models", self.models), ("datasets", self.datasets)):
+            labels = [entry.label for entry in entries]
+            if twice := {label for label in labels if labels.count(label) > 1}:
+                raise ValueError(f"{kind}: {', '.join(sorted(twice))} occurs twice; give each entry a name of its own")
 
     def limited(self, limit: int | None, test_limit: int | None) -> Suite:
         """The same with at most so many images a side, for a quick run."""
@@ -153,8 +168,8 @@ def read_suite(path: str | os.PathLike[str], *, model: str | None = None, root: 
             dataclasses.replace(each, model=each.model.replace("$model", here), name=each.name.replace("$model", here))
             for each in models
         )
-        if isinstance(fields.get("k"), list):
-            fields["k"] = tuple(fields["k"])
+        if "k" in fields:
+            fields["k"] = tuple(_whole(fields["k"]))
         return _make(Suite, fields)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ValueError(f"{file} is not a suite: {' '.join(str(error).split())}") from error
@@ -175,46 +190,74 @@ def run_suite(
         settings, protocol=suite.protocol, seeds=tuple(range(suite.seed, suite.seed + suite.seeds)), k=suite.k,
         temperature=suite.temperature,
     )  # fmt: skip
+    # What cannot be opened ends the suite now, not after the hours that the rest takes.
+    opened = [entry.open(suite.root, suite.seed) for entry in suite.datasets]
+    identities: dict[str, _Identity] = {}
+    if any(isinstance(data.train.source, ImageSet) for data in opened):
+        names = dict.fromkeys(model.model for model in suite.models)
+        identities = {name: _identity(name, suite.seed) for name in names}
     folder = Path(out) / _ROWS
     folder.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
-    pairs = [(data, model) for data in suite.datasets for model in suite.models]
-    opened: dict[SuiteData, BenchData] = {}
-    for done, (entry, model) in enumerate(pairs):
+    pairs = [(data, model) for data in opened for model in suite.models]
+    for done, (data, model) in enumerate(pairs):
         on_progress("suite", done, len(pairs))
-        if entry not in opened:
-            opened = {entry: entry.open(suite.root, suite.seed)}
-        records += _measured(folder, opened[entry], model, settings, on_progress)
+        source = data.train.source
+        if isinstance(source, ImageSet):
+            identity = identities[model.model]
+        else:
+            identity = source.provenance["weights_sha256"], {}
+        records += _measured(folder, data, model, identity, settings, on_progress)
     on_progress("suite", len(pairs), len(pairs))
     return records
 
 
+def _identity(name: str, seed: int) -> _Identity:
+    representation = open_representation(name, device="cpu", seed=seed)
+    return representation.fingerprint, representation.record
+
+
 def _measured(
-    folder: Path, data: BenchData, model: SuiteModel, settings: BenchSettings, on_progress: Callable[..., None]
+    folder: Path,
+    data: BenchData,
+    model: SuiteModel,
+    identity: _Identity,
+    settings: BenchSettings,
+    on_progress: Callable[..., None],
 ) -> list[dict[str, Any]]:
     settings = dataclasses.replace(settings, codes=model.codes, pool=model.pool, center=model.center)
-    path = folder / f"{_key(data, model, settings)}.json"
+    layers = model.layers
+    if not isinstance(layers, str):
+        layers = tuple(
+            best_layer.recall(
+                layers, settings.cache, identity[0], model.pool,
+                model=model.model, train=data.train, dataset=data.name,
+            )
+        )  # fmt: skip
+    path = folder / f"{_key(data, model, layers, identity, settings)}.json"
     if not path.exists():
         _log.info("%s on %s", model.label, data.name)
-        layers = None if model.layers == ALL else model.layers
-        rows = bench(model.model, data, settings, layers=layers, on_progress=on_progress)
+        rows = bench(model.model, data, settings, layers=None if layers == ALL else layers, on_progress=on_progress)
         with replacing(path) as file:
             file.write(json.dumps([row.record() for row in rows], indent=1).encode())
     found: list[dict[str, Any]] = json.loads(path.read_text())
     return [{**record, "dataset": data.name, "representation": model.label} for record in found]
 
 
-def _key(data: BenchData, model: SuiteModel, settings: BenchSettings) -> str:
+def _key(
+    data: BenchData,
+    model: SuiteModel,
+    layers: tuple[int | str, ...] | str,
+    identity: _Identity,
+    settings: BenchSettings,
+) -> str:
     """A hash of all that determines the figures of a model on a data set."""
-    representation = open_representation(model.model, device="cpu", seed=settings.seeds[0])
     sides = [
-        [side.source.fingerprint(), hashlib.sha256(side.rows.tobytes()).hexdigest(), side.labels.tolist()]
-        if not hasattr(side.source, "provenance")
-        else [side.source.provenance, side.rows.tolist()]
+        [side.fingerprint(), hashlib.sha256(side.rows.tobytes()).hexdigest(), side.labels.tolist()]
         for side in (data.train, data.test)
     ]
     facts = [
-        representation.fingerprint, representation.record, sides, model.layers, model.codes, model.pool, model.center,
+        *identity, sides, layers, model.codes, model.pool, model.center,
         settings.protocol, settings.seeds, settings.k, settings.temperature,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
@@ -235,10 +278,18 @@ def _list(fields: Mapping[str, Any], key: str) -> list[Any]:
     return found
 
 
+def _whole(found: object) -> list[int]:
+    """Whole numbers from a list, or from one alone."""
+    listed: list[Any] = found if isinstance(found, list) else [found]
+    if strange := [each for each in listed if not isinstance(each, int) or isinstance(each, bool)]:
+        raise ValueError(f"k={strange[0]!r} is no whole number")
+    return listed
+
+
 def _entry(kind: type[_T], found: object, plain: str) -> _T:
     """A data set or model from its entry: a mapping, or its name alone."""
     if isinstance(found, str):
-        return kind(**{plain: found})
+        return _make(kind, {plain: found})
     if not isinstance(found, dict):
         raise ValueError(f"{found!r} is neither a name nor a mapping")
     if isinstance(found.get("layers"), list):
@@ -250,4 +301,11 @@ def _make(kind: type[_T], fields: Mapping[str, Any]) -> _T:
     known = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]
     if strange := [name for name in fields if name not in known]:
         raise ValueError(f"{', '.join(map(str, strange))} is unknown; known are {', '.join(known)}")
+    for each in dataclasses.fields(kind):  # type: ignore[arg-type]
+        wanted = _PLAIN.get(str(each.type))
+        if wanted is None or each.name not in fields:
+            continue
+        value = fields[each.name]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            raise ValueError(f"{each.name}={value!r} is no {each.type}")
     return kind(**fields)

@@ -16,7 +16,7 @@ Computed = StrEnum("Computed", ["float32", "bfloat16", "float16"])
 
 def command(
     images: Annotated[list[str], typer.Argument(metavar="IMG…", help="Folders, files, patterns; -: paths on stdin.")],
-    layer: Annotated[list[str], typer.Option(help='Blocks, as 12, -1, "mid" or 4,8,12; may be repeated.')] = ["12"],  # noqa: B006
+    layer: Annotated[list[str], typer.Option(help='Blocks, as 12, -1, "mid", "best" or 4,8; repeatable.')] = ["12"],  # noqa: B006
     model: Annotated[str, typer.Option(help="A name from: bigr-repr models list, or a model folder.")] = "bigr-tiny",
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("embeddings"),
     codes: Annotated[bool, typer.Option("--codes", help="Also the tokenizer's bits, packed.")] = False,
@@ -42,14 +42,22 @@ def command(
     Pictures that cannot be read are listed in OUT/failures.jsonl.
 
     A run that was stopped goes on where it was when the command is given again.
+
+    --layer best is the block that bench layers found for this model.
     """
-    layers = parse_layers(layer)
+    layers = parse_layers(layer, ("mid", "best"))
     if "-" in images and len(images) > 1:
         raise typer.BadParameter("- takes all paths from stdin; name nothing else beside it", param_hint="IMG…")
     from bigr_repr.embed import embed_images
     from bigr_repr.images import MAX_PIXELS, read_list
     from bigr_repr_cli.embed_report import embedding_progress, print_summary
 
+    if "best" in layers:
+        from bigr_repr.evaluate.best_layer import recall_any
+
+        best = recall_any(model)
+        layers = [best if each == "best" else each for each in layers]
+        typer.echo(f"layer best: {best}", err=True)
     listed = images == ["-"]
     with embedding_progress() as on_progress:
         summary = embed_images(

@@ -13,14 +13,6 @@ _NAMES = ("mid", "best")
 _Out = Annotated[Path, typer.Option(help="The picture: a .png or .svg file.")]
 
 
-def _picture(out: Path, *endings: str) -> Path:
-    if out.suffix not in endings:
-        raise typer.BadParameter(f"{out} must end in {' or '.join(endings)}", param_hint="--out")
-    if not out.absolute().parent.is_dir():
-        raise typer.BadParameter(f"{out.absolute().parent} is not a folder", param_hint="--out")
-    return out
-
-
 def map_command(
     out: _Out,
     method: Annotated[str, typer.Option(help="pca, tsne, or umap where umap-learn is installed.")] = "tsne",
@@ -38,7 +30,7 @@ def map_command(
     cache: o.Cache = None,
 ) -> None:
     """Draw the test images' features as points in the plane, coloured by class."""
-    _picture(out, ".png", ".svg")
+    o.check_picture(out, ".png", ".svg")
     layers = parse_layers(layer, _NAMES) if layer else []
     from bigr_repr.evaluate.look import draw_map
 
@@ -68,7 +60,7 @@ def neighbours(
     cache: o.Cache = None,
 ) -> None:
     """Draw test images with the training images nearest to them; a green frame: of the same class."""
-    _picture(out, ".png")
+    o.check_picture(out, ".png")
     layers = parse_layers(layer, _NAMES) if layer else []
     from bigr_repr.evaluate.look import draw_neighbours
 
@@ -97,7 +89,7 @@ def confusion(
     cache: o.Cache = None,
 ) -> None:
     """Draw which classes the linear probe takes for which."""
-    _picture(out, ".png", ".svg")
+    o.check_picture(out, ".png", ".svg")
     layers = parse_layers(layer, _NAMES) if layer else []
     from bigr_repr.evaluate.look import draw_confusion
 
@@ -121,7 +113,7 @@ def cka(
     cache: o.Cache = None,
 ) -> None:
     """Draw how alike the blocks of a model, or of two, are: linear CKA on the test images, 1 for equal."""
-    _picture(out, ".png", ".svg")
+    o.check_picture(out, ".png", ".svg")
     from bigr_repr.evaluate.look import draw_cka
 
     settings = o.make_settings(seed=seed, pool=pool, device=device, cache=cache)

@@ -63,6 +63,14 @@ def open_sides(
     return transfer(train_on, test_on, root=root, limit=limit, test_limit=test_limit, seed=seed)
 
 
+def check_picture(path: Path, *endings: str, option: str = "--out") -> None:
+    """Raises BadParameter for another ending or a folder that is not there, before anything is computed."""
+    if path.suffix not in endings:
+        raise typer.BadParameter(f"{path} must end in {' or '.join(endings)}", param_hint=option)
+    if not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{path.absolute().parent} is not a folder", param_hint=option)
+
+
 def make_settings(
     *,
     protocol: str = "logreg",

@@ -79,16 +79,9 @@ def knn(
     from bigr_repr_cli.bench.report import print_rows
 
     settings = o.make_settings(
-        k=k,
-        center=center,
-        seed=seed,
-        pool=pool,
-        codes=codes,
-        device=device,
-        cache=cache,
-        batch_size=batch_size,
+        k=k, center=center, seed=seed, pool=pool, codes=codes, device=device, cache=cache, batch_size=batch_size,
         workers=workers,
-    )
+    )  # fmt: skip
     data = o.open_sides(dataset, train_on, test_on, root, limit, test_limit, seed)
     with bench_progress() as on_progress:
         rows = bench(model, data, settings, layers=layers, probe=False, on_progress=on_progress)
@@ -117,8 +110,8 @@ def layers(
     as_json: o.AsJson = False,
 ) -> None:
     """Probe every block, after one pass over the images; the best one may then be named: --layer best."""
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise typer.BadParameter(f"{plot} must end in .png or .svg", param_hint="--plot")
+    if plot is not None:
+        o.check_picture(plot, ".png", ".svg", option="--plot")
     from bigr_repr.evaluate.bench import bench, best_row
     from bigr_repr.evaluate.plots import plot_layers
     from bigr_repr_cli.bench.report import print_rows

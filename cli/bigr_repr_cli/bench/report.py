@@ -25,27 +25,54 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None
     typer.echo(
         f"{first.representation} on {first.dataset}: {_size(first.facts, 'train')}, {_size(first.facts, 'test')}"
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("features", no_wrap=True)
-    headings = ["top-1", "top-5", "95 %", "chosen"] if first.probe else []
-    for heading in headings + [f"{k}-NN" for k in (first.knn.top1 if first.knn else ())]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        cells = []
-        if row.probe:
-            low, high = row.probe.interval
-            chosen = ", ".join(
-                sorted({f"{value:g}" for found in row.probe.settings for value in found.values()} - {"0"})
-            )
-            cells = [f"{row.probe.top1:.2f}", f"{row.probe.top5:.2f}", f"{low:.1f}..{high:.1f}", chosen]
-        cells += [f"{top1:.2f}" for top1 in (row.knn.top1.values() if row.knn else ())]
-        table.add_row(row.view.where + (" (best)" if row is best else ""), *cells)
-    Console().print(table)
+    Console().print(_neighbours_table(rows) if first.probe is None else _probe_table(rows, best))
     for found in (first.probe, first.knn):
         if found:
             typer.echo(found.protocol)
-    if first.probe and first.probe.seed_interval:
-        typer.echo(f"means over seeds {', '.join(map(str, first.probe.seeds))}; 95 % by resampling the test images")
+    typer.echo("95 %: an interval of top-1 by resampling the test images")
+    if best and len(rows) > 1:
+        typer.echo(f"← {best.view.where} (best) on the held-out part of the training images")
+    for row in [best] if best else rows:
+        if row.probe and row.probe.seed_interval:
+            seeds = f"mean over seeds {', '.join(map(str, row.probe.seeds))}"
+            typer.echo(f"{row.view.where}: {_interval(row.probe.seed_interval)} is 95 % of the {seeds}, by Student's t")
+
+
+def _probe_table(rows: Sequence[BenchRow], best: BenchRow | None) -> Table:
+    """A line a layer: the probe, then top-1 of every number of neighbours."""
+    headings = ["top-1", "top-5", "95 %", "chosen"]
+    headings += [f"{k}-NN" for k in (rows[0].knn.top1 if rows[0].knn else ())]
+    table = _table("features", headings)
+    for row in rows:
+        assert row.probe is not None
+        chosen = sorted({f"{value:g}" for found in row.probe.settings for value in found.values()} - {"0"})
+        cells = [f"{row.probe.top1:.2f}", f"{row.probe.top5:.2f}", _interval(row.probe.interval)]
+        cells += ["/".join(chosen), *(f"{top1:.2f}" for top1 in (row.knn.top1.values() if row.knn else ()))]
+        table.add_row(row.view.where + (" ←" if row is best and len(rows) > 1 else ""), *cells)
+    return table
+
+
+def _neighbours_table(rows: Sequence[BenchRow]) -> Table:
+    """A line a layer and number of neighbours."""
+    table = _table("features", ["k", "top-1", "top-5", "95 %"])
+    for row in rows:
+        assert row.knn is not None
+        for k, top1 in row.knn.top1.items():
+            cells = [f"{top1:.2f}", f"{row.knn.top5[k]:.2f}", _interval(row.knn.interval[k])]
+            table.add_row(row.view.where, str(k), *cells)
+    return table
+
+
+def _table(first: str, headings: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.1f}..{bounds[1]:.1f}"
 
 
 def print_retrieval(rows: Sequence[RetrievalRow], features: Features) -> None:
@@ -55,10 +82,7 @@ def print_retrieval(rows: Sequence[RetrievalRow], features: Features) -> None:
         f"{features.representation}, {view.where}, on {features.data.name}: "
         f"{_size(features.facts, 'test')} as queries, {_size(features.facts, 'train')} as data base"
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("codes", no_wrap=True)
-    for heading in ("mAP@all", f"mAP@{first.depth}", f"P@{first.precision_at}", "of float"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _table("codes", ["mAP@all", f"mAP@{first.depth}", f"P@{first.precision_at}", "of float"])
     for row in rows:
         numbers = (row.map_at_all, row.map_at_depth, row.precision, row.share_of_float)
         table.add_row(row.name, *(f"{number:.1f}" for number in numbers))

@@ -1,0 +1,103 @@
+"""Laws of `--layer best`: it is what a sweep over the same images found, and where sweeps differ nobody guesses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from bigr_repr_cli.main import main
+from tiny_model import picture, tiny_model, write_pictures
+
+from bigr_repr.checkpoints import load, save
+from bigr_repr.embed import EmbeddingSet, embed_images
+from bigr_repr.evaluate.bench import bench, best_row
+from bigr_repr.evaluate.best_layer import recall, recall_any, remember
+from bigr_repr.evaluate.extraction import BenchSettings
+from bigr_repr.evaluate.splits import open_data, transfer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save(tiny_model(), tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def _photos(folder: Path, count: int, first: int = 0) -> str:
+    for number, name in enumerate("ab"):
+        write_pictures(folder / "train" / name, count, first=first + 100 * number)
+        write_pictures(folder / "test" / name, 2, first=first + 100 * number + 50)
+    return str(folder)
+
+
+def _best(cache: Path, data: str, limit: int | None = None) -> int:
+    train = open_data(data, limit=limit).train
+    (layer,) = recall(["best"], cache, "0" * 64, "avg", train=train, model="m", dataset=data)
+    assert isinstance(layer, int)
+    return layer
+
+
+def test_best_belongs_to_the_images_and_not_to_their_name(tmp_path: Path) -> None:
+    one, other = _photos(tmp_path / "1" / "photos", 4), _photos(tmp_path / "2" / "photos", 4)
+    for layer, data in ((3, one), (5, other)):
+        remember(tmp_path, "0" * 64, "avg", train=open_data(data).train, found={"layer": layer})
+    assert (_best(tmp_path, one), _best(tmp_path, other)) == (3, 5)
+    picture(7, 60, 60).save(Path(one) / "train" / "a" / "00000.png")
+    with pytest.raises(ValueError, match=r"not known yet .*swept so far: photos train, photos train"):
+        _best(tmp_path, one)
+
+
+def test_a_sweep_over_fewer_images_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = _photos(tmp_path / "photos", 4)
+    for layer, limit in ((3, 4), (5, None), (7, 6)):
+        remember(tmp_path, "0" * 64, "avg", train=open_data(data, limit=limit).train, found={"layer": layer})
+    assert (_best(tmp_path, data), _best(tmp_path, data, limit=4)) == (5, 5)
+    assert "over 8 images found; this one had 6" in caplog.text
+    (file,) = (tmp_path / "best-layer").iterdir()
+    file.write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        _best(tmp_path, data)
+
+
+def test_embeddings_have_a_best_layer_too(model: str, tmp_path: Path) -> None:
+    photos = Path(_photos(tmp_path / "photos", 5))
+    for side in ("train", "test"):
+        out = tmp_path / side
+        embed_images([str(photos / side)], out, model=model, layers=[0, 1, 3], labels_from_folders=True, device="cpu")
+    data = transfer(str(tmp_path / "train"), str(tmp_path / "test"))
+    settings = BenchSettings(cache=tmp_path / "cache", k=(1,), device="cpu")
+    with pytest.raises(ValueError, match="not known yet"):
+        bench(None, data, settings, layers=["best"])
+    swept = best_row(bench(None, data, settings, layers=None))
+    assert bench(None, data, settings, layers=["best"], neighbours=False)[0].view == swept.view
+
+
+def _embed(model: str, photos: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    arguments = [photos, "--model", model, "--layer", "best,0", "--device", "cpu", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["bigr-repr", "embed", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def test_embed_takes_the_layer_that_all_sweeps_found(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache, sha256 = tmp_path / "bigr-repr", load(model).fingerprint
+    sources = [_photos(tmp_path / name, 3, first) for name, first in (("cats", 0), ("dogs", 500), ("cows", 900))]
+    assert _embed(model, sources[0], tmp_path / "out", monkeypatch) == 1
+    assert "bench layers --model" in capsys.readouterr().err
+    for source in sources[:2]:
+        remember(cache, sha256, "avg", train=open_data(source).train, found={"layer": 2})
+    remember(cache, sha256, "max", train=open_data(sources[2]).train, found={"layer": 1})  # of other features
+    assert _embed(model, sources[0], tmp_path / "out", monkeypatch) == 0
+    assert EmbeddingSet(tmp_path / "out").layers == (2, 0)
+    assert "layer best: 2" in capsys.readouterr().err
+    remember(cache, sha256, "avg", train=open_data(sources[2]).train, found={"layer": 3})
+    with pytest.raises(ValueError, match="2 on cats train, 2 on dogs train, 3 on cows train"):
+        recall_any(model)
+    assert _embed(model, sources[0], tmp_path / "other", monkeypatch) == 1
+    assert not (tmp_path / "other").exists()
+    assert json.loads(next((cache / "best-layer").glob("*-max.json")).read_text())
