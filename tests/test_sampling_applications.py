@@ -202,7 +202,7 @@ def test_a_grid_of_512_pixels_works() -> None:
     mask = torch.zeros(32, 32, dtype=torch.bool)
     mask[3:17, 5] = mask[31, ::3] = mask[0, 0] = True
     image, total = some_images(side=side), int(mask.sum())
-    painted = inpaint(pre, image, mask, steps=3, order="halton", callback=watch)
+    painted = inpaint(pre, image, mask, steps=3, order="halton", schedule="cosine", callback=watch)
     assert painted.shape == (1, 3, side, side)
     assert [count for (count,) in watch.masked] == [masked_count(i, 3, total) for i in (1, 2, 3)]
     with torch.no_grad():
