@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_retrieval_files import ORIGIN
 
 from bigr_repr.codes import hamming
 from bigr_repr.retrieval import HammingIndex, fit_binariser
@@ -19,7 +20,7 @@ def made(rows: int = 400, seed: int = 0) -> HammingIndex:
     vectors = np.random.default_rng(seed).normal(size=(rows, 32)).astype(np.float32)
     binariser = fit_binariser("sign", vectors)
     index = HammingIndex.build(binariser.encode(vectors), ids=[f"ä/{seed}-{i}.jpg" for i in range(rows)])
-    index.binariser, index.origin = binariser, {"of": "binarised features", "model": "m", "layer": 3}
+    index.binariser, index.origin = binariser, ORIGIN | {"of": "binarised features"}
     return index
 
 

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.binariser import Binariser
 from bigr_repr.retrieval.index import HammingIndex, Neighbors
+from bigr_repr.retrieval.origin import checked_origin
 from bigr_repr.retrieval.regions import Region, TokenLayout
 
 _FORMAT: Final = 1
@@ -64,7 +65,7 @@ class Header:
                 binariser = Binariser.from_safetensors(base64.b64decode(fitted[1]), fitted[0], name)
             numbers = {field: int(record[field]) for field in ("n_bits", "count")}
             return cls(
-                **numbers, kind=str(record["kind"]), lists=record["lists"], origin=record["origin"],
+                **numbers, kind=str(record["kind"]), lists=record["lists"], origin=checked_origin(record["origin"]),
                 binariser=binariser,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, IndexError) as error:
