@@ -144,18 +144,8 @@ def test_odd_names_reach_every_output(place: Path, tmp_path: Path, bigr: Run) ->
         shutil.copy(place / "photos" / f"0000{number}.png", os.fsencode(tmp_path / "odd") + b"/" + name)
     embed_images(tmp_path / "odd", tmp_path / "data", model=str(place / "model"), layers=(), codes=True)
     assert bigr("index", "build", tmp_path / "data", "--codes", "bits")[0] == 0
-    shown = (
-        "-k",
-        4,
-        "--html",
-        "p.html",
-        "--montage",
-        "m.png",
-        "--images",
-        tmp_path / "odd",
-        "--model",
-        place / "model",
-    )
+    model = ("--model", place / "model")
+    shown = ("-k", 4, "--html", "p.html", "--montage", "m.png", "--images", tmp_path / "odd", *model)
     for name in names:
         query = os.fsdecode(os.fsencode(tmp_path / "odd") + b"/" + name)
         code, text, error = bigr("search", query, "--index", "index", *shown)
@@ -164,7 +154,7 @@ def test_odd_names_reach_every_output(place: Path, tmp_path: Path, bigr: Run) ->
     assert "&lt;i&gt;&amp;.png" in (tmp_path / "p.html").read_text()
     code, text, _ = bigr("near-duplicates", "index", "--radius", 192)
     assert (code, len(text.splitlines())) == (0, 6)
-    assert bigr("decode", "index", "--out", "pictures", "--model", place / "model")[0] == 0
+    assert bigr("decode", "index", "--out", "pictures", *model)[0] == 0
     found = sorted(file.name for file in (tmp_path / "pictures").iterdir())
     assert [name[:5] for name in found] == ["00000", "00001", "00002", "00003"]
     assert all("\n" not in name for name in found)
@@ -348,6 +338,18 @@ print(grown)
         [sys.executable, "-c", script], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_small_index_is_searched_without_a_number(place: Path, tmp_path: Path, bigr: Run) -> None:
+    for rows, listed in ((3, 3), (15, 10)):
+        index = HammingIndex.build(np.eye(16, dtype=np.uint8)[:rows], ids=[f"{row}.png" for row in range(rows)])
+        index.save(tmp_path / "i")
+        code, text, _ = bigr("search", "1.png", "--id", "--index", "i")
+        assert (code, len(text.splitlines())) == (0, 1 + listed)
+    index.remove([f"{row}.png" for row in range(15)])
+    index.save(tmp_path / "i")
+    code, _, error = bigr("search", "1.png", "--id", "--index", "i")
+    assert (code, error.count("\n")) == (1, 1)
 
 
 def test_the_index_says_when_it_holds_nothing_to_show(place: Path, bigr: Run) -> None:

@@ -194,7 +194,7 @@ class HammingIndex:
         Raises ValueError for an index without tokenizer codes, or a region outside of the grid.
         """
         tokens = self.tokens
-        mask = region.mask(self._layout())
+        mask = region.mask(self.token_layout())
         wanted = packed(queries, tokens.shape[1], "queries")
         self._check_k(k)
         found = scan_masked(tokens, wanted, mask, k)
@@ -203,7 +203,7 @@ class HammingIndex:
     @property
     def tokens(self) -> NDArray[np.uint8]:
         """The tokenizer's codes of all rows, (n, bytes).  Raises ValueError if the index has none."""
-        self._layout()
+        self.token_layout()
         return self.rows.codes if self.rows.tokens is None else self.rows.tokens
 
     @property
@@ -211,7 +211,8 @@ class HammingIndex:
         """Whether tokenizer codes are there, to decode and to search by region."""
         return self.layout is not None
 
-    def _layout(self) -> TokenLayout:
+    def token_layout(self) -> TokenLayout:
+        """The layout of the tokenizer's codes.  Raises ValueError if the index has none."""
         if self.layout is None:
             raise ValueError(
                 "this index holds no tokenizer codes, which regions and decoding need; embed with --codes, build again"
