@@ -33,6 +33,7 @@ __all__ = [
     "escape_path",
     "find_images",
     "load_image",
+    "one_line",
     "read_list",
     "unescape_path",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -135,6 +136,83 @@ def test_codes_and_decoding_go_round(place: Path, tmp_path: Path, bigr: Run) -> 
     assert not (tmp_path / "no").exists()
 
 
+def test_odd_names_reach_every_output(place: Path, tmp_path: Path, bigr: Run) -> None:
+    """Bytes that are no UTF-8, line breaks, markup, and the longest name that a file can have."""
+    names = [b"caf\xe9.png", b"two\nlines.png", b"<i>&.png", "\u732b".encode() * 83 + b".png"]
+    (tmp_path / "odd").mkdir()
+    for number, name in enumerate(names):
+        shutil.copy(place / "photos" / f"0000{number}.png", os.fsencode(tmp_path / "odd") + b"/" + name)
+    embed_images(tmp_path / "odd", tmp_path / "data", model=str(place / "model"), layers=(), codes=True)
+    assert bigr("index", "build", tmp_path / "data", "--codes", "bits")[0] == 0
+    model = ("--model", place / "model")
+    shown = ("-k", 4, "--html", "p.html", "--montage", "m.png", "--images", tmp_path / "odd", *model)
+    for name in names:
+        query = os.fsdecode(os.fsencode(tmp_path / "odd") + b"/" + name)
+        code, text, error = bigr("search", query, "--index", "index", *shown)
+        assert (code, error) == (0, "written: p.html and m.png\n")
+        assert len(text.splitlines()) == 5
+    assert "&lt;i&gt;&amp;.png" in (tmp_path / "p.html").read_text()
+    code, text, _ = bigr("near-duplicates", "index", "--radius", 192)
+    assert (code, len(text.splitlines())) == (0, 6)
+    assert bigr("decode", "index", "--out", "pictures", *model)[0] == 0
+    found = sorted(file.name for file in (tmp_path / "pictures").iterdir())
+    assert [name[:5] for name in found] == ["00000", "00001", "00002", "00003"]
+    assert all("\n" not in name for name in found)
+
+
+def test_a_decoding_that_fails_leaves_no_folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigr_repr.retrieval import pictures
+    from bigr_repr.retrieval.export import export_image_codes
+
+    export_image_codes(place / "photos", tmp_path / "c.npz", load(place / "model"))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(pictures, "_file_name", lambda row, id: f"{row}.png" if row < 5 else f"no/such/{row}.png")
+    for out in ("new", "empty"):
+        with pytest.raises(OSError, match="No such file"):
+            pictures.decode_to_folder(tmp_path / "c.npz", tmp_path / out, model=place / "model")
+    assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npz", "npy"])
+def test_damaged_code_files_are_errors_in_words(suffix: str, place: Path, tmp_path: Path) -> None:
+    from bigr_repr.retrieval.export import export_image_codes
+
+    file = tmp_path / f"c.{suffix}"
+    export_image_codes(place / "photos", file, load(place / "model"))
+    whole, random, refused = file.read_bytes(), np.random.default_rng(0), 0
+    for turn in range(200):
+        data = bytearray(whole)
+        if turn % 3:
+            data[random.integers(len(data))] ^= 1 << random.integers(8)
+        else:
+            data = data[: random.integers(len(data))]
+        file.write_bytes(data)
+        try:
+            read_codes(file)
+        except ValueError as error:
+            assert str(file) in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > 60
+
+
+def test_options_that_would_do_nothing_are_refused(place: Path, bigr: Run) -> None:
+    for option in (("--bits", 8), ("--layer", 3), ("--codes", "pca")):
+        assert bigr("codes", place / "photos", "--model", place / "model", *option)[0] == 2
+    assert bigr("codes", place / "data", "--model", place / "model")[0] == 2
+
+
+def test_a_place_that_cannot_be_written_is_known_before_the_work(
+    place: Path, bigr: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bigr_repr.retrieval import export
+
+    monkeypatch.setattr(export, "encode_codes", lambda *_, **__: pytest.fail("encoded for nothing"))
+    for suffix in ("npz", "npy", "parquet"):
+        code, _, error = bigr("codes", place / "photos", "--model", place / "model", "--out", f"nowhere/c.{suffix}")
+        assert (code, error) == (1, f"error: nowhere/c.{suffix}: No such file or directory\n")
+
+
 def test_decoded_pictures_are_the_tokenizers(place: Path) -> None:
     import torch
 
@@ -260,6 +338,18 @@ print(grown)
         [sys.executable, "-c", script], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_small_index_is_searched_without_a_number(place: Path, tmp_path: Path, bigr: Run) -> None:
+    for rows, listed in ((3, 3), (15, 10)):
+        index = HammingIndex.build(np.eye(16, dtype=np.uint8)[:rows], ids=[f"{row}.png" for row in range(rows)])
+        index.save(tmp_path / "i")
+        code, text, _ = bigr("search", "1.png", "--id", "--index", "i")
+        assert (code, len(text.splitlines())) == (0, 1 + listed)
+    index.remove([f"{row}.png" for row in range(15)])
+    index.save(tmp_path / "i")
+    code, _, error = bigr("search", "1.png", "--id", "--index", "i")
+    assert (code, error.count("\n")) == (1, 1)
 
 
 def test_the_index_says_when_it_holds_nothing_to_show(place: Path, bigr: Run) -> None:

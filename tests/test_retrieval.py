@@ -113,6 +113,35 @@ def test_many_threads_search_at_once() -> None:
                 np.testing.assert_array_equal(found.ids, expected.ids)
 
 
+def test_what_a_gpu_cannot_do_is_searched_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigr_repr.retrieval import index as module
+
+    asked: list[int] = []
+
+    class Gpu:
+        def __init__(self, codes: np.ndarray) -> None:
+            self.codes = codes
+
+        def search(self, queries: np.ndarray, k: int) -> object:
+            asked.append(k)
+            return scan(self.codes, queries, k)
+
+    monkeypatch.setattr(module, "GpuFlat", Gpu)
+    monkeypatch.setattr(module, "gpu_count", lambda: 1)
+    codes = clustered(3000)
+    index = HammingIndex.build(codes).to("auto")
+    for k in (5, 2048, 2049):
+        np.testing.assert_array_equal(index.search(codes[:2], k).distances, brute(codes, codes[:2], k)[1])
+    assert asked == [5, 2048]
+    index.remove([0])
+    assert index.search(codes[1], 1).ids[0, 0] == 1  # the copy on the GPU follows
+    assert HammingIndex.build(codes[:50], kind="ivf").to("auto").search(codes[0], 1).ids.shape == (1, 1)
+    index.to("cpu").search(codes[:2], 5)
+    assert asked == [5, 2048, 1]
+    with pytest.raises(ValueError, match="FAISS searches ivf on a CPU only"):
+        HammingIndex.build(codes[:50], kind="ivf").to("cuda")
+
+
 # ---- approximate kinds
 
 
@@ -180,8 +209,10 @@ def test_removing_everything_and_adding_again() -> None:
         index.remove([str(i) for i in range(50)])
         with pytest.raises(ValueError, match="the index is empty"):
             index.search(clustered(1), 1)
-        index.add(clustered(30), [str(i) for i in range(30)])
-        assert index.search(clustered(30)[4], 1).ids[0, 0] == "4"
+        assert index.self_check is None
+        index.add(clustered(5), [str(i) for i in range(5)])  # fewer rows than there were lists
+        assert index.search(clustered(5)[4], 1).ids[0, 0] == "4"
+        assert kind == "flat" or (index.self_check is not None and index.self_check.queries == 5)
 
 
 def test_a_change_that_fails_changes_nothing() -> None:

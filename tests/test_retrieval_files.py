@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 
 from bigr_repr.retrieval import KINDS, HammingIndex, IndexSettings, fit_binariser
-from bigr_repr.retrieval._folder import FolderWriter
+from bigr_repr.retrieval._folder import FolderWriter, manifest_digest
+
+ORIGIN = {
+    "of": "tokenizer bits", "layer": 3, "pooling": "avg", "model": "m", "weights_sha256": "0" * 64,
+    "precision": "float32", "preprocessing": {"image_size": 64},
+}  # fmt: skip
 
 
 def codes_of(rows: int, n_bytes: int = 16, seed: int = 0) -> np.ndarray:
@@ -29,7 +34,7 @@ def made(kind: str, rows: int = 300) -> HammingIndex:
         codes_of(rows), ids=[f"ö/{i}.jpg" for i in range(rows)], kind=kind, vectors=vectors, bits_per_token=2
     )
     index.binariser = fit_binariser("median", vectors)
-    index.origin = {"of": "tokenizer bits", "model": "m", "layer": 3}
+    index.origin = ORIGIN
     return index
 
 
@@ -98,6 +103,22 @@ def test_a_process_killed_while_it_saves_leaves_the_old_index(tmp_path: Path) ->
     assert not list((tmp_path / "i").glob("search-*"))
 
 
+def test_a_process_killed_at_its_first_save_does_not_bar_the_next(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; sys.path.insert(0, 'tests'); from test_retrieval_files import made, FolderWriter\n"
+        "FolderWriter.commit = lambda *_: os._exit(9)\n"
+        f"made('ivf').save({str(tmp_path / 'i')!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, check=False).returncode == 9
+    left = {file.name for file in (tmp_path / "i").iterdir()}
+    assert left
+    with pytest.raises(FileNotFoundError, match="no index here"):
+        HammingIndex.load(tmp_path / "i")
+    made("flat").save(tmp_path / "i")
+    assert len(HammingIndex.load(tmp_path / "i")) == 300
+    assert not left & {file.name for file in (tmp_path / "i").iterdir()}
+
+
 def test_a_folder_of_other_things_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(FileExistsError, match="holds other things"):
@@ -147,22 +168,39 @@ def test_limits_and_missing_files_are_errors_in_words(tmp_path: Path) -> None:
         lambda m: m.update(self_check={"recall": "x"}),
         lambda m: m.update(format=99),
         lambda m: m.update(ids="other"),
+        lambda m: m.update(origin={}),
+        lambda m: m["origin"].pop("model"),
+        lambda m: m["origin"].update(of="features"),
+        lambda m: m["origin"].update(layer="3"),
     ],
 )
 def test_a_manifest_that_lies_is_refused(change: object, tmp_path: Path) -> None:
     made("flat").save(tmp_path / "i")
     path = tmp_path / "i" / "index.json"
     manifest = json.loads(path.read_text())
+    manifest.pop("sha256")
     change(manifest)  # type: ignore[operator]
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
     with pytest.raises(ValueError, match=str(tmp_path)):
         HammingIndex.load(tmp_path / "i")
+
+
+def test_no_altered_character_of_a_manifest_passes(tmp_path: Path) -> None:
+    made("flat").save(tmp_path / "i")
+    path = tmp_path / "i" / "index.json"
+    text = path.read_text()
+    for place, letter in enumerate(text):
+        if not letter.isspace():  # between values, blanks say nothing
+            path.write_text(f"{text[:place]}{'8' if letter != '8' else '9'}{text[place + 1 :]}")
+            with pytest.raises(ValueError, match=r"index\.json: (damaged|format)"):
+                HammingIndex.load(tmp_path / "i")
 
 
 FUZZ = """
 import resource, sys, shutil, random, pathlib
 import numpy as np
 from bigr_repr.retrieval import HammingIndex
+from bigr_repr.retrieval._folder import manifest_digest
 import faiss, hashlib, json
 folder, work, resign = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3] == "resign"
 limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + (200 << 10)
@@ -190,7 +228,8 @@ for turn in range(int(sys.argv[5])):
         for entry in manifest["files"].values():
             if entry["name"] == file.name:
                 entry["sha256"] = hashlib.sha256(data).hexdigest()
-        (work / "index.json").write_text(json.dumps(manifest))
+        del manifest["sha256"]
+        (work / "index.json").write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
     try:
         index = HammingIndex.load(work, memory_map=turn % 2 == 0)
         index.search(queries, 5)

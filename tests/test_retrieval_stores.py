@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_retrieval_files import ORIGIN
 
 from bigr_repr.codes import hamming
-from bigr_repr.retrieval import HammingIndex, fit_binariser
+from bigr_repr.retrieval import HammingIndex, Region, fit_binariser
 from bigr_repr.retrieval.stores import StoreIndex, open_store, push
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the back ends warn about each other's and their own internals
@@ -19,7 +20,7 @@ def made(rows: int = 400, seed: int = 0) -> HammingIndex:
     vectors = np.random.default_rng(seed).normal(size=(rows, 32)).astype(np.float32)
     binariser = fit_binariser("sign", vectors)
     index = HammingIndex.build(binariser.encode(vectors), ids=[f"ä/{seed}-{i}.jpg" for i in range(rows)])
-    index.binariser, index.origin = binariser, {"of": "binarised features", "model": "m", "layer": 3}
+    index.binariser, index.origin = binariser, ORIGIN | {"of": "binarised features"}
     return index
 
 
@@ -49,6 +50,15 @@ def test_a_store_answers_as_the_folder_does(place: str) -> None:
         assert (len(opened), opened.n_bits, opened.origin) == (400, 32, index.origin)
         assert opened.binariser is not None
         np.testing.assert_array_equal(opened.binariser.encode(np.eye(32)), index.binariser.encode(np.eye(32)))  # type: ignore[union-attr]
+
+
+def test_rows_are_sent_in_parts(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigr_repr.retrieval.stores import store
+
+    monkeypatch.setattr(store, "_CHUNK_ROWS", 7)
+    index = made(50)
+    assert [len(ids) for _, ids, _ in store._batches(index)] == [7] * 7 + [1]
+    equal_but_for_ties(push(index, place), index, index.rows.codes[:5], 50)
 
 
 def test_pushing_again_replaces(place: str) -> None:
@@ -82,6 +92,7 @@ def test_a_push_that_fails_leaves_what_was_there(place: str, monkeypatch: pytest
 def test_bad_requests_say_what_is_wrong(place: str) -> None:
     with pytest.raises(FileNotFoundError, match="bigr-repr index push"):
         open_store(place)
+    assert not Path(place.split(":", 1)[1]).exists()  # looking for an index makes none
     opened = push(made(), place)
     for queries, k, message in (
         (np.zeros((1, 5), np.uint8), 3, "packed codes of 4 bytes"),
@@ -89,6 +100,14 @@ def test_bad_requests_say_what_is_wrong(place: str) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             opened.search(queries, k)
+    with pytest.raises(ValueError, match=r"effort=3 must be a number of lists from 1; .* is flat"):
+        opened.search(np.zeros((1, 4), np.uint8), 3, effort=3)
+    for ask in (
+        opened.token_layout,
+        lambda: opened.search_region(np.zeros((1, 4), np.uint8), Region(x=0, y=0, w=1, h=1)),
+    ):
+        with pytest.raises(ValueError, match="compares whole codes"):
+            ask()
     with pytest.raises(ValueError, match="holds codes alone"):
         opened.rescored(np.zeros((1, 4), np.uint8), np.zeros((1, 32)), 3)
     with pytest.raises(ValueError, match="the index is empty"):

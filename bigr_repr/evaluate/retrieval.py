@@ -43,8 +43,7 @@ def average_precision(
     distances: numbers (q, m), smaller is nearer. relevant: bool (q, m). at: ranks counted; None: all.
     denominator: "relevant": the relevant rows in the data base, at most `at` of them, so that 1 is within reach;
     "retrieved": the relevant rows within `at` (the form of most papers on hashing, which rewards finding few). With all
-    ranks both are the same. For "retrieved" under ties that cross rank `at`, the expectation is of the sum over the
-    expectation of the count.
+    ranks both are the same.
 
     Raises ValueError for other shapes, at < 1, or an unknown denominator.
     """
@@ -79,17 +78,45 @@ def _of_one(
     # At place i of a group of n rows, r of them relevant: relevant with probability r / n; given that, the i - 1 places
     # before it hold (i - 1) (r - 1) / (n - 1) relevant rows on average.
     among = (place - 1) * np.where(size > 1, (count - 1) / np.maximum(size - 1, 1), 0.0)
-    expected = (count / size * (earlier + among + 1) / rank).sum()
-    best = np.where(place <= count, (earlier + place) / rank, 0.0).sum()
+    expected = count / size * (earlier + among + 1) / rank
+    best = np.where(place <= count, (earlier + place) / rank, 0.0)
     late = place - (size - count)
-    worst = np.where(late > 0, (earlier + late) / rank, 0.0).sum()
-    if denominator == "relevant":
-        within = (min(total, depth),) * 3
-    else:
-        within = ((count / size).sum(), (place <= count).sum(), (late > 0).sum())
-    sums = (float(expected), float(best), float(worst))
-    e, b, w = (part / divisor if divisor else 0.0 for part, divisor in zip(sums, within, strict=True))
+    worst = np.where(late > 0, (earlier + late) / rank, 0.0)
+    terms = np.stack([expected, best, worst])
+    if denominator == "retrieved":
+        cut = int(starts[of_group[-1]])  # ranks before the last group, not all of which may be retrieved
+        sums = terms[:, :cut].sum(axis=1)
+        return _over_retrieved(sums, int(earlier[-1]), rank[cut:], int(size[-1]), int(count[-1]))
+    e, b, w = (float(value) for value in terms.sum(axis=1) / min(total, depth))
     return e, max(b, e), min(w, e)
+
+
+def _over_retrieved(
+    sums: NDArray[np.float64], earlier: int, rank: NDArray[np.int64], size: int, relevant: int
+) -> tuple[float, float, float]:
+    """Expected, best and worst average precision over the relevant rows retrieved.
+
+    Their number differs between the orders of the last group of ties, if rank `depth` cuts it: c of its relevant rows
+    are within, and c is hypergeometric.
+
+    sums: of the three over the ranks before that group, which hold `earlier` relevant rows. rank: (p,), those of the
+    group's rows retrieved. size, relevant: the group's rows, and the relevant ones of them.
+    """
+    from scipy.stats import hypergeom
+
+    p = len(rank)
+    c = np.arange(max(0, p - (size - relevant)), min(p, relevant) + 1)
+    place = np.arange(1, p + 1)
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / rank)])
+    # Sums over c relevant rows in random order, in front, and behind. Behind, the j-th of them has rank m + j, with
+    # m = the last rank - c: the sum of (earlier + j) / (m + j) is c - (m - earlier) times the sum of 1 / (m + j).
+    pairs = (c - 1) / max(p - 1, 1) * ((place - 1) / rank).sum()
+    mixed = c / p * ((earlier + 1) * harmonic[-1] + pairs)
+    front = np.concatenate([[0.0], np.cumsum((earlier + place) / rank)])[c]
+    behind = c - (rank[-1] - c - earlier) * (harmonic[-1] - harmonic[p - c])
+    means = (sums[:, None] + np.stack([mixed, front, behind])) / np.maximum(earlier + c, 1)
+    expected = float((hypergeom.pmf(c, size, relevant, p) * means[0]).sum())
+    return expected, max(float(means[1].max()), expected), min(float(means[2].min()), expected)
 
 
 def precision_at(distances: ArrayLike, relevant: ArrayLike, k: int) -> NDArray[np.float64]:

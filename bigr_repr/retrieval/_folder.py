@@ -1,6 +1,7 @@
 """An index on disk: a folder of raw arrays and a manifest that names them. Knows nothing of search.
 
-    index.json              what there is: settings, origin, self-check, and for every file its size and SHA-256
+    index.json              what there is: settings, origin, self-check, for every file its size and SHA-256, and its
+                            own SHA-256
     codes-<token>.bin       uint8 (n, bytes);  tokens-, vectors-: as stated in the manifest
     ids-<token>.bin         int64, or the text of all names one after the other, with offsets-<token>.bin, int64 (n+1)
     search-<token>.faiss    FAISS's file, for the kinds ivf and hnsw
@@ -85,7 +86,8 @@ class FolderWriter:
         for part in list(self._open):
             self.close_part(part)
         _durable.sync_folder(self.folder)
-        text = json.dumps({"format": FORMAT, **manifest, "files": self._files}, indent=1, ensure_ascii=False)
+        record = {"format": FORMAT, **manifest, "files": self._files}
+        text = json.dumps({**record, "sha256": manifest_digest(record)}, indent=1, ensure_ascii=False)
         with _durable.replacing(self.folder / MANIFEST) as file:
             file.write(text.encode())
         kept = {entry["name"] for entry in self._files.values()}
@@ -103,6 +105,11 @@ class FolderWriter:
             self.folder.rmdir()
 
 
+def manifest_digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest without its own checksum, as hexadecimal digits: that of its JSON, written in one way."""
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[FolderWriter]:
     """A FolderWriter, whose files vanish if the block ends with an error.
@@ -112,7 +119,7 @@ def writing(folder: Path) -> Iterator[FolderWriter]:
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder for the index")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+    if folder.is_dir() and not (folder / MANIFEST).is_file() and not all(map(_left_over, folder.iterdir())):
         raise FileExistsError(f"{folder} holds other things than an index; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
@@ -122,6 +129,11 @@ def writing(folder: Path) -> Iterator[FolderWriter]:
         except BaseException:
             writer.abandon()
             raise
+
+
+def _left_over(path: Path) -> bool:
+    """Whether a file is what a process that was killed leaves of an index."""
+    return _NAME.fullmatch(path.name) is not None or path.name == _durable.partial_name(Path(MANIFEST)).name
 
 
 @contextmanager
@@ -258,6 +270,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         found = repr(manifest.get("format"))[:20]
         raise ValueError(f"{path}: format {found} is not {FORMAT}, the one this program reads; upgrade bigr-repr")
+    if manifest.pop("sha256", None) != manifest_digest(manifest):
+        raise ValueError(f"{path}: damaged, its content is not what was written; {_REMEDY}")
     return manifest
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from typing import Final
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.retrieval._scan import Nearest
+
+MOST_NEIGHBOURS: Final = 2048  # that FAISS's kernels keep a query
 
 
 def gpu_count() -> int:

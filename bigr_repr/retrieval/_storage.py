@@ -18,6 +18,7 @@ from bigr_repr.retrieval._approximate import Approximate
 from bigr_repr.retrieval._folder import FolderReader, FolderWriter, writing
 from bigr_repr.retrieval._rows import Rows
 from bigr_repr.retrieval.binariser import Binariser
+from bigr_repr.retrieval.origin import checked_origin
 from bigr_repr.retrieval.recall import SelfCheck
 from bigr_repr.retrieval.regions import TokenLayout
 from bigr_repr.retrieval.settings import IndexSettings
@@ -132,6 +133,7 @@ def load(folder: Path, *, memory_map: bool, max_bytes: int | None) -> HammingInd
         layout = _layout(reader.field("layout", list, optional=True))
         checked = reader.field("self_check", dict, optional=True)
         self_check = None if checked is None else SelfCheck.from_dict(checked)
+        origin = checked_origin(reader.field("origin", dict, optional=True))
     except (ValueError, TypeError) as error:
         raise reader.damaged(str(error)) from error
     rows = read_rows(reader, memory_map=memory_map)
@@ -145,7 +147,7 @@ def load(folder: Path, *, memory_map: bool, max_bytes: int | None) -> HammingInd
             approximate = Approximate.read(settings, reader.path("search"), count, code_bytes(n_bits))
     return HammingIndex(
         rows, n_bits, settings, approximate, binariser=_binariser(reader, n_bits), layout=layout,
-        origin=reader.field("origin", dict, optional=True), self_check=self_check,
+        origin=origin, self_check=self_check,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from bigr_repr.features import encode_codes
 from bigr_repr.images import escape_path, find_images
 from bigr_repr.retrieval._rows import id_array
 from bigr_repr.retrieval.build import DataCodes
-from bigr_repr.retrieval.origin import BITS, origin_of
+from bigr_repr.retrieval.origin import BITS, checked_origin, origin_of
 
 __all__ = ["CodeFile", "export_data_codes", "export_image_codes", "read_codes"]
 
@@ -84,22 +84,21 @@ def read_codes(path: str | os.PathLike[str], n_bits: int | None = None) -> CodeF
 
     Raises ValueError for a file that holds no codes.
     """
-    file = Path(path)
-    _suffix(file)
-    try:
-        if file.suffix == ".parquet":
-            return _read_parquet(file)
-        loaded = np.load(file, allow_pickle=False)
-        if file.suffix == ".npy":
-            codes, ids, bits, origin = loaded, None, n_bits or 8 * loaded.shape[-1], None
-        else:
-            codes, ids, bits = loaded["codes"], loaded["paths"].tolist(), int(loaded["n_bits"])
-            origin = json.loads(str(loaded["origin"]))
-    except (pa.ArrowInvalid, KeyError, EOFError, ValueError, IndexError) as error:
-        raise ValueError(f"{file}: no codes in it ({error}); write some with: bigr-repr codes") from error
+    path = Path(path)
+    _suffix(path)
+    with path.open("rb") as file:
+        try:
+            found = _read_parquet(file) if path.suffix == ".parquet" else _read_numpy(file, path.suffix, n_bits)
+        except Exception as error:  # zip, NumPy's headers and Parquet each have errors of their own for damage
+            said = str(error) or type(error).__name__
+            remedy = "write some with: bigr-repr codes"
+            raise ValueError(f"{path}: no codes in it, or damaged ({said}); {remedy}") from error
+    codes, bits = found.codes, found.n_bits
     if codes.dtype != np.uint8 or codes.ndim != 2 or code_bytes(bits) != codes.shape[1]:
-        raise ValueError(f"{file}: an array {codes.shape} of {codes.dtype} is not packed codes of {bits} bits")
-    return CodeFile(ids=ids, codes=codes, n_bits=bits, origin=origin)
+        raise ValueError(f"{path}: an array {codes.shape} of {codes.dtype} is not packed codes of {bits} bits")
+    if found.ids is not None and len(found.ids) != len(codes):
+        raise ValueError(f"{path}: {len(found.ids)} paths for {len(codes)} codes; write it again")
+    return found
 
 
 def _suffix(path: Path) -> None:
@@ -113,9 +112,9 @@ def _write(
     _suffix(path)
     if path.suffix == ".parquet":
         return _write_parquet(path, batches, n_bits, origin)
-    parts = list(batches)
-    codes = np.concatenate([part for _, part in parts]) if parts else np.empty((0, code_bytes(n_bits)), np.uint8)
-    with replacing(path) as file:
+    with replacing(path) as file:  # opened first: a place that cannot be written is known before the work
+        parts = list(batches)
+        codes = np.concatenate([part for _, part in parts]) if parts else np.empty((0, code_bytes(n_bits)), np.uint8)
         if path.suffix == ".npy":
             np.save(file, codes)
         else:
@@ -143,7 +142,17 @@ def _write_parquet(
     return count
 
 
-def _read_parquet(file: Path) -> CodeFile:
+def _read_numpy(file: BinaryIO, suffix: str, n_bits: int | None) -> CodeFile:
+    loaded = np.load(file, allow_pickle=False)
+    if suffix == ".npy":
+        codes, ids, bits, origin = loaded, None, n_bits or 8 * loaded.shape[-1], None
+    else:
+        codes, ids, bits = loaded["codes"], loaded["paths"].tolist(), int(loaded["n_bits"])
+        origin = checked_origin(json.loads(str(loaded["origin"])))
+    return CodeFile(ids=ids, codes=codes, n_bits=bits, origin=origin)
+
+
+def _read_parquet(file: BinaryIO) -> CodeFile:
     with pq.ParquetFile(file) as parquet:
         schema = parquet.schema_arrow
         kind = schema.field("code").type if "code" in schema.names else None
@@ -158,5 +167,5 @@ def _read_parquet(file: Path) -> CodeFile:
     n_bits = record.get("n_bits") or 8 * kind.byte_width
     return CodeFile(
         ids=table.column("path").to_pylist(), codes=flat.reshape(-1, kind.byte_width), n_bits=int(n_bits),
-        origin=record.get("origin"),
+        origin=checked_origin(record.get("origin")),
     )  # fmt: skip

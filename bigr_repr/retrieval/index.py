@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.retrieval import _storage
 from bigr_repr.retrieval._approximate import Approximate
-from bigr_repr.retrieval._gpu import GpuFlat, gpu_count
+from bigr_repr.retrieval._gpu import MOST_NEIGHBOURS, GpuFlat, gpu_count
 from bigr_repr.retrieval._packed import check_padding, packed
 from bigr_repr.retrieval._rescore import by_cosine
 from bigr_repr.retrieval._rows import IdValues, Rows, id_array
@@ -148,7 +149,7 @@ class HammingIndex:
             raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; a flat index is exact")
         if self._approximate is not None:
             return self._approximate.search(wanted, k, self._effort(effort))
-        if self._gpu is not None:
+        if self._gpu is not None and k <= MOST_NEIGHBOURS:
             return self._gpu.search(wanted, k)
         return scan(self.rows.codes, wanted, k)
 
@@ -193,7 +194,7 @@ class HammingIndex:
         Raises ValueError for an index without tokenizer codes, or a region outside of the grid.
         """
         tokens = self.tokens
-        mask = region.mask(self._layout())
+        mask = region.mask(self.token_layout())
         wanted = packed(queries, tokens.shape[1], "queries")
         self._check_k(k)
         found = scan_masked(tokens, wanted, mask, k)
@@ -202,7 +203,7 @@ class HammingIndex:
     @property
     def tokens(self) -> NDArray[np.uint8]:
         """The tokenizer's codes of all rows, (n, bytes).  Raises ValueError if the index has none."""
-        self._layout()
+        self.token_layout()
         return self.rows.codes if self.rows.tokens is None else self.rows.tokens
 
     @property
@@ -210,7 +211,8 @@ class HammingIndex:
         """Whether tokenizer codes are there, to decode and to search by region."""
         return self.layout is not None
 
-    def _layout(self) -> TokenLayout:
+    def token_layout(self) -> TokenLayout:
+        """The layout of the tokenizer's codes.  Raises ValueError if the index has none."""
         if self.layout is None:
             raise ValueError(
                 "this index holds no tokenizer codes, which regions and decoding need; embed with --codes, build again"
@@ -229,7 +231,9 @@ class HammingIndex:
             raise ValueError(f"k={k} is outside 1..{len(self)}, the codes in the index; ask for fewer")
 
     def to(self, device: str) -> HammingIndex:
-        """Search on "cpu", on "cuda", or on "auto": a GPU if FAISS sees one and the index is flat. Returns self.
+        """Search on "cpu", on "cuda", or on "auto": a GPU if FAISS sees one and the index is flat, else the CPU.
+
+        Regions, and more neighbours than FAISS finds on a GPU (2,048), are searched on the CPU always. Returns self.
 
         Raises ValueError for "cuda" without a GPU, or for a kind that FAISS has no GPU search of.
         """
@@ -281,6 +285,7 @@ class HammingIndex:
     def remove(self, ids: Sequence[str] | Sequence[int]) -> int:
         """Remove the rows with these ids, and return how many there were. Graphs and tables are built anew.
 
+        What is added to an index without rows makes it anew, its lists, hash keys and effort chosen for that.
         Raises ValueError, and changes nothing, for an id that is not there.
         """
         listed: list[Any] = list(ids)
@@ -292,6 +297,8 @@ class HammingIndex:
         rows = self.rows.taken(kept)
         if self._approximate is not None:
             self._approximate = self._approximate.without(kept, rows.codes) if len(kept) else None
+        if not len(kept):
+            self.settings, self.self_check = replace(self.settings, lists=None, hash_bits=None, effort=None), None
         self._changed(rows)
         return removed
 

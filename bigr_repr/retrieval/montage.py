@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from bigr_repr._durable import replacing
+from bigr_repr.images import one_line
 from bigr_repr.retrieval.views import SearchView
 
 __all__ = ["montage", "save_montage"]
@@ -23,6 +25,8 @@ _COLUMNS: Final = 7  # the query and six hits
 
 def montage(views: Sequence[SearchView]) -> Image.Image:
     """Blocks of tiles, one a query: photographs with decoded codes below, the query first, in a frame.
+
+    The region that was compared, if one was, is outlined.
 
     Raises ValueError for no search.
     """
@@ -62,7 +66,10 @@ def _block(view: SearchView) -> Image.Image:
         pictures = [photo] * (photos or not decoded) + [code] * decoded
         for level, picture in enumerate(pictures):
             resampling = Image.Resampling.BICUBIC if picture is photo else Image.Resampling.NEAREST
-            block.paste(_tile(picture, resampling), (left, top + level * (_TILE + 4)))
+            tile = _tile(picture, resampling)
+            if view.region is not None:
+                _outline(tile, view.region)
+            block.paste(tile, (left, top + level * (_TILE + 4)))
         _caption(block, (left, top + high * _TILE + (high - 1) * 4 + 4), name, text)
         if number == 0:
             corner = (left + _TILE - 1, top + high * _TILE + (high - 1) * 4 - 1)
@@ -76,12 +83,25 @@ def _tile(picture: Image.Image | None, resampling: Image.Resampling) -> Image.Im
     return ImageOps.fit(picture, (_TILE, _TILE), resampling)
 
 
+def _outline(tile: Image.Image, region: tuple[float, float, float, float]) -> None:
+    left, top, wide, high = (round(share * _TILE) for share in region)
+    ImageDraw.Draw(tile).rectangle(((left, top), (left + wide - 1, top + high - 1)), outline=_ACCENT, width=2)
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """The font that matplotlib brings; Pillow's own knows ASCII alone."""
+    import matplotlib as mpl
+
+    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 12)
+
+
 def _caption(block: Image.Image, corner: tuple[int, int], name: str, text: str) -> None:
-    draw, font = ImageDraw.Draw(block), ImageFont.load_default(13)
-    printable = name.encode("ascii", "replace").decode()  # the built-in font knows no more
+    draw, font = ImageDraw.Draw(block), _font()
+    printable = one_line(name)
     shown = printable
     while shown and draw.textlength(shown, font) > _TILE:
         printable = printable[1:]
-        shown = f"...{printable}"
+        shown = f"…{printable}"
     draw.text(corner, shown, _INK, font)
     draw.text((corner[0], corner[1] + 17), text, _SOFT, font)

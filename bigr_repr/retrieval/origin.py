@@ -14,6 +14,10 @@ from bigr_repr.embed.recipe import Recipe, differences
 BITS: Final = "tokenizer bits"
 FEATURES: Final = "binarised features"
 _SHARED: Final = ("model", "weights_sha256", "precision", "preprocessing")
+_TYPES: Final[dict[str, Any]] = {
+    "of": str, "layer": int | None, "pooling": str | None,
+    "model": str, "weights_sha256": str, "precision": str, "preprocessing": dict,
+}  # fmt: skip
 
 
 def origin_of(provenance: Mapping[str, Any], of: str, layer: int | None) -> dict[str, Any]:
@@ -23,6 +27,20 @@ def origin_of(provenance: Mapping[str, Any], of: str, layer: int | None) -> dict
     """
     shared = {name: provenance[name] for name in _SHARED}
     return {"of": of, "layer": layer, "pooling": None if layer is None else provenance["pooling"], **shared}
+
+
+def checked_origin(origin: Any) -> dict[str, Any] | None:
+    """An origin that was read from a file, or None for none.  Raises ValueError unless it is as origin_of makes it."""
+    if origin is None:
+        return None
+    wrong = [name for name, kind in _TYPES.items() if not (isinstance(origin, dict) and _has(origin, name, kind))]
+    if wrong or origin["of"] not in (BITS, FEATURES):
+        raise ValueError(f"origin: {', '.join(wrong) or 'of'} missing, or not what it should be")
+    return dict(origin)
+
+
+def _has(origin: Mapping[str, Any], name: str, kind: Any) -> bool:
+    return name in origin and isinstance(origin[name], kind) and not isinstance(origin[name], bool)
 
 
 def origin_by(pre: Pretrained, index_origin: Mapping[str, Any]) -> dict[str, Any]:

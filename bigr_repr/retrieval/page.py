@@ -63,7 +63,8 @@ figcaption { padding: 10px 12px 12px; font-size: 13px }
   text-align: left }
 .id bdi { direction: ltr }
 .query .id { white-space: normal; overflow-wrap: anywhere; direction: ltr }
-.numbers { display: flex; justify-content: space-between; color: var(--soft); font-variant-numeric: tabular-nums }
+.numbers { display: flex; flex-wrap: wrap; justify-content: space-between; column-gap: 8px; color: var(--soft);
+  font-variant-numeric: tabular-nums }
 .bar { height: 4px; border-radius: 2px; background: var(--bar); margin-top: 8px; overflow: hidden }
 .bar i { display: block; height: 100%; background: var(--accent) }
 @media (max-width: 760px) { body { padding: 24px 16px } .results { grid-template-columns: 1fr }
@@ -126,7 +127,7 @@ def _hit(hit: HitView, view: SearchView) -> str:
     if view.n_bits:
         # Half of the bits differ between codes that have nothing to do with each other: there the bar is empty.
         same = 100 * (1 - hit.distance / view.n_bits)
-        numbers = f"<span>{hit.distance:,.0f} bits differ</span><span>{same:.1f} % same</span>"
+        numbers = f"<span>{hit.distance:,.0f} bits</span><span>{same:.1f} % same</span>"
         alike = 1 - 2 * hit.distance / view.n_bits
     else:
         numbers, alike = f"<span>cosine distance</span><span>{hit.distance:.3f}</span>", 1 - hit.distance

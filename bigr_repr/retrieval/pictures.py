@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr.checkpoints import Pretrained, load
+from bigr_repr.images import one_line
 from bigr_repr.retrieval.decoding import decode_codes
 from bigr_repr.retrieval.export import read_codes
 from bigr_repr.retrieval.index import HammingIndex
@@ -19,7 +20,8 @@ from bigr_repr.retrieval.origin import BITS
 
 __all__ = ["decode_to_folder"]
 
-_BATCH = 256
+_BATCH: Final = 256
+_LONGEST_NAME: Final = 200  # bytes, of the 255 that file systems take
 
 
 def decode_to_folder(
@@ -33,7 +35,7 @@ def decode_to_folder(
     """Decode tokenizer codes of an index folder or of a file that bigr_repr.retrieval.export wrote; returns how many.
 
     only: ids; None: all, or the first `limit`. model: that made the codes; None: by the name recorded with them.
-    Files are named by number and id, as 00003-cat.png, in a folder that is new or empty.
+    Files are named by number and id, as 00003-cat.png, in a folder that is new or empty. All appear, or none.
 
     Raises FileExistsError for a folder that holds things, ValueError for codes that are no tokenizer's, for an id that
     is not there, or for another model than the one recorded.
@@ -51,15 +53,30 @@ def decode_to_folder(
             f"{source}: codes of a model with SHA-256 {recorded[:12]}…, but {pre.config.name} has "
             f"{pre.fingerprint[:12]}…; give the model that made them"
         )
-    first = decode_codes(pre, codes[rows[:1]])  # before a folder is made for nothing
+    decode_codes(pre, codes[rows[:1]])  # before a folder is made for nothing
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
-        pictures = first if len(rows) == 1 else decode_codes(pre, np.ascontiguousarray(codes[part]))
-        for row, pixels in zip(part, pictures, strict=True):
-            name = str(row) if ids is None else PurePosixPath(ids[row]).stem
-            Image.fromarray(pixels).save(folder / f"{row:05d}-{name[:100]}.png")
+    written: list[Path] = []
+    try:
+        for start in range(0, len(rows), _BATCH):
+            part = rows[start : start + _BATCH]
+            pictures = decode_codes(pre, np.ascontiguousarray(codes[part]))
+            for row, pixels in zip(part, pictures, strict=True):
+                written.append(folder / _file_name(int(row), str(row) if ids is None else ids[row]))
+                Image.fromarray(pixels).save(written[-1])
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if made:
+            folder.rmdir()
+        raise
     return len(rows)
+
+
+def _file_name(row: int, id: str) -> str:
+    """A file name that every system takes: no control characters, and short."""
+    name = one_line(PurePosixPath(id).stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return f"{row:05d}-{name}.png"
 
 
 def _stored(source: Path) -> tuple[Sequence[str] | None, NDArray[np.uint8], Mapping[str, Any] | None]:

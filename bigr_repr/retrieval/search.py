@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr.checkpoints import Pretrained
-from bigr_repr.images import find_images
+from bigr_repr.images import escape_path, find_images
 from bigr_repr.retrieval.index import HammingIndex, Neighbors
 from bigr_repr.retrieval.queries import encode_queries, model_of
 from bigr_repr.retrieval.regions import Region
@@ -31,7 +31,10 @@ Model = str | os.PathLike[str] | Pretrained
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Searched:
-    """Queries by name, and what was found for each. tokens: the queries' tokenizer codes, uint8 (q, bytes), or None."""
+    """Queries by name, as text, and what was found for each.
+
+    tokens: the queries' tokenizer codes, uint8 (q, bytes), or None.
+    """
 
     names: Sequence[str]
     neighbors: Neighbors
@@ -75,7 +78,7 @@ def search_images(
     queries = encode_queries(files, pre, index.origin, index.binariser)
     found = _search(index, queries.codes, queries.tokens, queries.vectors, k, rescore, region, effort)
     return Searched(
-        names=[os.path.basename(file) for file in files],  # noqa: PTH119  (a name as found, not a path)
+        names=[escape_path(os.path.basename(file)) for file in files],  # noqa: PTH119  (a name as found, not a path)
         neighbors=found, tokens=queries.tokens, photos=[thumbnail(file) for file in files],
         region=region, rescored=rescore > 0,
     )  # fmt: skip

@@ -19,9 +19,9 @@ def export(
     ] = Codes.bits,
     n_bits: Annotated[int | None, typer.Option("--bits", min=1, help="Bits of a code, for pca, rotation, itq.")] = None,
     layer: Annotated[int | None, typer.Option(help="Whose vectors, if the data set has several layers.")] = None,
-    model: Annotated[str, typer.Option(help="For images: a name from bigr-repr models list, or a folder.")] = (
-        "bigr-tiny"
-    ),
+    model: Annotated[
+        str | None, typer.Option(help="For images: a name (bigr-repr models list) or a folder; by default bigr-tiny.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the fit.")] = 0,
 ) -> None:
     """Export binary codes: of images, the tokenizer's bits; of an embedding data set, any kind."""
@@ -30,6 +30,8 @@ def export(
     from bigr_repr_cli.progress import counting_progress
 
     if len(source) == 1 and any(Path(source[0]).glob("part-*.parquet")):
+        if model is not None:
+            raise typer.BadParameter("a data set has its codes already; leave it out", param_hint="--model")
         data = DataCodes(source[0], codes, n_bits=n_bits, layer=layer, seed=seed)
         count, bits = export_data_codes(data, out), data.n_bits
     else:
@@ -37,9 +39,12 @@ def export(
             raise typer.BadParameter(
                 "of images there are bits alone; embed them first for others", param_hint="--codes"
             )
+        if n_bits is not None or layer is not None:
+            hint = "--layer" if n_bits is None else "--bits"
+            raise typer.BadParameter("the tokenizer's bits of images have no such choice", param_hint=hint)
         from bigr_repr.checkpoints import load
 
-        pre = load(model)
+        pre = load(model or "bigr-tiny")
         with counting_progress("encoding") as on_progress:
             count = export_image_codes(source, out, pre, on_progress=on_progress)
         bits = pre.config.code_size

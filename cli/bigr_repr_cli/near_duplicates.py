@@ -17,6 +17,7 @@ def command(
 
     Every pair is compared: minutes for 100,000 images, not a matter of the kind of index.
     """
+    from bigr_repr.images import one_line
     from bigr_repr.retrieval import HammingIndex
     from bigr_repr.retrieval.duplicates import near_duplicates
 
@@ -33,4 +34,4 @@ def command(
     for cluster in shown:
         typer.echo("")
         for id, distance in zip(cluster.ids, cluster.distances, strict=True):
-            typer.echo(f"{distance:>6,}  {id}")
+            typer.echo(f"{distance:>6,}  {one_line(str(id))}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from bigr_repr.retrieval import Region, TokenLayout
+    from bigr_repr.retrieval import HammingIndex, Region
+    from bigr_repr.retrieval.stores import StoreIndex
 
 
 def parse_layers(values: list[str], names: tuple[str, ...] = ("mid",)) -> list[int | str]:
@@ -22,10 +23,10 @@ def parse_layers(values: list[str], names: tuple[str, ...] = ("mid",)) -> list[i
     return layers
 
 
-def parse_region(value: str, layout: TokenLayout | None) -> Region:
+def parse_region(value: str, index: HammingIndex | StoreIndex) -> Region:
     """A region out of "2,2,4,4" (tokens) or "0.25,0.25,0.5,0.5" (shares of the side). Raises BadParameter.
 
-    Raises ValueError for an index without tokenizer codes.
+    Raises ValueError for an index that cannot be searched by region.
     """
     from bigr_repr.retrieval import Region
 
@@ -35,8 +36,7 @@ def parse_region(value: str, layout: TokenLayout | None) -> Region:
         x, y, w, h = (float(part) if shares else int(part) for part in parts)
     except ValueError:
         raise typer.BadParameter(f"{value!r} is not x,y,w,h, as 2,2,4,4", param_hint="--region") from None
-    if layout is None:
-        raise ValueError("this index holds no tokenizer codes, which regions need; embed with --codes, build again")
+    layout = index.token_layout()
     return Region.of_fractions(x, y, w, h, layout) if shares else Region(x=int(x), y=int(y), w=int(w), h=int(h))
 
 

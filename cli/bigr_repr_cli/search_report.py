@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from bigr_repr.images import escape_path
+from bigr_repr.images import one_line
 from bigr_repr.retrieval import HammingIndex
 from bigr_repr.retrieval.search import Searched
 from bigr_repr.retrieval.stores import StoreIndex, is_store, open_store
@@ -28,11 +28,11 @@ def print_hits(found: Searched, *, as_json: bool) -> None:
         return
     for number, (name, hits) in enumerate(_hits(found)):
         if len(found.names) > 1:
-            typer.echo(f"{chr(10) if number else ''}{escape_path(name)}")
+            typer.echo(f"{chr(10) if number else ''}{one_line(name)}")
         width = max([len(kind), *(len(_text(hit["distance"])) for hit in hits)])
         typer.echo(f"{kind:>{width}}  image")
         for hit in hits:
-            typer.echo(f"{_text(hit['distance']):>{width}}  {hit['id']}")
+            typer.echo(f"{_text(hit['distance']):>{width}}  {one_line(str(hit['id']))}")
 
 
 def show(views: list[SearchView], html: Path | None, montage: Path | None, *, quiet: bool) -> None:

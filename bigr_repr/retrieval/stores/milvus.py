@@ -12,6 +12,8 @@ import secrets
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -32,12 +34,19 @@ class MilvusStore:
     def __init__(self, where: str, name: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of milvus-lite about its own imports
-            from pymilvus import DataType, MilvusClient
+            from pymilvus import DataType
 
-            logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised, and once is enough
-            self.place, self._name, self._types = f"milvus:{where}", name, DataType
-            with self._reaching():
-                self._client = MilvusClient(where, token=os.environ.get("MILVUS_TOKEN", ""), timeout=_SECONDS)
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised, and once is enough
+        self.place, self._where, self._name, self._types = f"milvus:{where}", where, name, DataType
+
+    @cached_property
+    def _client(self) -> Any:
+        """Connected when first needed: milvus-lite makes the file that it does not find."""
+        from pymilvus import MilvusClient
+
+        with warnings.catch_warnings(), self._reaching():
+            warnings.simplefilter("ignore")
+            return MilvusClient(self._where, token=os.environ.get("MILVUS_TOKEN", ""), timeout=_SECONDS)
 
     def write(self, header: Header, batches: Iterator[Batch]) -> None:
         """The rows as a new collection, then the header that names it, then the old rows go."""
@@ -116,7 +125,8 @@ class MilvusStore:
 
     def _parts(self) -> tuple[str, str]:
         """The collection of the rows, and the header's text."""
-        if not self._has(self._header):
+        lacking = self._where.endswith(".db") and not Path(self._where).exists()
+        if lacking or not self._has(self._header):
             raise FileNotFoundError(
                 f"{self.place}: no index called {self._name} here; push one with: bigr-repr index push"
             )

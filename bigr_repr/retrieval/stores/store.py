@@ -12,7 +12,7 @@ import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, NoReturn, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +21,12 @@ from numpy.typing import ArrayLike, NDArray
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.binariser import Binariser
 from bigr_repr.retrieval.index import HammingIndex, Neighbors
+from bigr_repr.retrieval.origin import checked_origin
 from bigr_repr.retrieval.regions import Region, TokenLayout
 
 _FORMAT: Final = 1
 _CHUNK: Final = 4 << 20  # bytes of codes sent at a time
+_CHUNK_ROWS: Final = 1 << 13  # sent at a time: with the longest ids less than a message to Milvus holds, 64 MB
 _KINDS: Final = ("flat", "ivf")
 _SCHEMES: Final = ("lancedb", "milvus")
 
@@ -64,7 +66,7 @@ class Header:
                 binariser = Binariser.from_safetensors(base64.b64decode(fitted[1]), fitted[0], name)
             numbers = {field: int(record[field]) for field in ("n_bits", "count")}
             return cls(
-                **numbers, kind=str(record["kind"]), lists=record["lists"], origin=record["origin"],
+                **numbers, kind=str(record["kind"]), lists=record["lists"], origin=checked_origin(record["origin"]),
                 binariser=binariser,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -111,8 +113,8 @@ class StoreIndex:
     def search(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Neighbors:
         """The k nearest codes to each of queries, packed codes uint8 (q, bytes) or one of them, (bytes).
 
-        effort: lists to search, of kind "ivf"; None: an eighth. Equal distances come in the order of the rows, but
-        which of the equally far ones come last within k is the store's choice.
+        effort: lists to search, of kind "ivf"; None: an eighth of them. Equal distances come in the order of the rows,
+        but which of the equally far ones come last within k is the store's choice.
         Raises ValueError for codes of another length or k outside 1..len(index), ConnectionError.
         """
         wanted = np.atleast_2d(np.asarray(queries))
@@ -124,6 +126,10 @@ class StoreIndex:
             )
         if not 1 <= k <= len(self):
             raise ValueError(f"k={k} is outside 1..{len(self)}, the codes in {self._store.place}; ask for fewer")
+        if effort is not None and (not self.header.lists or effort < 1):
+            raise ValueError(
+                f"effort={effort} must be a number of lists from 1; {self._store.place} is {self.header.kind}"
+            )
         if effort is None and self.header.lists:
             effort = max(1, self.header.lists // 8)
         ids = np.full((len(wanted), k), None, object)
@@ -140,9 +146,13 @@ class StoreIndex:
         """Raises ValueError: vectors are not in the store."""
         raise ValueError(f"{self._store.place} holds codes alone: rescore with the index folder that was pushed")
 
-    def search_region(self, queries: ArrayLike, region: Region, k: int = 10) -> Neighbors:
+    def token_layout(self) -> NoReturn:
         """Raises ValueError: stores compare whole codes."""
         raise ValueError(f"{self._store.place} compares whole codes: search regions in the index folder")
+
+    def search_region(self, queries: ArrayLike, region: Region, k: int = 10) -> NoReturn:
+        """Raises ValueError: stores compare whole codes."""
+        self.token_layout()
 
 
 def is_store(place: str) -> bool:
@@ -180,7 +190,7 @@ def push(index: HammingIndex, place: str, name: str = "images", *, kind: str = "
 
 def _batches(index: HammingIndex) -> Iterator[Batch]:
     ids = index.ids.cast(pa.string())
-    step = max(1, _CHUNK // index.rows.codes.shape[1])
+    step = max(1, min(_CHUNK_ROWS, _CHUNK // index.rows.codes.shape[1]))
     for start in range(0, len(index), step):
         yield start, ids.slice(start, step), np.ascontiguousarray(index.rows.codes[start : start + step])
 
