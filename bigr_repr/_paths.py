@@ -39,10 +39,17 @@ _Input = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One image file. path: what is recorded for it; file: what is opened. Both may hold surrogate escapes."""
+    """One image. path: what is recorded for it; file: what is opened. Both may hold surrogate escapes.
+
+    start: None if the image is the whole file; else size bytes of it from start on, or, size being None, row start of a
+    Parquet file. label: what the file itself says the image is.
+    """
 
     path: str
     file: str
+    start: int | None = None
+    size: int | None = None
+    label: str | None = None
 
 
 def find_images(

@@ -67,7 +67,9 @@ ALLOWED = {
 PART_OF = {
     "_ahead": "images",
     "_architecture": "checkpoints",
+    "_class_names": "images",
     "_durable": "images",
+    "_objects": "images",
     "_open": "images",
     "_paths": "images",
     "_pictures": "features",

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bigr_repr._ahead import map_ahead
 from bigr_repr.codes import to_bytes
+from bigr_repr.embed.fetch import Picture, fetch, pictures
 from bigr_repr.embed.ledger import Failure, Ledger, Record
 from bigr_repr.embed.plan import Entry
 from bigr_repr.embed.recipe import Recipe
@@ -78,13 +79,12 @@ class Engine:
         """Do all tasks. Raises OSError when writing fails, ValueError when the model gives nothing finite."""
         queue: list[Task] = []  # tasks whose pictures are being decoded and whose turn has not come
 
-        def files() -> Iterator[str]:
+        def entries() -> Iterator[Entry]:
             for task in tasks:
                 queue.append(task)
-                for entry in task.entries:
-                    yield entry.file
+                yield from task.entries
 
-        decoded = map_ahead(self._decode, files(), workers=self.workers, ahead=2 * self.batch_size)
+        decoded = map_ahead(self._decode, pictures(entries()), workers=self.workers, ahead=2 * self.batch_size)
         try:
             for first in decoded:
                 task = queue.pop(0)
@@ -92,9 +92,10 @@ class Engine:
         finally:
             decoded.close()
 
-    def _decode(self, file: str) -> Decoded:
+    def _decode(self, picture: Picture) -> Decoded:
+        side = self.recipe.config.image_size
         try:
-            return load_image(file, self.recipe.config.image_size, max_pixels=self.max_pixels)
+            return load_image(fetch(picture), side, max_pixels=self.max_pixels, name=picture.name)
         except ImageError as error:
             return Unreadable(error.kind, str(error))
 
@@ -138,7 +139,7 @@ class Engine:
             good = [row for row, reason in enumerate(reasons) if reason is None]
             codes = to_bytes(batch.features.codes.flatten(1).cpu().numpy())
             paths = [batch.entries[row].path for row in good]
-            labels = [label(batch.entries[row].file) for row in good] if self.recipe.labels else []
+            labels = [label(batch.entries[row]) for row in good] if self.recipe.labels else []
             chosen = {layer: values[good] for layer, values in vectors.items()}
             tables.append(rows_table(self.recipe, paths, chosen, codes[good], labels))
         failed = [
@@ -198,6 +199,8 @@ class Engine:
         return merge_rows(read_shard(self.ledger.shard(task.unit)), old, table, sorted(again - still))
 
 
-def label(file: str) -> str:
-    """The name of the folder that a file lies in, as text."""
-    return escape_path(os.path.basename(os.path.dirname(file)))  # noqa: PTH119, PTH120 - names are not UTF-8 alone
+def label(entry: Entry) -> str:
+    """What the input's file says that it is, or the name of the folder that the file lies in, as text."""
+    if entry.label is not None:
+        return entry.label
+    return escape_path(os.path.basename(os.path.dirname(entry.file)))  # noqa: PTH119, PTH120 - names are not UTF-8 alone

@@ -19,18 +19,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigr_repr._durable import replacing, sync_folder
+from bigr_repr._objects import is_url
 from bigr_repr.images import Source, escape_path, unescape_path
 
 RUN_FOLDER = "_run"  # in a data set's; readers of Parquet folders pass over names that begin with an underscore
 _INPUTS, _LISTED, _PLAN = "inputs.parquet", "inputs.new.parquet", "plan.json"
-_SCHEMA = pa.schema([pa.field("path", pa.string(), nullable=False), pa.field("file", pa.string(), nullable=False)])
+_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("start", pa.int64()),
+        pa.field("size", pa.int64()),
+        pa.field("label", pa.string()),
+    ]
+)
+_ENCODING = {
+    "path": "DELTA_BYTE_ARRAY", "file": "DELTA_BYTE_ARRAY", "label": "DELTA_BYTE_ARRAY",
+    "start": "DELTA_BINARY_PACKED", "size": "DELTA_BINARY_PACKED",
+}  # fmt: skip
 
 
 class Entry(NamedTuple):
-    """One input. path: as recorded, escaped to be text; file: absolute, as the system names it."""
+    """One input. path: as recorded, escaped to be text; file: absolute, as the system names it, or a URL.
+
+    start, size, label: which part of the file it is, and what the file says of it, as of bigr_repr.images.Source.
+    """
 
     path: str
     file: str
+    start: int | None = None
+    size: int | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +69,8 @@ class Plan:
     def entries(self, unit: int) -> list[Entry]:
         """The inputs of a unit, in order."""
         table = self._file.read_row_group(unit)
-        paths, files = (table.column(name).to_pylist() for name in ("path", "file"))
-        return [Entry(path, unescape_path(file)) for path, file in zip(paths, files, strict=True)]
+        columns = [column.to_pylist() for column in table.columns]
+        return [Entry(path, unescape_path(file), *part) for path, file, *part in zip(*columns, strict=True)]
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
@@ -74,12 +93,12 @@ class Plan:
 
 
 def open_plan(folder: Path) -> Plan | None:
-    """The plan in a folder; None if none was completed there. Raises ValueError for one of a later format."""
+    """The plan in a folder; None if none was completed there. Raises ValueError for one of another format."""
     file = folder / _PLAN
     try:
         written = json.loads(file.read_text("utf-8"))
-        if written["format"] != 1:
-            raise ValueError(f"{file}: format {written['format']} is newer than this program; upgrade bigr-repr")
+        if written["format"] != 2:
+            raise ValueError(f"{file}: format {written['format']} is of another version; use that, or overwrite")
         return Plan(folder, written["inputs"], written["unit_size"], written["provenance"])
     except FileNotFoundError:
         return None
@@ -98,13 +117,14 @@ def list_inputs(folder: Path, sources: Iterable[Source], unit_size: int, on_list
             _SCHEMA,
             compression="zstd",
             use_dictionary=False,
-            column_encoding="DELTA_BYTE_ARRAY",
+            column_encoding=_ENCODING,
             write_statistics=False,
         ) as writer,
     ):
         for unit in _units(entries, unit_size):
-            columns = [[entry.path for entry in unit], [escape_path(entry.file) for entry in unit]]
-            writer.write_table(pa.table(columns, schema=_SCHEMA), row_group_size=unit_size)
+            paths, files, *parts = zip(*unit, strict=True)
+            columns = [paths, map(escape_path, files), *parts]
+            writer.write_table(pa.table(list(map(list, columns)), schema=_SCHEMA), row_group_size=unit_size)
             found += len(unit)
             on_listed(found)
     return found
@@ -113,7 +133,7 @@ def list_inputs(folder: Path, sources: Iterable[Source], unit_size: int, on_list
 def commit_plan(folder: Path, inputs: int, unit_size: int, provenance: dict[str, Any]) -> Plan:
     """Make the list that list_inputs wrote the plan. Any plan before it must have been revoked."""
     (folder / _LISTED).replace(folder / _INPUTS)
-    plan = {"format": 1, "inputs": inputs, "unit_size": unit_size, "provenance": provenance}
+    plan = {"format": 2, "inputs": inputs, "unit_size": unit_size, "provenance": provenance}
     with replacing(folder / _PLAN) as file:
         file.write(json.dumps(plan, indent=1).encode())
     return Plan(folder, inputs, unit_size, provenance)
@@ -126,7 +146,8 @@ def revoke_plan(folder: Path) -> None:
 
 
 def _entry(source: Source) -> Entry:
-    return Entry(escape_path(source.path), os.path.abspath(source.file))  # noqa: PTH100 - keeps symbolic links
+    file = source.file if is_url(source.file) else os.path.abspath(source.file)  # noqa: PTH100 - keeps symbolic links
+    return Entry(escape_path(source.path), file, source.start, source.size, source.label)
 
 
 def _units(entries: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
@@ -135,4 +156,6 @@ def _units(entries: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
 
 
 def _shown(entry: Entry | None) -> str:
-    return "none" if entry is None else escape_path(entry.file)
+    if entry is None:
+        return "none"
+    return escape_path(entry.file) + ("" if entry.start is None else f" from {entry.start} on")

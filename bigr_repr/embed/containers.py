@@ -1,0 +1,229 @@
+"""Files that hold many pictures, Parquet files and tar shards: what is in them, and reading rows in order.
+
+Knows nothing of models, plans or decoding. A container that is damaged yields what comes before the damage, and then
+an error; nothing of it is held in memory but the batch of rows at hand.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate, groupby
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bigr_repr._class_names import class_names
+from bigr_repr._objects import ObjectPath, is_url
+from bigr_repr._open import one_line
+from bigr_repr.images import IMAGE_SUFFIXES, ImageError, escape_path
+
+_ROWS = 32  # rows of a Parquet file in memory at a time
+_BUFFER = 4 << 20  # bytes read at a time
+
+
+class Member(NamedTuple):
+    """A picture in a container. start: a Parquet file's row, size being None, or where a tar member's bytes begin.
+
+    name: of the member, or the row's number; may hold surrogate escapes. label: what the container says it is, if that.
+    """
+
+    name: str
+    start: int
+    size: int | None
+    label: str | None
+
+
+def is_container(file: str) -> bool:
+    """Whether a file's name says that it holds many pictures."""
+    return file.lower().endswith((".parquet", ".tar"))
+
+
+def members(file: str, *, labels: bool = False) -> Iterator[Member]:
+    """The pictures in a container, a local path or a URL, in its order; names need not be unique.
+
+    Of a tar shard, regular files with the suffix of an image; of a Parquet file, all rows of the column `image`.
+    labels: look for them, in the column `label` (numbers become names where the schema's metadata has some) or, as in
+    WebDataset, in the member that has the picture's name up to its first dot and the suffix `.cls`; where there is
+    none, a tar member's label is the name of its folder, if it has one.
+
+    Raises ImageError for a container that is missing, damaged or of another kind, after what comes before the damage.
+    """
+    with _explained(file):
+        yield from (_tar_members if file.lower().endswith(".tar") else _rows)(file, labels)
+
+
+def why_unreadable(file: str) -> ImageError:
+    """What was wrong with a container whose listing ended in an error."""
+    try:
+        for _ in members(file):
+            pass
+    except ImageError as error:
+        return error
+    return ImageError("corrupt", f"{escape_path(file)}: was damaged when it was listed, and no more; list it again")
+
+
+@contextmanager
+def _explained(file: str) -> Iterator[None]:
+    """Turn what readers of containers raise into an ImageError."""
+    name = one_line(escape_path(file))
+    try:
+        yield
+    except ImageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError("missing", f"{name}: no such file") from None
+    except (OSError, ValueError, tarfile.TarError, pa.ArrowException) as error:
+        if isinstance(error, PermissionError | ConnectionError) or getattr(error, "errno", None):
+            raise ImageError("unreadable", f"{name}: {getattr(error, 'strerror', None) or error}") from error
+        said = one_line(" ".join(str(error).split()))[:200]
+        raise ImageError("corrupt", f"{name}: the file is damaged; fetch it again ({said})") from error
+
+
+# ---- tar shards
+
+
+def _tar_members(file: str, labels: bool) -> Iterator[Member]:
+    with _open(file) as stream, _open_tar(stream, file) as tar:
+        for _, sample in groupby(_regular(tar), lambda info: _key(info.name)):
+            infos = list(sample)
+            label = next((_text(tar, info) for info in infos if info.name.endswith(".cls")), None) if labels else None
+            for info in infos:
+                folder, base = os.path.split(info.name)
+                if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES and not base.startswith("."):  # noqa: PTH122
+                    own = label if label is not None or not folder else escape_path(os.path.basename(folder))  # noqa: PTH119
+                    yield Member(info.name, info.offset_data, info.size, own)
+
+
+def _open_tar(stream: BinaryIO, file: str) -> tarfile.TarFile:
+    if not stream.read(1):
+        raise ImageError("empty", f"{escape_path(file)}: the file is empty; fetch it again")
+    stream.seek(0)
+    return tarfile.open(fileobj=stream, mode="r:")  # plain: what is compressed cannot be read from the middle
+
+
+def _regular(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (info := tar.next()) is not None:
+        tar.members.clear()  # it would keep them all
+        if info.isreg():
+            yield info
+
+
+def _key(name: str) -> str:
+    """What members of one WebDataset sample share."""
+    folder, base = os.path.split(name)
+    return f"{folder}/{base.partition('.')[0]}"
+
+
+def _text(tar: tarfile.TarFile, info: tarfile.TarInfo) -> str:
+    member = tar.extractfile(info)
+    assert member is not None
+    return escape_path(os.fsdecode(member.read(1024).strip()))
+
+
+def _open(file: str) -> BinaryIO:
+    if is_url(file):
+        return io.BufferedReader(ObjectPath(file).open_input(), _BUFFER)
+    return Path(file).open("rb")
+
+
+# ---- Parquet files
+
+
+def open_parquet(file: str | os.PathLike[str]) -> pq.ParquetFile:
+    """A Parquet file, local or in a store, to be read in pieces: as much of it is in memory as is asked for."""
+    name = os.fspath(file)
+    source = ObjectPath(name).open_input() if is_url(name) else name
+    return pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
+
+
+def _rows(file: str, labels: bool) -> Iterator[Member]:
+    with open_parquet(file) as parquet:
+        _image_column(parquet, file)
+        if not labels or "label" not in parquet.schema_arrow.names:
+            yield from (Member(str(row), row, None, None) for row in range(parquet.metadata.num_rows))
+            return
+        names = class_names(parquet.schema_arrow.metadata)
+        batches = parquet.iter_batches(4096, columns=["label"])
+        values = (value for batch in batches for value in batch.column("label").to_pylist())
+        for row, value in enumerate(values):
+            known = isinstance(value, int) and 0 <= value < len(names)
+            yield Member(str(row), row, None, names[value] if known else "" if value is None else str(value))
+
+
+def _image_column(parquet: pq.ParquetFile, file: str) -> str:
+    """What Parquet calls the column of encoded bytes. Raises ImageError if there is none."""
+    schema, remedy = parquet.schema_arrow, "a column image with the bytes of image files is needed"
+    if "image" not in schema.names:
+        held = ", ".join(schema.names)
+        raise ImageError("unsupported", f"{escape_path(file)}: has columns {held}; {remedy}")
+    kind, column = schema.field("image").type, "image"
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind, column = kind.field("bytes").type, "image.bytes"
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise ImageError("unsupported", f"{escape_path(file)}: column {column} is {kind}; {remedy}")
+    return column
+
+
+class ParquetRows:
+    """The encoded pictures of a Parquet file, for one reader. Rows that rise are read group by group, each group once.
+
+    Opening raises nothing: what is wrong with the file is what becomes of its rows.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self._held, self._first = pa.array([], pa.binary()), 0  # rows at hand, and the number of the first
+        self._broken: dict[int, ImageError] = {}  # the row group that cannot be read
+        self._group, self._batches = -1, iter(())
+        self._error: ImageError | None = None
+        try:
+            with _explained(file):
+                self._parquet = open_parquet(file)
+                self._column = _image_column(self._parquet, file)
+                groups = range(self._parquet.metadata.num_row_groups)
+                sizes = (self._parquet.metadata.row_group(group).num_rows for group in groups)
+                self._starts = list(accumulate(sizes, initial=0))
+        except ImageError as error:
+            self._error = error
+
+    def read(self, row: int) -> bytes | ImageError:
+        """A row's bytes, or why there are none."""
+        name = f"{escape_path(self.file)}#{row}"
+        try:
+            if self._error is None and row >= self._starts[-1]:
+                raise ImageError("missing", f"{name}: the file has {self._starts[-1]} rows")
+            if self._error is not None:
+                raise self._error
+            content: bytes | None = self._find(row)
+        except ImageError as error:
+            return ImageError(error.kind, error.message if error.message.startswith(name) else f"{name}: {error}")
+        return content or ImageError("empty", f"{name}: the row holds no bytes")
+
+    def _find(self, row: int) -> Any:
+        group = bisect_right(self._starts, row) - 1
+        if group in self._broken:
+            raise self._broken[group]
+        if group != self._group or row < self._first:
+            columns = [self._column]
+            self._group, self._batches = group, self._parquet.iter_batches(_ROWS, row_groups=[group], columns=columns)
+            self._held, self._first = self._held[:0], self._starts[group]
+        try:
+            with _explained(self.file):
+                while row >= self._first + len(self._held):
+                    self._first += len(self._held)
+                    self._held = self._picture_bytes(next(self._batches))
+        except ImageError as error:
+            self._broken = {group: error}
+            raise
+        return self._held[row - self._first].as_py()
+
+    def _picture_bytes(self, batch: pa.RecordBatch) -> pa.Array:
+        column = batch.column(0)
+        return column.field("bytes") if pa.types.is_struct(column.type) else column
