@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigr_repr._class_names import class_names
-from bigr_repr._objects import ObjectPath, is_url
+from bigr_repr._objects import ObjectPath, is_url, readable
 from bigr_repr._open import one_line
 from bigr_repr.images import IMAGE_SUFFIXES, ImageError, escape_path
 
@@ -53,10 +53,15 @@ def members(file: str, *, labels: bool = False) -> Iterator[Member]:
     WebDataset, in the member that has the picture's name up to its first dot and the suffix `.cls`; where there is
     none, a tar member's label is the name of its folder, if it has one.
 
-    Raises ImageError for a container that is missing, damaged or of another kind, after what comes before the damage.
+    Raises ImageError for a container that is missing, damaged, of another kind or without pictures, after what comes
+    before the damage.
     """
+    member = None
     with _explained(file):
-        yield from (_tar_members if file.lower().endswith(".tar") else _rows)(file, labels)
+        for member in (_tar_members if file.lower().endswith(".tar") else _rows)(file, labels):
+            yield member
+        if member is None:
+            raise ImageError("empty", f"{escape_path(file)}: holds no picture")
 
 
 def why_unreadable(file: str) -> ImageError:
@@ -110,7 +115,7 @@ def _open_tar(stream: BinaryIO, file: str) -> tarfile.TarFile:
 
 def _regular(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (info := tar.next()) is not None:
-        tar.members.clear()  # it would keep them all
+        tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
         if info.isreg():
             yield info
 
@@ -136,11 +141,9 @@ def _open(file: str) -> BinaryIO:
 # ---- Parquet files
 
 
-def open_parquet(file: str | os.PathLike[str]) -> pq.ParquetFile:
+def open_parquet(file: str) -> pq.ParquetFile:
     """A Parquet file, local or in a store, to be read in pieces: as much of it is in memory as is asked for."""
-    name = os.fspath(file)
-    source = ObjectPath(name).open_input() if is_url(name) else name
-    return pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
+    return pq.ParquetFile(readable(file), pre_buffer=False, buffer_size=_BUFFER)
 
 
 def _rows(file: str, labels: bool) -> Iterator[Member]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from bigr_repr._durable import partial_name, remove, replacing
+from bigr_repr._durable import remove, replacing
+from bigr_repr._objects import ObjectPath, Place
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,12 @@ class Record:
 class Ledger:
     """The records of a data set and the files that they speak of. out: the data set; folder: where records are."""
 
-    def __init__(self, out: Path, folder: Path) -> None:
+    def __init__(self, out: Place, folder: Place) -> None:
         self.out, self._folder = out, folder
         folder.mkdir(exist_ok=True)
         self.failures_file = out / "failures.jsonl"
 
-    def shard(self, unit: int) -> Path:
+    def shard(self, unit: int) -> Place:
         """Where a unit's rows are."""
         return self.out / f"part-{unit:05d}.parquet"
 
@@ -56,7 +56,7 @@ class Ledger:
         }
         with replacing(self._record(unit)) as file:
             file.write(json.dumps(content, indent=1).encode())
-        if record.failures:
+        if record.failures and not isinstance(self.failures_file, ObjectPath):  # objects do not grow
             with self.failures_file.open("ab") as lines:  # for people who watch; list_failures writes it for good
                 lines.writelines(map(_line, record.failures))
 
@@ -95,10 +95,10 @@ class Ledger:
     def tidy(self) -> None:
         """Remove what an interrupted run left half written."""
         for folder, pattern in ((self.out, "part-*.parquet"), (self._folder, "*.json")):
-            for left in folder.glob(partial_name(Path(pattern)).name):
+            for left in folder.glob(f".{pattern}.part"):
                 left.unlink()
 
-    def _record(self, unit: int) -> Path:
+    def _record(self, unit: int) -> Place:
         return self._folder / f"{unit:05d}.json"
 
 

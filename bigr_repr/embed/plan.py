@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigr_repr._durable import replacing, sync_folder
-from bigr_repr._objects import is_url
+from bigr_repr._objects import Place, is_url, readable
 from bigr_repr.images import Source, escape_path, unescape_path
 
 RUN_FOLDER = "_run"  # in a data set's; readers of Parquet folders pass over names that begin with an underscore
@@ -56,7 +55,7 @@ class Entry(NamedTuple):
 class Plan:
     """A written list of inputs. folder: where it is; inputs: how many; unit_size: of all units but the last."""
 
-    folder: Path
+    folder: Place
     inputs: int
     unit_size: int
     provenance: dict[str, Any]
@@ -74,7 +73,7 @@ class Plan:
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.folder / _INPUTS)
+        return pq.ParquetFile(readable(self.folder / _INPUTS))
 
     def difference(self, sources: Iterable[Source], on_listed: Callable[[int], None]) -> str | None:
         """Where a list of inputs departs from this one, in words; None: nowhere."""
@@ -92,7 +91,7 @@ class Plan:
         return first and f"inputs were {self.inputs}, are {found} ({first})"
 
 
-def open_plan(folder: Path) -> Plan | None:
+def open_plan(folder: Place) -> Plan | None:
     """The plan in a folder; None if none was completed there. Raises ValueError for one of another format."""
     file = folder / _PLAN
     try:
@@ -106,7 +105,7 @@ def open_plan(folder: Path) -> Plan | None:
         raise ValueError(f"{file}: damaged ({error}); start again with overwrite") from error
 
 
-def list_inputs(folder: Path, sources: Iterable[Source], unit_size: int, on_listed: Callable[[int], None]) -> int:
+def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_listed: Callable[[int], None]) -> int:
     """Write the list of inputs beside that of any plan in the folder, for commit_plan; return how many there are."""
     found = 0
     entries = map(_entry, sources)
@@ -130,7 +129,7 @@ def list_inputs(folder: Path, sources: Iterable[Source], unit_size: int, on_list
     return found
 
 
-def commit_plan(folder: Path, inputs: int, unit_size: int, provenance: dict[str, Any]) -> Plan:
+def commit_plan(folder: Place, inputs: int, unit_size: int, provenance: dict[str, Any]) -> Plan:
     """Make the list that list_inputs wrote the plan. Any plan before it must have been revoked."""
     (folder / _LISTED).replace(folder / _INPUTS)
     plan = {"format": 2, "inputs": inputs, "unit_size": unit_size, "provenance": provenance}
@@ -139,7 +138,7 @@ def commit_plan(folder: Path, inputs: int, unit_size: int, provenance: dict[str,
     return Plan(folder, inputs, unit_size, provenance)
 
 
-def revoke_plan(folder: Path) -> None:
+def revoke_plan(folder: Place) -> None:
     """Undo commit_plan."""
     (folder / _PLAN).unlink(missing_ok=True)
     sync_folder(folder)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bigr_repr._objects import Place, as_place, readable
 from bigr_repr.embed.plan import RUN_FOLDER, open_plan
 from bigr_repr.embed.recipe import differences, read_provenance
 
@@ -41,8 +41,9 @@ class EmbeddingSet:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-        self.files = sorted(self.folder.glob("part-*.parquet"))
+        self.folder = as_place(folder)
+        self.files: list[Place] = list(self.folder.glob("part-*.parquet"))
+        self.files.sort(key=lambda file: file.name)
         if not self.files:
             raise FileNotFoundError(
                 f"{self.folder}: no embeddings here (part-*.parquet); make them with: bigr-repr embed"
@@ -51,7 +52,7 @@ class EmbeddingSet:
         self.rows = 0
         for file in self.files:
             try:
-                with pq.ParquetFile(file) as parquet:
+                with pq.ParquetFile(readable(file)) as parquet:
                     schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
             except pa.ArrowInvalid as error:
                 raise ValueError(f"{file}: damaged ({error}); run the same bigr-repr embed again") from error
@@ -128,7 +129,7 @@ class EmbeddingSet:
     def _record_batches(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         wanted = [name for name in columns if name in self.schema.names]
         for file in self.files:
-            with pq.ParquetFile(file) as parquet:
+            with pq.ParquetFile(readable(file)) as parquet:
                 yield from parquet.iter_batches(rows, columns=wanted)
 
     def _warn_if_incomplete(self) -> None:

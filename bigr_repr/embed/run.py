@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bigr_repr._objects import ObjectPath, Place, as_place
 from bigr_repr.embed.engine import Engine, Task
 from bigr_repr.embed.ledger import Ledger
 from bigr_repr.embed.plan import RUN_FOLDER, Plan, commit_plan, list_inputs, open_plan, revoke_plan
 from bigr_repr.embed.recipe import Recipe, differences
-from bigr_repr.images import MAX_PIXELS, Source, find_images
+from bigr_repr.embed.sources import find_sources
+from bigr_repr.images import MAX_PIXELS, Source
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ class EmbedSummary:
     embedded: images that this run took on; the others were done before. seconds: for these, from the first to the last.
     """
 
-    out: Path
+    out: Place
     inputs: int
     rows: int
     failures: int
@@ -84,8 +85,9 @@ def embed_images(
 ) -> EmbedSummary:
     """Embed images into a folder of Parquet files that states its origin, and account for every one of them.
 
-    inputs, root, literal: as bigr_repr.images.find_images takes; memory does not depend on how many there are. A
-    picture that cannot be read gives no row but a line in failures.jsonl: path, kind of error, message.
+    inputs, root, literal: as bigr_repr.embed.sources.find_sources takes; memory does not depend on how many there are.
+    A picture that cannot be read gives no row but a line in failures.jsonl: path, kind of error, message. out: a folder
+    or a URL of an object store (`s3://bucket/run`).
 
     Columns: path; embedding, or embedding_4 and so on for several layers, a vector of dtype ("float32" or "float16"),
     pool="none": of all tokens one after the other; with codes, code: packed bits as bigr_repr.codes states; with
@@ -110,7 +112,9 @@ def embed_images(
 
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
-    sources = _begun(find_images(inputs, root=root, literal=literal))  # before a model is loaded for nothing
+    sources = _begun(
+        find_sources(inputs, root=root, literal=literal, labels=labels_from_folders)
+    )  # before a model is loaded
     if isinstance(model, Pretrained):
         pre, place = model, None if device is None else choose_device(device)
     else:
@@ -122,8 +126,9 @@ def embed_images(
         precision=str(extractor.dtype).removeprefix("torch."), codes=codes, labels=labels_from_folders,
     )  # fmt: skip
     del pre
-    with _claimed(Path(out)) as folder:
-        job = _Job(Path(out), folder, recipe, on_progress or (lambda progress: None))
+    target = as_place(out)
+    with _claimed(target) as folder:
+        job = _Job(target, folder, recipe, on_progress or (lambda progress: None))
         plan = job.plan(sources, unit_size, resume=resume, overwrite=overwrite)
         engine = Engine(extractor, recipe, job.ledger, batch_size, workers, max_pixels, job.advance)
         return job.do(plan, engine, retry_failed=retry_failed)
@@ -132,7 +137,7 @@ def embed_images(
 class _Job:
     """One run on one folder: what of the plan is done, and how far it is."""
 
-    def __init__(self, out: Path, folder: Path, recipe: Recipe, report: Callable[[Progress], None]) -> None:
+    def __init__(self, out: Place, folder: Place, recipe: Recipe, report: Callable[[Progress], None]) -> None:
         self.out, self.folder, self.recipe, self._report = out, folder, recipe, report
         self.ledger = Ledger(out, folder / "units")
         self._progress = Progress(0, None, 0)
@@ -216,13 +221,16 @@ def _begun(sources: Iterator[Source]) -> Iterator[Source]:
 
 
 @contextmanager
-def _claimed(out: Path) -> Iterator[Path]:
-    """The folder in out for what a run has to remember, held for this process alone."""
+def _claimed(out: Place) -> Iterator[Place]:
+    """The folder in out for what a run has to remember, held for this process alone; in a store nothing is held."""
     folder = out / RUN_FOLDER
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; name a folder for the embeddings")
     if out.is_dir() and not folder.exists() and (foreign := next(out.glob("part-*.parquet"), None)):
         raise ValueError(f"{foreign} was not written by this program; name another output folder")
+    if isinstance(folder, ObjectPath):
+        yield folder
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
