@@ -12,7 +12,7 @@ import tarfile
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate, groupby
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -96,8 +96,7 @@ def _explained(file: str) -> Iterator[None]:
 
 def _tar_members(file: str, labels: bool) -> Iterator[Member]:
     with _open(file) as stream, _open_tar(stream, file) as tar:
-        for _, sample in groupby(_regular(tar), lambda info: _key(info.name)):
-            infos = list(sample)
+        for infos in _samples(tar):
             label = next((_text(tar, info) for info in infos if info.name.endswith(".cls")), None) if labels else None
             for info in infos:
                 folder, base = os.path.split(info.name)
@@ -118,6 +117,25 @@ def _regular(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
         if info.isreg():
             yield info
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes any damage for the end
+        raise tarfile.ReadError("no member begins where one should, and no end mark")
+
+
+def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
+    """Neighbouring members with one key, together. What comes before an error is given before it is raised."""
+    sample: list[tarfile.TarInfo] = []
+    try:
+        for info in _regular(tar):
+            if sample and _key(info.name) != _key(sample[0].name):
+                yield sample
+                sample = []
+            sample.append(info)
+    except Exception:
+        yield sample
+        raise
+    yield sample
 
 
 def _key(name: str) -> str:
