@@ -182,10 +182,10 @@ class ObjectPath(os.PathLike[str]):
             file.write(content.getbuffer())
             file.close()
 
-    def replace(self, target: ObjectPath) -> None:
+    def replace(self, target: os.PathLike[str]) -> None:
         """Give the object another name: a copy in the store, then a removal; not in one step."""
         with _explained(self._url):
-            self.filesystem.copy_file(self.key, target.key)
+            self.filesystem.copy_file(self.key, ObjectPath(os.fspath(target)).key)
             self.filesystem.delete_file(self.key)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -199,6 +199,13 @@ class ObjectPath(os.PathLike[str]):
 
 
 Place = Path | ObjectPath
+
+
+def readable(place: str | Place) -> Any:
+    """What pyarrow's readers take for a file: its path, or a file opened in a store."""
+    if isinstance(place, str):
+        place = as_place(place)
+    return place.open_input() if isinstance(place, ObjectPath) else place
 
 
 @lru_cache(32)

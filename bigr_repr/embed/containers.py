@@ -12,7 +12,7 @@ import tarfile
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate, groupby
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigr_repr._class_names import class_names
-from bigr_repr._objects import ObjectPath, is_url
+from bigr_repr._objects import ObjectPath, is_url, readable
 from bigr_repr._open import one_line
 from bigr_repr.images import IMAGE_SUFFIXES, ImageError, escape_path
 
@@ -53,10 +53,15 @@ def members(file: str, *, labels: bool = False) -> Iterator[Member]:
     WebDataset, in the member that has the picture's name up to its first dot and the suffix `.cls`; where there is
     none, a tar member's label is the name of its folder, if it has one.
 
-    Raises ImageError for a container that is missing, damaged or of another kind, after what comes before the damage.
+    Raises ImageError for a container that is missing, damaged, of another kind or without pictures, after what comes
+    before the damage.
     """
+    member = None
     with _explained(file):
-        yield from (_tar_members if file.lower().endswith(".tar") else _rows)(file, labels)
+        for member in (_tar_members if file.lower().endswith(".tar") else _rows)(file, labels):
+            yield member
+        if member is None:
+            raise ImageError("empty", f"{escape_path(file)}: holds no picture")
 
 
 def why_unreadable(file: str) -> ImageError:
@@ -91,8 +96,7 @@ def _explained(file: str) -> Iterator[None]:
 
 def _tar_members(file: str, labels: bool) -> Iterator[Member]:
     with _open(file) as stream, _open_tar(stream, file) as tar:
-        for _, sample in groupby(_regular(tar), lambda info: _key(info.name)):
-            infos = list(sample)
+        for infos in _samples(tar):
             label = next((_text(tar, info) for info in infos if info.name.endswith(".cls")), None) if labels else None
             for info in infos:
                 folder, base = os.path.split(info.name)
@@ -110,9 +114,28 @@ def _open_tar(stream: BinaryIO, file: str) -> tarfile.TarFile:
 
 def _regular(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (info := tar.next()) is not None:
-        tar.members.clear()  # it would keep them all
+        tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
         if info.isreg():
             yield info
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes any damage for the end
+        raise tarfile.ReadError("no member begins where one should, and no end mark")
+
+
+def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
+    """Neighbouring members with one key, together. What comes before an error is given before it is raised."""
+    sample: list[tarfile.TarInfo] = []
+    try:
+        for info in _regular(tar):
+            if sample and _key(info.name) != _key(sample[0].name):
+                yield sample
+                sample = []
+            sample.append(info)
+    except Exception:
+        yield sample
+        raise
+    yield sample
 
 
 def _key(name: str) -> str:
@@ -136,11 +159,9 @@ def _open(file: str) -> BinaryIO:
 # ---- Parquet files
 
 
-def open_parquet(file: str | os.PathLike[str]) -> pq.ParquetFile:
+def open_parquet(file: str) -> pq.ParquetFile:
     """A Parquet file, local or in a store, to be read in pieces: as much of it is in memory as is asked for."""
-    name = os.fspath(file)
-    source = ObjectPath(name).open_input() if is_url(name) else name
-    return pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
+    return pq.ParquetFile(readable(file), pre_buffer=False, buffer_size=_BUFFER)
 
 
 def _rows(file: str, labels: bool) -> Iterator[Member]:

@@ -26,7 +26,7 @@ from bigr_repr._processes import supported
 from bigr_repr.codes import to_bytes
 from bigr_repr.embed.fetch import Picture, fetch, pictures
 from bigr_repr.embed.ledger import Failure, Ledger, Record
-from bigr_repr.embed.plan import Entry
+from bigr_repr.embed.plan import Entry, Plan
 from bigr_repr.embed.recipe import Recipe
 from bigr_repr.embed.shards import Rows, merge_rows, read_shard, rows_table, write_shard
 from bigr_repr.images import MAX_PIXELS, ImageError, escape_path
@@ -107,6 +107,10 @@ class Engine:
     decoding: Decoding
     on_batch: Callable[[int, int], None]
     _hopeless: int = 0
+
+    def run_units(self, plan: Plan, units: Iterable[int]) -> None:
+        """Do units of a plan; what run says holds."""
+        self.run(make_task(plan, self.ledger, unit) for unit in units)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Do all tasks. Raises OSError when writing fails, ValueError when the model gives nothing finite."""
@@ -236,6 +240,18 @@ class Engine:
         still = {failure.place for failure in failures}
         new = [place for place in task.places if place not in still]
         return merge_rows(read_shard(self.ledger.shard(task.unit)), task.kept, table, new)
+
+
+def make_task(plan: Plan, ledger: Ledger, unit: int) -> Task:
+    """What a unit needs: all its inputs that are no duplicates, or those of them that failed before."""
+    entries, record, duplicates = plan.entries(unit), ledger.sealed(unit), plan.duplicates(unit)
+    places = [place for place in range(len(entries)) if place not in duplicates]
+    kept: list[int] = []
+    if record is not None:
+        failed = {failure.place for failure in record.failures}
+        kept = [place for place in places if place not in failed]
+        places = sorted(failed)
+    return Task(unit, [entries[place] for place in places], places, kept)
 
 
 def label(entry: Entry) -> str:

@@ -50,7 +50,9 @@ class Recipe:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is unknown; vectors are stored as one of {', '.join(DTYPES)}")
         if self.dedup not in DEDUPS:
-            raise ValueError(f"dedup={self.dedup!r} is unknown; choose None or one of {', '.join(filter(None, DEDUPS))}")
+            raise ValueError(
+                f"dedup={self.dedup!r} is unknown; choose None or one of {', '.join(filter(None, DEDUPS))}"
+            )
         if not self.layers and not self.codes:
             raise ValueError("layers=() and codes=False: nothing to store; name a layer, or ask for codes")
 

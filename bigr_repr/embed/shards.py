@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bigr_repr._durable import replacing
+from bigr_repr._objects import Place, readable
 from bigr_repr.embed.recipe import Recipe
 
 
@@ -48,7 +48,7 @@ def rows_table(recipe: Recipe, rows: Rows) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def write_shard(path: Path, table: pa.Table) -> int:
+def write_shard(path: Place, table: pa.Table) -> int:
     """Write a unit's rows, as one row group; returns the file's size in bytes.  Raises OSError."""
     packed = ["path", "label"]  # vectors, codes and digests are noise to a compressor
     with replacing(path) as file:
@@ -69,9 +69,9 @@ def _leaf(field: pa.Field) -> str:
     return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name
 
 
-def read_shard(path: Path) -> pa.Table:
+def read_shard(path: Place) -> pa.Table:
     """A unit's rows."""
-    return pq.read_table(path, partitioning=None)
+    return pq.read_table(readable(path), partitioning=None)
 
 
 def merge_rows(table: pa.Table, places: Sequence[int], more: pa.Table, more_places: Sequence[int]) -> pa.Table:

@@ -2,7 +2,6 @@
 
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,10 +14,13 @@ Computed = StrEnum("Computed", ["float32", "bfloat16", "float16"])
 
 
 def command(
-    images: Annotated[list[str], typer.Argument(metavar="IMG…", help="Folders, files, patterns; -: paths on stdin.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMG…", help="Folders, files, patterns, Parquet files, tar shards, URLs; -: on stdin."),
+    ],
     layer: Annotated[list[str], typer.Option(help='Blocks, as 12, -1, "mid" or 4,8,12; may be repeated.')] = ["12"],  # noqa: B006
     model: Annotated[str, typer.Option(help="A name from: bigr-repr models list, or a model folder.")] = "bigr-tiny",
-    out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("embeddings"),
+    out: Annotated[str, typer.Option(help="Folder for the result; also s3://bucket/run.")] = "embeddings",
     codes: Annotated[bool, typer.Option("--codes", help="Also the tokenizer's bits, packed.")] = False,
     pool: Annotated[Pool, typer.Option(help="none: a vector a token.")] = Pool.avg,
     dtype: Annotated[Stored, typer.Option(help="Of the stored vectors.")] = Stored.float32,
