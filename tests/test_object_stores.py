@@ -1,4 +1,4 @@
-"""Object stores as input and output, with a real S3 server on this machine: the same rows, whole objects, clear errors."""
+"""Object stores as input and output, with a real S3 server on this machine: nothing lost, and errors in words."""
 
 from __future__ import annotations
 
