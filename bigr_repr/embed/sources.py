@@ -34,8 +34,8 @@ def find_sources(
 
     labels: also look for the labels that containers hold.
 
-    Raises what find_images does; OSError that names the URL for a store that does not answer or refuses, so that what is
-    out of reach for a while is not left out for good; ValueError for a URL outside root.
+    Raises what find_images does; OSError that names the URL for a store that does not answer or refuses, so that what
+    is out of reach for a while is not left out for good; ValueError for a URL outside root.
     """
     listed = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     if isinstance(listed, Sequence) and not literal:
