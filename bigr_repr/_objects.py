@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_CONNECT, _REQUEST, _ATTEMPTS = (
-    5.0,
-    30.0,
-    3,
-)  # seconds, seconds, tries: an unreachable server is noticed in half a minute
+_CONNECT, _REQUEST = 5.0, 10.0  # seconds until there is a connection; seconds without a byte
+_ATTEMPTS = 3  # an unreachable server is an error after half a minute
 
 
 def is_url(text: str) -> bool:
@@ -107,9 +104,8 @@ class ObjectPath(os.PathLike[str]):
         return self._opened()[1]
 
     def _opened(self) -> tuple[Any, str]:
-        scheme, _, rest = self._url.partition("://")
         with _explained(self._url):
-            return _open_url(scheme.lower(), self._url, rest, os.environ.get("AWS_ENDPOINT_URL"), os.getpid())
+            return _open_url(self._url)
 
     def open_input(self) -> Any:
         """The object to read, with seek(), as a pyarrow file."""
@@ -208,11 +204,12 @@ def readable(place: str | Place) -> Any:
     return place.open_input() if isinstance(place, ObjectPath) else place
 
 
-@lru_cache(32)
-def _open_url(scheme: str, url: str, rest: str, endpoint: str | None, process: int) -> tuple[Any, str]:
-    """File system and key of a URL. process: connections are not shared with a forked child."""
+def _open_url(url: str) -> tuple[Any, str]:
+    """File system and key of a URL."""
+    scheme, _, rest = url.partition("://")
+    scheme, process = scheme.lower(), os.getpid()  # connections are not shared with a forked child
     if scheme == "s3":
-        return _open_s3(rest.partition("/")[0], endpoint, process), rest
+        return _open_s3(rest.partition("/")[0], os.environ.get("AWS_ENDPOINT_URL"), process), rest
     if scheme in ("gs", "gcs"):
         return _open_gcs(process), rest
     return _open_fsspec(scheme, process), rest if scheme == "memory" else url
@@ -254,8 +251,9 @@ def _open_fsspec(scheme: str, process: int) -> Any:
 _REMEDIES = (
     (r"NO_SUCH_BUCKET|NoSuchBucket", FileNotFoundError, "no such bucket; make it first"),
     (r"ACCESS_DENIED|HTTP status 403|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|UNRECOGNIZED_CLIENT|[Cc]redential"
-     r"|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|HTTP status 401",
-     PermissionError, "access refused; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"),
+     r"|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|HTTP status 401|authenticat",
+     PermissionError, "access refused; check the store's credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+     "GOOGLE_APPLICATION_CREDENTIALS) and the bucket's policy"),
     (r"NETWORK_CONNECTION|curlCode|REQUEST_TIMEOUT|SLOW_DOWN|SERVICE_UNAVAILABLE|[Tt]imed? ?out",
      ConnectionError, "the server does not answer; check AWS_ENDPOINT_URL and the network"),
 )  # fmt: skip
@@ -266,7 +264,7 @@ def _explained(url: str) -> Iterator[None]:
     """Say in one line what went wrong with a URL."""
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # each file system has errors of its own
         said = " ".join(str(error).split())
         if said.startswith(url):
             raise
@@ -275,7 +273,9 @@ def _explained(url: str) -> Iterator[None]:
                 raise kind(f"{url}: {remedy} ({_cause(said)})") from error
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(f"{url}: no such object") from error
-        raise (OSError if isinstance(error, OSError) else ValueError)(f"{url}: {said[:300]}") from error
+        raise (ValueError if isinstance(error, ValueError | ImportError) else OSError)(
+            f"{url}: {said[:300]}"
+        ) from error
 
 
 def _cause(said: str) -> str:

@@ -85,9 +85,10 @@ def _explained(file: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing", f"{name}: no such file") from None
     except (OSError, ValueError, tarfile.TarError, pa.ArrowException) as error:
-        if isinstance(error, PermissionError | ConnectionError) or getattr(error, "errno", None):
-            raise ImageError("unreadable", f"{name}: {getattr(error, 'strerror', None) or error}") from error
         said = one_line(" ".join(str(error).split()))[:200]
+        if isinstance(error, PermissionError | ConnectionError) or getattr(error, "errno", None) or "AWS Error" in said:
+            said = getattr(error, "strerror", None) or said
+            raise ImageError("unreadable", f"{name}: {said.removeprefix(f'{name}: ')}") from error
         raise ImageError("corrupt", f"{name}: the file is damaged; fetch it again ({said})") from error
 
 

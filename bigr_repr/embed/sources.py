@@ -34,7 +34,8 @@ def find_sources(
 
     labels: also look for the labels that containers hold.
 
-    Raises what find_images does, for stores OSError that names the URL, and ValueError for a URL outside root.
+    Raises what find_images does; OSError that names the URL for a store that does not answer or refuses, so that what
+    is out of reach for a while is not left out for good; ValueError for a URL outside root.
     """
     listed = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     if isinstance(listed, Sequence) and not literal:
@@ -71,7 +72,9 @@ def _pictures_in(source: Source, outright: bool, labels: bool) -> Iterator[Sourc
         for member in members(source.file, labels=labels):
             path = f"{source.path}#{member.name}" if member.size is None else front + member.name
             yield Source(path, source.file, member.start, member.size, member.label)
-    except ImageError:
+    except ImageError as error:
+        if error.kind == "unreadable" and is_url(source.file):
+            raise ConnectionError(f"{error}; nothing is listed until it can be read") from error
         yield source  # what is wrong with it is found again, and recorded, when its turn comes
 
 
