@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from tiny_model import tiny_model, write_pictures
 
 from bigr_repr._ahead import map_ahead
 from bigr_repr._guard import GuardedLoading, Loading
+from bigr_repr._processes import Child
 from bigr_repr.embed import embed_images, read_embeddings
 from bigr_repr.images import ImageError
 
@@ -26,13 +27,14 @@ import os, pathlib, signal, sys
 from bigr_repr import images
 plain = images.load_image
 def load_image(source, size, **options):
-    name = str(options.get("name"))
+    name = pathlib.Path(options["name"]).name
     if "crash" in name:
         os.kill(os.getpid(), signal.SIGSEGV)
     while "hang" in name:
         pass
-    if "once" in name and not pathlib.Path(name + ".died").exists():
-        pathlib.Path(name + ".died").write_text("")
+    died = pathlib.Path(options["name"] + ".died")
+    if "once" in name and not died.exists():
+        died.write_text("")
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(source, size, **options)
 if sys.flags.safe_path:  # only where the package started it
@@ -111,19 +113,14 @@ def test_a_crash_and_an_endless_loop_cost_a_picture_each(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("sabotage")
 def test_a_decoder_without_a_caller_ends(tmp_path: Path) -> None:
-    path = spoilt(tmp_path / "in", ["hang.png"])[-1]
-    guarded = GuardedLoading(Loading(size=32, max_pixels=10**6), 60)
-    thread = threading.Thread(target=lambda: pytest.raises(ImageError, guarded, str(path.parent / "hang.png"), "hang"))
-    thread.start()
-    while not guarded._children:
-        time.sleep(0.01)
-    (child,) = guarded._children
-    os.kill(child._process.pid, signal.SIGALRM)  # as its own timer would, when nobody is left
-    thread.join(0.1)
-    child._process.wait(30)
-    assert child._process.returncode == -signal.SIGALRM
-    guarded._children.clear()
-    thread.join(0.1)
+    path = spoilt(tmp_path / "in", ["hang.png"])[-1].parent / "hang.png"
+    child = Child("bigr_repr._guard", "_serve")
+    connection: Any = child.connection
+    connection.send((Loading(size=32, max_pixels=10**6), -4.5))  # its timer is 10 seconds longer than twice that
+    assert connection.recv_bytes() == b"ready"
+    connection.send((str(path), str(path)))
+    connection.close()  # as when the caller is killed
+    assert child._process.wait(60) == -signal.SIGALRM
 
 
 def test_decoders_that_do_not_start_are_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
