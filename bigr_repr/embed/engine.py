@@ -232,7 +232,7 @@ class Engine:
         shard = self.ledger.shard(task.unit)
         if task.kept:
             table = self._merged(task, table, failures)
-        size = write_shard(shard, table)
+        size = write_shard(shard, table, self.ledger.writer)
         self.ledger.seal(task.unit, Record(table.num_rows, size, tuple(failures)))
 
     def _merged(self, task: Task, table: pa.Table, failures: list[Failure]) -> pa.Table:

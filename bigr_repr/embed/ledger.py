@@ -37,10 +37,13 @@ class Record:
 
 
 class Ledger:
-    """The records of a data set and the files that they speak of. out: the data set; folder: where records are."""
+    """The records of a data set and the files that they speak of.
 
-    def __init__(self, out: Place, folder: Place) -> None:
-        self.out, self._folder = out, folder
+    out: the data set; folder: where records are. writer: a name of its own for each of several that write at a time.
+    """
+
+    def __init__(self, out: Place, folder: Place, writer: str = "") -> None:
+        self.out, self._folder, self.writer = out, folder, writer
         folder.mkdir(exist_ok=True)
         self.failures_file = out / "failures.jsonl"
         self.duplicates_file = out / "duplicates.jsonl"
@@ -57,7 +60,7 @@ class Ledger:
             "size": record.size,
             "failures": [failure._asdict() for failure in record.failures],
         }
-        with replacing(self._record(unit)) as file:
+        with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(content, indent=1).encode())
         if record.failures and not isinstance(self.failures_file, ObjectPath):  # objects do not grow
             with self.failures_file.open("ab") as lines:  # for people who watch; list_failures writes it for good
@@ -107,7 +110,7 @@ class Ledger:
     def tidy(self) -> None:
         """Remove what an interrupted run left half written."""
         for folder, pattern in ((self.out, "part-*.parquet"), (self._folder, "*.json")):
-            for left in folder.glob(f".{pattern}.part"):
+            for left in folder.glob(f".{pattern}*.part"):
                 left.unlink()
 
     def _record(self, unit: int) -> Place:
