@@ -21,7 +21,7 @@ from bigr_repr.embed.plan import Plan, open_plan
 from bigr_repr.embed.recipe import Recipe
 
 if TYPE_CHECKING:
-    from bigr_repr.checkpoints import Pretrained
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Devices:
             for device in self._devices:
                 child = Child("bigr_repr.embed.devices", "_serve", self._keep_open)
                 children[child.connection] = device, child
-                child.connection.send(self._for(device))  # type: ignore[arg-type]
+                child.connection.send(self._for(device))
             waiting: list[Any] = list(children)
             todo = iter(units)
             while waiting:

@@ -186,7 +186,7 @@ def extend_plan(plan: Plan, inputs: int) -> Plan:
 
 def _commit(folder: Place, lists: tuple[int, ...], unit_size: int, provenance: dict[str, Any]) -> Plan:
     for kind in (_INPUTS, _DIGESTS) if provenance.get("dedup") else (_INPUTS,):
-        _renamed(folder / _named(kind, None), folder / _named(kind, len(lists) - 1))
+        (folder / _named(kind, None)).replace(folder / _named(kind, len(lists) - 1))
     plan = {"format": 2, "lists": lists, "unit_size": unit_size, "provenance": provenance}
     with replacing(folder / _PLAN) as file:  # what it does not speak of is not there
         file.write(json.dumps(plan, indent=1).encode())
@@ -218,10 +218,6 @@ def write_digests(folder: Place, units: Iterable[tuple[Sequence[bytes], Sequence
 def _named(kind: str, number: int | None) -> str:
     """A file's name. number: of the list; None: of none yet."""
     return f"{kind}.new.parquet" if number is None else f"{kind}-{number}.parquet" if number else f"{kind}.parquet"
-
-
-def _renamed(old: Place, new: Place) -> None:
-    old.replace(new)  # type: ignore[arg-type]  # both are of one kind
 
 
 def _entries(file: pq.ParquetFile, group: int) -> list[Entry]:

@@ -158,7 +158,7 @@ def embed_images(
     sources = _begun(
         find_sources(inputs, root=root, literal=literal, labels=labels_from_folders)
     )  # before a model is loaded
-    places = [choose_device(each) for each in devices or [None]]
+    places = [choose_device(each) for each in devices or (None,)]
     pre = model if isinstance(model, Pretrained) else load(model)
     place = None if isinstance(model, Pretrained) and not devices else places[0]
     if on_ray or (len(places) > 1 and batch_size != "auto"):

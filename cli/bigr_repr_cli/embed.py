@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from bigr_repr_cli.parse import parse_layers
+from bigr_repr_cli.parse import parse_batch_size, parse_layers
 
 Pool = StrEnum("Pool", ["avg", "none"])
+Dedup = StrEnum("Dedup", ["exact"])
 Stored = StrEnum("Stored", ["float32", "float16"])
 Computed = StrEnum("Computed", ["float32", "bfloat16", "float16"])
 
@@ -27,25 +28,35 @@ def command(
     labels_from_folders: Annotated[
         bool, typer.Option("--labels-from-folders", help="Also the name of each image's folder.")
     ] = False,
+    sha256: Annotated[bool, typer.Option("--sha256", help="Also the SHA-256 of each image's bytes.")] = False,
+    dedup: Annotated[
+        Dedup | None, typer.Option(help="exact: one row for images of the same bytes; see duplicates.jsonl.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with what an earlier run left to do.")] = True,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the failed images again.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Also embed what was added to the inputs since.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what OUT holds, and begin anew.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images the model takes at a time.")] = 32,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode; by default one a core.")] = None,
+    batch_size: Annotated[
+        str | None, typer.Option(help="Images the model takes at a time; auto: measured; by default 32.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Pictures decoded at a time: one a core.")] = None,
     unit_size: Annotated[int | None, typer.Option(min=1, help="Images a file; by default 1024 or fewer.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures fail; by default 200 million.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    decode_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds a picture may take; 0: no limit, and no guard against crashes.")
+    ] = 120,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:1, cuda:0,cuda:1, all: a process each.")] = "auto",
     precision: Annotated[Computed, typer.Option(help="What the network computes in.")] = Computed.float32,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network: slow start, then faster.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Embed images: a vector each, in a folder of Parquet files that state their origin.
 
-    Pictures that cannot be read are listed in OUT/failures.jsonl.
+    Pictures that cannot be read are listed in OUT/failures.jsonl. To use the rows elsewhere: bigr-repr embed export.
 
     A run that was stopped goes on where it was when the command is given again.
     """
-    layers = parse_layers(layer)
+    layers, size = parse_layers(layer), parse_batch_size(batch_size)
     if "-" in images and len(images) > 1:
         raise typer.BadParameter("- takes all paths from stdin; name nothing else beside it", param_hint="IMG…")
     from bigr_repr.embed import embed_images
@@ -57,9 +68,10 @@ def command(
         summary = embed_images(
             read_list(sys.stdin.buffer) if listed else images,
             out, model=model, layers=layers, pool=pool, codes=codes, labels_from_folders=labels_from_folders,
-            dtype=dtype, precision=precision, resume=resume, retry_failed=retry_failed, overwrite=overwrite,
-            literal=listed, max_pixels=max_pixels or MAX_PIXELS, batch_size=batch_size, workers=workers,
-            unit_size=unit_size, device=device, compile=compile, on_progress=on_progress,
+            dtype=dtype, precision=precision, resume=resume, retry_failed=retry_failed, update=update,
+            overwrite=overwrite, sha256=sha256, dedup=dedup, literal=listed, max_pixels=max_pixels or MAX_PIXELS,
+            decode_timeout=decode_timeout or None, batch_size=size, workers=workers, unit_size=unit_size,
+            device=device, compile=compile, on_progress=on_progress,
         )  # fmt: skip
     print_summary(summary, as_json=as_json)
     if not summary.rows:
