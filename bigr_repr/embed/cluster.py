@@ -157,7 +157,7 @@ class Cluster:
 
     def _lose(self, member: _Member, error: Exception) -> None:
         """Give an actor's units to others. Raises RuntimeError when that has happened to one of them too often."""
-        reason = " ".join(str(error).split())[:300]
+        reason = re.sub(r"\x1b\[\d+m", "", str(error).strip().splitlines()[-1])[:200]
         log.warning("a Ray worker was lost, its %d units are done by others: %s", len(member.units), reason)
         self._members.remove(member)
         self._pending = {key: value for key, value in self._pending.items() if value[0] is not member}

@@ -21,7 +21,7 @@ from bigr_repr.embed.plan import Plan, open_plan
 from bigr_repr.embed.recipe import Recipe
 
 if TYPE_CHECKING:
-    pass
+    from bigr_repr.checkpoints import Pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
