@@ -23,8 +23,11 @@ from tiny_model import tiny_model, write_pictures
 from bigr_repr import _objects
 from bigr_repr._objects import ObjectPath, as_place
 from bigr_repr.checkpoints import Pretrained
-from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
+from bigr_repr.embed import EmbedSummary, embed_images, engine, read_embeddings
 from bigr_repr.embed.sources import find_sources
+
+
+USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def pre() -> Pretrained:
 
 
 def run(inputs: Any, out: Any, model: Pretrained, **options: Any) -> EmbedSummary:
-    return embed_images(inputs, out, model=model, **{"layers": [2], "unit_size": 5, "batch_size": 3, **options})
+    return embed_images(inputs, out, model=model, **{"layers": [2], **USUAL, **options})
 
 
 def put(place: ObjectPath, content: bytes) -> None:
@@ -298,6 +301,30 @@ def test_a_server_that_never_answers_is_given_up(store: ObjectPath, monkeypatch:
         with pytest.raises(ConnectionError, match="does not answer"):
             (store / "x").read_bytes()
     assert time.monotonic() - started < 30
+
+
+def test_a_store_that_goes_away_ends_the_run_and_not_the_pictures(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_AWAY", 6)
+    files = write_pictures(tmp_path / "in", 12)
+    upload(files, store)
+    read, calls = ObjectPath.read_bytes, 0
+
+    def failing(self: ObjectPath, start: int = 0, size: int | None = None) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls > 6 or calls in (2, 3):
+            raise ConnectionError(f"{self}: the server does not answer")
+        return read(self, start, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPath, "read_bytes", failing)
+        with pytest.raises(
+            ConnectionError, match=r"6 pictures in a row .* run again later .*the server does not answer"
+        ):
+            run(store, tmp_path / "out", pre, workers=1)
+    assert run(store, tmp_path / "out", pre, retry_failed=True).rows == 12
 
 
 def test_the_command_takes_urls(

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from bigr_repr._ahead import map_ahead
 from bigr_repr._durable import remove, replacing
 from bigr_repr._objects import ObjectPath, Place
 
 log = logging.getLogger(__name__)
+
+_REQUESTS = 32
 
 
 class Failure(NamedTuple):
@@ -81,11 +84,17 @@ class Ledger:
         log.warning("%s is not the file that was recorded: its images are embedded again", self.shard(unit))
         return None
 
+    def records(self, units: int) -> Iterator[Record | None]:
+        """What sealed says of units 0..units-1, in order; a store is asked about many at a time."""
+        if isinstance(self._folder, ObjectPath):
+            return map_ahead(self.sealed, range(units), workers=_REQUESTS)
+        return map(self.sealed, range(units))
+
     def list_failures(self, units: int) -> tuple[int, int]:
         """Write failures.jsonl from the records of units 0..units-1; returns how many rows and failures they have."""
         rows, failures = 0, 0
         with replacing(self.failures_file) as file:
-            for record in filter(None, map(self.sealed, range(units))):
+            for record in filter(None, self.records(units)):
                 file.writelines(map(_line, record.failures))
                 rows, failures = rows + record.rows, failures + len(record.failures)
         return rows, failures

@@ -277,8 +277,7 @@ class _Job:
         """Do what is not done."""
         todo, sealed, failed = [], 0, 0
         duplicates = list_duplicates(plan, self.ledger.duplicates_file) if self.recipe.dedup else 0
-        for unit in range(plan.units):
-            record = self.ledger.sealed(unit)
+        for unit, record in enumerate(self.ledger.records(plan.units)):
             if record is not None:
                 sealed += record.rows
             if record is not None and not (retry_failed and record.failures):
