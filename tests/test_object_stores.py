@@ -26,7 +26,6 @@ from bigr_repr.checkpoints import Pretrained
 from bigr_repr.embed import EmbedSummary, embed_images, engine, read_embeddings
 from bigr_repr.embed.sources import find_sources
 
-
 USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
 
 
@@ -162,10 +161,13 @@ def test_rows_do_not_depend_on_where_pictures_and_rows_are(store: ObjectPath, pr
 
 def test_objects_that_are_gone_are_failures(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:
     upload(write_pictures(tmp_path / "in", 2), store)
-    listed = [f"{store}/00000.png", f"{store}/gone.png", "s3://no-such-bucket/x.png", f"{store}/00001.png"]
+    gone = {f"{store}/gone.png": "missing", "s3://no-such-bucket/x.png": "missing", "odd://x.png": "unreadable"}
+    gone |= {f"{store}/gone.tar": "missing", f"{store}/gone.parquet": "missing"}
+    listed = [f"{store}/00000.png", *gone, f"{store}/00001.png"]
     assert run(iter(listed), tmp_path / "out", pre, literal=True).rows == 2
     lines = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").read_text().splitlines()]
-    assert [(line["path"], line["error"]) for line in lines] == [(path, "missing") for path in listed[1:3]]
+    assert {line["path"]: line["error"] for line in lines} == gone
+    assert all(line["message"].count(line["path"]) == 1 for line in lines)
 
 
 # ---- output: nothing is lost, nothing done twice

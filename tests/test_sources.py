@@ -23,7 +23,6 @@ from bigr_repr.embed.plan import Entry
 from bigr_repr.embed.sources import find_sources
 from bigr_repr.images import Source, unescape_path
 
-
 USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
 
 
