@@ -16,17 +16,18 @@ from bigr_repr._objects import ObjectPath, Place
 
 
 @contextmanager
-def replacing(path: Place) -> Iterator[BinaryIO]:
+def replacing(path: Place, writer: str = "") -> Iterator[BinaryIO]:
     """A file to write, which takes the place of path when the block ends without an error.
 
-    It is written beside path, synced, renamed, and the folder is synced. Only one process at a time may write a path.
+    It is written beside path, synced, renamed, and the folder is synced. Only one process at a time may write a path
+    under one name of writer.
     Raises OSError that names path; what stood there before then remains.
     """
     if isinstance(path, ObjectPath):
         with path.put() as file:
             yield file
         return
-    beside = partial_name(path)
+    beside = partial_name(path, writer)
     try:
         with beside.open("wb") as file:
             yield file
@@ -44,9 +45,9 @@ def replacing(path: Place) -> Iterator[BinaryIO]:
         raise
 
 
-def partial_name(path: Path) -> Path:
+def partial_name(path: Path, writer: str = "") -> Path:
     """Where a file that will be path is written; hidden, so that readers of the folder pass over it."""
-    return path.with_name(f".{path.name}.part")
+    return path.with_name(f".{path.name}{writer and f'.{writer}'}.part")
 
 
 def remove(path: Place) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,54 +17,29 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3_server import BUCKET, free_port, s3_server
 from tiny_model import tiny_model, write_pictures
 
 from bigr_repr import _objects
 from bigr_repr._objects import ObjectPath, as_place
 from bigr_repr.checkpoints import Pretrained
-from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
+from bigr_repr.embed import EmbedSummary, embed_images, engine, read_embeddings
 from bigr_repr.embed.sources import find_sources
 
-BUCKET = "pictures"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of an S3 server with one bucket, in a process of its own."""
-    address = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", address.rpartition(":")[2]]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                request = urllib.request.Request(f"{address}/{BUCKET}", method="PUT")
-                urllib.request.urlopen(request, timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
+def server() -> Iterator[dict[str, str]]:
+    with s3_server() as environment:
+        yield environment
 
 
 @pytest.fixture
-def store(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ObjectPath:
+def store(server: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ObjectPath:
     """A place in the bucket for one test."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
     return ObjectPath(f"s3://{BUCKET}") / request.node.name
 
 
@@ -75,7 +49,7 @@ def pre() -> Pretrained:
 
 
 def run(inputs: Any, out: Any, model: Pretrained, **options: Any) -> EmbedSummary:
-    return embed_images(inputs, out, model=model, **{"layers": [2], "unit_size": 5, "batch_size": 3, **options})
+    return embed_images(inputs, out, model=model, **{"layers": [2], **USUAL, **options})
 
 
 def put(place: ObjectPath, content: bytes) -> None:
@@ -187,10 +161,13 @@ def test_rows_do_not_depend_on_where_pictures_and_rows_are(store: ObjectPath, pr
 
 def test_objects_that_are_gone_are_failures(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:
     upload(write_pictures(tmp_path / "in", 2), store)
-    listed = [f"{store}/00000.png", f"{store}/gone.png", "s3://no-such-bucket/x.png", f"{store}/00001.png"]
+    gone = {f"{store}/gone.png": "missing", "s3://no-such-bucket/x.png": "missing", "odd://x.png": "unreadable"}
+    gone |= {f"{store}/gone.tar": "missing", f"{store}/gone.parquet": "missing"}
+    listed = [f"{store}/00000.png", *gone, f"{store}/00001.png"]
     assert run(iter(listed), tmp_path / "out", pre, literal=True).rows == 2
     lines = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").read_text().splitlines()]
-    assert [(line["path"], line["error"]) for line in lines] == [(path, "missing") for path in listed[1:3]]
+    assert {line["path"]: line["error"] for line in lines} == gone
+    assert all(line["message"].count(line["path"]) == 1 for line in lines)
 
 
 # ---- output: nothing is lost, nothing done twice
@@ -326,6 +303,30 @@ def test_a_server_that_never_answers_is_given_up(store: ObjectPath, monkeypatch:
         with pytest.raises(ConnectionError, match="does not answer"):
             (store / "x").read_bytes()
     assert time.monotonic() - started < 30
+
+
+def test_a_store_that_goes_away_ends_the_run_and_not_the_pictures(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_AWAY", 6)
+    files = write_pictures(tmp_path / "in", 12)
+    upload(files, store)
+    read, calls = ObjectPath.read_bytes, 0
+
+    def failing(self: ObjectPath, start: int = 0, size: int | None = None) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls > 6 or calls in (2, 3):
+            raise ConnectionError(f"{self}: the server does not answer")
+        return read(self, start, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPath, "read_bytes", failing)
+        with pytest.raises(
+            ConnectionError, match=r"6 pictures in a row .* run again later .*the server does not answer"
+        ):
+            run(store, tmp_path / "out", pre, workers=1)
+    assert run(store, tmp_path / "out", pre, retry_failed=True).rows == 12
 
 
 def test_the_command_takes_urls(

@@ -23,6 +23,8 @@ from bigr_repr.embed.plan import Entry
 from bigr_repr.embed.sources import find_sources
 from bigr_repr.images import Source, unescape_path
 
+USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
+
 
 def encoded(number: int) -> bytes:
     stream = io.BytesIO()
@@ -62,7 +64,7 @@ def pre() -> Pretrained:
 
 
 def run(inputs: Any, out: Path, model: Pretrained, **options: Any) -> EmbedSummary:
-    return embed_images(inputs, out, model=model, **{"layers": [2], "unit_size": 5, "batch_size": 3, **options})
+    return embed_images(inputs, out, model=model, **{"layers": [2], **USUAL, **options})
 
 
 def failures_of(out: Path) -> list[dict[str, str]]:

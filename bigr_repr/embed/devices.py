@@ -21,7 +21,7 @@ from bigr_repr.embed.plan import Plan, open_plan
 from bigr_repr.embed.recipe import Recipe
 
 if TYPE_CHECKING:
-    pass
+    from bigr_repr.checkpoints import Pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class Order:
     folder: str
     threads: int
 
-    def engine(self, on_batch: Callable[[int, int], None]) -> Engine:
-        """Load the model.  Raises ValueError if it is not the recipe's."""
+    def engine(self, on_batch: Callable[[int, int], None], pre: Pretrained | None = None) -> Engine:
+        """Load the model unless it is given as pre.  Raises ValueError if it is not the recipe's."""
         import torch
 
         from bigr_repr._placement import as_dtype, choose_device
@@ -51,7 +51,7 @@ class Order:
         device = choose_device(self.device)
         if device.type == "cpu":
             torch.set_num_threads(self.threads)
-        pre = load(self.model)
+        pre = pre or load(self.model)
         if pre.fingerprint != self.recipe.weights:
             raise ValueError(f"{self.model} has changed since the run began; run it again")
         extractor = FeatureExtractor(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bigr_repr._ahead import map_ahead
 from bigr_repr._guard import GuardedLoading, Loaded, Loading
+from bigr_repr._objects import is_url
 from bigr_repr._processes import supported
 from bigr_repr.codes import to_bytes
 from bigr_repr.embed.fetch import Picture, fetch, pictures
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_AWAY = 64  # objects in a row that could not be read: it is not the objects
 _HOPELESS = 16  # images in a row without finite numbers: it is not the images
 
 
@@ -107,6 +109,7 @@ class Engine:
     decoding: Decoding
     on_batch: Callable[[int, int], None]
     _hopeless: int = 0
+    _away: int = 0
 
     def run_units(self, plan: Plan, units: Iterable[int]) -> None:
         """Do units of a plan; what run says holds."""
@@ -176,6 +179,7 @@ class Engine:
     def _land(self, batch: _Launched, tables: list[pa.Table], failures: list[Failure]) -> None:
         """Append a batch's rows and failures."""
         reasons = [picture if isinstance(picture, Unreadable) else None for picture in batch.decoded]
+        self._watch(batch.entries, reasons)
         if batch.features is not None:
             vectors = self._vectors(batch.features, len(reasons))
             reasons = self._judge(reasons, batch.features.finite[: len(reasons)].cpu().numpy(), vectors)
@@ -195,6 +199,16 @@ class Engine:
         ]
         failures += failed
         self.on_batch(len(batch.entries), len(failed))
+
+    def _watch(self, entries: Sequence[Entry], reasons: Sequence[Unreadable | None]) -> None:
+        """Raise ConnectionError when object stores have given nothing for long: it is not the pictures."""
+        for entry, reason in zip(entries, reasons, strict=True):
+            away = reason is not None and reason.error == "unreadable" and is_url(entry.file)
+            self._away = self._away + 1 if away else 0
+            if reason is not None and self._away == _AWAY:
+                raise ConnectionError(
+                    f"{_AWAY} pictures in a row could not be fetched; run again later ({reason.message})"
+                )
 
     def _vectors(self, features: Features, count: int) -> dict[int, NDArray[Any]]:
         stored = {}
@@ -232,7 +246,7 @@ class Engine:
         shard = self.ledger.shard(task.unit)
         if task.kept:
             table = self._merged(task, table, failures)
-        size = write_shard(shard, table)
+        size = write_shard(shard, table, self.ledger.writer)
         self.ledger.seal(task.unit, Record(table.num_rows, size, tuple(failures)))
 
     def _merged(self, task: Task, table: pa.Table, failures: list[Failure]) -> pa.Table:

@@ -62,8 +62,8 @@ def fetch(picture: Picture) -> str | bytes:
         content = _read(source)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing", f"{picture.name}: no such object or file") from None
-    except OSError as error:
-        said = str(error.strerror or error).removeprefix(f"{source.file}: ")
+    except (OSError, ValueError) as error:  # ValueError: no file system takes the URL
+        said = str(getattr(error, "strerror", None) or error).removeprefix(f"{source.file}: ")
         raise ImageError("unreadable", f"{picture.name}: {said}") from error
     if source.size is not None and len(content) < source.size:
         raise ImageError("truncated", f"{picture.name}: {escape_path(source.file)} ends before it does")

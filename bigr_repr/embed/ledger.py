@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from bigr_repr._ahead import map_ahead
 from bigr_repr._durable import remove, replacing
 from bigr_repr._objects import ObjectPath, Place
 
 log = logging.getLogger(__name__)
+
+_REQUESTS = 32
 
 
 class Failure(NamedTuple):
@@ -37,10 +40,13 @@ class Record:
 
 
 class Ledger:
-    """The records of a data set and the files that they speak of. out: the data set; folder: where records are."""
+    """The records of a data set and the files that they speak of.
 
-    def __init__(self, out: Place, folder: Place) -> None:
-        self.out, self._folder = out, folder
+    out: the data set; folder: where records are. writer: a name of its own for each of several that write at a time.
+    """
+
+    def __init__(self, out: Place, folder: Place, writer: str = "") -> None:
+        self.out, self._folder, self.writer = out, folder, writer
         folder.mkdir(exist_ok=True)
         self.failures_file = out / "failures.jsonl"
         self.duplicates_file = out / "duplicates.jsonl"
@@ -57,7 +63,7 @@ class Ledger:
             "size": record.size,
             "failures": [failure._asdict() for failure in record.failures],
         }
-        with replacing(self._record(unit)) as file:
+        with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(content, indent=1).encode())
         if record.failures and not isinstance(self.failures_file, ObjectPath):  # objects do not grow
             with self.failures_file.open("ab") as lines:  # for people who watch; list_failures writes it for good
@@ -78,11 +84,17 @@ class Ledger:
         log.warning("%s is not the file that was recorded: its images are embedded again", self.shard(unit))
         return None
 
+    def records(self, units: int) -> Iterator[Record | None]:
+        """What sealed says of units 0..units-1, in order; a store is asked about many at a time."""
+        if isinstance(self._folder, ObjectPath):
+            return map_ahead(self.sealed, range(units), workers=_REQUESTS)
+        return map(self.sealed, range(units))
+
     def list_failures(self, units: int) -> tuple[int, int]:
         """Write failures.jsonl from the records of units 0..units-1; returns how many rows and failures they have."""
         rows, failures = 0, 0
         with replacing(self.failures_file) as file:
-            for record in filter(None, map(self.sealed, range(units))):
+            for record in filter(None, self.records(units)):
                 file.writelines(map(_line, record.failures))
                 rows, failures = rows + record.rows, failures + len(record.failures)
         return rows, failures
@@ -107,7 +119,7 @@ class Ledger:
     def tidy(self) -> None:
         """Remove what an interrupted run left half written."""
         for folder, pattern in ((self.out, "part-*.parquet"), (self._folder, "*.json")):
-            for left in folder.glob(f".{pattern}.part"):
+            for left in folder.glob(f".{pattern}*.part"):
                 left.unlink()
 
     def _record(self, unit: int) -> Place:

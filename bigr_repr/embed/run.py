@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bigr_repr._objects import ObjectPath, Place, as_place
 from bigr_repr.embed.batch import best_batch_size
+from bigr_repr.embed.cluster import Cluster, require_ray
 from bigr_repr.embed.dedup import list_digests, list_duplicates
 from bigr_repr.embed.devices import Devices, Order, saved
 from bigr_repr.embed.engine import Decoding, Engine
@@ -40,6 +41,7 @@ Run = Callable[[Plan, Iterable[int]], None]  # does units of a plan
 _UNIT = 1024
 _UNIT_BYTES = 256 << 20
 _BATCH = 32
+ENGINES = ("local", "ray")
 
 
 class Progress(NamedTuple):
@@ -97,6 +99,8 @@ def embed_images(
     unit_size: int | None = None,
     device: torch.device | str | Sequence[str] | None = None,
     compile: bool = False,
+    engine: str = "local",
+    ray_address: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> EmbedSummary:
     """Embed images into a folder of Parquet files that states its origin, and account for every one of them.
@@ -128,6 +132,10 @@ def embed_images(
     data set was begun, or 32. It is recorded, and a run that goes on keeps it ("auto" as well), so that rows do not
     depend on where a run was stopped; other sizes, devices and compile change rows by no more than rounding.
 
+    engine="ray": do units on the machines of a Ray cluster, at ray_address, RAY_ADDRESS or, without either, this
+    machine alone; device is then "auto" (all GPUs, or all cores), "cpu" or "cuda", and workers the cores of each actor.
+    Inputs and out must be what every machine sees. Rows are the local engine's, and one goes on where the other was.
+
     Raises FileNotFoundError for inputs or a model that are not there, ValueError for a layer out of range, data of
     another origin or a model that gives no finite numbers, OSError when out cannot be written, RuntimeError when
     another process is writing it. KeyboardInterrupt leaves finished units.
@@ -140,15 +148,20 @@ def embed_images(
 
     if not (batch_size in (None, "auto") or (isinstance(batch_size, int) and batch_size >= 1)):
         raise ValueError(f'batch_size={batch_size!r} must be at least 1, or "auto"')
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+    on_ray = engine == "ray"
+    if on_ray:
+        require_ray(str(device or "auto"), batch_size)
     decoding = Decoding(workers=workers, timeout=decode_timeout, max_pixels=max_pixels)
-    devices = _devices(device)
+    devices = [] if on_ray else _devices(device)
     sources = _begun(
         find_sources(inputs, root=root, literal=literal, labels=labels_from_folders)
     )  # before a model is loaded
     places = [choose_device(each) for each in devices or (None,)]
     pre = model if isinstance(model, Pretrained) else load(model)
     place = None if isinstance(model, Pretrained) and not devices else places[0]
-    if len(places) > 1 and batch_size != "auto":
+    if on_ray or (len(places) > 1 and batch_size != "auto"):
         place = None  # the network will not run in this process
     blocks = dict.fromkeys(pre.config.generator.layer_index(layer, pre.config.name) for layer in layers)
     extractor = FeatureExtractor(pre, blocks, pool, dtype=as_dtype(precision), device=place, compile=compile)
@@ -157,6 +170,7 @@ def embed_images(
         precision=str(extractor.dtype).removeprefix("torch."), codes=codes, labels=labels_from_folders, sha256=sha256,
         dedup=dedup,
     )  # fmt: skip
+    shipped = pre if on_ray else None
     del pre
     target = as_place(out)
     with ExitStack() as stack:
@@ -166,8 +180,14 @@ def embed_images(
         recipe = replace(recipe, batch_size=size)
         job = _Job(target, folder, recipe, on_progress or (lambda progress: None))
         plan = job.plan(old, sources, unit_size, resume=resume, update=update, workers=workers)
-        if len(places) == 1:
-            run: Run = Engine(extractor, recipe, job.ledger, size, decoding, job.advance).run_units
+        if shipped is not None:
+            order = Order(
+                model=recipe.config.name, device=str(device or "auto"), compile=compile, recipe=recipe,
+                decoding=decoding, out=str(target.resolve()), folder=str(folder.resolve()), threads=1,
+            )  # fmt: skip
+            run: Run = Cluster(ray_address, order, shipped, job.advance).run
+        elif len(places) == 1:
+            run = Engine(extractor, recipe, job.ledger, size, decoding, job.advance).run_units
         else:
             del extractor
             order = Order(
@@ -257,8 +277,7 @@ class _Job:
         """Do what is not done."""
         todo, sealed, failed = [], 0, 0
         duplicates = list_duplicates(plan, self.ledger.duplicates_file) if self.recipe.dedup else 0
-        for unit in range(plan.units):
-            record = self.ledger.sealed(unit)
+        for unit, record in enumerate(self.ledger.records(plan.units)):
             if record is not None:
                 sealed += record.rows
             if record is not None and not (retry_failed and record.failures):

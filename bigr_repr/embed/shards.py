@@ -48,10 +48,13 @@ def rows_table(recipe: Recipe, rows: Rows) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def write_shard(path: Place, table: pa.Table) -> int:
-    """Write a unit's rows, as one row group; returns the file's size in bytes.  Raises OSError."""
+def write_shard(path: Place, table: pa.Table, writer: str = "") -> int:
+    """Write a unit's rows, as one row group; returns the file's size in bytes.  writer: as of replacing.
+
+    Raises OSError.
+    """
     packed = ["path", "label"]  # vectors, codes and digests are noise to a compressor
-    with replacing(path) as file:
+    with replacing(path, writer) as file:
         pq.write_table(
             table,
             file,

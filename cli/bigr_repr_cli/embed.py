@@ -11,6 +11,7 @@ from bigr_repr_cli.parse import parse_batch_size, parse_layers
 Pool = StrEnum("Pool", ["avg", "none"])
 Dedup = StrEnum("Dedup", ["exact"])
 Stored = StrEnum("Stored", ["float32", "float16"])
+Engine = StrEnum("Engine", ["local", "ray"])
 Computed = StrEnum("Computed", ["float32", "bfloat16", "float16"])
 
 
@@ -48,6 +49,10 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:1, cuda:0,cuda:1, all: a process each.")] = "auto",
     precision: Annotated[Computed, typer.Option(help="What the network computes in.")] = Computed.float32,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network: slow start, then faster.")] = False,
+    engine: Annotated[Engine, typer.Option(help="ray: on the machines of a Ray cluster.")] = Engine.local,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of the cluster's head, as HOST:6379; by default RAY_ADDRESS, or this machine.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Embed images: a vector each, in a folder of Parquet files that state their origin.
@@ -57,6 +62,8 @@ def command(
     A run that was stopped goes on where it was when the command is given again.
     """
     layers, size = parse_layers(layer), parse_batch_size(batch_size)
+    if ray_address is not None and engine != Engine.ray:
+        raise typer.BadParameter("belongs to --engine ray", param_hint="--ray-address")
     if "-" in images and len(images) > 1:
         raise typer.BadParameter("- takes all paths from stdin; name nothing else beside it", param_hint="IMG…")
     from bigr_repr.embed import embed_images
@@ -71,7 +78,7 @@ def command(
             dtype=dtype, precision=precision, resume=resume, retry_failed=retry_failed, update=update,
             overwrite=overwrite, sha256=sha256, dedup=dedup, literal=listed, max_pixels=max_pixels or MAX_PIXELS,
             decode_timeout=decode_timeout or None, batch_size=size, workers=workers, unit_size=unit_size,
-            device=device, compile=compile, on_progress=on_progress,
+            device=device, compile=compile, engine=engine, ray_address=ray_address, on_progress=on_progress,
         )  # fmt: skip
     print_summary(summary, as_json=as_json)
     if not summary.rows:
