@@ -151,7 +151,8 @@ def miniature() -> Any:
 
 def exact(options: argparse.Namespace, images: Path) -> dict[str, Any]:
     """A clean run, and one with spoiled images that is killed and resumed."""
-    usual = {"model": options.model, "layers": [options.layer], "codes": True}
+    unit = min(1024, max(8, options.limit // 100))  # of what was not sealed when a run is killed, all is lost
+    usual = {"model": options.model, "layers": [options.layer], "codes": True, "unit_size": unit}
     out, spoiled_out = (options.work / name for name in ("clean-rows", "spoiled-rows"))
     clean, _ = embed(inputs=str(images), out=str(out), **usual)
     spoiled = spoil(images, options.work / "spoiled")
