@@ -329,6 +329,22 @@ def test_a_store_that_goes_away_ends_the_run_and_not_the_pictures(
     assert run(store, tmp_path / "out", pre, retry_failed=True).rows == 12
 
 
+def test_a_shard_out_of_reach_ends_the_listing(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(write_pictures(tmp_path / "in", 1), store)
+
+    def failing(self: ObjectPath) -> Any:
+        raise ConnectionError(f"{self}: the server does not answer")
+
+    monkeypatch.setattr(ObjectPath, "open_input", failing)
+    for name in ("x.tar", "x.parquet"):
+        with pytest.raises(
+            ConnectionError, match=f"{store}/{name}: the server does not answer; nothing is listed until"
+        ):
+            run([store / "00000.png", store / name], tmp_path / "out", pre)
+
+
 def test_the_command_takes_urls(
     store: ObjectPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
