@@ -339,9 +339,8 @@ def test_a_shard_out_of_reach_ends_the_listing(
 
     monkeypatch.setattr(ObjectPath, "open_input", failing)
     for name in ("x.tar", "x.parquet"):
-        with pytest.raises(
-            ConnectionError, match=f"{store}/{name}: the server does not answer; nothing is listed until"
-        ):
+        put(store / name, b"x")
+        with pytest.raises(ConnectionError, match=f"{name}: the server does not answer; nothing is listed until"):
             run([store / "00000.png", store / name], tmp_path / "out", pre)
 
 
