@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -112,10 +113,19 @@ class ObjectPath(os.PathLike[str]):
         with _explained(self._url):
             return self.filesystem.open_input_file(self.key)
 
-    def read_bytes(self, start: int = 0, size: int | None = None) -> bytes:
-        """The object's bytes, or so many from start on; fewer if it ends there."""
+    def read_bytes(self) -> bytes:
+        """The object's bytes."""
         with _explained(self._url), self.filesystem.open_input_file(self.key) as file:
-            content: bytes = file.readall() if size is None else file.read_at(size, start)
+            content: bytes = file.readall()
+            return content
+
+    def read_piece(self, start: int, size: int) -> bytes:
+        """So many bytes from start on; fewer if the object ends there. A thread's last such object stays open."""
+        process = os.getpid()
+        with _explained(self._url):
+            if getattr(_last, "key", None) != (self._url, process):
+                _last.file, _last.key = self.filesystem.open_input_file(self.key), (self._url, process)
+            content: bytes = _last.file.read_at(size, start)
             return content
 
     def read_text(self, encoding: str = "utf-8") -> str:
@@ -195,6 +205,7 @@ class ObjectPath(os.PathLike[str]):
 
 
 Place = Path | ObjectPath
+_last = threading.local()
 
 
 def readable(place: str | Place) -> Any:
@@ -227,7 +238,7 @@ def _open_s3(bucket: str, endpoint: str | None, process: int) -> Any:
     scheme, _, server = (endpoint or "").rpartition("://")
     return S3FileSystem(
         region=region or "us-east-1", endpoint_override=server.rstrip("/") or None, scheme=scheme or None,
-        connect_timeout=_CONNECT, request_timeout=_REQUEST,
+        connect_timeout=_CONNECT, request_timeout=_REQUEST, allow_delayed_open=True,
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
     )  # fmt: skip
 

@@ -167,7 +167,7 @@ def test_what_the_model_raises_is_raised(joined: None, photos: Path, tmp_path: P
     broken = tiny_model()
     broken.tokenizer.quantize.proj[0].weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match="16 images in a row"):
-        run(photos, tmp_path / "out", broken, unit_size=20)
+        run(photos / "a", tmp_path / "out", broken, unit_size=20)
 
 
 def deadly(module: torch.nn.Module, inputs: Any) -> None:
@@ -208,6 +208,30 @@ def test_what_ray_is_not_to_decide(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         run(photos, tmp_path / "out", pre, **options)
+
+
+@pytest.mark.parametrize(
+    ("machines", "device", "workers", "share"),
+    [
+        ([{"CPU": 4.0}, {"CPU": 2.0, "memory": 1e9}, {}], "auto", None, (6, 1, 0)),
+        ([{"CPU": 4.0}, {"CPU": 3.0}], "auto", 2, (3, 2, 0)),
+        ([{"CPU": 32.0, "GPU": 4.0}, {"CPU": 8.0}], "auto", None, (4, 8, 1)),
+        ([{"CPU": 32.0, "GPU": 4.0}, {"CPU": 6.0, "GPU": 1.0}], "cuda", None, (5, 6, 1)),
+        ([{"CPU": 32.0, "GPU": 4.0}], "cuda", 16, (2, 16, 1)),
+        ([{"CPU": 32.0, "GPU": 4.0}], "cpu", None, (32, 1, 0)),
+    ],
+)
+def test_what_each_actor_gets(
+    machines: list[dict[str, float]], device: str, workers: int | None, share: tuple[int, int, int]
+) -> None:
+    assert cluster.share_out(machines, device, workers) == share
+
+
+def test_a_cluster_without_room_is_said() -> None:
+    with pytest.raises(ValueError, match="no machine of the Ray cluster has so many cores"):
+        cluster.share_out([{"CPU": 4.0}, {"CPU": 4.0}], "auto", 6)
+    with pytest.raises(ValueError, match="the Ray cluster has no GPU"):
+        cluster.share_out([{"CPU": 4.0}], "cuda", None)
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once() -> None:

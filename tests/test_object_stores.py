@@ -75,7 +75,7 @@ def test_objects_are_what_files_are(store: ObjectPath) -> None:
     with pytest.raises(FileNotFoundError, match="no such object"):
         place.stat()
     put(place, b"content")
-    assert (place.read_text(), place.stat().st_size, place.read_bytes(3, 2)) == ("content", 7, b"te")
+    assert (place.read_text(), place.stat().st_size, place.read_piece(3, 2)) == ("content", 7, b"te")
     assert (store / "a").is_dir()
     assert list((store / "a").glob("*.txt")) == [place]
     assert not list((store / "nothing").glob("*"))
@@ -313,12 +313,12 @@ def test_a_store_that_goes_away_ends_the_run_and_not_the_pictures(
     upload(files, store)
     read, calls = ObjectPath.read_bytes, 0
 
-    def failing(self: ObjectPath, start: int = 0, size: int | None = None) -> bytes:
+    def failing(self: ObjectPath) -> bytes:
         nonlocal calls
         calls += 1
         if calls > 6 or calls in (2, 3):
             raise ConnectionError(f"{self}: the server does not answer")
-        return read(self, start, size)
+        return read(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(ObjectPath, "read_bytes", failing)
@@ -327,6 +327,21 @@ def test_a_store_that_goes_away_ends_the_run_and_not_the_pictures(
         ):
             run(store, tmp_path / "out", pre, workers=1)
     assert run(store, tmp_path / "out", pre, retry_failed=True).rows == 12
+
+
+def test_a_shard_out_of_reach_ends_the_listing(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(write_pictures(tmp_path / "in", 1), store)
+
+    def failing(self: ObjectPath) -> Any:
+        raise ConnectionError(f"{self}: the server does not answer")
+
+    monkeypatch.setattr(ObjectPath, "open_input", failing)
+    for name in ("x.tar", "x.parquet"):
+        put(store / name, b"x")
+        with pytest.raises(ConnectionError, match=f"{name}: the server does not answer; nothing is listed until"):
+            run([store / "00000.png", store / name], tmp_path / "out", pre)
 
 
 def test_the_command_takes_urls(

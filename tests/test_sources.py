@@ -319,6 +319,19 @@ def test_what_became_of_a_container_after_it_was_listed(tmp_path: Path) -> None:
     assert [error.source.kind for error in pictures(entries[:2])] == ["missing", "missing"]  # type: ignore[union-attr]
 
 
+def test_a_container_that_was_repaired_is_taken_in_by_an_update(pre: Pretrained, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    kinds = damaged(tmp_path / "in")
+    shard, good = tmp_path / "in/cut-header.tar", tmp_path / "in/whole.tar"
+    assert kinds[shard.name][2] == 2
+    run([shard, good], tmp_path / "out", pre)
+    shard.write_bytes(good.read_bytes())
+    assert run([shard, good], tmp_path / "out", pre, update=True, retry_failed=True).rows == 6
+    (line,) = failures_of(tmp_path / "out")
+    assert line["path"] == str(shard)
+    assert "is whole now; take it in with update" in line["message"]
+
+
 def test_an_input_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         find_sources(tmp_path / "nothing.tar")

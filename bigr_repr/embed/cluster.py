@@ -16,14 +16,14 @@ import os
 import re
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from queue import Empty, Queue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from bigr_repr._objects import as_place
@@ -43,16 +43,53 @@ _IDLE = 0.5  # seconds without another unit after which an actor finishes those 
 _LOOK = 10.0  # seconds between looks at what the cluster has
 
 
-def require_ray(device: str, batch_size: int | str | None) -> None:
-    """Raise ImportError that says what to install if Ray is missing, ValueError for what it is not to decide."""
+def require_ray(address: str | None, device: str, batch_size: int | str | None) -> None:
+    """Raise what can be known to be wrong before there is anything to do.
+
+    That is ImportError, which says what to install, if Ray is missing; ValueError for what the engine does not take;
+    ConnectionError if nobody listens at the address, for which Ray itself would wait for minutes.
+    """
     try:
-        import ray  # noqa: F401
+        import ray
     except ImportError as error:
         raise ImportError("engine='ray' needs Ray, which is not installed: pip install 'bigr-repr[ray]'") from error
     if device not in _DEVICES:
         raise ValueError(f"device={device!r}: Ray hands out the GPUs; name one of {', '.join(_DEVICES)}")
     if batch_size == "auto":
         raise ValueError('batch_size="auto" measures this machine, not those of the cluster; give a number')
+    if not ray.is_initialized():
+        _reach(_address(address))
+
+
+class Share(NamedTuple):
+    """How many actors a cluster has room for, and what each gets."""
+
+    actors: int
+    cores: int
+    gpus: int
+
+
+def share_out(machines: Sequence[Mapping[str, float]], device: str, workers: int | None) -> Share:
+    """An actor for every GPU of the machines, or, with device="cpu" or without any, for every so many cores.
+
+    machines: {"CPU": …, "GPU": …} of each. workers: cores of an actor; None: a GPU's share of them, or one.
+    Raises ValueError when there is room for none.
+    """
+    have = [(int(machine.get("CPU", 0)), int(machine.get("GPU", 0))) for machine in machines]
+    with_gpus = [(cores, gpus) for cores, gpus in have if gpus and device != "cpu"]
+    if device == "cuda" and not with_gpus:
+        raise ValueError('device="cuda": the Ray cluster has no GPU; start machines that have, or use "auto"')
+    if with_gpus:
+        own = workers or max(1, min(cores // gpus for cores, gpus in with_gpus))
+        actors = sum(min(gpus, cores // own) for cores, gpus in with_gpus)
+    else:
+        own = workers or 1
+        actors = sum(cores // own for cores, _ in have)
+    if not actors:
+        raise ValueError(
+            f"workers={own}: no machine of the Ray cluster has so many cores; start others, or ask for fewer"
+        )
+    return Share(actors, own, int(bool(with_gpus)))
 
 
 @dataclass(eq=False)
@@ -109,15 +146,13 @@ class Cluster:
         """Start as many actors as the cluster has room and work for."""
         import ray
 
-        resources = ray.cluster_resources()
-        cores, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0)) if self._order.device != "cpu" else 0
-        own = self._order.decoding.workers or (max(1, cores // gpus) if gpus else 1)
-        room = gpus or max(1, cores // own)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        share = share_out(machines, self._order.device, self._order.decoding.workers)
         work = len(self._todo) + sum(len(member.units) for member in self._members)
-        decoding = replace(self._order.decoding, workers=own)
-        order = replace(self._order, device="cuda" if gpus else "cpu", decoding=decoding, threads=own)
-        options = {"num_cpus": own, "num_gpus": int(bool(gpus)), "max_restarts": 0, "max_concurrency": 2 * _AHEAD}
-        while len(self._members) < min(room, work):
+        decoding = replace(self._order.decoding, workers=share.cores)
+        order = replace(self._order, device="cuda" if share.gpus else "cpu", decoding=decoding, threads=share.cores)
+        options = {"num_cpus": share.cores, "num_gpus": share.gpus, "max_restarts": 0, "max_concurrency": 2 * _AHEAD}
+        while len(self._members) < min(share.actors, work):
             member = _Member(ray.remote(_Worker).options(**options).remote(order, model))
             self._members.append(member)
             self._pending[member.actor.start.remote()] = member, None
@@ -244,8 +279,7 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    _reach(address)
+    address = _address(address)
     own = {"include_dashboard": False} if address == "local" else {}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     try:
@@ -254,8 +288,11 @@ def _connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _address(given: str | None) -> str:
+    return given or os.environ.get("RAY_ADDRESS") or "local"
+
+
 def _reach(address: str) -> None:
-    """Raise ConnectionError if nobody listens at host:port, for which Ray would wait for minutes."""
     if found := re.fullmatch(r"(?:ray://)?\[?([^\]]+?)\]?:(\d+)", address):
         try:
             socket.create_connection((found[1], int(found[2])), timeout=5).close()

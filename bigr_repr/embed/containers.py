@@ -71,7 +71,9 @@ def why_unreadable(file: str) -> ImageError:
             pass
     except ImageError as error:
         return error
-    return ImageError("corrupt", f"{escape_path(file)}: was damaged when it was listed, and no more; list it again")
+    return ImageError(
+        "corrupt", f"{escape_path(file)}: was damaged when it was listed, and is whole now; take it in with update"
+    )
 
 
 @contextmanager

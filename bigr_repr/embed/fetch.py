@@ -72,7 +72,8 @@ def fetch(picture: Picture) -> str | bytes:
 
 def _read(piece: Piece) -> bytes:
     if is_url(piece.file):
-        return ObjectPath(piece.file).read_bytes(piece.start, piece.size)
+        place = ObjectPath(piece.file)
+        return place.read_bytes() if piece.size is None else place.read_piece(piece.start, piece.size)
     with Path(piece.file).open("rb") as file:
         file.seek(piece.start)
         return file.read(-1 if piece.size is None else piece.size)

@@ -152,7 +152,7 @@ def embed_images(
         raise ValueError(f"engine={engine!r} is unknown; choose one of {', '.join(ENGINES)}")
     on_ray = engine == "ray"
     if on_ray:
-        require_ray(str(device or "auto"), batch_size)
+        require_ray(ray_address, str(device or "auto"), batch_size)
     decoding = Decoding(workers=workers, timeout=decode_timeout, max_pixels=max_pixels)
     devices = [] if on_ray else _devices(device)
     sources = _begun(
