@@ -52,3 +52,19 @@ def _map_ahead(
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_ahead(items: Iterable[_T], ahead: int) -> Generator[_T, None, None]:
+    """The same items; a thread takes up to so many from the stream before they are asked for.
+
+    What the stream raises is raised in its turn. Closing the generator waits for the item that is under way.
+    """
+    source, end = iter(items), object()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="bigr-read")
+    try:
+        pending = deque(pool.submit(next, source, end) for _ in range(ahead))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(pool.submit(next, source, end))
+            yield item  # type: ignore[misc]  # it is not end
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

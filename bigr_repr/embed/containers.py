@@ -10,21 +10,23 @@ import io
 import os
 import tarfile
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bigr_repr._ahead import read_ahead
 from bigr_repr._class_names import class_names
 from bigr_repr._objects import ObjectPath, is_url, readable
 from bigr_repr._open import one_line
 from bigr_repr.images import IMAGE_SUFFIXES, ImageError, escape_path
 
 _ROWS = 32  # rows of a Parquet file in memory at a time
+_AHEAD = 4  # times so many, read before they are needed
 _BUFFER = 4 << 20  # bytes read at a time
 
 
@@ -195,17 +197,25 @@ def _image_column(parquet: pq.ParquetFile, file: str) -> str:
     return column
 
 
-class ParquetRows:
-    """The encoded pictures of a Parquet file, for one reader. Rows that rise are read group by group, each group once.
+class _Stretch(NamedTuple):
+    """Neighbouring rows, those from start up to end: their encoded pictures, or why they cannot be read."""
 
-    Opening raises nothing: what is wrong with the file is what becomes of its rows.
+    start: int
+    end: int
+    content: pa.Array | ImageError
+
+
+class ParquetRows:
+    """The encoded pictures of a Parquet file, for one reader, who closes it.
+
+    Rows that rise are read once, and ahead of need. Opening raises nothing: what is wrong with the file is what becomes
+    of its rows.
     """
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self._held, self._first = pa.array([], pa.binary()), 0  # rows at hand, and the number of the first
-        self._broken: dict[int, ImageError] = {}  # the row group that cannot be read
-        self._group, self._batches = -1, iter(())
+        self._held = _Stretch(0, 0, pa.array([], pa.binary()))
+        self._following: Generator[_Stretch, None, None] | None = None
         self._error: ImageError | None = None
         try:
             with _explained(file):
@@ -220,33 +230,43 @@ class ParquetRows:
     def read(self, row: int) -> bytes | ImageError:
         """A row's bytes, or why there are none."""
         name = f"{escape_path(self.file)}#{row}"
-        try:
-            if self._error is None and row >= self._starts[-1]:
-                raise ImageError("missing", f"{name}: the file has {self._starts[-1]} rows")
-            if self._error is not None:
-                raise self._error
-            content: bytes | None = self._find(row)
-        except ImageError as error:
-            return ImageError(error.kind, error.message if error.message.startswith(name) else f"{name}: {error}")
-        return content or ImageError("empty", f"{name}: the row holds no bytes")
+        if self._error is None and row >= self._starts[-1]:
+            return ImageError("missing", f"{name}: the file has {self._starts[-1]} rows")
+        error = self._error
+        if error is None:
+            held = self._find(row)
+            if not isinstance(held.content, ImageError):
+                content: bytes | None = held.content[row - held.start].as_py()
+                return content or ImageError("empty", f"{name}: the row holds no bytes")
+            error = held.content
+        return ImageError(error.kind, f"{name}: {error.message.removeprefix(f'{one_line(escape_path(self.file))}: ')}")
 
-    def _find(self, row: int) -> Any:
-        group = bisect_right(self._starts, row) - 1
-        if group in self._broken:
-            raise self._broken[group]
-        if group != self._group or row < self._first:
-            columns = [self._column]
-            self._group, self._batches = group, self._parquet.iter_batches(_ROWS, row_groups=[group], columns=columns)
-            self._held, self._first = self._held[:0], self._starts[group]
-        try:
-            with _explained(self.file):
-                while row >= self._first + len(self._held):
-                    self._first += len(self._held)
-                    self._held = self._picture_bytes(next(self._batches))
-        except ImageError as error:
-            self._broken = {group: error}
-            raise
-        return self._held[row - self._first].as_py()
+    def close(self) -> None:
+        """Read no further."""
+        if self._following is not None:
+            self._following.close()
+
+    def _find(self, row: int) -> _Stretch:
+        group, latest = (bisect_right(self._starts, place) - 1 for place in (row, max(0, self._held.end - 1)))
+        if self._following is None or row < self._held.start or group > latest + 1:
+            self.close()
+            self._held = _Stretch(self._starts[group], self._starts[group], None)
+            self._following = read_ahead(self._stretches(group), _AHEAD)
+        while row >= self._held.end:
+            self._held = next(self._following)
+        return self._held
+
+    def _stretches(self, group: int) -> Iterator[_Stretch]:
+        """All rows from a row group's first on. What is damaged ends its row group, and the next one follows."""
+        for number in range(group, len(self._starts) - 1):
+            start = self._starts[number]
+            try:
+                with _explained(self.file):
+                    for batch in self._parquet.iter_batches(_ROWS, row_groups=[number], columns=[self._column]):
+                        yield _Stretch(start, start + len(batch), self._picture_bytes(batch))
+                        start += len(batch)
+            except ImageError as error:
+                yield _Stretch(start, self._starts[number + 1], error)
 
     def _picture_bytes(self, batch: pa.RecordBatch) -> pa.Array:
         column = batch.column(0)

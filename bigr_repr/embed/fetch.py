@@ -38,17 +38,23 @@ class Picture(NamedTuple):
 def pictures(entries: Iterable[Entry]) -> Generator[Picture, None, None]:
     """Entries in order, each as what fetch takes. Neighbouring rows of a Parquet file cost one reading of the file."""
     rows: ParquetRows | None = None
-    for entry in entries:
-        if entry.start is None and is_container(entry.file):
-            yield Picture(entry.path, why_unreadable(entry.file))
-        elif entry.start is None:
-            yield Picture(escape_path(entry.file), Piece(entry.file, 0, None) if is_url(entry.file) else entry.file)
-        elif entry.size is not None:
-            yield Picture(entry.path, Piece(entry.file, entry.start, entry.size))
-        else:
-            if rows is None or rows.file != entry.file:
-                rows = ParquetRows(entry.file)
-            yield Picture(entry.path, rows.read(entry.start))
+    try:
+        for entry in entries:
+            if entry.start is None and is_container(entry.file):
+                yield Picture(entry.path, why_unreadable(entry.file))
+            elif entry.start is None:
+                yield Picture(escape_path(entry.file), Piece(entry.file, 0, None) if is_url(entry.file) else entry.file)
+            elif entry.size is not None:
+                yield Picture(entry.path, Piece(entry.file, entry.start, entry.size))
+            else:
+                if rows is None or rows.file != entry.file:
+                    if rows is not None:
+                        rows.close()
+                    rows = ParquetRows(entry.file)
+                yield Picture(entry.path, rows.read(entry.start))
+    finally:
+        if rows is not None:
+            rows.close()
 
 
 def fetch(picture: Picture) -> str | bytes:

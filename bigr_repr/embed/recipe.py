@@ -110,7 +110,7 @@ class Recipe:
             "n_bits": self.config.code_size if self.codes else None,
             "bits_per_token": generator.code_bits if self.codes else None,
             "bit_order": BIT_ORDER if self.codes else None,
-            "labels": "name of the image's folder" if self.labels else None,
+            "labels": "stated by the image's Parquet or tar file, else the name of its folder" if self.labels else None,
             "sha256": "of the encoded image" if self.sha256 else None,
             "dedup": self.dedup,
             "batch_size": self.batch_size,

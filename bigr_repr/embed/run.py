@@ -111,9 +111,10 @@ def embed_images(
 
     Columns: path; embedding, or embedding_4 and so on for several layers, a vector of dtype ("float32" or "float16"),
     pool="none": of all tokens one after the other; with codes, code: packed bits as bigr_repr.codes states; with
-    labels_from_folders, label: the name of the folder that the file lies in; with sha256, sha256: of the encoded image,
-    hexadecimal. Read them with read_embeddings. dedup="exact": of inputs that are the same bytes only the first gets a
-    row (or a failure); the others are listed in duplicates.jsonl with the path of that one.
+    labels_from_folders, label: the name of the folder that the file lies in, or what a Parquet or tar file states; with
+    sha256, sha256: of the encoded image, hexadecimal. Read them with read_embeddings. dedup="exact": of inputs that are
+    the same bytes only the first gets a row (or a failure); the others are listed in duplicates.jsonl with the path of
+    that one.
 
     Inputs are listed first, and done in units of unit_size (1024, fewer if rows are large), each a file that appears
     whole. A run that was stopped, however, goes on where it was: units that are done stay as they are (resume=False: it

@@ -27,7 +27,7 @@ def command(
     pool: Annotated[Pool, typer.Option(help="none: a vector a token.")] = Pool.avg,
     dtype: Annotated[Stored, typer.Option(help="Of the stored vectors.")] = Stored.float32,
     labels_from_folders: Annotated[
-        bool, typer.Option("--labels-from-folders", help="Also the name of each image's folder.")
+        bool, typer.Option("--labels-from-folders", help="Also each image's folder, or Parquet or tar label.")
     ] = False,
     sha256: Annotated[bool, typer.Option("--sha256", help="Also the SHA-256 of each image's bytes.")] = False,
     dedup: Annotated[
