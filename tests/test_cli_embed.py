@@ -153,12 +153,12 @@ def test_wrong_usage_is_exit_code_2(bigr: Run, arguments: list[str]) -> None:
     assert "Traceback" not in error
 
 
-def start(place: Path, tmp_path: Path, sealed: int) -> subprocess.Popen[str]:
+def start(place: Path, tmp_path: Path, sealed: int, *more: str) -> subprocess.Popen[str]:
     """A run in a process of its own, in units of four, that has sealed so many of them."""
     arguments = ["embed", place / "many", "--layer", "2", "--model", place / "model", "--out", tmp_path / "out"]
     options = ["--unit-size", "4", "--batch-size", "2", "--workers", "1"]
     process = subprocess.Popen(
-        [*COMMAND, *arguments, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments, *options, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 300
     while len(list((tmp_path / "out/_run/units").glob("*.json"))) < sealed:
@@ -190,6 +190,23 @@ def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, 
     resumed, whole = read_embeddings(tmp_path / "out"), read_embeddings(tmp_path / "whole")
     assert resumed.paths == whole.paths
     np.testing.assert_allclose(resumed.vectors, whole.vectors, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_devices_whose_run_was_killed_never_write_beside_the_next(place: Path, tmp_path: Path, bigr: Run) -> None:
+    write_pictures(place / "many", 160)
+    process = start(place, tmp_path, 3, "--device", "cpu,cpu")
+    process.kill()
+    process.communicate(timeout=120)
+    again = ["embed", place / "many", "--layer", "2", "--batch-size", "2", "--decode-timeout", "0"]
+    deadline = time.monotonic() + 120
+    while (done := bigr(*again, "--out", tmp_path / "out"))[0]:
+        assert "another process is embedding into this folder" in done[2]  # as long as they are at it
+        assert time.monotonic() < deadline
+    bigr(*again, "--out", tmp_path / "whole", "--unit-size", "4")
+    resumed, whole = read_embeddings(tmp_path / "out"), read_embeddings(tmp_path / "whole")
+    assert resumed.paths == whole.paths
+    np.testing.assert_array_equal(resumed.vectors, whole.vectors)
 
 
 # ---- growing, doubles, devices, and files for others
