@@ -145,7 +145,7 @@ def test_a_killed_driver_leaves_what_is_done(
     arguments = [photos, "--out", out, "--model", tmp_path / "model", *options]
     command = [sys.executable, "-m", "bigr_repr_cli", "embed", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not list((out / "_run/units").glob("*.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
