@@ -1,8 +1,7 @@
 """Work on a stream in threads: results in order, computed ahead of need, within bounds. Knows nothing of the work.
 
-Threads, not processes: Pillow lets go of the interpreter's lock while it decodes and resizes. On two cores, threads
-decode photographs of 12 megapixels as fast as processes do (8.6 a second against 8.4) and images of 64 pixels faster
-(1300 a second against 740), for a process has to send every picture's pixels back.
+Threads, not processes: Pillow lets go of the interpreter's lock while it decodes and resizes. What a thread calls may
+well be a process at work for it: see bigr_repr._guard.
 """
 
 from __future__ import annotations
