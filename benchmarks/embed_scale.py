@@ -302,6 +302,7 @@ def by_torchvision(file: str, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def _seconds_of(load: Callable[[str], object], files: list[str]) -> float:
     from bigr_repr._ahead import map_ahead
 
+    load(files[0])  # imports
     started = time.perf_counter()
     for _ in map_ahead(load, files, ahead=64):
         pass
