@@ -1,4 +1,8 @@
-"""Files that appear complete and on the disk, or not at all. Knows nothing of what is in them."""
+"""Files that appear complete and on the disk, or not at all. Knows nothing of what is in them.
+
+A local file is written beside its place, synced and renamed. An object in a store is put in one piece instead, which
+promises the same: see bigr_repr._objects.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from bigr_repr._objects import ObjectPath, Place
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Place, writer: str = "") -> Iterator[BinaryIO]:
     """A file to write, which takes the place of path when the block ends without an error.
 
-    It is written beside path, synced, renamed, and the folder is synced. Only one process at a time may write a path.
+    It is written beside path, synced, renamed, and the folder is synced. Only one process at a time may write a path
+    under one name of writer.
     Raises OSError that names path; what stood there before then remains.
     """
-    beside = partial_name(path)
+    if isinstance(path, ObjectPath):
+        with path.put() as file:
+            yield file
+        return
+    beside = partial_name(path, writer)
     try:
         with beside.open("wb") as file:
             yield file
@@ -34,20 +45,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def partial_name(path: Path) -> Path:
+def partial_name(path: Path, writer: str = "") -> Path:
     """Where a file that will be path is written; hidden, so that readers of the folder pass over it."""
-    return path.with_name(f".{path.name}.part")
+    return path.with_name(f".{path.name}{writer and f'.{writer}'}.part")
 
 
-def remove(path: Path) -> None:
+def remove(path: Place) -> None:
     """Remove a file, if it is there, and what an interrupted writing of it left."""
     path.unlink(missing_ok=True)
-    partial_name(path).unlink(missing_ok=True)
+    if not isinstance(path, ObjectPath):
+        partial_name(path).unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Place) -> None:
     """Have the names in a folder written to the disk, where the system can do that. Raises OSError that names it."""
-    if os.name == "nt":
+    if os.name == "nt" or isinstance(folder, ObjectPath):
         return  # folders cannot be opened there
     handle = os.open(folder, os.O_RDONLY)
     try:

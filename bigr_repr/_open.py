@@ -27,7 +27,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
-Kind = Literal["missing", "unreadable", "empty", "not-an-image", "unsupported", "truncated", "corrupt", "too-large"]
+Kind = Literal[
+    "missing", "unreadable", "empty", "not-an-image", "unsupported", "truncated", "corrupt", "too-large", "timeout",
+    "crashed",
+]  # fmt: skip
 
 
 class ImageError(ValueError):
@@ -41,6 +44,8 @@ class ImageError(ValueError):
           "truncated"    the file ends before the picture does
           "corrupt"      the file contradicts itself
           "too-large"    more pixels than max_pixels, or than memory holds
+          "timeout"      decoding it, in a process, took longer than allowed
+          "crashed"      decoding it ended the process that did it
     """
 
     def __init__(self, kind: Kind, message: str) -> None:

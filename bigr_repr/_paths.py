@@ -13,7 +13,7 @@ import heapq
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain, islice
@@ -33,16 +33,23 @@ IMAGE_SUFFIXES = frozenset({
 _SUFFIXES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
 _RUN = 1 << 14  # names sorted at a time
 _CHUNK = 1 << 16  # bytes of a list read at a time; more than the longest path, so the first chunk shows the separator
-_MAGIC = re.compile(rb"[*?\[]")
+MAGIC = re.compile(rb"[*?\[]")
 _Input = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One image file. path: what is recorded for it; file: what is opened. Both may hold surrogate escapes."""
+    """One image. path: what is recorded for it; file: what is opened. Both may hold surrogate escapes.
+
+    start: None if the image is the whole file; else size bytes of it from start on, or, size being None, row start of a
+    Parquet file. label: what the file itself says the image is.
+    """
 
     path: str
     file: str
+    start: int | None = None
+    size: int | None = None
+    label: str | None = None
 
 
 def find_images(
@@ -51,6 +58,7 @@ def find_images(
     root: _Input | None = None,
     follow_links: bool = True,
     literal: bool = False,
+    alone: bool | None = None,
 ) -> Iterator[Source]:
     """List the images that files, folders and glob patterns name, in the order given; streams.
 
@@ -67,7 +75,7 @@ def find_images(
 
     follow_links: enter folders through symbolic links; a link back to a folder above itself is not entered.
     literal: for paths from a list: nothing is a pattern, and a path where there is nothing is passed on as it stands,
-    for decode() to report.
+    for decode() to report. alone: whether inputs are to be taken for the only one; None: if there is but one.
 
     Raises FileNotFoundError for an input that names nothing (at once, if inputs is a sequence; in its turn, if they are
     a stream) or holds no image, PermissionError for a folder that cannot be listed, ValueError for no inputs or a path
@@ -76,17 +84,24 @@ def find_images(
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
     if isinstance(inputs, Sequence) and not literal:
-        for given in map(os.fsencode, inputs):
-            if not os.path.lexists(given) and not _MAGIC.search(given):
-                raise _nothing(given)
-    return _find(map(os.fsencode, inputs), None if root is None else os.fsencode(root), follow_links, literal)
+        require(inputs)
+    return _find(map(os.fsencode, inputs), None if root is None else os.fsencode(root), follow_links, literal, alone)
 
 
-def _find(inputs: Iterator[bytes], root: bytes | None, follow_links: bool, literal: bool) -> Iterator[Source]:
+def require(inputs: Iterable[_Input]) -> None:
+    """Raise FileNotFoundError for the first of inputs that is no pattern and names nothing."""
+    for given in map(os.fsencode, inputs):
+        if not os.path.lexists(given) and not MAGIC.search(given):
+            raise nothing_at(given)
+
+
+def _find(
+    inputs: Iterator[bytes], root: bytes | None, follow_links: bool, literal: bool, alone: bool | None
+) -> Iterator[Source]:
     first = list(islice(inputs, 2))
     if not first:
         raise ValueError("no inputs; name image files, folders or patterns")
-    alone = len(first) == 1
+    alone = len(first) == 1 if alone is None else alone
     parts: tuple[bytes, ...]
     for given in chain(first, inputs):
         if os.path.isdir(given):
@@ -95,12 +110,12 @@ def _find(inputs: Iterator[bytes], root: bytes | None, follow_links: bool, liter
             path = os.fsdecode(given if root is None else _relative(given, root))
             yield Source(path, os.fsdecode(given))
             continue
-        elif _MAGIC.search(given):
-            top, parts = _split_pattern(given)
+        elif MAGIC.search(given):
+            top, parts = split_pattern(given)
             if not os.path.isdir(top or b"."):
-                raise _nothing(given)
+                raise nothing_at(given)
         else:
-            raise _nothing(given)
+            raise nothing_at(given)
         shown = b"" if alone and not parts else top
         if root is not None:
             shown = _relative(top, root)
@@ -109,15 +124,18 @@ def _find(inputs: Iterator[bytes], root: bytes | None, follow_links: bool, liter
         for member in _walk(top or b".", parts, follow_links):
             yield Source(os.fsdecode(shown + member), os.fsdecode(opened + member))
         if member is None:
-            raise _nothing(given, folder=not parts)
+            raise nothing_at(given, folder=not parts)
 
 
-def _nothing(given: bytes, folder: bool = False) -> FileNotFoundError:
+def nothing_at(given: bytes, folder: bool = False) -> FileNotFoundError:
+    """The error that an input names nothing, or a folder no image."""
     name = escape_path(os.fsdecode(given))
     if folder:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        return FileNotFoundError(f"{name}: the folder holds no image ({suffixes}); name other files outright")
-    if _MAGIC.search(given):
+        return FileNotFoundError(
+            f"{name}: the folder holds no image ({suffixes}); name other files outright, as 'folder/*.tar'"
+        )
+    if MAGIC.search(given):
         return FileNotFoundError(f"{name}: the pattern matches no image; quote it, and use ** for folders at any depth")
     return FileNotFoundError(f"{name}: no such file or folder; check the path, which is relative to {os.getcwd()}")
 
@@ -135,10 +153,10 @@ def _relative(path: bytes, root: bytes) -> bytes:
 # ---- walking: a pattern is followed as a set of positions in it, so that only folders that can match are entered
 
 
-def _split_pattern(pattern: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+def split_pattern(pattern: bytes) -> tuple[bytes, tuple[bytes, ...]]:
     """A pattern's fixed folder, and the parts from the first wildcard on."""
     parts = pattern.rstrip(b"/").split(b"/")
-    fixed = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
+    fixed = next(i for i, part in enumerate(parts) if MAGIC.search(part))
     top = b"/".join(parts[:fixed])
     return top or (b"/" if pattern.startswith(b"/") else b""), tuple(part for part in parts[fixed:] if part)
 
@@ -163,24 +181,41 @@ def _advance(positions: frozenset[int], name: bytes, parts: tuple[bytes, ...]) -
 
 
 def _walk(top: bytes, parts: tuple[bytes, ...], follow_links: bool) -> Iterator[bytes]:
-    """Paths, relative to top, of the files that parts match (no parts: all images), in byte order."""
-    any_suffix = bool(parts) and not _MAGIC.search(os.path.splitext(parts[-1])[1] or b"*")
+    """Paths, relative to top, of the files that parts match."""
+    return walk(
+        parts,
+        lambda folder: _members(os.path.join(top, folder), follow_links),
+        lambda folder: _identity(os.path.join(top, folder)),
+    )
+
+
+def walk(
+    parts: tuple[bytes, ...],
+    members: Callable[[bytes], Iterator[bytes]],
+    identity: Callable[[bytes], Hashable | None],
+) -> Iterator[bytes]:
+    """Paths of the files in a tree that parts match (no parts: all images), in byte order.
+
+    members(folder): names in a folder, which is a path with a slash at the end or empty for the top: hidden ones left
+    out, folders with a slash at the end, in the byte order of whole paths. identity(folder): what tells folders apart
+    that are reached by several paths; None: it is gone.
+    """
+    any_suffix = bool(parts) and not MAGIC.search(os.path.splitext(parts[-1])[1] or b"*")
     start = _skip_stars({0}, parts)
-    stack = [(b"", _identity(top), start, _members(top, follow_links))]
+    stack = [(b"", identity(b""), start, members(b""))]
     while stack:
         folder, _, positions, names = stack[-1]
         matched = len(parts) in positions
         for name in names:
             after = positions if matched else _advance(positions, name.rstrip(b"/"), parts)
             if name.endswith(b"/"):
-                below = os.path.join(top, folder + name)
-                identity = _identity(below)
                 if not after:
                     continue
-                if identity is None or any(identity == above for _, above, _, _ in stack):
-                    log.info("not entered (a link back to a folder above it, or gone): %r", below)
+                itself = identity(folder + name)
+                if itself is None or any(itself == above for _, above, _, _ in stack):
+                    log.info("not entered (a link back to a folder above it, or gone): %r", folder + name)
                     continue
-                stack.append((folder + name, identity, after, _members(below, follow_links)))
+                stack.append((folder + name, itself, after, members(folder + name)))
                 break
             named = any_suffix and not matched
             if len(parts) in after and (named or name[name.rfind(b".") :].lower() in _SUFFIXES):

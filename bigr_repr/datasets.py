@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bigr_repr._class_names import class_names
 from bigr_repr.images import as_rgb, decode, find_images
 
-_WORDNET_ID = re.compile(r"^n\d{8}:")
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -80,9 +79,9 @@ class FolderSet(ImageSet):
 class ParquetSet(ImageSet):
     """A Parquet file with a column `image` (encoded bytes, or the `{"bytes": …}` structs of the Hugging Face hub).
 
-    An integer column `label` gives labels; schema metadata `classes` their names, separated by `|`, or by commas where
-    there is no `|`; WordNet ids in front of names ("n01443537:goldfish") are left out. The encoded bytes are held in
-    memory.
+    An integer column `label` gives labels, and the schema's metadata their names: `classes`, separated by `|`, or by
+    commas where there is no `|`, WordNet ids in front of names ("n01443537:goldfish") left out; or the Hugging Face
+    hub's ClassLabel. The encoded bytes are held in memory.
     """
 
     def __init__(self, file: str | os.PathLike[str]) -> None:
@@ -100,12 +99,9 @@ class ParquetSet(ImageSet):
         if pa.types.is_struct(column.type):
             column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
         self._images, self._file = column, file
-        metadata = parquet.schema_arrow.metadata or {}
         if "label" in names:
             self.labels = table.column("label").to_numpy().astype(np.int64)
-            classes = metadata.get(b"classes", b"").decode()
-            names_of_classes = classes.split("|" if "|" in classes else ",") if classes else []
-            self.class_names = tuple(_WORDNET_ID.sub("", name) for name in names_of_classes)
+            self.class_names = class_names(parquet.schema_arrow.metadata)
 
     def __len__(self) -> int:
         return len(self._images)

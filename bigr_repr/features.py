@@ -33,6 +33,7 @@ Layers = Iterable[int] | list[Layer] | tuple[Layer, ...]
 _M = TypeVar("_M", bound=nn.Module)
 
 POOLS = ("avg", "none")
+_GROUP_TOKENS = 512
 
 
 class Features(NamedTuple):
@@ -60,7 +61,8 @@ class FeatureExtractor(nn.Module):
     dtype: what the network computes in; None: as the weights are. In bfloat16 or float16 some bits of the codes differ
     from those in float32. device: None: where the weights are. compile: use torch.compile.
 
-    In float32 on a CPU the codes are the same bits whatever the batch size, and features agree to rounding.
+    group: batches of so many images, or a multiple, give the same numbers bit for bit in float32 on a CPU; for others
+    the codes are the same bits, and features agree to rounding.
     Raises ValueError for a layer out of range or an unknown pool.
     """
 
@@ -126,12 +128,31 @@ class FeatureExtractor(nn.Module):
         finite = logits.isfinite().flatten(1).all(1)  # a comparison with NaN gave bits all the same
         layers: dict[Layer, Tensor] = {}
         if self.transformer is not None:
-            condition = self.transformer.condition_embedding(None, len(bits))
-            states = self.transformer(bits.to(self.dtype), condition, layers=tuple(set(self.layers.values())))
+            states = self._states(bits)
             for layer, block in self.layers.items():
                 state = states[block].float().masked_fill(~finite[:, None, None], torch.nan)
                 layers[layer] = (state.mean(1) if self.pool == "avg" else state)[:rows]
         return Features(layers, bits[:rows], finite[:rows])
+
+    @property
+    def group(self) -> int:
+        """Images that the transformer takes at a time on a CPU: a few hundred tokens, which stay in its caches."""
+        alike = self._exact and not self._compiled
+        return max(2, _GROUP_TOKENS // self.config.generator.tokens) if alike else 1
+
+    @property
+    def _exact(self) -> bool:
+        return self.device.type == "cpu" and self.dtype in (torch.float32, torch.float64)
+
+    def _states(self, bits: Tensor) -> dict[int, Tensor]:
+        """bits: (B, N, K).  Returns {block: (B, N, D)}."""
+        assert self.transformer is not None
+        blocks = tuple(set(self.layers.values()))
+        parts = []
+        for part in torch.split(bits, self.group if self.group > 1 else len(bits)):
+            condition = self.transformer.condition_embedding(None, len(part))
+            parts.append(self.transformer(part.to(self.dtype), condition, layers=blocks))
+        return {block: torch.cat([part[block] for part in parts]) for block in blocks}
 
     def _inputs(self, images: Tensor) -> Tensor:
         side = self.config.image_size
@@ -153,7 +174,7 @@ class FeatureExtractor(nn.Module):
         return images.to(self.dtype)
 
     def _bit_logits(self, images: Tensor) -> Tensor:
-        if self.device.type != "cpu" or self.dtype not in (torch.float32, torch.float64):
+        if not self._exact:
             return self._logits(images)
         # Convolution kernels round differently for different batch sizes, and a logit near 0 would change its bit. So
         # they always see the same number of images, the last group filled up.

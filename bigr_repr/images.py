@@ -44,7 +44,9 @@ MAX_ASPECT: Final = 16  # longer pictures are cut to their middle before they ar
 # ---- decoding
 
 
-def decode(source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(
+    source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> Image.Image:
     """The picture in a file (str or path) or in an encoded file's bytes, upright, as an RGB image of 8 bits a channel.
 
     EXIF orientation is applied. Transparency of any kind is composited over white. 1-bit, grey, palette, CMYK, YCbCr,
@@ -55,7 +57,8 @@ def decode(source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXE
 
     A truncated file is an error, never a half-grey picture. (A JPEG whose data was damaged without being shortened
     can decode to wrong pixels: the format holds no checksum.)  max_pixels: width times height above which the header
-    alone is refused; past 178 956 970, Pillow refuses some formats by its own limit too.
+    alone is refused; past 178 956 970, Pillow refuses some formats by its own limit too. name: what errors call the
+    picture; None: the path, or "image bytes".
 
     Thread-safe.  Raises ImageError for everything that can be wrong with the picture; TypeError for another kind of
     source; ValueError for max_pixels below 1; RuntimeError while PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set.
@@ -68,9 +71,9 @@ def decode(source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXE
             "set it to False"
         )
     if isinstance(source, bytes | bytearray | memoryview):
-        name = "image bytes"
+        name = "image bytes" if name is None else one_line(name)
     elif isinstance(source, str | os.PathLike):
-        name = _name(source)
+        name = _name(source) if name is None else one_line(name)
     else:
         raise TypeError(f"decode takes a path or a file's bytes, not {type(source).__name__}; for pixels see as_rgb")
     with image_errors(name), _open(source, name) as file:
@@ -264,6 +267,8 @@ def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.array(image.crop((left, top, left + size, top + size)))
 
 
-def load_image(source: bytes | str | os.PathLike[str], size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def load_image(
+    source: bytes | str | os.PathLike[str], size: int, *, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> NDArray[np.uint8]:
     """decode(source), then center_crop to (size, size, 3), uint8.  Raises as decode does."""
-    return center_crop(decode(source, max_pixels=max_pixels), size)
+    return center_crop(decode(source, max_pixels=max_pixels, name=name), size)

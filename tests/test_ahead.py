@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from bigr_repr._ahead import default_workers, map_ahead
+from bigr_repr._ahead import default_workers, map_ahead, read_ahead
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -49,3 +50,31 @@ def test_bounds_are_checked_at_once() -> None:
         map_ahead(str, [], workers=0)
     with pytest.raises(ValueError, match="ahead=0"):
         map_ahead(str, [], ahead=0)
+
+
+def test_reading_ahead_gives_the_same_items_and_errors_in_their_turn() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(10):
+            if number == 8:
+                raise KeyError(number)
+            taken.append(number)
+            yield number
+
+    stream = read_ahead(items(), 3)
+    assert next(stream) == 0
+    deadline = time.monotonic() + 60
+    while len(taken) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert [next(stream) for _ in range(7)] == list(range(1, 8))
+    with pytest.raises(KeyError):
+        next(stream)
+    assert list(read_ahead([], 3)) == []
+    assert list(read_ahead(range(5), 3)) == list(range(5))
+    rest = iter(range(100))
+    closed = read_ahead(rest, 2)
+    next(closed)
+    closed.close()
+    assert next(rest) <= 3

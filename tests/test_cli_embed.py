@@ -153,12 +153,12 @@ def test_wrong_usage_is_exit_code_2(bigr: Run, arguments: list[str]) -> None:
     assert "Traceback" not in error
 
 
-def start(place: Path, tmp_path: Path, sealed: int) -> subprocess.Popen[str]:
+def start(place: Path, tmp_path: Path, sealed: int, *more: str) -> subprocess.Popen[str]:
     """A run in a process of its own, in units of four, that has sealed so many of them."""
     arguments = ["embed", place / "many", "--layer", "2", "--model", place / "model", "--out", tmp_path / "out"]
     options = ["--unit-size", "4", "--batch-size", "2", "--workers", "1"]
     process = subprocess.Popen(
-        [*COMMAND, *arguments, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments, *options, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 300
     while len(list((tmp_path / "out/_run/units").glob("*.json"))) < sealed:
@@ -190,3 +190,95 @@ def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, 
     resumed, whole = read_embeddings(tmp_path / "out"), read_embeddings(tmp_path / "whole")
     assert resumed.paths == whole.paths
     np.testing.assert_allclose(resumed.vectors, whole.vectors, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_devices_whose_run_was_killed_never_write_beside_the_next(place: Path, tmp_path: Path, bigr: Run) -> None:
+    write_pictures(place / "many", 160)
+    process = start(place, tmp_path, 3, "--device", "cpu,cpu")
+    process.kill()
+    process.communicate(timeout=120)
+    again = ["embed", place / "many", "--layer", "2", "--batch-size", "2", "--decode-timeout", "0"]
+    deadline = time.monotonic() + 120
+    while (done := bigr(*again, "--out", tmp_path / "out"))[0]:
+        assert "another process is embedding into this folder" in done[2]  # as long as they are at it
+        assert time.monotonic() < deadline
+    bigr(*again, "--out", tmp_path / "whole", "--unit-size", "4")
+    resumed, whole = read_embeddings(tmp_path / "out"), read_embeddings(tmp_path / "whole")
+    assert resumed.paths == whole.paths
+    np.testing.assert_array_equal(resumed.vectors, whole.vectors)
+
+
+# ---- growing, doubles, devices, and files for others
+
+
+def test_inputs_that_were_added_need_update(place: Path, tmp_path: Path, bigr: Run) -> None:
+    write_pictures(tmp_path / "in", 3)
+    usual = ["embed", "in", "--layer", "2", "--batch-size", "auto", "--decode-timeout", "0"]
+    assert bigr(*usual)[0] == 0
+    (tmp_path / "in/00000.png").rename(tmp_path / "in/z.png")
+    code, text, error = bigr(*usual)
+    assert (code, text, error.count("\n")) == (1, "", 1)
+    assert "take in what was added with update" in error
+    code, text, _ = bigr(*usual, "--update")
+    assert code == 0
+    assert text.startswith("4 images: 4 rows, 0 failures")
+    assert "3 of them were done before" in text
+    assert "gone: embeddings/gone.jsonl" in text
+
+
+def test_doubles_are_counted_and_listed(tmp_path: Path, bigr: Run) -> None:
+    paths = write_pictures(tmp_path / "in", 3)
+    paths[2].write_bytes(paths[0].read_bytes())
+    usual = ["embed", "in", "--layer", "2", "--dedup", "exact", "--sha256", "--device", "cpu,cpu"]
+    code, text, _ = bigr(*usual)
+    assert code == 0
+    assert text.startswith("3 images: 2 rows, 0 failures, 1 duplicates, ")
+    assert "duplicates: embeddings/duplicates.jsonl" in text
+    assert "before" not in text
+
+
+def test_a_picture_that_takes_too_long_or_is_too_large_is_a_failure(tmp_path: Path, bigr: Run) -> None:
+    write_pictures(tmp_path / "in", 2)
+    code, _, _ = bigr("embed", "in", "--layer", "2", "--max-pixels", "100")
+    assert code == 1
+    kinds = [json.loads(line)["error"] for line in (tmp_path / "embeddings/failures.jsonl").read_text().splitlines()]
+    assert kinds == ["too-large"] * 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--batch-size", "0"], ["--batch-size", "many"], ["--decode-timeout", "-1"], ["--dedup", "near"]]
+)
+def test_wrong_values_of_the_new_options_are_usage(bigr: Run, arguments: list[str]) -> None:
+    assert bigr("embed", "photos", *arguments)[0] == 2
+
+
+@pytest.fixture
+def export(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs bigr-repr embed export in this process."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bigr-repr", "embed", "export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main.main()
+        return (caught.value.code or 0, *capfd.readouterr())  # type: ignore[return-value]
+
+    return run
+
+
+def test_rows_are_exported(place: Path, tmp_path: Path, bigr: Run, export: Run) -> None:
+    assert bigr("embed", place / "photos", "--layer", "1,2", "--decode-timeout", "0")[0] == 0
+    code, text, _ = export("embeddings", "--to", "f.npy", "--layer", "2")
+    assert (code, text) == (0, "7 x 64 of float32: f.npy\npaths: f.paths.txt\n")
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), read_embeddings(tmp_path / "embeddings", 2).vectors)
+    code, text, _ = export("embeddings", "--to", "f.csv", "--layer", "2", "--json")
+    assert json.loads(text) == {"files": ["f.csv"], "shape": [7, 64], "dtype": "float32"}
+    code, text, error = export("embeddings", "--to", "f.npy")
+    assert (code, text, error.count("\n")) == (1, "", 1)
+    assert export("embeddings")[0] == 2
+
+
+def test_a_folder_called_export_can_be_embedded(place: Path, tmp_path: Path, bigr: Run) -> None:
+    write_pictures(tmp_path / "export", 2)
+    assert bigr("embed", "./export", "--layer", "2", "--decode-timeout", "0")[1].startswith("2 images: 2 rows")
+    assert bigr("embed", "--decode-timeout", "0", "--layer", "2", "export")[1].startswith("2 images: 2 rows")

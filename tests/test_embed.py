@@ -26,7 +26,7 @@ from tiny_model import picture, tiny_model, write_pictures
 from bigr_repr import images
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import from_bytes
-from bigr_repr.embed import EmbeddingSet, EmbedSummary, Progress, embed_images, engine, plan, read_embeddings
+from bigr_repr.embed import EmbeddingSet, EmbedSummary, Progress, embed_images, plan, read_embeddings
 from bigr_repr.features import FeatureExtractor, encode_codes, extract_features
 
 Rows = dict[str, bytes]
@@ -46,7 +46,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(inputs: Any, out: Path, model: Pretrained, **options: Any) -> EmbedSummary:
-    return embed_images(inputs, out, model=model, **{"layers": [2], "unit_size": 5, "batch_size": 3, **options})
+    """Embeds in small units and batches, decoding in threads: processes take a while to start."""
+    usual = {"layers": [2], "unit_size": 5, "batch_size": 3, "decode_timeout": None}
+    return embed_images(inputs, out, model=model, **{**usual, **options})
 
 
 def rows_of(out: Path, layer: int | None = None) -> Rows:
@@ -148,12 +150,13 @@ def test_order_does_not_depend_on_how_long_decoding_takes(
     pre: Pretrained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(photos, tmp_path / "one", pre)
+    load_image = images.load_image
 
     def dawdling(file: str, size: int, **options: Any) -> np.ndarray:
         time.sleep(random.random() * 0.02)
-        return images.load_image(file, size, **options)
+        return load_image(file, size, **options)
 
-    monkeypatch.setattr(engine, "load_image", dawdling)
+    monkeypatch.setattr(images, "load_image", dawdling)
     run(photos, tmp_path / "two", pre, workers=5)
     assert rows_of(tmp_path / "one") == rows_of(tmp_path / "two")
 

@@ -1,14 +1,15 @@
 """The local engine: planned units to sealed units, on this machine. Knows nothing of options or of what to do again.
 
-Pictures are decoded in threads ahead of need, across units, so that neither the decoders nor the model wait at the end
-of one. A batch is a fixed stretch of its unit: the place of an unreadable picture stays blank, so that what the other
-rows are computed from, and with, does not depend on it.
+Pictures are decoded in processes or threads ahead of need, across units, so that neither the decoders nor the model
+wait at the end of one. A batch is a fixed stretch of its unit: the place of an unreadable picture stays blank, and what
+the last one lacks is filled up, so that what the other rows are computed from, and with, does not depend on it.
 """
 
 # B batch, S side in pixels
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,16 +21,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bigr_repr._ahead import map_ahead
+from bigr_repr._guard import GuardedLoading, Loaded, Loading
+from bigr_repr._objects import is_url
+from bigr_repr._processes import supported
 from bigr_repr.codes import to_bytes
+from bigr_repr.embed.fetch import Picture, fetch, pictures
 from bigr_repr.embed.ledger import Failure, Ledger, Record
-from bigr_repr.embed.plan import Entry
+from bigr_repr.embed.plan import Entry, Plan
 from bigr_repr.embed.recipe import Recipe
-from bigr_repr.embed.shards import merge_rows, read_shard, rows_table, write_shard
-from bigr_repr.images import ImageError, escape_path, load_image
+from bigr_repr.embed.shards import Rows, merge_rows, read_shard, rows_table, write_shard
+from bigr_repr.images import MAX_PIXELS, ImageError, escape_path
 
 if TYPE_CHECKING:
     from bigr_repr.features import FeatureExtractor, Features
 
+log = logging.getLogger(__name__)
+
+_AWAY = 64  # objects in a row that could not be read: it is not the objects
 _HOPELESS = 16  # images in a row without finite numbers: it is not the images
 
 
@@ -40,16 +48,45 @@ class Unreadable(NamedTuple):
     message: str
 
 
-Decoded = NDArray[np.uint8] | Unreadable
+Decoded = Loaded | Unreadable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How pictures are decoded. workers: at a time; None: one a core.
+
+    timeout: seconds that one may take, in a process of its own that can be ended; None: in threads of this process,
+    which a crash or an endless loop in a decoder then takes with it. Raises ValueError for values out of range.
+    """
+
+    workers: int | None = None
+    timeout: float | None = 120.0
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not 0 < self.timeout <= 86400:
+            raise ValueError(f"decode_timeout={self.timeout:g} is not within 0..86400 seconds; None sets no limit")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels={self.max_pixels} must be at least 1")
+
+    def loader(self, size: int, *, sha256: bool) -> Loading | GuardedLoading:
+        """What decodes one picture; a GuardedLoading has to be closed."""
+        loading = Loading(size=size, max_pixels=self.max_pixels, sha256=sha256)
+        if self.timeout is None:
+            return loading
+        if not supported():
+            log.warning("this system cannot guard decoders: a picture that crashes or holds one will end the run")
+            return loading
+        return GuardedLoading(loading, self.timeout)
 
 
 class Task(NamedTuple):
-    """Work on one unit. entries: what to embed, at least one; places: theirs in the unit; kept: its record, if any."""
+    """Work on one unit. entries: what to embed; places: theirs in the unit; kept: places of rows that its shard has."""
 
     unit: int
     entries: list[Entry]
     places: list[int]
-    kept: Record | None
+    kept: list[int]
 
 
 class _Launched(NamedTuple):
@@ -69,34 +106,44 @@ class Engine:
     recipe: Recipe
     ledger: Ledger
     batch_size: int
-    workers: int | None
-    max_pixels: int
+    decoding: Decoding
     on_batch: Callable[[int, int], None]
     _hopeless: int = 0
+    _away: int = 0
+
+    def run_units(self, plan: Plan, units: Iterable[int]) -> None:
+        """Do units of a plan; what run says holds."""
+        self.run(make_task(plan, self.ledger, unit) for unit in units)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Do all tasks. Raises OSError when writing fails, ValueError when the model gives nothing finite."""
         queue: list[Task] = []  # tasks whose pictures are being decoded and whose turn has not come
 
-        def files() -> Iterator[str]:
+        def entries() -> Iterator[Entry]:
             for task in tasks:
-                queue.append(task)
-                for entry in task.entries:
-                    yield entry.file
+                if task.entries:
+                    queue.append(task)
+                else:
+                    self._seal(task, self.recipe.schema.empty_table(), [])
+                yield from task.entries
 
-        decoded = map_ahead(self._decode, files(), workers=self.workers, ahead=2 * self.batch_size)
+        load = self.decoding.loader(self.recipe.config.image_size, sha256=self.recipe.sha256)
+
+        def decode(picture: Picture) -> Decoded:
+            try:
+                return load(fetch(picture), picture.name)
+            except ImageError as error:
+                return Unreadable(error.kind, str(error))
+
+        decoded = map_ahead(decode, pictures(entries()), workers=self.decoding.workers, ahead=2 * self.batch_size)
         try:
             for first in decoded:
                 task = queue.pop(0)
                 self._seal(task, *self._embed(task, chain([first], decoded)))
         finally:
             decoded.close()
-
-    def _decode(self, file: str) -> Decoded:
-        try:
-            return load_image(file, self.recipe.config.image_size, max_pixels=self.max_pixels)
-        except ImageError as error:
-            return Unreadable(error.kind, str(error))
+            if isinstance(load, GuardedLoading):
+                load.close()
 
     def _embed(self, task: Task, decoded: Iterator[Decoded]) -> tuple[pa.Table, list[Failure]]:
         """Rows and failures of a task. The device is at work on one batch while the next one's pictures are awaited."""
@@ -120,10 +167,10 @@ class Engine:
         if all(isinstance(picture, Unreadable) for picture in pictures):
             return _Launched(entries, places, pictures, None)
         side = self.recipe.config.image_size
-        pixels = np.zeros((len(pictures), side, side, 3), np.uint8)
+        pixels = np.zeros((self.batch_size, side, side, 3), np.uint8)
         for place, picture in enumerate(pictures):
             if not isinstance(picture, Unreadable):
-                pixels[place] = picture
+                pixels[place] = picture.pixels
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         if self.extractor.device.type == "cuda":
             batch = batch.pin_memory().to(self.extractor.device, non_blocking=True)
@@ -132,15 +179,19 @@ class Engine:
     def _land(self, batch: _Launched, tables: list[pa.Table], failures: list[Failure]) -> None:
         """Append a batch's rows and failures."""
         reasons = [picture if isinstance(picture, Unreadable) else None for picture in batch.decoded]
+        self._watch(batch.entries, reasons)
         if batch.features is not None:
-            vectors = self._vectors(batch.features)
-            reasons = self._judge(reasons, batch.features.finite.cpu().numpy(), vectors)
+            vectors = self._vectors(batch.features, len(reasons))
+            reasons = self._judge(reasons, batch.features.finite[: len(reasons)].cpu().numpy(), vectors)
             good = [row for row, reason in enumerate(reasons) if reason is None]
-            codes = to_bytes(batch.features.codes.flatten(1).cpu().numpy())
-            paths = [batch.entries[row].path for row in good]
-            labels = [label(batch.entries[row].file) for row in good] if self.recipe.labels else []
-            chosen = {layer: values[good] for layer, values in vectors.items()}
-            tables.append(rows_table(self.recipe, paths, chosen, codes[good], labels))
+            rows = Rows(
+                paths=[batch.entries[row].path for row in good],
+                vectors={layer: values[good] for layer, values in vectors.items()},
+                codes=to_bytes(batch.features.codes.flatten(1).cpu().numpy())[good],
+                labels=[label(batch.entries[row]) for row in good] if self.recipe.labels else [],
+                sha256=[getattr(batch.decoded[row], "sha256", "") for row in good] if self.recipe.sha256 else [],
+            )
+            tables.append(rows_table(self.recipe, rows))
         failed = [
             Failure(place, entry.path, *reason)
             for entry, place, reason in zip(batch.entries, batch.places, reasons, strict=True)
@@ -149,11 +200,21 @@ class Engine:
         failures += failed
         self.on_batch(len(batch.entries), len(failed))
 
-    def _vectors(self, features: Features) -> dict[int, NDArray[Any]]:
+    def _watch(self, entries: Sequence[Entry], reasons: Sequence[Unreadable | None]) -> None:
+        """Raise ConnectionError when object stores have given nothing for long: it is not the pictures."""
+        for entry, reason in zip(entries, reasons, strict=True):
+            away = reason is not None and reason.error == "unreadable" and is_url(entry.file)
+            self._away = self._away + 1 if away else 0
+            if reason is not None and self._away == _AWAY:
+                raise ConnectionError(
+                    f"{_AWAY} pictures in a row could not be fetched; run again later ({reason.message})"
+                )
+
+    def _vectors(self, features: Features, count: int) -> dict[int, NDArray[Any]]:
         stored = {}
         with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and is judged below
             for layer in self.recipe.layers:
-                stored[layer] = features.layers[layer].cpu().numpy().astype(self.recipe.dtype, copy=False)
+                stored[layer] = features.layers[layer][:count].cpu().numpy().astype(self.recipe.dtype, copy=False)
         return stored
 
     def _judge(
@@ -183,21 +244,32 @@ class Engine:
 
     def _seal(self, task: Task, table: pa.Table, failures: list[Failure]) -> None:
         shard = self.ledger.shard(task.unit)
-        if task.kept is not None:
+        if task.kept:
             table = self._merged(task, table, failures)
-        size = write_shard(shard, table)
+        size = write_shard(shard, table, self.ledger.writer)
         self.ledger.seal(task.unit, Record(table.num_rows, size, tuple(failures)))
 
     def _merged(self, task: Task, table: pa.Table, failures: list[Failure]) -> pa.Table:
         """The rows of a sealed unit and those that its failures have now given."""
-        assert task.kept is not None
-        again, still = set(task.places), {failure.place for failure in failures}
-        before = {failure.place for failure in task.kept.failures}
-        assert again == before, "failures are retried together"
-        old = [place for place in range(task.kept.rows + len(before)) if place not in before]
-        return merge_rows(read_shard(self.ledger.shard(task.unit)), old, table, sorted(again - still))
+        still = {failure.place for failure in failures}
+        new = [place for place in task.places if place not in still]
+        return merge_rows(read_shard(self.ledger.shard(task.unit)), task.kept, table, new)
 
 
-def label(file: str) -> str:
-    """The name of the folder that a file lies in, as text."""
-    return escape_path(os.path.basename(os.path.dirname(file)))  # noqa: PTH119, PTH120 - names are not UTF-8 alone
+def make_task(plan: Plan, ledger: Ledger, unit: int) -> Task:
+    """What a unit needs: all its inputs that are no duplicates, or those of them that failed before."""
+    entries, record, duplicates = plan.entries(unit), ledger.sealed(unit), plan.duplicates(unit)
+    places = [place for place in range(len(entries)) if place not in duplicates]
+    kept: list[int] = []
+    if record is not None:
+        failed = {failure.place for failure in record.failures}
+        kept = [place for place in places if place not in failed]
+        places = sorted(failed)
+    return Task(unit, [entries[place] for place in places], places, kept)
+
+
+def label(entry: Entry) -> str:
+    """What the input's file says that it is, or the name of the folder that the file lies in, as text."""
+    if entry.label is not None:
+        return entry.label
+    return escape_path(os.path.basename(os.path.dirname(entry.file)))  # noqa: PTH119, PTH120 - names are not UTF-8 alone

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from bigr_repr._durable import partial_name, remove, replacing
+from bigr_repr._ahead import map_ahead
+from bigr_repr._durable import remove, replacing
+from bigr_repr._objects import ObjectPath, Place
 
 log = logging.getLogger(__name__)
+
+_REQUESTS = 32
 
 
 class Failure(NamedTuple):
@@ -36,14 +40,19 @@ class Record:
 
 
 class Ledger:
-    """The records of a data set and the files that they speak of. out: the data set; folder: where records are."""
+    """The records of a data set and the files that they speak of.
 
-    def __init__(self, out: Path, folder: Path) -> None:
-        self.out, self._folder = out, folder
+    out: the data set; folder: where records are. writer: a name of its own for each of several that write at a time.
+    """
+
+    def __init__(self, out: Place, folder: Place, writer: str = "") -> None:
+        self.out, self._folder, self.writer = out, folder, writer
         folder.mkdir(exist_ok=True)
         self.failures_file = out / "failures.jsonl"
+        self.duplicates_file = out / "duplicates.jsonl"
+        self.gone_file = out / "gone.jsonl"
 
-    def shard(self, unit: int) -> Path:
+    def shard(self, unit: int) -> Place:
         """Where a unit's rows are."""
         return self.out / f"part-{unit:05d}.parquet"
 
@@ -54,9 +63,9 @@ class Ledger:
             "size": record.size,
             "failures": [failure._asdict() for failure in record.failures],
         }
-        with replacing(self._record(unit)) as file:
+        with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(content, indent=1).encode())
-        if record.failures:
+        if record.failures and not isinstance(self.failures_file, ObjectPath):  # objects do not grow
             with self.failures_file.open("ab") as lines:  # for people who watch; list_failures writes it for good
                 lines.writelines(map(_line, record.failures))
 
@@ -75,30 +84,45 @@ class Ledger:
         log.warning("%s is not the file that was recorded: its images are embedded again", self.shard(unit))
         return None
 
+    def records(self, units: int) -> Iterator[Record | None]:
+        """What sealed says of units 0..units-1, in order; a store is asked about many at a time."""
+        if isinstance(self._folder, ObjectPath):
+            return map_ahead(self.sealed, range(units), workers=_REQUESTS)
+        return map(self.sealed, range(units))
+
     def list_failures(self, units: int) -> tuple[int, int]:
         """Write failures.jsonl from the records of units 0..units-1; returns how many rows and failures they have."""
         rows, failures = 0, 0
         with replacing(self.failures_file) as file:
-            for record in filter(None, map(self.sealed, range(units))):
+            for record in filter(None, self.records(units)):
                 file.writelines(map(_line, record.failures))
                 rows, failures = rows + record.rows, failures + len(record.failures)
         return rows, failures
 
+    def list_gone(self, paths: Iterable[str]) -> int:
+        """Write gone.jsonl: inputs that an update did not find again; returns how many there are."""
+        count = 0
+        with replacing(self.gone_file) as file:
+            for count, path in enumerate(paths, 1):  # noqa: B007 - the last one is the number
+                file.write(json.dumps({"path": path}, ensure_ascii=False).encode() + b"\n")
+        return count
+
     def clear(self) -> None:
-        """Remove records, shards and the list of failures."""
+        """Remove records, shards and the lists beside them."""
         for name in self._folder.glob("*.json"):
             remove(name)
         for name in self.out.glob("part-*.parquet"):
             remove(name)
-        remove(self.failures_file)
+        for name in (self.failures_file, self.duplicates_file, self.gone_file):
+            remove(name)
 
     def tidy(self) -> None:
         """Remove what an interrupted run left half written."""
         for folder, pattern in ((self.out, "part-*.parquet"), (self._folder, "*.json")):
-            for left in folder.glob(partial_name(Path(pattern)).name):
+            for left in folder.glob(f".{pattern}*.part"):
                 left.unlink()
 
-    def _record(self, unit: int) -> Path:
+    def _record(self, unit: int) -> Place:
         return self._folder / f"{unit:05d}.json"
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,23 +14,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bigr_repr._objects import Place, as_place, readable
 from bigr_repr.embed.plan import RUN_FOLDER, open_plan
 from bigr_repr.embed.recipe import differences, read_provenance
 
 log = logging.getLogger(__name__)
+
+_TEXTS = ("label", "sha256")
 
 
 class Embeddings(NamedTuple):
     """Rows of a data set, in its order.
 
     paths: n, as recorded. vectors: (n, D), or (n, N, D) if tokens were not pooled, float32 or float16 as stored.
-    codes: uint8 (n, bytes), packed as bigr_repr.codes states, or None if there are none. labels: n, or None.
+    codes: uint8 (n, bytes), packed as bigr_repr.codes states, or None if there are none. labels, sha256: n, or None.
     """
 
     paths: list[str]
     vectors: NDArray[Any]
     codes: NDArray[np.uint8] | None
     labels: list[str] | None
+    sha256: list[str] | None = None
 
 
 class EmbeddingSet:
@@ -41,8 +44,9 @@ class EmbeddingSet:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-        self.files = sorted(self.folder.glob("part-*.parquet"))
+        self.folder = as_place(folder)
+        self.files: list[Place] = list(self.folder.glob("part-*.parquet"))
+        self.files.sort(key=lambda file: (len(file.name), file.name))  # numbers have five digits, or more
         if not self.files:
             raise FileNotFoundError(
                 f"{self.folder}: no embeddings here (part-*.parquet); make them with: bigr-repr embed"
@@ -51,7 +55,7 @@ class EmbeddingSet:
         self.rows = 0
         for file in self.files:
             try:
-                with pq.ParquetFile(file) as parquet:
+                with pq.ParquetFile(readable(file)) as parquet:
                     schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
             except pa.ArrowInvalid as error:
                 raise ValueError(f"{file}: damaged ({error}); run the same bigr-repr embed again") from error
@@ -87,12 +91,12 @@ class EmbeddingSet:
 
     def batches(self, layer: int | None = None, *, rows: int = 4096) -> Iterator[Embeddings]:
         """All rows in order, at most so many at a time; memory holds one batch."""
-        for batch in self._record_batches(["path", self.column(layer), "code", "label"], rows):
+        for batch in self._record_batches(["path", self.column(layer), "code", "label", "sha256"], rows):
             yield Embeddings(
                 batch.column("path").to_pylist(),
                 _vectors(batch.column(self.column(layer)), self.provenance["shape"]),
                 _bytes(batch.column("code")) if "code" in batch.schema.names else None,
-                batch.column("label").to_pylist() if "label" in batch.schema.names else None,
+                *(batch.column(name).to_pylist() if name in batch.schema.names else None for name in _TEXTS),
             )
 
     def code_batches(self, *, rows: int = 65536) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
@@ -111,7 +115,8 @@ class EmbeddingSet:
 
     def read(self, layer: int | None = None) -> Embeddings:
         """All rows at once."""
-        column, paths, labels, start = self.column(layer), [], [], 0
+        column, paths, start = self.column(layer), list[str](), 0
+        texts: dict[str, list[str]] = {name: [] for name in _TEXTS if name in self.schema.names}
         stored = self.schema.field(column).type.value_type.to_pandas_dtype()
         vectors = np.empty((self.rows, *self.provenance["shape"]), stored)
         codes = None if self.n_bits is None else np.empty((self.rows, -(-self.n_bits // 8)), np.uint8)
@@ -121,14 +126,16 @@ class EmbeddingSet:
             if codes is not None and batch.codes is not None:
                 codes[start:end] = batch.codes
             paths += batch.paths
-            labels += batch.labels or []
+            for name, values in zip(_TEXTS, (batch.labels, batch.sha256), strict=True):
+                if values is not None:
+                    texts[name] += values
             start = end
-        return Embeddings(paths, vectors, codes, labels if "label" in self.schema.names else None)
+        return Embeddings(paths, vectors, codes, *map(texts.get, _TEXTS))
 
     def _record_batches(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         wanted = [name for name in columns if name in self.schema.names]
         for file in self.files:
-            with pq.ParquetFile(file) as parquet:
+            with pq.ParquetFile(readable(file)) as parquet:
                 yield from parquet.iter_batches(rows, columns=wanted)
 
     def _warn_if_incomplete(self) -> None:

@@ -20,8 +20,9 @@ from bigr_repr.config import ModelConfig
 
 METADATA_KEY = b"bigr_repr"
 DTYPES = ("float32", "float16")
-# What may differ between shards of one data set: who wrote them, not what is in them.
-_WRITER = ("decoder", "package_version")
+DEDUPS = (None, "exact")
+# What may differ between shards of one data set: who wrote them and how, which changes rows by no more than rounding.
+_WRITER = ("batch_size", "decoder", "package_version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class Recipe:
     """How a row comes from an image.
 
     layers: block indices, 0-based, not negative. pool: "avg" or "none". dtype: of the stored vectors, float32 or
-    float16. precision: what the network computes in. codes, labels: whether there are such columns.
+    float16. precision: what the network computes in. codes, labels, sha256: whether there are such columns. dedup:
+    "exact" if there is one row for inputs of the same bytes. batch_size: images that the network takes at a time.
     """
 
     config: ModelConfig
@@ -40,10 +42,17 @@ class Recipe:
     precision: str = "float32"
     codes: bool = False
     labels: bool = False
+    sha256: bool = False
+    dedup: str | None = None
+    batch_size: int = 32
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is unknown; vectors are stored as one of {', '.join(DTYPES)}")
+        if self.dedup not in DEDUPS:
+            raise ValueError(
+                f"dedup={self.dedup!r} is unknown; choose None or one of {', '.join(filter(None, DEDUPS))}"
+            )
         if not self.layers and not self.codes:
             raise ValueError("layers=() and codes=False: nothing to store; name a layer, or ask for codes")
 
@@ -101,7 +110,10 @@ class Recipe:
             "n_bits": self.config.code_size if self.codes else None,
             "bits_per_token": generator.code_bits if self.codes else None,
             "bit_order": BIT_ORDER if self.codes else None,
-            "labels": "name of the image's folder" if self.labels else None,
+            "labels": "stated by the image's Parquet or tar file, else the name of its folder" if self.labels else None,
+            "sha256": "of the encoded image" if self.sha256 else None,
+            "dedup": self.dedup,
+            "batch_size": self.batch_size,
         }
 
     @cached_property
@@ -119,6 +131,8 @@ class Recipe:
             fields.append(pa.field("code", pa.binary(code_bytes(self.config.code_size)), nullable=False))
         if self.labels:
             fields.append(pa.field("label", pa.string(), nullable=False))
+        if self.sha256:
+            fields.append(pa.field("sha256", pa.string(), nullable=False))
         return pa.schema(fields, metadata={METADATA_KEY: json.dumps(self.provenance())})
 
 

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,38 +13,48 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bigr_repr._durable import replacing
+from bigr_repr._objects import Place, readable
 from bigr_repr.embed.recipe import Recipe
 
 
-def rows_table(
-    recipe: Recipe,
-    paths: Sequence[str],
-    vectors: Mapping[int, NDArray[Any]],
-    codes: NDArray[np.uint8],
-    labels: Sequence[str],
-) -> pa.Table:
-    """Rows as a table of the recipe's schema.
+class Rows(NamedTuple):
+    """Rows of a recipe's dtype, finite. vectors: {layer: (B, *recipe.shape)}; codes: (B, bytes); of the others, B each.
 
-    vectors: {layer: (B, *recipe.shape)} of the recipe's dtype, finite. codes: (B, bytes); labels: B; both are left out
-    if the recipe has no such column.
+    What the recipe has no column for is not looked at.
     """
+
+    paths: Sequence[str]
+    vectors: Mapping[int, NDArray[Any]]
+    codes: NDArray[np.uint8]
+    labels: Sequence[str]
+    sha256: Sequence[str]
+
+
+def rows_table(recipe: Recipe, rows: Rows) -> pa.Table:
+    """Rows as a table of the recipe's schema."""
     schema = recipe.schema
-    columns: list[pa.Array] = [pa.array(paths, pa.string())]
+    columns: list[pa.Array] = [pa.array(rows.paths, pa.string())]
     for layer, name in recipe.columns.items():
-        flat = pa.array(np.ascontiguousarray(vectors[layer]).reshape(-1))
+        flat = pa.array(np.ascontiguousarray(rows.vectors[layer]).reshape(-1))
         columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
     if recipe.codes:
         kind = schema.field("code").type
-        columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, len(codes), [None, pa.py_buffer(codes.tobytes())]))
+        packed = [None, pa.py_buffer(rows.codes.tobytes())]
+        columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, len(rows.codes), packed))
     if recipe.labels:
-        columns.append(pa.array(labels, pa.string()))
+        columns.append(pa.array(rows.labels, pa.string()))
+    if recipe.sha256:
+        columns.append(pa.array(rows.sha256, pa.string()))
     return pa.table(columns, schema=schema)
 
 
-def write_shard(path: Path, table: pa.Table) -> int:
-    """Write a unit's rows, as one row group; returns the file's size in bytes.  Raises OSError."""
-    packed = ["path", "label"]  # vectors and codes are noise to a compressor
-    with replacing(path) as file:
+def write_shard(path: Place, table: pa.Table, writer: str = "") -> int:
+    """Write a unit's rows, as one row group; returns the file's size in bytes.  writer: as of replacing.
+
+    Raises OSError.
+    """
+    packed = ["path", "label"]  # vectors, codes and digests are noise to a compressor
+    with replacing(path, writer) as file:
         pq.write_table(
             table,
             file,
@@ -63,9 +72,9 @@ def _leaf(field: pa.Field) -> str:
     return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name
 
 
-def read_shard(path: Path) -> pa.Table:
+def read_shard(path: Place) -> pa.Table:
     """A unit's rows."""
-    return pq.read_table(path, partitioning=None)
+    return pq.read_table(readable(path), partitioning=None)
 
 
 def merge_rows(table: pa.Table, places: Sequence[int], more: pa.Table, more_places: Sequence[int]) -> pa.Table:

@@ -74,7 +74,8 @@ class Part:
         """What tells the source from others, whichever of its rows are taken: of names, sizes and times of files."""
         if isinstance(self.source, ImageSet):
             return self.source.fingerprint()
-        stats = [(file.absolute(), file.stat()) for file in self.source.files]
+        files = [file.absolute() if isinstance(file, Path) else file for file in self.source.files]
+        stats = [(file, file.stat()) for file in files]
         stamps = [(os.fspath(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
         return hashlib.sha256(repr(stamps).encode()).hexdigest()
 

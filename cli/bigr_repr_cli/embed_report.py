@@ -48,8 +48,8 @@ def embedding_progress() -> Iterator[Callable[[Progress], None]]:
             yield show
         except KeyboardInterrupt:
             bar.stop()
-            if embedding is not None:
-                typer.echo("interrupted; finished files are kept, the same command goes on from there", err=True)
+            kept = "finished files are kept, the same command goes on from there"
+            typer.echo(f"interrupted; {'nothing was embedded yet' if embedding is None else kept}", err=True)
             raise
 
 
@@ -62,13 +62,16 @@ def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
         typer.echo(json.dumps(record, indent=2))
         return
     speed = f", {rate:,.1f} images/s" if rate else ""
-    before = summary.inputs - summary.embedded
+    before = summary.inputs - summary.duplicates - summary.embedded
     note = f"; {before:,} of them were done before" if before else ""
-    typer.echo(f"{summary.inputs:,} images: {summary.rows:,} rows, {summary.failures:,} failures{speed}{note}")
+    duplicates = f", {summary.duplicates:,} duplicates" if summary.duplicates else ""
+    counts = f"{summary.rows:,} rows, {summary.failures:,} failures{duplicates}"
+    typer.echo(f"{summary.inputs:,} images: {counts}{speed}{note}")
     files = "part-00000.parquet" if summary.shards == 1 else f"part-*.parquet ({summary.shards:,} files)"
     typer.echo(f"rows: {where}/{files}")
-    if summary.failures:
-        typer.echo(f"failures: {where}/failures.jsonl")
+    for count, name in ((summary.failures, "failures"), (summary.duplicates, "duplicates"), (summary.gone, "gone")):
+        if count:
+            typer.echo(f"{name}: {where}/{name}.jsonl")
     layers = EmbeddingSet(summary.out).layers
     layer = "" if len(layers) == 1 else f", layer={layers[-1]}"
     typer.echo("to read the rows in Python:")  # a line of its own, so that it can be pasted

@@ -14,7 +14,7 @@ Kept = StrEnum("Kept", ["float16", "float32", "none"])
 
 @app.command()
 def build(
-    embeddings: Annotated[Path, typer.Argument(help="A folder that bigr-repr embed wrote.")],
+    embeddings: Annotated[str, typer.Argument(help="A folder or URL that bigr-repr embed wrote to.")],
     out: Annotated[Path, typer.Option(help="Folder for the index; an index there is replaced.")] = Path("index"),
     codes: Annotated[
         Codes, typer.Option(help="bits: the tokenizer's own (embed --codes); else how features become bits.")

@@ -6,12 +6,14 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bigr_repr_cli import (
     bench,
     codes,
     edit,
     embed,
+    embed_export,
     enrich,
     generate,
     index,
@@ -24,7 +26,20 @@ from bigr_repr_cli import (
     train,
 )
 
+
+class _Commands(TyperGroup):
+    """Commands of one word, or of two where the first is a command as well: embed, and embed export."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that the arguments begin with."""
+        two = " ".join(args[:2])
+        if len(args) > 1 and two in self.commands:
+            return two, self.commands[two], args[2:]
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="bigr-repr",
     help="Image representations from a generator: features, bit codes, search and edits from one model.",
     no_args_is_help=True,
@@ -54,6 +69,7 @@ def _options(
 
 
 app.command("embed")(embed.command)
+app.command("embed export")(embed_export.command)
 app.command("codes")(codes.export)
 app.command("decode")(codes.decode)
 app.command("search")(search.command)

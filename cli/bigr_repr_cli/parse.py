@@ -23,6 +23,15 @@ def parse_layers(values: list[str], names: tuple[str, ...] = ("mid",)) -> list[i
     return layers
 
 
+def parse_batch_size(text: str | None) -> int | str | None:
+    """A batch size: a whole number above 0, "auto", or None. Raises BadParameter for anything else."""
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither a whole number above 0 nor auto", param_hint="--batch-size")
+    return int(text)
+
+
 def parse_region(value: str, index: HammingIndex | StoreIndex) -> Region:
     """A region out of "2,2,4,4" (tokens) or "0.25,0.25,0.5,0.5" (shares of the side). Raises BadParameter.
 

@@ -1,0 +1,377 @@
+"""Embedding at scale: 100 000 images, some of them spoiled, a kill in the middle, and what the run costs.
+
+    python benchmarks/embed_scale.py --data FOLDER --work FOLDER
+
+FOLDER with the data holds Parquet files of encoded images, as CIFAR-10 and Tiny-ImageNet (JPEG and WebP, 110 000); they
+are unpacked into the work folder, one file an image. Stages, each of which is done once a work folder and setting:
+
+exact     all images embedded; then again with 1 % of them spoiled in four ways, killed (SIGKILL) half-way and resumed.
+          Expected: rows + failures = inputs, every good row the same bits as in the clean run, and the resumption costs
+          less than 2 % of the whole: until it embeds again, and for images that are embedded twice.
+rate      images a second of decoding alone, of the network alone and from end to end. Expected: 90 % of the slower.
+memory    peak resident memory, decoders included, for 20 000 and 200 000 inputs. Expected: below 200 bytes an input.
+decoders  threads, processes, and torchvision.io in place of Pillow: speed, and by how much pixels differ.
+engines   local, two processes on this device, and Ray: the same rows, bit for bit. Without Ray the stage says so.
+
+About 50 minutes on 2 cores with bigr-tiny (exact: 2 x 20, memory: 5). --limit 2000 is a small run of 3 minutes. Writes
+benchmarks/results/embed_scale.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+
+STAGES = ("exact", "rate", "memory", "decoders", "engines")
+SMALL, LARGE = 20_000, 200_000  # inputs of the memory stage
+SPOILED = 100  # one in so many
+RATE_IMAGES = 6400
+ENGINE_IMAGES = 512
+
+
+# ---- data
+
+
+def unpack(data: Path, folder: Path, limit: int) -> int:
+    """Images of Parquet files as files, a sub-folder a Parquet file, JPEGs first; returns how many there are."""
+    import pyarrow.parquet as pq
+
+    done = folder / "complete"
+    if done.exists():
+        return int(done.read_text())
+    sources = sorted(data.glob("*.parquet"), key=lambda file: ("train-" in file.name, file.name))
+    if not sources:
+        raise SystemExit(f"embed_scale.py: {data} holds no .parquet files; name another with --data")
+    count = 0
+    for source in sources:
+        target = folder / "images" / source.stem
+        target.mkdir(parents=True, exist_ok=True)
+        row = 0
+        for batch in pq.ParquetFile(source).iter_batches(1024, columns=["image"]):
+            for image in batch.column("image").to_pylist():
+                if count == limit:
+                    break
+                suffix = "webp" if image[:4] == b"RIFF" else "jpg"
+                (target / f"{row:06d}.{suffix}").write_bytes(image)
+                row, count = row + 1, count + 1
+    done.write_text(str(count))
+    return count
+
+
+def spoil(clean: Path, folder: Path) -> int:
+    """The same images by hard links, one in SPOILED spoiled; returns how many are."""
+    chance, spoiled = random.Random(0), 0
+    for file in sorted(clean.rglob("*.*")):
+        target = folder / file.relative_to(clean)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        if chance.randrange(SPOILED):
+            target.hardlink_to(file)
+            continue
+        content = file.read_bytes()
+        ways = (content[: len(content) // 2], b"", b"no picture at all", content[:40] + bytes(len(content)))
+        target.write_bytes(ways[spoiled % len(ways)])
+        spoiled += 1
+    return spoiled
+
+
+# ---- runs in processes of their own
+
+
+def child(options: dict[str, Any]) -> None:
+    """embed_images(**options), telling how far it is, a line of JSON a batch, and its peak memory at the end."""
+    from bigr_repr.embed import Progress, embed_images
+
+    count = options.pop("synthetic", None)
+    if count is not None:
+        options["model"] = miniature()
+        picture = options.pop("picture")
+        options |= {"inputs": (picture for _ in range(count)), "literal": True}
+
+    def show(progress: Progress) -> None:
+        if progress.total is not None:
+            print(json.dumps({"time": time.time(), "done": progress.done}), flush=True)
+
+    summary = embed_images(on_progress=show, **options)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = [resource.getrusage(who).ru_maxrss * unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    ended = {"rows": summary.rows, "failures": summary.failures, "inputs": summary.inputs}
+    print(json.dumps({**ended, "embedded": summary.embedded, "seconds": summary.seconds, "peak": peak}), flush=True)
+
+
+def embed(stop_at: int | None = None, **options: Any) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """A child's summary and its lines. stop_at: kill it when so many images are done."""
+    started = time.time()
+    command = [sys.executable, __file__, "--child", json.dumps(options)]
+    lines: list[dict[str, Any]] = [{"time": started, "done": -1}]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for text in process.stdout:
+            lines.append(json.loads(text))
+            if stop_at is not None and lines[-1].get("done", 0) >= stop_at:
+                process.kill()
+                return {}, lines
+    if process.returncode:
+        raise SystemExit("embed_scale.py: a run ended (its message is above)")
+    return lines.pop(), lines
+
+
+def miniature() -> Any:
+    """A network of random weights that takes almost no time, for runs whose results do not matter."""
+    import torch
+
+    import bigr_repr as br
+
+    torch.manual_seed(0)
+    tokenizer = br.TokenizerConfig(
+        image_size=16, base_channels=32, channel_multipliers=(1, 1, 1), res_blocks=1, embed_dim=32, code_bits=8
+    )
+    generator = br.GeneratorConfig(
+        layers=1, heads=1, dim=32, transcoder_blocks=1, transcoder_dim=32, classes=2, code_bits=8, grid=tokenizer.grid,
+        ffn_multiple_of=32,
+    )  # fmt: skip
+    config = br.ModelConfig(name="miniature", tokenizer=tokenizer, generator=generator)
+    return br.Pretrained(config, br.BinaryAutoencoder(tokenizer).eval(), br.BiGR(generator).eval())
+
+
+# ---- stages
+
+
+def exact(options: argparse.Namespace, images: Path) -> dict[str, Any]:
+    """A clean run, and one with spoiled images that is killed and resumed."""
+    unit = min(1024, max(8, options.limit // 100))  # of what was not sealed when a run is killed, all is lost
+    usual = {"model": options.model, "layers": [options.layer], "codes": True, "unit_size": unit}
+    out, spoiled_out = (options.work / name for name in ("clean-rows", "spoiled-rows"))
+    clean, _ = embed(inputs=str(images), out=str(out), **usual)
+    spoiled = spoil(images, options.work / "spoiled")
+    run = usual | {"inputs": str(options.work / "spoiled"), "out": str(spoiled_out)}
+    _, before = embed(stop_at=clean["inputs"] // 2, **run, overwrite=True)
+    killed_at = before[-1]["done"]
+    done, after = embed(**run)
+    sealed = after[1]["done"]
+    rate = clean["embedded"] / clean["seconds"] if clean["embedded"] else done["embedded"] / done["seconds"]
+    start = next(line for line in after if line["done"] > sealed)["time"] - after[0]["time"]
+    first_batch = (next(line for line in after if line["done"] > sealed)["done"] - sealed) / rate
+    cost = start - first_batch + (killed_at - sealed) / rate
+    whole = done["inputs"] / rate
+    equal, good = compare(out, spoiled_out)
+    return {
+        "inputs": done["inputs"], "spoiled": spoiled, "rows": done["rows"], "failures": done["failures"],
+        "accounted_for": done["rows"] + done["failures"] == done["inputs"],
+        "good_rows": good, "good_rows_with_other_bits": good - equal,
+        "all_good_rows_are_there": good == done["inputs"] - done["failures"],
+        "images_per_s": round(rate, 1), "killed_at": killed_at, "sealed_then": sealed,
+        "resumption_s": round(cost, 2), "resumption_share_of_whole": round(cost / whole, 4),
+    }  # fmt: skip
+
+
+def compare(clean: Path, spoiled: Path) -> tuple[int, int]:
+    """Rows of the second data set that have the very bits of the first one's, and all of its rows."""
+    theirs, equal, good = rows(clean), 0, 0
+    for path, content in rows(spoiled):
+        good += 1
+        for other, expected in theirs:
+            if other == path:
+                equal += content == expected
+                break
+    return equal, good
+
+
+def rows(out: Path) -> Iterator[tuple[str, bytes]]:
+    """Path and bits of every row, in order."""
+    from bigr_repr.embed import EmbeddingSet
+
+    for batch in EmbeddingSet(out).batches():
+        codes = batch.codes if batch.codes is not None else [np.empty(0)] * len(batch.paths)
+        for path, vector, code in zip(batch.paths, batch.vectors, codes, strict=True):
+            yield path, vector.tobytes() + code.tobytes()
+
+
+def rate(options: argparse.Namespace, images: Path) -> dict[str, Any]:
+    """Decoding alone, the network alone, and both, interleaved; medians."""
+    import bigr_repr as br
+
+    pre = record.load(options.model)
+    files = [str(file) for file in sorted(images.rglob("*.*"))[: min(RATE_IMAGES, options.limit)]]
+    extractor = br.FeatureExtractor(pre, (options.layer,))
+    times: dict[str, list[float]] = {"decode": [], "network": [], "end_to_end": []}
+    for number in range(options.repeats):
+        times["decode"].append(seconds_to_decode(files, pre.config.image_size, timeout=120))
+        times["network"].append(_seconds_of_network(extractor, len(files)))
+        out = options.work / f"rate-{number}"
+        done = br.embed_images(
+            files, out, model=pre, layers=[options.layer], batch_size=options.batch, overwrite=True, literal=True
+        )
+        times["end_to_end"].append(done.seconds)
+    speeds = {name: len(files) / statistics.median(values) for name, values in times.items()}
+    slower = min(speeds["decode"], speeds["network"])
+    return {
+        "images": len(files), **{f"{name}_per_s": round(speed, 1) for name, speed in speeds.items()},
+        "share_of_the_slower": round(speeds["end_to_end"] / slower, 3),
+    }  # fmt: skip
+
+
+def _seconds_of_network(extractor: Any, count: int, batch: int = 32) -> float:
+    import torch
+
+    side = extractor.config.image_size
+    images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8)
+    extractor(images).codes.cpu()
+    started = time.perf_counter()
+    for _ in range(-(-count // batch)):
+        features = extractor(images)
+        features.codes.cpu()
+    return (time.perf_counter() - started) * count / (-(-count // batch) * batch)
+
+
+def seconds_to_decode(files: list[str], side: int, timeout: float | None) -> float:
+    """Time for all files, as the engine decodes them; timeout=None: in threads. Starting processes does not count."""
+    from bigr_repr._ahead import map_ahead
+    from bigr_repr._guard import GuardedLoading
+    from bigr_repr.embed.engine import Decoding
+
+    load = Decoding(timeout=timeout).loader(side, sha256=False)
+    stream = map_ahead(lambda file: load(file, file).pixels, [*files[:64], *files], ahead=64)
+    try:
+        for _ in range(64):
+            next(stream)
+        started = time.perf_counter()
+        for _ in stream:
+            pass
+        return time.perf_counter() - started
+    finally:
+        stream.close()
+        if isinstance(load, GuardedLoading):
+            load.close()
+
+
+def memory(options: argparse.Namespace, images: Path) -> dict[str, Any]:
+    """Peak memory for few and for many inputs, which are all the same file: only their number differs."""
+    picture = str(next(iter(sorted(images.rglob("*.*")))))
+    scale = min(1.0, options.limit / 100_000)
+    found: dict[str, Any] = {}
+    for name, count in (("small", int(SMALL * scale)), ("large", int(LARGE * scale))):
+        out = str(options.work / f"memory-{name}")
+        done, _ = embed(synthetic=count, picture=picture, out=out, layers=[0], overwrite=True)
+        found[name] = {"inputs": count, "peak_mb": round(done["peak"][0] / 1e6, 1), "bytes": sum(done["peak"])}
+    small, large = found["small"], found["large"]
+    slope = (large.pop("bytes") - small.pop("bytes")) / (large["inputs"] - small["inputs"])
+    return found | {"bytes_per_input": round(slope, 1)}
+
+
+def decoders(options: argparse.Namespace, images: Path) -> dict[str, Any]:
+    """Threads against processes, and torchvision.io against Pillow, on the data and on photographs."""
+    photographs = Path(__file__).parent.parent / "examples" / "images"
+    few = sorted(images.rglob("*.jpg"))[: min(4000, options.limit)]
+    found = {}
+    for name, files, side in (("data", few, 64), ("photographs", sorted(photographs.glob("*.jpg")) * 30, 256)):
+        listed = [str(file) for file in files]
+        times: dict[str, list[float]] = {"threads": [], "processes": [], "torchvision": []}
+        for _ in range(options.repeats):
+            times["threads"].append(seconds_to_decode(listed, side, None))
+            times["processes"].append(seconds_to_decode(listed, side, 120))
+            times["torchvision"].append(_seconds_of(lambda file, side=side: by_torchvision(file, side), listed))
+        speeds = {f"{key}_per_s": round(len(listed) / statistics.median(value), 1) for key, value in times.items()}
+        found[name] = {"side": side, **speeds, "torchvision_differs_by": _difference(listed[:100], side)}
+    return found
+
+
+def by_torchvision(file: str, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """load_image, with torchvision's JPEG decoder."""
+    from PIL import Image
+    from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+    from bigr_repr.images import center_crop
+
+    pixels = decode_jpeg(read_file(file), ImageReadMode.RGB, apply_exif_orientation=True)
+    return center_crop(Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())), side)
+
+
+def _seconds_of(load: Callable[[str], object], files: list[str]) -> float:
+    from bigr_repr._ahead import map_ahead
+
+    load(files[0])  # imports
+    started = time.perf_counter()
+    for _ in map_ahead(load, files, ahead=64):
+        pass
+    return time.perf_counter() - started
+
+
+def _difference(files: list[str], side: int) -> int:
+    """The largest difference of a pixel."""
+    from bigr_repr.images import load_image
+
+    pairs = ((load_image(file, side), by_torchvision(file, side)) for file in files)
+    return max(int(np.abs(ours.astype(int) - theirs).max()) for ours, theirs in pairs)
+
+
+def engines(options: argparse.Namespace, images: Path) -> dict[str, Any]:
+    """The same inputs through every engine there is."""
+    import importlib.util
+
+    files = [str(file) for file in sorted(images.rglob("*.*"))[: min(ENGINE_IMAGES, options.limit)]]
+    ways: dict[str, dict[str, Any]] = {"local": {"device": "cpu"}, "two_processes": {"device": "cpu,cpu"}}
+    if importlib.util.find_spec("ray"):
+        ways["ray"] = {"engine": "ray", "device": "cpu"}
+    found: dict[str, Any] = {"images": len(files), "ray": "not installed"}
+    expected = None
+    for name, how in ways.items():
+        out = options.work / f"engine-{name}"
+        usual = {"model": options.model, "layers": [options.layer], "codes": True, "literal": True, "unit_size": 64}
+        done, _ = embed(inputs=files, out=str(out), overwrite=True, **usual, **how)
+        content = list(rows(out))
+        expected = expected or content
+        found[name] = {"rows": done["rows"], "same_as_local": content == expected}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of Parquet files with encoded images")
+    parser.add_argument("--work", type=Path, help="folder for images and results, which stay there")
+    parser.add_argument("--model", default="bigr-tiny")
+    parser.add_argument("--layer", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--limit", type=int, default=100_000, help="images")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child)
+        return
+    if options.data is None or options.work is None:
+        parser.error("--data and --work are needed")
+    pre = record.load(options.model)
+    work = options.work / f"{pre.config.name}-{pre.fingerprint[:8]}-{options.layer}-{options.limit}"
+    options.work = work
+    count = unpack(options.data, work, options.limit)
+    results: dict[str, Any] = {"images": count, "layer": options.layer}
+    run: dict[str, Callable[..., dict[str, Any]]] = {
+        "exact": exact, "rate": rate, "memory": memory, "decoders": decoders, "engines": engines
+    }  # fmt: skip
+    for stage in options.stages:
+        kept = work / f"{stage}.json"
+        if not kept.exists():
+            print(f"{stage} …", file=sys.stderr, flush=True)
+            found = json.dumps(run[stage](options, work / "images"))
+            kept.with_suffix(".new").write_text(found)
+            kept.with_suffix(".new").replace(kept)
+        results[stage] = json.loads(kept.read_text())
+    record.write("embed_scale", results, pre)
+
+
+if __name__ == "__main__":
+    main()

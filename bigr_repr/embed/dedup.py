@@ -1,0 +1,98 @@
+"""Inputs of the same bytes, found before the work begins, so that each distinct image is embedded once.
+
+Every input is read for its SHA-256, in threads; 40 bytes of memory an input, and the paths of those that have doubles.
+Knows nothing of pixels: the same picture encoded anew is another image here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from bigr_repr._ahead import map_ahead
+from bigr_repr._durable import replacing
+from bigr_repr._objects import Place
+from bigr_repr.embed.fetch import Picture, fetch, pictures
+from bigr_repr.embed.plan import Entry, Plan, listed, write_digests
+from bigr_repr.images import ImageError
+
+_UNREAD = bytes(32)
+
+
+def list_digests(folder: Place, before: Plan | None, workers: int | None, on_listed: Callable[[int], None]) -> None:
+    """Write the digests of the inputs that list_inputs wrote, and of which earlier input each is a double.
+
+    before: the plan that they will be added to, whose inputs are earlier. What cannot be read is nobody's double.
+    """
+    old = range(before.units) if before else range(0)
+    digests = bytearray().join(chain.from_iterable(before.digests(unit) for unit in old) if before else ())
+    earlier = len(digests) // 32
+    for digest in map_ahead(_digest, pictures(chain.from_iterable(listed(folder))), workers=workers):
+        digests += digest
+        count = len(digests) // 32 - earlier
+        if count % 1024 == 0:
+            on_listed(count)
+    first = _first_of_each(np.frombuffer(digests, "S32"))
+    originals = np.unique(first[first != np.arange(len(first))])
+
+    def entries() -> Iterator[Entry]:
+        if before:
+            yield from chain.from_iterable(map(before.entries, old))
+        yield from chain.from_iterable(listed(folder))
+
+    wanted = iter([*originals.tolist(), -1])
+    following, paths = next(wanted), {}
+    for number, entry in enumerate(entries()):
+        if number == following:
+            paths[number], following = entry.path, next(wanted)
+
+    def units() -> Iterator[tuple[list[bytes], list[str | None]]]:
+        start = earlier
+        for unit in listed(folder):
+            numbers = range(start, start + len(unit))
+            own = [bytes(digests[32 * number : 32 * number + 32]) for number in numbers]
+            yield own, [None if first[number] == number else paths[int(first[number])] for number in numbers]
+            start += len(unit)
+
+    write_digests(folder, units())
+
+
+def list_duplicates(plan: Plan, file: Place) -> int:
+    """Write a line of JSON an input that is the double of an earlier one; returns how many there are."""
+    count = 0
+    with replacing(file) as lines:
+        for unit in range(plan.units):
+            if duplicates := plan.duplicates(unit):
+                entries = plan.entries(unit)
+                for place, original in duplicates.items():
+                    line = {"path": entries[place].path, "same_as": original}
+                    lines.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                count += len(duplicates)
+    return count
+
+
+def _first_of_each(digests: np.ndarray[tuple[int], np.dtype[np.bytes_]]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """For each the number of the first one that equals it; its own for what was not read."""
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    numbers = first[inverse]
+    unread = np.flatnonzero(digests == b"")  # as NumPy sees 32 zeros
+    numbers[unread] = unread
+    return numbers
+
+
+def _digest(picture: Picture) -> bytes:
+    try:
+        source = fetch(picture)
+        if isinstance(source, bytes):
+            return hashlib.sha256(source).digest()
+        if not Path(source).is_file():  # opening a pipe could wait for ever
+            return _UNREAD
+        with Path(source).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (ImageError, OSError, ValueError):  # it will be among the failures, with the reason
+        return _UNREAD

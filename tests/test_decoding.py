@@ -1,0 +1,130 @@
+"""Decoders in processes: what they give, and that a picture can neither end nor hold a run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_model import tiny_model, write_pictures
+
+from bigr_repr._ahead import map_ahead
+from bigr_repr._guard import GuardedLoading, Loading
+from bigr_repr._processes import Child
+from bigr_repr.embed import embed_images, read_embeddings
+from bigr_repr.images import ImageError
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes need POSIX")
+
+# Runs in every Python that starts with its folder on the path: pictures of these names crash the decoder, or hold it.
+SABOTAGE = """
+import os, pathlib, signal, sys
+from bigr_repr import images
+plain = images.load_image
+def load_image(source, size, **options):
+    name = pathlib.Path(options["name"]).name
+    if "crash" in name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    while "hang" in name:
+        pass
+    died = pathlib.Path(options["name"] + ".died")
+    if "once" in name and not died.exists():
+        died.write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(source, size, **options)
+if sys.flags.safe_path:  # only where the package started it
+    images.load_image = load_image
+"""
+
+
+@pytest.fixture
+def sabotage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SABOTAGE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
+def spoilt(folder: Path, names: list[str]) -> list[Path]:
+    """Pictures 00000.png and so on, the last of which get these names."""
+    paths = write_pictures(folder, 4 + len(names))
+    for path, name in zip(paths[4:], names, strict=True):
+        path.rename(folder / name)
+    return paths
+
+
+def test_processes_give_what_threads_give(tmp_path: Path) -> None:
+    paths = write_pictures(tmp_path, 6)
+    paths[2].write_bytes(b"junk")
+    loading = Loading(size=32, max_pixels=10**6, sha256=True)
+    guarded = GuardedLoading(loading, 60)
+    try:
+        for path in [paths[0], paths[5]]:
+            for source in (str(path), path.read_bytes()):
+                ours, theirs = loading(source, "x"), guarded(source, "x")
+                np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+                assert ours.sha256 == theirs.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        with pytest.raises(ImageError, match="name of it") as caught:
+            guarded(str(paths[2]), "name of it")
+        assert caught.value.kind == "not-an-image"
+    finally:
+        guarded.close()
+
+
+def test_a_thread_has_a_process_and_closing_ends_them(tmp_path: Path) -> None:
+    paths = [str(path) for path in write_pictures(tmp_path, 12)]
+    guarded = GuardedLoading(Loading(size=32, max_pixels=10**6), 60)
+    loaded = list(map_ahead(lambda path: guarded(path, path).pixels, paths, workers=2))
+    assert len(loaded) == 12
+    processes = [child._process for child in guarded._children]
+    assert 1 <= len(processes) <= 2
+    guarded.close()
+    assert all(process.poll() is not None for process in processes)
+
+
+@pytest.mark.usefixtures("sabotage")
+def test_a_crash_and_an_endless_loop_cost_a_picture_each(tmp_path: Path) -> None:
+    pre = tiny_model()
+    spoilt(tmp_path / "in", ["crash-a.png", "crash-b.png", "hang.png", "once.png"])
+    options = {"model": pre, "layers": [2], "unit_size": 4, "batch_size": 4, "workers": 2}
+    started = time.monotonic()
+    done = embed_images(tmp_path / "in", tmp_path / "out", decode_timeout=5, **options)  # type: ignore[arg-type]
+    assert time.monotonic() - started < 60
+    assert (done.rows, done.failures) == (5, 3)
+    lines = (tmp_path / "out/failures.jsonl").read_text().splitlines()
+    assert [line.split('"error": ')[1].split(",")[0] for line in lines] == ['"crashed"', '"crashed"', '"timeout"']
+    assert "SIGSEGV" in lines[0]
+    assert "decode_timeout=5" in lines[2]
+    # Threads of this process are not sabotaged.
+    whole = embed_images(tmp_path / "in", tmp_path / "whole", decode_timeout=None, **options)  # type: ignore[arg-type]
+    assert whole.rows == 8
+    found, expected = (read_embeddings(tmp_path / name) for name in ("out", "whole"))
+    rows = dict(zip(expected.paths, expected.vectors, strict=True))
+    assert len(found.paths) == 5
+    assert "once.png" in found.paths  # killed from outside, as it were: tried again
+    for path, vector in zip(found.paths, found.vectors, strict=True):
+        np.testing.assert_array_equal(vector, rows[path])
+
+
+@pytest.mark.usefixtures("sabotage")
+def test_a_decoder_without_a_caller_ends(tmp_path: Path) -> None:
+    path = spoilt(tmp_path / "in", ["hang.png"])[-1].parent / "hang.png"
+    child = Child("bigr_repr._guard", "_serve")
+    connection: Any = child.connection
+    connection.send((Loading(size=32, max_pixels=10**6), -4.5))  # its timer is 10 seconds longer than twice that
+    assert connection.recv_bytes() == b"ready"
+    connection.send((str(path), str(path)))
+    connection.close()  # as when the caller is killed
+    assert child._process.wait(60) == -signal.SIGALRM
+
+
+def test_decoders_that_do_not_start_are_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path))
+    guarded = GuardedLoading(Loading(size=32, max_pixels=10**6), 60)
+    with pytest.raises(RuntimeError, match="does not start"):
+        guarded("x.png", "x")

@@ -1,0 +1,391 @@
+"""Data sets that grow, inputs that repeat, several devices, batch sizes that are measured, and files for others."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_model import tiny_model, write_pictures
+
+from bigr_repr.checkpoints import Pretrained
+from bigr_repr.embed import EmbedSummary, Progress, batch, embed_images, export, read_embeddings
+from bigr_repr.embed.known import KnownInputs
+from bigr_repr.embed.plan import commit_plan, list_inputs
+from bigr_repr.features import FeatureExtractor
+from bigr_repr.images import Source, unescape_path
+
+
+@pytest.fixture(scope="module")
+def pre() -> Pretrained:
+    return tiny_model()
+
+
+def run(inputs: Any, out: Path, model: Any, **options: Any) -> EmbedSummary:
+    usual = {"layers": [2], "unit_size": 4, "batch_size": 2, "decode_timeout": None}
+    return embed_images(inputs, out, model=model, **{**usual, **options})
+
+
+def rows_of(out: Path) -> dict[str, bytes]:
+    data = read_embeddings(out)
+    assert len(set(data.paths)) == len(data.paths)
+    return {path: vector.tobytes() for path, vector in zip(data.paths, data.vectors, strict=True)}
+
+
+def lines_of(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def shards(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in out.glob("part-*")}
+
+
+# ---- update
+
+
+def test_an_update_embeds_what_was_added_and_only_that(pre: Pretrained, tmp_path: Path) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    write_pictures(photos / "b", 6)
+    run(photos, out, pre)
+    before = shards(out)
+    write_pictures(photos / "a", 5, first=10)
+    write_pictures(photos / "b", 1, first=6)
+    with pytest.raises(ValueError, match=r"inputs were 6, are 12 .*take in what was added with update"):
+        run(photos, out, pre)
+    done = run(photos, out, pre, update=True)
+    assert (done.inputs, done.rows, done.embedded, done.gone, done.shards) == (12, 12, 6, 0, 4)
+    assert {name: inode for name, inode in shards(out).items() if name in before} == before
+    run(photos, tmp_path / "whole", pre)
+    assert rows_of(out) == rows_of(tmp_path / "whole")
+    assert read_embeddings(out).paths[6] == "a/00010.png"
+    for options in ({}, {"update": True}):
+        again = run(photos, out, pre, **options)
+        assert (again.embedded, again.rows) == (0, 12)
+    write_pictures(photos / "c", 1)
+    with pytest.raises(ValueError, match=r"c/00000.png is new"):
+        run(photos, out, pre)
+    assert run(photos, out, pre, update=True).rows == 13
+
+
+def test_what_is_gone_keeps_its_row_and_is_listed(pre: Pretrained, tmp_path: Path) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    paths = write_pictures(photos, 6)
+    run(photos, out, pre)
+    rows = rows_of(out)
+    paths[1].unlink()
+    paths[4].rename(photos / "z.png")
+    done = run(photos, out, pre, update=True)
+    assert (done.inputs, done.rows, done.gone) == (7, 7, 2)
+    assert lines_of(out / "gone.jsonl") == [{"path": "00001.png"}, {"path": "00004.png"}]
+    assert rows_of(out) == rows | {"z.png": rows["00004.png"]}
+    with pytest.raises(ValueError, match=r"00001.png is gone"):
+        run(photos, out, pre)
+    write_pictures(photos, 6)
+    assert run(photos, out, pre, update=True).gone == 0
+    assert lines_of(out / "gone.jsonl") == []
+
+
+def test_a_recorded_path_never_comes_to_mean_another_file(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "one", 3)
+    write_pictures(tmp_path / "two", 3, first=2)
+    run(tmp_path / "one", tmp_path / "out", pre)
+    before = rows_of(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"00002.png is recorded for another file than .*two/00002.png"):
+        run(tmp_path / "two", tmp_path / "out", pre, update=True)
+    assert rows_of(tmp_path / "out") == before
+    assert run(tmp_path / "one", tmp_path / "out", pre).embedded == 0
+
+
+def test_an_update_of_nothing_is_a_first_run(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 3)
+    assert run(tmp_path / "in", tmp_path / "out", pre, update=True).rows == 3
+
+
+def test_failures_of_additions_are_tried_again(pre: Pretrained, tmp_path: Path) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    write_pictures(photos, 6)
+    (photos / "00002.png").write_bytes(b"junk")
+    run(photos, out, pre)
+    write_pictures(photos / "more", 6)
+    (photos / "more/00003.png").write_bytes(b"junk")
+    done = run(photos, out, pre, update=True)
+    assert (done.rows, done.failures, done.embedded) == (10, 2, 6)
+    write_pictures(photos, 6)
+    write_pictures(photos / "more", 6)
+    done = run(photos, out, pre, retry_failed=True)
+    assert (done.rows, done.failures, done.embedded) == (12, 0, 2)
+    run(photos, tmp_path / "whole", pre)
+    assert rows_of(out).keys() == rows_of(tmp_path / "whole").keys()
+
+
+def test_known_inputs_take_little_memory(tmp_path: Path) -> None:
+    def sources(count: int) -> Any:
+        return (Source(f"folder/{n:08d}.jpg", f"/root/folder/{n:08d}.jpg") for n in range(count))
+
+    list_inputs(tmp_path, sources(40_000), 1000, lambda count: None)
+    plan = commit_plan(tmp_path, 40_000, 1000, {})
+    tracemalloc.start()
+    try:
+        known = KnownInputs(plan)
+        added = sum(1 for _ in known.additions(sources(50_000), lambda count: None))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert added == 10_000
+    assert list(known.gone()) == []
+    assert peak < 20e6
+
+
+# ---- the same bytes
+
+
+def test_each_distinct_image_is_embedded_once(pre: Pretrained, tmp_path: Path) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    paths = write_pictures(photos, 8)
+    for copy, original in ((2, 0), (5, 1), (6, 0), (7, 4)):
+        shutil.copy(paths[original], paths[copy])
+    paths[4].write_bytes(b"junk")
+    paths[3].write_bytes(b"junk")
+    done = run(photos, out, pre, dedup="exact", sha256=True)
+    assert (done.inputs, done.rows, done.failures, done.duplicates, done.embedded) == (8, 3, 1, 4, 4)
+    assert lines_of(out / "duplicates.jsonl") == [
+        {"path": "00002.png", "same_as": "00000.png"},
+        {"path": "00004.png", "same_as": "00003.png"},
+        {"path": "00005.png", "same_as": "00001.png"},
+        {"path": "00006.png", "same_as": "00000.png"},
+    ]
+    data = read_embeddings(out)
+    assert data.paths == ["00000.png", "00001.png", "00007.png"]
+    assert data.sha256 == [hashlib.sha256((photos / path).read_bytes()).hexdigest() for path in data.paths]
+    assert pq.read_schema(out / "part-00000.parquet").names == ["path", "embedding", "sha256"]
+    assert run(photos, out, pre, dedup="exact", sha256=True).embedded == 0
+    with pytest.raises(ValueError, match="dedup was exact, is null"):
+        run(photos, out, pre, sha256=True)
+
+
+def test_additions_are_compared_with_what_there_was(pre: Pretrained, tmp_path: Path) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    paths = write_pictures(photos, 5)
+    run(photos, out, pre, dedup="exact")
+    for name in ("x.png", "y.png"):
+        shutil.copy(paths[3], photos / name)
+    write_pictures(photos, 1, first=9)
+    shutil.copy(photos / "00009.png", photos / "z.png")
+    done = run(photos, out, pre, dedup="exact", update=True)
+    assert (done.inputs, done.rows, done.duplicates, done.embedded) == (9, 6, 3, 1)
+    same = {line["path"]: line["same_as"] for line in lines_of(out / "duplicates.jsonl")}
+    assert same == {"x.png": "00003.png", "y.png": "00003.png", "z.png": "00009.png"}
+
+
+def test_a_unit_of_duplicates_alone_is_sealed(pre: Pretrained, tmp_path: Path) -> None:
+    paths = write_pictures(tmp_path / "in", 1)
+    for number in range(1, 10):
+        shutil.copy(paths[0], tmp_path / f"in/{number:05d}.png")
+    done = run(tmp_path / "in", tmp_path / "out", pre, dedup="exact")
+    assert (done.rows, done.duplicates, done.shards) == (1, 9, 3)
+    assert run(tmp_path / "in", tmp_path / "out", pre, dedup="exact").embedded == 0
+
+
+def test_what_cannot_be_read_is_nobodys_double(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 2)
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in" / name).symlink_to("nowhere")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    done = run(tmp_path / "in", tmp_path / "out", pre, dedup="exact")
+    assert (done.rows, done.failures, done.duplicates) == (2, 3, 0)
+
+
+def test_retried_failures_among_duplicates_find_their_places(pre: Pretrained, tmp_path: Path) -> None:
+    paths = write_pictures(tmp_path / "in", 4)
+    shutil.copy(paths[0], paths[1])
+    paths[2].write_bytes(b"junk")
+    run(tmp_path / "in", tmp_path / "out", pre, dedup="exact")
+    write_pictures(tmp_path / "in", 1, first=2)
+    done = run(tmp_path / "in", tmp_path / "out", pre, dedup="exact", retry_failed=True)
+    assert (done.rows, done.failures, done.duplicates) == (3, 0, 1)
+    assert read_embeddings(tmp_path / "out").paths == ["00000.png", "00002.png", "00003.png"]
+
+
+# ---- batches and devices
+
+
+def test_rows_are_the_same_bits_whatever_the_batch_size(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 70)
+    group = FeatureExtractor(pre, (2,)).group
+    assert group >= 2
+    for size in (group, 2 * group, 4 * group):
+        run(tmp_path / "in", tmp_path / str(size), pre, batch_size=size, unit_size=50)
+    assert rows_of(tmp_path / str(group)) == rows_of(tmp_path / str(2 * group)) == rows_of(tmp_path / str(4 * group))
+
+
+def test_rows_of_a_retry_are_the_same_bits(pre: Pretrained, tmp_path: Path) -> None:
+    group = FeatureExtractor(pre, (2,)).group
+    paths = write_pictures(tmp_path / "in", 9)
+    run(tmp_path / "in", tmp_path / "whole", pre, batch_size=group)
+    good = paths[3].read_bytes()
+    paths[3].write_bytes(b"junk")
+    run(tmp_path / "in", tmp_path / "out", pre, batch_size=group)
+    paths[3].write_bytes(good)
+    run(tmp_path / "in", tmp_path / "out", pre, batch_size=group, retry_failed=True)
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
+
+
+def test_the_measured_batch_size_is_the_fastest_and_is_kept(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = FeatureExtractor(pre, (2,))
+    times = {1: 8.0, 2: 5.0, 4: 3.0, 8: 2.9, 16: 1.0}
+    monkeypatch.setattr(batch, "_SECONDS", 1e9)
+    monkeypatch.setattr(batch, "_seconds", lambda extractor, size: times[size // extractor.group])
+    assert batch.best_batch_size(extractor) == 4 * extractor.group  # 8 gains too little, 16 is not looked at
+
+    def full(extractor: FeatureExtractor, size: int) -> float:
+        if size > 2 * extractor.group:
+            raise torch.OutOfMemoryError
+        return 1 / size
+
+    monkeypatch.setattr(batch, "_seconds", full)
+    assert batch.best_batch_size(extractor) == 2 * extractor.group
+    write_pictures(tmp_path / "in", 5)
+    assert run(tmp_path / "in", tmp_path / "out", pre, batch_size="auto").batch_size == 2 * extractor.group
+    monkeypatch.setattr(batch, "_seconds", lambda extractor, size: float(size))
+    assert run(tmp_path / "in", tmp_path / "out", pre, batch_size="auto").batch_size == 2 * extractor.group
+    assert run(tmp_path / "in", tmp_path / "out", pre, batch_size=None).batch_size == 2 * extractor.group
+    assert run(tmp_path / "in", tmp_path / "new", pre, batch_size=None).batch_size == 32
+    for wrong in (0, -1, "many"):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            run(tmp_path / "in", tmp_path / "out", pre, batch_size=wrong)
+
+
+def test_a_batch_size_is_really_measured(pre: Pretrained) -> None:
+    extractor = FeatureExtractor(pre, (2,))
+    size = batch.best_batch_size(extractor)
+    assert size % extractor.group == 0
+    assert size <= 1024
+
+
+def test_two_devices_give_what_one_gives(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 21)
+    (tmp_path / "in/00007.png").write_bytes(b"junk")
+    run(tmp_path / "in", tmp_path / "one", pre, codes=True)
+    seen: list[Progress] = []
+    done = run(tmp_path / "in", tmp_path / "two", pre, codes=True, device="cpu,cpu", on_progress=seen.append)
+    assert (done.rows, done.failures) == (20, 1)
+    assert seen[-1] == Progress(21, 21, 1)
+    assert rows_of(tmp_path / "one") == rows_of(tmp_path / "two")
+    assert lines_of(tmp_path / "one/failures.jsonl") == lines_of(tmp_path / "two/failures.jsonl")
+
+
+def test_a_device_that_dies_ends_the_run_and_the_next_goes_on(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 60)
+    killed = []
+
+    def kill(progress: Progress) -> None:
+        if progress.total and progress.done > 8 and not killed:
+            listed = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+            killed.extend(int(pid) for file in listed for pid in file.read_text().split())
+            os.kill(killed[-1], signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match=r"process on cpu ended \(SIGKILL\); finished units are kept"):
+        run(tmp_path / "in", tmp_path / "out", pre, device=["cpu", "cpu"], on_progress=kill)
+    assert run(tmp_path / "in", tmp_path / "out", pre).embedded < 60
+    run(tmp_path / "in", tmp_path / "whole", pre)
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
+
+
+def test_what_a_device_raises_is_raised(tmp_path: Path) -> None:
+    broken = tiny_model()
+    broken.tokenizer.quantize.proj[0].weight.data[0, 0] = torch.nan
+    write_pictures(tmp_path / "in", 40)
+    with pytest.raises(ValueError, match="16 images in a row"):
+        run(tmp_path / "in", tmp_path / "out", broken, device="cpu,cpu")
+    with pytest.raises(ValueError, match="device='tpu' is unknown"):
+        run(tmp_path / "in", tmp_path / "out", broken, device="cpu,tpu")
+
+
+# ---- files for other programs
+
+
+@pytest.fixture(scope="module")
+def stored(pre: Pretrained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stored")
+    write_pictures(folder / "in/a", 3)
+    write_pictures(folder / "in/b", 3)
+    (folder / "in/b/00001.png").rename(folder / "in/b/two\nlines.png")
+    options = {"layers": [1, 2], "codes": True, "labels_from_folders": True, "sha256": True}
+    run(folder / "in", folder / "out", pre, **options)
+    return folder / "out"
+
+
+def test_an_array_and_its_paths(stored: Path, tmp_path: Path) -> None:
+    done = export(stored, tmp_path / "f.npy", layer=2)
+    data = read_embeddings(stored, 2)
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), data.vectors)
+    assert (done.shape, done.dtype) == ((6, 64), "float32")
+    assert done.files == (tmp_path / "f.npy", tmp_path / "f.paths.txt")
+    assert [unescape_path(line) for line in done.files[1].read_text().splitlines()] == data.paths
+    assert export(stored, tmp_path / "c.npy", codes=True).shape == (6, 24)
+    np.testing.assert_array_equal(np.load(tmp_path / "c.npy"), data.codes)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_tokens_and_half_precision(pre: Pretrained, tmp_path: Path, dtype: str) -> None:
+    write_pictures(tmp_path / "in", 5)
+    run(tmp_path / "in", tmp_path / "out", pre, pool="none", dtype=dtype)
+    export(tmp_path / "out", tmp_path / "f.npy")
+    array = np.load(tmp_path / "f.npy")
+    assert (array.shape, array.dtype) == ((5, 16, 64), np.dtype(dtype))
+    np.testing.assert_array_equal(array, read_embeddings(tmp_path / "out").vectors)
+
+
+def test_csv_gives_the_same_numbers_back(stored: Path, tmp_path: Path) -> None:
+    export(stored, tmp_path / "f.csv", layer=1)
+    data = read_embeddings(stored, 1)
+    with (tmp_path / "f.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "label", "sha256", *map(str, range(64))]
+    assert [row[0] for row in rows] == data.paths
+    assert [row[1] for row in rows] == data.labels == ["a"] * 3 + ["b"] * 3
+    assert [row[2] for row in rows] == data.sha256
+    np.testing.assert_array_equal(np.array([row[3:] for row in rows], np.float32), data.vectors)
+    export(stored, tmp_path / "c.csv", codes=True)
+    with (tmp_path / "c.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "code"]
+    assert data.codes is not None
+    assert [bytes.fromhex(row[1]) for row in rows] == [code.tobytes() for code in data.codes]
+
+
+def test_an_export_that_fails_leaves_what_was_there(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f.npy").write_bytes(b"mine")
+    for arguments, message in (
+        ({"to": "f.txt", "layer": 1}, "neither of .npy, .csv"),
+        ({"to": "f.npy"}, "holds layers 1, 2"),
+        ({"to": "f.npy", "layer": 3}, "layer=3 is not in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export(stored, tmp_path / str(arguments.pop("to")), **arguments)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="no embeddings here"):
+        export(tmp_path, tmp_path / "f.npy")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(stored, damaged)
+    last = sorted(damaged.glob("part-*"))[-1]
+    content = bytearray(last.read_bytes())
+    content[4:200] = bytes(196)  # the footer is whole, the rows are not
+    last.write_bytes(content)
+    with pytest.raises((OSError, ValueError)):
+        export(damaged, tmp_path / "f.npy", layer=1)
+    assert (tmp_path / "f.npy").read_bytes() == b"mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "f.npy"]

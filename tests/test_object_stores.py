@@ -1,0 +1,378 @@
+"""Object stores as input and output, with a real S3 server on this machine: nothing lost, and errors in words."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from s3_server import BUCKET, free_port, s3_server
+from tiny_model import tiny_model, write_pictures
+
+from bigr_repr import _objects
+from bigr_repr._objects import ObjectPath, as_place
+from bigr_repr.checkpoints import Pretrained
+from bigr_repr.embed import EmbedSummary, embed_images, engine, read_embeddings
+from bigr_repr.embed.sources import find_sources
+
+USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[dict[str, str]]:
+    with s3_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+def store(server: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ObjectPath:
+    """A place in the bucket for one test."""
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+    return ObjectPath(f"s3://{BUCKET}") / request.node.name
+
+
+@pytest.fixture(scope="module")
+def pre() -> Pretrained:
+    return tiny_model()
+
+
+def run(inputs: Any, out: Any, model: Pretrained, **options: Any) -> EmbedSummary:
+    return embed_images(inputs, out, model=model, **{"layers": [2], **USUAL, **options})
+
+
+def put(place: ObjectPath, content: bytes) -> None:
+    with place.put() as file:
+        file.write(content)
+
+
+def upload(files: list[Path], place: ObjectPath) -> None:
+    for file in files:
+        put(place / file.name, file.read_bytes())
+
+
+# ---- paths
+
+
+def test_objects_are_what_files_are(store: ObjectPath) -> None:
+    place = as_place(str(store / "a" / "b c#?.txt"))
+    assert isinstance(place, ObjectPath)
+    assert not place.exists()
+    place.unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError, match="no such object"):
+        place.read_bytes()
+    with pytest.raises(FileNotFoundError, match="no such object"):
+        place.stat()
+    put(place, b"content")
+    assert (place.read_text(), place.stat().st_size, place.read_piece(3, 2)) == ("content", 7, b"te")
+    assert (store / "a").is_dir()
+    assert list((store / "a").glob("*.txt")) == [place]
+    assert not list((store / "nothing").glob("*"))
+    place.replace(store / "new")
+    assert [name for name, size in store.members() if size is not None] == ["new"]
+    (store / "new").unlink()
+    assert not (store / "new").exists()
+
+
+def test_an_object_that_is_not_finished_is_not_there(store: ObjectPath) -> None:
+    put(store / "x", b"before")
+
+    def half() -> None:
+        with (store / "x").put() as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert (store / "x").read_bytes() == b"before"
+    large = os.urandom(12 << 20)  # more than one part of an upload
+    put(store / "x", large)
+    assert (store / "x").read_bytes() == large
+
+
+# ---- inputs
+
+
+def test_folders_patterns_and_objects_are_listed_as_files_are(store: ObjectPath, tmp_path: Path) -> None:
+    names = ["b/x.png", "b.png", "a/deep/y.JPG", "a/z.txt", ".hidden/x.png", "ä [1].png"]
+    for name in names:
+        put(store / name, b"x")
+        local = tmp_path / name
+        local.parent.mkdir(parents=True, exist_ok=True)
+        local.write_bytes(b"x")
+
+    def paths(inputs: Any, **options: Any) -> list[str]:
+        return [source.path for source in find_sources(inputs, **options)]
+
+    top = str(store)
+    assert paths(store) == paths(f"{top}/") == paths(tmp_path) == ["a/deep/y.JPG", "b.png", "b/x.png", "ä [1].png"]
+    assert paths([f"{top}/b", f"{top}/a"]) == [f"{top}/b/x.png", f"{top}/a/deep/y.JPG"]
+    assert paths(f"{top}/*/*.png") == [f"{top}/b/x.png"]
+    assert paths(f"{top}/**/*.JPG") == [f"{top}/a/deep/y.JPG"]
+    assert paths(f"{top}/ä [1].png") == [f"{top}/ä [1].png"]
+    assert paths([f"{top}/b", tmp_path / "b"], root=None) == [f"{top}/b/x.png", f"{tmp_path}/b/x.png"]
+    assert paths(f"{top}/b", root=top) == ["b/x.png"]
+    assert paths(iter([f"{top}/gone*.png"]), literal=True) == [f"{top}/gone*.png"]
+    with pytest.raises(ValueError, match="lies outside root"):
+        paths(f"{top}/b", root=f"{top}/a")
+    with pytest.raises(FileNotFoundError, match="no such object, and none below it"):
+        paths(f"{top}/nothing")
+    with pytest.raises(FileNotFoundError, match="matches no image"):
+        paths(f"{top}/*.gif")
+
+
+def test_rows_do_not_depend_on_where_pictures_and_rows_are(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:
+    files = write_pictures(tmp_path / "in", 13)
+    files[4].write_bytes(b"junk")
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        for file in files:
+            tar.add(file, file.name)
+    pq.write_table(
+        pa.table({"image": [file.read_bytes() for file in files]}), tmp_path / "in.parquet", row_group_size=5
+    )
+    upload(files, store / "in")
+    upload([tmp_path / "in.tar", tmp_path / "in.parquet"], store)
+    assert run(tmp_path / "in", tmp_path / "out", pre).rows == 12
+    whole = read_embeddings(tmp_path / "out")
+    for name in ("in", "in.tar", "in.parquet"):
+        out = store / f"out-{name}"
+        summary = run(str(store / name), str(out), pre)
+        assert (summary.rows, summary.failures, summary.out) == (12, 1, out)
+        data = read_embeddings(str(out))
+        assert data.vectors.tobytes() == whole.vectors.tobytes()
+        assert len(set(data.paths)) == 12
+        (line,) = (out / "failures.jsonl").read_text().splitlines()
+        assert json.loads(line)["error"] == "not-an-image"
+    assert read_embeddings(store / "out-in").paths == whole.paths
+    local = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("part-*")}
+    assert {file.name: file.read_bytes() for file in (store / "out-in").glob("part-*")} == local
+
+
+def test_objects_that_are_gone_are_failures(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:
+    upload(write_pictures(tmp_path / "in", 2), store)
+    gone = {f"{store}/gone.png": "missing", "s3://no-such-bucket/x.png": "missing", "odd://x.png": "unreadable"}
+    gone |= {f"{store}/gone.tar": "missing", f"{store}/gone.parquet": "missing"}
+    listed = [f"{store}/00000.png", *gone, f"{store}/00001.png"]
+    assert run(iter(listed), tmp_path / "out", pre, literal=True).rows == 2
+    lines = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").read_text().splitlines()]
+    assert {line["path"]: line["error"] for line in lines} == gone
+    assert all(line["message"].count(line["path"]) == 1 for line in lines)
+
+
+# ---- output: nothing is lost, nothing done twice
+
+
+def test_a_run_into_a_store_goes_on_wherever_it_was_broken(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_pictures(tmp_path / "in", 13)
+    files[7].write_bytes(b"")
+    run(tmp_path / "in", tmp_path / "whole", pre)
+    whole = {file.name: file.read_bytes() for file in (tmp_path / "whole").glob("part-*")}
+    original, broken = ObjectPath.put, 0
+    for puts in range(0, 12, 2):
+        out, made = store / str(puts), 0
+
+        def failing(self: ObjectPath, puts: int = puts) -> Any:
+            nonlocal made
+            made += 1
+            if made > puts:
+                raise ConnectionError(f"{self}: the server does not answer")
+            return original(self)
+
+        monkeypatch.setattr(ObjectPath, "put", failing)
+        try:
+            run(tmp_path / "in", str(out), pre)
+        except ConnectionError:
+            broken += 1
+        monkeypatch.setattr(ObjectPath, "put", original)
+        summary = run(tmp_path / "in", str(out), pre)
+        assert (summary.rows, summary.failures) == (12, 1)
+        assert {file.name: file.read_bytes() for file in out.glob("part-*")} == whole
+        assert json.loads((out / "failures.jsonl").read_text())["error"] == "empty"
+        assert run(tmp_path / "in", str(out), pre).embedded == 0
+    assert broken == 5  # of ten puts: list and plan, failures so far, three units of two objects each, all failures
+
+
+def test_retrying_overwriting_and_other_data(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:
+    files = write_pictures(tmp_path / "in", 7)
+    good = files[3].read_bytes()
+    files[3].write_bytes(b"")
+    assert run(tmp_path / "in", str(store), pre).failures == 1
+    files[3].write_bytes(good)
+    summary = run(tmp_path / "in", str(store), pre, retry_failed=True)
+    assert (summary.rows, summary.failures, summary.embedded) == (7, 0, 1)
+    assert read_embeddings(store).paths == [file.name for file in files]
+    with pytest.raises(ValueError, match=r"holds other embeddings: layers was \[2\], is \[1\]"):
+        run(tmp_path / "in", str(store), pre, layers=[1])
+    assert run(files[:3], str(store), pre, layers=[1], overwrite=True).shards == 1
+    assert len(list(store.glob("part-*.parquet"))) == 1
+    put(store / "other" / "part-0.parquet", b"x")
+    with pytest.raises(ValueError, match="was not written by this program"):
+        run(files[:3], str(store / "other"), pre)
+
+
+# ---- what goes wrong is one line, and soon
+
+
+def one_line(error: BaseException, url: str) -> None:
+    assert str(error).startswith(url)
+    assert "\n" not in str(error)
+    assert len(str(error)) < 400
+
+
+def test_a_missing_bucket_is_said(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 1)
+    with pytest.raises(FileNotFoundError, match="no such") as caught:
+        run("s3://no-such-bucket/in", tmp_path / "out", pre)
+    one_line(caught.value, "s3://no-such-bucket/in")
+    with pytest.raises(FileNotFoundError, match="no such bucket") as caught:
+        run(tmp_path / "in", "s3://no-such-bucket/out", pre)
+    one_line(caught.value, "s3://no-such-bucket/out")
+    with pytest.raises(FileNotFoundError, match="no embeddings here"):
+        read_embeddings(store)
+    with pytest.raises(ValueError, match="names no bucket"):
+        run(tmp_path / "in", "s3:///out", pre)
+    with pytest.raises(ValueError, match="unheard-of://x"):
+        run(tmp_path / "in", "unheard-of://x", pre)
+
+
+def test_refused_credentials_are_said(store: ObjectPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    refusing = subprocess.Popen(
+        [sys.executable, "-c", REFUSING, str(listener.fileno())],
+        pass_fds=[listener.fileno()],
+        stderr=subprocess.DEVNULL,
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    try:
+        with pytest.raises(PermissionError, match="AWS_ACCESS_KEY_ID") as caught:
+            list(find_sources(f"{store}/in"))
+        one_line(caught.value, f"{store}/in")
+        with pytest.raises(PermissionError, match="access refused"):
+            put(store / "x", b"x")
+    finally:
+        refusing.terminate()
+        refusing.wait()
+        listener.close()
+
+
+REFUSING = """
+import http.server, socket, sys
+class Refuse(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+server = http.server.HTTPServer(("127.0.0.1", 0), Refuse, bind_and_activate=False)
+server.socket = socket.socket(fileno=int(sys.argv[1]))
+server.serve_forever()
+"""
+
+
+def test_an_unreachable_server_is_said_soon(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    write_pictures(tmp_path / "in", 1)
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match="AWS_ENDPOINT_URL") as caught:
+        run(tmp_path / "in", str(store), pre)
+    one_line(caught.value, str(store))
+    assert time.monotonic() - started < 30
+
+
+def test_a_server_that_never_answers_is_given_up(store: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_objects, "_REQUEST", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(ConnectionError, match="does not answer"):
+            (store / "x").read_bytes()
+    assert time.monotonic() - started < 30
+
+
+def test_a_store_that_goes_away_ends_the_run_and_not_the_pictures(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_AWAY", 6)
+    files = write_pictures(tmp_path / "in", 12)
+    upload(files, store)
+    read, calls = ObjectPath.read_bytes, 0
+
+    def failing(self: ObjectPath) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls > 6 or calls in (2, 3):
+            raise ConnectionError(f"{self}: the server does not answer")
+        return read(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPath, "read_bytes", failing)
+        with pytest.raises(
+            ConnectionError, match=r"6 pictures in a row .* run again later .*the server does not answer"
+        ):
+            run(store, tmp_path / "out", pre, workers=1)
+    assert run(store, tmp_path / "out", pre, retry_failed=True).rows == 12
+
+
+def test_a_shard_out_of_reach_ends_the_listing(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(write_pictures(tmp_path / "in", 1), store)
+
+    def failing(self: ObjectPath) -> Any:
+        raise ConnectionError(f"{self}: the server does not answer")
+
+    monkeypatch.setattr(ObjectPath, "open_input", failing)
+    for name in ("x.tar", "x.parquet"):
+        put(store / name, b"x")
+        with pytest.raises(ConnectionError, match=f"{name}: the server does not answer; nothing is listed until"):
+            run([store / "00000.png", store / name], tmp_path / "out", pre)
+
+
+def test_the_command_takes_urls(
+    store: ObjectPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from bigr_repr_cli import main
+
+    from bigr_repr.checkpoints import save
+
+    save(tiny_model(), tmp_path / "model")
+    upload(write_pictures(tmp_path / "in", 3), store / "in")
+    put(store / "in" / "x.png", b"")
+    options = ["--layer", "2", "--model", str(tmp_path / "model")]
+
+    def bigr(*arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bigr-repr", "embed", *arguments, *options])
+        with pytest.raises(SystemExit) as caught:
+            main.main()
+        return (caught.value.code, *capfd.readouterr())
+
+    code, text, error = bigr(f"{store}/in", "--out", f"{store}/out")
+    assert (code, error) == (0, "")
+    assert text.startswith("4 images: 3 rows, 1 failures")
+    assert f"rows: {store}/out/part-00000.parquet" in text
+    scope: dict[str, Any] = {}
+    exec(text.splitlines()[-1], scope)
+    assert len(scope["data"].paths) == 3
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{store}/in/x.png\n".encode())))
+    code, text, error = bigr("-", "--out", f"{store}/two")
+    assert code == 1
+    assert error == f"error: none of the images gave a vector; the reasons are in {store}/two/failures.jsonl\n"
+    code, text, error = bigr("s3://no-such-bucket/x", "--out", f"{store}/three")
+    assert (code, text, error.count("\n")) == (1, "", 1)
+    assert error.startswith("error: s3://no-such-bucket/x: no such")
