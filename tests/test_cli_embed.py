@@ -72,6 +72,15 @@ def test_layers_in_either_notation(place: Path, tmp_path: Path, bigr: Run) -> No
     assert data.labels == ["a"] * 4 + ["b"] * 3
 
 
+def test_layers_as_several_words(place: Path, tmp_path: Path, bigr: Run) -> None:
+    (tmp_path / "2").mkdir()
+    write_pictures(tmp_path / "2", 1)
+    assert bigr("embed", "--layer", "0", "3", "-1", "2", "--codes", place / "photos" / "a")[0] == 0
+    opened = EmbeddingSet(tmp_path / "embeddings")
+    assert opened.layers == (0, 3)  # -1 is block 3 as well
+    assert len(read_embeddings(tmp_path / "embeddings", 0).paths) == 5  # 2 is a folder here
+
+
 def test_the_line_of_python_reads_one_of_several_layers(place: Path, tmp_path: Path, bigr: Run) -> None:
     _, text, _ = bigr("embed", place / "photos", "--layer", "1,-1", "--out", tmp_path / "it's")
     scope: dict[str, object] = {}

@@ -25,6 +25,7 @@ from bigr_repr_cli import (
     search,
     train,
 )
+from bigr_repr_cli.parse import repeat_layer
 
 
 class _Commands(TyperGroup):
@@ -85,7 +86,7 @@ app.add_typer(train.app, name="train")
 def main() -> None:
     """Run the command line. Exit code 0: done, 1: failed with one line on stderr, 2: wrong usage, 130: interrupted."""
     try:
-        code = app(standalone_mode=False)
+        code = app(repeat_layer(sys.argv[1:]), standalone_mode=False)
     except typer.Exit as end:
         code = end.exit_code
     except typer.Abort:

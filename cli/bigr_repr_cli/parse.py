@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,6 +22,21 @@ def parse_layers(values: list[str], names: tuple[str, ...] = ("mid",)) -> list[i
             raise typer.BadParameter(f"{text!r} is neither a whole number nor {listed}", param_hint="--layer")
         layers.append(text if text in names else int(text))
     return layers
+
+
+def repeat_layer(words: list[str]) -> list[str]:
+    """A command line in which `--layer 4 8 12` is written as options are parsed: `--layer 4 --layer 8 --layer 12`.
+
+    A number that is also the name of a file or folder is left where it is: it is one of the inputs.
+    """
+    found: list[str] = []
+    value_next = inside = False
+    for word in words:
+        more = inside and word.removeprefix("-").isdecimal() and not os.path.lexists(word)
+        found += ["--layer", word] if more else [word]
+        inside = value_next or more
+        value_next = word == "--layer"
+    return found
 
 
 def parse_batch_size(text: str | None) -> int | str | None:
