@@ -11,7 +11,9 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import record
 import torch
 
 import bigr_repr as br
@@ -23,27 +25,42 @@ TERMS = (
 )
 
 
+def measured(fingerprint: str) -> dict[str, Any]:
+    """Reconstruction and representation as recorded of exactly these weights; nothing of what is recorded of others."""
+    records = {
+        path.stem: json.loads(path.read_text())
+        for path in (record.RESULTS / f"{name}.json" for name in ("reconstruction", "representation"))
+        if path.exists()
+    }
+    ours = {name: found for name, found in records.items() if found["model"]["fingerprint"] == fingerprint}
+    quality: dict[str, Any] = {}
+    if found := ours.get("reconstruction"):
+        quality["reconstruction"] = {
+            key: found[key] for key in ("source", "images", "psnr_mean_of_images_db", "dead_bits_of_code")
+        }
+    if found := ours.get("representation"):
+        quality["representation"] = {"command": found["command"], "table": found["table"]}
+    return quality
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder that `bigr-repr train generator` wrote")
     parser.add_argument(
         "--record", type=Path, help="JSON with steps, time and machine: benchmarks/results/training.json"
     )
-    parser.add_argument("--quality", type=Path, help="JSON of measured figures to keep in the model's config")
     parser.add_argument("--out", type=Path, default=ASSETS)
     arguments = parser.parse_args()
     model = br.load(arguments.model)
     training = {"terms": TERMS}
     if arguments.record:
-        record = json.loads(arguments.record.read_text())
-        training |= {name: record[name] for name in ("machine", "tokenizer", "generator", "note") if name in record}
-    quality = json.loads(arguments.quality.read_text()) if arguments.quality else {}
-    config = dataclasses.replace(model.config, name="bigr-tiny", training=training, quality=quality)
-    br.save(
-        br.Pretrained(config=config, tokenizer=model.tokenizer, generator=model.generator),
-        arguments.out,
-        dtype=torch.float16,
-    )
+        run = json.loads(arguments.record.read_text())
+        training |= {name: run[name] for name in ("machine", "tokenizer", "generator", "note") if name in run}
+    config = dataclasses.replace(model.config, name="bigr-tiny", training=training, quality={})
+    bundled = br.Pretrained(config=config, tokenizer=model.tokenizer, generator=model.generator)
+    br.save(bundled, arguments.out, dtype=torch.float16)
+    config = dataclasses.replace(config, quality=measured(br.load(arguments.out).fingerprint))
+    br.save(dataclasses.replace(bundled, config=config), arguments.out, dtype=torch.float16)
     size = sum(file.stat().st_size for file in arguments.out.iterdir()) / 1e6
     print(f"{arguments.out}: {size:.1f} MB, fingerprint {br.load(arguments.out).fingerprint[:12]}")
 
