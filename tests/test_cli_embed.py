@@ -180,7 +180,7 @@ def start(place: Path, tmp_path: Path, sealed: int, *more: str) -> subprocess.Po
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, bigr: Run, end: signal.Signals) -> None:
-    write_pictures(place / "many", 160)
+    write_pictures(place / "many", 480)  # far more than are done by the time that the signal arrives
     process = start(place, tmp_path, 5)
     process.send_signal(end)
     _, error = process.communicate(timeout=120)
@@ -189,12 +189,12 @@ def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, 
         assert "Traceback" not in error
         assert "the same command goes on" in error
     done = len(list((tmp_path / "out/_run/units").glob("*.json")))
-    assert 5 <= done < 40
+    assert 5 <= done < 120
     again = ["embed", place / "many", "--layer", "2", "--batch-size", "2"]
     code, text, _ = bigr(*again, "--out", tmp_path / "out", "--json")
     assert code == 0
     record = json.loads(text)
-    assert (record["rows"], record["embedded"]) == (160, 160 - 4 * done)
+    assert (record["rows"], record["embedded"]) == (480, 480 - 4 * done)
     bigr(*again, "--out", tmp_path / "whole", "--unit-size", "4")
     resumed, whole = read_embeddings(tmp_path / "out"), read_embeddings(tmp_path / "whole")
     assert resumed.paths == whole.paths
@@ -203,7 +203,7 @@ def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_devices_whose_run_was_killed_never_write_beside_the_next(place: Path, tmp_path: Path, bigr: Run) -> None:
-    write_pictures(place / "many", 160)
+    write_pictures(place / "many", 480)
     process = start(place, tmp_path, 3, "--device", "cpu,cpu")
     process.kill()
     process.communicate(timeout=120)
