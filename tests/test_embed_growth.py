@@ -228,6 +228,24 @@ def test_rows_are_the_same_bits_whatever_the_batch_size(pre: Pretrained, tmp_pat
     assert rows_of(tmp_path / str(group)) == rows_of(tmp_path / str(2 * group)) == rows_of(tmp_path / str(4 * group))
 
 
+def test_few_images_are_not_computed_as_many(pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group, seen, compute = FeatureExtractor(pre, (2,)).group, list[int](), FeatureExtractor.forward
+    monkeypatch.setattr(
+        FeatureExtractor, "forward", lambda self, images: seen.append(len(images)) or compute(self, images)
+    )
+    write_pictures(tmp_path / "in", group + 1)
+    run(tmp_path / "in", tmp_path / "out", pre, batch_size=8 * group, unit_size=50)
+    assert seen == [2 * group]
+
+
+def test_all_gpus_of_a_machine_without_any_are_not_the_cpu(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="no GPU"):
+        run(tmp_path / "in", tmp_path / "out", pre, device="all")
+
+
 def test_rows_of_a_retry_are_the_same_bits(pre: Pretrained, tmp_path: Path) -> None:
     group = FeatureExtractor(pre, (2,)).group
     paths = write_pictures(tmp_path / "in", 9)

@@ -257,9 +257,10 @@ class _Worker:
 
 
 class _Announcing(Ledger):
-    """A ledger that says which units it has sealed. Its partial files are its own, for an actor that is only believed
+    """A ledger that says which units it has sealed.
 
-    to be lost may still be writing what another one does again.
+    Its partial files are its own: an actor that is only believed to be lost may still be writing what another one does
+    again.
     """
 
     def __init__(self, order: Order, on_sealed: Callable[[int], None]) -> None:

@@ -167,7 +167,7 @@ class Engine:
         if all(isinstance(picture, Unreadable) for picture in pictures):
             return _Launched(entries, places, pictures, None)
         side = self.recipe.config.image_size
-        pixels = np.zeros((self.batch_size, side, side, 3), np.uint8)
+        pixels = np.zeros((self._filled(len(pictures)), side, side, 3), np.uint8)
         for place, picture in enumerate(pictures):
             if not isinstance(picture, Unreadable):
                 pixels[place] = picture.pixels
@@ -175,6 +175,11 @@ class Engine:
         if self.extractor.device.type == "cuda":
             batch = batch.pin_memory().to(self.extractor.device, non_blocking=True)
         return _Launched(entries, places, pictures, self.extractor(batch))
+
+    def _filled(self, count: int) -> int:
+        """Images of a batch of so many: whole groups, if rows then have the same bits, else as many as of any other."""
+        group = self.extractor.group
+        return self.batch_size if group == 1 else min(self.batch_size, -(-count // group) * group)
 
     def _land(self, batch: _Launched, tables: list[pa.Table], failures: list[Failure]) -> None:
         """Append a batch's rows and failures."""

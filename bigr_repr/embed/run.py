@@ -206,6 +206,8 @@ def _devices(device: torch.device | str | Sequence[str] | None) -> list[str]:
     if device is None:
         return []
     if device == "all":
+        if not torch.cuda.is_available():
+            raise ValueError("device='all': this machine has no GPU that PyTorch sees; leave it out for the CPU")
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if isinstance(device, torch.device):
         return [str(device)]
