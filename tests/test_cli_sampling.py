@@ -317,6 +317,26 @@ def test_a_run_that_is_interrupted_keeps_what_it_has_drawn(tmp_path: Path) -> No
     assert generate_files(pre, out, count=5, steps=2).drawn == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "function", "said"),
+    [
+        ("generate", "bigr_repr.sampling.series.generate_files", "interrupted; the pictures drawn are kept"),
+        ("enrich photo.png", "bigr_repr.sampling.files.enrich_file", "interrupted\n"),
+    ],
+)
+def test_ctrl_c_ends_with_a_line(
+    bigr: Run, monkeypatch: pytest.MonkeyPatch, command: str, function: str, said: str
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, interrupt)
+    code, _, error = bigr(*command.split())
+    assert code == 130
+    assert error.startswith(said)
+    assert error.count("\n") == 1
+
+
 def test_a_grid_and_an_array_may_go_into_the_folder_of_the_pictures(bigr: Run, tmp_path: Path) -> None:
     extra = ["--grid", "new/grid.png", "--npz", "new/all.npz"]
     assert bigr("generate", "--out", "new", *extra)[0] == 0

@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig
+from bigr_repr.checkpoints import load, save_tokenizer
+from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig, preset
 from bigr_repr.datasets import open_images
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
@@ -26,6 +27,7 @@ from bigr_repr.train.data import StreamSampler, batches
 from bigr_repr.train.generator import GeneratorObjective, make_optimizers, parameter_groups, train_generator
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
+from bigr_repr.train.run import run_generator_training
 from bigr_repr.train.tokenizer import TokenizerObjective, bit_usage, train_tokenizer
 
 TOKENIZER = TokenizerConfig(
@@ -221,6 +223,24 @@ def test_generator_from_codes_and_from_images(folder: Path, codes: Path, tmp_pat
     assert np.mean(found[-5:]) < np.mean(found[:5])
     train_generator(open_images(folder), MODEL, settings(tmp_path / "b", steps=3), objective, tokenizer=tokenizer)
     assert len(losses(tmp_path / "b")) == 3
+
+
+def test_data_without_labels_train_without_classes(folder: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for file in folder.rglob("*.png"):
+        (flat / file.name).write_bytes(file.read_bytes())
+    save_tokenizer(BinaryAutoencoder(preset("tiny").tokenizer), tmp_path / "t")
+    run_settings = settings(tmp_path / "g", steps=2)
+    made = run_generator_training(
+        [str(flat)], str(tmp_path / "t"), run_settings, GeneratorObjective(), preset="tiny", name="flat"
+    )
+    assert load(made).config.training["settings"]["conditional"] is False
+    with pytest.raises(ValueError, match="no labels"):
+        train_generator(
+            open_images(flat), MODEL, settings(tmp_path / "h"), GeneratorObjective(conditional=True),
+            tokenizer=BinaryAutoencoder(TOKENIZER),
+        )  # fmt: skip
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_resumes_exactly(codes: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ clipping at 1, EMA, class dropout 0.1, residual dropout 0.1.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -30,14 +30,14 @@ OPTIMIZERS = ("adamw", "muon")
 class GeneratorObjective:
     """What a generator is trained towards. Defaults are the paper's, but for `diffusion_draws` (1 there as well).
 
-    `conditional=False` ignores labels. `class_dropout` is the chance that a label becomes "no class".
-    `diffusion_draws` noisy versions of every masked token share one pass of the transformer: a steadier loss for
-    little work. `accumulate` splits a batch into that many passes. `sample_bits` draws the bits of images from the
+    `conditional`: learn classes; None: if the data have labels. `class_dropout` is the chance that a label becomes "no
+    class". `diffusion_draws` noisy versions of every masked token share one pass of the transformer: a steadier loss
+    for little work. `accumulate` splits a batch into that many passes. `sample_bits` draws the bits of images from the
     tokenizer's probabilities, for a tokenizer that was trained so; packed codes are what they are. `optimizer` is
     "adamw" for all weights, or "muon" (orthogonalised momentum, at the same rate) for the matrices of the blocks.
     """
 
-    conditional: bool = True
+    conditional: bool | None = None
     class_dropout: float = 0.1
     dropout: float = 0.1
     weight_decay: float = 0.02
@@ -55,6 +55,13 @@ class GeneratorObjective:
         for name in ("diffusion_draws", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+def for_data(objective: GeneratorObjective, data: ImageSet | CodeSet) -> GeneratorObjective:
+    """The objective with `conditional` decided."""
+    if objective.conditional is not None:
+        return objective
+    return replace(objective, conditional=data.labels is not None)
 
 
 def parameter_groups(model: BiGR, weight_decay: float) -> list[dict[str, Any]]:
@@ -162,7 +169,7 @@ def train_generator(
     other weights, which `initial_name` names in the run's record.
     Raises ValueError when labels or code widths do not fit `config`.
     """
-    objective = objective or GeneratorObjective()
+    objective = for_data(objective or GeneratorObjective(), data)
     _check(data, config, objective, tokenizer)
     if objective.optimizer == "muon" and settings.precision == "fp16":
         raise ValueError("precision='fp16' scales the loss for one optimiser only; with muon choose bf16 or no")
@@ -216,7 +223,9 @@ def _check(
         raise ValueError("tokenizer is missing: training from images needs the tokenizer that encodes them")
     if objective.conditional:
         if data.labels is None:
-            raise ValueError("the data have no labels; set conditional=False to train without classes")
+            raise ValueError(
+                "the data have no labels to learn classes from; leave conditional out, or give class folders"
+            )
         if int(data.labels.max()) >= config.generator.classes:
             found = int(data.labels.max())
             raise ValueError(f"label {found} is outside 0..{config.generator.classes - 1}; set classes={found + 1}")

@@ -17,7 +17,7 @@ from bigr_repr.config import ModelConfig
 from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.train.codes import CodeSet
-from bigr_repr.train.generator import GeneratorObjective, Sampler, train_generator
+from bigr_repr.train.generator import GeneratorObjective, Sampler, for_data, train_generator
 from bigr_repr.train.loop import TrainSettings
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def run_generator_training(
     classes = len(names) or (1 if source.labels is None else int(source.labels.max()) + 1)
     base = architecture(preset, code_bits=encoder.config.code_bits, classes=classes)
     generator = dataclasses.replace(base.generator, grid=encoder.config.grid, objective=objective, attention=attention)
+    towards = for_data(towards, source)
     training = {
         "data": [Path(item).name for item in data],
         "images": len(source),

@@ -49,8 +49,7 @@ def embedding_progress() -> Iterator[Callable[[Progress], None]]:
         except KeyboardInterrupt:
             bar.stop()
             kept = "finished files are kept, the same command goes on from there"
-            typer.echo(f"interrupted; {'nothing was embedded yet' if embedding is None else kept}", err=True)
-            raise
+            raise KeyboardInterrupt("nothing was embedded yet" if embedding is None else kept) from None
 
 
 def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:

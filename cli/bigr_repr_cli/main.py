@@ -38,6 +38,14 @@ class _Commands(TyperGroup):
             return two, self.commands[two], args[2:]
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C ends it with a line that says what the command has to say of it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as end:
+            typer.echo("; ".join(["interrupted", *map(str, end.args)]), err=True)
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
     cls=_Commands,
@@ -94,9 +102,6 @@ def main() -> None:
     except _UsageError as error:
         error.show()
         code = error.exit_code
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        code = 130
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if _debug:
             raise

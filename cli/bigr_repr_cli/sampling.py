@@ -100,10 +100,10 @@ class Sampling:
         try:
             with counting_progress(name) as on_progress:
                 yield on_progress, results.append
-        except KeyboardInterrupt:  # typer would end without a word
-            kept = "; the pictures drawn are kept, the same command goes on from there" if name == "generating" else ""
-            typer.echo(f"interrupted{kept}", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt:
+            if name == "generating":
+                raise KeyboardInterrupt("the pictures drawn are kept, the same command goes on from there") from None
+            raise
         for result in results:
             self._print(result)
 

@@ -23,7 +23,9 @@ def command(
     learning_rate: Annotated[float, typer.Option(help="Peak rate.")] = 1e-4,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0,
     schedule: Annotated[str, typer.Option(help="constant or cosine.")] = "constant",
-    conditional: Annotated[bool, typer.Option(help="Learn the classes, where there are labels.")] = True,
+    conditional: Annotated[
+        bool | None, typer.Option(help="Learn classes. [default: where there are labels]", show_default=False)
+    ] = None,
     class_dropout: Annotated[float, typer.Option(help="Chance that a label is hidden.")] = 0.1,
     dropout: Annotated[float, typer.Option(help="Dropout of each block's branches.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="On the transformer's matrices.")] = 0.02,
