@@ -186,7 +186,7 @@ class FeatureExtractor(nn.Module):
 def _group(side: int) -> int:
     """Images of this side that the tokenizer takes at a time on a CPU: as fast as more, and a single one is not slow.
 
-    Two of 256 pixels fill a processor; small ones take less than half the time an image when there are eight.
+    Two of 256 pixels fill a processor, as eight small ones do.
     """
     return max(2, min(8, 2 * 256**2 // side**2))
 

@@ -75,6 +75,16 @@ def test_rows_are_retrieval_by_their_codes(sides: tuple[Collection, Collection])
     assert row.precision == pytest.approx(expected.precision[60])
 
 
+def test_a_data_base_too_small_for_a_binariser_is_measured_without(
+    sides: tuple[Collection, Collection], caplog: pytest.LogCaptureFixture
+) -> None:
+    base = Collection(*(None if part is None else part[:20] for part in sides[0]))  # type: ignore[arg-type]
+    names = [row.name for row in label_retrieval(base, sides[1], bits=(8, 16))]
+    assert {"itq 8", "pca 16"} <= set(names)
+    assert "itq 16" not in names
+    assert "itq of 16 bits is left out: 20 rows" in caplog.text
+
+
 @pytest.mark.parametrize(("options", "named"), [({"bits": ()}, "bits="), ({"shortlist": 0}, "shortlist=0")])
 def test_impossible_settings_are_named(
     sides: tuple[Collection, Collection], options: dict[str, object], named: str

@@ -8,6 +8,7 @@ The training side is the data base, the test side the queries.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming
 from bigr_repr.evaluate.retrieval import retrieval
-from bigr_repr.retrieval.binariser import BINARISERS, fit_binariser
+from bigr_repr.retrieval.binariser import BINARISERS, fit_binariser, rows_needed
 
 __all__ = ["Collection", "RetrievalRow", "label_retrieval"]
+
+log = logging.getLogger(__name__)
 
 DEPTH: Final = 1000
 PRECISION_AT: Final = 100
@@ -82,7 +85,8 @@ def label_retrieval(
     """Rows: float cosine first, then every binariser of bigr_repr.retrieval and the tokenizer's bits, where both sides
     have them; codes also with rescoring: the `shortlist` nearest in the order of float cosine, all others behind them.
 
-    bits: of the binarisers that have a choice; what reduces dimensions makes at most D. seed: of what is random.
+    bits: of the binarisers that have a choice; what reduces dimensions makes at most D, and is left out, with a
+    warning, if the data base is too small to fit it. seed: of what is random.
     on_progress(done, total): rows.
     Raises ValueError for bits or a shortlist below 1, and as fit_binariser and `retrieval` do.
     """
@@ -90,7 +94,7 @@ def label_retrieval(
         raise ValueError(f"shortlist={shortlist} must be at least 1: how many rows are ordered by their floats")
     if not bits or min(bits) < 1:
         raise ValueError(f"bits={tuple(bits)}: give numbers of bits from 1")
-    kinds = _kinds(base.vectors.shape[1], bits)
+    kinds = _kinds(base.vectors.shape, bits)
     tokens = base.tokens is not None and queries.tokens is not None
     total = 2 + 2 * (len(kinds) + tokens)
     cosine = _cosine(queries.vectors, base.vectors)
@@ -119,12 +123,17 @@ def label_retrieval(
     return rows
 
 
-def _kinds(width: int, bits: Sequence[int]) -> list[tuple[str, int]]:
-    """Binarisers and their bits, for features of a width."""
+def _kinds(shape: tuple[int, ...], bits: Sequence[int]) -> list[tuple[str, int]]:
+    """Binarisers and their bits, for features (rows, width); logs what is left out for want of rows."""
+    rows, width = shape
     found = []
     for kind in BINARISERS:
         wanted = [width] if kind in ("sign", "median") else bits
-        found += [(kind, n) for n in dict.fromkeys(n if kind == "rotation" else min(n, width) for n in wanted)]
+        for n_bits in dict.fromkeys(n if kind == "rotation" else min(n, width) for n in wanted):
+            if rows < rows_needed(kind, n_bits):
+                log.warning("%s of %d bits is left out: %d rows are too few to fit it", kind, n_bits, rows)
+            else:
+                found.append((kind, n_bits))
     return found
 
 

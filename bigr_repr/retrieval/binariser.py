@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.codes import code_bytes, to_bytes
 
-__all__ = ["BINARISERS", "Binariser", "fit_binariser"]
+__all__ = ["BINARISERS", "Binariser", "fit_binariser", "rows_needed"]
 
 BINARISERS: Final = {
     "sign": "centred at the mean, a bit a feature",
@@ -126,7 +126,7 @@ def fit_binariser(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
     if bits < 1 or (kind != "rotation" and bits > width):
         limit = "at least 1" if kind == "rotation" else f"in 1..{width}, the number of features"
         raise ValueError(f"n_bits={bits} must be {limit} for {kind}; only rotation gives more bits than features")
-    need = {"pca": bits, "itq": 2 * bits}.get(kind, 1)
+    need = rows_needed(kind, bits)
     if rows < need:
         raise ValueError(f"{rows} rows are too few to fit {kind} of {bits} bits: it needs {need}; ask for fewer bits")
     centre = np.median(sample, axis=0) if kind == "median" else sample.mean(axis=0, dtype=np.float64)
@@ -137,6 +137,11 @@ def fit_binariser(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
         matrix = _matrix(kind, centred, bits, seed)
     thresholds = centre if matrix is None else matrix.astype(np.float64) @ centre
     return Binariser(kind=kind, matrix=matrix, thresholds=thresholds.astype(np.float64), fitted_on=rows)
+
+
+def rows_needed(kind: str, n_bits: int) -> int:
+    """How many rows a binariser of so many bits is fitted on at the least."""
+    return {"pca": n_bits, "itq": 2 * n_bits}.get(kind, 1)
 
 
 def _matrix(kind: str, centred: NDArray[np.float32], bits: int, seed: int) -> NDArray[np.float32]:
