@@ -212,7 +212,9 @@ def plot(curves: list[dict[str, Any]], rows: int, path: Path) -> None:
         points = line["points"]
         style = "--" if line["index"].startswith("usearch") else "-"
         x, y = [point["ms"] for point in points], [point["recall"] for point in points]
-        pane.plot(x, y, style, color=colours[line["index"]], marker="o", markersize=4, label=line["index"])
+        exact = {"marker": "D", "markersize": 8, "zorder": 5} if line["index"] == "flat" else {}  # a single point
+        look = {"marker": "o", "markersize": 4, "color": colours[line["index"]], **exact}
+        pane.plot(x, y, style, label=line["index"], **look)
     pane.set(xscale="log", xlabel="milliseconds a query, one at a time", ylabel="recall@10, ties credited")
     pane.set_title(f"{rows:,} clustered codes of 256 bits", fontsize=10)
     pane.grid(alpha=0.25)
