@@ -293,7 +293,7 @@ def plot(rows: list[dict[str, Any]], grid: Grid, count: int, path: Path) -> None
         pane.set(title=f"Fréchet distance, features: {kind}", xlabel=f"steps of the chain ({grid.at} iterations)")
     for pane in panes.flat:
         pane.spines[["top", "right"]].set_visible(False)
-    panes[0][0].legend(fontsize=7, frameon=False)
+    figure.legend(*panes[0][0].get_legend_handles_labels(), loc="lower center", ncols=7, frameon=False)
     figure.suptitle(f"{count} images a set", fontsize=9)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path, dpi=110)
