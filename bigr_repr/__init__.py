@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from bigr_repr.checkpoints import Pretrained, load, load_official, save
     from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig, preset
     from bigr_repr.embed import embed_images, read_embeddings
-    from bigr_repr.features import FeatureExtractor, Features, encode_codes, extract_features
+    from bigr_repr.extractor import FeatureExtractor, Features
+    from bigr_repr.features import encode_codes, extract_features
     from bigr_repr.images import ImageError
     from bigr_repr.models.bigr import BiGR
     from bigr_repr.models.tokenizer import BinaryAutoencoder
@@ -37,8 +38,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "BiGR": "models.bigr",
     "BinaryAutoencoder": "models.tokenizer",
-    "FeatureExtractor": "features",
-    "Features": "features",
+    "FeatureExtractor": "extractor",
+    "Features": "extractor",
     "GeneratorConfig": "config",
     "HammingIndex": "retrieval",
     "ImageError": "images",

@@ -27,7 +27,8 @@ from bigr_repr import images
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import from_bytes
 from bigr_repr.embed import EmbeddingSet, EmbedSummary, Progress, embed_images, plan, read_embeddings
-from bigr_repr.features import FeatureExtractor, encode_codes, extract_features
+from bigr_repr.extractor import FeatureExtractor
+from bigr_repr.features import encode_codes, extract_features
 
 Rows = dict[str, bytes]
 

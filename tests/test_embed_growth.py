@@ -22,7 +22,7 @@ from bigr_repr.checkpoints import Pretrained
 from bigr_repr.embed import EmbedSummary, Progress, batch, embed_images, export, read_embeddings
 from bigr_repr.embed.known import KnownInputs
 from bigr_repr.embed.plan import commit_plan, list_inputs
-from bigr_repr.features import FeatureExtractor
+from bigr_repr.extractor import FeatureExtractor
 from bigr_repr.images import Source, unescape_path
 
 

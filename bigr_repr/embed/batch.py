@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bigr_repr.features import FeatureExtractor
+    from bigr_repr.extractor import FeatureExtractor
 
 log = logging.getLogger(__name__)
 

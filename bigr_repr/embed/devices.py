@@ -46,7 +46,7 @@ class Order:
 
         from bigr_repr._placement import as_dtype, choose_device
         from bigr_repr.checkpoints import load
-        from bigr_repr.features import FeatureExtractor
+        from bigr_repr.extractor import FeatureExtractor
 
         device = choose_device(self.device)
         if device.type == "cpu":

@@ -33,7 +33,7 @@ from bigr_repr.embed.shards import Rows, merge_rows, read_shard, rows_table, wri
 from bigr_repr.images import MAX_PIXELS, ImageError, escape_path
 
 if TYPE_CHECKING:
-    from bigr_repr.features import FeatureExtractor, Features
+    from bigr_repr.extractor import FeatureExtractor, Features
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from bigr_repr.checkpoints import Pretrained
-    from bigr_repr.features import FeatureExtractor, Layer
+    from bigr_repr.extractor import FeatureExtractor, Layer
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def embed_images(
 
     from bigr_repr._placement import as_dtype, choose_device
     from bigr_repr.checkpoints import Pretrained, load
-    from bigr_repr.features import FeatureExtractor
+    from bigr_repr.extractor import FeatureExtractor
 
     if not (batch_size in (None, "auto") or (isinstance(batch_size, int) and batch_size >= 1)):
         raise ValueError(f'batch_size={batch_size!r} must be at least 1, or "auto"')

@@ -31,7 +31,7 @@ from bigr_repr._pictures import stack
 from bigr_repr._placement import choose_device
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import from_bytes, to_bytes
-from bigr_repr.features import FeatureExtractor
+from bigr_repr.extractor import FeatureExtractor
 from bigr_repr.images import center_crop
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder

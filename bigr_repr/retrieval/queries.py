@@ -16,7 +16,7 @@ from bigr_repr._pictures import Pictures, read_all, stack
 from bigr_repr._placement import as_dtype
 from bigr_repr.checkpoints import Pretrained, load
 from bigr_repr.codes import to_bytes
-from bigr_repr.features import FeatureExtractor
+from bigr_repr.extractor import FeatureExtractor
 from bigr_repr.retrieval.binariser import Binariser
 from bigr_repr.retrieval.origin import BITS, check_origin, origin_by
 
