@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import record
+from embed_decoders import decoders, seconds_to_decode
 
 STAGES = ("exact", "rate", "memory", "decoders", "engines")
 SMALL, LARGE = 20_000, 200_000  # inputs of the memory stage
@@ -236,27 +237,6 @@ def _seconds_of_network(extractor: Any, count: int, batch: int = 32) -> float:
     return (time.perf_counter() - started) * count / (-(-count // batch) * batch)
 
 
-def seconds_to_decode(files: list[str], side: int, timeout: float | None) -> float:
-    """Time for all files, as the engine decodes them; timeout=None: in threads. Starting processes does not count."""
-    from bigr_repr._ahead import map_ahead
-    from bigr_repr._guard import GuardedLoading
-    from bigr_repr.embed.engine import Decoding
-
-    load = Decoding(timeout=timeout).loader(side, sha256=False)
-    stream = map_ahead(lambda file: load(file, file).pixels, [*files[:64], *files], ahead=64)
-    try:
-        for _ in range(64):
-            next(stream)
-        started = time.perf_counter()
-        for _ in stream:
-            pass
-        return time.perf_counter() - started
-    finally:
-        stream.close()
-        if isinstance(load, GuardedLoading):
-            load.close()
-
-
 def memory(options: argparse.Namespace, images: Path) -> dict[str, Any]:
     """Peak memory for few and for many inputs, which are all the same file: only their number differs."""
     picture = str(next(iter(sorted(images.rglob("*.*")))))
@@ -269,52 +249,6 @@ def memory(options: argparse.Namespace, images: Path) -> dict[str, Any]:
     small, large = found["small"], found["large"]
     slope = (large.pop("bytes") - small.pop("bytes")) / (large["inputs"] - small["inputs"])
     return found | {"bytes_per_input": round(slope, 1)}
-
-
-def decoders(options: argparse.Namespace, images: Path) -> dict[str, Any]:
-    """Threads against processes, and torchvision.io against Pillow, on the data and on photographs."""
-    photographs = Path(__file__).parent.parent / "examples" / "images"
-    few = sorted(images.rglob("*.jpg"))[: min(4000, options.limit)]
-    found = {}
-    for name, files, side in (("data", few, 64), ("photographs", sorted(photographs.glob("*.jpg")) * 30, 256)):
-        listed = [str(file) for file in files]
-        times: dict[str, list[float]] = {"threads": [], "processes": [], "torchvision": []}
-        for _ in range(options.repeats):
-            times["threads"].append(seconds_to_decode(listed, side, None))
-            times["processes"].append(seconds_to_decode(listed, side, 120))
-            times["torchvision"].append(_seconds_of(lambda file, side=side: by_torchvision(file, side), listed))
-        speeds = {f"{key}_per_s": round(len(listed) / statistics.median(value), 1) for key, value in times.items()}
-        found[name] = {"side": side, **speeds, "torchvision_differs_by": _difference(listed[:100], side)}
-    return found
-
-
-def by_torchvision(file: str, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """load_image, with torchvision's JPEG decoder."""
-    from PIL import Image
-    from torchvision.io import ImageReadMode, decode_jpeg, read_file
-
-    from bigr_repr.images import center_crop
-
-    pixels = decode_jpeg(read_file(file), ImageReadMode.RGB, apply_exif_orientation=True)
-    return center_crop(Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())), side)
-
-
-def _seconds_of(load: Callable[[str], object], files: list[str]) -> float:
-    from bigr_repr._ahead import map_ahead
-
-    load(files[0])  # imports
-    started = time.perf_counter()
-    for _ in map_ahead(load, files, ahead=64):
-        pass
-    return time.perf_counter() - started
-
-
-def _difference(files: list[str], side: int) -> int:
-    """The largest difference of a pixel."""
-    from bigr_repr.images import load_image
-
-    pairs = ((load_image(file, side), by_torchvision(file, side)) for file in files)
-    return max(int(np.abs(ours.astype(int) - theirs).max()) for ours, theirs in pairs)
 
 
 def engines(options: argparse.Namespace, images: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from tiny_model import tiny_model, write_pictures
 
-from bigr_repr.checkpoints import Pretrained
+from bigr_repr.checkpoints import Pretrained, load
 from bigr_repr.embed import EmbedSummary, Progress, batch, embed_images, export, read_embeddings
 from bigr_repr.embed.known import KnownInputs
 from bigr_repr.embed.plan import commit_plan, list_inputs
@@ -235,7 +235,7 @@ def test_few_images_are_not_computed_as_many(pre: Pretrained, tmp_path: Path, mo
     )
     write_pictures(tmp_path / "in", group + 1)
     run(tmp_path / "in", tmp_path / "out", pre, batch_size=8 * group, unit_size=50)
-    assert seen == [2 * group]
+    assert seen == [group, group]
 
 
 def test_all_gpus_of_a_machine_without_any_are_not_the_cpu(
@@ -255,7 +255,22 @@ def test_rows_of_a_retry_are_the_same_bits(pre: Pretrained, tmp_path: Path) -> N
     run(tmp_path / "in", tmp_path / "out", pre, batch_size=group)
     paths[3].write_bytes(good)
     run(tmp_path / "in", tmp_path / "out", pre, batch_size=group, retry_failed=True)
-    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
+    shards = [[file.read_bytes() for file in sorted((tmp_path / out).glob("part-*"))] for out in ("out", "whole")]
+    assert shards[0] == shards[1]
+
+
+def test_rows_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    pre = load("bigr-tiny")  # large enough for its products and convolutions to be shared between threads
+    write_pictures(tmp_path / "in", 21)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            run(tmp_path / "in", tmp_path / str(threads), pre, layers=[12], batch_size=8 * threads, unit_size=50)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert rows_of(tmp_path / "1") == rows_of(tmp_path / "2") == rows_of(tmp_path / "3")
 
 
 def test_the_measured_batch_size_is_the_fastest_and_is_kept(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -27,6 +28,7 @@ from bigr_repr._processes import supported
 from bigr_repr.codes import to_bytes
 from bigr_repr.embed.fetch import Picture, fetch, pictures
 from bigr_repr.embed.ledger import Failure, Ledger, Record
+from bigr_repr.embed.network import Network
 from bigr_repr.embed.plan import Entry, Plan
 from bigr_repr.embed.recipe import Recipe
 from bigr_repr.embed.shards import Rows, merge_rows, read_shard, rows_table, write_shard
@@ -95,7 +97,7 @@ class _Launched(NamedTuple):
     entries: Sequence[Entry]
     places: Sequence[int]
     decoded: list[Decoded]
-    features: Features | None
+    features: Callable[[], Features] | None
 
 
 @dataclass
@@ -127,6 +129,7 @@ class Engine:
                     self._seal(task, self.recipe.schema.empty_table(), [])
                 yield from task.entries
 
+        network = Network(self.extractor, self.batch_size)
         load = self.decoding.loader(self.recipe.config.image_size, sha256=self.recipe.sha256)
 
         def decode(picture: Picture) -> Decoded:
@@ -135,32 +138,35 @@ class Engine:
             except ImageError as error:
                 return Unreadable(error.kind, str(error))
 
-        decoded = map_ahead(decode, pictures(entries()), workers=self.decoding.workers, ahead=2 * self.batch_size)
+        ahead = (1 + network.ahead) * self.batch_size
+        decoded = map_ahead(decode, pictures(entries()), workers=self.decoding.workers, ahead=ahead)
         try:
             for first in decoded:
                 task = queue.pop(0)
-                self._seal(task, *self._embed(task, chain([first], decoded)))
+                self._seal(task, *self._embed(network, task, chain([first], decoded)))
         finally:
             decoded.close()
+            network.close()
             if isinstance(load, GuardedLoading):
                 load.close()
 
-    def _embed(self, task: Task, decoded: Iterator[Decoded]) -> tuple[pa.Table, list[Failure]]:
-        """Rows and failures of a task. The device is at work on one batch while the next one's pictures are awaited."""
+    def _embed(self, network: Network, task: Task, decoded: Iterator[Decoded]) -> tuple[pa.Table, list[Failure]]:
+        """Rows and failures of a task. The network is at work on batches while the next one's pictures are awaited."""
         tables = [self.recipe.schema.empty_table()]
         failures: list[Failure] = []
-        flying: _Launched | None = None
+        flying: deque[_Launched] = deque()
         for start in range(0, len(task.entries), self.batch_size):
             part = slice(start, start + self.batch_size)
-            launched = self._launch(task.entries[part], task.places[part], decoded)
-            if flying is not None:
-                self._land(flying, tables, failures)
-            flying = launched
-        if flying is not None:
-            self._land(flying, tables, failures)
+            flying.append(self._launch(network, task.entries[part], task.places[part], decoded))
+            if len(flying) > network.ahead:
+                self._land(flying.popleft(), tables, failures)
+        while flying:
+            self._land(flying.popleft(), tables, failures)
         return pa.concat_tables(tables).combine_chunks(), failures
 
-    def _launch(self, entries: Sequence[Entry], places: Sequence[int], decoded: Iterator[Decoded]) -> _Launched:
+    def _launch(
+        self, network: Network, entries: Sequence[Entry], places: Sequence[int], decoded: Iterator[Decoded]
+    ) -> _Launched:
         import torch
 
         pictures = list(islice(decoded, len(entries)))
@@ -174,7 +180,7 @@ class Engine:
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         if self.extractor.device.type == "cuda":
             batch = batch.pin_memory().to(self.extractor.device, non_blocking=True)
-        return _Launched(entries, places, pictures, self.extractor(batch))
+        return _Launched(entries, places, pictures, network.start(batch))
 
     def _filled(self, count: int) -> int:
         """Images of a batch of so many: whole groups, if rows then have the same bits, else as many as of any other."""
@@ -186,13 +192,14 @@ class Engine:
         reasons = [picture if isinstance(picture, Unreadable) else None for picture in batch.decoded]
         self._watch(batch.entries, reasons)
         if batch.features is not None:
-            vectors = self._vectors(batch.features, len(reasons))
-            reasons = self._judge(reasons, batch.features.finite[: len(reasons)].cpu().numpy(), vectors)
+            features = batch.features()
+            vectors = self._vectors(features, len(reasons))
+            reasons = self._judge(reasons, features.finite[: len(reasons)].cpu().numpy(), vectors)
             good = [row for row, reason in enumerate(reasons) if reason is None]
             rows = Rows(
                 paths=[batch.entries[row].path for row in good],
                 vectors={layer: values[good] for layer, values in vectors.items()},
-                codes=to_bytes(batch.features.codes.flatten(1).cpu().numpy())[good],
+                codes=to_bytes(features.codes.flatten(1).cpu().numpy())[good],
                 labels=[label(batch.entries[row]) for row in good] if self.recipe.labels else [],
                 sha256=[getattr(batch.decoded[row], "sha256", "") for row in good] if self.recipe.sha256 else [],
             )

@@ -123,8 +123,8 @@ class Recipe:
         for side in self.shape:
             size *= side
         fields = [pa.field("path", pa.string(), nullable=False)]
-        kind = pa.list_(
-            pa.field("item", pa.float32() if self.dtype == "float32" else pa.float16(), nullable=False), size
+        kind = pa.list_(  # "element" is Parquet's own name: rows that are read and written again give the same file
+            pa.field("element", pa.float32() if self.dtype == "float32" else pa.float16(), nullable=False), size
         )
         fields += [pa.field(name, kind, nullable=False) for name in self.columns.values()]
         if self.codes:
