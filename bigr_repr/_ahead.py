@@ -23,22 +23,28 @@ def default_workers() -> int:
 
 
 def map_ahead(
-    function: Callable[[_T], _R], items: Iterable[_T], *, workers: int | None = None, ahead: int = 64
+    function: Callable[[_T], _R],
+    items: Iterable[_T],
+    *,
+    workers: int | None = None,
+    ahead: int = 64,
+    stop: Callable[[], None] | None = None,
 ) -> Generator[_R, None, None]:
     """function(item) of every item, in order. What it raises is raised when its turn comes, and ends the stream.
 
     workers: threads; None: default_workers(). ahead: items read and results held at most, so that memory does not
-    depend on the number of items. Closing the generator waits for the calls that are under way and starts no others.
+    depend on the number of items. Closing the generator waits for the calls that are under way and starts no others;
+    so does an error, Ctrl-C included. stop: called before that wait, to cut those calls short.
     Raises ValueError for workers or ahead below 1.
     """
     workers = default_workers() if workers is None else workers
     if workers < 1 or ahead < 1:
         raise ValueError(f"workers={workers} and ahead={ahead} must be at least 1")
-    return _map_ahead(function, items, workers, max(ahead, workers))
+    return _map_ahead(function, items, workers, max(ahead, workers), stop or (lambda: None))
 
 
 def _map_ahead(
-    function: Callable[[_T], _R], items: Iterable[_T], workers: int, ahead: int
+    function: Callable[[_T], _R], items: Iterable[_T], workers: int, ahead: int, stop: Callable[[], None]
 ) -> Generator[_R, None, None]:
     pending: deque[Future[_R]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="bigr-load")
@@ -50,6 +56,7 @@ def _map_ahead(
         while pending:
             yield pending.popleft().result()
     finally:
+        stop()
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -62,13 +62,15 @@ class Loading:
 class GuardedLoading:
     """A Loading in processes, one for every thread that calls. timeout: seconds that one picture may take.
 
-    Raises what Loading raises, and ImageError "timeout" and "crashed"; RuntimeError if processes do not start.
+    Raises what Loading raises, and ImageError "timeout" and "crashed"; RuntimeError if processes do not start, or
+    start.
     """
 
     def __init__(self, loading: Loading, timeout: float) -> None:
         self._loading, self._timeout = loading, timeout
         self._own = threading.local()
         self._children: set[Child] = set()
+        self._stopped = False
         self._lock = threading.Lock()
 
     def __call__(self, source: bytes | str, name: str) -> Loaded:
@@ -102,7 +104,11 @@ class GuardedLoading:
     def _child(self) -> Child:
         child: Child | None = getattr(self._own, "child", None)
         if child is None:
-            child = Child("bigr_repr._guard", "_serve")
+            with self._lock:
+                if self._stopped:
+                    raise RuntimeError("decoding was stopped")
+                child = Child("bigr_repr._guard", "_serve")
+                self._children.add(child)
             connection: Any = child.connection
             try:
                 connection.send((self._loading, self._timeout))
@@ -111,9 +117,9 @@ class GuardedLoading:
                 started = False
             if not started:
                 how = child.outcome()
+                with self._lock:
+                    self._children.discard(child)
                 raise RuntimeError(f"a process for decoding does not start ({how}); decode_timeout=None does without")
-            with self._lock:
-                self._children.add(child)
             self._own.child = child
         return child
 
@@ -124,13 +130,19 @@ class GuardedLoading:
             self._children.discard(child)
         return child.end()
 
-    def close(self) -> None:
-        """End the processes. No thread may be calling."""
+    def stop(self) -> None:
+        """Decode no more: threads that wait for a picture, and those that ask for one, get an ImageError "stopped"."""
         with self._lock:
-            children, self._children = self._children, set()
-        for child in children:
+            self._stopped = True
+            for child in self._children:
+                child.kill()
+
+    def close(self) -> None:
+        """Let go of the processes. No thread may be calling."""
+        self.stop()
+        for child in self._children:
             child.end()
-        self._own = threading.local()
+        self._children.clear()
 
 
 class _DiedError(Exception):

@@ -45,6 +45,10 @@ class Child:
                 start_new_session=True, env=environment,
             )  # fmt: skip
 
+    def kill(self) -> None:
+        """End the process. Unlike end() it may be called while another thread uses the connection."""
+        self._process.kill()
+
     def end(self) -> str:
         """Close the connection, end the process if it has not ended, and say how it did: "SIGSEGV", "exit code 1"."""
         self.connection.close()

@@ -129,8 +129,10 @@ class FeatureExtractor(nn.Module):
     @property
     def group(self) -> int:
         """Images that the transformer takes at a time on a CPU: a few hundred tokens, which stay in its caches."""
-        alike = self._exact and not self._compiled
-        return max(2, _GROUP_TOKENS // self.config.generator.tokens) if alike else 1
+        if self._compiled or not self._exact:
+            return 1
+        at_a_time = _images_at_a_time(self.config.image_size)
+        return -(-max(2, _GROUP_TOKENS // self.config.generator.tokens) // at_a_time) * at_a_time
 
     @property
     def _exact(self) -> bool:

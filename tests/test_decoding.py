@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,25 @@ def test_a_decoder_without_a_caller_ends(tmp_path: Path) -> None:
     connection.send((str(path), str(path)))
     connection.close()  # as when the caller is killed
     assert child._process.wait(60) == -signal.SIGALRM
+
+
+@pytest.mark.usefixtures("sabotage")
+def test_ctrl_c_does_not_wait_for_a_decoder_that_hangs(tmp_path: Path) -> None:
+    spoilt(tmp_path / "in", ["hang.png"])
+    options = {"model": tiny_model(), "layers": [2], "unit_size": 4, "batch_size": 4, "workers": 2}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    main = threading.main_thread().ident
+    assert main is not None
+    press = threading.Timer(4, signal.pthread_kill, (main, signal.SIGINT))
+    press.start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            embed_images(tmp_path / "in", tmp_path / "out", decode_timeout=60, **options)  # type: ignore[arg-type]
+    finally:
+        press.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert 4 <= time.monotonic() - started < 24
 
 
 def test_decoders_that_do_not_start_are_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from tiny_model import tiny_model, write_pictures
 
 from bigr_repr.checkpoints import Pretrained, load
-from bigr_repr.embed import EmbedSummary, Progress, batch, embed_images, export, read_embeddings
+from bigr_repr.embed import EmbedSummary, Progress, batch, embed_images, engine, export, network, read_embeddings
 from bigr_repr.embed.known import KnownInputs
 from bigr_repr.embed.plan import commit_plan, list_inputs
-from bigr_repr.extractor import FeatureExtractor
+from bigr_repr.extractor import FeatureExtractor, Features
 from bigr_repr.images import Source, unescape_path
 
 
@@ -132,18 +134,33 @@ def test_known_inputs_take_little_memory(tmp_path: Path) -> None:
     def sources(count: int) -> Any:
         return (Source(f"folder/{n:08d}.jpg", f"/root/folder/{n:08d}.jpg") for n in range(count))
 
-    list_inputs(tmp_path, sources(40_000), 1000, lambda count: None)
-    plan = commit_plan(tmp_path, 40_000, 1000, {})
-    tracemalloc.start()
-    try:
-        known = KnownInputs(plan)
-        added = sum(1 for _ in known.additions(sources(50_000), lambda count: None))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert added == 10_000
-    assert list(known.gone()) == []
-    assert peak < 20e6
+    peaks = []
+    for count in (20_000, 60_000):
+        list_inputs(tmp_path, sources(count), 1000, lambda listed: None)
+        plan = commit_plan(tmp_path, count, 1000, {})
+        tracemalloc.start()
+        try:
+            known = KnownInputs(plan)
+            added = sum(1 for _ in known.additions(sources(count + 10_000), lambda listed: None))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert added == 10_000
+        assert list(known.gone()) == []
+    assert peaks[1] - peaks[0] < 100 * 40_000
+
+
+def test_a_second_input_does_not_embed_the_first_again(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in/a", 3)
+    write_pictures(tmp_path / "in/b", 2)
+    both = [tmp_path / "in/a", tmp_path / "in/b"]
+    run(both[0], tmp_path / "out", pre)
+    with pytest.raises(ValueError, match=r"a/00000.png is recorded under another path .* as the first run did"):
+        run(both, tmp_path / "out", pre, update=True)
+    assert run(both[0], tmp_path / "out", pre).embedded == 0
+    run(both[0], tmp_path / "rooted", pre, root=tmp_path / "in")
+    done = run(both, tmp_path / "rooted", pre, root=tmp_path / "in", update=True)
+    assert (done.rows, done.embedded, done.gone) == (5, 2, 0)
 
 
 # ---- the same bytes
@@ -216,6 +233,32 @@ def test_retried_failures_among_duplicates_find_their_places(pre: Pretrained, tm
     assert read_embeddings(tmp_path / "out").paths == ["00000.png", "00002.png", "00003.png"]
 
 
+def test_doubles_of_a_failure_that_are_mended_get_rows(pre: Pretrained, tmp_path: Path) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    paths = write_pictures(photos, 9)
+    good = [path.read_bytes() for path in paths]
+    for place in (1, 2, 5, 6, 7):
+        paths[place].write_bytes(b"403 Forbidden")
+    shutil.copy(paths[3], paths[8])
+    done = run(photos, out, pre, dedup="exact")
+    assert (done.rows, done.failures, done.duplicates) == (3, 1, 5)
+    for place in (2, 5, 6):  # all different; 1 and 7 are still what they were
+        paths[place].write_bytes(good[place])
+    done = run(photos, out, pre, dedup="exact", retry_failed=True)
+    assert (done.rows, done.failures, done.duplicates, done.embedded) == (6, 1, 2, 4)
+    same = {line["path"]: line["same_as"] for line in lines_of(out / "duplicates.jsonl")}
+    assert same == {"00007.png": "00001.png", "00008.png": "00003.png"}
+    for place in (1, 7):
+        paths[place].write_bytes(good[1])  # the same picture in both
+    done = run(photos, out, pre, dedup="exact", retry_failed=True)
+    assert (done.rows, done.failures, done.duplicates) == (7, 0, 2)
+    assert run(photos, out, pre, dedup="exact", retry_failed=True).embedded == 0
+    assert read_embeddings(out).paths == [f"{number:05d}.png" for number in range(7)]
+    run(photos, tmp_path / "whole", pre)
+    rows = rows_of(tmp_path / "whole")
+    assert {path: rows[path] for path in rows_of(out)} == rows_of(out)
+
+
 # ---- batches and devices
 
 
@@ -238,6 +281,28 @@ def test_few_images_are_not_computed_as_many(pre: Pretrained, tmp_path: Path, mo
     assert seen == [group, group]
 
 
+def test_a_thread_that_cannot_be_started_is_an_error_and_no_hang(
+    pre: Pretrained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, submit = torch.get_num_threads(), ThreadPoolExecutor.submit
+    submitted = []
+
+    def failing(self: ThreadPoolExecutor, *task: Any) -> Any:
+        submitted.append(task)
+        if len(submitted) == 3:
+            raise RuntimeError("can't start new thread")
+        return submit(self, *task)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", failing)
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            network.Network(FeatureExtractor(pre, (2,)), 8)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_all_gpus_of_a_machine_without_any_are_not_the_cpu(
     pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +322,40 @@ def test_rows_of_a_retry_are_the_same_bits(pre: Pretrained, tmp_path: Path) -> N
     run(tmp_path / "in", tmp_path / "out", pre, batch_size=group, retry_failed=True)
     shards = [[file.read_bytes() for file in sorted((tmp_path / out).glob("part-*"))] for out in ("out", "whole")]
     assert shards[0] == shards[1]
+
+
+def test_rows_of_a_retry_are_the_same_bits_where_groups_do_not_fill_batches(tmp_path: Path) -> None:
+    pre = load("bigr-tiny")
+    paths = write_pictures(tmp_path / "in", 30)
+    options = {"layers": [12], "batch_size": 12, "unit_size": 30}
+    run(tmp_path / "in", tmp_path / "whole", pre, **options)
+    for path in paths[8:12]:
+        path.rename(path.with_suffix(".away"))
+        path.write_bytes(b"junk")
+    run(tmp_path / "in", tmp_path / "out", pre, **options)
+    for path in paths[8:12]:
+        path.with_suffix(".away").rename(path)
+    assert run(tmp_path / "in", tmp_path / "out", pre, retry_failed=True, **options).embedded == 4
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
+
+
+def test_scattered_failures_can_be_tried_again_together(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = FeatureExtractor.forward
+
+    def overflowing(self: FeatureExtractor, images: torch.Tensor) -> Features:
+        return compute(self, images)._replace(finite=images.flatten(1).any(1))  # not for black pictures
+
+    monkeypatch.setattr(FeatureExtractor, "forward", overflowing)
+    monkeypatch.setattr(engine, "_HOPELESS", 3)
+    for path in write_pictures(tmp_path / "in", 12)[::3]:
+        Image.new("RGB", (40, 40)).save(path)
+    assert run(tmp_path / "in", tmp_path / "out", pre).failures == 4
+    done = run(tmp_path / "in", tmp_path / "out", pre, retry_failed=True)
+    assert (done.failures, done.embedded) == (4, 4)
+    with pytest.raises(ValueError, match="3 images in a row"):
+        run([tmp_path / f"in/{number:05d}.png" for number in (0, 3, 6)], tmp_path / "black", pre)
 
 
 def test_rows_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
@@ -336,12 +435,15 @@ def test_a_device_that_dies_ends_the_run_and_the_next_goes_on(pre: Pretrained, t
     assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
 
 
-def test_what_a_device_raises_is_raised(tmp_path: Path) -> None:
+def test_what_a_device_raises_is_raised(pre: Pretrained, tmp_path: Path) -> None:
     broken = tiny_model()
     broken.tokenizer.quantize.proj[0].weight.data[0, 0] = torch.nan
     write_pictures(tmp_path / "in", 40)
     with pytest.raises(ValueError, match="16 images in a row"):
         run(tmp_path / "in", tmp_path / "out", broken, device="cpu,cpu")
+    url = "http://127.0.0.1:9/x.png"  # where nobody listens
+    with pytest.raises(ConnectionError, match="64 pictures in a row could not be fetched; run again later"):
+        run([f"{url}?{number}" for number in range(160)], tmp_path / "far", pre, device="cpu,cpu")
     with pytest.raises(ValueError, match="device='tpu' is unknown"):
         run(tmp_path / "in", tmp_path / "out", broken, device="cpu,tpu")
 

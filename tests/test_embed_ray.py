@@ -173,6 +173,26 @@ def test_what_the_model_raises_is_raised(joined: None, photos: Path, tmp_path: P
         run(photos / "a", tmp_path / "out", broken, unit_size=20)
 
 
+def test_a_worker_ended_for_want_of_memory_is_a_lost_worker(
+    joined: None, pre: Pretrained, photos: Path, whole: dict[str, bytes], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    get, ended = ray.get, list[Any]()
+
+    def full(reference: Any) -> Any:
+        answer = get(reference)
+        if answer is not None and not ended:
+            ended.append(reference)
+            raise ray.exceptions.OutOfMemoryError("the memory monitor ended it")
+        return answer
+
+    monkeypatch.setattr(ray, "get", full)
+    summary = run(photos, tmp_path / "out", pre)
+    assert ended
+    assert summary.rows == 38
+    assert files_of(tmp_path / "out") == whole
+
+
 def deadly(module: torch.nn.Module, inputs: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -329,6 +329,26 @@ def test_a_store_that_goes_away_ends_the_run_and_not_the_pictures(
     assert run(store, tmp_path / "out", pre, retry_failed=True).rows == 12
 
 
+def test_objects_that_are_refused_do_not_end_the_run_while_others_are_not(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_AWAY", 3)
+    upload(write_pictures(tmp_path / "in", 12), store)
+    read = ObjectPath.read_bytes
+
+    def refusing(self: ObjectPath) -> bytes:
+        if 3 <= int(self.name.split(".")[0]) < 11:
+            raise PermissionError(f"{self}: access refused")
+        return read(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPath, "read_bytes", refusing)
+        done = run(store, tmp_path / "out", pre, workers=1)
+        assert (done.rows, done.failures) == (4, 8)
+        assert run(store, tmp_path / "out", pre, workers=1, retry_failed=True).failures == 8
+    assert run(store, tmp_path / "out", pre, retry_failed=True).rows == 12
+
+
 def test_a_shard_out_of_reach_ends_the_listing(
     store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -118,6 +119,7 @@ class Cluster:
         self._pending: dict[Any, tuple[_Member, int | None]] = {}  # by what ray.wait waits for; None: the start
         self._todo: deque[int] = deque()
         self._lost: Counter[int | None] = Counter()
+        self._begun = False  # whether any actor was ever ready
 
     def run(self, plan: Plan, units: Iterable[int]) -> None:
         """Do units of a plan.
@@ -134,6 +136,9 @@ class Cluster:
                 while self._todo or any(member.units for member in self._members):
                     self._recruit(model)
                     self._hand_out()
+                    if not self._pending:
+                        time.sleep(_LOOK)
+                        continue
                     done, _ = ray.wait(list(self._pending), timeout=_LOOK)
                     for reference in done:
                         if reference in self._pending:  # else it was a lost actor's
@@ -147,7 +152,14 @@ class Cluster:
         import ray
 
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        share = share_out(machines, self._order.device, self._order.decoding.workers)
+        try:
+            share = share_out(machines, self._order.device, self._order.decoding.workers)
+        except ValueError as error:
+            if not self._begun:
+                raise
+            if not self._members:
+                log.warning("waiting for machines to join the Ray cluster: %s", error)
+            return
         work = len(self._todo) + sum(len(member.units) for member in self._members)
         decoding = replace(self._order.decoding, workers=share.cores)
         order = replace(self._order, device="cuda" if share.gpus else "cpu", decoding=decoding, threads=share.cores)
@@ -169,18 +181,18 @@ class Cluster:
     def _take(self, reference: Any) -> None:
         """Deal with what an actor has done."""
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
         member, unit = self._pending.pop(reference)
         try:
             counts = ray.get(reference)
         except RayTaskError as error:
             raise error.cause from None
-        except RayActorError as error:
+        except RayError as error:  # it has died, was ended for want of memory, or its machine is gone
             self._lose(member, error)
             return
         if unit is None:
-            member.ready = True
+            member.ready = self._begun = True
             return
         member.units.remove(unit)
         if Ledger(as_place(self._order.out), as_place(self._order.folder) / "units").sealed(unit) is None:
@@ -197,8 +209,9 @@ class Cluster:
         self._members.remove(member)
         self._pending = {key: value for key, value in self._pending.items() if value[0] is not member}
         self._todo.extendleft(reversed(member.units))
+        others = any(other.ready for other in self._members)
         for unit in member.units if member.ready else [None]:
-            self._lost[unit] += 1
+            self._lost[unit] += unit is not None or not others  # with others at work, no start is needed
             if self._lost[unit] == _ATTEMPTS:
                 what = "start" if unit is None else f"do unit {unit}"
                 raise RuntimeError(
@@ -224,6 +237,7 @@ class _Worker:
                 "object store"
             )
         engine = self._order.engine(self._count, self._pre)
+        del self._pre
         engine.ledger = _Announcing(self._order, self._seal)
         Thread(target=self._serve, args=(engine.run_units, plan), daemon=True).start()
 

@@ -1,7 +1,9 @@
 """Inputs of the same bytes, found before the work begins, so that each distinct image is embedded once.
 
-Every input is read for its SHA-256, in threads; 40 bytes of memory an input, and the paths of those that have doubles.
-Knows nothing of pixels: the same picture encoded anew is another image here.
+Every input is read for its SHA-256, in threads; some 150 bytes of memory per input, and the paths of those that have
+doubles. Knows nothing of pixels: the same picture encoded anew is another image here.
+
+Doubles of an image that failed may be fetched again, and be doubles no more: see release_doubles.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from bigr_repr._ahead import map_ahead
 from bigr_repr._durable import replacing
 from bigr_repr._objects import Place
 from bigr_repr.embed.fetch import Picture, fetch, pictures
+from bigr_repr.embed.ledger import Failure, Ledger
 from bigr_repr.embed.plan import Entry, Plan, listed, write_digests
 from bigr_repr.images import ImageError
 
@@ -62,18 +66,49 @@ def list_digests(folder: Place, before: Plan | None, workers: int | None, on_lis
     write_digests(folder, units())
 
 
-def list_duplicates(plan: Plan, file: Place) -> int:
-    """Write a line of JSON an input that is the double of an earlier one; returns how many there are."""
+def list_duplicates(plan: Plan, ledger: Ledger) -> int:
+    """Write a line of JSON for each input that is the double of an earlier one; returns how many there are."""
     count = 0
-    with replacing(file) as lines:
-        for unit in range(plan.units):
-            if duplicates := plan.duplicates(unit):
+    with replacing(ledger.duplicates_file) as lines:
+        for unit, record in enumerate(ledger.records(plan.units)):
+            duplicates = plan.duplicates(unit)
+            for place in record.released if record else ():
+                duplicates.pop(place, None)
+            if duplicates:
                 entries = plan.entries(unit)
                 for place, original in duplicates.items():
                     line = {"path": entries[place].path, "same_as": original}
                     lines.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                 count += len(duplicates)
     return count
+
+
+def release_doubles(plan: Plan, ledger: Ledger) -> None:
+    """Make failures of the doubles of failed images that are no longer the same bytes, to be tried again.
+
+    Each then gets a row of its own.
+    """
+    failed = {failure.path for record in ledger.records(plan.units) if record for failure in record.failures}
+    now: dict[str, bytes] = {}  # digests of what failed, where it has doubles
+    for unit in range(plan.units) if failed else ():
+        doubles = {place: path for place, path in plan.duplicates(unit).items() if path in failed}
+        now |= dict.fromkeys(doubles.values(), _UNREAD)
+    for unit in range(plan.units) if now else ():
+        wanted = [entry for entry in plan.entries(unit) if entry.path in now]
+        now |= {entry.path: _digest(picture) for entry, picture in zip(wanted, pictures(wanted), strict=True)}
+    for unit in range(plan.units) if now else ():
+        record = ledger.sealed(unit)
+        doubles = {place: path for place, path in plan.duplicates(unit).items() if path in now}
+        if record is None or not doubles:
+            continue
+        entries = plan.entries(unit)
+        own = [entries[place] for place in doubles if place not in record.released]
+        digests = dict(zip(own, map(_digest, pictures(own)), strict=True))
+        freed = [place for place, path in doubles.items() if digests.get(entries[place], now[path]) != now[path]]
+        failures = [Failure(place, entries[place].path, "duplicate", f"{doubles[place]} failed") for place in freed]
+        if freed:
+            everything = tuple(sorted([*record.failures, *failures]))
+            ledger.seal(unit, replace(record, failures=everything, released=(*record.released, *freed)))
 
 
 def _first_of_each(digests: np.ndarray[tuple[int], np.dtype[np.bytes_]]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

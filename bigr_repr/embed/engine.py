@@ -13,6 +13,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _AWAY = 64  # objects in a row that could not be read: it is not the objects
 _HOPELESS = 16  # images in a row without finite numbers: it is not the images
+_NON_FINITE = "non-finite"
 
 
 class Unreadable(NamedTuple):
@@ -66,6 +68,8 @@ class Decoding:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers={self.workers} must be at least 1")
         if self.timeout is not None and not 0 < self.timeout <= 86400:
             raise ValueError(f"decode_timeout={self.timeout:g} is not within 0..86400 seconds; None sets no limit")
         if self.max_pixels < 1:
@@ -83,19 +87,32 @@ class Decoding:
 
 
 class Task(NamedTuple):
-    """Work on one unit. entries: what to embed; places: theirs in the unit; kept: places of rows that its shard has."""
+    """Work on one unit. entries: what to embed; places: theirs in the unit; kept: places of rows that its shard has.
+
+    released: as of Record. again: whether these are what failed before.
+    """
 
     unit: int
     entries: list[Entry]
     places: list[int]
     kept: list[int]
+    released: tuple[int, ...]
+    again: bool
+
+
+class _Doing(NamedTuple):
+    """A task that has begun, and what has come of it so far."""
+
+    task: Task
+    tables: list[pa.Table]
+    failures: list[Failure]
 
 
 class _Launched(NamedTuple):
     """A batch that the model is at work on. features: None if no picture of it could be read."""
 
-    entries: Sequence[Entry]
-    places: Sequence[int]
+    doing: _Doing
+    part: slice
     decoded: list[Decoded]
     features: Callable[[], Features] | None
 
@@ -112,6 +129,7 @@ class Engine:
     on_batch: Callable[[int, int], None]
     _hopeless: int = 0
     _away: int = 0
+    _within_reach: Entry | None = None
 
     def run_units(self, plan: Plan, units: Iterable[int]) -> None:
         """Do units of a plan; what run says holds."""
@@ -126,10 +144,9 @@ class Engine:
                 if task.entries:
                     queue.append(task)
                 else:
-                    self._seal(task, self.recipe.schema.empty_table(), [])
+                    self._seal(_Doing(task, [], []))
                 yield from task.entries
 
-        network = Network(self.extractor, self.batch_size)
         load = self.decoding.loader(self.recipe.config.image_size, sha256=self.recipe.sha256)
 
         def decode(picture: Picture) -> Decoded:
@@ -138,40 +155,32 @@ class Engine:
             except ImageError as error:
                 return Unreadable(error.kind, str(error))
 
+        network = Network(self.extractor, self.batch_size)
         ahead = (1 + network.ahead) * self.batch_size
-        decoded = map_ahead(decode, pictures(entries()), workers=self.decoding.workers, ahead=ahead)
+        stop = load.stop if isinstance(load, GuardedLoading) else None
+        decoded = map_ahead(decode, pictures(entries()), workers=self.decoding.workers, ahead=ahead, stop=stop)
+        flying: deque[_Launched] = deque()  # the network is at work on these while the next one's pictures are awaited
         try:
             for first in decoded:
-                task = queue.pop(0)
-                self._seal(task, *self._embed(network, task, chain([first], decoded)))
+                doing, rest = _Doing(queue.pop(0), [], []), chain([first], decoded)
+                for start in range(0, len(doing.task.entries), self.batch_size):
+                    flying.append(self._launch(network, doing, slice(start, start + self.batch_size), rest))
+                    if len(flying) > network.ahead:
+                        self._land(flying.popleft())
+            while flying:
+                self._land(flying.popleft())
         finally:
             decoded.close()
             network.close()
             if isinstance(load, GuardedLoading):
                 load.close()
 
-    def _embed(self, network: Network, task: Task, decoded: Iterator[Decoded]) -> tuple[pa.Table, list[Failure]]:
-        """Rows and failures of a task. The network is at work on batches while the next one's pictures are awaited."""
-        tables = [self.recipe.schema.empty_table()]
-        failures: list[Failure] = []
-        flying: deque[_Launched] = deque()
-        for start in range(0, len(task.entries), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            flying.append(self._launch(network, task.entries[part], task.places[part], decoded))
-            if len(flying) > network.ahead:
-                self._land(flying.popleft(), tables, failures)
-        while flying:
-            self._land(flying.popleft(), tables, failures)
-        return pa.concat_tables(tables).combine_chunks(), failures
-
-    def _launch(
-        self, network: Network, entries: Sequence[Entry], places: Sequence[int], decoded: Iterator[Decoded]
-    ) -> _Launched:
+    def _launch(self, network: Network, doing: _Doing, part: slice, decoded: Iterator[Decoded]) -> _Launched:
         import torch
 
-        pictures = list(islice(decoded, len(entries)))
+        pictures = list(islice(decoded, len(doing.task.entries[part])))
         if all(isinstance(picture, Unreadable) for picture in pictures):
-            return _Launched(entries, places, pictures, None)
+            return _Launched(doing, part, pictures, None)
         side = self.recipe.config.image_size
         pixels = np.zeros((self._filled(len(pictures)), side, side, 3), np.uint8)
         for place, picture in enumerate(pictures):
@@ -180,47 +189,58 @@ class Engine:
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         if self.extractor.device.type == "cuda":
             batch = batch.pin_memory().to(self.extractor.device, non_blocking=True)
-        return _Launched(entries, places, pictures, network.start(batch))
+        return _Launched(doing, part, pictures, network.start(batch))
 
     def _filled(self, count: int) -> int:
         """Images of a batch of so many: whole groups, if rows then have the same bits, else as many as of any other."""
         group = self.extractor.group
-        return self.batch_size if group == 1 else min(self.batch_size, -(-count // group) * group)
+        return self.batch_size if group == 1 else -(-count // group) * group
 
-    def _land(self, batch: _Launched, tables: list[pa.Table], failures: list[Failure]) -> None:
-        """Append a batch's rows and failures."""
+    def _land(self, batch: _Launched) -> None:
+        """Append a batch's rows and failures to its task's, and seal that if it was the last."""
+        doing = batch.doing
+        entries, places = doing.task.entries[batch.part], doing.task.places[batch.part]
         reasons = [picture if isinstance(picture, Unreadable) else None for picture in batch.decoded]
-        self._watch(batch.entries, reasons)
+        if not doing.task.again:
+            self._watch(entries, reasons)
         if batch.features is not None:
             features = batch.features()
             vectors = self._vectors(features, len(reasons))
             reasons = self._judge(reasons, features.finite[: len(reasons)].cpu().numpy(), vectors)
+            if not doing.task.again:
+                self._despair(reasons)
             good = [row for row, reason in enumerate(reasons) if reason is None]
             rows = Rows(
-                paths=[batch.entries[row].path for row in good],
+                paths=[entries[row].path for row in good],
                 vectors={layer: values[good] for layer, values in vectors.items()},
                 codes=to_bytes(features.codes.flatten(1).cpu().numpy())[good],
-                labels=[label(batch.entries[row]) for row in good] if self.recipe.labels else [],
+                labels=[label(entries[row]) for row in good] if self.recipe.labels else [],
                 sha256=[getattr(batch.decoded[row], "sha256", "") for row in good] if self.recipe.sha256 else [],
             )
-            tables.append(rows_table(self.recipe, rows))
+            doing.tables.append(rows_table(self.recipe, rows))
         failed = [
             Failure(place, entry.path, *reason)
-            for entry, place, reason in zip(batch.entries, batch.places, reasons, strict=True)
+            for entry, place, reason in zip(entries, places, reasons, strict=True)
             if reason is not None
         ]
-        failures += failed
-        self.on_batch(len(batch.entries), len(failed))
+        doing.failures.extend(failed)
+        self.on_batch(len(entries), len(failed))
+        if batch.part.stop >= len(doing.task.entries):
+            self._seal(doing)
 
     def _watch(self, entries: Sequence[Entry], reasons: Sequence[Unreadable | None]) -> None:
-        """Raise ConnectionError when object stores have given nothing for long: it is not the pictures."""
+        """Raise ConnectionError when object stores give nothing any more, not even what they gave before."""
         for entry, reason in zip(entries, reasons, strict=True):
             away = reason is not None and reason.error == "unreadable" and is_url(entry.file)
             self._away = self._away + 1 if away else 0
+            if reason is None and is_url(entry.file):
+                self._within_reach = entry
             if reason is not None and self._away == _AWAY:
-                raise ConnectionError(
-                    f"{_AWAY} pictures in a row could not be fetched; run again later ({reason.message})"
-                )
+                self._away = 0
+                if not _can_be_had(self._within_reach):
+                    raise ConnectionError(
+                        f"{_AWAY} pictures in a row could not be fetched; run again later ({reason.message})"
+                    )
 
     def _vectors(self, features: Features, count: int) -> dict[int, NDArray[Any]]:
         stored = {}
@@ -232,19 +252,19 @@ class Engine:
     def _judge(
         self, reasons: list[Unreadable | None], finite: NDArray[np.bool_], vectors: dict[int, NDArray[Any]]
     ) -> list[Unreadable | None]:
-        """Reasons, and one more for every row that is not finite. Raises ValueError when that befalls too many."""
+        """Reasons, and one more for every row that is not finite."""
         for rows in vectors.values():
             finite = finite & np.isfinite(rows).reshape(len(rows), -1).all(1)
-        judged = list(reasons)
-        for row, reason in enumerate(reasons):
-            if reason is not None:
-                continue
-            self._hopeless = 0 if finite[row] else self._hopeless + 1
-            if not finite[row]:
-                judged[row] = Unreadable("non-finite", f"the model gives a number that is not finite: {self._remedy}")
+        unfit = Unreadable(_NON_FINITE, f"the model gives a number that is not finite: {self._remedy}")
+        return [reason or (None if finite[row] else unfit) for row, reason in enumerate(reasons)]
+
+    def _despair(self, reasons: Sequence[Unreadable | None]) -> None:
+        """Raise ValueError when too many images in a row gave nothing finite: it is the model, or its precision."""
+        for reason in reasons:
+            if reason is None or reason.error == _NON_FINITE:
+                self._hopeless = 0 if reason is None else self._hopeless + 1
             if self._hopeless == _HOPELESS:
                 raise ValueError(f"for {_HOPELESS} images in a row the model gave no finite numbers: {self._remedy}")
-        return judged
 
     @property
     def _remedy(self) -> str:
@@ -254,12 +274,13 @@ class Engine:
             return f"{self.recipe.dtype} may be too narrow; store float32"
         return "its weights are damaged"
 
-    def _seal(self, task: Task, table: pa.Table, failures: list[Failure]) -> None:
-        shard = self.ledger.shard(task.unit)
+    def _seal(self, doing: _Doing) -> None:
+        task = doing.task
+        table = pa.concat_tables([self.recipe.schema.empty_table(), *doing.tables]).combine_chunks()
         if task.kept:
-            table = self._merged(task, table, failures)
-        size = write_shard(shard, table, self.ledger.writer)
-        self.ledger.seal(task.unit, Record(table.num_rows, size, tuple(failures)))
+            table = self._merged(task, table, doing.failures)
+        size = write_shard(self.ledger.shard(task.unit), table, self.ledger.writer)
+        self.ledger.seal(task.unit, Record(table.num_rows, size, tuple(doing.failures), task.released))
 
     def _merged(self, task: Task, table: pa.Table, failures: list[Failure]) -> pa.Table:
         """The rows of a sealed unit and those that its failures have now given."""
@@ -268,16 +289,29 @@ class Engine:
         return merge_rows(read_shard(self.ledger.shard(task.unit)), task.kept, table, new)
 
 
+def _can_be_had(entry: Entry | None) -> bool:
+    """Whether an object can still be read."""
+    if entry is None:
+        return False
+    with closing(pictures([entry])) as found:
+        try:
+            fetch(next(found))
+        except ImageError:
+            return False
+    return True
+
+
 def make_task(plan: Plan, ledger: Ledger, unit: int) -> Task:
     """What a unit needs: all its inputs that are no duplicates, or those of them that failed before."""
-    entries, record, duplicates = plan.entries(unit), ledger.sealed(unit), plan.duplicates(unit)
-    places = [place for place in range(len(entries)) if place not in duplicates]
+    entries, record = plan.entries(unit), ledger.sealed(unit)
+    duplicates, released = plan.duplicates(unit), record.released if record else ()
+    places = [place for place in range(len(entries)) if place not in duplicates or place in released]
     kept: list[int] = []
     if record is not None:
         failed = {failure.place for failure in record.failures}
         kept = [place for place in places if place not in failed]
         places = sorted(failed)
-    return Task(unit, [entries[place] for place in places], places, kept)
+    return Task(unit, [entries[place] for place in places], places, kept, released, record is not None)
 
 
 def label(entry: Entry) -> str:

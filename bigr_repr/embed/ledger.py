@@ -32,11 +32,15 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a unit. size: of its shard, in bytes."""
+    """What became of a unit. size: of its shard, in bytes.
+
+    released: places of inputs that the plan calls doubles and that have rows or failures of their own all the same.
+    """
 
     rows: int
     size: int
     failures: tuple[Failure, ...]
+    released: tuple[int, ...] = ()
 
 
 class Ledger:
@@ -62,7 +66,7 @@ class Ledger:
             "rows": record.rows,
             "size": record.size,
             "failures": [failure._asdict() for failure in record.failures],
-        }
+        } | ({"released": record.released} if record.released else {})
         with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(content, indent=1).encode())
         if record.failures and not isinstance(self.failures_file, ObjectPath):  # objects do not grow
@@ -73,7 +77,8 @@ class Ledger:
         """A unit's record; None if the unit has still to be done."""
         try:
             content = json.loads(self._record(unit).read_text("utf-8"))
-            record = Record(content["rows"], content["size"], tuple(Failure(**each) for each in content["failures"]))
+            failures = tuple(Failure(**each) for each in content["failures"])
+            record = Record(content["rows"], content["size"], failures, tuple(content.get("released", ())))
             if self.shard(unit).stat().st_size == record.size:
                 return record
         except FileNotFoundError:
@@ -120,7 +125,7 @@ class Ledger:
         """Remove what an interrupted run left half written."""
         for folder, pattern in ((self.out, "part-*.parquet"), (self._folder, "*.json")):
             for left in folder.glob(f".{pattern}*.part"):
-                left.unlink()
+                left.unlink(missing_ok=True)
 
     def _record(self, unit: int) -> Place:
         return self._folder / f"{unit:05d}.json"

@@ -62,9 +62,15 @@ def _single_threaded(count: int) -> ThreadPoolExecutor:
 
     before, all_there = torch.get_num_threads(), Barrier(count)
     pool = ThreadPoolExecutor(count, thread_name_prefix="bigr-network", initializer=begin)
-    for waiting in [pool.submit(all_there.wait) for _ in range(count)]:
-        waiting.result()
-    torch.set_num_threads(before)  # the setting for threads to come is one for the whole process
+    try:
+        for waiting in [pool.submit(all_there.wait) for _ in range(count)]:
+            waiting.result()
+    except BaseException:  # a thread could not be started, or Ctrl-C: the others must not wait for it
+        all_there.abort()
+        pool.shutdown(cancel_futures=True)
+        raise
+    finally:
+        torch.set_num_threads(before)  # the setting for threads to come is one for the whole process
     return pool
 
 

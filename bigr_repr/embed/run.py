@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bigr_repr._objects import ObjectPath, Place, as_place
 from bigr_repr.embed.batch import best_batch_size
 from bigr_repr.embed.cluster import Cluster, require_ray
-from bigr_repr.embed.dedup import list_digests, list_duplicates
+from bigr_repr.embed.dedup import list_digests, list_duplicates, release_doubles
 from bigr_repr.embed.devices import Devices, Order, saved
 from bigr_repr.embed.engine import Decoding, Engine
 from bigr_repr.embed.known import KnownInputs, changes
@@ -114,7 +114,7 @@ def embed_images(
     labels_from_folders, label: the name of the folder that the file lies in, or what a Parquet or tar file states; with
     sha256, sha256: of the encoded image, hexadecimal. Read them with read_embeddings. dedup="exact": of inputs that are
     the same bytes only the first gets a row (or a failure); the others are listed in duplicates.jsonl with the path of
-    that one.
+    that one. retry_failed then also takes those whose first one failed and that are other bytes by now.
 
     Inputs are listed first, and done in units of unit_size (1024, fewer if rows are large), each a file that appears
     whole. A run that was stopped, however, goes on where it was: units that are done stay as they are (resume=False: it
@@ -244,6 +244,7 @@ class _Job:
             self._find_duplicates(None, workers)
             revoke_plan(self.folder)
             self.ledger.clear()
+            self.ledger.tidy()
             return commit_plan(self.folder, count, unit_size, self.recipe.provenance())
         remedy = "name another output folder, or overwrite it"
         if not resume:
@@ -279,7 +280,9 @@ class _Job:
     def do(self, plan: Plan, run: Run, *, retry_failed: bool) -> EmbedSummary:
         """Do what is not done."""
         todo, sealed, failed = [], 0, 0
-        duplicates = list_duplicates(plan, self.ledger.duplicates_file) if self.recipe.dedup else 0
+        if self.recipe.dedup and retry_failed:
+            release_doubles(plan, self.ledger)
+        duplicates = list_duplicates(plan, self.ledger) if self.recipe.dedup else 0
         for unit, record in enumerate(self.ledger.records(plan.units)):
             if record is not None:
                 sealed += record.rows
@@ -298,7 +301,8 @@ class _Job:
             raise
         seconds = time.monotonic() - started
         rows, failures = self.ledger.list_failures(plan.units)
-        assert rows + failures + duplicates == plan.inputs
+        if rows + failures + duplicates != plan.inputs:
+            raise RuntimeError(f"{self.out}: files were changed while this ran; run it again to do what they held")
         return EmbedSummary(
             out=self.out, inputs=plan.inputs, rows=rows, failures=failures, duplicates=duplicates, gone=self._gone,
             shards=plan.units, embedded=plan.inputs - duplicates - sealed, seconds=seconds,

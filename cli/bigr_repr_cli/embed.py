@@ -26,6 +26,9 @@ def command(
     codes: Annotated[bool, typer.Option("--codes", help="Also the tokenizer's bits, packed.")] = False,
     pool: Annotated[Pool, typer.Option(help="none: a vector a token.")] = Pool.avg,
     dtype: Annotated[Stored, typer.Option(help="Of the stored vectors.")] = Stored.float32,
+    root: Annotated[
+        str | None, typer.Option(help="Record paths relative to this folder (or URL), which holds every input.")
+    ] = None,
     labels_from_folders: Annotated[
         bool, typer.Option("--labels-from-folders", help="Also each image's folder, or Parquet or tar label.")
     ] = False,
@@ -84,9 +87,10 @@ def command(
             read_list(sys.stdin.buffer) if listed else images,
             out, model=model, layers=layers, pool=pool, codes=codes, labels_from_folders=labels_from_folders,
             dtype=dtype, precision=precision, resume=resume, retry_failed=retry_failed, update=update,
-            overwrite=overwrite, sha256=sha256, dedup=dedup, literal=listed, max_pixels=max_pixels or MAX_PIXELS,
-            decode_timeout=decode_timeout or None, batch_size=size, workers=workers, unit_size=unit_size,
-            device=device, compile=compile, engine=engine, ray_address=ray_address, on_progress=on_progress,
+            overwrite=overwrite, sha256=sha256, dedup=dedup, root=root, literal=listed,
+            max_pixels=max_pixels or MAX_PIXELS, decode_timeout=decode_timeout or None,
+            batch_size=size, workers=workers, unit_size=unit_size, device=device, compile=compile,
+            engine=engine, ray_address=ray_address, on_progress=on_progress,
         )  # fmt: skip
     print_summary(summary, as_json=as_json)
     if not summary.rows:
