@@ -1,6 +1,7 @@
 """Speed of probes and neighbours beside scikit-learn's, on the same features, to the same accuracy, in one run.
 
     python benchmarks/probes.py                  # 50 000 x 256 features, 10 and 200 classes: about an hour on 2 cores
+    python benchmarks/probes.py --iterations 500 # the same with fewer steps of dinov2, which then stops too early
     python benchmarks/probes.py --limit 2000     # a try, under a minute
 
 Features are Gaussian classes whose variance along the i-th principal axis falls as i^-3, as that of a transformer's
@@ -108,7 +109,7 @@ def theirs(x: np.ndarray, y: np.ndarray) -> Path13:
     return found
 
 
-def grids(rows: int, width: int, classes: int) -> dict[str, Any]:
+def grids(rows: int, width: int, classes: int, iterations: int) -> dict[str, Any]:
     """Both on one layer, and DINOv2's protocol of 13 rates on four layers together."""
     x, y, test, test_y = features(rows, width, classes, 0)
     doubles = x.astype(np.float64)
@@ -121,7 +122,7 @@ def grids(rows: int, width: int, classes: int) -> dict[str, Any]:
         losses = [loss_of(w, b, c, x, y) for c, (w, b) in zip(GRID, path, strict=True)]
         sides.append({"top1": [round(each, 2) for each in top1], "loss": [round(each, 6) for each in losses]})
     layers, tests = ({number: side[:, ::-1] if number % 2 else side for number in range(4)} for side in (x, test))
-    protocol = dataclasses.replace(sgd_protocol("dinov2"), iterations=max(100, 12500 * rows // 50_000))
+    protocol = dataclasses.replace(sgd_protocol("dinov2"), iterations=max(100, iterations * rows // 50_000))
     many, found = timed(lambda: linear_probes(layers, y, tests, test_y, protocol=protocol))
     return {
         "rows": rows, "width": width, "classes": classes, "grid": GRID,
@@ -162,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=50_000, help="training rows")
     parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--iterations", type=int, default=12_500, help="of dinov2 with 50 000 rows; fewer with fewer")
     parser.add_argument("--threads", type=int, help="of torch; default: a thread a core")
     options = parser.parse_args()
     if options.threads:
@@ -169,7 +171,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="sklearn")  # that it did not converge shows in the accuracies
     results = {
         "neighbours": neighbours(options.limit, options.width),
-        "grids": [grids(options.limit, options.width, classes) for classes in (10, 200)],
+        "grids": [grids(options.limit, options.width, classes, options.iterations) for classes in (10, 200)],
     }
     record.write("probes", results)
 
