@@ -122,10 +122,13 @@ def child(options: dict[str, Any]) -> None:
 def embed(stop_at: int | None = None, **options: Any) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """A child's summary and its lines. stop_at: kill it when so many images are done."""
     started = time.time()
-    command = [sys.executable, __file__, "--child", json.dumps(options)]
+    command = [sys.executable, __file__, "--child"]
     lines: list[dict[str, Any]] = [{"time": started, "done": -1}]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
+        json.dump(options, process.stdin)
+        process.stdin.close()
         for text in process.stdout:
             lines.append(json.loads(text))
             if stop_at is not None and lines[-1].get("done", 0) >= stop_at:
@@ -297,10 +300,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100_000, help="images")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child)
+        child(json.load(sys.stdin))
         return
     if options.data is None or options.work is None:
         parser.error("--data and --work are needed")
