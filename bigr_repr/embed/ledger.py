@@ -95,14 +95,12 @@ class Ledger:
             return map_ahead(self.sealed, range(units), workers=_REQUESTS)
         return map(self.sealed, range(units))
 
-    def list_failures(self, units: int) -> tuple[int, int]:
-        """Write failures.jsonl from the records of units 0..units-1; returns how many rows and failures they have."""
-        rows, failures = 0, 0
+    def list_failures(self, units: int) -> Iterator[Record | None]:
+        """What records gives; writes failures.jsonl meanwhile, which is there when the last one has been taken."""
         with replacing(self.failures_file) as file:
-            for record in filter(None, self.records(units)):
-                file.writelines(map(_line, record.failures))
-                rows, failures = rows + record.rows, failures + len(record.failures)
-        return rows, failures
+            for record in self.records(units):
+                file.writelines(map(_line, record.failures if record else ()))
+                yield record
 
     def list_gone(self, paths: Iterable[str]) -> int:
         """Write gone.jsonl: inputs that an update did not find again; returns how many there are."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -283,24 +284,25 @@ class _Job:
         if self.recipe.dedup and retry_failed:
             release_doubles(plan, self.ledger)
         duplicates = list_duplicates(plan, self.ledger) if self.recipe.dedup else 0
-        for unit, record in enumerate(self.ledger.records(plan.units)):
+        for unit, record in enumerate(self.ledger.list_failures(plan.units)):
             if record is not None:
                 sealed += record.rows
             if record is not None and not (retry_failed and record.failures):
                 sealed, failed = sealed + len(record.failures), failed + len(record.failures)
             else:
                 todo.append(unit)
-        self.ledger.list_failures(plan.units)
         self._advance_to(Progress(sealed + duplicates, plan.inputs, failed))
         started = time.monotonic()
         try:
             run(plan, todo)
         except BaseException:
             with suppress(OSError):  # the first error is the one to report
-                self.ledger.list_failures(plan.units)
+                deque(self.ledger.list_failures(plan.units), maxlen=0)
             raise
         seconds = time.monotonic() - started
-        rows, failures = self.ledger.list_failures(plan.units)
+        rows, failures = 0, 0
+        for record in filter(None, self.ledger.list_failures(plan.units)):
+            rows, failures = rows + record.rows, failures + len(record.failures)
         if rows + failures + duplicates != plan.inputs:
             raise RuntimeError(f"{self.out}: files were changed while this ran; run it again to do what they held")
         return EmbedSummary(
