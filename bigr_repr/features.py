@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bigr_repr import checkpoints
-from bigr_repr._pictures import Pictures, read_all, stack
+from bigr_repr._pixels import Pictures, read_all, stack
 from bigr_repr._placement import as_dtype, choose_device
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import code_bytes, to_bytes

@@ -17,7 +17,7 @@ from bigr_repr.embed import embed_images
 from bigr_repr.evaluate import plots
 from bigr_repr.evaluate import suite as suite_module
 from bigr_repr.evaluate.extraction import BenchSettings
-from bigr_repr.evaluate.looking import cka, confusion, neighbour_strips, plane
+from bigr_repr.evaluate.inspection import cka, confusion, neighbour_strips, plane
 from bigr_repr.evaluate.report import write_reports
 from bigr_repr.evaluate.suite import SuiteData, SuiteModel, read_suite, run_suite
 
@@ -191,7 +191,7 @@ def test_suites_of_the_repository_are_suites() -> None:
     assert SuiteData(dataset="digits").limit is None
 
 
-# ---- looking
+# ---- inspection
 
 
 def test_cka_does_not_see_rotation_and_scale() -> None:

@@ -74,7 +74,7 @@ PART_OF = {
     "_guard": "images",
     "_open": "images",
     "_paths": "images",
-    "_pictures": "features",
+    "_pixels": "features",
     "_placement": "extractor",
     "_processes": "images",
     "_weights": "checkpoints",

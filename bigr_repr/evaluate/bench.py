@@ -20,7 +20,7 @@ import numpy as np
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate import best_layer
 from bigr_repr.evaluate.cache import FeatureCache
-from bigr_repr.evaluate.extraction import BenchSettings, Features, OnProgress, features_of
+from bigr_repr.evaluate.extraction import BenchFeatures, BenchSettings, OnProgress, features_of
 from bigr_repr.evaluate.generation import GenerationQuality, generation_quality
 from bigr_repr.evaluate.knn import Knn, knn
 from bigr_repr.evaluate.label_retrieval import Collection, RetrievalRow, label_retrieval
@@ -111,7 +111,7 @@ def bench_retrieval(
     bits: Sequence[int] = (64, 128, 256),
     shortlist: int = 1000,
     on_progress: OnProgress = lambda what, done, total: None,
-) -> tuple[list[RetrievalRow], Features]:
+) -> tuple[list[RetrievalRow], BenchFeatures]:
     """How well a representation retrieves test images' classes among the training images, by floats and by codes.
 
     Rows as of `label_retrieval`, and the features they are of. layer: None: the representation's default. bits,
@@ -187,7 +187,7 @@ def _remember(row: BenchRow, train: Part, settings: BenchSettings) -> None:
 # ---- measuring
 
 
-def _probes(features: Features, settings: BenchSettings, on_progress: OnProgress) -> dict[View, LinearProbe]:
+def _probes(features: BenchFeatures, settings: BenchSettings, on_progress: OnProgress) -> dict[View, LinearProbe]:
     """Layers one at a time where they train alone, so that memory holds one unpacked layer; else all together."""
     labels = features.data.train.labels, features.data.test.labels
     views = list(features.train)
@@ -214,7 +214,7 @@ def _fitting(k: Sequence[int], train: Part) -> list[int]:
     return fitting
 
 
-def _knn(features: Features, view: View, settings: BenchSettings, k: Sequence[int]) -> Knn:
+def _knn(features: BenchFeatures, view: View, settings: BenchSettings, k: Sequence[int]) -> Knn:
     return knn(
         features.train[view], features.data.train.labels, features.test[view], features.data.test.labels,
         k=k, temperature=settings.temperature, metric="cosine" if view.n_bits is None else "hamming",

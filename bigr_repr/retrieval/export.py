@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bigr_repr._durable import replacing
-from bigr_repr._pictures import Pictures
+from bigr_repr._pixels import Pictures
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.embed.recipe import METADATA_KEY, Recipe

@@ -21,7 +21,7 @@ from bigr_repr.retrieval._gpu import MOST_NEIGHBOURS, GpuFlat, gpu_count
 from bigr_repr.retrieval._packed import check_padding, packed
 from bigr_repr.retrieval._rescore import by_cosine
 from bigr_repr.retrieval._rows import IdValues, Rows, id_array
-from bigr_repr.retrieval._scan import Nearest, scan, scan_masked
+from bigr_repr.retrieval._scan import Scanned, scan, scan_masked
 from bigr_repr.retrieval.binariser import Binariser, finite_rows
 from bigr_repr.retrieval.recall import SelfCheck, check_recall
 from bigr_repr.retrieval.regions import Region, TokenLayout
@@ -140,7 +140,7 @@ class HammingIndex:
         found = self.search_rows(queries, k, effort=effort)
         return Neighbors(self.rows.named(found.rows), found.distances)
 
-    def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Nearest:
+    def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Scanned:
         """search(), naming row numbers: rows (q, k) int64 and distances."""
         wanted = packed(queries, self.rows.codes.shape[1], "queries")
         check_padding(wanted, self.n_bits)

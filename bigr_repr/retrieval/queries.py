@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr._pictures import Pictures, read_all, stack
+from bigr_repr._pixels import Pictures, read_all, stack
 from bigr_repr._placement import as_dtype
 from bigr_repr.checkpoints import Pretrained, load
 from bigr_repr.codes import to_bytes

@@ -1,4 +1,4 @@
-"""Pictures of a representation on a data set: what `looking` computes, of features that `bench` reads, to files."""
+"""Pictures of a representation on a data set: what `inspection` computes, of features that `bench` reads, to files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bigr_repr._durable import replacing
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate._scaling import stratified_sample
 from bigr_repr.evaluate.bench import bench
-from bigr_repr.evaluate.extraction import BenchSettings, Features, OnProgress, features_of
-from bigr_repr.evaluate.looking import cka_matrix, confusion, neighbour_strips, plane
+from bigr_repr.evaluate.extraction import BenchFeatures, BenchSettings, OnProgress, features_of
+from bigr_repr.evaluate.inspection import cka_matrix, confusion, neighbour_strips, plane
 from bigr_repr.evaluate.plots import plot_map, plot_matrix
 from bigr_repr.evaluate.representations import View
 from bigr_repr.evaluate.splits import BenchData, Part
@@ -41,7 +41,7 @@ def draw_map(
     method: str = "tsne",
     on_progress: OnProgress = _silent,
 ) -> None:
-    """The test images' features in the plane, coloured by class. Arguments as for `bench` and `looking.plane`."""
+    """The test images' features in the plane, coloured by class. Arguments as for `bench` and `inspection.plane`."""
     _check_single(layers)
     features = _test_only(model, data, settings, layers, on_progress)
     view = _single(features)
@@ -131,7 +131,7 @@ def draw_cka(
 
 def _test_only(
     model: str | None, data: BenchData, settings: BenchSettings, layers: Layers | None, on_progress: OnProgress
-) -> Features:
+) -> BenchFeatures:
     """Features of the test side alone."""
     return features_of(model, data, settings, layers=layers, train=False, on_progress=on_progress)
 
@@ -141,7 +141,7 @@ def _check_single(layers: Sequence[object]) -> None:
         raise ValueError(f"{len(layers)} layers make {len(layers)} pictures; name one layer")
 
 
-def _single(features: Features) -> View:
+def _single(features: BenchFeatures) -> View:
     _check_single(list(features.test))
     return next(iter(features.test))
 

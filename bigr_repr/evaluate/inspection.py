@@ -1,4 +1,4 @@
-"""Looking at features: 2-D maps, nearest-neighbour strips, confusion matrices, CKA. Knows no files or commands."""
+"""What can be seen of features: 2-D maps, nearest-neighbour strips, confusion matrices, CKA. Knows nothing of files."""
 
 # n rows (images), D features, K classes
 
