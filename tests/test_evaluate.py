@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming, to_bytes
 from bigr_repr.evaluate import knn as knn_module
-from bigr_repr.evaluate._scaling import stratified_sample, stratified_split
+from bigr_repr.evaluate._stratified import stratified_sample, stratified_split
 from bigr_repr.evaluate.knn import knn, nearest
 from bigr_repr.evaluate.linear_probe import linear_probe
 from bigr_repr.evaluate.logistic import LogisticRegression

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bigr_repr._durable import replacing
 from bigr_repr.datasets import ImageSet
-from bigr_repr.evaluate._scaling import stratified_sample
+from bigr_repr.evaluate._stratified import stratified_sample
 from bigr_repr.evaluate.bench import bench
 from bigr_repr.evaluate.extraction import BenchFeatures, BenchSettings, OnProgress, features_of
 from bigr_repr.evaluate.inspection import cka_matrix, confusion, neighbour_strips, plane

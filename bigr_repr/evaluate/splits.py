@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bigr_repr.datasets import DigitsSet, FolderSet, ImageSet, TorchvisionSet, open_images
 from bigr_repr.embed import EmbeddingSet
 from bigr_repr.evaluate._labelled import Labelled, shared_classes
-from bigr_repr.evaluate._scaling import stratified_sample, stratified_split
+from bigr_repr.evaluate._stratified import stratified_sample, stratified_split
 
 __all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer"]
 
