@@ -66,7 +66,7 @@ def bench(
     *,
     layers: Sequence[int | str] | None = (),
     probe: bool = True,
-    neighbours: bool = True,
+    neighbors: bool = True,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> list[BenchRow]:
     """Measure a representation (a name as in `representations`) on a data set: a row a layer.
@@ -77,14 +77,14 @@ def bench(
 
     Raises ValueError or FileNotFoundError in one line for what cannot be measured, before anything is extracted.
     """
-    fitting = _fitting(settings.k, data.train) if neighbours else []
+    fitting = _fitting(settings.k, data.train) if neighbors else []
     features = features_of(model, data, settings, layers=layers, on_progress=on_progress)
     probes = _probes(features, settings, on_progress) if probe else {}
     rows = []
     for done, view in enumerate(features.train):
-        if neighbours:
+        if neighbors:
             on_progress("neighbours", done, len(features.train))
-        found = _knn(features, view, settings, fitting) if neighbours else None
+        found = _knn(features, view, settings, fitting) if neighbors else None
         rows.append(
             BenchRow(
                 representation=features.representation,
@@ -95,7 +95,7 @@ def bench(
                 facts=features.facts,
             )
         )
-    if neighbours:
+    if neighbors:
         on_progress("neighbours", len(rows), len(rows))
     if layers is None and probe:
         _remember(best_row(rows), data.train, settings)

@@ -16,12 +16,12 @@ from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate._stratified import stratified_sample
 from bigr_repr.evaluate.bench import bench
 from bigr_repr.evaluate.extraction import BenchFeatures, BenchSettings, OnProgress, features_of
-from bigr_repr.evaluate.inspection import cka_matrix, confusion, neighbour_strips, plane
+from bigr_repr.evaluate.inspection import cka_matrix, confusion, neighbor_strips, plane
 from bigr_repr.evaluate.plots import plot_map, plot_matrix
 from bigr_repr.evaluate.representations import View
 from bigr_repr.evaluate.splits import BenchData, Part
 
-__all__ = ["draw_cka", "draw_confusion", "draw_map", "draw_neighbours"]
+__all__ = ["draw_cka", "draw_confusion", "draw_map", "draw_neighbors"]
 
 PathLike = str | os.PathLike[str]
 Layers = Sequence[int | str]
@@ -50,7 +50,7 @@ def draw_map(
     plot_map(points, data.test.labels, data.test.class_names, title, path)
 
 
-def draw_neighbours(
+def draw_neighbors(
     model: str | None,
     data: BenchData,
     settings: BenchSettings,
@@ -74,7 +74,7 @@ def draw_neighbours(
     mean = None
     if settings.center and view.n_bits is None:
         mean = features.train[view].mean(axis=0, dtype=np.float64).astype(np.float32)
-    sheet = neighbour_strips(
+    sheet = neighbor_strips(
         features.test[view], features.train[view], test.labels, data.train.labels, _loader(test), _loader(data.train),
         k=k, metric="cosine" if view.n_bits is None else "hamming", n_bits=view.n_bits, mean=mean,
     )  # fmt: skip
@@ -93,7 +93,7 @@ def draw_confusion(
 ) -> list[str]:
     """The linear probe's confusion matrix, in percent of a class; returns the commonest mistakes, in words."""
     _check_single(layers)
-    rows = bench(model, data, settings, layers=layers, neighbours=False, on_progress=on_progress)
+    rows = bench(model, data, settings, layers=layers, neighbors=False, on_progress=on_progress)
     _check_single(rows)
     probe = rows[0].probe
     assert probe is not None

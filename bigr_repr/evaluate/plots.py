@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bigr_repr.evaluate.bench import BenchRow
 
-COLOURS: Final = ("#1f4e8c", "#c0792a", "#5a9367", "#8a4f9e", "#b0413e", "#4f8a8b", "#888888")
+COLORS: Final = ("#1f4e8c", "#c0792a", "#5a9367", "#8a4f9e", "#b0413e", "#4f8a8b", "#888888")
 
 
 def pyplot() -> Any:
@@ -60,7 +60,7 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     for pane, dataset in zip(panes[0], datasets, strict=True):
         for number, name in enumerate(names):
             rows = [each for each in records if each["dataset"] == dataset and each["representation"] == name]
-            _draw(pane, rows, name, COLOURS[number % len(COLOURS)])
+            _draw(pane, rows, name, COLORS[number % len(COLORS)])
         pane.set(title=dataset, xlabel="block", ylabel="top-1 accuracy, %")
         pane.spines[["top", "right"]].set_visible(False)
         pane.xaxis.get_major_locator().set_params(integer=True)
@@ -110,7 +110,7 @@ def plot_bars(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
         top1 = [found[name]["top1"] for name in names]
         low = [found[name]["top1"] - found[name]["interval"][0] for name in names]
         high = [found[name]["interval"][1] - found[name]["top1"] for name in names]
-        colours = [COLOURS[number % len(COLOURS)] for number in range(len(names))]
+        colours = [COLORS[number % len(COLORS)] for number in range(len(names))]
         pane.barh(names, top1, xerr=[low, high], color=colours, height=0.7, error_kw={"linewidth": 1})
         for place, value in enumerate(top1):
             pane.text(value + high[place], place, f"  {value:.1f}", va="center", fontsize=8)

@@ -62,12 +62,12 @@ def neighbours(
     """Draw test images with the training images nearest to them; a green frame: of the same class."""
     o.check_picture(out, ".png")
     layers = parse_layers(layer, _NAMES) if layer else []
-    from bigr_repr.evaluate.drawings import draw_neighbours
+    from bigr_repr.evaluate.drawings import draw_neighbors
 
     settings = o.make_settings(seed=seed, pool=pool, codes=codes, center=center, device=device, cache=cache)
     data = o.open_sides(dataset, train_on, test_on, root, limit, None, seed)
     with bench_progress() as on_progress:
-        draw_neighbours(model, data, settings, out, layers=layers, queries=queries, k=k, on_progress=on_progress)
+        draw_neighbors(model, data, settings, out, layers=layers, queries=queries, k=k, on_progress=on_progress)
     typer.echo(f"neighbours: {out}")
 
 
