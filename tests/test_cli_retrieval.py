@@ -316,7 +316,7 @@ sys.path.insert(0, "tests")
 from tiny_model import tiny_model
 from dataclasses import replace
 from bigr_repr.embed.recipe import Recipe
-from bigr_repr.retrieval.build import build_index
+from bigr_repr.retrieval import build_index
 pre = tiny_model()
 config = replace(pre.config, generator=replace(pre.config.generator, dim=1024))
 recipe = Recipe(config=config, weights="0" * 64, layers=(1,))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
+import re
 import resource
 import subprocess
 import sys
@@ -46,6 +49,24 @@ PUBLIC = [
     "preset",
     "read_embeddings",
     "save",
+]
+
+# What is not in `bigr_repr` itself, and is found without knowing the modules of a part.
+BEGINNINGS = [
+    "embed.export",
+    "evaluate.bench",
+    "evaluate.bench_generation",
+    "evaluate.bench_retrieval",
+    "evaluate.generation_quality",
+    "evaluate.knn",
+    "evaluate.label_retrieval",
+    "evaluate.linear_probe",
+    "evaluate.open_data",
+    "evaluate.run_suite",
+    "evaluate.write_reports",
+    "retrieval.build_index",
+    "retrieval.fit_binariser",
+    "sampling.sample_codes",
 ]
 
 # Each part of the package and the parts it may import. Data flows one way: nothing may import a part that uses it.
@@ -112,6 +133,27 @@ def test_every_public_name_loads_and_is_documented(name: str) -> None:
 def test_unknown_name_says_what_there_is() -> None:
     with pytest.raises(AttributeError, match="extract_features"):
         bigr_repr.extract_feature  # noqa: B018
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_packages_hand_out_what_one_begins_with(name: str) -> None:
+    part, function = name.split(".")
+    package = importlib.import_module(f"bigr_repr.{part}")
+    assert function in package.__all__
+    assert callable(getattr(package, function))  # and no module of that name
+    assert (getattr(package, function).__doc__ or "").strip()
+
+
+def test_names_that_the_text_gives_exist() -> None:
+    """Docstrings and comments name parts of the package as one would import them."""
+    text = "\n".join(file.read_text() for file in sorted(PACKAGE.rglob("*.py")))
+    wrong = []
+    for name in sorted(set(re.findall(r"\bbigr_repr(?:\.\w+)+", text))):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            wrong.append(name)
+    assert not wrong
 
 
 def test_imports_point_downward_only() -> None:
