@@ -19,11 +19,9 @@ COLORS: Final = ("#1f4e8c", "#c0792a", "#5a9367", "#8a4f9e", "#b0413e", "#4f8a8b
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot without a display. Raises ImportError with the remedy where matplotlib is not installed."""
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise ImportError("plots need matplotlib; install it with: pip install matplotlib") from error
+    """matplotlib.pyplot without a display."""
+    import matplotlib as mpl
+
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
