@@ -223,15 +223,13 @@ def _knn(features: BenchFeatures, view: View, settings: BenchSettings, k: Sequen
 
 
 def _plain(found: LinearProbe | Knn) -> dict[str, Any]:
+    """Accuracies and their intervals with three decimals, other numbers with nine."""
     kept = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "predicted"}
-    plain: dict[str, Any] = json.loads(json.dumps(kept), parse_float=lambda text: round(float(text), 9))
-    return {key: _rounded(value) if "top1" in key or "top5" in key or "interval" in key else value
-            for key, value in plain.items()}  # fmt: skip
+    return {
+        name: _rounded(value, 3 if "top1" in name or "top5" in name or "interval" in name else 9)
+        for name, value in kept.items()
+    }
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return round(value, 3) if isinstance(value, float) else value
+def _rounded(value: Any, decimals: int) -> Any:
+    return json.loads(json.dumps(value), parse_float=lambda text: round(float(text), decimals))

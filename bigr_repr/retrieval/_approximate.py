@@ -17,7 +17,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval._scan import Scanned, cores, omp_threads, on_all_cores, query_parts
+from bigr_repr._ahead import cores
+from bigr_repr.retrieval._scan import Scanned, omp_threads, on_all_cores, query_parts
 from bigr_repr.retrieval.settings import IndexSettings
 
 _CHUNK: Final = 64 << 20  # bytes of codes handed to FAISS at a time

@@ -21,6 +21,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr._ahead import cores
+
 _BLOCK: Final = 1 << 20  # bytes of codes that a scan of several queries takes at a time; half an ordinary L2 cache
 _ROWS_A_NEIGHBOUR: Final = 2048  # smaller blocks spend more on filling heaps anew than the cache saves
 _QUERIES: Final = 64  # at a time, which bounds what is held while blocks are merged
@@ -34,11 +36,6 @@ class Scanned(NamedTuple):
 
     rows: NDArray[np.int64]
     distances: NDArray[np.int32]
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
