@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate._stratified import stratified_sample
 from bigr_repr.evaluate.bench import bench
@@ -23,7 +23,6 @@ from bigr_repr.evaluate.splits import BenchData, Part
 
 __all__ = ["draw_cka", "draw_confusion", "draw_map", "draw_neighbors"]
 
-PathLike = str | os.PathLike[str]
 Layers = Sequence[int | str]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import functools
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from bigr_repr._placement import choose_device
+from bigr_repr._typing import PathLike
 from bigr_repr.datasets import ImageSet
 from bigr_repr.embed import EmbeddingSet
 from bigr_repr.embed.recipe import differences
@@ -56,7 +56,7 @@ class BenchSettings:
     pool: str = "avg"
     codes: bool = False
     device: str | None = None
-    cache: str | os.PathLike[str] = field(default_factory=default_cache)
+    cache: PathLike = field(default_factory=default_cache)
     batch_size: int = 32
     workers: int | None = None
 

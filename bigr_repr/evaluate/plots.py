@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ def pyplot() -> Any:
     return plt
 
 
-def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Any, path: PathLike) -> None:
     """Write a figure whole or not at all, and close it. Raises ValueError for an ending other than .png and .svg."""
     target = Path(path)
     kind = target.suffix.removeprefix(".").lower()
@@ -41,12 +41,12 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
         file.write(buffer.getvalue())
 
 
-def plot_layers(rows: Sequence[BenchRow], path: str | os.PathLike[str]) -> None:
+def plot_layers(rows: Sequence[BenchRow], path: PathLike) -> None:
     """Accuracy of probe and neighbours at every block, the best block marked: of one sweep of `bench`."""
     plot_sweeps([row.record() for row in rows], path)
 
 
-def plot_sweeps(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """As `plot_layers`, of many records: a panel a data set, a colour a representation.
 
     Representations without blocks are horizontal lines.
@@ -94,7 +94,7 @@ def _neighbours(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{'/'.join(sorted(numbers, key=int))}-NN"
 
 
-def plot_bars(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def plot_bars(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Linear-probe accuracy with its interval: a panel a data set, a bar a representation."""
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
     names = list(dict.fromkeys(record["representation"] for record in records))
@@ -119,9 +119,7 @@ def plot_bars(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     save_figure(figure, path)
 
 
-def plot_map(
-    points: NDArray[Any], labels: NDArray[Any], names: Sequence[str], title: str, path: str | os.PathLike[str]
-) -> None:
+def plot_map(points: NDArray[Any], labels: NDArray[Any], names: Sequence[str], title: str, path: PathLike) -> None:
     """Points (n, 2) coloured by class; up to 20 classes are named beside it."""
     import numpy as np
 
@@ -143,7 +141,7 @@ def plot_matrix(
     values: NDArray[Any],
     rows: Sequence[str],
     columns: Sequence[str],
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     title: str,
     labels: tuple[str, str],

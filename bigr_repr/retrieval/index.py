@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from bigr_repr._typing import PathLike
 from bigr_repr.codes import check_length
 from bigr_repr.retrieval import _storage
 from bigr_repr.retrieval._approximate import Approximate
@@ -312,7 +312,7 @@ class HammingIndex:
 
     # ---- files
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: PathLike) -> Path:
         """Write the index as a folder, and return its path. What stood there before is replaced in one step.
 
         Raises FileExistsError for a folder of other things, OSError when writing fails: the old index then remains.
@@ -320,9 +320,7 @@ class HammingIndex:
         return _storage.save(self, Path(folder))
 
     @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str], *, memory_map: bool = True, max_bytes: int | None = None
-    ) -> HammingIndex:
+    def load(cls, folder: PathLike, *, memory_map: bool = True, max_bytes: int | None = None) -> HammingIndex:
         """Open an index that `save` or build_index wrote, trusting nothing in its files.
 
         memory_map: codes and vectors stay on the disk and are read as searches touch them; False: they are read, and
