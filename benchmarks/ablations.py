@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import record
 
 import bigr_repr as br
-from bigr_repr.evaluate._scaling import stratified_sample
+from bigr_repr.evaluate._stratified import stratified_sample
 from bigr_repr.evaluate.bench import bench, best_row
 from bigr_repr.evaluate.cache import default_cache
 from bigr_repr.evaluate.extraction import BenchSettings

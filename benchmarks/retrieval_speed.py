@@ -20,8 +20,8 @@ import usearch
 from usearch.index import Index as UsearchIndex
 from usearch.index import MetricKind, ScalarKind, search
 
+from bigr_repr._ahead import cores
 from bigr_repr.retrieval import HammingIndex, IndexSettings, recall_with_ties
-from bigr_repr.retrieval._scan import cores
 
 K = 10
 BATCH = 64

@@ -16,10 +16,14 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers() -> int:
-    """As many threads as this process has processors, 32 at most."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(usable or 1, 32)
+    """A thread a core, 32 at most."""
+    return min(cores(), 32)
 
 
 def map_ahead(

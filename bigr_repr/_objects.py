@@ -20,6 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from bigr_repr._typing import PathLike
+
 if TYPE_CHECKING:
     import pyarrow.fs
 
@@ -33,7 +35,7 @@ def is_url(text: str) -> bool:
     return bool(_URL.match(text)) and not text.startswith("file://")
 
 
-def as_place(name: str | os.PathLike[str]) -> Place:
+def as_place(name: PathLike) -> Place:
     """A local path (file:// URLs included) or an object's."""
     text = os.fspath(name)
     return ObjectPath(text) if is_url(text) else Path(text.removeprefix("file://"))

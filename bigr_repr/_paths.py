@@ -19,6 +19,8 @@ from fnmatch import fnmatchcase
 from itertools import chain, islice
 from typing import BinaryIO
 
+from bigr_repr._typing import PathLike
+
 log = logging.getLogger(__name__)
 
 # Suffixes of the formats that decode() reads, then those of photographs it cannot read: a folder's HEIC pictures are
@@ -34,7 +36,6 @@ _SUFFIXES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
 _RUN = 1 << 14  # names sorted at a time
 _CHUNK = 1 << 16  # bytes of a list read at a time; more than the longest path, so the first chunk shows the separator
 MAGIC = re.compile(rb"[*?\[]")
-_Input = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,9 @@ class Source:
 
 
 def find_images(
-    inputs: _Input | Iterable[_Input],
+    inputs: PathLike | Iterable[PathLike],
     *,
-    root: _Input | None = None,
+    root: PathLike | None = None,
     follow_links: bool = True,
     literal: bool = False,
     alone: bool | None = None,
@@ -88,7 +89,7 @@ def find_images(
     return _find(map(os.fsencode, inputs), None if root is None else os.fsencode(root), follow_links, literal, alone)
 
 
-def require(inputs: Iterable[_Input]) -> None:
+def require(inputs: Iterable[PathLike]) -> None:
     """Raise FileNotFoundError for the first of inputs that is no pattern and names nothing."""
     for given in map(os.fsencode, inputs):
         if not os.path.lexists(given) and not MAGIC.search(given):

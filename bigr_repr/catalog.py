@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,15 @@ def released_config(variant: str) -> ModelConfig:
     """The configuration of a released variant, as far as it is known without its files: without class names."""
     config = preset(RELEASED[variant].preset)
     return dataclasses.replace(config, name=f"bigr-{variant}", training=RELEASE_TRAINING)
+
+
+@functools.cache
+def imagenet_class_names() -> tuple[str, ...]:
+    """The 1000 class names of ImageNet-1k in label order, each with its synonyms: "tench, Tinca tinca"."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info: Any = ImageNetInfo("imagenet-1k")
+    return tuple(info.label_descriptions())
 
 
 def bundled_folders() -> dict[str, Path]:

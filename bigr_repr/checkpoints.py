@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bigr_repr import catalog, released
+from bigr_repr._typing import PathLike
 from bigr_repr._weights import assign, fingerprint, without_weights
 from bigr_repr.catalog import CONFIG_FILE, GENERATOR_FILE, TOKENIZER_FILE, ModelEntry, available_models
 from bigr_repr.config import ModelConfig, preset, preset_names
@@ -36,8 +37,6 @@ __all__ = [
     "save",
     "save_tokenizer",
 ]
-
-PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,16 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["BIT_ORDER", "code_bytes", "from_bytes", "grid_to_tokens", "hamming", "to_bytes", "tokens_to_grid"]
+__all__ = [
+    "BIT_ORDER",
+    "check_length",
+    "code_bytes",
+    "from_bytes",
+    "grid_to_tokens",
+    "hamming",
+    "to_bytes",
+    "tokens_to_grid",
+]
 
 BIT_ORDER: Final = "bit n*K+k is bit k of token n; most significant bit of a byte first"  # as files state it
 _CHUNK: Final = 1 << 26  # bytes compared at a time
@@ -64,13 +73,18 @@ def from_bytes(packed: ArrayLike, n_bits: int) -> NDArray[np.bool_]:
     Raises ValueError for another dtype or length, or if a bit past n_bits is set.
     """
     array = _unsigned(packed, "packed")
-    length = code_bytes(n_bits)
-    if array.shape[-1] != length:
-        raise ValueError(f"packed has {array.shape[-1]} bytes a code; n_bits={n_bits} takes {length}")
-    spare = 8 * length - n_bits
-    if spare and np.any(array[..., -1] & np.uint8((1 << spare) - 1)):
-        raise ValueError(f"packed has bits set past n_bits={n_bits}; is n_bits right?")
+    check_length(array, n_bits)
     return np.unpackbits(array, axis=-1, count=n_bits).astype(np.bool_)
+
+
+def check_length(packed: NDArray[np.uint8], n_bits: int) -> None:
+    """Raises ValueError if codes (..., bytes) do not take the bytes of `n_bits`, or have bits set past them."""
+    length = code_bytes(n_bits)
+    if packed.shape[-1] != length:
+        raise ValueError(f"n_bits={n_bits} takes {length} bytes a code; these codes have {packed.shape[-1]}")
+    spare = 8 * length - n_bits
+    if spare and np.any(packed[..., -1] & np.uint8((1 << spare) - 1)):
+        raise ValueError(f"codes have bits set past n_bits={n_bits}; is n_bits right?")
 
 
 def grid_to_tokens(grid: _A) -> _A:

@@ -13,16 +13,21 @@ ATTENTIONS = ("full", "causal")
 _T = TypeVar("_T")
 
 
-def _require(ok: bool, name: str, value: object, rule: str) -> None:
+def require(ok: bool, name: str, value: object, rule: str) -> None:
+    """Raises ValueError that names the field `name`, its value and the rule, unless ok."""
     if not ok:
         raise ValueError(f"{name}={value!r} is not allowed: {rule}")
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        _require(is_count, name, value, "it must be a whole number of at least 1")
+        require(is_count(value), name, value, "it must be a whole number of at least 1")
 
 
 def _from_dict(cls: type[_T], data: Mapping[str, Any], where: str) -> _T:
@@ -57,19 +62,19 @@ class TokenizerConfig:
         _positive(self, "image_size", "in_channels", "base_channels", "res_blocks", "embed_dim", "code_bits")
         _positive(self, "norm_groups")
         levels = self.channel_multipliers
-        _require(
+        require(
             len(levels) > 0 and all(isinstance(m, int) and m >= 1 for m in levels),
             "channel_multipliers",
             levels,
             "one whole number a level",
         )
         rule = f"it must be a multiple of the down-sampling factor {self.downsample}"
-        _require(self.image_size % self.downsample == 0, "image_size", self.image_size, rule)
+        require(self.image_size % self.downsample == 0, "image_size", self.image_size, rule)
         for name, width in [
             ("embed_dim", self.embed_dim),
             *(("base_channels", self.base_channels * m) for m in levels),
         ]:
-            _require(
+            require(
                 width % self.norm_groups == 0, name, width, f"it must be a multiple of norm_groups={self.norm_groups}"
             )
 
@@ -115,14 +120,14 @@ class GeneratorConfig:
         _positive(self, "train_timesteps", "sample_timesteps", "ffn_multiple_of")
         for name, value in (("rope_base", self.rope_base), ("norm_eps", self.norm_eps)):
             is_positive = isinstance(value, int | float) and 0 < value < float("inf")
-            _require(is_positive, name, value, "it must be a positive number")
-        _require(self.dim % self.heads == 0, "heads", self.heads, f"it must divide dim={self.dim}")
+            require(is_positive, name, value, "it must be a positive number")
+        require(self.dim % self.heads == 0, "heads", self.heads, f"it must divide dim={self.dim}")
         rule = "2-D rotary positions need a head width that is a multiple of 4"
-        _require(self.dim // self.heads % 4 == 0, "dim / heads", self.dim // self.heads, rule)
-        _require(self.objective in OBJECTIVES, "objective", self.objective, f"choose one of {', '.join(OBJECTIVES)}")
-        _require(self.attention in ATTENTIONS, "attention", self.attention, f"choose one of {', '.join(ATTENTIONS)}")
+        require(self.dim // self.heads % 4 == 0, "dim / heads", self.dim // self.heads, rule)
+        require(self.objective in OBJECTIVES, "objective", self.objective, f"choose one of {', '.join(OBJECTIVES)}")
+        require(self.attention in ATTENTIONS, "attention", self.attention, f"choose one of {', '.join(ATTENTIONS)}")
         rule = f"it must not exceed train_timesteps={self.train_timesteps}"
-        _require(self.sample_timesteps <= self.train_timesteps, "sample_timesteps", self.sample_timesteps, rule)
+        require(self.sample_timesteps <= self.train_timesteps, "sample_timesteps", self.sample_timesteps, rule)
 
     @property
     def tokens(self) -> int:
@@ -165,12 +170,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         tokenizer, generator = self.tokenizer, self.generator
         rule = f"the tokenizer has code_bits={tokenizer.code_bits}; both halves must agree"
-        _require(tokenizer.code_bits == generator.code_bits, "generator.code_bits", generator.code_bits, rule)
+        require(tokenizer.code_bits == generator.code_bits, "generator.code_bits", generator.code_bits, rule)
         rule = f"the tokenizer has a grid of {tokenizer.grid}; both halves must agree"
-        _require(tokenizer.grid == generator.grid, "generator.grid", generator.grid, rule)
+        require(tokenizer.grid == generator.grid, "generator.grid", generator.grid, rule)
         names = len(self.class_names)
         rule = f"the generator has {generator.classes} classes; give one name each, or none"
-        _require(names in (0, generator.classes), "len(class_names)", names, rule)
+        require(names in (0, generator.classes), "len(class_names)", names, rule)
 
     @property
     def image_size(self) -> int:

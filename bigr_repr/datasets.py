@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from bigr_repr._class_names import class_names
+from bigr_repr._typing import PathLike
 from bigr_repr.images import as_rgb, decode, find_images
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
@@ -48,7 +49,7 @@ def _fingerprint(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _stamps(files: Iterable[str | os.PathLike[str]]) -> list[list[object]]:
+def _stamps(files: Iterable[PathLike]) -> list[list[object]]:
     """Absolute name, size and time of change of each file."""
     stats = ((Path(file).absolute(), Path(file).stat()) for file in files)
     return [[os.fsencode(path).hex(), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
@@ -57,7 +58,7 @@ def _stamps(files: Iterable[str | os.PathLike[str]]) -> list[list[object]]:
 class FolderSet(ImageSet):
     """All images under a folder; if every image lies in a sub-folder, the first-level names are the classes."""
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: PathLike) -> None:
         found = sorted(find_images([os.fspath(folder)]), key=lambda source: source.path)
         self.files = [source.file for source in found]
         parts = [Path(source.path).parts for source in found]
@@ -84,7 +85,7 @@ class ParquetSet(ImageSet):
     hub's ClassLabel. The encoded bytes are held in memory.
     """
 
-    def __init__(self, file: str | os.PathLike[str]) -> None:
+    def __init__(self, file: PathLike) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -119,7 +120,7 @@ class ArraySet(ImageSet):
     They are held in memory, without labels. Raises ValueError for a file that holds something else.
     """
 
-    def __init__(self, file: str | os.PathLike[str]) -> None:
+    def __init__(self, file: PathLike) -> None:
         self._file = file
         name = os.fspath(file)
         try:
@@ -277,7 +278,7 @@ class JoinedSet(ImageSet):
         return _fingerprint(["joined", [part.fingerprint() for part in self._parts]])
 
 
-def open_images(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, train: bool = True) -> ImageSet:
+def open_images(sources: PathLike | Sequence[PathLike], *, train: bool = True) -> ImageSet:
     """Open one source, or several joined.
 
     A source is a folder of images, a Parquet file (`*.parquet`), a folder of Parquet files, an `.npz` of images, or

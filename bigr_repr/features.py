@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import overload
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bigr_repr import checkpoints
-from bigr_repr._pictures import Pictures, read_all, stack
+from bigr_repr._pixels import Pictures, read_all, stack
 from bigr_repr._placement import as_dtype, choose_device
+from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import code_bytes, to_bytes
 from bigr_repr.extractor import FeatureExtractor, Features, Layer
@@ -30,7 +30,7 @@ Layers = Iterable[int] | list[Layer] | tuple[Layer, ...]
 def extract_features(
     images: Pictures,
     *,
-    model: str | os.PathLike[str] | Pretrained = ...,
+    model: PathLike | Pretrained = ...,
     layer: Layer = ...,
     pool: str = ...,
     batch_size: int = ...,
@@ -43,7 +43,7 @@ def extract_features(
 def extract_features(
     images: Pictures,
     *,
-    model: str | os.PathLike[str] | Pretrained = ...,
+    model: PathLike | Pretrained = ...,
     layer: Layers,
     pool: str = ...,
     batch_size: int = ...,
@@ -55,7 +55,7 @@ def extract_features(
 def extract_features(
     images: Pictures,
     *,
-    model: str | os.PathLike[str] | Pretrained = "bigr-tiny",
+    model: PathLike | Pretrained = "bigr-tiny",
     layer: Layer | Layers = 12,
     pool: str = "avg",
     batch_size: int = 32,
@@ -95,7 +95,7 @@ def extract_features(
 def encode_codes(
     images: Pictures,
     *,
-    model: str | os.PathLike[str] | Pretrained = "bigr-tiny",
+    model: PathLike | Pretrained = "bigr-tiny",
     batch_size: int = 32,
     device: torch.device | str | None = None,
     dtype: str | torch.dtype | None = None,
@@ -114,7 +114,7 @@ def encode_codes(
 
 
 def _extractor(
-    model: str | os.PathLike[str] | Pretrained,
+    model: PathLike | Pretrained,
     layers: Iterable[Layer],
     pool: str,
     device: torch.device | str | None,

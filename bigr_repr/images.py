@@ -21,6 +21,7 @@ from PIL import Image, ImageFile
 
 from bigr_repr._open import ImageError, image_errors, one_line, open_image
 from bigr_repr._paths import IMAGE_SUFFIXES, Source, escape_path, find_images, read_list, unescape_path
+from bigr_repr._typing import PathLike
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -44,9 +45,7 @@ MAX_ASPECT: Final = 16  # longer pictures are cut to their middle before they ar
 # ---- decoding
 
 
-def decode(
-    source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, name: str | None = None
-) -> Image.Image:
+def decode(source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
     """The picture in a file (str or path) or in an encoded file's bytes, upright, as an RGB image of 8 bits a channel.
 
     EXIF orientation is applied. Transparency of any kind is composited over white. 1-bit, grey, palette, CMYK, YCbCr,
@@ -87,14 +86,14 @@ def decode(
         return _upright(image)
 
 
-def _name(path: str | os.PathLike[str]) -> str:
+def _name(path: PathLike) -> str:
     try:
         return one_line(escape_path(os.fspath(path)))
     except UnicodeEncodeError:  # no file can have such a name
         return ascii(path)
 
 
-def _open(source: bytes | bytearray | memoryview | str | os.PathLike[str], name: str) -> IO[bytes]:
+def _open(source: bytes | bytearray | memoryview | PathLike, name: str) -> IO[bytes]:
     if isinstance(source, bytes | bytearray | memoryview):
         if not len(source):
             raise ImageError("empty", f"{name}: no bytes")
@@ -268,7 +267,7 @@ def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def load_image(
-    source: bytes | str | os.PathLike[str], size: int, *, max_pixels: int = MAX_PIXELS, name: str | None = None
+    source: bytes | PathLike, size: int, *, max_pixels: int = MAX_PIXELS, name: str | None = None
 ) -> NDArray[np.uint8]:
     """decode(source), then center_crop to (size, size, 3), uint8.  Raises as decode does."""
     return center_crop(decode(source, max_pixels=max_pixels, name=name), size)

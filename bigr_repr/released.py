@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -15,10 +13,8 @@ import torch
 from torch import Tensor
 
 from bigr_repr._architecture import infer_generator, infer_tokenizer
-from bigr_repr.catalog import HUB_PAGE, RELEASE_TRAINING, RELEASED
+from bigr_repr.catalog import HUB_PAGE, RELEASE_TRAINING, RELEASED, imagenet_class_names
 from bigr_repr.config import ModelConfig
-
-log = logging.getLogger(__name__)
 
 State = dict[str, Any]  # tensors by name; other objects only in files that `assign` will refuse
 
@@ -129,21 +125,6 @@ def _naming(files: object) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{files}: {error}") from error
-
-
-def imagenet_class_names() -> tuple[str, ...]:
-    """The 1000 class names of ImageNet-1k in label order, as timm has them; () where they cannot be read."""
-    spec = importlib.util.find_spec("timm")  # its two lists of names, without the seconds that importing it takes
-    if spec is None or spec.origin is None:
-        return ()
-    folder = Path(spec.origin).parent / "data" / "_info"
-    try:
-        lines = (folder / "imagenet_synset_to_lemma.txt").read_text("utf-8").splitlines()
-        names = dict(line.split("\t", 1) for line in lines)
-        return tuple(names[synset] for synset in (folder / "imagenet_synsets.txt").read_text("utf-8").split())
-    except (OSError, ValueError, LookupError) as error:
-        log.warning("no class names: timm's lists cannot be read: %s", error)
-        return ()
 
 
 def tokenizer_file_name(name: str) -> str:

@@ -166,7 +166,7 @@ def test_a_row_is_the_probe_of_the_features_and_says_how_it_came(
     assert record["machine"]["cores"] >= 1
     assert (record["train"]["images"], record["test"]["images"], record["layer"]) == (16, 8, 2)
     assert list(record["knn"]["top1"]) == ["1", "3"]
-    named = bench(model, data, settings, layers=["best"], neighbours=False)
+    named = bench(model, data, settings, layers=["best"], neighbors=False)
     assert named[0].view.layer == best_row(rows).view.layer
     with pytest.raises(ValueError, match="bench layers --model"):
         bench("random:" + model, data, settings, layers=["best"])

@@ -17,7 +17,7 @@ from bigr_repr.embed import embed_images
 from bigr_repr.evaluate import plots
 from bigr_repr.evaluate import suite as suite_module
 from bigr_repr.evaluate.extraction import BenchSettings
-from bigr_repr.evaluate.looking import cka, confusion, neighbour_strips, plane
+from bigr_repr.evaluate.inspection import cka, confusion, neighbor_strips, plane
 from bigr_repr.evaluate.report import write_reports
 from bigr_repr.evaluate.suite import SuiteData, SuiteModel, read_suite, run_suite
 
@@ -191,7 +191,7 @@ def test_suites_of_the_repository_are_suites() -> None:
     assert SuiteData(dataset="digits").limit is None
 
 
-# ---- looking
+# ---- inspection
 
 
 def test_cka_does_not_see_rotation_and_scale() -> None:
@@ -246,13 +246,13 @@ def test_strips_frame_right_and_wrong_neighbours() -> None:
     def image(number: int) -> Image.Image:
         return Image.new("RGB", (20, 20), (10 * number, 0, 0))
 
-    sheet = neighbour_strips(queries, base, [1], np.array([1, 0, 1]), image, image, k=2, side=32)
+    sheet = neighbor_strips(queries, base, [1], np.array([1, 0, 1]), image, image, k=2, side=32)
     green, red = (sheet.getpixel((16 + 40 * place, 8)) for place in (1, 2))
     assert green == (90, 147, 103)
     assert red == (176, 65, 62)
     assert sheet.getpixel((8 + 16, 24)) == (0, 0, 0)
     with pytest.raises(ValueError, match=r"k=4 is outside 1\.\.3"):
-        neighbour_strips(queries, base, [1], np.array([1, 0, 1]), image, image, k=4)
+        neighbor_strips(queries, base, [1], np.array([1, 0, 1]), image, image, k=4)
 
 
 def test_picture_commands(model: str, tmp_path: Path) -> None:

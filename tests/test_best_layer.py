@@ -69,7 +69,7 @@ def test_embeddings_have_a_best_layer_too(model: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not known yet"):
         bench(None, data, settings, layers=["best"])
     swept = best_row(bench(None, data, settings, layers=None))
-    assert bench(None, data, settings, layers=["best"], neighbours=False)[0].view == swept.view
+    assert bench(None, data, settings, layers=["best"], neighbors=False)[0].view == swept.view
 
 
 def _embed(model: str, photos: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -161,15 +161,15 @@ def test_odd_names_reach_every_output(place: Path, tmp_path: Path, bigr: Run) ->
 
 
 def test_a_decoding_that_fails_leaves_no_folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval import pictures
+    from bigr_repr.retrieval import png_folder
     from bigr_repr.retrieval.export import export_image_codes
 
     export_image_codes(place / "photos", tmp_path / "c.npz", load(place / "model"))
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr(pictures, "_file_name", lambda row, id: f"{row}.png" if row < 5 else f"no/such/{row}.png")
+    monkeypatch.setattr(png_folder, "_file_name", lambda row, id: f"{row}.png" if row < 5 else f"no/such/{row}.png")
     for out in ("new", "empty"):
         with pytest.raises(OSError, match="No such file"):
-            pictures.decode_to_folder(tmp_path / "c.npz", tmp_path / out, model=place / "model")
+            png_folder.decode_to_folder(tmp_path / "c.npz", tmp_path / out, model=place / "model")
     assert not (tmp_path / "new").exists()
     assert not list((tmp_path / "empty").iterdir())
 
@@ -316,7 +316,7 @@ sys.path.insert(0, "tests")
 from tiny_model import tiny_model
 from dataclasses import replace
 from bigr_repr.embed.recipe import Recipe
-from bigr_repr.retrieval.build import build_index
+from bigr_repr.retrieval import build_index
 pre = tiny_model()
 config = replace(pre.config, generator=replace(pre.config.generator, dim=1024))
 recipe = Recipe(config=config, weights="0" * 64, layers=(1,))

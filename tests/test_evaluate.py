@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from typing import Any
@@ -12,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming, to_bytes
-from bigr_repr.evaluate import knn as knn_module
-from bigr_repr.evaluate._scaling import stratified_sample, stratified_split
+from bigr_repr.evaluate._stratified import stratified_sample, stratified_split
 from bigr_repr.evaluate.knn import knn, nearest
 from bigr_repr.evaluate.linear_probe import linear_probe
 from bigr_repr.evaluate.logistic import LogisticRegression
@@ -151,7 +151,7 @@ def _brute_force(similarity: Array, labels: Array, k: int, classes: int) -> Arra
 
 @pytest.fixture(params=[1 << 30, 40_000], ids=["one block", "many blocks"])
 def _memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn_module, "_MEMORY", request.param)
+    monkeypatch.setattr(importlib.import_module("bigr_repr.evaluate.knn"), "_MEMORY", request.param)
 
 
 @pytest.mark.usefixtures("_memory")

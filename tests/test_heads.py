@@ -17,9 +17,9 @@ from bigr_repr.evaluate.linear_probe import linear_probe, linear_probes
 from bigr_repr.evaluate.protocols import PROTOCOLS, SgdProtocol, sgd_protocol
 
 SGD = SgdProtocol(
-    name="sgd", optimiser="sgd", rates=(0.01, 0.3, 2.0), weight_decays=(0.0, 0.01), batch=32, epochs=4, warmup=1
+    name="sgd", optimizer="sgd", rates=(0.01, 0.3, 2.0), weight_decays=(0.0, 0.01), batch=32, epochs=4, warmup=1
 )
-LARS = dataclasses.replace(SGD, name="lars", optimiser="lars", rates=(1.0, 20.0), batch_norm=True)
+LARS = dataclasses.replace(SGD, name="lars", optimizer="lars", rates=(1.0, 20.0), batch_norm=True)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_head_is_the_same_whatever_trains_beside_it(data: tuple[Tensor, Tensor
 
 def test_lars_steps_by_the_norm_of_the_weights(data: tuple[Tensor, Tensor]) -> None:
     x, y = data
-    one = SgdProtocol(name="one", optimiser="lars", rates=(256.0,), batch=100, iterations=1, init_std=0.1)
+    one = SgdProtocol(name="one", optimizer="lars", rates=(256.0,), batch=100, iterations=1, init_std=0.1)
     weight = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)) * 0.1
     moved = train_heads(x[:1], y, 3, one, (1,)).weight[0, 0, 0] - weight
     assert moved.norm().item() == pytest.approx(0.001 * weight.norm().item() * 256 * 100 / 256, rel=1e-4)
@@ -146,7 +146,7 @@ def test_test_set_chooses_no_rate(data: tuple[Tensor, Tensor]) -> None:
         ({"rates": ()}, "rates=()"),
         ({"rates": (0.1, -1.0)}, "above 0"),
         ({"weight_decays": (-0.1,)}, "weight_decays"),
-        ({"optimiser": "adam"}, "adam"),
+        ({"optimizer": "adam"}, "adam"),
         ({"iterations": 5}, "exactly one"),
         ({"batch": 0}, "batch=0"),
     ],

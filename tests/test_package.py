@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
+import re
 import resource
 import subprocess
 import sys
@@ -48,8 +51,28 @@ PUBLIC = [
     "save",
 ]
 
+# What is not in `bigr_repr` itself, and is found without knowing the modules of a part.
+BEGINNINGS = [
+    "embed.export",
+    "evaluate.bench",
+    "evaluate.bench_generation",
+    "evaluate.bench_retrieval",
+    "evaluate.generation_quality",
+    "evaluate.knn",
+    "evaluate.label_retrieval",
+    "evaluate.linear_probe",
+    "evaluate.open_data",
+    "evaluate.run_suite",
+    "evaluate.write_reports",
+    "retrieval.build_index",
+    "retrieval.fit_binariser",
+    "sampling.sample_codes",
+]
+
 # Each part of the package and the parts it may import. Data flows one way: nothing may import a part that uses it.
+COMMON = {"_typing"}  # what all may import
 ALLOWED = {
+    "_typing": set(),
     "config": set(),
     "codes": set(),
     "images": set(),
@@ -74,7 +97,7 @@ PART_OF = {
     "_guard": "images",
     "_open": "images",
     "_paths": "images",
-    "_pictures": "features",
+    "_pixels": "features",
     "_placement": "extractor",
     "_processes": "images",
     "_weights": "checkpoints",
@@ -114,6 +137,27 @@ def test_unknown_name_says_what_there_is() -> None:
         bigr_repr.extract_feature  # noqa: B018
 
 
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_packages_hand_out_what_one_begins_with(name: str) -> None:
+    part, function = name.split(".")
+    package = importlib.import_module(f"bigr_repr.{part}")
+    assert function in package.__all__
+    assert callable(getattr(package, function))  # and no module of that name
+    assert (getattr(package, function).__doc__ or "").strip()
+
+
+def test_names_that_the_text_gives_exist() -> None:
+    """Docstrings and comments name parts of the package as one would import them."""
+    text = "\n".join(file.read_text() for file in sorted(PACKAGE.rglob("*.py")))
+    wrong = []
+    for name in sorted(set(re.findall(r"\bbigr_repr(?:\.\w+)+", text))):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            wrong.append(name)
+    assert not wrong
+
+
 def test_imports_point_downward_only() -> None:
     wrong = []
     for file in sorted(PACKAGE.rglob("*.py")):
@@ -123,7 +167,7 @@ def test_imports_point_downward_only() -> None:
         part = _part(".".join(relative.parts))
         for module in _imports(file):
             target = _part(module) if "." in module else "the package itself"
-            if target not in ALLOWED[part] | {part} and module != "bigr_repr.__version__":
+            if target not in ALLOWED[part] | COMMON | {part} and module != "bigr_repr.__version__":
                 wrong.append(f"{'.'.join(relative.parts)} imports {module}")
     assert not wrong
 

@@ -16,7 +16,6 @@ import huggingface_hub
 import pytest
 import torch
 from released_files import random_release
-from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
 from bigr_repr import catalog
@@ -26,7 +25,8 @@ from bigr_repr.checkpoints import count_parameters, load, load_official, save
 from bigr_repr.config import GeneratorConfig, TokenizerConfig, preset
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.released import generator_file_name, imagenet_class_names
+from bigr_repr.released import generator_file_name
+from bigr_repr.sampling.labels import class_names
 
 GOLDEN = Path(__file__).parent / "golden"
 TOKENIZER = TokenizerConfig(
@@ -314,11 +314,12 @@ def test_a_released_variant_comes_from_the_hub(hub: list[tuple[str, str]]) -> No
     assert pre.config.class_names == ()  # these files have ten classes, not ImageNet's
 
 
-def test_imagenet_names_are_those_that_timm_gives() -> None:
-    info: Any = ImageNetInfo()
-    names = imagenet_class_names()
-    assert list(names) == info.label_descriptions()
-    assert names[207].startswith("golden retriever")
+def test_classes_of_a_release_have_the_names_that_are_looked_up_before_it_is_there(tmp_path: Path) -> None:
+    tokenizer, generator, _ = random_release(tmp_path, TOKENIZER, dataclasses.replace(GENERATOR, classes=1000))
+    generator = generator.rename(tmp_path / "bigr_L_d24.pt")
+    names = load_official(tokenizer=tokenizer, generator=generator).config.class_names
+    assert names == class_names(catalog.released_config("L-d24"))
+    assert (len(names), names[0], names[207]) == (1000, "tench, Tinca tinca", "golden retriever")
 
 
 def _offline_line(name: str) -> str:

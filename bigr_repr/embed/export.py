@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 from bigr_repr.embed.read import Embeddings, EmbeddingSet
 
 FORMATS = (".npy", ".csv")
@@ -31,9 +31,7 @@ class Exported(NamedTuple):
     dtype: str
 
 
-def export(
-    folder: str | os.PathLike[str], to: str | os.PathLike[str], *, layer: int | None = None, codes: bool = False
-) -> Exported:
+def export(folder: PathLike, to: PathLike, *, layer: int | None = None, codes: bool = False) -> Exported:
     """Write a data set's vectors, or its packed codes, to one file in another format, by its suffix.
 
     .npy: one array, (n, D) or (n, N, D) of the stored dtype, or uint8 (n, bytes) of codes, and beside it the paths, a

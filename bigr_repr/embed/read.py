@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bigr_repr._objects import Place, as_place, readable
+from bigr_repr._typing import PathLike
 from bigr_repr.embed.plan import RUN_FOLDER, open_plan
 from bigr_repr.embed.recipe import differences, read_provenance
 
@@ -43,7 +43,7 @@ class EmbeddingSet:
     Raises FileNotFoundError if the folder holds none, ValueError if its files are not of one origin.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: PathLike) -> None:
         self.folder = as_place(folder)
         self.files: list[Place] = list(self.folder.glob("part-*.parquet"))
         self.files.sort(key=lambda file: (len(file.name), file.name))  # numbers have five digits, or more
@@ -145,7 +145,7 @@ class EmbeddingSet:
             log.warning("%s is incomplete (%s): run the same bigr-repr embed again to finish it", self.folder, parts)
 
 
-def read_embeddings(folder: str | os.PathLike[str], layer: int | None = None) -> Embeddings:
+def read_embeddings(folder: PathLike, layer: int | None = None) -> Embeddings:
     """All rows of a data set that embed_images wrote: paths, vectors of a layer (the only one: None), codes, labels.
 
     For more rows than memory holds see EmbeddingSet.batches.

@@ -6,7 +6,6 @@ Knows nothing of how rows are computed (engine), what they are (recipe) or how f
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from bigr_repr._objects import ObjectPath, Place, as_place
+from bigr_repr._typing import PathLike
 from bigr_repr.embed.batch import best_batch_size
 from bigr_repr.embed.cluster import Cluster, require_ray
 from bigr_repr.embed.dedup import list_digests, list_duplicates, release_doubles
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PathLike = str | os.PathLike[str]
 Run = Callable[[Plan, Iterable[int]], None]  # does units of a plan
 _UNIT = 1024
 _UNIT_BYTES = 256 << 20

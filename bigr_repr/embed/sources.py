@@ -12,14 +12,13 @@ from itertools import chain, groupby, islice
 
 from bigr_repr._objects import ObjectPath, is_url
 from bigr_repr._paths import MAGIC, nothing_at, require, split_pattern, walk
+from bigr_repr._typing import PathLike
 from bigr_repr.embed.containers import is_container, members
 from bigr_repr.images import ImageError, Source, find_images
 
-_Input = str | os.PathLike[str]
-
 
 def find_sources(
-    inputs: _Input | Iterable[_Input], *, root: _Input | None = None, literal: bool = False, labels: bool = False
+    inputs: PathLike | Iterable[PathLike], *, root: PathLike | None = None, literal: bool = False, labels: bool = False
 ) -> Iterator[Source]:
     """List the pictures that inputs name, in the order given; streams.
 
@@ -43,11 +42,11 @@ def find_sources(
     return _find(map(_local, listed), root, literal, labels)
 
 
-def _local(given: _Input) -> str:
+def _local(given: PathLike) -> str:
     return os.fspath(given).removeprefix("file://")
 
 
-def _find(inputs: Iterator[str], root: _Input | None, literal: bool, labels: bool) -> Iterator[Source]:
+def _find(inputs: Iterator[str], root: PathLike | None, literal: bool, labels: bool) -> Iterator[Source]:
     first = list(islice(inputs, 2))
     alone = len(first) == 1
     outright = root is None and alone and (literal or not MAGIC.search(os.fsencode(first[0])))

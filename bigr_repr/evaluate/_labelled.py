@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 _SHOWN = 5
 
@@ -75,6 +77,11 @@ def shared_classes(train: Labelled, test: Labelled) -> NDArray[np.int64]:
             "add images of them there, or leave these test images out"
         )
     return classes
+
+
+def class_indices(labels: NDArray[np.int64], classes: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Labels as places in the sorted `classes`, on a device."""
+    return torch.from_numpy(np.searchsorted(classes, labels)).to(device)
 
 
 def accuracy(ranked: NDArray[np.int64], labels: NDArray[np.int64], top: int) -> float:

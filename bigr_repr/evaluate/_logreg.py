@@ -19,15 +19,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from bigr_repr.evaluate._labelled import Labelled
-from bigr_repr.evaluate._scaling import (
-    Scaling,
-    class_indices,
-    scaling_of,
-    standardise,
-    stratified_sample,
-    stratified_split,
-)
+from bigr_repr.evaluate._labelled import Labelled, class_indices
+from bigr_repr.evaluate._scaling import Scaling, scaling_of, standardise
+from bigr_repr.evaluate._stratified import stratified_sample, stratified_split
 from bigr_repr.evaluate.logistic import LogisticFit, LogisticRegression
 
 HELD_OUT: Final = 0.2

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigr_repr.evaluate._labelled import Labelled
+from bigr_repr.evaluate._labelled import Labelled, class_indices
 from bigr_repr.evaluate._logreg import Trained, hold_out
-from bigr_repr.evaluate._scaling import class_indices
 from bigr_repr.evaluate.heads import train_heads
 from bigr_repr.evaluate.protocols import SgdProtocol
 

@@ -20,7 +20,7 @@ import numpy as np
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate import best_layer
 from bigr_repr.evaluate.cache import FeatureCache
-from bigr_repr.evaluate.extraction import BenchSettings, Features, OnProgress, features_of
+from bigr_repr.evaluate.extraction import BenchFeatures, BenchSettings, OnProgress, features_of
 from bigr_repr.evaluate.generation import GenerationQuality, generation_quality
 from bigr_repr.evaluate.knn import Knn, knn
 from bigr_repr.evaluate.label_retrieval import Collection, RetrievalRow, label_retrieval
@@ -66,7 +66,7 @@ def bench(
     *,
     layers: Sequence[int | str] | None = (),
     probe: bool = True,
-    neighbours: bool = True,
+    neighbors: bool = True,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> list[BenchRow]:
     """Measure a representation (a name as in `representations`) on a data set: a row a layer.
@@ -77,14 +77,14 @@ def bench(
 
     Raises ValueError or FileNotFoundError in one line for what cannot be measured, before anything is extracted.
     """
-    fitting = _fitting(settings.k, data.train) if neighbours else []
+    fitting = _fitting(settings.k, data.train) if neighbors else []
     features = features_of(model, data, settings, layers=layers, on_progress=on_progress)
     probes = _probes(features, settings, on_progress) if probe else {}
     rows = []
     for done, view in enumerate(features.train):
-        if neighbours:
+        if neighbors:
             on_progress("neighbours", done, len(features.train))
-        found = _knn(features, view, settings, fitting) if neighbours else None
+        found = _knn(features, view, settings, fitting) if neighbors else None
         rows.append(
             BenchRow(
                 representation=features.representation,
@@ -95,7 +95,7 @@ def bench(
                 facts=features.facts,
             )
         )
-    if neighbours:
+    if neighbors:
         on_progress("neighbours", len(rows), len(rows))
     if layers is None and probe:
         _remember(best_row(rows), data.train, settings)
@@ -111,7 +111,7 @@ def bench_retrieval(
     bits: Sequence[int] = (64, 128, 256),
     shortlist: int = 1000,
     on_progress: OnProgress = lambda what, done, total: None,
-) -> tuple[list[RetrievalRow], Features]:
+) -> tuple[list[RetrievalRow], BenchFeatures]:
     """How well a representation retrieves test images' classes among the training images, by floats and by codes.
 
     Rows as of `label_retrieval`, and the features they are of. layer: None: the representation's default. bits,
@@ -187,7 +187,7 @@ def _remember(row: BenchRow, train: Part, settings: BenchSettings) -> None:
 # ---- measuring
 
 
-def _probes(features: Features, settings: BenchSettings, on_progress: OnProgress) -> dict[View, LinearProbe]:
+def _probes(features: BenchFeatures, settings: BenchSettings, on_progress: OnProgress) -> dict[View, LinearProbe]:
     """Layers one at a time where they train alone, so that memory holds one unpacked layer; else all together."""
     labels = features.data.train.labels, features.data.test.labels
     views = list(features.train)
@@ -214,7 +214,7 @@ def _fitting(k: Sequence[int], train: Part) -> list[int]:
     return fitting
 
 
-def _knn(features: Features, view: View, settings: BenchSettings, k: Sequence[int]) -> Knn:
+def _knn(features: BenchFeatures, view: View, settings: BenchSettings, k: Sequence[int]) -> Knn:
     return knn(
         features.train[view], features.data.train.labels, features.test[view], features.data.test.labels,
         k=k, temperature=settings.temperature, metric="cosine" if view.n_bits is None else "hamming",
@@ -223,15 +223,13 @@ def _knn(features: Features, view: View, settings: BenchSettings, k: Sequence[in
 
 
 def _plain(found: LinearProbe | Knn) -> dict[str, Any]:
+    """Accuracies and their intervals with three decimals, other numbers with nine."""
     kept = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "predicted"}
-    plain: dict[str, Any] = json.loads(json.dumps(kept), parse_float=lambda text: round(float(text), 9))
-    return {key: _rounded(value) if "top1" in key or "top5" in key or "interval" in key else value
-            for key, value in plain.items()}  # fmt: skip
+    return {
+        name: _rounded(value, 3 if "top1" in name or "top5" in name or "interval" in name else 9)
+        for name, value in kept.items()
+    }
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return round(value, 3) if isinstance(value, float) else value
+def _rounded(value: Any, decimals: int) -> Any:
+    return json.loads(json.dumps(value), parse_float=lambda text: round(float(text), decimals))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import load
 from bigr_repr.evaluate.cache import default_cache
 from bigr_repr.evaluate.splits import Part
@@ -21,7 +22,6 @@ __all__ = ["recall", "recall_any", "remember"]
 
 BEST: Final = "best"
 _log = logging.getLogger(__name__)
-PathLike = str | os.PathLike[str]
 
 
 def remember(cache: PathLike, model_sha256: str, pool: str, *, train: Part, found: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from bigr_repr._ahead import map_ahead
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate.representations import Representation
 from bigr_repr.evaluate.splits import Part
@@ -44,7 +45,7 @@ def default_cache() -> Path:
 class FeatureCache:
     """Features of images, computed at first use."""
 
-    def __init__(self, folder: str | os.PathLike[str], *, batch_size: int = 32, workers: int | None = None) -> None:
+    def __init__(self, folder: PathLike, *, batch_size: int = 32, workers: int | None = None) -> None:
         self.folder, self._batch_size, self._workers = Path(folder), batch_size, workers
 
     def get(

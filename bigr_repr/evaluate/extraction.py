@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import functools
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from bigr_repr._placement import choose_device
+from bigr_repr._typing import PathLike
 from bigr_repr.datasets import ImageSet
 from bigr_repr.embed import EmbeddingSet
 from bigr_repr.embed.recipe import differences
@@ -30,7 +30,7 @@ from bigr_repr.evaluate.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations import POOLS, Representation, View, open_representation, pooled
 from bigr_repr.evaluate.splits import BenchData, Part
 
-__all__ = ["DEFAULT_MODEL", "BenchSettings", "Features", "OnProgress", "features_of"]
+__all__ = ["DEFAULT_MODEL", "BenchFeatures", "BenchSettings", "OnProgress", "features_of"]
 
 DEFAULT_MODEL: Final = "bigr-tiny"
 
@@ -56,7 +56,7 @@ class BenchSettings:
     pool: str = "avg"
     codes: bool = False
     device: str | None = None
-    cache: str | os.PathLike[str] = field(default_factory=default_cache)
+    cache: PathLike = field(default_factory=default_cache)
     batch_size: int = 32
     workers: int | None = None
 
@@ -74,7 +74,7 @@ class BenchSettings:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
+class BenchFeatures:
     """Features of both sides by view, as stored (bits are packed), and the facts that every row of them carries."""
 
     representation: str
@@ -93,7 +93,7 @@ def features_of(
     train: bool = True,
     tokens: bool = False,
     on_progress: OnProgress = lambda what, done, total: None,
-) -> Features:
+) -> BenchFeatures:
     """Both sides' features: from the cache, extracted, or read from embedding data sets. Arguments as for `bench`.
 
     train: False leaves the training side out, for what looks at test images alone. tokens: also the tokenizer's bits,
@@ -118,7 +118,7 @@ def features_of(
         found.append(cache.get(representation, part, items, functools.partial(on_progress, what)))
     duplicates = _duplicates(found[0][DIGESTS], found[1][DIGESTS], data, "pixel for pixel") if train else 0
     sides = [{view: arrays[view.item] for view in views} for arrays in found]
-    return Features(
+    return BenchFeatures(
         representation=representation.name,
         data=data,
         train=sides[0] if train else {},
@@ -148,7 +148,7 @@ def _stored(
     layers: Sequence[int | str] | None,
     train: bool,
     tokens: bool,
-) -> Features:
+) -> BenchFeatures:
     first, second = data.train.source, data.test.source
     assert isinstance(first, EmbeddingSet)
     assert isinstance(second, EmbeddingSet)
@@ -172,7 +172,7 @@ def _stored(
         rows = [_row_bytes(side[views[0]]) for side in sides]
         duplicates = _duplicates(rows[0], rows[1], data, how)
     facts = _facts(data, settings, record, duplicates)
-    return Features(representation=name, data=data, train=sides[0] if train else {}, test=sides[-1], facts=facts)
+    return BenchFeatures(representation=name, data=data, train=sides[0] if train else {}, test=sides[-1], facts=facts)
 
 
 def _stored_views(

@@ -125,7 +125,7 @@ class _Trainer:
         return (x - mean[:, None]) * (variance[:, None] + _BN_EPS).rsqrt()
 
     def _update(self, gradient: Tensor, bias_gradient: Tensor, factor: float) -> None:
-        lars = self._protocol.optimiser == "lars"
+        lars = self._protocol.optimizer == "lars"
         if any(self._protocol.weight_decays):
             gradient.add_(self._decay * self._weight)
             if not lars:  # LARS leaves one-dimensional parameters to plain momentum, without decay

@@ -8,6 +8,7 @@ The training side is the data base, the test side the queries.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,8 +70,9 @@ class RetrievalRow:
 
     def record(self) -> dict[str, Any]:
         """Ready for JSON: numbers with three decimals."""
-        plain = dataclasses.asdict(self)
-        return {key: _rounded(value) for key, value in plain.items()}
+        text = json.dumps(dataclasses.asdict(self))
+        plain: dict[str, Any] = json.loads(text, parse_float=lambda number: round(float(number), 3))
+        return plain
 
 
 def label_retrieval(
@@ -179,9 +181,3 @@ def _rescored(bits: Distances, cosine: Distances, shortlist: int, rows: slice) -
     first = np.argsort(far, axis=1, kind="stable")[:, :shortlist]
     np.put_along_axis(far, first, np.take_along_axis(cosine(rows).astype(np.float64), first, axis=1), axis=1)
     return far
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_rounded(item) for item in value]
-    return round(value, 3) if isinstance(value, float) else value

@@ -177,7 +177,7 @@ def _sgd_words(protocol: SgdProtocol, n_train: int) -> str:
     rates = f"{min(protocol.rates):g}..{max(protocol.rates):g}"
     choice = f"{len(protocol.rates)} rates {rates} x batch/256, {len(protocol.weight_decays)} weight decays"
     return (
-        f"{protocol.name}: {norm}linear by {protocol.optimiser.upper()}, momentum {protocol.momentum:g}, batch "
+        f"{protocol.name}: {norm}linear by {protocol.optimizer.upper()}, momentum {protocol.momentum:g}, batch "
         f"{min(protocol.batch, n_train)}, {steps} steps, {warmup} of warm-up, cosine; {choice}, chosen on a held-out "
         f"fifth (stratified), retrained on all {n_train} training images; on extracted features, without augmentation"
     )

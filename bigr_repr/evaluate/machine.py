@@ -7,15 +7,16 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from bigr_repr._ahead import cores
+
 
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory, GPU and versions."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     described: dict[str, Any] = {
         "cpu": _cpu_model(),
-        "cores": cores,
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "simd": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bigr_repr.evaluate.bench import BenchRow
 
-COLOURS: Final = ("#1f4e8c", "#c0792a", "#5a9367", "#8a4f9e", "#b0413e", "#4f8a8b", "#888888")
+COLORS: Final = ("#1f4e8c", "#c0792a", "#5a9367", "#8a4f9e", "#b0413e", "#4f8a8b", "#888888")
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot without a display. Raises ImportError with the remedy where matplotlib is not installed."""
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise ImportError("plots need matplotlib; install it with: pip install matplotlib") from error
+    """matplotlib.pyplot without a display."""
+    import matplotlib as mpl
+
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     return plt
 
 
-def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Any, path: PathLike) -> None:
     """Write a figure whole or not at all, and close it. Raises ValueError for an ending other than .png and .svg."""
     target = Path(path)
     kind = target.suffix.removeprefix(".").lower()
@@ -43,12 +41,12 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
         file.write(buffer.getvalue())
 
 
-def plot_layers(rows: Sequence[BenchRow], path: str | os.PathLike[str]) -> None:
+def plot_layers(rows: Sequence[BenchRow], path: PathLike) -> None:
     """Accuracy of probe and neighbours at every block, the best block marked: of one sweep of `bench`."""
     plot_sweeps([row.record() for row in rows], path)
 
 
-def plot_sweeps(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """As `plot_layers`, of many records: a panel a data set, a colour a representation.
 
     Representations without blocks are horizontal lines.
@@ -60,7 +58,7 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     for pane, dataset in zip(panes[0], datasets, strict=True):
         for number, name in enumerate(names):
             rows = [each for each in records if each["dataset"] == dataset and each["representation"] == name]
-            _draw(pane, rows, name, COLOURS[number % len(COLOURS)])
+            _draw(pane, rows, name, COLORS[number % len(COLORS)])
         pane.set(title=dataset, xlabel="block", ylabel="top-1 accuracy, %")
         pane.spines[["top", "right"]].set_visible(False)
         pane.xaxis.get_major_locator().set_params(integer=True)
@@ -96,7 +94,7 @@ def _neighbours(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{'/'.join(sorted(numbers, key=int))}-NN"
 
 
-def plot_bars(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def plot_bars(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Linear-probe accuracy with its interval: a panel a data set, a bar a representation."""
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
     names = list(dict.fromkeys(record["representation"] for record in records))
@@ -110,7 +108,7 @@ def plot_bars(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
         top1 = [found[name]["top1"] for name in names]
         low = [found[name]["top1"] - found[name]["interval"][0] for name in names]
         high = [found[name]["interval"][1] - found[name]["top1"] for name in names]
-        colours = [COLOURS[number % len(COLOURS)] for number in range(len(names))]
+        colours = [COLORS[number % len(COLORS)] for number in range(len(names))]
         pane.barh(names, top1, xerr=[low, high], color=colours, height=0.7, error_kw={"linewidth": 1})
         for place, value in enumerate(top1):
             pane.text(value + high[place], place, f"  {value:.1f}", va="center", fontsize=8)
@@ -121,9 +119,7 @@ def plot_bars(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     save_figure(figure, path)
 
 
-def plot_map(
-    points: NDArray[Any], labels: NDArray[Any], names: Sequence[str], title: str, path: str | os.PathLike[str]
-) -> None:
+def plot_map(points: NDArray[Any], labels: NDArray[Any], names: Sequence[str], title: str, path: PathLike) -> None:
     """Points (n, 2) coloured by class; up to 20 classes are named beside it."""
     import numpy as np
 
@@ -145,7 +141,7 @@ def plot_matrix(
     values: NDArray[Any],
     rows: Sequence[str],
     columns: Sequence[str],
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     title: str,
     labels: tuple[str, str],

@@ -19,14 +19,14 @@ LOGREG: Final = "logreg"  # multinomial logistic regression to its optimum; see 
 class SgdProtocol:
     """How heads are trained by gradient descent. Every rate with every weight decay is a head; all train together.
 
-    optimiser: "sgd" or "lars", with `momentum`. rates: base rates, multiplied by batch / 256; they fall along half a
+    optimizer: "sgd" or "lars", with `momentum`. rates: base rates, multiplied by batch / 256; they fall along half a
     cosine after a linear `warmup`. Exactly one of `epochs` and `iterations` states the length; warmup counts epochs.
     batch: images a step; the whole training set where that is smaller. batch_norm: features pass a BatchNorm without
     affine parameters (eps 1e-6) first. init_std: of the weights at the start; biases start at 0.
     """
 
     name: str
-    optimiser: str
+    optimizer: str
     rates: tuple[float, ...]
     batch: int
     epochs: int = 0
@@ -38,8 +38,8 @@ class SgdProtocol:
     init_std: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.optimiser not in ("sgd", "lars"):
-            raise ValueError(f"optimiser={self.optimiser!r} is unknown; choose sgd or lars")
+        if self.optimizer not in ("sgd", "lars"):
+            raise ValueError(f"optimizer={self.optimizer!r} is unknown; choose sgd or lars")
         if not self.rates or not min(self.rates) > 0:
             raise ValueError(f"rates={self.rates} must hold at least one rate, each above 0")
         if not self.weight_decays or min(self.weight_decays) < 0:
@@ -75,12 +75,12 @@ PROTOCOLS: Final = {
     each.name: each
     for each in (
         SgdProtocol(
-            name="mae", optimiser="lars", rates=_around(0.1), batch=16384, epochs=90, warmup=10, batch_norm=True
+            name="mae", optimizer="lars", rates=_around(0.1), batch=16384, epochs=90, warmup=10, batch_norm=True
         ),
         SgdProtocol(
-            name="mage", optimiser="lars", rates=_around(0.1), batch=4096, epochs=90, warmup=10, batch_norm=True
+            name="mage", optimizer="lars", rates=_around(0.1), batch=4096, epochs=90, warmup=10, batch_norm=True
         ),
-        SgdProtocol(name="dinov2", optimiser="sgd", rates=_DINOV2_RATES, batch=128, iterations=12500),
+        SgdProtocol(name="dinov2", optimizer="sgd", rates=_DINOV2_RATES, batch=128, iterations=12500),
     )
 }
 

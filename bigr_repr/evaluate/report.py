@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 from bigr_repr.evaluate.plots import plot_bars, plot_sweeps
 
 __all__ = ["markdown_table", "write_reports"]
@@ -28,7 +28,7 @@ tr.best td { font-weight: 600; } img { max-width: 100%; background: #fff; } smal
 """
 
 
-def write_reports(name: str, records: Sequence[Record], out: str | os.PathLike[str]) -> list[Path]:
+def write_reports(name: str, records: Sequence[Record], out: PathLike) -> list[Path]:
     """Write NAME.json, NAME.md, NAME.html and the plots beside them; returns their paths, the page last."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr import checkpoints
-from bigr_repr._pictures import stack
+from bigr_repr._pixels import stack
 from bigr_repr._placement import choose_device
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import from_bytes, to_bytes

@@ -1,4 +1,4 @@
-"""Label retrieval and index quality, equal distances treated fairly. Knows nothing of images, models or indexes.
+"""Label retrieval, equal distances treated fairly. Knows nothing of images, models or indexes.
 
 Hamming distances tie often, and an order among ties would be an accident. So every measure here is the expectation
 over random orders of the ties, and the average precision has the bounds of the best and the worst order beside it.
@@ -17,9 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bigr_repr.retrieval.recall import recall_with_ties
-
-__all__ = ["AveragePrecision", "Retrieval", "average_precision", "precision_at", "recall_with_ties", "retrieval"]
+__all__ = ["AveragePrecision", "Retrieval", "average_precision", "precision_at", "retrieval"]
 
 _MEMORY: Final = 128 << 20  # bytes of distances at a time
 

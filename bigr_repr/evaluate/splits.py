@@ -20,10 +20,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr._typing import PathLike
 from bigr_repr.datasets import DigitsSet, FolderSet, ImageSet, TorchvisionSet, open_images
 from bigr_repr.embed import EmbeddingSet
 from bigr_repr.evaluate._labelled import Labelled, shared_classes
-from bigr_repr.evaluate._scaling import stratified_sample, stratified_split
+from bigr_repr.evaluate._stratified import stratified_sample, stratified_split
 
 __all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer"]
 
@@ -106,7 +107,7 @@ class BenchData:
 
 
 def open_data(
-    dataset: str, *, root: str | os.PathLike[str] = "data", limit: int | None = None, test_limit: int | None = None,
+    dataset: str, *, root: PathLike = "data", limit: int | None = None, test_limit: int | None = None,
     seed: int = 0,
 ) -> BenchData:  # fmt: skip
     """Both sides of one data set; of a source without a test side, a stratified fifth is held back for the test.
@@ -132,7 +133,7 @@ def open_data(
 
 
 def transfer(
-    train_on: str, test_on: str, *, root: str | os.PathLike[str] = "data", limit: int | None = None,
+    train_on: str, test_on: str, *, root: PathLike = "data", limit: int | None = None,
     test_limit: int | None = None, seed: int = 0,
 ) -> BenchData:  # fmt: skip
     """Train on one source and test on another: the training side of the first, the test side of the second.

@@ -23,13 +23,13 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate import best_layer
 from bigr_repr.evaluate.bench import bench
@@ -148,7 +148,7 @@ class Suite:
         )
 
 
-def read_suite(path: str | os.PathLike[str], *, model: str | None = None, root: str | None = None) -> Suite:
+def read_suite(path: PathLike, *, model: str | None = None, root: str | None = None) -> Suite:
     """A suite from its file. model, root: take the place of the file's.
 
     Raises ValueError naming the file for anything that is not a suite, OSError when it cannot be read.
@@ -177,7 +177,7 @@ def read_suite(path: str | os.PathLike[str], *, model: str | None = None, root: 
 
 def run_suite(
     suite: Suite,
-    out: str | os.PathLike[str],
+    out: PathLike,
     settings: BenchSettings,
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[dict[str, Any]]:

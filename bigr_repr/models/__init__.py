@@ -1,0 +1,1 @@
+"""The networks: tokenizer, transformer, transcoder, and the generator that joins the last two."""

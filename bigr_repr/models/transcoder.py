@@ -1,6 +1,6 @@
 """The binary transcoder: Bernoulli diffusion over the K bits of one token. Knows nothing of images, grids or files.
 
-Parameter names follow the released weights. Source: BiGR (arXiv 2410.14672), section 3.2; model.md of the design.
+Parameter names follow the released weights. Source: BiGR (arXiv 2410.14672), section 3.2.
 """
 
 # R rows (tokens of any images), K bits per token, D width of the condition, W width of the denoiser, T diffusion steps

@@ -17,7 +17,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval._scan import Nearest, cores, omp_threads, on_all_cores, query_parts
+from bigr_repr._ahead import cores
+from bigr_repr.retrieval._scan import Scanned, omp_threads, on_all_cores, query_parts
 from bigr_repr.retrieval.settings import IndexSettings
 
 _CHUNK: Final = 64 << 20  # bytes of codes handed to FAISS at a time
@@ -70,12 +71,12 @@ class Approximate:
             for start in range(0, len(codes), step):
                 self._faiss.add(self._arranged(codes[start : start + step]))
 
-    def search(self, queries: NDArray[np.uint8], k: int, effort: int) -> Nearest:
+    def search(self, queries: NDArray[np.uint8], k: int, effort: int) -> Scanned:
         """As _scan.scan, without the promise that nothing nearer is missed. Places left over hold -1."""
         parts = [(np.ascontiguousarray(queries[part]), k, effort) for part in query_parts(len(queries))]
         found = on_all_cores(self._search, parts)
         if not found:
-            return Nearest(np.empty((0, k), np.int64), np.empty((0, k), np.int32))
+            return Scanned(np.empty((0, k), np.int64), np.empty((0, k), np.int32))
         distances = np.concatenate([pair[0] for pair in found])
         rows = np.concatenate([pair[1] for pair in found])
         if rows.size and rows.max() >= len(self):
@@ -83,7 +84,7 @@ class Approximate:
         distances = np.where(rows < 0, np.iinfo(np.int32).max, distances)
         order = np.lexsort((rows, distances), axis=1)
         rows, distances = (np.take_along_axis(a, order, axis=1) for a in (rows, distances))
-        return Nearest(rows, np.where(rows < 0, -1, distances))
+        return Scanned(rows, np.where(rows < 0, -1, distances))
 
     def _search(self, queries: NDArray[np.uint8], k: int, effort: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         if self.settings.kind == "hash":  # FAISS takes the flips from the index, not from the call

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr import _durable
+from bigr_repr._typing import PathLike
 
 MANIFEST: Final = "index.json"
 FORMAT: Final = 1
@@ -161,7 +162,7 @@ class FolderReader:
     Raises FileNotFoundError if there is no index, ValueError for a damaged one or one past the limit.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int | None = None) -> None:
+    def __init__(self, folder: PathLike, *, max_bytes: int | None = None) -> None:
         self.folder = Path(folder)
         self.manifest = _read_manifest(self.folder)
         self._files: dict[str, dict[str, Any]] = {}

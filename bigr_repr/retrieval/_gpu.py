@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval._scan import Nearest
+from bigr_repr.retrieval._scan import Scanned
 
 MOST_NEIGHBOURS: Final = 2048  # that FAISS's kernels keep a query
 
@@ -29,9 +29,9 @@ class GpuFlat:
         self._index = faiss.index_binary_cpu_to_gpu(self._resources, 0, flat)
         self._alone = threading.Lock()
 
-    def search(self, queries: NDArray[np.uint8], k: int) -> Nearest:
+    def search(self, queries: NDArray[np.uint8], k: int) -> Scanned:
         """As _scan.scan, but which of the equally far rows come last within k is the GPU's choice."""
         with self._alone:
             distances, rows = self._index.search(queries, k)
         order = np.lexsort((rows, distances), axis=1)
-        return Nearest(np.take_along_axis(rows, order, axis=1), np.take_along_axis(distances, order, axis=1))
+        return Scanned(np.take_along_axis(rows, order, axis=1), np.take_along_axis(distances, order, axis=1))

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 IdValues: TypeAlias = Sequence[str] | Sequence[int] | NDArray[Any]  # or an Arrow array
 
@@ -111,3 +111,20 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
     if distinct and len(pc.unique(array)) != len(array):
         raise ValueError("ids hold a name twice; every code needs one of its own")
     return array
+
+
+def packed(codes: ArrayLike, length: int | None, name: str) -> NDArray[np.uint8]:
+    """Codes as a contiguous uint8 array (n, bytes).  Raises ValueError for another type, shape or length."""
+    array = np.asarray(codes)
+    if array.dtype != np.uint8:
+        raise ValueError(f"{name} have dtype {array.dtype}; packed codes are uint8 (see bigr_repr.codes.to_bytes)")
+    if array.ndim == 1 and length is not None:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"{name} have shape {array.shape}; expected packed codes (n, bytes)")
+    if length is not None and array.shape[1] != length:
+        raise ValueError(
+            f"{name} have {array.shape[1]} bytes a code, the index's have {length}; take both from the same model, "
+            "layer and binariser"
+        )
+    return np.ascontiguousarray(array)

@@ -21,6 +21,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr._ahead import cores
+
 _BLOCK: Final = 1 << 20  # bytes of codes that a scan of several queries takes at a time; half an ordinary L2 cache
 _ROWS_A_NEIGHBOUR: Final = 2048  # smaller blocks spend more on filling heaps anew than the cache saves
 _QUERIES: Final = 64  # at a time, which bounds what is held while blocks are merged
@@ -29,16 +31,11 @@ _ROW_BITS: Final = 40  # of a sorting key: distance above, row below
 _T = TypeVar("_T")
 
 
-class Nearest(NamedTuple):
+class Scanned(NamedTuple):
     """rows (q, k) int64 and distances (q, k) int32, by distance, equal distances by row; -1 where nothing was found."""
 
     rows: NDArray[np.int64]
     distances: NDArray[np.int32]
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
@@ -77,7 +74,7 @@ def query_parts(count: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Nearest:
+def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanned:
     """The k rows of codes (n, bytes) nearest to each of queries (q, bytes), k <= n; ties by row."""
     shards = _shards(len(codes), 1 if len(queries) >= cores() else cores())
     parts = query_parts(len(queries))
@@ -88,7 +85,7 @@ def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Neares
     return _split(np.concatenate(merged)) if merged else _split(np.empty((0, k), np.int64))
 
 
-def scan_masked(codes: NDArray[np.uint8], queries: NDArray[np.uint8], mask: NDArray[np.uint8], k: int) -> Nearest:
+def scan_masked(codes: NDArray[np.uint8], queries: NDArray[np.uint8], mask: NDArray[np.uint8], k: int) -> Scanned:
     """scan() by the bits that are set in mask (bytes) alone."""
     columns = np.flatnonzero(mask)
     kept = mask[columns]
@@ -161,5 +158,5 @@ def _smallest(keys: Sequence[NDArray[np.int64]], k: int) -> NDArray[np.int64]:
     return np.sort(joined, axis=1)
 
 
-def _split(keys: NDArray[np.int64]) -> Nearest:
-    return Nearest(keys & ((1 << _ROW_BITS) - 1), (keys >> _ROW_BITS).astype(np.int32))
+def _split(keys: NDArray[np.int64]) -> Scanned:
+    return Scanned(keys & ((1 << _ROW_BITS) - 1), (keys >> _ROW_BITS).astype(np.int32))

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr._typing import PathLike
 from bigr_repr.embed import Embeddings, EmbeddingSet
 from bigr_repr.retrieval._folder import writing
 from bigr_repr.retrieval._rows import Rows, id_array
@@ -43,7 +43,7 @@ class DataCodes:
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: PathLike,
         binariser: str = "sign",
         *,
         n_bits: int | None = None,
@@ -136,8 +136,8 @@ class DataCodes:
 
 
 def build_index(
-    dataset: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    dataset: PathLike,
+    out: PathLike,
     *,
     binariser: str = "sign",
     n_bits: int | None = None,

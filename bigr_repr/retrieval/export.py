@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bigr_repr._durable import replacing
-from bigr_repr._pictures import Pictures
+from bigr_repr._pixels import Pictures
+from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.embed.recipe import METADATA_KEY, Recipe
@@ -45,7 +45,7 @@ class CodeFile:
     origin: Mapping[str, Any] | None
 
 
-def export_data_codes(source: DataCodes, out: str | os.PathLike[str]) -> int:
+def export_data_codes(source: DataCodes, out: PathLike) -> int:
     """Write the codes of an embedding data set to a file; returns the number of rows. As export_image_codes."""
     batches = ((rows.ids.to_pylist(), rows.codes) for rows in source.batches())
     return _write(Path(out), batches, source.n_bits, source.origin)
@@ -53,7 +53,7 @@ def export_data_codes(source: DataCodes, out: str | os.PathLike[str]) -> int:
 
 def export_image_codes(
     images: Pictures,
-    out: str | os.PathLike[str],
+    out: PathLike,
     pre: Pretrained,
     *,
     on_progress: Callable[[int, int], None] | None = None,
@@ -79,7 +79,7 @@ def export_image_codes(
     return _write(Path(out), batches(), pre.config.code_size, origin_of(recipe.provenance(), BITS, None))
 
 
-def read_codes(path: str | os.PathLike[str], n_bits: int | None = None) -> CodeFile:
+def read_codes(path: PathLike, n_bits: int | None = None) -> CodeFile:
     """A file that an export wrote. n_bits: of a .npy file whose last byte is not full.
 
     Raises ValueError for a file that holds no codes.

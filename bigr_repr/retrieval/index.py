@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from bigr_repr._typing import PathLike
+from bigr_repr.codes import check_length
 from bigr_repr.retrieval import _storage
 from bigr_repr.retrieval._approximate import Approximate
 from bigr_repr.retrieval._gpu import MOST_NEIGHBOURS, GpuFlat, gpu_count
-from bigr_repr.retrieval._packed import check_padding, packed
 from bigr_repr.retrieval._rescore import by_cosine
-from bigr_repr.retrieval._rows import IdValues, Rows, id_array
-from bigr_repr.retrieval._scan import Nearest, scan, scan_masked
+from bigr_repr.retrieval._rows import IdValues, Rows, id_array, packed
+from bigr_repr.retrieval._scan import Scanned, scan, scan_masked
 from bigr_repr.retrieval.binariser import Binariser, finite_rows
 from bigr_repr.retrieval.recall import SelfCheck, check_recall
 from bigr_repr.retrieval.regions import Region, TokenLayout
@@ -93,7 +93,7 @@ class HammingIndex:
         """
         array = packed(codes, None, "codes")
         bits = 8 * array.shape[1] if n_bits is None else n_bits
-        check_padding(array, bits)
+        check_length(array, bits)
         settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
         floats = None
         if vectors is not None:
@@ -140,10 +140,10 @@ class HammingIndex:
         found = self.search_rows(queries, k, effort=effort)
         return Neighbors(self.rows.named(found.rows), found.distances)
 
-    def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Nearest:
+    def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Scanned:
         """search(), naming row numbers: rows (q, k) int64 and distances."""
         wanted = packed(queries, self.rows.codes.shape[1], "queries")
-        check_padding(wanted, self.n_bits)
+        check_length(wanted, self.n_bits)
         self._check_k(k)
         if effort is not None and (self._approximate is None or effort < 0):
             raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; a flat index is exact")
@@ -267,7 +267,7 @@ class HammingIndex:
         Raises ValueError, and changes nothing, for rows that do not fit the index.
         """
         array = packed(codes, self.rows.codes.shape[1], "codes")
-        check_padding(array, self.n_bits)
+        check_length(array, self.n_bits)
         more = Rows(
             ids=id_array(ids, len(array), distinct=True), codes=array,
             tokens=None if tokens is None else packed(tokens, None, "tokens"),
@@ -312,7 +312,7 @@ class HammingIndex:
 
     # ---- files
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: PathLike) -> Path:
         """Write the index as a folder, and return its path. What stood there before is replaced in one step.
 
         Raises FileExistsError for a folder of other things, OSError when writing fails: the old index then remains.
@@ -320,9 +320,7 @@ class HammingIndex:
         return _storage.save(self, Path(folder))
 
     @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str], *, memory_map: bool = True, max_bytes: int | None = None
-    ) -> HammingIndex:
+    def load(cls, folder: PathLike, *, memory_map: bool = True, max_bytes: int | None = None) -> HammingIndex:
         """Open an index that `save` or build_index wrote, trusting nothing in its files.
 
         memory_map: codes and vectors stay on the disk and are read as searches touch them; False: they are read, and

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 from bigr_repr.images import one_line
 from bigr_repr.retrieval.views import SearchView
 
@@ -42,7 +42,7 @@ def montage(views: Sequence[SearchView]) -> Image.Image:
     return sheet
 
 
-def save_montage(views: Sequence[SearchView], path: str | os.PathLike[str]) -> None:
+def save_montage(views: Sequence[SearchView], path: PathLike) -> None:
     """Write montage(views) as a PNG file, whole or not at all.  Raises OSError."""
     sheet = montage(views)
     with replacing(Path(path)) as file:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.views import HitView, SearchView
 
 __all__ = ["save_page", "search_page"]
@@ -98,7 +98,7 @@ def search_page(views: Sequence[SearchView]) -> str:
     )
 
 
-def save_page(views: Sequence[SearchView], path: str | os.PathLike[str]) -> None:
+def save_page(views: Sequence[SearchView], path: PathLike) -> None:
     """Write search_page(views) to a file, whole or not at all.  Raises OSError."""
     text = search_page(views)
     with replacing(Path(path)) as file:

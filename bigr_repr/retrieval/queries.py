@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr._pictures import Pictures, read_all, stack
+from bigr_repr._pixels import Pictures, read_all, stack
 from bigr_repr._placement import as_dtype
+from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import Pretrained, load
 from bigr_repr.codes import to_bytes
 from bigr_repr.extractor import FeatureExtractor
@@ -37,7 +37,7 @@ class Encoded:
     pixels: NDArray[np.uint8]
 
 
-def model_of(origin: Mapping[str, Any] | None, model: str | os.PathLike[str] | Pretrained | None = None) -> Pretrained:
+def model_of(origin: Mapping[str, Any] | None, model: PathLike | Pretrained | None = None) -> Pretrained:
     """The model that made an index's codes: the one named in its origin, or the one given, checked to be the same.
 
     Raises ValueError for an index of unstated origin, or another model's; FileNotFoundError for a model not at hand.

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bigr_repr.retrieval._scan import Nearest, scan
+from bigr_repr.retrieval._scan import Scanned, scan
 from bigr_repr.retrieval.settings import IndexSettings
 
 __all__ = ["SelfCheck", "recall_with_ties"]
@@ -80,7 +80,7 @@ class SelfCheck:
 
 def check_recall(
     codes: NDArray[np.uint8],
-    search: Callable[[NDArray[np.uint8], int, int], Nearest],
+    search: Callable[[NDArray[np.uint8], int, int], Scanned],
     efforts: Iterable[int],
     settings: IndexSettings,
 ) -> SelfCheck:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.images import escape_path, find_images
 from bigr_repr.retrieval.index import HammingIndex, Neighbors
@@ -26,7 +27,7 @@ from bigr_repr.retrieval.views import SearchView, look_at, photo_of, thumbnail
 
 __all__ = ["Searched", "search_ids", "search_images"]
 
-Model = str | os.PathLike[str] | Pretrained
+Model = PathLike | Pretrained
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +57,7 @@ class Searched:
 
 def search_images(
     index: HammingIndex | StoreIndex,
-    images: Sequence[str | os.PathLike[str]],
+    images: Sequence[PathLike],
     k: int = 10,
     *,
     rescore: int = 0,

@@ -19,10 +19,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.images import decode
 from bigr_repr.sampling.applications import PAINTING, interpolate
-from bigr_repr.sampling.inputs import PathLike, colour_profile, read_mask
+from bigr_repr.sampling.inputs import colour_profile, read_mask
 from bigr_repr.sampling.job import Job, Options
 from bigr_repr.sampling.labels import class_names
 from bigr_repr.sampling.output import check_target, for_animation, grid, write_gif, write_png

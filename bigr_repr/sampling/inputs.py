@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr._open import image_errors, open_image
+from bigr_repr._typing import PathLike
 from bigr_repr.images import as_rgb, decode
 from bigr_repr.sampling.windows import Mask
-
-PathLike = str | os.PathLike[str]
 
 
 def read_mask(path: PathLike, size: tuple[int, int]) -> Mask:

@@ -6,6 +6,7 @@ import difflib
 import functools
 from collections.abc import Iterable
 
+from bigr_repr.catalog import imagenet_class_names
 from bigr_repr.config import ModelConfig
 
 ALL = "all"  # every class once
@@ -13,17 +14,10 @@ _SUGGESTIONS = 3
 
 
 def class_names(config: ModelConfig) -> tuple[str, ...]:
-    """One name a class: the configuration's; for models of ImageNet-1k that carry none, torchvision's; else none."""
+    """One name a class: the configuration's; for models of ImageNet-1k that carry none, ImageNet's; else none."""
     if config.class_names or config.generator.classes != 1000:
         return config.class_names
-    return _imagenet_names() if str(config.training.get("data", "")).startswith("ImageNet-1k") else ()
-
-
-@functools.cache
-def _imagenet_names() -> tuple[str, ...]:
-    from torchvision.models import ResNet18_Weights
-
-    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    return imagenet_class_names() if str(config.training.get("data", "")).startswith("ImageNet-1k") else ()
 
 
 def class_number(config: ModelConfig, text: str) -> int:

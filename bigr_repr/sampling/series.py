@@ -8,7 +8,6 @@ A picture's number decides its noise and its class, so a series can be cut short
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.images import decode as read_image
 from bigr_repr.sampling.applications import generate
@@ -40,13 +40,13 @@ _FRAME_MS = 120
 
 def generate_files(
     pre: Pretrained,
-    out: str | os.PathLike[str],
+    out: PathLike,
     labels: Sequence[int] | None = None,
     *,
     count: int | None = None,
-    sheet: str | os.PathLike[str] | None = None,
-    npz: str | os.PathLike[str] | None = None,
-    animation: str | os.PathLike[str] | None = None,
+    sheet: PathLike | None = None,
+    npz: PathLike | None = None,
+    animation: PathLike | None = None,
     on_progress: Callable[[float, float], object] | None = None,
     **options: Unpack[Options],
 ) -> Written:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from bigr_repr.config import GeneratorConfig
+from bigr_repr.config import GeneratorConfig, is_count, require
 
 RANKED_ORDERS = ("entropy", "margin", "reversed")
 FIXED_ORDERS = ("random", "raster", "halton")
@@ -33,15 +33,6 @@ class SettingsKeywords(TypedDict, total=False):
     gumbel: float
     gumbel_schedule: str
     deterministic: bool
-
-
-def _require(ok: bool, name: str, value: object, rule: str) -> None:
-    if not ok:
-        raise ValueError(f"{name}={value!r} is not allowed: {rule}")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _is_number(value: object) -> bool:
@@ -89,7 +80,7 @@ class SamplingSettings:
         for name in ("steps", "diffusion_steps", "confidence_steps"):
             value = getattr(self, name)
             optional = name != "steps" and value is None
-            _require(optional or _is_count(value), name, value, "it must be a whole number of at least 1")
+            require(optional or is_count(value), name, value, "it must be a whole number of at least 1")
         choices = {
             "order": ORDERS,
             "schedule": MASK_SCHEDULES,
@@ -98,19 +89,19 @@ class SamplingSettings:
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
-            _require(value in allowed, name, value, f"choose one of {', '.join(allowed)}")
+            require(value in allowed, name, value, f"choose one of {', '.join(allowed)}")
         guided = self.guidance is None or (_is_number(self.guidance) and self.guidance >= 0)
-        _require(guided, "guidance", self.guidance, "it must be a number of at least 0 (1 or less: no guidance)")
-        _require(
+        require(guided, "guidance", self.guidance, "it must be a number of at least 0 (1 or less: no guidance)")
+        require(
             _is_number(self.gumbel) and self.gumbel >= 0, "gumbel", self.gumbel, "it must be a number of at least 0"
         )
         warm = _is_number(self.temperature) and self.temperature > 0
-        _require(
+        require(
             warm, "temperature", self.temperature, "it must be a number above 0; for the likeliest bits: deterministic"
         )
-        _require(isinstance(self.deterministic, bool), "deterministic", self.deterministic, "it must be True or False")
+        require(isinstance(self.deterministic, bool), "deterministic", self.deterministic, "it must be True or False")
         rule = f"order={self.order!r} ranks nothing by confidence; leave it out or choose {', '.join(RANKED_ORDERS)}"
-        _require(self.confidence_steps is None or self.ranked, "confidence_steps", self.confidence_steps, rule)
+        require(self.confidence_steps is None or self.ranked, "confidence_steps", self.confidence_steps, rule)
 
     @property
     def ranked(self) -> bool:

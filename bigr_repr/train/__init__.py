@@ -1,0 +1,1 @@
+"""Training a tokenizer, a generator, and the data sets of codes between them."""

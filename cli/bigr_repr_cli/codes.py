@@ -59,7 +59,7 @@ def decode(
     model: Annotated[str | None, typer.Option(help="The model that made the codes; by default as recorded.")] = None,
 ) -> None:
     """Turn stored tokenizer codes back into pictures, without the original files."""
-    from bigr_repr.retrieval.pictures import decode_to_folder
+    from bigr_repr.retrieval.png_folder import decode_to_folder
 
     count = decode_to_folder(source, out, only=only, limit=limit, model=model)
     typer.echo(f"{count:,} pictures: {out}")

@@ -41,8 +41,7 @@ def build(
 
     An approximate index is measured against exact search before it is written.
     """
-    from bigr_repr.retrieval import IndexSettings
-    from bigr_repr.retrieval.build import build_index
+    from bigr_repr.retrieval import IndexSettings, build_index
     from bigr_repr_cli.index_report import print_index
     from bigr_repr_cli.progress import counting_progress
 

@@ -32,7 +32,7 @@ def map_command(
     """Draw the test images' features as points in the plane, coloured by class."""
     o.check_picture(out, ".png", ".svg")
     layers = parse_layers(layer, _NAMES) if layer else []
-    from bigr_repr.evaluate.look import draw_map
+    from bigr_repr.evaluate.drawings import draw_map
 
     settings = o.make_settings(seed=seed, pool=pool, codes=codes, device=device, cache=cache)
     data = o.open_sides(dataset, train_on, test_on, root, None, test_limit, seed)
@@ -62,12 +62,12 @@ def neighbours(
     """Draw test images with the training images nearest to them; a green frame: of the same class."""
     o.check_picture(out, ".png")
     layers = parse_layers(layer, _NAMES) if layer else []
-    from bigr_repr.evaluate.look import draw_neighbours
+    from bigr_repr.evaluate.drawings import draw_neighbors
 
     settings = o.make_settings(seed=seed, pool=pool, codes=codes, center=center, device=device, cache=cache)
     data = o.open_sides(dataset, train_on, test_on, root, limit, None, seed)
     with bench_progress() as on_progress:
-        draw_neighbours(model, data, settings, out, layers=layers, queries=queries, k=k, on_progress=on_progress)
+        draw_neighbors(model, data, settings, out, layers=layers, queries=queries, k=k, on_progress=on_progress)
     typer.echo(f"neighbours: {out}")
 
 
@@ -91,7 +91,7 @@ def confusion(
     """Draw which classes the linear probe takes for which."""
     o.check_picture(out, ".png", ".svg")
     layers = parse_layers(layer, _NAMES) if layer else []
-    from bigr_repr.evaluate.look import draw_confusion
+    from bigr_repr.evaluate.drawings import draw_confusion
 
     settings = o.make_settings(protocol=protocol, seed=seed, pool=pool, codes=codes, device=device, cache=cache)
     data = o.open_sides(dataset, train_on, test_on, root, limit, test_limit, seed)
@@ -114,7 +114,7 @@ def cka(
 ) -> None:
     """Draw how alike the blocks of a model, or of two, are: linear CKA on the test images, 1 for equal."""
     o.check_picture(out, ".png", ".svg")
-    from bigr_repr.evaluate.look import draw_cka
+    from bigr_repr.evaluate.drawings import draw_cka
 
     settings = o.make_settings(seed=seed, pool=pool, device=device, cache=cache)
     data = o.open_sides(dataset, "", "", root, None, test_limit, seed)

@@ -46,7 +46,7 @@ def linear_probe(
     )  # fmt: skip
     data = o.open_sides(dataset, train_on, test_on, root, limit, test_limit, seed)
     with bench_progress() as on_progress:
-        rows = bench(model, data, settings, layers=layers, neighbours=False, on_progress=on_progress)
+        rows = bench(model, data, settings, layers=layers, neighbors=False, on_progress=on_progress)
     print_rows(rows, as_json=as_json)
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from bigr_repr.evaluate.bench import BenchRow
-    from bigr_repr.evaluate.extraction import Features
+    from bigr_repr.evaluate.extraction import BenchFeatures
     from bigr_repr.evaluate.label_retrieval import RetrievalRow
 
 
@@ -75,7 +75,7 @@ def _interval(bounds: tuple[float, float]) -> str:
     return f"{bounds[0]:.1f}..{bounds[1]:.1f}"
 
 
-def print_retrieval(rows: Sequence[RetrievalRow], features: Features) -> None:
+def print_retrieval(rows: Sequence[RetrievalRow], features: BenchFeatures) -> None:
     """A line a kind of code, and what was measured below."""
     view, first = next(iter(features.train)), rows[0]
     typer.echo(

@@ -1,8 +1,7 @@
-"""Pictures of a representation on a data set: what `looking` computes, of features that `bench` reads, to files."""
+"""Pictures of a representation on a data set: what `inspection` computes, of features that `bench` reads, to files."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._durable import replacing
+from bigr_repr._typing import PathLike
 from bigr_repr.datasets import ImageSet
-from bigr_repr.evaluate._scaling import stratified_sample
+from bigr_repr.evaluate._stratified import stratified_sample
 from bigr_repr.evaluate.bench import bench
-from bigr_repr.evaluate.extraction import BenchSettings, Features, OnProgress, features_of
-from bigr_repr.evaluate.looking import cka_matrix, confusion, neighbour_strips, plane
+from bigr_repr.evaluate.extraction import BenchFeatures, BenchSettings, OnProgress, features_of
+from bigr_repr.evaluate.inspection import cka_matrix, confusion, neighbor_strips, plane
 from bigr_repr.evaluate.plots import plot_map, plot_matrix
 from bigr_repr.evaluate.representations import View
 from bigr_repr.evaluate.splits import BenchData, Part
 
-__all__ = ["draw_cka", "draw_confusion", "draw_map", "draw_neighbours"]
+__all__ = ["draw_cka", "draw_confusion", "draw_map", "draw_neighbors"]
 
-PathLike = str | os.PathLike[str]
 Layers = Sequence[int | str]
 
 
@@ -41,7 +40,7 @@ def draw_map(
     method: str = "tsne",
     on_progress: OnProgress = _silent,
 ) -> None:
-    """The test images' features in the plane, coloured by class. Arguments as for `bench` and `looking.plane`."""
+    """The test images' features in the plane, coloured by class. Arguments as for `bench` and `inspection.plane`."""
     _check_single(layers)
     features = _test_only(model, data, settings, layers, on_progress)
     view = _single(features)
@@ -50,7 +49,7 @@ def draw_map(
     plot_map(points, data.test.labels, data.test.class_names, title, path)
 
 
-def draw_neighbours(
+def draw_neighbors(
     model: str | None,
     data: BenchData,
     settings: BenchSettings,
@@ -74,7 +73,7 @@ def draw_neighbours(
     mean = None
     if settings.center and view.n_bits is None:
         mean = features.train[view].mean(axis=0, dtype=np.float64).astype(np.float32)
-    sheet = neighbour_strips(
+    sheet = neighbor_strips(
         features.test[view], features.train[view], test.labels, data.train.labels, _loader(test), _loader(data.train),
         k=k, metric="cosine" if view.n_bits is None else "hamming", n_bits=view.n_bits, mean=mean,
     )  # fmt: skip
@@ -93,7 +92,7 @@ def draw_confusion(
 ) -> list[str]:
     """The linear probe's confusion matrix, in percent of a class; returns the commonest mistakes, in words."""
     _check_single(layers)
-    rows = bench(model, data, settings, layers=layers, neighbours=False, on_progress=on_progress)
+    rows = bench(model, data, settings, layers=layers, neighbors=False, on_progress=on_progress)
     _check_single(rows)
     probe = rows[0].probe
     assert probe is not None
@@ -131,7 +130,7 @@ def draw_cka(
 
 def _test_only(
     model: str | None, data: BenchData, settings: BenchSettings, layers: Layers | None, on_progress: OnProgress
-) -> Features:
+) -> BenchFeatures:
     """Features of the test side alone."""
     return features_of(model, data, settings, layers=layers, train=False, on_progress=on_progress)
 
@@ -141,7 +140,7 @@ def _check_single(layers: Sequence[object]) -> None:
         raise ValueError(f"{len(layers)} layers make {len(layers)} pictures; name one layer")
 
 
-def _single(features: Features) -> View:
+def _single(features: BenchFeatures) -> View:
     _check_single(list(features.test))
     return next(iter(features.test))
 

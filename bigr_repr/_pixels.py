@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from bigr_repr._ahead import map_ahead
+from bigr_repr._typing import PathLike
 from bigr_repr.images import ImageError, as_rgb, center_crop, find_images, load_image
 
-Picture = str | os.PathLike[str] | Image.Image | NDArray[np.generic] | Tensor
+Picture = PathLike | Image.Image | NDArray[np.generic] | Tensor
 Pictures = Picture | Iterable[Picture]
 
 

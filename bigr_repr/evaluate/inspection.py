@@ -1,4 +1,4 @@
-"""Looking at features: 2-D maps, nearest-neighbour strips, confusion matrices, CKA. Knows no files or commands."""
+"""What can be seen of features: 2-D maps, nearest-neighbour strips, confusion matrices, CKA. Knows nothing of files."""
 
 # n rows (images), D features, K classes
 
@@ -16,7 +16,7 @@ from bigr_repr.evaluate._labelled import labelled
 from bigr_repr.evaluate.knn import nearest
 from bigr_repr.images import center_crop
 
-__all__ = ["MAPS", "cka", "cka_matrix", "confusion", "neighbour_strips", "plane"]
+__all__ = ["MAPS", "cka", "cka_matrix", "confusion", "neighbor_strips", "plane"]
 
 MAPS: Final = ("pca", "tsne", "umap")
 _RIGHT, _WRONG, _QUERY = (90, 147, 103), (176, 65, 62), (31, 78, 140)
@@ -108,7 +108,7 @@ def _cross(x: torch.Tensor, y: torch.Tensor) -> float:
     return float((x.T @ y).square().sum(dtype=torch.float64))
 
 
-def neighbour_strips(
+def neighbor_strips(
     queries: NDArray[Any],
     base: NDArray[Any],
     query_labels: Sequence[int] | NDArray[np.int64],

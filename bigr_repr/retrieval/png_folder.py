@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import Pretrained, load
 from bigr_repr.images import one_line
 from bigr_repr.retrieval.decoding import decode_codes
@@ -25,12 +25,12 @@ _LONGEST_NAME: Final = 200  # bytes, of the 255 that file systems take
 
 
 def decode_to_folder(
-    source: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    source: PathLike,
+    out: PathLike,
     *,
     only: Sequence[str] | None = None,
     limit: int | None = None,
-    model: str | os.PathLike[str] | Pretrained | None = None,
+    model: PathLike | Pretrained | None = None,
 ) -> int:
     """Decode tokenizer codes of an index folder or of a file that bigr_repr.retrieval.export wrote; returns how many.
 
@@ -97,7 +97,7 @@ def _rows(ids: Sequence[str] | None, only: Sequence[str]) -> NDArray[np.int64]:
     return np.array([places[id] for id in only], np.int64)
 
 
-def _model(origin: Mapping[str, Any] | None, model: str | os.PathLike[str] | None) -> Pretrained:
+def _model(origin: Mapping[str, Any] | None, model: PathLike | None) -> Pretrained:
     if model is None and origin is None:
         raise ValueError("these codes do not say which model they come from; name it (--model)")
     return load(origin["model"] if model is None and origin is not None else model or "")

@@ -1,0 +1,40 @@
+"""Draws of rows in which every class has its share. Knows nothing of features or classifiers."""
+
+# n rows (images)
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def stratified_split(
+    labels: NDArray[np.int64], share: float, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row numbers (kept, drawn), sorted: of each class about `share` is drawn, at least one row and never all."""
+    order = generator.permutation(len(labels))
+    drawn = np.zeros(len(labels), np.bool_)
+    for name in np.unique(labels):
+        rows = order[labels[order] == name]
+        drawn[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
+    return np.flatnonzero(~drawn), np.flatnonzero(drawn)
+
+
+def stratified_sample(labels: NDArray[np.int64], size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """`size` row numbers, sorted: each class in proportion, and at least one row of each; all rows if there are fewer.
+
+    Raises ValueError for a size below the number of classes.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if size >= len(labels):
+        return np.arange(len(labels))
+    if size < len(classes):
+        raise ValueError(f"{size} images cannot stand for {len(classes)} classes; ask for at least one of each")
+    wanted = np.maximum(1.0, counts * (size / len(labels)))
+    quota = np.floor(wanted).astype(np.int64)
+    while quota.sum() > size:  # classes that were rounded up to one image took from the others
+        quota[np.argmax(quota)] -= 1
+    most = np.argsort(-(wanted - quota), kind="stable")[: size - quota.sum()]
+    quota[most] += 1
+    order = generator.permutation(len(labels))
+    return np.sort(np.concatenate([order[labels[order] == c][:q] for c, q in zip(classes, quota, strict=True)]))
