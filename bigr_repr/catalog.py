@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from bigr_repr.config import ModelConfig, TokenizerConfig, preset, preset_names
 
+DEFAULT_MODEL: Final = "bigr-tiny"  # bundled: there without a download
 ASSETS = Path(__file__).parent / "assets"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"

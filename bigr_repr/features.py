@@ -17,6 +17,7 @@ from torch import Tensor
 from bigr_repr import checkpoints
 from bigr_repr._pictures import Pictures, read_all, stack
 from bigr_repr._placement import as_dtype, choose_device
+from bigr_repr.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import code_bytes, to_bytes
 from bigr_repr.extractor import FeatureExtractor, Features, Layer
@@ -55,7 +56,7 @@ def extract_features(
 def extract_features(
     images: Pictures,
     *,
-    model: str | os.PathLike[str] | Pretrained = "bigr-tiny",
+    model: str | os.PathLike[str] | Pretrained = DEFAULT_MODEL,
     layer: Layer | Layers = 12,
     pool: str = "avg",
     batch_size: int = 32,
@@ -95,7 +96,7 @@ def extract_features(
 def encode_codes(
     images: Pictures,
     *,
-    model: str | os.PathLike[str] | Pretrained = "bigr-tiny",
+    model: str | os.PathLike[str] | Pretrained = DEFAULT_MODEL,
     batch_size: int = 32,
     device: torch.device | str | None = None,
     dtype: str | torch.dtype | None = None,

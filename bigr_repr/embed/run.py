@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from bigr_repr._objects import ObjectPath, Place, as_place
+from bigr_repr.catalog import DEFAULT_MODEL
 from bigr_repr.embed.batch import best_batch_size
 from bigr_repr.embed.cluster import Cluster, require_ray
 from bigr_repr.embed.dedup import list_digests, list_duplicates
@@ -77,7 +78,7 @@ def embed_images(
     inputs: PathLike | Iterable[PathLike],
     out: PathLike = "embeddings",
     *,
-    model: PathLike | Pretrained = "bigr-tiny",
+    model: PathLike | Pretrained = DEFAULT_MODEL,
     layers: Iterable[Layer] = (12,),
     pool: str = "avg",
     codes: bool = False,

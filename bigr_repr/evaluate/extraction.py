@@ -13,13 +13,14 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bigr_repr._placement import choose_device
+from bigr_repr.catalog import DEFAULT_MODEL
 from bigr_repr.datasets import ImageSet
 from bigr_repr.embed import EmbeddingSet
 from bigr_repr.embed.recipe import differences
@@ -30,9 +31,7 @@ from bigr_repr.evaluate.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations import POOLS, Representation, View, open_representation, pooled
 from bigr_repr.evaluate.splits import BenchData, Part
 
-__all__ = ["DEFAULT_MODEL", "BenchSettings", "Features", "OnProgress", "features_of"]
-
-DEFAULT_MODEL: Final = "bigr-tiny"
+__all__ = ["BenchSettings", "Features", "OnProgress", "features_of"]
 
 _log = logging.getLogger(__name__)
 OnProgress = Callable[[str, int, int], None]

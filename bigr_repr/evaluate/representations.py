@@ -29,6 +29,7 @@ from PIL import Image
 from bigr_repr import checkpoints
 from bigr_repr._pictures import stack
 from bigr_repr._placement import choose_device
+from bigr_repr.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import from_bytes, to_bytes
 from bigr_repr.extractor import FeatureExtractor
@@ -39,7 +40,6 @@ from bigr_repr.models.tokenizer import BinaryAutoencoder
 __all__ = ["POOLS", "Representation", "View", "open_representation", "pooled"]
 
 POOLS: Final = ("avg", "max", "avg+max")
-_DEFAULT_MODEL: Final = "bigr-tiny"
 _PIXELS: Final = 32
 
 
@@ -116,10 +116,10 @@ def open_representation(name: str, *, device: str | None = None, seed: int = 0) 
 
         return TimmBackbone(rest, choose_device(device), seed)
     if kind in ("random", "random-generator"):
-        pre = checkpoints.load(rest or _DEFAULT_MODEL)
+        pre = checkpoints.load(rest or DEFAULT_MODEL)
         return Hidden(name, untrained(pre, seed, tokenizer=kind == "random"), choose_device(device), seed=seed)
     if kind == "tokenizer-bits":
-        return Hidden(name, checkpoints.load(rest or _DEFAULT_MODEL), choose_device(device), bits_only=True)
+        return Hidden(name, checkpoints.load(rest or DEFAULT_MODEL), choose_device(device), bits_only=True)
     return Hidden(name, checkpoints.load(name), choose_device(device))
 
 

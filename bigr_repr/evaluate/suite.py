@@ -30,10 +30,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bigr_repr._durable import replacing
+from bigr_repr.catalog import DEFAULT_MODEL
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate import best_layer
 from bigr_repr.evaluate.bench import bench
-from bigr_repr.evaluate.extraction import DEFAULT_MODEL, BenchSettings
+from bigr_repr.evaluate.extraction import BenchSettings
 from bigr_repr.evaluate.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations import POOLS, open_representation
 from bigr_repr.evaluate.splits import BenchData, open_data, short_name, transfer
