@@ -80,7 +80,7 @@ class GuardedLoading:
             try:
                 return self._ask(source, name)
             except _DiedError as died:
-                raise ImageError("crashed", f"{name}: its decoder was ended by it, twice ({died})") from None
+                raise ImageError("crashed", f"{name}: it crashed its decoder twice ({died})") from None
 
     def _ask(self, source: bytes | str, name: str) -> Loaded:
         child = self._child()
@@ -111,7 +111,10 @@ class GuardedLoading:
                 started = False
             if not started:
                 how = child.outcome()
-                raise RuntimeError(f"a process for decoding does not start ({how}); decode_timeout=None does without")
+                raise RuntimeError(
+                    f"a process for decoding does not start ({how}); decoding without a time limit needs none: "
+                    "decode_timeout=None, or --decode-timeout 0"
+                )
             with self._lock:
                 self._children.add(child)
             self._own.child = child

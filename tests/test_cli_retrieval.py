@@ -236,7 +236,8 @@ def test_near_duplicates_lists_the_twins(place: Path, bigr: Run) -> None:
     [
         (["search", "nothing.png", "--index", "index"], "nothing.png"),
         (["search", "00001.png", "--id", "--index", "nowhere"], "bigr-repr index build"),
-        (["search", "nothing", "--id", "--index", "index"], "'nothing' is not in the index"),
+        (["search", "nothing", "--id", "--index", "index"], "'nothing' is not in the index; ids are paths as"),
+        (["decode", "index", "--id", "nothing"], "ids are paths as embedded, for example '00000.png'"),
         (["search", "00001.png", "--id", "--index", "index", "-k", "50"], "k=50 is outside 1..21"),
         (["search", "00001.png", "--id", "--index", "index", "--effort", "3"], "a flat index is exact"),
         (["search", "00001.png", "--id", "--index", "index", "--device", "cuda"], "FAISS sees no GPU"),

@@ -21,7 +21,7 @@ _LARGEST = 1024
 
 
 def best_batch_size(extractor: FeatureExtractor) -> int:
-    """The fastest batch size for noise: extractor.group times a power of two.
+    """The fastest batch size, measured on random images: extractor.group times a power of two.
 
     Doubled while an image takes less time for it, and memory suffices. On a CPU in float32 all such sizes give the same
     numbers, bit for bit.  Raises what the extractor raises when not even the smallest batch fits.

@@ -329,7 +329,7 @@ def _begun(sources: Iterator[Source]) -> Iterator[Source]:
 def _claimed(out: Place) -> Iterator[tuple[Place, list[int]]]:
     """The folder in out for what a run has to remember, held for this process alone; in a store nothing is held.
 
-    Also the descriptors that hold it: as long as any process has one open, another run waits in vain.
+    Also the descriptors that hold it: as long as any process has one open, another run is refused.
     """
     folder = out / RUN_FOLDER
     if out.exists() and not out.is_dir():

@@ -95,11 +95,11 @@ def features_of(
 ) -> Features:
     """Both sides' features: from the cache, extracted, or read from embedding data sets. Arguments as for `bench`.
 
-    train: False leaves the training side out, for what looks at test images alone. tokens: also the tokenizer's bits,
+    train: False leaves the training side out, for what looks only at test images. tokens: also the tokenizer's bits,
     where there are any: the last view.
     """
     if settings.codes and layers:
-        raise ValueError("codes belong to no block: leave --layer out, or --codes")
+        raise ValueError("codes belong to no block: leave layer out, or codes")
     device = choose_device(settings.device)
     sources = data.train.source, data.test.source
     if isinstance(sources[0], EmbeddingSet) and isinstance(sources[1], EmbeddingSet):
@@ -155,12 +155,10 @@ def _stored(
         raise ValueError(f"{data.train.name} and {data.test.name} are not comparable: {'; '.join(found)}")
     name = first.provenance["model"]
     if model not in (None, name):
-        raise ValueError(f"model={model!r}, but {first.folder} holds features of {name!r}; leave --model out")
+        raise ValueError(f"model={model!r}, but {first.folder} holds features of {name!r}; leave model out")
     if first.provenance["pooling"] != "none" and settings.pool != first.provenance["pooling"]:
         held = first.provenance["pooling"]
-        raise ValueError(
-            f"pool={settings.pool!r}, but {first.folder} holds vectors pooled by {held!r}; leave --pool out"
-        )
+        raise ValueError(f"pool={settings.pool!r}, but {first.folder} holds vectors pooled by {held!r}; leave pool out")
     views = _with_tokens(_stored_views(data, first, settings, layers), first.n_bits if tokens else None)
     parts = (data.train, data.test) if train else (data.test,)
     sides = [{view: _read(part, view, settings.pool) for view in views} for part in parts]

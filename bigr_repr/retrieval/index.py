@@ -215,7 +215,7 @@ class HammingIndex:
         """The layout of the tokenizer's codes.  Raises ValueError if the index has none."""
         if self.layout is None:
             raise ValueError(
-                "this index holds no tokenizer codes, which regions and decoding need; embed with --codes, build again"
+                "this index holds no tokenizer codes, which regions and decoding need; embed with codes and build again"
             )
         return self.layout
 

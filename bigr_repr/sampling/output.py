@@ -60,7 +60,7 @@ def read_origin(path: Path) -> dict[str, Any]:
     with Image.open(path) as image:
         text = image.info.get(METADATA_KEY)
     if text is None:
-        raise ValueError(f"{path} does not say how it was made; bigr-repr wrote no PNG of this content")
+        raise ValueError(f"{path} does not say how it was made: not written by bigr-repr, or its metadata was stripped")
     record: dict[str, Any] = json.loads(text)
     return record
 
