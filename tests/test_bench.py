@@ -493,7 +493,7 @@ def test_commands_on_digits(model: str, tmp_path: Path) -> None:
         (["layers", "--dataset", "digits", "--plot", "a.jpg"], 2, ".svg"),
         (["layers", "--dataset", "digits", "--plot", "no/such/a.svg"], 2, "not a folder"),
         (["linear-probe", "--dataset", "digit"], 1, "digits"),
-        (["linear-probe", "--dataset", "digits", "--model", "pixels", "--protocol", "x", "--limit", "50"], 1, "mage"),
+        (["linear-probe", "--dataset", "digits", "--model", "pixels", "--protocol", "x", "--limit", "50"], 2, "mage"),
     ],
 )
 def test_wrong_usage_and_failures_are_one_line(

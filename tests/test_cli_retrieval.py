@@ -223,6 +223,16 @@ def test_decoded_pictures_are_the_tokenizers(place: Path) -> None:
     np.testing.assert_array_equal(decode_codes(pre, codes), expected)
 
 
+def test_options_go_by_the_librarys_names_too(place: Path, tmp_path: Path, bigr: Run) -> None:
+    ours = ("--codes", "rotation", "--bits", 24, "--layer", 3)
+    theirs = ("--binariser", "rotation", "--n-bits", 24, "--layer", 3)
+    for out, options in (("a.npz", ours), ("b.npz", theirs)):
+        assert bigr("codes", place / "data", "--out", out, *options)[0] == 0
+    assert (read_codes(tmp_path / "a.npz").codes == read_codes(tmp_path / "b.npz").codes).all()
+    assert bigr("index", "build", place / "data", *theirs)[0] == 0
+    assert HammingIndex.load(tmp_path / "index").n_bits == 24
+
+
 def test_near_duplicates_lists_the_twins(place: Path, bigr: Run) -> None:
     bigr("index", "build", place / "data", "--codes", "bits", "--layer", 1)
     code, text, _ = bigr("near-duplicates", "index", "--radius", 0, "--json")

@@ -384,6 +384,31 @@ def test_the_fast_preset_is_the_librarys_and_options_change_it(bigr: Run, tmp_pa
     assert found[1] == {**found[0], "steps": 3}
 
 
+@pytest.mark.parametrize(
+    ("command", "iterations"),
+    [
+        (["generate", "--out", "o", "--steps", "3"], 3),
+        ([*PAINT, "--steps", "3"], 3),
+        (["interpolate", "--from", "0", "--to", "1", "--out", "o.png", "--frames", "2", "--iterations", "3"], 3),
+        (["interpolate", "--from", "0", "--to", "1", "--out", "o.png", "--steps", "2", "--fast"], FAST.steps),
+    ],
+)
+def test_steps_are_iterations_but_for_interpolate(
+    bigr: Run, tmp_path: Path, command: list[str], iterations: int
+) -> None:
+    code, _, error = bigr(*command, options=["--diffusion-steps", "2"])
+    assert (code, error) == (0, "")
+    origin = read_origin(tmp_path / ("o/000000.png" if command[0] == "generate" else "o.png"))
+    assert origin["settings"]["steps"] == iterations
+    assert origin.get("frames", 2) == 2
+
+
+@pytest.mark.parametrize("name", ["bf16", "bfloat16"])
+def test_precision_by_either_name(bigr: Run, tmp_path: Path, name: str) -> None:
+    assert bigr("generate", "--out", "o", "--precision", name)[0] == 0
+    assert read_origin(tmp_path / "o" / "000000.png")["precision"] == "bfloat16"
+
+
 # ---- what goes wrong
 @pytest.mark.parametrize(
     ("arguments", "says"),
