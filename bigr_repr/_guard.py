@@ -4,7 +4,7 @@ A native decoder can crash on a crafted file, or never end; no exception tells o
 stopped. So every decoding thread has a process of its own at the end of a pipe, asks it for one picture at a time,
 waits so long and no longer, and starts another one when it has to. Knows nothing of where pictures come from.
 
-What that costs over decoding in the threads themselves: a tenth of a millisecond of processor time a picture at 64
+What that costs over decoding in the threads themselves: a tenth of a millisecond of processor time per picture at 64
 pixels, three tenths at 256. Sending pixels through shared memory instead of the pipe saves less than a tenth, at 256.
 """
 

@@ -66,7 +66,7 @@ def from_bytes(packed: ArrayLike, n_bits: int) -> NDArray[np.bool_]:
     array = _unsigned(packed, "packed")
     length = code_bytes(n_bits)
     if array.shape[-1] != length:
-        raise ValueError(f"packed has {array.shape[-1]} bytes a code; n_bits={n_bits} takes {length}")
+        raise ValueError(f"packed has {array.shape[-1]} bytes per code; n_bits={n_bits} takes {length}")
     spare = 8 * length - n_bits
     if spare and np.any(array[..., -1] & np.uint8((1 << spare) - 1)):
         raise ValueError(f"packed has bits set past n_bits={n_bits}; is n_bits right?")
@@ -107,7 +107,7 @@ def hamming(a: ArrayLike, b: ArrayLike) -> NDArray[np.int32]:
     """
     left, right = _unsigned(a, "a"), _unsigned(b, "b")
     if left.shape[-1] != right.shape[-1]:
-        raise ValueError(f"a has {left.shape[-1]} bytes a code and b has {right.shape[-1]}; they are not comparable")
+        raise ValueError(f"a has {left.shape[-1]} bytes per code and b has {right.shape[-1]}; they are not comparable")
     shape = np.broadcast_shapes(left.shape, right.shape)
     left, right = np.broadcast_to(left, shape), np.broadcast_to(right, shape)
     if left.size <= _CHUNK or len(shape) < 2:

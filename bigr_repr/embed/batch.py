@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_GAIN = 0.95  # of the time an image that a larger batch has to need, to be worth its memory
+_GAIN = 0.95  # of the time per image that a larger batch has to need, to be worth its memory
 _SECONDS = 1.0  # that a batch may take: progress shows, and Ctrl-C is heard, as often
 _LARGEST = 1024
 
@@ -40,12 +40,12 @@ def best_batch_size(extractor: FeatureExtractor) -> int:
         if seconds > _GAIN * fastest:
             break
         best, fastest = size, seconds
-    log.info("batch size %d: %.4g ms an image on %s", best, 1e3 * fastest, extractor.device)
+    log.info("batch size %d: %.4g ms per image on %s", best, 1e3 * fastest, extractor.device)
     return best
 
 
 def _seconds(extractor: FeatureExtractor, batch: int) -> float:
-    """Time an image in batches of that size; the least of several, the first of which warms up."""
+    """Time per image in batches of that size; the least of several, the first of which warms up."""
     import torch
 
     side = extractor.config.image_size

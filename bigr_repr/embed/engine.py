@@ -55,7 +55,7 @@ Decoded = Loaded | Unreadable
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How pictures are decoded. workers: at a time; None: one a core.
+    """How pictures are decoded. workers: at a time; None: one per core.
 
     timeout: seconds that one may take, in a process of its own that can be ended; None: in threads of this process,
     which a crash or an endless loop in a decoder then takes with it. Raises ValueError for values out of range.

@@ -61,7 +61,7 @@ def draw_neighbours(
     k: int = 8,
     on_progress: OnProgress = _silent,
 ) -> None:
-    """A strip for some test images, drawn from all classes in turn: the training images nearest to each."""
+    """A strip for each of some test images, drawn from all classes in turn: the training images nearest to each."""
     _check_single(layers)
     draws = np.random.default_rng(settings.seeds[0])
     classes = len(np.unique(data.test.labels))
@@ -132,7 +132,7 @@ def draw_cka(
 def _test_only(
     model: str | None, data: BenchData, settings: BenchSettings, layers: Layers | None, on_progress: OnProgress
 ) -> Features:
-    """Features of the test side alone."""
+    """Features of only the test side."""
     return features_of(model, data, settings, layers=layers, train=False, on_progress=on_progress)
 
 

@@ -21,7 +21,7 @@ def packed(codes: ArrayLike, length: int | None, name: str) -> NDArray[np.uint8]
         raise ValueError(f"{name} have shape {array.shape}; expected packed codes (n, bytes)")
     if length is not None and array.shape[1] != length:
         raise ValueError(
-            f"{name} have {array.shape[1]} bytes a code, the index's have {length}; take both from the same model, "
+            f"{name} have {array.shape[1]} bytes per code, the index's have {length}; take both from the same model, "
             "layer and binariser"
         )
     return np.ascontiguousarray(array)
@@ -30,7 +30,9 @@ def packed(codes: ArrayLike, length: int | None, name: str) -> NDArray[np.uint8]
 def check_padding(codes: NDArray[np.uint8], n_bits: int) -> None:
     """Raises ValueError if codes (n, bytes) are not of `n_bits`, or have bits set past them."""
     if code_bytes(n_bits) != codes.shape[1]:
-        raise ValueError(f"n_bits={n_bits} takes {code_bytes(n_bits)} bytes a code; these codes have {codes.shape[1]}")
+        raise ValueError(
+            f"n_bits={n_bits} takes {code_bytes(n_bits)} bytes per code; these codes have {codes.shape[1]}"
+        )
     spare = 8 * codes.shape[1] - n_bits
     if spare and np.any(codes[:, -1] & np.uint8((1 << spare) - 1)):
         raise ValueError(f"codes have bits set past n_bits={n_bits}; is n_bits right?")

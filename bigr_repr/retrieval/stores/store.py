@@ -1,6 +1,6 @@
 """What every store of codes can do, and an index in one, searched as HammingIndex is. Knows no particular store.
 
-A store keeps one table of row number, id and code a name, and a header that says what the codes are. Vectors and the
+A store keeps one table of row number, id and code per name, and a header that says what the codes are. Vectors and the
 tokenizer's codes beside the search codes stay in the index folder: rescoring, regions and decoding are done there.
 """
 
