@@ -284,4 +284,4 @@ def label(entry: Entry) -> str:
     """What the input's file says that it is, or the name of the folder that the file lies in, as text."""
     if entry.label is not None:
         return entry.label
-    return escape_path(os.path.basename(os.path.dirname(entry.file)))  # noqa: PTH119, PTH120 - names are not UTF-8 alone
+    return escape_path(os.path.basename(os.path.dirname(entry.file)))  # noqa: PTH119, PTH120 - names need not be UTF-8
