@@ -281,7 +281,7 @@ def test_data_sets_that_lack_what_is_asked_for(place: Path, bigr: Run) -> None:
         (["--layer", "2"], "layer=2 is not in"),
         (["--codes", "pca", "--bits", "65"], "n_bits=65 must be in 1..64"),
         (["--codes", "itq", "--bits", "64"], "21 rows are too few to fit itq of 64 bits"),
-        (["--codes", "sign", "--bits", "8"], "gives a bit a feature, 64"),
+        (["--codes", "sign", "--bits", "8"], "gives one bit per feature, 64"),
         (["--kind", "ivf", "--lists", "50"], "lists=50 is more than the 21 codes"),
     ):
         code, _, error = bigr("index", "build", place / "plain", *arguments)
