@@ -67,7 +67,7 @@ def _with_ffn_dim(config: GeneratorConfig, ffn_dim: int) -> GeneratorConfig:
 
 
 def infer_tokenizer(state: State, *, grid: int) -> TokenizerConfig:
-    """The tokenizer that tensors named as in the released file (without "ae.") belong to, for `grid` tokens a side.
+    """The tokenizer that tensors named as in the released file (without "ae.") belong to, for `grid` tokens per side.
 
     The encoder's flat list of blocks tells its levels and where attention stands; the decoder's must mirror it.
     Raises ValueError when the tensors are no such tokenizer's.

@@ -4,7 +4,7 @@ A native decoder can crash on a crafted file, or never end; no exception tells o
 stopped. So every decoding thread has a process of its own at the end of a pipe, asks it for one picture at a time,
 waits so long and no longer, and starts another one when it has to. Knows nothing of where pictures come from.
 
-What that costs over decoding in the threads themselves: a tenth of a millisecond of processor time a picture at 64
+What that costs over decoding in the threads themselves: a tenth of a millisecond of processor time per picture at 64
 pixels, three tenths at 256. Sending pixels through shared memory instead of the pipe saves less than a tenth, at 256.
 """
 
@@ -82,7 +82,7 @@ class GuardedLoading:
             try:
                 return self._ask(source, name)
             except _DiedError as died:
-                raise ImageError("crashed", f"{name}: its decoder was ended by it, twice ({died})") from None
+                raise ImageError("crashed", f"{name}: it crashed its decoder twice ({died})") from None
 
     def _ask(self, source: bytes | str, name: str) -> Loaded:
         child = self._child()
@@ -119,7 +119,10 @@ class GuardedLoading:
                 how = child.outcome()
                 with self._lock:
                     self._children.discard(child)
-                raise RuntimeError(f"a process for decoding does not start ({how}); decode_timeout=None does without")
+                raise RuntimeError(
+                    f"a process for decoding does not start ({how}); decoding without a time limit needs none: "
+                    "decode_timeout=None, or --decode-timeout 0"
+                )
             self._own.child = child
         return child
 

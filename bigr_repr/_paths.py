@@ -278,7 +278,7 @@ def _split_run(run: bytes) -> Iterator[bytes]:
 
 
 def read_list(stream: BinaryIO) -> Iterator[str]:
-    """Paths from a binary stream: separated by NUL if the first 64 KiB hold one, else one a line; streams.
+    """Paths from a binary stream: separated by NUL if the first 64 KiB hold one, else one per line; streams.
 
     Lines may end in CR LF. Empty entries and a UTF-8 byte order mark in front are passed over. Nothing is a comment.
     """

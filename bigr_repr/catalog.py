@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from bigr_repr.config import ModelConfig, TokenizerConfig, preset, preset_names
 
+DEFAULT_MODEL: Final = "bigr-tiny"  # bundled: there without a download
 ASSETS = Path(__file__).parent / "assets"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
@@ -117,12 +118,12 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
     """
     with _reading(folder) as (record, fingerprint):
         if "tokenizer" in record and "generator" not in record:
-            raise ValueError("it is that of a tokenizer alone; train a generator for it: bigr-repr train generator")
+            raise ValueError("it is only that of a tokenizer; train a generator for it: bigr-repr train generator")
         return ModelConfig.from_dict(record), fingerprint
 
 
 def read_tokenizer_config(folder: Path) -> tuple[TokenizerConfig, str | None]:
-    """As `read_config`, of a folder that holds a tokenizer alone."""
+    """As `read_config`, of a folder that holds only a tokenizer."""
     with _reading(folder) as (record, fingerprint):
         fields: dict[str, Any] = dict(record["tokenizer"])
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}

@@ -160,7 +160,7 @@ def save(pre: Pretrained, folder: PathLike, *, dtype: torch.dtype | None = None)
 
 
 def save_tokenizer(tokenizer: BinaryAutoencoder, folder: PathLike, *, dtype: torch.dtype | None = None) -> Path:
-    """Write a tokenizer alone, for `load_tokenizer` and for the training of generators: config.json and weights.
+    """Write only a tokenizer, for `load_tokenizer` and for the training of generators: config.json and weights.
 
     Written and failing as in `save`.
     """
@@ -281,7 +281,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
 
 
 def _write_folder(target: Path, parts: Mapping[str, Mapping[str, Tensor]], config: str) -> Path:
-    """Write a folder of config.json and one safetensors file a part, as `save` promises. Returns its resolved path."""
+    """Write a folder of config.json and one safetensors file per part, as `save` promises. Returns its full path."""
     target = target.resolve()
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
     if occupied and not (target / CONFIG_FILE).is_file():

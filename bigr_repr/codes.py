@@ -121,7 +121,7 @@ def hamming(a: ArrayLike, b: ArrayLike) -> NDArray[np.int32]:
     """
     left, right = _unsigned(a, "a"), _unsigned(b, "b")
     if left.shape[-1] != right.shape[-1]:
-        raise ValueError(f"a has {left.shape[-1]} bytes a code and b has {right.shape[-1]}; they are not comparable")
+        raise ValueError(f"a has {left.shape[-1]} bytes per code and b has {right.shape[-1]}; they are not comparable")
     shape = np.broadcast_shapes(left.shape, right.shape)
     left, right = np.broadcast_to(left, shape), np.broadcast_to(right, shape)
     if left.size <= _CHUNK or len(shape) < 2:

@@ -80,7 +80,7 @@ class TokenizerConfig:
 
     @property
     def downsample(self) -> int:
-        """Pixels a token spans in each direction."""
+        """Pixels that a token spans in each direction."""
         return int(2 ** (len(self.channel_multipliers) - 1))
 
     @property
@@ -131,7 +131,7 @@ class GeneratorConfig:
 
     @property
     def tokens(self) -> int:
-        """Tokens an image."""
+        """Tokens per image."""
         return self.grid * self.grid
 
     @property
@@ -184,7 +184,7 @@ class ModelConfig:
 
     @property
     def code_size(self) -> int:
-        """Bits an image: tokens x code_bits."""
+        """Bits per image: tokens x code_bits."""
         return self.generator.tokens * self.generator.code_bits
 
     def to_dict(self) -> dict[str, Any]:

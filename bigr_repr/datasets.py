@@ -27,7 +27,7 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 class ImageSet(ABC):
     """Images by number, with a label each where the source has labels.
 
-    `labels` is int64 (n,) or None; `class_names` has one name a label, or none.
+    `labels` is int64 (n,) or None; `class_names` has one name per label, or none.
     """
 
     labels: IntArray | None = None

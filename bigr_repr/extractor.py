@@ -53,8 +53,6 @@ class FeatureExtractor(nn.Module):
     dtype: what the network computes in; None: as the weights are. In bfloat16 or float16 some bits of the codes differ
     from those in float32. device: None: where the weights are. compile: use torch.compile.
 
-    group: batches of so many images, or a multiple, give the same numbers bit for bit in float32 on a CPU; for others
-    the codes are the same bits, and features agree to rounding.
     Raises ValueError for a layer out of range or an unknown pool.
     """
 
@@ -128,7 +126,11 @@ class FeatureExtractor(nn.Module):
 
     @property
     def group(self) -> int:
-        """Images that the transformer takes at a time on a CPU: a few hundred tokens, which stay in its caches."""
+        """Images that the transformer takes at a time on a CPU: a few hundred tokens, which stay in its caches.
+
+        Batches of so many images, or of a multiple, give the same numbers bit for bit in float32 on a CPU; for others
+        the codes are the same bits, and features agree to rounding.
+        """
         if self._compiled or not self._exact:
             return 1
         at_a_time = _images_at_a_time(self.config.image_size)

@@ -17,6 +17,7 @@ from bigr_repr import checkpoints
 from bigr_repr._pixels import Pictures, read_all, stack
 from bigr_repr._placement import as_dtype, choose_device
 from bigr_repr._typing import PathLike
+from bigr_repr.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import code_bytes, to_bytes
 from bigr_repr.extractor import FeatureExtractor, Features, Layer
@@ -55,7 +56,7 @@ def extract_features(
 def extract_features(
     images: Pictures,
     *,
-    model: PathLike | Pretrained = "bigr-tiny",
+    model: PathLike | Pretrained = DEFAULT_MODEL,
     layer: Layer | Layers = 12,
     pool: str = "avg",
     batch_size: int = 32,
@@ -64,7 +65,7 @@ def extract_features(
     compile: bool = False,
     workers: int | None = None,
 ) -> NDArray[np.float32] | dict[Layer, NDArray[np.float32]]:
-    """Feature vectors of images, float32 (n, D), or (n, N, D) with pool="none"; an array a layer if several.
+    """Feature vectors of images, float32 (n, D), or (n, N, D) with pool="none"; one array per layer if several.
 
     images: a folder, a pattern or a file (rows in the order of bigr_repr.images.find_images), a PIL image, an array
     (H, W, 3) or (n, H, W, 3) as bigr_repr.images.as_rgb takes, a tensor (3, H, W) or (n, 3, H, W) of uint8 or floats in
@@ -81,7 +82,7 @@ def extract_features(
     several = not isinstance(layer, int | str)
     layers: list[Layer] = [layer] if isinstance(layer, int | str) else list(layer)
     if not layers:
-        raise ValueError("layer=[] names no layer; for codes alone see encode_codes")
+        raise ValueError("layer=[] names no layer; for only codes see encode_codes")
     extractor = _extractor(model, layers, pool, device, dtype, compile)
     found: dict[Layer, list[NDArray[np.float32]]] = {each: [_no_rows(extractor)] for each in layers}
     for first, features in _batches(images, extractor, batch_size, workers):
@@ -95,7 +96,7 @@ def extract_features(
 def encode_codes(
     images: Pictures,
     *,
-    model: PathLike | Pretrained = "bigr-tiny",
+    model: PathLike | Pretrained = DEFAULT_MODEL,
     batch_size: int = 32,
     device: torch.device | str | None = None,
     dtype: str | torch.dtype | None = None,

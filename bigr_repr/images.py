@@ -39,14 +39,14 @@ __all__ = [
     "unescape_path",
 ]
 
-MAX_PIXELS: Final = 200_000_000  # the largest telephone photographs pass; decoded, 0.8 GB at Pillow's 4 bytes a pixel
+MAX_PIXELS: Final = 200_000_000  # the largest telephone photographs pass; decoded, 0.8 GB at Pillow's 4 bytes per pixel
 MAX_ASPECT: Final = 16  # longer pictures are cut to their middle before they are resized
 
 # ---- decoding
 
 
 def decode(source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
-    """The picture in a file (str or path) or in an encoded file's bytes, upright, as an RGB image of 8 bits a channel.
+    """The picture in a file (str or path) or in an encoded file's bytes, upright, as an RGB image 8 bits per channel.
 
     EXIF orientation is applied. Transparency of any kind is composited over white. 1-bit, grey, palette, CMYK, YCbCr,
     LAB and HSV become RGB. Of an animation or a document of several pages, the first is taken. 16-bit grey is scaled,
@@ -198,7 +198,7 @@ def _value_range(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def as_rgb(image: Image.Image | NDArray[Any]) -> Image.Image:
-    """A picture that is already in memory as an upright RGB image of 8 bits a channel.
+    """A picture that is already in memory as an upright RGB image of 8 bits per channel.
 
     A PIL image of any mode is converted as decode() does (an RGB one that needs nothing is returned itself). An array
     is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the fourth channel being opacity over white: uint8 as it is, uint16

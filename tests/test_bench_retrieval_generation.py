@@ -140,7 +140,8 @@ def test_generation_command_reads_what_generate_writes(model: str, tmp_path: Pat
     ("arguments", "code", "named"),
     [
         (["retrieval", "--dataset", "digits", "--layer", "1,2"], 2, "several"),
-        (["retrieval", "--dataset", "digits", "--model", "tokenizer-bits"], 1, "bits alone"),
+        (["retrieval", "--dataset", "digits", "--layer", "1", "2"], 2, "several"),
+        (["retrieval", "--dataset", "digits", "--model", "tokenizer-bits"], 1, "only bits"),
         (["generation", "broken.npz", "--real", "examples"], 1, "broken.npz"),
         (["generation", "words.npz", "--real", "examples"], 1, "arr_0"),
         (["generation", "flat.npz", "--real", "examples"], 1, "(n, H, W, 3)"),

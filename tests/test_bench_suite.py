@@ -261,13 +261,24 @@ def test_picture_commands(model: str, tmp_path: Path) -> None:
     calls = {
         "map": [*shared, str(tmp_path / "map.svg"), *few, "--method", "pca"],
         "neighbours": [*shared, str(tmp_path / "near.png"), "--limit", "60", "--queries", "3", "-k", "4", "--codes"],
-        "confusion": [*shared, str(tmp_path / "confusion.png"), "--limit", "60", *few],
-        "cka": [*shared, str(tmp_path / "cka.png"), *few, "--other", f"random:{model}"],
+        "confusion": [*shared, str(tmp_path / "confusion.png"), "--limit", "60", *few, "--json"],
+        "cka": [*shared, str(tmp_path / "cka.png"), *few, "--other", f"random:{model}", "--json"],
     }
+    said = {}
     for name, arguments in calls.items():
-        done = CliRunner().invoke(app, [name, *arguments], catch_exceptions=False)
+        done = CliRunner().invoke(
+            app, [name, *arguments, "--batch-size", "8", "--workers", "1"], catch_exceptions=False
+        )
         assert done.exit_code == 0, done.output
+        said[name] = done.stdout
+    found = json.loads(said["confusion"])
+    assert found["confusion"] == str(tmp_path / "confusion.png")
+    assert all("taken for" in mistake for mistake in found["mistakes"])
+    assert np.shape(json.loads(said["cka"])["values"]) == (4, 4)
     assert _size(tmp_path / "near.png") == (72 * 5 + 16, 72 * 3 + 8)
     assert (tmp_path / "cka.png").stat().st_size > 1000
     assert CliRunner().invoke(app, ["map", *shared, str(tmp_path / "map.gif")]).exit_code == 2
     assert CliRunner().invoke(app, ["cka", *shared, str(tmp_path / "no" / "a.png")]).exit_code == 2
+    several = CliRunner().invoke(app, ["map", *shared, str(tmp_path / "map.svg"), "--layer", "1", "--layer", "2"])
+    assert several.exit_code == 2
+    assert "several" in several.output

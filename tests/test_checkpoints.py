@@ -180,7 +180,7 @@ def test_a_tokenizer_alone_and_a_models(pre: Pretrained, tmp_path: Path) -> None
         assert not tokenizer.training
         for name, weight in pre.tokenizer.state_dict().items():
             assert torch.equal(tokenizer.state_dict()[name], weight)
-    with pytest.raises(ValueError, match=r"tokenizer alone; train a generator"):
+    with pytest.raises(ValueError, match=r"only that of a tokenizer; train a generator"):
         load(tmp_path / "tokenizer")
     with (tmp_path / "tokenizer" / "tokenizer.safetensors").open("r+b") as file:
         file.seek(-1, 2)

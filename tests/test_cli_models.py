@@ -39,7 +39,7 @@ def test_import_then_info(tmp_path: Path) -> None:
     out = tmp_path / "model"
     assert str(out) in _run("import", *FILES, "--out", str(out), "--image-size", "64", "--half", "--name", "golden")
     text = _run("info", str(out))
-    for part in ("golden", "64 x 64 px", "0..2", "24 bits a token, 384 bits = 48 B", "binaryae_ema.th"):
+    for part in ("golden", "64 x 64 px", "0..2", "24 bits per token, 384 bits = 48 B", "binaryae_ema.th"):
         assert part in text
     assert load(out).fingerprint in text
     assert max(map(len, text.splitlines())) <= 80

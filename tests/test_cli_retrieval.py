@@ -223,6 +223,16 @@ def test_decoded_pictures_are_the_tokenizers(place: Path) -> None:
     np.testing.assert_array_equal(decode_codes(pre, codes), expected)
 
 
+def test_options_go_by_the_librarys_names_too(place: Path, tmp_path: Path, bigr: Run) -> None:
+    ours = ("--codes", "rotation", "--bits", 24, "--layer", 3)
+    theirs = ("--binariser", "rotation", "--n-bits", 24, "--layer", 3)
+    for out, options in (("a.npz", ours), ("b.npz", theirs)):
+        assert bigr("codes", place / "data", "--out", out, *options)[0] == 0
+    assert (read_codes(tmp_path / "a.npz").codes == read_codes(tmp_path / "b.npz").codes).all()
+    assert bigr("index", "build", place / "data", *theirs)[0] == 0
+    assert HammingIndex.load(tmp_path / "index").n_bits == 24
+
+
 def test_near_duplicates_lists_the_twins(place: Path, bigr: Run) -> None:
     bigr("index", "build", place / "data", "--codes", "bits", "--layer", 1)
     code, text, _ = bigr("near-duplicates", "index", "--radius", 0, "--json")
@@ -236,7 +246,8 @@ def test_near_duplicates_lists_the_twins(place: Path, bigr: Run) -> None:
     [
         (["search", "nothing.png", "--index", "index"], "nothing.png"),
         (["search", "00001.png", "--id", "--index", "nowhere"], "bigr-repr index build"),
-        (["search", "nothing", "--id", "--index", "index"], "'nothing' is not in the index"),
+        (["search", "nothing", "--id", "--index", "index"], "'nothing' is not in the index; ids are paths as"),
+        (["decode", "index", "--id", "nothing"], "ids are paths as embedded, for example '00000.png'"),
         (["search", "00001.png", "--id", "--index", "index", "-k", "50"], "k=50 is outside 1..21"),
         (["search", "00001.png", "--id", "--index", "index", "--effort", "3"], "a flat index is exact"),
         (["search", "00001.png", "--id", "--index", "index", "--device", "cuda"], "FAISS sees no GPU"),
@@ -270,7 +281,7 @@ def test_data_sets_that_lack_what_is_asked_for(place: Path, bigr: Run) -> None:
         (["--layer", "2"], "layer=2 is not in"),
         (["--codes", "pca", "--bits", "65"], "n_bits=65 must be in 1..64"),
         (["--codes", "itq", "--bits", "64"], "21 rows are too few to fit itq of 64 bits"),
-        (["--codes", "sign", "--bits", "8"], "gives a bit a feature, 64"),
+        (["--codes", "sign", "--bits", "8"], "gives one bit per feature, 64"),
         (["--kind", "ivf", "--lists", "50"], "lists=50 is more than the 21 codes"),
     ):
         code, _, error = bigr("index", "build", place / "plain", *arguments)

@@ -118,6 +118,14 @@ def test_the_picture_says_how_it_was_made_and_can_be_made_again(bigr: Run, tmp_p
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_a_picture_without_an_origin_is_said_to_be_foreign_or_stripped(bigr: Run, tmp_path: Path) -> None:
+    assert bigr(*PAINT)[0] == 0
+    with Image.open(tmp_path / "o.png") as image:
+        Image.fromarray(np.asarray(image)).save(tmp_path / "stripped.png")
+    with pytest.raises(ValueError, match="not written by bigr-repr, or its metadata was stripped"):
+        read_origin(tmp_path / "stripped.png")
+
+
 def test_the_picture_says_what_else_the_command_was_told(bigr: Run, tmp_path: Path) -> None:
     assert bigr("enrich", "photo.png", "--box", "1,2,9,9", "--scale", "3", "--out", "o.png")[0] == 0
     origin = read_origin(tmp_path / "o.png")
@@ -170,7 +178,7 @@ def test_names_made_of_out_never_replace_the_photograph(
     before = (tmp_path / source).read_bytes()
     code, _, error = bigr("inpaint", source, "--mask", "mask.png", "--out", out, *options)
     assert (code, error.count("\n")) == (1, 1)
-    assert f"{source} would be replaced" in error
+    assert f"writing {source} would overwrite an input" in error
     assert (tmp_path / source).read_bytes() == before
     assert not (tmp_path / "a-0.png").exists()
 
@@ -376,6 +384,31 @@ def test_the_fast_preset_is_the_librarys_and_options_change_it(bigr: Run, tmp_pa
     assert found[1] == {**found[0], "steps": 3}
 
 
+@pytest.mark.parametrize(
+    ("command", "iterations"),
+    [
+        (["generate", "--out", "o", "--steps", "3"], 3),
+        ([*PAINT, "--steps", "3"], 3),
+        (["interpolate", "--from", "0", "--to", "1", "--out", "o.png", "--frames", "2", "--iterations", "3"], 3),
+        (["interpolate", "--from", "0", "--to", "1", "--out", "o.png", "--steps", "2", "--fast"], FAST.steps),
+    ],
+)
+def test_steps_are_iterations_but_for_interpolate(
+    bigr: Run, tmp_path: Path, command: list[str], iterations: int
+) -> None:
+    code, _, error = bigr(*command, options=["--diffusion-steps", "2"])
+    assert (code, error) == (0, "")
+    origin = read_origin(tmp_path / ("o/000000.png" if command[0] == "generate" else "o.png"))
+    assert origin["settings"]["steps"] == iterations
+    assert origin.get("frames", 2) == 2
+
+
+@pytest.mark.parametrize("name", ["bf16", "bfloat16"])
+def test_precision_by_either_name(bigr: Run, tmp_path: Path, name: str) -> None:
+    assert bigr("generate", "--out", "o", "--precision", name)[0] == 0
+    assert read_origin(tmp_path / "o" / "000000.png")["precision"] == "bfloat16"
+
+
 # ---- what goes wrong
 @pytest.mark.parametrize(
     ("arguments", "says"),
@@ -389,7 +422,7 @@ def test_the_fast_preset_is_the_librarys_and_options_change_it(bigr: Run, tmp_pa
         (["inpaint", "photo.png", "--box", "50,0,60,9", "--out", "o.png"], "box=50,0,60,9 holds no pixel"),
         ([*PAINT, "--window", "37"], "window=37 is outside 1..36"),
         ([*PAINT, "--guidance", "3"], "no class to guide towards"),
-        ([*PAINT, "--iterations", "17"], "steps=17 is more than"),
+        ([*PAINT, "--iterations", "17"], "17 iterations are more than the 16 tokens of test's grid; ask"),
         (["inpaint", "photo.png", "--mask", "mask.png", "--out", "o.jpg"], "must end in .png"),
         (["inpaint", "photo.png", "--mask", "mask.png", "--out", "nowhere/o.png"], "nowhere: no such folder"),
         (["inpaint", "photo.png", "--mask", "mask.png", "--out", "folder.png"], "folder.png is a folder"),

@@ -88,7 +88,7 @@ def test_what_is_not_a_code_is_refused() -> None:
         codes.to_bytes(np.empty((3, 0)))
     with pytest.raises(ValueError, match="int8"):
         codes.hamming(packed.view(np.int8), packed)
-    with pytest.raises(ValueError, match="3 bytes a code and b has 4"):
+    with pytest.raises(ValueError, match="3 bytes per code and b has 4"):
         codes.hamming(packed, np.zeros((2, 4), np.uint8))
     with pytest.raises(ValueError, match="n_bits=32 takes 4"):
         codes.from_bytes(packed, 32)

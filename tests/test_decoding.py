@@ -99,6 +99,7 @@ def test_a_crash_and_an_endless_loop_cost_a_picture_each(tmp_path: Path) -> None
     assert (done.rows, done.failures) == (5, 3)
     lines = (tmp_path / "out/failures.jsonl").read_text().splitlines()
     assert [line.split('"error": ')[1].split(",")[0] for line in lines] == ['"crashed"', '"crashed"', '"timeout"']
+    assert all("it crashed its decoder twice" in line for line in lines[:2])
     assert "SIGSEGV" in lines[0]
     assert "decode_timeout=5" in lines[2]
     # Threads of this process are not sabotaged.

@@ -220,7 +220,7 @@ def test_a_change_that_fails_changes_nothing() -> None:
     for codes, ids, message in (
         (clustered(2), ["20", "3"], "'3' is in the index already"),
         (clustered(2), ["20", "20"], "a name twice"),
-        (random_codes(2, 5), ["20", "21"], "5 bytes a code, the index's have 16"),
+        (random_codes(2, 5), ["20", "21"], "5 bytes per code, the index's have 16"),
         (clustered(2), ["20"], "1 ids for 2 codes"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -236,7 +236,7 @@ def test_a_change_that_fails_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("queries", "k", "message"),
     [
-        (random_codes(1, 7), 1, "7 bytes a code, the index's have 16"),
+        (random_codes(1, 7), 1, "7 bytes per code, the index's have 16"),
         (random_codes(1, 16).astype(np.int8), 1, "dtype int8; packed codes are uint8"),
         (random_codes(1, 16), 21, r"k=21 is outside 1\.\.20"),
         (random_codes(1, 16), 0, r"k=0 is outside 1\.\.20"),
@@ -410,7 +410,7 @@ def test_binarisers_are_what_faiss_computes() -> None:
 def test_bad_fits_say_what_is_wrong() -> None:
     vectors = np.random.default_rng(0).normal(size=(30, 24))
     for kind, n_bits, message in (
-        ("sign", 12, "gives a bit a feature, 24"),
+        ("sign", 12, "gives one bit per feature, 24"),
         ("pca", 25, r"must be in 1\.\.24"),
         ("itq", 20, "30 rows are too few to fit itq of 20 bits"),
         ("lsh", 8, "binariser='lsh' is unknown"),

@@ -278,7 +278,7 @@ def test_results_are_ordinary_tensors(pre: Pretrained) -> None:
         ({"masked": torch.zeros(2, N, dtype=torch.bool)}, "no codes are given"),
         ({"codes": torch.zeros(2, N, K + 1)}, rf"expected \(2, {N}, {K}\)"),
         ({"condition": torch.zeros(3, 32)}, r"expected \(2, 32\)"),
-        ({"settings": SamplingSettings(steps=N + 1)}, f"steps={N + 1} is more than the {N} tokens"),
+        ({"settings": SamplingSettings(steps=N + 1)}, f"{N + 1} iterations are more than the {N} tokens of this model"),
         ({"settings": SamplingSettings(steps=4, diffusion_steps=17)}, "diffusion_steps=17 is more than the 16"),
         ({"settings": SamplingSettings(steps=4, guidance=2.0)}, "guidance=2 has no class"),
     ],

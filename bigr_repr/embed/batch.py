@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_GAIN = 0.95  # of the time an image that a larger batch has to need, to be worth its memory
+_GAIN = 0.95  # of the time per image that a larger batch has to need, to be worth its memory
 _SECONDS = 1.0  # that a batch may take: progress shows, and Ctrl-C is heard, as often
 _LARGEST = 1024
 
 
 def best_batch_size(extractor: FeatureExtractor) -> int:
-    """The fastest batch size for noise: extractor.group times a power of two.
+    """The fastest batch size, measured on random images: extractor.group times a power of two.
 
     Doubled while an image takes less time for it, and memory suffices. On a CPU in float32 all such sizes give the same
     numbers, bit for bit.  Raises what the extractor raises when not even the smallest batch fits.
@@ -40,12 +40,12 @@ def best_batch_size(extractor: FeatureExtractor) -> int:
         if seconds > _GAIN * fastest:
             break
         best, fastest = size, seconds
-    log.info("batch size %d: %.4g ms an image on %s", best, 1e3 * fastest, extractor.device)
+    log.info("batch size %d: %.4g ms per image on %s", best, 1e3 * fastest, extractor.device)
     return best
 
 
 def _seconds(extractor: FeatureExtractor, batch: int) -> float:
-    """Time an image in batches of that size; the least of several, the first of which warms up."""
+    """Time per image in batches of that size; the least of several, the first of which warms up."""
     import torch
 
     side = extractor.config.image_size

@@ -105,7 +105,7 @@ class _Member:
 class Cluster:
     """Engines in Ray actors.
 
-    address: of a cluster, as ray.init takes it; None: RAY_ADDRESS, or a cluster of this machine alone for the while;
+    address: of a cluster, as ray.init takes it; None: RAY_ADDRESS, or a cluster of only this machine for the while;
     a connection that this process has already is used as it is. order: for each actor; its device is "auto", "cpu" or
     "cuda", and decoding.workers are the cores of each (None: one, or a GPU's share of them). on_batch(images, failures)
     is called for every unit.

@@ -57,7 +57,7 @@ Decoded = Loaded | Unreadable
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How pictures are decoded. workers: at a time; None: one a core.
+    """How pictures are decoded. workers: at a time; None: one per core.
 
     timeout: seconds that one may take, in a process of its own that can be ended; None: in threads of this process,
     which a crash or an endless loop in a decoder then takes with it. Raises ValueError for values out of range.
@@ -318,4 +318,4 @@ def label(entry: Entry) -> str:
     """What the input's file says that it is, or the name of the folder that the file lies in, as text."""
     if entry.label is not None:
         return entry.label
-    return escape_path(os.path.basename(os.path.dirname(entry.file)))  # noqa: PTH119, PTH120 - names are not UTF-8 alone
+    return escape_path(os.path.basename(os.path.dirname(entry.file)))  # noqa: PTH119, PTH120 - names need not be UTF-8

@@ -37,7 +37,7 @@ def export(folder: PathLike, to: PathLike, *, layer: int | None = None, codes: b
     .npy: one array, (n, D) or (n, N, D) of the stored dtype, or uint8 (n, bytes) of codes, and beside it the paths, a
     line a row, in NAME.paths.txt (of a path that holds a line break, that is written as bytes that are not UTF-8 are:
     bigr_repr.images.unescape_path reverses it). .csv: with a header, the columns path, label and sha256 if there are
-    such, and a column a number, named 0 and on, or code in hexadecimal. layer: whose vectors; None: the only one's.
+    such, and one column per number, named 0 and on, or code in hexadecimal. layer: whose vectors; None: the only one's.
 
     Raises FileNotFoundError if the folder holds no data set, ValueError for another suffix, a layer that is not there
     or codes that are not, OSError when the file cannot be written.

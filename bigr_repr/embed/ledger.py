@@ -1,6 +1,6 @@
 """Which units are sealed, and which inputs failed. Knows nothing of images, models or vectors.
 
-A unit is sealed by its record, which is written after its shard: one file a unit, so that it appears at once, whoever
+A unit is sealed by its record, which is written after its shard: one file per unit, so that it appears at once, whoever
 writes it. What has no record, or whose shard is not the one recorded, was not done.
 """
 

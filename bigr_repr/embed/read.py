@@ -109,7 +109,9 @@ class EmbeddingSet:
     def label_batches(self, *, rows: int = 65536) -> Iterator[list[str]]:
         """Labels of all rows in order; nothing else is read. ValueError if there are none."""
         if "label" not in self.schema.names:
-            raise ValueError(f"{self.folder} holds no labels; embed with bigr-repr embed --labels-from-folders")
+            raise ValueError(
+                f"{self.folder} holds no labels; embed with labels (bigr-repr embed --labels-from-folders)"
+            )
         for batch in self._record_batches(["label"], rows):
             yield batch.column("label").to_pylist()
 

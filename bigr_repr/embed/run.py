@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bigr_repr._objects import ObjectPath, Place, as_place
 from bigr_repr._typing import PathLike
+from bigr_repr.catalog import DEFAULT_MODEL
 from bigr_repr.embed.batch import best_batch_size
 from bigr_repr.embed.cluster import Cluster, require_ray
 from bigr_repr.embed.dedup import list_digests, list_duplicates, release_doubles
@@ -77,7 +78,7 @@ def embed_images(
     inputs: PathLike | Iterable[PathLike],
     out: PathLike = "embeddings",
     *,
-    model: PathLike | Pretrained = "bigr-tiny",
+    model: PathLike | Pretrained = DEFAULT_MODEL,
     layers: Iterable[Layer] = (12,),
     pool: str = "avg",
     codes: bool = False,
@@ -133,8 +134,8 @@ def embed_images(
     data set was begun, or 32. It is recorded, and a run that goes on keeps it ("auto" as well), so that rows do not
     depend on where a run was stopped; other sizes, devices and compile change rows by no more than rounding.
 
-    engine="ray": do units on the machines of a Ray cluster, at ray_address, RAY_ADDRESS or, without either, this
-    machine alone; device is then "auto" (all GPUs, or all cores), "cpu" or "cuda", and workers the cores of each actor.
+    engine="ray": do units on the machines of a Ray cluster, at ray_address, RAY_ADDRESS or, without either, only
+    this machine; device is then "auto" (all GPUs, or all cores), "cpu" or "cuda", and workers the cores of each actor.
     Inputs and out must be what every machine sees. Rows are the local engine's, and one goes on where the other was.
 
     Raises FileNotFoundError for inputs or a model that are not there, ValueError for a layer out of range, data of
@@ -331,9 +332,9 @@ def _begun(sources: Iterator[Source]) -> Iterator[Source]:
 
 @contextmanager
 def _claimed(out: Place) -> Iterator[tuple[Place, list[int]]]:
-    """The folder in out for what a run has to remember, held for this process alone; in a store nothing is held.
+    """The folder in out for what a run has to remember, held for only this process; in a store nothing is held.
 
-    Also the descriptors that hold it: as long as any process has one open, another run waits in vain.
+    Also the descriptors that hold it: as long as any process has one open, another run is refused.
     """
     folder = out / RUN_FOLDER
     if out.exists() and not out.is_dir():

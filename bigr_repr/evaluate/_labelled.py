@@ -40,7 +40,7 @@ def labelled(name: str, features: ArrayLike, labels: ArrayLike | None) -> Labell
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise ValueError(f"{name} labels have shape {y.shape} and dtype {y.dtype}; expected whole numbers (n,)")
     if len(x) != len(y):
-        raise ValueError(f"{name}: {len(x)} rows of features but {len(y)} labels; give one label a row")
+        raise ValueError(f"{name}: {len(x)} rows of features but {len(y)} labels; give one label per row")
     if x.dtype.kind == "f":
         bad = np.flatnonzero(~np.isfinite(x.sum(axis=1, dtype=np.float64)))
         if len(bad):

@@ -69,7 +69,7 @@ def bench(
     neighbors: bool = True,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> list[BenchRow]:
-    """Measure a representation (a name as in `representations`) on a data set: a row a layer.
+    """Measure a representation (a name as in `representations`) on a data set: one row per layer.
 
     layers: block numbers, negative from the end, "mid", or "best", the block that an earlier sweep of this model found
     on this data set; none: the representation's default; None: every block, in one pass over the images, after which
@@ -121,7 +121,7 @@ def bench_retrieval(
     features = features_of(model, data, settings, layers=layers, tokens=True, on_progress=on_progress)
     view, *rest = features.train
     if view.n_bits is not None:
-        raise ValueError(f"{features.representation} has bits alone; name the model, whose floats they compare with")
+        raise ValueError(f"{features.representation} has only bits; name the model, whose floats they compare with")
     base, queries = (
         Collection(side[view], side[rest[0]] if rest else None, part.labels)
         for side, part in ((features.train, data.train), (features.test, data.test))
@@ -152,7 +152,7 @@ def bench_generation(
     layers = () if layer is None else (representation.layer_index(layer),)
     (view,) = representation.views(layers, settings.pool, codes=False)
     if view.n_bits is not None:
-        raise ValueError(f"{representation.name} has bits alone; Gaussians need numbers: name a model or pixels")
+        raise ValueError(f"{representation.name} has only bits; Gaussians need numbers: name a model or pixels")
     cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
     sides = []
     for name, source in (("real", real), ("generated", generated)):

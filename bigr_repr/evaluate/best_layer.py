@@ -1,6 +1,6 @@
 """The best block of a model on a data set, as a sweep over all blocks found it, remembered in the cache folder.
 
-A file a model and pooling: {fingerprint of the training images: what the sweep found}.
+One file per model and pooling: {fingerprint of the training images: what the sweep found}.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def draw_neighbors(
     k: int = 8,
     on_progress: OnProgress = _silent,
 ) -> None:
-    """A strip for some test images, drawn from all classes in turn: the training images nearest to each."""
+    """A strip for each of some test images, drawn from all classes in turn: the training images nearest to each."""
     _check_single(layers)
     draws = np.random.default_rng(settings.seeds[0])
     classes = len(np.unique(data.test.labels))
@@ -131,7 +131,7 @@ def draw_cka(
 def _test_only(
     model: str | None, data: BenchData, settings: BenchSettings, layers: Layers | None, on_progress: OnProgress
 ) -> BenchFeatures:
-    """Features of the test side alone."""
+    """Features of only the test side."""
     return features_of(model, data, settings, layers=layers, train=False, on_progress=on_progress)
 
 

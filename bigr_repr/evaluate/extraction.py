@@ -12,7 +12,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bigr_repr._placement import choose_device
 from bigr_repr._typing import PathLike
+from bigr_repr.catalog import DEFAULT_MODEL
 from bigr_repr.datasets import ImageSet
 from bigr_repr.embed import EmbeddingSet
 from bigr_repr.embed.recipe import differences
@@ -30,9 +31,7 @@ from bigr_repr.evaluate.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations import POOLS, Representation, View, open_representation, pooled
 from bigr_repr.evaluate.splits import BenchData, Part
 
-__all__ = ["DEFAULT_MODEL", "BenchFeatures", "BenchSettings", "OnProgress", "features_of"]
-
-DEFAULT_MODEL: Final = "bigr-tiny"
+__all__ = ["BenchFeatures", "BenchSettings", "OnProgress", "features_of"]
 
 _log = logging.getLogger(__name__)
 OnProgress = Callable[[str, int, int], None]
@@ -96,11 +95,11 @@ def features_of(
 ) -> BenchFeatures:
     """Both sides' features: from the cache, extracted, or read from embedding data sets. Arguments as for `bench`.
 
-    train: False leaves the training side out, for what looks at test images alone. tokens: also the tokenizer's bits,
+    train: False leaves the training side out, for what looks only at test images. tokens: also the tokenizer's bits,
     where there are any: the last view.
     """
     if settings.codes and layers:
-        raise ValueError("codes belong to no block: leave --layer out, or --codes")
+        raise ValueError("codes belong to no block: leave layer out, or codes")
     device = choose_device(settings.device)
     sources = data.train.source, data.test.source
     if isinstance(sources[0], EmbeddingSet) and isinstance(sources[1], EmbeddingSet):
@@ -156,12 +155,10 @@ def _stored(
         raise ValueError(f"{data.train.name} and {data.test.name} are not comparable: {'; '.join(found)}")
     name = first.provenance["model"]
     if model not in (None, name):
-        raise ValueError(f"model={model!r}, but {first.folder} holds features of {name!r}; leave --model out")
+        raise ValueError(f"model={model!r}, but {first.folder} holds features of {name!r}; leave model out")
     if first.provenance["pooling"] != "none" and settings.pool != first.provenance["pooling"]:
         held = first.provenance["pooling"]
-        raise ValueError(
-            f"pool={settings.pool!r}, but {first.folder} holds vectors pooled by {held!r}; leave --pool out"
-        )
+        raise ValueError(f"pool={settings.pool!r}, but {first.folder} holds vectors pooled by {held!r}; leave pool out")
     views = _with_tokens(_stored_views(data, first, settings, layers), first.n_bits if tokens else None)
     parts = (data.train, data.test) if train else (data.test,)
     sides = [{view: _read(part, view, settings.pool) for view in views} for part in parts]

@@ -4,7 +4,7 @@ Every layer, seed, rate and weight decay is a head of its own, and one batched p
 a layer and seed read the same batch. What a head becomes does not depend on which others are trained beside it.
 """
 
-# L layers, S seeds, G = L x S groups, H heads a group (rates x weight decays), n rows, B batch, D features, K classes
+# L layers, S seeds, G = L x S groups, H heads per group (rates x weight decays), n rows, B batch, D features, K classes
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def train_heads(
 ) -> Heads:
     """Train heads on features x (L, n, D) floats with labels y (n,) int64 in 0..K-1, on x's device.
 
-    seeds: a head's weights at the start and the order of its batches follow from its seed alone. choice: int64 (L, S),
+    seeds: a head's weights at the start and the order of its batches follow only from its seed. choice: int64 (L, S),
     the head (rate x weight decays + weight decay, by number) to train in each group, instead of all of them.
     """
     settings = torch.tensor([[r, d] for r in protocol.rates for d in protocol.weight_decays], device=x.device)

@@ -122,7 +122,7 @@ def neighbor_strips(
     mean: NDArray[np.float32] | None = None,
     side: int = 64,
 ) -> Image.Image:
-    """A strip a query: the query framed blue, then its k nearest, framed green if of its class, else red.
+    """One strip per query: the query framed blue, then its k nearest, framed green if of its class, else red.
 
     queries (q, D), base (m, D): features, metrics as in `knn.nearest`. query_image, base_image: an image by its row.
     Raises ValueError as `nearest` does, or for a k outside 1..m.

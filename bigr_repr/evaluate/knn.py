@@ -5,7 +5,7 @@ class with weight exp(similarity / T), T = 0.07. Bits vote alike, with similarit
 of the codes written as -1 and 1.
 """
 
-# n rows (images), q queries, m data base rows, D features, K classes
+# n rows (images), q queries, m database rows, D features, K classes
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Knn:
 
 
 class Nearest(NamedTuple):
-    """The k nearest rows of a data base: `rows` (q, k) int64 and `similarities` (q, k) float32, nearest first."""
+    """The k nearest rows of a database: `rows` (q, k) int64 and `similarities` (q, k) float32, nearest first."""
 
     rows: NDArray[np.int64]
     similarities: NDArray[np.float32]

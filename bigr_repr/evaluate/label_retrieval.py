@@ -1,9 +1,9 @@
 """How well codes retrieve images of the query's label, beside the floats they are made of. Knows no models or files.
 
-The training side is the data base, the test side the queries.
+The training side is the database, the test side the queries.
 """
 
-# q queries, m data base rows, D features
+# q queries, m database rows, D features
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Collection(NamedTuple):
 class RetrievalRow:
     """One kind of code on one data set, in percent; equal distances in the mean over their orders.
 
-    map_at_all, map_at_depth: mAP over the relevant in the data base, at most `depth`; bounds: worst and best order of
+    map_at_all, map_at_depth: mAP over the relevant in the database, at most `depth`; bounds: worst and best order of
     ties. map_at_depth_retrieved: over the relevant ones retrieved. share_of_float: of the float row's map_at_depth.
     """
 
@@ -88,7 +88,7 @@ def label_retrieval(
     have them; codes also with rescoring: the `shortlist` nearest in the order of float cosine, all others behind them.
 
     bits: of the binarisers that have a choice; what reduces dimensions makes at most D, and is left out, with a
-    warning, if the data base is too small to fit it. seed: of what is random.
+    warning, if the database is too small to fit it. seed: of what is random.
     on_progress(done, total): rows.
     Raises ValueError for bits or a shortlist below 1, and as fit_binariser and `retrieval` do.
     """

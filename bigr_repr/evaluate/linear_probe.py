@@ -35,9 +35,9 @@ class LinearProbe:
 
     `top5` counts a hit among the five classes with the largest logits (all of them, if there are fewer).
     `interval`: 95 % of top1, by resampling the test images. `seed_interval`: 95 % of the mean over seeds, by Student's
-    t; None for one seed. `top1_by_seed`, `settings` (what was chosen): one a seed. `held_out_top1` is the accuracy that
-    chose them, and None when there was nothing to choose. `predicted` (n_test,): the classes that the first seed's head
-    chose. `protocol` says in words how the numbers came about.
+    t; None for one seed. `top1_by_seed`, `settings` (what was chosen): one per seed. `held_out_top1` is the accuracy
+    that chose them, and None when there was nothing to choose. `predicted` (n_test,): the classes that the first seed's
+    head chose. `protocol` says in words how the numbers came about.
     """
 
     top1: float

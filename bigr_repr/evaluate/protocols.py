@@ -21,7 +21,7 @@ class SgdProtocol:
 
     optimizer: "sgd" or "lars", with `momentum`. rates: base rates, multiplied by batch / 256; they fall along half a
     cosine after a linear `warmup`. Exactly one of `epochs` and `iterations` states the length; warmup counts epochs.
-    batch: images a step; the whole training set where that is smaller. batch_norm: features pass a BatchNorm without
+    batch: images per step; the whole training set where that is smaller. batch_norm: features pass a BatchNorm without
     affine parameters (eps 1e-6) first. init_std: of the weights at the start; biases start at 0.
     """
 

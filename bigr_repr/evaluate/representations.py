@@ -4,7 +4,7 @@ A representation prepares one picture (in threads) and computes named arrays of 
 labels or caches. Names:
 
     MODEL                   what bigr_repr.load takes: hidden states of blocks, and the tokenizer's bits
-    tokenizer-bits[:MODEL]  the bits alone, as numbers or by Hamming distance
+    tokenizer-bits[:MODEL]  only the bits, as numbers or by Hamming distance
     random[:MODEL]          the same network untrained, tokenizer and transformer
     random-generator[:MODEL]  untrained transformer on the trained tokenizer's codes
     timm:NAME[?random]      a timm backbone with its own preprocessing, its pooled features or those of a block
@@ -29,6 +29,7 @@ from PIL import Image
 from bigr_repr import checkpoints
 from bigr_repr._pixels import stack
 from bigr_repr._placement import choose_device
+from bigr_repr.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.codes import from_bytes, to_bytes
 from bigr_repr.extractor import FeatureExtractor
@@ -39,7 +40,6 @@ from bigr_repr.models.tokenizer import BinaryAutoencoder
 __all__ = ["POOLS", "Representation", "View", "open_representation", "pooled"]
 
 POOLS: Final = ("avg", "max", "avg+max")
-_DEFAULT_MODEL: Final = "bigr-tiny"
 _PIXELS: Final = 32
 
 
@@ -60,7 +60,7 @@ class View:
         return f"layer {self.layer}" if self.layer is not None else self.item
 
     def numbers(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array as stored -> one number a feature, (n, D): packed bits are unpacked."""
+        """The array as stored -> one number per feature, (n, D): packed bits are unpacked."""
         return array if self.n_bits is None else from_bytes(array, self.n_bits)
 
 
@@ -81,7 +81,7 @@ class Representation(ABC):
     def layer_index(self, layer: int | str) -> int:
         """Resolve 0-based, negative or "mid". Raises ValueError for a layer out of range or if there are none."""
         if not self.layers:
-            raise ValueError(f"{self.name} has no layers; leave --layer out")
+            raise ValueError(f"{self.name} has no layers; leave layer out")
         if layer == "mid":
             return self.layers // 2
         if not isinstance(layer, int) or not -self.layers <= layer < self.layers:
@@ -116,10 +116,10 @@ def open_representation(name: str, *, device: str | None = None, seed: int = 0) 
 
         return TimmBackbone(rest, choose_device(device), seed)
     if kind in ("random", "random-generator"):
-        pre = checkpoints.load(rest or _DEFAULT_MODEL)
+        pre = checkpoints.load(rest or DEFAULT_MODEL)
         return Hidden(name, untrained(pre, seed, tokenizer=kind == "random"), choose_device(device), seed=seed)
     if kind == "tokenizer-bits":
-        return Hidden(name, checkpoints.load(rest or _DEFAULT_MODEL), choose_device(device), bits_only=True)
+        return Hidden(name, checkpoints.load(rest or DEFAULT_MODEL), choose_device(device), bits_only=True)
     return Hidden(name, checkpoints.load(name), choose_device(device))
 
 
@@ -207,7 +207,7 @@ class Pixels(Representation):
 
     def views(self, layers: Sequence[int], pool: str, *, codes: bool) -> list[View]:
         if codes:
-            raise ValueError(f"{self.name} has no bits; leave --codes out")
+            raise ValueError(f"{self.name} has no bits; leave codes out")
         if pool != "avg":
             raise ValueError(f"pool={pool!r} is for BiGR models; {self.name} has no tokens to pool")
         return [View(item="pixels")]

@@ -6,7 +6,7 @@ The expected average precision of tied ranks: McSherry and Najork, "Computing in
 measures efficiently in the presence of tied scores", ECIR 2008, section 3.
 """
 
-# q queries, m data base rows, k neighbours
+# q queries, m database rows, k neighbours
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def average_precision(
     """Average precision of ranking rows by distance: sum over relevant ranks r <= at of precision at r, over a count.
 
     distances: numbers (q, m), smaller is nearer. relevant: bool (q, m). at: ranks counted; None: all.
-    denominator: "relevant": the relevant rows in the data base, at most `at` of them, so that 1 is within reach;
+    denominator: "relevant": the relevant rows in the database, at most `at` of them, so that 1 is within reach;
     "retrieved": the relevant rows within `at` (the form of most papers on hashing, which rewards finding few). With all
     ranks both are the same.
 
@@ -126,7 +126,7 @@ def precision_at(distances: ArrayLike, relevant: ArrayLike, k: int) -> NDArray[n
     if d.shape != hit.shape or d.ndim != 2:
         raise ValueError(f"distances have shape {d.shape} and relevant {hit.shape}; expected the same (q, m)")
     if not 1 <= k <= d.shape[1]:
-        raise ValueError(f"k={k} is outside 1..{d.shape[1]}, the rows of the data base")
+        raise ValueError(f"k={k} is outside 1..{d.shape[1]}, the rows of the database")
     edge = np.partition(d, k - 1, axis=1)[:, k - 1 : k]
     nearer, tied = d < edge, d == edge
     places = k - nearer.sum(axis=1)
@@ -139,7 +139,7 @@ def precision_at(distances: ArrayLike, relevant: ArrayLike, k: int) -> NDArray[n
 class Retrieval:
     """Means over queries, in percent.
 
-    map_at: {depth: mAP}, depth None: all ranks; denominator: the relevant rows in the data base, at most `depth`.
+    map_at: {depth: mAP}, depth None: all ranks; denominator: the relevant rows in the database, at most `depth`.
     map_at_retrieved: the same over the relevant rows retrieved. map_bounds: {depth: (worst, best)} of map_at.
     precision: {k: precision@k}.
     """
@@ -186,7 +186,7 @@ def retrieval(
         for number in k:
             columns.setdefault(("precision", number), []).append(precision_at(block, hit, number))
     if np.isnan(np.concatenate(columns["expected", depths[0]])).all():
-        raise ValueError("no query has a row of its label in the data base; take both from the same classes")
+        raise ValueError("no query has a row of its label in the database; take both from the same classes")
 
     def mean(name: str, depth: int | None) -> float:
         return float(100 * np.nanmean(np.concatenate(columns[name, depth])))

@@ -30,10 +30,11 @@ from typing import Any, Final, TypeVar
 
 from bigr_repr._durable import replacing
 from bigr_repr._typing import PathLike
+from bigr_repr.catalog import DEFAULT_MODEL
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate import best_layer
 from bigr_repr.evaluate.bench import bench
-from bigr_repr.evaluate.extraction import DEFAULT_MODEL, BenchSettings
+from bigr_repr.evaluate.extraction import BenchSettings
 from bigr_repr.evaluate.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations import POOLS, open_representation
 from bigr_repr.evaluate.splits import BenchData, open_data, short_name, transfer
@@ -136,7 +137,7 @@ class Suite:
                 raise ValueError(f"{kind}: {', '.join(sorted(twice))} occurs twice; give each entry a name of its own")
 
     def limited(self, limit: int | None, test_limit: int | None) -> Suite:
-        """The same with at most so many images a side, for a quick run."""
+        """The same with at most so many images per side, for a quick run."""
         return dataclasses.replace(
             self,
             datasets=tuple(
@@ -279,7 +280,7 @@ def _list(fields: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _whole(found: object) -> list[int]:
-    """Whole numbers from a list, or from one alone."""
+    """Whole numbers from a list, or from a single one."""
     listed: list[Any] = found if isinstance(found, list) else [found]
     if strange := [each for each in listed if not isinstance(each, int) or isinstance(each, bool)]:
         raise ValueError(f"k={strange[0]!r} is no whole number")
@@ -287,7 +288,7 @@ def _whole(found: object) -> list[int]:
 
 
 def _entry(kind: type[_T], found: object, plain: str) -> _T:
-    """A data set or model from its entry: a mapping, or its name alone."""
+    """A data set or model from its entry: a mapping, or only its name."""
     if isinstance(found, str):
         return _make(kind, {plain: found})
     if not isinstance(found, dict):

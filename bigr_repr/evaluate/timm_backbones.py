@@ -60,7 +60,7 @@ class TimmBackbone(Representation):
 
     def views(self, layers: Sequence[int], pool: str, *, codes: bool) -> list[View]:
         if codes:
-            raise ValueError(f"{self.name} has no bits; leave --codes out")
+            raise ValueError(f"{self.name} has no bits; leave codes out")
         if pool != "avg":
             raise ValueError(f"pool={pool!r} is for BiGR models; {self.name} takes the mean")
         return [View(item=f"layer-{layer}", layer=layer) for layer in layers] or [View(item="pooled")]

@@ -121,7 +121,7 @@ class Block(nn.Module):
 
 
 class ClassEmbedding(nn.Module):
-    """One row a class and a last row for "no class"."""
+    """One row per class and a last row for "no class"."""
 
     def __init__(self, classes: int, dim: int) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Transformer(nn.Module):
         if labels is None:
             return table[null].expand(batch, -1)
         if labels.shape != (batch,):
-            raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({batch},), one label an image")
+            raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({batch},), one label per image")
         if labels.dtype not in (torch.int32, torch.int64):  # indexing would take 8-bit ones for a mask
             raise ValueError(f"labels has dtype {labels.dtype}; expected torch.int64")
         if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) <= null):

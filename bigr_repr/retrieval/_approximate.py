@@ -99,7 +99,7 @@ class Approximate:
         return self._faiss.search(queries, k, params=params)  # type: ignore[no-any-return]
 
     def without(self, kept: NDArray[np.int64], codes: NDArray[np.uint8]) -> Approximate:
-        """The index of the rows `kept` alone, numbered anew; codes: theirs. Lists are edited, graphs built anew."""
+        """The index of only the rows `kept`, numbered anew; codes: theirs. Lists are edited, graphs built anew."""
         if self.settings.kind != "ivf":
             return Approximate.build(self.settings, codes)
         numbers = np.full(len(self), -1, np.int64)

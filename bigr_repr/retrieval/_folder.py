@@ -139,7 +139,7 @@ def _left_over(path: Path) -> bool:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The folder for this process alone; where the system has no such locks, for whoever comes."""
+    """The folder for only this process; where the system has no such locks, for whoever comes."""
     try:
         import fcntl
     except ImportError:

@@ -1,4 +1,4 @@
-"""Exact search on a GPU, which FAISS has for flat indexes alone. Knows no ids, no files."""
+"""Exact search on a GPU, which FAISS has only for flat indexes. Knows no ids, no files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.retrieval._scan import Scanned
 
-MOST_NEIGHBOURS: Final = 2048  # that FAISS's kernels keep a query
+MOST_NEIGHBOURS: Final = 2048  # that FAISS's kernels keep per query
 
 
 def gpu_count() -> int:

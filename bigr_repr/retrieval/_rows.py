@@ -103,7 +103,7 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
     if pa.types.is_null(array.type) and not count:
         array = pa.array([], pa.large_string())
     if len(array) != count:
-        raise ValueError(f"{len(array)} ids for {count} codes; give one a code")
+        raise ValueError(f"{len(array)} ids for {count} codes; give one per code")
     text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
     if array.null_count or not (text or pa.types.is_integer(array.type)):
         raise ValueError(f"ids of type {array.type} must be all strings or all whole numbers")

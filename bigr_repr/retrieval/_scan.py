@@ -86,7 +86,7 @@ def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanne
 
 
 def scan_masked(codes: NDArray[np.uint8], queries: NDArray[np.uint8], mask: NDArray[np.uint8], k: int) -> Scanned:
-    """scan() by the bits that are set in mask (bytes) alone."""
+    """scan() only by the bits that are set in mask (bytes)."""
     columns = np.flatnonzero(mask)
     kept = mask[columns]
     wanted = np.ascontiguousarray(queries[:, columns] & kept)

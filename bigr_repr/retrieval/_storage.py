@@ -192,7 +192,7 @@ def _layout(value: list[Any] | None) -> TokenLayout | None:
     if value is None:
         return None
     if len(value) != 3:
-        raise ValueError(f"layout={value!r:.40} is not height, width and bits a token")
+        raise ValueError(f"layout={value!r:.40} is not height, width and bits per token")
     return TokenLayout(height=value[0], width=value[1], bits_per_token=value[2])
 
 

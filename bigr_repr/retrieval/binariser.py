@@ -20,13 +20,13 @@ from bigr_repr.codes import code_bytes, to_bytes
 __all__ = ["BINARISERS", "Binariser", "fit_binariser", "rows_needed"]
 
 BINARISERS: Final = {
-    "sign": "centred at the mean, a bit a feature",
-    "median": "above the median or not, a bit a feature",
+    "sign": "centred at the mean, one bit per feature",
+    "median": "above the median or not, one bit per feature",
     "pca": "signs of the first principal components",
     "rotation": "centred, signs after a random rotation",
     "itq": "principal components rotated to lose least by rounding (ITQ)",
 }
-_FULL: Final = ("sign", "median")  # one bit a feature, no choice of how many
+_FULL: Final = ("sign", "median")  # one bit per feature, no choice of how many
 _BLOCK: Final = 16 << 20  # bytes of float64 at a time
 
 
@@ -122,7 +122,9 @@ def fit_binariser(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
     if kind not in BINARISERS:
         raise ValueError(f"binariser={kind!r} is unknown; choose one of {', '.join(BINARISERS)}")
     if kind in _FULL and bits != width:
-        raise ValueError(f"n_bits={bits}: {kind} gives a bit a feature, {width}; leave n_bits out, or take pca or itq")
+        raise ValueError(
+            f"n_bits={bits}: {kind} gives one bit per feature, {width}; leave n_bits out, or take pca or itq"
+        )
     if bits < 1 or (kind != "rotation" and bits > width):
         limit = "at least 1" if kind == "rotation" else f"in 1..{width}, the number of features"
         raise ValueError(f"n_bits={bits} must be {limit} for {kind}; only rotation gives more bits than features")

@@ -67,7 +67,7 @@ class DataCodes:
             self._bits_asked_for(n_bits)
         else:
             if not pooled:
-                raise ValueError(f"{self.data.folder} holds a vector a token; embed with --pool avg to search images")
+                raise ValueError(f"{self.data.folder} holds one vector per token; embed with pool avg to search images")
             self.data.column(layer)  # says what is missing
             self.binariser = fit_binariser(binariser, self._sample(seed), n_bits=n_bits, seed=seed)
         self.n_bits = self.binariser.n_bits if self.binariser else int(self.data.n_bits or 0)

@@ -61,7 +61,7 @@ def export_image_codes(
     """Write the tokenizer's codes of image files to a file; returns the number of rows. Whole or not at all.
 
     out: *.parquet, with columns path and code and the origin as metadata; *.npz, with arrays paths, codes, n_bits and
-    origin (JSON); or *.npy, the codes alone. Codes are packed as bigr_repr.codes states.
+    origin (JSON); or *.npy, only the codes. Codes are packed as bigr_repr.codes states.
 
     Raises ImageError for the first picture that cannot be read (bigr-repr embed --codes goes on past those), ValueError
     for another suffix.

@@ -100,7 +100,7 @@ class HammingIndex:
             floats = finite_rows("vectors", vectors)
             floats = floats if floats.dtype in (np.float16, np.float32) else floats.astype(np.float32)
             if len(floats) != len(array):
-                raise ValueError(f"{len(floats)} vectors for {len(array)} codes; give one a code")
+                raise ValueError(f"{len(floats)} vectors for {len(array)} codes; give one per code")
         layout = None if bits_per_token is None else TokenLayout.square(bits, bits_per_token)
         rows = Rows(ids=id_array(ids, len(array), distinct=True), codes=array, vectors=floats)
         return cls.of_rows(rows, bits, settings, layout=layout)
@@ -158,8 +158,8 @@ class HammingIndex:
     ) -> Neighbors:
         """The k nearest rows to features (q, D), binarised as the index's were.
 
-        rescore: 0: by Hamming distance. r >= 1: of the r * k nearest by Hamming distance, whose stored vectors alone
-        are read, the k nearest by cosine.
+        rescore: 0: by Hamming distance. r >= 1: the k nearest by cosine of the r * k nearest by Hamming distance; only
+        their stored vectors are read.
         Raises ValueError for an index without a binariser, or without vectors to rescore by.
         """
         if self.binariser is None:
@@ -183,12 +183,12 @@ class HammingIndex:
             raise ValueError(f"rescore={rescore} must be at least 1: how many times k to look at")
         shortlist = self.search_rows(queries, min(len(self), rescore * k), effort=effort).rows
         if len(shortlist) != len(wanted):
-            raise ValueError(f"{len(shortlist)} query codes but {len(wanted)} vectors; give one a code")
+            raise ValueError(f"{len(shortlist)} query codes but {len(wanted)} vectors; give one per code")
         rows, distances = by_cosine(self.rows.vectors, wanted, shortlist, k)
         return Neighbors(self.rows.named(rows), distances)
 
     def search_region(self, queries: ArrayLike, region: Region, k: int = 10) -> Neighbors:
-        """The k nearest by the tokenizer's bits inside a region alone; exact, whatever the kind.
+        """The k nearest by the tokenizer's bits only inside a region; exact, whatever the kind.
 
         queries: packed tokenizer codes, uint8 (q, bytes) or (bytes).
         Raises ValueError for an index without tokenizer codes, or a region outside of the grid.
@@ -215,7 +215,7 @@ class HammingIndex:
         """The layout of the tokenizer's codes.  Raises ValueError if the index has none."""
         if self.layout is None:
             raise ValueError(
-                "this index holds no tokenizer codes, which regions and decoding need; embed with --codes, build again"
+                "this index holds no tokenizer codes, which regions and decoding need; embed with codes and build again"
             )
         return self.layout
 
@@ -274,7 +274,7 @@ class HammingIndex:
             vectors=None if vectors is None else finite_rows("vectors", vectors),
         )  # fmt: skip
         if any(part is not None and len(part) != len(array) for part in (more.tokens, more.vectors)):
-            raise ValueError(f"{len(array)} codes with another number of tokens or vectors; give one a code")
+            raise ValueError(f"{len(array)} codes with another number of tokens or vectors; give one per code")
         rows = self.rows.joined(more)
         if self._approximate is not None:
             self._approximate.add(array)

@@ -24,7 +24,7 @@ _COLUMNS: Final = 7  # the query and six hits
 
 
 def montage(views: Sequence[SearchView]) -> Image.Image:
-    """Blocks of tiles, one a query: photographs with decoded codes below, the query first, in a frame.
+    """Blocks of tiles, one per query: photographs with decoded codes below, the query first, in a frame.
 
     The region that was compared, if one was, is outlined.
 
@@ -90,7 +90,7 @@ def _outline(tile: Image.Image, region: tuple[float, float, float, float]) -> No
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
-    """The font that matplotlib brings; Pillow's own knows ASCII alone."""
+    """The font that matplotlib brings; Pillow's own knows only ASCII."""
     import matplotlib as mpl
 
     return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 12)

@@ -93,11 +93,12 @@ def _rows(ids: Sequence[str] | None, only: Sequence[str]) -> NDArray[np.int64]:
     places = {} if ids is None else {id: row for row, id in reversed(list(enumerate(ids)))}
     missing = [id for id in only if id not in places]
     if missing:
-        raise ValueError(f"id {missing[0]!r} is not among the codes")
+        remedy = f"ids are paths as embedded, for example {ids[0]!r}" if ids else "there are no ids with them"
+        raise ValueError(f"id {missing[0]!r} is not among the codes; {remedy}")
     return np.array([places[id] for id in only], np.int64)
 
 
 def _model(origin: Mapping[str, Any] | None, model: PathLike | None) -> Pretrained:
     if model is None and origin is None:
-        raise ValueError("these codes do not say which model they come from; name it (--model)")
+        raise ValueError("these codes do not say which model they come from; name the model")
     return load(origin["model"] if model is None and origin is not None else model or "")

@@ -28,7 +28,7 @@ class Encoded:
     """Queries as an index searches them.
 
     codes: uint8 (q, bytes), to compare with the index's. tokens: uint8 (q, bytes), the tokenizer's codes. vectors:
-    float32 (q, D), or None if the index is of tokenizer bits alone. pixels: uint8 (q, S, S, 3), as the model saw them.
+    float32 (q, D), or None if the index is only of tokenizer bits. pixels: uint8 (q, S, S, 3), as the model saw them.
     """
 
     codes: NDArray[np.uint8]

@@ -36,7 +36,7 @@ class TokenLayout:
         """The layout of a square picture's code.  Raises ValueError if n_bits makes no square of tokens."""
         side = math.isqrt(n_bits // bits_per_token)
         if side < 1 or side * side * bits_per_token != n_bits:
-            raise ValueError(f"{n_bits} bits of {bits_per_token} a token are no square of tokens")
+            raise ValueError(f"{n_bits} bits of {bits_per_token} per token are no square of tokens")
         return cls(height=side, width=side, bits_per_token=bits_per_token)
 
 

@@ -101,7 +101,8 @@ def search_ids(
     """
     rows = index.rows.places(list(ids))
     if (rows < 0).any():
-        raise ValueError(f"id {ids[int((rows < 0).argmax())]!r} is not in the index")
+        remedy = f"ids are paths as embedded, for example {index.ids[0].as_py()!r}" if len(index) else "it is empty"
+        raise ValueError(f"id {ids[int((rows < 0).argmax())]!r} is not in the index; {remedy}")
     tokens = index.tokens[rows] if index.has_tokens else None
     vectors = None if index.rows.vectors is None else index.rows.vectors[rows]
     found = _search(index, index.rows.codes[rows], tokens, vectors, k, rescore, region, effort)
@@ -122,7 +123,7 @@ def _search(
     effort: int | None,
 ) -> Neighbors:
     if region is not None and rescore:
-        raise ValueError("a region is compared by bits alone: leave rescore out")
+        raise ValueError("a region is compared only by bits: leave rescore out")
     if region is not None:
         return index.search_region(tokens if tokens is not None else codes, region, k)
     if rescore:

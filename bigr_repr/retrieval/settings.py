@@ -32,7 +32,7 @@ class IndexSettings:
     kind: one of KINDS. effort: of a search, in the kind's own unit; None: the least, in steps of doubling, whose
     recall@10 reaches `target_recall` in the self-check. lists (ivf): None: twice the root of the number of rows, fewer
     if codes are long. links (hnsw): of a node, twice as many on the ground floor; build_effort (hnsw): codes in view
-    while a node is linked (efConstruction). hash_bits, tables (hash): bits of a table's key, None: about one row a
+    while a node is linked (efConstruction). hash_bits, tables (hash): bits of a table's key, None: about one row per
     bucket; and tables. seed: of the clustering and of the choice of the bits to hash.
 
     Raises ValueError for an unknown kind or a number out of range.

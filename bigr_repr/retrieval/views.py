@@ -48,7 +48,7 @@ class SearchView:
     """One query and its hits, nearest first.
 
     n_bits: compared for each distance; 0: the distances are cosine distances. origin: what the codes are of, in words.
-    region: compared alone, as shares of the side (x, y, w, h).
+    region: the part that was compared, as shares of the side (x, y, w, h).
     """
 
     name: str

@@ -5,7 +5,7 @@ photographs of any size see photos.py. Images are float32 (B, 3, S, S) in [0, 1]
 that all of them take are those of `Options`.
 """
 
-# B images of the call, N tokens, K bits per token, D width, S side of the canvas in pixels, g tokens a side
+# B images of the call, N tokens, K bits per token, D width, S side of the canvas in pixels, g tokens per side
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def interpolate(
     mix = _even_steps(frames, len(classes)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
     if mix.ndim != 2 or mix.shape[1] != len(classes) or not len(mix) or not mix.isfinite().all():
         found = f"weights has shape {tuple(mix.shape)}"
-        raise ValueError(f"{found}; expected (images, {len(classes)}), finite: one column a label")
+        raise ValueError(f"{found}; expected (images, {len(classes)}), finite: one column per label")
     masked = torch.ones(len(mix), pre.config.generator.tokens, dtype=torch.bool)
     condition = job.condition(classes)
     assert condition is not None

@@ -1,6 +1,6 @@
 """Images and masks as users hold them, brought to a model's square canvas. Knows nothing of sampling or files."""
 
-# B batch, S side of the canvas in pixels, g grid (tokens a side), N = g*g tokens in raster order, K bits per token
+# B batch, S side of the canvas in pixels, g grid (tokens per side), N = g*g tokens in raster order, K bits per token
 
 from __future__ import annotations
 

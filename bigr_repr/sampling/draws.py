@@ -16,7 +16,7 @@ class Draws(Protocol):
     def uniform(self, counts: Sequence[int], blocks: int, width: int) -> Tensor:
         """Numbers in [0, 1): (blocks, sum(counts), width), float32.
 
-        `counts` has one entry an image; along the second axis come counts[0] rows for image 0, then counts[1] rows
+        `counts` has one entry per image; along the second axis come counts[0] rows for image 0, then counts[1] rows
         for image 1, and so on. What image i gets must depend on its own counts only, not on the rest of the batch.
         """
         ...

@@ -109,7 +109,7 @@ class PhotoFile:
                 continue
             for source in (self.photo, *self.masks):
                 if path.exists() and Path(source).exists() and path.samefile(source):
-                    raise ValueError(f"{path} would be replaced, from which this is made; give --out another name")
+                    raise ValueError(f"writing {path} would overwrite an input; choose another name for the result")
         return decode(self.photo)
 
     def targets(self, versions: int) -> list[Path]:

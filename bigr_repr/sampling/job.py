@@ -55,7 +55,7 @@ def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
     trained = pre.config.training.get("settings")
     if isinstance(trained, Mapping) and trained.get("conditional") is False:
         raise ValueError(
-            f"labels={labels!r}: {pre.config.name} was trained without classes; leave labels and guidance out"
+            f"labels={labels!r}: {pre.config.name} was trained without classes; name none, and leave guidance out"
         )
     try:
         numbers = torch.as_tensor(labels)
@@ -138,7 +138,7 @@ class Job:
 
     def check(self, conditional: bool) -> None:
         """Raise ValueError for settings that the model cannot follow, before any work is done."""
-        self.settings.check(self.pre.config.generator)
+        self.settings.check(self.pre.config.generator, self.pre.config.name)
         self.settings.guidance_at(1, conditional)
 
     def run(

@@ -60,20 +60,20 @@ def read_origin(path: Path) -> dict[str, Any]:
     with Image.open(path) as image:
         text = image.info.get(METADATA_KEY)
     if text is None:
-        raise ValueError(f"{path} does not say how it was made; bigr-repr wrote no PNG of this content")
+        raise ValueError(f"{path} does not say how it was made: not written by bigr-repr, or its metadata was stripped")
     record: dict[str, Any] = json.loads(text)
     return record
 
 
 def for_animation(frame: Image.Image) -> Image.Image:
-    """A picture of at most 384 pixels a side: what to keep of a large one that is to be a frame."""
+    """A picture of at most 384 pixels per side: what to keep of a large one that is to be a frame."""
     scale = min(1.0, _LONGEST / max(frame.size))
     size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
     return frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC)
 
 
 def write_gif(path: Path, frames: Sequence[Image.Image], *, milliseconds: int, origin: Mapping[str, Any]) -> None:
-    """Write frames of one size as an endless animation, the last shown for longer; at most 384 pixels a side."""
+    """Write frames of one size as an endless animation, the last shown for longer; at most 384 pixels per side."""
     small = [for_animation(frame) for frame in frames]
     with replacing(path) as file:
         small[0].save(

@@ -5,7 +5,7 @@ window and put into the photograph at its own resolution. What one window does n
 seeing what the earlier ones painted. Photographs in: RGB or anything `as_rgb` takes; out: PIL images of mode RGB.
 """
 
-# H W pixels of the photograph, V versions, S side of the canvas in pixels, N tokens, g tokens a side
+# H W pixels of the photograph, V versions, S side of the canvas in pixels, N tokens, g tokens per side
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def inpaint_photo(
     on_step: Callable[[Painted], object] | None = None,
     **options: Unpack[Options],
 ) -> list[Image.Image]:
-    """A photograph of any size with the marked part painted anew; one image a version.
+    """A photograph of any size with the marked part painted anew; one image per version.
 
     mask: (H, W) of the photograph, bool, or numbers of which all but 0 are marked.  labels: what to paint; None leaves
-    it to the context.  count: versions, the labels taken in turn; None: one a label.
+    it to the context.  count: versions, the labels taken in turn; None: one per label.
 
     Raises ValueError for a mask of another size or an empty one, and as `inpaint` does.
     """

@@ -53,7 +53,7 @@ def generate_files(
     """Generate a series into a folder: 000000.png, 000001.png, ..., classes in turn.
 
     Pictures that the folder holds already are not drawn again, and a folder of other settings is refused.  count: how
-    many in all; None: one a label.  sheet: a PNG of the first 64.  npz: all of them as the array that ADM's evaluator
+    many in all; None: one per label.  sheet: a PNG of the first 64.  npz: all of them as the array that ADM's evaluator
     reads.  animation: a GIF of the unmasking of the first 64, which are drawn again for it.
 
     Raises ValueError as `generate` does and for a folder of another series, OSError when a file cannot be written.
@@ -67,7 +67,7 @@ def generate_files(
     recorder = None if animation is None else _Recorder(min(SHOWN, series.count))
     drawn = series.draw(recorder, on_progress)
     paths = series.paths()
-    # A column a class, where that makes a table.
+    # One column per class, where that makes a table.
     columns = len(labels) if labels and 2 <= len(labels) <= _MOST_COLUMNS else None
     if sheet is not None:
         write_png(Path(sheet), grid([read_image(path) for path in paths[:SHOWN]], columns), series.origin)
@@ -93,7 +93,7 @@ class _Series:
         self.count = at_least_one("count", (len(labels) if labels else 1) if count is None else count)
         if self.count > MOST:
             raise ValueError(
-                f"count={count} is more than {MOST:,} pictures a folder; make several, each of a seed of its own"
+                f"count={count} is more than {MOST:,} pictures per folder; make several, each of a seed of its own"
             )
         job = Job(pre, SamplingSettings(), options)
         job.check(labels is not None)
@@ -161,7 +161,7 @@ def _read_series(file: Path) -> dict[str, Any]:
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """In words, where two origins differ, but for the version; of settings those alone that do."""
+    """In words, where two origins differ, but for the version; of settings only those that do."""
     differing: list[str] = []
     for key, value in wanted.items():
         if isinstance(value, dict) and isinstance(found.get(key), dict):

@@ -108,23 +108,23 @@ class SamplingSettings:
         """Whether the order ranks tokens by the confidence in their bits."""
         return self.order in RANKED_ORDERS
 
-    def check(self, config: GeneratorConfig) -> None:
-        """Raise ValueError when a model of this architecture cannot be sampled with these settings."""
+    def check(self, config: GeneratorConfig, model: str = "this model") -> None:
+        """Raise ValueError, naming the model, when one of this architecture cannot be sampled with these settings."""
         tokens, limit = config.tokens, config.train_timesteps
         if self.steps > tokens:
             raise ValueError(
-                f"steps={self.steps} is more than the {tokens} tokens of the canvas; ask for {tokens} or fewer"
+                f"{self.steps} iterations are more than the {tokens} tokens of {model}'s grid; ask for at most {tokens}"
             )
         in_turn = self.order == "raster" and self.schedule == "linear" and self.steps == tokens
         if config.attention == "causal" and not in_turn:
             raise ValueError(
-                f"order={self.order!r}, schedule={self.schedule!r}, steps={self.steps}: this model is autoregressive "
-                f"and draws one token after the other; leave them out, or give raster, linear and {tokens}"
+                f"order={self.order!r}, schedule={self.schedule!r}, {self.steps} iterations: {model} is autoregressive "
+                f"and draws one token after the other; leave these out, or give raster, linear and {tokens}"
             )
         for name in ("diffusion_steps", "confidence_steps"):
             value = getattr(self, name)
             if value is not None and value > limit:
-                raise ValueError(f"{name}={value} is more than the {limit} diffusion steps the model was trained with")
+                raise ValueError(f"{name}={value} is more than the {limit} steps that {model} was trained with")
 
     def guidance_at(self, iteration: int, conditional: bool) -> float:
         """Guidance in iteration 1..steps. 1 or less: one pass. Raises ValueError for guidance without a condition."""
@@ -132,7 +132,7 @@ class SamplingSettings:
         if not conditional:
             if guidance is not None and guidance > 1:
                 raise ValueError(
-                    f"guidance={guidance:g} has no class to guide towards; give labels or leave guidance out"
+                    f"guidance={guidance:g} has no class to guide towards; name a class or leave guidance out"
                 )
             return 1.0
         top = DEFAULT_GUIDANCE if guidance is None else guidance

@@ -1,6 +1,6 @@
 """Squares of a photograph that a model sees one after another. Knows nothing of models, colours or files."""
 
-# H W pixels of the photograph, g tokens a side of the canvas
+# H W pixels of the photograph, g tokens per side of the canvas
 
 from __future__ import annotations
 

@@ -1,30 +1,34 @@
 """`bigr-repr codes` and `bigr-repr decode`: binary codes to a file, and tokenizer codes back to pictures."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Codes = StrEnum("Codes", ["bits", "sign", "median", "pca", "rotation", "itq"])
+from bigr_repr.catalog import DEFAULT_MODEL
+from bigr_repr_cli.options import Binariser, Bits, Codes, StoredLayer
 
 
 def export(
-    source: Annotated[list[str], typer.Argument(metavar="SOURCE…", help="Images, or a folder of bigr-repr embed.")],
-    out: Annotated[Path, typer.Option(help="*.parquet (path, code), *.npz (paths, codes) or *.npy (codes).")] = Path(
-        "codes.parquet"
-    ),
-    codes: Annotated[
-        Codes, typer.Option(help="bits: the tokenizer's own; else, of a data set, how features become bits.")
-    ] = Codes.bits,
-    n_bits: Annotated[int | None, typer.Option("--bits", min=1, help="Bits of a code, for pca, rotation, itq.")] = None,
-    layer: Annotated[int | None, typer.Option(help="Whose vectors, if the data set has several layers.")] = None,
+    source: Annotated[
+        list[str], typer.Argument(metavar="SOURCE", help="Images, or one folder that bigr-repr embed wrote.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="File to write: *.parquet (path, code), *.npz (paths, codes) or *.npy (only codes).")
+    ] = Path("codes.parquet"),
+    codes: Binariser = Codes.bits,
+    n_bits: Bits = None,
+    layer: StoredLayer = None,
     model: Annotated[
-        str | None, typer.Option(help="For images: a name (bigr-repr models list) or a folder; by default bigr-tiny.")
+        str | None,
+        typer.Option(
+            help="Model that encodes the images: a name, as bigr-repr models list gives it, or a folder "
+            rf"\[default: {DEFAULT_MODEL}]."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the fit.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the fit.")] = 0,
 ) -> None:
-    """Export binary codes: of images, the tokenizer's bits; of an embedding data set, any kind."""
+    """Write binary codes to a file: the tokenizer's bits of images, or codes of any kind of an embedding data set."""
     from bigr_repr.retrieval.build import DataCodes
     from bigr_repr.retrieval.export import export_data_codes, export_image_codes
     from bigr_repr_cli.progress import counting_progress
@@ -36,15 +40,13 @@ def export(
         count, bits = export_data_codes(data, out), data.n_bits
     else:
         if codes != Codes.bits:
-            raise typer.BadParameter(
-                "of images there are bits alone; embed them first for others", param_hint="--codes"
-            )
+            raise typer.BadParameter("images have only bits; embed them first for others", param_hint="--codes")
         if n_bits is not None or layer is not None:
             hint = "--layer" if n_bits is None else "--bits"
             raise typer.BadParameter("the tokenizer's bits of images have no such choice", param_hint=hint)
         from bigr_repr.checkpoints import load
 
-        pre = load(model or "bigr-tiny")
+        pre = load(model or DEFAULT_MODEL)
         with counting_progress("encoding") as on_progress:
             count = export_image_codes(source, out, pre, on_progress=on_progress)
         bits = pre.config.code_size
@@ -52,11 +54,22 @@ def export(
 
 
 def decode(
-    source: Annotated[Path, typer.Argument(help="A file of bigr-repr codes, or an index with tokenizer codes.")],
-    out: Annotated[Path, typer.Option(help="New folder for the PNG files.")] = Path("decoded"),
-    only: Annotated[list[str] | None, typer.Option("--id", help="Of these paths alone; may be repeated.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first ones alone.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model that made the codes; by default as recorded.")] = None,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="File that bigr-repr codes wrote, or index folder with tokenizer codes."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the PNG files into, new or empty.")] = Path("decoded"),
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--id", help=r"Decode only the image of this path. May be repeated \[default: all]."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help=r"Decode only the first N \[default: all].")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=r"Name or folder of the model that made the codes \[default: the name recorded with the codes]."
+        ),
+    ] = None,
 ) -> None:
     """Turn stored tokenizer codes back into pictures, without the original files."""
     from bigr_repr.retrieval.png_folder import decode_to_folder

@@ -26,7 +26,12 @@ from bigr_repr_cli.sampling import Sampling, sampling_command
 def command(
     sampling: Sampling,
     image: Photo,
-    to: Annotated[str, typer.Option(metavar="CLASS", help="What to paint: a class by number or name, or several.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="CLASS", help="What to paint: a class by number or name; several, as 3,cat: a version of each."
+        ),
+    ],
     mask: Masks = None,
     box: Boxes = None,
     count: Count = None,

@@ -6,18 +6,23 @@ from typing import Annotated
 
 import typer
 
+from bigr_repr_cli.options import Json, StoredLayer
+
 
 def command(
-    embeddings: Annotated[str, typer.Argument(help="A folder that bigr-repr embed wrote.")],
-    to: Annotated[Path, typer.Option(help="The file to write: NAME.npy or NAME.csv.")],
-    layer: Annotated[int | None, typer.Option(help="Whose vectors, if EMBEDDINGS has several layers.")] = None,
-    codes: Annotated[bool, typer.Option("--codes", help="The packed codes instead of vectors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    embeddings: Annotated[
+        str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
+    ],
+    to: Annotated[Path, typer.Option(help="File to write: NAME.npy or NAME.csv.")],
+    layer: StoredLayer = None,
+    codes: Annotated[bool, typer.Option("--codes", help="Write the packed codes instead of vectors.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write the rows of a data set for other programs, in its order.
 
-    NAME.npy is one array, and NAME.paths.txt beside it has the paths, a line a row. NAME.csv has a header, the path,
-    label and sha256 if there are such, and a column a number.
+    NAME.npy is one array; NAME.paths.txt beside it has the paths, one per line.
+
+    NAME.csv has a header, and columns for the path, for label and sha256 if there are such, and for each number.
 
     To embed images that are in a folder called export: bigr-repr embed ./export
     """

@@ -20,7 +20,7 @@ from bigr_repr.images import escape_path
 
 class _Rate(ProgressColumn):
     def render(self, task: BarTask) -> Text:
-        """Images a second, lately."""
+        """Images per second, lately."""
         return Text(f"{task.speed:,.1f} images/s" if task.speed else "", style="progress.data.speed")
 
 

@@ -27,7 +27,9 @@ from bigr_repr_cli.sampling import Sampling, sampling_command
 def command(
     sampling: Sampling,
     image: Photo,
-    scale: Annotated[int, typer.Option(min=1, help="How much detail is taken out first; 1: none.")] = 2,
+    scale: Annotated[
+        int, typer.Option(min=1, help="Shrink the photograph this many times before redrawing; 1: not at all.")
+    ] = 2,
     mask: Masks = None,
     box: Boxes = None,
     label: Label = None,

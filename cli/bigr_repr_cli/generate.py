@@ -13,13 +13,29 @@ def command(
     sampling: Sampling,
     labels: Annotated[
         list[str] | None,
-        typer.Option("--labels", "-l", help='Classes by number or name, as 3,goldfish, or "all"; may be repeated.'),
+        typer.Option(
+            "--labels",
+            "-l",
+            help="Classes by number or name, as 3,goldfish, or all of them: all. May be repeated "
+            r"\[default: no class in particular].",
+        ),
     ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Pictures, classes in turn; default: one a class.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for 000000.png, 000001.png, …")] = Path("generated"),
-    grid: Annotated[Path | None, typer.Option(help="Also a PNG with the first 64 side by side.")] = None,
-    npz: Annotated[Path | None, typer.Option(help="Also all of them as an array, for ADM's evaluator.")] = None,
-    animate: Annotated[Path | None, typer.Option(help="Also a GIF of the unmasking of the first 64.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help=r"Pictures in all, the classes in turn \[default: one per class].")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder to write 000000.png, 000001.png and so on into; made if it is not there.")
+    ] = Path("generated"),
+    grid: Annotated[
+        Path | None, typer.Option(help="Also write the first 64 pictures side by side into this PNG file.")
+    ] = None,
+    npz: Annotated[
+        Path | None,
+        typer.Option(help="Also write all pictures as one array into this .npz file, which ADM's evaluator reads."),
+    ] = None,
+    animate: Annotated[
+        Path | None, typer.Option(help="Also write how the first 64 pictures are drawn into this GIF file.")
+    ] = None,
 ) -> None:
     """Generate pictures of the given classes; without labels, of none in particular.
 

@@ -6,38 +6,78 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Indexes of binary codes: build one of an embedding data set, look at it.")
+from bigr_repr_cli.options import Binariser, Bits, Codes, Json, StoredLayer
+
+app = typer.Typer(
+    no_args_is_help=True, help="Indexes of binary codes: build one from an embedding data set, look at it, copy it."
+)
 Kind = StrEnum("Kind", ["flat", "ivf", "hnsw", "hash"])
-Codes = StrEnum("Codes", ["bits", "sign", "median", "pca", "rotation", "itq"])
 Kept = StrEnum("Kept", ["float16", "float32", "none"])
+StoreKind = StrEnum("StoreKind", ["flat", "ivf"])
+
+
+Index = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that bigr-repr index build wrote.")]
 
 
 @app.command()
 def build(
-    embeddings: Annotated[str, typer.Argument(help="A folder or URL that bigr-repr embed wrote to.")],
-    out: Annotated[Path, typer.Option(help="Folder for the index; an index there is replaced.")] = Path("index"),
-    codes: Annotated[
-        Codes, typer.Option(help="bits: the tokenizer's own (embed --codes); else how features become bits.")
-    ] = Codes.sign,
-    n_bits: Annotated[int | None, typer.Option("--bits", min=1, help="Bits of a code, for pca, rotation, itq.")] = None,
-    layer: Annotated[int | None, typer.Option(help="Whose vectors, if EMBEDDINGS has several layers.")] = None,
-    kind: Annotated[Kind, typer.Option(help="flat is exact; the others are faster from about a million images.")] = (
-        Kind.flat
+    embeddings: Annotated[
+        str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the index into; an index there is replaced.")] = Path(
+        "index"
     ),
+    codes: Binariser = Codes.sign,
+    n_bits: Bits = None,
+    layer: StoredLayer = None,
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            help="flat: exact search; ivf (lists of near codes), hnsw (a graph) and hash (tables): approximate, and "
+            "faster from about a million images."
+        ),
+    ] = Kind.flat,
     effort: Annotated[
-        int | None, typer.Option(min=0, help="Of a search; by default the least with --target-recall.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Search effort. ivf: lists searched; hnsw: codes kept in view; hash: bits of a key that may differ "
+            r"\[default: the smallest that reaches --target-recall].",
+        ),
     ] = None,
-    target_recall: Annotated[float, typer.Option(min=0.01, max=1, help="Recall@10 that effort is chosen for.")] = 0.95,
-    lists: Annotated[int | None, typer.Option(min=1, help="ivf: lists; by default twice the root of the rows.")] = None,
-    links: Annotated[int, typer.Option(min=2, help="hnsw: links of a node.")] = 16,
-    build_effort: Annotated[int, typer.Option(min=1, help="hnsw: codes in view while a node is linked.")] = 80,
-    hash_bits: Annotated[int | None, typer.Option(min=1, help="hash: bits of a key.")] = None,
-    tables: Annotated[int, typer.Option(min=1, help="hash: tables; 1 for a single hash.")] = 4,
-    vectors: Annotated[Kept, typer.Option(help="What to keep the vectors as, for --rescore.")] = Kept.float16,
-    seed: Annotated[int, typer.Option(help="Of fits, clusterings and samples.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    target_recall: Annotated[
+        float,
+        typer.Option(
+            min=0.01, max=1, help="Share of the 10 nearest codes that a search with the default effort finds."
+        ),
+    ] = 0.95,
+    lists: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="ivf: number of lists "
+            r"\[default: twice the square root of the number of images, fewer if codes are long].",
+        ),
+    ] = None,
+    links: Annotated[int, typer.Option(min=2, help="hnsw: links per code.")] = 16,
+    build_effort: Annotated[
+        int, typer.Option(min=1, help="hnsw: codes kept in view while a code is linked; more: a better, slower build.")
+    ] = 80,
+    hash_bits: Annotated[
+        int | None,
+        typer.Option(min=1, help=r"hash: bits of a table's key \[default: what gives about one image per key]."),
+    ] = None,
+    tables: Annotated[int, typer.Option(min=1, help="hash: number of tables, each with a key of its own.")] = 4,
+    vectors: Annotated[
+        Kept,
+        typer.Option(help="Number type to keep the vectors in, for search --rescore; none: do not keep them."),
+    ] = Kept.float16,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the sample that binarisers and lists are fitted on, and of the fit.")
+    ] = 0,
+    as_json: Json = False,
 ) -> None:
-    """Build an index of an embedding data set, in chunks: its vectors need not fit into memory.
+    """Build an index from an embedding data set, in chunks: its vectors need not fit into memory.
 
     An approximate index is measured against exact search before it is written.
     """
@@ -59,9 +99,11 @@ def build(
 
 @app.command()
 def info(
-    index: Annotated[Path, typer.Argument(help="Index folder.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read all files and check them.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    index: Index,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all files, and check that they are as written.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Show an index: size, kind, origin, what can be searched, and its self-check."""
     from bigr_repr.retrieval import HammingIndex
@@ -74,15 +116,22 @@ def info(
 
 @app.command()
 def push(
-    index: Annotated[Path, typer.Argument(help="Index folder.")],
-    to: Annotated[str, typer.Option(help="lancedb:DIR (also s3://…), or milvus:URI (a server, or a file *.db).")],
-    name: Annotated[str, typer.Option(help="Of the index there; one with this name is replaced.")] = "images",
-    kind: Annotated[str, typer.Option(help="flat is exact; ivf searches lists.")] = "flat",
+    index: Index,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Store to copy to: lancedb:DIR (also lancedb:s3://…), or milvus:URI (a server, or a file *.db)."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the index in the store; one of this name is replaced.")] = "images",
+    kind: Annotated[
+        StoreKind, typer.Option(help="flat: exact search; ivf: approximate, searches the nearest lists of codes.")
+    ] = StoreKind.flat,
 ) -> None:
     """Copy an index's codes to a store, to be searched from there by the same command."""
     from bigr_repr.retrieval import HammingIndex
     from bigr_repr.retrieval.stores import push as push_index
 
-    pushed = push_index(HammingIndex.load(index), to, name, kind=kind)
+    pushed = push_index(HammingIndex.load(index), to, name, kind=str(kind))
     typer.echo(f"{len(pushed):,} codes of {pushed.n_bits:,} bits: {to}, {name}")
     typer.echo(f"search them with: bigr-repr search IMAGE --index {to}{'' if name == 'images' else f' --name {name}'}")

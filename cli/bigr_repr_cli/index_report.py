@@ -18,7 +18,7 @@ from bigr_repr.retrieval.origin import describe_origin
 
 
 def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
-    """Everything about one index, a line a fact."""
+    """Everything about one index, one line per fact."""
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     if as_json:
         typer.echo(json.dumps(_record(index, folder, size), indent=2, ensure_ascii=False))

@@ -11,10 +11,18 @@ from bigr_repr_cli.sampling import Sampling, sampling_command
 @sampling_command
 def command(
     sampling: Sampling,
-    start: Annotated[str, typer.Option("--from", metavar="CLASS", help="Where to begin: a class by number or name.")],
-    to: Annotated[str, typer.Option(metavar="CLASS", help="Where to end; several, as 3,cat: by way of them.")],
-    steps: Annotated[int, typer.Option(min=2, max=1000, help="Pictures from the first class to the last.")] = 9,
-    out: Annotated[Path, typer.Option(help="The PNG strip; beside it goes a GIF.")] = Path("interpolated.png"),
+    start: Annotated[str, typer.Option("--from", metavar="CLASS", help="First class, by number or name.")],
+    to: Annotated[
+        str,
+        typer.Option(metavar="CLASS", help="Last class, by number or name; several, as 3,cat: by way of the others."),
+    ],
+    steps: Annotated[
+        int,
+        typer.Option("--steps", "--frames", min=2, max=1000, help="Pictures from the first class to the last, both."),
+    ] = 9,
+    out: Annotated[
+        Path, typer.Option(help="PNG file for the strip of pictures; a GIF of the same name is written beside it.")
+    ] = Path("interpolated.png"),
 ) -> None:
     """Draw the way from one class to another, all pictures with the same noise, as a strip and as a GIF."""
     from bigr_repr.sampling.files import interpolate_file

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Which models there are, what one is, and importing released weights.")
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+from bigr_repr_cli.options import Json
+
+app = typer.Typer(no_args_is_help=True, help="List models, look at one, import released weights.")
 
 
 @app.command("list")
-def list_models(as_json: _Json = False) -> None:
+def list_models(as_json: Json = False) -> None:
     """List what --model takes (bundled models and the authors' release), and the presets that training takes."""
     from bigr_repr.catalog import available_models
     from bigr_repr_cli.tables import print_models
@@ -26,8 +27,11 @@ def list_models(as_json: _Json = False) -> None:
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="A name from: bigr-repr models list, or a model folder.")],
-    as_json: _Json = False,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A model's name, as bigr-repr models list gives it, or a model folder."),
+    ],
+    as_json: Json = False,
 ) -> None:
     """Show one model: architecture, sizes, layers, training data and its terms, quality. Downloads nothing."""
     from bigr_repr.checkpoints import describe
@@ -43,14 +47,20 @@ def info(
 
 @app.command("import")
 def import_released(
-    tokenizer: Annotated[Path, typer.Option(help="The release's tokenizer file, *.th.")],
-    generator: Annotated[Path, typer.Option(help="The release's generator file, *.pt.")],
-    out: Annotated[Path, typer.Option(help="New model folder.")],
-    image_size: Annotated[int | None, typer.Option(help="Pixels; follows from the files, checked if given.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads, if not width / 64.")] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name; the release's for files named as there.")] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store half precision: half the size, rounded weights.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a model that is in OUT.")] = False,
+    tokenizer: Annotated[Path, typer.Option(help="Tokenizer file of the release, *.th.")],
+    generator: Annotated[Path, typer.Option(help="Generator file of the release, *.pt.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write, new or empty.")],
+    image_size: Annotated[
+        int | None,
+        typer.Option(help=r"Side of the model's images in pixels; checked if given \[default: as the files imply]."),
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help=r"Attention heads of the generator \[default: width / 64].")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help=r"Name that the model gets \[default: the release's, for files that are named as there]."),
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store weights as float16: half the size, rounded.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the model that OUT holds.")] = False,
 ) -> None:
     """Make a model folder from the two files of the authors' release, of any size."""
     if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):

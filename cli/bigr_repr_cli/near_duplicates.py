@@ -6,16 +6,23 @@ from typing import Annotated
 
 import typer
 
+from bigr_repr_cli.options import Json
+
 
 def command(
-    index: Annotated[Path, typer.Argument(help="Index folder.")],
-    radius: Annotated[int | None, typer.Option(min=0, help="Differing bits; by default 5 % of a code's.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Print the largest clusters alone.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that bigr-repr index build wrote.")],
+    radius: Annotated[
+        int | None,
+        typer.Option(min=0, help=r"Bits in which near-duplicates may differ \[default: 5 % of a code's bits]."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=r"Print only this many clusters, the largest \[default: all].")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """List clusters of images that are at most RADIUS differing bits from another of their cluster.
 
-    Every pair is compared: minutes for 100,000 images, not a matter of the kind of index.
+    Every pair is compared, which takes minutes for 100,000 images, whatever the kind of index.
     """
     from bigr_repr.images import one_line
     from bigr_repr.retrieval import HammingIndex

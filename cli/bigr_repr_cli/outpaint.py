@@ -20,7 +20,7 @@ from bigr_repr_cli.photo import (
 )
 from bigr_repr_cli.sampling import Sampling, sampling_command
 
-Pixels = Annotated[int, typer.Option(min=0, help="Pixels to grow by on this side.")]
+Pixels = Annotated[int, typer.Option(min=0, help="Pixels to add on this side.")]
 
 
 @sampling_command
@@ -32,7 +32,8 @@ def command(
     right: Pixels = 0,
     bottom: Pixels = 0,
     aspect: Annotated[
-        str | None, typer.Option(help="Grow to this width:height, as 16:9, equally on opposite sides.")
+        str | None,
+        typer.Option(help="Add what makes width:height this, as 16:9 or 1.78, equally on opposite sides."),
     ] = None,
     label: Label = None,
     count: Count = None,

@@ -14,19 +14,59 @@ if TYPE_CHECKING:
 
 Blend = StrEnum("Blend", ["none", "feather", "poisson"])
 
-Photo = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photograph of any size; what is transparent is white.")]
+Photo = Annotated[
+    Path, typer.Argument(metavar="IMAGE", help="Photograph to work on, of any size; transparent parts count as white.")
+]
 Masks = Annotated[
     list[Path] | None,
-    typer.Option("--mask", help="An image of its size, light and opaque where to paint; may be repeated."),
+    typer.Option(
+        "--mask",
+        help="Mask image of the photograph's size: paint where it is light (128 or more) and opaque. May be repeated.",
+    ),
 ]
-Boxes = Annotated[list[str] | None, typer.Option("--box", help="left,top,right,bottom in pixels; may be repeated.")]
-Out = Annotated[Path, typer.Option(help="The PNG to write; with --count: its name and a number.")]
-Count = Annotated[int | None, typer.Option(min=1, help="Versions; default: one a class.")]
-Label = Annotated[str | None, typer.Option("--label", help="What to paint, a class by number or name.")]
-BlendHow = Annotated[Blend, typer.Option(help="How the painting meets the rest.")]
-Band = Annotated[int | None, typer.Option(min=1, help="Pixels that feather fades over; default: half a token.")]
-WindowSide = Annotated[int | None, typer.Option("--window", min=1, help="Side of the squares the model sees.")]
-Animate = Annotated[bool, typer.Option("--animate", help="Also a GIF of the unmasking, beside OUT.")]
+Boxes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--box", help="Rectangle to paint, as left,top,right,bottom in pixels from the upper left. May be repeated."
+    ),
+]
+Out = Annotated[
+    Path, typer.Option(help="PNG file to write; several versions are numbered: NAME-0.png, NAME-1.png and so on.")
+]
+Count = Annotated[
+    int | None, typer.Option(min=1, help=r"Versions to paint, the classes in turn \[default: one per class].")
+]
+Label = Annotated[
+    str | None,
+    typer.Option(
+        "--label",
+        help=r"What to paint: a class by number or name; several, as 3,cat: a version of each "
+        r"\[default: what fits the surroundings].",
+    ),
+]
+BlendHow = Annotated[
+    Blend,
+    typer.Option(
+        help="How the painting meets the photograph. none: hard edges, all else unchanged; feather: fades out around "
+        "the marked part; poisson: colours fitted to the surroundings (needs OpenCV)."
+    ),
+]
+Band = Annotated[
+    int | None,
+    typer.Option(min=1, help=r"Width in pixels over which --blend feather fades out \[default: half a token]."),
+]
+WindowSide = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        min=1,
+        help="Side, in pixels, of the square windows the model sees; smaller: finer detail, less context "
+        r"\[default: the photograph's shorter side; enrich: the model's image size].",
+    ),
+]
+Animate = Annotated[
+    bool, typer.Option("--animate", help="Also write an animation of how the tokens are drawn: a GIF beside OUT.")
+]
 
 
 def parse_boxes(values: list[str] | None) -> list[Box]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bigr_repr.catalog import DEFAULT_MODEL
+from bigr_repr_cli.options import Compile, Computed, Device, Json, Model, Precision
 from bigr_repr_cli.progress import counting_progress
 
 if TYPE_CHECKING:
@@ -24,34 +26,102 @@ Order = StrEnum("Order", ["entropy", "margin", "reversed", "random", "raster", "
 Masked = StrEnum("Masked", ["cosine", "linear"])
 GuidanceOver = StrEnum("GuidanceOver", ["constant", "linear"])
 NoiseOver = StrEnum("NoiseOver", ["constant", "down", "up"])
-Computed = StrEnum("Computed", ["float32", "bfloat16", "float16"])
 _PANEL = "Sampling"
+_ITERATIONS = (
+    "Iterations in which the tokens are drawn; of enrich, in each of its four rounds "
+    r"\[default: 20; inpaint, outpaint, edit: 25; --fast: 16]."
+)
 
 
 def _option(help: str, *names: str, **checks: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=_PANEL, **checks)
 
 
+_Iterations = Annotated[int | None, _option(_ITERATIONS, "--iterations", "--steps", min=1)]
+_OnlyIterations = Annotated[int | None, _option(_ITERATIONS, "--iterations", min=1)]
+
+
 def _shared(
-    model: Annotated[str, typer.Option(help="A name from: bigr-repr models list, or a model folder.")] = "bigr-tiny",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pictures.")] = 0,
-    fast: Annotated[bool, _option("Start from the fast preset instead of the paper's settings.", "--fast")] = False,
-    iterations: Annotated[int | None, _option("Iterations that unmask tokens.", min=1)] = None,
-    order: Annotated[Order | None, _option("Which tokens come first.")] = None,
-    schedule: Annotated[Masked | None, _option("How many are masked after each iteration.")] = None,
-    diffusion_steps: Annotated[int | None, _option("Steps of the transcoder's chain.", min=1)] = None,
-    confidence_steps: Annotated[int | None, _option("A chain of its own that ranks the tokens.", min=1)] = None,
-    guidance: Annotated[float | None, _option("Towards the class; 1 or less: none.", min=0.0)] = None,
-    guidance_schedule: Annotated[GuidanceOver | None, _option("Over the iterations.")] = None,
-    temperature: Annotated[float | None, _option("Of the bits, above 0.")] = None,
-    gumbel: Annotated[float | None, _option("Noise added to the confidence.", min=0.0)] = None,
-    gumbel_schedule: Annotated[NoiseOver | None, _option("Over the iterations.")] = None,
-    deterministic: Annotated[bool, _option("Threshold bits instead of drawing them.", "--deterministic")] = False,
-    batch_size: Annotated[int | None, _option("Images drawn together.", min=1)] = None,
-    device: Annotated[str, _option("auto, cpu, cuda, cuda:1 …")] = "auto",
-    precision: Annotated[Computed, _option("What the network computes in.")] = Computed.float32,
-    compile: Annotated[bool, _option("Compile the network: slow start, then faster.", "--compile")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    model: Model = DEFAULT_MODEL,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: the same seed gives the same pictures.")] = 0,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help=r"Images drawn together \[default: 1 on a CPU, else as many as have 8,192 tokens]."),
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = Computed.float32,
+    compile: Compile = False,
+    as_json: Json = False,
+    fast: Annotated[
+        bool,
+        _option(
+            "Start from the fast preset instead of the paper's settings: 16 iterations, order halton, 25 diffusion "
+            "steps; the options below still change it.",
+            "--fast",
+        ),
+    ] = False,
+    iterations: _Iterations = None,
+    order: Annotated[
+        Order | None,
+        _option(
+            "Which tokens are drawn first: the most certain by entropy or by margin, the least certain (reversed), "
+            "random ones, row by row (raster; autoregressive models always) or evenly spread ones (halton) "
+            r"\[default: entropy; --fast: halton]."
+        ),
+    ] = None,
+    schedule: Annotated[
+        Masked | None,
+        _option(
+            "How fast tokens are drawn: few at first (cosine) or equally many in each iteration (linear) "
+            r"\[default: cosine; inpaint, outpaint, edit without --fast: linear]."
+        ),
+    ] = None,
+    diffusion_steps: Annotated[
+        int | None,
+        _option(
+            "Diffusion steps that draw the bits of the tokens "
+            r"\[default: the number that models info shows; --fast: 25].",
+            min=1,
+        ),
+    ] = None,
+    confidence_steps: Annotated[
+        int | None,
+        _option(
+            "Rank the tokens by a shorter diffusion of this many steps, for orders entropy, margin and reversed; "
+            r"faster, but not the paper's sampler \[default: rank by the full one].",
+            min=1,
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        _option(r"Classifier-free guidance scale; 1 or less: off \[default: 2.5 with a class, else off].", min=0.0),
+    ] = None,
+    guidance_schedule: Annotated[
+        GuidanceOver | None,
+        _option(
+            "How guidance changes over the iterations: constant, or linear, growing to --guidance "
+            r"\[default: constant]."
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        _option(r"Temperature of the bit probabilities, above 0; lower: less variety \[default: 1]."),
+    ] = None,
+    gumbel: Annotated[
+        float | None,
+        _option(
+            "Scale of the random noise in the ranking of the tokens, for orders entropy, margin and reversed; "
+            r"0: none \[default: 0.17].",
+            min=0.0,
+        ),
+    ] = None,
+    gumbel_schedule: Annotated[
+        NoiseOver | None,
+        _option(r"How that noise changes over the iterations: constant, down to 0 or up from 0 \[default: constant]."),
+    ] = None,
+    deterministic: Annotated[
+        bool, _option("Take each bit's likelier value instead of drawing it at random.", "--deterministic")
+    ] = False,
 ) -> None:
     """Only its signature is used: the options of `sampling_command`."""
 
@@ -123,7 +193,9 @@ class Sampling:
 def sampling_command(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the shared options to a command, whose parameter `sampling` gets their values."""
     own = inspect.signature(command, eval_str=True).parameters
-    shared = inspect.signature(_shared, eval_str=True).parameters
+    shared = dict(inspect.signature(_shared, eval_str=True).parameters)
+    if "steps" in own:  # there the name means something else
+        shared["iterations"] = shared["iterations"].replace(annotation=_OnlyIterations)
 
     @functools.wraps(command)
     def run(**values: Any) -> None:

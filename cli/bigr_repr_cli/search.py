@@ -5,31 +5,71 @@ from typing import Annotated
 
 import typer
 
+from bigr_repr_cli.options import Json
+
 
 def command(
-    query: Annotated[list[str], typer.Argument(metavar="QUERY…", help="Image files; with --id: paths in the index.")],
-    index: Annotated[str, typer.Option(help="Index folder, or lancedb:DIR, or milvus:URI.")],
-    name: Annotated[str, typer.Option(help="Of the index in a store.")] = "images",
-    k: Annotated[int | None, typer.Option("-k", min=1, help="How many to find; by default 10, if there are.")] = None,
-    by_id: Annotated[bool, typer.Option("--id", help="QUERY is in the index: use its stored code.")] = False,
+    query: Annotated[
+        list[str],
+        typer.Argument(metavar="QUERY", help="Images to search for: files, folders or patterns; with --id: paths."),
+    ],
+    index: Annotated[
+        str, typer.Option(help="Index to search: a folder, or a store that was pushed to: lancedb:DIR or milvus:URI.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the index in a store.")] = "images",
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", min=1, help=r"Images to find per query \[default: 10, or all if fewer].")
+    ] = None,
+    by_id: Annotated[
+        bool, typer.Option("--id", help="Queries are paths as the index lists them: use the codes stored for them.")
+    ] = False,
     rescore: Annotated[
-        int, typer.Option(min=0, help="Take this many times k by bits, and the best of them by their vectors.")
+        int,
+        typer.Option(
+            min=0, help="Take this many times k images by bits, and of them the k nearest by their vectors; 0: do not."
+        ),
     ] = 0,
     region: Annotated[
-        str | None, typer.Option(help="x,y,w,h: compare there alone. Whole numbers: tokens; with points: shares, 0..1.")
+        str | None,
+        typer.Option(
+            help="Compare only inside the rectangle x,y,w,h: whole numbers are tokens, as 2,2,4,4; decimal numbers "
+            r"are shares of the side, as 0.25,0.25,0.5,0.5 \[default: compare all]."
+        ),
     ] = None,
-    effort: Annotated[int | None, typer.Option(min=0, help="Of an approximate index; see: index info.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page that shows the hits.")] = None,
-    montage: Annotated[Path | None, typer.Option(help="Write a PNG that shows the hits.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder that the index's paths are in, to show them.")] = None,
-    model: Annotated[str | None, typer.Option(help="Where the index's model is, if not at hand by its name.")] = None,
-    device: Annotated[str, typer.Option(help="Of a flat index: cuda, cpu, or auto: a GPU if FAISS sees one.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    effort: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Search effort of an approximate index, in the unit that index info shows "
+            r"\[default: the index's own; ivf in a store: an eighth of its lists].",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write an HTML page that shows the hits into this file.")
+    ] = None,
+    montage: Annotated[Path | None, typer.Option(help="Also write a picture of the hits into this PNG file.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that was embedded, to show the photographs of the hits from "
+            r"\[default: where the command is run]."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help=r"Folder of the model that made the index \[default: the model of the recorded name]."),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(help="Where a flat index is searched: auto (a GPU if FAISS sees one, else CPU), cpu or cuda."),
+    ] = "auto",
+    as_json: Json = False,
 ) -> None:
     """Find the images of an index that are nearest to a picture, and look at them.
 
-    The picture is encoded by the model that made the index. Distances are numbers of differing bits; after --rescore,
-    cosine distances.
+    The picture is encoded by the model that made the index.
+
+    Distances are numbers of differing bits; with --rescore, cosine distances.
     """
     from bigr_repr.retrieval import HammingIndex
     from bigr_repr.retrieval.search import search_ids, search_images

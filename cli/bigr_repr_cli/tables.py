@@ -17,7 +17,7 @@ _TITLES = {"bundled": "bundled", "released": "released, fetched on use", "preset
 
 
 def print_models(models: Sequence[ModelEntry]) -> None:
-    """One line a model, by kind."""
+    """One line per model, by kind."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", no_wrap=True)
     for heading in ("image", "tokens", "bits", "layers", "width", "code"):
@@ -44,7 +44,7 @@ def print_models(models: Sequence[ModelEntry]) -> None:
 
 
 def print_description(description: Description) -> None:
-    """Everything about one model, a line or more a fact."""
+    """Everything about one model, one line or more per fact."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -62,7 +62,7 @@ def _facts(description: Description) -> Iterator[tuple[str, str]]:
     yield "image", f"{size} x {size} px, {generator.grid} x {generator.grid} = {generator.tokens} tokens"
     yield (
         "code",
-        f"{generator.code_bits} bits a token, {config.code_size:,} bits = {config.code_size // 8:,} B an image",
+        f"{generator.code_bits} bits per token, {config.code_size:,} bits = {config.code_size // 8:,} B per image",
     )
     yield "layers", f"0..{generator.layers - 1}, each {generator.dim} wide in {generator.heads} heads"
     yield "transcoder", f"{generator.transcoder_blocks} blocks, {generator.transcoder_dim} wide, {_chain(description)}"

@@ -1,6 +1,6 @@
 """Codes in Milvus, a server or the embedded milvus-lite: BINARY_VECTOR by HAMMING. Knows nothing of queries.
 
-Two collections a name: the rows, under a name of their own for every push, and NAME_header, which is written last and
+Two collections per name: the rows, under a name of their own for every push, and NAME_header, which is written last and
 says which rows are the current ones.
 """
 

@@ -1,6 +1,6 @@
 """What every store of codes can do, and an index in one, searched as HammingIndex is. Knows no particular store.
 
-A store keeps one table of row number, id and code a name, and a header that says what the codes are. Vectors and the
+A store keeps one table of row number, id and code per name, and a header that says what the codes are. Vectors and the
 tokenizer's codes beside the search codes stay in the index folder: rescoring, regions and decoding are done there.
 """
 
@@ -27,7 +27,7 @@ from bigr_repr.retrieval.regions import Region, TokenLayout
 _FORMAT: Final = 1
 _CHUNK: Final = 4 << 20  # bytes of codes sent at a time
 _CHUNK_ROWS: Final = 1 << 13  # sent at a time: with the longest ids less than a message to Milvus holds, 64 MB
-_KINDS: Final = ("flat", "ivf")
+KINDS: Final = ("flat", "ivf")
 _SCHEMES: Final = ("lancedb", "milvus")
 
 Batch = tuple[int, pa.Array, NDArray[np.uint8]]  # number of the first row, ids, codes
@@ -144,7 +144,7 @@ class StoreIndex:
         self, queries: ArrayLike, vectors: ArrayLike, k: int = 10, *, rescore: int = 10, effort: int | None = None
     ) -> Neighbors:
         """Raises ValueError: vectors are not in the store."""
-        raise ValueError(f"{self._store.place} holds codes alone: rescore with the index folder that was pushed")
+        raise ValueError(f"{self._store.place} holds only codes: rescore with the index folder that was pushed")
 
     def token_layout(self) -> NoReturn:
         """Raises ValueError: stores compare whole codes."""
@@ -172,11 +172,11 @@ def open_store(place: str, name: str = "images") -> StoreIndex:
 def push(index: HammingIndex, place: str, name: str = "images", *, kind: str = "flat") -> StoreIndex:
     """Copy an index's ids and codes to a store, and return the index there; what has the name there is replaced.
 
-    kind: "flat" (exact), or "ivf", with twice the root of the rows as lists; milvus-lite has "flat" alone.
+    kind: "flat" (exact), or "ivf", with twice the root of the rows as lists; milvus-lite has only "flat".
     Raises as open_store, and ValueError for an empty index.
     """
-    if kind not in _KINDS:
-        raise ValueError(f"kind={kind!r} is unknown to stores; choose {' or '.join(_KINDS)}")
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is unknown to stores; choose {' or '.join(KINDS)}")
     if not len(index):
         raise ValueError("the index is empty: nothing to push")
     store = _connect(place, name)
@@ -198,7 +198,7 @@ def _batches(index: HammingIndex) -> Iterator[Batch]:
 def _connect(place: str, name: str) -> Store:
     scheme, _, where = place.partition(":")
     if scheme not in _SCHEMES or not where:
-        raise ValueError(f"place={place!r} is no store; name lancedb:DIR or milvus:URI")
+        raise ValueError(f"{place!r} is no store; name lancedb:DIR or milvus:URI")
     if not (name.isascii() and name.isidentifier()):
         raise ValueError(f"name={name!r} must be letters, digits and underscores, a letter first")
     try:

@@ -4,7 +4,7 @@ import typer
 
 from bigr_repr_cli.bench import generation, look, probes, retrieval, suite
 
-app = typer.Typer(no_args_is_help=True, help="How good a representation is, and what is drawn.")
+app = typer.Typer(no_args_is_help=True, help="Measure how good features or generated images are; look at features.")
 app.command("linear-probe")(probes.linear_probe)
 app.command("knn")(probes.knn)
 app.command("layers")(probes.layers)

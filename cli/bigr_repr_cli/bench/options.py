@@ -2,52 +2,94 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bigr_repr_cli.parse import parse_numbers
+from bigr_repr.catalog import DEFAULT_MODEL
+from bigr_repr_cli.parse import parse_layers, parse_numbers
 
 if TYPE_CHECKING:
     from bigr_repr.evaluate.extraction import BenchSettings
     from bigr_repr.evaluate.splits import BenchData
 
+Pooling = StrEnum("Pooling", [("avg", "avg"), ("max", "max"), ("both", "avg+max")])
+Probe = StrEnum("Probe", ["logreg", "mae", "mage", "dinov2"])
+
 Model = Annotated[
     str | None,
     typer.Option(
-        help="A model's name or folder, timm:NAME, pixels, tokenizer-bits, random or random-generator. "
-        "[default: bigr-tiny, or the one that made the embeddings]",
-        show_default=False,
+        help="What to measure: a model's name or folder, tokenizer-bits, random, random-generator, timm:NAME or "
+        rf"pixels \[default: {DEFAULT_MODEL}, or the model that made the embeddings].",
     ),
 ]
 Dataset = Annotated[
     str,
     typer.Option(
-        help="digits, cifar10, cifar100, stl10, tiny-imagenet, imagenette, imagenet, places365, flowers102, pets, dtd, "
-        "eurosat, food101; an image folder, Parquet files, embeddings."
+        help="Data set: digits, cifar10, cifar100, stl10, tiny-imagenet, imagenette, imagenet, places365, flowers102, "
+        "pets, dtd, eurosat or food101; or an image folder, Parquet files, or embeddings."
     ),
 ]
-TrainOn = Annotated[str, typer.Option(help="Instead of --dataset: where the training side comes from.")]
-TestOn = Annotated[str, typer.Option(help="And the test side.")]
-Root = Annotated[Path, typer.Option(help="Folder that data sets given by name lie in.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Training images, drawn from all classes in proportion.")]
-TestLimit = Annotated[int | None, typer.Option(min=1, help="Test images, likewise.")]
-Layer = Annotated[list[str], typer.Option(help='Blocks, as 12, -1, "mid", "best" or 4,8; by default block 12.')]
-Pool = Annotated[str, typer.Option(help="Of a block's tokens: avg, max or avg+max.")]
-Codes = Annotated[bool, typer.Option("--codes", help="The tokenizer's bits instead of hidden states.")]
-Protocol = Annotated[str, typer.Option(help="logreg, mae, mage or dinov2.")]
-Seeds = Annotated[int, typer.Option(min=1, help="Repetitions with other seeds.")]
-Seed = Annotated[int, typer.Option(min=0, help="The first seed; also of the images drawn.")]
-Neighbours = Annotated[str, typer.Option("-k", "--k", help="Numbers of neighbours.")]
-Center = Annotated[bool, typer.Option("--center", help="Subtract the mean of the training features first.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; by default a GPU if there is one.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images the model takes at a time.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; by default one a core.")]
-Cache = Annotated[
-    Path | None, typer.Option(help="Folder for features. [default: ~/.cache/bigr-repr]", show_default=False)
+TrainOn = Annotated[str, typer.Option(help="Instead of --dataset: data set whose training images to take.")]
+TestOn = Annotated[str, typer.Option(help="With --train-on: data set whose test images to take.")]
+Root = Annotated[Path, typer.Option(help="Folder that holds the data sets given by name.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help=r"Training images to take, from every class in proportion \[default: all]."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+TestLimit = Annotated[
+    int | None, typer.Option(min=1, help=r"Test images to take, from every class in proportion \[default: all].")
+]
+TestSample = Annotated[int, typer.Option(min=1, help="Test images to take at most, from every class in proportion.")]
+Layer = Annotated[
+    list[str],
+    typer.Option(
+        help="Blocks to measure, counted from 0: 12; -1 (the last); mid; best (as bench layers found it); several: "
+        r"4,8. May be repeated \[default: 12, or the last if there are fewer; all that embeddings hold]."
+    ),
+]
+SingleLayer = Annotated[
+    list[str],
+    typer.Option(
+        help="Block to measure, counted from 0: 12; -1 (the last); mid; best (as bench layers found it) "
+        r"\[default: 12, or the last if there are fewer]."
+    ),
+]
+Pool = Annotated[
+    Pooling, typer.Option(help="How a block's tokens become one vector: their mean, their maximum, or both in a row.")
+]
+BitCodes = Annotated[bool, typer.Option("--codes", help="Measure the tokenizer's bits instead of hidden states.")]
+Protocol = Annotated[
+    Probe,
+    typer.Option(
+        help="How the linear probe is trained. logreg: logistic regression to its optimum; mae, mage, dinov2: gradient "
+        "descent as in these papers, without augmentation."
+    ),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Times to train the probe, with random seeds counted up from --seed.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed, also of the choice of images where there is a limit.")]
+Neighbours = Annotated[
+    str, typer.Option("-k", "--k", help="Numbers of nearest neighbours that vote, separated by commas.")
+]
+Center = Annotated[bool, typer.Option("--center", help="Subtract the mean of the training features before the cosine.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images that the network takes at a time.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help=r"Images decoded in parallel \[default: one per core, 32 at most].")
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help=r"Folder to keep features in, to compute them once \[default: ~/.cache/bigr-repr]."),
+]
+
+
+def single_layer(values: list[str], names: tuple[str, ...] = ("mid", "best")) -> int | str | None:
+    """The block that an option names; None for none. Raises BadParameter for several."""
+    layers = parse_layers(values, names) if values else [None]
+    if len(layers) > 1:
+        raise typer.BadParameter(f"{','.join(values)!r} names several blocks; give one", param_hint="--layer")
+    return layers[0]
 
 
 def open_sides(
@@ -73,14 +115,14 @@ def check_picture(path: Path, *endings: str, option: str = "--out") -> None:
 
 def make_settings(
     *,
-    protocol: str = "logreg",
+    protocol: Probe = Probe.logreg,
     seeds: int = 1,
     seed: int = 0,
     k: str = "10,20,100,200",
     center: bool = False,
-    pool: str = "avg",
+    pool: Pooling = Pooling.avg,
     codes: bool = False,
-    device: str | None = None,
+    device: str = "auto",
     cache: Path | None = None,
     batch_size: int = 32,
     workers: int | None = None,
@@ -91,6 +133,6 @@ def make_settings(
     from bigr_repr.evaluate.extraction import BenchSettings
 
     return BenchSettings(
-        protocol=protocol, seeds=tuple(range(seed, seed + seeds)), k=neighbours, center=center, pool=pool, codes=codes,
-        device=device, cache=cache or default_cache(), batch_size=batch_size, workers=workers,
+        protocol=str(protocol), seeds=tuple(range(seed, seed + seeds)), k=neighbours, center=center, pool=str(pool),
+        codes=codes, device=device, cache=cache or default_cache(), batch_size=batch_size, workers=workers,
     )  # fmt: skip

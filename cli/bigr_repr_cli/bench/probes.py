@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from bigr_repr_cli.bench import options as o
+from bigr_repr_cli.options import Device, Json
 from bigr_repr_cli.parse import parse_layers
 from bigr_repr_cli.progress import bench_progress
 
@@ -21,16 +22,16 @@ def linear_probe(
     limit: o.Limit = None,
     test_limit: o.TestLimit = None,
     layer: o.Layer = [],  # noqa: B006
-    pool: o.Pool = "avg",
-    codes: o.Codes = False,
-    protocol: o.Protocol = "logreg",
+    pool: o.Pool = o.Pooling.avg,
+    codes: o.BitCodes = False,
+    protocol: o.Protocol = o.Probe.logreg,
     seeds: o.Seeds = 1,
     seed: o.Seed = 0,
-    device: o.Device = None,
+    device: Device = "auto",
     cache: o.Cache = None,
     batch_size: o.BatchSize = 32,
     workers: o.Workers = None,
-    as_json: o.AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Train a linear classifier on frozen features and test it.
 
@@ -59,16 +60,16 @@ def knn(
     limit: o.Limit = None,
     test_limit: o.TestLimit = None,
     layer: o.Layer = [],  # noqa: B006
-    pool: o.Pool = "avg",
-    codes: o.Codes = False,
+    pool: o.Pool = o.Pooling.avg,
+    codes: o.BitCodes = False,
     k: o.Neighbours = "10,20,100,200",
     center: o.Center = False,
     seed: o.Seed = 0,
-    device: o.Device = None,
+    device: Device = "auto",
     cache: o.Cache = None,
     batch_size: o.BatchSize = 32,
     workers: o.Workers = None,
-    as_json: o.AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Classify test images by their nearest training images: cosine, or Hamming distance with --codes.
 
@@ -96,18 +97,18 @@ def layers(
     root: o.Root = Path("data"),
     limit: o.Limit = None,
     test_limit: o.TestLimit = None,
-    pool: o.Pool = "avg",
-    protocol: o.Protocol = "logreg",
+    pool: o.Pool = o.Pooling.avg,
+    protocol: o.Protocol = o.Probe.logreg,
     seeds: o.Seeds = 1,
     seed: o.Seed = 0,
     k: o.Neighbours = "10,20,100,200",
     center: o.Center = False,
-    device: o.Device = None,
+    device: Device = "auto",
     cache: o.Cache = None,
     batch_size: o.BatchSize = 32,
     workers: o.Workers = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw it: a .png or .svg file.")] = None,
-    as_json: o.AsJson = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw accuracy by layer into this .png or .svg file.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Probe every block, after one pass over the images; the best one may then be named: --layer best."""
     if plot is not None:

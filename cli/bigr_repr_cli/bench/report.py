@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None = None) -> None:
-    """A line a row and the protocol below, or all records. best: the row to point out."""
+    """One line per row and the protocol below, or all records. best: the row to point out."""
     if as_json:
         typer.echo(json.dumps({"rows": [row.record() for row in rows], "best": best and best.view.layer}, indent=2))
         return
@@ -39,7 +39,7 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None
 
 
 def _probe_table(rows: Sequence[BenchRow], best: BenchRow | None) -> Table:
-    """A line a layer: the probe, then top-1 of every number of neighbours."""
+    """One line per layer: the probe, then top-1 of every number of neighbours."""
     headings = ["top-1", "top-5", "95 %", "chosen"]
     headings += [f"{k}-NN" for k in (rows[0].knn.top1 if rows[0].knn else ())]
     table = _table("features", headings)
@@ -53,7 +53,7 @@ def _probe_table(rows: Sequence[BenchRow], best: BenchRow | None) -> Table:
 
 
 def _neighbours_table(rows: Sequence[BenchRow]) -> Table:
-    """A line a layer and number of neighbours."""
+    """One line per layer and number of neighbours."""
     table = _table("features", ["k", "top-1", "top-5", "95 %"])
     for row in rows:
         assert row.knn is not None
@@ -76,11 +76,11 @@ def _interval(bounds: tuple[float, float]) -> str:
 
 
 def print_retrieval(rows: Sequence[RetrievalRow], features: BenchFeatures) -> None:
-    """A line a kind of code, and what was measured below."""
+    """One line per kind of code, and what was measured below."""
     view, first = next(iter(features.train)), rows[0]
     typer.echo(
         f"{features.representation}, {view.where}, on {features.data.name}: "
-        f"{_size(features.facts, 'test')} as queries, {_size(features.facts, 'train')} as data base"
+        f"{_size(features.facts, 'test')} as queries, {_size(features.facts, 'train')} as database"
     )
     table = _table("codes", ["mAP@all", f"mAP@{first.depth}", f"P@{first.precision_at}", "of float"])
     for row in rows:
@@ -88,7 +88,7 @@ def print_retrieval(rows: Sequence[RetrievalRow], features: BenchFeatures) -> No
         table.add_row(row.name, *(f"{number:.1f}" for number in numbers))
     Console().print(table)
     typer.echo(
-        f"percent; mAP over the relevant in the data base; equal distances: mean over their orders; of float: share of "
+        f"percent; mAP over the relevant in the database; equal distances: mean over their orders; of float: share of "
         f"the first row's mAP@{first.depth}"
     )
 

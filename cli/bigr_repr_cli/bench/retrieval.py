@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from bigr_repr_cli.bench import options as o
-from bigr_repr_cli.parse import parse_layers, parse_numbers
+from bigr_repr_cli.options import Device, Json
+from bigr_repr_cli.parse import parse_numbers
 from bigr_repr_cli.progress import bench_progress
 
 
@@ -19,25 +20,26 @@ def command(
     root: o.Root = Path("data"),
     limit: o.Limit = None,
     test_limit: o.TestLimit = None,
-    layer: Annotated[str | None, typer.Option(help='A block, as 12, -1, "mid" or "best"; by default 12.')] = None,
-    pool: o.Pool = "avg",
-    bits: Annotated[str, typer.Option(help="Of the binarisers that have a choice.")] = "64,128,256",
-    shortlist: Annotated[int, typer.Option(min=1, help="Rows a query that rescoring orders by their floats.")] = 1000,
+    layer: o.SingleLayer = [],  # noqa: B006
+    pool: o.Pool = o.Pooling.avg,
+    bits: Annotated[
+        str, typer.Option(help="Code lengths in bits, for pca, rotation and itq, separated by commas.")
+    ] = "64,128,256",
+    shortlist: Annotated[
+        int, typer.Option(min=1, help="Images per query that rescoring puts in the order of their vectors.")
+    ] = 1000,
     seed: o.Seed = 0,
-    device: o.Device = None,
+    device: Device = "auto",
     cache: o.Cache = None,
     batch_size: o.BatchSize = 32,
     workers: o.Workers = None,
-    as_json: o.AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Retrieve images of the test images' classes among the training images: floats, every binariser, tokenizer bits.
 
-    mAP over the relevant in the data base; equal distances count as the mean over their orders.
+    mAP over the relevant images in the database; equal distances count as the mean over their orders.
     """
-    layers = parse_layers([layer], ("mid", "best")) if layer else [None]
-    if len(layers) > 1:
-        raise typer.BadParameter(f"{layer!r} names several blocks; give one", param_hint="--layer")
-    numbers = parse_numbers(bits, "--bits")
+    block, numbers = o.single_layer(layer), parse_numbers(bits, "--bits")
     from bigr_repr.evaluate.bench import bench_retrieval
     from bigr_repr_cli.bench.report import print_retrieval
 
@@ -45,7 +47,7 @@ def command(
     data = o.open_sides(dataset, train_on, test_on, root, limit, test_limit, seed)
     with bench_progress() as on_progress:
         rows, features = bench_retrieval(
-            model, data, settings, layer=layers[0], bits=numbers, shortlist=shortlist, on_progress=on_progress
+            model, data, settings, layer=block, bits=numbers, shortlist=shortlist, on_progress=on_progress
         )
     if as_json:
         where = next(iter(features.train)).layer

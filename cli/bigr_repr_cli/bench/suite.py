@@ -6,21 +6,34 @@ from typing import Annotated
 import typer
 
 from bigr_repr_cli.bench import options as o
+from bigr_repr_cli.options import Device, Json
 from bigr_repr_cli.progress import bench_progress
 
 
 def command(
-    suite: Annotated[Path, typer.Argument(metavar="SUITE.yaml", help="Which models on which data sets.")],
-    out: Annotated[Path, typer.Option(help="Folder for the reports; what is done there is not done again.")],
-    model: Annotated[str | None, typer.Option(help="What $model stands for, instead of the file's.")] = None,
-    root: Annotated[str | None, typer.Option(help="Folder of data sets given by name, instead of the file's.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many training images, for a quick run.")] = None,
-    test_limit: Annotated[int | None, typer.Option(min=1, help="At most so many test images.")] = None,
-    device: o.Device = None,
+    suite: Annotated[
+        Path,
+        typer.Argument(metavar="SUITE.yaml", help="File that names the models and the data sets to measure them on."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the reports into; what is done there is not done again.")],
+    model: Annotated[
+        str | None, typer.Option(help=r"Model that $model in the file stands for \[default: the file's].")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help=r"Folder that holds the data sets given by name \[default: the file's].")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help=r"Training images to take at most, for a quick run \[default: as the file says]."),
+    ] = None,
+    test_limit: Annotated[
+        int | None, typer.Option(min=1, help=r"Test images to take at most \[default: as the file says].")
+    ] = None,
+    device: Device = "auto",
     cache: o.Cache = None,
     batch_size: o.BatchSize = 32,
     workers: o.Workers = None,
-    as_json: o.AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Measure many representations on many data sets: Markdown, JSON and an HTML page with plots.
 

@@ -1,0 +1,45 @@
+"""The options that commands of several groups share, and their choices. Knows no single command."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+# Rich takes square brackets in help texts for markup, unless they are escaped.
+Codes = StrEnum("Codes", ["bits", "sign", "median", "pca", "rotation", "itq"])
+Computed = StrEnum("Computed", ["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"])
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
+Model = Annotated[str, typer.Option(help="A model's name, as bigr-repr models list gives it, or a model folder.")]
+Device = Annotated[str, typer.Option(help="Where the network runs: auto (first GPU, else CPU), cpu, cuda or cuda:1.")]
+Precision = Annotated[
+    Computed,
+    typer.Option(
+        metavar="float32|bfloat16|float16",
+        help="Number type that the network computes in; fp32, bf16 and fp16 are the same.",
+    ),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first: slow to start, then faster.")]
+
+# Of an embedding data set, what becomes codes.
+StoredLayer = Annotated[
+    int | None, typer.Option(help=r"Block whose vectors to take \[default: the only one that the data set has].")
+]
+Binariser = Annotated[
+    Codes,
+    typer.Option(
+        "--codes",
+        "--binariser",
+        help="What the codes are. bits: the tokenizer's own, which a data set has after embed --codes; the others: the "
+        "vectors of a data set made binary.",
+    ),
+]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits",
+        "--n-bits",
+        min=1,
+        help=r"Length of a code in bits, for pca, rotation and itq \[default: one per feature].",
+    ),
+]
