@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import typer
-from bigr_repr.evaluate.looking import MAPS
+from bigr_repr.evaluate.inspection import MAPS
 from bigr_repr_cli import options
 from bigr_repr_cli.bench import look
 from bigr_repr_cli.bench import options as bench_options
