@@ -3,7 +3,7 @@
     python benchmarks/retrieval.py quality --root data
     python benchmarks/retrieval.py speed
 
-quality: train as data base, test as queries, both stratified samples (--limit 8000 and --queries 1000; the whole of
+quality: train as database, test as queries, both stratified samples (--limit 8000 and --queries 1000; the whole of
 CIFAR-10 takes an hour) written to benchmarks/results/retrieval_quality.json, with a table. mAP over all ranks and over
 1000, precision@100, ties averaged with bounds; for float cosine, every binariser at 64, 128 and 256 bits, tokenizer
 bits, and the best of a shortlist of 1000 by float cosine. Expected: 97 % of the float mAP@1000 or more at 256 bits with
@@ -35,7 +35,7 @@ def main() -> None:
     quality.add_argument("--root", default="data", help="folder of the data sets")
     quality.add_argument("--model", default="bigr-tiny")
     quality.add_argument("--layer", default="12", help='a block, or "mid"')
-    quality.add_argument("--limit", type=int, default=8000, help="images of the data base, a stratified sample; 0: all")
+    quality.add_argument("--limit", type=int, default=8000, help="images of the database, a stratified sample; 0: all")
     quality.add_argument("--queries", type=int, default=1000, help="queries, a stratified sample; 0: all")
     quality.add_argument("--bits", type=int, nargs="+", default=[64, 128, 256])
     quality.add_argument("--shortlist", type=int, default=1000, help="rows that rescoring reads a query")

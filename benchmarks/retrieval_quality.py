@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "layer": options.layer,
         "sides": sides,
-        "relevant": "images of the query's class; mAP over the relevant in the data base, at most the depth, and over "
+        "relevant": "images of the query's class; mAP over the relevant in the database, at most the depth, and over "
         "the relevant retrieved; expectation over random orders of ties, with the worst and best order",
         "rescoring": f"{options.shortlist} nearest by Hamming distance ordered by float cosine, the others behind them",
         "seed": options.seed,
