@@ -35,6 +35,7 @@ __all__ = [
     "load_tokenizer",
     "save",
     "save_tokenizer",
+    "tokenizer_fingerprint",
 ]
 
 PathLike = str | os.PathLike[str]
@@ -184,8 +185,16 @@ def load_tokenizer(name: PathLike, *, device: torch.device | str = "cpu") -> Bin
         tokenizer = BinaryAutoencoder(config)
     assign(tokenizer, _read_safetensors(folder / TOKENIZER_FILE), str(folder / TOKENIZER_FILE))
     tokenizer.float().eval()
-    _check_sum(folder, checksum, fingerprint(_joined(tokenizer.state_dict(), {})))
+    _check_sum(folder, checksum, tokenizer_fingerprint(tokenizer))
     return tokenizer.to(device)
+
+
+def tokenizer_fingerprint(tokenizer: BinaryAutoencoder) -> str:
+    """SHA-256 over a tokenizer's weights, as `Pretrained.fingerprint` for a whole model: 64 hexadecimal digits.
+
+    It tells whether codes and a generator belong to the same tokenizer, wherever its folder lies.
+    """
+    return fingerprint(_joined(tokenizer.state_dict(), {}))
 
 
 def count_parameters(config: ModelConfig) -> Parameters:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bigr_repr.checkpoints import load, save_tokenizer
+from bigr_repr.checkpoints import load, save_tokenizer, tokenizer_fingerprint
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig, preset
 from bigr_repr.datasets import open_images
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
@@ -103,6 +104,45 @@ def test_half_written_codes_are_not_read(codes: Path, tmp_path: Path) -> None:
     (tmp_path / "codes.npy").write_bytes((codes / "codes.npy").read_bytes())
     with pytest.raises(FileNotFoundError, match="train codes"):
         CodeSet(tmp_path)
+
+
+def test_codes_of_another_tokenizer_are_refused_by_both_names(codes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    same = BinaryAutoencoder(TOKENIZER)
+    other = BinaryAutoencoder(TOKENIZER)
+    ours, theirs = tokenizer_fingerprint(same), tokenizer_fingerprint(other)
+    assert CodeSet(codes).header.tokenizer_sha256 == ours
+    said = rf"by the tokenizer test \(SHA-256 {ours[:12]}…\).*another \(SHA-256 {theirs[:12]}…\).*train codes"
+    with pytest.raises(ValueError, match=said):
+        train_generator(CodeSet(codes), MODEL, settings(tmp_path / "other"), tokenizer=other)
+    assert not (tmp_path / "other").exists()
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "same", steps=2), tokenizer=same)
+
+
+def test_a_run_goes_on_with_codes_of_its_own_tokenizer_only(folder: Path, codes: Path, tmp_path: Path) -> None:
+    write_codes(open_images(folder), BinaryAutoencoder(TOKENIZER), tmp_path / "other", tokenizer_name="other")
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "g", steps=2))
+    with pytest.raises(TrainingError, match="tokenizer_sha256"):
+        train_generator(CodeSet(tmp_path / "other"), MODEL, settings(tmp_path / "g", steps=4))
+
+
+def test_codes_and_runs_of_older_versions_go_on_with_a_warning(
+    codes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(codes, old)
+    header = json.loads((old / "codes.json").read_text())
+    del header["tokenizer_sha256"]
+    (old / "codes.json").write_text(json.dumps(header))
+    train_generator(CodeSet(old), MODEL, settings(tmp_path / "g", steps=2), tokenizer=BinaryAutoencoder(TOKENIZER))
+    assert "does not say which weights made its codes" in caplog.text
+    file = find_checkpoints(tmp_path / "g")[-1][1] / "run.json"
+    record = json.loads(file.read_text())
+    del record["tokenizer_sha256"]
+    file.write_text(json.dumps(record))
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "g", steps=4))
+    assert "did not record tokenizer_sha256" in caplog.text
+    assert len(losses(tmp_path / "g")) == 4
 
 
 # The order of the data

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bigr_repr.checkpoints import tokenizer_fingerprint
 from bigr_repr.images import center_crop
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ _FORMAT = "bigr-repr codes 1"
 
 @dataclass(frozen=True, kw_only=True)
 class CodeHeader:
-    """What `codes.json` states. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k."""
+    """What `codes.json` states. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k.
+
+    `tokenizer` is where the tokenizer lay, `tokenizer_sha256` its weights' fingerprint; None in sets of older versions.
+    """
 
     images: int
     views: int
@@ -36,6 +40,7 @@ class CodeHeader:
     code_bits: int
     n_bits: int
     tokenizer: str
+    tokenizer_sha256: str | None = None
     class_names: tuple[str, ...] = ()
     bit_order: str = "token-major, most significant bit of a byte first"
     format: str = _FORMAT
@@ -106,7 +111,7 @@ def write_codes(
     if (folder / "codes.json").exists():
         raise FileExistsError(f"{folder} already holds a code data set; choose another folder or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    config, views = tokenizer.config, 2 if mirror else 1
+    config, views, digest = tokenizer.config, 2 if mirror else 1, tokenizer_fingerprint(tokenizer)
     tokens = config.grid**2
     n_bits = tokens * config.code_bits
     shape = (len(images), views, -(-n_bits // 8))
@@ -136,6 +141,7 @@ def write_codes(
         code_bits=config.code_bits,
         n_bits=n_bits,
         tokenizer=tokenizer_name,
+        tokenizer_sha256=digest,
         class_names=images.class_names,
     )
     partial = folder / "codes.json.partial"

@@ -222,8 +222,11 @@ def _resume(out: Path, accelerator: Accelerator, average: ExponentialAverage, re
     if not found:
         return 0
     saved = load_checkpoint(found[-1][1], accelerator, average)
-    for name, value in json.loads(json.dumps(record)).items():
-        if saved.get(name) != value:
+    wanted = json.loads(json.dumps(record))
+    if unknown := sorted(wanted.keys() - saved.keys()):
+        log.warning("%s was begun by an older version, which did not record %s: not compared", out, ", ".join(unknown))
+    for name, value in wanted.items():
+        if name in saved and saved[name] != value:
             message = f"{out} holds a run with {name}={saved.get(name)!r}, this one has {value!r}"
             raise TrainingError(f"{message}; choose another out folder or remove this one")
     log.info("resuming %s after step %d", out, saved["step"])
