@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -59,6 +61,18 @@ def test_pictures_become_a_model(pictures: Path, tmp_path: Path) -> None:
     again = run("train", "generator", tmp_path / "c", *where, *short)
     assert again.returncode == 0, again.stderr
     assert br.load(tmp_path / "g" / "model").fingerprint == model.fingerprint
+
+
+def test_a_damaged_picture_is_named(pictures: Path, tmp_path: Path) -> None:
+    (file,) = pictures.glob("fig/0.png")
+    pq.write_table(pa.table({"image": [file.read_bytes(), file.read_bytes()[:99]]}), tmp_path / "two.parquet")
+    short = ("--tokenizer", "bigr-tiny", "--out", tmp_path / "o")
+    images = ("--steps", 1, "--batch-size", 2, "--workers", 1, "--cpu")
+    for command in (("codes", tmp_path / "two.parquet"), ("generator", tmp_path / "two.parquet", *images)):
+        done = run("train", *command, *short)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {tmp_path / 'two.parquet'}#1: ")
+        assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

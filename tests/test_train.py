@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +22,7 @@ from PIL import Image
 from bigr_repr.checkpoints import load, save_tokenizer, tokenizer_fingerprint
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig, preset
 from bigr_repr.datasets import open_images
+from bigr_repr.images import ImageError
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.checkpoint import TrainingError, find_checkpoints
@@ -143,6 +146,40 @@ def test_codes_and_runs_of_older_versions_go_on_with_a_warning(
     train_generator(CodeSet(codes), MODEL, settings(tmp_path / "g", steps=4))
     assert "did not record tokenizer_sha256" in caplog.text
     assert len(losses(tmp_path / "g")) == 4
+
+
+# Pictures that cannot be read
+
+
+@pytest.fixture
+def damaged(folder: Path, tmp_path: Path) -> str:
+    """A Parquet file whose row 3 is half a picture."""
+    pictures = [file.read_bytes() for file in sorted(folder.rglob("*.png"))[:6]]
+    pictures[3] = pictures[3][:200]
+    pq.write_table(pa.table({"image": pictures}), tmp_path / "some.parquet")
+    return str(tmp_path / "some.parquet")
+
+
+def test_codes_name_the_file_and_the_row_of_a_damaged_picture(damaged: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"^/.*some.parquet#3: .*replace this picture.*same command again$"):
+        write_codes(
+            open_images(damaged), BinaryAutoencoder(TOKENIZER), tmp_path / "c", tokenizer_name="t", batch_size=4
+        )
+    assert not (tmp_path / "c" / "codes.json").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_names_the_file_and_the_row_of_a_damaged_picture(damaged: str, workers: int) -> None:
+    stream = batches(open_images(damaged), 6, seed=0, first_step=0, image_size=32, workers=workers)
+    with pytest.raises(ImageError, match=r"^/.*some.parquet#3: [^\n]*replace this picture[^\n]*$"):
+        next(stream)
+
+
+def test_torchvision_names_the_number_of_a_damaged_picture(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    (tmp_path / "own" / "cat" / "1.png").write_bytes(b"nothing")
+    with pytest.raises(ImageError, match=r"^torchvision:ImageFolder:.*own#0: .*cat/1.png"):
+        open_images(f"torchvision:ImageFolder:{tmp_path / 'own'}").load(0)
 
 
 # The order of the data

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigr_repr.checkpoints import tokenizer_fingerprint
-from bigr_repr.images import center_crop
 
 if TYPE_CHECKING:
     from bigr_repr.datasets import ImageSet
@@ -103,7 +102,7 @@ def write_codes(
     Bits are deterministic (P > 0.5); with `precision` "bf16" the encoder computes in bfloat16, several times as fast
     on processors made for it, and bits whose probability is next to one half may differ. `on_progress(done, total)` is
     called after each batch. The header is written last, so a folder left by a broken run is never read as complete.
-    Raises FileExistsError if `out` holds codes.
+    Raises FileExistsError if `out` holds codes, ImageError for a picture that cannot be read.
     """
     import torch
 
@@ -122,7 +121,7 @@ def write_codes(
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
     for start in range(0, len(images), batch_size):
         stop = min(start + batch_size, len(images))
-        pixels = np.stack([center_crop(images.load(i), config.image_size) for i in range(start, stop)])
+        pixels = np.stack([images.load_square(i, config.image_size) for i in range(start, stop)])
         for view in range(views):
             turned = np.ascontiguousarray(pixels[:, :, ::-1] if view else pixels)
             with torch.inference_mode(), autocast:
