@@ -84,6 +84,7 @@ def test_a_damaged_picture_is_named(pictures: Path, tmp_path: Path) -> None:
         (("tokenizer", "PICTURES", "--out", "o", "--crop", "80", "--perceptual", "none"), "crop=80 is outside 1..64"),
         (("codes", "PICTURES", "--tokenizer", "nowhere", "--out", "o"), "nowhere"),
         (("generator", "PICTURES", "--tokenizer", "nowhere", "--out", "o"), "nowhere"),
+        (("codes", "PICTURES", "--tokenizer", "bigr-tiny", "--out", "o", "--device", "cuda:9"), "cuda:9"),
         (("codes", "torchvision:CIFAR9:here", "--tokenizer", "t", "--out", "o"), "CIFAR9"),
     ],
 )

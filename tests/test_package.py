@@ -75,7 +75,7 @@ PART_OF = {
     "_open": "images",
     "_paths": "images",
     "_pictures": "features",
-    "_placement": "extractor",
+    "_placement": "checkpoints",
     "_processes": "images",
     "_weights": "checkpoints",
     "catalog": "checkpoints",

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -146,6 +148,55 @@ def test_codes_and_runs_of_older_versions_go_on_with_a_warning(
     train_generator(CodeSet(codes), MODEL, settings(tmp_path / "g", steps=4))
     assert "did not record tokenizer_sha256" in caplog.text
     assert len(losses(tmp_path / "g")) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"precision": "fp8"}, "precision='fp8' is unknown"),
+        ({"device": "cuda:99"}, "device='cuda:99' is not there"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        write_codes(open_images(folder), BinaryAutoencoder(TOKENIZER), tmp_path / "c", tokenizer_name="t", **options)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_broken_run_leaves_no_labels_to_the_next(folder: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    shutil.copy(next(folder.rglob("*.png")), flat)
+    out = tmp_path / "c"
+    out.mkdir()
+    np.save(out / "labels.npy", np.zeros(24, dtype=np.int64))
+    made = write_codes(open_images(flat), BinaryAutoencoder(TOKENIZER), out, tokenizer_name="t")
+    assert made.labels is None
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("codes.json", lambda old: old.replace(b"codes 1", b"codes 9"), "format 'bigr-repr codes 9'"),
+        ("codes.json", lambda old: old[:40], "Expecting"),
+        ("codes.json", lambda old: old.replace(b'"n_bits": 96', b'"n_bits": 0'), "n_bits=0"),
+        ("codes.json", lambda old: old.replace(b'"views": 2', b'"views": 1'), r"uint8 \(24, 2, 12\).*\(24, 1, 12\)"),
+        ("codes.npy", lambda old: old[:-50], "mmap"),
+        ("codes.npy", lambda old: b"", "no data"),
+        ("labels.npy", lambda old: old.replace(b"(24,)", b"(23,)")[:-8], r"int64 \(23,\)"),
+    ],
+)
+def test_damaged_codes_say_what_is_wrong_and_how_to_make_them_again(
+    codes: Path, tmp_path: Path, file: str, change: Callable[[bytes], bytes], said: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(codes, broken)
+    (broken / file).write_bytes(change((broken / file).read_bytes()))
+    with pytest.raises(ValueError, match=f"(?i)^{broken}: .*{said}.*make it again with: bigr-repr train codes$"):
+        CodeSet(broken)
 
 
 # Pictures that cannot be read

@@ -18,14 +18,10 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Encode images once into a packed code data set, so that a generator trains without images."""
-    import torch
-
     from bigr_repr.checkpoints import load_tokenizer
     from bigr_repr.datasets import open_images
     from bigr_repr.train.codes import write_codes
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     with counting_progress("encoding") as on_progress:
         codes = write_codes(
             open_images(data),
