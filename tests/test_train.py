@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bigr_repr.checkpoints import load, save_tokenizer, tokenizer_fingerprint
+from bigr_repr.checkpoints import load, load_tokenizer, save_tokenizer, tokenizer_fingerprint
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig, preset
 from bigr_repr.datasets import open_images
 from bigr_repr.images import ImageError
@@ -31,9 +31,9 @@ from bigr_repr.train.checkpoint import TrainingError, find_checkpoints
 from bigr_repr.train.codes import CodeSet, write_codes
 from bigr_repr.train.data import StreamSampler, batches
 from bigr_repr.train.generator import GeneratorObjective, make_optimizers, parameter_groups, train_generator
-from bigr_repr.train.loop import TrainSettings
+from bigr_repr.train.loop import TrainSettings, identify
 from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
-from bigr_repr.train.run import run_generator_training
+from bigr_repr.train.run import run_generator_training, run_tokenizer_training
 from bigr_repr.train.tokenizer import TokenizerObjective, bit_usage, train_tokenizer
 
 TOKENIZER = TokenizerConfig(
@@ -390,10 +390,61 @@ def test_muon_takes_the_matrices_of_the_blocks_and_resumes_exactly(codes: Path, 
 def test_muon_is_refused_where_it_would_be_wrong(codes: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="optimizer='lion' is unknown"):
         GeneratorObjective(optimizer="lion")
-    with pytest.raises(ValueError, match="choose bf16 or no"):
+    with pytest.raises(ValueError, match="choose bfloat16 or float32"):
         train_generator(
             CodeSet(codes), MODEL, settings(tmp_path, precision="fp16"), GeneratorObjective(optimizer="muon")
         )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ema", 1.0), ("ema", -0.1), ("ema", float("nan")), ("workers", -1), ("sample_every", -1), ("clip", -1.0),
+        ("clip", float("nan")), ("learning_rate", float("inf")), ("seed", -1), ("seed", 2**32),
+        ("precision", "float8"),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_name_field_and_value(tmp_path: Path, field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field}='?{value}'? "):
+        settings(tmp_path, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (TokenizerObjective, "gan_start", -1), (TokenizerObjective, "crop", 0), (GeneratorObjective, "dropout", 1.5),
+        (GeneratorObjective, "weight_decay", -0.1), (GeneratorObjective, "accumulate", 0),
+    ],
+)  # fmt: skip
+def test_objectives_out_of_range_name_field_and_value(kind: Any, field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{field}={value} "):
+        kind(**{field: value})
+
+
+@pytest.mark.parametrize(("name", "recorded"), [("float32", "no"), ("bfloat16", "bf16"), ("float16", "fp16")])
+def test_precisions_go_by_two_names_and_are_recorded_by_one(tmp_path: Path, name: str, recorded: str) -> None:
+    assert settings(tmp_path, precision=name) == settings(tmp_path, precision=recorded)
+    assert identify(settings(tmp_path, precision=name))["precision"] == recorded
+
+
+def test_tokenizer_goes_on_from_other_weights_wherever_they_lie(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    save_tokenizer(BinaryAutoencoder(TOKENIZER), tmp_path / "start")
+
+    def go_on(steps: int, start: Path) -> Path:
+        return run_tokenizer_training(
+            [str(folder)], settings(tmp_path / "t", steps=steps), PLAIN, preset="tiny", initial=str(start)
+        )
+
+    made = go_on(2, tmp_path / "start")
+    assert made == tmp_path / "t" / "tokenizer"
+    assert load_tokenizer(made).config == TOKENIZER
+    (tmp_path / "start").rename(tmp_path / "moved")
+    go_on(4, tmp_path / "moved")
+    assert len(losses(tmp_path / "t")) == 4
+    save_tokenizer(BinaryAutoencoder(TOKENIZER), tmp_path / "other")
+    with pytest.raises(TrainingError, match="initial"):
+        go_on(6, tmp_path / "other")
 
 
 def test_unknown_pixel_loss_names_the_known_ones() -> None:

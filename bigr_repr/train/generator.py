@@ -55,6 +55,8 @@ class GeneratorObjective:
         for name in ("class_dropout", "dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is outside 0..1")
+        if not self.weight_decay >= 0:  # so worded that NaN fails
+            raise ValueError(f"weight_decay={self.weight_decay} must be at least 0")
         for name in ("diffusion_draws", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
@@ -176,7 +178,9 @@ def train_generator(
     _check(data, config, objective, tokenizer)
     tokenizer_sha256 = _tokenizer_of(data, tokenizer)
     if objective.optimizer == "muon" and settings.precision == "fp16":
-        raise ValueError("precision='fp16' scales the loss for one optimiser only; with muon choose bf16 or no")
+        raise ValueError(
+            "precision='fp16' scales the loss for one optimiser only; with muon choose bfloat16 or float32"
+        )
 
     def stream(first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
         return batches(
