@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bigr_repr import catalog, released
+from bigr_repr._durable import sync_file, sync_folder
 from bigr_repr._weights import assign, fingerprint, without_weights
 from bigr_repr.catalog import CONFIG_FILE, GENERATOR_FILE, TOKENIZER_FILE, ModelEntry, available_models
 from bigr_repr.config import ModelConfig, preset, preset_names
@@ -306,17 +307,17 @@ def _write_folder(target: Path, parts: Mapping[str, Mapping[str, Tensor]], confi
             shutil.copymode(staging / CONFIG_FILE, staging / file)  # safetensors' own files are for the owner only
         files = (*parts, CONFIG_FILE)
         for file in files:
-            _sync(staging / file)
+            sync_file(staging / file)
         if occupied:
             for file in files:
                 (staging / file).replace(target / file)
-            _sync(target)
+            sync_folder(target)
         else:
-            _sync(staging)
+            sync_folder(staging)
             if target.exists():
                 target.rmdir()  # empty; not every system renames over it
             staging.rename(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
@@ -331,14 +332,3 @@ def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
         raise OSError(
             f"{path.name} cannot be written in {place} ({error}); free space, or name another place"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    """Have the system write a file, or a folder's list of names, to the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # folders cannot be opened there
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

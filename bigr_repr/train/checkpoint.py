@@ -6,7 +6,6 @@ Knows nothing of what is trained. The state itself is written by Accelerate.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import shutil
@@ -17,6 +16,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from bigr_repr._durable import sync_folder, sync_tree
 from bigr_repr.train.ema import ExponentialAverage
 
 # What a damaged file may raise besides the usual errors: safetensors' own, and the many of the unpickler.
@@ -26,16 +26,6 @@ _NAME = re.compile(r"checkpoint-(\d{9})")
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says at which step, why, and what to do."""
-
-
-def sync_tree(folder: Path) -> None:
-    """Force every file of a folder, and the folder's own entries, to the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def find_checkpoints(out: Path) -> list[tuple[int, Path]]:
@@ -67,7 +57,7 @@ def save_checkpoint(
             sync_tree(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-            sync_tree_entry(out)
+            sync_folder(out)
             for _, old in find_checkpoints(out)[:-keep]:
                 shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -78,15 +68,6 @@ def save_checkpoint(
         state_of = f"the run resumes from {kept[-1][1].name}" if kept else "no earlier checkpoint exists"
         message = f"checkpoint of step {step} could not be written to {out}: {failure}; {state_of} once this is mended"
         raise TrainingError(message) from failure
-
-
-def sync_tree_entry(folder: Path) -> None:
-    """Force a folder's own entries (names) to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_checkpoint(path: Path, accelerator: Accelerator, average: ExponentialAverage) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bigr_repr._durable import remove, replacing
 from bigr_repr._placement import choose_device, mixed_precision
 from bigr_repr.checkpoints import tokenizer_fingerprint
-from bigr_repr.codes import code_bytes
+from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, to_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class CodeHeader:
     tokenizer: str
     tokenizer_sha256: str | None = None
     class_names: tuple[str, ...] = ()
-    bit_order: str = "token-major, most significant bit of a byte first"
+    bit_order: str = BIT_ORDER
     format: str = _FORMAT
 
     @property
@@ -102,9 +102,20 @@ class CodeSet:
 
     def bits(self, index: np.ndarray[Any, Any], view: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Bits of images `index` (n,), views `view` (n,): bool (n, N, K)."""
-        packed = self._codes[index, view]
-        bits = np.unpackbits(packed, axis=-1, count=self.header.n_bits)
-        return bits.reshape(len(index), self.header.tokens, self.header.code_bits).astype(np.bool_)
+        bits = from_bytes(self._codes[index, view], self.header.n_bits)
+        return bits.reshape(len(index), self.header.tokens, self.header.code_bits)
+
+
+def _encode(
+    tokenizer: BinaryAutoencoder, pixels: NDArray[np.uint8], place: torch.device, *, half: bool
+) -> NDArray[np.uint8]:
+    """Packed codes of squares, uint8 (B, S, S, 3) -> (B, bytes)."""
+    import torch
+
+    with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=half):
+        images = torch.from_numpy(pixels).to(place).permute(0, 3, 1, 2).float() / 255
+        tokens = grid_to_tokens(tokenizer.encode(images)).bool().cpu().numpy()
+    return to_bytes(tokens.reshape(len(pixels), -1))
 
 
 def write_codes(
@@ -128,8 +139,6 @@ def write_codes(
     Raises FileExistsError if `out` holds codes, ValueError for a setting that cannot be, both before anything is
     written; ImageError for a picture that cannot be read.
     """
-    import torch
-
     folder = Path(out)
     if (folder / "codes.json").exists():
         raise FileExistsError(f"{folder} already holds a code data set; choose another folder or remove it")
@@ -150,16 +159,12 @@ def write_codes(
     folder.mkdir(parents=True, exist_ok=True)
     packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=header.shape)
     tokenizer = tokenizer.to(place).eval()
-    autocast = torch.autocast(place.type, torch.bfloat16, enabled=half)
     for start in range(0, len(images), batch_size):
         stop = min(start + batch_size, len(images))
         pixels = np.stack([images.load_square(i, config.image_size) for i in range(start, stop)])
-        for view in range(header.views):
-            turned = np.ascontiguousarray(pixels[:, :, ::-1] if view else pixels)
-            with torch.inference_mode(), autocast:
-                tensor = torch.from_numpy(turned).to(place).permute(0, 3, 1, 2).float() / 255
-                bits = tokenizer.encode(tensor).flatten(2).transpose(1, 2).bool().cpu().numpy()
-            packed[start:stop, view] = np.packbits(bits.reshape(stop - start, -1), axis=-1)
+        packed[start:stop, 0] = _encode(tokenizer, pixels, place, half=half)
+        if mirror:
+            packed[start:stop, 1] = _encode(tokenizer, np.ascontiguousarray(pixels[:, :, ::-1]), place, half=half)
         if on_progress is not None:
             on_progress(stop, len(images))
     packed.flush()

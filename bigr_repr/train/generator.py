@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bigr_repr.checkpoints import tokenizer_fingerprint
+from bigr_repr.codes import grid_to_tokens
 from bigr_repr.config import ModelConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.bigr import BiGR, draw_mask
@@ -116,7 +117,7 @@ class GeneratorTask:
         tokenizer = self._tokenizer.to(batch.images.device)
         with torch.no_grad():
             bits = tokenizer.encode(batch.images.float() / 255, sample=self._objective.sample_bits)
-        return bits.flatten(2).transpose(1, 2)
+        return grid_to_tokens(bits)
 
     def update(self, batch: Batch, step: int, run: Run) -> dict[str, Tensor]:
         objective, accelerator, model = self._objective, run.accelerator, self.modules[0].train()
