@@ -69,6 +69,7 @@ PART_OF = {
     "_ahead": "images",
     "_architecture": "checkpoints",
     "_class_names": "images",
+    "_differences": "config",
     "_durable": "images",
     "_objects": "images",
     "_guard": "images",

@@ -556,8 +556,28 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoint(codes: Path, tmp_path:
 
 def test_other_settings_are_refused_by_name(codes: Path, tmp_path: Path) -> None:
     train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=2))
-    with pytest.raises(TrainingError, match=r"learning_rate=0.01.*0.5"):
+    with pytest.raises(TrainingError, match=r"another run: learning_rate was 0.01, is 0.5; choose"):
         train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=4, learning_rate=0.5))
+    config = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, layers=3, transcoder_blocks=2))
+    said = (
+        "another run: config.layers was 2, is 3; config.transcoder_blocks was 1, is 2; objective.dropout was 0.1, is 0;"
+    )
+    with pytest.raises(TrainingError, match=said):
+        train_generator(CodeSet(codes), config, settings(tmp_path, steps=4), GeneratorObjective(dropout=0))
+
+
+def test_a_start_of_another_architecture_is_told_by_what_differs(codes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_tokenizer(BinaryAutoencoder(TOKENIZER), tmp_path / "t")
+    said = (
+        "initial=bigr-tiny is of another architecture: generator.classes was 210, is 2; "
+        "generator.code_bits was 24, is 6; generator.grid was 8, is 4; name another"
+    )
+    with pytest.raises(ValueError, match=said):
+        run_generator_training(
+            [str(codes)], str(tmp_path / "t"), settings(tmp_path / "g"), GeneratorObjective(), preset="tiny",
+            initial="bigr-tiny",
+        )  # fmt: skip
 
 
 def test_damaged_checkpoint_is_named_and_the_one_before_it_still_resumes(codes: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import json
 import pickle
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +72,26 @@ def save_checkpoint(
         raise TrainingError(message) from failure
 
 
-def load_checkpoint(path: Path, accelerator: Accelerator, average: ExponentialAverage) -> dict[str, Any]:
-    """Restore model, optimisers, random states and EMA; returns the record that was saved.
-
-    Raises TrainingError when the checkpoint is damaged, naming it and the remedy.
-    """
-    try:
+def read_record(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run. Raises TrainingError when it is damaged, naming it and the remedy."""
+    with _damage_named(path):
         record: dict[str, Any] = json.loads((path / "run.json").read_text())
+        return {**record, "step": int(record["step"]), "ema_updates": int(record["ema_updates"])}
+
+
+def load_checkpoint(path: Path, accelerator: Accelerator, average: ExponentialAverage) -> None:
+    """Restore model, optimisers, random states and EMA. Raises TrainingError as `read_record` does."""
+    updates = read_record(path)["ema_updates"]
+    with _damage_named(path):
         accelerator.load_state(str(path))
-        average.load(load_file(path / "ema.safetensors"), int(record["ema_updates"]))
+        average.load(load_file(path / "ema.safetensors"), updates)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, *_DAMAGE) as error:
         reason = " ".join(str(error).split())[:300]
         message = f"checkpoint {path} cannot be read ({reason}); move it away to resume from the one before it"
         raise TrainingError(message) from error
-    return record

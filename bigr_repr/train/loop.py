@@ -21,8 +21,9 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 
+from bigr_repr._differences import differences
 from bigr_repr._placement import mixed_precision
-from bigr_repr.train.checkpoint import TrainingError, find_checkpoints, load_checkpoint, save_checkpoint
+from bigr_repr.train.checkpoint import TrainingError, find_checkpoints, load_checkpoint, read_record, save_checkpoint
 from bigr_repr.train.data import Batch
 from bigr_repr.train.ema import ExponentialAverage
 
@@ -228,17 +229,18 @@ def train(
 
 
 def _resume(out: Path, accelerator: Accelerator, average: ExponentialAverage, record: Mapping[str, Any]) -> int:
-    found = find_checkpoints(out)
-    if not found:
+    checkpoints = find_checkpoints(out)
+    if not checkpoints:
         return 0
-    saved = load_checkpoint(found[-1][1], accelerator, average)
-    wanted = json.loads(json.dumps(record))
+    newest = checkpoints[-1][1]
+    saved, wanted = read_record(newest), json.loads(json.dumps(record))
     if unknown := sorted(wanted.keys() - saved.keys()):
         log.warning("%s was begun by an older version, which did not record %s: not compared", out, ", ".join(unknown))
-    for name, value in wanted.items():
-        if name in saved and saved[name] != value:
-            message = f"{out} holds a run with {name}={saved.get(name)!r}, this one has {value!r}"
-            raise TrainingError(f"{message}; choose another out folder or remove this one")
+    if found := differences({name: saved[name] for name in wanted.keys() & saved.keys()}, wanted, ignored=unknown):
+        raise TrainingError(
+            f"{out} holds another run: {'; '.join(found)}; choose another out folder or remove this one"
+        )
+    load_checkpoint(newest, accelerator, average)
     log.info("resuming %s after step %d", out, saved["step"])
     return int(saved["step"])
 

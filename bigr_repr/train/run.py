@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import PartialState
 
+from bigr_repr._differences import differences
 from bigr_repr.checkpoints import Pretrained, load, load_tokenizer, save, save_tokenizer
-from bigr_repr.config import ModelConfig
+from bigr_repr.config import GeneratorConfig, ModelConfig
 from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.train.codes import CodeSet
@@ -81,6 +82,13 @@ def run_tokenizer_training(
     return folder
 
 
+def _check_architecture(initial: str, theirs: GeneratorConfig, ours: GeneratorConfig) -> None:
+    found = differences({"generator": dataclasses.asdict(theirs)}, {"generator": dataclasses.asdict(ours)})
+    if found:
+        remedy = "name another model to start from, or train one of its architecture"
+        raise ValueError(f"initial={initial} is of another architecture: {'; '.join(found)}; {remedy}")
+
+
 def run_generator_training(
     data: Sequence[str],
     tokenizer: str,
@@ -114,8 +122,8 @@ def run_generator_training(
     )
     labels = None if not towards.conditional else list(range(0, classes, max(1, classes // 16)))
     start = None if initial is None else load(initial)
-    if start is not None and start.config.generator != generator:
-        raise ValueError(f"initial={initial}: its generator is {start.config.generator}, to train is {generator}")
+    if start is not None:
+        _check_architecture(str(initial), start.config.generator, generator)
     model = train_generator(
         source,
         config,
