@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 _DTYPES = {
@@ -12,6 +14,7 @@ _DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+_MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:
@@ -37,3 +40,15 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
+
+
+def mixed_precision(name: str, choices: Sequence[str] = tuple(_MIXED)) -> str:
+    """What a training computes in, as Accelerate calls it and checkpoints record it: no, bf16 or fp16.
+
+    name: one of choices, or Accelerate's own name for it. Raises ValueError for another one.
+    """
+    for dtype in choices:
+        if name in (dtype, _MIXED[dtype]):
+            return _MIXED[dtype]
+    known = ", ".join(f"{dtype} ({_MIXED[dtype]})" for dtype in choices)
+    raise ValueError(f"precision={str(name)!r} is unknown; choose one of {known}")

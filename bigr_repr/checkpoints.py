@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bigr_repr import catalog, released
+from bigr_repr._durable import sync_file, sync_folder
 from bigr_repr._typing import PathLike
 from bigr_repr._weights import assign, fingerprint, without_weights
 from bigr_repr.catalog import CONFIG_FILE, GENERATOR_FILE, TOKENIZER_FILE, ModelEntry, available_models
@@ -36,6 +36,7 @@ __all__ = [
     "load_tokenizer",
     "save",
     "save_tokenizer",
+    "tokenizer_fingerprint",
 ]
 
 
@@ -183,8 +184,16 @@ def load_tokenizer(name: PathLike, *, device: torch.device | str = "cpu") -> Bin
         tokenizer = BinaryAutoencoder(config)
     assign(tokenizer, _read_safetensors(folder / TOKENIZER_FILE), str(folder / TOKENIZER_FILE))
     tokenizer.float().eval()
-    _check_sum(folder, checksum, fingerprint(_joined(tokenizer.state_dict(), {})))
+    _check_sum(folder, checksum, tokenizer_fingerprint(tokenizer))
     return tokenizer.to(device)
+
+
+def tokenizer_fingerprint(tokenizer: BinaryAutoencoder) -> str:
+    """SHA-256 over a tokenizer's weights, as `Pretrained.fingerprint` for a whole model: 64 hexadecimal digits.
+
+    It tells whether codes and a generator belong to the same tokenizer, wherever its folder lies.
+    """
+    return fingerprint(_joined(tokenizer.state_dict(), {}))
 
 
 def count_parameters(config: ModelConfig) -> Parameters:
@@ -296,17 +305,17 @@ def _write_folder(target: Path, parts: Mapping[str, Mapping[str, Tensor]], confi
             shutil.copymode(staging / CONFIG_FILE, staging / file)  # safetensors' own files are for the owner only
         files = (*parts, CONFIG_FILE)
         for file in files:
-            _sync(staging / file)
+            sync_file(staging / file)
         if occupied:
             for file in files:
                 (staging / file).replace(target / file)
-            _sync(target)
+            sync_folder(target)
         else:
-            _sync(staging)
+            sync_folder(staging)
             if target.exists():
                 target.rmdir()  # empty; not every system renames over it
             staging.rename(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
@@ -321,14 +330,3 @@ def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
         raise OSError(
             f"{path.name} cannot be written in {place} ({error}); free space, or name another place"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    """Have the system write a file, or a folder's list of names, to the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # folders cannot be opened there
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

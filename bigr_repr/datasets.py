@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._class_names import class_names
+from bigr_repr._open import image_errors
 from bigr_repr._typing import PathLike
-from bigr_repr.images import as_rgb, decode, find_images
+from bigr_repr.images import ImageError, as_rgb, center_crop, decode, find_images
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -38,7 +40,18 @@ class ImageSet(ABC):
 
     @abstractmethod
     def load(self, index: int) -> Image.Image:
-        """Image `index` as RGB, 8 bit. Raises ImageError when it cannot be decoded."""
+        """Image `index` as RGB, 8 bit. Raises ImageError, which names file and row, when it cannot be decoded."""
+
+    def load_square(self, index: int, side: int) -> NDArray[np.uint8]:
+        """Image `index` resized and cut to its middle square, to train on: uint8 (side, side, 3).
+
+        Raises ImageError as `load` does, with what to do about it.
+        """
+        try:
+            return center_crop(self.load(index), side)
+        except ImageError as error:
+            remedy = "replace this picture by one that can be read, then give the same command again"
+            raise ImageError(error.kind, f"{error}; {remedy}") from error
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -108,7 +121,7 @@ class ParquetSet(ImageSet):
         return len(self._images)
 
     def load(self, index: int) -> Image.Image:
-        return decode(self._images[index].as_py() or b"")
+        return decode(self._images[index].as_py() or b"", name=f"{os.fspath(self._file)}#{index}")
 
     def fingerprint(self) -> str:
         return _fingerprint(["parquet", _stamps([self._file])])
@@ -206,6 +219,7 @@ class TorchvisionSet(ImageSet):
             how = "from https://image-net.org" if name == "ImageNet" else _download(name, root, arguments)
             raise FileNotFoundError(f"torchvision data set {name} is not under {root}: fetch it there {how}") from error
         self.has_splits = "train" in takes or "split" in takes
+        self._name = f"{name}:{root}"
         self._facts = [name, os.path.abspath(root), arguments]  # noqa: PTH100  (the root need not exist for all sets)
         self.labels = self._labels_of(self._data)
         self.class_names = tuple(
@@ -224,7 +238,8 @@ class TorchvisionSet(ImageSet):
         return len(self._data)
 
     def load(self, index: int) -> Image.Image:
-        image, _ = self._data[index]
+        with image_errors(f"torchvision:{self._name}#{index}"):
+            image, _ = self._data[index]
         return as_rgb(image)
 
     def fingerprint(self) -> str:

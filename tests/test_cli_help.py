@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import typer
-from bigr_repr.evaluate.inspection import MAPS
 from bigr_repr_cli import options
 from bigr_repr_cli.bench import look
 from bigr_repr_cli.bench import options as bench_options
@@ -17,6 +16,7 @@ from bigr_repr_cli.main import app
 from typer.testing import CliRunner
 
 from bigr_repr._placement import as_dtype
+from bigr_repr.evaluate.inspection import MAPS
 from bigr_repr.evaluate.protocols import protocol_names
 from bigr_repr.evaluate.representations import POOLS
 from bigr_repr.retrieval.binariser import BINARISERS
@@ -32,7 +32,7 @@ def _commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 # Training commands speak of their options elsewhere.
-COMMANDS = {words: command for words, command in _commands(typer.main.get_command(app)) if words[0] != "train"}
+COMMANDS = {words: command for words, command in _commands(typer.main.get_command(app))}
 NAMES = [" ".join(words) for words in COMMANDS]
 
 

@@ -8,10 +8,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from bigr_repr_cli.train import app
+from bigr_repr_cli.train import options as o
 from PIL import Image
+from typer.testing import CliRunner
 
 import bigr_repr as br
+from bigr_repr._placement import mixed_precision
+from bigr_repr.config import ATTENTIONS, OBJECTIVES
+from bigr_repr.train.generator import OPTIMIZERS
+from bigr_repr.train.loop import SCHEDULES
+from bigr_repr.train.tokenizer import PIXEL_LOSSES
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -61,15 +71,27 @@ def test_pictures_become_a_model(pictures: Path, tmp_path: Path) -> None:
     assert br.load(tmp_path / "g" / "model").fingerprint == model.fingerprint
 
 
+def test_a_damaged_picture_is_named(pictures: Path, tmp_path: Path) -> None:
+    (file,) = pictures.glob("fig/0.png")
+    pq.write_table(pa.table({"image": [file.read_bytes(), file.read_bytes()[:99]]}), tmp_path / "two.parquet")
+    short = ("--tokenizer", "bigr-tiny", "--out", tmp_path / "o")
+    images = ("--steps", 1, "--batch-size", 2, "--workers", 1, "--cpu")
+    for command in (("codes", tmp_path / "two.parquet"), ("generator", tmp_path / "two.parquet", *images)):
+        done = run("train", *command, *short)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {tmp_path / 'two.parquet'}#1: ")
+        assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("tokenizer", "nowhere", "--out", "o"), "nowhere"),
         (("tokenizer", "PICTURES", "--out", "o", "--preset", "huge"), "huge"),
-        (("tokenizer", "PICTURES", "--out", "o", "--schedule", "linear"), "constant, cosine"),
         (("tokenizer", "PICTURES", "--out", "o", "--crop", "80", "--perceptual", "none"), "crop=80 is outside 1..64"),
         (("codes", "PICTURES", "--tokenizer", "nowhere", "--out", "o"), "nowhere"),
         (("generator", "PICTURES", "--tokenizer", "nowhere", "--out", "o"), "nowhere"),
+        (("codes", "PICTURES", "--tokenizer", "bigr-tiny", "--out", "o", "--device", "cuda:9"), "cuda:9"),
         (("codes", "torchvision:CIFAR9:here", "--tokenizer", "t", "--out", "o"), "CIFAR9"),
     ],
 )
@@ -79,3 +101,39 @@ def test_mistakes_end_in_one_line(pictures: Path, tmp_path: Path, arguments: tup
     assert done.returncode == 1
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_choices_are_those_of_the_library() -> None:
+    choices = {
+        o.Objective: OBJECTIVES, o.Attention: ATTENTIONS, o.Optimizer: OPTIMIZERS, o.PixelLoss: PIXEL_LOSSES,
+        o.Scheduled: SCHEDULES,
+    }  # fmt: skip
+    for offered, known in choices.items():
+        assert tuple(offered) == known
+    assert {mixed_precision(name) for name in o.Computed} == {"no", "bf16", "fp16"}
+    assert {mixed_precision(name, ("float32", "bfloat16")) for name in o.Encoded} == {"no", "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("tokenizer", "--schedule", "linear"), "'constant', 'cosine'"),
+        (("tokenizer", "--pixel-loss", "huber"), "'l1', 'l2'"),
+        (("tokenizer", "--precision", "fp8"), "'bfloat16'"),
+        (("tokenizer", "--crop", "0"), "--crop"),
+        (("tokenizer", "--workers", "-1"), "--workers"),
+        (("codes", "--batch-size", "0"), "--batch-size"),
+        (("codes", "--precision", "fp16"), "'bfloat16'"),
+        (("generator", "--objective", "x1"), "'flip', 'x0', 'bce'"),
+        (("generator", "--attention", "sparse"), "'full', 'causal'"),
+        (("generator", "--optimizer", "lion"), "'adamw', 'muon'"),
+        (("generator", "--dropout", "2"), "--dropout"),
+        (("generator", "--ema", "2"), "--ema"),
+    ],
+)
+def test_typing_errors_are_usage_errors_that_say_what_can_be(arguments: tuple[str, ...], said: str) -> None:
+    kind, *options = arguments
+    tokenizer = [] if kind == "tokenizer" else ["--tokenizer", "t"]
+    done = CliRunner().invoke(app, [kind, "nowhere", "--out", "o", *tokenizer, *options])
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.replace("│", " ").split())

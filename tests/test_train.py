@@ -5,29 +5,35 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from bigr_repr.checkpoints import load, save_tokenizer
+from bigr_repr.checkpoints import load, load_tokenizer, save_tokenizer, tokenizer_fingerprint
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig, preset
 from bigr_repr.datasets import open_images
+from bigr_repr.images import ImageError
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.checkpoint import TrainingError, find_checkpoints
 from bigr_repr.train.codes import CodeSet, write_codes
 from bigr_repr.train.data import StreamSampler, batches
 from bigr_repr.train.generator import GeneratorObjective, make_optimizers, parameter_groups, train_generator
-from bigr_repr.train.loop import TrainSettings
+from bigr_repr.train.loop import TrainSettings, identify
 from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
-from bigr_repr.train.run import run_generator_training
+from bigr_repr.train.run import run_generator_training, run_tokenizer_training
 from bigr_repr.train.tokenizer import TokenizerObjective, bit_usage, train_tokenizer
 
 TOKENIZER = TokenizerConfig(
@@ -103,6 +109,128 @@ def test_half_written_codes_are_not_read(codes: Path, tmp_path: Path) -> None:
     (tmp_path / "codes.npy").write_bytes((codes / "codes.npy").read_bytes())
     with pytest.raises(FileNotFoundError, match="train codes"):
         CodeSet(tmp_path)
+
+
+def test_codes_of_another_tokenizer_are_refused_by_both_names(codes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    same = BinaryAutoencoder(TOKENIZER)
+    other = BinaryAutoencoder(TOKENIZER)
+    ours, theirs = tokenizer_fingerprint(same), tokenizer_fingerprint(other)
+    assert CodeSet(codes).header.tokenizer_sha256 == ours
+    said = rf"by the tokenizer test \(SHA-256 {ours[:12]}…\).*another \(SHA-256 {theirs[:12]}…\).*train codes"
+    with pytest.raises(ValueError, match=said):
+        train_generator(CodeSet(codes), MODEL, settings(tmp_path / "other"), tokenizer=other)
+    assert not (tmp_path / "other").exists()
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "same", steps=2), tokenizer=same)
+
+
+def test_a_run_goes_on_with_codes_of_its_own_tokenizer_only(folder: Path, codes: Path, tmp_path: Path) -> None:
+    write_codes(open_images(folder), BinaryAutoencoder(TOKENIZER), tmp_path / "other", tokenizer_name="other")
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "g", steps=2))
+    with pytest.raises(TrainingError, match="tokenizer_sha256"):
+        train_generator(CodeSet(tmp_path / "other"), MODEL, settings(tmp_path / "g", steps=4))
+
+
+def test_codes_and_runs_of_older_versions_go_on_with_a_warning(
+    codes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(codes, old)
+    header = json.loads((old / "codes.json").read_text())
+    del header["tokenizer_sha256"]
+    (old / "codes.json").write_text(json.dumps(header))
+    train_generator(CodeSet(old), MODEL, settings(tmp_path / "g", steps=2), tokenizer=BinaryAutoencoder(TOKENIZER))
+    assert "does not say which weights made its codes" in caplog.text
+    file = find_checkpoints(tmp_path / "g")[-1][1] / "run.json"
+    record = json.loads(file.read_text())
+    del record["tokenizer_sha256"]
+    file.write_text(json.dumps(record))
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "g", steps=4))
+    assert "did not record tokenizer_sha256" in caplog.text
+    assert len(losses(tmp_path / "g")) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"precision": "fp8"}, "precision='fp8' is unknown"),
+        ({"device": "cuda:99"}, "device='cuda:99' is not there"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        write_codes(open_images(folder), BinaryAutoencoder(TOKENIZER), tmp_path / "c", tokenizer_name="t", **options)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_broken_run_leaves_no_labels_to_the_next(folder: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    shutil.copy(next(folder.rglob("*.png")), flat)
+    out = tmp_path / "c"
+    out.mkdir()
+    np.save(out / "labels.npy", np.zeros(24, dtype=np.int64))
+    made = write_codes(open_images(flat), BinaryAutoencoder(TOKENIZER), out, tokenizer_name="t")
+    assert made.labels is None
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("codes.json", lambda old: old.replace(b"codes 1", b"codes 9"), "format 'bigr-repr codes 9'"),
+        ("codes.json", lambda old: old[:40], "Expecting"),
+        ("codes.json", lambda old: old.replace(b'"n_bits": 96', b'"n_bits": 0'), "n_bits=0"),
+        ("codes.json", lambda old: old.replace(b'"views": 2', b'"views": 1'), r"uint8 \(24, 2, 12\).*\(24, 1, 12\)"),
+        ("codes.npy", lambda old: old[:-50], "mmap"),
+        ("codes.npy", lambda old: b"", "no data"),
+        ("labels.npy", lambda old: old.replace(b"(24,)", b"(23,)")[:-8], r"int64 \(23,\)"),
+    ],
+)
+def test_damaged_codes_say_what_is_wrong_and_how_to_make_them_again(
+    codes: Path, tmp_path: Path, file: str, change: Callable[[bytes], bytes], said: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(codes, broken)
+    (broken / file).write_bytes(change((broken / file).read_bytes()))
+    with pytest.raises(ValueError, match=f"(?i)^{broken}: .*{said}.*make it again with: bigr-repr train codes$"):
+        CodeSet(broken)
+
+
+# Pictures that cannot be read
+
+
+@pytest.fixture
+def damaged(folder: Path, tmp_path: Path) -> str:
+    """A Parquet file whose row 3 is half a picture."""
+    pictures = [file.read_bytes() for file in sorted(folder.rglob("*.png"))[:6]]
+    pictures[3] = pictures[3][:200]
+    pq.write_table(pa.table({"image": pictures}), tmp_path / "some.parquet")
+    return str(tmp_path / "some.parquet")
+
+
+def test_codes_name_the_file_and_the_row_of_a_damaged_picture(damaged: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"^/.*some.parquet#3: .*replace this picture.*same command again$"):
+        write_codes(
+            open_images(damaged), BinaryAutoencoder(TOKENIZER), tmp_path / "c", tokenizer_name="t", batch_size=4
+        )
+    assert not (tmp_path / "c" / "codes.json").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_names_the_file_and_the_row_of_a_damaged_picture(damaged: str, workers: int) -> None:
+    stream = batches(open_images(damaged), 6, seed=0, first_step=0, image_size=32, workers=workers)
+    with pytest.raises(ImageError, match=r"^/.*some.parquet#3: [^\n]*replace this picture[^\n]*$"):
+        next(stream)
+
+
+def test_torchvision_names_the_number_of_a_damaged_picture(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    (tmp_path / "own" / "cat" / "1.png").write_bytes(b"nothing")
+    with pytest.raises(ImageError, match=r"^torchvision:ImageFolder:.*own#0: .*cat/1.png"):
+        open_images(f"torchvision:ImageFolder:{tmp_path / 'own'}").load(0)
 
 
 # The order of the data
@@ -262,10 +390,61 @@ def test_muon_takes_the_matrices_of_the_blocks_and_resumes_exactly(codes: Path, 
 def test_muon_is_refused_where_it_would_be_wrong(codes: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="optimizer='lion' is unknown"):
         GeneratorObjective(optimizer="lion")
-    with pytest.raises(ValueError, match="choose bf16 or no"):
+    with pytest.raises(ValueError, match="choose bfloat16 or float32"):
         train_generator(
             CodeSet(codes), MODEL, settings(tmp_path, precision="fp16"), GeneratorObjective(optimizer="muon")
         )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ema", 1.0), ("ema", -0.1), ("ema", float("nan")), ("workers", -1), ("sample_every", -1), ("clip", -1.0),
+        ("clip", float("nan")), ("learning_rate", float("inf")), ("seed", -1), ("seed", 2**32),
+        ("precision", "float8"),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_name_field_and_value(tmp_path: Path, field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field}='?{value}'? "):
+        settings(tmp_path, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (TokenizerObjective, "gan_start", -1), (TokenizerObjective, "crop", 0), (GeneratorObjective, "dropout", 1.5),
+        (GeneratorObjective, "weight_decay", -0.1), (GeneratorObjective, "accumulate", 0),
+    ],
+)  # fmt: skip
+def test_objectives_out_of_range_name_field_and_value(kind: Any, field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{field}={value} "):
+        kind(**{field: value})
+
+
+@pytest.mark.parametrize(("name", "recorded"), [("float32", "no"), ("bfloat16", "bf16"), ("float16", "fp16")])
+def test_precisions_go_by_two_names_and_are_recorded_by_one(tmp_path: Path, name: str, recorded: str) -> None:
+    assert settings(tmp_path, precision=name) == settings(tmp_path, precision=recorded)
+    assert identify(settings(tmp_path, precision=name))["precision"] == recorded
+
+
+def test_tokenizer_goes_on_from_other_weights_wherever_they_lie(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    save_tokenizer(BinaryAutoencoder(TOKENIZER), tmp_path / "start")
+
+    def go_on(steps: int, start: Path) -> Path:
+        return run_tokenizer_training(
+            [str(folder)], settings(tmp_path / "t", steps=steps), PLAIN, preset="tiny", initial=str(start)
+        )
+
+    made = go_on(2, tmp_path / "start")
+    assert made == tmp_path / "t" / "tokenizer"
+    assert load_tokenizer(made).config == TOKENIZER
+    (tmp_path / "start").rename(tmp_path / "moved")
+    go_on(4, tmp_path / "moved")
+    assert len(losses(tmp_path / "t")) == 4
+    save_tokenizer(BinaryAutoencoder(TOKENIZER), tmp_path / "other")
+    with pytest.raises(TrainingError, match="initial"):
+        go_on(6, tmp_path / "other")
 
 
 def test_unknown_pixel_loss_names_the_known_ones() -> None:
@@ -377,8 +556,28 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoint(codes: Path, tmp_path:
 
 def test_other_settings_are_refused_by_name(codes: Path, tmp_path: Path) -> None:
     train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=2))
-    with pytest.raises(TrainingError, match=r"learning_rate=0.01.*0.5"):
+    with pytest.raises(TrainingError, match=r"another run: learning_rate was 0.01, is 0.5; choose"):
         train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=4, learning_rate=0.5))
+    config = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, layers=3, transcoder_blocks=2))
+    said = (
+        "another run: config.layers was 2, is 3; config.transcoder_blocks was 1, is 2; objective.dropout was 0.1, is 0;"
+    )
+    with pytest.raises(TrainingError, match=said):
+        train_generator(CodeSet(codes), config, settings(tmp_path, steps=4), GeneratorObjective(dropout=0))
+
+
+def test_a_start_of_another_architecture_is_told_by_what_differs(codes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_tokenizer(BinaryAutoencoder(TOKENIZER), tmp_path / "t")
+    said = (
+        "initial=bigr-tiny is of another architecture: generator.classes was 210, is 2; "
+        "generator.code_bits was 24, is 6; generator.grid was 8, is 4; name another"
+    )
+    with pytest.raises(ValueError, match=said):
+        run_generator_training(
+            [str(codes)], str(tmp_path / "t"), settings(tmp_path / "g"), GeneratorObjective(), preset="tiny",
+            initial="bigr-tiny",
+        )  # fmt: skip
 
 
 def test_damaged_checkpoint_is_named_and_the_one_before_it_still_resumes(codes: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from bigr_repr import _differences
 from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.config import ModelConfig
 
@@ -149,14 +150,4 @@ def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What makes rows of two provenances incomparable, each as "field was …, is …"; none: they may share a data set."""
-    found = []
-    for name in sorted({*old, *new} - {*_WRITER}):
-        before, after = old.get(name), new.get(name)
-        if before != after:
-            found.append(f"{name} was {_short(before)}, is {_short(after)}")
-    return found
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"{text[:12]}…" if len(text) == 64 else text
+    return _differences.differences(old, new, ignored=_WRITER)

@@ -5,7 +5,6 @@ Knows nothing of how rows are computed (engine), what they are (recipe) or how f
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from itertools import chain
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
+from bigr_repr._durable import locked
 from bigr_repr._objects import ObjectPath, Place, as_place
 from bigr_repr._typing import PathLike
 from bigr_repr.catalog import DEFAULT_MODEL
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from bigr_repr.checkpoints import Pretrained
     from bigr_repr.extractor import FeatureExtractor, Layer
 
-log = logging.getLogger(__name__)
 
 Run = Callable[[Plan, Iterable[int]], None]  # does units of a plan
 _UNIT = 1024
@@ -345,13 +344,6 @@ def _claimed(out: Place) -> Iterator[tuple[Place, list[int]]]:
         yield folder, []
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            log.info("this system has no file locks: do not run twice at once on %s", out)
-        except BlockingIOError:
-            raise RuntimeError(f"{out}: another process is embedding into this folder; wait for it") from None
-        yield folder, [lock.fileno()]
+    busy = f"{out}: another process is embedding into this folder; wait for it"
+    with locked(folder / "lock", busy) as descriptor:
+        yield folder, [] if descriptor is None else [descriptor]

@@ -123,7 +123,7 @@ def writing(folder: Path) -> Iterator[FolderWriter]:
     if folder.is_dir() and not (folder / MANIFEST).is_file() and not all(map(_left_over, folder.iterdir())):
         raise FileExistsError(f"{folder} holds other things than an index; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with _durable.locked(folder, f"{folder}: another process is writing this index; wait for it"):
         writer = FolderWriter(folder)
         try:
             yield writer
@@ -135,24 +135,6 @@ def writing(folder: Path) -> Iterator[FolderWriter]:
 def _left_over(path: Path) -> bool:
     """Whether a file is what a process that was killed leaves of an index."""
     return _NAME.fullmatch(path.name) is not None or path.name == _durable.partial_name(Path(MANIFEST)).name
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The folder for only this process; where the system has no such locks, for whoever comes."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise RuntimeError(f"{folder}: another process is writing this index; wait for it") from None
-    finally:
-        os.close(handle)
 
 
 class FolderReader:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from bigr_repr.checkpoints import Pretrained
+from bigr_repr.codes import grid_to_tokens, tokens_to_grid
 from bigr_repr.images import as_rgb
 
 ImageLike: TypeAlias = Tensor | NDArray[Any] | Image.Image
@@ -98,14 +99,12 @@ def encode(pre: Pretrained, images: Tensor) -> Tensor:
     """Codes of canvases: (B, 3, S, S) in [0, 1] -> (B, N, K) of 0/1, float32, on the model's device."""
     weight = pre.generator.transformer.mask_tok
     bits = pre.tokenizer.encode(images.to(weight.device, weight.dtype))
-    return bits.float().flatten(2).transpose(1, 2)
+    return grid_to_tokens(bits.float())
 
 
 def decode(pre: Pretrained, codes: Tensor) -> Tensor:
     """Images of codes: (B, N, K) of 0/1 -> (B, 3, S, S) in [0, 1], float32, on the model's device."""
-    grid = pre.config.generator.grid
-    bits = codes.transpose(1, 2).reshape(len(codes), -1, grid, grid)
-    images = pre.tokenizer.decode(bits.to(pre.generator.transformer.mask_tok.dtype))
+    images = pre.tokenizer.decode(tokens_to_grid(codes).to(pre.generator.transformer.mask_tok.dtype))
     return images.float().clamp(0, 1)
 
 

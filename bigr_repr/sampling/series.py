@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bigr_repr._differences import differences
 from bigr_repr._durable import replacing
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import Pretrained
@@ -106,7 +107,7 @@ class _Series:
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"{self.folder} is a file; name a folder for the pictures")
         if file.exists():
-            differing = _differences(_read_series(file), self.origin)
+            differing = _differing(_read_series(file), self.origin)
             if differing:
                 raise ValueError(f"{self.folder} holds another series: {'; '.join(differing)}; name another folder")
             return
@@ -160,15 +161,9 @@ def _read_series(file: Path) -> dict[str, Any]:
     return found
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """In words, where two origins differ, but for the version; of settings only those that do."""
-    differing: list[str] = []
-    for key, value in wanted.items():
-        if isinstance(value, dict) and isinstance(found.get(key), dict):
-            differing += _differences(found[key], value)
-        elif key != "version" and found.get(key) != value:
-            differing.append(f"{key} was {found.get(key)!r}, is {value!r}")
-    return differing
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """In words, where two origins differ, but for the version; settings by their own names."""
+    return [each.removeprefix("settings.") for each in differences(found, wanted, ignored=["version"])]
 
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:

@@ -6,10 +6,11 @@ Knows nothing of what is trained. The state itself is written by Accelerate.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from bigr_repr._durable import sync_folder, sync_tree
 from bigr_repr.train.ema import ExponentialAverage
 
 # What a damaged file may raise besides the usual errors: safetensors' own, and the many of the unpickler.
@@ -26,16 +28,6 @@ _NAME = re.compile(r"checkpoint-(\d{9})")
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says at which step, why, and what to do."""
-
-
-def sync_tree(folder: Path) -> None:
-    """Force every file of a folder, and the folder's own entries, to the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def find_checkpoints(out: Path) -> list[tuple[int, Path]]:
@@ -67,7 +59,7 @@ def save_checkpoint(
             sync_tree(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-            sync_tree_entry(out)
+            sync_folder(out)
             for _, old in find_checkpoints(out)[:-keep]:
                 shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -80,26 +72,26 @@ def save_checkpoint(
         raise TrainingError(message) from failure
 
 
-def sync_tree_entry(folder: Path) -> None:
-    """Force a folder's own entries (names) to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def load_checkpoint(path: Path, accelerator: Accelerator, average: ExponentialAverage) -> dict[str, Any]:
-    """Restore model, optimisers, random states and EMA; returns the record that was saved.
-
-    Raises TrainingError when the checkpoint is damaged, naming it and the remedy.
-    """
-    try:
+def read_record(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run. Raises TrainingError when it is damaged, naming it and the remedy."""
+    with _damage_named(path):
         record: dict[str, Any] = json.loads((path / "run.json").read_text())
+        return {**record, "step": int(record["step"]), "ema_updates": int(record["ema_updates"])}
+
+
+def load_checkpoint(path: Path, accelerator: Accelerator, average: ExponentialAverage) -> None:
+    """Restore model, optimisers, random states and EMA. Raises TrainingError as `read_record` does."""
+    updates = read_record(path)["ema_updates"]
+    with _damage_named(path):
         accelerator.load_state(str(path))
-        average.load(load_file(path / "ema.safetensors"), int(record["ema_updates"]))
+        average.load(load_file(path / "ema.safetensors"), updates)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, *_DAMAGE) as error:
         reason = " ".join(str(error).split())[:300]
         message = f"checkpoint {path} cannot be read ({reason}); move it away to resume from the one before it"
         raise TrainingError(message) from error
-    return record

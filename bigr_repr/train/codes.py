@@ -16,10 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bigr_repr.images import center_crop
+from bigr_repr._durable import remove, replacing
+from bigr_repr._placement import choose_device, mixed_precision
+from bigr_repr.checkpoints import tokenizer_fingerprint
+from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, to_bytes
 
 if TYPE_CHECKING:
+    import torch
+
     from bigr_repr.datasets import ImageSet
     from bigr_repr.models.tokenizer import BinaryAutoencoder
 
@@ -28,7 +34,10 @@ _FORMAT = "bigr-repr codes 1"
 
 @dataclass(frozen=True, kw_only=True)
 class CodeHeader:
-    """What `codes.json` states. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k."""
+    """What `codes.json` states. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k.
+
+    `tokenizer` is where the tokenizer lay, `tokenizer_sha256` its weights' fingerprint; None in sets of older versions.
+    """
 
     images: int
     views: int
@@ -36,35 +45,52 @@ class CodeHeader:
     code_bits: int
     n_bits: int
     tokenizer: str
+    tokenizer_sha256: str | None = None
     class_names: tuple[str, ...] = ()
-    bit_order: str = "token-major, most significant bit of a byte first"
+    bit_order: str = BIT_ORDER
     format: str = _FORMAT
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the packed codes: (images, views, bytes)."""
+        return self.images, self.views, code_bytes(self.n_bits)
+
+
+def _read_header(file: Path) -> CodeHeader:
+    header = json.loads(file.read_text())
+    if header.get("format") != _FORMAT:
+        raise ValueError(f"codes.json says format {header.get('format')!r}; this version reads {_FORMAT!r}")
+    return CodeHeader(**{**header, "class_names": tuple(header["class_names"])})
 
 
 class CodeSet:
-    """A packed code data set on disk, memory-mapped."""
+    """A packed code data set on disk, memory-mapped.
+
+    Raises FileNotFoundError for a folder that holds none, ValueError for one that is damaged or of another format.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         try:
-            header = json.loads((self.folder / "codes.json").read_text())
-            if header.get("format") != _FORMAT:
-                found = header.get("format")
-                raise ValueError(f"{folder}/codes.json says format {found!r}; this version reads {_FORMAT!r}")
-            self.header = CodeHeader(**{**header, "class_names": tuple(header["class_names"])})
+            self.header = _read_header(self.folder / "codes.json")
             self._codes = np.load(self.folder / "codes.npy", mmap_mode="r", allow_pickle=False)
+            self._check("codes.npy", self._codes.dtype == np.uint8, self._codes, self.header.shape)
+            self.labels = None
+            if (self.folder / "labels.npy").exists():
+                self.labels = np.load(self.folder / "labels.npy", allow_pickle=False).astype(np.int64)
+                self._check("labels.npy", True, self.labels, (self.header.images,))
         except FileNotFoundError as error:
             remedy = "make one with: bigr-repr train codes"
             message = f"{folder} is not a code data set ({error.filename} is missing); {remedy}"
             raise FileNotFoundError(message) from error
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{folder}/codes.json is damaged: {error}") from error
-        expected = (self.header.images, self.header.views, -(-self.header.n_bits // 8))
-        if self._codes.shape != expected or self._codes.dtype != np.uint8:
-            found = f"{self._codes.dtype} {self._codes.shape}"
-            raise ValueError(f"{folder}/codes.npy is {found}; codes.json says uint8 {expected}")
-        labels = self.folder / "labels.npy"
-        self.labels = np.load(labels, allow_pickle=False).astype(np.int64) if labels.exists() else None
+        except (TypeError, KeyError, ValueError, AttributeError, EOFError) as error:
+            remedy = "make it again with: bigr-repr train codes"
+            raise ValueError(f"{folder}: no code data set that can be read ({error}); {remedy}") from error
+
+    @staticmethod
+    def _check(file: str, dtype_fits: bool, found: NDArray[Any], shape: tuple[int, ...]) -> None:
+        if not dtype_fits or found.shape != shape:
+            raise ValueError(f"{file} is {found.dtype} {found.shape}, codes.json says {shape}")
 
     def __len__(self) -> int:
         return self.header.images
@@ -76,9 +102,20 @@ class CodeSet:
 
     def bits(self, index: np.ndarray[Any, Any], view: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Bits of images `index` (n,), views `view` (n,): bool (n, N, K)."""
-        packed = self._codes[index, view]
-        bits = np.unpackbits(packed, axis=-1, count=self.header.n_bits)
-        return bits.reshape(len(index), self.header.tokens, self.header.code_bits).astype(np.bool_)
+        bits = from_bytes(self._codes[index, view], self.header.n_bits)
+        return bits.reshape(len(index), self.header.tokens, self.header.code_bits)
+
+
+def _encode(
+    tokenizer: BinaryAutoencoder, pixels: NDArray[np.uint8], place: torch.device, *, half: bool
+) -> NDArray[np.uint8]:
+    """Packed codes of squares, uint8 (B, S, S, 3) -> (B, bytes)."""
+    import torch
+
+    with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=half):
+        images = torch.from_numpy(pixels).to(place).permute(0, 3, 1, 2).float() / 255
+        tokens = grid_to_tokens(tokenizer.encode(images)).bool().cpu().numpy()
+    return to_bytes(tokens.reshape(len(pixels), -1))
 
 
 def write_codes(
@@ -89,56 +126,52 @@ def write_codes(
     tokenizer_name: str,
     batch_size: int = 64,
     mirror: bool = True,
-    device: str = "cpu",
-    precision: str = "no",
+    device: torch.device | str | None = "cpu",
+    precision: str = "float32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CodeSet:
     """Encode every image, and its mirror image, into a new code data set at `out`.
 
-    Bits are deterministic (P > 0.5); with `precision` "bf16" the encoder computes in bfloat16, several times as fast
-    on processors made for it, and bits whose probability is next to one half may differ. `on_progress(done, total)` is
-    called after each batch. The header is written last, so a folder left by a broken run is never read as complete.
-    Raises FileExistsError if `out` holds codes.
+    Bits are deterministic (P > 0.5). `precision`: float32, or bfloat16, several times as fast on processors made for
+    it, where bits whose probability is next to one half may differ. `device`: None or "auto" is a GPU if there is one.
+    `on_progress(done, total)` is called after each batch. The header is written last, so a folder left by a broken run
+    is never read as complete.
+    Raises FileExistsError if `out` holds codes, ValueError for a setting that cannot be, both before anything is
+    written; ImageError for a picture that cannot be read.
     """
-    import torch
-
     folder = Path(out)
     if (folder / "codes.json").exists():
         raise FileExistsError(f"{folder} already holds a code data set; choose another folder or remove it")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    half = mixed_precision(precision, ("float32", "bfloat16")) == "bf16"
+    place, config = choose_device(device), tokenizer.config
+    header = CodeHeader(
+        images=len(images),
+        views=2 if mirror else 1,
+        tokens=config.grid**2,
+        code_bits=config.code_bits,
+        n_bits=config.grid**2 * config.code_bits,
+        tokenizer=tokenizer_name,
+        tokenizer_sha256=tokenizer_fingerprint(tokenizer),
+        class_names=images.class_names,
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    config, views = tokenizer.config, 2 if mirror else 1
-    tokens = config.grid**2
-    n_bits = tokens * config.code_bits
-    shape = (len(images), views, -(-n_bits // 8))
-    packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=shape)
-    tokenizer = tokenizer.to(device).eval()
-    if precision not in ("no", "bf16"):
-        raise ValueError(f"precision={precision!r} is unknown; choose one of no, bf16")
-    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+    packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=header.shape)
+    tokenizer = tokenizer.to(place).eval()
     for start in range(0, len(images), batch_size):
         stop = min(start + batch_size, len(images))
-        pixels = np.stack([center_crop(images.load(i), config.image_size) for i in range(start, stop)])
-        for view in range(views):
-            turned = np.ascontiguousarray(pixels[:, :, ::-1] if view else pixels)
-            with torch.inference_mode(), autocast:
-                tensor = torch.from_numpy(turned).to(device).permute(0, 3, 1, 2).float() / 255
-                bits = tokenizer.encode(tensor).flatten(2).transpose(1, 2).bool().cpu().numpy()
-            packed[start:stop, view] = np.packbits(bits.reshape(stop - start, -1), axis=-1)
+        pixels = np.stack([images.load_square(i, config.image_size) for i in range(start, stop)])
+        packed[start:stop, 0] = _encode(tokenizer, pixels, place, half=half)
+        if mirror:
+            packed[start:stop, 1] = _encode(tokenizer, np.ascontiguousarray(pixels[:, :, ::-1]), place, half=half)
         if on_progress is not None:
             on_progress(stop, len(images))
     packed.flush()
+    remove(folder / "labels.npy")  # of a run that was broken
     if images.labels is not None:
-        np.save(folder / "labels.npy", images.labels)
-    header = CodeHeader(
-        images=len(images),
-        views=views,
-        tokens=tokens,
-        code_bits=config.code_bits,
-        n_bits=n_bits,
-        tokenizer=tokenizer_name,
-        class_names=images.class_names,
-    )
-    partial = folder / "codes.json.partial"
-    partial.write_text(json.dumps(asdict(header), indent=1))
-    partial.replace(folder / "codes.json")
+        with replacing(folder / "labels.npy") as file:
+            np.save(file, images.labels)
+    with replacing(folder / "codes.json") as file:
+        file.write(json.dumps(asdict(header), indent=1).encode())
     return CodeSet(folder)

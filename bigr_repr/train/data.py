@@ -7,7 +7,7 @@ Knows nothing of models, losses or files of checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bigr_repr.datasets import ImageSet
-from bigr_repr.images import ImageError, center_crop
+from bigr_repr.images import ImageError
 from bigr_repr.train.codes import CodeSet
 
 # One drawn item: which image, and its place in the endless stream of items, which seeds its flip and crop.
@@ -66,19 +66,18 @@ class _ImageItems(Dataset[Any]):
 
     def _pixels(self, draw: Draw) -> np.ndarray[Any, np.dtype[np.uint8]]:
         index, position = draw
-        try:
-            pixels = center_crop(self._images.load(index), self._size)
-        except ImageError as error:
-            message = f"training image {index}: {error}; remove it from the data and resume"
-            raise ImageError(error.kind, message) from error
+        pixels = self._images.load_square(index, self._size)
         rng = np.random.default_rng([self._seed, position, 1])
         if self._flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         top, left = rng.integers(0, self._size - self._crop + 1, size=2)
         return pixels[top : top + self._crop, left : left + self._crop]
 
-    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        pixels = np.stack([self._pixels(draw) for draw in draws])
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch | ImageError:
+        try:
+            pixels = np.stack([self._pixels(draw) for draw in draws])
+        except ImageError as error:
+            return error  # raised in another process it would reach the reader as the text of a traceback
         labels = None
         if self._images.labels is not None:
             labels = torch.from_numpy(self._images.labels[[index for index, _ in draws]])
@@ -100,6 +99,13 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+def _checked(loaded: Iterable[Batch | ImageError]) -> Iterator[Batch]:
+    for batch in loaded:
+        if isinstance(batch, ImageError):
+            raise batch
+        yield batch
+
+
 def batches(
     source: ImageSet | CodeSet,
     batch_size: int,
@@ -116,7 +122,8 @@ def batches(
     """Endless batches of this rank from `first_step` on.
 
     Images are resized and centre-cropped to `image_size`, then flipped at random and, with `crop`, cut to a random
-    square of that side. `batch_size` is global; it must be a multiple of `ranks`.
+    square of that side. `batch_size` is global; it must be a multiple of `ranks`. Raises ImageError for a picture that
+    cannot be read, when its batch is due.
     """
     if crop is not None and not 0 < crop <= image_size:
         raise ValueError(f"crop={crop} is outside 1..{image_size} (image_size)")
@@ -127,7 +134,7 @@ def batches(
     else:
         items = _ImageItems(source, image_size, crop or image_size, flip, seed)
     context = "spawn" if workers else None  # forking a process that already runs threads can hang
-    return iter(
+    return _checked(
         DataLoader(
             items, batch_sampler=sampler, num_workers=workers, collate_fn=_as_is, multiprocessing_context=context
         )

@@ -8,6 +8,7 @@ clipping at 1, EMA, class dropout 0.1, residual dropout 0.1.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bigr_repr.checkpoints import tokenizer_fingerprint
+from bigr_repr.codes import grid_to_tokens
 from bigr_repr.config import ModelConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.bigr import BiGR, draw_mask
@@ -23,6 +26,7 @@ from bigr_repr.train.codes import CodeSet
 from bigr_repr.train.data import Batch, batches
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
 
+log = logging.getLogger(__name__)
 OPTIMIZERS = ("adamw", "muon")
 
 
@@ -52,6 +56,8 @@ class GeneratorObjective:
         for name in ("class_dropout", "dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is outside 0..1")
+        if not self.weight_decay >= 0:  # so worded that NaN fails
+            raise ValueError(f"weight_decay={self.weight_decay} must be at least 0")
         for name in ("diffusion_draws", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
@@ -111,7 +117,7 @@ class GeneratorTask:
         tokenizer = self._tokenizer.to(batch.images.device)
         with torch.no_grad():
             bits = tokenizer.encode(batch.images.float() / 255, sample=self._objective.sample_bits)
-        return bits.flatten(2).transpose(1, 2)
+        return grid_to_tokens(bits)
 
     def update(self, batch: Batch, step: int, run: Run) -> dict[str, Tensor]:
         objective, accelerator, model = self._objective, run.accelerator, self.modules[0].train()
@@ -165,14 +171,17 @@ def train_generator(
 ) -> BiGR:
     """Train a generator and return it with averaged weights, in eval mode.
 
-    `data`: a packed code data set, or images, which then need the `tokenizer`. `initial` starts from
-    other weights, which `initial_name` names in the run's record.
-    Raises ValueError when labels or code widths do not fit `config`.
+    `data`: a packed code data set, or images, which then need the `tokenizer`; with codes it is checked to be the one
+    that made them. `initial` starts from other weights, which `initial_name` names in the run's record.
+    Raises ValueError when labels, code widths or the tokenizer do not fit.
     """
     objective = for_data(objective or GeneratorObjective(), data)
     _check(data, config, objective, tokenizer)
+    tokenizer_sha256 = _tokenizer_of(data, tokenizer)
     if objective.optimizer == "muon" and settings.precision == "fp16":
-        raise ValueError("precision='fp16' scales the loss for one optimiser only; with muon choose bf16 or no")
+        raise ValueError(
+            "precision='fp16' scales the loss for one optimiser only; with muon choose bfloat16 or float32"
+        )
 
     def stream(first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
         return batches(
@@ -204,6 +213,7 @@ def train_generator(
         objective=asdict(objective),
         items=len(data),
         initial=initial_name,
+        tokenizer_sha256=tokenizer_sha256,
     )
     weights = train(task, stream, settings, record=record, on_step=on_step)
     trained = BiGR(config.generator)
@@ -229,3 +239,24 @@ def _check(
         if int(data.labels.max()) >= config.generator.classes:
             found = int(data.labels.max())
             raise ValueError(f"label {found} is outside 0..{config.generator.classes - 1}; set classes={found + 1}")
+
+
+def _tokenizer_of(data: ImageSet | CodeSet, tokenizer: BinaryAutoencoder | None) -> str | None:
+    """Fingerprint of the tokenizer whose codes are learnt. Raises ValueError if another one is given."""
+    given = None if tokenizer is None else tokenizer_fingerprint(tokenizer)
+    if not isinstance(data, CodeSet):
+        return given
+    made = data.header.tokenizer_sha256
+    if made is None:
+        log.warning(
+            "%s does not say which weights made its codes; if they are not those of the tokenizer given, the model "
+            "draws noise; to be sure, make them again with: bigr-repr train codes",
+            data.folder,
+        )
+    elif given is not None and given != made:
+        theirs = f"{data.header.tokenizer} (SHA-256 {made[:12]}…)"
+        raise ValueError(
+            f"the codes in {data.folder} were made by the tokenizer {theirs}, the one given is another "
+            f"(SHA-256 {given[:12]}…); give that tokenizer, or make the codes again with: bigr-repr train codes"
+        )
+    return made or given

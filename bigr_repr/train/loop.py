@@ -21,18 +21,23 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 
-from bigr_repr.train.checkpoint import TrainingError, find_checkpoints, load_checkpoint, save_checkpoint
+from bigr_repr._differences import differences
+from bigr_repr._placement import mixed_precision
+from bigr_repr.train.checkpoint import TrainingError, find_checkpoints, load_checkpoint, read_record, save_checkpoint
 from bigr_repr.train.data import Batch
 from bigr_repr.train.ema import ExponentialAverage
 
 log = logging.getLogger(__name__)
 SCHEDULES = ("constant", "cosine")
-PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How long, how fast and where to. `batch_size` is over all processes; `steps` counts optimiser steps."""
+    """How long, how fast and where to. `batch_size` is over all processes; `steps` counts optimiser steps.
+
+    `ema` is the decay of the averaged weights, `clip` the largest gradient norm (0: none). `precision` is float32,
+    bfloat16 or float16, kept under Accelerate's names no, bf16 and fp16, which are taken too. `sample_every` 0: never.
+    """
 
     out: str
     steps: int
@@ -55,14 +60,20 @@ class TrainSettings:
         for name in ("steps", "batch_size", "save_every", "log_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
+        for name in ("workers", "sample_every", "clip"):
+            if not getattr(self, name) >= 0:  # so worded that NaN fails
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate={self.learning_rate} must be above 0 and finite")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema={self.ema} is outside 0..1, 1 excluded; 0 averages nothing")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} is outside 0..{2**32 - 1}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         if not 0 <= self.warmup <= self.steps:
             raise ValueError(f"warmup={self.warmup} is outside 0..{self.steps} (steps)")
+        object.__setattr__(self, "precision", mixed_precision(self.precision))
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0..steps-1: linear warm-up, then constant or a cosine down to zero."""
@@ -101,7 +112,7 @@ class Run:
         mean = self.accelerator.reduce(loss.detach(), reduction="mean")
         assert isinstance(mean, Tensor)
         if not bool(torch.isfinite(mean)):
-            remedy = "try a lower learning rate, or precision=no"
+            remedy = "try a lower learning rate, or precision=float32"
             raise TrainingError(f"loss is {float(mean)} at step {step}; the last checkpoint is untouched; {remedy}")
         return mean
 
@@ -116,7 +127,7 @@ class Run:
         norm = self.accelerator.clip_grad_norm_(module.parameters(), self.settings.clip or math.inf)
         # In half precision the scaler skips such a step by itself.
         if self.settings.precision != "fp16" and not bool(torch.isfinite(norm)):
-            remedy = "try a lower learning rate, or precision=no"
+            remedy = "try a lower learning rate, or precision=float32"
             raise TrainingError(f"gradient is {float(norm)} at step {step}; the weights are untouched; {remedy}")
         for optimizer in optimizers:
             optimizer.step()
@@ -218,14 +229,18 @@ def train(
 
 
 def _resume(out: Path, accelerator: Accelerator, average: ExponentialAverage, record: Mapping[str, Any]) -> int:
-    found = find_checkpoints(out)
-    if not found:
+    checkpoints = find_checkpoints(out)
+    if not checkpoints:
         return 0
-    saved = load_checkpoint(found[-1][1], accelerator, average)
-    for name, value in json.loads(json.dumps(record)).items():
-        if saved.get(name) != value:
-            message = f"{out} holds a run with {name}={saved.get(name)!r}, this one has {value!r}"
-            raise TrainingError(f"{message}; choose another out folder or remove this one")
+    newest = checkpoints[-1][1]
+    saved, wanted = read_record(newest), json.loads(json.dumps(record))
+    if unknown := sorted(wanted.keys() - saved.keys()):
+        log.warning("%s was begun by an older version, which did not record %s: not compared", out, ", ".join(unknown))
+    if found := differences({name: saved[name] for name in wanted.keys() & saved.keys()}, wanted, ignored=unknown):
+        raise TrainingError(
+            f"{out} holds another run: {'; '.join(found)}; choose another out folder or remove this one"
+        )
+    load_checkpoint(newest, accelerator, average)
     log.info("resuming %s after step %d", out, saved["step"])
     return int(saved["step"])
 

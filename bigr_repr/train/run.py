@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import PartialState
 
-from bigr_repr.checkpoints import Pretrained, load, load_tokenizer, save
-from bigr_repr.config import ModelConfig
+from bigr_repr._differences import differences
+from bigr_repr.checkpoints import Pretrained, load, load_tokenizer, save, save_tokenizer
+from bigr_repr.config import GeneratorConfig, ModelConfig
 from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.train.codes import CodeSet
 from bigr_repr.train.generator import GeneratorObjective, Sampler, for_data, train_generator
 from bigr_repr.train.loop import TrainSettings
+from bigr_repr.train.tokenizer import TokenizerObjective, train_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +59,36 @@ def sample_grid(config: ModelConfig, tokenizer: BinaryAutoencoder, labels: Seque
     return draw
 
 
+def run_tokenizer_training(
+    data: Sequence[str],
+    settings: TrainSettings,
+    objective: TokenizerObjective,
+    *,
+    preset: str,
+    initial: str | None = None,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> Path:
+    """Train a tokenizer on `data`; returns its folder, `settings.out`/tokenizer.
+
+    `initial`: a tokenizer's folder or a model's name, to start from its weights; its architecture is then taken instead
+    of the preset's.
+    """
+    start = None if initial is None else load_tokenizer(initial)
+    config = architecture(preset).tokenizer if start is None else start.config
+    model = train_tokenizer(open_images(data), config, settings, objective, initial=start, on_step=on_step)
+    folder = Path(settings.out) / "tokenizer"
+    if PartialState().is_main_process:
+        save_tokenizer(model, folder)
+    return folder
+
+
+def _check_architecture(initial: str, theirs: GeneratorConfig, ours: GeneratorConfig) -> None:
+    found = differences({"generator": dataclasses.asdict(theirs)}, {"generator": dataclasses.asdict(ours)})
+    if found:
+        remedy = "name another model to start from, or train one of its architecture"
+        raise ValueError(f"initial={initial} is of another architecture: {'; '.join(found)}; {remedy}")
+
+
 def run_generator_training(
     data: Sequence[str],
     tokenizer: str,
@@ -66,8 +98,8 @@ def run_generator_training(
     preset: str,
     objective: str = "flip",
     attention: str = "full",
-    name: str = "",
-    initial: str = "",
+    name: str | None = None,
+    initial: str | None = None,
     compile_blocks: bool = False,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
@@ -89,9 +121,9 @@ def run_generator_training(
         name=name or base.name, tokenizer=encoder.config, generator=generator, class_names=names, training=training
     )
     labels = None if not towards.conditional else list(range(0, classes, max(1, classes // 16)))
-    start = load(initial) if initial else None
-    if start is not None and start.config.generator != generator:
-        raise ValueError(f"initial={initial}: its generator is {start.config.generator}, to train is {generator}")
+    start = None if initial is None else load(initial)
+    if start is not None:
+        _check_architecture(str(initial), start.config.generator, generator)
     model = train_generator(
         source,
         config,

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from bigr_repr.checkpoints import tokenizer_fingerprint
 from bigr_repr.config import TokenizerConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.tokenizer import BinaryAutoencoder
@@ -46,6 +47,10 @@ class TokenizerObjective:
     def __post_init__(self) -> None:
         if self.pixel_loss not in PIXEL_LOSSES:
             raise ValueError(f"pixel_loss={self.pixel_loss!r} is unknown; choose one of {', '.join(PIXEL_LOSSES)}")
+        if self.gan_start is not None and self.gan_start < 0:
+            raise ValueError(f"gan_start={self.gan_start} must be at least 0; None: the discriminator never takes part")
+        if self.crop is not None and self.crop < 1:
+            raise ValueError(f"crop={self.crop} must be at least 1; None: whole images")
 
 
 def bit_usage(probabilities: Tensor) -> dict[str, Tensor]:
@@ -146,13 +151,12 @@ def train_tokenizer(
     objective: TokenizerObjective | None = None,
     *,
     initial: BinaryAutoencoder | None = None,
-    initial_name: str = "",
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> BinaryAutoencoder:
     """Train a tokenizer on `images` and return it with averaged weights, in eval mode.
 
-    `initial` starts from other weights, which `initial_name` names in the run's record. Checkpoints, logs and
-    reconstruction grids go to `settings.out`; a broken run resumes from there.
+    `initial` starts from other weights, whose fingerprint is in the run's record. Checkpoints, logs and reconstruction
+    grids go to `settings.out`; a broken run resumes from there.
     """
     objective = objective or TokenizerObjective()
 
@@ -183,7 +187,7 @@ def train_tokenizer(
         "config": asdict(config),
         "objective": asdict(objective),
         "images": len(images),
-        "initial": initial_name,
+        "initial": "" if initial is None else tokenizer_fingerprint(initial),
     }
     record = identify(settings, **what)
     weights = train(task, stream, settings, record=record, on_step=on_step)

@@ -6,26 +6,25 @@ from typing import Annotated
 import typer
 
 from bigr_repr_cli.progress import counting_progress
+from bigr_repr_cli.train import options as o
 
 
 def command(
-    data: Annotated[list[str], typer.Argument(help="Folders, Parquet files, or torchvision:NAME:ROOT.")],
+    data: o.Images,
     tokenizer: Annotated[str, typer.Option(help="Folder of a tokenizer or of a whole model, or a model's name.")],
     out: Annotated[Path, typer.Option(help="New folder for the packed codes.")],
-    batch_size: Annotated[int, typer.Option(help="Images encoded at a time.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 64,
     mirror: Annotated[bool, typer.Option(help="Also store the codes of every mirror image.")] = True,
-    precision: Annotated[str, typer.Option(help="no, or bf16: faster, a few bits differ.")] = "no",
+    precision: Annotated[
+        o.Encoded, typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are other names for the two.")
+    ] = o.Encoded.float32,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Encode images once into a packed code data set, so that a generator trains without images."""
-    import torch
-
     from bigr_repr.checkpoints import load_tokenizer
     from bigr_repr.datasets import open_images
     from bigr_repr.train.codes import write_codes
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     with counting_progress("encoding") as on_progress:
         codes = write_codes(
             open_images(data),

@@ -1,46 +1,55 @@
 """`bigr-repr train generator`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bigr_repr_cli.progress import training_progress
+from bigr_repr_cli.train import options as o
 
 
 def command(
     data: Annotated[list[str], typer.Argument(help="A folder made by `train codes`; or images, as for the others.")],
     tokenizer: Annotated[str, typer.Option(help="Folder of the tokenizer that made the codes, or a model's name.")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the result.")],
-    preset: Annotated[str, typer.Option(help="Architecture, as in: bigr-repr models list.")] = "tiny",
-    name: Annotated[str, typer.Option(help="Name that the model carries.")] = "",
-    initial: Annotated[str, typer.Option(help="Start from the weights of this model.")] = "",
-    objective: Annotated[str, typer.Option(help="What the transcoder predicts: flip, x0 or bce.")] = "flip",
-    attention: Annotated[str, typer.Option(help="full, or causal: an autoregressive model.")] = "full",
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500_000,
-    batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 1024,
-    accumulate: Annotated[int, typer.Option(help="Passes that a batch is split into.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Peak rate.")] = 1e-4,
-    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0,
-    schedule: Annotated[str, typer.Option(help="constant or cosine.")] = "constant",
-    conditional: Annotated[
-        bool | None, typer.Option(help="Learn classes. [default: where there are labels]", show_default=False)
+    out: o.Out,
+    preset: o.Preset = "tiny",
+    name: Annotated[str | None, typer.Option(help=r"Name that the model carries \[default: the preset's].")] = None,
+    initial: Annotated[
+        str | None, typer.Option(help=r"Start from the weights of this model \[default: random ones].")
     ] = None,
-    class_dropout: Annotated[float, typer.Option(help="Chance that a label is hidden.")] = 0.1,
-    dropout: Annotated[float, typer.Option(help="Dropout of each block's branches.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(help="On the transformer's matrices.")] = 0.02,
-    diffusion_draws: Annotated[int, typer.Option(help="Noise draws a masked token and pass.")] = 1,
+    objective: Annotated[o.Objective, typer.Option(help="What the transcoder predicts.")] = o.Objective.flip,
+    attention: Annotated[
+        o.Attention, typer.Option(help="full: masked tokens, both ways; causal: an autoregressive model.")
+    ] = o.Attention.full,
+    steps: o.Steps = 500_000,
+    batch_size: o.BatchSize = 1024,
+    accumulate: Annotated[int, typer.Option(min=1, help="Passes that a batch is split into.")] = 1,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate, above 0.")] = 1e-4,
+    warmup: o.Warmup = 0,
+    schedule: o.Schedule = o.Scheduled.constant,
+    conditional: Annotated[bool | None, typer.Option(help=r"Learn classes \[default: where there are labels].")] = None,
+    class_dropout: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Probability of hiding an image's label in training, which guidance needs."),
+    ] = 0.1,
+    dropout: Annotated[float, typer.Option(min=0, max=1, help="Dropout of each block's branches.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay of the transformer's matrices.")] = 0.02,
+    diffusion_draws: Annotated[int, typer.Option(min=1, help="Noise draws per masked token in each pass.")] = 1,
     sample_bits: Annotated[bool, typer.Option(help="From images: draw bits, instead of thresholding them.")] = True,
-    optimizer: Annotated[str, typer.Option(help="adamw; or muon, for the matrices of the blocks.")] = "adamw",
-    ema: Annotated[float, typer.Option(help="Decay of the averaged weights.")] = 0.9999,
-    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
-    compile_blocks: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the blocks.")] = False,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1000,
-    sample_every: Annotated[int, typer.Option(help="Steps between sample grids; 0: none.")] = 1000,
-    log_every: Annotated[int, typer.Option(help="Steps between log lines.")] = 50,
-    workers: Annotated[int, typer.Option(help="Data processes; 0: in the training process.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order, masks and draws.")] = 0,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    optimizer: Annotated[
+        o.Optimizer, typer.Option(help="muon: Muon for the matrices of the blocks, AdamW for the rest.")
+    ] = o.Optimizer.adamw,
+    ema: o.Ema = 0.9999,
+    precision: o.Precision = o.Computed.float32,
+    compile_blocks: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile the blocks: slow start, then faster.")
+    ] = False,
+    save_every: o.SaveEvery = 1000,
+    sample_every: o.SampleEvery = 1000,
+    log_every: o.LogEvery = 50,
+    workers: o.Workers = 0,
+    seed: o.Seed = 0,
+    cpu: o.Cpu = False,
 ) -> None:
     """Train the generator; the same command resumes a broken run. Writes OUT/model, which every command can load."""
     from bigr_repr.train.generator import GeneratorObjective
@@ -48,43 +57,17 @@ def command(
     from bigr_repr.train.run import run_generator_training
 
     settings = TrainSettings(
-        out=str(out),
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        schedule=schedule,
-        seed=seed,
-        ema=ema,
-        precision=precision,
-        save_every=save_every,
-        sample_every=sample_every,
-        log_every=log_every,
-        workers=workers,
-        cpu=cpu,
-    )
+        out=str(out), steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=warmup,
+        schedule=schedule, seed=seed, ema=ema, precision=precision, save_every=save_every, sample_every=sample_every,
+        log_every=log_every, workers=workers, cpu=cpu,
+    )  # fmt: skip
     towards = GeneratorObjective(
-        conditional=conditional,
-        class_dropout=class_dropout,
-        dropout=dropout,
-        weight_decay=weight_decay,
-        diffusion_draws=diffusion_draws,
-        accumulate=accumulate,
-        sample_bits=sample_bits,
-        optimizer=optimizer,
-    )
+        conditional=conditional, class_dropout=class_dropout, dropout=dropout, weight_decay=weight_decay,
+        diffusion_draws=diffusion_draws, accumulate=accumulate, sample_bits=sample_bits, optimizer=optimizer,
+    )  # fmt: skip
     with training_progress(steps, "generator") as on_step:
         folder = run_generator_training(
-            data,
-            tokenizer,
-            settings,
-            towards,
-            preset=preset,
-            objective=objective,
-            attention=attention,
-            name=name,
-            initial=initial,
-            compile_blocks=compile_blocks,
-            on_step=on_step,
-        )
-    typer.echo(f"model: {folder}")
+            data, tokenizer, settings, towards, preset=preset, objective=objective, attention=attention, name=name,
+            initial=initial, compile_blocks=compile_blocks, on_step=on_step,
+        )  # fmt: skip
+    o.print_result("model", folder)
