@@ -31,8 +31,7 @@ def _commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             yield (*words, *name.split()), command
 
 
-# Training commands speak of their options elsewhere.
-COMMANDS = {words: command for words, command in _commands(typer.main.get_command(app))}
+COMMANDS = dict(_commands(typer.main.get_command(app)))
 NAMES = [" ".join(words) for words in COMMANDS]
 
 

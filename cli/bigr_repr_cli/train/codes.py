@@ -18,7 +18,9 @@ def command(
     precision: Annotated[
         o.Encoded, typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are other names for the two.")
     ] = o.Encoded.float32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU if there is one.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where the network runs: auto (first GPU, else CPU), cpu, cuda, cuda:1.")
+    ] = "auto",
 ) -> None:
     """Encode images once into a packed code data set, so that a generator trains without images."""
     from bigr_repr.checkpoints import load_tokenizer

@@ -29,11 +29,11 @@ def command(
         typer.Option(min=1, help=r"Train on random squares of this side in pixels \[default: on whole images]."),
     ] = None,
     pixel_loss: Annotated[
-        o.PixelLoss, typer.Option(help="l2 is the mean squared error: the better PSNR.")
+        o.PixelLoss, typer.Option(help="l1: mean absolute error; l2: mean squared error, for a better PSNR.")
     ] = o.PixelLoss.l1,
-    perceptual: Annotated[str, typer.Option(help="timm backbone of the perceptual loss; none: no such loss.")] = (
-        "vgg16.tv_in1k"
-    ),
+    perceptual: Annotated[
+        str, typer.Option(help="Backbone of the perceptual loss, a name of timm's; none: no such loss.")
+    ] = ("vgg16.tv_in1k"),
     gan_start: Annotated[
         int, typer.Option(help="First step with the discriminator; a negative number: it never takes part.")
     ] = 30_000,
