@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -103,6 +104,26 @@ def test_packed_codes_take_one_bit_a_bit(codes: Path) -> None:
     assert (codes / "codes.npy").stat().st_size == 128 + len(packed) * 2 * (16 * 6 // 8)
     assert packed.labels is not None
     assert packed.header.class_names == ("cat", "dog")
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot")
+def test_a_disk_too_small_for_all_codes_is_said_before_any_is_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, start: int, size: int) -> None:
+        assert size == (tmp_path / "c/codes.npy").stat().st_size > 0
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    seen: list[int] = []
+    with pytest.raises(OSError, match=r"No space left on device: .*codes\.npy"):
+        write_codes(
+            open_images(folder), BinaryAutoencoder(TOKENIZER), tmp_path / "c", tokenizer_name="t",
+            on_progress=lambda done, total: seen.append(done),
+        )  # fmt: skip
+    assert not seen
+    with pytest.raises(FileNotFoundError):
+        CodeSet(tmp_path / "c")
 
 
 def test_half_written_codes_are_not_read(codes: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ are labels, and `codes.json` with everything needed to read them. View 0 is the 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -158,6 +159,7 @@ def write_codes(
     )
     folder.mkdir(parents=True, exist_ok=True)
     packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=header.shape)
+    _take_the_disk(folder / "codes.npy")
     tokenizer = tokenizer.to(place).eval()
     for start in range(0, len(images), batch_size):
         stop = min(start + batch_size, len(images))
@@ -175,3 +177,14 @@ def write_codes(
     with replacing(folder / "codes.json") as file:
         file.write(json.dumps(asdict(header), indent=1).encode())
     return CodeSet(folder)
+
+
+def _take_the_disk(file: Path) -> None:
+    """Have the disk give a mapped file all its room: when that is lacking later, the system ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened:
+            try:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise type(error)(error.errno, error.strerror, str(file)) from error
