@@ -1,12 +1,13 @@
 """How good the representations are: the suite suites/representation.yaml, recorded with the machine.
 
     python benchmarks/representation.py --root data                # all images: about three hours on 2 cores
+    python benchmarks/representation.py --root data --limit 10000  # the figures of the README: 40 minutes
     python benchmarks/representation.py --root data --reduced      # suites/representation-small.yaml: 12 minutes
     python benchmarks/representation.py --root data --limit 400    # a try, about a minute
 
 `data` holds CIFAR-10 and Tiny-ImageNet as Parquet files (cifar10-train.parquet, cifar10-test.parquet,
 tinyimagenet-train-*.parquet, tinyimagenet-val.parquet), or as torchvision and the web give them. The same command goes
-on with a broken run. Writes benchmarks/results/representation.json and the plots beside it. Expected: on CIFAR-10 the
+on with a broken run. Writes benchmarks/results/representation.json and the plot beside it. Expected: on CIFAR-10 the
 model stands 15 points above pixels and above the untrained network.
 """
 
@@ -45,8 +46,8 @@ def main() -> None:
     except (OSError, ValueError) as error:
         raise SystemExit(f"representation.py: {error}") from error
     write_reports("representation", rows, options.out)
-    for plot in options.out.glob("representation-*.png"):
-        (record.RESULTS / plot.name).write_bytes(plot.read_bytes())
+    plot = "representation-layers.png"
+    (record.RESULTS / plot).write_bytes((options.out / plot).read_bytes())
     table = markdown_table(rows)
     record.write("representation", {"suite": name, "table": table.splitlines(), "rows": rows}, pre)
     print(table)
