@@ -81,7 +81,7 @@ def check_length(packed: NDArray[np.uint8], n_bits: int) -> None:
     """Raises ValueError if codes (..., bytes) do not take the bytes of `n_bits`, or have bits set past them."""
     length = code_bytes(n_bits)
     if packed.shape[-1] != length:
-        raise ValueError(f"n_bits={n_bits} takes {length} bytes a code; these codes have {packed.shape[-1]}")
+        raise ValueError(f"n_bits={n_bits} takes {length} bytes per code; these codes have {packed.shape[-1]}")
     spare = 8 * length - n_bits
     if spare and np.any(packed[..., -1] & np.uint8((1 << spare) - 1)):
         raise ValueError(f"codes have bits set past n_bits={n_bits}; is n_bits right?")

@@ -124,7 +124,7 @@ def packed(codes: ArrayLike, length: int | None, name: str) -> NDArray[np.uint8]
         raise ValueError(f"{name} have shape {array.shape}; expected packed codes (n, bytes)")
     if length is not None and array.shape[1] != length:
         raise ValueError(
-            f"{name} have {array.shape[1]} bytes a code, the index's have {length}; take both from the same model, "
+            f"{name} have {array.shape[1]} bytes per code, the index's have {length}; take both from the same model, "
             "layer and binariser"
         )
     return np.ascontiguousarray(array)
