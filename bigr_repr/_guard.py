@@ -63,7 +63,7 @@ class GuardedLoading:
     """A Loading in processes, one for every thread that calls. timeout: seconds that one picture may take.
 
     Raises what Loading raises, and ImageError "timeout" and "crashed"; RuntimeError if processes do not start, or
-    start.
+    when it has been stopped.
     """
 
     def __init__(self, loading: Loading, timeout: float) -> None:
