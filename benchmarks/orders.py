@@ -7,6 +7,7 @@ distances fall as images are added, so a set of real images that are not among t
 comparison, as the least that so many images can reach.
 --reduced draws 96 images a set, with fewer iterations and shorter chains, and takes 32 principal components of the real
 images' features, for so few images determine no larger covariance. On a CPU every core draws for itself.
+--orders, --iterations and --chain choose a part of the grid, for machines on which all of it takes a night.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, help="images a set; default: 5000, reduced 96")
     parser.add_argument("--reference", type=int, help="real images; default: all but those compared, reduced 2000")
     parser.add_argument("--reduced", action="store_true", help="the small grid")
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, help="these orders only; no chains, no presets")
+    parser.add_argument("--iterations", nargs="+", type=int, help="instead of the grid's")
+    parser.add_argument("--chain", type=int, help="steps of the chain at which orders are compared")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of drawing and of features")
+    parser.add_argument("--name", default="", help="of the record, beside others: generation_orders_NAME.json")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/generation"), help="folder for features")
 
@@ -55,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Grid:
     """What is compared: iterations of every order at one length of chain, and chains at one number of iterations."""
 
+    orders: tuple[str, ...] = ORDERS
     iterations: tuple[int, ...]
     chain: int
     chains: tuple[int, ...]
@@ -66,9 +73,11 @@ class Grid:
         """By (group, name, number)."""
         found = {
             ("orders", order, n): SamplingSettings(order=order, steps=n, diffusion_steps=self.chain)
-            for order in ORDERS
+            for order in self.orders
             for n in self.iterations
         }
+        if self.orders != ORDERS:
+            return found
         for n in self.chains:
             found["chains", "entropy", n] = SamplingSettings(steps=self.at, diffusion_steps=n)
         presets = {
@@ -83,6 +92,18 @@ FULL = Grid(iterations=(4, 8, 16, 32), chain=25, chains=(10, 16, 25, 50, 100), a
 REDUCED = Grid(iterations=(4, 8, 16), chain=16, chains=(10, 25, 50, 100), at=8, count=96, components=32)
 
 
+def grid_of(options: argparse.Namespace) -> Grid:
+    """The grid that the options ask for."""
+    grid = REDUCED if options.reduced else FULL
+    return dataclasses.replace(
+        grid,
+        orders=tuple(options.orders or ORDERS),
+        iterations=tuple(options.iterations or grid.iterations),
+        chain=options.chain or grid.chain,
+        count=options.count or grid.count,
+    )
+
+
 class Extractors:
     """Both kinds of features, by the name that their results carry."""
 
@@ -93,7 +114,7 @@ class Extractors:
 
     def __call__(self, images: torch.Tensor) -> dict[str, np.ndarray]:
         """uint8 (B, 3, S, S) -> float32 (B, D) of each."""
-        hidden = self._extractor(images).layers["mid"].cpu().numpy()
+        hidden = self._extractor(images).layers["mid"].float().cpu().numpy()
         pixels = F.adaptive_avg_pool2d(images.float() / 255, PIXELS).flatten(1).cpu().numpy()
         return {"hidden": hidden, "pixels": pixels}
 
@@ -142,11 +163,16 @@ class Drawer:
             str(self.classes),
             f"{self.seed} {first} {size}",
         ]
+        dtype = next(self.pre.generator.parameters()).dtype
+        if dtype != torch.float32:
+            facts.append(str(dtype))
 
         def compute() -> dict[str, np.ndarray]:
             started = time.perf_counter()
             labels = [self.classes[number % len(self.classes)] for number in range(first, first + size)]
-            images = br.generate(self.pre, labels, settings=settings, seed=self.seed, first=first)
+            # Products in bfloat16 gain by many rows; in float32 the sampler's own batches are as fast.
+            together = None if dtype == torch.float32 else size
+            images = br.generate(self.pre, labels, settings=settings, seed=self.seed, first=first, batch_size=together)
             seconds = np.array(time.perf_counter() - started)
             return self.extract((images * 255).round().to(torch.uint8)) | {"seconds": seconds}
 
@@ -183,6 +209,8 @@ _OWN: list[Drawer] = []  # of a process that draws
 def open_drawer(options: argparse.Namespace, classes: list[int]) -> Drawer:
     """The drawer of the subcommand's options."""
     pre = record.load(options.model, device=options.device)
+    if options.precision == "bf16":
+        pre = pre.to(dtype=torch.bfloat16)
     extract = Extractors(pre, options.device)
     return Drawer(pre=pre, classes=classes, cache=Cache(options.cache), extract=extract, seed=options.seed)
 
@@ -198,8 +226,8 @@ def components(reference: np.ndarray, count: int | None) -> Any:
 
 def run(options: argparse.Namespace) -> None:
     """The subcommand."""
-    grid = REDUCED if options.reduced else FULL
-    count = options.count or grid.count
+    grid = grid_of(options)
+    count = grid.count
     images = open_images(options.real, train=False)
     shuffled = np.random.default_rng(options.seed).permutation(len(images))
     wanted = options.reference or (2000 if options.reduced else len(images))
@@ -236,15 +264,19 @@ def run(options: argparse.Namespace) -> None:
         rows.append(row | {"seconds_an_image": round(seconds, 3), "settings": dataclasses.asdict(settings)})
     results = {
         "grid": dataclasses.asdict(grid), "images_a_set": count, "reference_images": len(reference),
-        "classes": len(drawer.classes), "guidance": 2.5, "seed": options.seed, "first": verdict(rows), "rows": rows,
+        "classes": len(drawer.classes), "guidance": 2.5, "seed": options.seed,
+        "precision": options.precision, "first": verdict(rows, grid), "rows": rows,
     }  # fmt: skip
-    plot(rows, grid, count, record.RESULTS / "generation_orders.png")
-    record.write("generation_orders", results, pre)
+    name = "generation_orders" + ("_" + options.name if options.name else "")
+    plot(rows, grid, count, record.RESULTS / f"{name}.png")
+    record.write(name, results, pre)
 
 
-def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def verdict(rows: list[dict[str, Any]], grid: Grid) -> dict[str, Any]:
     """Whether confident or uncertain tokens should come first, by kind of features: wins over the iterations."""
     found: dict[str, Any] = {}
+    if not {"entropy", "reversed"} <= set(grid.orders):
+        return found
     for kind in ("hidden", "pixels"):
         by = {(r["name"], r["number"]): r[kind]["frechet_distance"] for r in rows if r["group"] == "orders"}
         numbers = sorted({number for _, number in by})
@@ -257,7 +289,7 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
             else "uncertain first"
             if 2 * wins < len(numbers)
             else "none",
-            "nearest_order_at": {n: min(ORDERS, key=lambda order, n=n: by[order, n]) for n in numbers},
+            "nearest_order_at": {n: min(grid.orders, key=lambda order, n=n: by[order, n]) for n in numbers},
         }
     return found
 
@@ -273,11 +305,16 @@ def plot(rows: list[dict[str, Any]], grid: Grid, count: int, path: Path) -> None
     figure, panes = plt.subplots(2, 4, figsize=(15, 6.4), squeeze=False)
     for pane_row, kind in zip(panes, ("hidden", "pixels"), strict=True):
         for pane, (measure, title) in zip(pane_row, measures, strict=False):
-            for order, colour in zip(ORDERS, COLOURS, strict=True):
+            for order in grid.orders:
                 chosen = [row for row in rows if row["group"] == "orders" and row["name"] == order]
                 values = [row[kind][measure] for row in chosen]
                 pane.plot(
-                    [row["number"] for row in chosen], values, marker="o", markersize=3, color=colour, label=order
+                    [row["number"] for row in chosen],
+                    values,
+                    marker="o",
+                    markersize=3,
+                    color=COLOURS[ORDERS.index(order)],
+                    label=order,
                 )
             pane.axhline(rows[0][kind][measure], color="black", linewidth=0.8, linestyle=":", label="real images")
             pane.set(title=f"{title}, features: {kind}", xlabel=f"iterations (chain of {grid.chain})", xscale="log")
