@@ -48,7 +48,7 @@ def _shared(
         int | None,
         typer.Option(
             min=1,
-            help=r"Images drawn together \[default: 1 on a CPU, else as many as have 8,192 tokens]; in bf16 32 are faster.",
+            help=r"Images drawn together; in bf16, 32 are faster \[default: 1 on a CPU, else 8,192 tokens' worth].",
         ),
     ] = None,
     device: Device = "auto",
