@@ -7,7 +7,7 @@ distances fall as images are added, so a set of real images that are not among t
 comparison, as the least that so many images can reach.
 --reduced draws 96 images a set, with fewer iterations and shorter chains, and takes 32 principal components of the real
 images' features, for so few images determine no larger covariance. On a CPU every core draws for itself.
---orders, --iterations and --chain choose a part of the grid, for machines on which all of it takes a night.
+--groups, --orders, --iterations and --chain choose a part of the grid, for machines on which all of it takes a night.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from bigr_repr.sampling.settings import ORDERS
 
 CHUNK = 32  # images drawn between two files of the cache
 PIXELS = 8
-COLOURS = ("#1f4e8c", "#5a9fd4", "#c0392b", "#888888", "#c0a02a", "#5a9367")
+COLOURS = dict(zip(ORDERS, ("#1f4e8c", "#5a9fd4", "#c0392b", "#888888", "#c0a02a", "#5a9367"), strict=True))
+GROUPS = ("orders", "chains", "presets")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, help="images a set; default: 5000, reduced 96")
     parser.add_argument("--reference", type=int, help="real images; default: all but those compared, reduced 2000")
     parser.add_argument("--reduced", action="store_true", help="the small grid")
-    parser.add_argument("--orders", nargs="+", choices=ORDERS, help="these orders only; no chains, no presets")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="these parts of the grid only")
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS, help="these orders only")
     parser.add_argument("--iterations", nargs="+", type=int, help="instead of the grid's")
     parser.add_argument("--chain", type=int, help="steps of the chain at which orders are compared")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of drawing and of features")
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Grid:
     """What is compared: iterations of every order at one length of chain, and chains at one number of iterations."""
 
+    groups: tuple[str, ...] = GROUPS
     orders: tuple[str, ...] = ORDERS
     iterations: tuple[int, ...]
     chain: int
@@ -76,8 +79,6 @@ class Grid:
             for order in self.orders
             for n in self.iterations
         }
-        if self.orders != ORDERS:
-            return found
         for n in self.chains:
             found["chains", "entropy", n] = SamplingSettings(steps=self.at, diffusion_steps=n)
         presets = {
@@ -85,7 +86,8 @@ class Grid:
             "short chain ranks": SamplingSettings(confidence_steps=8),
             "fast": FAST,
         }
-        return found | {("presets", name, each.steps): each for name, each in presets.items()}
+        found |= {("presets", name, each.steps): each for name, each in presets.items()}
+        return {key: each for key, each in found.items() if key[0] in self.groups}
 
 
 FULL = Grid(iterations=(4, 8, 16, 32), chain=25, chains=(10, 16, 25, 50, 100), at=20, count=5000, components=None)
@@ -97,7 +99,8 @@ def grid_of(options: argparse.Namespace) -> Grid:
     grid = REDUCED if options.reduced else FULL
     return dataclasses.replace(
         grid,
-        orders=tuple(options.orders or ORDERS),
+        groups=tuple(options.groups),
+        orders=tuple(options.orders),
         iterations=tuple(options.iterations or grid.iterations),
         chain=options.chain or grid.chain,
         count=options.count or grid.count,
@@ -162,17 +165,13 @@ class Drawer:
             str(settings),
             str(self.classes),
             f"{self.seed} {first} {size}",
+            str(next(self.pre.generator.parameters()).dtype),
         ]
-        dtype = next(self.pre.generator.parameters()).dtype
-        if dtype != torch.float32:
-            facts.append(str(dtype))
 
         def compute() -> dict[str, np.ndarray]:
             started = time.perf_counter()
             labels = [self.classes[number % len(self.classes)] for number in range(first, first + size)]
-            # Products in bfloat16 gain by many rows; in float32 the sampler's own batches are as fast.
-            together = None if dtype == torch.float32 else size
-            images = br.generate(self.pre, labels, settings=settings, seed=self.seed, first=first, batch_size=together)
+            images = br.generate(self.pre, labels, settings=settings, seed=self.seed, first=first, batch_size=size)
             seconds = np.array(time.perf_counter() - started)
             return self.extract((images * 255).round().to(torch.uint8)) | {"seconds": seconds}
 
@@ -275,7 +274,7 @@ def run(options: argparse.Namespace) -> None:
 def verdict(rows: list[dict[str, Any]], grid: Grid) -> dict[str, Any]:
     """Whether confident or uncertain tokens should come first, by kind of features: wins over the iterations."""
     found: dict[str, Any] = {}
-    if not {"entropy", "reversed"} <= set(grid.orders):
+    if "orders" not in grid.groups or not {"entropy", "reversed"} <= set(grid.orders):
         return found
     for kind in ("hidden", "pixels"):
         by = {(r["name"], r["number"]): r[kind]["frechet_distance"] for r in rows if r["group"] == "orders"}
@@ -305,7 +304,7 @@ def plot(rows: list[dict[str, Any]], grid: Grid, count: int, path: Path) -> None
     figure, panes = plt.subplots(2, 4, figsize=(15, 6.4), squeeze=False)
     for pane_row, kind in zip(panes, ("hidden", "pixels"), strict=True):
         for pane, (measure, title) in zip(pane_row, measures, strict=False):
-            for order in grid.orders:
+            for order in grid.orders if "orders" in grid.groups else ():
                 chosen = [row for row in rows if row["group"] == "orders" and row["name"] == order]
                 values = [row[kind][measure] for row in chosen]
                 pane.plot(
@@ -313,7 +312,7 @@ def plot(rows: list[dict[str, Any]], grid: Grid, count: int, path: Path) -> None
                     values,
                     marker="o",
                     markersize=3,
-                    color=COLOURS[ORDERS.index(order)],
+                    color=COLOURS[order],
                     label=order,
                 )
             pane.axhline(rows[0][kind][measure], color="black", linewidth=0.8, linestyle=":", label="real images")
@@ -322,9 +321,17 @@ def plot(rows: list[dict[str, Any]], grid: Grid, count: int, path: Path) -> None
             pane.minorticks_off()
         chosen = [row for row in rows if row["group"] == "chains"]
         pane = pane_row[3]
+        if not chosen:
+            pane.set_axis_off()
+            continue
         distances = [row[kind]["frechet_distance"] for row in chosen]
         pane.plot(
-            [row["number"] for row in chosen], distances, marker="o", markersize=3, color=COLOURS[0], label="entropy"
+            [row["number"] for row in chosen],
+            distances,
+            marker="o",
+            markersize=3,
+            color=COLOURS["entropy"],
+            label="entropy",
         )
         pane.axhline(rows[0][kind]["frechet_distance"], color="black", linewidth=0.8, linestyle=":")
         pane.set(title=f"Fréchet distance, features: {kind}", xlabel=f"steps of the chain ({grid.at} iterations)")
