@@ -4,8 +4,8 @@
     python benchmarks/generation.py speed --models preset:L-d24 --images 1 --repeats 1 --cold --name L   # 20 minutes
     python benchmarks/generation.py orders data/tinyimagenet-val.parquet --reduced       # 12 minutes
     python benchmarks/generation.py orders data/tinyimagenet-val.parquet --count 5000    # a night; minutes on a GPU
-    python benchmarks/generation.py orders data/tinyimagenet-val.parquet --count 5000 --groups orders \
-        --iterations 4 8 --chain 10 --precision bf16 --name 5000    # a part of it; 45 minutes on 2 cores with AMX
+    python benchmarks/generation.py orders data/tinyimagenet-val.parquet --count 5000 --groups orders chains \
+        --iterations 4 8 --chain 10 --at 4 --precision bf16 --name 5000    # a part of it; 2 hours on 2 cores with AMX
     python benchmarks/generation.py pictures                        # 2 minutes
 
 speed: seconds an image of the exact sampler and of the fast preset beside plain.py's, in turn and in one process, all

@@ -7,7 +7,7 @@ distances fall as images are added, so a set of real images that are not among t
 comparison, as the least that so many images can reach.
 --reduced draws 96 images a set, with fewer iterations and shorter chains, and takes 32 principal components of the real
 images' features, for so few images determine no larger covariance. On a CPU every core draws for itself.
---groups, --orders, --iterations and --chain choose a part of the grid, for machines on which all of it takes a night.
+--groups, --orders, --iterations, --chain and --at choose a part of the grid, where all of it would take a night.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS, help="these orders only")
     parser.add_argument("--iterations", nargs="+", type=int, help="instead of the grid's")
     parser.add_argument("--chain", type=int, help="steps of the chain at which orders are compared")
+    parser.add_argument("--at", type=int, help="iterations at which chains are compared")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of drawing and of features")
     parser.add_argument("--name", default="", help="of the record, beside others: generation_orders_NAME.json")
     parser.add_argument("--seed", type=int, default=0)
@@ -103,6 +104,7 @@ def grid_of(options: argparse.Namespace) -> Grid:
         orders=tuple(options.orders),
         iterations=tuple(options.iterations or grid.iterations),
         chain=options.chain or grid.chain,
+        at=options.at or grid.at,
         count=options.count or grid.count,
     )
 
