@@ -13,12 +13,14 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr._ahead import map_ahead
 from bigr_repr._durable import remove, replacing
 from bigr_repr._placement import choose_device, mixed_precision
 from bigr_repr.checkpoints import tokenizer_fingerprint
@@ -161,9 +163,10 @@ def write_codes(
     packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=header.shape)
     _take_the_disk(folder / "codes.npy")
     tokenizer = tokenizer.to(place).eval()
+    squares = map_ahead(lambda i: images.load_square(i, config.image_size), range(len(images)), ahead=2 * batch_size)
     for start in range(0, len(images), batch_size):
         stop = min(start + batch_size, len(images))
-        pixels = np.stack([images.load_square(i, config.image_size) for i in range(start, stop)])
+        pixels = np.stack(list(islice(squares, stop - start)))
         packed[start:stop, 0] = _encode(tokenizer, pixels, place, half=half)
         if mirror:
             packed[start:stop, 1] = _encode(tokenizer, np.ascontiguousarray(pixels[:, :, ::-1]), place, half=half)
