@@ -9,7 +9,7 @@
     python benchmarks/generation.py pictures                        # 2 minutes
 
 speed: seconds an image of the exact sampler and of the fast preset beside plain.py's, in turn and in one process, all
-with the same network. On a GPU also in bfloat16 and compiled. Expected: exact at least 1.5 times as fast as plain at
+with the same network. On a GPU also in bfloat16 and, with --compile, compiled. Expected: exact at least 1.5 times as fast as plain at
 the L size (20 iterations, 100 steps), fast at least 4 times.
 orders: Fréchet distance, precision and recall of generated against real images, by order and iterations, and by the
 length of the chain; see orders.py. Resumable: what was drawn is kept in --cache.
@@ -165,8 +165,9 @@ def speed(options: argparse.Namespace) -> None:
             low = load(spec, options.device).to(dtype=torch.bfloat16)
             runs = {name: run for name, run in samplers(low, options).items() if name != "plain"}
             found["bfloat16"] = timed(runs, options.images, options.repeats, True)
-            compile_for_sampling(low)  # in place: the same functions run it
-            found["bfloat16_compiled"] = timed(runs, options.images, options.repeats, True)
+            if options.compile:
+                compile_for_sampling(low)  # in place: the same functions run it
+                found["bfloat16_compiled"] = timed(runs, options.images, options.repeats, True)
         measured[pre.config.name] = found
     results = {"repeats": options.repeats, "models": measured}
     record.write("generation_speed" + ("_" + options.name if options.name else ""), results)
@@ -185,6 +186,7 @@ def main() -> None:
     part.add_argument("--iterations", type=int, help="fewer than the paper's 20, for a short look")
     part.add_argument("--chain", type=int, help="steps of the chain, fewer than the model's, for a short look")
     part.add_argument("--cold", action="store_true", help="count the first round too, for runs of many minutes")
+    part.add_argument("--compile", action="store_true", help="on a GPU also compiled, which takes minutes at first")
     part.add_argument("--name", default="", help="of the record, beside others: generation_speed_NAME.json")
     part.set_defaults(run=speed)
     part = commands.add_parser("orders")

@@ -36,7 +36,8 @@ from bigr_repr.sampling import FAST, SamplingSettings
 from bigr_repr.sampling.labels import class_number
 from bigr_repr.sampling.settings import ORDERS
 
-CHUNK = 32  # images drawn between two files of the cache
+CHUNKS = {"cpu": 32, "cuda": 512}  # images drawn between two files of the cache, by kind of device
+READ = 32  # real images in a batch
 PIXELS = 8
 COLOURS = dict(zip(ORDERS, ("#1f4e8c", "#5a9fd4", "#c0392b", "#888888", "#c0a02a", "#5a9367"), strict=True))
 GROUPS = ("orders", "chains", "presets")
@@ -127,8 +128,8 @@ class Extractors:
 def real_features(images: ImageSet, rows: np.ndarray, side: int, extract: Extractors) -> dict[str, np.ndarray]:
     """Features of real images."""
     found: list[dict[str, np.ndarray]] = []
-    stream = map_ahead(lambda row: center_crop(images.load(int(row)), side), rows, ahead=4 * CHUNK)
-    while batch := list(islice(stream, CHUNK)):
+    stream = map_ahead(lambda row: center_crop(images.load(int(row)), side), rows, ahead=4 * READ)
+    while batch := list(islice(stream, READ)):
         found.append(extract(torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)))
     return {kind: np.concatenate([part[kind] for part in found]) for kind in found[0]}
 
@@ -156,7 +157,7 @@ class Drawer:
 
     def features(self, settings: SamplingSettings, count: int) -> tuple[dict[str, np.ndarray], float]:
         """Features of `count` images, and seconds an image."""
-        parts = [self.chunk(settings, *chunk) for chunk in chunks(count)]
+        parts = [self.chunk(settings, *chunk) for chunk in chunks(count, self.pre.device.type)]
         joined = {kind: np.concatenate([part[kind] for part in parts]) for kind in ("hidden", "pixels")}
         return joined, float(sum(part["seconds"] for part in parts)) / count
 
@@ -180,15 +181,16 @@ class Drawer:
         return dict(self.cache.get(facts, compute))
 
 
-def chunks(count: int) -> list[tuple[int, int]]:
+def chunks(count: int, device: str) -> list[tuple[int, int]]:
     """(first, size) of the parts of a set."""
-    return [(first, min(CHUNK, count - first)) for first in range(0, count, CHUNK)]
+    size = CHUNKS[device]
+    return [(first, min(size, count - first)) for first in range(0, count, size)]
 
 
 def draw_on_all_cores(grid: Grid, count: int, options: argparse.Namespace, classes: list[int]) -> None:
     """Fill the cache with all sets, a process a core: many small products gain more by that than by threads."""
     context = multiprocessing.get_context("spawn")
-    work = [(settings, *chunk) for settings in grid.settings().values() for chunk in chunks(count)]
+    work = [(settings, *chunk) for settings in grid.settings().values() for chunk in chunks(count, "cpu")]
     with context.Pool(torch.get_num_threads(), _begin, (options, classes)) as pool:
         for done, _ in enumerate(pool.imap_unordered(_draw, work), 1):
             print(f"\r{done}/{len(work)} parts drawn", end="", file=sys.stderr, flush=True)

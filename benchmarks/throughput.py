@@ -307,6 +307,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=EXAMPLES, help="folder of pictures to read")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--gpu-batch", type=int, default=256)
+    parser.add_argument("--only", choices=["cpu", "gpu"], help="measure on this kind of device only")
+    parser.add_argument("--name", default="", help="of the record, beside others: throughput_NAME.json")
     parser.add_argument("--worker", choices=["plain", "ours"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.threads:
@@ -320,8 +322,12 @@ def main() -> None:
         described = {"name": pre.config.name, "weights": "random" if spec.startswith("preset:") else pre.fingerprint}
         del pre
         print(spec, flush=True)
-        results[described["name"]] = described | {"cpu": measure_cpu(spec, options), "gpu": measure_gpu(spec, options)}
-    record.write("throughput", {"files": options.images.name, "repeats": options.repeats, "models": results})
+        measures = {"cpu": measure_cpu, "gpu": measure_gpu}
+        results[described["name"]] = described | {
+            place: measure(spec, options) for place, measure in measures.items() if options.only in (None, place)
+        }
+    name = "throughput" + ("_" + options.name if options.name else "")
+    record.write(name, {"files": options.images.name, "repeats": options.repeats, "models": results})
 
 
 if __name__ == "__main__":
