@@ -3,14 +3,15 @@
     python benchmarks/generation.py speed                           # bigr-tiny; 2 minutes on 2 cores
     python benchmarks/generation.py speed --models preset:L-d24 --images 1 --repeats 1 --cold --name L   # 20 minutes
     python benchmarks/generation.py orders data/tinyimagenet-val.parquet --reduced       # 12 minutes
-    python benchmarks/generation.py orders data/tinyimagenet-val.parquet --count 5000    # a night; minutes on a GPU
-    python benchmarks/generation.py orders data/tinyimagenet-val.parquet --count 5000 --groups orders chains \
-        --iterations 4 8 --chain 10 --at 4 --precision bf16 --name 5000    # a part of it; 2 hours on 2 cores with AMX
+    python benchmarks/generation.py orders data/tinyimagenet-val.parquet --chain 10 --precision bf16 --name 5000 \
+        --groups orders presets                              # minutes on a GPU; a night on 2 cores
+    python benchmarks/generation.py orders data/tinyimagenet-val.parquet --groups chains --chain-order halton \
+        --at 16 --precision bf16 --name chains               # half an hour on 2 cores with AMX
     python benchmarks/generation.py pictures                        # 2 minutes
 
 speed: seconds an image of the exact sampler and of the fast preset beside plain.py's, in turn and in one process, all
-with the same network. On a GPU also in bfloat16 and, with --compile, compiled. Expected: exact at least 1.5 times as fast as plain at
-the L size (20 iterations, 100 steps), fast at least 4 times.
+with the same network. On a GPU also in bfloat16 and, with --compile, compiled. Expected: exact at least 1.5 times as
+fast as plain at the L size (20 iterations, 100 steps), fast at least 4 times.
 orders: Fréchet distance, precision and recall of generated against real images, by order and iterations, and by the
 length of the chain; see orders.py. Resumable: what was drawn is kept in --cache.
 pictures: a page of pictures that the commands make of examples/images; see pictures.py.

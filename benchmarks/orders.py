@@ -7,7 +7,8 @@ distances fall as images are added, so a set of real images that are not among t
 comparison, as the least that so many images can reach.
 --reduced draws 96 images a set, with fewer iterations and shorter chains, and takes 32 principal components of the real
 images' features, for so few images determine no larger covariance. On a CPU every core draws for itself.
---groups, --orders, --iterations, --chain and --at choose a part of the grid, where all of it would take a night.
+--groups, --orders, --iterations, --chain, --at and --chain-order choose a part of the grid, where all of it would take
+a night.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", nargs="+", type=int, help="instead of the grid's")
     parser.add_argument("--chain", type=int, help="steps of the chain at which orders are compared")
     parser.add_argument("--at", type=int, help="iterations at which chains are compared")
+    parser.add_argument("--chain-order", choices=ORDERS, default="entropy", help="order in which chains are compared")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of drawing and of features")
     parser.add_argument("--name", default="", help="of the record, beside others: generation_orders_NAME.json")
     parser.add_argument("--seed", type=int, default=0)
@@ -70,6 +72,7 @@ class Grid:
     iterations: tuple[int, ...]
     chain: int
     chains: tuple[int, ...]
+    chain_order: str = "entropy"
     at: int
     count: int
     components: int | None
@@ -82,7 +85,8 @@ class Grid:
             for n in self.iterations
         }
         for n in self.chains:
-            found["chains", "entropy", n] = SamplingSettings(steps=self.at, diffusion_steps=n)
+            settings = SamplingSettings(order=self.chain_order, steps=self.at, diffusion_steps=n)
+            found["chains", self.chain_order, n] = settings
         presets = {
             "exact": SamplingSettings(),
             "short chain ranks": SamplingSettings(confidence_steps=8),
@@ -106,6 +110,7 @@ def grid_of(options: argparse.Namespace) -> Grid:
         iterations=tuple(options.iterations or grid.iterations),
         chain=options.chain or grid.chain,
         at=options.at or grid.at,
+        chain_order=options.chain_order,
         count=options.count or grid.count,
     )
 
@@ -271,7 +276,7 @@ def run(options: argparse.Namespace) -> None:
         "precision": options.precision, "first": verdict(rows, grid), "rows": rows,
     }  # fmt: skip
     name = "generation_orders" + ("_" + options.name if options.name else "")
-    plot(rows, grid, count, record.RESULTS / f"{name}.png")
+    plot(rows, grid, extract.names, record.RESULTS / f"{name}.png")
     record.write(name, results, pre)
 
 
@@ -297,51 +302,41 @@ def verdict(rows: list[dict[str, Any]], grid: Grid) -> dict[str, Any]:
     return found
 
 
-def plot(rows: list[dict[str, Any]], grid: Grid, count: int, path: Path) -> None:
-    """Measures by iterations for every order, and by steps of the chain; a row a kind of features."""
+MEASURES = {"frechet_distance": "Fréchet distance", "precision": "precision", "recall": "recall"}
+
+
+def plot(rows: list[dict[str, Any]], grid: Grid, labels: tuple[str, ...], path: Path) -> None:
+    """Measures by iterations for every order, and by steps of the chain; a row a kind of features, as labelled."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    measures = (("frechet_distance", "Fréchet distance"), ("precision", "precision"), ("recall", "recall"))
-    figure, panes = plt.subplots(2, 4, figsize=(15, 6.4), squeeze=False)
-    for pane_row, kind in zip(panes, ("hidden", "pixels"), strict=True):
-        for pane, (measure, title) in zip(pane_row, measures, strict=False):
-            for order in grid.orders if "orders" in grid.groups else ():
-                chosen = [row for row in rows if row["group"] == "orders" and row["name"] == order]
-                values = [row[kind][measure] for row in chosen]
-                pane.plot(
-                    [row["number"] for row in chosen],
-                    values,
-                    marker="o",
-                    markersize=3,
-                    color=COLOURS[order],
-                    label=order,
-                )
+    columns = [("orders", measure) for measure in MEASURES if "orders" in grid.groups]
+    if "chains" in grid.groups:
+        columns += [("chains", measure) for measure in MEASURES if not columns or measure == "frechet_distance"]
+    if not columns:
+        return
+    axes = {
+        "orders": (f"iterations (chain of {grid.chain})", grid.iterations),
+        "chains": (f"steps of the chain ({grid.at} iterations)", grid.chains),
+    }
+    figure, panes = plt.subplots(2, len(columns), figsize=(3.8 * len(columns), 6.4), squeeze=False)
+    for pane_row, kind, label in zip(panes, ("hidden", "pixels"), labels, strict=True):
+        pane_row[0].set_ylabel(label, fontsize=8)
+        for pane, (group, measure) in zip(pane_row, columns, strict=True):
+            drawn = [row for row in rows if row["group"] == group]
+            for order in dict.fromkeys(row["name"] for row in drawn):
+                own = [row for row in drawn if row["name"] == order]
+                numbers, values = [row["number"] for row in own], [row[kind][measure] for row in own]
+                pane.plot(numbers, values, marker="o", markersize=3, color=COLOURS[order], label=order)
             pane.axhline(rows[0][kind][measure], color="black", linewidth=0.8, linestyle=":", label="real images")
-            pane.set(title=f"{title}, features: {kind}", xlabel=f"iterations (chain of {grid.chain})", xscale="log")
-            pane.set_xticks(grid.iterations, [str(n) for n in grid.iterations], minor=False)
+            title, ticks = axes[group]
+            pane.set(title=MEASURES[measure], xlabel=title, xscale="log")
+            pane.set_xticks(ticks, [str(n) for n in ticks], minor=False)
             pane.minorticks_off()
-        chosen = [row for row in rows if row["group"] == "chains"]
-        pane = pane_row[3]
-        if not chosen:
-            pane.set_axis_off()
-            continue
-        distances = [row[kind]["frechet_distance"] for row in chosen]
-        pane.plot(
-            [row["number"] for row in chosen],
-            distances,
-            marker="o",
-            markersize=3,
-            color=COLOURS["entropy"],
-            label="entropy",
-        )
-        pane.axhline(rows[0][kind]["frechet_distance"], color="black", linewidth=0.8, linestyle=":")
-        pane.set(title=f"Fréchet distance, features: {kind}", xlabel=f"steps of the chain ({grid.at} iterations)")
-    for pane in panes.flat:
-        pane.spines[["top", "right"]].set_visible(False)
+            pane.spines[["top", "right"]].set_visible(False)
     figure.legend(*panes[0][0].get_legend_handles_labels(), loc="lower center", ncols=7, frameon=False)
-    figure.suptitle(f"{count} images a set", fontsize=9)
+    figure.suptitle(f"{grid.count} images a set", fontsize=9)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path, dpi=110)

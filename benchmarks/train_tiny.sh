@@ -5,8 +5,9 @@
 #
 # DATA holds tinyimagenet-train-*.parquet and cifar10-train.parquet: one row an image, columns `image` (encoded bytes)
 # and `label`. The "cpu" recipe takes about an hour and a half on 2 cores with bfloat16 matrix units (AMX) and is, but
-# for what benchmarks/results/training.json notes, the one behind the bundled weights; "gpu" is sized for about half an
-# hour on one data-centre GPU and not yet measured.
+# for what benchmarks/results/training.json notes, the one behind the bundled weights. "gpu" has not been run to its end:
+# on one NVIDIA H200 the tokenizer went through 6 000 images a second in batches of 256, the generator through 12 000 in
+# batches of 1024, by which it takes about an hour and a half.
 set -euo pipefail
 data=${1:?folder of the data sets} out=${2:?folder for the runs} recipe=${3:-cpu}
 images=("$data"/tinyimagenet-train-*.parquet)
