@@ -7,7 +7,7 @@
 # and `label`. The "cpu" recipe takes about an hour and a half on 2 cores with bfloat16 matrix units (AMX) and is, but
 # for what benchmarks/results/training.json notes, the one behind the bundled weights. "gpu" has not been run to its end:
 # on one NVIDIA H200 the tokenizer went through 6 000 images a second in batches of 256, the generator through 12 000 in
-# batches of 1024, by which it takes about an hour and a half.
+# batches of 1024, by which it takes about an hour and a quarter.
 set -euo pipefail
 data=${1:?folder of the data sets} out=${2:?folder for the runs} recipe=${3:-cpu}
 images=("$data"/tinyimagenet-train-*.parquet)
