@@ -37,10 +37,11 @@ from bigr_repr.sampling import FAST, SamplingSettings
 from bigr_repr.sampling.labels import class_number
 from bigr_repr.sampling.settings import ORDERS
 
-CHUNKS = {"cpu": 32, "cuda": 512}  # images drawn between two files of the cache, by kind of device
+CHUNK, CHUNK_GPU = 32, 512  # images drawn between two files of the cache
 READ = 32  # real images in a batch
 PIXELS = 8
 COLOURS = dict(zip(ORDERS, ("#1f4e8c", "#5a9fd4", "#c0392b", "#888888", "#c0a02a", "#5a9367"), strict=True))
+MEASURES = {"frechet_distance": "Fréchet distance", "precision": "precision", "recall": "recall"}
 GROUPS = ("orders", "chains", "presets")
 
 
@@ -188,7 +189,7 @@ class Drawer:
 
 def chunks(count: int, device: str) -> list[tuple[int, int]]:
     """(first, size) of the parts of a set."""
-    size = CHUNKS[device]
+    size = CHUNK if device == "cpu" else CHUNK_GPU
     return [(first, min(size, count - first)) for first in range(0, count, size)]
 
 
@@ -300,9 +301,6 @@ def verdict(rows: list[dict[str, Any]], grid: Grid) -> dict[str, Any]:
             "nearest_order_at": {n: min(grid.orders, key=lambda order, n=n: by[order, n]) for n in numbers},
         }
     return found
-
-
-MEASURES = {"frechet_distance": "Fréchet distance", "precision": "precision", "recall": "recall"}
 
 
 def plot(rows: list[dict[str, Any]], grid: Grid, labels: tuple[str, ...], path: Path) -> None:
