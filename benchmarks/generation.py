@@ -6,7 +6,7 @@
     python benchmarks/generation.py orders data/tinyimagenet-val.parquet --chain 10 --precision bf16 --name 5000 \
         --groups orders presets                              # minutes on a GPU; a night on 2 cores
     python benchmarks/generation.py orders data/tinyimagenet-val.parquet --groups chains --chain-order halton \
-        --at 16 --precision bf16 --name chains               # half an hour on 2 cores with AMX
+        --at 16 --precision bf16 --name chains               # three quarters of an hour on 2 cores with AMX
     python benchmarks/generation.py pictures                        # 2 minutes
 
 speed: seconds an image of the exact sampler and of the fast preset beside plain.py's, in turn and in one process, all
