@@ -1,7 +1,7 @@
 """The paper's ablations at a small size: models that differ in one thing, trained, probed and drawn from, in one table.
 
     python benchmarks/ablations.py code-width --root data        # K = 16, 20, 24, 32: a tokenizer and a generator each
-    python benchmarks/ablations.py objective --root data         # flip, x0, bce: one tokenizer, three generators
+    python benchmarks/ablations.py objective --root data         # flip, x0, bce: three generators
     python benchmarks/ablations.py condition --root data         # with classes and without
     python benchmarks/ablations.py order --root data             # masked against autoregressive
     python benchmarks/ablations.py objective --root data --steps 3 --limit 100      # a try, about two minutes
@@ -40,23 +40,27 @@ from bigr_repr.evaluate.extraction import BenchSettings
 from bigr_repr.evaluate.generation import frechet_distance
 from bigr_repr.evaluate.splits import BenchData, open_data
 
-_JUDGE, _LAYER = "bigr-tiny", 12
+_BUNDLED = "bigr-tiny"
+_JUDGE, _LAYER = _BUNDLED, 12
 _BATCH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One model: K, what the transcoder predicts, whether it learns the classes, and which tokens a token reads."""
+    """One model: tokenizer, what the transcoder predicts, whether classes are learnt, which tokens a token reads.
+
+    tokenizer: the bundled one, or the name of a size ("d16": K = 16) that is trained for the comparison.
+    """
 
     name: str
-    code_bits: int = 24
+    tokenizer: str = _BUNDLED
     objective: str = "flip"
     conditional: bool = True
     attention: str = "full"
 
 
 ABLATIONS = {
-    "code-width": [Variant(name=f"K={bits}", code_bits=bits) for bits in (16, 20, 24, 32)],
+    "code-width": [Variant(name=f"K={bits}", tokenizer=f"d{bits}") for bits in (16, 20, 24, 32)],
     "objective": [Variant(name=objective, objective=objective) for objective in ("flip", "x0", "bce")],
     "condition": [Variant(name="with classes"), Variant(name="without classes", conditional=False)],
     "order": [Variant(name="masked"), Variant(name="autoregressive", attention="causal")],
@@ -66,28 +70,37 @@ ABLATIONS = {
 def train(variant: Variant, options: Any) -> Path:
     """The variant's model folder, trained as far as it is not yet."""
     images = _images(options)
-    tokenizer, codes = (options.out / f"{part}-d{variant.code_bits}" for part in ("tokenizer", "codes"))
-    kind = f"{variant.objective}-{variant.conditional}-{variant.attention}"
-    generator = options.out / f"generator-d{variant.code_bits}-{kind}"
-    place = ["--precision", "bf16"] if options.gpu else ["--cpu"]
-    common = ["--schedule", "cosine", "--sample-every", "0", *place]
-    steps = options.steps or (20_000 if options.gpu else 1200)
-    batch = "256" if options.gpu else "32"
-    _command(
-        "tokenizer", images, "--out", tokenizer, "--preset", f"tiny-d{variant.code_bits}", "--perceptual", "none",
-        "--gan-start", "-1", "--no-sample-bits", "--learning-rate", "1e-3", "--steps", steps, "--batch-size", batch,
-        "--ema", "0.999", *common,
-    )  # fmt: skip
+    steps = options.steps or (20_000 if options.gpu else 1500)
+    place = [] if options.gpu else ["--cpu"]
+    common = ["--precision", "bf16", "--schedule", "cosine", "--sample-every", "0", *place]
+    tokenizer, codes = _tokenizer(variant, images, options, steps, common), options.out / f"codes-{variant.tokenizer}"
     if not (codes / "codes.json").exists():
-        _command("codes", images, "--tokenizer", tokenizer / "tokenizer", "--out", codes)
+        _command("codes", images, "--tokenizer", tokenizer, "--out", codes, "--precision", "bf16")
+    kind = f"{variant.objective}-{variant.conditional}-{variant.attention}"
+    generator = options.out / f"generator-{variant.tokenizer}-{kind}"
     _command(
-        "generator", codes, "--tokenizer", tokenizer / "tokenizer", "--out", generator, "--preset", "tiny",
+        "generator", codes, "--tokenizer", tokenizer, "--out", generator, "--preset", "tiny",
         "--objective", variant.objective, "--attention", variant.attention,
         "--conditional" if variant.conditional else "--no-conditional",
-        "--learning-rate", "1e-3", "--steps", steps, "--batch-size", batch, "--dropout", "0", "--ema", "0.998",
-        "--name", f"ablation-{variant.name}", *common,
+        "--steps", steps, "--batch-size", 512 if options.gpu else 64, "--warmup", steps // 30, "--compile",
+        "--optimizer", "muon", "--learning-rate", "1.5e-3", "--diffusion-draws", "2", "--dropout", "0",
+        "--ema", "0.9995" if options.gpu else "0.998", "--name", f"ablation-{variant.name}", *common,
     )  # fmt: skip
     return generator / "model"
+
+
+def _tokenizer(variant: Variant, images: Path, options: Any, steps: int, common: list[str]) -> str:
+    """The bundled tokenizer, or one trained here where its number of bits is what differs."""
+    if variant.tokenizer == _BUNDLED:
+        return _BUNDLED
+    folder = options.out / f"tokenizer-{variant.tokenizer}"
+    _command(
+        "tokenizer", images, "--out", folder, "--preset", f"tiny-{variant.tokenizer}", "--perceptual", "none",
+        "--pixel-loss", "l2", "--gan-start", "-1", "--no-sample-bits", "--learning-rate", "1e-3",
+        *(["--steps", steps, "--batch-size", 256] if options.gpu else ["--steps", 4 * steps, "--batch-size", 16]),
+        "--warmup", steps // 10, "--ema", "0.998", *common,
+    )  # fmt: skip
+    return str(folder / "tokenizer")
 
 
 def _images(options: Any) -> Path:
@@ -157,19 +170,17 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of cifar10-train.parquet and cifar10-test.parquet")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for features")
-    parser.add_argument("--steps", type=int, help="of every training; default: 1200, or 20 000 with --gpu")
+    parser.add_argument("--steps", type=int, help="of every generator; default: 1500, or 20 000 with --gpu")
     parser.add_argument(
-        "--limit", type=int, default=5000, help="training images of the probe, and half as many to test"
+        "--limit", type=int, default=10_000, help="training images of the probe, and half as many to test"
     )
     parser.add_argument("--images", type=int, help="drawn for the Fréchet distance; default: limit / 5, at most 1000")
-    parser.add_argument("--train-images", type=int, help="default: 20 000; all with --gpu; the limit with --steps")
+    parser.add_argument("--train-images", type=int, help="default: all 50 000; the limit with --steps")
     parser.add_argument("--gpu", action="store_true", help="sizes for a GPU")
     options = parser.parse_args()
     options.device = "cuda" if options.gpu else "cpu"
     options.images = options.images or max(20, min(1000, options.limit // 5))
-    options.train_images = options.train_images or (
-        options.limit if options.steps else 50_000 if options.gpu else 20_000
-    )
+    options.train_images = options.train_images or (options.limit if options.steps else 50_000)
     if options.steps:
         options.out = options.out / f"steps-{options.steps}"
     data = open_data("cifar10", root=options.root, limit=options.limit, test_limit=options.limit // 2)

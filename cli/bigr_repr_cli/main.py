@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bigr_repr_cli import app as page
 from bigr_repr_cli import (
     bench,
     codes,
@@ -88,6 +89,7 @@ app.command("near-duplicates")(near_duplicates.command)
 app.add_typer(index.app, name="index")
 for drawing in (generate, inpaint, outpaint, edit, interpolate, enrich):
     app.command(drawing.__name__.rpartition(".")[2])(drawing.command)
+app.command("app")(page.command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")

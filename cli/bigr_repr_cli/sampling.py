@@ -129,6 +129,16 @@ def _shared(
     """Only its signature is used: the options of `sampling_command`."""
 
 
+def load_for_sampling(model: str, device: str, precision: str, compiled: bool) -> Pretrained:
+    """A model by name, where and in what it is to compute."""
+    from bigr_repr._placement import as_dtype, choose_device
+    from bigr_repr.checkpoints import load
+    from bigr_repr.sampling.compiled import compile_for_sampling
+
+    pre = load(model, device=choose_device(device), dtype=as_dtype(str(precision)))
+    return compile_for_sampling(pre) if compiled else pre
+
+
 @dataclass(frozen=True)
 class Sampling:
     """The values of the shared options, as given."""
@@ -137,13 +147,8 @@ class Sampling:
 
     def load(self) -> Pretrained:
         """The model, where and in what it is to compute."""
-        from bigr_repr._placement import as_dtype, choose_device
-        from bigr_repr.checkpoints import load
-        from bigr_repr.sampling.compiled import compile_for_sampling
-
-        device = choose_device(self.values["device"])
-        pre = load(self.values["model"], device=device, dtype=as_dtype(str(self.values["precision"])))
-        return compile_for_sampling(pre) if self.values["compile"] else pre
+        v = self.values
+        return load_for_sampling(v["model"], v["device"], v["precision"], v["compile"])
 
     def options(self) -> Options:
         """Keywords for the library: those given only, so that the rest is up to the function called."""

@@ -1,0 +1,40 @@
+"""`bigr-repr app`: the drawing commands on a page in the browser."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bigr_repr.catalog import DEFAULT_MODEL
+from bigr_repr_cli.options import Compile, Computed, Device, Model, Precision
+from bigr_repr_cli.sampling import load_for_sampling
+
+MISSING = "the page needs Gradio; install it with: pip install 'bigr-repr[app]'"
+
+
+def command(
+    model: Model = DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option(help="Folder in which every picture is kept.")] = Path("drawn"),
+    device: Device = "auto",
+    precision: Precision = Computed.float32,
+    compile: Compile = False,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets every machine of the network in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Paint with the mouse: inpaint, outpaint, enrich, generate and interpolate on a page in the browser.
+
+    The page is served from this machine and sends nothing anywhere. Ctrl-C ends it.
+    """
+    try:
+        from bigr_repr_cli.app.page import serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ImportError(MISSING) from error
+    from bigr_repr_cli.app.studio import Studio
+
+    studio = Studio(load_for_sampling(model, device, precision, compile), out)
+    serve(studio, host, port, browser=browser)

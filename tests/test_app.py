@@ -1,0 +1,230 @@
+"""Laws of the page in the browser: it paints as the commands do, keeps what it made, and says what went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import gradio as gr
+import numpy as np
+import pytest
+from bigr_repr_cli.app.page import Page
+from bigr_repr_cli.app.studio import Choices, Studio
+from numpy.typing import NDArray
+from PIL import Image
+from tiny_model import tiny_model
+
+import bigr_repr as br
+from bigr_repr.sampling.output import read_origin
+
+PHOTOS = Path(__file__).parent.parent / "examples" / "images"
+QUICK = Choices(seed=3, fast=True, steps=2, diffusion_steps=2)
+
+
+@pytest.fixture(autouse=True)
+def gradio_leaves_event_loops_open() -> Iterator[None]:
+    """Collect them here, where that is no error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
+def pixels(path: Path | str) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def silent(done: float, total: float) -> None:
+    assert 0 <= done <= total
+
+
+def strokes(height: int, width: int) -> list[NDArray[np.uint8]]:
+    """A layer as the page sends it: half transparent colour where it was painted, nothing elsewhere."""
+    layer = np.zeros((height, width, 4), np.uint8)
+    layer[height // 4 : height // 2, width // 4 : width // 2] = (255, 48, 96, 176)
+    return [layer]
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    return Studio(br.load("bigr-tiny"), tmp_path / "drawn")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> str:
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels(PHOTOS / "coffee.jpg")).resize((320, 200)).save(path)
+    return str(path)
+
+
+def test_strokes_on_a_smaller_copy_mark_the_photograph(studio: Studio, photo: str) -> None:
+    before = pixels(photo)
+    (path,) = studio.inpaint(photo, strokes(100, 160), "", 1, br.Pasting(), QUICK, silent)
+    after = pixels(path)
+    inside = np.zeros(before.shape[:2], bool)
+    inside[50:100, 80:160] = True
+    assert (after[~inside] == before[~inside]).all()
+    assert (after[inside] != before[inside]).any()
+
+
+def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: str, tmp_path: Path) -> None:
+    (path,) = studio.inpaint(photo, strokes(200, 320), "seashore", 1, br.Pasting(blend="feather"), QUICK, silent)
+    said = read_origin(path)
+    (again,) = br.inpaint_photo(
+        studio.pre,
+        Image.fromarray(pixels(photo)),
+        pixels(path.parent / said["masks"][0]) > 0,
+        said["labels"],
+        pasting=br.Pasting(**said["pasting"]),
+        settings=br.SamplingSettings(**said["settings"]),
+        seed=said["seed"],
+    )
+    assert (np.asarray(again) == pixels(path)).all()
+
+
+def test_every_button_keeps_its_pictures(studio: Studio, photo: str) -> None:
+    how = br.Pasting(window=200)
+    made = [
+        studio.outpaint(photo, 2.0, "", 2, br.Pasting(), QUICK, silent),
+        studio.enrich(photo, [], "alp", 1, how, QUICK, silent),
+        studio.enrich(photo, strokes(200, 320), "alp", 1, how, QUICK, silent),
+        studio.generate(["seashore", "alp"], 3, QUICK, silent),
+        studio.generate([], 1, QUICK, silent),
+        studio.interpolate("seashore", "alp", 3, QUICK, silent),
+    ]
+    assert [len(paths) for paths in made] == [2, 1, 1, 3, 1, 2]
+    every = [path for paths in made for path in paths]
+    assert len(set(every)) == len(every)
+    assert all(path.exists() and studio.out in path.parents for path in every)
+    assert pixels(made[0][0]).shape == (200, 400, 3)
+
+
+def test_settings_left_empty_are_the_librarys(studio: Studio) -> None:
+    assert Choices(seed=5).options() == {"seed": 5}
+    settings = Choices(fast=True, guidance=1.5).options()
+    assert settings["guidance"] == 1.5  # type: ignore[typeddict-item]
+    assert settings["settings"] is not None
+    assert settings["settings"].order == "halton"
+
+
+class Session:
+    """What Gradio tells a handler of who asks."""
+
+    session_hash = "one"
+
+
+def entered(page: Page, **values: Any) -> dict[Any, Any]:
+    """Every component's own value, but for those given by the page's names."""
+    usual = {part: part.value for part in vars(page).values() if isinstance(part, gr.components.Component)}
+    return usual | {getattr(page, name): value for name, value in values.items()}
+
+
+def press(page: Page, work: Any, values: dict[Any, Any], progress: Any = lambda *_, **__: None) -> list[str]:
+    return cast(list[str], page._run(work)(values, Session(), progress))
+
+
+def test_buttons_paint_with_what_is_entered(studio: Studio, photo: str) -> None:
+    page = Page(studio)
+    quick = {"steps": 2, "diffusion_steps": 2}
+    painted = {"background": None, "layers": strokes(200, 320), "composite": None}
+    (path,) = press(page, page._inpaint, entered(page, photo=photo, editor=painted, label="alp", **quick))
+    said = read_origin(Path(path))
+    assert (said["classes"], said["settings"]["order"], said["pasting"]["blend"]) == (["alp"], "halton", "feather")
+    assert len(press(page, page._outpaint, entered(page, photo=photo, **quick))) == 1
+    assert len(press(page, page._enrich, entered(page, photo=photo, editor=painted, window=200, **quick))) == 1
+    assert len(press(page, page._generate, entered(page, count=2, **quick))) == 2
+    assert [Path(p).suffix for p in press(page, page._interpolate, entered(page, **quick))] == [".gif", ".png"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "no photograph is open"),
+        ({"photo": "PHOTO"}, "nothing is marked"),
+        ({"photo": "PHOTO", "strokes": True, "temperature": -1.0}, "temperature"),
+        ({"photo": "PHOTO", "strokes": True, "window": 5000}, "window"),
+        ({"photo": "PHOTO", "strokes": True, "steps": 5000}, "5000 iterations"),
+        ({"photo": __file__}, "test_app.py"),
+    ],
+)
+def test_errors_are_messages_on_the_page(studio: Studio, photo: str, values: dict[str, Any], words: str) -> None:
+    page, values = Page(studio), dict(values)
+    if values.pop("strokes", False):
+        values["editor"] = {"layers": strokes(200, 320)}
+    if values.get("photo") == "PHOTO":
+        values["photo"] = photo
+    with pytest.raises(gr.Error, match=words):
+        press(page, page._inpaint, entered(page, **values))
+    assert not [path for path in studio.out.iterdir() if "mask" not in path.name]
+
+
+def test_an_unreadable_photograph_is_a_message(studio: Studio) -> None:
+    with pytest.raises(gr.Error, match=r"test_app\.py"):
+        Page(studio)._opened(__file__)
+
+
+def test_stop_stops_and_the_next_press_goes_on(studio: Studio) -> None:
+    page = Page(studio)
+    session: Any = Session()
+    values = entered(page, steps=2, diffusion_steps=2, count=2)
+    with pytest.raises(gr.Error, match="stopped"):
+        press(page, page._generate, values, lambda *_, **__: page._halt(session))
+    assert len(press(page, page._generate, values)) == 2
+
+
+def test_a_model_without_classes_offers_none(tmp_path: Path) -> None:
+    pre = tiny_model()
+    config = dataclasses.replace(pre.config, training={"settings": {"conditional": False}})
+    page = Page(Studio(dataclasses.replace(pre, config=config), tmp_path))
+    assert not page.label.visible
+    assert not page.labels.visible
+    assert not hasattr(page, "interpolate")
+    quick = entered(page, steps=2, diffusion_steps=2, count=1)
+    assert len(press(page, page._generate, quick)) == 1
+
+
+def test_the_page_is_served_and_loads_nothing_from_elsewhere(studio: Studio) -> None:
+    page = Page(studio).blocks
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), server_name="127.0.0.1")
+    try:
+        text = urllib.request.urlopen(url, timeout=30).read().decode()
+    finally:
+        page.close()
+    assert "Open a photograph" in text
+    assert not re.findall(r"""<(?:script|link)[^>]+(?:src|href)=["']https?://(?!127)[^"']+""", text)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def run_app(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    start = f"import sys; {code}; sys.argv = ['bigr-repr', 'app', '--no-browser', *{words!r}]; "
+    start += "from bigr_repr_cli.main import main; main()"
+    return subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_without_gradio_the_command_says_what_to_install(tmp_path: Path) -> None:
+    done = run_app("sys.modules['gradio'] = None", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: the page needs Gradio; install it with: pip install 'bigr-repr[app]'"
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        done = run_app("pass", "--out", str(tmp_path), "--port", port)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}")
+    assert done.stderr.count("\n") == 1
