@@ -70,7 +70,7 @@ ABLATIONS = {
 def train(variant: Variant, options: Any) -> Path:
     """The variant's model folder, trained as far as it is not yet."""
     images = _images(options)
-    steps = options.steps or (20_000 if options.gpu else 1500)
+    steps = options.steps or (20_000 if options.gpu else 800)
     place = [] if options.gpu else ["--cpu"]
     common = ["--precision", "bf16", "--schedule", "cosine", "--sample-every", "0", *place]
     tokenizer, codes = _tokenizer(variant, images, options, steps, common), options.out / f"codes-{variant.tokenizer}"
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of cifar10-train.parquet and cifar10-test.parquet")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for features")
-    parser.add_argument("--steps", type=int, help="of every generator; default: 1500, or 20 000 with --gpu")
+    parser.add_argument("--steps", type=int, help="of every generator; default: 800, or 20 000 with --gpu")
     parser.add_argument(
         "--limit", type=int, default=10_000, help="training images of the probe, and half as many to test"
     )

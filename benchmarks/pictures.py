@@ -69,8 +69,6 @@ def run(options: argparse.Namespace) -> None:
     """The subcommand."""
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
-    for old in (out / "classes").glob("*"):  # a series of another model would be refused
-        old.unlink()
     pre, started = record.load(options.model), time.perf_counter()
     classes = classes_to_draw(pre.config)
     shutil.rmtree(out / "series", ignore_errors=True)  # one of another model would be refused

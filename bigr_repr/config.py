@@ -148,7 +148,7 @@ class GeneratorConfig:
             raise ValueError(f'layer={layer!r} is neither a whole number nor "mid"')
         if not -self.layers <= layer < self.layers:
             limit = f"0..{self.layers - 1} for {model} (or -{self.layers}..-1 from the end)"
-            raise ValueError(f"layer={layer} is outside {limit}; see: bigr-repr models info")
+            raise ValueError(f"layer={layer} is outside {limit}; see: bigr-repr models info NAME")
         return layer % self.layers
 
 

@@ -101,7 +101,7 @@ def _open(source: bytes | bytearray | memoryview | PathLike, name: str) -> IO[by
     try:
         status = os.stat(source)
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError("unreadable", f"{name}: is a folder; find_images lists the images in it")
+            raise ImageError("unreadable", f"{name}: is a folder; name an image file")
         if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
             raise ImageError("unreadable", f"{name}: is not a regular file; save it as one")
         if status.st_size == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bigr_repr._architecture import infer_generator, infer_tokenizer
-from bigr_repr.catalog import HUB_PAGE, RELEASE_TRAINING, RELEASED, imagenet_class_names
+from bigr_repr.catalog import HUB_PAGE, RELEASE_REPOSITORY, RELEASE_TRAINING, RELEASED, imagenet_class_names
 from bigr_repr.config import ModelConfig
 
 State = dict[str, Any]  # tensors by name; other objects only in files that `assign` will refuse
@@ -56,7 +57,8 @@ def fetch(name: str) -> tuple[Path, Path]:
     try:
         import huggingface_hub
 
-        tokenizer, generator = (Path(huggingface_hub.hf_hub_download(repository, file)) for file in files)
+        with _quiet_hub():
+            tokenizer, generator = (Path(huggingface_hub.hf_hub_download(repository, file)) for file in files)
     except Exception as error:  # the hub's client raises many kinds, its transport's too; all have the same remedy
         local = [Path(file).name for file in files]
         raise ConnectionError(
@@ -66,6 +68,18 @@ def fetch(name: str) -> tuple[Path, Path]:
             f'bigr_repr.load_official(tokenizer="{local[0]}", generator="{local[1]}")'
         ) from error
     return tokenizer, generator
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """The hub's client reports every attempt; what it comes to in the end is said once, by its error."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def in_cache(name: str) -> bool:
@@ -152,6 +166,9 @@ def _read(path: Path) -> dict[Any, Any]:
             pass
         # Files older than the zip format cannot be mapped.
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except FileNotFoundError as error:
+        remedy = f"fetch it from {HUB_PAGE.format(RELEASE_REPOSITORY)}, or name the folder it is in"
+        raise FileNotFoundError(f"{path}: no such file; {remedy}") from error
     except OSError:
         raise
     except pickle.UnpicklingError as error:

@@ -83,7 +83,7 @@ def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: st
     (again,) = br.inpaint_photo(
         studio.pre,
         Image.fromarray(pixels(photo)),
-        pixels(path.parent / said["masks"][0]) > 0,
+        pixels(path.parent / said["masks"][0]["name"]) > 0,
         said["labels"],
         pasting=br.Pasting(**said["pasting"]),
         settings=br.SamplingSettings(**said["settings"]),

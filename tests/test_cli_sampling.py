@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tiny_model import picture
 from bigr_repr.checkpoints import Pretrained, load, save
 from bigr_repr.sampling import FAST, files, generate
 from bigr_repr.sampling.blend import BLENDS
+from bigr_repr.sampling.files import interpolate_file
 from bigr_repr.sampling.labels import class_list
 from bigr_repr.sampling.output import read_origin
 from bigr_repr.sampling.series import generate_files
@@ -111,8 +113,14 @@ def test_the_picture_says_how_it_was_made_and_can_be_made_again(bigr: Run, tmp_p
     assert origin["settings"]["steps"] == 2
     assert origin["settings"]["order"] == "halton"
     assert origin["settings"]["guidance"] == 3
-    assert origin["pasting"] == {"window": None, "blend": "feather", "band": None}
-    assert (origin["photograph"], origin["masks"], origin["boxes"]) == ("photo.png", ["mask.png"], [])
+    # Nothing is left to defaults, which may change.
+    assert origin["settings"]["diffusion_steps"] == 2
+    assert origin["settings"]["gumbel"] == 0.17
+    assert origin["pasting"] == {"window": 36, "blend": "feather", "band": 4}
+    sums = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("photo.png", "mask.png")}
+    told = [origin["photograph"], *origin["masks"]]
+    assert told == [{"name": name, "sha256": digest} for name, digest in sums.items()]
+    assert origin["boxes"] == []
     assert str(tmp_path) not in json.dumps(origin)
     bigr(*arguments, "--blend", "feather", "--guidance", "3", "--order", "halton", "--out", "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -169,9 +177,9 @@ def test_masks_of_any_kind_mark_the_same(bigr: Run, tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize(
     ("source", "out", "options"),
-    [("a.gif", "a.png", ["--animate"]), ("a-1.png", "a.png", ["--count", "2"])],
+    [("a.png", "a.png", []), ("a.gif", "a.png", ["--animate"]), ("a-1.png", "a.png", ["--count", "2"])],
 )
-def test_names_made_of_out_never_replace_the_photograph(
+def test_results_never_replace_the_photograph(
     bigr: Run, tmp_path: Path, source: str, out: str, options: list[str]
 ) -> None:
     picture(1, 50, 36).save(tmp_path / source)
@@ -354,13 +362,64 @@ def test_a_grid_and_an_array_may_go_into_the_folder_of_the_pictures(bigr: Run, t
     assert not (tmp_path / "newer").exists()
 
 
-def test_an_array_of_pictures_that_do_not_fit_together_is_refused(bigr: Run, tmp_path: Path) -> None:
+def test_a_series_draws_damaged_pictures_again(bigr: Run, tmp_path: Path) -> None:
+    bigr("generate", "--out", "series", "--count", "3")
+    pictures = [tmp_path / f"series/{i:06d}.png" for i in range(3)]
+    before = [path.read_bytes() for path in pictures]
+    pictures[0].write_bytes(b"")
+    pictures[1].write_bytes(before[1][:-30])
+    flipped = bytearray(before[2])
+    flipped[-40] ^= 1
+    pictures[2].write_bytes(flipped)
+    code, text, _ = bigr("generate", "--out", "series", "--count", "3")
+    assert code == 0
+    assert text.startswith("3 drawn")
+    assert [path.read_bytes() for path in pictures] == before
+
+
+@pytest.mark.parametrize("kind", ["foreign", "of another number", "of another seed"])
+def test_a_series_keeps_off_pictures_that_are_not_its_own(bigr: Run, tmp_path: Path, kind: str) -> None:
     bigr("generate", "--out", "series", "--count", "2")
-    picture(1, 9, 16).save(tmp_path / "series/000001.png")
-    code, _, error = bigr("generate", "--out", "series", "--count", "2", "--npz", "all.npz")
-    assert code == 1
-    assert "image 1 is 9x16 pixels, not 16x16" in error
+    bigr("generate", "--out", "other", "--count", "2", "--seed", "8")
+    place = tmp_path / "series/000001.png"
+    if kind == "foreign":
+        picture(1, 16, 16).save(place)
+    else:
+        place.write_bytes((tmp_path / ("series/000000.png" if "number" in kind else "other/000001.png")).read_bytes())
+    before = place.read_bytes()
+    code, _, error = bigr("generate", "--out", "series", "--count", "3", "--npz", "all.npz")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "series/000001.png is not picture 1 of this series; move it away" in error
+    assert place.read_bytes() == before
     assert not list(tmp_path.glob("*all.npz*"))
+    assert not (tmp_path / "series/000002.png").exists()
+
+
+def test_callers_are_told_of_every_iteration_and_a_series_begins_at_0(tmp_path: Path, model: Path) -> None:
+    pre, seen = load(model), list[tuple[int, ...]]()
+    options: Any = {"steps": 2, "diffusion_steps": 1, "callback": lambda at: seen.append(at.images)}
+    generate_files(pre, tmp_path / "series", [1], count=2, **options)
+    assert seen == [(0,), (0,), (1,), (1,)]
+    interpolate_file(pre, [0, 1], tmp_path / "walk.png", frames=2, **options)
+    assert seen[4:] == [(0,), (0,), (1,), (1,)]
+    with pytest.raises(ValueError, match=r"first=3 is not allowed: a series begins at 0"):
+        generate_files(pre, tmp_path / "later", [1], first=3, **options)
+
+
+@pytest.mark.parametrize("batch", ["2", "5"])
+def test_a_picture_is_the_same_file_in_any_batch(bigr: Run, tmp_path: Path, batch: str) -> None:
+    for out, size in (("one", "1"), ("many", batch)):
+        assert bigr("generate", "-l", "0,1", "--count", "5", "--out", out, "--batch-size", size)[0] == 0
+    for number in range(5):
+        name = f"{number:06d}.png"
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+
+
+def test_the_grid_never_takes_the_place_of_a_picture(bigr: Run, tmp_path: Path) -> None:
+    code, _, error = bigr("generate", "--out", "series", "--count", "2", "--grid", "series/000001.png")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "series/000001.png is a picture of the series itself" in error
+    assert not list(tmp_path.glob("series/*.png"))
 
 
 def test_interpolate_draws_a_strip_and_a_walk(bigr: Run, tmp_path: Path) -> None:
@@ -371,6 +430,13 @@ def test_interpolate_draws_a_strip_and_a_walk(bigr: Run, tmp_path: Path) -> None
     assert strip.shape == (16, 4 * 16 + 6, 3)
     with Image.open(tmp_path / "walk.gif") as animation:
         assert animation.n_frames == 6  # type: ignore[attr-defined]  # there and back
+        times = []
+        for frame in range(6):
+            animation.seek(frame)
+            times.append(animation.info["duration"])
+    assert times == [1500, 250, 250, 1500, 250, 250]  # it rests at both ends
+    code, _, error = bigr("interpolate", "--from", "tench", "--to", "goldfish,1,2", "--steps", "3", "--out", "w.png")
+    assert (code, "frames=3 is too few; a way by 4 classes has at least 4" in error) == (1, True)
     bigr("generate", "--labels", "tench", "--out", "end")
     assert np.array_equal(strip[:, :16], pixels(tmp_path / "end/000000.png"))
 
@@ -380,7 +446,7 @@ def test_the_fast_preset_is_the_librarys_and_options_change_it(bigr: Run, tmp_pa
     for out, options in [("a", short), ("b", ["--iterations", "3", *short])]:
         assert bigr("generate", "--fast", "--labels", "1", "--out", out, options=options)[0] == 0
     found = [read_origin(tmp_path / out / "000000.png")["settings"] for out in "ab"]
-    assert found[0] == dataclasses.asdict(FAST) | {"diffusion_steps": 2}
+    assert found[0] == dataclasses.asdict(FAST) | {"diffusion_steps": 2, "guidance": 2.5}
     assert found[1] == {**found[0], "steps": 3}
 
 

@@ -92,6 +92,24 @@ def test_windows_have_noise_of_their_own(pre: Pretrained, monkeypatch: pytest.Mo
     assert len(set(map(tuple, noise))) == 3
 
 
+def test_feather_fades_on_every_side_of_a_mark_as_wide_as_a_window(pre: Pretrained) -> None:
+    photo, mask = photograph(120, 60), box_mask(120, 60, (30, 20, 90, 40))
+    (painted,) = inpaint_photo(pre, photo, mask, steps=1, pasting=Pasting(blend="feather", band=8))
+    differs = changed(photo, painted)
+    beside = [differs[20:40, 22:30], differs[20:40, 90:98], differs[12:20, 30:90], differs[40:48, 30:90]]
+    assert all(part.mean() > 0.5 for part in beside)
+    assert not differs[:, :22].any()
+    assert not differs[:, 98:].any()
+
+
+def test_masks_of_floats_are_marked_from_a_half_as_on_the_canvas(pre: Pretrained) -> None:
+    photo, marked = photograph(16, 16), box_mask(16, 16, (2, 3, 9, 6))
+    (painted,) = inpaint_photo(pre, photo, np.where(marked, 0.5, 0.4), steps=1)
+    assert (painted,) == tuple(inpaint_photo(pre, photo, marked, steps=1))
+    with pytest.raises(ValueError, match="mask is empty"):
+        inpaint_photo(pre, photo, np.where(marked, 0.4, 0.0), steps=1)
+
+
 def test_outpainting_keeps_the_photograph(pre: Pretrained) -> None:
     photo, margins = photograph(20, 18), Margins(3, 0, 40, 7)
     (grown,) = outpaint_photo(pre, photo, margins, steps=1)

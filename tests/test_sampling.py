@@ -264,6 +264,25 @@ def test_low_precision_models_sample(pre: Pretrained) -> None:
     assert generate(low, [1], steps=2).dtype == torch.float32
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_numbers_that_are_not_finite_are_an_error(order: str) -> None:
+    broken = tiny_model()
+    broken.generator.diffusion.denoiser.final_layer.linear.bias.data[0] = torch.nan
+    with pytest.raises(RuntimeError, match="not finite in float32; are the weights damaged"):
+        generate(broken, [1], steps=2, order=order)
+    huge = tiny_model().to(dtype=torch.float16)
+    huge.generator.diffusion.denoiser.c_embedder.weight.data.fill_(6e4)
+    with pytest.raises(RuntimeError, match="not finite in float16; choose bfloat16 or float32"):
+        generate(huge, [1], steps=2, order=order)
+
+
+def test_a_model_in_training_mode_is_refused() -> None:
+    training = tiny_model()
+    training.generator.train()
+    with pytest.raises(ValueError, match=r"training mode.*eval\(\)"):
+        generate(training, [1], steps=2)
+
+
 def test_results_are_ordinary_tensors(pre: Pretrained) -> None:
     images = generate(pre, [1], steps=2)
     images.mul_(255)  # inference tensors would refuse

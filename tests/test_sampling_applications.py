@@ -66,10 +66,27 @@ def test_unknown_options_fail(pre: Pretrained) -> None:
         generate(pre, [1], stpes=3)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("labels", [[0, 5], -1, [1.5], "cat", [], [[0, 1]], [True]])
+@pytest.mark.parametrize("labels", [[0, 5], -1, [1.5], {"cat": 1}, [], [[0, 1]], [True]])
 def test_labels_outside_the_model_are_refused(pre: Pretrained, labels: Any) -> None:
     with pytest.raises(ValueError, match="labels="):
         generate(pre, labels, steps=2)
+
+
+def test_classes_may_be_named(pre: Pretrained) -> None:
+    names = ("tench", "goldfish", "white shark", "ray", "cock")
+    named = Pretrained(dataclasses.replace(pre.config, class_names=names), pre.tokenizer, pre.generator)
+    assert torch.equal(generate(named, ["ray", "Goldfish"], steps=2), generate(pre, [3, 1], steps=2))
+    assert torch.equal(generate(named, "ray", steps=2), generate(pre, 3, steps=2))
+    with pytest.raises(ValueError, match="nearest: 'goldfish'"):
+        generate(named, ["goldfihs"], steps=2)
+    with pytest.raises(ValueError, match="test has no names"):
+        generate(pre, "cat", steps=2)
+
+
+def test_a_name_in_place_of_a_model_says_how_to_load_it(pre: Pretrained) -> None:
+    for call in (lambda: generate("bigr-tiny", [1]), lambda: edit("bigr-tiny", some_images(), torch.ones(4, 4), 1)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"model = bigr_repr\.load\('bigr-tiny'\)"):
+            call()
 
 
 def test_classes_of_a_model_trained_without_any_are_refused(pre: Pretrained) -> None:
@@ -208,6 +225,15 @@ def test_a_grid_of_512_pixels_works() -> None:
     with torch.no_grad():
         known = encode(pre, image)
     assert torch.equal(watch.seen[-1].codes[:, ~mask.flatten()], known[:, ~mask.flatten()])
+
+
+def test_calls_of_all_kinds_share_what_was_compiled() -> None:
+    """Guided and not, one token or many: torch.compile gives up silently on a block that meets too many kinds."""
+    torch._dynamo.reset()
+    compiled = compile_for_sampling(tiny_model(), backend="eager")
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for labels, steps in (([1], 16), (None, 16), ([1, 2], 3), (None, 5), ([1], 16)):
+            generate(compiled, labels, steps=steps, diffusion_steps=2)
 
 
 def test_compiled_networks_draw_the_same() -> None:

@@ -92,12 +92,8 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Noisy bits (R, K) of 0/1, times t in 1..T (R,), conditions (R, D) -> logits (R, K)."""
-        return self.denoise(x_t, t, self.c_embedder(condition))
-
-    def denoise(self, x_t: Tensor, t: Tensor, projected: Tensor) -> Tensor:
-        """`forward` for conditions already projected by `c_embedder` (R, W): they do not depend on the step."""
         # The time embedding receives t - 1 (0..T-1).
-        c = projected + self.t_embedder(t - 1)
+        c = self.c_embedder(condition) + self.t_embedder(t - 1)
         x = self.x_embedder((2 * x_t - 1).to(c.dtype))
         for block in self.blocks:
             x = block(x, c)

@@ -100,5 +100,5 @@ def _rows(ids: Sequence[str] | None, only: Sequence[str]) -> NDArray[np.int64]:
 
 def _model(origin: Mapping[str, Any] | None, model: PathLike | None) -> Pretrained:
     if model is None and origin is None:
-        raise ValueError("these codes do not say which model they come from; name the model")
+        raise ValueError("these codes do not say which model they come from; name it (--model)")
     return load(origin["model"] if model is None and origin is not None else model or "")

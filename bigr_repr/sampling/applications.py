@@ -159,7 +159,7 @@ def block_rounds(masked: Tensor, draws: Draws) -> list[Tensor]:
 
 def _even_steps(frames: int, labels: int) -> Tensor:
     """Weights (frames, labels) that go from the first label to the last in even steps, between two at a time."""
-    if at_least_one("frames", frames) < 2:
-        raise ValueError(f"frames={frames} is too few; a way from one class to another has at least 2")
+    if at_least_one("frames", frames) < labels:
+        raise ValueError(f"frames={frames} is too few; a way by {labels} classes has at least {labels}")
     position = torch.arange(frames, dtype=torch.float64)[:, None] * (labels - 1) / (frames - 1)
     return (1 - (position - torch.arange(labels)).abs()).clamp(min=0).float()

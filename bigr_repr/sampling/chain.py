@@ -73,7 +73,8 @@ class Chain:
     def _clean(self, x_t: Tensor, c: Tensor, guidance: float, temperature: float) -> Tensor:
         """P(x_0 = 1) after guidance: x_t (R, K), c (G, R, W) -> (R, K). Both halves see the same noisy bits."""
         denoiser = self.diffusion.denoiser
-        x = denoiser.x_embedder((2 * x_t - 1).to(c.dtype))  # (R, W): shared by the halves until the first block
+        # Shared by the halves; one shape for every block, so that all of them compile to the same kernels.
+        x = denoiser.x_embedder((2 * x_t - 1).to(c.dtype)).expand_as(c)
         for block in denoiser.blocks:
             x = block(x, c)
         logits = denoiser.final_layer(x, c).float()

@@ -8,6 +8,7 @@ Targets are checked before any work, pictures appear whole, and each PNG says ho
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch import Tensor
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.images import decode
-from bigr_repr.sampling.applications import PAINTING, interpolate
+from bigr_repr.sampling.applications import interpolate
 from bigr_repr.sampling.inputs import colour_profile, read_mask
 from bigr_repr.sampling.job import Job, Options
 from bigr_repr.sampling.labels import class_names
@@ -68,7 +69,7 @@ def origin(
         "seed": options.get("seed", 0),
         "labels": None if labels is None else list(labels),
         "classes": None if labels is None or not names else [names[label] for label in labels],
-        "settings": dataclasses.asdict(settings),
+        "settings": dataclasses.asdict(settings.resolved(pre.config.generator, labels is not None)),
     }
 
 
@@ -99,18 +100,22 @@ class PhotoFile:
     def read(self, versions: int) -> Image.Image:
         """The photograph, upright, after checking that the results can be written.
 
-        Raises ImageError, OSError, and ValueError for names made of `out` that would replace the photograph or a mask.
+        Raises ImageError, OSError, and ValueError for results that would replace the photograph or a mask.
         """
         check_target(Path(self.out), ".png")
         pictures = self.targets(versions)
         for path in [*pictures, self.animation] if self.animate else pictures:
             check_target(path, path.suffix.lower())
-            if path == Path(self.out):
-                continue
             for source in (self.photo, *self.masks):
                 if path.exists() and Path(source).exists() and path.samefile(source):
                     raise ValueError(f"writing {path} would overwrite an input; choose another name for the result")
         return decode(self.photo)
+
+    def check(self, count: int | None = None) -> None:
+        """See to inputs and outputs before a large model is loaded. Raises as `read` and `marked` do."""
+        photo = self.read(count or 1)
+        if self.masks or self.boxes:
+            self.marked(photo)
 
     def targets(self, versions: int) -> list[Path]:
         """Where so many versions go."""
@@ -120,8 +125,11 @@ class PhotoFile:
     @property
     def facts(self) -> dict[str, Any]:
         """What a picture says of the files that it was made of."""
-        masks = [Path(mask).name for mask in self.masks]
-        return {"photograph": Path(self.photo).name, "masks": masks, "boxes": [list(box) for box in self.boxes]}
+        return {
+            "photograph": _file_facts(self.photo),
+            "masks": [_file_facts(mask) for mask in self.masks],
+            "boxes": [list(box) for box in self.boxes],
+        }
 
     @property
     def animation(self) -> Path:
@@ -138,6 +146,11 @@ class PhotoFile:
         return union
 
 
+def _file_facts(path: PathLike) -> dict[str, str]:
+    with Path(path).open("rb") as file:
+        return {"name": Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
 def inpaint_file(
     pre: Pretrained,
     file: PhotoFile,
@@ -151,7 +164,7 @@ def inpaint_file(
     """`inpaint_photo` from file to file. Raises what it does, ImageError for an unreadable file, OSError."""
     photo = file.read(_versions(labels, count))
     paint = partial(inpaint_photo, pre, photo, file.marked(photo), labels)
-    return _paint(pre, "inpaint", file, paint, PAINTING, labels, count, pasting, on_progress, options)
+    return _paint(pre, "inpaint", file, paint, labels, count, pasting, on_progress, options)
 
 
 def edit_file(
@@ -167,7 +180,7 @@ def edit_file(
     """`edit_photo` from file to file. Raises as `inpaint_file`."""
     photo = file.read(_versions(labels, count))
     paint = partial(edit_photo, pre, photo, file.marked(photo), labels)
-    return _paint(pre, "edit", file, paint, PAINTING, labels, count, pasting, on_progress, options)
+    return _paint(pre, "edit", file, paint, labels, count, pasting, on_progress, options)
 
 
 def outpaint_file(
@@ -189,7 +202,7 @@ def outpaint_file(
     grown = margins if margins is not None else margins_to_aspect(*photo.size, aspect or 0.0)
     paint = partial(outpaint_photo, pre, photo, grown, labels)
     facts = {"margins": list(grown)}
-    return _paint(pre, "outpaint", file, paint, PAINTING, labels, count, pasting, on_progress, options, facts)
+    return _paint(pre, "outpaint", file, paint, labels, count, pasting, on_progress, options, facts)
 
 
 def enrich_file(
@@ -207,9 +220,7 @@ def enrich_file(
     photo = file.read(_versions(labels, count))
     mask = file.marked(photo) if file.masks or file.boxes else None
     paint = partial(enrich_photo, pre, photo, labels, mask=mask, scale=scale)
-    start = SamplingSettings()
-    facts = {"scale": scale}
-    return _paint(pre, "enrich", file, paint, start, labels, count, pasting, on_progress, options, facts)
+    return _paint(pre, "enrich", file, paint, labels, count, pasting, on_progress, options, {"scale": scale})
 
 
 def _versions(labels: Sequence[int] | None, count: int | None) -> int:
@@ -222,7 +233,6 @@ def _paint(
     command: str,
     file: PhotoFile,
     paint: Callable[..., list[Image.Image]],
-    default: SamplingSettings,
     labels: Sequence[int] | None,
     count: int | None,
     pasting: Pasting | None,
@@ -231,18 +241,17 @@ def _paint(
     facts: Mapping[str, Any] | None = None,
 ) -> Written:
     """Call `paint`, write its versions and the animation. `facts` are the command's own, for the pictures to say."""
-    started, frames = time.monotonic(), []
-    pasting = pasting or Pasting()
+    started, frames, used = time.monotonic(), [], dict[str, Any]()
 
     def watch(painted: Painted) -> None:
+        used.update(settings=painted.settings, pasting=dataclasses.asdict(painted.pasting))
         if file.animate and painted.picture is not None:
             frames.append(for_animation(painted.picture()))
         if on_progress is not None:
             on_progress(painted.done, painted.total)
 
     pictures = paint(count=count, pasting=pasting, on_step=watch, **options)
-    record = origin(pre, command, Job(pre, default, options).settings, options, labels)
-    record |= file.facts | dict(facts or {}) | {"pasting": dataclasses.asdict(pasting)}
+    record = origin(pre, command, used.pop("settings"), options, labels) | file.facts | dict(facts or {}) | used
     first, profile = options.get("first", 0), colour_profile(file.photo)
     paths = file.targets(len(pictures))
     for number, (path, picture) in enumerate(zip(paths, pictures, strict=True), first):
@@ -270,15 +279,21 @@ def interpolate_file(
     check_target(strip, ".png")
     check_target(walk, ".gif")
 
+    own = options.get("callback")
+
     def watch(at: Iteration) -> None:
+        if own is not None:
+            own(at)
         if on_progress is not None:
             on_progress(images_done(at), frames)
 
+    settings = Job(pre, SamplingSettings(), options).settings
     options = {**options, "callback": watch}
     pictures = to_pictures(interpolate(pre, labels, frames=frames, **options))
-    record = origin(pre, "interpolate", Job(pre, SamplingSettings(), options).settings, options, labels)
+    record = origin(pre, "interpolate", settings, options, labels)
     write_png(strip, grid(pictures, columns=frames), record | {"frames": frames})
-    write_gif(walk, pictures + pictures[-2:0:-1], milliseconds=_WALK_MS, origin=record)
+    turns = (0, len(pictures) - 1)
+    write_gif(walk, pictures + pictures[-2:0:-1], milliseconds=_WALK_MS, origin=record, held=turns)
     return Written(images=(strip,), also=(walk,), drawn=frames, seconds=time.monotonic() - started)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -13,10 +14,11 @@ from torch import Tensor
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.sampling.canvas import decode, encode
 from bigr_repr.sampling.draws import Draws, SeededDraws
+from bigr_repr.sampling.labels import class_number
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
 from bigr_repr.sampling.settings import SamplingSettings, SettingsKeywords, usual_settings
 
-Labels: TypeAlias = int | Sequence[int] | Tensor
+Labels: TypeAlias = int | str | Sequence[int] | Sequence[str] | Tensor  # by number or, in lists of their own, by name
 Rounds: TypeAlias = Callable[[Tensor, Draws], list[Tensor]]
 
 TOKENS_AT_ONCE = 8192  # on an accelerator: 32 images of 16x16 tokens
@@ -48,27 +50,51 @@ def at_least_one(name: str, value: int) -> int:
     return value
 
 
-def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
-    """Labels as int64 (B,) on the CPU.
+def _by_number(pre: Pretrained, labels: Labels) -> Any:
+    """Labels with numbers in the places of names."""
+    if isinstance(labels, str):
+        return class_number(pre.config, labels)
+    if isinstance(labels, Sequence):
+        return [class_number(pre.config, each) if isinstance(each, str) else each for each in labels]
+    return labels
 
-    Raises ValueError unless they are whole numbers in 0..C-1 of a model that was trained with classes.
+
+def check_loaded(pre: Pretrained) -> Pretrained:
+    """`pre`, or TypeError that says how to load a model, for a name."""
+    if not isinstance(pre, Pretrained):
+        raise TypeError(f"{pre!r} is not a loaded model; load one first: model = bigr_repr.load({str(pre)!r})")
+    return pre
+
+
+def _not_negative(name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name}={value!r} is not allowed: it must be a whole number of at least 0")
+    return value
+
+
+def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
+    """Labels, numbers or names, as int64 (B,) on the CPU.
+
+    Raises ValueError unless they are names or whole numbers in 0..C-1 of a model that was trained with classes.
     """
-    trained = pre.config.training.get("settings")
+    trained = check_loaded(pre).config.training.get("settings")
     if isinstance(trained, Mapping) and trained.get("conditional") is False:
         raise ValueError(
             f"labels={labels!r}: {pre.config.name} was trained without classes; name none, and leave guidance out"
         )
+    labels = _by_number(pre, labels)
     try:
         numbers = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"labels={labels!r} are not whole numbers; give class numbers") from error
+        raise ValueError(f"labels={labels!r} are not whole numbers; give class numbers or names") from error
     if numbers.ndim > 1 or not numbers.numel() or numbers.is_floating_point() or numbers.dtype == torch.bool:
-        raise ValueError(f"labels={labels!r} is not a whole number or a list of them; give class numbers")
+        raise ValueError(f"labels={labels!r} is not a whole number or a list of them; give class numbers or names")
     classes = pre.config.generator.classes
     wrong = sorted({n for n in numbers.view(-1).tolist() if not 0 <= n < classes})
     if wrong:
         raise ValueError(
-            f"labels={wrong} is outside 0..{classes - 1} for {pre.config.name}; see: bigr-repr models info"
+            f"labels={wrong} is outside 0..{classes - 1} for {pre.config.name}; "
+            f"see: bigr-repr models info {pre.config.name} --classes"
         )
     return numbers.view(-1).long().cpu()
 
@@ -77,7 +103,7 @@ def in_turn(count: int | None, given: int) -> Tensor:
     """Which of the given inputs each of `count` images is made from, in turn and over and over; None: one of each."""
     count = given if count is None else at_least_one("count", count)
     if count < given:
-        raise ValueError(f"count={count} is fewer than the {given} inputs; ask for {given} or more, or give fewer")
+        raise ValueError(f"count={count} is fewer than the {given} classes or images given; ask for {given} or more")
     return torch.arange(count) % given
 
 
@@ -92,19 +118,31 @@ class Job:
         unknown = sorted(set(changes) - Options.__annotations__.keys())
         if unknown:
             raise TypeError(f"unknown options {unknown}; known are {sorted(Options.__annotations__)}")
-        self.pre = pre
-        self.seed: int = changes.pop("seed", 0)
-        self.first: int = changes.pop("first", 0)
+        self.pre = check_loaded(pre)
+        self.seed, self.first = (_not_negative(name, changes.pop(name, 0)) for name in ("seed", "first"))
         self.callback: Callback | None = changes.pop("callback", None)
         batch_size: int | None = changes.pop("batch_size", None)
         self.batch_size = self._usual_batch() if batch_size is None else at_least_one("batch_size", batch_size)
         start: SamplingSettings | None = changes.pop("settings", None)
+        if not isinstance(start, SamplingSettings | None):
+            raise TypeError(f"settings={start!r} is not a SamplingSettings")
         self.settings = (start or usual_settings(pre.config.generator, default)).with_changes(changes)
+
+    def with_changes(self, *, seed: int, callback: Callback | None) -> Job:
+        """The same with another seed and callback."""
+        changed = copy.copy(self)
+        changed.seed, changed.callback = seed, callback
+        return changed
 
     def _usual_batch(self) -> int:
         if self.pre.device.type == "cpu":
             return 1
         return max(1, TOKENS_AT_ONCE // self.pre.config.generator.tokens)
+
+    @property
+    def _decoded(self) -> int:
+        """Images decoded together: one on a CPU, where more gains nothing and would round otherwise."""
+        return 1 if self.pre.device.type == "cpu" else self.batch_size
 
     def condition(self, classes: Tensor | None) -> Tensor | None:
         """Embeddings (B, D) of classes (B,); None for None."""
@@ -176,7 +214,7 @@ class Job:
                 )
             assert filled is not None
             with torch.inference_mode():
-                images = decode(self.pre, filled)
+                images = torch.cat([decode(self.pre, rows) for rows in torch.split(filled, self._decoded)])
             done.append(images.clone())  # outside inference mode: an ordinary tensor
         return torch.cat(done)
 

@@ -11,6 +11,7 @@ from bigr_repr.config import ModelConfig
 
 ALL = "all"  # every class once
 _SUGGESTIONS = 3
+_LIST = "bigr-repr models info {} --classes"
 
 
 def class_names(config: ModelConfig) -> tuple[str, ...]:
@@ -28,7 +29,9 @@ def class_number(config: ModelConfig, text: str) -> int:
     wanted, count = text.strip(), config.generator.classes
     if wanted.removeprefix("-").isdecimal():
         if not 0 <= int(wanted) < count:
-            raise ValueError(f"class {wanted} is outside 0..{count - 1} for {config.name}; see: bigr-repr models info")
+            raise ValueError(
+                f"class {wanted} is outside 0..{count - 1} for {config.name}; see: {_LIST.format(config.name)}"
+            )
         return int(wanted)
     names = class_names(config)
     if not names:
@@ -38,21 +41,19 @@ def class_number(config: ModelConfig, text: str) -> int:
     if found is None:
         near = difflib.get_close_matches(_plain(wanted), table, n=_SUGGESTIONS, cutoff=0.5)
         listed = ", ".join(dict.fromkeys(repr(names[table[name]]) for name in near))  # two parts may be of one name
-        remedy = f"nearest: {listed}" if near else f"give a number 0..{count - 1}, or see: bigr-repr models info"
+        remedy = f"nearest: {listed}" if near else f"give a number 0..{count - 1}, or see: {_LIST.format(config.name)}"
         raise ValueError(f"class {wanted!r} is not one of {config.name}'s; {remedy}")
     return found
 
 
 def class_list(config: ModelConfig, texts: Iterable[str]) -> list[int]:
-    """Classes of several texts, each "all" or some separated by commas. Raises as `class_number`, also for none."""
+    """Classes of several texts, each some of them, or "all", by commas. Raises as `class_number`, also for none."""
     found: list[int] = []
     for text in texts:
-        if text.strip().lower() == ALL:
-            found += range(config.generator.classes)
-        elif _plain(text) in _table(class_names(config)):  # a name may hold commas
-            found.append(class_number(config, text))
-        else:
-            found += [class_number(config, part) for part in text.split(",") if part.strip()]
+        whole = _plain(text) in _table(class_names(config))  # a name may hold commas
+        for part in [text] if whole else filter(str.strip, text.split(",")):
+            every = part.strip().lower() == ALL
+            found += range(config.generator.classes) if every else [class_number(config, part)]
     if not found:
         raise ValueError("no class is named; give numbers or names, separated by commas")
     return found

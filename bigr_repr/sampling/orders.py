@@ -27,11 +27,9 @@ def bit_margin(probabilities: Tensor) -> Tensor:
 
 
 def confidence(order: str, probabilities: Tensor) -> Tensor:
-    """The score by which a ranked order goes, highest first: (..., K) -> (...) in [0, 1]."""
-    if order == "margin":
-        return bit_margin(probabilities)
-    entropy = bit_entropy(probabilities)
-    return entropy if order == "reversed" else 1 - entropy
+    """The score by which a ranked order goes, highest first: (..., K) -> (...) in [0, 1]. KeyError for any other."""
+    scores = {"entropy": lambda p: 1 - bit_entropy(p), "margin": bit_margin, "reversed": bit_entropy}
+    return scores[order](probabilities)
 
 
 def gumbel_noise(uniform: Tensor) -> Tensor:
@@ -73,13 +71,14 @@ def _cell(index: int, base: int, grid: int) -> int:
 def fixed_scores(order: str, grid: int, uniform: Tensor) -> Tensor:
     """Scores of an order that does not depend on probabilities, highest first: (B, N), float32.
 
-    `uniform` (B, N) in [0, 1) decides the order "random" and gives the shape and device of the others.
+    `uniform` (B, N) in [0, 1) decides the order "random" and gives the shape and device of the others. KeyError for
+    any order but "random", "raster" and "halton".
     """
     if order == "random":
         return uniform
-    tokens = torch.arange(grid * grid) if order == "raster" else torch.tensor(halton_order(grid))
+    tokens = {"raster": range(grid * grid), "halton": halton_order(grid)}[order]
     scores = torch.empty(grid * grid)
-    scores[tokens] = -torch.arange(grid * grid, dtype=torch.float32)
+    scores[torch.tensor(tokens)] = -torch.arange(grid * grid, dtype=torch.float32)
     return scores.to(uniform.device).expand_as(uniform)
 
 

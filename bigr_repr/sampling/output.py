@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from bigr_repr._durable import partial_name, replacing
 
 METADATA_KEY = "bigr_repr"  # the PNG text chunk that holds a picture's origin, as JSON
 _GAP = 2
+_HELD_MS = 1500
 _LONGEST = 384  # pixels of an animation's longer side
 
 
@@ -39,12 +40,17 @@ def check_target(path: Path, suffix: str, *, made: Path | None = None) -> None:
         return
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; make it first, or name another")
-    beside = partial_name(path)
+    check_writable(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Find out whether files can be made in a folder. Raises OSError that names it otherwise."""
+    probe = partial_name(folder / "writable")
     try:
-        beside.touch()
-        beside.unlink()
+        probe.touch()
+        probe.unlink()
     except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path.parent)) from error
+        raise type(error)(error.errno, error.strerror, str(folder)) from error
 
 
 def write_png(path: Path, image: Image.Image, origin: Mapping[str, Any], profile: bytes | None = None) -> None:
@@ -72,16 +78,27 @@ def for_animation(frame: Image.Image) -> Image.Image:
     return frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC)
 
 
-def write_gif(path: Path, frames: Sequence[Image.Image], *, milliseconds: int, origin: Mapping[str, Any]) -> None:
-    """Write frames of one size as an endless animation, the last shown for longer; at most 384 pixels per side."""
+def write_gif(
+    path: Path,
+    frames: Sequence[Image.Image],
+    *,
+    milliseconds: int,
+    origin: Mapping[str, Any],
+    held: Collection[int] | None = None,
+) -> None:
+    """Write frames of one size as an endless animation of at most 384 pixels per side.
+
+    held: the frames that are shown for longer; None: the last.
+    """
     small = [for_animation(frame) for frame in frames]
+    longer = {len(small) - 1} if held is None else set(held)
     with replacing(path) as file:
         small[0].save(
             file,
             "GIF",
             save_all=True,
             append_images=small[1:],
-            duration=[milliseconds] * (len(small) - 1) + [max(1500, milliseconds)],
+            duration=[max(_HELD_MS, milliseconds) if i in longer else milliseconds for i in range(len(small))],
             loop=0,
             comment=json.dumps(origin).encode(),
         )

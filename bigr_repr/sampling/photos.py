@@ -32,18 +32,6 @@ from bigr_repr.sampling.windows import Margins, Mask, Window, grow, tokens_of, w
 Photo = Image.Image | Pixels
 
 
-class Painted(NamedTuple):
-    """How far a call is: `done` of `total` iterations of batches, over all windows.
-
-    picture: gives the first version as it stands, tokens that are still masked in grey, as long as the callback has not
-    returned; None while it is the others' turn.
-    """
-
-    done: int
-    total: int
-    picture: Callable[[], Image.Image] | None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pasting:
     """How paintings are put into the photograph.
@@ -64,6 +52,20 @@ class Pasting:
         check_blend(self.blend, self.band)
 
 
+class Painted(NamedTuple):
+    """How far a call is: `done` of `total` iterations of batches, over all windows.
+
+    picture: gives the first version as it stands, tokens that are still masked in grey, as long as the callback has not
+    returned; None while it is the others' turn.  settings, pasting: as they are used, with nothing left open.
+    """
+
+    done: int
+    total: int
+    picture: Callable[[], Image.Image] | None
+    settings: SamplingSettings
+    pasting: Pasting
+
+
 def inpaint_photo(
     pre: Pretrained,
     photo: Photo,
@@ -77,8 +79,9 @@ def inpaint_photo(
 ) -> list[Image.Image]:
     """A photograph of any size with the marked part painted anew; one image per version.
 
-    mask: (H, W) of the photograph, bool, or numbers of which all but 0 are marked.  labels: what to paint; None leaves
-    it to the context.  count: versions, the labels taken in turn; None: one per label.
+    mask: (H, W) of the photograph: bool or whole numbers, where anything but 0 is marked, or floats, from 0.5.
+    labels: what to paint; None leaves it to the context.  count: versions, the labels taken in turn; None: one per
+    label.
 
     Raises ValueError for a mask of another size or an empty one, and as `inpaint` does.
     """
@@ -153,17 +156,16 @@ def enrich_photo(
     """
     job, pixels = Job(pre, SamplingSettings(), options), np.array(as_rgb(photo))
     marked = np.ones(pixels.shape[:2], np.bool_) if mask is None else _checked(mask, pixels)
-    how = pasting or Pasting()
+    how, detail = pasting or Pasting(), at_least_one("scale", scale)
     if how.window is None:
         how = dataclasses.replace(how, window=min(pre.config.image_size, *pixels.shape[:2]))
-    painting = _Painting(job, pixels, marked, labels, count, how, on_step, rounds=block_rounds)
-    painting.detail = at_least_one("scale", scale)
-    return painting.run()
+    return _Painting(job, pixels, marked, labels, count, how, on_step, rounds=block_rounds, detail=detail).run()
 
 
 def _checked(mask: Mask, photo: Pixels) -> Mask:
     """The mask as bool. Raises ValueError unless it has the photograph's size and marks something."""
-    marked: Mask = np.asarray(mask) != 0
+    values = np.asarray(mask)
+    marked: Mask = values >= 0.5 if values.dtype.kind == "f" else values != 0
     if marked.shape != photo.shape[:2]:
         found = "x".join(map(str, marked.shape[::-1]))
         raise ValueError(f"mask is {found} pixels, the photograph {photo.shape[1]}x{photo.shape[0]}; they must agree")
@@ -186,29 +188,29 @@ class _Painting:
         on_step: Callable[[Painted], object] | None,
         *,
         rounds: Rounds | None = None,
+        detail: int = 1,
     ) -> None:
-        self.job, self.mask, self.pasting, self.on_step, self.rounds = job, mask, pasting, on_step, rounds
+        self.job, self.mask, self.on_step, self.rounds, self.detail = job, mask, on_step, rounds, detail
         self.left = mask.copy()  # what no window has painted yet
-        self.detail = 1
         side = window_side(photo.shape[1], photo.shape[0], pasting.window)
-        self.windows = list(windows(mask, side))
+        band = pasting.band or max(1, round(side / job.pre.config.generator.grid / 2))
+        self.pasting = dataclasses.replace(pasting, window=side, band=band)
+        self.windows = list(windows(mask, side, room=band if pasting.blend == "feather" else 0))
         classes = None if labels is None else class_numbers(job.pre, labels)
         which = in_turn(count, 1 if classes is None else len(classes))
         self.classes = None if classes is None else classes[which]
         self.versions = [photo.copy() for _ in which]
-        self.band = pasting.band or max(1, round(side / job.pre.config.generator.grid / 2))
-        self.seed, self.callback, self.done = job.seed, job.callback, 0
+        self.settings = job.settings.resolved(job.pre.config.generator, classes is not None)
+        self.band, self.done = band, 0
 
     def run(self) -> list[Image.Image]:
         """Paint window after window."""
         for index, window in enumerate(self.windows):
             # Noise of its own for every window; the first has that of `inpaint`.
-            self.job.seed = self.seed + (index << 64)
-            self.job.callback = self._callback(window)
-            self._paint(window)
+            self._paint(window, self.job.seed + (index << 64))
         return [Image.fromarray(version) for version in self.versions]
 
-    def _paint(self, window: Window) -> None:
+    def _paint(self, window: Window, seed: int) -> None:
         pre, part = self.job.pre, self.left[window.area]
         side, grid = pre.config.image_size, pre.config.generator.grid
         crops = [center_crop(Image.fromarray(version[window.area]), side) for version in self.versions]
@@ -217,7 +219,8 @@ class _Painting:
         if self.detail > 1:
             chosen = tokens.view(1, 1, grid, grid).repeat_interleave(side // grid, 2).repeat_interleave(side // grid, 3)
             canvases = torch.where(chosen, lower_detail(canvases, self.detail), canvases)
-        painted = self.job.repaint(canvases, tokens, self.classes, None, rounds=self.rounds)
+        job = self.job.with_changes(seed=seed, callback=self._callback(window))
+        painted = job.repaint(canvases, tokens, self.classes, None, rounds=self.rounds)
         for version, canvas in zip(self.versions, painted, strict=True):
             version[window.area] = self._pasted(version[window.area], canvas, window, self.pasting.blend)
         self.left[window.area] = False
@@ -235,8 +238,8 @@ class _Painting:
 
     def _callback(self, window: Window) -> Callback | None:
         if self.on_step is None:
-            return self.callback
-        tell, callback = self.on_step, self.callback
+            return self.job.callback
+        tell, callback = self.on_step, self.job.callback
         batches = -(-len(self.versions) // self.job.batch_size)
 
         def report(at: Iteration) -> None:
@@ -244,7 +247,8 @@ class _Painting:
                 callback(at)
             self.done += 1
             picture = (lambda: self._picture(window, at)) if at.images[0] == 0 else None
-            tell(Painted(self.done, at.iterations * batches * len(self.windows), picture))
+            total = at.iterations * batches * len(self.windows)
+            tell(Painted(self.done, total, picture, self.settings, self.pasting))
 
         return report
 

@@ -58,9 +58,12 @@ def sample_codes(
     An image's codes depend on its own mask, codes, condition and draws; the rest of the batch can move them only by the
     rounding of batched products. An iteration that unmasks nothing costs nothing.
 
-    Raises ValueError for a misshapen argument, settings that the model cannot follow, or guidance without a condition.
+    Raises ValueError for a misshapen argument, settings that the model cannot follow, guidance without a condition or a
+    model in training mode; RuntimeError when the network's numbers are not finite.
     """
     settings.check(model.config)
+    if model.training:
+        raise ValueError("the model is in training mode, in which it drops values at random; call its eval() first")
     settings.guidance_at(1, condition is not None)
     codes, masked = _check(model, codes, masked, condition)
     with torch.inference_mode():
@@ -162,12 +165,17 @@ class _Run:
     ) -> Tensor:
         """P(bit = 1) of the tokens `where` (B, N), of which each image has `counts`: (R, K)."""
         bits = self.codes.shape[2]
-        return chain(
+        found = chain(
             hidden[:, where],
             lambda blocks: self._uniform(counts, blocks, bits),
             guidance=guidance,
             temperature=self.settings.temperature,
         )
+        if not bool(found.isfinite().all()):
+            kind = str(hidden.dtype).removeprefix("torch.")
+            remedy = "choose bfloat16 or float32" if hidden.dtype == torch.float16 else "are the weights damaged?"
+            raise RuntimeError(f"the network's numbers are not finite in {kind}; {remedy}")
+        return found
 
     def _rank(self, probabilities: Tensor, waiting: Tensor, counts: Sequence[int], iteration: int) -> Tensor:
         """Scores of the waiting tokens, the rest lowest: (B, N)."""

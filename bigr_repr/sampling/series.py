@@ -27,7 +27,16 @@ from bigr_repr.sampling.applications import generate
 from bigr_repr.sampling.canvas import decode, partly
 from bigr_repr.sampling.files import Written, images_done, origin, to_pictures
 from bigr_repr.sampling.job import Job, Options, at_least_one, class_numbers
-from bigr_repr.sampling.output import check_target, for_animation, grid, write_gif, write_npz, write_png
+from bigr_repr.sampling.output import (
+    METADATA_KEY,
+    check_target,
+    check_writable,
+    for_animation,
+    grid,
+    write_gif,
+    write_npz,
+    write_png,
+)
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
 
@@ -55,15 +64,19 @@ def generate_files(
 
     Pictures that the folder holds already are not drawn again, and a folder of other settings is refused.  count: how
     many in all; None: one per label.  sheet: a PNG of the first 64.  npz: all of them as the array that ADM's evaluator
-    reads.  animation: a GIF of the unmasking of the first 64, which are drawn again for it.
+    reads.  animation: a GIF of the unmasking of the first 64, which are drawn again for it.  options: as of `generate`,
+    but for `first`: a series begins at 0.
 
     Raises ValueError as `generate` does and for a folder of another series, OSError when a file cannot be written.
     """
     started = time.monotonic()
     targets = [(Path(path), suffix) for path, suffix in ((sheet, ".png"), (npz, ".npz"), (animation, ".gif")) if path]
     series = _Series(pre, Path(out), labels, count, options)
+    taken = {path.resolve() for path in series.paths()}
     for path, suffix in targets:
         check_target(path, suffix, made=series.folder)
+        if path.resolve() in taken:
+            raise ValueError(f"{path} is a picture of the series itself; choose another name")
     series.claim()
     recorder = None if animation is None else _Recorder(min(SHOWN, series.count))
     drawn = series.draw(recorder, on_progress)
@@ -87,6 +100,10 @@ class _Series:
     def __init__(
         self, pre: Pretrained, folder: Path, labels: Sequence[int] | None, count: int | None, options: Options
     ) -> None:
+        if options.get("first"):
+            raise ValueError(
+                f"first={options['first']!r} is not allowed: a series begins at 0 and goes on by its files"
+            )
         self.pre, self.folder, self.options = pre, folder, options
         if labels is not None:
             labels = class_numbers(pre, list(labels)).tolist()
@@ -112,6 +129,7 @@ class _Series:
                 raise ValueError(f"{self.folder} holds another series: {'; '.join(differing)}; name another folder")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.folder)
         if (self.folder / "000000.png").exists():
             raise ValueError(f"{self.folder} holds pictures of unknown origin; name another folder")
         with replacing(file) as target:
@@ -124,19 +142,40 @@ class _Series:
     def draw(self, recorder: _Recorder | None, on_progress: Callable[[float, float], object] | None) -> int:
         """Draw what is missing, and what the recorder has to see. Returns how many pictures that were."""
         watched = 0 if recorder is None else recorder.images
-        todo = [i for i, path in enumerate(self.paths()) if i < watched or not path.exists()]
+        own = self.options.get("callback")
+        todo = [i for i, path in enumerate(self.paths()) if not self._drawn(path, i) or i < watched]
         done = self.count - len(todo)
         for first, size in _runs(todo, self.chunk):
 
             def watch(at: Iteration, first: int = first, done: int = done) -> None:
+                numbered = at._replace(images=tuple(first + image for image in at.images))
+                if own is not None:
+                    own(numbered)
                 if recorder is not None:
-                    recorder(at._replace(images=tuple(first + image for image in at.images)))
+                    recorder(numbered)
                 if on_progress is not None:
                     on_progress(done + images_done(at), self.count)
 
             self._draw(first, size, watch)
             done += size
         return len(todo)
+
+    def _drawn(self, path: Path, number: int) -> bool:
+        """Whether a picture is there already, whole. Raises ValueError for a picture that is none of this series."""
+        if not path.exists():
+            return False
+        try:
+            with Image.open(path) as picture:
+                said = json.loads(picture.info.get(METADATA_KEY, "{}"))
+                picture.verify()  # the checksums of the file
+        except (OSError, SyntaxError, ValueError):
+            return False  # damaged: drawn again
+        same = all(said.get(key) == self.origin[key] for key in ("weights_sha256", "precision", "seed", "settings"))
+        if said.get("image") != number or not same:
+            raise ValueError(
+                f"{path} is not picture {number} of this series; move it away, then give the command again"
+            )
+        return True
 
     def _draw(self, first: int, size: int, watch: Callable[[Iteration], None]) -> None:
         numbers = range(first, first + size)

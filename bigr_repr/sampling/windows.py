@@ -52,47 +52,59 @@ def window_side(width: int, height: int, window: int | None) -> int:
     return window
 
 
-def windows(mask: Mask, side: int) -> Iterator[Window]:
+def windows(mask: Mask, side: int, room: int = 0) -> Iterator[Window]:
     """Windows in which every marked pixel of (H, W) lies, in the order to paint them.
 
-    What fits into one window, and leaves a quarter of it known, gets one with the mark in its middle where the edges
-    allow. Else windows half a side apart, at every turn the one that holds the most pixels which are known or have
-    been painted by then.
+    What fits into one window, with `room` pixels around it wherever the photograph goes on and a quarter of the window
+    known, gets one with the mark in its middle where the edges allow. Else windows half a side apart, at every turn the
+    one that holds the most pixels which are known or have been painted by then; of several, the one with the most of
+    the photograph.
     """
-    left = mask.copy()
-    if (single := _around(mask, side)) is not None:
+    if (single := _around(mask, side, room)) is not None:
         yield single
         return
-    while left.any():
-        window = _best_known(left, side)
+    left, (tops, lefts) = mask.copy(), (_starts(length, side) for length in mask.shape)
+    marked = _marked(left, tops, lefts, side)
+    counts = marked.copy()
+    while counts.any():
+        # The fewest pixels left, but some.
+        rank = np.where(counts > 0, counts * (side * side + 1) + marked, np.iinfo(np.int64).max)
+        row, column = np.unravel_index(rank.argmin(), rank.shape)
+        window = Window(int(lefts[column]), int(tops[row]), side)
         left[window.area] = False
+        near = [np.flatnonzero(np.abs(n - n[at]) < side) for n, at in ((tops, row), (lefts, column))]
+        counts[np.ix_(*near)] = _marked(left, tops[near[0]], lefts[near[1]], side)
         yield window
 
 
-def _around(mask: Mask, side: int) -> Window | None:
+def _around(mask: Mask, side: int, room: int) -> Window | None:
     """The window with the mark in its middle, if there is a mark and it fits."""
     starts = []
     for axis in (1, 0):
         found, length = np.flatnonzero(mask.any(axis=axis)), mask.shape[1 - axis]
         if not len(found) or found[-1] + 1 - found[0] > side:
             return None
-        starts.append(min(max(0, int(found[0] + found[-1] + 1 - side) // 2), length - side))
+        first, last = int(found[0]), int(found[-1]) + 1
+        start = min(max(0, (first + last - side) // 2), length - side)
+        if (start > 0 and first - start < room) or (start + side < length and start + side - last < room):
+            return None
+        starts.append(start)
     window = Window(starts[1], starts[0], side)
     return window if mask[window.area].mean() <= 1 - _KNOWN else None
 
 
-def _best_known(mask: Mask, side: int) -> Window:
-    """The window on a raster of half sides that holds the fewest marked pixels, but holds some."""
-    tops, lefts = (_starts(length, side) for length in mask.shape)
-    sums = np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    counts = (
-        sums[np.ix_(tops + side, lefts + side)]
-        - sums[np.ix_(tops, lefts + side)]
-        - sums[np.ix_(tops + side, lefts)]
-        + sums[np.ix_(tops, lefts)]
+def _marked(mask: Mask, tops: NDArray[np.int64], lefts: NDArray[np.int64], side: int) -> NDArray[np.int64]:
+    """How many marked pixels each window holds: (tops, lefts)."""
+    rows, columns = (slice(starts[0], starts[-1] + side) for starts in (tops, lefts))
+    sums = np.pad(mask[rows, columns].astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    above, before = tops - tops[0], lefts - lefts[0]
+    counts: NDArray[np.int64] = (
+        sums[np.ix_(above + side, before + side)]
+        - sums[np.ix_(above, before + side)]
+        - sums[np.ix_(above + side, before)]
+        + sums[np.ix_(above, before)]
     )
-    row, column = np.unravel_index(np.where(counts > 0, counts, side * side + 1).argmin(), counts.shape)
-    return Window(int(lefts[column]), int(tops[row]), side)
+    return counts
 
 
 def _starts(length: int, side: int) -> NDArray[np.int64]:

@@ -47,6 +47,7 @@ def command(
 
     boxes, how = parse_boxes(box), pasting(blend, band, window)
     file = PhotoFile(photo=image, out=out, masks=mask or (), boxes=boxes, animate=animate)
+    file.check(count)
     pre = sampling.load()
     classes = class_list(pre.config, [to])
     with sampling.reported("editing") as (on_progress, report):

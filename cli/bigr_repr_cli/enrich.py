@@ -44,13 +44,14 @@ def command(
 
     It works in squares of the model's own size, unless --window is given.
 
-    The paper guides towards a class with --guidance 10 --label CLASS; without a label there is no guidance.
+    It follows what is there; --label CLASS with --guidance 10, say, draws it towards a class.
     """
     from bigr_repr.sampling.files import PhotoFile, enrich_file
     from bigr_repr.sampling.labels import class_list
 
     boxes, how = parse_boxes(box), pasting(blend, band, window)
     file = PhotoFile(photo=image, out=out, masks=mask or (), boxes=boxes, animate=animate)
+    file.check(count)
     pre = sampling.load()
     classes = None if label is None else class_list(pre.config, [label])
     with sampling.reported("enriching") as (on_progress, report):

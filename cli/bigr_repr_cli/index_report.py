@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -49,7 +50,7 @@ def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
 
 def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, str]]:
     settings, layout, vectors = index.settings, index.layout, index.rows.vectors
-    yield "index", f"{escape_path(str(folder))}, {size / 1e6:,.1f} MB"
+    yield "index", f"{escape_path(str(folder))}, {decimal(size)}"
     yield "images", f"{len(index):,}"
     yield "codes", f"{index.n_bits:,} bits = {index.rows.codes.shape[1]:,} B: {describe_origin(index.origin)}"
     if index.binariser is not None:

@@ -43,6 +43,7 @@ def command(
 
     boxes, how = parse_boxes(box), pasting(blend, band, window)
     file = PhotoFile(photo=image, out=out, masks=mask or (), boxes=boxes, animate=animate)
+    file.check(count)
     pre = sampling.load()
     classes = None if label is None else class_list(pre.config, [label])
     with sampling.reported("inpainting") as (on_progress, report):

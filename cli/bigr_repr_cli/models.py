@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.filesize import decimal
 
 from bigr_repr_cli.options import Json
 
@@ -31,14 +32,24 @@ def info(
         str,
         typer.Argument(metavar="NAME", help="A model's name, as bigr-repr models list gives it, or a model folder."),
     ],
+    classes: Annotated[
+        bool, typer.Option("--classes", help="List the classes instead, number and name, a line each.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show one model: architecture, sizes, layers, training data and its terms, quality. Downloads nothing."""
     from bigr_repr.checkpoints import describe
+    from bigr_repr.sampling.labels import class_names
     from bigr_repr_cli.tables import print_description
 
     description = describe(name)
-    if as_json:
+    if classes:
+        names, count = class_names(description.config), description.config.generator.classes
+        if not names:
+            raise ValueError(f"{name} has no names of classes, only their numbers 0..{count - 1}")
+        listed = "\n".join(f"{number} {each}" for number, each in enumerate(names))
+        typer.echo(json.dumps(names, ensure_ascii=False) if as_json else listed)
+    elif as_json:
         record = {**dataclasses.asdict(description), "parameters": description.parameters._asdict()}
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
     else:
@@ -71,5 +82,5 @@ def import_released(
 
     model = load_official(tokenizer=tokenizer, generator=generator, image_size=image_size, heads=heads, name=name)
     save(model, out, dtype=torch.float16 if half else None)
-    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
-    typer.echo(f"{model.config.name}: {out} ({size:,.1f} MB)\nlook at it with: bigr-repr models info {out}")
+    size = sum(file.stat().st_size for file in out.iterdir())
+    typer.echo(f"{model.config.name}: {out} ({decimal(size)})\nlook at it with: bigr-repr models info {out}")

@@ -50,7 +50,8 @@ def command(
     sides = (left, top, right, bottom)
     if any(sides) == (aspect is not None):
         raise typer.BadParameter(
-            "give either pixels (--left --top --right --bottom) or --aspect", param_hint="--aspect"
+            "say how far, either in pixels (--left --top --right --bottom) or by --aspect, not both",
+            param_hint="--left, --top, --right, --bottom, --aspect",
         )
     ratio = parse_aspect(aspect)
     from bigr_repr.sampling.files import PhotoFile, outpaint_file
@@ -59,6 +60,7 @@ def command(
 
     how, file = pasting(blend, band, window), PhotoFile(photo=image, out=out, animate=animate)
     margins = Margins(*sides) if ratio is None else None
+    file.check(count)
     pre = sampling.load()
     classes = None if label is None else class_list(pre.config, [label])
     with sampling.reported("outpainting") as (on_progress, report):

@@ -40,7 +40,7 @@ Label = Annotated[
     str | None,
     typer.Option(
         "--label",
-        help=r"What to paint: a class by number or name; several, as 3,cat: a version of each "
+        help=r"What to paint: a class by number or name; several, as 3,cat, or all: a version of each "
         r"\[default: what fits the surroundings].",
     ),
 ]
@@ -65,7 +65,10 @@ WindowSide = Annotated[
     ),
 ]
 Animate = Annotated[
-    bool, typer.Option("--animate", help="Also write an animation of how the tokens are drawn: a GIF beside OUT.")
+    bool,
+    typer.Option(
+        "--animate", help="Also write how the tokens of the first version are drawn: a GIF beside OUT, of its name."
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+_QUIET_SECONDS = 60  # between lines where there is no terminal
 
 
 @contextmanager
@@ -36,10 +39,22 @@ def training_progress(steps: int, name: str) -> Iterator[Callable[[int, dict[str
 
 @contextmanager
 def counting_progress(name: str) -> Iterator[Callable[[float, float], None]]:
-    """Gives an `on_progress(done, total)` callback, parts of one counting too; silent when stderr is not a terminal."""
+    """Gives an `on_progress(done, total)` callback, parts of one counting too. Without a terminal, a line a minute."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        started = said = time.monotonic()
+
+        def tell(done: float, total: float) -> None:
+            nonlocal said
+            now = time.monotonic()
+            if now - said >= _QUIET_SECONDS and done > 0:
+                said, left = now, (now - started) * (total - done) / done / 60
+                console.print(f"{name}: {done:,.0f} of {total:,.0f}, about {left:,.0f} min left", highlight=False)
+
+        yield tell
+        return
     columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

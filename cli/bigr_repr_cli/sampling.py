@@ -69,7 +69,8 @@ def _shared(
         _option(
             "Which tokens are drawn first: the most certain by entropy or by margin, the least certain (reversed), "
             "random ones, row by row (raster; autoregressive models always) or evenly spread ones (halton) "
-            r"\[default: entropy; --fast: halton]."
+            r"\[default: entropy; --fast: halton].",
+            metavar="ORDER",
         ),
     ] = None,
     schedule: Annotated[
@@ -97,7 +98,7 @@ def _shared(
     ] = None,
     guidance: Annotated[
         float | None,
-        _option(r"Classifier-free guidance scale; 1 or less: off \[default: 2.5 with a class, else off].", min=0.0),
+        _option(r"Classifier-free guidance scale, 0 or more; 1 or less: off \[default: 2.5 with a class, else off]."),
     ] = None,
     guidance_schedule: Annotated[
         GuidanceOver | None,
@@ -114,8 +115,7 @@ def _shared(
         float | None,
         _option(
             "Scale of the random noise in the ranking of the tokens, for orders entropy, margin and reversed; "
-            r"0: none \[default: 0.17].",
-            min=0.0,
+            r"0: none \[default: 0.17]."
         ),
     ] = None,
     gumbel_schedule: Annotated[

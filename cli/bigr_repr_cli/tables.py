@@ -88,7 +88,7 @@ def _chain(description: Description) -> str:
 
 def _classes(names: Sequence[str], classes: int) -> str:
     shown = ", ".join(f"{index} {name.split(',')[0]}" for index, name in enumerate(names[:3]))
-    return f"{classes:,}: {shown}{', …' if classes > 3 else ''}" if names else f"{classes:,}"
+    return f"{classes:,}: {shown}{', … (all: --classes)' if classes > 3 else ''}" if names else f"{classes:,}"
 
 
 def _record(record: Mapping[str, Any]) -> str:
@@ -99,5 +99,7 @@ def _plain(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
+        if all(str(item).startswith("|") for item in value):  # Markdown
+            return f"of {len(value)} lines, with --json"
         return ", ".join(map(_plain, value))
     return str(value)

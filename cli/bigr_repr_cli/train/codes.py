@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.filesize import decimal
 
 from bigr_repr_cli.progress import counting_progress
 from bigr_repr_cli.train import options as o
@@ -41,4 +42,4 @@ def command(
         )
     size = sum(file.stat().st_size for file in out.iterdir())
     what = f"{len(codes):,} images x {codes.views} views, {codes.header.n_bits} bits each"
-    typer.echo(f"{what}: {out} ({size / 1e6:.1f} MB)")
+    typer.echo(f"{what}: {out} ({decimal(size)})")
