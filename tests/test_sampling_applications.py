@@ -230,7 +230,7 @@ def test_a_grid_of_512_pixels_works() -> None:
 def test_calls_of_all_kinds_share_what_was_compiled() -> None:
     """Guided and not, one token or many: torch.compile gives up silently on a block that meets too many kinds."""
     torch._dynamo.reset()
-    compiled = compile_for_sampling(tiny_model(), backend="eager")
+    compiled = compile_for_sampling(tiny_model(transcoder_blocks=3), backend="eager")
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         for labels, steps in (([1], 16), (None, 16), ([1, 2], 3), (None, 5), ([1], 16)):
             generate(compiled, labels, steps=steps, diffusion_steps=2)

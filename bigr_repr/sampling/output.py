@@ -48,7 +48,7 @@ def check_writable(folder: Path) -> None:
     probe = partial_name(folder / "writable")
     try:
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may look at the same time
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(folder)) from error
 
