@@ -18,7 +18,7 @@ from bigr_repr.sampling.labels import class_number
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
 from bigr_repr.sampling.settings import SamplingSettings, SettingsKeywords, usual_settings
 
-Labels: TypeAlias = int | str | Sequence[int] | Sequence[str] | Tensor  # by number or, in lists of their own, by name
+Labels: TypeAlias = int | str | Sequence[int | str] | Tensor  # by number or name
 Rounds: TypeAlias = Callable[[Tensor, Draws], list[Tensor]]
 
 TOKENS_AT_ONCE = 8192  # on an accelerator: 32 images of 16x16 tokens
