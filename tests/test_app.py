@@ -18,7 +18,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from bigr_repr_cli.app.page import Page
-from bigr_repr_cli.app.studio import Choices, Studio
+from bigr_repr_cli.app.studio import Choices, Order, Studio
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_model import tiny_model
@@ -69,7 +69,7 @@ def photo(tmp_path: Path) -> str:
 
 def test_strokes_on_a_smaller_copy_mark_the_photograph(studio: Studio, photo: str) -> None:
     before = pixels(photo)
-    (path,) = studio.inpaint(photo, strokes(100, 160), "", 1, br.Pasting(), QUICK, silent)
+    (path,) = studio.inpaint(Order(photo=photo, strokes=strokes(100, 160), choices=QUICK), silent)
     after = pixels(path)
     inside = np.zeros(before.shape[:2], bool)
     inside[50:100, 80:160] = True
@@ -78,7 +78,9 @@ def test_strokes_on_a_smaller_copy_mark_the_photograph(studio: Studio, photo: st
 
 
 def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: str, tmp_path: Path) -> None:
-    (path,) = studio.inpaint(photo, strokes(200, 320), "seashore", 1, br.Pasting(blend="feather"), QUICK, silent)
+    feather = br.Pasting(blend="feather")
+    order = Order(photo=photo, strokes=strokes(200, 320), label="seashore", pasting=feather, choices=QUICK)
+    (path,) = studio.inpaint(order, silent)
     said = read_origin(path)
     (again,) = br.inpaint_photo(
         studio.pre,
@@ -93,11 +95,11 @@ def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: st
 
 
 def test_every_button_keeps_its_pictures(studio: Studio, photo: str) -> None:
-    how = br.Pasting(window=200)
+    order = Order(photo=photo, label="alp", pasting=br.Pasting(window=200), choices=QUICK)
     made = [
-        studio.outpaint(photo, 2.0, "", 2, br.Pasting(), QUICK, silent),
-        studio.enrich(photo, [], "alp", 1, how, QUICK, silent),
-        studio.enrich(photo, strokes(200, 320), "alp", 1, how, QUICK, silent),
+        studio.outpaint(Order(photo=photo, versions=2, choices=QUICK), 2.0, silent),
+        studio.enrich(order, silent),
+        studio.enrich(dataclasses.replace(order, strokes=strokes(200, 320)), silent),
         studio.generate(["seashore", "alp"], 3, QUICK, silent),
         studio.generate([], 1, QUICK, silent),
         studio.interpolate("seashore", "alp", 3, QUICK, silent),
@@ -154,7 +156,7 @@ def test_buttons_paint_with_what_is_entered(studio: Studio, photo: str) -> None:
         ({"photo": "PHOTO", "strokes": True, "temperature": -1.0}, "temperature"),
         ({"photo": "PHOTO", "strokes": True, "window": 5000}, "window"),
         ({"photo": "PHOTO", "strokes": True, "steps": 5000}, "5000 iterations"),
-        ({"photo": __file__}, "test_app.py"),
+        ({"photo": __file__, "strokes": True}, "test_app.py"),
     ],
 )
 def test_errors_are_messages_on_the_page(studio: Studio, photo: str, values: dict[str, Any], words: str) -> None:

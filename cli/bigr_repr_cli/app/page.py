@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from bigr_repr.sampling.photos import Pasting
 from bigr_repr.sampling.settings import ORDERS
-from bigr_repr_cli.app.studio import Choices, OnProgress, Studio
+from bigr_repr_cli.app.studio import Choices, OnProgress, Order, Studio
 
 _ASPECTS = {"1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "21:9": 21 / 9, "3:4": 3 / 4, "9:16": 9 / 16}
 _CSS = "footer {display: none !important}"
@@ -201,22 +199,13 @@ class Page:
         return file, {"background": shown, "layers": [], "composite": None}
 
     def _inpaint(self, values: Values, on_progress: OnProgress) -> list[Path]:
-        return self.studio.inpaint(
-            values[self.photo], self._strokes(values), values[self.label], values[self.versions],
-            self._pasting(values), self._choices(values), on_progress,
-        )  # fmt: skip
+        return self.studio.inpaint(self._order(values), on_progress)
 
     def _enrich(self, values: Values, on_progress: OnProgress) -> list[Path]:
-        return self.studio.enrich(
-            values[self.photo], self._strokes(values), values[self.label], values[self.versions],
-            self._pasting(values), self._choices(values), on_progress,
-        )  # fmt: skip
+        return self.studio.enrich(self._order(values), on_progress)
 
     def _outpaint(self, values: Values, on_progress: OnProgress) -> list[Path]:
-        return self.studio.outpaint(
-            values[self.photo], _ASPECTS[values[self.aspect]], values[self.label], values[self.versions],
-            self._pasting(values), self._choices(values), on_progress,
-        )  # fmt: skip
+        return self.studio.outpaint(self._order(values), _ASPECTS[values[self.aspect]], on_progress)
 
     def _generate(self, values: Values, on_progress: OnProgress) -> list[Path]:
         return self.studio.generate(values[self.labels], values[self.count], self._choices(values), on_progress)
@@ -226,12 +215,17 @@ class Page:
             values[self.start], values[self.end], values[self.frames], self._choices(values), on_progress
         )
 
-    def _strokes(self, values: Values) -> list[NDArray[np.uint8]]:
-        editor = values[self.editor]
-        return [] if editor is None else list(editor["layers"])
-
-    def _pasting(self, values: Values) -> Pasting:
-        return Pasting(window=values[self.window] or None, blend=values[self.blend], band=values[self.band] or None)
+    def _order(self, values: Values) -> Order:
+        return Order(
+            photo=values[self.photo],
+            strokes=(values[self.editor] or {"layers": ()})["layers"],
+            label=values[self.label],
+            versions=values[self.versions],
+            pasting=Pasting(
+                window=values[self.window] or None, blend=values[self.blend], band=values[self.band] or None
+            ),
+            choices=self._choices(values),
+        )
 
     def _choices(self, values: Values) -> Choices:
         return Choices(

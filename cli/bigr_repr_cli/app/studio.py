@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,19 @@ from PIL import Image
 
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.images import decode
-from bigr_repr.sampling.files import PhotoFile, enrich_file, inpaint_file, interpolate_file, outpaint_file
+from bigr_repr.sampling.files import (
+    PhotoFile,
+    Written,
+    enrich_file,
+    inpaint_file,
+    interpolate_file,
+    outpaint_file,
+)
 from bigr_repr.sampling.job import Options
 from bigr_repr.sampling.labels import class_list, class_names
 from bigr_repr.sampling.photos import Pasting
 from bigr_repr.sampling.series import generate_files
 from bigr_repr.sampling.settings import FAST
-from bigr_repr.sampling.windows import margins_to_aspect
 
 OnProgress = Callable[[float, float], object]
 SHOWN = 1024  # pixels of the longer side of the copy that is painted on
@@ -49,6 +57,22 @@ class Choices:
         return options
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be done to a photograph.
+
+    strokes: what was painted on the copy, RGBA uint8 (h, w, 4) each, of any size; opaque to any degree is marked.
+    label: a class by name or number; nothing: what fits the surroundings.
+    """
+
+    photo: str | None
+    strokes: Sequence[NDArray[np.uint8]] = ()
+    label: str | None = None
+    versions: int = 1
+    pasting: Pasting | None = None
+    choices: Choices = Choices()
+
+
 class Studio:
     """A model and the folder where its pictures are kept. Raises OSError for a folder that cannot be written."""
 
@@ -66,62 +90,21 @@ class Studio:
         image.thumbnail((SHOWN, SHOWN))
         return image
 
-    def inpaint(
-        self,
-        photo: str | None,
-        strokes: Sequence[NDArray[np.uint8]],
-        label: str | None,
-        count: int,
-        pasting: Pasting,
-        choices: Choices,
-        on_progress: OnProgress,
-    ) -> list[Path]:
+    def inpaint(self, order: Order, on_progress: OnProgress) -> list[Path]:
         """What is under the strokes painted anew."""
-        out = self._target("inpainted")
-        file = PhotoFile(photo=_opened(photo), out=out, masks=[self._mask(photo, strokes, out)])
-        done = inpaint_file(
-            self.pre, file, self._labels(label), count=count, pasting=pasting, on_progress=on_progress,
-            **choices.options(),
-        )  # fmt: skip
-        return list(done.images)
+        file = self._file(order, "inpainted")
+        if not file.masks:
+            raise ValueError("nothing is marked; paint over what is to be replaced")
+        return self._painted(inpaint_file, file, order, on_progress)
 
-    def outpaint(
-        self,
-        photo: str | None,
-        aspect: float,
-        label: str | None,
-        count: int,
-        pasting: Pasting,
-        choices: Choices,
-        on_progress: OnProgress,
-    ) -> list[Path]:
-        """The photograph continued on both sides to an aspect, width over height."""
-        source = _opened(photo)
-        margins = margins_to_aspect(*decode(source).size, aspect)
-        done = outpaint_file(
-            self.pre, PhotoFile(photo=source, out=self._target("outpainted")), self._labels(label), margins=margins,
-            count=count, pasting=pasting, on_progress=on_progress, **choices.options(),
-        )  # fmt: skip
-        return list(done.images)
-
-    def enrich(
-        self,
-        photo: str | None,
-        strokes: Sequence[NDArray[np.uint8]],
-        label: str | None,
-        count: int,
-        pasting: Pasting,
-        choices: Choices,
-        on_progress: OnProgress,
-    ) -> list[Path]:
+    def enrich(self, order: Order, on_progress: OnProgress) -> list[Path]:
         """New detail under the strokes, or everywhere if there are none."""
-        out = self._target("enriched")
-        masks = [self._mask(photo, strokes, out)] if _painted(strokes) else []
-        done = enrich_file(
-            self.pre, PhotoFile(photo=_opened(photo), out=out, masks=masks), self._labels(label), count=count,
-            pasting=pasting, on_progress=on_progress, **choices.options(),
-        )  # fmt: skip
-        return list(done.images)
+        return self._painted(enrich_file, self._file(order, "enriched"), order, on_progress)
+
+    def outpaint(self, order: Order, aspect: float, on_progress: OnProgress) -> list[Path]:
+        """The photograph continued on both sides to an aspect, width over height."""
+        file = self._file(dataclasses.replace(order, strokes=()), "outpainted")
+        return self._painted(partial(outpaint_file, aspect=aspect), file, order, on_progress)
 
     def generate(self, labels: Sequence[str], count: int, choices: Choices, on_progress: OnProgress) -> list[Path]:
         """A folder of new pictures, the classes in turn."""
@@ -140,34 +123,34 @@ class Studio:
         )
         return [*done.also, *done.images]
 
-    def _labels(self, label: str | None) -> list[int] | None:
-        return class_list(self.pre.config, [label]) if label else None
+    def _painted(
+        self, paint: Callable[..., Written], file: PhotoFile, order: Order, on_progress: OnProgress
+    ) -> list[Path]:
+        labels = class_list(self.pre.config, [order.label]) if order.label else None
+        done = paint(
+            self.pre, file, labels, count=order.versions, pasting=order.pasting, on_progress=on_progress,
+            **order.choices.options(),
+        )  # fmt: skip
+        return list(done.images)
+
+    def _file(self, order: Order, name: str) -> PhotoFile:
+        """Photograph and result; the strokes as a mask beside it, so that the picture can be made again."""
+        if order.photo is None:
+            raise ValueError("no photograph is open; open one first")
+        out = self._target(name)
+        marked = [layer[..., 3] > 0 for layer in order.strokes if layer[..., 3].any()]
+        if not marked:
+            return PhotoFile(photo=order.photo, out=out)
+        mask, size = out.with_stem(f"{out.stem}-mask"), decode(order.photo).size
+        Image.fromarray(np.logical_or.reduce(marked)).convert("L").resize(size, Image.Resampling.NEAREST).save(mask)
+        return PhotoFile(photo=order.photo, out=out, masks=[mask])
 
     def _target(self, name: str) -> Path:
         """A name that is not taken, by the time of day."""
+        self.out.mkdir(parents=True, exist_ok=True)
         stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         number, path = 1, self.out / f"{stem}.png"
         while any(self.out.glob(f"{path.stem}*")):
             number += 1
             path = self.out / f"{stem}-{number}.png"
         return path
-
-    def _mask(self, photo: str | None, strokes: Sequence[NDArray[np.uint8]], out: Path) -> Path:
-        """The strokes as a mask of the photograph's size, kept beside the picture so that it can be made again."""
-        size = decode(_opened(photo)).size
-        if not _painted(strokes):
-            raise ValueError("nothing is marked; paint over what is to be replaced")
-        marked = np.logical_or.reduce([layer[..., 3] > 0 for layer in strokes])
-        mask = out.with_stem(f"{out.stem}-mask")
-        Image.fromarray(marked).convert("L").resize(size, Image.Resampling.NEAREST).save(mask)
-        return mask
-
-
-def _opened(photo: str | None) -> str:
-    if photo is None:
-        raise ValueError("no photograph is open; open one first")
-    return photo
-
-
-def _painted(strokes: Sequence[NDArray[np.uint8]]) -> bool:
-    return any(bool(layer[..., 3].any()) for layer in strokes)

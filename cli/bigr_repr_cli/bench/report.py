@@ -40,7 +40,10 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None
 
 def _probe_table(rows: Sequence[BenchRow], best: BenchRow | None) -> Table:
     """One line per layer: the probe, then top-1 of every number of neighbours."""
-    headings = ["top-1", "top-5", "95 %", "chosen"]
+    names = {
+        name for row in rows if row.probe for found in row.probe.settings for name, value in found.items() if value
+    }
+    headings = ["top-1", "top-5", "95 %", f"chosen {'/'.join(sorted(names))}".replace("_", " ")]
     headings += [f"{k}-NN" for k in (rows[0].knn.top1 if rows[0].knn else ())]
     table = _table("features", headings)
     for row in rows:
