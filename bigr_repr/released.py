@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -73,13 +72,14 @@ def fetch(name: str) -> tuple[Path, Path]:
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
     """The hub's client reports every attempt; what it comes to in the end is said once, by its error."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    from huggingface_hub.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.set_verbosity(level)
 
 
 def in_cache(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pickle
 import shutil
@@ -353,3 +354,23 @@ def test_any_failure_of_a_download_is_one_line(monkeypatch: pytest.MonkeyPatch, 
     line = _offline_line("hf:haoosz/BiGR/L-d24")
     assert "\n" not in line
     assert str(error).splitlines()[0] in line
+
+
+def test_attempts_of_the_hubs_client_are_not_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = huggingface_hub.utils.logging.get_logger("huggingface_hub.utils._http")
+    before = huggingface_hub.utils.logging.get_verbosity()
+
+    def download(*_: str) -> str:
+        logger.warning("thrown while requesting HEAD")
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)  # to caplog
+    with pytest.raises(ConnectionError, match="no route to host"):
+        load("hf:haoosz/BiGR/L-d24")
+    assert not caplog.records
+    logger.warning("told again")
+    assert len(caplog.records) == 1
+    assert huggingface_hub.utils.logging.get_verbosity() == before
