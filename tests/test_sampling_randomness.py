@@ -226,7 +226,7 @@ def test_the_bits_on_the_way_to_known_ones_are_as_often_noisy_as_the_forward_pro
     rows, total = 4000, 40
     diffusion = tiny_model(objective="x0", train_timesteps=total).generator.diffusion
     clean = torch.randint(0, 2, (rows, K), generator=torch.Generator().manual_seed(2)).float()
-    diffusion.denoiser.final_layer.forward = lambda x, c: (200 * (2 * clean - 1))[None]  # type: ignore[method-assign]
+    diffusion.denoiser.final_layer.forward = lambda x, c: 200 * (2 * clean - 1)  # type: ignore[method-assign]
     _, _, seen = recorded_chain(diffusion, torch.zeros(1, rows, GENERATOR.dim), steps)
     keep = [1 - t / total for t in chain_times(steps, total)]
     for k, x in zip(keep, seen, strict=True):

@@ -73,10 +73,11 @@ class Chain:
     def _clean(self, x_t: Tensor, c: Tensor, guidance: float, temperature: float) -> Tensor:
         """P(x_0 = 1) after guidance: x_t (R, K), c (G, R, W) -> (R, K). Both halves see the same noisy bits."""
         denoiser = self.diffusion.denoiser
-        # Shared by the halves; one shape for every block, so that all of them compile to the same kernels.
         x = denoiser.x_embedder((2 * x_t - 1).to(c.dtype)).expand_as(c)
+        # Plain rows, guided or not: torch.compile makes a kernel for every kind of shape and stride that it meets.
+        x, rows = x.reshape(-1, x.shape[-1]), c.flatten(0, 1)
         for block in denoiser.blocks:
-            x = block(x, c)
-        logits = denoiser.final_layer(x, c).float()
+            x = block(x, rows)
+        logits = denoiser.final_layer(x, rows).float().unflatten(0, c.shape[:2])
         mixed = torch.lerp(logits[1], logits[0], guidance) if guidance > 1 else logits[0]
         return self.diffusion.clean_probability(mixed / temperature, x_t)
