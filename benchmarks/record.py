@@ -21,9 +21,16 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def command() -> str:
-    """The command line as one can type it: of absolute paths only the last part, for the rest is this machine's."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    """The command line as one can type it."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
+def without_machine_paths(text: str) -> str:
+    """Of the absolute paths among the arguments only the last part, wherever they stand: the rest is this machine's."""
+    for word in sorted(sys.argv[1:], key=len, reverse=True):
+        if Path(word).is_absolute() and Path(word).name:
+            text = text.replace(word.rstrip("/"), Path(word).name)
+    return text
 
 
 def load(model: str, **options: Any) -> Pretrained:
@@ -48,7 +55,7 @@ def write(name: str, results: dict[str, Any], pre: Pretrained | None = None) -> 
         record["model"] = {"name": pre.config.name, "fingerprint": pre.fingerprint}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    text = json.dumps(record | results, indent=1) + "\n"
+    text = without_machine_paths(json.dumps(record | results, indent=1)) + "\n"
     path.write_text(text)
     print(text, end="")
     return path
