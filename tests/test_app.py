@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from bigr_repr_cli.app.page import Page
-from bigr_repr_cli.app.studio import Choices, Order, Studio
+from bigr_repr_cli.app.studio import Choices, Order, Picture, Studio
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_model import tiny_model
@@ -44,7 +45,7 @@ def pixels(path: Path | str) -> NDArray[np.uint8]:
         return np.array(image)
 
 
-def silent(done: float, total: float) -> None:
+def silent(done: float, total: float, picture: Picture | None) -> None:
     assert 0 <= done <= total
 
 
@@ -126,13 +127,18 @@ class Session:
 
 
 def entered(page: Page, **values: Any) -> dict[Any, Any]:
-    """Every component's own value, but for those given by the page's names."""
+    """Every component's own value, but for those given by the page's names; numbers are typed into fields of text."""
     usual = {part: part.value for part in vars(page).values() if isinstance(part, gr.components.Component)}
-    return usual | {getattr(page, name): value for name, value in values.items()}
+    for name, value in values.items():
+        part = getattr(page, name)
+        usual[part] = str(value) if isinstance(part, gr.Textbox) else value
+    return usual
 
 
-def press(page: Page, work: Any, values: dict[Any, Any], progress: Any = lambda *_, **__: None) -> list[str]:
-    return cast(list[str], page._run(work)(values, Session(), progress))
+def press(page: Page, work: Any, values: dict[Any, Any]) -> list[Any]:
+    """What the gallery shows in the end."""
+    *_, last = page._run(work)(values, Session())
+    return cast(list[Any], last)
 
 
 def test_buttons_paint_with_what_is_entered(studio: Studio, photo: str) -> None:
@@ -153,9 +159,14 @@ def test_buttons_paint_with_what_is_entered(studio: Studio, photo: str) -> None:
     [
         ({}, "no photograph is open"),
         ({"photo": "PHOTO"}, "nothing is marked"),
-        ({"photo": "PHOTO", "strokes": True, "temperature": -1.0}, "temperature"),
-        ({"photo": "PHOTO", "strokes": True, "window": 5000}, "window"),
-        ({"photo": "PHOTO", "strokes": True, "steps": 5000}, "5000 iterations"),
+        ({"photo": "PHOTO", "strokes": True, "temperature": "-1"}, "temperature"),
+        ({"photo": "PHOTO", "strokes": True, "window": "5000"}, "window"),
+        ({"photo": "PHOTO", "strokes": True, "steps": "5000"}, "5000 iterations"),
+        ({"photo": "PHOTO", "strokes": True, "steps": "0"}, "steps"),
+        ({"photo": "PHOTO", "strokes": True, "steps": "many"}, "Iterations: 'many' is not a whole number"),
+        ({"photo": "PHOTO", "strokes": True, "seed": "1.5"}, r"Seed: '1\.5' is not a whole number"),
+        ({"photo": "PHOTO", "strokes": True, "seed": "-1"}, "seed"),
+        ({"photo": "PHOTO", "strokes": True, "guidance": "nan"}, "guidance"),
         ({"photo": __file__, "strokes": True}, "test_app.py"),
     ],
 )
@@ -170,18 +181,75 @@ def test_errors_are_messages_on_the_page(studio: Studio, photo: str, values: dic
     assert not [path for path in studio.out.iterdir() if "mask" not in path.name]
 
 
+def test_opening_a_photograph_shows_no_progress(studio: Studio) -> None:
+    """With it, Gradio's editor waits for ever if the photograph before was painted on."""
+    page = Page(studio)
+    (opens,) = [fn for fn in page.blocks.fns.values() if page.editor in fn.outputs]
+    assert opens.show_progress == "hidden"
+
+
 def test_an_unreadable_photograph_is_a_message(studio: Studio) -> None:
     with pytest.raises(gr.Error, match=r"test_app\.py"):
         Page(studio)._opened(__file__)
 
 
-def test_stop_stops_and_the_next_press_goes_on(studio: Studio) -> None:
-    page = Page(studio)
+def look_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what is being drawn shown at every step, however long that takes."""
+    monkeypatch.setattr("bigr_repr_cli.app.page._LOOK_SECONDS", 0)
+    monkeypatch.setattr("bigr_repr_cli.app.page._LOOK_SHARE", np.inf)
+
+
+def test_what_is_being_drawn_is_shown(studio: Studio, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_always(monkeypatch)
+    page, painted = Page(studio), {"background": None, "layers": strokes(200, 320), "composite": None}
+    values = entered(page, photo=photo, editor=painted, window=200, steps=4, diffusion_steps=2, versions=2, count=2)
+    for work in (page._inpaint, page._outpaint, page._enrich, page._generate, page._interpolate):
+        *looks, last = page._run(work)(values, Session())
+        assert all(len(look) == 1 for look in looks)
+        shares = [int(caption.removesuffix("%")) for ((_, caption),) in looks]
+        assert len(set(shares)) >= 4
+        assert shares == sorted(shares)
+        assert shares[-1] == 100
+        assert all(isinstance(path, str) for path in last)
+    # The last look shows what was drawn last, whole.
+    ((picture, _),) = looks[-1]
+    strip = pixels(next(path for path in last if path.endswith(".png")))
+    assert (np.asarray(picture) == strip[:64, -64:]).all()
+
+
+def halting(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Stop pressed as soon as the first look is taken."""
+    look_always(monkeypatch)
     session: Any = Session()
+    thumbnail = Image.Image.thumbnail
+
+    def press_stop(image: Image.Image, *args: Any) -> None:
+        page._halt(session)
+        thumbnail(image, *args)
+
+    monkeypatch.setattr(Image.Image, "thumbnail", press_stop)
+
+
+def test_stop_stops_and_the_next_press_goes_on(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(studio)
     values = entered(page, steps=2, diffusion_steps=2, count=2)
-    with pytest.raises(gr.Error, match="stopped"):
-        press(page, page._generate, values, lambda *_, **__: page._halt(session))
+    with monkeypatch.context() as patch:
+        halting(page, patch)
+        (look,) = press(page, page._generate, values)
+    assert look[1] == "25%"
     assert len(press(page, page._generate, values)) == 2
+
+
+def test_a_page_that_is_closed_ends_its_work(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_always(monkeypatch)
+    page, before = Page(studio), threading.active_count()
+    drawing = page._run(page._generate)(entered(page, steps=60, diffusion_steps=50, count=60), Session())
+    next(drawing)
+    assert threading.active_count() == before + 1
+    drawing.close()
+    assert threading.active_count() == before
+    (series,) = studio.out.iterdir()
+    assert len(list(series.glob("*.png"))) < 60
 
 
 def test_a_model_without_classes_offers_none(tmp_path: Path) -> None:

@@ -159,6 +159,19 @@ def test_names_that_the_text_gives_exist() -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_what_a_page_links_to_is_in_the_repository(page: str) -> None:
+    root = PACKAGE.parent
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False).stdout.split(
+        "\n"
+    )
+    if len(listed) < 2:
+        pytest.skip("not a git repository")
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (root / page).read_text())
+    files = [((root / page).parent / link).resolve().relative_to(root.resolve()) for link in links]
+    assert not [str(file) for file in files if not any(f"{each}/".startswith(f"{file}/") for each in listed)]
+
+
 def test_imports_point_downward_only() -> None:
     wrong = []
     for file in sorted(PACKAGE.rglob("*.py")):

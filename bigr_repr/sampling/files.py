@@ -35,6 +35,7 @@ from bigr_repr.sampling.windows import Margins, Mask, box_mask, margins_to_aspec
 
 Box = tuple[int, int, int, int]
 OnProgress = Callable[[float, float], object]  # done, total
+OnStep = Callable[[Painted], object]
 
 _FRAME_MS = 120
 _WALK_MS = 250
@@ -158,13 +159,13 @@ def inpaint_file(
     *,
     count: int | None = None,
     pasting: Pasting | None = None,
-    on_progress: OnProgress | None = None,
+    on_step: OnStep | None = None,
     **options: Unpack[Options],
 ) -> Written:
     """`inpaint_photo` from file to file. Raises what it does, ImageError for an unreadable file, OSError."""
     photo = file.read(_versions(labels, count))
     paint = partial(inpaint_photo, pre, photo, file.marked(photo), labels)
-    return _paint(pre, "inpaint", file, paint, labels, count, pasting, on_progress, options)
+    return _paint(pre, "inpaint", file, paint, labels, count, pasting, on_step, options)
 
 
 def edit_file(
@@ -174,13 +175,13 @@ def edit_file(
     *,
     count: int | None = None,
     pasting: Pasting | None = None,
-    on_progress: OnProgress | None = None,
+    on_step: OnStep | None = None,
     **options: Unpack[Options],
 ) -> Written:
     """`edit_photo` from file to file. Raises as `inpaint_file`."""
     photo = file.read(_versions(labels, count))
     paint = partial(edit_photo, pre, photo, file.marked(photo), labels)
-    return _paint(pre, "edit", file, paint, labels, count, pasting, on_progress, options)
+    return _paint(pre, "edit", file, paint, labels, count, pasting, on_step, options)
 
 
 def outpaint_file(
@@ -192,7 +193,7 @@ def outpaint_file(
     aspect: float | None = None,
     count: int | None = None,
     pasting: Pasting | None = None,
-    on_progress: OnProgress | None = None,
+    on_step: OnStep | None = None,
     **options: Unpack[Options],
 ) -> Written:
     """`outpaint_photo` from file to file, by margins or to an aspect, width over height. Raises as `inpaint_file`."""
@@ -202,7 +203,7 @@ def outpaint_file(
     grown = margins if margins is not None else margins_to_aspect(*photo.size, aspect or 0.0)
     paint = partial(outpaint_photo, pre, photo, grown, labels)
     facts = {"margins": list(grown)}
-    return _paint(pre, "outpaint", file, paint, labels, count, pasting, on_progress, options, facts)
+    return _paint(pre, "outpaint", file, paint, labels, count, pasting, on_step, options, facts)
 
 
 def enrich_file(
@@ -213,14 +214,14 @@ def enrich_file(
     scale: int = 2,
     count: int | None = None,
     pasting: Pasting | None = None,
-    on_progress: OnProgress | None = None,
+    on_step: OnStep | None = None,
     **options: Unpack[Options],
 ) -> Written:
     """`enrich_photo` from file to file; without masks and boxes, all of the photograph. Raises as `inpaint_file`."""
     photo = file.read(_versions(labels, count))
     mask = file.marked(photo) if file.masks or file.boxes else None
     paint = partial(enrich_photo, pre, photo, labels, mask=mask, scale=scale)
-    return _paint(pre, "enrich", file, paint, labels, count, pasting, on_progress, options, {"scale": scale})
+    return _paint(pre, "enrich", file, paint, labels, count, pasting, on_step, options, {"scale": scale})
 
 
 def _versions(labels: Sequence[int] | None, count: int | None) -> int:
@@ -236,7 +237,7 @@ def _paint(
     labels: Sequence[int] | None,
     count: int | None,
     pasting: Pasting | None,
-    on_progress: OnProgress | None,
+    on_step: OnStep | None,
     options: Options,
     facts: Mapping[str, Any] | None = None,
 ) -> Written:
@@ -247,8 +248,8 @@ def _paint(
         used.update(settings=painted.settings, pasting=dataclasses.asdict(painted.pasting))
         if file.animate and painted.picture is not None:
             frames.append(for_animation(painted.picture()))
-        if on_progress is not None:
-            on_progress(painted.done, painted.total)
+        if on_step is not None:
+            on_step(painted)
 
     pictures = paint(count=count, pasting=pasting, on_step=watch, **options)
     record = origin(pre, command, used.pop("settings"), options, labels) | file.facts | dict(facts or {}) | used

@@ -16,6 +16,7 @@ from bigr_repr_cli.photo import (
     Out,
     Photo,
     WindowSide,
+    counted,
     parse_boxes,
     pasting,
 )
@@ -51,4 +52,6 @@ def command(
     pre = sampling.load()
     classes = class_list(pre.config, [to])
     with sampling.reported("editing") as (on_progress, report):
-        report(edit_file(pre, file, classes, count=count, pasting=how, on_progress=on_progress, **sampling.options()))
+        report(
+            edit_file(pre, file, classes, count=count, pasting=how, on_step=counted(on_progress), **sampling.options())
+        )

@@ -17,6 +17,7 @@ from bigr_repr_cli.photo import (
     Out,
     Photo,
     WindowSide,
+    counted,
     parse_boxes,
     pasting,
 )
@@ -57,7 +58,7 @@ def command(
     with sampling.reported("enriching") as (on_progress, report):
         report(
             enrich_file(
-                pre, file, classes, scale=scale, count=count, pasting=how, on_progress=on_progress,
+                pre, file, classes, scale=scale, count=count, pasting=how, on_step=counted(on_progress),
                 **sampling.options(),
             )
         )  # fmt: skip

@@ -14,6 +14,7 @@ from bigr_repr_cli.photo import (
     Out,
     Photo,
     WindowSide,
+    counted,
     parse_boxes,
     pasting,
 )
@@ -48,5 +49,7 @@ def command(
     classes = None if label is None else class_list(pre.config, [label])
     with sampling.reported("inpainting") as (on_progress, report):
         report(
-            inpaint_file(pre, file, classes, count=count, pasting=how, on_progress=on_progress, **sampling.options())
+            inpaint_file(
+                pre, file, classes, count=count, pasting=how, on_step=counted(on_progress), **sampling.options()
+            )
         )

@@ -15,6 +15,7 @@ from bigr_repr_cli.photo import (
     Out,
     Photo,
     WindowSide,
+    counted,
     parse_aspect,
     pasting,
 )
@@ -66,7 +67,7 @@ def command(
     with sampling.reported("outpainting") as (on_progress, report):
         report(
             outpaint_file(
-                pre, file, classes, margins=margins, aspect=ratio, count=count, pasting=how, on_progress=on_progress,
-                **sampling.options(),
+                pre, file, classes, margins=margins, aspect=ratio, count=count, pasting=how,
+                on_step=counted(on_progress), **sampling.options(),
             )
         )  # fmt: skip

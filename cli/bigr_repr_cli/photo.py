@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from bigr_repr.sampling.files import Box
+    from collections.abc import Callable
+
+    from bigr_repr.sampling.files import Box, OnStep
     from bigr_repr.sampling.photos import Pasting
 
 Blend = StrEnum("Blend", ["none", "feather", "poisson"])
@@ -100,3 +102,8 @@ def pasting(blend: Blend, band: int | None, window: int | None) -> Pasting:
     from bigr_repr.sampling.photos import Pasting
 
     return Pasting(window=window, blend=str(blend), band=band)
+
+
+def counted(on_progress: Callable[[float, float], None]) -> OnStep:
+    """A call's steps shown as progress."""
+    return lambda painted: on_progress(painted.done, painted.total)

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 import typer
+from PIL import Image
 
 from bigr_repr.sampling.photos import Pasting
-from bigr_repr.sampling.settings import ORDERS
-from bigr_repr_cli.app.studio import Choices, OnProgress, Order, Studio
+from bigr_repr.sampling.settings import FAST, ORDERS
+from bigr_repr_cli.app.studio import Choices, Order, Picture, Studio, Watch
 
 _ASPECTS = {"1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "21:9": 21 / 9, "3:4": 3 / 4, "9:16": 9 / 16}
-_CSS = "footer {display: none !important}"
+_CSS = """
+footer {display: none !important}
+#pictures .gallery-item, #pictures .thumbnail-item {max-height: 530px}
+"""
 
+_LOOK_SECONDS = 0.5  # at least, between looks at what is being drawn
+_LOOK_SHARE = 0.1  # of the time, at most, goes into looking
+_LOOK_PIXELS = 512
+
+Number = TypeVar("Number", int, float)
 Values = dict[Any, Any]  # what is entered, by component
+Work = Callable[[Values, Watch], list[Path]]
 
 
 class _StopError(Exception):
@@ -51,6 +63,64 @@ def _check_free(host: str, port: int) -> None:
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from error
 
 
+def _drawn(work: Callable[[Watch], list[Path]], halted: threading.Event) -> Iterator[list[Any]]:
+    """The pictures for the gallery: what is being drawn, now and then, and in the end all that was drawn.
+
+    The work has a thread of its own, which ends when this iterator does. Raises what the work raises, and _StopError.
+    """
+    told: queue.SimpleQueue[list[Any] | BaseException | None] = queue.SimpleQueue()
+    looked, cost = time.monotonic(), 0.0
+    shown: Image.Image | None = None
+
+    def watch(done: float, total: float, picture: Picture | None) -> None:
+        nonlocal looked, cost, shown
+        if halted.is_set():
+            raise _StopError
+        started = time.monotonic()
+        if started - looked < max(_LOOK_SECONDS, cost / _LOOK_SHARE):
+            return
+        if picture is not None:
+            shown = picture()
+            shown.thumbnail((_LOOK_PIXELS, _LOOK_PIXELS))
+        if shown is not None:
+            told.put([(shown, f"{done / total:.0%}")])
+        looked = time.monotonic()
+        cost = looked - started
+
+    def draw() -> None:
+        try:
+            told.put([str(path) for path in work(watch)])
+            told.put(None)
+        except BaseException as error:
+            told.put(error)
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        while (seen := told.get()) is not None:
+            if isinstance(seen, BaseException):
+                raise seen
+            yield seen
+    finally:
+        halted.set()  # the page may have gone before the work was done
+        thread.join()
+
+
+def _number(title: str, *, empty: str = "as usual") -> gr.Textbox:
+    """A field for a number, or for nothing; Gradio's own turns nothing into 0."""
+    return gr.Textbox(label=title, placeholder=empty)
+
+
+def _entered(values: Values, field: gr.Textbox, kind: type[Number]) -> Number | None:
+    """The number in a field, None if it is empty. Raises ValueError that names the field."""
+    text = (values[field] or "").strip()
+    try:
+        return kind(text) if text else None
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{field.label}: {text!r} is not {wanted}") from None
+
+
 class Page:
     """The components of one page, and what they set off."""
 
@@ -74,8 +144,9 @@ class Page:
                 with gr.Column(scale=2):
                     self.results = gr.Gallery(
                         label="Pictures",
+                        elem_id="pictures",
                         columns=2,
-                        height=440,
+                        height=560,
                         object_fit="contain",
                         buttons=["download", "fullscreen"],
                     )
@@ -103,8 +174,8 @@ class Page:
             self.aspect = gr.Dropdown(list(_ASPECTS), value="16:9", label="Extend to", min_width=100)
         with gr.Accordion("How it meets the photograph", open=False), gr.Row():
             self.blend = gr.Radio(["none", "feather", "poisson"], value="feather", label="Blend")
-            self.band = gr.Number(label="Band in pixels", precision=0, minimum=1, placeholder="half a token")
-            self.window = gr.Number(label="Window in pixels", precision=0, minimum=1, placeholder="as large as fits")
+            self.band = _number("Band in pixels", empty="half a token")
+            self.window = _number("Window in pixels", empty="as large as fits")
 
     def _new_pictures(self) -> None:
         self.labels = self._classes("Classes", "no class in particular", multiselect=True)
@@ -129,17 +200,17 @@ class Page:
 
     def _settings(self) -> None:
         with gr.Group(), gr.Row():
-            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-            self.fast = gr.Checkbox(True, label="Fast", info="16 iterations, Halton order, 25 diffusion steps")
+            self.seed = _number("Seed", empty="0")
+            what = f"{FAST.steps} iterations, order {FAST.order}, {FAST.diffusion_steps} diffusion steps"
+            self.fast = gr.Checkbox(True, label="Fast", info=what)
         with gr.Accordion("More settings", open=False):
-            gr.Markdown("What is left empty is as usual for the model and the kind of picture.")
             with gr.Row():
-                self.steps = gr.Number(label="Iterations", precision=0, minimum=1)
+                self.steps = _number("Iterations")
                 self.order = gr.Dropdown([("as usual", ""), *((o, o) for o in ORDERS)], value="", label="Order")
             with gr.Row():
-                self.diffusion_steps = gr.Number(label="Diffusion steps", precision=0, minimum=1)
-                self.guidance = gr.Number(label="Guidance", minimum=0)
-                self.temperature = gr.Number(label="Temperature")
+                self.diffusion_steps = _number("Diffusion steps")
+                self.guidance = _number("Guidance")
+                self.temperature = _number("Temperature")
 
     # ---- what happens
 
@@ -150,8 +221,11 @@ class Page:
         painting = settings | {
             self.photo, self.editor, self.label, self.versions, self.blend, self.band, self.window, self.aspect
         }  # fmt: skip
-        self.open.upload(self._opened, self.open, [self.photo, self.editor], api_visibility="private")
-        works: list[tuple[gr.Button, set[Any], Callable[[Values, OnProgress], list[Path]]]] = [
+        # Shown progress would leave an editor that has been painted on waiting for ever.
+        self.open.upload(
+            self._opened, self.open, [self.photo, self.editor], show_progress="hidden", api_visibility="private"
+        )
+        works: list[tuple[gr.Button, set[Any], Work]] = [
             (self.inpaint, painting, self._inpaint),
             (self.enrich, painting, self._enrich),
             (self.outpaint, painting, self._outpaint),
@@ -166,23 +240,19 @@ class Page:
                 show_progress_on=self.results, api_visibility="private",
             )  # fmt: skip
         self.stop.click(self._halt, queue=False, show_progress="hidden", api_visibility="private")
+        self.blocks.unload(self._halt)
 
-    def _run(self, work: Callable[[Values, OnProgress], list[Path]]) -> Callable[..., list[str]]:
-        """A button's handler: progress is shown, Stop stops, and errors become messages on the page."""
+    def _run(self, work: Work) -> Callable[..., Iterator[Any]]:
+        """A button's handler: shows what is being drawn, then what was; errors become messages on the page."""
 
-        def run(values: Values, request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[str]:
+        def run(values: Values, request: gr.Request, progress: gr.Progress = gr.Progress()) -> Iterator[Any]:
             halted = self._halted[request.session_hash]
             halted.clear()
-
-            def report(done: float, total: float) -> None:
-                if halted.is_set():
-                    raise _StopError
-                progress(done / total, desc="drawing")
-
+            progress(0, desc="drawing")
             try:
-                return [str(path) for path in work(values, report)]
+                yield from _drawn(lambda watch: work(values, watch), halted)
             except _StopError:
-                raise gr.Error("stopped", title="Stopped", print_exception=False, duration=3) from None
+                gr.Info("what was being drawn is shown and not kept", title="Stopped", duration=3)
             except (ValueError, OSError, ImportError, RuntimeError) as error:
                 raise gr.Error(" ".join(str(error).split()), print_exception=False, duration=None) from error
 
@@ -198,21 +268,21 @@ class Page:
             raise gr.Error(" ".join(str(error).split()), print_exception=False, duration=None) from error
         return file, {"background": shown, "layers": [], "composite": None}
 
-    def _inpaint(self, values: Values, on_progress: OnProgress) -> list[Path]:
-        return self.studio.inpaint(self._order(values), on_progress)
+    def _inpaint(self, values: Values, watch: Watch) -> list[Path]:
+        return self.studio.inpaint(self._order(values), watch)
 
-    def _enrich(self, values: Values, on_progress: OnProgress) -> list[Path]:
-        return self.studio.enrich(self._order(values), on_progress)
+    def _enrich(self, values: Values, watch: Watch) -> list[Path]:
+        return self.studio.enrich(self._order(values), watch)
 
-    def _outpaint(self, values: Values, on_progress: OnProgress) -> list[Path]:
-        return self.studio.outpaint(self._order(values), _ASPECTS[values[self.aspect]], on_progress)
+    def _outpaint(self, values: Values, watch: Watch) -> list[Path]:
+        return self.studio.outpaint(self._order(values), _ASPECTS[values[self.aspect]], watch)
 
-    def _generate(self, values: Values, on_progress: OnProgress) -> list[Path]:
-        return self.studio.generate(values[self.labels], values[self.count], self._choices(values), on_progress)
+    def _generate(self, values: Values, watch: Watch) -> list[Path]:
+        return self.studio.generate(values[self.labels], values[self.count], self._choices(values), watch)
 
-    def _interpolate(self, values: Values, on_progress: OnProgress) -> list[Path]:
+    def _interpolate(self, values: Values, watch: Watch) -> list[Path]:
         return self.studio.interpolate(
-            values[self.start], values[self.end], values[self.frames], self._choices(values), on_progress
+            values[self.start], values[self.end], values[self.frames], self._choices(values), watch
         )
 
     def _order(self, values: Values) -> Order:
@@ -222,14 +292,16 @@ class Page:
             label=values[self.label],
             versions=values[self.versions],
             pasting=Pasting(
-                window=values[self.window] or None, blend=values[self.blend], band=values[self.band] or None
+                window=_entered(values, self.window, int),
+                blend=values[self.blend],
+                band=_entered(values, self.band, int),
             ),
             choices=self._choices(values),
         )
 
     def _choices(self, values: Values) -> Choices:
         return Choices(
-            seed=values[self.seed] or 0, fast=values[self.fast], steps=values[self.steps] or None,
-            order=values[self.order] or None, diffusion_steps=values[self.diffusion_steps] or None,
-            guidance=values[self.guidance], temperature=values[self.temperature],
+            seed=_entered(values, self.seed, int) or 0, fast=values[self.fast], order=values[self.order] or None,
+            steps=_entered(values, self.steps, int), diffusion_steps=_entered(values, self.diffusion_steps, int),
+            guidance=_entered(values, self.guidance, float), temperature=_entered(values, self.temperature, float),
         )  # fmt: skip

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr.checkpoints import Pretrained
-from bigr_repr.images import decode
+from bigr_repr.images import decode as read_image
+from bigr_repr.sampling.canvas import decode, partly
 from bigr_repr.sampling.files import (
     PhotoFile,
     Written,
@@ -23,14 +25,17 @@ from bigr_repr.sampling.files import (
     inpaint_file,
     interpolate_file,
     outpaint_file,
+    to_pictures,
 )
 from bigr_repr.sampling.job import Options
 from bigr_repr.sampling.labels import class_list, class_names
 from bigr_repr.sampling.photos import Pasting
+from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.series import generate_files
 from bigr_repr.sampling.settings import FAST
 
-OnProgress = Callable[[float, float], object]
+Picture = Callable[[], Image.Image]  # one that is being drawn, as far as it is
+Watch = Callable[[float, float, Picture | None], object]  # done, total, and what there is to see, if anything
 SHOWN = 1024  # pixels of the longer side of the copy that is painted on
 
 
@@ -86,52 +91,66 @@ class Studio:
 
     def shown(self, photo: str) -> Image.Image:
         """The photograph as it is painted on: upright, at most 1024 pixels per side. Raises ImageError."""
-        image = decode(photo)
+        image = read_image(photo)
         image.thumbnail((SHOWN, SHOWN))
         return image
 
-    def inpaint(self, order: Order, on_progress: OnProgress) -> list[Path]:
+    def inpaint(self, order: Order, watch: Watch) -> list[Path]:
         """What is under the strokes painted anew."""
         file = self._file(order, "inpainted")
         if not file.masks:
             raise ValueError("nothing is marked; paint over what is to be replaced")
-        return self._painted(inpaint_file, file, order, on_progress)
+        return self._painted(inpaint_file, file, order, watch)
 
-    def enrich(self, order: Order, on_progress: OnProgress) -> list[Path]:
+    def enrich(self, order: Order, watch: Watch) -> list[Path]:
         """New detail under the strokes, or everywhere if there are none."""
-        return self._painted(enrich_file, self._file(order, "enriched"), order, on_progress)
+        return self._painted(enrich_file, self._file(order, "enriched"), order, watch)
 
-    def outpaint(self, order: Order, aspect: float, on_progress: OnProgress) -> list[Path]:
+    def outpaint(self, order: Order, aspect: float, watch: Watch) -> list[Path]:
         """The photograph continued on both sides to an aspect, width over height."""
         file = self._file(dataclasses.replace(order, strokes=()), "outpainted")
-        return self._painted(partial(outpaint_file, aspect=aspect), file, order, on_progress)
+        return self._painted(partial(outpaint_file, aspect=aspect), file, order, watch)
 
-    def generate(self, labels: Sequence[str], count: int, choices: Choices, on_progress: OnProgress) -> list[Path]:
+    def generate(self, labels: Sequence[str], count: int, choices: Choices, watch: Watch) -> list[Path]:
         """A folder of new pictures, the classes in turn."""
         classes = class_list(self.pre.config, labels) if labels else None
         done = generate_files(
             self.pre, self._target("generated").with_suffix(""), classes, count=max(count, len(labels)),
-            on_progress=on_progress, **choices.options(),
+            **self._watched(choices, watch),
         )  # fmt: skip
         return list(done.images)
 
-    def interpolate(self, start: str, end: str, frames: int, choices: Choices, on_progress: OnProgress) -> list[Path]:
+    def interpolate(self, start: str, end: str, frames: int, choices: Choices, watch: Watch) -> list[Path]:
         """A walk between two classes: the animation, and the strip."""
         labels = class_list(self.pre.config, [start]) + class_list(self.pre.config, [end])
         done = interpolate_file(
-            self.pre, labels, self._target("interpolated"), frames=frames, on_progress=on_progress, **choices.options()
+            self.pre, labels, self._target("interpolated"), frames=frames, **self._watched(choices, watch)
         )
         return [*done.also, *done.images]
 
-    def _painted(
-        self, paint: Callable[..., Written], file: PhotoFile, order: Order, on_progress: OnProgress
-    ) -> list[Path]:
+    def _painted(self, paint: Callable[..., Written], file: PhotoFile, order: Order, watch: Watch) -> list[Path]:
         labels = class_list(self.pre.config, [order.label]) if order.label else None
         done = paint(
-            self.pre, file, labels, count=order.versions, pasting=order.pasting, on_progress=on_progress,
-            **order.choices.options(),
+            self.pre, file, labels, count=order.versions, pasting=order.pasting,
+            on_step=lambda painted: watch(painted.done, painted.total, painted.picture), **order.choices.options(),
         )  # fmt: skip
         return list(done.images)
+
+    def _watched(self, choices: Choices, watch: Watch) -> Any:
+        """Keywords of a call that draws whole pictures, so that the first of each batch can be watched."""
+        latest: list[Iteration] = []
+
+        def keep(at: Iteration) -> None:
+            latest[:] = [at]
+
+        def picture() -> Image.Image:
+            (at,) = latest
+            with torch.inference_mode():
+                (shown,) = to_pictures(partly(self.pre, decode(self.pre, at.codes[:1]), at.masked[:1]))
+            return shown
+
+        options = choices.options() | {"callback": keep}
+        return {"on_progress": lambda done, total: watch(done, total, picture), **options}
 
     def _file(self, order: Order, name: str) -> PhotoFile:
         """Photograph and result; the strokes as a mask beside it, so that the picture can be made again."""
@@ -141,7 +160,7 @@ class Studio:
         marked = [layer[..., 3] > 0 for layer in order.strokes if layer[..., 3].any()]
         if not marked:
             return PhotoFile(photo=order.photo, out=out)
-        mask, size = out.with_stem(f"{out.stem}-mask"), decode(order.photo).size
+        mask, size = out.with_stem(f"{out.stem}-mask"), read_image(order.photo).size
         Image.fromarray(np.logical_or.reduce(marked)).convert("L").resize(size, Image.Resampling.NEAREST).save(mask)
         return PhotoFile(photo=order.photo, out=out, masks=[mask])
 
