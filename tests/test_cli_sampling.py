@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from bigr_repr_cli import main, photo, sampling
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 from sampling_model import one_thread, tiny_model
 from tiny_model import picture
 
@@ -415,11 +416,43 @@ def test_a_picture_is_the_same_file_in_any_batch(bigr: Run, tmp_path: Path, batc
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
 
-def test_the_grid_never_takes_the_place_of_a_picture(bigr: Run, tmp_path: Path) -> None:
-    code, _, error = bigr("generate", "--out", "series", "--count", "2", "--grid", "series/000001.png")
+@pytest.mark.parametrize("name", ["000001.png", "000020.png"])  # the second of a series that may be made longer
+def test_the_grid_never_takes_the_place_of_a_picture(bigr: Run, tmp_path: Path, name: str) -> None:
+    code, _, error = bigr("generate", "--out", "series", "--count", "2", "--grid", f"series/{name}")
     assert (code, error.count("\n")) == (1, 1)
-    assert "series/000001.png is a picture of the series itself" in error
+    assert f"series/{name} has the name of a picture of the series itself" in error
     assert not list(tmp_path.glob("series/*.png"))
+
+
+def test_names_that_are_no_utf8_are_written_escaped(bigr: Run, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "photo.png").rename(tmp_path / name)
+    assert bigr("inpaint", name, "--mask", "mask.png", "--out", "o.png")[0] == 0
+    assert read_origin(tmp_path / "o.png")["photograph"]["name"] == r"caf\xe9.png"
+
+
+def test_the_grid_may_lie_in_the_folder_to_be_made(bigr: Run, tmp_path: Path) -> None:
+    assert bigr("generate", "--out", str(tmp_path / "new"), "--grid", "new/grid.png")[0] == 0
+    assert (tmp_path / "new" / "grid.png").exists()
+
+
+def test_pictures_of_another_class_or_origin_are_refused(bigr: Run, tmp_path: Path) -> None:
+    assert bigr("generate", "-l", "0,1", "--count", "2", "--out", "two")[0] == 0
+    assert bigr("generate", "-l", "2", "--count", "2", "--out", "other")[0] == 0
+    picture, kept = tmp_path / "two" / "000001.png", (tmp_path / "two" / "000001.png").read_bytes()
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("bigr_repr", "[1, 2]")
+    for make in (
+        lambda: picture.write_bytes((tmp_path / "other" / "000001.png").read_bytes()),
+        lambda: Image.new("RGB", (16, 16)).save(picture, pnginfo=info),
+    ):
+        make()
+        code, _, error = bigr("generate", "-l", "0,1", "--count", "2", "--out", "two")
+        assert (code, error.count("\n")) == (1, 1)
+        assert "two/000001.png is not picture 1 of this series" in error
+    picture.unlink()
+    assert bigr("generate", "-l", "0,1", "--count", "2", "--out", "two")[0] == 0
+    assert picture.read_bytes() == kept
 
 
 def test_interpolate_draws_a_strip_and_a_walk(bigr: Run, tmp_path: Path) -> None:

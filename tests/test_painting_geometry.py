@@ -16,6 +16,7 @@ from sampling_model import tiny_model
 from bigr_repr.catalog import released_config
 from bigr_repr.sampling.blend import BLENDS, paste
 from bigr_repr.sampling.labels import class_list, class_names, class_number
+from bigr_repr.sampling.photos import Pasting
 from bigr_repr.sampling.windows import (
     Margins,
     Window,
@@ -146,6 +147,9 @@ def test_growing_repeats_the_edge_and_keeps_the_photograph() -> None:
         (lambda: margins_to_aspect(40, 30, 4 / 3), "nothing is to be painted"),
         (lambda: margins_to_aspect(40, 30, float("nan")), "aspect=nan"),
         (lambda: margins_to_aspect(40, 30, -1.0), "above 0"),
+        (lambda: margins_to_aspect(40, 30, 1e308), "more than"),
+        (lambda: margins_to_aspect(40, 30, 5e-324), "more than"),
+        (lambda: Pasting(window=0), "window=0"),
         (lambda: grow(np.zeros((3, 3, 3), np.uint8), Margins()), "nothing to paint"),
         (lambda: grow(np.zeros((3, 3, 3), np.uint8), Margins(left=-1, top=3)), "nothing to paint"),
     ],
@@ -220,6 +224,7 @@ def test_unknown_blends_are_refused(blend: str, band: int, says: str) -> None:
 
 # ---- classes
 NAMES = ("great white shark, white shark", "Goldfish", "tabby cat", "white shark", "ice-cream")
+CRANES = ("crane", "tern, gull", "Crane", "kite, bird of prey", "kite, toy")
 
 
 def test_classes_by_number_name_and_part() -> None:
@@ -249,6 +254,14 @@ def test_unknown_classes_are_refused(text: str, says: str) -> None:
     config = dataclasses.replace(tiny_model().config, class_names=NAMES)
     with pytest.raises(ValueError, match=says):
         class_list(config, [text])
+
+
+@pytest.mark.parametrize(("text", "says"), [("crane", "'crane' is 0 and 2 of test"), ("kite", "is 3 and 4 of test")])
+def test_a_name_of_several_classes_is_refused(text: str, says: str) -> None:
+    config = dataclasses.replace(tiny_model().config, class_names=CRANES)
+    with pytest.raises(ValueError, match=f"{says}; give the number"):
+        class_list(config, [text])
+    assert class_list(config, ["2,gull", "kite, toy"]) == [2, 1, 4]
 
 
 def test_models_without_names_take_numbers_and_imagenet_has_names() -> None:

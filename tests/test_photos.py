@@ -53,6 +53,12 @@ def test_only_what_is_marked_changes(pre: Pretrained, size: tuple[int, int], ble
     assert changed(photo, painted)[mask].mean() > 0.5
 
 
+def test_pasting_is_a_pasting(pre: Pretrained) -> None:
+    how: Any = {"blend": "feather"}
+    with pytest.raises(TypeError, match=r"make one: Pasting"):
+        enrich_photo(pre, photograph(20, 20), pasting=how)
+
+
 def test_a_photograph_of_the_models_size_is_painted_as_the_canvas_is(pre: Pretrained) -> None:
     pixels = (some_images() * 255).round().byte()
     mask = box_mask(16, 16, (2, 3, 9, 6))

@@ -212,6 +212,15 @@ def test_odd_grids_work(grid: int) -> None:
         assert generate(pre, [1], steps=1, order=order).shape == (1, 3, side, side)
 
 
+def test_whole_numbers_may_be_numpys() -> None:
+    pre = tiny_model()
+    seed, count = np.int64(3), np.int64(2)
+    options: Any = {"seed": seed, "count": count, "steps": 2, "diffusion_steps": 2}
+    assert torch.equal(generate(pre, [1], **options), generate(pre, [1], seed=3, count=2, steps=2, diffusion_steps=2))
+    with pytest.raises(ValueError, match="seed=True"):
+        generate(pre, [1], seed=True)
+
+
 def test_a_grid_of_512_pixels_works() -> None:
     """1024 tokens, a mask of odd shape: known tokens stay, and the schedule counts the masked ones."""
     pre, watch = tiny_model(grid=32), Watch()

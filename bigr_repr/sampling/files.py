@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from bigr_repr._paths import escape_path
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.images import decode
@@ -67,8 +68,8 @@ def origin(
         "model": pre.config.name,
         "weights_sha256": pre.fingerprint,
         "precision": str(pre.generator.transformer.mask_tok.dtype).removeprefix("torch."),
-        "seed": options.get("seed", 0),
-        "labels": None if labels is None else list(labels),
+        "seed": int(options.get("seed", 0)),
+        "labels": None if labels is None else [int(label) for label in labels],
         "classes": None if labels is None or not names else [names[label] for label in labels],
         "settings": dataclasses.asdict(settings.resolved(pre.config.generator, labels is not None)),
     }
@@ -129,7 +130,7 @@ class PhotoFile:
         return {
             "photograph": _file_facts(self.photo),
             "masks": [_file_facts(mask) for mask in self.masks],
-            "boxes": [list(box) for box in self.boxes],
+            "boxes": [[int(side) for side in box] for box in self.boxes],
         }
 
     @property
@@ -149,7 +150,7 @@ class PhotoFile:
 
 def _file_facts(path: PathLike) -> dict[str, str]:
     with Path(path).open("rb") as file:
-        return {"name": Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"name": escape_path(Path(path).name), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def inpaint_file(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -45,9 +46,13 @@ class Options(SettingsKeywords, total=False):
 
 def at_least_one(name: str, value: int) -> int:
     """`value`, or ValueError unless it is a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r} is not allowed: it must be a whole number of at least 1")
-    return value
+    return _at_least(1, name, value)
+
+
+def _at_least(least: int, name: str, value: int) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} is not allowed: it must be a whole number of at least {least}")
+    return int(value)  # one of NumPy's is none to JSON
 
 
 def _by_number(pre: Pretrained, labels: Labels) -> Any:
@@ -64,12 +69,6 @@ def check_loaded(pre: Pretrained) -> Pretrained:
     if not isinstance(pre, Pretrained):
         raise TypeError(f"{pre!r} is not a loaded model; load one first: model = bigr_repr.load({str(pre)!r})")
     return pre
-
-
-def _not_negative(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name}={value!r} is not allowed: it must be a whole number of at least 0")
-    return value
 
 
 def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
@@ -119,7 +118,7 @@ class Job:
         if unknown:
             raise TypeError(f"unknown options {unknown}; known are {sorted(Options.__annotations__)}")
         self.pre = check_loaded(pre)
-        self.seed, self.first = (_not_negative(name, changes.pop(name, 0)) for name in ("seed", "first"))
+        self.seed, self.first = (_at_least(0, name, changes.pop(name, 0)) for name in ("seed", "first"))
         self.callback: Callback | None = changes.pop("callback", None)
         batch_size: int | None = changes.pop("batch_size", None)
         self.batch_size = self._usual_batch() if batch_size is None else at_least_one("batch_size", batch_size)

@@ -24,7 +24,8 @@ def class_names(config: ModelConfig) -> tuple[str, ...]:
 def class_number(config: ModelConfig, text: str) -> int:
     """The class that a number or a name stands for; either case; of a name with commas, any part.
 
-    Raises ValueError for a number outside 0..C-1 and, with the nearest names, for a name that no class has.
+    Raises ValueError for a number outside 0..C-1, for a name that several classes share and, with the nearest names,
+    for one that no class has.
     """
     wanted, count = text.strip(), config.generator.classes
     if wanted.removeprefix("-").isdecimal():
@@ -37,13 +38,16 @@ def class_number(config: ModelConfig, text: str) -> int:
     if not names:
         raise ValueError(f"class {wanted!r} cannot be looked up: {config.name} has no names; give 0..{count - 1}")
     table = _table(names)
-    found = table.get(_plain(wanted))
-    if found is None:
+    found = table.get(_plain(wanted), ())
+    if len(found) > 1:
+        numbers = f"{', '.join(map(str, found[:-1]))} and {found[-1]}"
+        raise ValueError(f"class {wanted!r} is {numbers} of {config.name}; give the number")
+    if not found:
         near = difflib.get_close_matches(_plain(wanted), table, n=_SUGGESTIONS, cutoff=0.5)
-        listed = ", ".join(dict.fromkeys(repr(names[table[name]]) for name in near))  # two parts may be of one name
+        listed = ", ".join(dict.fromkeys(repr(names[table[name][0]]) for name in near))  # two parts may be of one name
         remedy = f"nearest: {listed}" if near else f"give a number 0..{count - 1}, or see: {_LIST.format(config.name)}"
         raise ValueError(f"class {wanted!r} is not one of {config.name}'s; {remedy}")
-    return found
+    return found[0]
 
 
 def class_list(config: ModelConfig, texts: Iterable[str]) -> list[int]:
@@ -60,15 +64,15 @@ def class_list(config: ModelConfig, texts: Iterable[str]) -> list[int]:
 
 
 @functools.lru_cache(maxsize=4)
-def _table(names: tuple[str, ...]) -> dict[str, int]:
-    """Class numbers by plain name; whole names stand above parts, and earlier classes above later ones."""
-    table: dict[str, int] = {}
+def _table(names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """The numbers of the classes of each plain name; whole names stand above parts."""
+    whole: dict[str, list[int]] = {}
+    parts: dict[str, list[int]] = {}
     for number, name in enumerate(names):
-        table.setdefault(_plain(name), number)
-    for number, name in enumerate(names):
-        for part in name.split(","):
-            table.setdefault(_plain(part), number)
-    return table
+        whole.setdefault(_plain(name), []).append(number)
+        for part in dict.fromkeys(map(_plain, name.split(","))):
+            parts.setdefault(part, []).append(number)
+    return {name: tuple(numbers) for name, numbers in (parts | whole).items()}
 
 
 def _plain(name: str) -> str:

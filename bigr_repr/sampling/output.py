@@ -36,7 +36,7 @@ def check_target(path: Path, suffix: str, *, made: Path | None = None) -> None:
         raise ValueError(f"{path}: the name must end in {suffix}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file that ends in {suffix}")
-    if path.parent == made and not made.exists():
+    if made is not None and not made.exists() and path.parent.resolve() == made.resolve():
         return
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; make it first, or name another")

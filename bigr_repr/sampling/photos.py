@@ -49,7 +49,16 @@ class Pasting:
     band: int | None = None
 
     def __post_init__(self) -> None:
+        if self.window is not None:
+            at_least_one("window", self.window)
         check_blend(self.blend, self.band)
+
+
+def _given(pasting: Pasting | None) -> Pasting:
+    """`pasting`, or the usual one. Raises TypeError for anything else."""
+    if not isinstance(pasting, Pasting | None):
+        raise TypeError(f"pasting={pasting!r} is not a Pasting; make one: Pasting(blend='feather')")
+    return pasting or Pasting()
 
 
 class Painted(NamedTuple):
@@ -86,7 +95,7 @@ def inpaint_photo(
     Raises ValueError for a mask of another size or an empty one, and as `inpaint` does.
     """
     job, pixels = Job(pre, PAINTING, options), np.array(as_rgb(photo))
-    return _Painting(job, pixels, _checked(mask, pixels), labels, count, pasting or Pasting(), on_step).run()
+    return _Painting(job, pixels, _checked(mask, pixels), labels, count, _given(pasting), on_step).run()
 
 
 def edit_photo(
@@ -128,7 +137,7 @@ def outpaint_photo(
     height, width = (pixels.shape[0] + wanted.top + wanted.bottom, pixels.shape[1] + wanted.left + wanted.right)
     if height * width > MAX_PIXELS:
         raise ValueError(f"the result would have {width}x{height} pixels, more than {MAX_PIXELS:,}; grow it by less")
-    how, shorter = pasting or Pasting(), min(pixels.shape[:2])
+    how, shorter = _given(pasting), min(pixels.shape[:2])
     pixels, mask = grow(pixels, wanted)
     if how.window is None:
         how = dataclasses.replace(how, window=max(shorter, min(pre.config.image_size, *pixels.shape[:2])))
@@ -156,7 +165,7 @@ def enrich_photo(
     """
     job, pixels = Job(pre, SamplingSettings(), options), np.array(as_rgb(photo))
     marked = np.ones(pixels.shape[:2], np.bool_) if mask is None else _checked(mask, pixels)
-    how, detail = pasting or Pasting(), at_least_one("scale", scale)
+    how, detail = _given(pasting), at_least_one("scale", scale)
     if how.window is None:
         how = dataclasses.replace(how, window=min(pre.config.image_size, *pixels.shape[:2]))
     return _Painting(job, pixels, marked, labels, count, how, on_step, rounds=block_rounds, detail=detail).run()

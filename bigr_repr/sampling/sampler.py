@@ -63,7 +63,9 @@ def sample_codes(
     """
     settings.check(model.config)
     if model.training:
-        raise ValueError("the model is in training mode, in which it drops values at random; call its eval() first")
+        raise ValueError(
+            "the generator is in training mode, in which it drops values at random; call generator.eval() first"
+        )
     settings.guidance_at(1, condition is not None)
     codes, masked = _check(model, codes, masked, condition)
     with torch.inference_mode():

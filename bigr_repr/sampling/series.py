@@ -8,6 +8,7 @@ A picture's number decides its noise and its class, so a series can be cut short
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,11 +73,10 @@ def generate_files(
     started = time.monotonic()
     targets = [(Path(path), suffix) for path, suffix in ((sheet, ".png"), (npz, ".npz"), (animation, ".gif")) if path]
     series = _Series(pre, Path(out), labels, count, options)
-    taken = {path.resolve() for path in series.paths()}
     for path, suffix in targets:
         check_target(path, suffix, made=series.folder)
-        if path.resolve() in taken:
-            raise ValueError(f"{path} is a picture of the series itself; choose another name")
+        if path.parent.resolve() == series.folder.resolve() and re.fullmatch(r"\d{6}\.png", path.name):
+            raise ValueError(f"{path} has the name of a picture of the series itself; choose another")
     series.claim()
     recorder = None if animation is None else _Recorder(min(SHOWN, series.count))
     drawn = series.draw(recorder, on_progress)
@@ -160,6 +160,10 @@ class _Series:
             done += size
         return len(todo)
 
+    def _label(self, number: int) -> list[int] | None:
+        """The class of a picture, as it says it; None without classes."""
+        return None if self.labels is None else [self.labels[number % len(self.labels)]]
+
     def _drawn(self, path: Path, number: int) -> bool:
         """Whether a picture is there already, whole. Raises ValueError for a picture that is none of this series."""
         if not path.exists():
@@ -170,8 +174,9 @@ class _Series:
                 picture.verify()  # the checksums of the file
         except (OSError, SyntaxError, ValueError):
             return False  # damaged: drawn again
-        same = all(said.get(key) == self.origin[key] for key in ("weights_sha256", "precision", "seed", "settings"))
-        if said.get("image") != number or not same:
+        wanted = {key: self.origin[key] for key in ("weights_sha256", "precision", "seed", "settings")}
+        wanted |= {"image": number, "labels": self._label(number)}
+        if not isinstance(said, dict) or {key: said.get(key) for key in wanted} != wanted:
             raise ValueError(
                 f"{path} is not picture {number} of this series; move it away, then give the command again"
             )
@@ -179,11 +184,11 @@ class _Series:
 
     def _draw(self, first: int, size: int, watch: Callable[[Iteration], None]) -> None:
         numbers = range(first, first + size)
-        labels = None if self.labels is None else [self.labels[number % len(self.labels)] for number in numbers]
+        labels = [label for number in numbers for label in self._label(number) or ()] or None
         options: Options = {**self.options, "first": first, "callback": watch}
         images = generate(self.pre, labels, count=size, **options)
         for index, picture in enumerate(to_pictures(images)):
-            own: dict[str, Any] = {"image": first + index, "labels": None if labels is None else [labels[index]]}
+            own: dict[str, Any] = {"image": first + index, "labels": self._label(first + index)}
             if self.origin["classes"] is not None:
                 own["classes"] = [self.origin["classes"][(first + index) % len(self.origin["classes"])]]
             write_png(self.folder / f"{first + index:06d}.png", picture, self.origin | own)

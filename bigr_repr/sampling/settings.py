@@ -35,8 +35,11 @@ class SettingsKeywords(TypedDict, total=False):
     deterministic: bool
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+_MOST = 1000  # of guidance and noise: more changes nothing but what overflows
+
+
+def _is_within(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +57,11 @@ class SamplingSettings:
     confidence_steps    if given, a chain of this many steps ranks the tokens, and the full chain runs for the chosen
                         ones only. Faster, and no longer the paper's sampler. For the first three orders only.
     guidance            classifier-free guidance, 0 or more; 1 or less is one conditional pass. None: 2.5 where there
-                        is a class to guide towards, else no guidance.
+                        is a class to guide towards, else no guidance. At most 1000.
     guidance_schedule   "constant", or "linear": 1 + (guidance - 1) i / n in iteration i of n.
-    temperature         divides the logits of the bits; above 0.
-    gumbel              Gumbel noise added to the confidence of each token, 0 for none. The first three orders only.
+    temperature         divides the logits of the bits; 1e-9 to 1e9.
+    gumbel              Gumbel noise added to the confidence of each token, 0 for none, at most 1000. The first three
+                        orders only.
     gumbel_schedule     the noise in iteration i of n: "constant", "down" (times 1 - i / n) or "up" (times i / n).
     deterministic       take the chosen tokens' bits by threshold at 0.5 instead of drawing them.
 
@@ -90,17 +94,14 @@ class SamplingSettings:
         for name, allowed in choices.items():
             value = getattr(self, name)
             require(value in allowed, name, value, f"choose one of {', '.join(allowed)}")
-        guided = self.guidance is None or (_is_number(self.guidance) and self.guidance >= 0)
-        require(guided, "guidance", self.guidance, "it must be a number of at least 0 (1 or less: no guidance)")
+        guided = self.guidance is None or _is_within(self.guidance, 0, _MOST)
+        require(guided, "guidance", self.guidance, f"it must be a number in 0..{_MOST} (1 or less: no guidance)")
+        require(_is_within(self.gumbel, 0, _MOST), "gumbel", self.gumbel, f"it must be a number in 0..{_MOST}")
         require(
-            _is_number(self.gumbel) and self.gumbel >= 0, "gumbel", self.gumbel, "it must be a number of at least 0"
-        )
-        warm = _is_number(self.temperature) and self.temperature > 0
-        require(
-            warm,
+            _is_within(self.temperature, 1e-9, 1e9),
             "temperature",
             self.temperature,
-            "it must be a number above 0; for the likeliest bits choose deterministic",
+            "it must be a number in 1e-9..1e9; for the likeliest bits choose deterministic",
         )
         require(isinstance(self.deterministic, bool), "deterministic", self.deterministic, "it must be True or False")
         rule = f"order={self.order!r} ranks nothing by confidence; leave it out or choose {', '.join(RANKED_ORDERS)}"

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bigr_repr.images import MAX_PIXELS
+
 Mask = NDArray[np.bool_]
 _KNOWN = 0.25  # of a single window, for the model to go by
 
@@ -45,11 +47,11 @@ def window_side(width: int, height: int, window: int | None) -> int:
     shorter = min(width, height)
     if window is None:
         return shorter
-    if not isinstance(window, int) or isinstance(window, bool) or not 1 <= window <= shorter:
+    if not 1 <= window <= shorter:
         raise ValueError(
             f"window={window!r} is outside 1..{shorter}, the shorter side of the {width}x{height} photograph"
         )
-    return window
+    return int(window)
 
 
 def windows(mask: Mask, side: int, room: int = 0) -> Iterator[Window]:
@@ -138,10 +140,16 @@ def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Mask:
 def margins_to_aspect(width: int, height: int, aspect: float) -> Margins:
     """The least margins, equal on opposite sides, that bring a photograph to width / height = `aspect`.
 
-    Raises ValueError for an aspect that is not a positive number, or that the photograph has already.
+    Raises ValueError for an aspect that is not a positive number, that the photograph has already, or that would take
+    more pixels than a photograph may have.
     """
     if not (math.isfinite(aspect) and aspect > 0):
         raise ValueError(f"aspect={aspect!r} is not allowed: it must be a number above 0, width over height")
+    if max(height * height * aspect, width * width / aspect) > MAX_PIXELS:
+        raise ValueError(
+            f"aspect={aspect:g} takes more than {MAX_PIXELS:,} pixels around a {width}x{height} photograph; "
+            "choose one nearer to its own"
+        )
     across, down = max(0, round(height * aspect) - width), max(0, round(width / aspect) - height)
     if across == down == 0:
         raise ValueError(f"aspect={aspect:g} is that of the {width}x{height} photograph: nothing is to be painted")

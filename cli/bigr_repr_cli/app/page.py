@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 import typer
+from gradio.processing_utils import save_file_to_cache
 from PIL import Image
 
 from bigr_repr.sampling.photos import Pasting
@@ -28,6 +29,7 @@ footer {display: none !important}
 _LOOK_SECONDS = 0.5  # at least, between looks at what is being drawn
 _LOOK_SHARE = 0.1  # of the time, at most, goes into looking
 _LOOK_PIXELS = 512
+_THREAD = "drawing"
 
 Number = TypeVar("Number", int, float)
 Values = dict[Any, Any]  # what is entered, by component
@@ -41,17 +43,22 @@ class _StopError(Exception):
 def serve(studio: Studio, host: str, port: int, *, browser: bool) -> None:
     """Serve the page until Ctrl-C. Raises OSError when the address cannot be listened on."""
     _check_free(host, port)
-    typer.echo(f"{studio.pre.config.name} paints at http://{host}:{port}; Ctrl-C ends it", err=True)
-    Page(studio).blocks.launch(
+    page = Page(studio)
+    page.blocks.launch(
         server_name=host,
         server_port=port,
         inbrowser=browser,
         share=False,
         quiet=True,
-        allowed_paths=[str(studio.out.resolve())],
+        prevent_thread_lock=True,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none from elsewhere
         css=_CSS,
     )
+    typer.echo(f"{studio.pre.config.name} paints at http://{host}:{port}; Ctrl-C ends it", err=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        page.close()
 
 
 def _check_free(host: str, port: int) -> None:
@@ -63,7 +70,7 @@ def _check_free(host: str, port: int) -> None:
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from error
 
 
-def _drawn(work: Callable[[Watch], list[Path]], halted: threading.Event) -> Iterator[list[Any]]:
+def _drawn(work: Callable[[Watch], list[Path]], halted: Callable[[], bool]) -> Iterator[list[Any]]:
     """The pictures for the gallery: what is being drawn, now and then, and in the end all that was drawn.
 
     The work has a thread of its own, which ends when this iterator does. Raises what the work raises, and _StopError.
@@ -71,10 +78,11 @@ def _drawn(work: Callable[[Watch], list[Path]], halted: threading.Event) -> Iter
     told: queue.SimpleQueue[list[Any] | BaseException | None] = queue.SimpleQueue()
     looked, cost = time.monotonic(), 0.0
     shown: Image.Image | None = None
+    gone = threading.Event()
 
     def watch(done: float, total: float, picture: Picture | None) -> None:
         nonlocal looked, cost, shown
-        if halted.is_set():
+        if halted() or gone.is_set():
             raise _StopError
         started = time.monotonic()
         if started - looked < max(_LOOK_SECONDS, cost / _LOOK_SHARE):
@@ -89,12 +97,12 @@ def _drawn(work: Callable[[Watch], list[Path]], halted: threading.Event) -> Iter
 
     def draw() -> None:
         try:
-            told.put([str(path) for path in work(watch)])
+            told.put(list(work(watch)))
             told.put(None)
         except BaseException as error:
             told.put(error)
 
-    thread = threading.Thread(target=draw, daemon=True)
+    thread = threading.Thread(target=draw, name=_THREAD, daemon=True)
     thread.start()
     try:
         while (seen := told.get()) is not None:
@@ -102,8 +110,14 @@ def _drawn(work: Callable[[Watch], list[Path]], halted: threading.Event) -> Iter
                 raise seen
             yield seen
     finally:
-        halted.set()  # the page may have gone before the work was done
+        gone.set()  # the page may have closed before the work was done
         thread.join()
+
+
+def _told(error: Exception, photo: str | None) -> gr.Error:
+    """An error as a message on the page, with the photograph's name as the user knows it."""
+    text = " ".join(str(error).split())
+    return gr.Error(text.replace(f"{Path(photo).parent}/", "") if photo else text, print_exception=False, duration=None)
 
 
 def _number(title: str, *, empty: str = "as usual") -> gr.Textbox:
@@ -127,6 +141,7 @@ class Page:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self._halted: defaultdict[str | None, threading.Event] = defaultdict(threading.Event)  # by session
+        self._ended = threading.Event()
         config = studio.pre.config
         with gr.Blocks(
             title=f"bigr-repr: {config.name}", analytics_enabled=False, delete_cache=(86_400, 86_400)
@@ -190,9 +205,9 @@ class Page:
 
     def _classes(self, title: str, none: str | None, *, multiselect: bool = False, first: int = 0) -> gr.Dropdown:
         """A choice of classes; `none` says what no class means."""
-        classes = list(self.studio.classes)
-        usual: Any = ([] if multiselect else "") if none else classes[first]
-        choices = [(none, ""), *((name, name) for name in classes)] if none and not multiselect else classes
+        classes = list(self.studio.classes.items())
+        usual: Any = ([] if multiselect else "") if none else classes[first][1]
+        choices = [(none, ""), *classes] if none and not multiselect else classes
         return gr.Dropdown(
             choices, value=usual, label=title, multiselect=multiselect, info=none if multiselect else None,
             visible=bool(classes),
@@ -235,7 +250,8 @@ class Page:
             walk = settings | {self.start, self.end, self.frames}
             works.append((self.interpolate, walk, self._interpolate))
         for button, inputs, work in works:
-            button.click(
+            pressed = button.click(self._pressed, queue=False, show_progress="hidden", api_visibility="private")
+            pressed.then(
                 self._run(work), inputs, self.results, concurrency_id="model", concurrency_limit=1,
                 show_progress_on=self.results, api_visibility="private",
             )  # fmt: skip
@@ -247,25 +263,43 @@ class Page:
 
         def run(values: Values, request: gr.Request, progress: gr.Progress = gr.Progress()) -> Iterator[Any]:
             halted = self._halted[request.session_hash]
-            halted.clear()
             progress(0, desc="drawing")
             try:
-                yield from _drawn(lambda watch: work(values, watch), halted)
+                for seen in _drawn(lambda watch: work(values, watch), lambda: halted.is_set() or self._ended.is_set()):
+                    yield [self._served(each) if isinstance(each, Path) else each for each in seen]
             except _StopError:
-                gr.Info("what was being drawn is shown and not kept", title="Stopped", duration=3)
+                gr.Info("what was being drawn is not kept", title="Stopped", duration=3)
             except (ValueError, OSError, ImportError, RuntimeError) as error:
-                raise gr.Error(" ".join(str(error).split()), print_exception=False, duration=None) from error
+                raise _told(error, values.get(self.photo)) from error
+            except Exception as error:  # a fault of ours: in words on the page, with its traceback on the terminal
+                raise gr.Error(f"{type(error).__name__}: {error}", duration=None) from error
 
         return run
 
+    def _served(self, path: Path) -> str:
+        """A copy of a picture, of which the page is made; nothing else in the folder is served."""
+        return str(save_file_to_cache(str(path), self.results.GRADIO_CACHE))
+
+    def _pressed(self, request: gr.Request) -> None:
+        self._halted[request.session_hash].clear()
+
     def _halt(self, request: gr.Request) -> None:
         self._halted[request.session_hash].set()
+
+    def close(self) -> None:
+        """Stop all that is being drawn, and the server."""
+        self._ended.set()
+        for thread in threading.enumerate():
+            if thread.name == _THREAD:
+                thread.join()
+        self.blocks.close(verbose=False)
 
     def _opened(self, file: str) -> tuple[str, dict[str, Any]]:
         try:
             shown = self.studio.shown(file)
         except (ValueError, OSError) as error:
-            raise gr.Error(" ".join(str(error).split()), print_exception=False, duration=None) from error
+            raise _told(error, file) from error
+        shown.info["opened"] = str(time.time())  # the editor keeps what was painted on a file that it has seen before
         return file, {"background": shown, "layers": [], "composite": None}
 
     def _inpaint(self, values: Values, watch: Watch) -> list[Path]:

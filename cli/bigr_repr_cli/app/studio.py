@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from bigr_repr._durable import replacing
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.images import decode as read_image
 from bigr_repr.sampling.canvas import decode, partly
@@ -79,7 +80,10 @@ class Order:
 
 
 class Studio:
-    """A model and the folder where its pictures are kept. Raises OSError for a folder that cannot be written."""
+    """A model and the folder where its pictures are kept. Raises OSError for a folder that cannot be written.
+
+    classes: the model's by name, each with its number, as text; empty for a model without.
+    """
 
     def __init__(self, pre: Pretrained, out: Path) -> None:
         self.pre, self.out = pre, out
@@ -87,7 +91,9 @@ class Studio:
         trained = pre.config.training.get("settings")
         conditional = not (isinstance(trained, dict) and trained.get("conditional") is False)
         numbered = tuple(map(str, range(pre.config.generator.classes)))
-        self.classes = (class_names(pre.config) or numbered) if conditional else ()
+        names = class_names(pre.config)
+        told = [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]
+        self.classes = dict(zip(told or numbered, numbered, strict=True)) if conditional else {}
 
     def shown(self, photo: str) -> Image.Image:
         """The photograph as it is painted on: upright, at most 1024 pixels per side. Raises ImageError."""
@@ -129,11 +135,16 @@ class Studio:
         return [*done.also, *done.images]
 
     def _painted(self, paint: Callable[..., Written], file: PhotoFile, order: Order, watch: Watch) -> list[Path]:
-        labels = class_list(self.pre.config, [order.label]) if order.label else None
-        done = paint(
-            self.pre, file, labels, count=order.versions, pasting=order.pasting,
-            on_step=lambda painted: watch(painted.done, painted.total, painted.picture), **order.choices.options(),
-        )  # fmt: skip
+        try:
+            labels = class_list(self.pre.config, [order.label]) if order.label else None
+            done = paint(
+                self.pre, file, labels, count=order.versions, pasting=order.pasting,
+                on_step=lambda painted: watch(painted.done, painted.total, painted.picture), **order.choices.options(),
+            )  # fmt: skip
+        except BaseException:
+            for mask in file.masks:
+                Path(mask).unlink(missing_ok=True)
+            raise
         return list(done.images)
 
     def _watched(self, choices: Choices, watch: Watch) -> Any:
@@ -161,7 +172,9 @@ class Studio:
         if not marked:
             return PhotoFile(photo=order.photo, out=out)
         mask, size = out.with_stem(f"{out.stem}-mask"), read_image(order.photo).size
-        Image.fromarray(np.logical_or.reduce(marked)).convert("L").resize(size, Image.Resampling.NEAREST).save(mask)
+        with replacing(mask) as target:
+            union = Image.fromarray(np.logical_or.reduce(marked)).convert("L")
+            union.resize(size, Image.Resampling.NEAREST).save(target, "PNG")
         return PhotoFile(photo=order.photo, out=out, masks=[mask])
 
     def _target(self, name: str) -> Path:
