@@ -282,12 +282,16 @@ def test_the_end_of_the_server_ends_what_is_drawn(studio: Studio) -> None:
 
 
 def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
-    words = ["app", "--no-browser", "--out", str(tmp_path / "drawn"), "--port", str(free_port())]
-    running = subprocess.Popen([sys.executable, "-m", "bigr_repr_cli", *words], stderr=subprocess.PIPE, text=True)
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # tests may run deaf to Ctrl-C
+    program = app_program(heard, "--out", str(tmp_path / "drawn"), "--port", str(free_port()))
+    running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None
     assert "Ctrl-C ends it" in running.stderr.readline()
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    try:
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert (running.returncode, said) == (0, "")
 
 
@@ -330,10 +334,15 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def run_app(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+def app_program(code: str, *words: str) -> str:
+    """The command, after some code."""
     start = f"import sys; {code}; sys.argv = ['bigr-repr', 'app', '--no-browser', *{words!r}]; "
-    start += "from bigr_repr_cli.main import main; main()"
-    return subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, timeout=120, check=False)
+    return start + "from bigr_repr_cli.main import main; main()"
+
+
+def run_app(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    program = app_program(code, *words)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_without_gradio_the_command_says_what_to_install(tmp_path: Path) -> None:
