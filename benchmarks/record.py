@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ def without_machine_paths(text: str) -> str:
     """Of the absolute paths among the arguments only the last part, wherever they stand: the rest is this machine's."""
     for word in sorted(sys.argv[1:], key=len, reverse=True):
         if Path(word).is_absolute() and Path(word).name:
-            text = text.replace(word.rstrip("/"), Path(word).name)
+            whole = rf"(?<![\w.\-/]){re.escape(word.rstrip('/'))}(?![\w.\-])"  # not /data in /more/data or /data2
+            text = re.sub(whole, Path(word).name.replace("\\", r"\\"), text)
     return text
 
 
