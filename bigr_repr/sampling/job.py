@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, TypeAlias, cast
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from bigr_repr.checkpoints import Pretrained
 from bigr_repr.sampling.canvas import decode, encode
 from bigr_repr.sampling.draws import Draws, SeededDraws
-from bigr_repr.sampling.labels import class_number
+from bigr_repr.sampling.labels import class_number, has_classes
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
 from bigr_repr.sampling.settings import SamplingSettings, SettingsKeywords, usual_settings
 
@@ -76,8 +76,7 @@ def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
 
     Raises ValueError unless they are names or whole numbers in 0..C-1 of a model that was trained with classes.
     """
-    trained = check_loaded(pre).config.training.get("settings")
-    if isinstance(trained, Mapping) and trained.get("conditional") is False:
+    if not has_classes(check_loaded(pre).config):
         raise ValueError(
             f"labels={labels!r}: {pre.config.name} was trained without classes; name none, and leave guidance out"
         )

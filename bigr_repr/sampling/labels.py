@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bigr_repr.catalog import imagenet_class_names
 from bigr_repr.config import ModelConfig
@@ -19,6 +19,12 @@ def class_names(config: ModelConfig) -> tuple[str, ...]:
     if config.class_names or config.generator.classes != 1000:
         return config.class_names
     return imagenet_class_names() if str(config.training.get("data", "")).startswith("ImageNet-1k") else ()
+
+
+def has_classes(config: ModelConfig) -> bool:
+    """Whether the model was trained with classes."""
+    settings = config.training.get("settings")
+    return not (isinstance(settings, Mapping) and settings.get("conditional") is False)
 
 
 def class_number(config: ModelConfig, text: str) -> int:

@@ -29,7 +29,7 @@ from bigr_repr.sampling.files import (
     to_pictures,
 )
 from bigr_repr.sampling.job import Options
-from bigr_repr.sampling.labels import class_list, class_names
+from bigr_repr.sampling.labels import class_list, class_names, has_classes
 from bigr_repr.sampling.photos import Pasting
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.series import generate_files
@@ -88,12 +88,10 @@ class Studio:
     def __init__(self, pre: Pretrained, out: Path) -> None:
         self.pre, self.out = pre, out
         out.mkdir(parents=True, exist_ok=True)
-        trained = pre.config.training.get("settings")
-        conditional = not (isinstance(trained, dict) and trained.get("conditional") is False)
         numbered = tuple(map(str, range(pre.config.generator.classes)))
         names = class_names(pre.config)
         told = [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]
-        self.classes = dict(zip(told or numbered, numbered, strict=True)) if conditional else {}
+        self.classes = dict(zip(told or numbered, numbered, strict=True)) if has_classes(pre.config) else {}
 
     def shown(self, photo: str) -> Image.Image:
         """The photograph as it is painted on: upright, at most 1024 pixels per side. Raises ImageError."""
