@@ -34,12 +34,12 @@ import pyarrow.parquet as pq
 import record
 
 import bigr_repr as br
-from bigr_repr.evaluate._stratified import stratified_sample
-from bigr_repr.evaluate.bench import bench, best_row
-from bigr_repr.evaluate.cache import default_cache
-from bigr_repr.evaluate.extraction import BenchSettings
-from bigr_repr.evaluate.generation import frechet_distance
-from bigr_repr.evaluate.splits import BenchData, open_data
+from bigr_repr.evaluate.data.splits import BenchData, open_data
+from bigr_repr.evaluate.data.stratified import stratified_sample
+from bigr_repr.evaluate.metrics.generation import frechet_distance
+from bigr_repr.evaluate.runs.bench import bench, best_row
+from bigr_repr.evaluate.runs.cache import default_cache
+from bigr_repr.evaluate.runs.extraction import BenchSettings
 
 _BUNDLED = "bigr-tiny"
 _JUDGE, _LAYER = _BUNDLED, 12

@@ -34,14 +34,14 @@ def by_torchvision(file: str, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     from PIL import Image
     from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
-    from bigr_repr.images import center_crop
+    from bigr_repr.images.decode import center_crop
 
     pixels = decode_jpeg(read_file(file), ImageReadMode.RGB, apply_exif_orientation=True)
     return center_crop(Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())), side)
 
 
 def _seconds_of(load: Callable[[str], object], files: list[str]) -> float:
-    from bigr_repr._ahead import map_ahead
+    from bigr_repr.system.threads import map_ahead
 
     load(files[0])  # imports
     started = time.perf_counter()
@@ -52,7 +52,7 @@ def _seconds_of(load: Callable[[str], object], files: list[str]) -> float:
 
 def _difference(files: list[str], side: int) -> int:
     """The largest difference of a pixel."""
-    from bigr_repr.images import load_image
+    from bigr_repr.images.decode import load_image
 
     pairs = ((load_image(file, side), by_torchvision(file, side)) for file in files)
     return max(int(np.abs(ours.astype(int) - theirs).max()) for ours, theirs in pairs)
@@ -60,9 +60,9 @@ def _difference(files: list[str], side: int) -> int:
 
 def seconds_to_decode(files: list[str], side: int, timeout: float | None) -> float:
     """Time for all files, as the engine decodes them; timeout=None: in threads. Starting processes does not count."""
-    from bigr_repr._ahead import map_ahead
-    from bigr_repr._guard import GuardedLoading
-    from bigr_repr.embed.engine import Decoding
+    from bigr_repr.embed.engines.local import Decoding
+    from bigr_repr.images.isolated import GuardedLoading
+    from bigr_repr.system.threads import map_ahead
 
     load = Decoding(timeout=timeout).loader(side, sha256=False)
     stream = map_ahead(lambda file: load(file, file).pixels, [*files[:64], *files], ahead=64)

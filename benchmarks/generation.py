@@ -44,7 +44,7 @@ class Middle:
     """Uniforms that are all one half: every draw becomes a threshold, so that two samplers can be compared."""
 
     def uniform(self, counts: Any, blocks: int, width: int) -> torch.Tensor:
-        """See bigr_repr.sampling.draws.Draws."""
+        """See bigr_repr.sampling.noise.Draws."""
         return torch.full((blocks, sum(counts), width), 0.5)
 
 

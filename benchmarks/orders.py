@@ -1,7 +1,7 @@
 """Which order of tokens, how many iterations and how long a chain draw best: `generation.py orders`.
 
 All sets are drawn with the same weights, classes and seed, as many images each, and compared with the same real images
-by Fréchet distance, precision and recall (bigr_repr.evaluate.generation) of two kinds of features: the model's own
+by Fréchet distance, precision and recall (bigr_repr.evaluate) of two kinds of features: the model's own
 hidden states at its middle block, and pixels at 8 x 8. Both are ours: none is comparable with published FIDs. Fréchet
 distances fall as images are added, so a set of real images that are not among the reference goes through the same
 comparison, as the least that so many images can reach.
@@ -29,13 +29,13 @@ import torch.nn.functional as F
 from kept import Cache
 
 import bigr_repr as br
-from bigr_repr._ahead import map_ahead
+from bigr_repr.checkpoints.classes import class_number
 from bigr_repr.datasets import ImageSet, open_images
-from bigr_repr.evaluate.generation import generation_quality
-from bigr_repr.images import center_crop
+from bigr_repr.evaluate.metrics.generation import generation_quality
+from bigr_repr.images.decode import center_crop
 from bigr_repr.sampling import FAST, SamplingSettings
-from bigr_repr.sampling.labels import class_number
 from bigr_repr.sampling.settings import ORDERS
+from bigr_repr.system.threads import map_ahead
 
 CHUNK, CHUNK_GPU = 32, 512  # images drawn between two files of the cache
 READ = 32  # real images in a batch

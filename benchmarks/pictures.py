@@ -18,7 +18,7 @@ import record
 from PIL import Image, ImageDraw
 
 import bigr_repr as br
-from bigr_repr.sampling.labels import class_number
+from bigr_repr.checkpoints.classes import class_number
 
 EXAMPLES = Path("examples/images")
 ROOT = Path(__file__).parent.parent

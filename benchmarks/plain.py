@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 import bigr_repr as br
-from bigr_repr.images import as_rgb, center_crop
+from bigr_repr.images.decode import as_rgb, center_crop
 
 
 def decode(paths: list[str], side: int) -> Tensor:

@@ -30,10 +30,10 @@ import psutil
 import record
 import torch
 
-from bigr_repr.evaluate.knn import nearest
-from bigr_repr.evaluate.linear_probe import linear_probes
-from bigr_repr.evaluate.logistic import LogisticRegression
-from bigr_repr.evaluate.protocols import sgd_protocol
+from bigr_repr.evaluate.probes.knn import nearest
+from bigr_repr.evaluate.probes.linear_probe import linear_probes
+from bigr_repr.evaluate.probes.logistic import LogisticRegression
+from bigr_repr.evaluate.probes.protocols import sgd_protocol
 
 GRID = tuple(float(f"{value:.2g}") for value in np.logspace(-4, 2, 13))
 K = 20

@@ -25,10 +25,11 @@ import torch
 from PIL import Image
 
 import bigr_repr as br
-from bigr_repr._ahead import map_ahead
 from bigr_repr.codes import grid_to_tokens
 from bigr_repr.datasets import ImageSet, open_images
-from bigr_repr.images import center_crop, find_images, load_image
+from bigr_repr.images.decode import center_crop, load_image
+from bigr_repr.images.find import find_images
+from bigr_repr.system.threads import map_ahead
 
 BATCH = 32
 DEAD = 0.999

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigr_repr.evaluate.machine import machine
+from bigr_repr.system.machine import describe_machine
 
 if TYPE_CHECKING:
     from bigr_repr import Pretrained
@@ -51,7 +51,7 @@ def write(name: str, results: dict[str, Any], pre: Pretrained | None = None) -> 
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command(),
-        "machine": machine(),
+        "machine": describe_machine(),
     }
     if pre is not None:
         record["model"] = {"name": pre.config.name, "fingerprint": pre.fingerprint}

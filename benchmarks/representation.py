@@ -18,10 +18,10 @@ from pathlib import Path
 
 import record
 
-from bigr_repr.evaluate.cache import default_cache
-from bigr_repr.evaluate.extraction import BenchSettings
-from bigr_repr.evaluate.report import markdown_table, write_reports
-from bigr_repr.evaluate.suite import read_suite, run_suite
+from bigr_repr.evaluate.reports.report import markdown_table, write_reports
+from bigr_repr.evaluate.runs.cache import default_cache
+from bigr_repr.evaluate.runs.extraction import BenchSettings
+from bigr_repr.evaluate.runs.suite import read_suite, run_suite
 
 SUITES = Path(__file__).parent / "suites"
 

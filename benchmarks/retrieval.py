@@ -5,7 +5,7 @@
 
 quality: train as database, test as queries, both stratified samples (--limit 8000 and --queries 1000; the whole of
 CIFAR-10 takes an hour) written to benchmarks/results/retrieval_quality.json, with a table. mAP over all ranks and over
-1000, precision@100, ties averaged with bounds; for float cosine, every binariser at 64, 128 and 256 bits, tokenizer
+1000, precision@100, ties averaged with bounds; for float cosine, every binarizer at 64, 128 and 256 bits, tokenizer
 bits, and the best of a shortlist of 1000 by float cosine. Expected: 97 % of the float mAP@1000 or more at 256 bits with
 rescoring. About eight minutes on 2 cores, one when run again on cached features.
 
@@ -24,7 +24,7 @@ import record
 import retrieval_quality
 import retrieval_speed
 
-from bigr_repr.evaluate.cache import default_cache
+from bigr_repr.evaluate.runs.cache import default_cache
 
 
 def main() -> None:

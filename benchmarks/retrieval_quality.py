@@ -6,9 +6,9 @@ import argparse
 import time
 from typing import Any
 
-from bigr_repr.evaluate.bench import bench_retrieval
-from bigr_repr.evaluate.extraction import BenchSettings
-from bigr_repr.evaluate.splits import open_data
+from bigr_repr.evaluate.data.splits import open_data
+from bigr_repr.evaluate.runs.bench import bench_retrieval
+from bigr_repr.evaluate.runs.extraction import BenchSettings
 
 KEYS = ("map_at_all", "map_at_depth", "precision")
 

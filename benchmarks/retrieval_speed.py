@@ -20,8 +20,8 @@ import usearch
 from usearch.index import Index as UsearchIndex
 from usearch.index import MetricKind, ScalarKind, search
 
-from bigr_repr._ahead import cores
 from bigr_repr.retrieval import HammingIndex, IndexSettings, recall_with_ties
+from bigr_repr.system.threads import cores
 
 K = 10
 BATCH = 64
@@ -229,7 +229,7 @@ def plot(curves: list[dict[str, Any]], rows: int, path: Path) -> None:
 
 def store_latencies(rows: int, rounds: int) -> list[dict[str, Any]]:
     """Pushing to, and single queries of, LanceDB on this disk and milvus-lite."""
-    from bigr_repr.retrieval.stores import push
+    from bigr_repr.retrieval.stores.open import push
 
     codes = clustered(rows, 256, 0)
     index = HammingIndex.build(codes, ids=[f"{row}.jpg" for row in range(rows)])

@@ -30,7 +30,7 @@ import record
 import torch
 
 import bigr_repr as br
-from bigr_repr._pixels import read_all, stack
+from bigr_repr.images.inputs import read_all, stack
 
 STAGES = ("decode", "tokenizer", "transformer", "end_to_end")
 EXAMPLES = Path(__file__).parent.parent / "examples" / "images"

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigr_repr._class_names import class_names
-from bigr_repr._open import image_errors
 from bigr_repr._typing import PathLike
-from bigr_repr.images import ImageError, as_rgb, center_crop, decode, find_images
+from bigr_repr.images.containers import class_names
+from bigr_repr.images.decode import as_rgb, center_crop, decode_image
+from bigr_repr.images.find import find_images
+from bigr_repr.images.formats import ImageError, image_errors
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -84,7 +85,7 @@ class FolderSet(ImageSet):
         return len(self.files)
 
     def load(self, index: int) -> Image.Image:
-        return decode(self.files[index])
+        return decode_image(self.files[index])
 
     def fingerprint(self) -> str:
         return _fingerprint(["folder", _stamps(self.files)])
@@ -121,7 +122,7 @@ class ParquetSet(ImageSet):
         return len(self._images)
 
     def load(self, index: int) -> Image.Image:
-        return decode(self._images[index].as_py() or b"", name=f"{os.fspath(self._file)}#{index}")
+        return decode_image(self._images[index].as_py() or b"", name=f"{os.fspath(self._file)}#{index}")
 
     def fingerprint(self) -> str:
         return _fingerprint(["parquet", _stamps([self._file])])

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bigr_repr.checkpoints import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.sampling import Iteration, SamplingSettings, sample_codes
-from bigr_repr.sampling.draws import SeededDraws
+from bigr_repr.sampling.noise import SeededDraws
 
 GENERATOR = GeneratorConfig(
     layers=2, heads=2, dim=32, transcoder_blocks=1, transcoder_dim=16, classes=5, code_bits=6, grid=4,

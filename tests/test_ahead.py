@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bigr_repr._ahead import default_workers, map_ahead, read_ahead
+from bigr_repr.system.threads import default_workers, map_ahead, read_ahead
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -28,7 +28,7 @@ from PIL import Image
 from tiny_model import tiny_model
 
 import bigr_repr as br
-from bigr_repr.sampling.output import read_origin
+from bigr_repr.painting.pictures import read_origin
 
 PHOTOS = Path(__file__).parent.parent / "examples" / "images"
 QUICK = Choices(seed=3, fast=True, steps=2, diffusion_steps=2)

@@ -20,17 +20,19 @@ from bigr_repr_cli.main import main
 from tiny_model import picture, tiny_model, write_pictures
 from typer.testing import CliRunner
 
-from bigr_repr.checkpoints import save
+from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.datasets import open_images
 from bigr_repr.embed import embed_images
-from bigr_repr.evaluate import cache as cache_module
-from bigr_repr.evaluate.bench import bench, best_row
-from bigr_repr.evaluate.cache import DIGESTS, FeatureCache
-from bigr_repr.evaluate.extraction import BenchSettings, features_of
-from bigr_repr.evaluate.linear_probe import linear_probe
-from bigr_repr.evaluate.representations import Hidden, Pixels, open_representation
-from bigr_repr.evaluate.splits import open_data, transfer
-from bigr_repr.features import encode_codes, extract_features
+from bigr_repr.evaluate.data.splits import open_data, transfer
+from bigr_repr.evaluate.probes.linear_probe import linear_probe
+from bigr_repr.evaluate.representations.hidden import Hidden
+from bigr_repr.evaluate.representations.open import open_representation
+from bigr_repr.evaluate.representations.pixels import Pixels
+from bigr_repr.evaluate.runs import cache as cache_module
+from bigr_repr.evaluate.runs.bench import bench, best_row
+from bigr_repr.evaluate.runs.cache import DIGESTS, FeatureCache
+from bigr_repr.evaluate.runs.extraction import BenchSettings, features_of
+from bigr_repr.features.extract import encode_codes, extract_features
 
 
 @pytest.fixture(scope="module")

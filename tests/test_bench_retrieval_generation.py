@@ -14,11 +14,11 @@ from PIL import Image
 from tiny_model import tiny_model, write_pictures
 from typer.testing import CliRunner
 
-from bigr_repr.checkpoints import save
+from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.codes import to_bytes
 from bigr_repr.datasets import open_images
-from bigr_repr.evaluate.label_retrieval import Collection, RetrievalRow, label_retrieval
-from bigr_repr.evaluate.retrieval import retrieval
+from bigr_repr.evaluate.metrics.label_retrieval import Collection, RetrievalRow, label_retrieval
+from bigr_repr.evaluate.metrics.ranking import retrieval
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_rows_are_retrieval_by_their_codes(sides: tuple[Collection, Collection])
     assert row.precision == pytest.approx(expected.precision[60])
 
 
-def test_a_data_base_too_small_for_a_binariser_is_measured_without(
+def test_a_data_base_too_small_for_a_binarizer_is_measured_without(
     sides: tuple[Collection, Collection], caplog: pytest.LogCaptureFixture
 ) -> None:
     base = Collection(*(None if part is None else part[:20] for part in sides[0]))  # type: ignore[arg-type]

@@ -12,14 +12,14 @@ from PIL import Image
 from tiny_model import tiny_model, write_pictures
 from typer.testing import CliRunner
 
-from bigr_repr.checkpoints import save
+from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.embed import embed_images
-from bigr_repr.evaluate import plots
-from bigr_repr.evaluate import suite as suite_module
-from bigr_repr.evaluate.extraction import BenchSettings
-from bigr_repr.evaluate.inspection import cka, confusion, neighbor_strips, plane
-from bigr_repr.evaluate.report import write_reports
-from bigr_repr.evaluate.suite import SuiteData, SuiteModel, read_suite, run_suite
+from bigr_repr.evaluate.reports import plots
+from bigr_repr.evaluate.reports.inspection import cka, confusion, neighbor_strips, plane
+from bigr_repr.evaluate.reports.report import write_reports
+from bigr_repr.evaluate.runs import suite as suite_module
+from bigr_repr.evaluate.runs.extraction import BenchSettings
+from bigr_repr.evaluate.runs.suite import SuiteData, SuiteModel, read_suite, run_suite
 
 SUITE = """
 name: tried

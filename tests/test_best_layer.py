@@ -10,12 +10,12 @@ import pytest
 from bigr_repr_cli.main import main
 from tiny_model import picture, tiny_model, write_pictures
 
-from bigr_repr.checkpoints import load, save
+from bigr_repr.checkpoints.pretrained import load, save
 from bigr_repr.embed import EmbeddingSet, embed_images
-from bigr_repr.evaluate.bench import bench, best_row
-from bigr_repr.evaluate.best_layer import recall, recall_any, remember
-from bigr_repr.evaluate.extraction import BenchSettings
-from bigr_repr.evaluate.splits import open_data, transfer
+from bigr_repr.evaluate.data.splits import open_data, transfer
+from bigr_repr.evaluate.runs.bench import bench, best_row
+from bigr_repr.evaluate.runs.best_layer import recall, recall_any, remember
+from bigr_repr.evaluate.runs.extraction import BenchSettings
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,9 @@ from released_files import randomise
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bigr_repr import catalog
-from bigr_repr.checkpoints import (
-    Pretrained,
-    available_models,
-    describe,
-    load,
-    load_tokenizer,
-    save,
-    save_tokenizer,
-)
+from bigr_repr.checkpoints import catalog
+from bigr_repr.checkpoints.catalog import available_models
+from bigr_repr.checkpoints.pretrained import Pretrained, describe, load, load_tokenizer, save, save_tokenizer
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder

@@ -17,9 +17,9 @@ import pytest
 from bigr_repr_cli import main
 from tiny_model import tiny_model, write_pictures
 
-from bigr_repr.checkpoints import save
+from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.embed import EmbeddingSet, read_embeddings
-from bigr_repr.features import extract_features
+from bigr_repr.features.extract import extract_features
 
 Run = Callable[..., tuple[int, str, str]]
 COMMAND = [sys.executable, "-m", "bigr_repr_cli"]

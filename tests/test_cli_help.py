@@ -11,16 +11,16 @@ import typer
 from bigr_repr_cli import options
 from bigr_repr_cli.bench import look
 from bigr_repr_cli.bench import options as bench_options
-from bigr_repr_cli.index import StoreKind
 from bigr_repr_cli.main import app
+from bigr_repr_cli.search.index import StoreKind
 from typer.testing import CliRunner
 
-from bigr_repr._placement import as_dtype
-from bigr_repr.evaluate.inspection import MAPS
-from bigr_repr.evaluate.protocols import protocol_names
-from bigr_repr.evaluate.representations import POOLS
-from bigr_repr.retrieval.binariser import BINARISERS
-from bigr_repr.retrieval.stores.store import KINDS
+from bigr_repr.evaluate.probes.protocols import protocol_names
+from bigr_repr.evaluate.reports.inspection import MAPS
+from bigr_repr.evaluate.representations.hidden import POOLS
+from bigr_repr.retrieval.codes.binarizer import BINARIZERS
+from bigr_repr.retrieval.stores.open import KINDS
+from bigr_repr.system.devices import as_dtype
 
 
 def _commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -54,7 +54,7 @@ def test_every_option_says_what_it_sets_and_help_shows_all_of_it(words: tuple[st
         (bench_options.Probe, protocol_names()),
         (look.Method, MAPS),
         (StoreKind, KINDS),
-        (options.Codes, ("bits", *BINARISERS)),
+        (options.Codes, ("bits", *BINARIZERS)),
     ],
 )
 def test_choices_are_the_librarys(choices: Any, wanted: tuple[str, ...]) -> None:

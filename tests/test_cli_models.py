@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from bigr_repr_cli.models import app
+from bigr_repr_cli.models.command import app
 from typer.testing import CliRunner
 
-from bigr_repr.catalog import available_models
-from bigr_repr.checkpoints import load
+from bigr_repr.checkpoints.catalog import available_models
+from bigr_repr.checkpoints.pretrained import load
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = ["--tokenizer", str(GOLDEN / "binaryae_ema.th"), "--generator", str(GOLDEN / "bigr.pt"), "--heads", "4"]

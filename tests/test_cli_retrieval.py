@@ -17,13 +17,13 @@ from bigr_repr_cli import main
 from PIL import Image
 from tiny_model import tiny_model, write_pictures
 
-from bigr_repr.checkpoints import load, save
+from bigr_repr.checkpoints.pretrained import load, save
 from bigr_repr.codes import from_bytes, hamming, tokens_to_grid
 from bigr_repr.embed import embed_images, read_embeddings
-from bigr_repr.features import encode_codes
+from bigr_repr.features.extract import encode_codes
 from bigr_repr.retrieval import HammingIndex
-from bigr_repr.retrieval.decoding import decode_codes
-from bigr_repr.retrieval.export import read_codes
+from bigr_repr.retrieval.codes.decoding import decode_codes
+from bigr_repr.retrieval.codes.files import read_codes
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -161,8 +161,8 @@ def test_odd_names_reach_every_output(place: Path, tmp_path: Path, bigr: Run) ->
 
 
 def test_a_decoding_that_fails_leaves_no_folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval import png_folder
-    from bigr_repr.retrieval.export import export_image_codes
+    from bigr_repr.retrieval.codes.files import export_image_codes
+    from bigr_repr.retrieval.results import png_folder
 
     export_image_codes(place / "photos", tmp_path / "c.npz", load(place / "model"))
     (tmp_path / "empty").mkdir()
@@ -176,7 +176,7 @@ def test_a_decoding_that_fails_leaves_no_folder(place: Path, tmp_path: Path, mon
 
 @pytest.mark.parametrize("suffix", ["parquet", "npz", "npy"])
 def test_damaged_code_files_are_errors_in_words(suffix: str, place: Path, tmp_path: Path) -> None:
-    from bigr_repr.retrieval.export import export_image_codes
+    from bigr_repr.retrieval.codes.files import export_image_codes
 
     file = tmp_path / f"c.{suffix}"
     export_image_codes(place / "photos", file, load(place / "model"))
@@ -205,9 +205,9 @@ def test_options_that_would_do_nothing_are_refused(place: Path, bigr: Run) -> No
 def test_a_place_that_cannot_be_written_is_known_before_the_work(
     place: Path, bigr: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bigr_repr.retrieval import export
+    from bigr_repr.retrieval.codes import files
 
-    monkeypatch.setattr(export, "encode_codes", lambda *_, **__: pytest.fail("encoded for nothing"))
+    monkeypatch.setattr(files, "encode_codes", lambda *_, **__: pytest.fail("encoded for nothing"))
     for suffix in ("npz", "npy", "parquet"):
         code, _, error = bigr("codes", place / "photos", "--model", place / "model", "--out", f"nowhere/c.{suffix}")
         assert (code, error) == (1, f"error: nowhere/c.{suffix}: No such file or directory\n")
@@ -225,7 +225,7 @@ def test_decoded_pictures_are_the_tokenizers(place: Path) -> None:
 
 def test_options_go_by_the_librarys_names_too(place: Path, tmp_path: Path, bigr: Run) -> None:
     ours = ("--codes", "rotation", "--bits", 24, "--layer", 3)
-    theirs = ("--binariser", "rotation", "--n-bits", 24, "--layer", 3)
+    theirs = ("--binarizer", "rotation", "--n-bits", 24, "--layer", 3)
     for out, options in (("a.npz", ours), ("b.npz", theirs)):
         assert bigr("codes", place / "data", "--out", out, *options)[0] == 0
     assert (read_codes(tmp_path / "a.npz").codes == read_codes(tmp_path / "b.npz").codes).all()
@@ -310,9 +310,9 @@ def test_vectors_that_are_not_finite_are_named(place: Path, tmp_path: Path, bigr
 def test_building_in_chunks_is_building_at_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bigr_repr.retrieval import build
 
-    whole = build.build_index(place / "data", tmp_path / "a", binariser="itq", n_bits=8, layer=3)
+    whole = build.build_index(place / "data", tmp_path / "a", binarizer="itq", n_bits=8, layer=3)
     monkeypatch.setattr(build, "_BATCH", 4 * 64 * 5)
-    parts = build.build_index(place / "data", tmp_path / "b", binariser="itq", n_bits=8, layer=3)
+    parts = build.build_index(place / "data", tmp_path / "b", binarizer="itq", n_bits=8, layer=3)
     np.testing.assert_array_equal(whole.rows.codes, parts.rows.codes)
     np.testing.assert_array_equal(whole.tokens, parts.tokens)
     np.testing.assert_array_equal(whole.rows.vectors, parts.rows.vectors)  # type: ignore[arg-type]
@@ -340,7 +340,7 @@ for part in range(15):
                    use_dictionary=False, compression="none")
 del flat, column
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-index = build_index(folder, folder.parent / "index", binariser="rotation", n_bits=64, vectors=None)
+index = build_index(folder, folder.parent / "index", binarizer="rotation", n_bits=64, vectors=None)
 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 assert len(index) == 60000 and grown < 200, grown
 print(grown)

@@ -14,18 +14,20 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from bigr_repr_cli import main, photo, sampling
+from bigr_repr_cli import main
+from bigr_repr_cli.draw import photo, sampling
 from PIL import Image, ImageCms, PngImagePlugin
 from sampling_model import one_thread, tiny_model
 from tiny_model import picture
 
-from bigr_repr.checkpoints import Pretrained, load, save
-from bigr_repr.sampling import FAST, files, generate
-from bigr_repr.sampling.blend import BLENDS
-from bigr_repr.sampling.files import interpolate_file
-from bigr_repr.sampling.labels import class_list
-from bigr_repr.sampling.output import read_origin
-from bigr_repr.sampling.series import generate_files
+from bigr_repr.checkpoints.classes import class_list
+from bigr_repr.checkpoints.pretrained import Pretrained, load, save
+from bigr_repr.painting import files
+from bigr_repr.painting.blend import BLENDS
+from bigr_repr.painting.files import interpolate_file
+from bigr_repr.painting.pictures import read_origin
+from bigr_repr.painting.series import generate_files
+from bigr_repr.sampling import FAST, generate
 from bigr_repr.sampling.settings import GUIDANCE_SCHEDULES, GUMBEL_SCHEDULES, MASK_SCHEDULES, ORDERS
 
 Run = Callable[..., tuple[int, str, str]]
@@ -337,8 +339,8 @@ def test_a_run_that_is_interrupted_keeps_what_it_has_drawn(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("command", "function", "said"),
     [
-        ("generate", "bigr_repr.sampling.series.generate_files", "interrupted; the pictures drawn are kept"),
-        ("enrich photo.png", "bigr_repr.sampling.files.enrich_file", "interrupted\n"),
+        ("generate", "bigr_repr.painting.series.generate_files", "interrupted; the pictures drawn are kept"),
+        ("enrich photo.png", "bigr_repr.painting.files.enrich_file", "interrupted\n"),
     ],
 )
 def test_ctrl_c_ends_with_a_line(

@@ -17,8 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import bigr_repr as br
-from bigr_repr._placement import mixed_precision
 from bigr_repr.config import ATTENTIONS, OBJECTIVES
+from bigr_repr.system.devices import mixed_precision
 from bigr_repr.train.generator import OPTIMIZERS
 from bigr_repr.train.loop import SCHEDULES
 from bigr_repr.train.tokenizer import PIXEL_LOSSES

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from tiny_model import tiny_model, write_pictures
 
-from bigr_repr._ahead import map_ahead
-from bigr_repr._guard import GuardedLoading, Loading
-from bigr_repr._processes import Child
 from bigr_repr.embed import embed_images, read_embeddings
-from bigr_repr.images import ImageError
+from bigr_repr.images.formats import ImageError
+from bigr_repr.images.isolated import GuardedLoading, Loading
+from bigr_repr.system.processes import Child
+from bigr_repr.system.threads import map_ahead
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes need POSIX")
 
@@ -116,7 +116,7 @@ def test_a_crash_and_an_endless_loop_cost_a_picture_each(tmp_path: Path) -> None
 @pytest.mark.usefixtures("sabotage")
 def test_a_decoder_without_a_caller_ends(tmp_path: Path) -> None:
     path = spoilt(tmp_path / "in", ["hang.png"])[-1].parent / "hang.png"
-    child = Child("bigr_repr._guard", "_serve")
+    child = Child("bigr_repr.images.isolated", "_serve")
     connection: Any = child.connection
     connection.send((Loading(size=32, max_pixels=10**6), -4.5))  # its timer is 10 seconds longer than twice that
     assert connection.recv_bytes() == b"ready"

@@ -23,12 +23,15 @@ import torch
 from PIL import Image
 from tiny_model import picture, tiny_model, write_pictures
 
-from bigr_repr import images
-from bigr_repr.checkpoints import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import from_bytes
-from bigr_repr.embed import EmbeddingSet, EmbedSummary, Progress, embed_images, plan, read_embeddings
-from bigr_repr.extractor import FeatureExtractor
-from bigr_repr.features import encode_codes, extract_features
+from bigr_repr.embed import EmbeddingSet, EmbedSummary, Progress, embed_images, read_embeddings
+from bigr_repr.embed.dataset import plan
+from bigr_repr.features.extract import encode_codes, extract_features
+from bigr_repr.features.extractor import FeatureExtractor
+from bigr_repr.images import isolated
+from bigr_repr.images.decode import load_image
+from bigr_repr.images.find import Source, find_images, unescape_path
 
 Rows = dict[str, bytes]
 
@@ -74,7 +77,7 @@ def test_rows_are_the_features_in_the_order_of_the_inputs(pre: Pretrained, photo
     assert (summary.inputs, summary.rows, summary.failures, summary.shards, summary.embedded) == (23, 23, 0, 5, 23)
     assert summary.seconds > 0
     data = read_embeddings(tmp_path / "out")
-    assert data.paths == [source.path for source in images.find_images(photos)]
+    assert data.paths == [source.path for source in find_images(photos)]
     assert data.paths[0] == "a/00000.png"
     assert data.vectors.dtype == np.float32
     np.testing.assert_allclose(data.vectors, extract_features(photos, model=pre, layer=2), rtol=0, atol=1e-5)
@@ -151,13 +154,12 @@ def test_order_does_not_depend_on_how_long_decoding_takes(
     pre: Pretrained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(photos, tmp_path / "one", pre)
-    load_image = images.load_image
 
     def dawdling(file: str, size: int, **options: Any) -> np.ndarray:
         time.sleep(random.random() * 0.02)
         return load_image(file, size, **options)
 
-    monkeypatch.setattr(images, "load_image", dawdling)
+    monkeypatch.setattr(isolated, "load_image", dawdling)
     run(photos, tmp_path / "two", pre, workers=5)
     assert rows_of(tmp_path / "one") == rows_of(tmp_path / "two")
 
@@ -223,7 +225,7 @@ def test_names_of_any_kind_come_back(pre: Pretrained, tmp_path: Path) -> None:
         (folder / "x.png").rename(Path(os.fsdecode(os.fsencode(folder) + b"/" + name)))
     run(folder, tmp_path / "out", pre)
     data = read_embeddings(tmp_path / "out")
-    found = {os.fsencode(images.unescape_path(path)): row for path, row in zip(data.paths, data.vectors, strict=True)}
+    found = {os.fsencode(unescape_path(path)): row for path, row in zip(data.paths, data.vectors, strict=True)}
     assert sorted(found) == sorted(names)
     for number, name in enumerate(names):
         expected = extract_features(picture(number), model=pre, layer=2)[0]
@@ -316,7 +318,7 @@ def test_a_row_that_is_not_finite_is_a_failure(
     pre: Pretrained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(photos, tmp_path / "one", pre)
-    odd = torch.from_numpy(images.load_image(photos / "a/00004.png", 32)).permute(2, 0, 1)
+    odd = torch.from_numpy(load_image(photos / "a/00004.png", 32)).permute(2, 0, 1)
     spoil_features(monkeypatch, lambda image: torch.equal(image, odd))
     assert run(photos, tmp_path / "two", pre).failures == 1
     line = failures_of(tmp_path / "two")[0]
@@ -562,7 +564,7 @@ def test_what_cannot_be_read_is_said(
 
 
 def test_the_list_of_inputs_is_not_held_in_memory(tmp_path: Path) -> None:
-    sources = (images.Source(f"folder/{n:08d}.jpg", f"/root/folder/{n:08d}.jpg") for n in range(50_000))
+    sources = (Source(f"folder/{n:08d}.jpg", f"/root/folder/{n:08d}.jpg") for n in range(50_000))
     tracemalloc.start()
     try:
         assert plan.list_inputs(tmp_path, sources, 1000, lambda count: None) == 50_000

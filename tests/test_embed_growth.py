@@ -20,12 +20,13 @@ import torch
 from PIL import Image
 from tiny_model import tiny_model, write_pictures
 
-from bigr_repr.checkpoints import Pretrained, load
-from bigr_repr.embed import EmbedSummary, Progress, batch, embed_images, engine, export, network, read_embeddings
-from bigr_repr.embed.known import KnownInputs
-from bigr_repr.embed.plan import commit_plan, list_inputs
-from bigr_repr.extractor import FeatureExtractor, Features
-from bigr_repr.images import Source, unescape_path
+from bigr_repr.checkpoints.pretrained import Pretrained, load
+from bigr_repr.embed import EmbedSummary, Progress, embed_images, export_embeddings, read_embeddings
+from bigr_repr.embed.dataset.plan import commit_plan, list_inputs
+from bigr_repr.embed.engines import batching, local, network
+from bigr_repr.embed.inputs.update import KnownInputs
+from bigr_repr.features.extractor import FeatureExtractor, Features
+from bigr_repr.images.find import Source, unescape_path
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +349,7 @@ def test_scattered_failures_can_be_tried_again_together(
         return compute(self, images)._replace(finite=images.flatten(1).any(1))  # not for black pictures
 
     monkeypatch.setattr(FeatureExtractor, "forward", overflowing)
-    monkeypatch.setattr(engine, "_HOPELESS", 3)
+    monkeypatch.setattr(local, "_HOPELESS", 3)
     for path in write_pictures(tmp_path / "in", 12)[::3]:
         Image.new("RGB", (40, 40)).save(path)
     assert run(tmp_path / "in", tmp_path / "out", pre).failures == 4
@@ -377,20 +378,20 @@ def test_the_measured_batch_size_is_the_fastest_and_is_kept(
 ) -> None:
     extractor = FeatureExtractor(pre, (2,))
     times = {1: 8.0, 2: 5.0, 4: 3.0, 8: 2.9, 16: 1.0}
-    monkeypatch.setattr(batch, "_SECONDS", 1e9)
-    monkeypatch.setattr(batch, "_seconds", lambda extractor, size: times[size // extractor.group])
-    assert batch.best_batch_size(extractor) == 4 * extractor.group  # 8 gains too little, 16 is not looked at
+    monkeypatch.setattr(batching, "_SECONDS", 1e9)
+    monkeypatch.setattr(batching, "_seconds", lambda extractor, size: times[size // extractor.group])
+    assert batching.best_batch_size(extractor) == 4 * extractor.group  # 8 gains too little, 16 is not looked at
 
     def full(extractor: FeatureExtractor, size: int) -> float:
         if size > 2 * extractor.group:
             raise torch.OutOfMemoryError
         return 1 / size
 
-    monkeypatch.setattr(batch, "_seconds", full)
-    assert batch.best_batch_size(extractor) == 2 * extractor.group
+    monkeypatch.setattr(batching, "_seconds", full)
+    assert batching.best_batch_size(extractor) == 2 * extractor.group
     write_pictures(tmp_path / "in", 5)
     assert run(tmp_path / "in", tmp_path / "out", pre, batch_size="auto").batch_size == 2 * extractor.group
-    monkeypatch.setattr(batch, "_seconds", lambda extractor, size: float(size))
+    monkeypatch.setattr(batching, "_seconds", lambda extractor, size: float(size))
     assert run(tmp_path / "in", tmp_path / "out", pre, batch_size="auto").batch_size == 2 * extractor.group
     assert run(tmp_path / "in", tmp_path / "out", pre, batch_size=None).batch_size == 2 * extractor.group
     assert run(tmp_path / "in", tmp_path / "new", pre, batch_size=None).batch_size == 32
@@ -401,7 +402,7 @@ def test_the_measured_batch_size_is_the_fastest_and_is_kept(
 
 def test_a_batch_size_is_really_measured(pre: Pretrained) -> None:
     extractor = FeatureExtractor(pre, (2,))
-    size = batch.best_batch_size(extractor)
+    size = batching.best_batch_size(extractor)
     assert size % extractor.group == 0
     assert size <= 1024
 
@@ -463,13 +464,13 @@ def stored(pre: Pretrained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_array_and_its_paths(stored: Path, tmp_path: Path) -> None:
-    done = export(stored, tmp_path / "f.npy", layer=2)
+    done = export_embeddings(stored, tmp_path / "f.npy", layer=2)
     data = read_embeddings(stored, 2)
     np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), data.vectors)
     assert (done.shape, done.dtype) == ((6, 64), "float32")
     assert done.files == (tmp_path / "f.npy", tmp_path / "f.paths.txt")
     assert [unescape_path(line) for line in done.files[1].read_text().splitlines()] == data.paths
-    assert export(stored, tmp_path / "c.npy", codes=True).shape == (6, 24)
+    assert export_embeddings(stored, tmp_path / "c.npy", codes=True).shape == (6, 24)
     np.testing.assert_array_equal(np.load(tmp_path / "c.npy"), data.codes)
 
 
@@ -477,14 +478,14 @@ def test_an_array_and_its_paths(stored: Path, tmp_path: Path) -> None:
 def test_tokens_and_half_precision(pre: Pretrained, tmp_path: Path, dtype: str) -> None:
     write_pictures(tmp_path / "in", 5)
     run(tmp_path / "in", tmp_path / "out", pre, pool="none", dtype=dtype)
-    export(tmp_path / "out", tmp_path / "f.npy")
+    export_embeddings(tmp_path / "out", tmp_path / "f.npy")
     array = np.load(tmp_path / "f.npy")
     assert (array.shape, array.dtype) == ((5, 16, 64), np.dtype(dtype))
     np.testing.assert_array_equal(array, read_embeddings(tmp_path / "out").vectors)
 
 
 def test_csv_gives_the_same_numbers_back(stored: Path, tmp_path: Path) -> None:
-    export(stored, tmp_path / "f.csv", layer=1)
+    export_embeddings(stored, tmp_path / "f.csv", layer=1)
     data = read_embeddings(stored, 1)
     with (tmp_path / "f.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
@@ -493,7 +494,7 @@ def test_csv_gives_the_same_numbers_back(stored: Path, tmp_path: Path) -> None:
     assert [row[1] for row in rows] == data.labels == ["a"] * 3 + ["b"] * 3
     assert [row[2] for row in rows] == data.sha256
     np.testing.assert_array_equal(np.array([row[3:] for row in rows], np.float32), data.vectors)
-    export(stored, tmp_path / "c.csv", codes=True)
+    export_embeddings(stored, tmp_path / "c.csv", codes=True)
     with (tmp_path / "c.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "code"]
@@ -511,9 +512,9 @@ def test_an_export_that_fails_leaves_what_was_there(
         ({"to": "f.npy", "layer": 3}, "layer=3 is not in"),
     ):
         with pytest.raises(ValueError, match=message):
-            export(stored, tmp_path / str(arguments.pop("to")), **arguments)  # type: ignore[arg-type]
+            export_embeddings(stored, tmp_path / str(arguments.pop("to")), **arguments)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no embeddings here"):
-        export(tmp_path, tmp_path / "f.npy")
+        export_embeddings(tmp_path, tmp_path / "f.npy")
     damaged = tmp_path / "damaged"
     shutil.copytree(stored, damaged)
     last = sorted(damaged.glob("part-*"))[-1]
@@ -521,6 +522,6 @@ def test_an_export_that_fails_leaves_what_was_there(
     content[4:200] = bytes(196)  # the footer is whole, the rows are not
     last.write_bytes(content)
     with pytest.raises((OSError, ValueError)):
-        export(damaged, tmp_path / "f.npy", layer=1)
+        export_embeddings(damaged, tmp_path / "f.npy", layer=1)
     assert (tmp_path / "f.npy").read_bytes() == b"mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "f.npy"]

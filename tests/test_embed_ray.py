@@ -18,12 +18,13 @@ import torch
 from s3_server import BUCKET, free_port, s3_server
 from tiny_model import tiny_model, write_pictures
 
-from bigr_repr._objects import ObjectPath
-from bigr_repr.checkpoints import Pretrained, save
-from bigr_repr.embed import EmbedSummary, Progress, cluster, embed_images
-from bigr_repr.embed.devices import Order
-from bigr_repr.embed.engine import Decoding
-from bigr_repr.embed.recipe import Recipe
+from bigr_repr.checkpoints.pretrained import Pretrained, save
+from bigr_repr.embed import EmbedSummary, Progress, embed_images
+from bigr_repr.embed.dataset.schema import Recipe
+from bigr_repr.embed.engines import ray as ray_engine
+from bigr_repr.embed.engines.gpus import Order
+from bigr_repr.embed.engines.local import Decoding
+from bigr_repr.system.object_store import ObjectPath
 
 ray = pytest.importorskip("ray")
 
@@ -202,7 +203,7 @@ def test_a_unit_that_kills_every_worker_ends_the_run(
 ) -> None:
     broken = tiny_model()
     broken.tokenizer.quantize.register_forward_pre_hook(deadly)
-    monkeypatch.setattr(cluster, "_ATTEMPTS", 2)
+    monkeypatch.setattr(ray_engine, "_ATTEMPTS", 2)
     monkeypatch.setattr(deadly, "__module__", "__main__")  # so that it is sent by value
     with pytest.raises(RuntimeError, match="2 Ray workers were lost when they were to do unit 0") as caught:
         run(photos / "a", tmp_path / "out", broken, unit_size=20)
@@ -247,22 +248,22 @@ def test_what_ray_is_not_to_decide(
 def test_what_each_actor_gets(
     machines: list[dict[str, float]], device: str, workers: int | None, share: tuple[int, int, int]
 ) -> None:
-    assert cluster.share_out(machines, device, workers) == share
+    assert ray_engine.share_out(machines, device, workers) == share
 
 
 def test_a_cluster_without_room_is_said() -> None:
     with pytest.raises(ValueError, match="no machine of the Ray cluster has so many cores"):
-        cluster.share_out([{"CPU": 4.0}, {"CPU": 4.0}], "auto", 6)
+        ray_engine.share_out([{"CPU": 4.0}, {"CPU": 4.0}], "auto", 6)
     with pytest.raises(ValueError, match="the Ray cluster has no GPU"):
-        cluster.share_out([{"CPU": 4.0}], "cuda", None)
+        ray_engine.share_out([{"CPU": 4.0}], "cuda", None)
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
     with pytest.raises(ConnectionError, match="no Ray cluster answers"):
-        cluster._reach(f"127.0.0.1:{free_port()}")
+        ray_engine._reach(f"127.0.0.1:{free_port()}")
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        cluster._reach(f"127.0.0.1:{listening.getsockname()[1]}")
-    cluster._reach("auto")
+        ray_engine._reach(f"127.0.0.1:{listening.getsockname()[1]}")
+    ray_engine._reach("auto")
 
 
 def test_a_folder_that_a_worker_does_not_see_is_said(pre: Pretrained, tmp_path: Path) -> None:
@@ -271,4 +272,4 @@ def test_a_folder_that_a_worker_does_not_see_is_said(pre: Pretrained, tmp_path: 
         decoding=Decoding(), out=str(tmp_path / "elsewhere"), folder=str(tmp_path / "elsewhere" / "_run"), threads=1,
     )  # fmt: skip
     with pytest.raises(FileNotFoundError, match="a folder that all nodes share, or an object store"):
-        cluster._Worker(order, pre).start()
+        ray_engine._Worker(order, pre).start()

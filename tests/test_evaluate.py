@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming, to_bytes
-from bigr_repr.evaluate._stratified import stratified_sample, stratified_split
-from bigr_repr.evaluate.knn import knn, nearest
-from bigr_repr.evaluate.linear_probe import linear_probe
-from bigr_repr.evaluate.logistic import LogisticRegression
+from bigr_repr.evaluate.data.stratified import stratified_sample, stratified_split
+from bigr_repr.evaluate.probes.knn import knn, nearest
+from bigr_repr.evaluate.probes.linear_probe import linear_probe
+from bigr_repr.evaluate.probes.logistic import LogisticRegression
 
 Array = NDArray[Any]
 Split = tuple[Array, Array, Array, Array]
@@ -151,7 +151,7 @@ def _brute_force(similarity: Array, labels: Array, k: int, classes: int) -> Arra
 
 @pytest.fixture(params=[1 << 30, 40_000], ids=["one block", "many blocks"])
 def _memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("bigr_repr.evaluate.knn"), "_MEMORY", request.param)
+    monkeypatch.setattr(importlib.import_module("bigr_repr.evaluate.probes.knn"), "_MEMORY", request.param)
 
 
 @pytest.mark.usefixtures("_memory")
@@ -278,7 +278,7 @@ def test_centred_neighbours_are_those_of_centred_rows(digits: Split) -> None:
 
 
 def test_intervals_hold_what_they_promise() -> None:
-    from bigr_repr.evaluate._interval import bootstrap, over_seeds
+    from bigr_repr.evaluate.metrics.interval import bootstrap, over_seeds
 
     rng = np.random.default_rng(0)
     held = [low <= 70 <= high for low, high in (bootstrap(rng.random(300) < 0.7) for _ in range(200))]

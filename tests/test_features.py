@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from tiny_model import picture, tiny_model, write_pictures
 
-from bigr_repr._placement import as_dtype, choose_device
-from bigr_repr.checkpoints import Pretrained, save
+from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.codes import from_bytes, grid_to_tokens
-from bigr_repr.extractor import FeatureExtractor
-from bigr_repr.features import encode_codes, extract_features
-from bigr_repr.images import ImageError, center_crop
+from bigr_repr.features.extract import encode_codes, extract_features
+from bigr_repr.features.extractor import FeatureExtractor
+from bigr_repr.images.decode import center_crop
+from bigr_repr.images.formats import ImageError
+from bigr_repr.system.devices import as_dtype, choose_device
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from bigr_repr.evaluate import generation
-from bigr_repr.evaluate.generation import frechet_distance, generation_quality, precision_recall
+from bigr_repr.evaluate.metrics import generation
+from bigr_repr.evaluate.metrics.generation import frechet_distance, generation_quality, precision_recall
 
 
 def cloud(count: int, width: int = 6, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float64]]:

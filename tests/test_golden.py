@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bigr_repr.checkpoints import Pretrained, load_official
+from bigr_repr.checkpoints.pretrained import Pretrained, load_official
 
 GOLDEN = Path(__file__).parent / "golden"
 

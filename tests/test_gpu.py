@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 import bigr_repr as br
 from bigr_repr.datasets import open_images
-from bigr_repr.evaluate.generation import precision_recall
-from bigr_repr.evaluate.knn import knn
-from bigr_repr.evaluate.linear_probe import linear_probe
-from bigr_repr.train.codes import write_codes
+from bigr_repr.evaluate.metrics.generation import precision_recall
+from bigr_repr.evaluate.probes.knn import knn
+from bigr_repr.evaluate.probes.linear_probe import linear_probe
+from bigr_repr.train.code_set import write_codes
 from bigr_repr.train.generator import GeneratorObjective
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.run import run_generator_training

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigr_repr.evaluate import _sgd
-from bigr_repr.evaluate.heads import train_heads
-from bigr_repr.evaluate.linear_probe import linear_probe, linear_probes
-from bigr_repr.evaluate.protocols import PROTOCOLS, SgdProtocol, sgd_protocol
+from bigr_repr.evaluate.probes import sgd
+from bigr_repr.evaluate.probes.heads import train_heads
+from bigr_repr.evaluate.probes.linear_probe import linear_probe, linear_probes
+from bigr_repr.evaluate.probes.protocols import PROTOCOLS, SgdProtocol, sgd_protocol
 
 SGD = SgdProtocol(
     name="sgd", optimizer="sgd", rates=(0.01, 0.3, 2.0), weight_decays=(0.0, 0.01), batch=32, epochs=4, warmup=1
@@ -116,15 +116,15 @@ def test_layers_that_do_not_fit_together_train_in_groups_to_the_same_end(
     data: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, y = data
-    layers, sizes, real = {0: x[0], 1: x[1]}, [], _sgd.train_heads
+    layers, sizes, real = {0: x[0], 1: x[1]}, [], sgd.train_heads
 
     def counted(features: Tensor, *arguments: Any) -> Any:
         sizes.append(len(features))
         return real(features, *arguments)
 
-    monkeypatch.setattr(_sgd, "train_heads", counted)
+    monkeypatch.setattr(sgd, "train_heads", counted)
     together = linear_probes(layers, y, layers, y, protocol=SGD)
-    monkeypatch.setattr(_sgd, "_LOGITS", 32 * 3 * 6)  # a batch of one layer's heads
+    monkeypatch.setattr(sgd, "_LOGITS", 32 * 3 * 6)  # a batch of one layer's heads
     apart = linear_probes(layers, y, layers, y, protocol=SGD)
     assert sizes == [2, 2, 1, 1, 1, 1]
     for layer in layers:

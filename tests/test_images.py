@@ -16,9 +16,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, features
 
-from bigr_repr import images
-from bigr_repr._open import Kind
-from bigr_repr.images import ImageError, as_rgb, center_crop, decode, load_image
+from bigr_repr.images import decode as decoding
+from bigr_repr.images.decode import as_rgb, center_crop, decode_image, load_image
+from bigr_repr.images.find import find_images
+from bigr_repr.images.formats import ImageError, Kind
 
 Pixels = NDArray[np.uint8]
 
@@ -36,7 +37,7 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def pixels(source: bytes | str | Path) -> Pixels:
-    image = decode(source)
+    image = decode_image(source)
     assert image.mode == "RGB"
     return np.asarray(image).astype(np.uint8)
 
@@ -146,7 +147,7 @@ def test_exif_orientation_is_applied_once(format: str, orientation: int) -> None
     turned.getexif()[0x0112] = opposite
     stored = ImageOps.exif_transpose(turned)  # as a camera held that way would have stored it
     data = encode(stored, format, exif=exif, **options)
-    upright = decode(data)
+    upright = decode_image(data)
     assert upright.size == smooth.size
     assert np.abs(np.array(upright).astype(int) - np.array(smooth)).mean() < 4
     assert as_rgb(upright).tobytes() == upright.tobytes()
@@ -317,14 +318,14 @@ def test_as_rgb_refuses_other_types_and_half_pictures() -> None:
 
 def outcome(data: bytes | bytearray, **options: int) -> Pixels | ImageError:
     try:
-        return np.array(decode(bytes(data), **options))
+        return np.array(decode_image(bytes(data), **options))
     except ImageError as error:
         return error
 
 
 def kind_of(source: Any, **options: Any) -> str:
     with pytest.raises(ImageError) as error:
-        decode(source, **options)
+        decode_image(source, **options)
     assert error.value.kind in get_args(Kind)
     message = str(error.value)
     assert message.isprintable()
@@ -365,7 +366,7 @@ def test_a_jpeg_filled_up_to_its_full_length_is_truncated(padding: bytes) -> Non
     for part in (0.3, 0.6, 0.9):
         kept = int(len(data) * part)
         assert kind_of(data[:kept] + padding * (len(data) - kept)) == "truncated"
-    assert decode(data + padding * 100).size == (300, 200)  # what follows a whole picture does no harm
+    assert decode_image(data + padding * 100).size == (300, 200)  # what follows a whole picture does no harm
 
 
 @pytest.mark.parametrize(
@@ -389,7 +390,7 @@ def test_what_is_no_picture_is_told_apart(head: bytes, kind: str, tmp_path: Path
     file.write_bytes(head)
     assert kind_of(file) == kind
     with pytest.raises(ImageError, match=r"line\\nbreak\.jpg: "):
-        decode(file)
+        decode_image(file)
 
 
 def test_files_that_cannot_be_read_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,12 +422,12 @@ def test_files_that_cannot_be_read_are_told_apart(tmp_path: Path, monkeypatch: p
 
 def test_wrong_arguments_are_no_image_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match="ndarray; for pixels see as_rgb"):
-        decode(np.zeros((8, 8, 3), np.uint8))  # type: ignore[arg-type]
+        decode_image(np.zeros((8, 8, 3), np.uint8))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_pixels=0 must be at least 1"):
-        decode(FILES["png"], max_pixels=0)
+        decode_image(FILES["png"], max_pixels=0)
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(RuntimeError, match="set it to False"):
-        decode(FILES["jpeg"])
+        decode_image(FILES["jpeg"])
 
 
 # ---- limits
@@ -434,7 +435,7 @@ def test_wrong_arguments_are_no_image_errors(monkeypatch: pytest.MonkeyPatch) ->
 
 @each_file
 def test_max_pixels_is_the_callers_and_inclusive(name: str) -> None:
-    assert decode(FILES[name], max_pixels=24 * 32).size == (32, 24)
+    assert decode_image(FILES[name], max_pixels=24 * 32).size == (32, 24)
     assert kind_of(FILES[name], max_pixels=24 * 32 - 1) == "too-large"
 
 
@@ -456,7 +457,7 @@ def test_the_limit_neither_uses_nor_changes_pillows(monkeypatch: pytest.MonkeyPa
     assert before == Image.MAX_IMAGE_PIXELS
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
     for name in ("jpeg", "png", "bmp", "ppm", "jp2"):
-        assert decode(FILES[name]).size == (32, 24)
+        assert decode_image(FILES[name]).size == (32, 24)
 
 
 def test_the_default_limit_stops_a_webp_of_36_bytes_and_268_megapixels() -> None:
@@ -517,7 +518,7 @@ def test_extreme_shapes_stay_small(shape: tuple[int, int], monkeypatch: pytest.M
     monkeypatch.setattr(Image.Image, "resize", watched)
     data = encode(Image.new("RGB", shape, "teal"), "PNG")
     assert (load_image(data, 256) == [0, 128, 128]).all()
-    assert max(width * height for width, height in sizes) <= images.MAX_ASPECT * 256 * 256
+    assert max(width * height for width, height in sizes) <= decoding.MAX_ASPECT * 256 * 256
 
 
 def test_crop_refuses_bad_arguments() -> None:
@@ -528,7 +529,7 @@ def test_crop_refuses_bad_arguments() -> None:
 
 
 def test_load_image_is_decode_then_crop(tmp_path: Path) -> None:
-    assert np.array_equal(load_image(FILES["jpeg"], 16), center_crop(decode(FILES["jpeg"]), 16))
+    assert np.array_equal(load_image(FILES["jpeg"], 16), center_crop(decode_image(FILES["jpeg"]), 16))
     with pytest.raises(ImageError, match="no such file"):
         load_image(tmp_path / "x.jpg", 16)
     with pytest.raises(ImageError, match="max_pixels=5"):
@@ -538,7 +539,7 @@ def test_load_image_is_decode_then_crop(tmp_path: Path) -> None:
 def test_the_example_photographs_decode() -> None:
     folder = Path(__file__).parent.parent / "examples"
     table = (folder / "README.md").read_text()
-    found = list(images.find_images(folder / "images"))
+    found = list(find_images(folder / "images"))
     assert len(found) == 12
     for source in found:
         assert f"`images/{source.path}`" in table

@@ -11,7 +11,7 @@ import torch
 from released_files import random_release, randomise
 from torch import Tensor
 
-from bigr_repr.checkpoints import Pretrained, load_official
+from bigr_repr.checkpoints.pretrained import Pretrained, load_official
 from bigr_repr.config import GeneratorConfig, TokenizerConfig
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder

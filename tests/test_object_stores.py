@@ -20,11 +20,12 @@ import pytest
 from s3_server import BUCKET, free_port, s3_server
 from tiny_model import tiny_model, write_pictures
 
-from bigr_repr import _objects
-from bigr_repr._objects import ObjectPath, as_place
-from bigr_repr.checkpoints import Pretrained
-from bigr_repr.embed import EmbedSummary, embed_images, engine, read_embeddings
-from bigr_repr.embed.sources import find_sources
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
+from bigr_repr.embed.engines import local
+from bigr_repr.embed.inputs.sources import find_sources
+from bigr_repr.system import object_store
+from bigr_repr.system.object_store import ObjectPath, as_place
 
 USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
 
@@ -296,7 +297,7 @@ def test_an_unreachable_server_is_said_soon(
 
 
 def test_a_server_that_never_answers_is_given_up(store: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_objects, "_REQUEST", 1.0)
+    monkeypatch.setattr(object_store, "_REQUEST", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
@@ -308,7 +309,7 @@ def test_a_server_that_never_answers_is_given_up(store: ObjectPath, monkeypatch:
 def test_a_store_that_goes_away_ends_the_run_and_not_the_pictures(
     store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_AWAY", 6)
+    monkeypatch.setattr(local, "_AWAY", 6)
     files = write_pictures(tmp_path / "in", 12)
     upload(files, store)
     read, calls = ObjectPath.read_bytes, 0
@@ -332,7 +333,7 @@ def test_a_store_that_goes_away_ends_the_run_and_not_the_pictures(
 def test_objects_that_are_refused_do_not_end_the_run_while_others_are_not(
     store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_AWAY", 3)
+    monkeypatch.setattr(local, "_AWAY", 3)
     upload(write_pictures(tmp_path / "in", 12), store)
     read = ObjectPath.read_bytes
 
@@ -369,7 +370,7 @@ def test_the_command_takes_urls(
 ) -> None:
     from bigr_repr_cli import main
 
-    from bigr_repr.checkpoints import save
+    from bigr_repr.checkpoints.pretrained import save
 
     save(tiny_model(), tmp_path / "model")
     upload(write_pictures(tmp_path / "in", 3), store / "in")

@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import bigr_repr
 PACKAGE = Path(bigr_repr.__file__).parent
 
 PUBLIC = [
+    "__version__",
     "BiGR",
     "BinaryAutoencoder",
     "FeatureExtractor",
@@ -51,77 +53,74 @@ PUBLIC = [
     "save",
 ]
 
-# What is not in `bigr_repr` itself, and is found without knowing the modules of a part.
-BEGINNINGS = [
-    "embed.export",
-    "evaluate.bench",
-    "evaluate.bench_generation",
-    "evaluate.bench_retrieval",
-    "evaluate.generation_quality",
-    "evaluate.knn",
-    "evaluate.label_retrieval",
-    "evaluate.linear_probe",
-    "evaluate.open_data",
-    "evaluate.run_suite",
-    "evaluate.write_reports",
-    "retrieval.build_index",
-    "retrieval.fit_binariser",
-    "sampling.sample_codes",
-]
-
-# Each part of the package and the parts it may import. Data flows one way: nothing may import a part that uses it.
-COMMON = {"_typing"}  # what all may import
-ALLOWED = {
+# Each folder or module of the package, and which others it may import. Data flows one way, so there are no circles.
+EVERYWHERE = {"_typing", "_version", "system"}
+ALLOWED: dict[str, set[str]] = {
     "_typing": set(),
+    "_version": set(),
     "config": set(),
     "codes": set(),
+    "provenance": set(),
+    "system": set(),
     "images": set(),
-    "models": {"config"},
     "datasets": {"images"},
-    "checkpoints": {"config", "images", "models"},
-    "extractor": {"config", "codes", "models", "checkpoints"},
-    "features": {"config", "codes", "images", "checkpoints", "extractor"},
-    "embed": {"config", "codes", "images", "checkpoints", "extractor"},
-    "retrieval": {"config", "codes", "images", "checkpoints", "extractor", "features", "embed"},
-    "sampling": {"config", "codes", "models", "checkpoints", "images"},
-    "evaluate": {"codes", "images", "datasets", "models", "checkpoints", "extractor", "features", "embed", "retrieval"},
-    "train": {"config", "codes", "images", "datasets", "models", "checkpoints", "sampling"},
+    "models": {"config"},
+    "checkpoints": {"config", "models"},
+    "features": {"config", "codes", "images", "models", "checkpoints"},
+    "embed": {"config", "codes", "provenance", "images", "checkpoints", "features"},
+    "retrieval": {"config", "codes", "images", "checkpoints", "features", "embed"},
+    "sampling": {"config", "codes", "images", "models", "checkpoints"},
+    "painting": {"provenance", "images", "checkpoints", "sampling"},
+    "evaluate": {"codes", "images", "datasets", "models", "checkpoints", "features", "embed", "retrieval"},
+    "train": {"config", "codes", "provenance", "images", "datasets", "models", "checkpoints", "sampling"},
 }
-# Private modules belong to the part that they were split from.
-PART_OF = {
-    "_ahead": "images",
-    "_architecture": "checkpoints",
-    "_class_names": "images",
-    "_differences": "config",
-    "_durable": "images",
-    "_objects": "images",
-    "_guard": "images",
-    "_open": "images",
-    "_paths": "images",
-    "_pixels": "features",
-    "_placement": "checkpoints",
-    "_processes": "images",
-    "_weights": "checkpoints",
-    "catalog": "checkpoints",
-    "released": "checkpoints",
+# The same for the rooms inside the larger folders.
+ALLOWED_INSIDE: dict[str, dict[str, set[str]]] = {
+    "embed": {
+        "dataset": set(),
+        "inputs": {"dataset"},
+        "engines": {"dataset", "inputs"},
+        "run": {"dataset", "inputs", "engines"},
+    },
+    "retrieval": {
+        "codes": set(),
+        "index": {"codes"},
+        "stores": {"codes", "index"},
+        "results": {"codes", "index", "stores"},
+        "build": {"codes", "index"},
+        "near_duplicates": {"index"},
+        "queries": {"codes"},
+        "search": {"codes", "index", "stores", "results", "queries"},
+    },
+    "evaluate": {
+        "data": set(),
+        "representations": set(),
+        "metrics": {"data"},
+        "probes": {"data", "metrics"},
+        "runs": {"data", "representations", "metrics", "probes"},
+        "reports": {"data", "representations", "metrics", "probes", "runs"},
+    },
 }
+MODULES = [
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for file in sorted(PACKAGE.rglob("*.py"))
+]
+PACKAGES = [module for module in MODULES if (PACKAGE.parent / module.replace(".", "/")).is_dir()]
 
 
-def _part(module: str) -> str:
-    name = module.split(".")[1]
-    return PART_OF.get(name, name)
-
-
-def _imports(file: Path) -> set[str]:
+def _imports(module: str) -> set[str]:
+    """Modules of the package that a module imports, also inside functions and for type checkers only."""
+    path = PACKAGE.parent / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bigr_repr"):
-            found |= {
-                f"{node.module}.{alias.name}" if node.module == "bigr_repr" else node.module for alias in node.names
-            }
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name in MODULES else node.module)
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("bigr_repr")}
-    return found
+    return found - {module}
 
 
 def test_public_names_are_pinned() -> None:
@@ -138,13 +137,23 @@ def test_unknown_name_says_what_there_is() -> None:
         bigr_repr.extract_feature  # noqa: B018
 
 
-@pytest.mark.parametrize("name", BEGINNINGS)
-def test_packages_hand_out_what_one_begins_with(name: str) -> None:
-    part, function = name.split(".")
-    package = importlib.import_module(f"bigr_repr.{part}")
-    assert function in package.__all__
-    assert callable(getattr(package, function))  # and no module of that name
-    assert (getattr(package, function).__doc__ or "").strip()
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name.count(".") == 1])
+def test_packages_hand_out_what_their_stub_names(package: str) -> None:
+    """From each folder one imports its main names, and none of them is hidden by a module of that name."""
+    handed = importlib.import_module(package)
+    assert handed.__all__
+    for name in handed.__all__:
+        value = getattr(handed, name)
+        assert not isinstance(value, types.ModuleType)
+        if callable(value) and value.__module__.startswith("bigr_repr"):
+            assert (value.__doc__ or "").strip(), name
+
+
+def test_no_module_hides_a_function_of_its_name() -> None:
+    for module in MODULES:
+        parent, _, name = module.rpartition(".")
+        if parent:
+            assert name not in getattr(importlib.import_module(parent), "__all__", []), module
 
 
 def test_names_that_the_text_gives_exist() -> None:
@@ -174,16 +183,37 @@ def test_what_a_page_links_to_is_in_the_repository(page: str) -> None:
 
 def test_imports_point_downward_only() -> None:
     wrong = []
-    for file in sorted(PACKAGE.rglob("*.py")):
-        if file.parent == PACKAGE and file.name == "__init__.py":
-            continue
-        relative = file.relative_to(PACKAGE.parent).with_suffix("")
-        part = _part(".".join(relative.parts))
-        for module in _imports(file):
-            target = _part(module) if "." in module else "the package itself"
-            if target not in ALLOWED[part] | COMMON | {part} and module != "bigr_repr.__version__":
-                wrong.append(f"{'.'.join(relative.parts)} imports {module}")
+    for module in MODULES[1:]:
+        part = module.split(".")[1]
+        for target in _imports(module):
+            theirs = target.split(".")[1] if "." in target else "the package itself"
+            if theirs not in ALLOWED[part] | EVERYWHERE | {part}:
+                wrong.append(f"{module} imports {target}")
     assert not wrong
+
+
+@pytest.mark.parametrize("package", ALLOWED_INSIDE)
+def test_imports_point_downward_inside(package: str) -> None:
+    allowed, wrong = ALLOWED_INSIDE[package], []
+    for module in MODULES:
+        if module.startswith(f"bigr_repr.{package}."):
+            room = module.split(".")[2]
+            theirs = {name.split(".")[2] for name in _imports(module) if name.startswith(f"bigr_repr.{package}.")}
+            wrong += [f"{module} imports from {other}" for other in theirs - allowed[room] - {room}]
+    assert not wrong
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Not even by way of others: what is left when modules without imports are taken away, again and again."""
+    left = {module: _imports(module) & set(MODULES) - {"bigr_repr"} for module in MODULES}
+    while free := [module for module, needs in left.items() if not needs & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left
+
+
+def test_the_root_holds_few_modules() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
 
 
 def test_nothing_imports_the_command_line() -> None:

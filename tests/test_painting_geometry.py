@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from sampling_model import tiny_model
 
-from bigr_repr.catalog import released_config
-from bigr_repr.sampling.blend import BLENDS, paste
-from bigr_repr.sampling.labels import class_list, class_names, class_number
-from bigr_repr.sampling.photos import Pasting
-from bigr_repr.sampling.windows import (
+from bigr_repr.checkpoints.catalog import released_config
+from bigr_repr.checkpoints.classes import class_list, class_names, class_number
+from bigr_repr.painting.blend import BLENDS, paste
+from bigr_repr.painting.photos import Pasting
+from bigr_repr.painting.windows import (
     Margins,
     Window,
     box_mask,

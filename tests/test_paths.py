@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bigr_repr import _paths
-from bigr_repr.images import Source, escape_path, find_images, read_list, unescape_path
+from bigr_repr.images import find
+from bigr_repr.images.find import Source, escape_path, find_images, read_list, unescape_path
 
 
 def make(root: Path, *names: str) -> Path:
@@ -50,7 +50,7 @@ def test_the_order_does_not_depend_on_how_many_names_are_sorted_at_a_time(
     names = [f"{n:x}.jpg" for n in random.Random(0).sample(range(10_000), 50)]
     make(tmp_path, *names)
     for run in (1, 7, 1000):
-        monkeypatch.setattr(_paths, "_RUN", run)
+        monkeypatch.setattr(find, "_RUN", run)
         assert paths(tmp_path) == sorted(names)
 
 
@@ -183,7 +183,7 @@ def test_lists_are_literal_and_stream(tree: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1 << 16, 5])
 def test_read_list_takes_lines_or_nul_separated_paths(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_paths, "_CHUNK", chunk)
+    monkeypatch.setattr(find, "_CHUNK", chunk)
     names = ["a.jpg", "b c.jpg", "d\udcff.jpg", "é.jpg"]
     raw = [os.fsencode(name) for name in names]
     for text in (b"\n".join(raw), b"\n".join(raw) + b"\n", b"\xef\xbb\xbf" + b"\r\n\r\n".join(raw) + b"\r\n"):
@@ -220,13 +220,13 @@ def test_escaped_paths_are_utf8_and_reverse_exactly() -> None:
 
 
 def test_a_large_folder_costs_little_more_than_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_paths, "_RUN", 4096)
+    monkeypatch.setattr(find, "_RUN", 4096)
     count = 60_000
     tracemalloc.start()
     try:
-        merged = _paths._sorted(b"%020d.jpg" % (n * 7919 % count) for n in range(count))
+        merged = find._sorted(b"%020d.jpg" % (n * 7919 % count) for n in range(count))
         assert all(name == b"%020d.jpg" % n for n, name in enumerate(merged))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < count * 25 + _paths._RUN * 160  # the names once, and one run of them as objects
+    assert peak < count * 25 + find._RUN * 160  # the names once, and one run of them as objects

@@ -12,12 +12,12 @@ from PIL import Image
 from sampling_model import Watch, one_thread, some_images, tiny_model
 
 from bigr_repr import edit_photo, enrich, enrich_photo, inpaint, inpaint_photo, outpaint_photo
-from bigr_repr.checkpoints import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.painting.blend import BLENDS
+from bigr_repr.painting.photos import Painted, Pasting
+from bigr_repr.painting.windows import Margins, box_mask
 from bigr_repr.sampling import job
-from bigr_repr.sampling.blend import BLENDS
-from bigr_repr.sampling.draws import SeededDraws
-from bigr_repr.sampling.photos import Painted, Pasting
-from bigr_repr.sampling.windows import Margins, box_mask
+from bigr_repr.sampling.noise import SeededDraws
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,15 +19,15 @@ import torch
 from released_files import random_release
 from torch import Tensor
 
-from bigr_repr import catalog
-from bigr_repr._architecture import infer_generator, infer_tokenizer
-from bigr_repr._weights import without_weights
-from bigr_repr.checkpoints import count_parameters, load, load_official, save
+from bigr_repr.checkpoints import catalog
+from bigr_repr.checkpoints.architecture import infer_generator, infer_tokenizer
+from bigr_repr.checkpoints.classes import class_names
+from bigr_repr.checkpoints.pretrained import count_parameters, load, load_official, save
+from bigr_repr.checkpoints.released import generator_file_name
+from bigr_repr.checkpoints.weights import without_weights
 from bigr_repr.config import GeneratorConfig, TokenizerConfig, preset
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.released import generator_file_name
-from bigr_repr.sampling.labels import class_names
 
 GOLDEN = Path(__file__).parent / "golden"
 TOKENIZER = TokenizerConfig(

@@ -1,4 +1,4 @@
-"""HammingIndex: every kind against brute force, what must not change an answer, rescoring, regions, binarisers."""
+"""HammingIndex: every kind against brute force, what must not change an answer, rescoring, regions, binarizers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from bigr_repr.codes import from_bytes, hamming, to_bytes
-from bigr_repr.retrieval import BINARISERS, KINDS, HammingIndex, IndexSettings, Region, fit_binariser, recall_with_ties
-from bigr_repr.retrieval._scan import pairs_within, scan
-from bigr_repr.retrieval.duplicates import near_duplicates
+from bigr_repr.retrieval import (
+    BINARIZERS,
+    KINDS,
+    HammingIndex,
+    IndexSettings,
+    Region,
+    find_near_duplicates,
+    fit_binarizer,
+    recall_with_ties,
+)
+from bigr_repr.retrieval.index.scan import pairs_within, scan
 
 APPROXIMATE = [kind for kind in KINDS if kind != "flat"]
 
@@ -48,17 +56,17 @@ def test_flat_is_brute_force_with_ties_by_row(n_bytes: int, queries: int) -> Non
 
 
 def test_blocks_and_shards_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval import _scan
+    from bigr_repr.retrieval.index import scan as scanning
 
     codes, wanted = random_codes(1000, 2), random_codes(9, 2, seed=1)
     whole = scan(codes, wanted, 1000)
-    monkeypatch.setattr(_scan, "_BLOCK", 14)
-    monkeypatch.setattr(_scan, "_ROWS_A_NEIGHBOUR", 0)
-    monkeypatch.setattr(_scan, "_PENDING", 50)
+    monkeypatch.setattr(scanning, "_BLOCK", 14)
+    monkeypatch.setattr(scanning, "_ROWS_A_NEIGHBOUR", 0)
+    monkeypatch.setattr(scanning, "_PENDING", 50)
     for k in (1, 3, 50):
         parts = scan(codes, wanted, k)
         np.testing.assert_array_equal(parts.rows, whole.rows[:, :k])
-    monkeypatch.setattr(_scan, "cores", lambda: 7)
+    monkeypatch.setattr(scanning, "cores", lambda: 7)
     np.testing.assert_array_equal(scan(codes, wanted[:1], 30).rows, whole.rows[:1, :30])
 
 
@@ -114,7 +122,7 @@ def test_many_threads_search_at_once() -> None:
 
 
 def test_what_a_gpu_cannot_do_is_searched_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval import index as module
+    from bigr_repr.retrieval.index import hamming as module
 
     asked: list[int] = []
 
@@ -274,16 +282,16 @@ def test_bad_builds_say_what_is_wrong() -> None:
 def test_rescoring_the_whole_index_is_float_search_and_reads_the_shortlist_alone() -> None:
     random = np.random.default_rng(0)
     vectors, wanted = random.normal(size=(200, 16)).astype(np.float32), random.normal(size=(7, 16))
-    binariser = fit_binariser("sign", vectors)
-    index = HammingIndex.build(binariser.encode(vectors), vectors=vectors, n_bits=16)
-    index.binariser = binariser
+    binarizer = fit_binarizer("sign", vectors)
+    index = HammingIndex.build(binarizer.encode(vectors), vectors=vectors, n_bits=16)
+    index.binarizer = binarizer
     cosine = (wanted / np.linalg.norm(wanted, axis=1, keepdims=True)) @ (
         vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     ).T
     found = index.search_vectors(wanted, 5, rescore=40)
     np.testing.assert_array_equal(found.ids, np.argsort(-cosine, axis=1)[:, :5])
     np.testing.assert_allclose(found.distances, 1 - np.take_along_axis(cosine, found.ids, 1), atol=1e-6)
-    shortlist = index.search(binariser.encode(wanted), 10).ids
+    shortlist = index.search(binarizer.encode(wanted), 10).ids
     few = index.search_vectors(wanted, 5, rescore=2)
     for ids, listed in zip(few.ids, shortlist, strict=True):
         assert set(ids) <= set(listed)
@@ -304,7 +312,7 @@ def test_rescoring_the_whole_index_is_float_search_and_reads_the_shortlist_alone
 def test_rescoring_without_vectors_is_an_error() -> None:
     with pytest.raises(ValueError, match="no vectors to rescore by"):
         HammingIndex.build(clustered(20)).rescored(clustered(1), np.zeros((1, 4)), 2)
-    with pytest.raises(ValueError, match="no binariser"):
+    with pytest.raises(ValueError, match="no binarizer"):
         HammingIndex.build(clustered(20)).search_vectors(np.zeros((1, 4)), 2)
 
 
@@ -362,7 +370,7 @@ def test_clusters_are_the_connected_components() -> None:
         for a, b in truth:
             component[a] = component[b] = min(component[a], component[b])
     expected = sorted(tuple(np.flatnonzero(component == c)) for c in set(component) if (component == c).sum() > 1)
-    clusters = near_duplicates(HammingIndex.build(codes), 2)
+    clusters = find_near_duplicates(HammingIndex.build(codes), 2)
     assert sorted(tuple(cluster.ids) for cluster in clusters) == expected
     for cluster in clusters:
         np.testing.assert_array_equal(cluster.distances, distances[cluster.ids[0], cluster.ids])
@@ -370,32 +378,32 @@ def test_clusters_are_the_connected_components() -> None:
 
 def test_radius_0_finds_equal_codes_however_many() -> None:
     codes = np.repeat(random_codes(3, 32), 5000, axis=0)
-    clusters = near_duplicates(HammingIndex.build(codes), 0)
+    clusters = find_near_duplicates(HammingIndex.build(codes), 0)
     assert [len(cluster.ids) for cluster in clusters] == [5000] * 3
     with pytest.raises(ValueError, match=r"radius=300 is outside 0\.\.256"):
-        near_duplicates(HammingIndex.build(codes), 300)
+        find_near_duplicates(HammingIndex.build(codes), 300)
 
 
-# ---- binarisers
+# ---- binarizers
 
 
-@pytest.mark.parametrize("kind", BINARISERS)
-def test_a_binariser_gives_the_same_bits_in_any_batch_and_after_a_file(kind: str) -> None:
-    from bigr_repr.retrieval import Binariser
+@pytest.mark.parametrize("kind", BINARIZERS)
+def test_a_binarizer_gives_the_same_bits_in_any_batch_and_after_a_file(kind: str) -> None:
+    from bigr_repr.retrieval import Binarizer
 
     vectors = np.random.default_rng(0).normal(size=(300, 24)).astype(np.float32) + 3
-    binariser = fit_binariser(kind, vectors, n_bits=24 if kind in ("sign", "median") else 16)
-    codes = binariser.encode(vectors)
-    np.testing.assert_array_equal(np.concatenate([binariser.encode(row[None]) for row in vectors]), codes)
-    again = Binariser.from_safetensors(binariser.to_safetensors(), kind, "file")
+    binarizer = fit_binarizer(kind, vectors, n_bits=24 if kind in ("sign", "median") else 16)
+    codes = binarizer.encode(vectors)
+    np.testing.assert_array_equal(np.concatenate([binarizer.encode(row[None]) for row in vectors]), codes)
+    again = Binarizer.from_safetensors(binarizer.to_safetensors(), kind, "file")
     np.testing.assert_array_equal(again.encode(vectors), codes)
-    share = from_bytes(codes, binariser.n_bits).mean(axis=0)
+    share = from_bytes(codes, binarizer.n_bits).mean(axis=0)
     assert (np.abs(share - 0.5) < 0.15).all()  # centred: every bit halves the data
-    far = from_bytes(binariser.encode(6 - vectors), binariser.n_bits)  # mirrored at about the centre
-    assert (far != from_bytes(codes, binariser.n_bits)).mean() > 0.9
+    far = from_bytes(binarizer.encode(6 - vectors), binarizer.n_bits)  # mirrored at about the centre
+    assert (far != from_bytes(codes, binarizer.n_bits)).mean() > 0.9
 
 
-def test_binarisers_are_what_faiss_computes() -> None:
+def test_binarizers_are_what_faiss_computes() -> None:
     import faiss
 
     vectors = np.random.default_rng(1).normal(size=(500, 20)).astype(np.float32)
@@ -403,7 +411,7 @@ def test_binarisers_are_what_faiss_computes() -> None:
     fitted.itq.seed = 5
     centred = vectors - vectors.mean(axis=0)
     fitted.train(centred)
-    ours = fit_binariser("itq", vectors, n_bits=8, seed=5)
+    ours = fit_binarizer("itq", vectors, n_bits=8, seed=5)
     np.testing.assert_array_equal(from_bytes(ours.encode(vectors), 8), fitted.apply(centred) > 0)
 
 
@@ -413,13 +421,13 @@ def test_bad_fits_say_what_is_wrong() -> None:
         ("sign", 12, "gives one bit per feature, 24"),
         ("pca", 25, r"must be in 1\.\.24"),
         ("itq", 20, "30 rows are too few to fit itq of 20 bits"),
-        ("lsh", 8, "binariser='lsh' is unknown"),
+        ("lsh", 8, "binarizer='lsh' is unknown"),
     ):
         with pytest.raises(ValueError, match=message):
-            fit_binariser(kind, vectors, n_bits=n_bits)
-    binariser = fit_binariser("sign", vectors)
-    with pytest.raises(ValueError, match="23 features; this binariser reads 24"):
-        binariser.encode(vectors[:, 1:])
+            fit_binarizer(kind, vectors, n_bits=n_bits)
+    binarizer = fit_binarizer("sign", vectors)
+    with pytest.raises(ValueError, match="23 features; this binarizer reads 24"):
+        binarizer.encode(vectors[:, 1:])
     vectors[3, 4] = np.nan
     with pytest.raises(ValueError, match="the first is row 3"):
-        binariser.encode(vectors)
+        binarizer.encode(vectors)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bigr_repr.retrieval import KINDS, HammingIndex, IndexSettings, fit_binariser
-from bigr_repr.retrieval._folder import FolderWriter, manifest_digest
+from bigr_repr.retrieval import KINDS, HammingIndex, IndexSettings, fit_binarizer
+from bigr_repr.retrieval.index.folder import FolderWriter, manifest_digest
 
 ORIGIN = {
     "of": "tokenizer bits", "layer": 3, "pooling": "avg", "model": "m", "weights_sha256": "0" * 64,
@@ -33,7 +33,7 @@ def made(kind: str, rows: int = 300) -> HammingIndex:
     index = HammingIndex.build(
         codes_of(rows), ids=[f"ö/{i}.jpg" for i in range(rows)], kind=kind, vectors=vectors, bits_per_token=2
     )
-    index.binariser = fit_binariser("median", vectors)
+    index.binarizer = fit_binarizer("median", vectors)
     index.origin = ORIGIN
     return index
 
@@ -50,7 +50,7 @@ def test_what_is_saved_is_loaded(kind: str, memory_map: bool, tmp_path: Path) ->
     assert (again.settings, again.layout, again.origin) == (index.settings, index.layout, index.origin)
     assert again.self_check == index.self_check
     assert again.rows.vectors is not None
-    assert again.binariser is not None
+    assert again.binarizer is not None
     np.testing.assert_array_equal(again.rows.vectors, index.rows.vectors)
     again.add(codes_of(3, seed=9), ["a", "b", "c"], vectors=np.zeros((3, 128)))  # a mapped index can be changed
     again.remove(["ö/7.jpg"])
@@ -129,7 +129,7 @@ def test_a_folder_of_other_things_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_two_writers_do_not_mix(tmp_path: Path) -> None:
-    from bigr_repr.retrieval._folder import writing
+    from bigr_repr.retrieval.index.folder import writing
 
     with pytest.raises(RuntimeError, match="another process is writing"), writing(tmp_path / "i"):
         made("flat").save(tmp_path / "i")
@@ -164,7 +164,7 @@ def test_limits_and_missing_files_are_errors_in_words(tmp_path: Path) -> None:
         lambda m: m["files"]["codes"].update(sha256=5),
         lambda m: m["files"].update(evil=m["files"]["codes"]),
         lambda m: m["files"].pop("codes"),
-        lambda m: m.update(binariser="lsh"),
+        lambda m: m.update(binarizer="lsh"),
         lambda m: m.update(self_check={"recall": "x"}),
         lambda m: m.update(format=99),
         lambda m: m.update(ids="other"),

@@ -7,7 +7,7 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 
-from bigr_repr.evaluate.retrieval import average_precision, precision_at, retrieval
+from bigr_repr.evaluate.metrics.ranking import average_precision, precision_at, retrieval
 
 
 def ap(ranked: list[bool], depth: int, denominator: str) -> float:
@@ -93,7 +93,7 @@ def test_precision_is_the_mean_over_all_orders_of_ties(distances: list[int], rel
 
 
 def test_means_are_the_same_whatever_the_blocks_and_the_order_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.evaluate import retrieval as module
+    from bigr_repr.evaluate.metrics import ranking as module
 
     random = np.random.default_rng(1)
     distances, queries, base = random.integers(0, 20, (30, 80)), random.integers(0, 4, 30), random.integers(0, 4, 80)

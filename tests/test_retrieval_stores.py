@@ -10,17 +10,18 @@ import pytest
 from test_retrieval_files import ORIGIN
 
 from bigr_repr.codes import hamming
-from bigr_repr.retrieval import HammingIndex, Region, fit_binariser
-from bigr_repr.retrieval.stores import StoreIndex, open_store, push
+from bigr_repr.retrieval import HammingIndex, Region, fit_binarizer
+from bigr_repr.retrieval.stores.base import StoreIndex
+from bigr_repr.retrieval.stores.open import open_store, push
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the back ends warn about each other's and their own internals
 
 
 def made(rows: int = 400, seed: int = 0) -> HammingIndex:
     vectors = np.random.default_rng(seed).normal(size=(rows, 32)).astype(np.float32)
-    binariser = fit_binariser("sign", vectors)
-    index = HammingIndex.build(binariser.encode(vectors), ids=[f"ä/{seed}-{i}.jpg" for i in range(rows)])
-    index.binariser, index.origin = binariser, ORIGIN | {"of": "binarised features"}
+    binarizer = fit_binarizer("sign", vectors)
+    index = HammingIndex.build(binarizer.encode(vectors), ids=[f"ä/{seed}-{i}.jpg" for i in range(rows)])
+    index.binarizer, index.origin = binarizer, ORIGIN | {"of": "binarised features"}
     return index
 
 
@@ -48,16 +49,16 @@ def test_a_store_answers_as_the_folder_does(place: str) -> None:
     for opened in (pushed, open_store(place)):
         equal_but_for_ties(opened, index, queries, 10)
         assert (len(opened), opened.n_bits, opened.origin) == (400, 32, index.origin)
-        assert opened.binariser is not None
-        np.testing.assert_array_equal(opened.binariser.encode(np.eye(32)), index.binariser.encode(np.eye(32)))  # type: ignore[union-attr]
+        assert opened.binarizer is not None
+        np.testing.assert_array_equal(opened.binarizer.encode(np.eye(32)), index.binarizer.encode(np.eye(32)))  # type: ignore[union-attr]
 
 
 def test_rows_are_sent_in_parts(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval.stores import store
+    from bigr_repr.retrieval.stores import open as opening
 
-    monkeypatch.setattr(store, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(opening, "_CHUNK_ROWS", 7)
     index = made(50)
-    assert [len(ids) for _, ids, _ in store._batches(index)] == [7] * 7 + [1]
+    assert [len(ids) for _, ids, _ in opening._batches(index)] == [7] * 7 + [1]
     equal_but_for_ties(push(index, place), index, index.rows.codes[:5], 50)
 
 
@@ -73,17 +74,17 @@ def test_pushing_again_replaces(place: str) -> None:
 
 
 def test_a_push_that_fails_leaves_what_was_there(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval.stores import store
+    from bigr_repr.retrieval.stores import open as opening
 
     index = made()
     push(index, place)
-    whole = store._batches
+    whole = opening._batches
 
     def torn(index: HammingIndex) -> object:
         yield next(iter(whole(index)))
         raise OSError(5, "the disk is gone")
 
-    monkeypatch.setattr(store, "_batches", torn)
+    monkeypatch.setattr(opening, "_batches", torn)
     with pytest.raises(Exception, match="disk is gone"):
         push(made(50, seed=1), place)
     equal_but_for_ties(open_store(place), index, index.rows.codes[:3], 5)

@@ -28,11 +28,11 @@ from sampling_model import (
 )
 from torch import Tensor
 
-from bigr_repr.checkpoints import Pretrained, load_official
+from bigr_repr.checkpoints.pretrained import Pretrained, load_official
 from bigr_repr.models.bigr import masked_count
 from bigr_repr.sampling import SamplingSettings, generate, sample_codes
 from bigr_repr.sampling.chain import Chain
-from bigr_repr.sampling.draws import SeededDraws
+from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.orders import bit_entropy, bit_margin, halton_order
 from bigr_repr.sampling.settings import FIXED_ORDERS, ORDERS, RANKED_ORDERS
 

@@ -14,13 +14,13 @@ from PIL import Image
 from sampling_model import Watch, all_masked, one_thread, some_images, tiny_model
 from torch import Tensor
 
-from bigr_repr.checkpoints import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.models.bigr import masked_count
 from bigr_repr.sampling import SamplingSettings, edit, enrich, generate, inpaint, interpolate, outpaint
 from bigr_repr.sampling.applications import block_rounds
 from bigr_repr.sampling.canvas import decode, encode, to_batch, token_mask
 from bigr_repr.sampling.compiled import compile_for_sampling
-from bigr_repr.sampling.draws import SeededDraws
+from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.settings import ORDERS
 
 

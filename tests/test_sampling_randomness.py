@@ -33,16 +33,17 @@ from sampling_model import (
 from torch import Tensor
 
 from bigr_repr import enrich, enrich_photo, inpaint_photo
-from bigr_repr.checkpoints import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.models.transcoder import BernoulliDiffusion
-from bigr_repr.sampling import SamplingSettings, generate, interpolate, sample_codes, series
+from bigr_repr.painting import series
+from bigr_repr.painting.photos import Painted, Pasting
+from bigr_repr.painting.pictures import write_gif, write_npz, write_png
+from bigr_repr.painting.series import generate_files
+from bigr_repr.sampling import SamplingSettings, generate, interpolate, sample_codes
 from bigr_repr.sampling.applications import PAINTING, block_rounds
 from bigr_repr.sampling.chain import Chain
-from bigr_repr.sampling.draws import SeededDraws
+from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.orders import bit_entropy, choose, halton_order
-from bigr_repr.sampling.output import write_gif, write_npz, write_png
-from bigr_repr.sampling.photos import Painted, Pasting
-from bigr_repr.sampling.series import generate_files
 from bigr_repr.sampling.settings import FAST, chain_times
 
 

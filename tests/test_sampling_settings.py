@@ -12,8 +12,8 @@ import torch
 
 from bigr_repr.models.bigr import masked_count
 from bigr_repr.sampling import SamplingSettings
-from bigr_repr.sampling.draws import SeededDraws
 from bigr_repr.sampling.job import Options
+from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.orders import bit_entropy, bit_margin, choose, fixed_scores, gumbel_noise, halton_order
 from bigr_repr.sampling.settings import SettingsKeywords, chain_times
 

@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_model import picture, tiny_model, write_pictures
 
-from bigr_repr.checkpoints import Pretrained
-from bigr_repr.embed import EmbedSummary, containers, embed_images, read_embeddings
-from bigr_repr.embed.fetch import fetch, pictures
-from bigr_repr.embed.plan import Entry
-from bigr_repr.embed.sources import find_sources
-from bigr_repr.images import Source, unescape_path
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
+from bigr_repr.embed.dataset.plan import Entry
+from bigr_repr.embed.inputs.fetch import fetch, pictures
+from bigr_repr.embed.inputs.sources import find_sources
+from bigr_repr.images import containers
+from bigr_repr.images.find import Source, unescape_path
 
 USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
 

@@ -22,18 +22,18 @@ import pytest
 import torch
 from PIL import Image
 
-from bigr_repr.checkpoints import load, load_tokenizer, save_tokenizer, tokenizer_fingerprint
+from bigr_repr.checkpoints.pretrained import load, load_tokenizer, save_tokenizer, tokenizer_fingerprint
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig, preset
 from bigr_repr.datasets import open_images
-from bigr_repr.images import ImageError
+from bigr_repr.images.formats import ImageError
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.train.checkpoint import TrainingError, find_checkpoints
-from bigr_repr.train.codes import CodeSet, write_codes
-from bigr_repr.train.data import StreamSampler, batches
+from bigr_repr.train.batches import StreamSampler, batches
+from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import GeneratorObjective, make_optimizers, parameter_groups, train_generator
 from bigr_repr.train.loop import TrainSettings, identify
 from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
+from bigr_repr.train.resume import TrainingError, find_checkpoints
 from bigr_repr.train.run import run_generator_training, run_tokenizer_training
 from bigr_repr.train.tokenizer import TokenizerObjective, bit_usage, train_tokenizer
 
@@ -615,7 +615,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_it_still_resumes(codes: 
 def test_full_disk_names_the_step_and_leaves_no_half_checkpoint(
     codes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bigr_repr.train.checkpoint as module
+    import bigr_repr.train.resume as module
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

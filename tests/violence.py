@@ -121,7 +121,7 @@ class Extractor:
     def __call__(self, images: Any) -> Any:
         import torch
 
-        from bigr_repr.extractor import Features
+        from bigr_repr.features.extractor import Features
 
         pixels = images.float().reshape(len(images), 3 * 32 * 32)
         codes = torch.zeros(len(images), 16, 12, dtype=torch.bool)
@@ -150,7 +150,7 @@ def main() -> None:
     import torch
     from tiny_model import tiny_model
 
-    from bigr_repr import extractor
+    from bigr_repr.features import extractor
 
     torch.set_num_threads(1)
     extractor.FeatureExtractor = Extractor  # type: ignore[assignment,misc]  # the disk is in question, not the network

@@ -14,27 +14,28 @@ from itertools import chain
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-from bigr_repr._durable import locked
-from bigr_repr._objects import ObjectPath, Place, as_place
 from bigr_repr._typing import PathLike
-from bigr_repr.catalog import DEFAULT_MODEL
-from bigr_repr.embed.batch import best_batch_size
-from bigr_repr.embed.cluster import Cluster, require_ray
-from bigr_repr.embed.dedup import list_digests, list_duplicates, release_doubles
-from bigr_repr.embed.devices import Devices, Order, saved
-from bigr_repr.embed.engine import Decoding, Engine
-from bigr_repr.embed.known import KnownInputs, changes
-from bigr_repr.embed.ledger import Ledger
-from bigr_repr.embed.plan import RUN_FOLDER, Plan, commit_plan, extend_plan, list_inputs, open_plan, revoke_plan
-from bigr_repr.embed.recipe import Recipe, differences
-from bigr_repr.embed.sources import find_sources
-from bigr_repr.images import MAX_PIXELS, Source
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr.embed.dataset.ledger import Ledger
+from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, commit_plan, extend_plan, list_inputs, open_plan, revoke_plan
+from bigr_repr.embed.dataset.schema import Recipe, differences
+from bigr_repr.embed.engines.batching import best_batch_size
+from bigr_repr.embed.engines.gpus import Devices, Order, saved
+from bigr_repr.embed.engines.local import Decoding, Engine
+from bigr_repr.embed.engines.ray import Cluster, require_ray
+from bigr_repr.embed.inputs.dedup import list_digests, list_duplicates, release_doubles
+from bigr_repr.embed.inputs.sources import find_sources
+from bigr_repr.embed.inputs.update import KnownInputs, changes
+from bigr_repr.images.decode import MAX_PIXELS
+from bigr_repr.images.find import Source
+from bigr_repr.system.files import locked
+from bigr_repr.system.object_store import ObjectPath, Place, as_place
 
 if TYPE_CHECKING:
     import torch
 
-    from bigr_repr.checkpoints import Pretrained
-    from bigr_repr.extractor import FeatureExtractor, Layer
+    from bigr_repr.checkpoints.pretrained import Pretrained
+    from bigr_repr.features.extractor import FeatureExtractor, Layer
 
 
 Run = Callable[[Plan, Iterable[int]], None]  # does units of a plan
@@ -105,7 +106,7 @@ def embed_images(
 ) -> EmbedSummary:
     """Embed images into a folder of Parquet files that states its origin, and account for every one of them.
 
-    inputs, root, literal: as bigr_repr.embed.sources.find_sources takes; memory does not depend on how many there are.
+    inputs, root, literal: as bigr_repr.embed.inputs.sources.find_sources takes; however many, memory stays the same.
     A picture that cannot be read gives no row but a line in failures.jsonl: path, kind of error, message. out: a folder
     or a URL of an object store (`s3://bucket/run`).
 
@@ -143,9 +144,9 @@ def embed_images(
     """
     import torch
 
-    from bigr_repr._placement import as_dtype, choose_device
-    from bigr_repr.checkpoints import Pretrained, load
-    from bigr_repr.extractor import FeatureExtractor
+    from bigr_repr.checkpoints.pretrained import Pretrained, load
+    from bigr_repr.features.extractor import FeatureExtractor
+    from bigr_repr.system.devices import as_dtype, choose_device
 
     if not (batch_size in (None, "auto") or (isinstance(batch_size, int) and batch_size >= 1)):
         raise ValueError(f'batch_size={batch_size!r} must be at least 1, or "auto"')

@@ -1,1 +1,5 @@
 """The networks: tokenizer, transformer, transcoder, and the generator that joins the last two."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

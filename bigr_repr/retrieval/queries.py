@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr._pixels import Pictures, read_all, stack
-from bigr_repr._placement import as_dtype
 from bigr_repr._typing import PathLike
-from bigr_repr.checkpoints import Pretrained, load
+from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.codes import to_bytes
-from bigr_repr.extractor import FeatureExtractor
-from bigr_repr.retrieval.binariser import Binariser
-from bigr_repr.retrieval.origin import BITS, check_origin, origin_by
+from bigr_repr.features.extractor import FeatureExtractor
+from bigr_repr.images.inputs import Pictures, read_all, stack
+from bigr_repr.retrieval.codes.binarizer import Binarizer
+from bigr_repr.retrieval.codes.provenance import BITS, check_origin, origin_by
+from bigr_repr.system.devices import as_dtype
 
 __all__ = ["Encoded", "encode_queries", "model_of"]
 
@@ -50,9 +50,9 @@ def model_of(origin: Mapping[str, Any] | None, model: PathLike | Pretrained | No
 
 
 def encode_queries(
-    images: Pictures, pre: Pretrained, origin: Mapping[str, Any], binariser: Binariser | None
+    images: Pictures, pre: Pretrained, origin: Mapping[str, Any], binarizer: Binarizer | None
 ) -> Encoded:
-    """Encode pictures (anything that extract_features takes) as the index of this origin and binariser was encoded.
+    """Encode pictures (anything that extract_features takes) as the index of this origin and binarizer was encoded.
 
     Raises ImageError for a picture that cannot be read, ValueError for another model or features not finite.
     """
@@ -69,7 +69,7 @@ def encode_queries(
     if origin["of"] == BITS:
         codes = tokens
     else:
-        assert binariser is not None
+        assert binarizer is not None
         assert vectors is not None
-        codes = binariser.encode(vectors)
+        codes = binarizer.encode(vectors)
     return Encoded(codes=codes, tokens=tokens, vectors=vectors, pixels=np.stack(pixels))

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._typing import PathLike
-from bigr_repr.checkpoints import Pretrained
-from bigr_repr.images import escape_path, find_images
-from bigr_repr.retrieval.index import HammingIndex, Neighbors
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.images.find import escape_path, find_images
+from bigr_repr.retrieval.codes.regions import Region
+from bigr_repr.retrieval.index.hamming import HammingIndex, Neighbors
 from bigr_repr.retrieval.queries import encode_queries, model_of
-from bigr_repr.retrieval.regions import Region
-from bigr_repr.retrieval.stores import StoreIndex
-from bigr_repr.retrieval.views import SearchView, look_at, photo_of, thumbnail
+from bigr_repr.retrieval.results.views import SearchView, look_at, photo_of, thumbnail
+from bigr_repr.retrieval.stores.base import StoreIndex
 
 __all__ = ["Searched", "search_ids", "search_images"]
 
@@ -76,7 +76,7 @@ def search_images(
     files = [source.file for source in find_images(images)]
     pre = model_of(index.origin, model)
     assert index.origin is not None
-    queries = encode_queries(files, pre, index.origin, index.binariser)
+    queries = encode_queries(files, pre, index.origin, index.binarizer)
     found = _search(index, queries.codes, queries.tokens, queries.vectors, k, rescore, region, effort)
     return Searched(
         names=[escape_path(os.path.basename(file)) for file in files],  # noqa: PTH119  (a name as found, not a path)

@@ -15,10 +15,10 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from bigr_repr.checkpoints import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.sampling.canvas import ImageLike, MaskLike, lower_detail, place, to_batch, to_canvas, token_mask
-from bigr_repr.sampling.draws import Draws
 from bigr_repr.sampling.job import Job, Labels, Options, at_least_one, class_numbers, in_turn
+from bigr_repr.sampling.noise import Draws
 from bigr_repr.sampling.settings import SamplingSettings
 
 # As in the released scripts for painting into images.

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from bigr_repr.checkpoints import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import grid_to_tokens, tokens_to_grid
-from bigr_repr.images import as_rgb
+from bigr_repr.images.decode import as_rgb
 
 ImageLike: TypeAlias = Tensor | NDArray[Any] | Image.Image
 MaskLike: TypeAlias = Tensor | NDArray[Any]

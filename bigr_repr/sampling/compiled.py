@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigr_repr.checkpoints import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained
 
 
 def compile_for_sampling(pre: Pretrained, *, backend: Any = "inductor") -> Pretrained:

@@ -12,10 +12,10 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from bigr_repr.checkpoints import Pretrained
+from bigr_repr.checkpoints.classes import class_number, has_classes
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.sampling.canvas import decode, encode
-from bigr_repr.sampling.draws import Draws, SeededDraws
-from bigr_repr.sampling.labels import class_number, has_classes
+from bigr_repr.sampling.noise import Draws, SeededDraws
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
 from bigr_repr.sampling.settings import SamplingSettings, SettingsKeywords, usual_settings
 

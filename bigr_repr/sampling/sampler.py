@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.sampling.chain import Chain
-from bigr_repr.sampling.draws import Draws
+from bigr_repr.sampling.noise import Draws
 from bigr_repr.sampling.orders import choose, confidence, fixed_scores, gumbel_noise
 from bigr_repr.sampling.settings import SamplingSettings
 

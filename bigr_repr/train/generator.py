@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bigr_repr.checkpoints import tokenizer_fingerprint
+from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import grid_to_tokens
 from bigr_repr.config import ModelConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.bigr import BiGR, draw_mask
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.train.codes import CodeSet
-from bigr_repr.train.data import Batch, batches
+from bigr_repr.train.batches import Batch, batches
+from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
 
 log = logging.getLogger(__name__)

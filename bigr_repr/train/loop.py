@@ -21,11 +21,11 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 
-from bigr_repr._differences import differences
-from bigr_repr._placement import mixed_precision
-from bigr_repr.train.checkpoint import TrainingError, find_checkpoints, load_checkpoint, read_record, save_checkpoint
-from bigr_repr.train.data import Batch
+from bigr_repr.provenance import differences
+from bigr_repr.system.devices import mixed_precision
+from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
+from bigr_repr.train.resume import TrainingError, find_checkpoints, load_checkpoint, read_record, save_checkpoint
 
 log = logging.getLogger(__name__)
 SCHEDULES = ("constant", "cosine")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import PartialState
 
-from bigr_repr._differences import differences
-from bigr_repr.checkpoints import Pretrained, load, load_tokenizer, save, save_tokenizer
+from bigr_repr.checkpoints.pretrained import Pretrained, load, load_tokenizer, save, save_tokenizer
 from bigr_repr.config import GeneratorConfig, ModelConfig
 from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
-from bigr_repr.train.codes import CodeSet
+from bigr_repr.provenance import differences
+from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.generator import GeneratorObjective, Sampler, for_data, train_generator
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.tokenizer import TokenizerObjective, train_tokenizer
@@ -40,7 +40,7 @@ def sample_grid(config: ModelConfig, tokenizer: BinaryAutoencoder, labels: Seque
     """A function that draws 16 images of a generator, for the labels in turn, as one picture."""
     from torchvision.utils import make_grid
 
-    from bigr_repr.sampling import generate
+    from bigr_repr.sampling.applications import generate
     from bigr_repr.sampling.settings import SamplingSettings, usual_settings
 
     def draw(generator: BiGR) -> Tensor:

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from bigr_repr.checkpoints import tokenizer_fingerprint
+from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.config import TokenizerConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.train.data import Batch, batches
+from bigr_repr.train.batches import Batch, batches
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
 from bigr_repr.train.losses import PatchDiscriminator, PerceptualDistance, adaptive_weight, augment, hinge_discriminator
 

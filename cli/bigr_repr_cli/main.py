@@ -9,24 +9,14 @@ import typer
 from typer.core import TyperGroup
 
 from bigr_repr_cli import app as page
-from bigr_repr_cli import (
-    bench,
-    codes,
-    edit,
-    embed,
-    embed_export,
-    enrich,
-    generate,
-    index,
-    inpaint,
-    interpolate,
-    models,
-    near_duplicates,
-    outpaint,
-    search,
-    train,
-)
+from bigr_repr_cli import bench, train
+from bigr_repr_cli.draw import edit, enrich, generate, inpaint, interpolate, outpaint
+from bigr_repr_cli.embed import command as embed
+from bigr_repr_cli.embed import export as embed_export
+from bigr_repr_cli.models import command as models
 from bigr_repr_cli.parse import repeat_layer
+from bigr_repr_cli.search import codes, index, near_duplicates
+from bigr_repr_cli.search import command as search
 
 
 class _Commands(TyperGroup):
@@ -63,7 +53,7 @@ _UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kin
 
 def _version(show: bool) -> None:
     if show:
-        from bigr_repr import __version__
+        from bigr_repr._version import __version__
 
         typer.echo(__version__)
         raise typer.Exit

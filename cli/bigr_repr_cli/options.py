@@ -25,10 +25,11 @@ Compile = Annotated[bool, typer.Option("--compile", help="Compile the network fi
 StoredLayer = Annotated[
     int | None, typer.Option(help=r"Block whose vectors to take \[default: the only one that the data set has].")
 ]
-Binariser = Annotated[
+Binarizer = Annotated[
     Codes,
     typer.Option(
         "--codes",
+        "--binarizer",
         "--binariser",
         help="What the codes are. bits: the tokenizer's own, which a data set has after embed --codes; the others: the "
         "vectors of a data set made binary.",

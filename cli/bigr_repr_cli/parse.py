@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from bigr_repr.retrieval import HammingIndex, Region
-    from bigr_repr.retrieval.stores import StoreIndex
+    from bigr_repr.retrieval.stores.base import StoreIndex
 
 
 def parse_layers(values: list[str], names: tuple[str, ...] = ("mid",)) -> list[int | str]:

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from bigr_repr.catalog import ModelEntry
-    from bigr_repr.checkpoints import Description
+    from bigr_repr.checkpoints.catalog import ModelEntry
+    from bigr_repr.checkpoints.pretrained import Description
 
 _TITLES = {"bundled": "bundled", "released": "released, fetched on use", "preset": "presets, no weights"}
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bigr_repr.embed.recipe import METADATA_KEY
-from bigr_repr.retrieval.stores.store import Batch, Header
+from bigr_repr.embed.dataset.schema import METADATA_KEY
+from bigr_repr.retrieval.stores.base import Batch, Header
 
 
 class LanceStore:

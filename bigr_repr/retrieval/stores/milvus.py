@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval.stores.store import Batch, Header
+from bigr_repr.retrieval.stores.base import Batch, Header
 
 _TEXT: Final = 60_000  # of a header in one row; Milvus takes 65 535 bytes
 _PARTS: Final = 2_000  # rows of a header that are read at most

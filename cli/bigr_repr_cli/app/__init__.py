@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from bigr_repr.catalog import DEFAULT_MODEL
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr_cli.draw.sampling import load_for_sampling
 from bigr_repr_cli.options import Compile, Computed, Device, Model, Precision
-from bigr_repr_cli.sampling import load_for_sampling
 
 MISSING = "the page needs Gradio; install it with: pip install 'bigr-repr[app]'"
 

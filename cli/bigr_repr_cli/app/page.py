@@ -16,7 +16,7 @@ import typer
 from gradio.processing_utils import save_file_to_cache
 from PIL import Image
 
-from bigr_repr.sampling.photos import Pasting
+from bigr_repr.painting.photos import Pasting
 from bigr_repr.sampling.settings import FAST, ORDERS
 from bigr_repr_cli.app.studio import Choices, Order, Picture, Studio, Watch
 

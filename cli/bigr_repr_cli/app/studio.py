@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigr_repr._durable import replacing
-from bigr_repr.checkpoints import Pretrained
-from bigr_repr.images import decode as read_image
-from bigr_repr.sampling.canvas import decode, partly
-from bigr_repr.sampling.files import (
+from bigr_repr.checkpoints.classes import class_list, class_names, has_classes
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.images.decode import decode_image
+from bigr_repr.painting.files import (
     PhotoFile,
     Written,
     enrich_file,
@@ -28,12 +27,13 @@ from bigr_repr.sampling.files import (
     outpaint_file,
     to_pictures,
 )
+from bigr_repr.painting.photos import Pasting
+from bigr_repr.painting.series import generate_files
+from bigr_repr.sampling.canvas import decode, partly
 from bigr_repr.sampling.job import Options
-from bigr_repr.sampling.labels import class_list, class_names, has_classes
-from bigr_repr.sampling.photos import Pasting
 from bigr_repr.sampling.sampler import Iteration
-from bigr_repr.sampling.series import generate_files
 from bigr_repr.sampling.settings import FAST
+from bigr_repr.system.files import replacing
 
 Picture = Callable[[], Image.Image]  # one that is being drawn, as far as it is
 Watch = Callable[[float, float, Picture | None], object]  # done, total, and what there is to see, if anything
@@ -95,7 +95,7 @@ class Studio:
 
     def shown(self, photo: str) -> Image.Image:
         """The photograph as it is painted on: upright, at most 1024 pixels per side. Raises ImageError."""
-        image = read_image(photo)
+        image = decode_image(photo)
         image.thumbnail((SHOWN, SHOWN))
         return image
 
@@ -169,7 +169,7 @@ class Studio:
         marked = [layer[..., 3] > 0 for layer in order.strokes if layer[..., 3].any()]
         if not marked:
             return PhotoFile(photo=order.photo, out=out)
-        mask, size = out.with_stem(f"{out.stem}-mask"), read_image(order.photo).size
+        mask, size = out.with_stem(f"{out.stem}-mask"), decode_image(order.photo).size
         with replacing(mask) as target:
             union = Image.fromarray(np.logical_or.reduce(marked)).convert("L")
             union.resize(size, Image.Resampling.NEAREST).save(target, "PNG")

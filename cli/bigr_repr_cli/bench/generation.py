@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bigr_repr.catalog import DEFAULT_MODEL
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.options import Device, Json
 from bigr_repr_cli.progress import bench_progress
@@ -49,7 +49,7 @@ def command(
     """
     block = o.single_layer(layer, ("mid",))
     from bigr_repr.datasets import open_images
-    from bigr_repr.evaluate.bench import bench_generation
+    from bigr_repr.evaluate.runs.bench import bench_generation
 
     settings = o.make_settings(seed=seed, pool=pool, device=device, cache=cache, batch_size=batch_size, workers=workers)
     sides = open_images(generated, train=False), open_images(real, train=False)

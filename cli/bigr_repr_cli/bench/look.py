@@ -38,7 +38,7 @@ def map_command(
     """Draw the test images' features as points in the plane, coloured by class."""
     o.check_picture(out, ".png", ".svg")
     layers = _layers(layer)
-    from bigr_repr.evaluate.drawings import draw_map
+    from bigr_repr.evaluate.reports.drawings import draw_map
 
     settings = o.make_settings(
         seed=seed, pool=pool, codes=codes, device=device, cache=cache, batch_size=batch_size, workers=workers
@@ -72,7 +72,7 @@ def neighbours(
     """Draw test images with the training images nearest to them; a green frame: of the same class."""
     o.check_picture(out, ".png")
     layers = _layers(layer)
-    from bigr_repr.evaluate.drawings import draw_neighbors
+    from bigr_repr.evaluate.reports.drawings import draw_neighbors
 
     settings = o.make_settings(
         seed=seed, pool=pool, codes=codes, center=center, device=device, cache=cache, batch_size=batch_size,
@@ -107,7 +107,7 @@ def confusion(
     """Draw which classes the linear probe takes for which."""
     o.check_picture(out, ".png", ".svg")
     layers = _layers(layer)
-    from bigr_repr.evaluate.drawings import draw_confusion
+    from bigr_repr.evaluate.reports.drawings import draw_confusion
 
     settings = o.make_settings(
         protocol=protocol, seed=seed, pool=pool, codes=codes, device=device, cache=cache, batch_size=batch_size,
@@ -139,7 +139,7 @@ def cka(
 ) -> None:
     """Draw how alike the blocks of a model, or of two, are: linear CKA on the test images, 1 for equal."""
     o.check_picture(out, ".png", ".svg")
-    from bigr_repr.evaluate.drawings import draw_cka
+    from bigr_repr.evaluate.reports.drawings import draw_cka
 
     settings = o.make_settings(seed=seed, pool=pool, device=device, cache=cache, batch_size=batch_size, workers=workers)
     data = o.open_sides(dataset, "", "", root, None, test_limit, seed)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bigr_repr.catalog import DEFAULT_MODEL
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.parse import parse_layers, parse_numbers
 
 if TYPE_CHECKING:
-    from bigr_repr.evaluate.extraction import BenchSettings
-    from bigr_repr.evaluate.splits import BenchData
+    from bigr_repr.evaluate.data.splits import BenchData
+    from bigr_repr.evaluate.runs.extraction import BenchSettings
 
 Pooling = StrEnum("Pooling", [("avg", "avg"), ("max", "max"), ("both", "avg+max")])
 Probe = StrEnum("Probe", ["logreg", "mae", "mage", "dinov2"])
@@ -98,7 +98,7 @@ def open_sides(
     """The data that the options name. Raises BadParameter unless they name one data set, or both sides."""
     if bool(train_on) != bool(test_on) or bool(dataset) == bool(train_on):
         raise typer.BadParameter("give --dataset, or both --train-on and --test-on", param_hint="--dataset")
-    from bigr_repr.evaluate.splits import open_data, transfer
+    from bigr_repr.evaluate.data.splits import open_data, transfer
 
     if dataset:
         return open_data(dataset, root=root, limit=limit, test_limit=test_limit, seed=seed)
@@ -129,8 +129,8 @@ def make_settings(
 ) -> BenchSettings:
     """Settings of the library from options."""
     neighbours = parse_numbers(k, "--k")
-    from bigr_repr.evaluate.cache import default_cache
-    from bigr_repr.evaluate.extraction import BenchSettings
+    from bigr_repr.evaluate.runs.cache import default_cache
+    from bigr_repr.evaluate.runs.extraction import BenchSettings
 
     return BenchSettings(
         protocol=str(protocol), seeds=tuple(range(seed, seed + seeds)), k=neighbours, center=center, pool=str(pool),

@@ -38,7 +38,7 @@ def linear_probe(
     Whatever is chosen (rate, penalty) is chosen on a held-out part of the training images.
     """
     layers = parse_layers(layer, _NAMES) if layer else []
-    from bigr_repr.evaluate.bench import bench
+    from bigr_repr.evaluate.runs.bench import bench
     from bigr_repr_cli.bench.report import print_rows
 
     settings = o.make_settings(
@@ -76,7 +76,7 @@ def knn(
     Votes are weighted exp(similarity / 0.07), as in DINO.
     """
     layers = parse_layers(layer, _NAMES) if layer else []
-    from bigr_repr.evaluate.bench import bench
+    from bigr_repr.evaluate.runs.bench import bench
     from bigr_repr_cli.bench.report import print_rows
 
     settings = o.make_settings(
@@ -113,8 +113,8 @@ def layers(
     """Probe every block, after one pass over the images; the best one may then be named: --layer best."""
     if plot is not None:
         o.check_picture(plot, ".png", ".svg", option="--plot")
-    from bigr_repr.evaluate.bench import bench, best_row
-    from bigr_repr.evaluate.plots import plot_layers
+    from bigr_repr.evaluate.reports.plots import plot_layers
+    from bigr_repr.evaluate.runs.bench import bench, best_row
     from bigr_repr_cli.bench.report import print_rows
 
     settings = o.make_settings(

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from bigr_repr.evaluate.bench import BenchRow
-    from bigr_repr.evaluate.extraction import BenchFeatures
-    from bigr_repr.evaluate.label_retrieval import RetrievalRow
+    from bigr_repr.evaluate.metrics.label_retrieval import RetrievalRow
+    from bigr_repr.evaluate.runs.bench import BenchRow
+    from bigr_repr.evaluate.runs.extraction import BenchFeatures
 
 
 def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None = None) -> None:

@@ -35,12 +35,12 @@ def command(
     workers: o.Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Retrieve images of the test images' classes among the training images: floats, every binariser, tokenizer bits.
+    """Retrieve images of the test images' classes among the training images: floats, every binarizer, tokenizer bits.
 
     mAP over the relevant images in the database; equal distances count as the mean over their orders.
     """
     block, numbers = o.single_layer(layer), parse_numbers(bits, "--bits")
-    from bigr_repr.evaluate.bench import bench_retrieval
+    from bigr_repr.evaluate.runs.bench import bench_retrieval
     from bigr_repr_cli.bench.report import print_retrieval
 
     settings = o.make_settings(seed=seed, pool=pool, device=device, cache=cache, batch_size=batch_size, workers=workers)

@@ -41,8 +41,8 @@ def command(
     """
     import json
 
-    from bigr_repr.evaluate.report import markdown_table, write_reports
-    from bigr_repr.evaluate.suite import read_suite, run_suite
+    from bigr_repr.evaluate.reports.report import markdown_table, write_reports
+    from bigr_repr.evaluate.runs.suite import read_suite, run_suite
 
     plan = read_suite(suite, model=model, root=root).limited(limit, test_limit)
     settings = o.make_settings(device=device, cache=cache, batch_size=batch_size, workers=workers)

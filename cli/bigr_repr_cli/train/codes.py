@@ -24,9 +24,9 @@ def command(
     ] = "auto",
 ) -> None:
     """Encode images once into a packed code data set, so that a generator trains without images."""
-    from bigr_repr.checkpoints import load_tokenizer
+    from bigr_repr.checkpoints.pretrained import load_tokenizer
     from bigr_repr.datasets import open_images
-    from bigr_repr.train.codes import write_codes
+    from bigr_repr.train.code_set import write_codes
 
     with counting_progress("encoding") as on_progress:
         codes = write_codes(

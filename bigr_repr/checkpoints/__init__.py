@@ -1,0 +1,5 @@
+"""Models on disk: load by name, folder or hub, save, and import of released weights."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,14 @@
+from .catalog import ModelEntry as ModelEntry
+from .catalog import available_models as available_models
+from .classes import class_list as class_list
+from .classes import class_number as class_number
+from .pretrained import Description as Description
+from .pretrained import Pretrained as Pretrained
+from .pretrained import count_parameters as count_parameters
+from .pretrained import describe as describe
+from .pretrained import load as load
+from .pretrained import load_official as load_official
+from .pretrained import load_tokenizer as load_tokenizer
+from .pretrained import save as save
+from .pretrained import save_tokenizer as save_tokenizer
+from .pretrained import tokenizer_fingerprint as tokenizer_fingerprint

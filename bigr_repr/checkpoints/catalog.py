@@ -1,0 +1,157 @@
+"""Which models exist, where their files lie, and what config.json of a model folder says. Knows nothing of tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from bigr_repr.config import ModelConfig, TokenizerConfig, preset, preset_names
+
+DEFAULT_MODEL: Final = "bigr-tiny"  # bundled: there without a download
+ASSETS = Path(__file__).parents[1] / "assets"
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.safetensors"
+GENERATOR_FILE = "generator.safetensors"
+RELEASE_REPOSITORY = "haoosz/BiGR"
+HUB_PAGE = "https://huggingface.co/{}"
+
+_FORMAT = 1
+_PREPROCESSING = {"resize": "shorter side to image_size, box then bicubic", "crop": "centre", "range": [0, 1]}
+
+Kind = Literal["bundled", "released", "preset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """One variant of the authors' release: the preset it has, and its two files in their repository."""
+
+    preset: str
+    tokenizer: str
+    generator: str
+
+
+_D24 = "bae/bae_d24/binaryae_ema_1000000.th"
+_D32 = "bae/bae_d32/binaryae_ema_950000.th"
+_D32_512 = "bae/bae_d32_512/binaryae_ema_720000.th"
+
+RELEASED = {
+    "L-d24": Released(preset="L-d24", tokenizer=_D24, generator="gpt/bigr_L_d24.pt"),
+    "XL-d24": Released(preset="XL-d24", tokenizer=_D24, generator="gpt/bigr_XL_d24.pt"),
+    "XXL-d24": Released(preset="XXL-d24", tokenizer=_D24, generator="gpt/bigr_XXL_d24.pt"),
+    "XXL-d32": Released(preset="XXL-d32", tokenizer=_D32, generator="gpt/bigr_XXL_d32.pt"),
+    "L-d32-512": Released(preset="L-512-d32", tokenizer=_D32_512, generator="gpt/bigr_L_d32_512.pt"),
+}
+
+RELEASE_TRAINING = {
+    "data": "ImageNet-1k (ILSVRC 2012)",
+    "terms": "ImageNet is for non-commercial research and education; for the weights see the source page",
+    "source": HUB_PAGE.format(RELEASE_REPOSITORY),
+    "paper": "BiGR, arXiv 2410.14672",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """A model that can be named. `name` is what `load` takes; a "preset" is an architecture without weights."""
+
+    name: str
+    kind: Kind
+    config: ModelConfig
+
+
+def released_config(variant: str) -> ModelConfig:
+    """The configuration of a released variant, as far as it is known without its files: without class names."""
+    config = preset(RELEASED[variant].preset)
+    return dataclasses.replace(config, name=f"bigr-{variant}", training=RELEASE_TRAINING)
+
+
+@functools.cache
+def imagenet_class_names() -> tuple[str, ...]:
+    """The 1000 class names of ImageNet-1k in label order, each with its synonyms: "tench, Tinca tinca"."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info: Any = ImageNetInfo("imagenet-1k")
+    return tuple(info.label_descriptions())
+
+
+def bundled_folders() -> dict[str, Path]:
+    """Model folders inside the package, by name."""
+    return {path.parent.name: path.parent for path in sorted(ASSETS.glob(f"*/{CONFIG_FILE}"))}
+
+
+def available_models() -> tuple[ModelEntry, ...]:
+    """All that can be named: bundled models, the authors' release, presets. Reads nothing but the bundled configs."""
+    bundled = [
+        ModelEntry(name=name, kind="bundled", config=read_config(folder)[0])
+        for name, folder in bundled_folders().items()
+    ]
+    released = [
+        ModelEntry(name=f"hf:{RELEASE_REPOSITORY}/{variant}", kind="released", config=released_config(variant))
+        for variant in RELEASED
+    ]
+    presets = [ModelEntry(name=name, kind="preset", config=preset(name)) for name in preset_names()]
+    return (*bundled, *released, *presets)
+
+
+def config_text(config: ModelConfig | TokenizerConfig, fingerprint: str) -> str:
+    """What config.json of a model's or a tokenizer's folder holds. `fingerprint` is that of the weights beside it."""
+    architecture = config.to_dict() if isinstance(config, ModelConfig) else {"tokenizer": dataclasses.asdict(config)}
+    record = {
+        "format": _FORMAT,
+        **architecture,
+        "preprocessing": _PREPROCESSING,
+        "weights_sha256": fingerprint,
+    }
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
+    """The configuration in a model folder, and the fingerprint recorded for its weights, if any.
+
+    Raises FileNotFoundError when there is no config.json, and ValueError, naming the file, when it cannot be used.
+    """
+    with _reading(folder) as (record, fingerprint):
+        if "tokenizer" in record and "generator" not in record:
+            raise ValueError("it is only that of a tokenizer; train a generator for it: bigr-repr train generator")
+        return ModelConfig.from_dict(record), fingerprint
+
+
+def read_tokenizer_config(folder: Path) -> tuple[TokenizerConfig, str | None]:
+    """As `read_config`, of a folder that holds only a tokenizer."""
+    with _reading(folder) as (record, fingerprint):
+        fields: dict[str, Any] = dict(record["tokenizer"])
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        return TokenizerConfig(**fields), fingerprint
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[tuple[dict[str, Any], str | None]]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: not a model folder, as it has no {CONFIG_FILE}; see: bigr-repr models list")
+    try:
+        record = json.loads(path.read_bytes())
+        if not isinstance(record, dict):
+            raise ValueError(f"it holds a {type(record).__name__} where an object is expected")
+        _check_format(record)
+        fingerprint = record.pop("weights_sha256", None)
+        if fingerprint is not None and not isinstance(fingerprint, str):
+            raise ValueError(f"weights_sha256={fingerprint!r} is not text")
+        yield record, fingerprint
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+
+
+def _check_format(record: dict[str, Any]) -> None:
+    found = record.pop("format", _FORMAT)
+    if found != _FORMAT:
+        raise ValueError(f"format={found!r} is unknown, this version reads {_FORMAT}; install a newer bigr-repr")
+    preprocessing = record.pop("preprocessing", _PREPROCESSING)
+    if preprocessing != _PREPROCESSING:
+        raise ValueError(f"preprocessing={preprocessing!r} is unknown; this version does {_PREPROCESSING}")

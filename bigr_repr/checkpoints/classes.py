@@ -1,0 +1,85 @@
+"""Classes by number or name, as people type them. Knows nothing of sampling."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterable, Mapping
+
+from bigr_repr.checkpoints.catalog import imagenet_class_names
+from bigr_repr.config import ModelConfig
+
+ALL = "all"  # every class once
+_SUGGESTIONS = 3
+_LIST = "bigr-repr models info {} --classes"
+
+
+def class_names(config: ModelConfig) -> tuple[str, ...]:
+    """One name per class: the configuration's; for models of ImageNet-1k that carry none, ImageNet's; else none."""
+    if config.class_names or config.generator.classes != 1000:
+        return config.class_names
+    return imagenet_class_names() if str(config.training.get("data", "")).startswith("ImageNet-1k") else ()
+
+
+def has_classes(config: ModelConfig) -> bool:
+    """Whether the model was trained with classes."""
+    settings = config.training.get("settings")
+    return not (isinstance(settings, Mapping) and settings.get("conditional") is False)
+
+
+def class_number(config: ModelConfig, text: str) -> int:
+    """The class that a number or a name stands for; either case; of a name with commas, any part.
+
+    Raises ValueError for a number outside 0..C-1, for a name that several classes share and, with the nearest names,
+    for one that no class has.
+    """
+    wanted, count = text.strip(), config.generator.classes
+    if wanted.removeprefix("-").isdecimal():
+        if not 0 <= int(wanted) < count:
+            raise ValueError(
+                f"class {wanted} is outside 0..{count - 1} for {config.name}; see: {_LIST.format(config.name)}"
+            )
+        return int(wanted)
+    names = class_names(config)
+    if not names:
+        raise ValueError(f"class {wanted!r} cannot be looked up: {config.name} has no names; give 0..{count - 1}")
+    table = _table(names)
+    found = table.get(_plain(wanted), ())
+    if len(found) > 1:
+        numbers = f"{', '.join(map(str, found[:-1]))} and {found[-1]}"
+        raise ValueError(f"class {wanted!r} is {numbers} of {config.name}; give the number")
+    if not found:
+        near = difflib.get_close_matches(_plain(wanted), table, n=_SUGGESTIONS, cutoff=0.5)
+        listed = ", ".join(dict.fromkeys(repr(names[table[name][0]]) for name in near))  # two parts may be of one name
+        remedy = f"nearest: {listed}" if near else f"give a number 0..{count - 1}, or see: {_LIST.format(config.name)}"
+        raise ValueError(f"class {wanted!r} is not one of {config.name}'s; {remedy}")
+    return found[0]
+
+
+def class_list(config: ModelConfig, texts: Iterable[str]) -> list[int]:
+    """Classes of several texts, each some of them, or "all", by commas. Raises as `class_number`, also for none."""
+    found: list[int] = []
+    for text in texts:
+        whole = _plain(text) in _table(class_names(config))  # a name may hold commas
+        for part in [text] if whole else filter(str.strip, text.split(",")):
+            every = part.strip().lower() == ALL
+            found += range(config.generator.classes) if every else [class_number(config, part)]
+    if not found:
+        raise ValueError("no class is named; give numbers or names, separated by commas")
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _table(names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """The numbers of the classes of each plain name; whole names stand above parts."""
+    whole: dict[str, list[int]] = {}
+    parts: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        whole.setdefault(_plain(name), []).append(number)
+        for part in dict.fromkeys(map(_plain, name.split(","))):
+            parts.setdefault(part, []).append(number)
+    return {name: tuple(numbers) for name, numbers in (parts | whole).items()}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").lower().split())

@@ -1,0 +1,332 @@
+"""Models on disk: load by name, folder or hub, save, import released files. Knows nothing of images or training."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from bigr_repr._typing import PathLike
+from bigr_repr.checkpoints import catalog, released
+from bigr_repr.checkpoints.catalog import CONFIG_FILE, GENERATOR_FILE, TOKENIZER_FILE, ModelEntry, available_models
+from bigr_repr.checkpoints.weights import assign, fingerprint, without_weights
+from bigr_repr.config import ModelConfig, preset, preset_names
+from bigr_repr.models.bigr import BiGR
+from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.system.files import sync_file, sync_folder
+
+__all__ = [
+    "Description",
+    "ModelEntry",
+    "Pretrained",
+    "available_models",
+    "count_parameters",
+    "describe",
+    "load",
+    "load_official",
+    "load_tokenizer",
+    "save",
+    "save_tokenizer",
+    "tokenizer_fingerprint",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A model with its weights: what `load` gives, in eval mode, and `save` takes."""
+
+    config: ModelConfig
+    tokenizer: BinaryAutoencoder
+    generator: BiGR
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, shapes and float32 values of all weights, 64 hexadecimal digits; for provenance.
+
+        The same after `save` and `load`, unless saving rounded the weights, and whatever they are later converted or
+        moved to with `to`. Computed at first use, once: after changing weights, make a new Pretrained.
+        """
+        return fingerprint(_joined(self.tokenizer.state_dict(), self.generator.state_dict()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator's weights are."""
+        return next(self.generator.parameters()).device
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pretrained:
+        """Move or convert the weights, in place as modules do, and return self. The fingerprint stays what it was."""
+        if dtype is not None and dtype != next(self.generator.parameters()).dtype:
+            _ = self.fingerprint  # of the weights as loaded, not of their roundings
+        self.tokenizer.to(device=device, dtype=dtype)
+        self.generator.to(device=device, dtype=dtype)
+        return self
+
+
+class Parameters(NamedTuple):
+    """Numbers of weights."""
+
+    tokenizer: int
+    transformer: int
+    transcoder: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What `describe` tells. `fingerprint` is None without weights at hand; `location` says where those are."""
+
+    config: ModelConfig
+    parameters: Parameters
+    fingerprint: str | None
+    location: str
+
+
+def load(name: PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Pretrained:
+    """A model by the name of a bundled one, from a folder that `save` wrote, or from "hf:owner/repo/VARIANT".
+
+    Weights are float32 unless `dtype` is given. The recorded checksum of a folder's weights is verified.
+
+    Raises FileNotFoundError for an unknown name, ValueError for files that are damaged or do not fit together,
+    ConnectionError when the hub cannot be reached.
+    """
+    if str(name).startswith("hf:"):
+        tokenizer, generator = released.fetch(str(name))
+        return load_official(tokenizer=tokenizer, generator=generator, device=device, dtype=dtype)
+    folder = _find_folder(name)
+    config, checksum = catalog.read_config(folder)
+    tokenizer_module, generator_module = _modules(config)
+    for module, file in ((tokenizer_module, TOKENIZER_FILE), (generator_module, GENERATOR_FILE)):
+        assign(module, _read_safetensors(folder / file), str(folder / file))
+    pre = Pretrained(config, tokenizer_module.float().eval(), generator_module.float().eval())
+    _check_sum(folder, checksum, pre.fingerprint)
+    return pre.to(device, dtype)
+
+
+def load_official(
+    *,
+    tokenizer: PathLike,
+    generator: PathLike,
+    image_size: int | None = None,
+    heads: int | None = None,
+    name: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Pretrained:
+    """A model from the two files of the authors' release, whatever its size: the architecture is read off the shapes.
+
+    image_size: in pixels; follows from the files, and is checked if given. heads: dim / 64 unless given, for the files
+    do not tell. name: of the model; the release's for files named as there. The files are mapped into memory, not read,
+    so they must stay as they are while the model is in use; `dtype` float32 unless given.
+
+    Raises OSError for files that cannot be opened, ValueError for damaged ones, for missing, surplus or misshapen
+    tensors (one message names all), and for two files that do not belong together.
+    """
+    paths = Path(tokenizer), Path(generator)
+    weights = released.read_released(*paths, heads=heads, name=name)
+    config = weights.config
+    tokenizer_module, generator_module = _modules(config)
+    assign(tokenizer_module, weights.tokenizer, str(paths[0]), released.tokenizer_file_name)
+    assign(generator_module, weights.generator, str(paths[1]), released.generator_file_name)
+    if image_size not in (None, config.image_size):
+        tokens, factor = f"{config.tokenizer.grid}x{config.tokenizer.grid}", config.tokenizer.downsample
+        raise ValueError(
+            f"image_size={image_size} does not fit these files: {tokens} tokens ({paths[1]}) of {factor} pixels "
+            f"({paths[0]}) make images of {config.image_size} pixels; give that, or leave it out"
+        )
+    pre = Pretrained(config, tokenizer_module.float().eval(), generator_module.float().eval())
+    return pre.to(device, dtype)
+
+
+def save(pre: Pretrained, folder: PathLike, *, dtype: torch.dtype | None = None) -> Path:
+    """Write a model folder: config.json, tokenizer.safetensors, generator.safetensors; returns its path.
+
+    dtype: convert the stored weights (torch.float16 halves the files; `load` gives float32 again). Files are written
+    beside their place, synced and renamed. A new folder appears complete or not at all. In a folder that holds a model,
+    the files are exchanged one by one; should the machine die between two of them, `load` notices by the checksum.
+
+    Raises FileExistsError when `folder` holds other things than a model, ValueError when a weight is not finite in
+    `dtype`, OSError when writing fails (what stood there before remains).
+    """
+    parts = {TOKENIZER_FILE: _state(pre.tokenizer, dtype), GENERATOR_FILE: _state(pre.generator, dtype)}
+    digest = fingerprint(_joined(parts[TOKENIZER_FILE], parts[GENERATOR_FILE]))
+    return _write_folder(Path(folder), parts, catalog.config_text(pre.config, digest))
+
+
+def save_tokenizer(tokenizer: BinaryAutoencoder, folder: PathLike, *, dtype: torch.dtype | None = None) -> Path:
+    """Write only a tokenizer, for `load_tokenizer` and for the training of generators: config.json and weights.
+
+    Written and failing as in `save`.
+    """
+    state = _state(tokenizer, dtype)
+    return _write_folder(
+        Path(folder), {TOKENIZER_FILE: state}, catalog.config_text(tokenizer.config, fingerprint(_joined(state, {})))
+    )
+
+
+def load_tokenizer(name: PathLike, *, device: torch.device | str = "cpu") -> BinaryAutoencoder:
+    """The tokenizer, float32 and in eval mode, of a folder that `save_tokenizer` wrote or of any model `load` takes.
+
+    Raises as `load` does.
+    """
+    if str(name).startswith("hf:") or (_find_folder(name) / GENERATOR_FILE).exists():
+        return load(name, device=device).tokenizer
+    folder = _find_folder(name)
+    config, checksum = catalog.read_tokenizer_config(folder)
+    with without_weights():
+        tokenizer = BinaryAutoencoder(config)
+    assign(tokenizer, _read_safetensors(folder / TOKENIZER_FILE), str(folder / TOKENIZER_FILE))
+    tokenizer.float().eval()
+    _check_sum(folder, checksum, tokenizer_fingerprint(tokenizer))
+    return tokenizer.to(device)
+
+
+def tokenizer_fingerprint(tokenizer: BinaryAutoencoder) -> str:
+    """SHA-256 over a tokenizer's weights, as `Pretrained.fingerprint` for a whole model: 64 hexadecimal digits.
+
+    It tells whether codes and a generator belong to the same tokenizer, wherever its folder lies.
+    """
+    return fingerprint(_joined(tokenizer.state_dict(), {}))
+
+
+def count_parameters(config: ModelConfig) -> Parameters:
+    """Numbers of weights of an architecture, without making them."""
+    tokenizer, generator = _modules(config)
+    modules = (tokenizer, generator.transformer, generator.diffusion)
+    return Parameters(*(sum(weight.numel() for weight in module.parameters()) for module in modules))
+
+
+def describe(name: PathLike) -> Description:
+    """What there is to know of a model that `load` takes, or of a preset. Downloads nothing.
+
+    Raises as `load` does.
+    """
+    text = str(name)
+    if text.startswith("hf:"):
+        _, variant = released.parse_hub_name(text)
+        if not released.in_cache(text):
+            config = catalog.released_config(variant)
+            location = "not downloaded; load fetches it"
+            return Description(config=config, parameters=count_parameters(config), fingerprint=None, location=location)
+        location = "the hub's cache"
+    elif text in preset_names() and not Path(text).is_dir():
+        config = preset(text)
+        location = "none: a preset to train"
+        return Description(config=config, parameters=count_parameters(config), fingerprint=None, location=location)
+    else:
+        location = str(_find_folder(name))
+    pre = load(name)
+    counts = count_parameters(pre.config)
+    return Description(config=pre.config, parameters=counts, fingerprint=pre.fingerprint, location=location)
+
+
+# ---- helpers
+
+
+def _modules(config: ModelConfig) -> tuple[BinaryAutoencoder, BiGR]:
+    with without_weights():
+        return BinaryAutoencoder(config.tokenizer), BiGR(config.generator)
+
+
+def _joined(tokenizer: Mapping[str, Tensor], generator: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All weights under the names that the fingerprint covers."""
+    parts = (("tokenizer", tokenizer), ("generator", generator))
+    return {f"{part}.{key}": value for part, state in parts for key, value in state.items()}
+
+
+def _state(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Weights in `dtype`. Raises ValueError when one is not finite there."""
+    state = {}
+    for key, value in module.state_dict().items():
+        state[key] = value if dtype is None else value.to(dtype)
+        if state[key].dtype != value.dtype and not state[key].isfinite().all():
+            largest = value.abs().max().item()
+            raise ValueError(f"{key} reaches {largest:.3g}, which is not finite in dtype={dtype}; take torch.bfloat16")
+    return state
+
+
+def _check_sum(folder: Path, recorded: str | None, found: str) -> None:
+    if recorded is not None and recorded != found:
+        raise ValueError(
+            f"{folder}: the weights are damaged or were exchanged: their SHA-256 is {found[:12]}…, {CONFIG_FILE} says "
+            f"{recorded[:12]}…; get the folder again, or write it again with bigr_repr.save"
+        )
+
+
+def _find_folder(name: PathLike) -> Path:
+    bundled = catalog.bundled_folders()
+    if str(name) in bundled:
+        return bundled[str(name)]
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ValueError(
+            f"model={str(name)!r} is a file; a model is a folder. For the authors' .th and .pt files: "
+            "bigr-repr models import, or bigr_repr.load_official"
+        )
+    variant = str(name).removeprefix("bigr-")
+    if variant in catalog.RELEASED:
+        known = f"did you mean hf:{catalog.RELEASE_REPOSITORY}/{variant}?"
+    else:
+        known = f"bundled are {', '.join(bundled) or 'none'}; all: bigr-repr models list"
+    raise FileNotFoundError(f"model={str(name)!r} is neither a bundled model nor a folder; {known}")
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    with path.open("rb"):  # a file that is not there or may not be read: the plain OSError
+        pass
+    try:
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # the parser raises its own error and several others
+        raise ValueError(f"{path}: damaged, or not a safetensors file ({error}); get the folder again") from error
+
+
+def _write_folder(target: Path, parts: Mapping[str, Mapping[str, Tensor]], config: str) -> Path:
+    """Write a folder of config.json and one safetensors file per part, as `save` promises. Returns its full path."""
+    target = target.resolve()
+    occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if occupied and not (target / CONFIG_FILE).is_file():
+        raise FileExistsError(f"{target} exists and is not a model folder; name another place, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    staging.mkdir()
+    try:
+        (staging / CONFIG_FILE).write_text(config, encoding="utf-8")
+        for file, state in parts.items():
+            _write_safetensors(staging / file, state)
+            shutil.copymode(staging / CONFIG_FILE, staging / file)  # safetensors' own files are for the owner only
+        files = (*parts, CONFIG_FILE)
+        for file in files:
+            sync_file(staging / file)
+        if occupied:
+            for file in files:
+                (staging / file).replace(target / file)
+            sync_folder(target)
+        else:
+            sync_folder(staging)
+            if target.exists():
+                target.rmdir()  # empty; not every system renames over it
+            staging.rename(target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    content = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    try:
+        safetensors.torch.save_file(content, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:  # how it reports a full disk
+        place = path.parent.parent
+        raise OSError(
+            f"{path.name} cannot be written in {place} ({error}); free space, or name another place"
+        ) from error

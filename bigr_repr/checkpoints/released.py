@@ -1,0 +1,240 @@
+"""The authors' released files: fetching them, and reading weights and architecture from them. Knows no other format."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging import ERROR
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bigr_repr.checkpoints.architecture import infer_generator, infer_tokenizer
+from bigr_repr.checkpoints.catalog import HUB_PAGE, RELEASE_REPOSITORY, RELEASE_TRAINING, RELEASED, imagenet_class_names
+from bigr_repr.config import ModelConfig
+
+State = dict[str, Any]  # tensors by name; other objects only in files that `assign` will refuse
+
+_DENOISER = "denoise_mlp."
+_COPY = "diffusion_processor._denoise_fn."
+_SCHEDULE = "diffusion_processor.scheduler."
+_IMAGENET_CLASSES = 1000
+
+
+class ReleasedWeights(NamedTuple):
+    """What two released files hold, under this package's tensor names."""
+
+    config: ModelConfig
+    tokenizer: State
+    generator: State
+
+
+# ---- fetching
+
+
+def parse_hub_name(name: str) -> tuple[str, str]:
+    """ "hf:owner/repo/VARIANT" -> ("owner/repo", "VARIANT"). Raises ValueError for another form or variant."""
+    parts = name.removeprefix("hf:").split("/")
+    if len(parts) != 3 or not all(parts) or parts[2] not in RELEASED:
+        variants = ", ".join(RELEASED)
+        raise ValueError(
+            f"model={name!r} is unknown; the form is hf:owner/repo/VARIANT, with VARIANT one of {variants}"
+        )
+    return f"{parts[0]}/{parts[1]}", parts[2]
+
+
+def fetch(name: str) -> tuple[Path, Path]:
+    """The tokenizer file and the generator file of "hf:owner/repo/VARIANT", downloaded unless the hub's cache has them.
+
+    Raises ConnectionError, which says in one line what to download from where, when that cannot be done.
+    """
+    repository, variant = parse_hub_name(name)
+    files = RELEASED[variant].tokenizer, RELEASED[variant].generator
+    try:
+        import huggingface_hub
+
+        with _quiet_hub():
+            tokenizer, generator = (Path(huggingface_hub.hf_hub_download(repository, file)) for file in files)
+    except Exception as error:  # the hub's client raises many kinds, its transport's too; all have the same remedy
+        local = [Path(file).name for file in files]
+        raise ConnectionError(
+            f"{name} could not be fetched ({_reason(error)}); download {files[0]} and {files[1]} from "
+            f"{HUB_PAGE.format(repository)} and run: bigr-repr models import --tokenizer {local[0]} "
+            f"--generator {local[1]} --out FOLDER, or in Python: "
+            f'bigr_repr.load_official(tokenizer="{local[0]}", generator="{local[1]}")'
+        ) from error
+    return tokenizer, generator
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """The hub's client reports every attempt; what it comes to in the end is said once, by its error."""
+    from huggingface_hub.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def in_cache(name: str) -> bool:
+    """Whether both files of "hf:owner/repo/VARIANT" lie in the hub's cache, so that `fetch` needs no network."""
+    import huggingface_hub
+
+    repository, variant = parse_hub_name(name)
+    files = RELEASED[variant].tokenizer, RELEASED[variant].generator
+    return all(isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str) for file in files)
+
+
+def _reason(error: Exception) -> str:
+    if type(error).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled"):
+        return "no connection, or offline mode, and the files are not in the cache"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+# ---- reading
+
+
+def read_released(
+    tokenizer: Path, generator: Path, *, heads: int | None = None, name: str | None = None
+) -> ReleasedWeights:
+    """Weights and architecture from a released tokenizer file (`*.th`) and generator file (`*.pt`).
+
+    Tensors stay in the files, mapped into memory and read when first used. `heads` is dim / 64 unless given, for shapes
+    do not show it. Files named as in the release get the release's name, class names and training record.
+
+    Raises OSError for files that cannot be opened, ValueError for what is not a released model. The tensors are not
+    yet checked against the architecture.
+    """
+    tokenizer_state = _tokenizer_state(tokenizer)
+    generator_state, steps = _generator_state(generator)
+    with _naming(generator):
+        generator_config = infer_generator(generator_state, steps=steps, heads=heads)
+    with _naming(tokenizer):
+        tokenizer_config = infer_tokenizer(tokenizer_state, grid=generator_config.grid)
+    variant = next((key for key, files in RELEASED.items() if Path(files.generator).name == generator.name), None)
+    training: Mapping[str, Any] = {"data": f"unknown; imported from {tokenizer.name} and {generator.name}"}
+    if variant is not None:
+        training = RELEASE_TRAINING
+    with _naming(f"{tokenizer} and {generator} do not belong together"):
+        config = ModelConfig(
+            name=name or (f"bigr-{variant}" if variant else generator.stem),
+            tokenizer=tokenizer_config,
+            generator=generator_config,
+            class_names=imagenet_class_names() if variant and generator_config.classes == _IMAGENET_CLASSES else (),
+            training=training,
+        )
+    return ReleasedWeights(config, tokenizer_state, {_from_released(k): v for k, v in generator_state.items()})
+
+
+@contextmanager
+def _naming(files: object) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{files}: {error}") from error
+
+
+def tokenizer_file_name(name: str) -> str:
+    """The name that a tokenizer tensor of ours has in the released file."""
+    return "ae." + name
+
+
+def generator_file_name(name: str) -> str:
+    """The name that a generator tensor of ours has in the released file."""
+    if name.startswith("diffusion.denoiser."):
+        return _DENOISER + name.removeprefix("diffusion.denoiser.")
+    return name.removeprefix("transformer.")
+
+
+def _from_released(name: str) -> str:
+    if name.startswith(_DENOISER):
+        return "diffusion.denoiser." + name.removeprefix(_DENOISER)
+    return "transformer." + name
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    """The dictionary in a PyTorch file: tensors only, no code is run, contents mapped and not read."""
+    try:
+        with path.open("rb"):  # a folder, a file that is not there or may not be read: the plain OSError
+            pass
+        # Files older than the zip format cannot be mapped.
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except FileNotFoundError as error:
+        remedy = f"fetch it from {HUB_PAGE.format(RELEASE_REPOSITORY)}, or name the folder it is in"
+        raise FileNotFoundError(f"{path}: no such file; {remedy}") from error
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: damaged, or it holds Python objects besides tensors, which could run code and are not opened; "
+            "download it again from the authors' page"
+        ) from error
+    except Exception as error:  # torch.load raises what its parsers happen to raise
+        raise ValueError(f"{path}: damaged, or not a PyTorch file; download it again") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: holds a {type(data).__name__}; expected a dictionary of tensors")
+    return data
+
+
+def _tokenizer_state(path: Path) -> State:
+    data = _read(path)
+    wanted = {str(key)[3:]: value for key, value in data.items() if str(key).startswith("ae.")}
+    if not wanted:
+        raise ValueError(f"{path}: holds no tensor named ae.*, so it is not a released tokenizer{_hint(data)}")
+    # The decoder's logsigma branch, the discriminator and the perceptual network take no part in the model.
+    return {key: value for key, value in wanted.items() if not key.startswith("generator.logsigma.")}
+
+
+def _generator_state(path: Path) -> tuple[State, int | None]:
+    """Tensors by their names in the file, the transcoder's once; and the number of diffusion steps."""
+    data = _read(path)
+    ema = data.get("ema")
+    if not isinstance(ema, dict):
+        raise ValueError(f'{path}: has no weights under "ema", so it is not a released generator{_hint(data)}')
+    state = {str(key): value for key, value in ema.items()}
+    schedule = {key: state.pop(key) for key in list(state) if key.startswith(_SCHEDULE)}
+    twins = {key: twin for key in state if (twin := _twin(key)) in state}
+    differing = [key for key, twin in twins.items() if not _same(state.pop(key), state[twin])]
+    if differing:
+        raise ValueError(
+            f"{path}: the transcoder's weights occur twice and differ ({len(differing)} tensors, first {differing[0]}, "
+            f"against {_DENOISER}*), so it is not clear which are meant"
+        )
+    return state, _diffusion_steps(schedule, path)
+
+
+def _hint(data: Mapping[Any, Any]) -> str:
+    found = ", ".join(sorted(map(str, data))[:3])
+    return f" (first keys: {found}); tokenizer files end in .th, generator files in .pt"
+
+
+def _twin(name: str) -> str | None:
+    """What a tensor of the transcoder's second copy is called in the first."""
+    return _DENOISER + name.removeprefix(_COPY) if name.startswith(_COPY) else None
+
+
+def _same(a: object, b: object) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return a.data_ptr() == b.data_ptr() or torch.equal(a, b)
+
+
+def _diffusion_steps(schedule: State, path: Path) -> int | None:
+    """T from the noise schedule's buffers, which must be the linear schedule k_t = 1 - t/T; None without buffers."""
+    keep = schedule.get(_SCHEDULE + "k_final")
+    if not isinstance(keep, Tensor):
+        lengths = {len(value) for value in schedule.values() if isinstance(value, Tensor) and value.ndim == 1}
+        return max(lengths) - 1 if lengths and max(lengths) > 1 else None
+    steps = keep.numel() - 1
+    linear = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    if keep.ndim != 1 or steps < 1 or not torch.allclose(keep.double(), linear, atol=1e-3):
+        raise ValueError(f"{path}: {_SCHEDULE}k_final is not the schedule 1 - t/T that this package implements")
+    return steps

@@ -1,0 +1,99 @@
+"""Embedding data sets as the files that other programs read: NumPy arrays and CSV. Knows nothing of how rows arose.
+
+Rows are streamed, so that they need not fit into memory, and a file appears when it is complete.
+"""
+
+# n rows, D width, N tokens
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr._typing import PathLike
+from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
+from bigr_repr.system.files import replacing
+
+FORMATS = (".npy", ".csv")
+
+
+class Exported(NamedTuple):
+    """What was written. files: the given one, and of an array also the one with the paths; shape: of all rows."""
+
+    files: tuple[Path, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def export_embeddings(folder: PathLike, to: PathLike, *, layer: int | None = None, codes: bool = False) -> Exported:
+    """Write a data set's vectors, or its packed codes, to one file in another format, by its suffix.
+
+    .npy: one array, (n, D) or (n, N, D) of the stored dtype, or uint8 (n, bytes) of codes, and beside it the paths, a
+    line a row, in NAME.paths.txt (of a path that holds a line break, that is written as bytes that are not UTF-8 are:
+    bigr_repr.images.unescape_path reverses it). .csv: with a header, the columns path, label and sha256 if there are
+    such, and one column per number, named 0 and on, or code in hexadecimal. layer: whose vectors; None: the only one's.
+
+    Raises FileNotFoundError if the folder holds no data set, ValueError for another suffix, a layer that is not there
+    or codes that are not, OSError when the file cannot be written.
+    """
+    target = Path(to)
+    if target.suffix not in FORMATS:
+        raise ValueError(f"{target} ends in neither of {', '.join(FORMATS)}; name a file that does")
+    opened = EmbeddingSet(folder)
+    if codes and opened.n_bits is None:
+        raise ValueError(f"{opened.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
+    if codes:
+        shape: tuple[int, ...] = (opened.rows, -(-(opened.n_bits or 0) // 8))
+        dtype = np.dtype(np.uint8)
+    else:
+        shape = (opened.rows, *opened.provenance["shape"])
+        dtype = np.dtype(opened.schema.field(opened.column(layer)).type.value_type.to_pandas_dtype())
+    batches = _batches(opened, layer, codes)
+    if target.suffix == ".csv":
+        with replacing(target) as file:
+            _write_csv(file, batches, opened, shape, codes)
+        return Exported((target,), shape, dtype.name)
+    names = target.with_suffix(".paths.txt")
+    with replacing(names) as lines, replacing(target) as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch, values in batches:
+            file.write(np.ascontiguousarray(values).data)
+            lines.writelines(f"{_one_line(path)}\n".encode() for path in batch.paths)
+    return Exported((target, names), shape, dtype.name)
+
+
+def _batches(opened: EmbeddingSet, layer: int | None, codes: bool) -> Iterator[tuple[Embeddings, NDArray[Any]]]:
+    if not codes:
+        yield from ((batch, batch.vectors) for batch in opened.batches(layer))
+        return
+    for paths, packed in opened.code_batches():
+        yield Embeddings(paths, packed, packed, None), packed
+
+
+def _write_csv(
+    file: BinaryIO, batches: Iterator[tuple[Embeddings, NDArray[Any]]], opened: EmbeddingSet, shape: tuple[int, ...],
+    codes: bool,
+) -> None:  # fmt: skip
+    text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+    to = csv.writer(text)
+    extra = [name for name in ("label", "sha256") if name in opened.schema.names and not codes]
+    numbers = range(int(np.prod(shape[1:])))
+    to.writerow(["path", *extra, *(["code"] if codes else numbers)])
+    for batch, values in batches:
+        texts = [batch.paths, *(column for column in (batch.labels, batch.sha256) if column is not None)]
+        flat = values.reshape(len(values), -1)
+        for *words, row in zip(*texts, flat, strict=True):
+            # As few digits as give the same number back.
+            to.writerow([*words, row.tobytes().hex()] if codes else [*words, *map(str, row)])
+    text.detach()
+
+
+def _one_line(path: str) -> str:
+    return path.replace("\n", "\\x0a").replace("\r", "\\x0d")

@@ -1,0 +1,134 @@
+"""Which units are sealed, and which inputs failed. Knows nothing of images, models or vectors.
+
+A unit is sealed by its record, which is written after its shard: one file per unit, so that it appears at once, whoever
+writes it. What has no record, or whose shard is not the one recorded, was not done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bigr_repr.system.files import remove, replacing
+from bigr_repr.system.object_store import ObjectPath, Place
+from bigr_repr.system.threads import map_ahead
+
+log = logging.getLogger(__name__)
+
+_REQUESTS = 32
+
+
+class Failure(NamedTuple):
+    """An input that gave no row. place: in its unit; error: the kind, as of ImageError, or "non-finite"."""
+
+    place: int
+    path: str
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a unit. size: of its shard, in bytes.
+
+    released: places of inputs that the plan calls doubles and that have rows or failures of their own all the same.
+    """
+
+    rows: int
+    size: int
+    failures: tuple[Failure, ...]
+    released: tuple[int, ...] = ()
+
+
+class Ledger:
+    """The records of a data set and the files that they speak of.
+
+    out: the data set; folder: where records are. writer: a name of its own for each of several that write at a time.
+    """
+
+    def __init__(self, out: Place, folder: Place, writer: str = "") -> None:
+        self.out, self._folder, self.writer = out, folder, writer
+        folder.mkdir(exist_ok=True)
+        self.failures_file = out / "failures.jsonl"
+        self.duplicates_file = out / "duplicates.jsonl"
+        self.gone_file = out / "gone.jsonl"
+
+    def shard(self, unit: int) -> Place:
+        """Where a unit's rows are."""
+        return self.out / f"part-{unit:05d}.parquet"
+
+    def seal(self, unit: int, record: Record) -> None:
+        """Record a unit whose shard stands."""
+        content = {
+            "rows": record.rows,
+            "size": record.size,
+            "failures": [failure._asdict() for failure in record.failures],
+        } | ({"released": record.released} if record.released else {})
+        with replacing(self._record(unit), self.writer) as file:
+            file.write(json.dumps(content, indent=1).encode())
+        if record.failures and not isinstance(self.failures_file, ObjectPath):  # objects do not grow
+            with self.failures_file.open("ab") as lines:  # for people who watch; list_failures writes it for good
+                lines.writelines(map(_line, record.failures))
+
+    def sealed(self, unit: int) -> Record | None:
+        """A unit's record; None if the unit has still to be done."""
+        try:
+            content = json.loads(self._record(unit).read_text("utf-8"))
+            failures = tuple(Failure(**each) for each in content["failures"])
+            record = Record(content["rows"], content["size"], failures, tuple(content.get("released", ())))
+            if self.shard(unit).stat().st_size == record.size:
+                return record
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged (%s): its images are embedded again", self._record(unit), error)
+            return None
+        log.warning("%s is not the file that was recorded: its images are embedded again", self.shard(unit))
+        return None
+
+    def records(self, units: int) -> Iterator[Record | None]:
+        """What sealed says of units 0..units-1, in order; a store is asked about many at a time."""
+        if isinstance(self._folder, ObjectPath):
+            return map_ahead(self.sealed, range(units), workers=_REQUESTS)
+        return map(self.sealed, range(units))
+
+    def list_failures(self, units: int) -> Iterator[Record | None]:
+        """What records gives; writes failures.jsonl meanwhile, which is there when the last one has been taken."""
+        with replacing(self.failures_file) as file:
+            for record in self.records(units):
+                file.writelines(map(_line, record.failures if record else ()))
+                yield record
+
+    def list_gone(self, paths: Iterable[str]) -> int:
+        """Write gone.jsonl: inputs that an update did not find again; returns how many there are."""
+        count = 0
+        with replacing(self.gone_file) as file:
+            for count, path in enumerate(paths, 1):  # noqa: B007 - the last one is the number
+                file.write(json.dumps({"path": path}, ensure_ascii=False).encode() + b"\n")
+        return count
+
+    def clear(self) -> None:
+        """Remove records, shards and the lists beside them."""
+        for name in self._folder.glob("*.json"):
+            remove(name)
+        for name in self.out.glob("part-*.parquet"):
+            remove(name)
+        for name in (self.failures_file, self.duplicates_file, self.gone_file):
+            remove(name)
+
+    def tidy(self) -> None:
+        """Remove what an interrupted run left half written."""
+        for folder, pattern in ((self.out, "part-*.parquet"), (self._folder, "*.json")):
+            for left in folder.glob(f".{pattern}*.part"):
+                left.unlink(missing_ok=True)
+
+    def _record(self, unit: int) -> Place:
+        return self._folder / f"{unit:05d}.json"
+
+
+def _line(failure: Failure) -> bytes:
+    content = {"path": failure.path, "error": failure.error, "message": failure.message}
+    return json.dumps(content, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,167 @@
+"""Reading embedding data sets back. Knows nothing of images, models or how the files came to be."""
+
+# D width, N tokens
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bigr_repr._typing import PathLike
+from bigr_repr.embed.dataset.plan import RUN_FOLDER, open_plan
+from bigr_repr.embed.dataset.schema import differences, read_provenance
+from bigr_repr.system.object_store import Place, as_place, readable
+
+log = logging.getLogger(__name__)
+
+_TEXTS = ("label", "sha256")
+
+
+class Embeddings(NamedTuple):
+    """Rows of a data set, in its order.
+
+    paths: n, as recorded. vectors: (n, D), or (n, N, D) if tokens were not pooled, float32 or float16 as stored.
+    codes: uint8 (n, bytes), packed as bigr_repr.codes states, or None if there are none. labels, sha256: n, or None.
+    """
+
+    paths: list[str]
+    vectors: NDArray[Any]
+    codes: NDArray[np.uint8] | None
+    labels: list[str] | None
+    sha256: list[str] | None = None
+
+
+class EmbeddingSet:
+    """A data set that embed_images wrote, opened. Rows are read when asked for.
+
+    Raises FileNotFoundError if the folder holds none, ValueError if its files are not of one origin.
+    """
+
+    def __init__(self, folder: PathLike) -> None:
+        self.folder = as_place(folder)
+        self.files: list[Place] = list(self.folder.glob("part-*.parquet"))
+        self.files.sort(key=lambda file: (len(file.name), file.name))  # numbers have five digits, or more
+        if not self.files:
+            raise FileNotFoundError(
+                f"{self.folder}: no embeddings here (part-*.parquet); make them with: bigr-repr embed"
+            )
+        self.provenance: dict[str, Any] = {}
+        self.rows = 0
+        for file in self.files:
+            try:
+                with pq.ParquetFile(readable(file)) as parquet:
+                    schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{file}: damaged ({error}); run the same bigr-repr embed again") from error
+            provenance = read_provenance(schema, str(file))
+            self.provenance = self.provenance or provenance
+            if found := differences(self.provenance, provenance):
+                raise ValueError(f"{file} does not belong with {self.files[0].name}: {'; '.join(found)}")
+            self.rows += rows
+        self.schema = schema
+        self._warn_if_incomplete()
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers that there are vectors of."""
+        return tuple(self.provenance["layers"])
+
+    @property
+    def n_bits(self) -> int | None:
+        """Bits of a code; None if there are no codes."""
+        bits: int | None = self.provenance["n_bits"]
+        return bits
+
+    def column(self, layer: int | None = None) -> str:
+        """The name of a layer's column; the only layer's for None. Raises ValueError for a layer that is not there."""
+        if not self.layers:
+            raise ValueError(f"{self.folder} holds no vectors, only codes; read them with EmbeddingSet.code_batches")
+        if layer is None and len(self.layers) == 1:
+            return "embedding"
+        if layer not in self.layers:
+            held = ", ".join(map(str, self.layers))
+            raise ValueError(f"layer={layer} is not in {self.folder}, which holds layers {held}; name one of them")
+        return "embedding" if len(self.layers) == 1 else f"embedding_{layer}"
+
+    def batches(self, layer: int | None = None, *, rows: int = 4096) -> Iterator[Embeddings]:
+        """All rows in order, at most so many at a time; memory holds one batch."""
+        for batch in self._record_batches(["path", self.column(layer), "code", "label", "sha256"], rows):
+            yield Embeddings(
+                batch.column("path").to_pylist(),
+                _vectors(batch.column(self.column(layer)), self.provenance["shape"]),
+                _bytes(batch.column("code")) if "code" in batch.schema.names else None,
+                *(batch.column(name).to_pylist() if name in batch.schema.names else None for name in _TEXTS),
+            )
+
+    def code_batches(self, *, rows: int = 65536) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
+        """Paths and codes (n, bytes) of all rows in order; vectors are not read. ValueError if there are no codes."""
+        if self.n_bits is None:
+            raise ValueError(f"{self.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
+        for batch in self._record_batches(["path", "code"], rows):
+            yield batch.column("path").to_pylist(), _bytes(batch.column("code"))
+
+    def label_batches(self, *, rows: int = 65536) -> Iterator[list[str]]:
+        """Labels of all rows in order; nothing else is read. ValueError if there are none."""
+        if "label" not in self.schema.names:
+            raise ValueError(
+                f"{self.folder} holds no labels; embed with labels (bigr-repr embed --labels-from-folders)"
+            )
+        for batch in self._record_batches(["label"], rows):
+            yield batch.column("label").to_pylist()
+
+    def read(self, layer: int | None = None) -> Embeddings:
+        """All rows at once."""
+        column, paths, start = self.column(layer), list[str](), 0
+        texts: dict[str, list[str]] = {name: [] for name in _TEXTS if name in self.schema.names}
+        stored = self.schema.field(column).type.value_type.to_pandas_dtype()
+        vectors = np.empty((self.rows, *self.provenance["shape"]), stored)
+        codes = None if self.n_bits is None else np.empty((self.rows, -(-self.n_bits // 8)), np.uint8)
+        for batch in self.batches(layer):
+            end = start + len(batch.paths)
+            vectors[start:end] = batch.vectors
+            if codes is not None and batch.codes is not None:
+                codes[start:end] = batch.codes
+            paths += batch.paths
+            for name, values in zip(_TEXTS, (batch.labels, batch.sha256), strict=True):
+                if values is not None:
+                    texts[name] += values
+            start = end
+        return Embeddings(paths, vectors, codes, *map(texts.get, _TEXTS))
+
+    def _record_batches(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+        wanted = [name for name in columns if name in self.schema.names]
+        for file in self.files:
+            with pq.ParquetFile(readable(file)) as parquet:
+                yield from parquet.iter_batches(rows, columns=wanted)
+
+    def _warn_if_incomplete(self) -> None:
+        plan = open_plan(self.folder / RUN_FOLDER)
+        if plan is not None and plan.units != len(self.files):
+            parts = f"{len(self.files)} of {plan.units} parts"
+            log.warning("%s is incomplete (%s): run the same bigr-repr embed again to finish it", self.folder, parts)
+
+
+def read_embeddings(folder: PathLike, layer: int | None = None) -> Embeddings:
+    """All rows of a data set that embed_images wrote: paths, vectors of a layer (the only one: None), codes, labels.
+
+    For more rows than memory holds see EmbeddingSet.batches.
+    Raises FileNotFoundError if the folder holds none, ValueError for a layer that is not there.
+    """
+    return EmbeddingSet(folder).read(layer)
+
+
+def _vectors(column: pa.Array, shape: list[int]) -> NDArray[Any]:
+    flat: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), *shape)
+
+
+def _bytes(column: pa.FixedSizeBinaryArray) -> NDArray[np.uint8]:
+    width = column.type.byte_width
+    flat = np.frombuffer(column.buffers()[1], np.uint8, count=len(column) * width, offset=column.offset * width)
+    return flat.reshape(len(column), width)

@@ -1,0 +1,153 @@
+"""What the rows of an embedding data set are: its columns, and its provenance as written into every file.
+
+Knows nothing of how rows are computed or where they are stored.
+"""
+
+# D width, N tokens
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from bigr_repr import provenance
+from bigr_repr.codes import BIT_ORDER, code_bytes
+from bigr_repr.config import ModelConfig
+
+METADATA_KEY = b"bigr_repr"
+DTYPES = ("float32", "float16")
+DEDUPS = (None, "exact")
+# What may differ between shards of one data set: who wrote them and how, which changes rows by no more than rounding.
+_WRITER = ("batch_size", "decoder", "package_version")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a row comes from an image.
+
+    layers: block indices, 0-based, not negative. pool: "avg" or "none". dtype: of the stored vectors, float32 or
+    float16. precision: what the network computes in. codes, labels, sha256: whether there are such columns. dedup:
+    "exact" if there is one row for inputs of the same bytes. batch_size: images that the network takes at a time.
+    """
+
+    config: ModelConfig
+    weights: str
+    layers: tuple[int, ...]
+    pool: str = "avg"
+    dtype: str = "float32"
+    precision: str = "float32"
+    codes: bool = False
+    labels: bool = False
+    sha256: bool = False
+    dedup: str | None = None
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} is unknown; vectors are stored as one of {', '.join(DTYPES)}")
+        if self.dedup not in DEDUPS:
+            raise ValueError(
+                f"dedup={self.dedup!r} is unknown; choose None or one of {', '.join(filter(None, DEDUPS))}"
+            )
+        if not self.layers and not self.codes:
+            raise ValueError("layers=() and codes=False: nothing to store; name a layer, or ask for codes")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one vector: (D,) or (N, D)."""
+        generator = self.config.generator
+        return (generator.dim,) if self.pool == "avg" else (generator.tokens, generator.dim)
+
+    @property
+    def columns(self) -> dict[int, str]:
+        """{layer: name of its column}."""
+        if len(self.layers) == 1:
+            return {self.layers[0]: "embedding"}
+        return {layer: f"embedding_{layer}" for layer in self.layers}
+
+    @property
+    def row_bytes(self) -> int:
+        """About what a row takes in memory."""
+        width = 4 if self.dtype == "float32" else 2
+        for side in self.shape:
+            width *= side
+        return width * len(self.layers) + code_bytes(self.config.code_size) + 100
+
+    def provenance(self) -> dict[str, Any]:
+        """All that is recorded, ready for JSON."""
+        import PIL
+        from PIL import features
+
+        from bigr_repr._version import __version__
+
+        generator = self.config.generator
+        return {
+            "format": 1,
+            "package_version": __version__,
+            "model": self.config.name,
+            "weights_sha256": self.weights,
+            "layers": list(self.layers),
+            "pooling": self.pool,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "precision": self.precision,
+            "condition": "no class, no token masked",
+            "preprocessing": {
+                "image_size": self.config.image_size,
+                "orientation": "EXIF applied",
+                "colours": "RGB in [0, 1], 8 bits, transparency over white, ICC profiles not applied",
+                "resize": "shorter side, by box halvings and antialiased bicubic, then centre crop",
+            },
+            "decoder": {
+                "name": "Pillow",
+                "version": PIL.__version__,
+                "jpeg": features.version("libjpeg_turbo") or features.version("jpg"),
+            },
+            "n_bits": self.config.code_size if self.codes else None,
+            "bits_per_token": generator.code_bits if self.codes else None,
+            "bit_order": BIT_ORDER if self.codes else None,
+            "labels": "stated by the image's Parquet or tar file, else the name of its folder" if self.labels else None,
+            "sha256": "of the encoded image" if self.sha256 else None,
+            "dedup": self.dedup,
+            "batch_size": self.batch_size,
+        }
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Columns, with the provenance as schema metadata."""
+        size = 1
+        for side in self.shape:
+            size *= side
+        fields = [pa.field("path", pa.string(), nullable=False)]
+        kind = pa.list_(  # "element" is Parquet's own name: rows that are read and written again give the same file
+            pa.field("element", pa.float32() if self.dtype == "float32" else pa.float16(), nullable=False), size
+        )
+        fields += [pa.field(name, kind, nullable=False) for name in self.columns.values()]
+        if self.codes:
+            fields.append(pa.field("code", pa.binary(code_bytes(self.config.code_size)), nullable=False))
+        if self.labels:
+            fields.append(pa.field("label", pa.string(), nullable=False))
+        if self.sha256:
+            fields.append(pa.field("sha256", pa.string(), nullable=False))
+        return pa.schema(fields, metadata={METADATA_KEY: json.dumps(self.provenance())})
+
+
+def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
+    """The provenance in a file's schema. Raises ValueError if there is none, or one of a later format."""
+    text = (schema.metadata or {}).get(METADATA_KEY)
+    if text is None:
+        raise ValueError(f"{name}: no embeddings of this program (metadata {METADATA_KEY.decode()!r} is missing)")
+    provenance: dict[str, Any] = json.loads(text)
+    if provenance.get("format") != 1:
+        raise ValueError(f"{name}: format {provenance.get('format')} is newer than this program; upgrade bigr-repr")
+    return provenance
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What makes rows of two provenances incomparable, each as "field was …, is …"; none: they may share a data set."""
+    return provenance.differences(old, new, ignored=_WRITER)

@@ -1,0 +1,83 @@
+"""Rows as Parquet: building, writing and reading back the table of one unit. Knows nothing of images or models."""
+
+# B batch, D width, N tokens
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bigr_repr.embed.dataset.schema import Recipe
+from bigr_repr.system.files import replacing
+from bigr_repr.system.object_store import Place, readable
+
+
+class Rows(NamedTuple):
+    """Rows of a recipe's dtype, finite. vectors: {layer: (B, *recipe.shape)}; codes: (B, bytes); of the others, B each.
+
+    What the recipe has no column for is not looked at.
+    """
+
+    paths: Sequence[str]
+    vectors: Mapping[int, NDArray[Any]]
+    codes: NDArray[np.uint8]
+    labels: Sequence[str]
+    sha256: Sequence[str]
+
+
+def rows_table(recipe: Recipe, rows: Rows) -> pa.Table:
+    """Rows as a table of the recipe's schema."""
+    schema = recipe.schema
+    columns: list[pa.Array] = [pa.array(rows.paths, pa.string())]
+    for layer, name in recipe.columns.items():
+        flat = pa.array(np.ascontiguousarray(rows.vectors[layer]).reshape(-1))
+        columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
+    if recipe.codes:
+        kind = schema.field("code").type
+        packed = [None, pa.py_buffer(rows.codes.tobytes())]
+        columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, len(rows.codes), packed))
+    if recipe.labels:
+        columns.append(pa.array(rows.labels, pa.string()))
+    if recipe.sha256:
+        columns.append(pa.array(rows.sha256, pa.string()))
+    return pa.table(columns, schema=schema)
+
+
+def write_shard(path: Place, table: pa.Table, writer: str = "") -> int:
+    """Write a unit's rows, as one row group; returns the file's size in bytes.  writer: as of replacing.
+
+    Raises OSError.
+    """
+    packed = ["path", "label"]  # vectors, codes and digests are noise to a compressor
+    with replacing(path, writer) as file:
+        pq.write_table(
+            table,
+            file,
+            row_group_size=max(1, table.num_rows),
+            compression={_leaf(field): "zstd" if field.name in packed else "none" for field in table.schema},
+            use_dictionary=["label"],
+            write_statistics=packed,
+        )
+        size = file.tell()
+    return size
+
+
+def _leaf(field: pa.Field) -> str:
+    """A column's name as Parquet knows it."""
+    return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name
+
+
+def read_shard(path: Place) -> pa.Table:
+    """A unit's rows."""
+    return pq.read_table(readable(path), partitioning=None)
+
+
+def merge_rows(table: pa.Table, places: Sequence[int], more: pa.Table, more_places: Sequence[int]) -> pa.Table:
+    """Rows of two tables in the order of their places."""
+    joined = pa.concat_tables([table.replace_schema_metadata(more.schema.metadata), more])
+    return joined.take(np.argsort(np.concatenate([places, more_places]), kind="stable")).combine_chunks()

@@ -1,0 +1,151 @@
+"""Several devices of one machine: a process each, which asks for units and seals them. Knows nothing of what units are.
+
+A process has the model, and an engine on its device. Units are handed out as they are asked for, so a slower device
+does fewer of them. The rows do not depend on which device did a unit, for all of them work in batches of one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigr_repr.embed.dataset.ledger import Ledger
+from bigr_repr.embed.dataset.plan import Plan, open_plan
+from bigr_repr.embed.dataset.schema import Recipe
+from bigr_repr.embed.engines.local import Decoding, Engine
+from bigr_repr.system.object_store import as_place
+from bigr_repr.system.processes import Child, supported
+from bigr_repr.system.threads import default_workers
+
+if TYPE_CHECKING:
+    from bigr_repr.checkpoints.pretrained import Pretrained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a process has to know. model: a name or folder that load takes; out, folder: as of Ledger, as text.
+
+    threads: for the network, on a CPU.
+    """
+
+    model: str
+    device: str
+    compile: bool
+    recipe: Recipe
+    decoding: Decoding
+    out: str
+    folder: str
+    threads: int
+
+    def engine(self, on_batch: Callable[[int, int], None], pre: Pretrained | None = None) -> Engine:
+        """Load the model unless it is given as pre.  Raises ValueError if it is not the recipe's."""
+        import torch
+
+        from bigr_repr.checkpoints.pretrained import load
+        from bigr_repr.features.extractor import FeatureExtractor
+        from bigr_repr.system.devices import as_dtype, choose_device
+
+        device = choose_device(self.device)
+        if device.type == "cpu":
+            torch.set_num_threads(self.threads)
+        pre = pre or load(self.model)
+        if pre.fingerprint != self.recipe.weights:
+            raise ValueError(f"{self.model} has changed since the run began; run it again")
+        extractor = FeatureExtractor(
+            pre, self.recipe.layers, self.recipe.pool, dtype=as_dtype(self.recipe.precision), device=device,
+            compile=self.compile,
+        )  # fmt: skip
+        ledger = Ledger(as_place(self.out), as_place(self.folder) / "units")
+        return Engine(extractor, self.recipe, ledger, self.recipe.batch_size, self.decoding, on_batch)
+
+
+class Devices:
+    """Engines in processes. order: for each but for its device; workers and threads in it are divided among them.
+
+    keep_open: descriptors that the processes hold open. Raises ValueError where processes cannot be had.
+    """
+
+    def __init__(
+        self, devices: Sequence[str], order: Order, on_batch: Callable[[int, int], None], keep_open: Sequence[int]
+    ) -> None:
+        if not supported():
+            raise ValueError(f"this system runs one device at a time; name one of {', '.join(devices)}")
+        self._devices, self._order, self._on_batch, self._keep_open = devices, order, on_batch, keep_open
+
+    def run(self, plan: Plan, units: Iterable[int]) -> None:
+        """Do units of a plan.  Raises what a process raises, RuntimeError if one ends before its time."""
+        children: dict[Any, tuple[str, Child]] = {}
+        try:
+            for device in self._devices:
+                child = Child("bigr_repr.embed.engines.gpus", "_serve", self._keep_open)
+                children[child.connection] = device, child
+                child.connection.send(self._for(device))
+            waiting: list[Any] = list(children)
+            todo = iter(units)
+            while waiting:
+                for connection in wait(waiting):
+                    if not self._answer(connection, *children[connection], todo):
+                        waiting.remove(connection)
+        finally:
+            for _, child in children.values():
+                child.end()
+
+    def _for(self, device: str) -> Order:
+        from dataclasses import replace
+
+        count = len(self._devices)
+        workers = max(1, (self._order.decoding.workers or default_workers()) // count)
+        decoding = replace(self._order.decoding, workers=workers)
+        return replace(self._order, device=device, decoding=decoding, threads=max(1, self._order.threads // count))
+
+    def _answer(self, connection: Any, device: str, child: Child, todo: Iterator[int]) -> bool:
+        """Deal with one message of a process; False if it was the last."""
+        try:
+            message = connection.recv()
+        except (EOFError, ConnectionError):
+            raise RuntimeError(
+                f"the process on {device} ended ({child.outcome()}); finished units are kept, run again to go on"
+            ) from None
+        if isinstance(message, BaseException):
+            raise message
+        if message == "unit":
+            connection.send(next(todo, None))
+        elif message == "end":
+            return False
+        else:
+            self._on_batch(*message)
+        return True
+
+
+def saved(model: object, folder: str) -> str:
+    """A name or folder for load: as given, or where the model was saved."""
+    from bigr_repr.checkpoints.pretrained import Pretrained, save
+
+    if isinstance(model, Pretrained):
+        save(model, Path(folder) / "model")
+        return str(Path(folder) / "model")
+    return str(model)
+
+
+def _serve(connection: Connection[Any, Any]) -> None:
+    """What a process does."""
+    order: Order = connection.recv()
+    try:
+        engine = order.engine(lambda images, failures: connection.send((images, failures)))
+        plan = open_plan(as_place(order.folder))
+        assert plan is not None
+
+        def units() -> Iterator[int]:
+            connection.send("unit")
+            while (unit := connection.recv()) is not None:
+                yield unit
+                connection.send("unit")
+
+        engine.run_units(plan, units())
+    except (OSError, ValueError, RuntimeError) as error:
+        connection.send(error)  # fails if whoever started this is gone
+        return
+    connection.send("end")

@@ -1,0 +1,323 @@
+"""The local engine: planned units to sealed units, on this machine. Knows nothing of options or of what to do again.
+
+Pictures are decoded in processes or threads ahead of need, across units, so that neither the decoders nor the model
+wait at the end of one. A batch is a fixed stretch of its unit: the place of an unreadable picture stays blank, and what
+the last one lacks is filled up, so that what the other rows are computed from, and with, does not depend on it.
+"""
+
+# B batch, S side in pixels
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bigr_repr.codes import to_bytes
+from bigr_repr.embed.dataset.ledger import Failure, Ledger, Record
+from bigr_repr.embed.dataset.plan import Entry, Plan
+from bigr_repr.embed.dataset.schema import Recipe
+from bigr_repr.embed.dataset.shards import Rows, merge_rows, read_shard, rows_table, write_shard
+from bigr_repr.embed.engines.network import Network
+from bigr_repr.embed.inputs.fetch import Picture, fetch, pictures
+from bigr_repr.images.decode import MAX_PIXELS
+from bigr_repr.images.find import escape_path
+from bigr_repr.images.formats import ImageError
+from bigr_repr.images.isolated import GuardedLoading, Loaded, Loading
+from bigr_repr.system.object_store import is_url
+from bigr_repr.system.processes import supported
+from bigr_repr.system.threads import map_ahead
+
+if TYPE_CHECKING:
+    from bigr_repr.features.extractor import FeatureExtractor, Features
+
+log = logging.getLogger(__name__)
+
+_AWAY = 64  # objects in a row that could not be read: it is not the objects
+_HOPELESS = 16  # images in a row without finite numbers: it is not the images
+_NON_FINITE = "non-finite"
+
+
+class Unreadable(NamedTuple):
+    """Why there are no pixels. Unlike the exception it holds no picture in memory."""
+
+    error: str
+    message: str
+
+
+Decoded = Loaded | Unreadable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How pictures are decoded. workers: at a time; None: one per core.
+
+    timeout: seconds that one may take, in a process of its own that can be ended; None: in threads of this process,
+    which a crash or an endless loop in a decoder then takes with it. Raises ValueError for values out of range.
+    """
+
+    workers: int | None = None
+    timeout: float | None = 120.0
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers={self.workers} must be at least 1")
+        if self.timeout is not None and not 0 < self.timeout <= 86400:
+            raise ValueError(f"decode_timeout={self.timeout:g} is not within 0..86400 seconds; None sets no limit")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels={self.max_pixels} must be at least 1")
+
+    def loader(self, size: int, *, sha256: bool) -> Loading | GuardedLoading:
+        """What decodes one picture; a GuardedLoading has to be closed."""
+        loading = Loading(size=size, max_pixels=self.max_pixels, sha256=sha256)
+        if self.timeout is None:
+            return loading
+        if not supported():
+            log.warning("this system cannot guard decoders: a picture that crashes or holds one will end the run")
+            return loading
+        return GuardedLoading(loading, self.timeout)
+
+
+class Task(NamedTuple):
+    """Work on one unit. entries: what to embed; places: theirs in the unit; kept: places of rows that its shard has.
+
+    released: as of Record. again: whether these are what failed before.
+    """
+
+    unit: int
+    entries: list[Entry]
+    places: list[int]
+    kept: list[int]
+    released: tuple[int, ...]
+    again: bool
+
+
+class _Doing(NamedTuple):
+    """A task that has begun, and what has come of it so far."""
+
+    task: Task
+    tables: list[pa.Table]
+    failures: list[Failure]
+
+
+class _Launched(NamedTuple):
+    """A batch that the model is at work on. features: None if no picture of it could be read."""
+
+    doing: _Doing
+    part: slice
+    decoded: list[Decoded]
+    features: Callable[[], Features] | None
+
+
+@dataclass
+class Engine:
+    """Does tasks, one after the other. on_batch(images, failures) is called after each batch, from the same thread."""
+
+    extractor: FeatureExtractor
+    recipe: Recipe
+    ledger: Ledger
+    batch_size: int
+    decoding: Decoding
+    on_batch: Callable[[int, int], None]
+    _hopeless: int = 0
+    _away: int = 0
+    _within_reach: Entry | None = None
+
+    def run_units(self, plan: Plan, units: Iterable[int]) -> None:
+        """Do units of a plan; what run says holds."""
+        self.run(make_task(plan, self.ledger, unit) for unit in units)
+
+    def run(self, tasks: Iterable[Task]) -> None:
+        """Do all tasks. Raises OSError when writing fails, ValueError when the model gives nothing finite."""
+        queue: list[Task] = []  # tasks whose pictures are being decoded and whose turn has not come
+
+        def entries() -> Iterator[Entry]:
+            for task in tasks:
+                if task.entries:
+                    queue.append(task)
+                else:
+                    self._seal(_Doing(task, [], []))
+                yield from task.entries
+
+        load = self.decoding.loader(self.recipe.config.image_size, sha256=self.recipe.sha256)
+
+        def decode(picture: Picture) -> Decoded:
+            try:
+                return load(fetch(picture), picture.name)
+            except ImageError as error:
+                return Unreadable(error.kind, str(error))
+
+        network = Network(self.extractor, self.batch_size)
+        ahead = (1 + network.ahead) * self.batch_size
+        stop = load.stop if isinstance(load, GuardedLoading) else None
+        decoded = map_ahead(decode, pictures(entries()), workers=self.decoding.workers, ahead=ahead, stop=stop)
+        flying: deque[_Launched] = deque()  # the network is at work on these while the next one's pictures are awaited
+        try:
+            for first in decoded:
+                doing, rest = _Doing(queue.pop(0), [], []), chain([first], decoded)
+                for start in range(0, len(doing.task.entries), self.batch_size):
+                    flying.append(self._launch(network, doing, slice(start, start + self.batch_size), rest))
+                    if len(flying) > network.ahead:
+                        self._land(flying.popleft())
+            while flying:
+                self._land(flying.popleft())
+        finally:
+            decoded.close()
+            network.close()
+            if isinstance(load, GuardedLoading):
+                load.close()
+
+    def _launch(self, network: Network, doing: _Doing, part: slice, decoded: Iterator[Decoded]) -> _Launched:
+        import torch
+
+        pictures = list(islice(decoded, len(doing.task.entries[part])))
+        if all(isinstance(picture, Unreadable) for picture in pictures):
+            return _Launched(doing, part, pictures, None)
+        side = self.recipe.config.image_size
+        pixels = np.zeros((self._filled(len(pictures)), side, side, 3), np.uint8)
+        for place, picture in enumerate(pictures):
+            if not isinstance(picture, Unreadable):
+                pixels[place] = picture.pixels
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        if self.extractor.device.type == "cuda":
+            batch = batch.pin_memory().to(self.extractor.device, non_blocking=True)
+        return _Launched(doing, part, pictures, network.start(batch))
+
+    def _filled(self, count: int) -> int:
+        """Images of a batch of so many: whole groups, if rows then have the same bits, else as many as of any other."""
+        group = self.extractor.group
+        return self.batch_size if group == 1 else -(-count // group) * group
+
+    def _land(self, batch: _Launched) -> None:
+        """Append a batch's rows and failures to its task's, and seal that if it was the last."""
+        doing = batch.doing
+        entries, places = doing.task.entries[batch.part], doing.task.places[batch.part]
+        reasons = [picture if isinstance(picture, Unreadable) else None for picture in batch.decoded]
+        if not doing.task.again:
+            self._watch(entries, reasons)
+        if batch.features is not None:
+            features = batch.features()
+            vectors = self._vectors(features, len(reasons))
+            reasons = self._judge(reasons, features.finite[: len(reasons)].cpu().numpy(), vectors)
+            if not doing.task.again:
+                self._despair(reasons)
+            good = [row for row, reason in enumerate(reasons) if reason is None]
+            rows = Rows(
+                paths=[entries[row].path for row in good],
+                vectors={layer: values[good] for layer, values in vectors.items()},
+                codes=to_bytes(features.codes.flatten(1).cpu().numpy())[good],
+                labels=[label(entries[row]) for row in good] if self.recipe.labels else [],
+                sha256=[getattr(batch.decoded[row], "sha256", "") for row in good] if self.recipe.sha256 else [],
+            )
+            doing.tables.append(rows_table(self.recipe, rows))
+        failed = [
+            Failure(place, entry.path, *reason)
+            for entry, place, reason in zip(entries, places, reasons, strict=True)
+            if reason is not None
+        ]
+        doing.failures.extend(failed)
+        self.on_batch(len(entries), len(failed))
+        if batch.part.stop >= len(doing.task.entries):
+            self._seal(doing)
+
+    def _watch(self, entries: Sequence[Entry], reasons: Sequence[Unreadable | None]) -> None:
+        """Raise ConnectionError when object stores give nothing any more, not even what they gave before."""
+        for entry, reason in zip(entries, reasons, strict=True):
+            away = reason is not None and reason.error == "unreadable" and is_url(entry.file)
+            self._away = self._away + 1 if away else 0
+            if reason is None and is_url(entry.file):
+                self._within_reach = entry
+            if reason is not None and self._away == _AWAY:
+                self._away = 0
+                if not _can_be_had(self._within_reach):
+                    raise ConnectionError(
+                        f"{_AWAY} pictures in a row could not be fetched; run again later ({reason.message})"
+                    )
+
+    def _vectors(self, features: Features, count: int) -> dict[int, NDArray[Any]]:
+        stored = {}
+        with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and is judged below
+            for layer in self.recipe.layers:
+                stored[layer] = features.layers[layer][:count].cpu().numpy().astype(self.recipe.dtype, copy=False)
+        return stored
+
+    def _judge(
+        self, reasons: list[Unreadable | None], finite: NDArray[np.bool_], vectors: dict[int, NDArray[Any]]
+    ) -> list[Unreadable | None]:
+        """Reasons, and one more for every row that is not finite."""
+        for rows in vectors.values():
+            finite = finite & np.isfinite(rows).reshape(len(rows), -1).all(1)
+        unfit = Unreadable(_NON_FINITE, f"the model gives a number that is not finite: {self._remedy}")
+        return [reason or (None if finite[row] else unfit) for row, reason in enumerate(reasons)]
+
+    def _despair(self, reasons: Sequence[Unreadable | None]) -> None:
+        """Raise ValueError when too many images in a row gave nothing finite: it is the model, or its precision."""
+        for reason in reasons:
+            if reason is None or reason.error == _NON_FINITE:
+                self._hopeless = 0 if reason is None else self._hopeless + 1
+            if self._hopeless == _HOPELESS:
+                raise ValueError(f"for {_HOPELESS} images in a row the model gave no finite numbers: {self._remedy}")
+
+    @property
+    def _remedy(self) -> str:
+        if self.recipe.precision != "float32":
+            return f"{self.recipe.precision} is too narrow; compute in float32"
+        if self.recipe.dtype != "float32":
+            return f"{self.recipe.dtype} may be too narrow; store float32"
+        return "its weights are damaged"
+
+    def _seal(self, doing: _Doing) -> None:
+        task = doing.task
+        table = pa.concat_tables([self.recipe.schema.empty_table(), *doing.tables]).combine_chunks()
+        if task.kept:
+            table = self._merged(task, table, doing.failures)
+        size = write_shard(self.ledger.shard(task.unit), table, self.ledger.writer)
+        self.ledger.seal(task.unit, Record(table.num_rows, size, tuple(doing.failures), task.released))
+
+    def _merged(self, task: Task, table: pa.Table, failures: list[Failure]) -> pa.Table:
+        """The rows of a sealed unit and those that its failures have now given."""
+        still = {failure.place for failure in failures}
+        new = [place for place in task.places if place not in still]
+        return merge_rows(read_shard(self.ledger.shard(task.unit)), task.kept, table, new)
+
+
+def _can_be_had(entry: Entry | None) -> bool:
+    """Whether an object can still be read."""
+    if entry is None:
+        return False
+    with closing(pictures([entry])) as found:
+        try:
+            fetch(next(found))
+        except ImageError:
+            return False
+    return True
+
+
+def make_task(plan: Plan, ledger: Ledger, unit: int) -> Task:
+    """What a unit needs: all its inputs that are no duplicates, or those of them that failed before."""
+    entries, record = plan.entries(unit), ledger.sealed(unit)
+    duplicates, released = plan.duplicates(unit), record.released if record else ()
+    places = [place for place in range(len(entries)) if place not in duplicates or place in released]
+    kept: list[int] = []
+    if record is not None:
+        failed = {failure.place for failure in record.failures}
+        kept = [place for place in places if place not in failed]
+        places = sorted(failed)
+    return Task(unit, [entries[place] for place in places], places, kept, released, record is not None)
+
+
+def label(entry: Entry) -> str:
+    """What the input's file says that it is, or the name of the folder that the file lies in, as text."""
+    if entry.label is not None:
+        return entry.label
+    return escape_path(os.path.basename(os.path.dirname(entry.file)))  # noqa: PTH119, PTH120 - names need not be UTF-8

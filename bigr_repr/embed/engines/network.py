@@ -1,0 +1,83 @@
+"""The network at work on batches, without waiting for it. Knows nothing of pictures or files.
+
+How float32 products and convolutions are rounded on a CPU depends on how many threads share one. So there each group of
+images has one thread, and the threads have groups of their own: rows are the same bits whatever the number of threads.
+"""
+
+# B batch, S side in pixels
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bigr_repr.features.extractor import FeatureExtractor, Features
+
+
+class Network:
+    """Batches to features. Has threads, as many as torch had for one operation, until it is closed.
+
+    ahead: batches that are worth starting before the first one's features are asked for.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, batch_size: int) -> None:
+        import torch
+
+        self._extractor, self._pool, self.ahead = extractor, None, 1
+        if extractor.group > 1:
+            threads = torch.get_num_threads()
+            self._pool = _single_threaded(threads)
+            groups = -(-batch_size // extractor.group)
+            self.ahead = -(-threads // groups)
+
+    def start(self, images: Tensor) -> Callable[[], Features]:
+        """Begin to work on a batch, (B, 3, S, S) as the extractor takes it; returns what waits for its features."""
+        import torch
+
+        if self._pool is None:
+            features = self._extractor(images)
+            return lambda: features
+        groups = torch.split(images, self._extractor.group)
+        parts = [self._pool.submit(self._extractor, group) for group in groups]
+        return lambda: _joined([part.result() for part in parts])
+
+    def close(self) -> None:
+        """Wait for the groups that are under way; those that no thread has begun are dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _single_threaded(count: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch uses no others."""
+    import torch
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # else the thread's first operation sets it to what other threads have by then
+
+    before, all_there = torch.get_num_threads(), Barrier(count)
+    pool = ThreadPoolExecutor(count, thread_name_prefix="bigr-network", initializer=begin)
+    try:
+        for waiting in [pool.submit(all_there.wait) for _ in range(count)]:
+            waiting.result()
+    except BaseException:  # a thread could not be started, or Ctrl-C: the others must not wait for it
+        all_there.abort()
+        pool.shutdown(cancel_futures=True)
+        raise
+    finally:
+        torch.set_num_threads(before)  # the setting for threads to come is one for the whole process
+    return pool
+
+
+def _joined(parts: list[Features]) -> Features:
+    import torch
+
+    from bigr_repr.features.extractor import Features
+
+    layers = {layer: torch.cat([part.layers[layer] for part in parts]) for layer in parts[0].layers}
+    return Features(layers, torch.cat([part.codes for part in parts]), torch.cat([part.finite for part in parts]))

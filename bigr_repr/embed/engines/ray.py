@@ -1,0 +1,317 @@
+"""The Ray engine: planned units to sealed units, on the machines of a Ray cluster. Knows nothing of options or inputs.
+
+An actor for every GPU, or for every core where there are none, holds the model and a local engine. Each reads the same
+plan, and writes shards and records where the local engine would write them, so one engine goes on where the other was
+stopped. Two units at a time are handed to an actor, so that its decoders do not wait at the end of one. What a lost
+actor had goes to others; machines that join the cluster get actors, and those that leave are done without.
+
+These are plain actors and not Ray Data's: that waits for a lost actor to be restarted, and a machine that leaves for
+good would hold up what was on it; and it reports a task when all of its rows are there, not when a unit is sealed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from queue import Empty, Queue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+from bigr_repr.embed.dataset.ledger import Ledger, Record
+from bigr_repr.embed.dataset.plan import Plan, open_plan
+from bigr_repr.embed.engines.gpus import Order
+from bigr_repr.system.object_store import as_place
+
+if TYPE_CHECKING:
+    from bigr_repr.checkpoints.pretrained import Pretrained
+
+log = logging.getLogger(__name__)
+
+_DEVICES = ("auto", "cpu", "cuda")
+_AHEAD = 2  # units that an actor has at a time
+_ATTEMPTS = 3  # actors that may be lost over one unit
+_IDLE = 0.5  # seconds without another unit after which an actor finishes those it has
+_LOOK = 10.0  # seconds between looks at what the cluster has
+
+
+def require_ray(address: str | None, device: str, batch_size: int | str | None) -> None:
+    """Raise what can be known to be wrong before there is anything to do.
+
+    That is ImportError, which says what to install, if Ray is missing; ValueError for what the engine does not take;
+    ConnectionError if nobody listens at the address, for which Ray itself would wait for minutes.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("engine='ray' needs Ray, which is not installed: pip install 'bigr-repr[ray]'") from error
+    if device not in _DEVICES:
+        raise ValueError(f"device={device!r}: Ray hands out the GPUs; name one of {', '.join(_DEVICES)}")
+    if batch_size == "auto":
+        raise ValueError('batch_size="auto" measures this machine, not those of the cluster; give a number')
+    if not ray.is_initialized():
+        _reach(_address(address))
+
+
+class Share(NamedTuple):
+    """How many actors a cluster has room for, and what each gets."""
+
+    actors: int
+    cores: int
+    gpus: int
+
+
+def share_out(machines: Sequence[Mapping[str, float]], device: str, workers: int | None) -> Share:
+    """An actor for every GPU of the machines, or, with device="cpu" or without any, for every so many cores.
+
+    machines: {"CPU": …, "GPU": …} of each. workers: cores of an actor; None: a GPU's share of them, or one.
+    Raises ValueError when there is room for none.
+    """
+    have = [(int(machine.get("CPU", 0)), int(machine.get("GPU", 0))) for machine in machines]
+    with_gpus = [(cores, gpus) for cores, gpus in have if gpus and device != "cpu"]
+    if device == "cuda" and not with_gpus:
+        raise ValueError('device="cuda": the Ray cluster has no GPU; start machines that have, or use "auto"')
+    if with_gpus:
+        own = workers or max(1, min(cores // gpus for cores, gpus in with_gpus))
+        actors = sum(min(gpus, cores // own) for cores, gpus in with_gpus)
+    else:
+        own = workers or 1
+        actors = sum(cores // own for cores, _ in have)
+    if not actors:
+        raise ValueError(
+            f"workers={own}: no machine of the Ray cluster has so many cores; start others, or ask for fewer"
+        )
+    return Share(actors, own, int(bool(with_gpus)))
+
+
+@dataclass(eq=False)
+class _Member:
+    """An actor of ours. units: that it has been given."""
+
+    actor: Any
+    ready: bool = False
+    units: list[int] = field(default_factory=list)
+
+
+class Cluster:
+    """Engines in Ray actors.
+
+    address: of a cluster, as ray.init takes it; None: RAY_ADDRESS, or a cluster of only this machine for the while;
+    a connection that this process has already is used as it is. order: for each actor; its device is "auto", "cpu" or
+    "cuda", and decoding.workers are the cores of each (None: one, or a GPU's share of them). on_batch(images, failures)
+    is called for every unit.
+    """
+
+    def __init__(
+        self, address: str | None, order: Order, pre: Pretrained, on_batch: Callable[[int, int], None]
+    ) -> None:
+        self._address, self._order, self._pre, self._on_batch = address, order, pre, on_batch
+        self._members: list[_Member] = []
+        self._pending: dict[Any, tuple[_Member, int | None]] = {}  # by what ray.wait waits for; None: the start
+        self._todo: deque[int] = deque()
+        self._lost: Counter[int | None] = Counter()
+        self._begun = False  # whether any actor was ever ready
+
+    def run(self, plan: Plan, units: Iterable[int]) -> None:
+        """Do units of a plan.
+
+        Raises what an actor raises; RuntimeError if one unit costs three of them, or if what they write is not to be
+        seen from here; ConnectionError if there is no cluster.
+        """
+        import ray
+
+        self._todo.extend(units)
+        with _connected(self._address):
+            model = ray.put(self._pre)
+            try:
+                while self._todo or any(member.units for member in self._members):
+                    self._recruit(model)
+                    self._hand_out()
+                    if not self._pending:
+                        time.sleep(_LOOK)
+                        continue
+                    done, _ = ray.wait(list(self._pending), timeout=_LOOK)
+                    for reference in done:
+                        if reference in self._pending:  # else it was a lost actor's
+                            self._take(reference)
+            finally:
+                for member in self._members:
+                    ray.kill(member.actor)
+
+    def _recruit(self, model: Any) -> None:
+        """Start as many actors as the cluster has room and work for."""
+        import ray
+
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        try:
+            share = share_out(machines, self._order.device, self._order.decoding.workers)
+        except ValueError as error:
+            if not self._begun:
+                raise
+            if not self._members:
+                log.warning("waiting for machines to join the Ray cluster: %s", error)
+            return
+        work = len(self._todo) + sum(len(member.units) for member in self._members)
+        decoding = replace(self._order.decoding, workers=share.cores)
+        order = replace(self._order, device="cuda" if share.gpus else "cpu", decoding=decoding, threads=share.cores)
+        options = {"num_cpus": share.cores, "num_gpus": share.gpus, "max_restarts": 0, "max_concurrency": 2 * _AHEAD}
+        while len(self._members) < min(share.actors, work):
+            member = _Member(ray.remote(_Worker).options(**options).remote(order, model))
+            self._members.append(member)
+            self._pending[member.actor.start.remote()] = member, None
+
+    def _hand_out(self) -> None:
+        """Give units to actors that are ready for more."""
+        for _ in range(_AHEAD):
+            for member in self._members:
+                if self._todo and member.ready and len(member.units) < _AHEAD:
+                    unit = self._todo.popleft()
+                    member.units.append(unit)
+                    self._pending[member.actor.do.remote(unit)] = member, unit
+
+    def _take(self, reference: Any) -> None:
+        """Deal with what an actor has done."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        member, unit = self._pending.pop(reference)
+        try:
+            counts = ray.get(reference)
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError as error:  # it has died, was ended for want of memory, or its machine is gone
+            self._lose(member, error)
+            return
+        if unit is None:
+            member.ready = self._begun = True
+            return
+        member.units.remove(unit)
+        if Ledger(as_place(self._order.out), as_place(self._order.folder) / "units").sealed(unit) is None:
+            raise RuntimeError(
+                f"{self._order.out}: what a Ray worker wrote is not to be seen from here; name a folder that all "
+                "nodes share, or an object store"
+            )
+        self._on_batch(*counts)
+
+    def _lose(self, member: _Member, error: Exception) -> None:
+        """Give an actor's units to others. Raises RuntimeError when that has happened to one of them too often."""
+        reason = re.sub(r"\x1b\[\d+m", "", str(error).strip().splitlines()[-1])[:200]
+        log.warning("a Ray worker was lost, its %d units are done by others: %s", len(member.units), reason)
+        self._members.remove(member)
+        self._pending = {key: value for key, value in self._pending.items() if value[0] is not member}
+        self._todo.extendleft(reversed(member.units))
+        others = any(other.ready for other in self._members)
+        for unit in member.units if member.ready else [None]:
+            self._lost[unit] += unit is not None or not others  # with others at work, no start is needed
+            if self._lost[unit] == _ATTEMPTS:
+                what = "start" if unit is None else f"do unit {unit}"
+                raise RuntimeError(
+                    f"{_ATTEMPTS} Ray workers were lost when they were to {what}; finished units are kept ({reason})"
+                )
+
+
+class _Worker:
+    """What an actor is."""
+
+    def __init__(self, order: Order, pre: Pretrained) -> None:
+        self._order, self._pre = order, pre
+        self._units: Queue[int] = Queue()
+        self._sealed: dict[int, Future[tuple[int, int]]] = {}
+        self._images = self._failures = 0
+
+    def start(self) -> None:
+        """Make the engine ready."""
+        plan = open_plan(as_place(self._order.folder))
+        if plan is None:
+            raise FileNotFoundError(
+                f"{self._order.folder}: a Ray worker does not find the plan; name a folder that all nodes share, or an "
+                "object store"
+            )
+        engine = self._order.engine(self._count, self._pre)
+        del self._pre
+        engine.ledger = _Announcing(self._order, self._seal)
+        Thread(target=self._serve, args=(engine.run_units, plan), daemon=True).start()
+
+    def do(self, unit: int) -> tuple[int, int]:
+        """Do a unit; returns how many images and failures it had, once it is sealed."""
+        done: Future[tuple[int, int]] = Future()
+        self._sealed[unit] = done
+        self._units.put(unit)
+        return done.result()
+
+    def _serve(self, run: Callable[[Plan, Iterable[int]], None], plan: Plan) -> None:
+        try:
+            while True:
+                run(plan, chain([self._units.get()], self._following()))
+        except BaseException as error:
+            for done in self._sealed.values():
+                done.set_exception(error)
+
+    def _following(self) -> Iterator[int]:
+        """Units as they come. When none does, those before it have to be finished: the engine reads ahead."""
+        with suppress(Empty):
+            while True:
+                yield self._units.get(timeout=_IDLE)
+
+    def _count(self, images: int, failures: int) -> None:
+        self._images, self._failures = self._images + images, self._failures + failures
+
+    def _seal(self, unit: int) -> None:
+        counts, self._images, self._failures = (self._images, self._failures), 0, 0
+        self._sealed.pop(unit).set_result(counts)
+
+
+class _Announcing(Ledger):
+    """A ledger that says which units it has sealed.
+
+    Its partial files are its own: an actor that is only believed to be lost may still be writing what another one does
+    again.
+    """
+
+    def __init__(self, order: Order, on_sealed: Callable[[int], None]) -> None:
+        super().__init__(as_place(order.out), as_place(order.folder) / "units", writer=uuid4().hex[:12])
+        self._on_sealed = on_sealed
+
+    def seal(self, unit: int, record: Record) -> None:
+        super().seal(unit, record)
+        self._on_sealed(unit)
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """A connection to a cluster, for the while unless there was one before."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = _address(address)
+    own = {"include_dashboard": False} if address == "local" else {}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _address(given: str | None) -> str:
+    return given or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _reach(address: str) -> None:
+    if found := re.fullmatch(r"(?:ray://)?\[?([^\]]+?)\]?:(\d+)", address):
+        try:
+            socket.create_connection((found[1], int(found[2])), timeout=5).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"ray_address={address}: no Ray cluster answers ({error}); start one with: ray start --head"
+            ) from error

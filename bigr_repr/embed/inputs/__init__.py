@@ -1,0 +1,1 @@
+"""What to embed: sources found, listed, fetched, compared with what is there already."""

@@ -1,0 +1,133 @@
+"""Inputs of the same bytes, found before the work begins, so that each distinct image is embedded once.
+
+Every input is read for its SHA-256, in threads; some 150 bytes of memory per input, and the paths of those that have
+doubles. Knows nothing of pixels: the same picture encoded anew is another image here.
+
+Doubles of an image that failed may be fetched again, and be doubles no more: see release_doubles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from bigr_repr.embed.dataset.ledger import Failure, Ledger
+from bigr_repr.embed.dataset.plan import Entry, Plan, listed, write_digests
+from bigr_repr.embed.inputs.fetch import Picture, fetch, pictures
+from bigr_repr.images.formats import ImageError
+from bigr_repr.system.files import replacing
+from bigr_repr.system.object_store import Place
+from bigr_repr.system.threads import map_ahead
+
+_UNREAD = bytes(32)
+
+
+def list_digests(folder: Place, before: Plan | None, workers: int | None, on_listed: Callable[[int], None]) -> None:
+    """Write the digests of the inputs that list_inputs wrote, and of which earlier input each is a double.
+
+    before: the plan that they will be added to, whose inputs are earlier. What cannot be read is nobody's double.
+    """
+    old = range(before.units) if before else range(0)
+    digests = bytearray().join(chain.from_iterable(before.digests(unit) for unit in old) if before else ())
+    earlier = len(digests) // 32
+    for digest in map_ahead(_digest, pictures(chain.from_iterable(listed(folder))), workers=workers):
+        digests += digest
+        count = len(digests) // 32 - earlier
+        if count % 1024 == 0:
+            on_listed(count)
+    first = _first_of_each(np.frombuffer(digests, "S32"))
+    originals = np.unique(first[first != np.arange(len(first))])
+
+    def entries() -> Iterator[Entry]:
+        if before:
+            yield from chain.from_iterable(map(before.entries, old))
+        yield from chain.from_iterable(listed(folder))
+
+    wanted = iter([*originals.tolist(), -1])
+    following, paths = next(wanted), {}
+    for number, entry in enumerate(entries()):
+        if number == following:
+            paths[number], following = entry.path, next(wanted)
+
+    def units() -> Iterator[tuple[list[bytes], list[str | None]]]:
+        start = earlier
+        for unit in listed(folder):
+            numbers = range(start, start + len(unit))
+            own = [bytes(digests[32 * number : 32 * number + 32]) for number in numbers]
+            yield own, [None if first[number] == number else paths[int(first[number])] for number in numbers]
+            start += len(unit)
+
+    write_digests(folder, units())
+
+
+def list_duplicates(plan: Plan, ledger: Ledger) -> int:
+    """Write a line of JSON for each input that is the double of an earlier one; returns how many there are."""
+    count = 0
+    with replacing(ledger.duplicates_file) as lines:
+        for unit, record in enumerate(ledger.records(plan.units)):
+            duplicates = plan.duplicates(unit)
+            for place in record.released if record else ():
+                duplicates.pop(place, None)
+            if duplicates:
+                entries = plan.entries(unit)
+                for place, original in duplicates.items():
+                    line = {"path": entries[place].path, "same_as": original}
+                    lines.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                count += len(duplicates)
+    return count
+
+
+def release_doubles(plan: Plan, ledger: Ledger) -> None:
+    """Make failures of the doubles of failed images that are no longer the same bytes, to be tried again.
+
+    Each then gets a row of its own.
+    """
+    failed = {failure.path for record in ledger.records(plan.units) if record for failure in record.failures}
+    now: dict[str, bytes] = {}  # digests of what failed, where it has doubles
+    for unit in range(plan.units) if failed else ():
+        doubles = {place: path for place, path in plan.duplicates(unit).items() if path in failed}
+        now |= dict.fromkeys(doubles.values(), _UNREAD)
+    for unit in range(plan.units) if now else ():
+        wanted = [entry for entry in plan.entries(unit) if entry.path in now]
+        now |= {entry.path: _digest(picture) for entry, picture in zip(wanted, pictures(wanted), strict=True)}
+    for unit in range(plan.units) if now else ():
+        record = ledger.sealed(unit)
+        doubles = {place: path for place, path in plan.duplicates(unit).items() if path in now}
+        if record is None or not doubles:
+            continue
+        entries = plan.entries(unit)
+        own = [entries[place] for place in doubles if place not in record.released]
+        digests = dict(zip(own, map(_digest, pictures(own)), strict=True))
+        freed = [place for place, path in doubles.items() if digests.get(entries[place], now[path]) != now[path]]
+        failures = [Failure(place, entries[place].path, "duplicate", f"{doubles[place]} failed") for place in freed]
+        if freed:
+            everything = tuple(sorted([*record.failures, *failures]))
+            ledger.seal(unit, replace(record, failures=everything, released=(*record.released, *freed)))
+
+
+def _first_of_each(digests: np.ndarray[tuple[int], np.dtype[np.bytes_]]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """For each the number of the first one that equals it; its own for what was not read."""
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    numbers = first[inverse]
+    unread = np.flatnonzero(digests == b"")  # as NumPy sees 32 zeros
+    numbers[unread] = unread
+    return numbers
+
+
+def _digest(picture: Picture) -> bytes:
+    try:
+        source = fetch(picture)
+        if isinstance(source, bytes):
+            return hashlib.sha256(source).digest()
+        if not Path(source).is_file():  # opening a pipe could wait for ever
+            return _UNREAD
+        with Path(source).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (ImageError, OSError, ValueError):  # it will be among the failures, with the reason
+        return _UNREAD

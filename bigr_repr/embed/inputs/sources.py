@@ -1,0 +1,118 @@
+"""Inputs of every kind to a list of pictures: files and folders, here or in object stores, Parquet files, tar shards.
+
+Knows nothing of decoding or models. Folders and patterns mean in a store what they mean here; see find_images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, groupby, islice
+
+from bigr_repr._typing import PathLike
+from bigr_repr.images.containers import is_container, members
+from bigr_repr.images.find import MAGIC, Source, find_images, nothing_at, require, split_pattern, walk
+from bigr_repr.images.formats import ImageError
+from bigr_repr.system.object_store import ObjectPath, is_url
+
+
+def find_sources(
+    inputs: PathLike | Iterable[PathLike], *, root: PathLike | None = None, literal: bool = False, labels: bool = False
+) -> Iterator[Source]:
+    """List the pictures that inputs name, in the order given; streams.
+
+    Files, folders and patterns are what bigr_repr.images.find_images makes of them, root and literal included, and URLs
+    of object stores (`s3://bucket/folder`, `gs://…`, or what else fsspec knows) mean the same there.
+
+    A Parquet file or a tar shard that is named outright, or that a pattern ending in its suffix matches
+    (`shards/*.tar`), stands for the pictures in it, in their order; see bigr_repr.images.containers.members. A row's
+    path is the file's with the row's number (`train.parquet#17`), a member's is its name, behind the shard's path
+    (`shard-3.tar/0017.jpg`) unless that shard is the only input. A name that a shard holds twice comes twice. A
+    container that is damaged, or holds no picture, comes itself, as one more input after what could be listed.
+
+    labels: also look for the labels that containers hold.
+
+    Raises what find_images does; OSError that names the URL for a store that does not answer or refuses, so that what
+    is out of reach for a while is not left out for good; ValueError for a URL outside root.
+    """
+    listed = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    if isinstance(listed, Sequence) and not literal:
+        require(given for given in map(_local, listed) if not is_url(given))
+    return _find(map(_local, listed), root, literal, labels)
+
+
+def _local(given: PathLike) -> str:
+    return os.fspath(given).removeprefix("file://")
+
+
+def _find(inputs: Iterator[str], root: PathLike | None, literal: bool, labels: bool) -> Iterator[Source]:
+    first = list(islice(inputs, 2))
+    alone = len(first) == 1
+    outright = root is None and alone and (literal or not MAGIC.search(os.fsencode(first[0])))
+    found: Iterator[Source]
+    for remote, run in groupby(chain(first, inputs), is_url):
+        if remote:
+            found = _find_objects(run, None if root is None else os.fspath(root), alone, literal)
+        else:
+            found = find_images(run, root=root, literal=literal, alone=alone)
+        for source in found:
+            if is_container(source.file):
+                yield from _pictures_in(source, outright, labels)
+            else:
+                yield source
+    if not first:
+        yield from find_images(iter(()))  # raises that there are none
+
+
+def _pictures_in(source: Source, outright: bool, labels: bool) -> Iterator[Source]:
+    front = "" if outright else f"{source.path}/"
+    try:
+        for member in members(source.file, labels=labels):
+            path = f"{source.path}#{member.name}" if member.size is None else front + member.name
+            yield Source(path, source.file, member.start, member.size, member.label)
+    except ImageError as error:
+        if error.kind == "unreadable" and is_url(source.file):
+            raise ConnectionError(f"{error}; nothing is listed until it can be read") from error
+        yield source  # what is wrong with it is found again, and recorded, when its turn comes
+
+
+# ---- object stores
+
+
+def _find_objects(urls: Iterator[str], root: str | None, alone: bool, literal: bool) -> Iterator[Source]:
+    parts: tuple[bytes, ...]
+    for url in urls:
+        place, pattern = ObjectPath(url), MAGIC.search(url.encode())
+        if literal or url.startswith(("http://", "https://")) or place.is_file():
+            yield Source(_shown(url, root), url)
+            continue
+        top, parts = url.rstrip("/"), ()
+        if pattern:
+            scheme, _, rest = url.partition("://")
+            fixed, parts = split_pattern(rest.encode())
+            top = f"{scheme}://{fixed.decode()}"
+        elif not place.is_dir():
+            raise FileNotFoundError(f"{url}: no such object, and none below it; check the bucket and the key")
+        shown = f"{top}/" if root is not None or pattern or not alone else ""
+        member = None
+        for name in walk(parts, partial(_members, top), lambda folder: folder):
+            member = name.decode()
+            yield Source(_shown(shown + member, root), f"{top}/{member}")
+        if member is None:
+            raise nothing_at(url.encode(), folder=not parts)
+
+
+def _shown(url: str, root: str | None) -> str:
+    if root is None:
+        return url
+    if not url.startswith(root.rstrip("/") + "/"):
+        raise ValueError(f"{url} lies outside root={root}; give a root that holds every input, or none")
+    return url[len(root.rstrip("/")) + 1 :]
+
+
+def _members(top: str, folder: bytes) -> Iterator[bytes]:
+    """Names in a folder of a store, as bigr_repr.images.find.walk takes them."""
+    below = ObjectPath(f"{top}/{folder.decode()}").members()
+    found = (name if size is not None else f"{name}/" for name, size in below)
+    return iter(sorted(name.encode() for name in found if not name.startswith(".")))

@@ -1,0 +1,110 @@
+"""Which of the inputs that are found a plan has already, and which of its own are gone. Knows nothing of what they are.
+
+Inputs are told apart by digests of 16 bytes in sorted arrays: under 100 bytes of memory per input of the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.embed.dataset.plan import Entry, Plan, as_entry
+from bigr_repr.images.find import Source, escape_path
+
+_BLOCK = 8192
+_KIND = "S16"  # NumPy passes over zeros at the end of such a string; at a fixed length no two become equal by that
+_Digests = NDArray[np.bytes_]
+
+
+class KnownInputs:
+    """The inputs of a plan, to look up the ones that are found in."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        paths, places = np.empty(plan.inputs, _KIND), np.empty(plan.inputs, _KIND)
+        start = 0
+        for unit in range(plan.units):
+            entries = plan.entries(unit)
+            part = slice(start, start + len(entries))
+            paths[part], places[part] = _digests(entries)
+            start += len(entries)
+        self._order = np.argsort(paths, kind="stable")
+        self._paths, self._places = paths[self._order], places[self._order]
+        places.sort()
+        self._sorted_places = places
+        self._seen = np.zeros(plan.inputs, bool)
+
+    def additions(self, sources: Iterable[Source], on_listed: Callable[[int], None]) -> Iterator[Source]:
+        """Those that the plan lacks, in order.
+
+        Raises ValueError for one that has the recorded path of another: a path would no longer say which image it is;
+        and for one that is recorded under another path: it would get a second row.
+        """
+        found, sources = 0, iter(sources)
+        while block := list(islice(sources, _BLOCK)):
+            entries = [as_entry(source) for source in block]
+            for source, entry, known in zip(block, entries, self._known(entries), strict=True):
+                if not known:
+                    yield source
+                    continue
+                if known == "place":
+                    raise ValueError(
+                        f"{escape_path(entry.file)} is recorded under another path than {entry.path}; name the inputs "
+                        "as the first run did, or give a root below which their paths are the recorded ones"
+                    )
+                if known == "path":
+                    raise ValueError(
+                        f"{entry.path} is recorded for another file than {escape_path(entry.file)}; "
+                        "name the same inputs, or a root that holds both"
+                    )
+            found += len(block)
+            on_listed(found)
+
+    def gone(self) -> Iterator[str]:
+        """Paths of the plan's inputs that were not among the sources, in the plan's order; when additions has ended."""
+        seen = np.empty_like(self._seen)
+        seen[self._order] = self._seen
+        start = 0
+        for unit in range(self._plan.units):
+            missing = np.flatnonzero(~seen[start : start + self._plan.size(unit)])
+            start += self._plan.size(unit)
+            if len(missing):
+                entries = self._plan.entries(unit)
+                yield from (entries[place].path for place in missing)
+
+    def _known(self, entries: list[Entry]) -> list[str]:
+        """For each, what of it the plan has: "" nothing, "path" or "place" only that, "all"."""
+        paths, places = _digests(entries)
+        first, last = (np.searchsorted(self._paths, paths, side) for side in ("left", "right"))
+        known = []
+        for place, start, end in zip(places, first, last, strict=True):
+            same = self._places[start:end] == place
+            self._seen[start:end] |= same
+            known.append("all" if same.any() else "path" if end > start else "")
+        at = np.searchsorted(self._sorted_places, places).clip(max=len(self._sorted_places) - 1)
+        elsewhere = self._sorted_places[at] == places
+        return ["place" if there and not what else what for what, there in zip(known, elsewhere, strict=True)]
+
+
+def changes(plan: Plan, sources: Iterable[Source], on_listed: Callable[[int], None]) -> str | None:
+    """How the inputs that are found differ from a plan's, in whatever order, in words; None: not at all."""
+    known = KnownInputs(plan)
+    added = [escape_path(source.file) for source in islice(known.additions(sources, on_listed), 1)]
+    if added:
+        return f"{added[0]} is new"
+    gone = next(known.gone(), None)
+    return None if gone is None else f"{gone} is gone"
+
+
+def _digests(entries: list[Entry]) -> tuple[_Digests, _Digests]:
+    """Of their recorded paths, and of where they are."""
+    paths = [entry.path.encode() for entry in entries]
+    places = [f"{entry.file}\0{entry.start}\0{entry.size}".encode("utf-8", "surrogateescape") for entry in entries]
+    digest_paths, digest_places = (
+        np.array([blake2b(text, digest_size=16).digest() for text in texts], _KIND) for texts in (paths, places)
+    )
+    return digest_paths, digest_places

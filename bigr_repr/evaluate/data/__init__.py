@@ -1,0 +1,1 @@
+"""The training and test images of a benchmark, and features with labels."""

@@ -1,0 +1,1 @@
+"""Measures that train nothing: intervals, rankings by label, distances of generated images."""

@@ -1,0 +1,222 @@
+"""Weighted nearest-neighbour classification, of floats by cosine and of bits by Hamming distance. Knows no images.
+
+Source: DINO (arXiv 2104.14294), section 4.1 and appendix F: each of the k most similar training images votes for its
+class with weight exp(similarity / T), T = 0.07. Bits vote alike, with similarity 1 - 2 d / n_bits, which is the cosine
+of the codes written as -1 and 1.
+"""
+
+# n rows (images), q queries, m database rows, D features, K classes
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from bigr_repr.codes import from_bytes
+from bigr_repr.evaluate.data.labelled import accuracy, labelled, same_width, shared_classes
+from bigr_repr.evaluate.metrics.interval import Interval, bootstrap
+from bigr_repr.system.devices import choose_device
+
+__all__ = ["Knn", "Nearest", "knn", "nearest"]
+
+METRICS: Final = ("cosine", "hamming")
+_MEMORY: Final = 64 << 20  # bytes of similarities held at a time; all work arrays take less than six times that
+_GROUP: Final = 16  # columns of which first only the largest is looked at
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Knn:
+    """What nearest neighbours found: accuracies in percent for each k, in the order asked for.
+
+    `top5` counts a hit among the five classes with the most votes. `interval`: 95 % of top1, by resampling the test
+    images. `predicted`: {k: classes with the most votes, (n_test,)}. `protocol` says in words how they came about.
+    """
+
+    top1: dict[int, float]
+    top5: dict[int, float]
+    interval: dict[int, Interval]
+    metric: str
+    temperature: float
+    n_train: int
+    n_test: int
+    n_classes: int
+    protocol: str
+    predicted: dict[int, NDArray[np.int64]] = field(repr=False)
+
+
+class Nearest(NamedTuple):
+    """The k nearest rows of a database: `rows` (q, k) int64 and `similarities` (q, k) float32, nearest first."""
+
+    rows: NDArray[np.int64]
+    similarities: NDArray[np.float32]
+
+
+def knn(
+    train_features: ArrayLike,
+    train_labels: ArrayLike,
+    test_features: ArrayLike,
+    test_labels: ArrayLike,
+    *,
+    k: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+    metric: str = "cosine",
+    n_bits: int | None = None,
+    center: bool = False,
+    device: torch.device | str | None = None,
+) -> Knn:
+    """Classify test images by their nearest training images.
+
+    Features are (n, D) numbers for metric "cosine", packed codes (n, bytes) uint8 with `n_bits` for "hamming"; labels
+    are whole numbers (n,). center: subtract the mean of the training features first (DINO does not). device: a GPU if
+    there is one, unless given. Memory beyond the features stays below 0.5 GB.
+
+    Raises ValueError, in one line, for features and labels that cannot be compared, or a k outside 1..len(train).
+    """
+    train, test = labelled("train", train_features, train_labels), labelled("test", test_features, test_labels)
+    same_width(train, test)
+    classes = shared_classes(train, test)
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be above 0; DINO's is 0.07")
+    for value in k if len(k) else [0]:
+        if not 1 <= value <= len(train):
+            raise ValueError(f"k={value} is outside 1..{len(train)}, the number of training images; give smaller ones")
+    if center and metric != "cosine":
+        raise ValueError(f"center=True is for metric='cosine', not {metric!r}; leave it out")
+    mean = train.features.mean(axis=0, dtype=np.float64).astype(np.float32) if center else None
+    found = nearest(test.features, train.features, max(k), metric=metric, n_bits=n_bits, mean=mean, device=device)
+    voters = np.searchsorted(classes, train.labels)[found.rows]
+    ranked = {value: _vote(voters, found.similarities, value, len(classes), temperature) for value in k}
+    truth = np.searchsorted(classes, test.labels)
+    what = f"Hamming distance of {n_bits} bits" if metric == "hamming" else "cosine of L2-normalised features"
+    what += ", the training mean subtracted" if center else ""
+    return Knn(
+        top1={value: accuracy(order, truth, 1) for value, order in ranked.items()},
+        top5={value: accuracy(order, truth, 5) for value, order in ranked.items()},
+        interval={value: bootstrap(order[:, 0] == truth) for value, order in ranked.items()},
+        metric=metric,
+        temperature=temperature,
+        n_train=len(train),
+        n_test=len(test),
+        n_classes=len(classes),
+        protocol=f"k nearest neighbours by {what}, votes weighted exp(similarity / {temperature:g}), exact search",
+        predicted={value: classes[order[:, 0]] for value, order in ranked.items()},
+    )
+
+
+def nearest(
+    queries: NDArray[Any],
+    base: NDArray[Any],
+    k: int,
+    *,
+    metric: str = "cosine",
+    n_bits: int | None = None,
+    mean: NDArray[np.float32] | None = None,
+    device: torch.device | str | None = None,
+) -> Nearest:
+    """The k rows of `base` (m, D) most similar to each of `queries` (q, D), by exact search in bounded memory.
+
+    Metrics as in `knn`; mean (D,): what is subtracted from all rows before the cosine. Equal Hamming distances are
+    ordered by row number, so the result does not depend on the size of the blocks or on the device.
+    Raises ValueError for an unknown metric or one that does not fit the features.
+    """
+    target = choose_device(device)
+    if metric not in METRICS:
+        raise ValueError(f"metric={metric!r} is unknown; choose one of {', '.join(METRICS)}")
+    if metric == "hamming" and n_bits is None:
+        raise ValueError("metric='hamming' needs n_bits, the number of bits in a packed code")
+    if metric == "cosine":
+        n_bits = None
+    base_rows = min(len(base), max(1, _MEMORY // (4 * (n_bits or base.shape[1]))))
+    query_rows = min(len(queries), max(1, _MEMORY // (4 * (base_rows + 16 * k))))
+    starts = range(0, len(queries), query_rows)
+    best: list[tuple[Tensor, Tensor] | None] = [None] * len(starts)
+    for first in range(0, len(base), base_rows):
+        columns = _vectors(base[first : first + base_rows], n_bits, mean, target).T
+        for i, start in enumerate(starts):
+            products = _vectors(queries[start : start + query_rows], n_bits, mean, target) @ columns
+            best[i] = _merge(best[i], products, first, k, exact=n_bits is not None)
+    similarities, rows = (torch.cat([part[side] for part in best if part is not None]).cpu() for side in (0, 1))
+    return Nearest(rows.numpy(), (similarities / (n_bits or 1)).numpy())
+
+
+# ---- helpers
+
+
+def _vectors(
+    features: NDArray[Any], n_bits: int | None, mean: NDArray[np.float32] | None, device: torch.device
+) -> Tensor:
+    """Rows whose products are similarities: L2-normalised floats, or bits as -1 and 1 (products n_bits times that)."""
+    if n_bits is None:
+        numbers = features.astype(np.float32)
+        return F.normalize(torch.from_numpy(numbers if mean is None else numbers - mean).to(device), dim=1)
+    return torch.from_numpy(from_bytes(features, n_bits)).to(device).float().mul_(2).sub_(1)
+
+
+def _merge(
+    best: tuple[Tensor, Tensor] | None, products: Tensor, first: int, k: int, *, exact: bool
+) -> tuple[Tensor, Tensor]:
+    """The k largest of `best` (values, rows), both (q, k), and of `products` (q, block) with rows from `first`."""
+    candidates, columns = _candidates(products, min(k, products.shape[1]), exact=exact)
+    places = first + columns
+    if best is not None:
+        candidates, places = torch.cat([best[0], candidates], dim=1), torch.cat([best[1], places], dim=1)
+    if exact:
+        order = _keys(candidates, places).sort(dim=1, descending=True).indices
+    else:
+        order = candidates.sort(dim=1, descending=True, stable=True).indices
+    order = order[:, :k]
+    return candidates.gather(1, order), places.gather(1, order)
+
+
+def _candidates(products: Tensor, k: int, *, exact: bool) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of `products` (q, m), as values and columns (q, k); exact: of equals, the first.
+
+    Each of the k groups of columns with the largest maxima holds a value that none outside these groups exceeds, so
+    the k largest are in them: the long rows are read once and never sorted.
+    """
+    rows, count = products.shape
+    groups = count // _GROUP
+    if groups < 4 * k:
+        return _largest(products, torch.arange(count, device=products.device).expand(rows, -1), k, exact=exact)
+    whole = products[:, : groups * _GROUP].reshape(rows, groups, _GROUP)
+    maxima, numbers = whole.amax(dim=2), torch.arange(groups, device=products.device).expand(rows, -1)
+    chosen = _largest(maxima, numbers, k, exact=exact)[1]
+    columns = (chosen[:, :, None] * _GROUP + torch.arange(_GROUP, device=products.device)).flatten(1)
+    rest = torch.arange(groups * _GROUP, count, device=products.device).expand(rows, -1)
+    columns = torch.cat([columns, rest], dim=1)
+    return _largest(products.gather(1, columns), columns, k, exact=exact)
+
+
+def _largest(values: Tensor, numbers: Tensor, k: int, *, exact: bool) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their numbers; exact: of equal values those of the smallest numbers."""
+    places = (_keys(values, numbers) if exact else values).topk(k, dim=1).indices
+    return values.gather(1, places), numbers.gather(1, places)
+
+
+def _keys(values: Tensor, numbers: Tensor) -> Tensor:
+    """Whole-numbered values as keys that no two share: by value, then by number. Both fit, up to 2**31 of each."""
+    return values.to(torch.int64).mul_(1 << 32).sub_(numbers)
+
+
+def _vote(
+    voters: NDArray[np.int64], similarities: NDArray[np.float32], k: int, classes: int, temperature: float
+) -> NDArray[np.int64]:
+    """The five classes (indices) with the most votes of the k nearest, best first: (q, min(5, K)); -1: no vote."""
+    # Relative to the nearest, which changes no order and keeps the exponential within range.
+    gaps = (similarities[:, :k] - similarities[:, :1]).astype(np.float64)
+    weights, ranked = np.exp(gaps / temperature), []
+    rows = max(1, _MEMORY // (24 * classes))
+    for start in range(0, len(voters), rows):
+        block = slice(start, start + rows)
+        cells = voters[block, :k] + classes * np.arange(len(voters[block]))[:, None]
+        votes = np.bincount(cells.ravel(), weights[block].ravel(), classes * len(cells)).reshape(-1, classes)
+        order = np.argsort(-votes, axis=1, kind="stable")[:, :5]
+        ranked.append(np.where(np.take_along_axis(votes, order, axis=1) > 0, order, -1))
+    return np.concatenate(ranked)

@@ -1,0 +1,183 @@
+"""The linear probe: a linear classifier on frozen features, its settings chosen without the test set. Knows no images.
+
+Protocols: "logreg", ours for small data, and those of MAE, MAGE and DINOv2 (see `protocols`).
+"""
+
+# n rows (images), D features, K classes, S seeds
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from bigr_repr.evaluate.data.labelled import Labelled, accuracy, labelled, same_width, shared_classes
+from bigr_repr.evaluate.metrics.interval import Interval, bootstrap, over_seeds
+from bigr_repr.evaluate.probes.logreg import Trained, train_logreg
+from bigr_repr.evaluate.probes.protocols import LOGREG, SgdProtocol, sgd_protocol
+from bigr_repr.evaluate.probes.sgd import train_sgd
+from bigr_repr.system.devices import choose_device
+
+__all__ = ["C_GRID", "LinearProbe", "linear_probe", "linear_probes"]
+
+C_GRID: Final = tuple(float(f"{value:.2g}") for value in np.logspace(-6, 2, 17))
+
+_K = TypeVar("_K", bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearProbe:
+    """What a linear probe found. Accuracies are percentages, means over the seeds.
+
+    `top5` counts a hit among the five classes with the largest logits (all of them, if there are fewer).
+    `interval`: 95 % of top1, by resampling the test images. `seed_interval`: 95 % of the mean over seeds, by Student's
+    t; None for one seed. `top1_by_seed`, `settings` (what was chosen): one per seed. `held_out_top1` is the accuracy
+    that chose them, and None when there was nothing to choose. `predicted` (n_test,): the classes that the first seed's
+    head chose. `protocol` says in words how the numbers came about.
+    """
+
+    top1: float
+    top5: float
+    interval: Interval
+    seed_interval: Interval | None
+    top1_by_seed: tuple[float, ...]
+    held_out_top1: float | None
+    settings: tuple[dict[str, float], ...]
+    n_train: int
+    n_test: int
+    n_features: int
+    n_classes: int
+    seeds: tuple[int, ...]
+    protocol: str
+    predicted: NDArray[np.int64] = field(repr=False)
+
+
+def linear_probe(
+    train_features: ArrayLike,
+    train_labels: ArrayLike | None,
+    test_features: ArrayLike,
+    test_labels: ArrayLike | None,
+    *,
+    protocol: str | SgdProtocol = LOGREG,
+    grid: Sequence[float] = C_GRID,
+    search_rows: int = 20_000,
+    seeds: Sequence[int] = (0,),
+    device: torch.device | str | None = None,
+) -> LinearProbe:
+    """Train a linear classifier on frozen features and measure it on a test set that it has never seen.
+
+    Features are (n, D) bool, integers or floats, labels whole numbers (n,). protocol: "logreg", "mae", "mage",
+    "dinov2", or your own SgdProtocol. Every setting is chosen by the accuracy on a held-out fifth of the training set,
+    and the head then trained on all of it.
+
+    For "logreg" features are standardised, and C is chosen from `grid` on at most `search_rows` images; a seed decides
+    what is held out. For the others a seed decides the weights at the start and the order of the batches, the first one
+    also what is held out, and the choice is between the protocol's rates and weight decays. device: a GPU if there is
+    one, unless given.
+
+    Raises ValueError, in one line, for features and labels that cannot be compared (see `_labelled`), for a value of
+    `grid` that is not positive, for no seeds, or for too few images to hold any out.
+    """
+    found = linear_probes(
+        {0: train_features}, train_labels, {0: test_features}, test_labels,
+        protocol=protocol, grid=grid, search_rows=search_rows, seeds=seeds, device=device,
+    )  # fmt: skip
+    return found[0]
+
+
+def linear_probes(
+    train_features: Mapping[_K, ArrayLike],
+    train_labels: ArrayLike | None,
+    test_features: Mapping[_K, ArrayLike],
+    test_labels: ArrayLike | None,
+    *,
+    protocol: str | SgdProtocol = LOGREG,
+    grid: Sequence[float] = C_GRID,
+    search_rows: int = 20_000,
+    seeds: Sequence[int] = (0,),
+    device: torch.device | str | None = None,
+) -> dict[_K, LinearProbe]:
+    """`linear_probe` of several layers of the same images, by name; heads trained by gradient descent train together.
+
+    Takes and raises what `linear_probe` does; a layer's result does not depend on the others.
+    """
+    if not seeds:
+        raise ValueError("seeds=() holds none; give at least one, as (0,)")
+    pairs: dict[_K, tuple[Labelled, Labelled]] = {}
+    for name, features in train_features.items():
+        train, test = labelled("train", features, train_labels), labelled("test", test_features[name], test_labels)
+        same_width(train, test)
+        pairs[name] = train, test
+    if not pairs:
+        return {}
+    classes = shared_classes(*next(iter(pairs.values())))
+    target = choose_device(device)
+    if protocol == LOGREG:
+        trained = [
+            train_logreg(train, test.features, classes, grid, search_rows, seeds, target)
+            for train, test in pairs.values()
+        ]
+        words = _logreg_words(grid, search_rows, len(next(iter(pairs.values()))[0]))
+    else:
+        settings = protocol if isinstance(protocol, SgdProtocol) else sgd_protocol(protocol)
+        trained = train_sgd(list(pairs.values()), classes, settings, seeds, target)
+        words = _sgd_words(settings, len(next(iter(pairs.values()))[0]))
+    return {
+        name: _summary(*pair, classes, heads, tuple(seeds), words)
+        for (name, pair), heads in zip(pairs.items(), trained, strict=True)
+    }
+
+
+def _summary(
+    train: Labelled,
+    test: Labelled,
+    classes: NDArray[np.int64],
+    heads: list[Trained],
+    seeds: tuple[int, ...],
+    words: str,
+) -> LinearProbe:
+    ranked = [classes[head.ranked] for head in heads]
+    hits = np.mean([order[:, 0] == test.labels for order in ranked], axis=0)
+    top1 = tuple(accuracy(order, test.labels, 1) for order in ranked)
+    held_out = [head.held_out_top1 for head in heads if head.held_out_top1 is not None]
+    return LinearProbe(
+        top1=float(np.mean(top1)),
+        top5=float(np.mean([accuracy(order, test.labels, 5) for order in ranked])),
+        interval=bootstrap(hits),
+        seed_interval=over_seeds(top1),
+        top1_by_seed=top1,
+        held_out_top1=float(np.mean(held_out)) if held_out else None,
+        settings=tuple(head.settings for head in heads),
+        n_train=len(train),
+        n_test=len(test),
+        n_features=train.features.shape[1],
+        n_classes=len(classes),
+        seeds=seeds,
+        protocol=words,
+        predicted=ranked[0][:, 0],
+    )
+
+
+def _logreg_words(grid: Sequence[float], search_rows: int, n_train: int) -> str:
+    base = "logreg: multinomial logistic regression on standardised features, L2 penalty, to its optimum by L-BFGS"
+    if len(set(grid)) == 1:
+        return f"{base}; C={grid[0]:g} given"
+    drawn = "the training set" if n_train <= search_rows else f"a sample of {search_rows} training images"
+    search = f"C from {len(set(grid))} values {min(grid):g}..{max(grid):g} by accuracy on a held-out fifth of {drawn}"
+    return f"{base}; {search} (stratified); refitted on all {n_train} training images"
+
+
+def _sgd_words(protocol: SgdProtocol, n_train: int) -> str:
+    steps, warmup = protocol.steps(n_train)
+    norm = "BatchNorm without affine, then " if protocol.batch_norm else ""
+    rates = f"{min(protocol.rates):g}..{max(protocol.rates):g}"
+    choice = f"{len(protocol.rates)} rates {rates} x batch/256, {len(protocol.weight_decays)} weight decays"
+    return (
+        f"{protocol.name}: {norm}linear by {protocol.optimizer.upper()}, momentum {protocol.momentum:g}, batch "
+        f"{min(protocol.batch, n_train)}, {steps} steps, {warmup} of warm-up, cosine; {choice}, chosen on a held-out "
+        f"fifth (stratified), retrained on all {n_train} training images; on extracted features, without augmentation"
+    )

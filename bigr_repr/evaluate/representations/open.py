@@ -1,0 +1,39 @@
+"""What can be benchmarked, by name: BiGR models and their bits, untrained ones, timm backbones, pixels.
+
+Names:
+
+    MODEL                   what bigr_repr.load takes: hidden states of blocks, and the tokenizer's bits
+    tokenizer-bits[:MODEL]  only the bits, as numbers or by Hamming distance
+    random[:MODEL]          the same network untrained, tokenizer and transformer
+    random-generator[:MODEL]  untrained transformer on the trained tokenizer's codes
+    timm:NAME[?random]      a timm backbone with its own preprocessing, its pooled features or those of a block
+    pixels[:SIDE]           the pixels themselves, at 32 x 32 unless a side is given
+"""
+
+from __future__ import annotations
+
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr.checkpoints.pretrained import load
+from bigr_repr.evaluate.representations.base import Representation
+from bigr_repr.evaluate.representations.hidden import Hidden, untrained
+from bigr_repr.evaluate.representations.pixels import Pixels
+from bigr_repr.evaluate.representations.timm_backbones import TimmBackbone
+from bigr_repr.system.devices import choose_device
+
+
+def open_representation(name: str, *, device: str | None = None, seed: int = 0) -> Representation:
+    """A representation by its name (see the module). seed: of untrained weights.
+
+    Raises ValueError or FileNotFoundError, in one line, for a name or weights that are not there.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "pixels":
+        return Pixels(name, rest)
+    if kind == "timm":
+        return TimmBackbone(rest, choose_device(device), seed)
+    if kind in ("random", "random-generator"):
+        pre = load(rest or DEFAULT_MODEL)
+        return Hidden(name, untrained(pre, seed, tokenizer=kind == "random"), choose_device(device), seed=seed)
+    if kind == "tokenizer-bits":
+        return Hidden(name, load(rest or DEFAULT_MODEL), choose_device(device), bits_only=True)
+    return Hidden(name, load(name), choose_device(device))

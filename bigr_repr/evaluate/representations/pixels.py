@@ -1,0 +1,43 @@
+"""The pixels themselves as a representation. Knows nothing of networks, data sets or labels."""
+
+# B batch
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bigr_repr.evaluate.representations.base import Representation, View
+from bigr_repr.images.decode import center_crop
+
+_PIXELS: Final = 32
+
+
+class Pixels(Representation):
+    """The pixels of the middle square, as numbers 0..255."""
+
+    def __init__(self, name: str, side: str) -> None:
+        if side and not (side.isdecimal() and 1 <= int(side) <= 256):
+            raise ValueError(f"model={name!r}: the side after pixels: is a whole number of 1..256, as pixels:32")
+        self._side = int(side or _PIXELS)
+        self.name = name
+        self.fingerprint = hashlib.sha256(f"pixels {self._side}".encode()).hexdigest()
+        self.record = {"model": name, "model_sha256": None, "image_size": self._side}
+
+    def views(self, layers: Sequence[int], pool: str, *, codes: bool) -> list[View]:
+        if codes:
+            raise ValueError(f"{self.name} has no bits; leave codes out")
+        if pool != "avg":
+            raise ValueError(f"pool={pool!r} is for BiGR models; {self.name} has no tokens to pool")
+        return [View(item="pixels")]
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        return center_crop(image, self._side)
+
+    def compute(self, batch: list[NDArray[Any]], items: Sequence[str]) -> dict[str, NDArray[Any]]:
+        return {"pixels": np.stack(batch).reshape(len(batch), -1)}

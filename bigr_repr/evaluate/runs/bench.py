@@ -1,0 +1,236 @@
+"""Benchmarks of representations: features once, then probes and nearest neighbours, as rows that say how they came.
+
+Puts together what the modules beside it do; knows neither commands nor tables.
+"""
+
+# n rows (images), D features
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bigr_repr.datasets import ImageSet
+from bigr_repr.evaluate.runs import best_layer
+from bigr_repr.evaluate.runs.cache import FeatureCache
+from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, OnProgress, features_of
+from bigr_repr.evaluate.metrics.generation import GenerationQuality, generation_quality
+from bigr_repr.evaluate.probes.knn import Knn, knn
+from bigr_repr.evaluate.metrics.label_retrieval import Collection, RetrievalRow, label_retrieval
+from bigr_repr.evaluate.probes.linear_probe import LinearProbe, linear_probes
+from bigr_repr.system.machine import describe_machine
+from bigr_repr.evaluate.probes.protocols import LOGREG
+from bigr_repr.evaluate.representations.base import View
+from bigr_repr.evaluate.representations.open import open_representation
+from bigr_repr.evaluate.data.splits import BenchData, Part
+
+__all__ = ["BenchRow", "bench", "bench_generation", "bench_retrieval", "best_row"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BenchRow:
+    """One representation, at one layer, on one data set. `record()` is all of it as plain data."""
+
+    representation: str
+    view: View
+    dataset: str
+    probe: LinearProbe | None
+    knn: Knn | None
+    facts: dict[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """Ready for JSON: accuracies with three decimals, protocol, seeds, model hash, both sides, machine, date."""
+        found: dict[str, Any] = {
+            "dataset": self.dataset,
+            "representation": self.representation,
+            "layer": self.view.layer,
+            "features": self.view.item,
+            "linear_probe": None if self.probe is None else _plain(self.probe),
+            "knn": None if self.knn is None else _plain(self.knn),
+        }
+        return found | self.facts
+
+
+def bench(
+    model: str | None,
+    data: BenchData,
+    settings: BenchSettings,
+    *,
+    layers: Sequence[int | str] | None = (),
+    probe: bool = True,
+    neighbors: bool = True,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> list[BenchRow]:
+    """Measure a representation (a name as in `representations`) on a data set: one row per layer.
+
+    layers: block numbers, negative from the end, "mid", or "best", the block that an earlier sweep of this model found
+    on this data set; none: the representation's default; None: every block, in one pass over the images, after which
+    the best one is remembered. model: None for bigr-tiny, or where `data` is an embedding data set, whose model it is.
+
+    Raises ValueError or FileNotFoundError in one line for what cannot be measured, before anything is extracted.
+    """
+    fitting = _fitting(settings.k, data.train) if neighbors else []
+    features = features_of(model, data, settings, layers=layers, on_progress=on_progress)
+    probes = _probes(features, settings, on_progress) if probe else {}
+    rows = []
+    for done, view in enumerate(features.train):
+        if neighbors:
+            on_progress("neighbours", done, len(features.train))
+        found = _knn(features, view, settings, fitting) if neighbors else None
+        rows.append(
+            BenchRow(
+                representation=features.representation,
+                view=view,
+                dataset=data.name,
+                probe=probes.get(view),
+                knn=found,
+                facts=features.facts,
+            )
+        )
+    if neighbors:
+        on_progress("neighbours", len(rows), len(rows))
+    if layers is None and probe:
+        _remember(best_row(rows), data.train, settings)
+    return rows
+
+
+def bench_retrieval(
+    model: str | None,
+    data: BenchData,
+    settings: BenchSettings,
+    *,
+    layer: int | str | None = None,
+    bits: Sequence[int] = (64, 128, 256),
+    shortlist: int = 1000,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> tuple[list[RetrievalRow], BenchFeatures]:
+    """How well a representation retrieves test images' classes among the training images, by floats and by codes.
+
+    Rows as of `label_retrieval`, and the features they are of. layer: None: the representation's default. bits,
+    shortlist: as there; otherwise as `bench`.
+    """
+    layers = () if layer is None else (layer,)
+    features = features_of(model, data, settings, layers=layers, tokens=True, on_progress=on_progress)
+    view, *rest = features.train
+    if view.n_bits is not None:
+        raise ValueError(f"{features.representation} has only bits; name the model, whose floats they compare with")
+    base, queries = (
+        Collection(side[view], side[rest[0]] if rest else None, part.labels)
+        for side, part in ((features.train, data.train), (features.test, data.test))
+    )
+    rows = label_retrieval(
+        base, queries, bits=bits, shortlist=shortlist, seed=settings.seeds[0],
+        on_progress=functools.partial(on_progress, "retrieval"),
+    )  # fmt: skip
+    return rows, features
+
+
+def bench_generation(
+    model: str,
+    generated: ImageSet,
+    real: ImageSet,
+    settings: BenchSettings,
+    *,
+    layer: int | str | None = None,
+    k: int = 3,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> tuple[GenerationQuality, dict[str, Any]]:
+    """How near generated images come to real ones, on the features that a representation has of both.
+
+    model: a name as in `representations`; layer: None: its default. k: of precision and recall. Also returned: facts
+    of the model and the machine. Raises ValueError for a representation by bits, and as `generation_quality` does.
+    """
+    representation = open_representation(model, device=settings.device, seed=settings.seeds[0])
+    layers = () if layer is None else (representation.layer_index(layer),)
+    (view,) = representation.views(layers, settings.pool, codes=False)
+    if view.n_bits is not None:
+        raise ValueError(f"{representation.name} has only bits; Gaussians need numbers: name a model or pixels")
+    cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
+    sides = []
+    for name, source in (("real", real), ("generated", generated)):
+        rows = np.arange(len(source))
+        part = Part(name=name, source=source, rows=rows, labels=np.zeros_like(rows), record={"images": len(source)})
+        what = f"{representation.name}, {name}"
+        sides.append(cache.get(representation, part, [view.item], functools.partial(on_progress, what))[view.item])
+    found = generation_quality(
+        sides[0], sides[1], extractor=f"{representation.name}, {view.where}", k=k, device=settings.device
+    )
+    return found, {"model": representation.record, "pool": settings.pool, "machine": describe_machine()}
+
+
+def best_row(rows: Sequence[BenchRow]) -> BenchRow:
+    """The row whose probe was best on the held-out part of the training set; the first of equals."""
+    scored = [row for row in rows if row.probe is not None and row.probe.held_out_top1 is not None]
+    if not scored:
+        raise ValueError("no row has a held-out accuracy to choose by; run the linear probe too")
+    return max(scored, key=lambda row: row.probe.held_out_top1 if row.probe and row.probe.held_out_top1 else 0.0)
+
+
+def _remember(row: BenchRow, train: Part, settings: BenchSettings) -> None:
+    sha256 = row.facts["model"]["model_sha256"]
+    if row.view.layer is None or sha256 is None or row.probe is None:
+        return
+    found = {
+        "layer": row.view.layer, "held_out_top1": row.probe.held_out_top1, "protocol": row.probe.protocol,
+    }  # fmt: skip
+    best_layer.remember(settings.cache, sha256, settings.pool, train=train, found=found)
+
+
+# ---- measuring
+
+
+def _probes(features: BenchFeatures, settings: BenchSettings, on_progress: OnProgress) -> dict[View, LinearProbe]:
+    """Layers one at a time where they train alone, so that memory holds one unpacked layer; else all together."""
+    labels = features.data.train.labels, features.data.test.labels
+    views = list(features.train)
+    groups = [[view] for view in views] if settings.protocol == LOGREG else [views]
+    found: dict[View, LinearProbe] = {}
+    for done, group in enumerate(groups):
+        on_progress("linear probe", done, len(groups))
+        train, test = ({view: view.numbers(side[view]) for view in group} for side in (features.train, features.test))
+        found |= linear_probes(
+            train, labels[0], test, labels[1],
+            protocol=settings.protocol, seeds=settings.seeds, device=settings.device,
+        )  # fmt: skip
+    on_progress("linear probe", len(groups), len(groups))
+    return found
+
+
+def _fitting(k: Sequence[int], train: Part) -> list[int]:
+    """The numbers of neighbours that the training images suffice for; others are logged."""
+    fitting = [value for value in k if value <= len(train)]
+    if not fitting:
+        raise ValueError(f"k={tuple(k)} are all above the {len(train)} training images; give smaller ones")
+    if left_out := [str(value) for value in k if value > len(train)]:
+        _log.warning("%s has %d images: k=%s is left out", train.name, len(train), ", ".join(left_out))
+    return fitting
+
+
+def _knn(features: BenchFeatures, view: View, settings: BenchSettings, k: Sequence[int]) -> Knn:
+    return knn(
+        features.train[view], features.data.train.labels, features.test[view], features.data.test.labels,
+        k=k, temperature=settings.temperature, metric="cosine" if view.n_bits is None else "hamming",
+        n_bits=view.n_bits, center=settings.center and view.n_bits is None, device=settings.device,
+    )  # fmt: skip
+
+
+def _plain(found: LinearProbe | Knn) -> dict[str, Any]:
+    """Accuracies and their intervals with three decimals, other numbers with nine."""
+    kept = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "predicted"}
+    return {
+        name: _rounded(value, 3 if "top1" in name or "top5" in name or "interval" in name else 9)
+        for name, value in kept.items()
+    }
+
+
+def _rounded(value: Any, decimals: int) -> Any:
+    return json.loads(json.dumps(value), parse_float=lambda text: round(float(text), decimals))

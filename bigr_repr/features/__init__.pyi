@@ -1,0 +1,4 @@
+from .extract import encode_codes as encode_codes
+from .extract import extract_features as extract_features
+from .extractor import FeatureExtractor as FeatureExtractor
+from .extractor import Features as Features

@@ -1,0 +1,168 @@
+"""Features and bit codes of images of any kind, in one call. Knows nothing of storage, search or evaluation."""
+
+# S side in pixels, N tokens, D width
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bigr_repr._typing import PathLike
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr.checkpoints.pretrained import Pretrained, load
+from bigr_repr.codes import code_bytes, to_bytes
+from bigr_repr.features.extractor import FeatureExtractor, Features, Layer
+from bigr_repr.images.inputs import Pictures, read_all, stack
+from bigr_repr.system.devices import as_dtype, choose_device
+
+__all__ = ["encode_codes", "extract_features"]
+
+Layers = Iterable[int] | list[Layer] | tuple[Layer, ...]
+
+
+@overload
+def extract_features(
+    images: Pictures,
+    *,
+    model: PathLike | Pretrained = ...,
+    layer: Layer = ...,
+    pool: str = ...,
+    batch_size: int = ...,
+    device: torch.device | str | None = ...,
+    dtype: str | torch.dtype | None = ...,
+    compile: bool = ...,
+    workers: int | None = ...,
+) -> NDArray[np.float32]: ...
+@overload
+def extract_features(
+    images: Pictures,
+    *,
+    model: PathLike | Pretrained = ...,
+    layer: Layers,
+    pool: str = ...,
+    batch_size: int = ...,
+    device: torch.device | str | None = ...,
+    dtype: str | torch.dtype | None = ...,
+    compile: bool = ...,
+    workers: int | None = ...,
+) -> dict[Layer, NDArray[np.float32]]: ...
+def extract_features(
+    images: Pictures,
+    *,
+    model: PathLike | Pretrained = DEFAULT_MODEL,
+    layer: Layer | Layers = 12,
+    pool: str = "avg",
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    dtype: str | torch.dtype | None = None,
+    compile: bool = False,
+    workers: int | None = None,
+) -> NDArray[np.float32] | dict[Layer, NDArray[np.float32]]:
+    """Feature vectors of images, float32 (n, D), or (n, N, D) with pool="none"; one array per layer if several.
+
+    images: a folder, a pattern or a file (rows in the order of bigr_repr.images.find_images), a PIL image, an array
+    (H, W, 3) or (n, H, W, 3) as bigr_repr.images.as_rgb takes, a tensor (3, H, W) or (n, 3, H, W) of uint8 or floats in
+    [0, 1], or a sequence of any of these. Pictures of another size are resized and cropped as center_crop does.
+
+    model: a name or folder that load takes, or a model. layer: 0-based block, negative from the end, "mid", or a list,
+    for which the result is {layer as given: array}. device: None: a GPU if there is one, or where the given model is.
+    dtype: what the network computes in ("float32", "bfloat16", "float16"). workers: threads that decode.
+
+    All vectors are held in memory: for many images see embed_images, which also goes on past pictures it cannot read.
+    Raises ImageError naming the first picture that cannot be read, FileNotFoundError for inputs that are not there,
+    ValueError for a layer out of range or vectors that are not finite.
+    """
+    several = not isinstance(layer, int | str)
+    layers: list[Layer] = [layer] if isinstance(layer, int | str) else list(layer)
+    if not layers:
+        raise ValueError("layer=[] names no layer; for only codes see encode_codes")
+    extractor = _extractor(model, layers, pool, device, dtype, compile)
+    found: dict[Layer, list[NDArray[np.float32]]] = {each: [_no_rows(extractor)] for each in layers}
+    for first, features in _batches(images, extractor, batch_size, workers):
+        _check_finite(features, first, extractor.dtype)
+        for each, values in features.layers.items():
+            found[each].append(values.cpu().numpy())
+    arrays = {each: np.concatenate(rows) for each, rows in found.items()}
+    return arrays if several else arrays[layers[0]]
+
+
+def encode_codes(
+    images: Pictures,
+    *,
+    model: PathLike | Pretrained = DEFAULT_MODEL,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    dtype: str | torch.dtype | None = None,
+    workers: int | None = None,
+) -> NDArray[np.uint8]:
+    """Bit codes of images, packed as bigr_repr.codes states: uint8 (n, bytes).
+
+    Takes and raises what extract_features does. Only the tokenizer runs.
+    """
+    extractor = _extractor(model, (), "avg", device, dtype, False)
+    rows = [np.empty((0, code_bytes(extractor.config.code_size)), np.uint8)]
+    for first, features in _batches(images, extractor, batch_size, workers):
+        _check_finite(features, first, extractor.dtype)
+        rows.append(to_bytes(features.codes.flatten(1).cpu().numpy()))
+    return np.concatenate(rows)
+
+
+def _extractor(
+    model: PathLike | Pretrained,
+    layers: Iterable[Layer],
+    pool: str,
+    device: torch.device | str | None,
+    dtype: str | torch.dtype | None,
+    compile: bool,
+) -> FeatureExtractor:
+    computed_in = as_dtype(dtype)
+    if isinstance(model, Pretrained):
+        pre = model
+        place = None if device is None else choose_device(device)
+    else:
+        place = choose_device(device)
+        pre = load(model)
+    return FeatureExtractor(pre, layers, pool, dtype=computed_in, device=place, compile=compile)
+
+
+def _no_rows(extractor: FeatureExtractor) -> NDArray[np.float32]:
+    generator = extractor.config.generator
+    shape = (0, generator.dim) if extractor.pool == "avg" else (0, generator.tokens, generator.dim)
+    return np.empty(shape, np.float32)
+
+
+def _check_finite(features: Features, first: int, dtype: torch.dtype) -> None:
+    good = features.finite
+    for values in features.layers.values():
+        good = good & values.isfinite().flatten(1).all(1)
+    if not bool(good.all()):
+        row = first + int((~good).nonzero()[0])
+        remedy = "the model's weights are damaged" if dtype == torch.float32 else f"{dtype} is too narrow; use float32"
+        raise ValueError(f"image {row}: its features are not finite: {remedy}")
+
+
+def _batches(
+    images: Pictures, extractor: FeatureExtractor, batch_size: int, workers: int | None
+) -> Iterator[tuple[int, Features]]:
+    """Number of the first image, and features, of every batch."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    side = extractor.config.image_size
+    if isinstance(images, Tensor) and images.shape[1:] == (3, side, side):  # as they are: no rounding to bytes
+        for first in range(0, len(images), batch_size):
+            yield first, extractor(images[first : first + batch_size])
+        return
+    loaded = read_all(images, side, workers=workers, ahead=2 * batch_size)
+    first = 0
+    try:
+        while batch := list(islice(loaded, batch_size)):
+            yield first, extractor(stack(batch))
+            first += len(batch)
+    finally:
+        loaded.close()

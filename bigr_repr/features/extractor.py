@@ -1,0 +1,209 @@
+"""FeatureExtractor: images as tensors in, hidden states and bits of a pretrained model out. Knows nothing of files.
+
+The codes of an image, none masked, and the no-class condition go through the transformer; the features are the hidden
+state after a block, without final norm and condition token, averaged over the tokens. Source: BiGR, section 4.3.
+"""
+
+# B batch, S side in pixels, N tokens, K bits per token, D width
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.codes import grid_to_tokens
+from bigr_repr.models.transformer import Transformer
+
+__all__ = ["FeatureExtractor", "Features", "Layer"]
+
+Layer = int | str
+_M = TypeVar("_M", bound=nn.Module)
+
+POOLS = ("avg", "none")
+_GROUP_TOKENS = 512
+
+
+class Features(NamedTuple):
+    """What a FeatureExtractor gives for a batch.
+
+    layers: {layer as asked for: (B, D), or (B, N, D) with pool="none"}, float32.  codes: (B, N, K), bool.
+    finite: (B,), bool; False: the tokenizer's numbers for the image overflowed or were not numbers, so that its codes
+    mean nothing; its layers are NaN.
+    """
+
+    layers: dict[Layer, Tensor]
+    codes: Tensor
+    finite: Tensor
+
+
+class FeatureExtractor(nn.Module):
+    """Features of any blocks, and codes, in one pass: for your own loop.
+
+    pre: the model, which stays as it is: not moved, not converted, its modules' modes untouched. The extractor has
+    modules of its own around the same weights, always in eval mode; weights that have to be converted (dtype, device,
+    channels-last convolutions) are copied, so make a new extractor after changing weights.
+
+    layers: block indices as in GeneratorConfig.layer_index (0-based, negative from the end, "mid"); blocks past the
+    deepest are neither kept nor run; none: codes only. pool: "avg" over the tokens, or "none".
+    dtype: what the network computes in; None: as the weights are. In bfloat16 or float16 some bits of the codes differ
+    from those in float32. device: None: where the weights are. compile: use torch.compile.
+
+    Raises ValueError for a layer out of range or an unknown pool.
+    """
+
+    def __init__(
+        self,
+        pre: Pretrained,
+        layers: Iterable[Layer] = (12,),
+        pool: str = "avg",
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if pool not in POOLS:
+            raise ValueError(f"pool={pool!r} is unknown; choose one of {', '.join(POOLS)}")
+        config = pre.config
+        self.config, self.pool = config, pool
+        self.layers = {layer: config.generator.layer_index(layer, config.name) for layer in layers}
+        tokenizer = _without(pre.tokenizer, "generator")  # the decoder
+        self.tokenizer = _own(tokenizer, device, dtype, torch.channels_last)
+        self.transformer: Transformer | None = None
+        if self.layers:
+            transformer = _without(pre.generator.transformer, "layers")
+            transformer.layers = pre.generator.transformer.layers[: max(self.layers.values()) + 1]
+            self.transformer = _own(transformer, device, dtype)
+        self._compiled, self._largest = compile, 0
+        self._logits: Callable[..., Tensor] = self.tokenizer.bit_logits
+        if compile:
+            self._logits = torch.compile(self._logits)
+            if self.transformer is not None:
+                self.transformer.compile()
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: features are read off a model that is not being trained."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return self._weight.dtype
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.tokenizer.parameters())
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Features:
+        """images: uint8, or floats in [0, 1], (B, 3, S, S) with S the model's image size, RGB, on any device.
+
+        Raises ValueError for another shape, dtype or range. What is returned is on the extractor's device.
+        """
+        rows = len(images)
+        inputs = self._inputs(images)
+        logits = self._bit_logits(inputs)[: len(inputs)]
+        bits = grid_to_tokens(logits).float().sigmoid() > 0.5  # as BinaryAutoencoder.encode decides
+        finite = logits.isfinite().flatten(1).all(1)  # a comparison with NaN gave bits all the same
+        layers: dict[Layer, Tensor] = {}
+        if self.transformer is not None:
+            states = self._states(bits)
+            for layer, block in self.layers.items():
+                state = states[block].float().masked_fill(~finite[:, None, None], torch.nan)
+                layers[layer] = (state.mean(1) if self.pool == "avg" else state)[:rows]
+        return Features(layers, bits[:rows], finite[:rows])
+
+    @property
+    def group(self) -> int:
+        """Images that the transformer takes at a time on a CPU: a few hundred tokens, which stay in its caches.
+
+        Batches of so many images, or of a multiple, give the same numbers bit for bit in float32 on a CPU; for others
+        the codes are the same bits, and features agree to rounding.
+        """
+        if self._compiled or not self._exact:
+            return 1
+        at_a_time = _images_at_a_time(self.config.image_size)
+        return -(-max(2, _GROUP_TOKENS // self.config.generator.tokens) // at_a_time) * at_a_time
+
+    @property
+    def _exact(self) -> bool:
+        return self.device.type == "cpu" and self.dtype in (torch.float32, torch.float64)
+
+    def _states(self, bits: Tensor) -> dict[int, Tensor]:
+        """bits: (B, N, K).  Returns {block: (B, N, D)}."""
+        assert self.transformer is not None
+        blocks = tuple(set(self.layers.values()))
+        parts = []
+        for part in torch.split(bits, self.group if self.group > 1 else len(bits)):
+            condition = self.transformer.condition_embedding(None, len(part))
+            parts.append(self.transformer(part.to(self.dtype), condition, layers=blocks))
+        return {block: torch.cat([part[block] for part in parts]) for block in blocks}
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        side = self.config.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, side, side):
+            remedy = f"{self.config.name} reads (B, 3, {side}, {side}); see bigr_repr.images.center_crop"
+            raise ValueError(f"images has shape {tuple(images.shape)}; {remedy}")
+        if images.dtype != torch.uint8:
+            if not images.is_floating_point():
+                raise ValueError(f"images has dtype {images.dtype}; expected uint8, or floats in [0, 1]")
+            if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
+                found = f"{images.min().item():.4g}..{images.max().item():.4g}"
+                raise ValueError(f"images has values {found}; expected [0, 1], not normalised; rescale or clamp them")
+        wanted = max(1, len(images))  # kernels need not know of empty batches
+        if self._compiled:  # batches keep the shape of the largest: nothing is compiled anew for the last one
+            self._largest = wanted = max(self._largest, wanted)
+        images = torch.cat([images, images.new_zeros(wanted - len(images), 3, side, side)])
+        scale = 255 if images.dtype == torch.uint8 else 1
+        images = images.to(self.device, memory_format=torch.channels_last).float() / scale
+        return images.to(self.dtype)
+
+    def _bit_logits(self, images: Tensor) -> Tensor:
+        if not self._exact:
+            return self._logits(images)
+        # Convolution kernels round differently for different batch sizes, and a logit near 0 would change its bit. So
+        # they always see the same number of images, the last group filled up.
+        group = _images_at_a_time(self.config.image_size)
+        images = torch.cat([images, images[-1:].expand(-len(images) % group, -1, -1, -1)])
+        return torch.cat([self._logits(part) for part in torch.split(images, group)])
+
+
+def _images_at_a_time(side: int) -> int:
+    """Images of this side that the tokenizer takes at a time on a CPU: as fast as more, and a single one is not slow.
+
+    Two of 256 pixels fill a processor, as eight small ones do.
+    """
+    return max(2, min(8, 2 * 256**2 // side**2))
+
+
+def _without(module: _M, child: str) -> _M:
+    """A shallow copy of a module that lacks one of its children; the module itself stays whole."""
+    part = copy.copy(module)
+    part._modules = {name: value for name, value in module._modules.items() if name != child}
+    return part
+
+
+def _own(
+    module: _M,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    layout: torch.memory_format = torch.preserve_format,
+) -> _M:
+    """New modules around the same weights, frozen; weights to be converted are copied. layout: of convolutions."""
+    memo: dict[int, Any] = {}
+    for weight in module.parameters():
+        form = layout if weight.ndim == 4 else torch.preserve_format
+        own = weight.detach().to(device=device, dtype=dtype, memory_format=form)
+        memo[id(weight)] = nn.Parameter(own, requires_grad=False)
+    return copy.deepcopy(module, memo)

@@ -1,0 +1,11 @@
+from .decode import MAX_PIXELS as MAX_PIXELS
+from .decode import as_rgb as as_rgb
+from .decode import center_crop as center_crop
+from .decode import decode_image as decode_image
+from .decode import load_image as load_image
+from .find import Source as Source
+from .find import escape_path as escape_path
+from .find import find_images as find_images
+from .find import read_list as read_list
+from .find import unescape_path as unescape_path
+from .formats import ImageError as ImageError

@@ -1,0 +1,257 @@
+"""Image files to upright RGB pixels: find, decode, orient, crop; with one typed error. Knows nothing of models.
+
+Colours are taken as 8-bit RGB without colour management: an embedded ICC profile is not applied, as in the pipelines
+that models are usually trained with. `decode_image` says what becomes of every other kind of picture.
+
+Pillow's process-wide settings are neither relied on nor touched: the size limit is an argument, only formats from a
+short list are opened, and pixels never come from a file that is mapped into memory while others may write it.
+"""
+# ruff: noqa: PTH114, PTH116, PTH123  (paths are str or PathLike; a Path made of each would say nothing more)
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from bigr_repr._typing import PathLike
+from bigr_repr.images.find import escape_path
+from bigr_repr.images.formats import ImageError, image_errors, one_line, open_image
+
+MAX_PIXELS: Final = 200_000_000  # the largest telephone photographs pass; decoded, 0.8 GB at Pillow's 4 bytes per pixel
+MAX_ASPECT: Final = 16  # longer pictures are cut to their middle before they are resized
+
+# ---- decoding
+
+
+def decode_image(source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
+    """The picture in a file (str or path) or in an encoded file's bytes, upright, as an RGB image 8 bits per channel.
+
+    EXIF orientation is applied. Transparency of any kind is composited over white. 1-bit, grey, palette, CMYK, YCbCr,
+    LAB and HSV become RGB. Of an animation or a document of several pages, the first is taken. 16-bit grey is scaled,
+    65535 to 255 (12-bit TIFF: 4095 to 255); 16-bit colour keeps its high bytes. 32-bit integer and float pixels state
+    no full scale, so it is read off the values: all within [0, 1] (floats only), [0, 255] or [0, 65535], that range is
+    taken; else the picture's own range is stretched to black and white. A float that is not finite is black.
+
+    A truncated file is an error, never a half-grey picture. (A JPEG whose data was damaged without being shortened
+    can decode to wrong pixels: the format holds no checksum.)  max_pixels: width times height above which the header
+    alone is refused; past 178 956 970, Pillow refuses some formats by its own limit too. name: what errors call the
+    picture; None: the path, or "image bytes".
+
+    Thread-safe.  Raises ImageError for everything that can be wrong with the picture; TypeError for another kind of
+    source; ValueError for max_pixels below 1; RuntimeError while PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set.
+    """
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels={max_pixels} must be at least 1")
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process, so half pictures would pass for whole ones; "
+            "set it to False"
+        )
+    if isinstance(source, bytes | bytearray | memoryview):
+        name = "image bytes" if name is None else one_line(name)
+    elif isinstance(source, str | os.PathLike):
+        name = _name(source) if name is None else one_line(name)
+    else:
+        raise TypeError(f"decode takes a path or a file's bytes, not {type(source).__name__}; for pixels see as_rgb")
+    with image_errors(name), _open(source, name) as file:
+        image = open_image(file, name)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                "too-large", f"{name}: {width} x {height} pixels are more than max_pixels={max_pixels}; raise that"
+            )
+        image.load()
+        return _upright(image)
+
+
+def _name(path: PathLike) -> str:
+    try:
+        return one_line(escape_path(os.fspath(path)))
+    except UnicodeEncodeError:  # no file can have such a name
+        return ascii(path)
+
+
+def _open(source: bytes | bytearray | memoryview | PathLike, name: str) -> IO[bytes]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        if not len(source):
+            raise ImageError("empty", f"{name}: no bytes")
+        return io.BytesIO(source)
+    try:
+        status = os.stat(source)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("unreadable", f"{name}: is a folder; name an image file")
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
+            raise ImageError("unreadable", f"{name}: is not a regular file; save it as one")
+        if status.st_size == 0:
+            raise ImageError("empty", f"{name}: the file is empty; fetch it again")
+        return open(source, "rb")
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no file can have such a name
+        if isinstance(error, ImageError):
+            raise
+        broken = "a link to a file that is not there" if os.path.islink(source) else "no such file"
+        raise ImageError("missing", f"{name}: {broken}") from None
+
+
+# ---- pixels to upright RGB
+
+_TRANSPOSE: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION: Final = 0x0112
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """RGB, EXIF orientation applied. The same object if there is nothing to do."""
+    try:
+        method = _TRANSPOSE.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # damaged metadata does not spoil a good picture
+        method = None
+    rgb = _to_rgb(image)
+    if method is not None:
+        rgb = rgb.transpose(method)
+        rgb.info.clear()  # the orientation in it is used up
+    return rgb
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_grey(image)).convert("RGB")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.has_transparency_data:
+        if image.mode == "La":
+            image = image.convert("LA")
+        layer = image.convert("RGBA")
+        rgb = Image.new("RGB", image.size, "white")
+        rgb.paste(layer, mask=layer)
+        return rgb
+    return image.convert("RGB")
+
+
+def _grey(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of modes I;16…, I and F as 8-bit grey, by the rule that decode_image() states."""
+    tags: Any = getattr(image, "tag_v2", {})
+    values = np.asarray(image)
+    if image.mode == "I" and image.format == "TIFF" and tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] == 1:
+        values = values.view(np.uint32)  # Pillow's I is signed; this file's pixels are not
+    if image.mode.startswith("I;16"):
+        full = 4095 if tags.get(_TIFF_BITS, (16,))[0] == 12 else 65535
+        low, high = 0.0, float(full)
+    elif image.format == "PPM" and image.mode == "I":
+        low, high = 0.0, 65535.0  # Pillow has scaled them so
+    else:
+        low, high = _value_range(values)
+    grey = np.empty(values.shape, np.uint8)
+    flat_values, flat_grey = values.reshape(-1), grey.reshape(-1)
+    for start in range(0, values.size, 1 << 20):  # in pieces, for a whole picture in double precision would be large
+        piece = (flat_values[start : start + (1 << 20)].astype(np.float64) - low) * 255 / (high - low)
+        piece = np.nan_to_num(piece, nan=0.0, posinf=0.0, neginf=0.0)
+        flat_grey[start : start + (1 << 20)] = np.rint(np.clip(piece, 0, 255))
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # "white is zero", which Pillow heeds in 8-bit pixels only
+        grey = 255 - grey
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        grey[values == key] = 255
+    return grey
+
+
+def _value_range(values: NDArray[Any]) -> tuple[float, float]:
+    """The values that become black and white."""
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    if low >= 0:
+        for full in (1.0, 255.0, 65535.0):
+            if high <= full and (full > 1 or values.dtype.kind == "f"):
+                return 0.0, full
+    return (low, high) if high > low else (low, low + 1)
+
+
+def as_rgb(image: Image.Image | NDArray[Any]) -> Image.Image:
+    """A picture that is already in memory as an upright RGB image of 8 bits per channel.
+
+    A PIL image of any mode is converted as decode_image() does (an RGB one that needs nothing is returned itself). An
+    array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the fourth channel being opacity over white: uint8 as it is,
+    uint16 with 65535 to 255, float16/32/64 in [0, 1] with 1 to 255, rounded.
+
+    Raises ValueError for an array of another shape, dtype or range, ImageError for a PIL image that cannot be loaded,
+    TypeError for anything else.
+    """
+    if isinstance(image, Image.Image):
+        with image_errors("PIL image"):
+            image.load()
+            return _upright(image)
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"an image is a PIL image or a NumPy array, not {type(image).__name__}; for files see decode")
+    if image.ndim not in (2, 3) or 0 in image.shape or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        first = image.ndim == 3 and image.shape[0] in (1, 3, 4)
+        remedy = "put channels last with np.moveaxis(image, 0, -1)" if first else "pass one image at a time"
+        raise ValueError(f"image array of shape {image.shape} is not (H, W) or (H, W, 1, 3 or 4 channels); {remedy}")
+    pixels = _bytes_of(image)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _bytes_of(image: NDArray[Any]) -> NDArray[np.uint8]:
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype.newbyteorder("=") == np.uint16:
+        return np.rint(image / 257).astype(np.uint8)
+    if image.dtype.kind != "f":
+        raise ValueError(f"image array of dtype {image.dtype} is not uint8, uint16 or float; use .astype(np.uint8)")
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= 1):  # so worded that NaN fails
+        raise ValueError(f"float image with values {low:g}..{high:g} is not within [0, 1]; rescale it, or pass uint8")
+    return np.rint(image.astype(np.float32) * 255).astype(np.uint8)
+
+
+# ---- geometry
+
+
+def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The middle square of an RGB image, resized: (size, size, 3), uint8, writable.
+
+    As in ADM's training pipeline: while the shorter side is at least twice size, both sides are halved (rounded down)
+    with a box filter; then both are multiplied by size / shorter side (rounded, halves to even) with an antialiased
+    bicubic filter; then the square is cut from ((W - size) // 2, (H - size) // 2). An image longer than 16 times its
+    shorter side is first cut to its middle 16:1, which keeps time and memory bounded.
+
+    Raises ValueError for size below 1 or an image that is not RGB.
+    """
+    if size < 1:
+        raise ValueError(f"size={size} must be at least 1 pixel")
+    if image.mode != "RGB":
+        raise ValueError(f"image of mode {image.mode} is not RGB; pass it through as_rgb first")
+    width, height = image.size
+    longest = MAX_ASPECT * min(width, height)
+    if max(width, height) > longest:
+        left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+        image = image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.array(image.crop((left, top, left + size, top + size)))
+
+
+def load_image(
+    source: bytes | PathLike, size: int, *, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> NDArray[np.uint8]:
+    """decode(source), then center_crop to (size, size, 3), uint8.  Raises as decode does."""
+    return center_crop(decode_image(source, max_pixels=max_pixels, name=name), size)

@@ -1,0 +1,4 @@
+from .bigr import BiGR as BiGR
+from .tokenizer import BinaryAutoencoder as BinaryAutoencoder
+from .transcoder import BernoulliDiffusion as BernoulliDiffusion
+from .transformer import Transformer as Transformer

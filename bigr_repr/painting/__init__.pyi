@@ -1,0 +1,7 @@
+from .photos import Painted as Painted
+from .photos import Pasting as Pasting
+from .photos import edit_photo as edit_photo
+from .photos import enrich_photo as enrich_photo
+from .photos import inpaint_photo as inpaint_photo
+from .photos import outpaint_photo as outpaint_photo
+from .series import generate_files as generate_files

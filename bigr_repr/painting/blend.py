@@ -1,0 +1,83 @@
+"""A painting put into a photograph through a mask. Knows nothing of models or files; arrays in, arrays out."""
+
+# H W pixels
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.painting.windows import Mask
+
+BLENDS = ("none", "feather", "poisson")
+_ERODED = 4  # OpenCV takes the photograph's gradients in the mask's outermost three pixels
+
+Pixels = NDArray[np.uint8]
+
+
+def check_blend(blend: str, band: int | None) -> None:
+    """Refuse what `paste` cannot do, before any work is done.
+
+    Raises ValueError for an unknown blend or a band that is not a whole number of at least 1, ImportError for a blend
+    whose library is not installed.
+    """
+    if blend not in BLENDS:
+        raise ValueError(f"blend={blend!r} is unknown; choose one of {', '.join(BLENDS)}")
+    if band is not None and (not isinstance(band, int) or isinstance(band, bool) or band < 1):
+        raise ValueError(f"band={band!r} is not allowed: it must be a whole number of pixels, at least 1")
+    if blend == "poisson":
+        _opencv()
+
+
+def paste(photo: Pixels, painting: Pixels, mask: Mask, blend: str = "none", band: int = 8) -> Pixels:
+    """The photograph with the painting where the mask is: uint8 (H, W, 3), a new array.
+
+    blend: "none": the marked pixels are the painting's, all others the photograph's, bit for bit. "feather": outside
+    the mask the painting fades out over `band` pixels, and beyond these the photograph is untouched. "poisson": inside
+    the mask the painting's gradients, fitted to the photograph around it (Pérez et al., Poisson image editing, 2003;
+    OpenCV's seamlessClone); outside untouched.
+    """
+    check_blend(blend, band)
+    if blend == "feather":
+        from scipy.ndimage import distance_transform_edt
+
+        if not mask.any():
+            return photo.copy()
+        away = distance_transform_edt(~mask)
+        share = np.where(away <= band, 1 - away / (band + 1), 0)[:, :, None].astype(np.float32)
+        faded: Pixels = np.rint(photo + share * (painting.astype(np.float32) - photo)).astype(np.uint8)
+        return faded
+    chosen = _fitted(photo, painting, mask) if blend == "poisson" and mask.any() else painting
+    pasted: Pixels = np.where(mask[:, :, None], chosen, photo)
+    return pasted
+
+
+def _fitted(photo: Pixels, painting: Pixels, mask: Mask) -> Pixels:
+    """The painting with its own gradients inside the mask and the photograph's colours around it."""
+    cv2 = _opencv()
+    # OpenCV wants a border around the mask, fixes the rim of the mask's bounding box to the photograph and shrinks the
+    # mask: room for all three, so that the painting's gradients reach as far as the mask does.
+    room = _ERODED + 2
+    around = ((room, room), (room, room), (0, 0))
+    wide = cv2.dilate(np.pad(mask, room).astype(np.uint8), np.ones((2 * _ERODED + 1,) * 2, np.uint8))
+    left, top, width, height = cv2.boundingRect(wide)
+    fitted = cv2.seamlessClone(
+        np.pad(painting, around, mode="edge"),
+        np.pad(photo, around, mode="edge"),
+        255 * wide,
+        (left + width // 2, top + height // 2),
+        cv2.NORMAL_CLONE,
+    )
+    inner: Pixels = fitted[room:-room, room:-room]
+    return inner
+
+
+def _opencv() -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        remedy = 'pip install "bigr-repr[poisson]", or choose feather'
+        raise ImportError(f'blend="poisson" needs OpenCV: {remedy}') from error
+    return cv2

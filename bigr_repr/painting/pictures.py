@@ -1,0 +1,136 @@
+"""Pictures on disk: PNG that says how it was made, grids, animations, arrays. Knows nothing of models or sampling.
+
+Every file appears whole or not at all.
+"""
+
+# H W pixels
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from bigr_repr.system.files import partial_name, replacing
+
+METADATA_KEY = "bigr_repr"  # the PNG text chunk that holds a picture's origin, as JSON
+_GAP = 2
+_HELD_MS = 1500
+_LONGEST = 384  # pixels of an animation's longer side
+
+
+def check_target(path: Path, suffix: str, *, made: Path | None = None) -> None:
+    """Find out before any work whether a file can be written.
+
+    made: a folder that will be there by then.
+
+    Raises ValueError for another suffix, OSError that names the folder or file otherwise.
+    """
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{path}: the name must end in {suffix}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file that ends in {suffix}")
+    if made is not None and not made.exists() and path.parent.resolve() == made.resolve():
+        return
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder; make it first, or name another")
+    check_writable(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Find out whether files can be made in a folder. Raises OSError that names it otherwise."""
+    probe = partial_name(folder / "writable")
+    try:
+        probe.touch()
+        probe.unlink(missing_ok=True)  # another process may look at the same time
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(folder)) from error
+
+
+def write_png(path: Path, image: Image.Image, origin: Mapping[str, Any], profile: bytes | None = None) -> None:
+    """Write a picture, how it was made, and the ICC profile its colours are of. Raises OSError that names path."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(METADATA_KEY, json.dumps(origin, ensure_ascii=False))
+    with replacing(path) as file:
+        image.save(file, "PNG", pnginfo=info, icc_profile=profile)
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """How a picture that `write_png` wrote was made. Raises ValueError for a file that does not say."""
+    with Image.open(path) as image:
+        text = image.info.get(METADATA_KEY)
+    if text is None:
+        raise ValueError(f"{path} does not say how it was made: not written by bigr-repr, or its metadata was stripped")
+    record: dict[str, Any] = json.loads(text)
+    return record
+
+
+def for_animation(frame: Image.Image) -> Image.Image:
+    """A picture of at most 384 pixels per side: what to keep of a large one that is to be a frame."""
+    scale = min(1.0, _LONGEST / max(frame.size))
+    size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
+    return frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC)
+
+
+def write_gif(
+    path: Path,
+    frames: Sequence[Image.Image],
+    *,
+    milliseconds: int,
+    origin: Mapping[str, Any],
+    held: Collection[int] | None = None,
+) -> None:
+    """Write frames of one size as an endless animation of at most 384 pixels per side.
+
+    held: the frames that are shown for longer; None: the last.
+    """
+    small = [for_animation(frame) for frame in frames]
+    longer = {len(small) - 1} if held is None else set(held)
+    with replacing(path) as file:
+        small[0].save(
+            file,
+            "GIF",
+            save_all=True,
+            append_images=small[1:],
+            duration=[max(_HELD_MS, milliseconds) if i in longer else milliseconds for i in range(len(small))],
+            loop=0,
+            comment=json.dumps(origin).encode(),
+        )
+
+
+def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """Images of one size side by side on white, row by row; about as many rows as columns unless told."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    columns = min(columns, len(images))
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        sheet.paste(image, (column * (width + _GAP), row * (height + _GAP)))
+    return sheet
+
+
+def write_npz(path: Path, images: Iterable[Image.Image], shape: tuple[int, int, int, int]) -> None:
+    """Write RGB images as the array `arr_0`, uint8 (n, H, W, 3), that ADM's evaluator reads. Holds one at a time.
+
+    Raises ValueError for an image of another size, OSError that names path.
+    """
+    with (
+        replacing(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as member,
+    ):
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(member, header)
+        for number, image in enumerate(images):
+            pixels = np.asarray(image, np.uint8)
+            if pixels.shape != shape[1:]:
+                raise ValueError(f"image {number} is {image.width}x{image.height} pixels, not {shape[2]}x{shape[1]}")
+            member.write(pixels.tobytes())

@@ -1,0 +1,247 @@
+"""Series of generated pictures in a folder, of any length: numbered files, resumable. Knows nothing of how they look.
+
+A picture's number decides its noise and its class, so a series can be cut short, gone on with and made longer.
+"""
+
+# S side of the canvas in pixels, N tokens, K bits per token
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bigr_repr._typing import PathLike
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.images.decode import decode_image
+from bigr_repr.painting.files import Written, images_done, origin, to_pictures
+from bigr_repr.painting.pictures import (
+    METADATA_KEY,
+    check_target,
+    check_writable,
+    for_animation,
+    grid,
+    write_gif,
+    write_npz,
+    write_png,
+)
+from bigr_repr.provenance import differences
+from bigr_repr.sampling.applications import generate
+from bigr_repr.sampling.canvas import decode, partly
+from bigr_repr.sampling.job import Job, Options, at_least_one, class_numbers
+from bigr_repr.sampling.sampler import Iteration
+from bigr_repr.sampling.settings import SamplingSettings
+from bigr_repr.system.files import replacing
+
+SERIES_FILE = "generation.json"
+MOST = 1_000_000  # pictures of a series: as many as have six digits
+SHOWN = 64  # pictures in a grid or an animation at most
+_MOST_COLUMNS = 16
+_DECODED = 16  # pictures of an animation decoded together
+_FRAME_MS = 120
+
+
+def generate_files(
+    pre: Pretrained,
+    out: PathLike,
+    labels: Sequence[int] | None = None,
+    *,
+    count: int | None = None,
+    sheet: PathLike | None = None,
+    npz: PathLike | None = None,
+    animation: PathLike | None = None,
+    on_progress: Callable[[float, float], object] | None = None,
+    **options: Unpack[Options],
+) -> Written:
+    """Generate a series into a folder: 000000.png, 000001.png, ..., classes in turn.
+
+    Pictures that the folder holds already are not drawn again, and a folder of other settings is refused.  count: how
+    many in all; None: one per label.  sheet: a PNG of the first 64.  npz: all of them as the array that ADM's evaluator
+    reads.  animation: a GIF of the unmasking of the first 64, which are drawn again for it.  options: as of `generate`,
+    but for `first`: a series begins at 0.
+
+    Raises ValueError as `generate` does and for a folder of another series, OSError when a file cannot be written.
+    """
+    started = time.monotonic()
+    targets = [(Path(path), suffix) for path, suffix in ((sheet, ".png"), (npz, ".npz"), (animation, ".gif")) if path]
+    series = _Series(pre, Path(out), labels, count, options)
+    for path, suffix in targets:
+        check_target(path, suffix, made=series.folder)
+        if path.parent.resolve() == series.folder.resolve() and re.fullmatch(r"\d{6}\.png", path.name):
+            raise ValueError(f"{path} has the name of a picture of the series itself; choose another")
+    series.claim()
+    recorder = None if animation is None else _Recorder(min(SHOWN, series.count))
+    drawn = series.draw(recorder, on_progress)
+    paths = series.paths()
+    # One column per class, where that makes a table.
+    columns = len(labels) if labels and 2 <= len(labels) <= _MOST_COLUMNS else None
+    if sheet is not None:
+        write_png(Path(sheet), grid([decode_image(path) for path in paths[:SHOWN]], columns), series.origin)
+    if animation is not None and recorder is not None:
+        write_gif(Path(animation), recorder.frames(pre, columns), milliseconds=_FRAME_MS, origin=series.origin)
+    if npz is not None:
+        side = pre.config.image_size
+        write_npz(Path(npz), (decode_image(path) for path in paths), (len(paths), side, side, 3))
+    also = tuple(path for path, _ in targets)
+    return Written(images=tuple(paths), also=also, drawn=drawn, seconds=time.monotonic() - started)
+
+
+class _Series:
+    """A folder of numbered pictures of one origin."""
+
+    def __init__(
+        self, pre: Pretrained, folder: Path, labels: Sequence[int] | None, count: int | None, options: Options
+    ) -> None:
+        if options.get("first"):
+            raise ValueError(
+                f"first={options['first']!r} is not allowed: a series begins at 0 and goes on by its files"
+            )
+        self.pre, self.folder, self.options = pre, folder, options
+        if labels is not None:
+            labels = class_numbers(pre, list(labels)).tolist()
+        self.labels = labels
+        self.count = at_least_one("count", (len(labels) if labels else 1) if count is None else count)
+        if self.count > MOST:
+            raise ValueError(
+                f"count={count} is more than {MOST:,} pictures per folder; make several, each of a seed of its own"
+            )
+        job = Job(pre, SamplingSettings(), options)
+        job.check(labels is not None)
+        self.chunk = job.batch_size  # what is drawn together is written at once: a run that is killed loses no more
+        self.origin = origin(pre, "generate", job.settings, options, labels)
+
+    def claim(self) -> None:
+        """Make the folder, or see that it holds this series and no other."""
+        file = self.folder / SERIES_FILE
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"{self.folder} is a file; name a folder for the pictures")
+        if file.exists():
+            differing = _differing(_read_series(file), self.origin)
+            if differing:
+                raise ValueError(f"{self.folder} holds another series: {'; '.join(differing)}; name another folder")
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.folder)
+        if (self.folder / "000000.png").exists():
+            raise ValueError(f"{self.folder} holds pictures of unknown origin; name another folder")
+        with replacing(file) as target:
+            target.write(json.dumps(self.origin, indent=1, ensure_ascii=False).encode())
+
+    def paths(self) -> list[Path]:
+        """The pictures' files, in order."""
+        return [self.folder / f"{number:06d}.png" for number in range(self.count)]
+
+    def draw(self, recorder: _Recorder | None, on_progress: Callable[[float, float], object] | None) -> int:
+        """Draw what is missing, and what the recorder has to see. Returns how many pictures that were."""
+        watched = 0 if recorder is None else recorder.images
+        own = self.options.get("callback")
+        todo = [i for i, path in enumerate(self.paths()) if not self._drawn(path, i) or i < watched]
+        done = self.count - len(todo)
+        for first, size in _runs(todo, self.chunk):
+
+            def watch(at: Iteration, first: int = first, done: int = done) -> None:
+                numbered = at._replace(images=tuple(first + image for image in at.images))
+                if own is not None:
+                    own(numbered)
+                if recorder is not None:
+                    recorder(numbered)
+                if on_progress is not None:
+                    on_progress(done + images_done(at), self.count)
+
+            self._draw(first, size, watch)
+            done += size
+        return len(todo)
+
+    def _label(self, number: int) -> list[int] | None:
+        """The class of a picture, as it says it; None without classes."""
+        return None if self.labels is None else [self.labels[number % len(self.labels)]]
+
+    def _drawn(self, path: Path, number: int) -> bool:
+        """Whether a picture is there already, whole. Raises ValueError for a picture that is none of this series."""
+        if not path.exists():
+            return False
+        try:
+            with Image.open(path) as picture:
+                said = json.loads(picture.info.get(METADATA_KEY, "{}"))
+                picture.verify()  # the checksums of the file
+        except (OSError, SyntaxError, ValueError):
+            return False  # damaged: drawn again
+        wanted = {key: self.origin[key] for key in ("weights_sha256", "precision", "seed", "settings")}
+        wanted |= {"image": number, "labels": self._label(number)}
+        if not isinstance(said, dict) or {key: said.get(key) for key in wanted} != wanted:
+            raise ValueError(
+                f"{path} is not picture {number} of this series; move it away, then give the command again"
+            )
+        return True
+
+    def _draw(self, first: int, size: int, watch: Callable[[Iteration], None]) -> None:
+        numbers = range(first, first + size)
+        labels = [label for number in numbers for label in self._label(number) or ()] or None
+        options: Options = {**self.options, "first": first, "callback": watch}
+        images = generate(self.pre, labels, count=size, **options)
+        for index, picture in enumerate(to_pictures(images)):
+            own: dict[str, Any] = {"image": first + index, "labels": self._label(first + index)}
+            if self.origin["classes"] is not None:
+                own["classes"] = [self.origin["classes"][(first + index) % len(self.origin["classes"])]]
+            write_png(self.folder / f"{first + index:06d}.png", picture, self.origin | own)
+
+
+def _read_series(file: Path) -> dict[str, Any]:
+    """What a series file says. Raises ValueError for one that says nothing."""
+    try:
+        found = json.loads(file.read_text())
+    except ValueError:  # no JSON, or no text at all
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged, so that nobody knows what the pictures are of; name another folder")
+    return found
+
+
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """In words, where two origins differ, but for the version; settings by their own names."""
+    return [each.removeprefix("settings.") for each in differences(found, wanted, ignored=["version"])]
+
+
+def _runs(numbers: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
+    """Rising numbers as runs of consecutive ones: (first, length), of bounded length."""
+    start = 0
+    for i in range(1, len(numbers) + 1):
+        if i == len(numbers) or numbers[i] != numbers[i - 1] + 1 or i - start == longest:
+            yield numbers[start], i - start
+            start = i
+
+
+@dataclass
+class _Recorder:
+    """A callback that keeps the iterations of the first images, and makes frames of them."""
+
+    images: int
+    _seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, at: Iteration) -> None:
+        for row, image in enumerate(at.images):
+            if image < self.images:
+                self._seen[image, at.iteration] = at.codes[row].bool().cpu(), at.masked[row].cpu()
+
+    @torch.inference_mode()
+    def frames(self, pre: Pretrained, columns: int | None) -> list[Image.Image]:
+        """A grid of the images after every iteration, masked tokens in grey; the first all masked."""
+        iterations = max(iteration for _, iteration in self._seen)
+        grey = Image.new("RGB", (pre.config.image_size,) * 2, (128, 128, 128))
+        sheets = [for_animation(grid([grey] * self.images, columns))]
+        for iteration in range(1, iterations + 1):
+            pictures: list[Image.Image] = []
+            for start in range(0, self.images, _DECODED):
+                part = [self._seen[i, iteration] for i in range(start, min(start + _DECODED, self.images))]
+                codes, masked = (torch.stack(list(rows)).to(pre.device) for rows in zip(*part, strict=True))
+                pictures += to_pictures(partly(pre, decode(pre, codes.float()), masked))
+            sheets.append(for_animation(grid(pictures, columns)))
+        return sheets

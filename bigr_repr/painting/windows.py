@@ -1,0 +1,169 @@
+"""Squares of a photograph that a model sees one after another. Knows nothing of models, colours or files."""
+
+# H W pixels of the photograph, g tokens per side of the canvas
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bigr_repr.images.decode import MAX_PIXELS
+
+Mask = NDArray[np.bool_]
+_KNOWN = 0.25  # of a single window, for the model to go by
+
+
+class Window(NamedTuple):
+    """A square of a photograph, in its pixels."""
+
+    left: int
+    top: int
+    side: int
+
+    @property
+    def area(self) -> tuple[slice, slice]:
+        """Where it lies in an array (H, W, ...)."""
+        return slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
+
+
+class Margins(NamedTuple):
+    """Pixels by which a photograph grows on each side."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+
+def window_side(width: int, height: int, window: int | None) -> int:
+    """The side to use: `window`, or the shorter side. Raises ValueError unless it is in 1..the shorter side."""
+    shorter = min(width, height)
+    if window is None:
+        return shorter
+    if not 1 <= window <= shorter:
+        raise ValueError(
+            f"window={window!r} is outside 1..{shorter}, the shorter side of the {width}x{height} photograph"
+        )
+    return int(window)
+
+
+def windows(mask: Mask, side: int, room: int = 0) -> Iterator[Window]:
+    """Windows in which every marked pixel of (H, W) lies, in the order to paint them.
+
+    What fits into one window, with `room` pixels around it wherever the photograph goes on and a quarter of the window
+    known, gets one with the mark in its middle where the edges allow. Else windows half a side apart, at every turn the
+    one that holds the most pixels which are known or have been painted by then; of several, the one with the most of
+    the photograph.
+    """
+    if (single := _around(mask, side, room)) is not None:
+        yield single
+        return
+    left, (tops, lefts) = mask.copy(), (_starts(length, side) for length in mask.shape)
+    marked = _marked(left, tops, lefts, side)
+    counts = marked.copy()
+    while counts.any():
+        # The fewest pixels left, but some.
+        rank = np.where(counts > 0, counts * (side * side + 1) + marked, np.iinfo(np.int64).max)
+        row, column = np.unravel_index(rank.argmin(), rank.shape)
+        window = Window(int(lefts[column]), int(tops[row]), side)
+        left[window.area] = False
+        near = [np.flatnonzero(np.abs(n - n[at]) < side) for n, at in ((tops, row), (lefts, column))]
+        counts[np.ix_(*near)] = _marked(left, tops[near[0]], lefts[near[1]], side)
+        yield window
+
+
+def _around(mask: Mask, side: int, room: int) -> Window | None:
+    """The window with the mark in its middle, if there is a mark and it fits."""
+    starts = []
+    for axis in (1, 0):
+        found, length = np.flatnonzero(mask.any(axis=axis)), mask.shape[1 - axis]
+        if not len(found) or found[-1] + 1 - found[0] > side:
+            return None
+        first, last = int(found[0]), int(found[-1]) + 1
+        start = min(max(0, (first + last - side) // 2), length - side)
+        if (start > 0 and first - start < room) or (start + side < length and start + side - last < room):
+            return None
+        starts.append(start)
+    window = Window(starts[1], starts[0], side)
+    return window if mask[window.area].mean() <= 1 - _KNOWN else None
+
+
+def _marked(mask: Mask, tops: NDArray[np.int64], lefts: NDArray[np.int64], side: int) -> NDArray[np.int64]:
+    """How many marked pixels each window holds: (tops, lefts)."""
+    rows, columns = (slice(starts[0], starts[-1] + side) for starts in (tops, lefts))
+    sums = np.pad(mask[rows, columns].astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    above, before = tops - tops[0], lefts - lefts[0]
+    counts: NDArray[np.int64] = (
+        sums[np.ix_(above + side, before + side)]
+        - sums[np.ix_(above, before + side)]
+        - sums[np.ix_(above + side, before)]
+        + sums[np.ix_(above, before)]
+    )
+    return counts
+
+
+def _starts(length: int, side: int) -> NDArray[np.int64]:
+    """Where windows begin along a side of `length` pixels: every half a window, the last at the very end."""
+    return np.unique(np.append(np.arange(0, length - side, max(1, side // 2)), length - side))
+
+
+def tokens_of(mask: Mask, grid: int) -> Tensor:
+    """Tokens of a canvas that hold a marked pixel of a window (side, side) brought onto it: (1, g*g), bool."""
+    marked = torch.from_numpy(np.ascontiguousarray(mask)).float()[None, None]
+    return (F.adaptive_max_pool2d(marked, grid) > 0).flatten(1)
+
+
+def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Mask:
+    """A mask (H, W) that marks a box (left, top, right, bottom), right and bottom excluded.
+
+    Raises ValueError for a box that holds no pixel of the photograph.
+    """
+    left, top, right, bottom = box
+    inside = max(left, 0) < min(right, width) and max(top, 0) < min(bottom, height)
+    if not inside:
+        raise ValueError(
+            f"box={left},{top},{right},{bottom} holds no pixel of the {width}x{height} photograph; "
+            "give left,top,right,bottom in pixels, counted from the upper left corner"
+        )
+    mask = np.zeros((height, width), np.bool_)
+    mask[max(top, 0) : bottom, max(left, 0) : right] = True
+    return mask
+
+
+def margins_to_aspect(width: int, height: int, aspect: float) -> Margins:
+    """The least margins, equal on opposite sides, that bring a photograph to width / height = `aspect`.
+
+    Raises ValueError for an aspect that is not a positive number, that the photograph has already, or that would take
+    more pixels than a photograph may have.
+    """
+    if not (math.isfinite(aspect) and aspect > 0):
+        raise ValueError(f"aspect={aspect!r} is not allowed: it must be a number above 0, width over height")
+    if max(height * height * aspect, width * width / aspect) > MAX_PIXELS:
+        raise ValueError(
+            f"aspect={aspect:g} takes more than {MAX_PIXELS:,} pixels around a {width}x{height} photograph; "
+            "choose one nearer to its own"
+        )
+    across, down = max(0, round(height * aspect) - width), max(0, round(width / aspect) - height)
+    if across == down == 0:
+        raise ValueError(f"aspect={aspect:g} is that of the {width}x{height} photograph: nothing is to be painted")
+    return Margins(across // 2, down // 2, across - across // 2, down - down // 2)
+
+
+def grow(photo: NDArray[np.uint8], margins: Margins) -> tuple[NDArray[np.uint8], Mask]:
+    """A photograph (H, W, 3) with margins that repeat its outermost pixels, and the mask of these margins.
+
+    Raises ValueError for negative margins or none.
+    """
+    if min(margins) < 0 or not any(margins):
+        raise ValueError(f"margins={tuple(margins)} leave nothing to paint; give at least one side 1 pixel or more")
+    rows, columns = (margins.top, margins.bottom), (margins.left, margins.right)
+    grown: NDArray[Any] = np.pad(photo, (rows, columns, (0, 0)), mode="edge")
+    mask = np.pad(np.zeros(photo.shape[:2], np.bool_), (rows, columns), constant_values=True)
+    return grown, mask

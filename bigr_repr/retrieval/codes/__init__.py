@@ -1,0 +1,1 @@
+"""Packed codes: what makes them of features, where they come from, their grid, their files."""

@@ -1,0 +1,182 @@
+"""Float features to bits: fitted by FAISS's transforms, kept as the affine map they amount to. Knows no images.
+
+Every binarizer here is bit j = [A x]_j > t_j with a matrix A, or none, and thresholds t. FAISS fits A: PCA, a random
+rotation, or ITQ (Gong and Lazebnik, 2011). ITQ as FAISS has it scales each centred vector to length 1 between centring
+and rotating; that changes no sign, so the same form holds.
+"""
+
+# n rows, D features, b bits
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bigr_repr.codes import code_bytes, to_bytes
+
+__all__ = ["BINARIZERS", "Binarizer", "fit_binarizer", "rows_needed"]
+
+BINARIZERS: Final = {
+    "sign": "centred at the mean, one bit per feature",
+    "median": "above the median or not, one bit per feature",
+    "pca": "signs of the first principal components",
+    "rotation": "centred, signs after a random rotation",
+    "itq": "principal components rotated to lose least by rounding (ITQ)",
+}
+_FULL: Final = ("sign", "median")  # one bit per feature, no choice of how many
+_BLOCK: Final = 16 << 20  # bytes of float64 at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Binarizer:
+    """A fitted map from features to bits.
+
+    kind: one of BINARIZERS. matrix: float32 (b, D), or None for the features themselves. thresholds: float64 (b,).
+    fitted_on: rows that it was fitted on.
+    """
+
+    kind: str
+    matrix: NDArray[np.float32] | None
+    thresholds: NDArray[np.float64]
+    fitted_on: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in BINARIZERS:
+            raise ValueError(f"binarizer={self.kind!r} is unknown; choose one of {', '.join(BINARIZERS)}")
+        if self.thresholds.ndim != 1 or (self.matrix is not None and self.matrix.shape[:1] != self.thresholds.shape):
+            raise ValueError(f"binarizer {self.kind}: a matrix and thresholds that do not fit each other")
+        if not np.isfinite(self.thresholds).all() or (self.matrix is not None and not np.isfinite(self.matrix).all()):
+            raise ValueError(f"binarizer {self.kind}: numbers that are not finite")
+
+    @property
+    def n_bits(self) -> int:
+        """Bits of a code."""
+        return len(self.thresholds)
+
+    @property
+    def width(self) -> int:
+        """Features D that it reads."""
+        return self.n_bits if self.matrix is None else int(self.matrix.shape[1])
+
+    def encode(self, vectors: ArrayLike) -> NDArray[np.uint8]:
+        """Packed codes of features (n, D): uint8 (n, ceil(b / 8)), the same whatever rows come together.
+
+        Raises ValueError for another width or for features that are not finite.
+        """
+        features = finite_rows("vectors", vectors)
+        if features.shape[1] != self.width:
+            raise ValueError(
+                f"vectors have {features.shape[1]} features; this binarizer reads {self.width}; take them from the "
+                "same model, layer and pooling"
+            )
+        codes = np.empty((len(features), code_bytes(self.n_bits)), np.uint8)
+        rows = max(1, _BLOCK // (8 * max(self.width, self.n_bits)))
+        # Double precision: in single, a product next to its threshold would depend on how many rows are multiplied.
+        matrix = None if self.matrix is None else self.matrix.T.astype(np.float64)
+        for start in range(0, len(features), rows):
+            block = features[start : start + rows].astype(np.float64)
+            codes[start : start + rows] = to_bytes((block if matrix is None else block @ matrix) > self.thresholds)
+        return codes
+
+    def to_safetensors(self) -> bytes:
+        """The map as a safetensors file."""
+        from safetensors.numpy import save
+
+        tensors: dict[str, NDArray[Any]] = {"thresholds": self.thresholds}
+        if self.matrix is not None:
+            tensors["matrix"] = np.ascontiguousarray(self.matrix)
+        tensors["fitted_on"] = np.array([self.fitted_on], np.int64)
+        return save(tensors, metadata={"binariser": self.kind})
+
+    @classmethod
+    def from_safetensors(cls, data: bytes, kind: str, name: str) -> Binarizer:
+        """The inverse of to_safetensors.  Raises ValueError, which names the file `name`, for anything else."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            tensors = load(data)
+            thresholds, matrix = tensors["thresholds"], tensors.get("matrix")
+            wrong = thresholds.dtype != np.float64 or (matrix is not None and matrix.dtype != np.float32)
+            if wrong or (matrix is not None and matrix.ndim != 2):
+                raise ValueError("tensors of another type")
+            return cls(kind=kind, matrix=matrix, thresholds=thresholds, fitted_on=int(tensors["fitted_on"][0]))
+        except (SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"{name}: damaged, or not a binarizer ({error}); build the index again") from error
+
+
+def fit_binarizer(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, seed: int = 0) -> Binarizer:
+    """Fit a binarizer on a sample of features (n, D), numbers.
+
+    n_bits: D for "sign" and "median", which take no other; for "pca" and "itq" 1..D, for "rotation" any; None: D.
+    seed: of the random rotation and of ITQ's start. Only FAISS's fit of ITQ draws a part of a very large sample.
+
+    Raises ValueError for an unknown kind, n_bits out of range, too few rows, or features that are not finite.
+    """
+    sample = finite_rows("vectors", vectors)
+    rows, width = sample.shape
+    bits = width if n_bits is None else n_bits
+    if kind not in BINARIZERS:
+        raise ValueError(f"binarizer={kind!r} is unknown; choose one of {', '.join(BINARIZERS)}")
+    if kind in _FULL and bits != width:
+        raise ValueError(
+            f"n_bits={bits}: {kind} gives one bit per feature, {width}; leave n_bits out, or take pca or itq"
+        )
+    if bits < 1 or (kind != "rotation" and bits > width):
+        limit = "at least 1" if kind == "rotation" else f"in 1..{width}, the number of features"
+        raise ValueError(f"n_bits={bits} must be {limit} for {kind}; only rotation gives more bits than features")
+    need = rows_needed(kind, bits)
+    if rows < need:
+        raise ValueError(f"{rows} rows are too few to fit {kind} of {bits} bits: it needs {need}; ask for fewer bits")
+    centre = np.median(sample, axis=0) if kind == "median" else sample.mean(axis=0, dtype=np.float64)
+    matrix = None
+    if kind not in _FULL:
+        centred = sample.astype(np.float32)
+        centred -= centre.astype(np.float32)
+        matrix = _matrix(kind, centred, bits, seed)
+    thresholds = centre if matrix is None else matrix.astype(np.float64) @ centre
+    return Binarizer(kind=kind, matrix=matrix, thresholds=thresholds.astype(np.float64), fitted_on=rows)
+
+
+def rows_needed(kind: str, n_bits: int) -> int:
+    """How many rows a binarizer of so many bits is fitted on at the least."""
+    return {"pca": n_bits, "itq": 2 * n_bits}.get(kind, 1)
+
+
+def _matrix(kind: str, centred: NDArray[np.float32], bits: int, seed: int) -> NDArray[np.float32]:
+    import faiss
+
+    transform: Any
+    width = centred.shape[1]
+    if kind == "rotation":
+        transform = faiss.RandomRotationMatrix(width, bits)
+        transform.init(seed)
+    elif kind == "pca":
+        transform = faiss.PCAMatrix(width, bits)
+        transform.train(centred)
+    else:
+        fitted = faiss.ITQTransform(width, bits, True)
+        fitted.itq.seed = seed
+        fitted.train(centred)
+        transform = fitted.pca_then_itq
+    matrix = faiss.vector_to_array(transform.A).reshape(-1, width)[:bits]
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{kind} of {bits} bits cannot be fitted: the features vary in fewer directions than that")
+    return np.ascontiguousarray(matrix)
+
+
+def finite_rows(name: str, vectors: ArrayLike) -> NDArray[Any]:
+    """Features as an array (n, D) of numbers.  Raises ValueError for another shape or type, or a row not finite."""
+    array = np.asarray(vectors)
+    if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}; expected numbers (n, D)")
+    if array.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"{name}: {len(bad)} of {len(array)} rows are not finite (the first is row {bad[0]}); leave those out"
+            )
+    return array

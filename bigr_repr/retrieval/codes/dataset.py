@@ -1,0 +1,126 @@
+"""The codes of an embedding data set, chunk by chunk: memory never holds all vectors. Knows nothing of search."""
+
+# n rows (images), D features
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr._typing import PathLike
+from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
+from bigr_repr.retrieval.codes.binarizer import BINARIZERS, Binarizer, fit_binarizer
+from bigr_repr.retrieval.codes.provenance import BITS, FEATURES, origin_of
+from bigr_repr.retrieval.codes.regions import TokenLayout
+from bigr_repr.retrieval.codes.rows import Rows, id_array
+
+_SAMPLE: Final = 48 << 20  # bytes of float32 that a binarizer is fitted on
+_SAMPLE_ROWS: Final = 1 << 16
+_BATCH: Final = 8 << 20  # bytes of vectors read at a time
+
+
+class DataCodes:
+    """The codes of an embedding data set, as an index or an export wants them.
+
+    binarizer: one of BINARIZERS, fitted on a sample of the vectors of `layer` (the only one: None), of n_bits; or
+    "bits": the tokenizer's own bits that the data set holds. seed: of sample and fit.
+
+    Raises ValueError for a data set without vectors or codes, without rows, of unpooled tokens, or with vectors that
+    are not finite; FileNotFoundError if the folder holds none.
+    """
+
+    def __init__(
+        self,
+        folder: PathLike,
+        binarizer: str = "sign",
+        *,
+        n_bits: int | None = None,
+        layer: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if binarizer != "bits" and binarizer not in BINARIZERS:
+            raise ValueError(f"binarizer={binarizer!r} is unknown; choose bits or one of {', '.join(BINARIZERS)}")
+        self.data = EmbeddingSet(folder)
+        provenance = self.data.provenance
+        if not self.data.rows:
+            raise ValueError(f"{self.data.folder} has no rows: nothing to index")
+        self.layout: TokenLayout | None = None
+        if self.data.n_bits is not None:
+            self.layout = TokenLayout.square(self.data.n_bits, provenance["bits_per_token"])
+        pooled = provenance["pooling"] == "avg"
+        choice = binarizer != "bits" or layer is not None or len(self.data.layers) == 1
+        self.layer = self._layer(layer) if choice and self.data.layers and pooled else None
+        self.binarizer: Binarizer | None = None
+        if binarizer == "bits":
+            self._bits_asked_for(n_bits)
+        else:
+            if not pooled:
+                raise ValueError(f"{self.data.folder} holds one vector per token; embed with pool avg to search images")
+            self.data.column(layer)  # says what is missing
+            self.binarizer = fit_binarizer(binarizer, self._sample(seed), n_bits=n_bits, seed=seed)
+        self.n_bits = self.binarizer.n_bits if self.binarizer else int(self.data.n_bits or 0)
+        self.origin = origin_of(provenance, FEATURES if self.binarizer else BITS, self.layer)
+
+    def _layer(self, layer: int | None) -> int:
+        self.data.column(layer)
+        return self.data.layers[0] if layer is None else layer
+
+    def _bits_asked_for(self, n_bits: int | None) -> None:
+        if self.data.n_bits is None:
+            raise ValueError(f"{self.data.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
+        if n_bits not in (None, self.data.n_bits):
+            raise ValueError(f"n_bits={n_bits}: the tokenizer's codes here have {self.data.n_bits}; leave n_bits out")
+
+    def batches(self, vectors: str | None = None) -> Iterator[Rows]:
+        """All rows in order, in chunks; vectors: keep them too, as "float16" or "float32", where there are some."""
+        if self.layer is None:
+            for paths, codes in self.data.code_batches():
+                yield Rows(ids=id_array(paths, len(paths)), codes=codes)
+            return
+        for batch in self._vector_batches():
+            kept = None if vectors is None else self._stored(batch, vectors)
+            if self.binarizer is None:
+                assert batch.codes is not None
+                yield Rows(ids=id_array(batch.paths, len(batch.paths)), codes=batch.codes, vectors=kept)
+            else:
+                codes = self._encode(batch)
+                yield Rows(ids=id_array(batch.paths, len(codes)), codes=codes, tokens=batch.codes, vectors=kept)
+
+    def _encode(self, batch: Embeddings) -> NDArray[np.uint8]:
+        assert self.binarizer is not None
+        bad = np.flatnonzero(~np.isfinite(batch.vectors).all(axis=1))
+        if len(bad):
+            raise ValueError(f"{self.data.folder}: the vector of {batch.paths[bad[0]]} is not finite; embed it again")
+        return self.binarizer.encode(batch.vectors)
+
+    def _stored(self, batch: Embeddings, dtype: str) -> NDArray[Any]:
+        with np.errstate(over="ignore"):
+            stored = batch.vectors.astype(dtype, copy=False)
+        if not np.isfinite(stored).all():
+            raise ValueError(f"{self.data.folder}: vectors do not fit {dtype}; keep them as float32")
+        return stored
+
+    def _vector_batches(self) -> Iterator[Embeddings]:
+        width = int(np.prod(self.data.provenance["shape"]))
+        return self.data.batches(self.layer, rows=max(1, min(8192, _BATCH // (4 * width))))
+
+    def _sample(self, seed: int) -> NDArray[np.float32]:
+        """Vectors of random rows, as many as the memory for them allows."""
+        width = int(np.prod(self.data.provenance["shape"]))
+        count = min(self.data.rows, _SAMPLE_ROWS, max(1, _SAMPLE // (4 * width)))
+        chosen = np.sort(np.random.default_rng(seed).choice(self.data.rows, count, replace=False))
+        sample, filled, start = np.empty((count, width), np.float32), 0, 0
+        for batch in self._vector_batches():
+            end = start + len(batch.paths)
+            inside = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, end)] - start
+            vectors = batch.vectors[inside]
+            bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+            if len(bad):
+                path = batch.paths[inside[bad[0]]]
+                raise ValueError(f"{self.data.folder}: the vector of {path} is not finite; embed it again")
+            sample[filled : filled + len(inside)] = vectors
+            filled, start = filled + len(inside), end
+        return sample

@@ -1,0 +1,171 @@
+"""Codes of images or of an embedding data set as one Parquet or NumPy file, and back. Knows nothing of search."""
+
+# n rows (images)
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bigr_repr._typing import PathLike
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.codes import BIT_ORDER, code_bytes
+from bigr_repr.embed.dataset.schema import METADATA_KEY, Recipe
+from bigr_repr.features.extract import encode_codes
+from bigr_repr.images.find import escape_path, find_images
+from bigr_repr.images.inputs import Pictures
+from bigr_repr.retrieval.codes.dataset import DataCodes
+from bigr_repr.retrieval.codes.provenance import BITS, checked_origin, origin_of
+from bigr_repr.retrieval.codes.rows import id_array
+from bigr_repr.system.files import replacing
+
+__all__ = ["CodeFile", "export_data_codes", "export_image_codes", "read_codes"]
+
+SUFFIXES: Final = (".parquet", ".npz", ".npy")
+_FILES: Final = 512  # encoded between two writes
+_LONGEST: Final = 1 << 34  # bytes of codes that are read back into memory
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CodeFile:
+    """What read_codes gives: ids (None in .npy), codes uint8 (n, bytes), and the origin as it was recorded, or None."""
+
+    ids: list[str] | None
+    codes: NDArray[np.uint8]
+    n_bits: int
+    origin: Mapping[str, Any] | None
+
+
+def export_data_codes(source: DataCodes, out: PathLike) -> int:
+    """Write the codes of an embedding data set to a file; returns the number of rows. As export_image_codes."""
+    batches = ((rows.ids.to_pylist(), rows.codes) for rows in source.batches())
+    return _write(Path(out), batches, source.n_bits, source.origin)
+
+
+def export_image_codes(
+    images: Pictures,
+    out: PathLike,
+    pre: Pretrained,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write the tokenizer's codes of image files to a file; returns the number of rows. Whole or not at all.
+
+    out: *.parquet, with columns path and code and the origin as metadata; *.npz, with arrays paths, codes, n_bits and
+    origin (JSON); or *.npy, only the codes. Codes are packed as bigr_repr.codes states.
+
+    Raises ImageError for the first picture that cannot be read (bigr-repr embed --codes goes on past those), ValueError
+    for another suffix.
+    """
+    files = list(find_images(images))  # type: ignore[arg-type]
+    recipe = Recipe(config=pre.config, weights=pre.fingerprint, layers=(), codes=True)
+
+    def batches() -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
+        for start in range(0, len(files), _FILES):
+            part = files[start : start + _FILES]
+            yield [escape_path(source.path) for source in part], encode_codes([s.file for s in part], model=pre)
+            if on_progress is not None:
+                on_progress(start + len(part), len(files))
+
+    return _write(Path(out), batches(), pre.config.code_size, origin_of(recipe.provenance(), BITS, None))
+
+
+def read_codes(path: PathLike, n_bits: int | None = None) -> CodeFile:
+    """A file that an export wrote. n_bits: of a .npy file whose last byte is not full.
+
+    Raises ValueError for a file that holds no codes.
+    """
+    path = Path(path)
+    _suffix(path)
+    with path.open("rb") as file:
+        try:
+            found = _read_parquet(file) if path.suffix == ".parquet" else _read_numpy(file, path.suffix, n_bits)
+        except Exception as error:  # zip, NumPy's headers and Parquet each have errors of their own for damage
+            said = str(error) or type(error).__name__
+            remedy = "write some with: bigr-repr codes"
+            raise ValueError(f"{path}: no codes in it, or damaged ({said}); {remedy}") from error
+    codes, bits = found.codes, found.n_bits
+    if codes.dtype != np.uint8 or codes.ndim != 2 or code_bytes(bits) != codes.shape[1]:
+        raise ValueError(f"{path}: an array {codes.shape} of {codes.dtype} is not packed codes of {bits} bits")
+    if found.ids is not None and len(found.ids) != len(codes):
+        raise ValueError(f"{path}: {len(found.ids)} paths for {len(codes)} codes; write it again")
+    return found
+
+
+def _suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: codes are kept as {', '.join(SUFFIXES)}; name such a file")
+
+
+def _write(
+    path: Path, batches: Iterator[tuple[list[str], NDArray[np.uint8]]], n_bits: int, origin: Mapping[str, Any]
+) -> int:
+    _suffix(path)
+    if path.suffix == ".parquet":
+        return _write_parquet(path, batches, n_bits, origin)
+    with replacing(path) as file:  # opened first: a place that cannot be written is known before the work
+        parts = list(batches)
+        codes = np.concatenate([part for _, part in parts]) if parts else np.empty((0, code_bytes(n_bits)), np.uint8)
+        if path.suffix == ".npy":
+            np.save(file, codes)
+        else:
+            paths = np.array([name for names, _ in parts for name in names], np.str_)
+            recorded = np.str_(json.dumps(dict(origin)))
+            np.savez(file, paths=paths, codes=codes, n_bits=np.int64(n_bits), origin=recorded)
+    return len(codes)
+
+
+def _write_parquet(
+    path: Path, batches: Iterator[tuple[list[str], NDArray[np.uint8]]], n_bits: int, origin: Mapping[str, Any]
+) -> int:
+    record = {"n_bits": n_bits, "bit_order": BIT_ORDER, "origin": dict(origin)}
+    kind = pa.binary(code_bytes(n_bits))
+    fields = [pa.field("path", pa.large_string(), nullable=False), pa.field("code", kind, nullable=False)]
+    schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(record)})
+    count = 0
+    with ExitStack() as stack:
+        file = stack.enter_context(replacing(path))
+        writer = stack.enter_context(pq.ParquetWriter(file, schema, compression={"path": "zstd", "code": "none"}))
+        for names, codes in batches:
+            packed = pa.FixedSizeBinaryArray.from_buffers(kind, len(codes), [None, pa.py_buffer(codes.tobytes())])
+            writer.write_table(pa.table([id_array(names, len(codes)), packed], schema=schema))
+            count += len(codes)
+    return count
+
+
+def _read_numpy(file: BinaryIO, suffix: str, n_bits: int | None) -> CodeFile:
+    loaded = np.load(file, allow_pickle=False)
+    if suffix == ".npy":
+        codes, ids, bits, origin = loaded, None, n_bits or 8 * loaded.shape[-1], None
+    else:
+        codes, ids, bits = loaded["codes"], loaded["paths"].tolist(), int(loaded["n_bits"])
+        origin = checked_origin(json.loads(str(loaded["origin"])))
+    return CodeFile(ids=ids, codes=codes, n_bits=bits, origin=origin)
+
+
+def _read_parquet(file: BinaryIO) -> CodeFile:
+    with pq.ParquetFile(file) as parquet:
+        schema = parquet.schema_arrow
+        kind = schema.field("code").type if "code" in schema.names else None
+        if kind is None or not pa.types.is_fixed_size_binary(kind):
+            raise ValueError(f"it has columns {schema.names}; a column code of packed bits is needed")
+        if parquet.metadata.num_rows * kind.byte_width > _LONGEST:
+            raise ValueError(f"{parquet.metadata.num_rows:,} codes are more than are read into memory; split the file")
+        record = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+        table = parquet.read(columns=["path", "code"]).combine_chunks()
+    column = table.column("code").combine_chunks()
+    flat = np.frombuffer(b"".join(column.to_pylist()), np.uint8)
+    n_bits = record.get("n_bits") or 8 * kind.byte_width
+    return CodeFile(
+        ids=table.column("path").to_pylist(), codes=flat.reshape(-1, kind.byte_width), n_bits=int(n_bits),
+        origin=checked_origin(record.get("origin")),
+    )  # fmt: skip

@@ -1,0 +1,130 @@
+"""The rows of an index: ids, search codes, and what was stored beside them. Knows nothing of search or of files."""
+
+# n rows
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+IdValues: TypeAlias = Sequence[str] | Sequence[int] | NDArray[Any]  # or an Arrow array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """Parallel arrays of n rows, in memory or mapped from files.
+
+    ids: Arrow array of large strings (the paths of a data set) or of int64. codes: uint8 (n, bytes), what is searched.
+    tokens: uint8 (n, bytes), the tokenizer's codes where those are not the search codes. vectors: float16 or float32
+    (n, D), for rescoring.
+    """
+
+    ids: pa.Array
+    codes: NDArray[np.uint8]
+    tokens: NDArray[np.uint8] | None = None
+    vectors: NDArray[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def named(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Ids of rows of any shape: object array of str with None for -1, or int64 with -1 for -1."""
+        flat = rows.reshape(-1)
+        taken = self.ids.take(pa.array(np.where(flat < 0, 0, flat))) if len(self) else self.ids
+        values = taken.to_numpy(zero_copy_only=False)
+        missing = flat < 0
+        if pa.types.is_integer(self.ids.type):
+            return np.where(missing, -1, values).reshape(rows.shape)
+        named = np.array(values, dtype=object)
+        named[missing] = None
+        return named.reshape(rows.shape)
+
+    def places(self, ids: IdValues) -> NDArray[np.int64]:
+        """Rows with these ids, int64; -1 where there is none."""
+        if pa.types.is_integer(self.ids.type) and any(isinstance(value, str) for value in ids):
+            raise ValueError(f"ids are numbers in this index, not names such as {ids[0]!r}")
+        wanted = id_array(ids, len(ids)).cast(self.ids.type)
+        found = pc.fill_null(pc.index_in(wanted, value_set=self.ids), -1)
+        return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
+    def holding(self, ids: IdValues) -> NDArray[np.bool_]:
+        """Which rows have one of these ids: bool (n,)."""
+        wanted = id_array(ids, len(ids)).cast(self.ids.type)
+        return np.asarray(pc.is_in(self.ids, value_set=wanted).to_numpy(zero_copy_only=False), np.bool_)
+
+    def taken(self, rows: NDArray[np.int64]) -> Rows:
+        """Some rows, copied."""
+
+        def part(array: NDArray[Any] | None) -> NDArray[Any] | None:
+            return None if array is None else array.take(rows, axis=0)
+
+        codes = self.codes.take(rows, axis=0)
+        return Rows(ids=self.ids.take(rows), codes=codes, tokens=part(self.tokens), vectors=part(self.vectors))
+
+    def joined(self, more: Rows) -> Rows:
+        """These rows and more of the same make behind them, copied.
+
+        Raises ValueError for parts that one side lacks or that differ in width, or for an id that is there already.
+        """
+        if self.ids.type != more.ids.type:
+            raise ValueError(f"ids of type {more.ids.type} do not go with this index's, {self.ids.type}")
+        known = pc.is_in(more.ids, value_set=self.ids).to_numpy(zero_copy_only=False)
+        if known.any():
+            raise ValueError(f"id {more.ids[int(known.argmax())].as_py()!r} is in the index already; remove it first")
+        parts: dict[str, Any] = {"ids": pa.concat_arrays([self.ids, more.ids])}
+        for name in ("codes", "tokens", "vectors"):
+            mine, other = getattr(self, name), getattr(more, name)
+            if (mine is None) != (other is None):
+                state = "has" if other is None else "has no"
+                raise ValueError(f"this index {state} {name} beside its codes; add rows of the same make")
+            if mine is not None and mine.shape[1] != other.shape[1]:
+                raise ValueError(f"{name} of width {other.shape[1]} do not fit this index's, {mine.shape[1]}")
+            parts[name] = None if mine is None else np.concatenate([mine, other.astype(mine.dtype, copy=False)])
+        return replace(self, **parts)
+
+
+def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.Array:
+    """Ids as an Arrow array of large strings or int64; None: 0, 1, …
+
+    Raises ValueError for another number or kind; if they have to be distinct, for one that comes twice.
+    """
+    if ids is None:
+        return pa.array(np.arange(count, dtype=np.int64))
+    try:
+        array = ids if isinstance(ids, pa.Array) else pa.array(ids)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+        raise ValueError(f"ids must be all strings or all whole numbers ({error})") from error
+    if pa.types.is_null(array.type) and not count:
+        array = pa.array([], pa.large_string())
+    if len(array) != count:
+        raise ValueError(f"{len(array)} ids for {count} codes; give one per code")
+    text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+    if array.null_count or not (text or pa.types.is_integer(array.type)):
+        raise ValueError(f"ids of type {array.type} must be all strings or all whole numbers")
+    array = array.cast(pa.large_string() if text else pa.int64())
+    if distinct and len(pc.unique(array)) != len(array):
+        raise ValueError("ids hold a name twice; every code needs one of its own")
+    return array
+
+
+def packed(codes: ArrayLike, length: int | None, name: str) -> NDArray[np.uint8]:
+    """Codes as a contiguous uint8 array (n, bytes).  Raises ValueError for another type, shape or length."""
+    array = np.asarray(codes)
+    if array.dtype != np.uint8:
+        raise ValueError(f"{name} have dtype {array.dtype}; packed codes are uint8 (see bigr_repr.codes.to_bytes)")
+    if array.ndim == 1 and length is not None:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"{name} have shape {array.shape}; expected packed codes (n, bytes)")
+    if length is not None and array.shape[1] != length:
+        raise ValueError(
+            f"{name} have {array.shape[1]} bytes per code, the index's have {length}; take both from the same model, "
+            "layer and binarizer"
+        )
+    return np.ascontiguousarray(array)

@@ -1,0 +1,1 @@
+"""The index: exact and approximate Hamming search, and its folder."""

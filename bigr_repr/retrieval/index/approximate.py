@@ -1,0 +1,210 @@
+"""FAISS's approximate binary indexes behind one face: train, add, search, remove, write, read. Knows no ids, no models.
+
+Searches may run in several threads at once; adding and removing must be alone.
+"""
+
+# n rows (stored codes), q queries, k neighbours
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.retrieval.index.scan import Scanned, omp_threads, on_all_cores, query_parts
+from bigr_repr.retrieval.index.settings import IndexSettings
+from bigr_repr.system.threads import cores
+
+_CHUNK: Final = 64 << 20  # bytes of codes handed to FAISS at a time
+_TRAIN: Final = 160 << 20  # bytes of float32 that the clustering may hold; FAISS clusters bits as numbers
+_TRAIN_ROWS_A_LIST: Final = 32
+_ROUNDS: Final = 10
+_LIMITS = threading.Lock()  # FAISS's limits on what a file may ask for are the process's
+
+
+class Approximate:
+    """An approximate index over the rows of a code array, which it numbers 0, 1, … in the order they come."""
+
+    def __init__(self, settings: IndexSettings, structure: Any, order: NDArray[np.int64] | None = None) -> None:
+        self.settings, self._faiss, self._order = settings, structure, order
+        self._flips = threading.Lock()
+
+    @classmethod
+    def build(cls, settings: IndexSettings, codes: NDArray[np.uint8]) -> Approximate:
+        """Train on a sample of codes (n, bytes), n >= 1, and add them all."""
+        bits = 8 * codes.shape[1]
+        order = None
+        if settings.kind == "ivf":
+            settings, structure = _trained_lists(settings, codes)
+        elif settings.kind == "hnsw":
+            structure = faiss.IndexBinaryHNSW(bits, settings.links)
+            structure.hnsw.efConstruction = settings.build_effort
+        else:
+            settings, structure = _tables(settings, len(codes), bits)
+            order = _balanced_first(codes, settings)
+        built = cls(settings, structure, order)
+        built.add(codes)
+        return built
+
+    def __len__(self) -> int:
+        return int(self._faiss.ntotal)
+
+    @property
+    def efforts(self) -> Iterable[int]:
+        """Efforts worth trying, cheapest first; the last is the most that there is."""
+        if self.settings.kind == "hash":
+            return range(4)
+        most = self.settings.lists if self.settings.kind == "ivf" else max(16, min(4096, len(self)))
+        steps = [1 << i for i in range(0 if self.settings.kind == "ivf" else 4, 23)]
+        return [*(step for step in steps if step < (most or 1)), most or 1]
+
+    def add(self, codes: NDArray[np.uint8]) -> None:
+        """Append rows."""
+        step = max(1, _CHUNK // codes.shape[1])
+        with omp_threads(cores()):
+            for start in range(0, len(codes), step):
+                self._faiss.add(self._arranged(codes[start : start + step]))
+
+    def search(self, queries: NDArray[np.uint8], k: int, effort: int) -> Scanned:
+        """As _scan.scan, without the promise that nothing nearer is missed. Places left over hold -1."""
+        parts = [(np.ascontiguousarray(queries[part]), k, effort) for part in query_parts(len(queries))]
+        found = on_all_cores(self._search, parts)
+        if not found:
+            return Scanned(np.empty((0, k), np.int64), np.empty((0, k), np.int32))
+        distances = np.concatenate([pair[0] for pair in found])
+        rows = np.concatenate([pair[1] for pair in found])
+        if rows.size and rows.max() >= len(self):
+            raise ValueError("the index is damaged: it names rows that it does not hold; build it again")
+        distances = np.where(rows < 0, np.iinfo(np.int32).max, distances)
+        order = np.lexsort((rows, distances), axis=1)
+        rows, distances = (np.take_along_axis(a, order, axis=1) for a in (rows, distances))
+        return Scanned(rows, np.where(rows < 0, -1, distances))
+
+    def _search(self, queries: NDArray[np.uint8], k: int, effort: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        if self.settings.kind == "hash":  # FAISS takes the flips from the index, not from the call
+            with self._flips:
+                self._faiss.nflip = min(effort, self.settings.hash_bits or 0)
+                return self._faiss.search(self._arranged(queries), k)  # type: ignore[no-any-return]
+        if self.settings.kind == "ivf":
+            most = max(1, min(effort, self.settings.lists or 1))
+            params = faiss.SearchParametersIVF(nprobe=most)
+        else:
+            params = faiss.SearchParametersHNSW(efSearch=max(effort, k, 1))
+        return self._faiss.search(queries, k, params=params)  # type: ignore[no-any-return]
+
+    def without(self, kept: NDArray[np.int64], codes: NDArray[np.uint8]) -> Approximate:
+        """The index of only the rows `kept`, numbered anew; codes: theirs. Lists are edited, graphs built anew."""
+        if self.settings.kind != "ivf":
+            return Approximate.build(self.settings, codes)
+        numbers = np.full(len(self), -1, np.int64)
+        numbers[kept] = np.arange(len(kept))
+        self._faiss.remove_ids(np.flatnonzero(numbers < 0))
+        for rows in self._lists():
+            rows[:] = numbers[rows]
+        return self
+
+    def write(self, path: Path) -> bool:
+        """Write FAISS's file; False if there is none, because the index is made anew from the codes when loaded."""
+        if self.settings.kind == "hash":
+            return False
+        faiss.write_index_binary(self._faiss, str(path))
+        return True
+
+    @classmethod
+    def read(cls, settings: IndexSettings, path: Path, count: int, n_bytes: int) -> Approximate:
+        """Read a file that write() wrote, trusting nothing in it.  Raises ValueError that names it."""
+        remedy = "build the index again"
+        try:
+            with _LIMITS:
+                before = faiss.get_deserialization_vector_byte_limit()
+                faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
+                try:
+                    structure = faiss.read_index_binary(str(path))
+                finally:
+                    faiss.set_deserialization_vector_byte_limit(before)
+        except (RuntimeError, MemoryError) as error:
+            raise ValueError(f"{path}: damaged, FAISS cannot read it; {remedy}") from error
+        wanted = {"ivf": faiss.IndexBinaryIVF, "hnsw": faiss.IndexBinaryHNSW}[settings.kind]
+        if not isinstance(structure, wanted) or structure.ntotal != count or structure.d != 8 * n_bytes:
+            raise ValueError(f"{path}: not the {settings.kind} index of {count} codes of {n_bytes} bytes; {remedy}")
+        read = cls(settings, structure)
+        if not read._sound():
+            raise ValueError(f"{path}: damaged, it points outside of itself; {remedy}")
+        return read
+
+    def _sound(self) -> bool:
+        """Whether all row numbers in it are of rows that there are."""
+        if self.settings.kind == "ivf":
+            lists = self._faiss.nlist == self.settings.lists == self._faiss.quantizer.ntotal
+            return lists and all(rows.min() >= 0 and rows.max() < len(self) for rows in self._lists())
+        graph = self._faiss.hnsw
+        links = faiss.vector_to_array(graph.neighbors)
+        offsets = faiss.vector_to_array(graph.offsets).astype(np.int64)
+        return bool(
+            -1 <= graph.entry_point < len(self)
+            and (not links.size or (links.min() >= -1 and links.max() < len(self)))
+            and len(offsets) == len(self) + 1
+            and (np.diff(offsets) >= 0).all()
+            and offsets[-1] <= links.size
+            and faiss.downcast_IndexBinary(self._faiss.storage).ntotal == len(self)
+        )
+
+    def _lists(self) -> Iterable[NDArray[np.int64]]:
+        """The row numbers in each list that is not empty, to read or to change."""
+        lists = self._faiss.invlists
+        for number in range(self._faiss.nlist):
+            if size := lists.list_size(number):
+                yield faiss.rev_swig_ptr(lists.get_ids(number), size)
+
+    def _arranged(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self._order is None:
+            return np.ascontiguousarray(codes)
+        return np.packbits(np.unpackbits(codes, axis=1)[:, self._order], axis=1)
+
+
+def _trained_lists(settings: IndexSettings, codes: NDArray[np.uint8]) -> tuple[IndexSettings, Any]:
+    count, bits = len(codes), 8 * codes.shape[1]
+    most = max(1, _TRAIN // (4 * bits))
+    lists = settings.lists or max(1, min(round(2 * count**0.5), min(count, most) // 8))
+    if lists > count:
+        raise ValueError(f"lists={lists} is more than the {count} codes; leave lists out, or ask for fewer")
+    rows = min(count, most, max(_TRAIN_ROWS_A_LIST * lists, 1024))
+    random = np.random.default_rng(settings.seed)
+    sample = codes[np.sort(random.choice(count, max(rows, lists), replace=False))]
+    coarse = faiss.IndexBinaryFlat(bits)
+    structure = faiss.IndexBinaryIVF(coarse, bits, lists)
+    structure.own_fields = True
+    coarse.this.disown()
+    structure.cp.min_points_per_centroid = 1  # the sample is what memory allows: no warning about it
+    structure.cp.niter, structure.cp.seed = _ROUNDS, settings.seed
+    with omp_threads(cores()):
+        structure.train(np.ascontiguousarray(sample))
+    return replace(settings, lists=lists), structure
+
+
+def _tables(settings: IndexSettings, count: int, bits: int) -> tuple[IndexSettings, Any]:
+    tables = min(settings.tables, bits)
+    most = min(32, bits // tables)
+    key = settings.hash_bits or max(1, min(most, round(np.log2(max(2, count)))))
+    if key > most:
+        raise ValueError(f"hash_bits={key}: {tables} tables of {bits} bits have room for {most}; ask for fewer")
+    structure = faiss.IndexBinaryMultiHash(bits, tables, key) if tables > 1 else faiss.IndexBinaryHash(bits, key)
+    return replace(settings, hash_bits=key, tables=tables), structure
+
+
+def _balanced_first(codes: NDArray[np.uint8], settings: IndexSettings) -> NDArray[np.int64]:
+    """An order of the bits that puts those that halve the codes best where FAISS takes its keys from: in front."""
+    random = np.random.default_rng(settings.seed)
+    sample = codes[np.sort(random.choice(len(codes), min(len(codes), 4096), replace=False))]
+    imbalance = np.abs(np.unpackbits(sample, axis=1).mean(axis=0) - 0.5)
+    order = np.argsort(imbalance, kind="stable")
+    keys = (settings.hash_bits or 1) * settings.tables
+    # Twice as many candidates as needed, so that neighbouring, correlated bits spread over the tables.
+    front = random.permutation(order[: min(len(order), 2 * keys)])
+    return np.concatenate([front, order[len(front) :]])

@@ -1,0 +1,37 @@
+"""Exact search on a GPU, which FAISS has only for flat indexes. Knows no ids, no files."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.retrieval.index.scan import Scanned
+
+MOST_NEIGHBOURS: Final = 2048  # that FAISS's kernels keep per query
+
+
+def gpu_count() -> int:
+    """GPUs that FAISS can use: none where it was built without them."""
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+class GpuFlat:
+    """A copy of codes (n, bytes) on the first GPU. FAISS allows one search at a time there; others wait."""
+
+    def __init__(self, codes: NDArray[np.uint8]) -> None:
+        flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
+        flat.add(np.ascontiguousarray(codes))
+        self._resources = faiss.StandardGpuResources()
+        self._index = faiss.index_binary_cpu_to_gpu(self._resources, 0, flat)
+        self._alone = threading.Lock()
+
+    def search(self, queries: NDArray[np.uint8], k: int) -> Scanned:
+        """As _scan.scan, but which of the equally far rows come last within k is the GPU's choice."""
+        with self._alone:
+            distances, rows = self._index.search(queries, k)
+        order = np.lexsort((rows, distances), axis=1)
+        return Scanned(np.take_along_axis(rows, order, axis=1), np.take_along_axis(distances, order, axis=1))

@@ -1,0 +1,349 @@
+"""HammingIndex: packed codes with ids, searched by Hamming distance. Knows nothing of images or models."""
+
+# n rows (images), q queries, k neighbours, D features
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from bigr_repr._typing import PathLike
+from bigr_repr.codes import check_length
+from bigr_repr.retrieval.codes.binarizer import Binarizer, finite_rows
+from bigr_repr.retrieval.codes.regions import Region, TokenLayout
+from bigr_repr.retrieval.codes.rows import IdValues, Rows, id_array, packed
+from bigr_repr.retrieval.index import storage
+from bigr_repr.retrieval.index.approximate import Approximate
+from bigr_repr.retrieval.index.gpu import MOST_NEIGHBOURS, GpuFlat, gpu_count
+from bigr_repr.retrieval.index.recall import SelfCheck, check_recall
+from bigr_repr.retrieval.index.rescore import by_cosine
+from bigr_repr.retrieval.index.scan import Scanned, scan, scan_masked
+from bigr_repr.retrieval.index.settings import IndexSettings
+
+__all__ = ["HammingIndex", "Neighbors"]
+
+log = logging.getLogger(__name__)
+
+
+class Neighbors(NamedTuple):
+    """What a search found, nearest first.
+
+    ids: (q, k), paths as objects of str, or int64. distances: (q, k), int32 numbers of differing bits; after rescoring
+    float32 cosine distances, 0..2. Where an approximate index found fewer than k: id None or -1, distance -1 or NaN.
+    """
+
+    ids: NDArray[Any]
+    distances: NDArray[Any]
+
+
+class HammingIndex:
+    """Codes to search by Hamming distance: made by `build` or bigr_repr.retrieval.build_index, or loaded.
+
+    Any number of threads may search at once; `add` and `remove` must be alone. A search uses every core that the
+    process may use, a single query too, and a GPU after `to`.
+
+    settings: kind and parameters. n_bits: of a code. binarizer: what makes codes of features, if they are made so.
+    layout: of the tokenizer's codes, if the index has them. origin: model, layer and so on that the codes come from.
+    self_check: what was measured of an approximate index when it was built.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        n_bits: int,
+        settings: IndexSettings,
+        approximate: Approximate | None,
+        *,
+        binarizer: Binarizer | None = None,
+        layout: TokenLayout | None = None,
+        origin: Mapping[str, Any] | None = None,
+        self_check: SelfCheck | None = None,
+    ) -> None:
+        self.rows, self.n_bits, self.settings = rows, n_bits, settings
+        self.binarizer, self.layout, self.origin, self.self_check = binarizer, layout, origin, self_check
+        self._approximate = approximate
+        self._gpu: GpuFlat | None = None
+
+    @classmethod
+    def build(
+        cls,
+        codes: ArrayLike,
+        *,
+        ids: IdValues | None = None,
+        kind: str | IndexSettings = "flat",
+        n_bits: int | None = None,
+        bits_per_token: int | None = None,
+        vectors: ArrayLike | None = None,
+    ) -> HammingIndex:
+        """An index of packed codes, uint8 (n, bytes), in memory.
+
+        ids: n different strings or whole numbers; None: 0, 1, … kind: "flat" (exact), "ivf", "hnsw", "hash", or
+        settings for more choice. n_bits: if the last byte is not full. bits_per_token: for tokenizer codes of square
+        pictures, which can be searched by region. vectors: (n, D) numbers, for rescoring.
+
+        An approximate index is checked against exact search: see `self_check`.
+        Raises ValueError for codes of another type or shape, and for ids or vectors that do not fit them.
+        """
+        array = packed(codes, None, "codes")
+        bits = 8 * array.shape[1] if n_bits is None else n_bits
+        check_length(array, bits)
+        settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
+        floats = None
+        if vectors is not None:
+            floats = finite_rows("vectors", vectors)
+            floats = floats if floats.dtype in (np.float16, np.float32) else floats.astype(np.float32)
+            if len(floats) != len(array):
+                raise ValueError(f"{len(floats)} vectors for {len(array)} codes; give one per code")
+        layout = None if bits_per_token is None else TokenLayout.square(bits, bits_per_token)
+        rows = Rows(ids=id_array(ids, len(array), distinct=True), codes=array, vectors=floats)
+        return cls.of_rows(rows, bits, settings, layout=layout)
+
+    @classmethod
+    def of_rows(cls, rows: Rows, n_bits: int, settings: IndexSettings, **parts: Any) -> HammingIndex:
+        """An index of rows as they are; parts: as the constructor's. Builds, tunes and checks approximate kinds."""
+        if settings.exact or not len(rows):
+            return cls(rows, n_bits, settings, None, **parts)
+        approximate = Approximate.build(settings, rows.codes)
+        check = check_recall(rows.codes, approximate.search, approximate.efforts, settings)
+        approximate.settings = settings = check.tuned(approximate.settings)
+        log.info("%s: %s", settings.kind, check)
+        return cls(rows, n_bits, settings, approximate, self_check=check, **parts)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def ids(self) -> pa.Array:
+        """All ids, in order: large strings or int64."""
+        return self.rows.ids
+
+    @property
+    def effort(self) -> int | None:
+        """How hard a search tries unless told otherwise; None for a flat index."""
+        return self.settings.effort
+
+    # ---- searching
+
+    def search(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Neighbors:
+        """The k nearest codes to each of queries, packed codes uint8 (q, bytes) or one of them, (bytes).
+
+        effort: of an approximate index, in the unit of its kind. Equal distances come in the order of the rows.
+        Raises ValueError for codes of another length, or k outside 1..len(index).
+        """
+        found = self.search_rows(queries, k, effort=effort)
+        return Neighbors(self.rows.named(found.rows), found.distances)
+
+    def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Scanned:
+        """search(), naming row numbers: rows (q, k) int64 and distances."""
+        wanted = packed(queries, self.rows.codes.shape[1], "queries")
+        check_length(wanted, self.n_bits)
+        self._check_k(k)
+        if effort is not None and (self._approximate is None or effort < 0):
+            raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; a flat index is exact")
+        if self._approximate is not None:
+            return self._approximate.search(wanted, k, self._effort(effort))
+        if self._gpu is not None and k <= MOST_NEIGHBOURS:
+            return self._gpu.search(wanted, k)
+        return scan(self.rows.codes, wanted, k)
+
+    def search_vectors(
+        self, vectors: ArrayLike, k: int = 10, *, rescore: int = 0, effort: int | None = None
+    ) -> Neighbors:
+        """The k nearest rows to features (q, D), binarized as the index's were.
+
+        rescore: 0: by Hamming distance. r >= 1: the k nearest by cosine of the r * k nearest by Hamming distance; only
+        their stored vectors are read.
+        Raises ValueError for an index without a binarizer, or without vectors to rescore by.
+        """
+        if self.binarizer is None:
+            raise ValueError("this index holds no binarizer: its codes are not made of features; see search")
+        codes = self.binarizer.encode(vectors)
+        if not rescore:
+            return self.search(codes, k, effort=effort)
+        return self.rescored(codes, vectors, k, rescore=rescore, effort=effort)
+
+    def rescored(
+        self, queries: ArrayLike, vectors: ArrayLike, k: int = 10, *, rescore: int = 10, effort: int | None = None
+    ) -> Neighbors:
+        """The k nearest by cosine to vectors (q, D), among the rescore * k nearest by Hamming distance to queries."""
+        self._check_k(k)
+        if self.rows.vectors is None:
+            raise ValueError("this index holds no vectors to rescore by; build it with vectors kept")
+        wanted = finite_rows("vectors", vectors)
+        if wanted.shape[1] != self.rows.vectors.shape[1]:
+            raise ValueError(f"vectors have {wanted.shape[1]} features, the index's have {self.rows.vectors.shape[1]}")
+        if rescore < 1:
+            raise ValueError(f"rescore={rescore} must be at least 1: how many times k to look at")
+        shortlist = self.search_rows(queries, min(len(self), rescore * k), effort=effort).rows
+        if len(shortlist) != len(wanted):
+            raise ValueError(f"{len(shortlist)} query codes but {len(wanted)} vectors; give one per code")
+        rows, distances = by_cosine(self.rows.vectors, wanted, shortlist, k)
+        return Neighbors(self.rows.named(rows), distances)
+
+    def search_region(self, queries: ArrayLike, region: Region, k: int = 10) -> Neighbors:
+        """The k nearest by the tokenizer's bits only inside a region; exact, whatever the kind.
+
+        queries: packed tokenizer codes, uint8 (q, bytes) or (bytes).
+        Raises ValueError for an index without tokenizer codes, or a region outside of the grid.
+        """
+        tokens = self.tokens
+        mask = region.mask(self.token_layout())
+        wanted = packed(queries, tokens.shape[1], "queries")
+        self._check_k(k)
+        found = scan_masked(tokens, wanted, mask, k)
+        return Neighbors(self.rows.named(found.rows), found.distances)
+
+    @property
+    def tokens(self) -> NDArray[np.uint8]:
+        """The tokenizer's codes of all rows, (n, bytes).  Raises ValueError if the index has none."""
+        self.token_layout()
+        return self.rows.codes if self.rows.tokens is None else self.rows.tokens
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether tokenizer codes are there, to decode and to search by region."""
+        return self.layout is not None
+
+    def token_layout(self) -> TokenLayout:
+        """The layout of the tokenizer's codes.  Raises ValueError if the index has none."""
+        if self.layout is None:
+            raise ValueError(
+                "this index holds no tokenizer codes, which regions and decoding need; embed with codes and build again"
+            )
+        return self.layout
+
+    def _effort(self, effort: int | None) -> int:
+        chosen = self.settings.effort if effort is None else effort
+        assert chosen is not None
+        return chosen
+
+    def _check_k(self, k: int) -> None:
+        if not len(self):
+            raise ValueError("the index is empty; add codes first")
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k={k} is outside 1..{len(self)}, the codes in the index; ask for fewer")
+
+    def to(self, device: str) -> HammingIndex:
+        """Search on "cpu", on "cuda", or on "auto": a GPU if FAISS sees one and the index is flat, else the CPU.
+
+        Regions, and more neighbours than FAISS finds on a GPU (2,048), are searched on the CPU always. Returns self.
+
+        Raises ValueError for "cuda" without a GPU, or for a kind that FAISS has no GPU search of.
+        """
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device={device!r} is unknown; choose auto, cpu or cuda")
+        if device == "cuda" and not (gpu_count() and self.settings.exact):
+            why = (
+                "FAISS sees no GPU here"
+                if self.settings.exact
+                else f"FAISS searches {self.settings.kind} on a CPU only"
+            )
+            raise ValueError(f"device='cuda': {why}; use cpu")
+        wanted = device != "cpu" and self.settings.exact and gpu_count() > 0 and len(self) > 0
+        self._gpu = GpuFlat(self.rows.codes) if wanted else None
+        log.info("searching on %s", "a GPU" if wanted else "the CPU")
+        return self
+
+    # ---- changing
+
+    def add(
+        self,
+        codes: ArrayLike,
+        ids: IdValues,
+        *,
+        tokens: ArrayLike | None = None,
+        vectors: ArrayLike | None = None,
+    ) -> None:
+        """Append codes (n, bytes) with ids that are new, and tokens and vectors if the index has them; in memory.
+
+        Every call copies the arrays: add many rows at a time. The self-check stays that of the first build.
+        Raises ValueError, and changes nothing, for rows that do not fit the index.
+        """
+        array = packed(codes, self.rows.codes.shape[1], "codes")
+        check_length(array, self.n_bits)
+        more = Rows(
+            ids=id_array(ids, len(array), distinct=True), codes=array,
+            tokens=None if tokens is None else packed(tokens, None, "tokens"),
+            vectors=None if vectors is None else finite_rows("vectors", vectors),
+        )  # fmt: skip
+        if any(part is not None and len(part) != len(array) for part in (more.tokens, more.vectors)):
+            raise ValueError(f"{len(array)} codes with another number of tokens or vectors; give one per code")
+        rows = self.rows.joined(more)
+        if self._approximate is not None:
+            self._approximate.add(array)
+        elif not self.settings.exact:
+            self._take(HammingIndex.of_rows(rows, self.n_bits, self.settings))
+        self._changed(rows)
+
+    def remove(self, ids: Sequence[str] | Sequence[int]) -> int:
+        """Remove the rows with these ids, and return how many there were. Graphs and tables are built anew.
+
+        What is added to an index without rows makes it anew, its lists, hash keys and effort chosen for that.
+        Raises ValueError, and changes nothing, for an id that is not there.
+        """
+        listed: list[Any] = list(ids)
+        missing = self.rows.places(listed) < 0
+        if missing.any():
+            raise ValueError(f"id {listed[int(missing.argmax())]!r} is not in the index")
+        kept = np.flatnonzero(~self.rows.holding(listed))
+        removed = len(self) - len(kept)
+        rows = self.rows.taken(kept)
+        if self._approximate is not None:
+            self._approximate = self._approximate.without(kept, rows.codes) if len(kept) else None
+        if not len(kept):
+            self.settings, self.self_check = replace(self.settings, lists=None, hash_bits=None, effort=None), None
+        self._changed(rows)
+        return removed
+
+    def _take(self, built: HammingIndex) -> None:
+        self.settings, self._approximate, self.self_check = built.settings, built._approximate, built.self_check
+
+    def _changed(self, rows: Rows) -> None:
+        self.rows = rows
+        if self._gpu is not None:
+            self._gpu = GpuFlat(rows.codes)
+
+    # ---- files
+
+    def save(self, folder: PathLike) -> Path:
+        """Write the index as a folder, and return its path. What stood there before is replaced in one step.
+
+        Raises FileExistsError for a folder of other things, OSError when writing fails: the old index then remains.
+        """
+        return storage.save(self.parts, Path(folder))
+
+    @classmethod
+    def load(cls, folder: PathLike, *, memory_map: bool = True, max_bytes: int | None = None) -> HammingIndex:
+        """Open an index that `save` or build_index wrote, trusting nothing in its files.
+
+        memory_map: codes and vectors stay on the disk and are read as searches touch them; False: they are read, and
+        checked, now. FAISS's part of ivf and hnsw is always read and checked, hash tables are built anew. max_bytes:
+        refuse files that hold more together.
+
+        Raises FileNotFoundError if there is no index, ValueError for damage, naming the file and what to do.
+        """
+        found = storage.load(Path(folder), memory_map=memory_map, max_bytes=max_bytes)
+        return cls(
+            found.rows, found.n_bits, found.settings, found.approximate, binarizer=found.binarizer,
+            layout=found.layout, origin=found.origin, self_check=found.self_check,
+        )  # fmt: skip
+
+    @property
+    def parts(self) -> storage.Parts:
+        """What `save` writes."""
+        return storage.Parts(
+            self.rows, self.n_bits, self.settings, self._approximate, self.binarizer, self.layout, self.origin,
+            self.self_check,
+        )  # fmt: skip
+
+    @property
+    def approximate(self) -> Approximate | None:
+        """FAISS's part; None for a flat index."""
+        return self._approximate

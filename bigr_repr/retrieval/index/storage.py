@@ -1,0 +1,225 @@
+"""HammingIndex to a folder and back: which parts there are, and how each is checked. Knows nothing of search."""
+
+# n rows, D features
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bigr_repr._version import __version__
+from bigr_repr.codes import code_bytes
+from bigr_repr.retrieval.codes.binarizer import Binarizer
+from bigr_repr.retrieval.codes.provenance import checked_origin
+from bigr_repr.retrieval.codes.regions import TokenLayout
+from bigr_repr.retrieval.codes.rows import Rows
+from bigr_repr.retrieval.index.approximate import Approximate
+from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, FolderWriter, writing
+from bigr_repr.retrieval.index.recall import SelfCheck
+from bigr_repr.retrieval.index.settings import IndexSettings
+
+_CHUNK: Final = 32 << 20  # bytes written at a time
+_MOST_BITS: Final = 1 << 20
+_MOST_ROWS: Final = 1 << 40
+_VECTORS: Final = ("float16", "float32")
+
+
+class Parts(NamedTuple):
+    """What an index consists of: the rows, what searches them, and what they are."""
+
+    rows: Rows
+    n_bits: int
+    settings: IndexSettings
+    approximate: Approximate | None
+    binarizer: Binarizer | None
+    layout: TokenLayout | None
+    origin: Mapping[str, Any] | None
+    self_check: SelfCheck | None
+
+
+class RowWriter:
+    """Appends rows to a folder's new state, chunk by chunk; memory holds one chunk."""
+
+    def __init__(self, writer: FolderWriter) -> None:
+        self.count, self._writer, self._end = 0, writer, 0
+        self._named: bool | None = None
+        self._shapes: dict[str, tuple[np.dtype[Any], int]] = {}
+
+    def append(self, rows: Rows) -> None:
+        """Append rows of the same make as those before."""
+        if self._named is None:
+            self._named = not pa.types.is_integer(rows.ids.type)
+            self._writer.append("ids", b"")
+            if self._named:
+                self._writer.append("offsets", np.zeros(1, np.int64))
+        self._append_ids(rows.ids)
+        for part in ("codes", "tokens", "vectors"):
+            array = getattr(rows, part)
+            if array is not None:
+                self._shapes[part] = array.dtype, array.shape[1]
+                step = max(1, _CHUNK // max(1, array[:1].nbytes))
+                for start in range(0, max(1, len(array)), step):
+                    self._writer.append(part, array[start : start + step])
+        self.count += len(rows)
+
+    def _append_ids(self, ids: pa.Array) -> None:
+        if not self._named:
+            self._writer.append("ids", ids.to_numpy(zero_copy_only=False))
+            return
+        for chunk in _slices(ids):
+            _, offsets, text = chunk.buffers()
+            bounds = np.frombuffer(offsets, np.int64, len(chunk) + 1, 8 * chunk.offset)
+            if text is not None:
+                self._writer.append("ids", memoryview(text)[bounds[0] : bounds[-1]])
+            self._writer.append("offsets", bounds[1:] - bounds[0] + self._end)
+            self._end += int(bounds[-1] - bounds[0])
+
+    def mapped(self) -> Rows:
+        """All rows so far, mapped from the files that were written; nothing can be appended any more."""
+        files = {part: self._writer.close_part(part) for part in self._writer.appended}
+
+        def part(name: str) -> NDArray[Any] | None:
+            if name not in files:
+                return None
+            dtype, width = self._shapes[name]
+            return np.asarray(np.memmap(files[name], dtype, "r", shape=(self.count, width)))
+
+        codes = part("codes")
+        assert codes is not None
+        ids = pa.memory_map(str(files["ids"])).read_buffer()
+        if not self._named:
+            names = pa.Array.from_buffers(pa.int64(), self.count, [None, ids])
+        else:
+            offsets = pa.memory_map(str(files["offsets"])).read_buffer()
+            names = pa.LargeStringArray.from_buffers(self.count, offsets, ids)
+        return Rows(ids=names, codes=codes, tokens=part("tokens"), vectors=part("vectors"))
+
+    def commit(self, index: Parts) -> None:
+        """Write what is not rows, and make all of it the folder's state. index: of the rows appended."""
+        writer = self._writer
+        if index.approximate is not None and index.approximate.write(writer.path("search")):
+            writer.adopt("search")
+        if index.binarizer is not None:
+            writer.append(BINARIZER, index.binarizer.to_safetensors())
+        layout, binarizer, vectors = index.layout, index.binarizer, index.rows.vectors
+        writer.commit(
+            {
+                "package_version": __version__,
+                "count": self.count,
+                "n_bits": index.n_bits,
+                "ids": "names" if self._named else "numbers",
+                "settings": index.settings.to_dict(),
+                "layout": None if layout is None else [layout.height, layout.width, layout.bits_per_token],
+                "vectors": None if vectors is None else {"dtype": vectors.dtype.name, "width": vectors.shape[1]},
+                BINARIZER: None if binarizer is None else binarizer.kind,
+                "origin": index.origin,
+                "self_check": None if index.self_check is None else index.self_check.to_dict(),
+            }
+        )
+
+
+def save(index: Parts, folder: Path) -> Path:
+    """See HammingIndex.save."""
+    with writing(folder) as writer:
+        rows = RowWriter(writer)
+        rows.append(index.rows)
+        rows.commit(index)
+    return folder
+
+
+def load(folder: Path, *, memory_map: bool, max_bytes: int | None) -> Parts:
+    """See HammingIndex.load."""
+    reader = FolderReader(folder, max_bytes=max_bytes)
+    n_bits, count = _whole(reader, "n_bits", 1, _MOST_BITS), _whole(reader, "count", 0, _MOST_ROWS)
+    try:
+        settings = IndexSettings.from_dict(reader.field("settings", dict))
+        layout = _layout(reader.field("layout", list, optional=True))
+        checked = reader.field("self_check", dict, optional=True)
+        self_check = None if checked is None else SelfCheck.from_dict(checked)
+        origin = checked_origin(reader.field("origin", dict, optional=True))
+    except (ValueError, TypeError) as error:
+        raise reader.damaged(str(error)) from error
+    rows = read_rows(reader, memory_map=memory_map)
+    approximate = None
+    if not settings.exact and count:
+        if settings.effort is None:
+            raise reader.damaged("its settings lack an effort")
+        if settings.kind == "hash":
+            approximate = Approximate.build(settings, rows.codes)
+        else:
+            approximate = Approximate.read(settings, reader.path("search"), count, code_bytes(n_bits))
+    return Parts(rows, n_bits, settings, approximate, _binarizer(reader, n_bits), layout, origin, self_check)
+
+
+def read_rows(reader: FolderReader, *, memory_map: bool) -> Rows:
+    """The rows of a folder."""
+    n_bits, count = _whole(reader, "n_bits", 1, _MOST_BITS), _whole(reader, "count", 0, _MOST_ROWS)
+    codes = reader.array("codes", "uint8", (count, code_bytes(n_bits)), memory_map=memory_map)
+    tokens = vectors = None
+    if "tokens" in reader:
+        layout = _layout(reader.field("layout", list))
+        assert layout is not None
+        tokens = reader.array("tokens", "uint8", (count, code_bytes(layout.n_bits)), memory_map=memory_map)
+    if (stored := reader.field("vectors", dict, optional=True)) is not None:
+        dtype, width = stored.get("dtype"), stored.get("width")
+        if dtype not in _VECTORS or not isinstance(width, int) or not 1 <= width <= _MOST_BITS:
+            raise reader.damaged(f"vectors are {dtype!r:.20} and {width!r:.20} wide")
+        vectors = reader.array("vectors", dtype, (count, width), memory_map=memory_map)
+    return Rows(ids=_ids(reader, count), codes=codes, tokens=tokens, vectors=vectors)
+
+
+def _ids(reader: FolderReader, count: int) -> pa.Array:
+    """Ids, verified: a wrong one would be a wrong answer."""
+    kind = reader.field("ids", str)
+    if kind == "numbers":
+        return pa.array(reader.array("ids", "int64", (count,), memory_map=False))
+    if kind != "names":
+        raise reader.damaged(f"ids are {kind!r:.20}")
+    offsets = reader.array("offsets", "int64", (count + 1,), memory_map=False)
+    size = int(offsets[-1])
+    if offsets[0] != 0 or size < 0 or (np.diff(offsets) < 0).any():
+        raise reader.damaged("names that overlap")
+    text = reader.array("ids", "uint8", (size,), memory_map=False)
+    names = pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))
+    try:
+        names.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise reader.damaged(f"names that are no text: {error}") from error
+    return names
+
+
+def _layout(value: list[Any] | None) -> TokenLayout | None:
+    if value is None:
+        return None
+    if len(value) != 3:
+        raise ValueError(f"layout={value!r:.40} is not height, width and bits per token")
+    return TokenLayout(height=value[0], width=value[1], bits_per_token=value[2])
+
+
+def _binarizer(reader: FolderReader, n_bits: int) -> Binarizer | None:
+    kind = reader.field(BINARIZER, str, optional=True)
+    if kind is None:
+        return None
+    path = reader.path(BINARIZER)
+    binarizer = Binarizer.from_safetensors(path.read_bytes(), kind, str(path))
+    if binarizer.n_bits != n_bits:
+        raise reader.damaged(f"a binarizer of {binarizer.n_bits} bits for codes of {n_bits}")
+    return binarizer
+
+
+def _whole(reader: FolderReader, name: str, low: int, high: int) -> int:
+    value: int = reader.field(name, int)
+    if not low <= value <= high:
+        raise reader.damaged(f"{name} is {value}")
+    return value
+
+
+def _slices(ids: pa.Array) -> Iterator[pa.Array]:
+    step = 1 << 18
+    for start in range(0, len(ids), step):
+        yield ids.slice(start, step)

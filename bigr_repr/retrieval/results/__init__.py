@@ -1,0 +1,1 @@
+"""What a search shows: pictures, a page, a montage, decoded codes."""

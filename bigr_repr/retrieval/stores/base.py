@@ -1,0 +1,152 @@
+"""What every store of codes can do, and an index in one, searched as HammingIndex is. Knows no particular store.
+
+A store keeps one table of row number, id and code per name, and a header that says what the codes are. Vectors and the
+tokenizer's codes beside the search codes stay in the index folder: rescoring, regions and decoding are done there.
+"""
+
+# q queries, k neighbours
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, NoReturn, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from bigr_repr.codes import code_bytes
+from bigr_repr.retrieval.codes.binarizer import Binarizer
+from bigr_repr.retrieval.codes.provenance import checked_origin
+from bigr_repr.retrieval.codes.regions import Region, TokenLayout
+from bigr_repr.retrieval.index.hamming import Neighbors
+
+_FORMAT: Final = 1
+_BINARIZER: Final = "binariser"  # in the header it keeps the spelling of the first version
+
+Batch = tuple[int, pa.Array, NDArray[np.uint8]]  # number of the first row, ids, codes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Header:
+    """What the codes in a store are. kind: "flat" or "ivf", with so many lists."""
+
+    n_bits: int
+    count: int
+    kind: str
+    lists: int | None
+    origin: Mapping[str, Any] | None
+    binarizer: Binarizer | None
+
+    def to_json(self) -> str:
+        """The header as text."""
+        binarizer = self.binarizer
+        fitted = None
+        if binarizer is not None:
+            fitted = [binarizer.kind, base64.b64encode(binarizer.to_safetensors()).decode()]
+        record = {"format": _FORMAT, "n_bits": self.n_bits, "count": self.count, "kind": self.kind}
+        return json.dumps(record | {"lists": self.lists, "origin": self.origin, _BINARIZER: fitted})
+
+    @classmethod
+    def from_json(cls, text: str, name: str) -> Header:
+        """The inverse of to_json.  Raises ValueError, which names the store, for anything else."""
+        try:
+            record = json.loads(text)
+            if record["format"] != _FORMAT:
+                raise ValueError(f"format {record['format']} is not {_FORMAT}")
+            fitted = record[_BINARIZER]
+            binarizer = None
+            if fitted is not None:
+                binarizer = Binarizer.from_safetensors(base64.b64decode(fitted[1]), fitted[0], name)
+            numbers = {field: int(record[field]) for field in ("n_bits", "count")}
+            return cls(
+                **numbers, kind=str(record["kind"]), lists=record["lists"], origin=checked_origin(record["origin"]),
+                binarizer=binarizer,
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{name}: not an index that this program pushed ({error}); push it again") from error
+
+
+class Store(Protocol):
+    """A back end. place: its name in messages. Every method raises ConnectionError if the store cannot be reached."""
+
+    place: str
+
+    def write(self, header: Header, batches: Iterator[Batch]) -> None:
+        """Replace the table; readers see the old one until all is written."""
+        ...
+
+    def read_header(self) -> str:
+        """The header's text.  Raises FileNotFoundError if nothing was pushed here."""
+        ...
+
+    def search(
+        self, codes: NDArray[np.uint8], k: int, effort: int | None
+    ) -> list[tuple[list[int], list[Any], list[int]]]:
+        """Row numbers, ids and distances for each of the codes (q, bytes), at most k, nearest first."""
+        ...
+
+
+class StoreIndex:
+    """An index in a store, to be searched as a HammingIndex is, by bits.
+
+    n_bits, binarizer, origin: as HammingIndex's.
+    """
+
+    layout: ClassVar[TokenLayout | None] = None
+    has_tokens: ClassVar[bool] = False
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.header = Header.from_json(store.read_header(), store.place)
+        self.n_bits, self.origin, self.binarizer = self.header.n_bits, self.header.origin, self.header.binarizer
+
+    def __len__(self) -> int:
+        return self.header.count
+
+    def search(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Neighbors:
+        """The k nearest codes to each of queries, packed codes uint8 (q, bytes) or one of them, (bytes).
+
+        effort: lists to search, of kind "ivf"; None: an eighth of them. Equal distances come in the order of the rows,
+        but which of the equally far ones come last within k is the store's choice.
+        Raises ValueError for codes of another length or k outside 1..len(index), ConnectionError.
+        """
+        wanted = np.atleast_2d(np.asarray(queries))
+        length = code_bytes(self.n_bits)
+        if wanted.dtype != np.uint8 or wanted.ndim != 2 or wanted.shape[1] != length:
+            raise ValueError(
+                f"queries of shape {wanted.shape} and dtype {wanted.dtype} are not packed codes of {length} bytes, "
+                f"which {self._store.place} holds; take both from the same model, layer and binarizer"
+            )
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k={k} is outside 1..{len(self)}, the codes in {self._store.place}; ask for fewer")
+        if effort is not None and (not self.header.lists or effort < 1):
+            raise ValueError(
+                f"effort={effort} must be a number of lists from 1; {self._store.place} is {self.header.kind}"
+            )
+        if effort is None and self.header.lists:
+            effort = max(1, self.header.lists // 8)
+        ids = np.full((len(wanted), k), None, object)
+        distances = np.full((len(wanted), k), -1, np.int32)
+        for i, (rows, names, bits) in enumerate(self._store.search(wanted, k, effort)):
+            order = np.lexsort((rows, bits))
+            ids[i, : len(order)] = np.array(names, object)[order]
+            distances[i, : len(order)] = np.array(bits, np.int32)[order]
+        return Neighbors(ids, distances)
+
+    def rescored(
+        self, queries: ArrayLike, vectors: ArrayLike, k: int = 10, *, rescore: int = 10, effort: int | None = None
+    ) -> Neighbors:
+        """Raises ValueError: vectors are not in the store."""
+        raise ValueError(f"{self._store.place} holds only codes: rescore with the index folder that was pushed")
+
+    def token_layout(self) -> NoReturn:
+        """Raises ValueError: stores compare whole codes."""
+        raise ValueError(f"{self._store.place} compares whole codes: search regions in the index folder")
+
+    def search_region(self, queries: ArrayLike, region: Region, k: int = 10) -> NoReturn:
+        """Raises ValueError: stores compare whole codes."""
+        self.token_layout()

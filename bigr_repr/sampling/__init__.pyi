@@ -1,0 +1,11 @@
+from .applications import edit as edit
+from .applications import enrich as enrich
+from .applications import generate as generate
+from .applications import inpaint as inpaint
+from .applications import interpolate as interpolate
+from .applications import outpaint as outpaint
+from .sampler import Callback as Callback
+from .sampler import Iteration as Iteration
+from .sampler import sample_codes as sample_codes
+from .settings import FAST as FAST
+from .settings import SamplingSettings as SamplingSettings

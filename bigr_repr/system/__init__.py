@@ -1,0 +1,8 @@
+"""The operating system and the machine: files, object stores, threads, processes, devices.
+
+Knows nothing of images or models.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,116 @@
+"""Files that appear complete and on the disk, or not at all, for one writer. Knows nothing of what is in them.
+
+A local file is written beside its place, synced and renamed. An object in a store is put in one piece instead, which
+promises the same: see bigr_repr.system.object_store.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from bigr_repr.system.object_store import ObjectPath, Place
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def replacing(path: Place, writer: str = "") -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of path when the block ends without an error.
+
+    It is written beside path, synced, renamed, and the folder is synced. Only one process at a time may write a path
+    under one name of writer.
+    Raises OSError that names path; what stood there before then remains.
+    """
+    if isinstance(path, ObjectPath):
+        with path.put() as file:
+            yield file
+        return
+    beside = partial_name(path, writer)
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        if error.errno is None or error.filename not in (None, str(beside)):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def partial_name(path: Path, writer: str = "") -> Path:
+    """Where a file that will be path is written; hidden, so that readers of the folder pass over it."""
+    return path.with_name(f".{path.name}{writer and f'.{writer}'}.part")
+
+
+def remove(path: Place) -> None:
+    """Remove a file, if it is there, and what an interrupted writing of it left."""
+    path.unlink(missing_ok=True)
+    if not isinstance(path, ObjectPath):
+        partial_name(path).unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Have the content of a file written to the disk. Raises OSError that names it."""
+    _sync(path, os.O_RDWR)  # Windows does not sync what is open for reading only
+
+
+def sync_folder(folder: Place) -> None:
+    """Have the names in a folder written to the disk, where the system can do that. Raises OSError that names it."""
+    if os.name == "nt" or isinstance(folder, ObjectPath):
+        return  # folders cannot be opened there
+    _sync(folder, os.O_RDONLY)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have all that is in a folder, at any depth, written to the disk. Raises OSError that names what cannot be."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            sync_file(path)
+    sync_folder(folder)
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[int | None]:
+    """Hold a folder, or a file, which is made, for this process alone; without locks in the system, for whoever comes.
+
+    Gives the descriptor that holds it, or None: as long as any process has it open, another one is turned away.
+    Raises RuntimeError(busy) where another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        log.info("this system has no file locks: do not run twice at once on %s", path)
+        yield None
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(busy) from None
+        yield handle
+    finally:
+        os.close(handle)

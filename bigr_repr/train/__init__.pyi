@@ -1,0 +1,8 @@
+from .code_set import CodeSet as CodeSet
+from .code_set import write_codes as write_codes
+from .generator import GeneratorObjective as GeneratorObjective
+from .generator import train_generator as train_generator
+from .loop import TrainSettings as TrainSettings
+from .resume import TrainingError as TrainingError
+from .tokenizer import TokenizerObjective as TokenizerObjective
+from .tokenizer import train_tokenizer as train_tokenizer

@@ -1,0 +1,141 @@
+"""Training batches as a pure function of (seed, step): the same after a resume, and for any number of workers or ranks.
+
+Knows nothing of models, losses or files of checkpoints.
+"""
+
+# B images of one rank's batch, S side in pixels, N tokens, K bits per token
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from bigr_repr.datasets import ImageSet
+from bigr_repr.images.formats import ImageError
+from bigr_repr.train.code_set import CodeSet
+
+# One drawn item: which image, and its place in the endless stream of items, which seeds its flip and crop.
+Draw = tuple[int, int]
+
+
+class Batch(NamedTuple):
+    """Either `images`, uint8 (B, 3, S, S), or `codes`, bool (B, N, K); labels int64 (B,) or None."""
+
+    images: Tensor | None
+    codes: Tensor | None
+    labels: Tensor | None
+
+
+class StreamSampler(Sampler[list[Draw]]):
+    """Endless batches: permutations of the items one after the other, cut into global batches; a rank takes its part.
+
+    The global batch of a step is the same whatever the number of ranks.
+    """
+
+    def __init__(
+        self, items: int, batch_size: int, *, seed: int, first_step: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        if batch_size < ranks or batch_size % ranks:
+            raise ValueError(f"batch_size={batch_size} must be a multiple of the number of processes ({ranks})")
+        self._items, self._batch_size, self._seed = items, batch_size, seed
+        self._first_step, self._rank, self._ranks = first_step, rank, ranks
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        step = self._first_step
+        while True:
+            start = step * self._batch_size
+            draws = []
+            for position in range(start + self._rank, start + self._batch_size, self._ranks):
+                if position // self._items != epoch:
+                    epoch = position // self._items
+                    order = np.random.default_rng([self._seed, epoch]).permutation(self._items)
+                draws.append((int(order[position % self._items]), position))
+            yield draws
+            step += 1
+
+
+class _ImageItems(Dataset[Any]):
+    def __init__(self, images: ImageSet, size: int, crop: int, flip: bool, seed: int) -> None:
+        self._images, self._size, self._crop, self._flip, self._seed = images, size, crop, flip, seed
+
+    def _pixels(self, draw: Draw) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        index, position = draw
+        pixels = self._images.load_square(index, self._size)
+        rng = np.random.default_rng([self._seed, position, 1])
+        if self._flip and rng.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        top, left = rng.integers(0, self._size - self._crop + 1, size=2)
+        return pixels[top : top + self._crop, left : left + self._crop]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch | ImageError:
+        try:
+            pixels = np.stack([self._pixels(draw) for draw in draws])
+        except ImageError as error:
+            return error  # raised in another process it would reach the reader as the text of a traceback
+        labels = None
+        if self._images.labels is not None:
+            labels = torch.from_numpy(self._images.labels[[index for index, _ in draws]])
+        return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), None, labels)
+
+
+class _CodeItems(Dataset[Any]):
+    def __init__(self, codes: CodeSet, seed: int) -> None:
+        self._codes, self._seed = codes, seed
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        views = [int(np.random.default_rng([self._seed, p, 1]).integers(self._codes.views)) for _, p in draws]
+        index = np.array([index for index, _ in draws])
+        labels = None if self._codes.labels is None else torch.from_numpy(self._codes.labels[index])
+        return Batch(None, torch.from_numpy(self._codes.bits(index, np.array(views))), labels)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _checked(loaded: Iterable[Batch | ImageError]) -> Iterator[Batch]:
+    for batch in loaded:
+        if isinstance(batch, ImageError):
+            raise batch
+        yield batch
+
+
+def batches(
+    source: ImageSet | CodeSet,
+    batch_size: int,
+    *,
+    seed: int,
+    first_step: int,
+    image_size: int,
+    crop: int | None = None,
+    flip: bool = True,
+    workers: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Iterator[Batch]:
+    """Endless batches of this rank from `first_step` on.
+
+    Images are resized and centre-cropped to `image_size`, then flipped at random and, with `crop`, cut to a random
+    square of that side. `batch_size` is global; it must be a multiple of `ranks`. Raises ImageError for a picture that
+    cannot be read, when its batch is due.
+    """
+    if crop is not None and not 0 < crop <= image_size:
+        raise ValueError(f"crop={crop} is outside 1..{image_size} (image_size)")
+    sampler = StreamSampler(len(source), batch_size, seed=seed, first_step=first_step, rank=rank, ranks=ranks)
+    items: Dataset[Any]
+    if isinstance(source, CodeSet):
+        items = _CodeItems(source, seed)
+    else:
+        items = _ImageItems(source, image_size, crop or image_size, flip, seed)
+    context = "spawn" if workers else None  # forking a process that already runs threads can hang
+    return _checked(
+        DataLoader(
+            items, batch_sampler=sampler, num_workers=workers, collate_fn=_as_is, multiprocessing_context=context
+        )
+    )

@@ -1,0 +1,193 @@
+"""Packed code data sets: what the generator trains on, 1 bit a bit. Knows nothing of training.
+
+A folder with `codes.npy` (images, views, bytes; memory-mapped, its header states the shape), `labels.npy` where there
+are labels, and `codes.json` with everything needed to read them. View 0 is the image, view 1 its mirror image.
+"""
+
+# n images, V views of each, N tokens, K bits per token
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
+from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, to_bytes
+from bigr_repr.system.devices import choose_device, mixed_precision
+from bigr_repr.system.files import remove, replacing
+from bigr_repr.system.threads import map_ahead
+
+if TYPE_CHECKING:
+    import torch
+
+    from bigr_repr.datasets import ImageSet
+    from bigr_repr.models.tokenizer import BinaryAutoencoder
+
+_FORMAT = "bigr-repr codes 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeHeader:
+    """What `codes.json` states. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k.
+
+    `tokenizer` is where the tokenizer lay, `tokenizer_sha256` its weights' fingerprint; None in sets of older versions.
+    """
+
+    images: int
+    views: int
+    tokens: int
+    code_bits: int
+    n_bits: int
+    tokenizer: str
+    tokenizer_sha256: str | None = None
+    class_names: tuple[str, ...] = ()
+    bit_order: str = BIT_ORDER
+    format: str = _FORMAT
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the packed codes: (images, views, bytes)."""
+        return self.images, self.views, code_bytes(self.n_bits)
+
+
+def _read_header(file: Path) -> CodeHeader:
+    header = json.loads(file.read_text())
+    if header.get("format") != _FORMAT:
+        raise ValueError(f"codes.json says format {header.get('format')!r}; this version reads {_FORMAT!r}")
+    return CodeHeader(**{**header, "class_names": tuple(header["class_names"])})
+
+
+class CodeSet:
+    """A packed code data set on disk, memory-mapped.
+
+    Raises FileNotFoundError for a folder that holds none, ValueError for one that is damaged or of another format.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        try:
+            self.header = _read_header(self.folder / "codes.json")
+            self._codes = np.load(self.folder / "codes.npy", mmap_mode="r", allow_pickle=False)
+            self._check("codes.npy", self._codes.dtype == np.uint8, self._codes, self.header.shape)
+            self.labels = None
+            if (self.folder / "labels.npy").exists():
+                self.labels = np.load(self.folder / "labels.npy", allow_pickle=False).astype(np.int64)
+                self._check("labels.npy", True, self.labels, (self.header.images,))
+        except FileNotFoundError as error:
+            remedy = "make one with: bigr-repr train codes"
+            message = f"{folder} is not a code data set ({error.filename} is missing); {remedy}"
+            raise FileNotFoundError(message) from error
+        except (TypeError, KeyError, ValueError, AttributeError, EOFError) as error:
+            remedy = "make it again with: bigr-repr train codes"
+            raise ValueError(f"{folder}: no code data set that can be read ({error}); {remedy}") from error
+
+    @staticmethod
+    def _check(file: str, dtype_fits: bool, found: NDArray[Any], shape: tuple[int, ...]) -> None:
+        if not dtype_fits or found.shape != shape:
+            raise ValueError(f"{file} is {found.dtype} {found.shape}, codes.json says {shape}")
+
+    def __len__(self) -> int:
+        return self.header.images
+
+    @property
+    def views(self) -> int:
+        """Versions of each image: 2 with mirror images, else 1."""
+        return self.header.views
+
+    def bits(self, index: np.ndarray[Any, Any], view: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Bits of images `index` (n,), views `view` (n,): bool (n, N, K)."""
+        bits = from_bytes(self._codes[index, view], self.header.n_bits)
+        return bits.reshape(len(index), self.header.tokens, self.header.code_bits)
+
+
+def _encode(
+    tokenizer: BinaryAutoencoder, pixels: NDArray[np.uint8], place: torch.device, *, half: bool
+) -> NDArray[np.uint8]:
+    """Packed codes of squares, uint8 (B, S, S, 3) -> (B, bytes)."""
+    import torch
+
+    with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=half):
+        images = torch.from_numpy(pixels).to(place).permute(0, 3, 1, 2).float() / 255
+        tokens = grid_to_tokens(tokenizer.encode(images)).bool().cpu().numpy()
+    return to_bytes(tokens.reshape(len(pixels), -1))
+
+
+def write_codes(
+    images: ImageSet,
+    tokenizer: BinaryAutoencoder,
+    out: str | os.PathLike[str],
+    *,
+    tokenizer_name: str,
+    batch_size: int = 64,
+    mirror: bool = True,
+    device: torch.device | str | None = "cpu",
+    precision: str = "float32",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CodeSet:
+    """Encode every image, and its mirror image, into a new code data set at `out`.
+
+    Bits are deterministic (P > 0.5). `precision`: float32, or bfloat16, several times as fast on processors made for
+    it, where bits whose probability is next to one half may differ. `device`: None or "auto" is a GPU if there is one.
+    `on_progress(done, total)` is called after each batch. The header is written last, so a folder left by a broken run
+    is never read as complete.
+    Raises FileExistsError if `out` holds codes, ValueError for a setting that cannot be, both before anything is
+    written; ImageError for a picture that cannot be read.
+    """
+    folder = Path(out)
+    if (folder / "codes.json").exists():
+        raise FileExistsError(f"{folder} already holds a code data set; choose another folder or remove it")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    half = mixed_precision(precision, ("float32", "bfloat16")) == "bf16"
+    place, config = choose_device(device), tokenizer.config
+    header = CodeHeader(
+        images=len(images),
+        views=2 if mirror else 1,
+        tokens=config.grid**2,
+        code_bits=config.code_bits,
+        n_bits=config.grid**2 * config.code_bits,
+        tokenizer=tokenizer_name,
+        tokenizer_sha256=tokenizer_fingerprint(tokenizer),
+        class_names=images.class_names,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=header.shape)
+    _take_the_disk(folder / "codes.npy")
+    tokenizer = tokenizer.to(place).eval()
+    squares = map_ahead(lambda i: images.load_square(i, config.image_size), range(len(images)), ahead=2 * batch_size)
+    for start in range(0, len(images), batch_size):
+        stop = min(start + batch_size, len(images))
+        pixels = np.stack(list(islice(squares, stop - start)))
+        packed[start:stop, 0] = _encode(tokenizer, pixels, place, half=half)
+        if mirror:
+            packed[start:stop, 1] = _encode(tokenizer, np.ascontiguousarray(pixels[:, :, ::-1]), place, half=half)
+        if on_progress is not None:
+            on_progress(stop, len(images))
+    packed.flush()
+    remove(folder / "labels.npy")  # of a run that was broken
+    if images.labels is not None:
+        with replacing(folder / "labels.npy") as file:
+            np.save(file, images.labels)
+    with replacing(folder / "codes.json") as file:
+        file.write(json.dumps(asdict(header), indent=1).encode())
+    return CodeSet(folder)
+
+
+def _take_the_disk(file: Path) -> None:
+    """Have the disk give a mapped file all its room: when that is lacking later, the system ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened:
+            try:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise type(error)(error.errno, error.strerror, str(file)) from error

@@ -1,0 +1,97 @@
+"""Training checkpoints: written beside and renamed, so that a kill at any moment leaves the last good one.
+
+Knows nothing of what is trained. The state itself is written by Accelerate.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from bigr_repr.system.files import sync_folder, sync_tree
+from bigr_repr.train.ema import ExponentialAverage
+
+# What a damaged file may raise besides the usual errors: safetensors' own, and the many of the unpickler.
+_DAMAGE = (SafetensorError, pickle.UnpicklingError, TypeError, AttributeError, IndexError)
+_NAME = re.compile(r"checkpoint-(\d{9})")
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step, why, and what to do."""
+
+
+def find_checkpoints(out: Path) -> list[tuple[int, Path]]:
+    """All complete checkpoints of a run, oldest first: (step, folder)."""
+    found = ((match, path) for path in out.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name)))
+    return sorted((int(match[1]), path) for match, path in found)
+
+
+def save_checkpoint(
+    out: Path, step: int, accelerator: Accelerator, average: ExponentialAverage, record: dict[str, Any], *, keep: int
+) -> None:
+    """Write `checkpoint-<step>` and drop all but the newest `keep`. Every process must call it.
+
+    Raises TrainingError when it cannot be written; nothing half-written stays under the final name.
+    """
+    final, partial = out / f"checkpoint-{step:09d}", out / f"partial-{step:09d}"
+    failure: OSError | RuntimeError | None = None
+    try:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(partial))
+        state = average.state()
+        if accelerator.is_main_process:
+            save_file(state, partial / "ema.safetensors")
+            (partial / "run.json").write_text(json.dumps({**record, "step": step, "ema_updates": average.updates}))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            sync_tree(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            sync_folder(out)
+            for _, old in find_checkpoints(out)[:-keep]:
+                shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        failure = error if isinstance(error, OSError | RuntimeError) else OSError(str(error))
+    if failure is not None:
+        shutil.rmtree(partial, ignore_errors=True)
+        kept = find_checkpoints(out)
+        state_of = f"the run resumes from {kept[-1][1].name}" if kept else "no earlier checkpoint exists"
+        message = f"checkpoint of step {step} could not be written to {out}: {failure}; {state_of} once this is mended"
+        raise TrainingError(message) from failure
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run. Raises TrainingError when it is damaged, naming it and the remedy."""
+    with _damage_named(path):
+        record: dict[str, Any] = json.loads((path / "run.json").read_text())
+        return {**record, "step": int(record["step"]), "ema_updates": int(record["ema_updates"])}
+
+
+def load_checkpoint(path: Path, accelerator: Accelerator, average: ExponentialAverage) -> None:
+    """Restore model, optimisers, random states and EMA. Raises TrainingError as `read_record` does."""
+    updates = read_record(path)["ema_updates"]
+    with _damage_named(path):
+        accelerator.load_state(str(path))
+        average.load(load_file(path / "ema.safetensors"), updates)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, *_DAMAGE) as error:
+        reason = " ".join(str(error).split())[:300]
+        message = f"checkpoint {path} cannot be read ({reason}); move it away to resume from the one before it"
+        raise TrainingError(message) from error

@@ -1,0 +1,1 @@
+"""The drawing commands: generate, inpaint, outpaint, edit, interpolate, enrich."""

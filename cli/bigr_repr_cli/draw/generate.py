@@ -1,0 +1,55 @@
+"""`bigr-repr generate`: new pictures of classes, as many as wanted."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bigr_repr_cli.draw.sampling import Sampling, sampling_command
+
+
+@sampling_command
+def command(
+    sampling: Sampling,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--labels",
+            "-l",
+            help="Classes by number or name, as 3,goldfish, or all of them: all. May be repeated "
+            r"\[default: no class in particular].",
+        ),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help=r"Pictures in all, the classes in turn \[default: one per class].")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder to write 000000.png, 000001.png and so on into; made if it is not there.")
+    ] = Path("generated"),
+    grid: Annotated[
+        Path | None, typer.Option(help="Also write the first 64 pictures side by side into this PNG file.")
+    ] = None,
+    npz: Annotated[
+        Path | None,
+        typer.Option(help="Also write all pictures as one array into this .npz file, which ADM's evaluator reads."),
+    ] = None,
+    animate: Annotated[
+        Path | None, typer.Option(help="Also write how the first 64 pictures are drawn into this GIF file.")
+    ] = None,
+) -> None:
+    """Generate pictures of the given classes; without labels, of none in particular.
+
+    Pictures that OUT holds are not drawn again: a run that was stopped goes on, and a larger count adds to it.
+    """
+    from bigr_repr.checkpoints.classes import class_list
+    from bigr_repr.painting.series import generate_files
+
+    pre = sampling.load()
+    classes = class_list(pre.config, labels) if labels else None
+    with sampling.reported("generating") as (on_progress, report):
+        report(
+            generate_files(
+                pre, out, classes, count=count, sheet=grid, npz=npz, animation=animate, on_progress=on_progress,
+                **sampling.options(),
+            )
+        )  # fmt: skip

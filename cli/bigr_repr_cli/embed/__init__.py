@@ -1,0 +1,1 @@
+"""`bigr-repr embed` and `bigr-repr embed export`."""

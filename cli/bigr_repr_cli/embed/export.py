@@ -1,0 +1,39 @@
+"""`bigr-repr embed export`: an embedding data set as a NumPy array or CSV."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bigr_repr_cli.options import Json, StoredLayer
+
+
+def command(
+    embeddings: Annotated[
+        str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
+    ],
+    to: Annotated[Path, typer.Option(help="File to write: NAME.npy or NAME.csv.")],
+    layer: StoredLayer = None,
+    codes: Annotated[bool, typer.Option("--codes", help="Write the packed codes instead of vectors.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the rows of a data set for other programs, in its order.
+
+    NAME.npy is one array; NAME.paths.txt beside it has the paths, one per line.
+
+    NAME.csv has a header, and columns for the path, for label and sha256 if there are such, and for each number.
+
+    To embed images that are in a folder called export: bigr-repr embed ./export
+    """
+    from bigr_repr.embed import export_embeddings
+    from bigr_repr.images.find import escape_path
+
+    done = export_embeddings(embeddings, to, layer=layer, codes=codes)
+    files = [escape_path(str(file)) for file in done.files]
+    if as_json:
+        typer.echo(json.dumps({"files": files, "shape": done.shape, "dtype": done.dtype}, indent=2))
+        return
+    typer.echo(f"{' x '.join(map(str, done.shape))} of {done.dtype}: {files[0]}")
+    for file in files[1:]:
+        typer.echo(f"paths: {file}")

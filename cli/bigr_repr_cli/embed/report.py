@@ -1,0 +1,77 @@
+"""What `bigr-repr embed` shows: a progress bar on stderr, if that is a terminal, and a summary on stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.progress import Task as BarTask
+from rich.text import Text
+
+from bigr_repr.embed import EmbeddingSet, EmbedSummary, Progress
+from bigr_repr.images.find import escape_path
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: BarTask) -> Text:
+        """Images per second, lately."""
+        return Text(f"{task.speed:,.1f} images/s" if task.speed else "", style="progress.data.speed")
+
+
+@contextmanager
+def embedding_progress() -> Iterator[Callable[[Progress], None]]:
+    """Gives the `on_progress` callback of embed_images."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Bar(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal) as bar:
+        listing = bar.add_task("listing", total=None, note="")
+        embedding = None
+
+        def show(progress: Progress) -> None:
+            nonlocal embedding
+            note = f"{progress.failures:,} failed" if progress.failures else ""
+            if progress.total is None:
+                bar.update(listing, completed=progress.done)
+            elif embedding is None:  # a task of its own, so that what was done before does not count as speed
+                bar.remove_task(listing)
+                embedding = bar.add_task("embedding", total=progress.total, completed=progress.done, note=note)
+            else:
+                bar.update(embedding, completed=progress.done, note=note)
+
+        try:
+            yield show
+        except KeyboardInterrupt:
+            bar.stop()
+            kept = "finished files are kept, the same command goes on from there"
+            raise KeyboardInterrupt("nothing was embedded yet" if embedding is None else kept) from None
+
+
+def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
+    """Rows, failures, speed, where the result is and how to read it."""
+    rate = summary.embedded / summary.seconds if summary.embedded else None
+    where = escape_path(str(summary.out))
+    if as_json:
+        record = {**dataclasses.asdict(summary), "out": where, "images_per_second": rate}
+        typer.echo(json.dumps(record, indent=2))
+        return
+    speed = f", {rate:,.1f} images/s" if rate else ""
+    before = summary.inputs - summary.duplicates - summary.embedded
+    note = f"; {before:,} of them were done before" if before else ""
+    duplicates = f", {summary.duplicates:,} duplicates" if summary.duplicates else ""
+    counts = f"{summary.rows:,} rows, {summary.failures:,} failures{duplicates}"
+    typer.echo(f"{summary.inputs:,} images: {counts}{speed}{note}")
+    files = "part-00000.parquet" if summary.shards == 1 else f"part-*.parquet ({summary.shards:,} files)"
+    typer.echo(f"rows: {where}/{files}")
+    for count, name in ((summary.failures, "failures"), (summary.duplicates, "duplicates"), (summary.gone, "gone")):
+        if count:
+            typer.echo(f"{name}: {where}/{name}.jsonl")
+    layers = EmbeddingSet(summary.out).layers
+    layer = "" if len(layers) == 1 else f", layer={layers[-1]}"
+    typer.echo("to read the rows in Python:")  # a line of its own, so that it can be pasted
+    typer.echo(f"from bigr_repr import read_embeddings; data = read_embeddings({str(summary.out.resolve())!a}{layer})")

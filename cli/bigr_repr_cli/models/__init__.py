@@ -1,0 +1,1 @@
+"""`bigr-repr models …`."""

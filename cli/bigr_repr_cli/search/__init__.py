@@ -1,0 +1,1 @@
+"""`bigr-repr index …`, `search`, `near-duplicates`, `codes` and `decode`."""

@@ -1,0 +1,78 @@
+"""`bigr-repr codes` and `bigr-repr decode`: binary codes to a file, and tokenizer codes back to pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr_cli.options import Binarizer, Bits, Codes, StoredLayer
+
+
+def export(
+    source: Annotated[
+        list[str], typer.Argument(metavar="SOURCE", help="Images, or one folder that bigr-repr embed wrote.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="File to write: *.parquet (path, code), *.npz (paths, codes) or *.npy (only codes).")
+    ] = Path("codes.parquet"),
+    codes: Binarizer = Codes.bits,
+    n_bits: Bits = None,
+    layer: StoredLayer = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model that encodes the images: a name, as bigr-repr models list gives it, or a folder "
+            rf"\[default: {DEFAULT_MODEL}]."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the fit.")] = 0,
+) -> None:
+    """Write binary codes to a file: the tokenizer's bits of images, or codes of any kind of an embedding data set."""
+    from bigr_repr.retrieval.codes.dataset import DataCodes
+    from bigr_repr.retrieval.codes.files import export_data_codes, export_image_codes
+    from bigr_repr_cli.progress import counting_progress
+
+    if len(source) == 1 and any(Path(source[0]).glob("part-*.parquet")):
+        if model is not None:
+            raise typer.BadParameter("a data set has its codes already; leave it out", param_hint="--model")
+        data = DataCodes(source[0], codes, n_bits=n_bits, layer=layer, seed=seed)
+        count, bits = export_data_codes(data, out), data.n_bits
+    else:
+        if codes != Codes.bits:
+            raise typer.BadParameter("images have only bits; embed them first for others", param_hint="--codes")
+        if n_bits is not None or layer is not None:
+            hint = "--layer" if n_bits is None else "--bits"
+            raise typer.BadParameter("the tokenizer's bits of images have no such choice", param_hint=hint)
+        from bigr_repr.checkpoints.pretrained import load
+
+        pre = load(model or DEFAULT_MODEL)
+        with counting_progress("encoding") as on_progress:
+            count = export_image_codes(source, out, pre, on_progress=on_progress)
+        bits = pre.config.code_size
+    typer.echo(f"{count:,} codes of {bits:,} bits: {out}")
+
+
+def decode(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="File that bigr-repr codes wrote, or index folder with tokenizer codes."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the PNG files into, new or empty.")] = Path("decoded"),
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--id", help=r"Decode only the image of this path. May be repeated \[default: all]."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help=r"Decode only the first N \[default: all].")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=r"Name or folder of the model that made the codes \[default: the name recorded with the codes]."
+        ),
+    ] = None,
+) -> None:
+    """Turn stored tokenizer codes back into pictures, without the original files."""
+    from bigr_repr.retrieval.results.png_folder import decode_to_folder
+
+    count = decode_to_folder(source, out, only=only, limit=limit, model=model)
+    typer.echo(f"{count:,} pictures: {out}")

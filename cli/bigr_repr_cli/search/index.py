@@ -1,0 +1,137 @@
+"""`bigr-repr index`: build, info and push."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bigr_repr_cli.options import Binarizer, Bits, Codes, Json, StoredLayer
+
+app = typer.Typer(
+    no_args_is_help=True, help="Indexes of binary codes: build one from an embedding data set, look at it, copy it."
+)
+Kind = StrEnum("Kind", ["flat", "ivf", "hnsw", "hash"])
+Kept = StrEnum("Kept", ["float16", "float32", "none"])
+StoreKind = StrEnum("StoreKind", ["flat", "ivf"])
+
+
+Index = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that bigr-repr index build wrote.")]
+
+
+@app.command()
+def build(
+    embeddings: Annotated[
+        str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the index into; an index there is replaced.")] = Path(
+        "index"
+    ),
+    codes: Binarizer = Codes.sign,
+    n_bits: Bits = None,
+    layer: StoredLayer = None,
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            help="flat: exact search; ivf (lists of near codes), hnsw (a graph) and hash (tables): approximate, and "
+            "faster from about a million images."
+        ),
+    ] = Kind.flat,
+    effort: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Search effort. ivf: lists searched; hnsw: codes kept in view; hash: bits of a key that may differ "
+            r"\[default: the smallest that reaches --target-recall].",
+        ),
+    ] = None,
+    target_recall: Annotated[
+        float,
+        typer.Option(
+            min=0.01, max=1, help="Share of the 10 nearest codes that a search with the default effort finds."
+        ),
+    ] = 0.95,
+    lists: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="ivf: number of lists "
+            r"\[default: twice the square root of the number of images, fewer if codes are long].",
+        ),
+    ] = None,
+    links: Annotated[int, typer.Option(min=2, help="hnsw: links per code.")] = 16,
+    build_effort: Annotated[
+        int, typer.Option(min=1, help="hnsw: codes kept in view while a code is linked; more: a better, slower build.")
+    ] = 80,
+    hash_bits: Annotated[
+        int | None,
+        typer.Option(min=1, help=r"hash: bits of a table's key \[default: what gives about one image per key]."),
+    ] = None,
+    tables: Annotated[int, typer.Option(min=1, help="hash: number of tables, each with a key of its own.")] = 4,
+    vectors: Annotated[
+        Kept,
+        typer.Option(help="Number type to keep the vectors in, for search --rescore; none: do not keep them."),
+    ] = Kept.float16,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the sample that binarizers and lists are fitted on, and of the fit.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Build an index from an embedding data set, in chunks: its vectors need not fit into memory.
+
+    An approximate index is measured against exact search before it is written.
+    """
+    from bigr_repr.retrieval import IndexSettings, build_index
+    from bigr_repr_cli.progress import counting_progress
+    from bigr_repr_cli.search.index_report import print_index
+
+    settings = IndexSettings(
+        kind=kind, effort=effort, target_recall=target_recall, lists=lists, links=links, build_effort=build_effort,
+        hash_bits=hash_bits, tables=tables, seed=seed,
+    )  # fmt: skip
+    with counting_progress("indexing") as on_progress:
+        built = build_index(
+            embeddings, out, binarizer=codes, n_bits=n_bits, layer=layer, kind=settings,
+            vectors=None if vectors == Kept.none else vectors, seed=seed, on_progress=on_progress,
+        )  # fmt: skip
+    print_index(built, out, as_json=as_json)
+
+
+@app.command()
+def info(
+    index: Index,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all files, and check that they are as written.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show an index: size, kind, origin, what can be searched, and its self-check."""
+    from bigr_repr.retrieval import HammingIndex
+    from bigr_repr_cli.search.index_report import print_index
+
+    print_index(HammingIndex.load(index, memory_map=not verify), index, as_json=as_json)
+    if verify and not as_json:
+        typer.echo("all files are as they were written")
+
+
+@app.command()
+def push(
+    index: Index,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Store to copy to: lancedb:DIR (also lancedb:s3://…), or milvus:URI (a server, or a file *.db)."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the index in the store; one of this name is replaced.")] = "images",
+    kind: Annotated[
+        StoreKind, typer.Option(help="flat: exact search; ivf: approximate, searches the nearest lists of codes.")
+    ] = StoreKind.flat,
+) -> None:
+    """Copy an index's codes to a store, to be searched from there by the same command."""
+    from bigr_repr.retrieval import HammingIndex
+    from bigr_repr.retrieval.stores.open import push as push_index
+
+    pushed = push_index(HammingIndex.load(index), to, name, kind=str(kind))
+    typer.echo(f"{len(pushed):,} codes of {pushed.n_bits:,} bits: {to}, {name}")
+    typer.echo(f"search them with: bigr-repr search IMAGE --index {to}{'' if name == 'images' else f' --name {name}'}")

@@ -1,0 +1,66 @@
+"""What `bigr-repr index` shows of an index. Knows no commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from bigr_repr.images.find import escape_path
+from bigr_repr.retrieval import KINDS, HammingIndex
+from bigr_repr.retrieval.codes.provenance import describe_origin
+
+
+def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
+    """Everything about one index, one line per fact."""
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    if as_json:
+        typer.echo(json.dumps(_record(index, folder, size), indent=2, ensure_ascii=False))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for heading, value in _facts(index, folder, size):
+        table.add_row(heading, Text(value))
+    Console().print(table)
+
+
+def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
+    layout, vectors, binarizer, check = index.layout, index.rows.vectors, index.binarizer, index.self_check
+    return {
+        "index": escape_path(str(folder)),
+        "images": len(index),
+        "n_bits": index.n_bits,
+        "bytes": size,
+        "settings": index.settings.to_dict(),
+        "binarizer": None if binarizer is None else {"kind": binarizer.kind, "fitted_on": binarizer.fitted_on},
+        "grid": None if layout is None else [layout.width, layout.height],
+        "vectors": None if vectors is None else {"dtype": vectors.dtype.name, "width": vectors.shape[1]},
+        "origin": index.origin,
+        "self_check": None if check is None else check.to_dict(),
+    }
+
+
+def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, str]]:
+    settings, layout, vectors = index.settings, index.layout, index.rows.vectors
+    yield "index", f"{escape_path(str(folder))}, {decimal(size)}"
+    yield "images", f"{len(index):,}"
+    yield "codes", f"{index.n_bits:,} bits = {index.rows.codes.shape[1]:,} B: {describe_origin(index.origin)}"
+    if index.binarizer is not None:
+        yield "binarizer", f"{index.binarizer.kind}, fitted on {index.binarizer.fitted_on:,} images"
+    yield "kind", f"{settings.kind}: {KINDS[settings.kind]}"
+    if settings.effort is not None:
+        yield "effort", str(settings.effort)
+    yield "self-check", str(index.self_check) if index.self_check else "not needed: exact"
+    yield "rescoring", "no vectors kept" if vectors is None else f"{vectors.shape[1]} features, {vectors.dtype.name}"
+    yield (
+        "regions",
+        "no tokenizer codes" if layout is None else f"a grid of {layout.width} x {layout.height} tokens; decodable",
+    )

@@ -1,0 +1,64 @@
+"""What `bigr-repr search` prints and writes. Knows nothing of how images are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from bigr_repr.images.formats import one_line
+from bigr_repr.retrieval import HammingIndex
+from bigr_repr.retrieval.results.views import SearchView
+from bigr_repr.retrieval.search import Searched
+from bigr_repr.retrieval.stores.base import StoreIndex
+from bigr_repr.retrieval.stores.open import is_store, open_store
+
+
+def open_index(place: str, name: str, device: str) -> HammingIndex | StoreIndex:
+    """The index in a folder, on a device, or in a store."""
+    return open_store(place, name) if is_store(place) else HammingIndex.load(place).to(device)
+
+
+def print_hits(found: Searched, *, as_json: bool) -> None:
+    """Hits of every query: ids and distances."""
+    kind = "cosine distance" if found.rescored else "bits"
+    if as_json:
+        typer.echo(json.dumps([{"query": name, "hits": hits} for name, hits in _hits(found)], indent=2))
+        return
+    for number, (name, hits) in enumerate(_hits(found)):
+        if len(found.names) > 1:
+            typer.echo(f"{chr(10) if number else ''}{one_line(name)}")
+        width = max([len(kind), *(len(_text(hit["distance"])) for hit in hits)])
+        typer.echo(f"{kind:>{width}}  image")
+        for hit in hits:
+            typer.echo(f"{_text(hit['distance']):>{width}}  {one_line(str(hit['id']))}")
+
+
+def show(views: list[SearchView], html: Path | None, montage: Path | None, *, quiet: bool) -> None:
+    """Write the page and the montage that were asked for, and say so on stderr."""
+    from bigr_repr.retrieval.results.montage import save_montage
+    from bigr_repr.retrieval.results.page import save_page
+
+    if html is not None:
+        save_page(views, html)
+    if montage is not None:
+        save_montage(views, montage)
+    if not quiet:
+        written = " and ".join(str(path) for path in (html, montage) if path is not None)
+        typer.echo(f"written: {written}", err=True)
+    if views and not any(hit.photo for view in views for hit in view.hits):
+        typer.echo("no photograph of a hit was found; name the folder that was embedded: --images FOLDER", err=True)
+
+
+def _hits(found: Searched) -> list[tuple[str, list[dict[str, Any]]]]:
+    listed = []
+    for name, ids, distances in zip(found.names, *found.neighbors, strict=True):
+        pairs = zip(ids.tolist(), distances.tolist(), strict=True)
+        listed.append((name, [{"id": id, "distance": value} for id, value in pairs if id is not None and id != -1]))
+    return listed
+
+
+def _text(distance: float) -> str:
+    return f"{distance:,}" if isinstance(distance, int) else f"{distance:.4f}"
