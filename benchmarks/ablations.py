@@ -8,7 +8,7 @@
 
 Data is CIFAR-10 at the size of the preset `tiny` (64 px): cifar10-train.parquet and cifar10-test.parquet in the folder.
 Expected time: code-width 7 hours on 2 cores, objective 3, condition and order 2; each under an hour with --gpu on one
-data-centre GPU (not yet measured). The same command goes on with a broken run. All but code-width use the bundled
+data-center GPU (not yet measured). The same command goes on with a broken run. All but code-width use the bundled
 tokenizer, so that only generators are trained. Expected, from the paper at its size:
 flip before x0 before bce (probe 64.3, 62.0, 63.3; FID 3.17, 4.39, 5.84); probe without classes 68.3 against 67.5;
 masked before autoregressive (probe 64.3 against 45.2; FID 3.17 against 7.50).
@@ -48,7 +48,7 @@ _BATCH = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One model: tokenizer, what the transcoder predicts, whether classes are learnt, which tokens a token reads.
+    """One model: tokenizer, what the transcoder predicts, whether classes are learned, which tokens a token reads.
 
     tokenizer: the bundled one, or the name of a size ("d16": K = 16) that is trained for the comparison.
     """

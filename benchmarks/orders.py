@@ -40,7 +40,7 @@ from bigr_repr.system.threads import map_ahead
 CHUNK, CHUNK_GPU = 32, 512  # images drawn between two files of the cache
 READ = 32  # real images in a batch
 PIXELS = 8
-COLOURS = dict(zip(ORDERS, ("#1f4e8c", "#5a9fd4", "#c0392b", "#888888", "#c0a02a", "#5a9367"), strict=True))
+COLORS = dict(zip(ORDERS, ("#1f4e8c", "#5a9fd4", "#c0392b", "#888888", "#c0a02a", "#5a9367"), strict=True))
 MEASURES = {"frechet_distance": "Fréchet distance", "precision": "precision", "recall": "recall"}
 GROUPS = ("orders", "chains", "presets")
 
@@ -304,7 +304,7 @@ def verdict(rows: list[dict[str, Any]], grid: Grid) -> dict[str, Any]:
 
 
 def plot(rows: list[dict[str, Any]], grid: Grid, labels: tuple[str, ...], path: Path) -> None:
-    """Measures by iterations for every order, and by steps of the chain; a row a kind of features, as labelled."""
+    """Measures by iterations for every order, and by steps of the chain; a row a kind of features, as labeled."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -327,7 +327,7 @@ def plot(rows: list[dict[str, Any]], grid: Grid, labels: tuple[str, ...], path: 
             for order in dict.fromkeys(row["name"] for row in drawn):
                 own = [row for row in drawn if row["name"] == order]
                 numbers, values = [row["number"] for row in own], [row[kind][measure] for row in own]
-                pane.plot(numbers, values, marker="o", markersize=3, color=COLOURS[order], label=order)
+                pane.plot(numbers, values, marker="o", markersize=3, color=COLORS[order], label=order)
             pane.axhline(rows[0][kind][measure], color="black", linewidth=0.8, linestyle=":", label="real images")
             title, ticks = axes[group]
             pane.set(title=MEASURES[measure], xlabel=title, xscale="log")

@@ -1,4 +1,4 @@
-"""Speed of probes and neighbours beside scikit-learn's, on the same features, to the same accuracy, in one run.
+"""Speed of probes and neighbors beside scikit-learn's, on the same features, to the same accuracy, in one run.
 
     python benchmarks/probes.py                  # 50 000 x 256 features, 10 and 200 classes: about an hour on 2 cores
     python benchmarks/probes.py --iterations 500 # the same with fewer steps of dinov2, which then stops too early
@@ -9,9 +9,9 @@ hidden states does (of bigr-tiny's on CIFAR-10, measured); a fifth as many rows 
 C along one path, each fit starting from the last; scikit-learn gets the same head start (warm_start), float64, and is
 timed at its default tolerance, where it stops earlier than ours: `loss` says how close to the optimum each came. Both
 fit layer after layer, so one layer tells the ratio for any number; `dinov2` is what DINOv2's 13 rates take for four
-layers together. Neighbours: 20 by cosine; scikit-learn's brute force is timed with its cosine metric, and as Euclidean
-distance of normalised rows, which has the same neighbours.
-Writes benchmarks/results/probes.json. Expected: grids at least 5 times, neighbours at least 3 times as fast.
+layers together. Neighbors: 20 by cosine; scikit-learn's brute force is timed with its cosine metric, and as Euclidean
+distance of normalized rows, which has the same neighbors.
+Writes benchmarks/results/probes.json. Expected: grids at least 5 times, neighbors at least 3 times as fast.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ K = 20
 
 
 def features(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Standardised training and test features, float32, with labels."""
+    """Standardized training and test features, float32, with labels."""
     rng = np.random.default_rng(seed)
     total = rows + rows // 5
     y = rng.integers(classes, size=total)
-    centres = rng.normal(size=(classes, width)) * 0.25
+    centers = rng.normal(size=(classes, width)) * 0.25
     axes = np.linalg.qr(rng.normal(size=(width, width)))[0]
-    x = ((centres[y] + rng.normal(size=(total, width))) * np.arange(1, width + 1) ** -1.5) @ axes
+    x = ((centers[y] + rng.normal(size=(total, width))) * np.arange(1, width + 1) ** -1.5) @ axes
     x = (x - x[:rows].mean(axis=0)) / x[:rows].std(axis=0)
     x = x.astype(np.float32)
     return x[:rows], y[:rows], x[rows:], y[rows:]
@@ -79,7 +79,7 @@ def peak_memory() -> Iterator[list[float]]:
 
 
 def loss_of(weight: Any, bias: Any, c: float, x: np.ndarray, y: np.ndarray) -> float:
-    """The objective that both minimise, in nats: mean cross-entropy + ||W||^2 / (2 C n)."""
+    """The objective that both minimize, in nats: mean cross-entropy + ||W||^2 / (2 C n)."""
     point = torch.from_numpy(np.asarray(weight, np.float64)), torch.from_numpy(np.asarray(bias, np.float64))
     logits = torch.addmm(point[1], torch.from_numpy(x).double(), point[0])
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(y))
@@ -136,7 +136,7 @@ def grids(rows: int, width: int, classes: int, iterations: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def neighbours(rows: int, width: int) -> dict[str, Any]:
+def neighbors(rows: int, width: int) -> dict[str, Any]:
     """20 nearest of a fifth as many queries."""
     from sklearn.neighbors import NearestNeighbors
 
@@ -170,7 +170,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", module="sklearn")  # that it did not converge shows in the accuracies
     results = {
-        "neighbours": neighbours(options.limit, options.width),
+        "neighbours": neighbors(options.limit, options.width),
         "grids": [grids(options.limit, options.width, classes, options.iterations) for classes in (10, 200)],
     }
     record.write("probes", results)

@@ -206,14 +206,14 @@ def plot(curves: list[dict[str, Any]], rows: int, path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = {"flat": "#888888", "ivf": "#b4532a", "hnsw": "#1f4e8c", "hash": "#5a9367", "usearch hnsw": "#8a6fb0"}
+    colors = {"flat": "#888888", "ivf": "#b4532a", "hnsw": "#1f4e8c", "hash": "#5a9367", "usearch hnsw": "#8a6fb0"}
     figure, pane = plt.subplots(figsize=(6.4, 3.8))
     for line in curves:
         points = line["points"]
         style = "--" if line["index"].startswith("usearch") else "-"
         x, y = [point["ms"] for point in points], [point["recall"] for point in points]
         exact = {"marker": "D", "markersize": 8, "zorder": 5} if line["index"] == "flat" else {}  # a single point
-        look = {"marker": "o", "markersize": 4, "color": colours[line["index"]], **exact}
+        look = {"marker": "o", "markersize": 4, "color": colors[line["index"]], **exact}
         pane.plot(x, y, style, label=line["index"], **look)
     pane.set(xscale="log", xlabel="milliseconds a query, one at a time", ylabel="recall@10, ties credited")
     pane.set_title(f"{rows:,} clustered codes of 256 bits", fontsize=10)

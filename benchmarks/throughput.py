@@ -167,15 +167,15 @@ def matmul_speed(device: torch.device, dtype: torch.dtype, side: int) -> float:
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(8):
-        synchronise(device)
+        synchronize(device)
         started = time.perf_counter()
         a @ b
-        synchronise(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - started)
     return 2 * side**3 / best
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -278,10 +278,10 @@ def measure_gpu(spec: str, options: argparse.Namespace) -> dict[str, Any] | str:
             extractor(images)
         times = []
         for _ in range(options.repeats):
-            synchronise(device)
+            synchronize(device)
             started = time.perf_counter()
             extractor(images)
-            synchronise(device)
+            synchronize(device)
             times.append(time.perf_counter() - started)
         rate = options.gpu_batch / statistics.median(times)
         found[name] = {

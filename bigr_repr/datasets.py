@@ -1,4 +1,4 @@
-"""Labelled image sets for training and evaluation: folders, Parquet files with image bytes, data sets by name.
+"""Labeled image sets for training and evaluation: folders, Parquet files with image bytes, data sets by name.
 
 One small interface, `ImageSet`; decoding and its errors are `bigr_repr.images`'. Knows nothing of models or tensors.
 """

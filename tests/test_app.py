@@ -22,7 +22,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from bigr_repr_cli.app.page import Page
-from bigr_repr_cli.app.studio import Choices, Order, Picture, Studio
+from bigr_repr_cli.app.studio import Choices, DrawRequest, Preview, Studio
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_model import tiny_model
@@ -48,12 +48,12 @@ def pixels(path: Path | str) -> NDArray[np.uint8]:
         return np.array(image)
 
 
-def silent(done: float, total: float, picture: Picture | None) -> None:
+def silent(done: float, total: float, picture: Preview | None) -> None:
     assert 0 <= done <= total
 
 
 def strokes(height: int, width: int) -> list[NDArray[np.uint8]]:
-    """A layer as the page sends it: half transparent colour where it was painted, nothing elsewhere."""
+    """A layer as the page sends it: half transparent color where it was painted, nothing elsewhere."""
     layer = np.zeros((height, width, 4), np.uint8)
     layer[height // 4 : height // 2, width // 4 : width // 2] = (255, 48, 96, 176)
     return [layer]
@@ -73,7 +73,7 @@ def photo(tmp_path: Path) -> str:
 
 def test_strokes_on_a_smaller_copy_mark_the_photograph(studio: Studio, photo: str) -> None:
     before = pixels(photo)
-    (path,) = studio.inpaint(Order(photo=photo, strokes=strokes(100, 160), choices=QUICK), silent)
+    (path,) = studio.inpaint(DrawRequest(photo=photo, strokes=strokes(100, 160), choices=QUICK), silent)
     after = pixels(path)
     inside = np.zeros(before.shape[:2], bool)
     inside[50:100, 80:160] = True
@@ -83,7 +83,7 @@ def test_strokes_on_a_smaller_copy_mark_the_photograph(studio: Studio, photo: st
 
 def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: str, tmp_path: Path) -> None:
     feather = br.Pasting(blend="feather")
-    order = Order(photo=photo, strokes=strokes(200, 320), label="seashore", pasting=feather, choices=QUICK)
+    order = DrawRequest(photo=photo, strokes=strokes(200, 320), label="seashore", pasting=feather, choices=QUICK)
     (path,) = studio.inpaint(order, silent)
     said = read_origin(path)
     (again,) = br.inpaint_photo(
@@ -99,9 +99,9 @@ def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: st
 
 
 def test_every_button_keeps_its_pictures(studio: Studio, photo: str) -> None:
-    order = Order(photo=photo, label="alp", pasting=br.Pasting(window=200), choices=QUICK)
+    order = DrawRequest(photo=photo, label="alp", pasting=br.Pasting(window=200), choices=QUICK)
     made = [
-        studio.outpaint(Order(photo=photo, versions=2, choices=QUICK), 2.0, silent),
+        studio.outpaint(DrawRequest(photo=photo, versions=2, choices=QUICK), 2.0, silent),
         studio.enrich(order, silent),
         studio.enrich(dataclasses.replace(order, strokes=strokes(200, 320)), silent),
         studio.generate(["seashore", "alp"], 3, QUICK, silent),

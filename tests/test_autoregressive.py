@@ -1,4 +1,4 @@
-"""Laws of causal attention: no token knows of later ones, every token is learnt, and they are drawn in turn."""
+"""Laws of causal attention: no token knows of later ones, every token is learned, and they are drawn in turn."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_training_and_inference_attend_alike() -> None:
         torch.testing.assert_close(model.condition(_codes(0), None, None), with_gradients.detach())
 
 
-def test_every_token_is_learnt_whatever_is_masked() -> None:
+def test_every_token_is_learned_whatever_is_masked() -> None:
     model, losses = tiny_model(attention="causal", objective="bce").generator, []
     for count in (1, N):
         masked = torch.zeros(2, N, dtype=torch.bool)

@@ -27,7 +27,7 @@ from bigr_repr.evaluate.data.splits import open_data, transfer
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.representations.hidden import Hidden
 from bigr_repr.evaluate.representations.open import open_representation
-from bigr_repr.evaluate.representations.pixels import Pixels
+from bigr_repr.evaluate.representations.pixels import PixelRepresentation
 from bigr_repr.evaluate.runs import cache as cache_module
 from bigr_repr.evaluate.runs.bench import bench, best_row
 from bigr_repr.evaluate.runs.cache import DIGESTS, FeatureCache
@@ -98,7 +98,7 @@ def test_nothing_is_computed_twice_and_a_break_costs_a_block(
 ) -> None:
     monkeypatch.setattr(cache_module, "_BLOCK", 5)
     data, seen = open_data(str(photos)), []
-    pixels, cache = Pixels("pixels:8", "8"), FeatureCache(tmp_path, workers=1)
+    pixels, cache = PixelRepresentation("pixels:8", "8"), FeatureCache(tmp_path, workers=1)
     prepare, armed = pixels.prepare, [True]
 
     def counted(image: Any) -> Any:
@@ -119,14 +119,14 @@ def test_nothing_is_computed_twice_and_a_break_costs_a_block(
     assert np.array_equal(found["pixels"], again["pixels"])
     assert again[DIGESTS].shape == (16, 16)
     assert not list(tmp_path.rglob("*.part"))
-    assert cache.get(Pixels("pixels:4", "4"), data.train, ["pixels"])["pixels"].shape == (16, 48)
+    assert cache.get(PixelRepresentation("pixels:4", "4"), data.train, ["pixels"])["pixels"].shape == (16, 48)
 
 
 def test_changed_images_are_other_images(photos: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     for name in "ab":
         write_pictures(root / name, 5, first=ord(name))
-    cache, pixels = FeatureCache(tmp_path / "cache"), Pixels("pixels:4", "4")
+    cache, pixels = FeatureCache(tmp_path / "cache"), PixelRepresentation("pixels:4", "4")
     first = cache.get(pixels, open_data(str(root)).train, ["pixels"])["pixels"]
     picture(7, 50, 50).save(root / "a" / "00097.png")
     assert not np.array_equal(first, cache.get(pixels, open_data(str(root)).train, ["pixels"])["pixels"])
@@ -196,16 +196,16 @@ def test_probe_on_timm_features_is_a_plain_pytorch_probe(photos: Path, settings:
     train, test = ((side - mean) / deviation for side in sides)
     weight, bias = torch.zeros(train.shape[1], 2, dtype=torch.double), torch.zeros(2, dtype=torch.double)
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
-    optimiser = LBFGS(parameters, max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    optimizer = LBFGS(parameters, max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = torch.nn.functional.cross_entropy(train @ weight + bias, labels[0])
         value = value + weight.square().sum() / (2 * 0.1 * len(train))
         value.backward()
         return value
 
-    optimiser.step(loss)
+    optimizer.step(loss)
     theirs = (test @ weight + bias).argmax(dim=1)
     ours = linear_probe(
         features.train[view], labels[0].numpy(), features.test[view], labels[1].numpy(), grid=[0.1], device="cpu"
@@ -372,7 +372,7 @@ def test_tokens_on_disk_are_pooled_as_asked_and_means_only_as_they_are(
     assert "leave pool out" in _fails(lambda: features_of(None, means, largest))
 
 
-def test_neighbours_that_are_not_there_are_said_and_not_hidden(
+def test_neighbors_that_are_not_there_are_said_and_not_hidden(
     photos: Path, settings: BenchSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = bench("pixels:8", open_data(str(photos)), dataclasses.replace(settings, k=(3, 17)), probe=False)

@@ -25,11 +25,11 @@ from bigr_repr.evaluate.metrics.ranking import retrieval
 def sides() -> tuple[Collection, Collection]:
     """60 and 12 rows of 3 classes, 16 features, 24 token bits."""
     draws = np.random.default_rng(0)
-    centres = draws.normal(size=(3, 16))
+    centers = draws.normal(size=(3, 16))
 
     def side(count: int) -> Collection:
         labels = np.arange(count) % 3
-        vectors = (centres[labels] + draws.normal(size=(count, 16))).astype(np.float32)
+        vectors = (centers[labels] + draws.normal(size=(count, 16))).astype(np.float32)
         return Collection(vectors, to_bytes(draws.random((count, 24)) < 0.5), labels)
 
     return side(60), side(12)

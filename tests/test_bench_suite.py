@@ -115,9 +115,9 @@ def test_embeddings_made_anew_are_measured_anew(
     assert calls == ["tiny-random", "tiny-random"]
 
 
-def test_plots_of_neighbours_show_a_number_that_nothing_chose() -> None:
+def test_plots_of_neighbors_show_a_number_that_nothing_chose() -> None:
     row = {"knn": {"top1": {"100": 90.0, "20": 50.0}}}
-    assert (plots._top1(row["knn"]), plots._neighbours([row])) == (50.0, "20-NN")
+    assert (plots._top1(row["knn"]), plots._neighbors([row])) == (50.0, "20-NN")
 
 
 def test_reports_say_what_was_found_and_how(model: str, file: Path, tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_cka_does_not_see_rotation_and_scale() -> None:
     x, other = rng.normal(size=(200, 12)), rng.normal(size=(200, 300))
     turned = 3 * x @ np.linalg.qr(rng.normal(size=(12, 12)))[0] + 5
     assert cka(x, turned) == pytest.approx(1, abs=1e-5)
-    centred = x - x.mean(0), other - other.mean(0)
-    gram = [side @ side.T for side in centred]
+    centerd = x - x.mean(0), other - other.mean(0)
+    gram = [side @ side.T for side in centerd]
     expected = (gram[0] * gram[1]).sum() / np.sqrt((gram[0] ** 2).sum() * (gram[1] ** 2).sum())
     assert cka(x, other) == pytest.approx(expected, rel=1e-4)  # by either order of the product
     assert cka(x[:20], other[:20]) == pytest.approx(cka(other[:20], x[:20]))
@@ -239,7 +239,7 @@ def test_bad_maps_are_refused() -> None:
         plane(np.full((9, 2), np.nan))
 
 
-def test_strips_frame_right_and_wrong_neighbours() -> None:
+def test_strips_frame_right_and_wrong_neighbors() -> None:
     base = np.eye(3, dtype=np.float32)
     queries = np.array([[1, 0.5, 0.1]], np.float32)
 
@@ -260,7 +260,7 @@ def test_picture_commands(model: str, tmp_path: Path) -> None:
     few = ["--test-limit", "40"]
     calls = {
         "map": [*shared, str(tmp_path / "map.svg"), *few, "--method", "pca"],
-        "neighbours": [*shared, str(tmp_path / "near.png"), "--limit", "60", "--queries", "3", "-k", "4", "--codes"],
+        "neighbors": [*shared, str(tmp_path / "near.png"), "--limit", "60", "--queries", "3", "-k", "4", "--codes"],
         "confusion": [*shared, str(tmp_path / "confusion.png"), "--limit", "60", *few, "--json"],
         "cka": [*shared, str(tmp_path / "cka.png"), *few, "--other", f"random:{model}", "--json"],
     }

@@ -222,7 +222,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "config deep": (lambda f: (f / "config.json").write_text("[" * 100_000), ValueError, "cannot be used"),
     "no name": (_edit_config(lambda c: c.pop("name")), ValueError, "name"),
     "tokenizer a list": (_edit_config(lambda c: c.update(tokenizer=[1])), ValueError, "cannot be used"),
-    "unknown field": (_edit_config(lambda c: c["generator"].update(colour=1)), ValueError, "colour"),
+    "unknown field": (_edit_config(lambda c: c["generator"].update(color=1)), ValueError, "color"),
     "bad value": (_edit_config(lambda c: c["generator"].update(heads=7)), ValueError, "heads=7"),
     "bad number": (_edit_config(lambda c: c["generator"].update(rope_base="x")), ValueError, "rope_base='x'"),
     "bad level": (_edit_config(lambda c: c["tokenizer"].update(channel_multipliers=[1, 1.5])), ValueError, "1.5"),

@@ -213,7 +213,7 @@ def test_versions_are_numbered_and_an_animation_goes_beside(bigr: Run, tmp_path:
     assert not (tmp_path / "o.png").exists()
 
 
-def test_the_colour_profile_goes_with_the_picture(bigr: Run, tmp_path: Path) -> None:
+def test_the_color_profile_goes_with_the_picture(bigr: Run, tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture(1, 50, 36).save(tmp_path / "photo.png", icc_profile=profile)
     assert bigr(*PAINT)[0] == 0

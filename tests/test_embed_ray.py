@@ -22,7 +22,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.embed import EmbedSummary, Progress, embed_images
 from bigr_repr.embed.dataset.schema import Recipe
 from bigr_repr.embed.engines import ray as ray_engine
-from bigr_repr.embed.engines.gpus import Order
+from bigr_repr.embed.engines.gpus import EngineOptions
 from bigr_repr.embed.engines.local import Decoding
 from bigr_repr.system.object_store import ObjectPath
 
@@ -267,7 +267,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
 
 
 def test_a_folder_that_a_worker_does_not_see_is_said(pre: Pretrained, tmp_path: Path) -> None:
-    order = Order(
+    order = EngineOptions(
         model="", device="cpu", compile=False, recipe=Recipe(config=pre.config, weights=pre.fingerprint, layers=(2,)),
         decoding=Decoding(), out=str(tmp_path / "elsewhere"), folder=str(tmp_path / "elsewhere" / "_run"), threads=1,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Laws of evaluation: the probe finds scikit-learn's optimum, neighbours are brute force's, no test set chooses."""
+"""Laws of evaluation: the probe finds scikit-learn's optimum, neighbors are brute force's, no test set chooses."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def digits() -> Split:
 def blobs() -> Split:
     """Four overlapping classes in 12 correlated dimensions."""
     rng = np.random.default_rng(0)
-    mixing, centres = rng.normal(size=(12, 12)), 0.7 * rng.normal(size=(4, 12))
+    mixing, centers = rng.normal(size=(12, 12)), 0.7 * rng.normal(size=(4, 12))
     y = np.arange(500) % 4
-    x = ((centres[y] + rng.normal(size=(500, 12))) @ mixing).astype(np.float32)
+    x = ((centers[y] + rng.normal(size=(500, 12))) @ mixing).astype(np.float32)
     return x[:400], y[:400], x[400:], y[400:]
 
 
@@ -65,7 +65,7 @@ def test_logistic_regression_is_scikit_learns(digits: Split, c: float) -> None:
 def test_fit_reaches_the_optimum_from_anywhere(blobs: Split) -> None:
     x, y, _, _ = blobs
     data = torch.from_numpy(x).double()
-    problem = LogisticRegression(data, torch.from_numpy(y), 4)  # columns neither centred nor of equal size
+    problem = LogisticRegression(data, torch.from_numpy(y), 4)  # columns neither centerd nor of equal size
     cold, other = problem.fit(0.1, tolerance=1e-10), problem.fit(10.0)
     warm = problem.fit(0.1, other, tolerance=1e-10)
     torch.testing.assert_close(warm.weight, cold.weight, atol=1e-4, rtol=0)
@@ -137,15 +137,15 @@ def test_split_takes_from_every_class_and_leaves_some() -> None:
     assert np.bincount(labels[drawn], minlength=10).tolist() == [10, 2, 1, 0, 0, 0, 0, 0, 0, 0]
 
 
-# ---- nearest neighbours
+# ---- nearest neighbors
 
 
 def _brute_force(similarity: Array, labels: Array, k: int, classes: int) -> Array:
     """Votes (q, K) of each query's k nearest, written the slow way."""
     votes = np.zeros((len(similarity), classes))
     for query, row in enumerate(similarity):
-        for neighbour in np.argsort(-row, kind="stable")[:k]:
-            votes[query, labels[neighbour]] += np.exp(row[neighbour] / 0.07)
+        for neighbor in np.argsort(-row, kind="stable")[:k]:
+            votes[query, labels[neighbor]] += np.exp(row[neighbor] / 0.07)
     return votes
 
 
@@ -168,7 +168,7 @@ def test_cosine_knn_is_brute_force(digits: Split) -> None:
 
 
 @pytest.mark.usefixtures("_memory")
-def test_hamming_neighbours_are_brute_force_with_ties_by_row() -> None:
+def test_hamming_neighbors_are_brute_force_with_ties_by_row() -> None:
     rng = np.random.default_rng(0)
     base, queries = (to_bytes(rng.random((n, 21)) < 0.5) for n in (300, 40))
     distances = hamming(queries[:, None], base)
@@ -183,7 +183,7 @@ def test_hamming_neighbours_are_brute_force_with_ties_by_row() -> None:
     assert result.top1[10] == pytest.approx(100 * np.mean(votes.argmax(axis=1) == test_labels))
 
 
-def test_neighbour_of_a_row_is_itself_and_all_rows_can_be_asked_for(blobs: Split) -> None:
+def test_neighbor_of_a_row_is_itself_and_all_rows_can_be_asked_for(blobs: Split) -> None:
     x = blobs[0]
     found = nearest(x, x, len(x))
     assert np.array_equal(found.rows[:, 0], np.arange(len(x)))
@@ -261,12 +261,12 @@ print(int(peak) * 1024 - before)
         (40_000, 50, 1024, 1000, "hamming"),  # all bits as floats would be 1.3 GB
     ],
 )
-def test_neighbours_take_bounded_memory(case: tuple[object, ...]) -> None:
+def test_neighbors_take_bounded_memory(case: tuple[object, ...]) -> None:
     done = subprocess.run([sys.executable, "-c", _PEAK, *map(str, case)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 500e6
 
 
-def test_centred_neighbours_are_those_of_centred_rows(digits: Split) -> None:
+def test_centerd_neighbors_are_those_of_centerd_rows(digits: Split) -> None:
     train, labels, test, test_labels = digits
     mean = train.mean(axis=0)
     expected = knn(train - mean, labels, test - mean, test_labels, k=[10])

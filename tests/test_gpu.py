@@ -118,15 +118,15 @@ def test_a_resumed_training_goes_on_where_it_was(cpu: br.Pretrained, tmp_path: P
     assert np.allclose(unbroken, losses("broken", 3), rtol=1e-3)
 
 
-def test_probes_and_neighbours_agree_with_the_cpu() -> None:
+def test_probes_and_neighbors_agree_with_the_cpu() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(400) % 4
     features = (rng.normal(size=(4, 32))[labels] + 1.5 * rng.normal(size=(400, 32))).astype(np.float32)
     parts = features[:300], labels[:300], features[300:], labels[300:]
     probes = [linear_probe(*parts, grid=(0.1,), device=device).top1 for device in ("cpu", "cuda")]
     assert abs(probes[0] - probes[1]) <= 1  # percent
-    neighbours = [knn(*parts, k=(5,), device=device) for device in ("cpu", "cuda")]
-    assert neighbours[0].top1 == neighbours[1].top1
+    neighbors = [knn(*parts, k=(5,), device=device) for device in ("cpu", "cuda")]
+    assert neighbors[0].top1 == neighbors[1].top1
     shares = [precision_recall(features[:200], features[200:], device=device) for device in ("cpu", "cuda")]
     assert shares[0] == pytest.approx(shares[1], abs=0.01)
 

@@ -33,22 +33,22 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def _plain(x: Tensor, y: Tensor, protocol: SgdProtocol, seed: int, rate: float, decay: float) -> torch.nn.Module:
-    """One head by torch's own modules, optimiser and loop."""
+    """One head by torch's own modules, optimizer and loop."""
     draw = torch.Generator().manual_seed(seed)
     linear = torch.nn.Linear(x.shape[1], 3)
     linear.weight.data = (torch.randn(x.shape[1], 3, generator=draw) * protocol.init_std).T.contiguous()
     linear.bias.data.zero_()
     norm = torch.nn.BatchNorm1d(x.shape[1], affine=False, eps=1e-6) if protocol.batch_norm else torch.nn.Identity()
     model = torch.nn.Sequential(norm, linear)
-    optimiser = torch.optim.SGD(linear.parameters(), lr=1, momentum=0.9, weight_decay=decay)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=1, momentum=0.9, weight_decay=decay)
     total, _ = protocol.steps(len(x))
     step = 0
     while step < total:
         for rows in torch.randperm(len(x), generator=draw).split(protocol.batch):
-            optimiser.param_groups[0]["lr"] = rate * protocol.factor(step, len(x))
-            optimiser.zero_grad()
+            optimizer.param_groups[0]["lr"] = rate * protocol.factor(step, len(x))
+            optimizer.zero_grad()
             F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimiser.step()
+            optimizer.step()
             step += 1
     return model.eval()
 

@@ -1,4 +1,4 @@
-"""Laws of decoding: colours, orientation, broken files, limits; and of the crop's geometry."""
+"""Laws of decoding: colors, orientation, broken files, limits; and of the crop's geometry."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, features
 from bigr_repr.images import decode as decoding
 from bigr_repr.images.decode import as_rgb, center_crop, decode_image, load_image
 from bigr_repr.images.find import find_images
-from bigr_repr.images.formats import ImageError, Kind
+from bigr_repr.images.formats import ErrorKind, ImageError
 
 Pixels = NDArray[np.uint8]
 
@@ -42,17 +42,17 @@ def pixels(source: bytes | str | Path) -> Pixels:
     return np.asarray(image).astype(np.uint8)
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     body = b"".join(chunk(*pair) for pair in chunks)
     return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def tiff(values: NDArray[Any], bits: int, sample_format: int, photometric: int = 1, data: bytes | None = None) -> bytes:
-    """An uncompressed grey TIFF, byte order as of values."""
+    """An uncompressed gray TIFF, byte order as of values."""
     order = ">" if values.dtype.byteorder == ">" else "<"
     data = values.tobytes() if data is None else data
     tags = [(256, values.shape[1]), (257, values.shape[0]), (258, bits), (259, 1), (262, photometric), (273, 134)]
@@ -63,7 +63,7 @@ def tiff(values: NDArray[Any], bits: int, sample_format: int, photometric: int =
 
 
 RGB = Image.fromarray(scene())
-GREY = RGB.convert("L")
+GRAY = RGB.convert("L")
 TURNED = RGB.transpose(Image.Transpose.ROTATE_180)
 FILES: dict[str, bytes] = {
     "jpeg": encode(RGB, "JPEG"),
@@ -71,7 +71,7 @@ FILES: dict[str, bytes] = {
     "jpeg-cmyk": encode(RGB.convert("CMYK"), "JPEG"),
     "png": encode(RGB, "PNG"),
     "png-palette": encode(RGB.convert("P"), "PNG"),
-    "png-16": encode(Image.fromarray(np.array(GREY).astype(np.uint16) * 257), "PNG"),
+    "png-16": encode(Image.fromarray(np.array(GRAY).astype(np.uint16) * 257), "PNG"),
     "apng": encode(RGB, "PNG", save_all=True, append_images=[TURNED]),
     "webp": encode(RGB, "WEBP"),
     "webp-lossless": encode(RGB.convert("RGBA"), "WEBP", lossless=True),
@@ -82,12 +82,12 @@ FILES: dict[str, bytes] = {
     "tiff-lzw": encode(RGB, "TIFF", compression="tiff_lzw"),
     "tiff-deflate": encode(RGB, "TIFF", compression="tiff_adobe_deflate"),
     "tiff-jpeg": encode(RGB, "TIFF", compression="jpeg"),
-    "tiff-float": encode(GREY.convert("F"), "TIFF"),
+    "tiff-float": encode(GRAY.convert("F"), "TIFF"),
     "tiff-pages": encode(RGB, "TIFF", save_all=True, append_images=[TURNED]),
     "bmp": encode(RGB, "BMP"),
     "bmp-palette": encode(RGB.convert("P"), "BMP"),
     "ppm": encode(RGB, "PPM"),
-    "pgm": encode(GREY, "PPM"),
+    "pgm": encode(GRAY, "PPM"),
     "qoi": encode(RGB, "QOI"),
     "jp2": encode(RGB, "JPEG2000"),
     "j2k-tiled": encode(RGB, "JPEG2000", no_jp2=True, tile_size=(16, 16)),
@@ -101,7 +101,7 @@ each_file = pytest.mark.parametrize("name", FILES)
 @each_file
 def test_every_format_gives_the_first_picture_close_to_what_was_saved(name: str) -> None:
     found = pixels(FILES[name]).astype(int)
-    wanted = np.array(RGB if len(np.unique(found - found[..., :1])) > 1 else GREY.convert("RGB")).astype(int)
+    wanted = np.array(RGB if len(np.unique(found - found[..., :1])) > 1 else GRAY.convert("RGB")).astype(int)
     lossless = name in ("png", "apng", "webp-lossless", "tiff", "tiff-lzw", "tiff-deflate", "tiff-pages", "bmp", "ppm")
     lossless |= name in ("pgm", "png-16", "tiff-float", "qoi")
     assert np.abs(found - wanted).mean() <= (0 if lossless else 16)
@@ -161,26 +161,26 @@ def test_damaged_exif_does_not_spoil_a_picture() -> None:
         assert np.array_equal(pixels(encode(RGB, "PNG", exif=exif)), pixels(good))
 
 
-# ---- colours
+# ---- colors
 
 
-def over_white(colour: Pixels, alpha: Pixels) -> NDArray[np.float64]:
-    return (colour.astype(float) * alpha[..., None] + 255.0 * (255 - alpha[..., None])) / 255
+def over_white(color: Pixels, alpha: Pixels) -> NDArray[np.float64]:
+    return (color.astype(float) * alpha[..., None] + 255.0 * (255 - alpha[..., None])) / 255
 
 
 def test_transparency_is_composited_over_white() -> None:
-    colour, alpha = scene(), np.random.default_rng(1).integers(0, 256, (24, 32), dtype=np.uint8)
-    grey = np.array(GREY)
-    rgba = Image.fromarray(np.dstack([colour, alpha]))
+    color, alpha = scene(), np.random.default_rng(1).integers(0, 256, (24, 32), dtype=np.uint8)
+    gray = np.array(GRAY)
+    rgba = Image.fromarray(np.dstack([color, alpha]))
     for image in (rgba, rgba.convert("RGBa")):
-        assert np.abs(np.array(as_rgb(image)) - over_white(colour, alpha)).max() <= (1 if image is rgba else 3)
-    la = Image.merge("LA", [GREY, Image.fromarray(alpha)])
+        assert np.abs(np.array(as_rgb(image)) - over_white(color, alpha)).max() <= (1 if image is rgba else 3)
+    la = Image.merge("LA", [GRAY, Image.fromarray(alpha)])
     for image in (la, la.convert("La")):
-        wanted = over_white(np.dstack([grey] * 3), alpha)
+        wanted = over_white(np.dstack([gray] * 3), alpha)
         assert np.abs(np.array(as_rgb(image)) - wanted).max() <= (1 if image is la else 3)
     for format, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
-        assert np.abs(pixels(encode(rgba, format, **options)) - over_white(colour, alpha)).max() <= 1
-    assert np.abs(pixels(encode(la, "PNG")) - over_white(np.dstack([grey] * 3), alpha)).max() <= 1
+        assert np.abs(pixels(encode(rgba, format, **options)) - over_white(color, alpha)).max() <= 1
+    assert np.abs(pixels(encode(la, "PNG")) - over_white(np.dstack([gray] * 3), alpha)).max() <= 1
 
 
 def test_palette_transparency_of_both_kinds() -> None:
@@ -192,7 +192,7 @@ def test_palette_transparency_of_both_kinds() -> None:
         assert pixels(data)[0].tolist() == [[200, 0, 0], [255, 255, 255], [0, 0, 50]]
 
 
-def test_transparent_colours_are_compared_at_the_depth_of_the_pixels() -> None:
+def test_transparent_colors_are_compared_at_the_depth_of_the_pixels() -> None:
     key = struct.pack(">H", 1)
     assert pixels(png(4, 1, 2, 0, b"\0" + bytes([0b00_01_10_11]), (b"tRNS", key)))[0, :, 0].tolist() == [
         0,
@@ -204,11 +204,11 @@ def test_transparent_colours_are_compared_at_the_depth_of_the_pixels() -> None:
     rows = b"\0" + struct.pack(">6H", 1024, 2048, 3072, 10, 20, 30)
     deep = png(2, 1, 16, 2, rows, (b"tRNS", struct.pack(">3H", 1024, 2048, 3072)))
     assert pixels(deep)[0].tolist() == [[255, 255, 255], [0, 0, 0]]
-    grey = png(2, 1, 16, 0, b"\0" + struct.pack(">2H", 1028, 1029), (b"tRNS", struct.pack(">H", 1028)))
-    assert pixels(grey)[0, :, 0].tolist() == [255, 4]
+    gray = png(2, 1, 16, 0, b"\0" + struct.pack(">2H", 1028, 1029), (b"tRNS", struct.pack(">H", 1028)))
+    assert pixels(gray)[0, :, 0].tolist() == [255, 4]
 
 
-def test_16_bit_grey_is_scaled_not_clipped() -> None:
+def test_16_bit_gray_is_scaled_not_clipped() -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     wanted = np.rint(values / 257)
     for data in (
@@ -223,7 +223,7 @@ def test_16_bit_grey_is_scaled_not_clipped() -> None:
     assert np.array_equal(pixels(tiff(values, 16, 1, photometric=0))[..., 1], 255 - wanted)  # white is zero
 
 
-def test_12_bit_grey_is_scaled_by_its_own_white() -> None:
+def test_12_bit_gray_is_scaled_by_its_own_white() -> None:
     packed = int(f"{0:012b}{4095:012b}{2048:012b}{16:012b}", 2).to_bytes(6)
     assert pixels(tiff(np.zeros((1, 4), np.uint16), 12, 1, data=packed))[0, :, 0].tolist() == [0, 255, 128, 1]
 
@@ -256,14 +256,14 @@ def test_pixels_without_a_stated_white_follow_the_rule(
 )
 def test_as_rgb_takes_every_mode(mode: str) -> None:
     smooth = Image.fromarray(scene(noise=1))
-    grey = mode in ("L", "LA", "I", "F", "I;16")
+    gray = mode in ("L", "LA", "I", "F", "I;16")
     image = Image.fromarray(np.array(smooth.convert("L")).astype(np.uint16) * 257) if mode == "I;16" else smooth
     for step in {"LA": ["LA"], "PA": ["P", "PA"], "I": ["L", "I"], "F": ["L", "F"], "I;16": []}.get(mode, [mode]):
         image = image.convert(step)
     assert image.mode == mode
     found = as_rgb(image)
     assert found.mode == "RGB"
-    error = np.abs(np.array(found).astype(int) - np.array(smooth.convert("L").convert("RGB") if grey else smooth))
+    error = np.abs(np.array(found).astype(int) - np.array(smooth.convert("L").convert("RGB") if gray else smooth))
     assert error.mean() < (130 if mode == "1" else 20 if mode in ("P", "PA") else 3)
 
 
@@ -273,17 +273,17 @@ def test_cmyk_jpeg_is_not_inverted() -> None:
 
 
 def test_as_rgb_of_arrays() -> None:
-    colour = scene()
-    assert np.array_equal(np.array(as_rgb(colour)), colour)
-    assert np.array_equal(np.array(as_rgb(colour[::-1, ::2])), colour[::-1, ::2])
-    assert np.array_equal(np.array(as_rgb(colour / 255)), colour)
-    assert np.array_equal(np.array(as_rgb((colour / 255).astype(np.float16))), colour)
-    grey = np.dstack([colour[..., 0]] * 3)
-    assert np.array_equal(np.array(as_rgb(colour[..., 0])), grey)
-    assert np.array_equal(np.array(as_rgb(colour[..., :1])), grey)
+    color = scene()
+    assert np.array_equal(np.array(as_rgb(color)), color)
+    assert np.array_equal(np.array(as_rgb(color[::-1, ::2])), color[::-1, ::2])
+    assert np.array_equal(np.array(as_rgb(color / 255)), color)
+    assert np.array_equal(np.array(as_rgb((color / 255).astype(np.float16))), color)
+    gray = np.dstack([color[..., 0]] * 3)
+    assert np.array_equal(np.array(as_rgb(color[..., 0])), gray)
+    assert np.array_equal(np.array(as_rgb(color[..., :1])), gray)
     alpha = np.full((24, 32, 1), 128, np.uint8)
-    layered = np.array(as_rgb(np.concatenate([colour, alpha], 2)))
-    assert np.abs(layered - over_white(colour, alpha[..., 0])).max() <= 1
+    layered = np.array(as_rgb(np.concatenate([color, alpha], 2)))
+    assert np.abs(layered - over_white(color, alpha[..., 0])).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def outcome(data: bytes | bytearray, **options: int) -> Pixels | ImageError:
 def kind_of(source: Any, **options: Any) -> str:
     with pytest.raises(ImageError) as error:
         decode_image(source, **options)
-    assert error.value.kind in get_args(Kind)
+    assert error.value.kind in get_args(ErrorKind)
     message = str(error.value)
     assert message.isprintable()
     assert message == error.value.message == str(pickle.loads(pickle.dumps(error.value)))
@@ -525,7 +525,7 @@ def test_crop_refuses_bad_arguments() -> None:
     with pytest.raises(ValueError, match="size=0 must be at least 1"):
         center_crop(RGB, 0)
     with pytest.raises(ValueError, match="mode L is not RGB; pass it through as_rgb"):
-        center_crop(GREY, 8)
+        center_crop(GRAY, 8)
 
 
 def test_load_image_is_decode_then_crop(tmp_path: Path) -> None:
@@ -548,7 +548,7 @@ def test_the_example_photographs_decode() -> None:
 
 
 def test_tiff_tags_are_those_pillow_reads() -> None:
-    """The grey rule reads three tags from Pillow; this pins where it finds them."""
+    """The gray rule reads three tags from Pillow; this pins where it finds them."""
     image = Image.open(io.BytesIO(tiff(np.zeros((2, 2), np.uint16), 16, 1)))
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
     assert (image.tag_v2[258], image.tag_v2[262], image.tag_v2[339]) == ((16,), 1, (1,))

@@ -200,7 +200,7 @@ def test_a_painting_that_equals_the_photograph_changes_nothing(blend: str) -> No
         assert np.abs(pasted - photo).max() <= 1
 
 
-def test_poisson_takes_the_colours_of_its_surroundings() -> None:
+def test_poisson_takes_the_colors_of_its_surroundings() -> None:
     photo, painting = np.full((40, 40, 3), 180, np.uint8), np.full((40, 40, 3), 60, np.uint8)
     painting[20, 20] = 100
     pasted = paste(photo, painting, box_mask(40, 40, (10, 10, 30, 30)), "poisson").astype(int)

@@ -28,11 +28,11 @@ def random_codes(rows: int, n_bytes: int = 8, seed: int = 0) -> np.ndarray:
 
 
 def clustered(rows: int, n_bytes: int = 16, seed: int = 0) -> np.ndarray:
-    """Codes around 20 centres, an eighth of the bits flipped."""
+    """Codes around 20 centers, an eighth of the bits flipped."""
     random = np.random.default_rng(seed)
-    centres = random.integers(0, 256, (20, n_bytes), np.uint8)
+    centers = random.integers(0, 256, (20, n_bytes), np.uint8)
     noise = [random.integers(0, 256, (rows, n_bytes), np.uint8) for _ in range(3)]
-    return np.asarray(centres[random.integers(0, 20, rows)] ^ (noise[0] & noise[1] & noise[2]))
+    return np.asarray(centers[random.integers(0, 20, rows)] ^ (noise[0] & noise[1] & noise[2]))
 
 
 def brute(codes: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +61,7 @@ def test_blocks_and_shards_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     codes, wanted = random_codes(1000, 2), random_codes(9, 2, seed=1)
     whole = scan(codes, wanted, 1000)
     monkeypatch.setattr(scanning, "_BLOCK", 14)
-    monkeypatch.setattr(scanning, "_ROWS_A_NEIGHBOUR", 0)
+    monkeypatch.setattr(scanning, "_ROWS_A_NEIGHBOR", 0)
     monkeypatch.setattr(scanning, "_PENDING", 50)
     for k in (1, 3, 50):
         parts = scan(codes, wanted, k)
@@ -398,8 +398,8 @@ def test_a_binarizer_gives_the_same_bits_in_any_batch_and_after_a_file(kind: str
     again = Binarizer.from_safetensors(binarizer.to_safetensors(), kind, "file")
     np.testing.assert_array_equal(again.encode(vectors), codes)
     share = from_bytes(codes, binarizer.n_bits).mean(axis=0)
-    assert (np.abs(share - 0.5) < 0.15).all()  # centred: every bit halves the data
-    far = from_bytes(binarizer.encode(6 - vectors), binarizer.n_bits)  # mirrored at about the centre
+    assert (np.abs(share - 0.5) < 0.15).all()  # centerd: every bit halves the data
+    far = from_bytes(binarizer.encode(6 - vectors), binarizer.n_bits)  # mirrored at about the center
     assert (far != from_bytes(codes, binarizer.n_bits)).mean() > 0.9
 
 
@@ -409,10 +409,10 @@ def test_binarizers_are_what_faiss_computes() -> None:
     vectors = np.random.default_rng(1).normal(size=(500, 20)).astype(np.float32)
     fitted = faiss.ITQTransform(20, 8, True)
     fitted.itq.seed = 5
-    centred = vectors - vectors.mean(axis=0)
-    fitted.train(centred)
+    centerd = vectors - vectors.mean(axis=0)
+    fitted.train(centerd)
     ours = fit_binarizer("itq", vectors, n_bits=8, seed=5)
-    np.testing.assert_array_equal(from_bytes(ours.encode(vectors), 8), fitted.apply(centred) > 0)
+    np.testing.assert_array_equal(from_bytes(ours.encode(vectors), 8), fitted.apply(centerd) > 0)
 
 
 def test_bad_fits_say_what_is_wrong() -> None:

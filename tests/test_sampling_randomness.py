@@ -259,7 +259,7 @@ def test_deterministic_bits_are_what_draws_of_one_half_give(pre: Pretrained) -> 
 
 
 # ---- seeds
-def test_seeds_whose_hashes_are_neighbours_share_no_noise() -> None:
+def test_seeds_whose_hashes_are_neighbors_share_no_noise() -> None:
     """The 32-bit hashes of these two seeds are 10 apart: images counted on from them would meet."""
     hashes = [int(np.random.SeedSequence(seed).generate_state(1)[0]) for seed in (10695, 12133)]
     assert hashes[1] - hashes[0] == 10
@@ -290,7 +290,7 @@ def noise_of(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> lis
 def test_no_window_of_a_seed_has_the_noise_of_a_window_of_another(
     pre: Pretrained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photo = Image.new("RGB", (48, 16), "grey")
+    photo = Image.new("RGB", (48, 16), "gray")
     noise: list[tuple[float, ...]] = []
     for seed in range(4):
         told: list[Painted] = []

@@ -37,7 +37,7 @@ def tiny_model(seed: int = 0, *, layers: int = 4, side: int = 32, name: str = "t
 
 
 def picture(seed: int, width: int = 48, height: int = 40) -> Image.Image:
-    """Smooth random colours, different for every seed."""
+    """Smooth random colors, different for every seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 

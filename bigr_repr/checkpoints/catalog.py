@@ -24,7 +24,7 @@ HUB_PAGE = "https://huggingface.co/{}"
 _FORMAT = 1
 _PREPROCESSING = {"resize": "shorter side to image_size, box then bicubic", "crop": "centre", "range": [0, 1]}
 
-Kind = Literal["bundled", "released", "preset"]
+ModelKind = Literal["bundled", "released", "preset"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class ModelEntry:
     """A model that can be named. `name` is what `load` takes; a "preset" is an architecture without weights."""
 
     name: str
-    kind: Kind
+    kind: ModelKind
     config: ModelConfig
 
 

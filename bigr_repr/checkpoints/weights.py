@@ -23,7 +23,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 class _NoDraws(TorchFunctionMode):
-    """Leaves out the random initialisation of weights.
+    """Leaves out the random initialization of weights.
 
     There is nothing to draw on the meta device, where torch would take two seconds to load what it needs to do so.
     """

@@ -20,9 +20,9 @@ from bigr_repr.embed.dataset.ledger import Ledger
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, commit_plan, extend_plan, list_inputs, open_plan, revoke_plan
 from bigr_repr.embed.dataset.schema import Recipe, differences
 from bigr_repr.embed.engines.batching import best_batch_size
-from bigr_repr.embed.engines.gpus import Devices, Order, saved
-from bigr_repr.embed.engines.local import Decoding, Engine
-from bigr_repr.embed.engines.ray import Cluster, require_ray
+from bigr_repr.embed.engines.gpus import Devices, EngineOptions, saved
+from bigr_repr.embed.engines.local import Decoding, LocalEngine
+from bigr_repr.embed.engines.ray import RayEngine, require_ray
 from bigr_repr.embed.inputs.dedup import list_digests, list_duplicates, release_doubles
 from bigr_repr.embed.inputs.sources import find_sources
 from bigr_repr.embed.inputs.update import KnownInputs, changes
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bigr_repr.features.extractor import FeatureExtractor, Layer
 
 
-Run = Callable[[Plan, Iterable[int]], None]  # does units of a plan
+RunUnits = Callable[[Plan, Iterable[int]], None]  # does units of a plan
 _UNIT = 1024
 _UNIT_BYTES = 256 << 20
 _BATCH = 32
@@ -183,20 +183,20 @@ def embed_images(
         job = _Job(target, folder, recipe, on_progress or (lambda progress: None))
         plan = job.plan(old, sources, unit_size, resume=resume, update=update, workers=workers)
         if shipped is not None:
-            order = Order(
+            options = EngineOptions(
                 model=recipe.config.name, device=str(device or "auto"), compile=compile, recipe=recipe,
                 decoding=decoding, out=str(target.resolve()), folder=str(folder.resolve()), threads=1,
             )  # fmt: skip
-            run: Run = Cluster(ray_address, order, shipped, job.advance).run
+            run: RunUnits = RayEngine(ray_address, options, shipped, job.advance).run
         elif len(places) == 1:
-            run = Engine(extractor, recipe, job.ledger, size, decoding, job.advance).run_units
+            run = LocalEngine(extractor, recipe, job.ledger, size, decoding, job.advance).run_units
         else:
             del extractor
-            order = Order(
+            options = EngineOptions(
                 model=saved(model, stack.enter_context(TemporaryDirectory())), device="", compile=compile,
                 recipe=recipe, decoding=decoding, out=str(target), folder=str(folder), threads=torch.get_num_threads(),
             )  # fmt: skip
-            run = Devices(devices, order, job.advance, held).run
+            run = Devices(devices, options, job.advance, held).run
         return job.do(plan, run, retry_failed=retry_failed)
 
 
@@ -278,7 +278,7 @@ class _Job:
         if self.recipe.dedup:
             list_digests(self.folder, before, workers, self._listed)
 
-    def do(self, plan: Plan, run: Run, *, retry_failed: bool) -> EmbedSummary:
+    def do(self, plan: Plan, run: RunUnits, *, retry_failed: bool) -> EmbedSummary:
         """Do what is not done."""
         todo, sealed, failed = [], 0, 0
         if self.recipe.dedup and retry_failed:

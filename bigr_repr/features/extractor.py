@@ -160,7 +160,7 @@ class FeatureExtractor(nn.Module):
                 raise ValueError(f"images has dtype {images.dtype}; expected uint8, or floats in [0, 1]")
             if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
                 found = f"{images.min().item():.4g}..{images.max().item():.4g}"
-                raise ValueError(f"images has values {found}; expected [0, 1], not normalised; rescale or clamp them")
+                raise ValueError(f"images has values {found}; expected [0, 1], not normalized; rescale or clamp them")
         wanted = max(1, len(images))  # kernels need not know of empty batches
         if self._compiled:  # batches keep the shape of the largest: nothing is compiled anew for the last one
             self._largest = wanted = max(self._largest, wanted)

@@ -131,7 +131,7 @@ def _regular(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
-    """Neighbouring members with one key, together. What comes before an error is given before it is raised."""
+    """Neighboring members with one key, together. What comes before an error is given before it is raised."""
     sample: list[tarfile.TarInfo] = []
     try:
         for info in _regular(tar):
@@ -216,7 +216,7 @@ def _image_column(parquet: pq.ParquetFile, file: str) -> str:
 
 
 class _Stretch(NamedTuple):
-    """Neighbouring rows, those from start up to end: their encoded pictures, or why they cannot be read."""
+    """Neighboring rows, those from start up to end: their encoded pictures, or why they cannot be read."""
 
     start: int
     end: int

@@ -1,6 +1,6 @@
 """Image files to upright RGB pixels: find, decode, orient, crop; with one typed error. Knows nothing of models.
 
-Colours are taken as 8-bit RGB without colour management: an embedded ICC profile is not applied, as in the pipelines
+Colors are taken as 8-bit RGB without color management: an embedded ICC profile is not applied, as in the pipelines
 that models are usually trained with. `decode_image` says what becomes of every other kind of picture.
 
 Pillow's process-wide settings are neither relied on nor touched: the size limit is an argument, only formats from a
@@ -32,13 +32,13 @@ MAX_ASPECT: Final = 16  # longer pictures are cut to their middle before they ar
 def decode_image(source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
     """The picture in a file (str or path) or in an encoded file's bytes, upright, as an RGB image 8 bits per channel.
 
-    EXIF orientation is applied. Transparency of any kind is composited over white. 1-bit, grey, palette, CMYK, YCbCr,
-    LAB and HSV become RGB. Of an animation or a document of several pages, the first is taken. 16-bit grey is scaled,
-    65535 to 255 (12-bit TIFF: 4095 to 255); 16-bit colour keeps its high bytes. 32-bit integer and float pixels state
+    EXIF orientation is applied. Transparency of any kind is composited over white. 1-bit, gray, palette, CMYK, YCbCr,
+    LAB and HSV become RGB. Of an animation or a document of several pages, the first is taken. 16-bit gray is scaled,
+    65535 to 255 (12-bit TIFF: 4095 to 255); 16-bit color keeps its high bytes. 32-bit integer and float pixels state
     no full scale, so it is read off the values: all within [0, 1] (floats only), [0, 255] or [0, 65535], that range is
     taken; else the picture's own range is stretched to black and white. A float that is not finite is black.
 
-    A truncated file is an error, never a half-grey picture. (A JPEG whose data was damaged without being shortened
+    A truncated file is an error, never a half-gray picture. (A JPEG whose data was damaged without being shortened
     can decode to wrong pixels: the format holds no checksum.)  max_pixels: width times height above which the header
     alone is refused; past 178 956 970, Pillow refuses some formats by its own limit too. name: what errors call the
     picture; None: the path, or "image bytes".
@@ -128,7 +128,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_grey(image)).convert("RGB")
+        return Image.fromarray(_gray(image)).convert("RGB")
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.has_transparency_data:
@@ -141,8 +141,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey(image: Image.Image) -> NDArray[np.uint8]:
-    """Pixels of modes I;16…, I and F as 8-bit grey, by the rule that decode_image() states."""
+def _gray(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of modes I;16…, I and F as 8-bit gray, by the rule that decode_image() states."""
     tags: Any = getattr(image, "tag_v2", {})
     values = np.asarray(image)
     if image.mode == "I" and image.format == "TIFF" and tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] == 1:
@@ -154,18 +154,18 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
         low, high = 0.0, 65535.0  # Pillow has scaled them so
     else:
         low, high = _value_range(values)
-    grey = np.empty(values.shape, np.uint8)
-    flat_values, flat_grey = values.reshape(-1), grey.reshape(-1)
+    gray = np.empty(values.shape, np.uint8)
+    flat_values, flat_gray = values.reshape(-1), gray.reshape(-1)
     for start in range(0, values.size, 1 << 20):  # in pieces, for a whole picture in double precision would be large
         piece = (flat_values[start : start + (1 << 20)].astype(np.float64) - low) * 255 / (high - low)
         piece = np.nan_to_num(piece, nan=0.0, posinf=0.0, neginf=0.0)
-        flat_grey[start : start + (1 << 20)] = np.rint(np.clip(piece, 0, 255))
+        flat_gray[start : start + (1 << 20)] = np.rint(np.clip(piece, 0, 255))
     if tags.get(_TIFF_PHOTOMETRIC) == 0:  # "white is zero", which Pillow heeds in 8-bit pixels only
-        grey = 255 - grey
+        gray = 255 - gray
     key = image.info.get("transparency")
     if isinstance(key, int):
-        grey[values == key] = 255
-    return grey
+        gray[values == key] = 255
+    return gray
 
 
 def _value_range(values: NDArray[Any]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Opening image files by their first bytes, with one typed error. Knows nothing of colours, sizes or models.
+"""Opening image files by their first bytes, with one typed error. Knows nothing of colors, sizes or models.
 
 Magic numbers rather than PIL.Image.open: that would try every plug-in (one starts a PostScript interpreter) and would
 check the size against a setting of the process instead of the caller's. Some plug-ins are given the checks they lack.
@@ -27,7 +27,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-Kind = Literal[
+ErrorKind = Literal[
     "missing", "unreadable", "empty", "not-an-image", "unsupported", "truncated", "corrupt", "too-large", "timeout",
     "crashed",
 ]  # fmt: skip
@@ -48,9 +48,9 @@ class ImageError(ValueError):
           "crashed"      decoding it ended the process that did it
     """
 
-    def __init__(self, kind: Kind, message: str) -> None:
+    def __init__(self, kind: ErrorKind, message: str) -> None:
         super().__init__(kind, message)  # both in args, so that the error can be pickled between processes
-        self.kind: Kind = kind
+        self.kind: ErrorKind = kind
         self.message = message
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ def one_line(text: str) -> str:
 
 
 def _open_png(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
-    """Pillow scales 2, 4 and 16-bit pixels to 8 bits, but leaves the transparent colour at the file's depth."""
+    """Pillow scales 2, 4 and 16-bit pixels to 8 bits, but leaves the transparent color at the file's depth."""
     depth = file.read(25)[-1]
     file.seek(0)
     image = PngImagePlugin.PngImageFile(file, filename)
@@ -119,7 +119,7 @@ def _open_webp(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
 
 
 def _open_jpeg2000(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
-    """Tiles that a shortened file lacks would be decoded to grey, so the code stream's end marker is looked for."""
+    """Tiles that a shortened file lacks would be decoded to gray, so the code stream's end marker is looked for."""
     size = file.seek(0, os.SEEK_END)
     start, end = 0, size
     file.seek(0)

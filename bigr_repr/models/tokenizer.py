@@ -37,7 +37,7 @@ def _add(x: Tensor, residual: Tensor) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """Two normalised 3x3 convolutions around a residual connection. (B, C_in, H, W) -> (B, C_out, H, W)."""
+    """Two normalized 3x3 convolutions around a residual connection. (B, C_in, H, W) -> (B, C_out, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles both sides, nearest neighbour then a convolution. (B, C, H, W) -> (B, C, 2H, 2W)."""
+    """Doubles both sides, nearest neighbor then a convolution. (B, C, H, W) -> (B, C, 2H, 2W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

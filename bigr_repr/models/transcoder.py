@@ -79,9 +79,9 @@ class Denoiser(nn.Module):
         self.c_embedder = nn.Linear(config.dim, width)
         self.blocks = nn.ModuleList(DenoiserBlock(width) for _ in range(config.transcoder_blocks))
         self.final_layer = FinalLayer(width, config.code_bits)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -17,7 +17,7 @@ from bigr_repr.config import GeneratorConfig
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation, computed in float32. (..., D) -> (..., D)."""
+    """Root-mean-square normalization, computed in float32. (..., D) -> (..., D)."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -146,9 +146,9 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(dim, config.norm_eps)
         self.dropout = 0.0
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         nn.init.normal_(self.mask_tok, std=0.02)
         nn.init.normal_(self.diffusion_pos_embed_learned, std=0.02)
         for module in self.modules():

@@ -1,7 +1,7 @@
 """GroupNorm, SiLU and 3x3 convolution in one pass over strips of rows, for CPUs. Knows nothing of networks or images.
 
 Winograd's F(2x2, 3x3) takes 16 multiplications where the plain sum takes 36. A strip stays in the cache from the
-normalisation to the sum with the residual, and the second convolution of a pair writes over its own input, so large
+normalization to the sum with the residual, and the second convolution of a pair writes over its own input, so large
 maps are neither written nor provided by the system more often than need be. Measured in float32 on AVX2: a residual
 block of 128 channels at 256 x 256 takes 0.6 of the time of PyTorch's operations one by one, with a third of their
 error. On AVX-512 less is gained.
@@ -112,7 +112,7 @@ class _Strips:
                 strip.add_(residual[top : top + step])
 
     def _activate(self, pixels: Tensor, affine: tuple[Tensor, Tensor], top: int) -> None:
-        """Rows top - 1 to bottom + 1, normalised and through SiLU, into `rows`; each row of the map is read once."""
+        """Rows top - 1 to bottom + 1, normalized and through SiLU, into `rows`; each row of the map is read once."""
         rows, step, (scale, shift) = self.rows, 2 * self.tile_rows, affine
         if top == 0:
             rows[0].zero_()
@@ -127,7 +127,7 @@ class _Strips:
             rows[-1].zero_()
 
     def _multiply(self) -> None:
-        """B^T d B of every 4x4 neighbourhood d, first down the rows, then across, and its products with the kernel."""
+        """B^T d B of every 4x4 neighborhood d, first down the rows, then across, and its products with the kernel."""
         rows, by_row, by_column = self.rows, self.by_row, self.by_column
         for source, target in (
             ([rows[i : len(rows) - 2 + i : 2] for i in range(4)], by_row),

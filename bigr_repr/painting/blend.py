@@ -14,7 +14,7 @@ from bigr_repr.painting.windows import Mask
 BLENDS = ("none", "feather", "poisson")
 _ERODED = 4  # OpenCV takes the photograph's gradients in the mask's outermost three pixels
 
-Pixels = NDArray[np.uint8]
+PixelArray = NDArray[np.uint8]
 
 
 def check_blend(blend: str, band: int | None) -> None:
@@ -31,7 +31,7 @@ def check_blend(blend: str, band: int | None) -> None:
         _opencv()
 
 
-def paste(photo: Pixels, painting: Pixels, mask: Mask, blend: str = "none", band: int = 8) -> Pixels:
+def paste(photo: PixelArray, painting: PixelArray, mask: Mask, blend: str = "none", band: int = 8) -> PixelArray:
     """The photograph with the painting where the mask is: uint8 (H, W, 3), a new array.
 
     blend: "none": the marked pixels are the painting's, all others the photograph's, bit for bit. "feather": outside
@@ -47,15 +47,15 @@ def paste(photo: Pixels, painting: Pixels, mask: Mask, blend: str = "none", band
             return photo.copy()
         away = distance_transform_edt(~mask)
         share = np.where(away <= band, 1 - away / (band + 1), 0)[:, :, None].astype(np.float32)
-        faded: Pixels = np.rint(photo + share * (painting.astype(np.float32) - photo)).astype(np.uint8)
+        faded: PixelArray = np.rint(photo + share * (painting.astype(np.float32) - photo)).astype(np.uint8)
         return faded
     chosen = _fitted(photo, painting, mask) if blend == "poisson" and mask.any() else painting
-    pasted: Pixels = np.where(mask[:, :, None], chosen, photo)
+    pasted: PixelArray = np.where(mask[:, :, None], chosen, photo)
     return pasted
 
 
-def _fitted(photo: Pixels, painting: Pixels, mask: Mask) -> Pixels:
-    """The painting with its own gradients inside the mask and the photograph's colours around it."""
+def _fitted(photo: PixelArray, painting: PixelArray, mask: Mask) -> PixelArray:
+    """The painting with its own gradients inside the mask and the photograph's colors around it."""
     cv2 = _opencv()
     # OpenCV wants a border around the mask, fixes the rim of the mask's bounding box to the photograph and shrinks the
     # mask: room for all three, so that the painting's gradients reach as far as the mask does.
@@ -70,7 +70,7 @@ def _fitted(photo: Pixels, painting: Pixels, mask: Mask) -> Pixels:
         (left + width // 2, top + height // 2),
         cv2.NORMAL_CLONE,
     )
-    inner: Pixels = fitted[room:-room, room:-room]
+    inner: PixelArray = fitted[room:-room, room:-room]
     return inner
 
 

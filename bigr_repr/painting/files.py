@@ -25,7 +25,7 @@ from bigr_repr.checkpoints.classes import class_names
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.images.decode import decode_image
 from bigr_repr.images.find import escape_path
-from bigr_repr.painting.masks import colour_profile, read_mask
+from bigr_repr.painting.masks import color_profile, read_mask
 from bigr_repr.painting.photos import Painted, Pasting, edit_photo, enrich_photo, inpaint_photo, outpaint_photo
 from bigr_repr.painting.pictures import check_target, for_animation, grid, write_gif, write_png
 from bigr_repr.painting.windows import Margins, Mask, box_mask, margins_to_aspect
@@ -254,7 +254,7 @@ def _paint(
 
     pictures = paint(count=count, pasting=pasting, on_step=watch, **options)
     record = origin(pre, command, used.pop("settings"), options, labels) | file.facts | dict(facts or {}) | used
-    first, profile = options.get("first", 0), colour_profile(file.photo)
+    first, profile = options.get("first", 0), color_profile(file.photo)
     paths = file.targets(len(pictures))
     for number, (path, picture) in enumerate(zip(paths, pictures, strict=True), first):
         write_png(path, picture, record | {"image": number}, profile)

@@ -19,7 +19,7 @@ from bigr_repr.painting.windows import Mask
 def read_mask(path: PathLike, size: tuple[int, int]) -> Mask:
     """A mask image (width, height) as bool (H, W): what is light and opaque, both from 128, is marked.
 
-    Transparent pixels are unmarked, whatever colour they hide: white strokes on a transparent layer mark the strokes.
+    Transparent pixels are unmarked, whatever color they hide: white strokes on a transparent layer mark the strokes.
 
     Raises ImageError for a file that is no image, ValueError for another size and for an image without light pixels.
     """
@@ -50,8 +50,8 @@ def opacity(path: PathLike) -> NDArray[np.uint8] | None:
         return np.asarray(as_rgb(image.convert("RGBA").getchannel("A")).getchannel(0))
 
 
-def colour_profile(path: PathLike) -> bytes | None:
-    """The ICC profile of an RGB photograph's colours, which `decode` leaves as they are; None where there is none."""
+def color_profile(path: PathLike) -> bytes | None:
+    """The ICC profile of an RGB photograph's colors, which `decode` leaves as they are; None where there is none."""
     with Path(path).open("rb") as file:
         image = open_image(file, os.fspath(path))
         profile: bytes | None = image.info.get("icc_profile")

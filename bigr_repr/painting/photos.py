@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.images.decode import MAX_PIXELS, as_rgb, center_crop
-from bigr_repr.painting.blend import Pixels, check_blend, paste
+from bigr_repr.painting.blend import PixelArray, check_blend, paste
 from bigr_repr.painting.windows import Margins, Mask, Window, grow, tokens_of, window_side, windows
 from bigr_repr.sampling.applications import PAINTING, block_rounds
 from bigr_repr.sampling.canvas import decode, lower_detail, partly
@@ -29,7 +29,7 @@ from bigr_repr.sampling.job import Job, Labels, Options, Rounds, at_least_one, c
 from bigr_repr.sampling.sampler import Callback, Iteration
 from bigr_repr.sampling.settings import SamplingSettings
 
-Photo = Image.Image | Pixels
+Photo = Image.Image | PixelArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def _given(pasting: Pasting | None) -> Pasting:
 class Painted(NamedTuple):
     """How far a call is: `done` of `total` iterations of batches, over all windows.
 
-    picture: gives the first version as it stands, tokens that are still masked in grey, as long as the callback has not
+    picture: gives the first version as it stands, tokens that are still masked in gray, as long as the callback has not
     returned; None while it is the others' turn.  settings, pasting: as they are used, with nothing left open.
     """
 
@@ -171,7 +171,7 @@ def enrich_photo(
     return _Painting(job, pixels, marked, labels, count, how, on_step, rounds=block_rounds, detail=detail).run()
 
 
-def _checked(mask: Mask, photo: Pixels) -> Mask:
+def _checked(mask: Mask, photo: PixelArray) -> Mask:
     """The mask as bool. Raises ValueError unless it has the photograph's size and marks something."""
     values = np.asarray(mask)
     marked: Mask = values >= 0.5 if values.dtype.kind == "f" else values != 0
@@ -189,7 +189,7 @@ class _Painting:
     def __init__(
         self,
         job: Job,
-        photo: Pixels,
+        photo: PixelArray,
         mask: Mask,
         labels: Labels | None,
         count: int | None,
@@ -234,7 +234,7 @@ class _Painting:
             version[window.area] = self._pasted(version[window.area], canvas, window, self.pasting.blend)
         self.left[window.area] = False
 
-    def _pasted(self, crop: Pixels, canvas: Tensor, window: Window, blend: str) -> Pixels:
+    def _pasted(self, crop: PixelArray, canvas: Tensor, window: Window, blend: str) -> PixelArray:
         """A canvas (3, S, S) in [0, 1] put into a window's crop where it is to be painted."""
         pixels = (canvas.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
         painting = np.array(Image.fromarray(pixels).resize((window.side, window.side), Image.Resampling.BICUBIC))

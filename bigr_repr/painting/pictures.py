@@ -54,7 +54,7 @@ def check_writable(folder: Path) -> None:
 
 
 def write_png(path: Path, image: Image.Image, origin: Mapping[str, Any], profile: bytes | None = None) -> None:
-    """Write a picture, how it was made, and the ICC profile its colours are of. Raises OSError that names path."""
+    """Write a picture, how it was made, and the ICC profile its colors are of. Raises OSError that names path."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(origin, ensure_ascii=False))
     with replacing(path) as file:

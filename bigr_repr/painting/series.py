@@ -233,10 +233,10 @@ class _Recorder:
 
     @torch.inference_mode()
     def frames(self, pre: Pretrained, columns: int | None) -> list[Image.Image]:
-        """A grid of the images after every iteration, masked tokens in grey; the first all masked."""
+        """A grid of the images after every iteration, masked tokens in gray; the first all masked."""
         iterations = max(iteration for _, iteration in self._seen)
-        grey = Image.new("RGB", (pre.config.image_size,) * 2, (128, 128, 128))
-        sheets = [for_animation(grid([grey] * self.images, columns))]
+        gray = Image.new("RGB", (pre.config.image_size,) * 2, (128, 128, 128))
+        sheets = [for_animation(grid([gray] * self.images, columns))]
         for iteration in range(1, iterations + 1):
             pictures: list[Image.Image] = []
             for start in range(0, self.images, _DECODED):

@@ -1,4 +1,4 @@
-"""Squares of a photograph that a model sees one after another. Knows nothing of models, colours or files."""
+"""Squares of a photograph that a model sees one after another. Knows nothing of models, colors or files."""
 
 # H W pixels of the photograph, g tokens per side of the canvas
 

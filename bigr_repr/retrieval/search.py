@@ -3,7 +3,7 @@
 Knows nothing of pages.
 """
 
-# q queries, k neighbours
+# q queries, k neighbors
 
 from __future__ import annotations
 

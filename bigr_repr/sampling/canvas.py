@@ -118,7 +118,7 @@ def lower_detail(images: Tensor, scale: int) -> Tensor:
 
 
 def partly(pre: Pretrained, images: Tensor, masked: Tensor) -> Tensor:
-    """Images (B, 3, S, S) with the masked tokens (B, N), bool, in grey: what is there so far."""
+    """Images (B, 3, S, S) with the masked tokens (B, N), bool, in gray: what is there so far."""
     grid, step = pre.config.generator.grid, pre.config.tokenizer.downsample
     hidden = masked.view(-1, 1, grid, grid).repeat_interleave(step, 2).repeat_interleave(step, 3)
     return images.masked_fill(hidden, 0.5)

@@ -88,7 +88,7 @@ class ObjectPath(os.PathLike[str]):
         return ObjectPath(self._url.rpartition("/")[0])
 
     def with_name(self, name: str) -> ObjectPath:
-        """Its neighbour of that name."""
+        """Its neighbor of that name."""
         return self.parent / name
 
     def resolve(self) -> ObjectPath:

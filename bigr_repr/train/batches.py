@@ -121,7 +121,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Endless batches of this rank from `first_step` on.
 
-    Images are resized and centre-cropped to `image_size`, then flipped at random and, with `crop`, cut to a random
+    Images are resized and center-cropped to `image_size`, then flipped at random and, with `crop`, cut to a random
     square of that side. `batch_size` is global; it must be a multiple of `ranks`. Raises ImageError for a picture that
     cannot be read, when its batch is due.
     """

@@ -38,7 +38,7 @@ class GeneratorObjective:
     class". `diffusion_draws` noisy versions of every masked token share one pass of the transformer: a steadier loss
     for little work. `accumulate` splits a batch into that many passes. `sample_bits` draws the bits of images from the
     tokenizer's probabilities, for a tokenizer that was trained so; packed codes are what they are. `optimizer` is
-    "adamw" for all weights, or "muon" (orthogonalised momentum, at the same rate) for the matrices of the blocks.
+    "adamw" for all weights, or "muon" (orthogonalized momentum, at the same rate) for the matrices of the blocks.
     """
 
     conditional: bool | None = None
@@ -180,7 +180,7 @@ def train_generator(
     tokenizer_sha256 = _tokenizer_of(data, tokenizer)
     if objective.optimizer == "muon" and settings.precision == "fp16":
         raise ValueError(
-            "precision='fp16' scales the loss for one optimiser only; with muon choose bfloat16 or float32"
+            "precision='fp16' scales the loss for one optimizer only; with muon choose bfloat16 or float32"
         )
 
     def stream(first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
@@ -242,7 +242,7 @@ def _check(
 
 
 def _tokenizer_of(data: ImageSet | CodeSet, tokenizer: BinaryAutoencoder | None) -> str | None:
-    """Fingerprint of the tokenizer whose codes are learnt. Raises ValueError if another one is given."""
+    """Fingerprint of the tokenizer whose codes are learned. Raises ValueError if another one is given."""
     given = None if tokenizer is None else tokenizer_fingerprint(tokenizer)
     if not isinstance(data, CodeSet):
         return given

@@ -33,7 +33,7 @@ SCHEDULES = ("constant", "cosine")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How long, how fast and where to. `batch_size` is over all processes; `steps` counts optimiser steps.
+    """How long, how fast and where to. `batch_size` is over all processes; `steps` counts optimizer steps.
 
     `ema` is the decay of the averaged weights, `clip` the largest gradient norm (0: none). `precision` is float32,
     bfloat16 or float16, kept under Accelerate's names no, bf16 and fp16, which are taken too. `sample_every` 0: never.
@@ -92,7 +92,7 @@ class Task(Protocol):
     optimizers: list[torch.optim.Optimizer]
 
     def update(self, batch: Batch, step: int, run: Run) -> dict[str, Tensor]:
-        """One optimiser step on this rank's batch; returns scalars to log, among them "loss"."""
+        """One optimizer step on this rank's batch; returns scalars to log, among them "loss"."""
         ...
 
     def samples(self, weights: dict[str, Tensor]) -> Tensor | None:
@@ -119,7 +119,7 @@ class Run:
     def descend(
         self, loss: Tensor, optimizers: Sequence[torch.optim.Optimizer], module: nn.Module, step: int
     ) -> Tensor:
-        """Backward, clip, a step of each of the module's optimisers.
+        """Backward, clip, a step of each of the module's optimizers.
 
         Returns the gradient norm before clipping. Raises TrainingError unless it is finite.
         """

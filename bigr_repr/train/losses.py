@@ -17,7 +17,7 @@ from torch import Tensor, nn
 class PerceptualDistance(nn.Module):
     """Distance between images in the feature maps of a frozen timm backbone.
 
-    Channels of every map are normalised to unit length at each position, and squared differences averaged, as LPIPS
+    Channels of every map are normalized to unit length at each position, and squared differences averaged, as LPIPS
     does without its learned channel weights. `backbone` is a timm name ("vgg16.tv_in1k", "resnet18.a1_in1k", …).
     """
 
@@ -73,7 +73,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def augment(images: Tensor) -> Tensor:
-    """Differentiable colour changes and shifts (up to 1/8 of the side), one draw an image. (B, 3, H, W) -> same."""
+    """Differentiable color changes and shifts (up to 1/8 of the side), one draw an image. (B, 3, H, W) -> same."""
     batch, _, height, width = images.shape
     brightness, saturation, contrast = torch.rand(3, batch, 1, 1, 1, device=images.device)
     x = images + (brightness - 0.5)

@@ -80,7 +80,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path, accelerator: Accelerator, average: ExponentialAverage) -> None:
-    """Restore model, optimisers, random states and EMA. Raises TrainingError as `read_record` does."""
+    """Restore model, optimizers, random states and EMA. Raises TrainingError as `read_record` does."""
     updates = read_record(path)["ema_updates"]
     with _damage_named(path):
         accelerator.load_state(str(path))

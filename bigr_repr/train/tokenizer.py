@@ -29,7 +29,7 @@ _SMALLEST_JUDGED = 24  # pixels; below, no patch is left after three halvings
 class TokenizerObjective:
     """What a tokenizer is trained towards. Defaults are the paper's.
 
-    `pixel_loss` is "l1", or "l2" (mean squared error, which favours PSNR). `perceptual` names a timm backbone, or is
+    `pixel_loss` is "l1", or "l2" (mean squared error, which favors PSNR). `perceptual` names a timm backbone, or is
     None for no perceptual loss; `gan_start` is the step from which the discriminator takes part, or None for never;
     `sample_bits` draws bits instead of thresholding them; `bit_entropy` weighs a term that keeps every bit used (mean
     entropy of each bit over the batch, in bits).

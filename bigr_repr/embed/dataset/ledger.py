@@ -31,7 +31,7 @@ class Failure(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Record:
+class UnitRecord:
     """What became of a unit. size: of its shard, in bytes.
 
     released: places of inputs that the plan calls doubles and that have rows or failures of their own all the same.
@@ -60,7 +60,7 @@ class Ledger:
         """Where a unit's rows are."""
         return self.out / f"part-{unit:05d}.parquet"
 
-    def seal(self, unit: int, record: Record) -> None:
+    def seal(self, unit: int, record: UnitRecord) -> None:
         """Record a unit whose shard stands."""
         content = {
             "rows": record.rows,
@@ -73,12 +73,12 @@ class Ledger:
             with self.failures_file.open("ab") as lines:  # for people who watch; list_failures writes it for good
                 lines.writelines(map(_line, record.failures))
 
-    def sealed(self, unit: int) -> Record | None:
+    def sealed(self, unit: int) -> UnitRecord | None:
         """A unit's record; None if the unit has still to be done."""
         try:
             content = json.loads(self._record(unit).read_text("utf-8"))
             failures = tuple(Failure(**each) for each in content["failures"])
-            record = Record(content["rows"], content["size"], failures, tuple(content.get("released", ())))
+            record = UnitRecord(content["rows"], content["size"], failures, tuple(content.get("released", ())))
             if self.shard(unit).stat().st_size == record.size:
                 return record
         except FileNotFoundError:
@@ -89,13 +89,13 @@ class Ledger:
         log.warning("%s is not the file that was recorded: its images are embedded again", self.shard(unit))
         return None
 
-    def records(self, units: int) -> Iterator[Record | None]:
+    def records(self, units: int) -> Iterator[UnitRecord | None]:
         """What sealed says of units 0..units-1, in order; a store is asked about many at a time."""
         if isinstance(self._folder, ObjectPath):
             return map_ahead(self.sealed, range(units), workers=_REQUESTS)
         return map(self.sealed, range(units))
 
-    def list_failures(self, units: int) -> Iterator[Record | None]:
+    def list_failures(self, units: int) -> Iterator[UnitRecord | None]:
         """What records gives; writes failures.jsonl meanwhile, which is there when the last one has been taken."""
         with replacing(self.failures_file) as file:
             for record in self.records(units):

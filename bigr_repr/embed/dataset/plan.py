@@ -1,7 +1,7 @@
 """The list of inputs, written before the work begins and cut into units. Knows nothing of models or of what rows are.
 
 The list is a Parquet file with one row group a unit: it is written as the inputs are found, a unit at a time, and any
-unit is read without the others. Neighbouring paths share their beginnings, which takes a byte or two of a path. What an
+unit is read without the others. Neighboring paths share their beginnings, which takes a byte or two of a path. What an
 update adds is one more list, whose units follow; the lists before it stay as they are.
 """
 

@@ -101,7 +101,7 @@ class Recipe:
                 "image_size": self.config.image_size,
                 "orientation": "EXIF applied",
                 "colours": "RGB in [0, 1], 8 bits, transparency over white, ICC profiles not applied",
-                "resize": "shorter side, by box halvings and antialiased bicubic, then centre crop",
+                "resize": "shorter side, by box halvings and antialiased bicubic, then center crop",
             },
             "decoder": {
                 "name": "Pillow",

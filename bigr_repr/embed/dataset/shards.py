@@ -17,7 +17,7 @@ from bigr_repr.system.files import replacing
 from bigr_repr.system.object_store import Place, readable
 
 
-class Rows(NamedTuple):
+class ShardRows(NamedTuple):
     """Rows of a recipe's dtype, finite. vectors: {layer: (B, *recipe.shape)}; codes: (B, bytes); of the others, B each.
 
     What the recipe has no column for is not looked at.
@@ -30,7 +30,7 @@ class Rows(NamedTuple):
     sha256: Sequence[str]
 
 
-def rows_table(recipe: Recipe, rows: Rows) -> pa.Table:
+def rows_table(recipe: Recipe, rows: ShardRows) -> pa.Table:
     """Rows as a table of the recipe's schema."""
     schema = recipe.schema
     columns: list[pa.Array] = [pa.array(rows.paths, pa.string())]

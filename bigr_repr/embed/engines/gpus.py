@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bigr_repr.embed.dataset.ledger import Ledger
 from bigr_repr.embed.dataset.plan import Plan, open_plan
 from bigr_repr.embed.dataset.schema import Recipe
-from bigr_repr.embed.engines.local import Decoding, Engine
+from bigr_repr.embed.engines.local import Decoding, LocalEngine
 from bigr_repr.system.object_store import as_place
 from bigr_repr.system.processes import Child, supported
 from bigr_repr.system.threads import default_workers
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class EngineOptions:
     """What a process has to know. model: a name or folder that load takes; out, folder: as of Ledger, as text.
 
     threads: for the network, on a CPU.
@@ -40,7 +40,7 @@ class Order:
     folder: str
     threads: int
 
-    def engine(self, on_batch: Callable[[int, int], None], pre: Pretrained | None = None) -> Engine:
+    def engine(self, on_batch: Callable[[int, int], None], pre: Pretrained | None = None) -> LocalEngine:
         """Load the model unless it is given as pre.  Raises ValueError if it is not the recipe's."""
         import torch
 
@@ -59,21 +59,25 @@ class Order:
             compile=self.compile,
         )  # fmt: skip
         ledger = Ledger(as_place(self.out), as_place(self.folder) / "units")
-        return Engine(extractor, self.recipe, ledger, self.recipe.batch_size, self.decoding, on_batch)
+        return LocalEngine(extractor, self.recipe, ledger, self.recipe.batch_size, self.decoding, on_batch)
 
 
 class Devices:
-    """Engines in processes. order: for each but for its device; workers and threads in it are divided among them.
+    """Engines in processes. options: for each but for its device; workers and threads in it are divided among them.
 
     keep_open: descriptors that the processes hold open. Raises ValueError where processes cannot be had.
     """
 
     def __init__(
-        self, devices: Sequence[str], order: Order, on_batch: Callable[[int, int], None], keep_open: Sequence[int]
+        self,
+        devices: Sequence[str],
+        options: EngineOptions,
+        on_batch: Callable[[int, int], None],
+        keep_open: Sequence[int],
     ) -> None:
         if not supported():
             raise ValueError(f"this system runs one device at a time; name one of {', '.join(devices)}")
-        self._devices, self._order, self._on_batch, self._keep_open = devices, order, on_batch, keep_open
+        self._devices, self._options, self._on_batch, self._keep_open = devices, options, on_batch, keep_open
 
     def run(self, plan: Plan, units: Iterable[int]) -> None:
         """Do units of a plan.  Raises what a process raises, RuntimeError if one ends before its time."""
@@ -93,13 +97,13 @@ class Devices:
             for _, child in children.values():
                 child.end()
 
-    def _for(self, device: str) -> Order:
+    def _for(self, device: str) -> EngineOptions:
         from dataclasses import replace
 
         count = len(self._devices)
-        workers = max(1, (self._order.decoding.workers or default_workers()) // count)
-        decoding = replace(self._order.decoding, workers=workers)
-        return replace(self._order, device=device, decoding=decoding, threads=max(1, self._order.threads // count))
+        workers = max(1, (self._options.decoding.workers or default_workers()) // count)
+        decoding = replace(self._options.decoding, workers=workers)
+        return replace(self._options, device=device, decoding=decoding, threads=max(1, self._options.threads // count))
 
     def _answer(self, connection: Any, device: str, child: Child, todo: Iterator[int]) -> bool:
         """Deal with one message of a process; False if it was the last."""
@@ -132,10 +136,10 @@ def saved(model: object, folder: str) -> str:
 
 def _serve(connection: Connection[Any, Any]) -> None:
     """What a process does."""
-    order: Order = connection.recv()
+    options: EngineOptions = connection.recv()
     try:
-        engine = order.engine(lambda images, failures: connection.send((images, failures)))
-        plan = open_plan(as_place(order.folder))
+        engine = options.engine(lambda images, failures: connection.send((images, failures)))
+        plan = open_plan(as_place(options.folder))
         assert plan is not None
 
         def units() -> Iterator[int]:

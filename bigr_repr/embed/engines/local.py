@@ -23,12 +23,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bigr_repr.codes import to_bytes
-from bigr_repr.embed.dataset.ledger import Failure, Ledger, Record
+from bigr_repr.embed.dataset.ledger import Failure, Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Entry, Plan
 from bigr_repr.embed.dataset.schema import Recipe
-from bigr_repr.embed.dataset.shards import Rows, merge_rows, read_shard, rows_table, write_shard
+from bigr_repr.embed.dataset.shards import ShardRows, merge_rows, read_shard, rows_table, write_shard
 from bigr_repr.embed.engines.network import Network
-from bigr_repr.embed.inputs.fetch import Picture, fetch, pictures
+from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
 from bigr_repr.images.decode import MAX_PIXELS
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
@@ -88,10 +88,10 @@ class Decoding:
         return GuardedLoading(loading, self.timeout)
 
 
-class Task(NamedTuple):
+class UnitTask(NamedTuple):
     """Work on one unit. entries: what to embed; places: theirs in the unit; kept: places of rows that its shard has.
 
-    released: as of Record. again: whether these are what failed before.
+    released: as of UnitRecord. again: whether these are what failed before.
     """
 
     unit: int
@@ -105,7 +105,7 @@ class Task(NamedTuple):
 class _Doing(NamedTuple):
     """A task that has begun, and what has come of it so far."""
 
-    task: Task
+    task: UnitTask
     tables: list[pa.Table]
     failures: list[Failure]
 
@@ -120,7 +120,7 @@ class _Launched(NamedTuple):
 
 
 @dataclass
-class Engine:
+class LocalEngine:
     """Does tasks, one after the other. on_batch(images, failures) is called after each batch, from the same thread."""
 
     extractor: FeatureExtractor
@@ -137,9 +137,9 @@ class Engine:
         """Do units of a plan; what run says holds."""
         self.run(make_task(plan, self.ledger, unit) for unit in units)
 
-    def run(self, tasks: Iterable[Task]) -> None:
+    def run(self, tasks: Iterable[UnitTask]) -> None:
         """Do all tasks. Raises OSError when writing fails, ValueError when the model gives nothing finite."""
-        queue: list[Task] = []  # tasks whose pictures are being decoded and whose turn has not come
+        queue: list[UnitTask] = []  # tasks whose pictures are being decoded and whose turn has not come
 
         def entries() -> Iterator[Entry]:
             for task in tasks:
@@ -151,7 +151,7 @@ class Engine:
 
         load = self.decoding.loader(self.recipe.config.image_size, sha256=self.recipe.sha256)
 
-        def decode(picture: Picture) -> Decoded:
+        def decode(picture: EncodedPicture) -> Decoded:
             try:
                 return load(fetch(picture), picture.name)
             except ImageError as error:
@@ -212,7 +212,7 @@ class Engine:
             if not doing.task.again:
                 self._despair(reasons)
             good = [row for row, reason in enumerate(reasons) if reason is None]
-            rows = Rows(
+            rows = ShardRows(
                 paths=[entries[row].path for row in good],
                 vectors={layer: values[good] for layer, values in vectors.items()},
                 codes=to_bytes(features.codes.flatten(1).cpu().numpy())[good],
@@ -282,9 +282,9 @@ class Engine:
         if task.kept:
             table = self._merged(task, table, doing.failures)
         size = write_shard(self.ledger.shard(task.unit), table, self.ledger.writer)
-        self.ledger.seal(task.unit, Record(table.num_rows, size, tuple(doing.failures), task.released))
+        self.ledger.seal(task.unit, UnitRecord(table.num_rows, size, tuple(doing.failures), task.released))
 
-    def _merged(self, task: Task, table: pa.Table, failures: list[Failure]) -> pa.Table:
+    def _merged(self, task: UnitTask, table: pa.Table, failures: list[Failure]) -> pa.Table:
         """The rows of a sealed unit and those that its failures have now given."""
         still = {failure.place for failure in failures}
         new = [place for place in task.places if place not in still]
@@ -303,7 +303,7 @@ def _can_be_had(entry: Entry | None) -> bool:
     return True
 
 
-def make_task(plan: Plan, ledger: Ledger, unit: int) -> Task:
+def make_task(plan: Plan, ledger: Ledger, unit: int) -> UnitTask:
     """What a unit needs: all its inputs that are no duplicates, or those of them that failed before."""
     entries, record = plan.entries(unit), ledger.sealed(unit)
     duplicates, released = plan.duplicates(unit), record.released if record else ()
@@ -313,7 +313,7 @@ def make_task(plan: Plan, ledger: Ledger, unit: int) -> Task:
         failed = {failure.place for failure in record.failures}
         kept = [place for place in places if place not in failed]
         places = sorted(failed)
-    return Task(unit, [entries[place] for place in places], places, kept, released, record is not None)
+    return UnitTask(unit, [entries[place] for place in places], places, kept, released, record is not None)
 
 
 def label(entry: Entry) -> str:

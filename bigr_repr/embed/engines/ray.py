@@ -27,9 +27,9 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
-from bigr_repr.embed.dataset.ledger import Ledger, Record
+from bigr_repr.embed.dataset.ledger import Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Plan, open_plan
-from bigr_repr.embed.engines.gpus import Order
+from bigr_repr.embed.engines.gpus import EngineOptions
 from bigr_repr.system.object_store import as_place
 
 if TYPE_CHECKING:
@@ -102,19 +102,19 @@ class _Member:
     units: list[int] = field(default_factory=list)
 
 
-class Cluster:
+class RayEngine:
     """Engines in Ray actors.
 
     address: of a cluster, as ray.init takes it; None: RAY_ADDRESS, or a cluster of only this machine for the while;
-    a connection that this process has already is used as it is. order: for each actor; its device is "auto", "cpu" or
+    a connection that this process has already is used as it is. options: for each actor; its device is "auto", "cpu" or
     "cuda", and decoding.workers are the cores of each (None: one, or a GPU's share of them). on_batch(images, failures)
     is called for every unit.
     """
 
     def __init__(
-        self, address: str | None, order: Order, pre: Pretrained, on_batch: Callable[[int, int], None]
+        self, address: str | None, options: EngineOptions, pre: Pretrained, on_batch: Callable[[int, int], None]
     ) -> None:
-        self._address, self._order, self._pre, self._on_batch = address, order, pre, on_batch
+        self._address, self._options, self._pre, self._on_batch = address, options, pre, on_batch
         self._members: list[_Member] = []
         self._pending: dict[Any, tuple[_Member, int | None]] = {}  # by what ray.wait waits for; None: the start
         self._todo: deque[int] = deque()
@@ -153,7 +153,7 @@ class Cluster:
 
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         try:
-            share = share_out(machines, self._order.device, self._order.decoding.workers)
+            share = share_out(machines, self._options.device, self._options.decoding.workers)
         except ValueError as error:
             if not self._begun:
                 raise
@@ -161,11 +161,11 @@ class Cluster:
                 log.warning("waiting for machines to join the Ray cluster: %s", error)
             return
         work = len(self._todo) + sum(len(member.units) for member in self._members)
-        decoding = replace(self._order.decoding, workers=share.cores)
-        order = replace(self._order, device="cuda" if share.gpus else "cpu", decoding=decoding, threads=share.cores)
+        decoding = replace(self._options.decoding, workers=share.cores)
+        own = replace(self._options, device="cuda" if share.gpus else "cpu", decoding=decoding, threads=share.cores)
         options = {"num_cpus": share.cores, "num_gpus": share.gpus, "max_restarts": 0, "max_concurrency": 2 * _AHEAD}
         while len(self._members) < min(share.actors, work):
-            member = _Member(ray.remote(_Worker).options(**options).remote(order, model))
+            member = _Member(ray.remote(_Worker).options(**options).remote(own, model))
             self._members.append(member)
             self._pending[member.actor.start.remote()] = member, None
 
@@ -195,9 +195,9 @@ class Cluster:
             member.ready = self._begun = True
             return
         member.units.remove(unit)
-        if Ledger(as_place(self._order.out), as_place(self._order.folder) / "units").sealed(unit) is None:
+        if Ledger(as_place(self._options.out), as_place(self._options.folder) / "units").sealed(unit) is None:
             raise RuntimeError(
-                f"{self._order.out}: what a Ray worker wrote is not to be seen from here; name a folder that all "
+                f"{self._options.out}: what a Ray worker wrote is not to be seen from here; name a folder that all "
                 "nodes share, or an object store"
             )
         self._on_batch(*counts)
@@ -222,23 +222,23 @@ class Cluster:
 class _Worker:
     """What an actor is."""
 
-    def __init__(self, order: Order, pre: Pretrained) -> None:
-        self._order, self._pre = order, pre
+    def __init__(self, options: EngineOptions, pre: Pretrained) -> None:
+        self._options, self._pre = options, pre
         self._units: Queue[int] = Queue()
         self._sealed: dict[int, Future[tuple[int, int]]] = {}
         self._images = self._failures = 0
 
     def start(self) -> None:
         """Make the engine ready."""
-        plan = open_plan(as_place(self._order.folder))
+        plan = open_plan(as_place(self._options.folder))
         if plan is None:
             raise FileNotFoundError(
-                f"{self._order.folder}: a Ray worker does not find the plan; name a folder that all nodes share, or an "
+                f"{self._options.folder}: a Ray worker does not find the plan; name a folder that all nodes share, or an "
                 "object store"
             )
-        engine = self._order.engine(self._count, self._pre)
+        engine = self._options.engine(self._count, self._pre)
         del self._pre
-        engine.ledger = _Announcing(self._order, self._seal)
+        engine.ledger = _Announcing(self._options, self._seal)
         Thread(target=self._serve, args=(engine.run_units, plan), daemon=True).start()
 
     def do(self, unit: int) -> tuple[int, int]:
@@ -277,11 +277,11 @@ class _Announcing(Ledger):
     again.
     """
 
-    def __init__(self, order: Order, on_sealed: Callable[[int], None]) -> None:
-        super().__init__(as_place(order.out), as_place(order.folder) / "units", writer=uuid4().hex[:12])
+    def __init__(self, options: EngineOptions, on_sealed: Callable[[int], None]) -> None:
+        super().__init__(as_place(options.out), as_place(options.folder) / "units", writer=uuid4().hex[:12])
         self._on_sealed = on_sealed
 
-    def seal(self, unit: int, record: Record) -> None:
+    def seal(self, unit: int, record: UnitRecord) -> None:
         super().seal(unit, record)
         self._on_sealed(unit)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from bigr_repr.embed.dataset.ledger import Failure, Ledger
 from bigr_repr.embed.dataset.plan import Entry, Plan, listed, write_digests
-from bigr_repr.embed.inputs.fetch import Picture, fetch, pictures
+from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
 from bigr_repr.images.formats import ImageError
 from bigr_repr.system.files import replacing
 from bigr_repr.system.object_store import Place
@@ -120,7 +120,7 @@ def _first_of_each(digests: np.ndarray[tuple[int], np.dtype[np.bytes_]]) -> np.n
     return numbers
 
 
-def _digest(picture: Picture) -> bytes:
+def _digest(picture: EncodedPicture) -> bytes:
     try:
         source = fetch(picture)
         if isinstance(source, bytes):

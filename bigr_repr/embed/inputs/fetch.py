@@ -26,7 +26,7 @@ class Piece(NamedTuple):
     size: int | None
 
 
-class Picture(NamedTuple):
+class EncodedPicture(NamedTuple):
     """A picture on its way to a decoder; can be pickled.
 
     name: what errors call it, as text. source: a local path, its encoded bytes, a Piece, or why it cannot be had.
@@ -36,29 +36,31 @@ class Picture(NamedTuple):
     source: str | bytes | Piece | ImageError
 
 
-def pictures(entries: Iterable[Entry]) -> Generator[Picture, None, None]:
-    """Entries in order, each as what fetch takes. Neighbouring rows of a Parquet file cost one reading of the file."""
+def pictures(entries: Iterable[Entry]) -> Generator[EncodedPicture, None, None]:
+    """Entries in order, each as what fetch takes. Neighboring rows of a Parquet file cost one reading of the file."""
     rows: ParquetRows | None = None
     try:
         for entry in entries:
             if entry.start is None and is_container(entry.file):
-                yield Picture(entry.path, why_unreadable(entry.file))
+                yield EncodedPicture(entry.path, why_unreadable(entry.file))
             elif entry.start is None:
-                yield Picture(escape_path(entry.file), Piece(entry.file, 0, None) if is_url(entry.file) else entry.file)
+                yield EncodedPicture(
+                    escape_path(entry.file), Piece(entry.file, 0, None) if is_url(entry.file) else entry.file
+                )
             elif entry.size is not None:
-                yield Picture(entry.path, Piece(entry.file, entry.start, entry.size))
+                yield EncodedPicture(entry.path, Piece(entry.file, entry.start, entry.size))
             else:
                 if rows is None or rows.file != entry.file:
                     if rows is not None:
                         rows.close()
                     rows = ParquetRows(entry.file)
-                yield Picture(entry.path, rows.read(entry.start))
+                yield EncodedPicture(entry.path, rows.read(entry.start))
     finally:
         if rows is not None:
             rows.close()
 
 
-def fetch(picture: Picture) -> str | bytes:
+def fetch(picture: EncodedPicture) -> str | bytes:
     """What bigr_repr.images.decode_image takes: a local path, or encoded bytes.  Raises ImageError.  Thread-safe."""
     source = picture.source
     if isinstance(source, ImageError):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.datasets import DigitsSet, FolderSet, ImageSet, TorchvisionSet, open_images
 from bigr_repr.embed.dataset.read import EmbeddingSet
-from bigr_repr.evaluate.data.labelled import Labelled, shared_classes
+from bigr_repr.evaluate.data.labeled import Labeled, shared_classes
 from bigr_repr.evaluate.data.stratified import stratified_sample, stratified_split
 
 __all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer"]
@@ -50,7 +50,7 @@ _TEST_SHARE: Final = 0.2
 
 _log = logging.getLogger(__name__)
 
-Source = ImageSet | EmbeddingSet
+DataSource = ImageSet | EmbeddingSet
 Labels = NDArray[np.int64]
 
 
@@ -62,7 +62,7 @@ class Part:
     """
 
     name: str
-    source: Source
+    source: DataSource
     rows: Labels
     labels: Labels
     class_names: tuple[str, ...] = ()
@@ -151,7 +151,7 @@ def transfer(
 # ---- sources
 
 
-def _sides(source: str, root: Path) -> tuple[Source, Source | None]:
+def _sides(source: str, root: Path) -> tuple[DataSource, DataSource | None]:
     """The training and the test side of a source; None: it has one side only."""
     if source == "digits":
         return DigitsSet(train=True), DigitsSet(train=False)
@@ -216,7 +216,7 @@ class _AnnotatedSet(FolderSet):
         self.labels = np.array([number[classes[Path(file).name]] for file in self.files], dtype=np.int64)
 
 
-def _folder(folder: Path) -> tuple[Source, Source | None]:
+def _folder(folder: Path) -> tuple[DataSource, DataSource | None]:
     if (folder / "train").is_dir():
         for name in _TEST_NAMES:
             if (folder / name).is_dir():
@@ -231,7 +231,7 @@ def _folder(folder: Path) -> tuple[Source, Source | None]:
     return _one_folder(folder), None
 
 
-def _one_folder(folder: Path) -> Source:
+def _one_folder(folder: Path) -> DataSource:
     import pyarrow.parquet as pq
 
     from bigr_repr.embed.dataset.schema import METADATA_KEY
@@ -250,7 +250,7 @@ def short_name(source: str) -> str:
 # ---- sides
 
 
-def _part(name: str, source: Source) -> Part:
+def _part(name: str, source: DataSource) -> Part:
     if isinstance(source, EmbeddingSet):
         labels, class_names = _embedding_labels(source)
     else:
@@ -281,7 +281,7 @@ def _embedding_labels(source: EmbeddingSet) -> tuple[Labels | None, tuple[str, .
 def _limited(name: str, sides: tuple[Part, Part], limit: int | None, test_limit: int | None, seed: int) -> BenchData:
     train, test = sides[0].limited(limit, seed), sides[1].limited(test_limit, seed)
     # Before hours of extraction, not after.
-    classes = shared_classes(*(Labelled(side.name, side.labels[:, None], side.labels) for side in (train, test)))
+    classes = shared_classes(*(Labeled(side.name, side.labels[:, None], side.labels) for side in (train, test)))
     if len(untested := np.setdiff1d(classes, test.labels)):
         names = [train.class_names[label] if train.class_names else str(label) for label in untested]
         _log.warning("%s has no images of %d classes: %s", test.name, len(untested), _some(names))

@@ -67,7 +67,7 @@ def generation_quality(
         n_real=len(x),
         n_generated=len(y),
         n_features=x.shape[1],
-        protocol=f"Fréchet distance of Gaussians; precision and recall of {k}-nearest-neighbour manifolds; "
+        protocol=f"Fréchet distance of Gaussians; precision and recall of {k}-nearest-neighbor manifolds; "
         f"{len(y)} generated against {len(x)} real images, {x.shape[1]} features of: {extractor}",
     )
 
@@ -112,8 +112,8 @@ def _radii(points: Tensor, k: int) -> Tensor:
     return torch.cat(found)
 
 
-def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> float:
-    inside = [(torch.cdist(block, centres) <= radii).any(dim=1) for block in _blocks(points, centres)]
+def _share_inside(points: Tensor, centers: Tensor, radii: Tensor) -> float:
+    inside = [(torch.cdist(block, centers) <= radii).any(dim=1) for block in _blocks(points, centers)]
     return float(torch.cat(inside).double().mean())
 
 

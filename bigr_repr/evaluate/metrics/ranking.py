@@ -6,7 +6,7 @@ The expected average precision of tied ranks: McSherry and Najork, "Computing in
 measures efficiently in the presence of tied scores", ECIR 2008, section 3.
 """
 
-# q queries, m database rows, k neighbours
+# q queries, m database rows, k neighbors
 
 from __future__ import annotations
 

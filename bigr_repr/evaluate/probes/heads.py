@@ -25,7 +25,7 @@ _LOGITS = 1 << 24  # numbers held at a time
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """Trained heads: weight (L, S, H, D, K), bias (L, S, H, K), and what the features are normalised by, (L, S, D)."""
+    """Trained heads: weight (L, S, H, D, K), bias (L, S, H, K), and what the features are normalized by, (L, S, D)."""
 
     weight: Tensor
     bias: Tensor
@@ -108,7 +108,7 @@ class _Trainer:
         groups, width, heads, classes = self._weight.shape
         x = self._x[:, rows].reshape(groups, rows.shape[1], width)
         if self._protocol.batch_norm:
-            x = self._normalised(x)
+            x = self._normalized(x)
         logits = torch.bmm(x, self._weight.flatten(2)).view(groups, -1, heads, classes).add_(self._bias)
         residual = logits.softmax(dim=-1)
         truth = self._y[rows].repeat(self._layers, 1)[:, :, None, None].expand(-1, -1, heads, 1)
@@ -117,7 +117,7 @@ class _Trainer:
         gradient = torch.bmm(x.transpose(1, 2), residual.flatten(2)).view_as(self._weight)
         self._update(gradient, residual.sum(dim=1, keepdim=True), factor)
 
-    def _normalised(self, x: Tensor) -> Tensor:
+    def _normalized(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x, dim=1, correction=0)
         unbiased = variance * (x.shape[1] / max(1, x.shape[1] - 1))
         self._mean.lerp_(mean, _BN_MOMENTUM)

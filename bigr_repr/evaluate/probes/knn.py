@@ -1,4 +1,4 @@
-"""Weighted nearest-neighbour classification, of floats by cosine and of bits by Hamming distance. Knows no images.
+"""Weighted nearest-neighbor classification, of floats by cosine and of bits by Hamming distance. Knows no images.
 
 Source: DINO (arXiv 2104.14294), section 4.1 and appendix F: each of the k most similar training images votes for its
 class with weight exp(similarity / T), T = 0.07. Bits vote alike, with similarity 1 - 2 d / n_bits, which is the cosine
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bigr_repr.codes import from_bytes
-from bigr_repr.evaluate.data.labelled import accuracy, labelled, same_width, shared_classes
+from bigr_repr.evaluate.data.labeled import accuracy, labeled, same_width, shared_classes
 from bigr_repr.evaluate.metrics.interval import Interval, bootstrap
 from bigr_repr.system.devices import choose_device
 
@@ -33,7 +33,7 @@ _GROUP: Final = 16  # columns of which first only the largest is looked at
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Knn:
-    """What nearest neighbours found: accuracies in percent for each k, in the order asked for.
+    """What nearest neighbors found: accuracies in percent for each k, in the order asked for.
 
     `top5` counts a hit among the five classes with the most votes. `interval`: 95 % of top1, by resampling the test
     images. `predicted`: {k: classes with the most votes, (n_test,)}. `protocol` says in words how they came about.
@@ -79,7 +79,7 @@ def knn(
 
     Raises ValueError, in one line, for features and labels that cannot be compared, or a k outside 1..len(train).
     """
-    train, test = labelled("train", train_features, train_labels), labelled("test", test_features, test_labels)
+    train, test = labeled("train", train_features, train_labels), labeled("test", test_features, test_labels)
     same_width(train, test)
     classes = shared_classes(train, test)
     if not temperature > 0:
@@ -94,7 +94,7 @@ def knn(
     voters = np.searchsorted(classes, train.labels)[found.rows]
     ranked = {value: _vote(voters, found.similarities, value, len(classes), temperature) for value in k}
     truth = np.searchsorted(classes, test.labels)
-    what = f"Hamming distance of {n_bits} bits" if metric == "hamming" else "cosine of L2-normalised features"
+    what = f"Hamming distance of {n_bits} bits" if metric == "hamming" else "cosine of L2-normalized features"
     what += ", the training mean subtracted" if center else ""
     return Knn(
         top1={value: accuracy(order, truth, 1) for value, order in ranked.items()},
@@ -105,7 +105,7 @@ def knn(
         n_train=len(train),
         n_test=len(test),
         n_classes=len(classes),
-        protocol=f"k nearest neighbours by {what}, votes weighted exp(similarity / {temperature:g}), exact search",
+        protocol=f"k nearest neighbors by {what}, votes weighted exp(similarity / {temperature:g}), exact search",
         predicted={value: classes[order[:, 0]] for value, order in ranked.items()},
     )
 
@@ -152,7 +152,7 @@ def nearest(
 def _vectors(
     features: NDArray[Any], n_bits: int | None, mean: NDArray[np.float32] | None, device: torch.device
 ) -> Tensor:
-    """Rows whose products are similarities: L2-normalised floats, or bits as -1 and 1 (products n_bits times that)."""
+    """Rows whose products are similarities: L2-normalized floats, or bits as -1 and 1 (products n_bits times that)."""
     if n_bits is None:
         numbers = features.astype(np.float32)
         return F.normalize(torch.from_numpy(numbers if mean is None else numbers - mean).to(device), dim=1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from bigr_repr.evaluate.data.labelled import Labelled, accuracy, labelled, same_width, shared_classes
+from bigr_repr.evaluate.data.labeled import Labeled, accuracy, labeled, same_width, shared_classes
 from bigr_repr.evaluate.metrics.interval import Interval, bootstrap, over_seeds
 from bigr_repr.evaluate.probes.logreg import Trained, train_logreg
 from bigr_repr.evaluate.probes.protocols import LOGREG, SgdProtocol, sgd_protocol
@@ -74,12 +74,12 @@ def linear_probe(
     "dinov2", or your own SgdProtocol. Every setting is chosen by the accuracy on a held-out fifth of the training set,
     and the head then trained on all of it.
 
-    For "logreg" features are standardised, and C is chosen from `grid` on at most `search_rows` images; a seed decides
+    For "logreg" features are standardized, and C is chosen from `grid` on at most `search_rows` images; a seed decides
     what is held out. For the others a seed decides the weights at the start and the order of the batches, the first one
     also what is held out, and the choice is between the protocol's rates and weight decays. device: a GPU if there is
     one, unless given.
 
-    Raises ValueError, in one line, for features and labels that cannot be compared (see `_labelled`), for a value of
+    Raises ValueError, in one line, for features and labels that cannot be compared (see `_labeled`), for a value of
     `grid` that is not positive, for no seeds, or for too few images to hold any out.
     """
     found = linear_probes(
@@ -107,9 +107,9 @@ def linear_probes(
     """
     if not seeds:
         raise ValueError("seeds=() holds none; give at least one, as (0,)")
-    pairs: dict[_K, tuple[Labelled, Labelled]] = {}
+    pairs: dict[_K, tuple[Labeled, Labeled]] = {}
     for name, features in train_features.items():
-        train, test = labelled("train", features, train_labels), labelled("test", test_features[name], test_labels)
+        train, test = labeled("train", features, train_labels), labeled("test", test_features[name], test_labels)
         same_width(train, test)
         pairs[name] = train, test
     if not pairs:
@@ -133,8 +133,8 @@ def linear_probes(
 
 
 def _summary(
-    train: Labelled,
-    test: Labelled,
+    train: Labeled,
+    test: Labeled,
     classes: NDArray[np.int64],
     heads: list[Trained],
     seeds: tuple[int, ...],
@@ -163,7 +163,7 @@ def _summary(
 
 
 def _logreg_words(grid: Sequence[float], search_rows: int, n_train: int) -> str:
-    base = "logreg: multinomial logistic regression on standardised features, L2 penalty, to its optimum by L-BFGS"
+    base = "logreg: multinomial logistic regression on standardized features, L2 penalty, to its optimum by L-BFGS"
     if len(set(grid)) == 1:
         return f"{base}; C={grid[0]:g} given"
     drawn = "the training set" if n_train <= search_rows else f"a sample of {search_rows} training images"

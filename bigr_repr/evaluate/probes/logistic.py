@@ -1,7 +1,7 @@
 """Multinomial logistic regression to its optimum, by preconditioned L-BFGS. Knows nothing of images, splits or files.
 
 The objective is scikit-learn's: mean cross-entropy + ||W||^2 / (2 C n), the intercept free. (Its two-class case is
-parametrised otherwise there: our C is its 2 C.) What differs is the way: at W = 0 the Hessian is the covariance of the
+parametrized otherwise there: our C is its 2 C.) What differs is the way: at W = 0 the Hessian is the covariance of the
 features times a known K x K matrix, so its inverse starts every L-BFGS direction. That takes tens of passes over the
 data where plain L-BFGS takes hundreds; the principal axes that give the inverse are found once for all penalties.
 """
@@ -42,8 +42,8 @@ class LogisticFit(NamedTuple):
 class LogisticRegression:
     """One data set, to be fitted for any number of penalties: x (n, D) floats, y (n,) int64 in 0..K-1.
 
-    Columns of x should be standardised; they need not be independent or outnumbered by the rows. Works on x's device
-    and in its dtype (float32 or float64), holding besides x: at first a centred sample of max(8192, 4 D) rows, a few
+    Columns of x should be standardized; they need not be independent or outnumbered by the rows. Works on x's device
+    and in its dtype (float32 or float64), holding besides x: at first a centerd sample of max(8192, 4 D) rows, a few
     D x D matrices, 30 times the parameters, and 16 MB of logits.
     """
 
@@ -69,7 +69,7 @@ class LogisticRegression:
             point = self.x.new_zeros(self.x.shape[1] + 1, self.classes)
         else:
             point = torch.cat([start.weight, start.bias[None]])
-        point, loss, gap, passes = self._minimise(point, penalty, self._inverse(penalty), tolerance)
+        point, loss, gap, passes = self._minimize(point, penalty, self._inverse(penalty), tolerance)
         return LogisticFit(point[:-1], point[-1], loss, gap, passes)
 
     def _objective(self, point: Tensor, penalty: float) -> tuple[float, Tensor]:
@@ -108,7 +108,7 @@ class LogisticRegression:
         bias = direction[-1] * self.classes - self._mean @ weight
         return torch.cat([weight, bias[None]])
 
-    def _minimise(
+    def _minimize(
         self, point: Tensor, penalty: float, inverse: tuple[Tensor, float], tolerance: float
     ) -> tuple[Tensor, float, float, int]:
         value, gradient = self._objective(point, penalty)
@@ -159,11 +159,11 @@ class LogisticRegression:
         return r
 
 
-def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances (r,) along orthonormal axes (D, r) of centred rows (m, D), r = min(m, D)."""
-    rows, width = centred.shape
+def _principal_axes(centerd: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (r,) along orthonormal axes (D, r) of centerd rows (m, D), r = min(m, D)."""
+    rows, width = centerd.shape
     if rows < width:
-        _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
+        _, spread, axes = torch.linalg.svd(centerd, full_matrices=False)
         return spread.square() / rows, axes.T.contiguous()
-    variances, axes = torch.linalg.eigh((centred.T @ centred) / rows)
+    variances, axes = torch.linalg.eigh((centerd.T @ centerd) / rows)
     return variances.clamp_min(0), axes

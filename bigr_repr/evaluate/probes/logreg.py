@@ -1,6 +1,6 @@
 """The protocol "logreg": logistic regression to its optimum, its penalty chosen on a held-out part. Knows no images.
 
-Our protocol for small data: features standardised by the training set; C chosen by the accuracy on a held-out part of
+Our protocol for small data: features standardized by the training set; C chosen by the accuracy on a held-out part of
 the training set; refitted on all of it.
 """
 
@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from bigr_repr.evaluate.data.labelled import Labelled, class_indices
+from bigr_repr.evaluate.data.labeled import Labeled, class_indices
 from bigr_repr.evaluate.data.stratified import stratified_sample, stratified_split
 from bigr_repr.evaluate.probes.logistic import LogisticFit, LogisticRegression
-from bigr_repr.evaluate.probes.scaling import Scaling, scaling_of, standardise
+from bigr_repr.evaluate.probes.scaling import Scaling, scaling_of, standardize
 
 HELD_OUT: Final = 0.2
 _PATIENCE: Final = 2  # values of C worse than the best that are tried before the search ends
@@ -45,7 +45,7 @@ class Trained:
 
 
 def train_logreg(
-    train: Labelled,
+    train: Labeled,
     test: NDArray[Any],
     classes: NDArray[np.int64],
     grid: Sequence[float],
@@ -70,7 +70,7 @@ def train_logreg(
         choice = _choose(train, classes, values, search_rows, seed, device)
         if choice.C not in ranked:
             if problem is None:
-                x = standardise(train.features, scaling, device)
+                x = standardize(train.features, scaling, device)
                 problem = LogisticRegression(x, class_indices(train.labels, classes, device), len(classes))
             ranked[choice.C] = _ranked(problem.fit(choice.C, choice.fit), test, scaling, device)
         trained.append(Trained(ranked=ranked[choice.C], settings={"C": choice.C}, held_out_top1=choice.held_out_top1))
@@ -78,7 +78,7 @@ def train_logreg(
 
 
 def hold_out(
-    train: Labelled, classes: NDArray[np.int64], rows: NDArray[np.int64], generator: np.random.Generator
+    train: Labeled, classes: NDArray[np.int64], rows: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split row numbers of `train` into (kept, held out). Raises ValueError if that leaves none held out."""
     kept, held = (rows[part] for part in stratified_split(train.labels[rows], HELD_OUT, generator))
@@ -100,7 +100,7 @@ class _Choice:
 
 
 def _choose(
-    train: Labelled, classes: NDArray[np.int64], values: list[float], search_rows: int, seed: int, device: torch.device
+    train: Labeled, classes: NDArray[np.int64], values: list[float], search_rows: int, seed: int, device: torch.device
 ) -> _Choice:
     if len(values) == 1:
         return _Choice(values[0])
@@ -109,11 +109,11 @@ def _choose(
     kept, held = hold_out(train, classes, sample, generator)
     scaling = scaling_of(train.features[kept])
     problem = LogisticRegression(
-        standardise(train.features[kept], scaling, device),
+        standardize(train.features[kept], scaling, device),
         class_indices(train.labels[kept], classes, device),
         len(classes),
     )
-    x, y = standardise(train.features[held], scaling, device), class_indices(train.labels[held], classes, device)
+    x, y = standardize(train.features[held], scaling, device), class_indices(train.labels[held], classes, device)
     best, highest, fit, least, worse = _Choice(values[0]), -1.0, None, math.inf, 0
     for C in values:  # noqa: N806
         fit = problem.fit(C, fit, tolerance=_SEARCH)
@@ -136,6 +136,6 @@ def _ranked(fit: LogisticFit, features: NDArray[Any], scaling: Scaling, device: 
     rows = max(1, _LOGITS // max(features.shape[1], len(fit.bias)))
     blocks = []
     for start in range(0, len(features), rows):
-        logits = fit.logits(standardise(features[start : start + rows], scaling, device))
+        logits = fit.logits(standardize(features[start : start + rows], scaling, device))
         blocks.append(logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu().numpy())
     return np.concatenate(blocks)

@@ -1,4 +1,4 @@
-"""Linear-probe protocols as data: optimiser, rates, length and head of MAE, MAGE and DINOv2. Knows nothing of tensors.
+"""Linear-probe protocols as data: optimizer, rates, length and head of MAE, MAGE and DINOv2. Knows nothing of tensors.
 
 The published protocols augment the images; these run on features that are extracted once, without augmentation.
 Sources: MAE (arXiv 2111.06377), table 10; MAGE (arXiv 2211.09117), table 9; DINOv2 (arXiv 2304.07193), appendix B.3.
@@ -51,7 +51,7 @@ class SgdProtocol:
             )
 
     def steps(self, rows: int) -> tuple[int, int]:
-        """Optimiser steps in all, and those of the warm-up, for a training set of so many rows."""
+        """Optimizer steps in all, and those of the warm-up, for a training set of so many rows."""
         an_epoch = math.ceil(rows / min(self.batch, rows))
         return self.iterations or self.epochs * an_epoch, self.warmup * an_epoch
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_BLOCK: Final = 1 << 22  # numbers standardised at a time
+_BLOCK: Final = 1 << 22  # numbers standardized at a time
 
 Scaling = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -27,7 +27,7 @@ def scaling_of(features: NDArray[Any]) -> Scaling:
     return mean, np.where(deviation > 1e-7 * np.abs(mean), deviation, 1.0)
 
 
-def standardise(features: NDArray[Any], scaling: Scaling, device: torch.device) -> Tensor:
+def standardize(features: NDArray[Any], scaling: Scaling, device: torch.device) -> Tensor:
     """(features - mean) / deviation as float32 on a device."""
     mean, deviation = scaling
     x = torch.empty(features.shape, device=device)

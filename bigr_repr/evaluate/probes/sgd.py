@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigr_repr.evaluate.data.labelled import Labelled, class_indices
+from bigr_repr.evaluate.data.labeled import Labeled, class_indices
 from bigr_repr.evaluate.probes.heads import train_heads
 from bigr_repr.evaluate.probes.logreg import Trained, hold_out
 from bigr_repr.evaluate.probes.protocols import SgdProtocol
@@ -25,7 +25,7 @@ _LOGITS: Final = 1 << 27  # numbers of logits that a step holds at a time
 
 
 def train_sgd(
-    pairs: Sequence[tuple[Labelled, Labelled]],
+    pairs: Sequence[tuple[Labeled, Labeled]],
     classes: np.ndarray[tuple[int], np.dtype[np.int64]],
     protocol: SgdProtocol,
     seeds: Sequence[int],
@@ -81,7 +81,7 @@ def _choose(
 
 
 def _groups(
-    pairs: Sequence[tuple[Labelled, Labelled]], classes: int, protocol: SgdProtocol, seeds: int
+    pairs: Sequence[tuple[Labeled, Labeled]], classes: int, protocol: SgdProtocol, seeds: int
 ) -> Iterator[list[int]]:
     """Numbers of pairs that are trained together: of one width, and within the limits."""
     by_width: dict[int, list[int]] = {}
@@ -97,5 +97,5 @@ def _groups(
             yield members[start : start + step]
 
 
-def _tensor(data: Labelled, device: torch.device) -> Tensor:
+def _tensor(data: Labeled, device: torch.device) -> Tensor:
     return torch.from_numpy(data.features.astype(np.float32)).to(device)

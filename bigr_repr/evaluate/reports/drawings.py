@@ -40,7 +40,7 @@ def draw_map(
     method: str = "tsne",
     on_progress: OnProgress = _silent,
 ) -> None:
-    """The test images' features in the plane, coloured by class. Arguments as for `bench` and `inspection.plane`."""
+    """The test images' features in the plane, colored by class. Arguments as for `bench` and `inspection.plane`."""
     _check_single(layers)
     features = _test_only(model, data, settings, layers, on_progress)
     view = _single(features)

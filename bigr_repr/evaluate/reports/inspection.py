@@ -1,4 +1,4 @@
-"""What can be seen of features: 2-D maps, nearest-neighbour strips, confusion matrices, CKA. Knows nothing of files."""
+"""What can be seen of features: 2-D maps, nearest-neighbor strips, confusion matrices, CKA. Knows nothing of files."""
 
 # n rows (images), D features, K classes
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from bigr_repr.evaluate.data.labelled import labelled
+from bigr_repr.evaluate.data.labeled import labeled
 from bigr_repr.evaluate.probes.knn import nearest
 from bigr_repr.images.decode import center_crop
 
@@ -24,11 +24,11 @@ _K = TypeVar("_K")
 
 
 def plane(features: ArrayLike, method: str = "pca", *, seed: int = 0) -> NDArray[np.float32]:
-    """Features (n, D) as points (n, 2): by PCA, t-SNE or UMAP, columns standardised before.
+    """Features (n, D) as points (n, 2): by PCA, t-SNE or UMAP, columns standardized before.
 
     Raises ValueError for an unknown method or fewer than 4 rows, ImportError where UMAP is not installed.
     """
-    x = labelled("features", features, np.zeros(len(np.asarray(features)), np.int64)).features.astype(np.float32)
+    x = labeled("features", features, np.zeros(len(np.asarray(features)), np.int64)).features.astype(np.float32)
     if method not in MAPS:
         raise ValueError(f"method={method!r} is unknown; choose one of {', '.join(MAPS)}")
     if len(x) < 4:
@@ -67,7 +67,7 @@ def confusion(labels: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.int64
 
 
 def cka(one: ArrayLike, other: ArrayLike) -> float:
-    """Linear centred kernel alignment of two features (n, D) and (n, E) of the same images, in 0..1.
+    """Linear centerd kernel alignment of two features (n, D) and (n, E) of the same images, in 0..1.
 
     1: equal up to rotation and scale. Source: Kornblith et al., Similarity of Neural Network Representations Revisited
     (arXiv 1905.00414), equation 5.  Raises ValueError for numbers of rows that differ, or features without any spread.
@@ -77,7 +77,7 @@ def cka(one: ArrayLike, other: ArrayLike) -> float:
 
 def cka_matrix(rows: Mapping[_K, ArrayLike], columns: Mapping[_K, ArrayLike]) -> NDArray[np.float64]:
     """`cka` of every one of `rows` with every one of `columns`."""
-    left, right = ([_centred(x) for x in side.values()] for side in (rows, columns))
+    left, right = ([_centerd(x) for x in side.values()] for side in (rows, columns))
     lengths = {len(x) for x in (*left, *right)}
     if len(lengths) != 1:
         raise ValueError(f"features have {', '.join(map(str, sorted(lengths)))} rows; CKA compares the same images")
@@ -92,7 +92,7 @@ def cka_matrix(rows: Mapping[_K, ArrayLike], columns: Mapping[_K, ArrayLike]) ->
     )
 
 
-def _centred(features: ArrayLike) -> torch.Tensor:
+def _centerd(features: ArrayLike) -> torch.Tensor:
     x = torch.from_numpy(np.asarray(features).astype(np.float32))
     if x.ndim != 2:
         raise ValueError(f"features have shape {tuple(x.shape)}; expected (n, D)")
@@ -132,15 +132,15 @@ def neighbor_strips(
     found = nearest(queries, base, k, metric=metric, n_bits=n_bits, mean=mean).rows
     step, gap = side + 8, 8
     sheet = Image.new("RGB", (step * (k + 1) + 2 * gap, step * len(queries) + gap), "white")
-    for line, neighbours in enumerate(found):
+    for line, neighbors in enumerate(found):
         _paste(sheet, query_image(line), side, (gap, gap + step * line), _QUERY)
-        for place, row in enumerate(neighbours, 1):
-            colour = _RIGHT if base_labels[row] == query_labels[line] else _WRONG
-            _paste(sheet, base_image(int(row)), side, (2 * gap + step * place, gap + step * line), colour)
+        for place, row in enumerate(neighbors, 1):
+            color = _RIGHT if base_labels[row] == query_labels[line] else _WRONG
+            _paste(sheet, base_image(int(row)), side, (2 * gap + step * place, gap + step * line), color)
     return sheet
 
 
-def _paste(sheet: Image.Image, image: Image.Image, side: int, corner: tuple[int, int], colour: tuple[int, ...]) -> None:
-    framed = Image.new("RGB", (side, side), colour)
+def _paste(sheet: Image.Image, image: Image.Image, side: int, corner: tuple[int, int], color: tuple[int, ...]) -> None:
+    framed = Image.new("RGB", (side, side), color)
     framed.paste(Image.fromarray(center_crop(image, side - 6)), (3, 3))
     sheet.paste(framed, corner)

@@ -42,12 +42,12 @@ def save_figure(figure: Any, path: PathLike) -> None:
 
 
 def plot_layers(rows: Sequence[BenchRow], path: PathLike) -> None:
-    """Accuracy of probe and neighbours at every block, the best block marked: of one sweep of `bench`."""
+    """Accuracy of probe and neighbors at every block, the best block marked: of one sweep of `bench`."""
     plot_sweeps([row.record() for row in rows], path)
 
 
 def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
-    """As `plot_layers`, of many records: a panel a data set, a colour a representation.
+    """As `plot_layers`, of many records: a panel a data set, a color a representation.
 
     Representations without blocks are horizontal lines.
     """
@@ -68,28 +68,28 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     save_figure(figure, path)
 
 
-def _draw(pane: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str) -> None:
+def _draw(pane: Any, rows: Sequence[Mapping[str, Any]], name: str, color: str) -> None:
     for key, style in (("linear_probe", "-"), ("knn", ":")):
         scored = [(row["layer"], _top1(row[key])) for row in rows if row[key] is not None]
-        label = f"{name}, {'linear probe' if key == 'linear_probe' else _neighbours(rows)}"
+        label = f"{name}, {'linear probe' if key == 'linear_probe' else _neighbors(rows)}"
         swept = sorted((layer, top1) for layer, top1 in scored if layer is not None)
         if len(swept) > 1:
-            pane.plot(*zip(*swept, strict=True), color=colour, linestyle=style, marker="o", markersize=2.5, label=label)
+            pane.plot(*zip(*swept, strict=True), color=color, linestyle=style, marker="o", markersize=2.5, label=label)
             held = {row["layer"]: row[key].get("held_out_top1") for row in rows if row[key] is not None}
             if key == "linear_probe" and None not in held.values():
                 best = max(held, key=lambda layer: held[layer])
-                pane.plot(best, dict(swept)[best], color=colour, marker="o", markersize=8, fillstyle="none")
+                pane.plot(best, dict(swept)[best], color=color, marker="o", markersize=8, fillstyle="none")
         elif scored:
-            pane.axhline(scored[0][1], color=colour, linestyle=style, linewidth=1, label=label)
+            pane.axhline(scored[0][1], color=color, linestyle=style, linewidth=1, label=label)
 
 
 def _top1(found: Mapping[str, Any]) -> float:
-    """Of several numbers of neighbours that of the smallest: the best one would be chosen on the test images."""
+    """Of several numbers of neighbors that of the smallest: the best one would be chosen on the test images."""
     top1 = found["top1"]
     return float(top1[min(top1, key=int)] if isinstance(top1, Mapping) else top1)
 
 
-def _neighbours(rows: Sequence[Mapping[str, Any]]) -> str:
+def _neighbors(rows: Sequence[Mapping[str, Any]]) -> str:
     numbers = {min(row["knn"]["top1"], key=int) for row in rows if row["knn"] is not None}
     return f"{'/'.join(sorted(numbers, key=int))}-NN"
 
@@ -108,8 +108,8 @@ def plot_bars(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
         top1 = [found[name]["top1"] for name in names]
         low = [found[name]["top1"] - found[name]["interval"][0] for name in names]
         high = [found[name]["interval"][1] - found[name]["top1"] for name in names]
-        colours = [COLORS[number % len(COLORS)] for number in range(len(names))]
-        pane.barh(names, top1, xerr=[low, high], color=colours, height=0.7, error_kw={"linewidth": 1})
+        colors = [COLORS[number % len(COLORS)] for number in range(len(names))]
+        pane.barh(names, top1, xerr=[low, high], color=colors, height=0.7, error_kw={"linewidth": 1})
         for place, value in enumerate(top1):
             pane.text(value + high[place], place, f"  {value:.1f}", va="center", fontsize=8)
         widest = max(value + above for value, above in zip(top1, high, strict=True))
@@ -120,17 +120,17 @@ def plot_bars(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
 
 
 def plot_map(points: NDArray[Any], labels: NDArray[Any], names: Sequence[str], title: str, path: PathLike) -> None:
-    """Points (n, 2) coloured by class; up to 20 classes are named beside it."""
+    """Points (n, 2) colored by class; up to 20 classes are named beside it."""
     import numpy as np
 
     plt = pyplot()
     figure, pane = plt.subplots(figsize=(6.4, 5), layout="constrained")
     classes = np.unique(labels)
-    colours = plt.get_cmap("tab20" if len(classes) > 10 else "tab10")
+    colors = plt.get_cmap("tab20" if len(classes) > 10 else "tab10")
     for number, label in enumerate(classes):
         rows = labels == label
         named = names[label] if label < len(names) else str(label)
-        pane.scatter(*points[rows].T, s=6, color=colours(number % colours.N), label=named, alpha=0.8, linewidths=0)
+        pane.scatter(*points[rows].T, s=6, color=colors(number % colors.N), label=named, alpha=0.8, linewidths=0)
     if len(classes) <= 20:
         pane.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
     pane.set(title=title, xticks=[], yticks=[])
@@ -147,7 +147,7 @@ def plot_matrix(
     labels: tuple[str, str],
     most: float,
 ) -> None:
-    """A matrix as colours from 0 to `most`, with numbers in the cells of a small one. labels: of the rows, columns."""
+    """A matrix as colors from 0 to `most`, with numbers in the cells of a small one. labels: of the rows, columns."""
     plt = pyplot()
     side = max(4.0, min(14.0, 0.32 * max(values.shape) + 2))
     figure, pane = plt.subplots(figsize=(side + 0.8, side), layout="constrained")

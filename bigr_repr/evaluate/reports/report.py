@@ -15,7 +15,7 @@ from bigr_repr.system.files import replacing
 
 __all__ = ["markdown_table", "write_reports"]
 
-Record = Mapping[str, Any]
+RunRecord = Mapping[str, Any]
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -28,7 +28,7 @@ tr.best td { font-weight: 600; } img { max-width: 100%; background: #fff; } smal
 """
 
 
-def write_reports(name: str, records: Sequence[Record], out: PathLike) -> list[Path]:
+def write_reports(name: str, records: Sequence[RunRecord], out: PathLike) -> list[Path]:
     """Write NAME.json, NAME.md, NAME.html and the plots beside them; returns their paths, the page last."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def write_reports(name: str, records: Sequence[Record], out: PathLike) -> list[P
     return [*plots.values(), *(folder / file for file in texts)]
 
 
-def markdown_table(records: Sequence[Record]) -> str:
+def markdown_table(records: Sequence[RunRecord]) -> str:
     """A line a representation, at the layer that the held-out part chose; columns for each data set."""
     return _markdown_lines(*_table(records))
 
@@ -56,20 +56,20 @@ def markdown_table(records: Sequence[Record]) -> str:
 # ---- what is shown
 
 
-def _groups(records: Sequence[Record]) -> list[list[Record]]:
+def _groups(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
     """Records of one representation on one data set each."""
-    groups: dict[tuple[str, str], list[Record]] = {}
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
         groups.setdefault((record["dataset"], record["representation"]), []).append(record)
     return list(groups.values())
 
 
-def _chosen(group: Sequence[Record]) -> Record:
+def _chosen(group: Sequence[RunRecord]) -> RunRecord:
     """Of the layers of a sweep, the one whose probe was best on the held-out part of the training set."""
     return max(group, key=lambda record: record["linear_probe"]["held_out_top1"] or 0.0)
 
 
-def _table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+def _table(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
     names = list(dict.fromkeys(record["representation"] for record in records))
     chosen = {(group[0]["dataset"], group[0]["representation"]): _chosen(group) for group in _groups(records)}
@@ -91,7 +91,7 @@ def _table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     return head, lines
 
 
-def _layers(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
+def _layers(records: Sequence[RunRecord]) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, head, lines) of every sweep."""
     found = []
     for group in _groups(records):
@@ -108,7 +108,7 @@ def _layers(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[s
     return found
 
 
-def _origins(records: Sequence[Record]) -> list[str]:
+def _origins(records: Sequence[RunRecord]) -> list[str]:
     """Protocols, data, models and machines, each once, as sentences."""
     said: dict[str, None] = {}
     for record in records:
@@ -117,7 +117,7 @@ def _origins(records: Sequence[Record]) -> list[str]:
         if record["test_images_in_train"]:
             said[f"{record['dataset']}: {record['test_images_in_train']} test images are training images too."] = None
         said[f"Linear probe, {record['dataset']}: {probe['protocol']}; seeds {', '.join(map(str, seeds))}."] = None
-        said[f"Neighbours: {knn['protocol']}."] = None
+        said[f"Neighbors: {knn['protocol']}."] = None
         model = record["model"]
         sha256 = model["model_sha256"]
         if sha256:
@@ -138,7 +138,7 @@ def _origins(records: Sequence[Record]) -> list[str]:
     return list(said)
 
 
-def _size(side: Record) -> str:
+def _size(side: RunRecord) -> str:
     drawn = f" of {side['of']:,} ({side['drawn']})" if "of" in side else ""
     split = f" ({side['split']})" if "split" in side else ""
     return f"{side['images']:,}{drawn}{split} images of {side['classes']} classes"
@@ -147,7 +147,7 @@ def _size(side: Record) -> str:
 # ---- files
 
 
-def _markdown(name: str, records: Sequence[Record], plots: Sequence[str]) -> str:
+def _markdown(name: str, records: Sequence[RunRecord], plots: Sequence[str]) -> str:
     parts = [f"# {name}", markdown_table(records), *(f"![{plot}]({plot})" for plot in plots)]
     for title, head, lines in _layers(records):
         parts += [f"## {title}", _markdown_lines(head, lines)]
@@ -162,7 +162,7 @@ def _markdown_lines(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([first, f"|{'|'.join(rule)}|", *rest])
 
 
-def _page(name: str, records: Sequence[Record], plots: Mapping[str, Path]) -> str:
+def _page(name: str, records: Sequence[RunRecord], plots: Mapping[str, Path]) -> str:
     parts = [f"<h1>{html.escape(name)}</h1>", _html_table(*_table(records))]
     titles = {"bars": "Linear probe, at the chosen layer, with 95 % intervals", "layers": "Every block"}
     for kind, path in plots.items():

@@ -16,7 +16,7 @@ from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints.pretrained import load
 from bigr_repr.evaluate.representations.base import Representation
 from bigr_repr.evaluate.representations.hidden import Hidden, untrained
-from bigr_repr.evaluate.representations.pixels import Pixels
+from bigr_repr.evaluate.representations.pixels import PixelRepresentation
 from bigr_repr.evaluate.representations.timm_backbones import TimmBackbone
 from bigr_repr.system.devices import choose_device
 
@@ -28,7 +28,7 @@ def open_representation(name: str, *, device: str | None = None, seed: int = 0) 
     """
     kind, _, rest = name.partition(":")
     if kind == "pixels":
-        return Pixels(name, rest)
+        return PixelRepresentation(name, rest)
     if kind == "timm":
         return TimmBackbone(rest, choose_device(device), seed)
     if kind in ("random", "random-generator"):

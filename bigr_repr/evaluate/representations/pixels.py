@@ -18,7 +18,7 @@ from bigr_repr.images.decode import center_crop
 _PIXELS: Final = 32
 
 
-class Pixels(Representation):
+class PixelRepresentation(Representation):
     """The pixels of the middle square, as numbers 0..255."""
 
     def __init__(self, name: str, side: str) -> None:

@@ -1,4 +1,4 @@
-"""Benchmarks of representations: features once, then probes and nearest neighbours, as rows that say how they came.
+"""Benchmarks of representations: features once, then probes and nearest neighbors, as rows that say how they came.
 
 Puts together what the modules beside it do; knows neither commands nor tables.
 """
@@ -84,7 +84,7 @@ def bench(
     rows = []
     for done, view in enumerate(features.train):
         if neighbors:
-            on_progress("neighbours", done, len(features.train))
+            on_progress("neighbors", done, len(features.train))
         found = _knn(features, view, settings, fitting) if neighbors else None
         rows.append(
             BenchRow(
@@ -97,7 +97,7 @@ def bench(
             )
         )
     if neighbors:
-        on_progress("neighbours", len(rows), len(rows))
+        on_progress("neighbors", len(rows), len(rows))
     if layers is None and probe:
         _remember(best_row(rows), data.train, settings)
     return rows
@@ -206,7 +206,7 @@ def _probes(features: BenchFeatures, settings: BenchSettings, on_progress: OnPro
 
 
 def _fitting(k: Sequence[int], train: Part) -> list[int]:
-    """The numbers of neighbours that the training images suffice for; others are logged."""
+    """The numbers of neighbors that the training images suffice for; others are logged."""
     fitting = [value for value in k if value <= len(train)]
     if not fitting:
         raise ValueError(f"k={tuple(k)} are all above the {len(train)} training images; give smaller ones")

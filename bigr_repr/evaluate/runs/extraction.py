@@ -1,6 +1,6 @@
 """Features of both sides of a benchmark: from the cache, extracted, or read from embedding data sets.
 
-Knows nothing of probes or neighbours.
+Knows nothing of probes or neighbors.
 """
 
 # n rows (images), D features
@@ -41,7 +41,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings:
-    """How features are measured. protocol and seeds are the probe's, k, temperature and center the neighbours'
+    """How features are measured. protocol and seeds are the probe's, k, temperature and center the neighbors'
     (see `knn`). Raises ValueError for an unknown protocol or pool, no seeds, or numbers out of range.
 
     pool: how the tokens of a block become one vector, "avg", "max" or "avg+max". codes: the tokenizer's bits instead of

@@ -15,7 +15,7 @@ from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
 from bigr_repr.retrieval.codes.binarizer import BINARIZERS, Binarizer, fit_binarizer
 from bigr_repr.retrieval.codes.provenance import BITS, FEATURES, origin_of
 from bigr_repr.retrieval.codes.regions import TokenLayout
-from bigr_repr.retrieval.codes.rows import Rows, id_array
+from bigr_repr.retrieval.codes.rows import IndexRows, id_array
 
 _SAMPLE: Final = 48 << 20  # bytes of float32 that a binarizer is fitted on
 _SAMPLE_ROWS: Final = 1 << 16
@@ -74,20 +74,20 @@ class DataCodes:
         if n_bits not in (None, self.data.n_bits):
             raise ValueError(f"n_bits={n_bits}: the tokenizer's codes here have {self.data.n_bits}; leave n_bits out")
 
-    def batches(self, vectors: str | None = None) -> Iterator[Rows]:
+    def batches(self, vectors: str | None = None) -> Iterator[IndexRows]:
         """All rows in order, in chunks; vectors: keep them too, as "float16" or "float32", where there are some."""
         if self.layer is None:
             for paths, codes in self.data.code_batches():
-                yield Rows(ids=id_array(paths, len(paths)), codes=codes)
+                yield IndexRows(ids=id_array(paths, len(paths)), codes=codes)
             return
         for batch in self._vector_batches():
             kept = None if vectors is None else self._stored(batch, vectors)
             if self.binarizer is None:
                 assert batch.codes is not None
-                yield Rows(ids=id_array(batch.paths, len(batch.paths)), codes=batch.codes, vectors=kept)
+                yield IndexRows(ids=id_array(batch.paths, len(batch.paths)), codes=batch.codes, vectors=kept)
             else:
                 codes = self._encode(batch)
-                yield Rows(ids=id_array(batch.paths, len(codes)), codes=codes, tokens=batch.codes, vectors=kept)
+                yield IndexRows(ids=id_array(batch.paths, len(codes)), codes=codes, tokens=batch.codes, vectors=kept)
 
     def _encode(self, batch: Embeddings) -> NDArray[np.uint8]:
         assert self.binarizer is not None

@@ -17,7 +17,7 @@ IdValues: TypeAlias = Sequence[str] | Sequence[int] | NDArray[Any]  # or an Arro
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
+class IndexRows:
     """Parallel arrays of n rows, in memory or mapped from files.
 
     ids: Arrow array of large strings (the paths of a data set) or of int64. codes: uint8 (n, bytes), what is searched.
@@ -58,16 +58,16 @@ class Rows:
         wanted = id_array(ids, len(ids)).cast(self.ids.type)
         return np.asarray(pc.is_in(self.ids, value_set=wanted).to_numpy(zero_copy_only=False), np.bool_)
 
-    def taken(self, rows: NDArray[np.int64]) -> Rows:
+    def taken(self, rows: NDArray[np.int64]) -> IndexRows:
         """Some rows, copied."""
 
         def part(array: NDArray[Any] | None) -> NDArray[Any] | None:
             return None if array is None else array.take(rows, axis=0)
 
         codes = self.codes.take(rows, axis=0)
-        return Rows(ids=self.ids.take(rows), codes=codes, tokens=part(self.tokens), vectors=part(self.vectors))
+        return IndexRows(ids=self.ids.take(rows), codes=codes, tokens=part(self.tokens), vectors=part(self.vectors))
 
-    def joined(self, more: Rows) -> Rows:
+    def joined(self, more: IndexRows) -> IndexRows:
         """These rows and more of the same make behind them, copied.
 
         Raises ValueError for parts that one side lacks or that differ in width, or for an id that is there already.

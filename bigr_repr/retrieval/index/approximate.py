@@ -3,7 +3,7 @@
 Searches may run in several threads at once; adding and removing must be alone.
 """
 
-# n rows (stored codes), q queries, k neighbours
+# n rows (stored codes), q queries, k neighbors
 
 from __future__ import annotations
 
@@ -205,6 +205,6 @@ def _balanced_first(codes: NDArray[np.uint8], settings: IndexSettings) -> NDArra
     imbalance = np.abs(np.unpackbits(sample, axis=1).mean(axis=0) - 0.5)
     order = np.argsort(imbalance, kind="stable")
     keys = (settings.hash_bits or 1) * settings.tables
-    # Twice as many candidates as needed, so that neighbouring, correlated bits spread over the tables.
+    # Twice as many candidates as needed, so that neighboring, correlated bits spread over the tables.
     front = random.permutation(order[: min(len(order), 2 * keys)])
     return np.concatenate([front, order[len(front) :]])

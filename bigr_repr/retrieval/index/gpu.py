@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.retrieval.index.scan import Scanned
 
-MOST_NEIGHBOURS: Final = 2048  # that FAISS's kernels keep per query
+MOST_NEIGHBORS: Final = 2048  # that FAISS's kernels keep per query
 
 
 def gpu_count() -> int:

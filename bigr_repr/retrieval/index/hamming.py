@@ -1,6 +1,6 @@
 """HammingIndex: packed codes with ids, searched by Hamming distance. Knows nothing of images or models."""
 
-# n rows (images), q queries, k neighbours, D features
+# n rows (images), q queries, k neighbors, D features
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from bigr_repr._typing import PathLike
 from bigr_repr.codes import check_length
 from bigr_repr.retrieval.codes.binarizer import Binarizer, finite_rows
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
-from bigr_repr.retrieval.codes.rows import IdValues, Rows, id_array, packed
+from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, id_array, packed
 from bigr_repr.retrieval.index import storage
 from bigr_repr.retrieval.index.approximate import Approximate
-from bigr_repr.retrieval.index.gpu import MOST_NEIGHBOURS, GpuFlat, gpu_count
+from bigr_repr.retrieval.index.gpu import MOST_NEIGHBORS, GpuFlat, gpu_count
 from bigr_repr.retrieval.index.recall import SelfCheck, check_recall
 from bigr_repr.retrieval.index.rescore import by_cosine
 from bigr_repr.retrieval.index.scan import Scanned, scan, scan_masked
@@ -56,7 +56,7 @@ class HammingIndex:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: IndexRows,
         n_bits: int,
         settings: IndexSettings,
         approximate: Approximate | None,
@@ -102,11 +102,11 @@ class HammingIndex:
             if len(floats) != len(array):
                 raise ValueError(f"{len(floats)} vectors for {len(array)} codes; give one per code")
         layout = None if bits_per_token is None else TokenLayout.square(bits, bits_per_token)
-        rows = Rows(ids=id_array(ids, len(array), distinct=True), codes=array, vectors=floats)
+        rows = IndexRows(ids=id_array(ids, len(array), distinct=True), codes=array, vectors=floats)
         return cls.of_rows(rows, bits, settings, layout=layout)
 
     @classmethod
-    def of_rows(cls, rows: Rows, n_bits: int, settings: IndexSettings, **parts: Any) -> HammingIndex:
+    def of_rows(cls, rows: IndexRows, n_bits: int, settings: IndexSettings, **parts: Any) -> HammingIndex:
         """An index of rows as they are; parts: as the constructor's. Builds, tunes and checks approximate kinds."""
         if settings.exact or not len(rows):
             return cls(rows, n_bits, settings, None, **parts)
@@ -149,7 +149,7 @@ class HammingIndex:
             raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; a flat index is exact")
         if self._approximate is not None:
             return self._approximate.search(wanted, k, self._effort(effort))
-        if self._gpu is not None and k <= MOST_NEIGHBOURS:
+        if self._gpu is not None and k <= MOST_NEIGHBORS:
             return self._gpu.search(wanted, k)
         return scan(self.rows.codes, wanted, k)
 
@@ -233,7 +233,7 @@ class HammingIndex:
     def to(self, device: str) -> HammingIndex:
         """Search on "cpu", on "cuda", or on "auto": a GPU if FAISS sees one and the index is flat, else the CPU.
 
-        Regions, and more neighbours than FAISS finds on a GPU (2,048), are searched on the CPU always. Returns self.
+        Regions, and more neighbors than FAISS finds on a GPU (2,048), are searched on the CPU always. Returns self.
 
         Raises ValueError for "cuda" without a GPU, or for a kind that FAISS has no GPU search of.
         """
@@ -268,7 +268,7 @@ class HammingIndex:
         """
         array = packed(codes, self.rows.codes.shape[1], "codes")
         check_length(array, self.n_bits)
-        more = Rows(
+        more = IndexRows(
             ids=id_array(ids, len(array), distinct=True), codes=array,
             tokens=None if tokens is None else packed(tokens, None, "tokens"),
             vectors=None if vectors is None else finite_rows("vectors", vectors),
@@ -305,7 +305,7 @@ class HammingIndex:
     def _take(self, built: HammingIndex) -> None:
         self.settings, self._approximate, self.self_check = built.settings, built._approximate, built.self_check
 
-    def _changed(self, rows: Rows) -> None:
+    def _changed(self, rows: IndexRows) -> None:
         self.rows = rows
         if self._gpu is not None:
             self._gpu = GpuFlat(rows.codes)

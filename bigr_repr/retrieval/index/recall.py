@@ -1,10 +1,10 @@
 """How much of exact search an approximate index finds, equal distances credited. Knows nothing of kinds or files.
 
-Many codes lie at the same distance, so there is no one right list of ten: a neighbour counts if it is no farther than
+Many codes lie at the same distance, so there is no one right list of ten: a neighbor counts if it is no farther than
 the k-th of exact search, whichever of the equally far ones it is.
 """
 
-# n rows, q queries, k neighbours
+# n rows, q queries, k neighbors
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bigr_repr.retrieval.index.settings import IndexSettings
 __all__ = ["SelfCheck", "recall_with_ties"]
 
 _QUERIES: Final = 200
-_NEIGHBOURS: Final = 10
+_NEIGHBORS: Final = 10
 
 
 def recall_with_ties(found: ArrayLike, exact: ArrayLike) -> float:
@@ -90,7 +90,7 @@ def check_recall(
     """
     sample = np.random.default_rng(settings.seed).choice(len(codes), min(_QUERIES, len(codes)), replace=False)
     queries = np.ascontiguousarray(codes[np.sort(sample)])
-    k = min(_NEIGHBOURS, max(1, len(codes) - 1))
+    k = min(_NEIGHBORS, max(1, len(codes) - 1))
     reach = min(k + 1, len(codes))
     exact = scan(codes, queries, reach).distances
     curve: dict[int, float] = {}
@@ -98,7 +98,7 @@ def check_recall(
     for effort in efforts if settings.effort is None else [settings.effort]:
         found = search(queries, reach, effort).distances
         itself = float((found[:, 0] == 0).mean())
-        # The nearest is the query itself, or its like: what is left of both lists are the neighbours.
+        # The nearest is the query itself, or its like: what is left of both lists are the neighbors.
         curve[effort] = recall_with_ties(found[:, -k:], exact[:, -k:])
         if settings.effort is None and curve[effort] >= settings.target_recall:
             break

@@ -1,6 +1,6 @@
 """The order of a shortlist by cosine distance of stored vectors, of which only the shortlist is read."""
 
-# q queries, s shortlisted, k neighbours, D features
+# q queries, s shortlisted, k neighbors, D features
 
 from __future__ import annotations
 

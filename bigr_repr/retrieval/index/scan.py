@@ -5,7 +5,7 @@ pass over it. A single query is spread over the cores by rows, many queries by q
 whole process, so that several callers at once share the cores instead of fighting for them.
 """
 
-# n rows (stored codes), q queries, k neighbours
+# n rows (stored codes), q queries, k neighbors
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bigr_repr.system.threads import cores
 
 _BLOCK: Final = 1 << 20  # bytes of codes that a scan of several queries takes at a time; half an ordinary L2 cache
-_ROWS_A_NEIGHBOUR: Final = 2048  # smaller blocks spend more on filling heaps anew than the cache saves
+_ROWS_A_NEIGHBOR: Final = 2048  # smaller blocks spend more on filling heaps anew than the cache saves
 _QUERIES: Final = 64  # at a time, which bounds what is held while blocks are merged
 _PENDING: Final = 1 << 22  # candidates kept before they are merged
 _ROW_BITS: Final = 40  # of a sorting key: distance above, row below
@@ -133,7 +133,7 @@ def _shards(rows: int, count: int) -> list[slice]:
 
 def _nearest_keys(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, rows: slice) -> NDArray[np.int64]:
     """Sorting keys (q, <= k) of the nearest of some rows."""
-    step = max(_BLOCK // codes.shape[1], _ROWS_A_NEIGHBOUR * k) if len(queries) > 1 else rows.stop - rows.start
+    step = max(_BLOCK // codes.shape[1], _ROWS_A_NEIGHBOR * k) if len(queries) > 1 else rows.stop - rows.start
     found: list[NDArray[np.int64]] = []
     pending = 0
     for start in range(rows.start, rows.stop, max(1, step)):

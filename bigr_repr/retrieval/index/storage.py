@@ -17,7 +17,7 @@ from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.provenance import checked_origin
 from bigr_repr.retrieval.codes.regions import TokenLayout
-from bigr_repr.retrieval.codes.rows import Rows
+from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.index.approximate import Approximate
 from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, FolderWriter, writing
 from bigr_repr.retrieval.index.recall import SelfCheck
@@ -32,7 +32,7 @@ _VECTORS: Final = ("float16", "float32")
 class Parts(NamedTuple):
     """What an index consists of: the rows, what searches them, and what they are."""
 
-    rows: Rows
+    rows: IndexRows
     n_bits: int
     settings: IndexSettings
     approximate: Approximate | None
@@ -50,7 +50,7 @@ class RowWriter:
         self._named: bool | None = None
         self._shapes: dict[str, tuple[np.dtype[Any], int]] = {}
 
-    def append(self, rows: Rows) -> None:
+    def append(self, rows: IndexRows) -> None:
         """Append rows of the same make as those before."""
         if self._named is None:
             self._named = not pa.types.is_integer(rows.ids.type)
@@ -79,7 +79,7 @@ class RowWriter:
             self._writer.append("offsets", bounds[1:] - bounds[0] + self._end)
             self._end += int(bounds[-1] - bounds[0])
 
-    def mapped(self) -> Rows:
+    def mapped(self) -> IndexRows:
         """All rows so far, mapped from the files that were written; nothing can be appended any more."""
         files = {part: self._writer.close_part(part) for part in self._writer.appended}
 
@@ -97,7 +97,7 @@ class RowWriter:
         else:
             offsets = pa.memory_map(str(files["offsets"])).read_buffer()
             names = pa.LargeStringArray.from_buffers(self.count, offsets, ids)
-        return Rows(ids=names, codes=codes, tokens=part("tokens"), vectors=part("vectors"))
+        return IndexRows(ids=names, codes=codes, tokens=part("tokens"), vectors=part("vectors"))
 
     def commit(self, index: Parts) -> None:
         """Write what is not rows, and make all of it the folder's state. index: of the rows appended."""
@@ -156,7 +156,7 @@ def load(folder: Path, *, memory_map: bool, max_bytes: int | None) -> Parts:
     return Parts(rows, n_bits, settings, approximate, _binarizer(reader, n_bits), layout, origin, self_check)
 
 
-def read_rows(reader: FolderReader, *, memory_map: bool) -> Rows:
+def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
     """The rows of a folder."""
     n_bits, count = _whole(reader, "n_bits", 1, _MOST_BITS), _whole(reader, "count", 0, _MOST_ROWS)
     codes = reader.array("codes", "uint8", (count, code_bytes(n_bits)), memory_map=memory_map)
@@ -170,7 +170,7 @@ def read_rows(reader: FolderReader, *, memory_map: bool) -> Rows:
         if dtype not in _VECTORS or not isinstance(width, int) or not 1 <= width <= _MOST_BITS:
             raise reader.damaged(f"vectors are {dtype!r:.20} and {width!r:.20} wide")
         vectors = reader.array("vectors", dtype, (count, width), memory_map=memory_map)
-    return Rows(ids=_ids(reader, count), codes=codes, tokens=tokens, vectors=vectors)
+    return IndexRows(ids=_ids(reader, count), codes=codes, tokens=tokens, vectors=vectors)
 
 
 def _ids(reader: FolderReader, count: int) -> pa.Array:

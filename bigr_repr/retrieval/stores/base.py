@@ -4,7 +4,7 @@ A store keeps one table of row number, id and code per name, and a header that s
 tokenizer's codes beside the search codes stay in the index folder: rescoring, regions and decoding are done there.
 """
 
-# q queries, k neighbours
+# q queries, k neighbors
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bigr_repr.retrieval.index.hamming import Neighbors
 _FORMAT: Final = 1
 _BINARIZER: Final = "binariser"  # in the header it keeps the spelling of the first version
 
-Batch = tuple[int, pa.Array, NDArray[np.uint8]]  # number of the first row, ids, codes
+CodeBatch = tuple[int, pa.Array, NDArray[np.uint8]]  # number of the first row, ids, codes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,7 +75,7 @@ class Store(Protocol):
 
     place: str
 
-    def write(self, header: Header, batches: Iterator[Batch]) -> None:
+    def write(self, header: Header, batches: Iterator[CodeBatch]) -> None:
         """Replace the table; readers see the old one until all is written."""
         ...
 

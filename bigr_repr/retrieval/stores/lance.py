@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.schema import METADATA_KEY
-from bigr_repr.retrieval.stores.base import Batch, Header
+from bigr_repr.retrieval.stores.base import CodeBatch, Header
 
 
 class LanceStore:
@@ -27,7 +27,7 @@ class LanceStore:
         with self._reaching():
             self._connect: Any = lambda: lancedb.connect(where)
 
-    def write(self, header: Header, batches: Iterator[Batch]) -> None:
+    def write(self, header: Header, batches: Iterator[CodeBatch]) -> None:
         """One version of the table is committed after all rows: until then readers see the one before."""
         from lancedb.index import IvfFlat
 

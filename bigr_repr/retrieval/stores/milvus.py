@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval.stores.base import Batch, Header
+from bigr_repr.retrieval.stores.base import CodeBatch, Header
 
 _TEXT: Final = 60_000  # of a header in one row; Milvus takes 65 535 bytes
 _PARTS: Final = 2_000  # rows of a header that are read at most
@@ -48,7 +48,7 @@ class MilvusStore:
             warnings.simplefilter("ignore")
             return MilvusClient(self._where, token=os.environ.get("MILVUS_TOKEN", ""), timeout=_SECONDS)
 
-    def write(self, header: Header, batches: Iterator[Batch]) -> None:
+    def write(self, header: Header, batches: Iterator[CodeBatch]) -> None:
         """The rows as a new collection, then the header that names it, then the old rows go."""
         rows = f"{self._name}_{secrets.token_hex(6)}"
         before = self._parts()[0] if self._has(self._header) else None

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from bigr_repr.retrieval.index.hamming import HammingIndex
-from bigr_repr.retrieval.stores.base import Batch, Header, Store, StoreIndex
+from bigr_repr.retrieval.stores.base import CodeBatch, Header, Store, StoreIndex
 
 KINDS: Final = ("flat", "ivf")
 _CHUNK: Final = 4 << 20  # bytes of codes sent at a time
@@ -50,7 +50,7 @@ def push(index: HammingIndex, place: str, name: str = "images", *, kind: str = "
     return StoreIndex(store)
 
 
-def _batches(index: HammingIndex) -> Iterator[Batch]:
+def _batches(index: HammingIndex) -> Iterator[CodeBatch]:
     ids = index.ids.cast(pa.string())
     step = max(1, min(_CHUNK_ROWS, _CHUNK // index.rows.codes.shape[1]))
     for start in range(0, len(index), step):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from bigr_repr.painting.photos import Pasting
 from bigr_repr.sampling.settings import FAST, ORDERS
-from bigr_repr_cli.app.studio import Choices, Order, Picture, Studio, Watch
+from bigr_repr_cli.app.studio import Choices, DrawRequest, Preview, Studio, Watch
 
 _ASPECTS = {"1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "21:9": 21 / 9, "3:4": 3 / 4, "9:16": 9 / 16}
 _CSS = """
@@ -80,7 +80,7 @@ def _drawn(work: Callable[[Watch], list[Path]], halted: Callable[[], bool]) -> I
     shown: Image.Image | None = None
     gone = threading.Event()
 
-    def watch(done: float, total: float, picture: Picture | None) -> None:
+    def watch(done: float, total: float, picture: Preview | None) -> None:
         nonlocal looked, cost, shown
         if halted() or gone.is_set():
             raise _StopError
@@ -319,8 +319,8 @@ class Page:
             values[self.start], values[self.end], values[self.frames], self._choices(values), watch
         )
 
-    def _order(self, values: Values) -> Order:
-        return Order(
+    def _order(self, values: Values) -> DrawRequest:
+        return DrawRequest(
             photo=values[self.photo],
             strokes=(values[self.editor] or {"layers": ()})["layers"],
             label=values[self.label],

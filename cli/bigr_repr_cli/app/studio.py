@@ -35,8 +35,8 @@ from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import FAST
 from bigr_repr.system.files import replacing
 
-Picture = Callable[[], Image.Image]  # one that is being drawn, as far as it is
-Watch = Callable[[float, float, Picture | None], object]  # done, total, and what there is to see, if anything
+Preview = Callable[[], Image.Image]  # one that is being drawn, as far as it is
+Watch = Callable[[float, float, Preview | None], object]  # done, total, and what there is to see, if anything
 SHOWN = 1024  # pixels of the longer side of the copy that is painted on
 
 
@@ -64,7 +64,7 @@ class Choices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class DrawRequest:
     """What is to be done to a photograph.
 
     strokes: what was painted on the copy, RGBA uint8 (h, w, 4) each, of any size; opaque to any degree is marked.
@@ -99,18 +99,18 @@ class Studio:
         image.thumbnail((SHOWN, SHOWN))
         return image
 
-    def inpaint(self, order: Order, watch: Watch) -> list[Path]:
+    def inpaint(self, order: DrawRequest, watch: Watch) -> list[Path]:
         """What is under the strokes painted anew."""
         file = self._file(order, "inpainted")
         if not file.masks:
             raise ValueError("nothing is marked; paint over what is to be replaced")
         return self._painted(inpaint_file, file, order, watch)
 
-    def enrich(self, order: Order, watch: Watch) -> list[Path]:
+    def enrich(self, order: DrawRequest, watch: Watch) -> list[Path]:
         """New detail under the strokes, or everywhere if there are none."""
         return self._painted(enrich_file, self._file(order, "enriched"), order, watch)
 
-    def outpaint(self, order: Order, aspect: float, watch: Watch) -> list[Path]:
+    def outpaint(self, order: DrawRequest, aspect: float, watch: Watch) -> list[Path]:
         """The photograph continued on both sides to an aspect, width over height."""
         file = self._file(dataclasses.replace(order, strokes=()), "outpainted")
         return self._painted(partial(outpaint_file, aspect=aspect), file, order, watch)
@@ -132,7 +132,7 @@ class Studio:
         )
         return [*done.also, *done.images]
 
-    def _painted(self, paint: Callable[..., Written], file: PhotoFile, order: Order, watch: Watch) -> list[Path]:
+    def _painted(self, paint: Callable[..., Written], file: PhotoFile, order: DrawRequest, watch: Watch) -> list[Path]:
         try:
             labels = class_list(self.pre.config, [order.label]) if order.label else None
             done = paint(
@@ -161,7 +161,7 @@ class Studio:
         options = choices.options() | {"callback": keep}
         return {"on_progress": lambda done, total: watch(done, total, picture), **options}
 
-    def _file(self, order: Order, name: str) -> PhotoFile:
+    def _file(self, order: DrawRequest, name: str) -> PhotoFile:
         """Photograph and result; the strokes as a mask beside it, so that the picture can be made again."""
         if order.photo is None:
             raise ValueError("no photograph is open; open one first")

@@ -34,7 +34,7 @@ def command(
     ] = [],  # noqa: B006
     pool: o.Pool = o.Pooling.avg,
     k: Annotated[
-        int, typer.Option("-k", "--k", min=1, help="Nearest neighbours that precision and recall reach to.")
+        int, typer.Option("-k", "--k", min=1, help="Nearest neighbors that precision and recall reach to.")
     ] = 3,
     seed: o.Seed = 0,
     device: Device = "auto",

@@ -1,4 +1,4 @@
-"""`bigr-repr bench map`, `neighbours`, `confusion` and `cka`: pictures of features."""
+"""`bigr-repr bench map`, `neighbors`, `confusion` and `cka`: pictures of features."""
 
 import json
 from enum import StrEnum
@@ -35,7 +35,7 @@ def map_command(
     batch_size: o.BatchSize = 32,
     workers: o.Workers = None,
 ) -> None:
-    """Draw the test images' features as points in the plane, coloured by class."""
+    """Draw the test images' features as points in the plane, colored by class."""
     o.check_picture(out, ".png", ".svg")
     layers = _layers(layer)
     from bigr_repr.evaluate.reports.drawings import draw_map
@@ -49,7 +49,7 @@ def map_command(
     typer.echo(f"map: {out}")
 
 
-def neighbours(
+def neighbors(
     out: _Out,
     queries: Annotated[int, typer.Option(min=1, help="Test images to show, from every class in proportion.")] = 10,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Training images to show beside each.")] = 8,
@@ -81,7 +81,7 @@ def neighbours(
     data = o.open_sides(dataset, train_on, test_on, root, limit, None, seed)
     with bench_progress() as on_progress:
         draw_neighbors(model, data, settings, out, layers=layers, queries=queries, k=k, on_progress=on_progress)
-    typer.echo(f"neighbours: {out}")
+    typer.echo(f"neighbors: {out}")
 
 
 def confusion(

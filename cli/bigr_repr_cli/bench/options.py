@@ -70,8 +70,8 @@ Protocol = Annotated[
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Times to train the probe, with random seeds counted up from --seed.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed, also of the choice of images where there is a limit.")]
-Neighbours = Annotated[
-    str, typer.Option("-k", "--k", help="Numbers of nearest neighbours that vote, separated by commas.")
+Neighbors = Annotated[
+    str, typer.Option("-k", "--k", help="Numbers of nearest neighbors that vote, separated by commas.")
 ]
 Center = Annotated[bool, typer.Option("--center", help="Subtract the mean of the training features before the cosine.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that the network takes at a time.")]
@@ -128,11 +128,11 @@ def make_settings(
     workers: int | None = None,
 ) -> BenchSettings:
     """Settings of the library from options."""
-    neighbours = parse_numbers(k, "--k")
+    neighbors = parse_numbers(k, "--k")
     from bigr_repr.evaluate.runs.cache import default_cache
     from bigr_repr.evaluate.runs.extraction import BenchSettings
 
     return BenchSettings(
-        protocol=str(protocol), seeds=tuple(range(seed, seed + seeds)), k=neighbours, center=center, pool=str(pool),
+        protocol=str(protocol), seeds=tuple(range(seed, seed + seeds)), k=neighbors, center=center, pool=str(pool),
         codes=codes, device=device, cache=cache or default_cache(), batch_size=batch_size, workers=workers,
     )  # fmt: skip

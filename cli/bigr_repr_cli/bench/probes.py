@@ -62,7 +62,7 @@ def knn(
     layer: o.Layer = [],  # noqa: B006
     pool: o.Pool = o.Pooling.avg,
     codes: o.BitCodes = False,
-    k: o.Neighbours = "10,20,100,200",
+    k: o.Neighbors = "10,20,100,200",
     center: o.Center = False,
     seed: o.Seed = 0,
     device: Device = "auto",
@@ -101,7 +101,7 @@ def layers(
     protocol: o.Protocol = o.Probe.logreg,
     seeds: o.Seeds = 1,
     seed: o.Seed = 0,
-    k: o.Neighbours = "10,20,100,200",
+    k: o.Neighbors = "10,20,100,200",
     center: o.Center = False,
     device: Device = "auto",
     cache: o.Cache = None,

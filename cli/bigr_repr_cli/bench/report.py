@@ -25,7 +25,7 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None
     typer.echo(
         f"{first.representation} on {first.dataset}: {_size(first.facts, 'train')}, {_size(first.facts, 'test')}"
     )
-    Console().print(_neighbours_table(rows) if first.probe is None else _probe_table(rows, best))
+    Console().print(_neighbors_table(rows) if first.probe is None else _probe_table(rows, best))
     for found in (first.probe, first.knn):
         if found:
             typer.echo(found.protocol)
@@ -39,7 +39,7 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None
 
 
 def _probe_table(rows: Sequence[BenchRow], best: BenchRow | None) -> Table:
-    """One line per layer: the probe, then top-1 of every number of neighbours."""
+    """One line per layer: the probe, then top-1 of every number of neighbors."""
     names = {
         name for row in rows if row.probe for found in row.probe.settings for name, value in found.items() if value
     }
@@ -55,8 +55,8 @@ def _probe_table(rows: Sequence[BenchRow], best: BenchRow | None) -> Table:
     return table
 
 
-def _neighbours_table(rows: Sequence[BenchRow]) -> Table:
-    """One line per layer and number of neighbours."""
+def _neighbors_table(rows: Sequence[BenchRow]) -> Table:
+    """One line per layer and number of neighbors."""
     table = _table("features", ["k", "top-1", "top-5", "95 %"])
     for row in rows:
         assert row.knn is not None

@@ -21,17 +21,17 @@ from bigr_repr_cli.draw.photo import (
 )
 from bigr_repr_cli.draw.sampling import Sampling, sampling_command
 
-Pixels = Annotated[int, typer.Option(min=0, help="Pixels to add on this side.")]
+AddedPixels = Annotated[int, typer.Option(min=0, help="Pixels to add on this side.")]
 
 
 @sampling_command
 def command(
     sampling: Sampling,
     image: Photo,
-    left: Pixels = 0,
-    top: Pixels = 0,
-    right: Pixels = 0,
-    bottom: Pixels = 0,
+    left: AddedPixels = 0,
+    top: AddedPixels = 0,
+    right: AddedPixels = 0,
+    bottom: AddedPixels = 0,
     aspect: Annotated[
         str | None,
         typer.Option(help="Add what makes width:height this, as 16:9 or 1.78, equally on opposite sides."),

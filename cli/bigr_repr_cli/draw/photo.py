@@ -50,7 +50,7 @@ BlendHow = Annotated[
     Blend,
     typer.Option(
         help="How the painting meets the photograph. none: hard edges, all else unchanged; feather: fades out around "
-        "the marked part; poisson: colours fitted to the surroundings (needs OpenCV)."
+        "the marked part; poisson: colors fitted to the surroundings (needs OpenCV)."
     ),
 ]
 Band = Annotated[

@@ -11,7 +11,7 @@ from bigr_repr_cli.options import Binarizer, Bits, Codes, Json, StoredLayer
 app = typer.Typer(
     no_args_is_help=True, help="Indexes of binary codes: build one from an embedding data set, look at it, copy it."
 )
-Kind = StrEnum("Kind", ["flat", "ivf", "hnsw", "hash"])
+IndexKind = StrEnum("IndexKind", ["flat", "ivf", "hnsw", "hash"])
 Kept = StrEnum("Kept", ["float16", "float32", "none"])
 StoreKind = StrEnum("StoreKind", ["flat", "ivf"])
 
@@ -31,12 +31,12 @@ def build(
     n_bits: Bits = None,
     layer: StoredLayer = None,
     kind: Annotated[
-        Kind,
+        IndexKind,
         typer.Option(
             help="flat: exact search; ivf (lists of near codes), hnsw (a graph) and hash (tables): approximate, and "
             "faster from about a million images."
         ),
-    ] = Kind.flat,
+    ] = IndexKind.flat,
     effort: Annotated[
         int | None,
         typer.Option(

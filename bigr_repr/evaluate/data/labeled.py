@@ -16,7 +16,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class Labeled:
     """Features (n, D) as given, and labels (n,) int64; `name` is what messages call them."""
 
     name: str
@@ -27,7 +27,7 @@ class Labelled:
         return len(self.labels)
 
 
-def labelled(name: str, features: ArrayLike, labels: ArrayLike | None) -> Labelled:
+def labeled(name: str, features: ArrayLike, labels: ArrayLike | None) -> Labeled:
     """Check features (n, D) (bool, integers or floats) and labels (n,) (integers), arrays or CPU tensors.
 
     Raises ValueError for other shapes or types, no rows, numbers of rows that differ, or features that are not finite.
@@ -48,10 +48,10 @@ def labelled(name: str, features: ArrayLike, labels: ArrayLike | None) -> Labell
                 f"{name} features: {len(bad)} of {len(x)} rows are not finite (the first is row {bad[0]}); "
                 "leave those rows out, or extract them again in float32"
             )
-    return Labelled(name, x, y.astype(np.int64))
+    return Labeled(name, x, y.astype(np.int64))
 
 
-def same_width(train: Labelled, test: Labelled) -> None:
+def same_width(train: Labeled, test: Labeled) -> None:
     """Raises ValueError unless both have the same number of features."""
     widths = train.features.shape[1], test.features.shape[1]
     if widths[0] != widths[1]:
@@ -61,7 +61,7 @@ def same_width(train: Labelled, test: Labelled) -> None:
         )
 
 
-def shared_classes(train: Labelled, test: Labelled) -> NDArray[np.int64]:
+def shared_classes(train: Labeled, test: Labeled) -> NDArray[np.int64]:
     """The labels that occur in `train`, sorted.
 
     Raises ValueError for fewer than two, or for labels that only `test` has.
