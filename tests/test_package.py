@@ -212,6 +212,11 @@ def test_no_two_modules_import_each_other() -> None:
     assert not left
 
 
+def test_every_folder_is_a_package() -> None:
+    """A folder without `__init__.py` imports all the same, but type checkers and documentation do not find it."""
+    assert not [str(file) for file in PACKAGE.rglob("*.py") if not (file.parent / "__init__.py").is_file()]
+
+
 def test_the_root_holds_few_modules() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 8
 

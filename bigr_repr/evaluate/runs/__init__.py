@@ -1,0 +1,1 @@
+"""Benchmarks and suites: features extracted once, cached, measured; resumable."""
