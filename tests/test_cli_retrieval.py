@@ -136,6 +136,7 @@ def test_codes_and_decoding_go_round(place: Path, tmp_path: Path, bigr: Run) -> 
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.slow
 def test_odd_names_reach_every_output(place: Path, tmp_path: Path, bigr: Run) -> None:
     """Bytes that are no UTF-8, line breaks, markup, and the longest name that a file can have."""
     names = [b"caf\xe9.png", b"two\nlines.png", b"<i>&.png", "\u732b".encode() * 83 + b".png"]
@@ -309,9 +310,10 @@ def test_vectors_that_are_not_finite_are_named(place: Path, tmp_path: Path, bigr
 
 def test_building_in_chunks_is_building_at_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bigr_repr.retrieval import build
+    from bigr_repr.retrieval.codes import dataset
 
     whole = build.build_index(place / "data", tmp_path / "a", binarizer="itq", n_bits=8, layer=3)
-    monkeypatch.setattr(build, "_BATCH", 4 * 64 * 5)
+    monkeypatch.setattr(dataset, "_BATCH", 4 * 64 * 5)
     parts = build.build_index(place / "data", tmp_path / "b", binarizer="itq", n_bits=8, layer=3)
     np.testing.assert_array_equal(whole.rows.codes, parts.rows.codes)
     np.testing.assert_array_equal(whole.tokens, parts.tokens)
@@ -319,6 +321,7 @@ def test_building_in_chunks_is_building_at_once(place: Path, tmp_path: Path, mon
     assert whole.ids.to_pylist() == parts.ids.to_pylist() == read_embeddings(place / "data", 3).paths
 
 
+@pytest.mark.slow
 def test_memory_of_a_build_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """60 000 rows of 1 024 features, 246 MB, pass through a process that may take 200 MB beyond its libraries."""
     script = f"""
@@ -326,7 +329,7 @@ import numpy as np, pyarrow as pa, pyarrow.parquet as pq, resource, sys
 sys.path.insert(0, "tests")
 from tiny_model import tiny_model
 from dataclasses import replace
-from bigr_repr.embed.recipe import Recipe
+from bigr_repr.embed.dataset.schema import Recipe
 from bigr_repr.retrieval import build_index
 pre = tiny_model()
 config = replace(pre.config, generator=replace(pre.config.generator, dim=1024))

@@ -90,6 +90,7 @@ def test_a_save_that_fails_leaves_the_old_index(tmp_path: Path, monkeypatch: pyt
     assert HammingIndex.load(tmp_path / "i").settings.kind == "flat"
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_saves_leaves_the_old_index(tmp_path: Path) -> None:
     made("flat").save(tmp_path / "i")
     script = (
@@ -103,6 +104,7 @@ def test_a_process_killed_while_it_saves_leaves_the_old_index(tmp_path: Path) ->
     assert not list((tmp_path / "i").glob("search-*"))
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_its_first_save_does_not_bar_the_next(tmp_path: Path) -> None:
     script = (
         "import os, sys; sys.path.insert(0, 'tests'); from test_retrieval_files import made, FolderWriter\n"
@@ -164,7 +166,7 @@ def test_limits_and_missing_files_are_errors_in_words(tmp_path: Path) -> None:
         lambda m: m["files"]["codes"].update(sha256=5),
         lambda m: m["files"].update(evil=m["files"]["codes"]),
         lambda m: m["files"].pop("codes"),
-        lambda m: m.update(binarizer="lsh"),
+        lambda m: m.update(binariser="lsh"),
         lambda m: m.update(self_check={"recall": "x"}),
         lambda m: m.update(format=99),
         lambda m: m.update(ids="other"),
@@ -185,6 +187,7 @@ def test_a_manifest_that_lies_is_refused(change: object, tmp_path: Path) -> None
         HammingIndex.load(tmp_path / "i")
 
 
+@pytest.mark.slow
 def test_no_altered_character_of_a_manifest_passes(tmp_path: Path) -> None:
     made("flat").save(tmp_path / "i")
     path = tmp_path / "i" / "index.json"
@@ -200,7 +203,7 @@ FUZZ = """
 import resource, sys, shutil, random, pathlib
 import numpy as np
 from bigr_repr.retrieval import HammingIndex
-from bigr_repr.retrieval._folder import manifest_digest
+from bigr_repr.retrieval.index.folder import manifest_digest
 import faiss, hashlib, json
 folder, work, resign = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3] == "resign"
 limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + (200 << 10)
@@ -243,6 +246,7 @@ assert outcomes["refused"], outcomes
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("resign", ["damaged", "resign"])
 def test_fuzzed_files_end_in_typed_errors_and_bounded_memory(kind: str, resign: str, tmp_path: Path) -> None:
