@@ -54,8 +54,8 @@ def serve(studio: Studio, host: str, port: int, *, browser: bool) -> None:
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none from elsewhere
         css=_CSS,
     )
-    typer.echo(f"{studio.pre.config.name} paints at http://{host}:{port}; Ctrl-C ends it", err=True)
-    try:
+    try:  # from before anybody can know that there is something to end
+        typer.echo(f"{studio.pre.config.name} paints at http://{host}:{port}; Ctrl-C ends it", err=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         page.close()
@@ -70,7 +70,42 @@ def _check_free(host: str, port: int) -> None:
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from error
 
 
-def _drawn(work: Callable[[Watch], list[Path]], halted: Callable[[], bool]) -> Iterator[list[Any]]:
+class _Threads:
+    """The threads that draw. Once they have been ended, none is started any more."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._running: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+
+    def start(self, work: Callable[[], None]) -> threading.Thread:
+        """A thread that does the work. Raises _StopError after `end`."""
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                with self._lock:
+                    self._running.discard(thread)
+
+        thread = threading.Thread(target=run, name=_THREAD, daemon=True)
+        with self._lock:
+            if self.ended:
+                raise _StopError
+            self._running.add(thread)
+            thread.start()
+        return thread
+
+    def end(self) -> None:
+        """Tell the threads to stop, and wait until they have."""
+        with self._lock:
+            self.ended = True
+            running = list(self._running)
+        for thread in running:
+            thread.join()
+
+
+def _drawn(work: Callable[[Watch], list[Path]], halted: Callable[[], bool], threads: _Threads) -> Iterator[list[Any]]:
     """The pictures for the gallery: what is being drawn, now and then, and in the end all that was drawn.
 
     The work has a thread of its own, which ends when this iterator does. Raises what the work raises, and _StopError.
@@ -82,7 +117,7 @@ def _drawn(work: Callable[[Watch], list[Path]], halted: Callable[[], bool]) -> I
 
     def watch(done: float, total: float, picture: Preview | None) -> None:
         nonlocal looked, cost, shown
-        if halted() or gone.is_set():
+        if halted() or gone.is_set() or threads.ended:
             raise _StopError
         started = time.monotonic()
         if started - looked < max(_LOOK_SECONDS, cost / _LOOK_SHARE):
@@ -102,8 +137,7 @@ def _drawn(work: Callable[[Watch], list[Path]], halted: Callable[[], bool]) -> I
         except BaseException as error:
             told.put(error)
 
-    thread = threading.Thread(target=draw, name=_THREAD, daemon=True)
-    thread.start()
+    thread = threads.start(draw)
     try:
         while (seen := told.get()) is not None:
             if isinstance(seen, BaseException):
@@ -141,7 +175,7 @@ class Page:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self._halted: defaultdict[str | None, threading.Event] = defaultdict(threading.Event)  # by session
-        self._ended = threading.Event()
+        self._threads = _Threads()
         config = studio.pre.config
         with gr.Blocks(
             title=f"bigr-repr: {config.name}", analytics_enabled=False, delete_cache=(86_400, 86_400)
@@ -265,7 +299,7 @@ class Page:
             halted = self._halted[request.session_hash]
             progress(0, desc="drawing")
             try:
-                for seen in _drawn(lambda watch: work(values, watch), lambda: halted.is_set() or self._ended.is_set()):
+                for seen in _drawn(lambda watch: work(values, watch), halted.is_set, self._threads):
                     yield [self._served(each) if isinstance(each, Path) else each for each in seen]
             except _StopError:
                 gr.Info("what was being drawn is not kept", title="Stopped", duration=3)
@@ -288,10 +322,7 @@ class Page:
 
     def close(self) -> None:
         """Stop all that is being drawn, and the server."""
-        self._ended.set()
-        for thread in threading.enumerate():
-            if thread.name == _THREAD:
-                thread.join()
+        self._threads.end()
         self.blocks.close(verbose=False)
 
     def _opened(self, file: str) -> tuple[str, dict[str, Any]]:
