@@ -199,8 +199,8 @@ def test_cka_does_not_see_rotation_and_scale() -> None:
     x, other = rng.normal(size=(200, 12)), rng.normal(size=(200, 300))
     turned = 3 * x @ np.linalg.qr(rng.normal(size=(12, 12)))[0] + 5
     assert cka(x, turned) == pytest.approx(1, abs=1e-5)
-    centerd = x - x.mean(0), other - other.mean(0)
-    gram = [side @ side.T for side in centerd]
+    centered = x - x.mean(0), other - other.mean(0)
+    gram = [side @ side.T for side in centered]
     expected = (gram[0] * gram[1]).sum() / np.sqrt((gram[0] ** 2).sum() * (gram[1] ** 2).sum())
     assert cka(x, other) == pytest.approx(expected, rel=1e-4)  # by either order of the product
     assert cka(x[:20], other[:20]) == pytest.approx(cka(other[:20], x[:20]))

@@ -65,7 +65,7 @@ def test_logistic_regression_is_scikit_learns(digits: Split, c: float) -> None:
 def test_fit_reaches_the_optimum_from_anywhere(blobs: Split) -> None:
     x, y, _, _ = blobs
     data = torch.from_numpy(x).double()
-    problem = LogisticRegression(data, torch.from_numpy(y), 4)  # columns neither centerd nor of equal size
+    problem = LogisticRegression(data, torch.from_numpy(y), 4)  # columns neither centered nor of equal size
     cold, other = problem.fit(0.1, tolerance=1e-10), problem.fit(10.0)
     warm = problem.fit(0.1, other, tolerance=1e-10)
     torch.testing.assert_close(warm.weight, cold.weight, atol=1e-4, rtol=0)
@@ -266,7 +266,7 @@ def test_neighbors_take_bounded_memory(case: tuple[object, ...]) -> None:
     assert int(done.stdout) < 500e6
 
 
-def test_centerd_neighbors_are_those_of_centerd_rows(digits: Split) -> None:
+def test_centered_neighbors_are_those_of_centered_rows(digits: Split) -> None:
     train, labels, test, test_labels = digits
     mean = train.mean(axis=0)
     expected = knn(train - mean, labels, test - mean, test_labels, k=[10])

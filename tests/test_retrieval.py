@@ -398,7 +398,7 @@ def test_a_binarizer_gives_the_same_bits_in_any_batch_and_after_a_file(kind: str
     again = Binarizer.from_safetensors(binarizer.to_safetensors(), kind, "file")
     np.testing.assert_array_equal(again.encode(vectors), codes)
     share = from_bytes(codes, binarizer.n_bits).mean(axis=0)
-    assert (np.abs(share - 0.5) < 0.15).all()  # centerd: every bit halves the data
+    assert (np.abs(share - 0.5) < 0.15).all()  # centered: every bit halves the data
     far = from_bytes(binarizer.encode(6 - vectors), binarizer.n_bits)  # mirrored at about the center
     assert (far != from_bytes(codes, binarizer.n_bits)).mean() > 0.9
 
@@ -409,10 +409,10 @@ def test_binarizers_are_what_faiss_computes() -> None:
     vectors = np.random.default_rng(1).normal(size=(500, 20)).astype(np.float32)
     fitted = faiss.ITQTransform(20, 8, True)
     fitted.itq.seed = 5
-    centerd = vectors - vectors.mean(axis=0)
-    fitted.train(centerd)
+    centered = vectors - vectors.mean(axis=0)
+    fitted.train(centered)
     ours = fit_binarizer("itq", vectors, n_bits=8, seed=5)
-    np.testing.assert_array_equal(from_bytes(ours.encode(vectors), 8), fitted.apply(centerd) > 0)
+    np.testing.assert_array_equal(from_bytes(ours.encode(vectors), 8), fitted.apply(centered) > 0)
 
 
 def test_bad_fits_say_what_is_wrong() -> None:

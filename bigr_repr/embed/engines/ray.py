@@ -233,8 +233,8 @@ class _Worker:
         plan = open_plan(as_place(self._options.folder))
         if plan is None:
             raise FileNotFoundError(
-                f"{self._options.folder}: a Ray worker does not find the plan; name a folder that all nodes share, or an "
-                "object store"
+                f"{self._options.folder}: a Ray worker does not find the plan; name a folder that all nodes share, or "
+                "an object store"
             )
         engine = self._options.engine(self._count, self._pre)
         del self._pre

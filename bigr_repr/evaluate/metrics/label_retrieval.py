@@ -101,7 +101,7 @@ def label_retrieval(
     total = 2 + 2 * (len(kinds) + tokens)
     cosine = _cosine(queries.vectors, base.vectors)
     center = base.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centerd = _cosine(queries.vectors - center, base.vectors - center)
+    centered = _cosine(queries.vectors - center, base.vectors - center)
     rows: list[RetrievalRow] = []
 
     def add(codes: str, n_bits: int | None, distances: Distances, *, rescored: bool = False) -> None:
@@ -115,7 +115,7 @@ def label_retrieval(
         add(codes, n_bits, partial(_rescored, distances, cosine, short), rescored=True)
 
     add("float cosine", None, cosine)
-    add("float cosine, centerd", None, centerd)
+    add("float cosine, centered", None, centered)
     for kind, n_bits in kinds:
         binarizer = fit_binarizer(kind, base.vectors, n_bits=n_bits, seed=seed)
         add_codes(kind, n_bits, binarizer.encode(queries.vectors), binarizer.encode(base.vectors))

@@ -43,7 +43,7 @@ class LogisticRegression:
     """One data set, to be fitted for any number of penalties: x (n, D) floats, y (n,) int64 in 0..K-1.
 
     Columns of x should be standardized; they need not be independent or outnumbered by the rows. Works on x's device
-    and in its dtype (float32 or float64), holding besides x: at first a centerd sample of max(8192, 4 D) rows, a few
+    and in its dtype (float32 or float64), holding besides x: at first a centered sample of max(8192, 4 D) rows, a few
     D x D matrices, 30 times the parameters, and 16 MB of logits.
     """
 
@@ -159,11 +159,11 @@ class LogisticRegression:
         return r
 
 
-def _principal_axes(centerd: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances (r,) along orthonormal axes (D, r) of centerd rows (m, D), r = min(m, D)."""
-    rows, width = centerd.shape
+def _principal_axes(centered: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (r,) along orthonormal axes (D, r) of centered rows (m, D), r = min(m, D)."""
+    rows, width = centered.shape
     if rows < width:
-        _, spread, axes = torch.linalg.svd(centerd, full_matrices=False)
+        _, spread, axes = torch.linalg.svd(centered, full_matrices=False)
         return spread.square() / rows, axes.T.contiguous()
-    variances, axes = torch.linalg.eigh((centerd.T @ centerd) / rows)
+    variances, axes = torch.linalg.eigh((centered.T @ centered) / rows)
     return variances.clamp_min(0), axes

@@ -67,7 +67,7 @@ def confusion(labels: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.int64
 
 
 def cka(one: ArrayLike, other: ArrayLike) -> float:
-    """Linear centerd kernel alignment of two features (n, D) and (n, E) of the same images, in 0..1.
+    """Linear centered kernel alignment of two features (n, D) and (n, E) of the same images, in 0..1.
 
     1: equal up to rotation and scale. Source: Kornblith et al., Similarity of Neural Network Representations Revisited
     (arXiv 1905.00414), equation 5.  Raises ValueError for numbers of rows that differ, or features without any spread.
@@ -77,7 +77,7 @@ def cka(one: ArrayLike, other: ArrayLike) -> float:
 
 def cka_matrix(rows: Mapping[_K, ArrayLike], columns: Mapping[_K, ArrayLike]) -> NDArray[np.float64]:
     """`cka` of every one of `rows` with every one of `columns`."""
-    left, right = ([_centerd(x) for x in side.values()] for side in (rows, columns))
+    left, right = ([_centered(x) for x in side.values()] for side in (rows, columns))
     lengths = {len(x) for x in (*left, *right)}
     if len(lengths) != 1:
         raise ValueError(f"features have {', '.join(map(str, sorted(lengths)))} rows; CKA compares the same images")
@@ -92,7 +92,7 @@ def cka_matrix(rows: Mapping[_K, ArrayLike], columns: Mapping[_K, ArrayLike]) ->
     )
 
 
-def _centerd(features: ArrayLike) -> torch.Tensor:
+def _centered(features: ArrayLike) -> torch.Tensor:
     x = torch.from_numpy(np.asarray(features).astype(np.float32))
     if x.ndim != 2:
         raise ValueError(f"features have shape {tuple(x.shape)}; expected (n, D)")

@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 
 from bigr_repr.datasets import ImageSet
-from bigr_repr.evaluate.runs import best_layer
-from bigr_repr.evaluate.runs.cache import FeatureCache
-from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, OnProgress, features_of
+from bigr_repr.evaluate.data.splits import BenchData, Part
 from bigr_repr.evaluate.metrics.generation import GenerationQuality, generation_quality
-from bigr_repr.evaluate.probes.knn import Knn, knn
 from bigr_repr.evaluate.metrics.label_retrieval import Collection, RetrievalRow, label_retrieval
+from bigr_repr.evaluate.probes.knn import Knn, knn
 from bigr_repr.evaluate.probes.linear_probe import LinearProbe, linear_probes
-from bigr_repr.system.machine import describe_machine
 from bigr_repr.evaluate.probes.protocols import LOGREG
 from bigr_repr.evaluate.representations.base import View
 from bigr_repr.evaluate.representations.open import open_representation
-from bigr_repr.evaluate.data.splits import BenchData, Part
+from bigr_repr.evaluate.runs import best_layer
+from bigr_repr.evaluate.runs.cache import FeatureCache
+from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, OnProgress, features_of
+from bigr_repr.system.machine import describe_machine
 
 __all__ = ["BenchRow", "bench", "bench_generation", "bench_retrieval", "best_row"]
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bigr_repr.system.files import replacing
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import load
-from bigr_repr.evaluate.runs.cache import default_cache
 from bigr_repr.evaluate.data.splits import Part
+from bigr_repr.evaluate.runs.cache import default_cache
+from bigr_repr.system.files import replacing
 
 __all__ = ["recall", "recall_any", "remember"]
 

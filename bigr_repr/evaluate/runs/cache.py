@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigr_repr.system.threads import map_ahead
-from bigr_repr.system.files import replacing
 from bigr_repr._typing import PathLike
 from bigr_repr.datasets import ImageSet
-from bigr_repr.evaluate.representations.base import Representation
 from bigr_repr.evaluate.data.splits import Part
+from bigr_repr.evaluate.representations.base import Representation
 from bigr_repr.images.formats import ImageError
+from bigr_repr.system.files import replacing
+from bigr_repr.system.threads import map_ahead
 
 __all__ = ["DIGESTS", "FeatureCache", "default_cache"]
 

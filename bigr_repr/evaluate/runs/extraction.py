@@ -18,20 +18,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bigr_repr.system.devices import choose_device
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.datasets import ImageSet
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.embed.dataset.schema import differences
+from bigr_repr.evaluate.data.splits import BenchData, Part
+from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
+from bigr_repr.evaluate.representations.base import Representation, View
+from bigr_repr.evaluate.representations.hidden import POOLS, pooled
+from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.cache import DIGESTS, FeatureCache, default_cache
+from bigr_repr.system.devices import choose_device
 from bigr_repr.system.machine import describe_machine
-from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
-from bigr_repr.evaluate.representations.hidden import POOLS, pooled
-from bigr_repr.evaluate.representations.base import Representation, View
-from bigr_repr.evaluate.representations.open import open_representation
-from bigr_repr.evaluate.data.splits import BenchData, Part
 
 __all__ = ["BenchFeatures", "BenchSettings", "OnProgress", "features_of"]
 

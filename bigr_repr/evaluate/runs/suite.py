@@ -28,17 +28,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from bigr_repr.system.files import replacing
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.datasets import ImageSet
-from bigr_repr.evaluate.runs import best_layer
-from bigr_repr.evaluate.runs.bench import bench
-from bigr_repr.evaluate.runs.extraction import BenchSettings
+from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
 from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations.hidden import POOLS
 from bigr_repr.evaluate.representations.open import open_representation
-from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
+from bigr_repr.evaluate.runs import best_layer
+from bigr_repr.evaluate.runs.bench import bench
+from bigr_repr.evaluate.runs.extraction import BenchSettings
+from bigr_repr.system.files import replacing
 
 __all__ = ["Suite", "SuiteData", "SuiteModel", "read_suite", "run_suite"]
 

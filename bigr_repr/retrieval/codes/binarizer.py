@@ -1,7 +1,7 @@
 """Float features to bits: fitted by FAISS's transforms, kept as the affine map they amount to. Knows no images.
 
 Every binarizer here is bit j = [A x]_j > t_j with a matrix A, or none, and thresholds t. FAISS fits A: PCA, a random
-rotation, or ITQ (Gong and Lazebnik, 2011). ITQ as FAISS has it scales each centerd vector to length 1 between centring
+rotation, or ITQ (Gong and Lazebnik, 2011). ITQ as FAISS has it scales each centered vector to length 1 between centring
 and rotating; that changes no sign, so the same form holds.
 """
 
@@ -20,10 +20,10 @@ from bigr_repr.codes import code_bytes, to_bytes
 __all__ = ["BINARIZERS", "Binarizer", "fit_binarizer", "rows_needed"]
 
 BINARIZERS: Final = {
-    "sign": "centerd at the mean, one bit per feature",
+    "sign": "centered at the mean, one bit per feature",
     "median": "above the median or not, one bit per feature",
     "pca": "signs of the first principal components",
-    "rotation": "centerd, signs after a random rotation",
+    "rotation": "centered, signs after a random rotation",
     "itq": "principal components rotated to lose least by rounding (ITQ)",
 }
 _FULL: Final = ("sign", "median")  # one bit per feature, no choice of how many
@@ -134,9 +134,9 @@ def fit_binarizer(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
     center = np.median(sample, axis=0) if kind == "median" else sample.mean(axis=0, dtype=np.float64)
     matrix = None
     if kind not in _FULL:
-        centerd = sample.astype(np.float32)
-        centerd -= center.astype(np.float32)
-        matrix = _matrix(kind, centerd, bits, seed)
+        centered = sample.astype(np.float32)
+        centered -= center.astype(np.float32)
+        matrix = _matrix(kind, centered, bits, seed)
     thresholds = center if matrix is None else matrix.astype(np.float64) @ center
     return Binarizer(kind=kind, matrix=matrix, thresholds=thresholds.astype(np.float64), fitted_on=rows)
 
@@ -146,21 +146,21 @@ def rows_needed(kind: str, n_bits: int) -> int:
     return {"pca": n_bits, "itq": 2 * n_bits}.get(kind, 1)
 
 
-def _matrix(kind: str, centerd: NDArray[np.float32], bits: int, seed: int) -> NDArray[np.float32]:
+def _matrix(kind: str, centered: NDArray[np.float32], bits: int, seed: int) -> NDArray[np.float32]:
     import faiss
 
     transform: Any
-    width = centerd.shape[1]
+    width = centered.shape[1]
     if kind == "rotation":
         transform = faiss.RandomRotationMatrix(width, bits)
         transform.init(seed)
     elif kind == "pca":
         transform = faiss.PCAMatrix(width, bits)
-        transform.train(centerd)
+        transform.train(centered)
     else:
         fitted = faiss.ITQTransform(width, bits, True)
         fitted.itq.seed = seed
-        fitted.train(centerd)
+        fitted.train(centered)
         transform = fitted.pca_then_itq
     matrix = faiss.vector_to_array(transform.A).reshape(-1, width)[:bits]
     if not np.isfinite(matrix).all():
