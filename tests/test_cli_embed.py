@@ -74,6 +74,14 @@ def test_layers_in_either_notation(place: Path, tmp_path: Path, bigr: Run) -> No
     assert data.labels == ["a"] * 4 + ["b"] * 3
 
 
+@pytest.mark.parametrize("name", ["--store-dtype", "--dtype"])  # the second one: its former name
+def test_vectors_are_stored_and_computed_as_asked(place: Path, tmp_path: Path, bigr: Run, name: str) -> None:
+    assert bigr("embed", place / "photos", "--layer", "2", name, "float16", "--precision", "bf16")[0] == 0
+    opened = EmbeddingSet(tmp_path / "embeddings")
+    assert (opened.provenance["dtype"], opened.provenance["precision"]) == ("float16", "bfloat16")
+    assert opened.read().vectors.dtype == np.float16
+
+
 def test_layers_as_several_words(place: Path, tmp_path: Path, bigr: Run) -> None:
     (tmp_path / "2").mkdir()
     write_pictures(tmp_path / "2", 1)

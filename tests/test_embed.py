@@ -105,7 +105,7 @@ def test_layers_codes_and_labels_are_columns(pre: Pretrained, photos: Path, tmp_
 
 
 def test_tokens_unpooled_and_half_precision(pre: Pretrained, photos: Path, tmp_path: Path) -> None:
-    run(photos, tmp_path / "out", pre, pool="none", dtype="float16")
+    run(photos, tmp_path / "out", pre, pool="none", store_dtype="float16")
     data = read_embeddings(tmp_path / "out")
     assert data.vectors.shape == (23, 16, 64)
     assert data.vectors.dtype == np.float16
@@ -341,7 +341,7 @@ def test_what_float16_cannot_hold_is_not_written(photos: Path, tmp_path: Path) -
     large = tiny_model()
     large.generator.transformer.tok_embeddings.bias.data.fill_(1e5)
     with pytest.raises(ValueError, match="store float32"):
-        run(photos, tmp_path / "out", large, dtype="float16")
+        run(photos, tmp_path / "out", large, store_dtype="float16")
     assert run(photos, tmp_path / "wide", large).rows == 23
 
 
@@ -446,8 +446,8 @@ def test_failed_images_are_tried_again_and_only_they(pre: Pretrained, tmp_path: 
     [
         ({"layers": [1]}, r"layers was \[2\], is \[1\]"),
         ({"pool": "none"}, "pooling was avg, is none"),
-        ({"dtype": "float16"}, "dtype was float32, is float16"),
-        ({"precision": "bfloat16"}, "precision was float32, is bfloat16"),
+        ({"store_dtype": "float16"}, "store_dtype was float32, is float16"),
+        ({"dtype": "bfloat16"}, "dtype was float32, is bfloat16"),
         ({"codes": True}, "n_bits was null, is 192"),
         ({"unit_size": 7}, "unit_size was 5, is 7"),
         ({"resume": False}, "holds embeddings already"),

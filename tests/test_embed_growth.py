@@ -24,6 +24,8 @@ from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.embed import EmbedSummary, Progress, embed_images, export_embeddings, read_embeddings
 from bigr_repr.embed.dataset.plan import commit_plan, list_inputs
 from bigr_repr.embed.engines import batching, local, network
+from bigr_repr.embed.inputs import dedup
+from bigr_repr.embed.inputs.fetch import EncodedPicture
 from bigr_repr.embed.inputs.update import KnownInputs
 from bigr_repr.features.extractor import FeatureExtractor, Features
 from bigr_repr.images.find import Source, unescape_path
@@ -51,6 +53,19 @@ def lines_of(file: Path) -> list[dict[str, str]]:
 
 def shards(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in out.glob("part-*")}
+
+
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the inputs that are read for their digests from now on."""
+    names: list[str] = []
+    digest = dedup._digest
+
+    def noted(picture: EncodedPicture) -> bytes:
+        names.append(Path(picture.name).name)
+        return digest(picture)
+
+    monkeypatch.setattr(dedup, "_digest", noted)
+    return names
 
 
 # ---- update
@@ -258,6 +273,30 @@ def test_doubles_of_a_failure_that_are_mended_get_rows(pre: Pretrained, tmp_path
     run(photos, tmp_path / "whole", pre)
     rows = rows_of(tmp_path / "whole")
     assert {path: rows[path] for path in rows_of(out)} == rows_of(out)
+
+
+def test_a_retry_hashes_only_failed_images_that_have_doubles_and_those(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    paths = write_pictures(photos, 7)
+    good = paths[5].read_bytes()
+    for place in (1, 4, 5):
+        paths[place].write_bytes(b"403 Forbidden")
+    paths[2].write_bytes(b"fails alone")
+    shutil.copy(paths[3], paths[6])
+    assert run(photos, out, pre, dedup="exact").duplicates == 3
+    paths[5].write_bytes(good)
+    names = hashed(monkeypatch)
+    run(photos, out, pre, dedup="exact", retry_failed=True)
+    assert sorted(names) == ["00001.png", "00004.png", "00005.png"]
+    paths[4].write_bytes(b"404 Not Found")
+    names.clear()
+    run(photos, out, pre, dedup="exact", retry_failed=True)
+    assert sorted(names) == ["00001.png", "00004.png"]
+    names.clear()
+    run(photos, out, pre, dedup="exact", retry_failed=True)
+    assert names == []  # no double is left: each has a row or a failure of its own
 
 
 # ---- batches and devices
@@ -477,7 +516,7 @@ def test_an_array_and_its_paths(stored: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_tokens_and_half_precision(pre: Pretrained, tmp_path: Path, dtype: str) -> None:
     write_pictures(tmp_path / "in", 5)
-    run(tmp_path / "in", tmp_path / "out", pre, pool="none", dtype=dtype)
+    run(tmp_path / "in", tmp_path / "out", pre, pool="none", store_dtype=dtype)
     export_embeddings(tmp_path / "out", tmp_path / "f.npy")
     array = np.load(tmp_path / "f.npy")
     assert (array.shape, array.dtype) == ((5, 16, 64), np.dtype(dtype))

@@ -350,6 +350,25 @@ def test_objects_that_are_refused_do_not_end_the_run_while_others_are_not(
     assert run(store, tmp_path / "out", pre, retry_failed=True).rows == 12
 
 
+def test_scattered_objects_out_of_reach_do_not_end_the_run(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what fails in a row makes the run ask whether the store is still there."""
+    monkeypatch.setattr(local, "_AWAY", 3)
+    upload(write_pictures(tmp_path / "in", 12), store)
+    read, asked = ObjectPath.read_bytes, set()
+
+    def once(self: ObjectPath) -> bytes:
+        if int(self.name.split(".")[0]) % 2 or self.name in asked:
+            raise ConnectionError(f"{self}: the server does not answer")
+        asked.add(self.name)
+        return read(self)
+
+    monkeypatch.setattr(ObjectPath, "read_bytes", once)
+    done = run(store, tmp_path / "out", pre, workers=1)
+    assert (done.rows, done.failures) == (6, 6)
+
+
 def test_a_shard_out_of_reach_ends_the_listing(
     store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,9 @@ ALLOWED_INSIDE: dict[str, dict[str, set[str]]] = {
         "dataset": set(),
         "inputs": {"dataset"},
         "engines": {"dataset", "inputs"},
-        "run": {"dataset", "inputs", "engines"},
+        "options": {"engines"},
+        "job": {"dataset", "inputs", "options"},
+        "run": {"dataset", "inputs", "engines", "options", "job"},
     },
     "retrieval": {
         "codes": set(),

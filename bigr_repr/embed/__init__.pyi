@@ -3,6 +3,7 @@ from .dataset.export import export_embeddings as export_embeddings
 from .dataset.read import Embeddings as Embeddings
 from .dataset.read import EmbeddingSet as EmbeddingSet
 from .dataset.read import read_embeddings as read_embeddings
-from .run import EmbedSummary as EmbedSummary
-from .run import Progress as Progress
+from .job import EmbedSummary as EmbedSummary
+from .job import Progress as Progress
+from .options import EmbedOptions as EmbedOptions
 from .run import embed_images as embed_images

@@ -24,14 +24,15 @@ DTYPES = ("float32", "float16")
 DEDUPS = (None, "exact")
 # What may differ between shards of one data set: who wrote them and how, which changes rows by no more than rounding.
 _WRITER = ("batch_size", "decoder", "package_version")
+_SAID = {"dtype": "store_dtype", "precision": "dtype"}  # fields of files by the names that options have today
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a row comes from an image.
 
-    layers: block indices, 0-based, not negative. pool: "avg" or "none". dtype: of the stored vectors, float32 or
-    float16. precision: what the network computes in. codes, labels, sha256: whether there are such columns. dedup:
+    layers: block indices, 0-based, not negative. pool: "avg" or "none". store_dtype: of the stored vectors, float32 or
+    float16. dtype: what the network computes in. codes, labels, sha256: whether there are such columns. dedup:
     "exact" if there is one row for inputs of the same bytes. batch_size: images that the network takes at a time.
     """
 
@@ -39,8 +40,8 @@ class Recipe:
     weights: str
     layers: tuple[int, ...]
     pool: str = "avg"
+    store_dtype: str = "float32"
     dtype: str = "float32"
-    precision: str = "float32"
     codes: bool = False
     labels: bool = False
     sha256: bool = False
@@ -48,8 +49,9 @@ class Recipe:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r} is unknown; vectors are stored as one of {', '.join(DTYPES)}")
+        if self.store_dtype not in DTYPES:
+            known = ", ".join(DTYPES)
+            raise ValueError(f"store_dtype={self.store_dtype!r} is unknown; vectors are stored as one of {known}")
         if self.dedup not in DEDUPS:
             raise ValueError(
                 f"dedup={self.dedup!r} is unknown; choose None or one of {', '.join(filter(None, DEDUPS))}"
@@ -73,7 +75,7 @@ class Recipe:
     @property
     def row_bytes(self) -> int:
         """About what a row takes in memory."""
-        width = 4 if self.dtype == "float32" else 2
+        width = 4 if self.store_dtype == "float32" else 2
         for side in self.shape:
             width *= side
         return width * len(self.layers) + code_bytes(self.config.code_size) + 100
@@ -94,8 +96,8 @@ class Recipe:
             "layers": list(self.layers),
             "pooling": self.pool,
             "shape": list(self.shape),
-            "dtype": self.dtype,
-            "precision": self.precision,
+            "dtype": self.store_dtype,
+            "precision": self.dtype,
             "condition": "no class, no token masked",
             "preprocessing": {
                 "image_size": self.config.image_size,
@@ -125,7 +127,7 @@ class Recipe:
             size *= side
         fields = [pa.field("path", pa.string(), nullable=False)]
         kind = pa.list_(  # "element" is Parquet's own name: rows that are read and written again give the same file
-            pa.field("element", pa.float32() if self.dtype == "float32" else pa.float16(), nullable=False), size
+            pa.field("element", pa.float32() if self.store_dtype == "float32" else pa.float16(), nullable=False), size
         )
         fields += [pa.field(name, kind, nullable=False) for name in self.columns.values()]
         if self.codes:
@@ -150,4 +152,5 @@ def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What makes rows of two provenances incomparable, each as "field was …, is …"; none: they may share a data set."""
-    return provenance.differences(old, new, ignored=_WRITER)
+    before, after = ({_SAID.get(name, name): value for name, value in each.items()} for each in (old, new))
+    return provenance.differences(before, after, ignored=_WRITER)

@@ -18,7 +18,9 @@ from bigr_repr.system.object_store import Place, readable
 
 
 class ShardRows(NamedTuple):
-    """Rows of a recipe's dtype, finite. vectors: {layer: (B, *recipe.shape)}; codes: (B, bytes); of the others, B each.
+    """Rows of a recipe's store_dtype, finite.
+
+    vectors: {layer: (B, *recipe.shape)}; codes: (B, bytes), uint8; of the others, B each.
 
     What the recipe has no column for is not looked at.
     """

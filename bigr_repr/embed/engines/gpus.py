@@ -55,7 +55,7 @@ class EngineOptions:
         if pre.fingerprint != self.recipe.weights:
             raise ValueError(f"{self.model} has changed since the run began; run it again")
         extractor = FeatureExtractor(
-            pre, self.recipe.layers, self.recipe.pool, dtype=as_dtype(self.recipe.precision), device=device,
+            pre, self.recipe.layers, self.recipe.pool, dtype=as_dtype(self.recipe.dtype), device=device,
             compile=self.compile,
         )  # fmt: skip
         ledger = Ledger(as_place(self.out), as_place(self.folder) / "units")

@@ -248,7 +248,7 @@ class LocalEngine:
         stored = {}
         with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and is judged below
             for layer in self.recipe.layers:
-                stored[layer] = features.layers[layer][:count].cpu().numpy().astype(self.recipe.dtype, copy=False)
+                stored[layer] = features.layers[layer][:count].cpu().numpy().astype(self.recipe.store_dtype, copy=False)
         return stored
 
     def _judge(
@@ -261,7 +261,7 @@ class LocalEngine:
         return [reason or (None if finite[row] else unfit) for row, reason in enumerate(reasons)]
 
     def _despair(self, reasons: Sequence[Unreadable | None]) -> None:
-        """Raise ValueError when too many images in a row gave nothing finite: it is the model, or its precision."""
+        """Raise ValueError when too many images in a row gave nothing finite: it is the model, or its dtype."""
         for reason in reasons:
             if reason is None or reason.error == _NON_FINITE:
                 self._hopeless = 0 if reason is None else self._hopeless + 1
@@ -270,10 +270,10 @@ class LocalEngine:
 
     @property
     def _remedy(self) -> str:
-        if self.recipe.precision != "float32":
-            return f"{self.recipe.precision} is too narrow; compute in float32"
         if self.recipe.dtype != "float32":
-            return f"{self.recipe.dtype} may be too narrow; store float32"
+            return f"{self.recipe.dtype} is too narrow; compute in float32"
+        if self.recipe.store_dtype != "float32":
+            return f"{self.recipe.store_dtype} may be too narrow; store float32"
         return "its weights are damaged"
 
     def _seal(self, doing: _Doing) -> None:

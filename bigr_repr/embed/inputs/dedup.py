@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -86,29 +87,51 @@ def list_duplicates(plan: Plan, ledger: Ledger) -> int:
 def release_doubles(plan: Plan, ledger: Ledger) -> None:
     """Make failures of the doubles of failed images that are no longer the same bytes, to be tried again.
 
-    Each then gets a row of its own.
+    Each then gets a row of its own. Only failed images that still have doubles are read for it, and those doubles.
     """
-    failed = {failure.path for record in ledger.records(plan.units) if record for failure in record.failures}
-    now: dict[str, bytes] = {}  # digests of what failed, where it has doubles
-    for unit in range(plan.units) if failed else ():
-        doubles = {place: path for place, path in plan.duplicates(unit).items() if path in failed}
-        now |= dict.fromkeys(doubles.values(), _UNREAD)
-    for unit in range(plan.units) if now else ():
-        wanted = [entry for entry in plan.entries(unit) if entry.path in now]
-        now |= {entry.path: _digest(picture) for entry, picture in zip(wanted, pictures(wanted), strict=True)}
-    for unit in range(plan.units) if now else ():
-        record = ledger.sealed(unit)
-        doubles = {place: path for place, path in plan.duplicates(unit).items() if path in now}
-        if record is None or not doubles:
-            continue
-        entries = plan.entries(unit)
-        own = [entries[place] for place in doubles if place not in record.released]
-        digests = dict(zip(own, map(_digest, pictures(own)), strict=True))
-        freed = [place for place, path in doubles.items() if digests.get(entries[place], now[path]) != now[path]]
-        failures = [Failure(place, entries[place].path, "duplicate", f"{doubles[place]} failed") for place in freed]
+    failed = {
+        failure.path: (unit, failure.place)
+        for unit, record in enumerate(ledger.records(plan.units))
+        for failure in (record.failures if record else ())
+    }
+    if not failed:
+        return
+    doubles = {unit: found for unit in range(plan.units) if (found := _doubles(plan, ledger, unit, failed))}
+    originals = {path for found in doubles.values() for path in found.values()}
+    now = _digests_now(plan, sorted(failed[path] for path in originals))
+    for unit, found in doubles.items():
+        own = _digests_now(plan, [(unit, place) for place in found])
+        freed = [place for place, path in found.items() if own[unit, place] != now[failed[path]]]
         if freed:
-            everything = tuple(sorted([*record.failures, *failures]))
-            ledger.seal(unit, replace(record, failures=everything, released=(*record.released, *freed)))
+            _release(plan, ledger, unit, {place: found[place] for place in freed})
+
+
+def _doubles(plan: Plan, ledger: Ledger, unit: int, failed: Collection[str]) -> dict[int, str]:
+    """Doubles of failed images in a sealed unit that have no row of their own: {place: path of the failed one}."""
+    record = ledger.sealed(unit)
+    if record is None:
+        return {}
+    doubles = plan.duplicates(unit).items()
+    return {place: path for place, path in doubles if path in failed and place not in record.released}
+
+
+def _digests_now(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    """Digests of the inputs at (unit, place), read anew; places of one unit follow each other."""
+    found: dict[tuple[int, int], bytes] = {}
+    for unit, group in groupby(places, itemgetter(0)):
+        entries, own = plan.entries(unit), [place for _, place in group]
+        digests = map(_digest, pictures(entries[place] for place in own))
+        found |= {(unit, place): digest for place, digest in zip(own, digests, strict=True)}
+    return found
+
+
+def _release(plan: Plan, ledger: Ledger, unit: int, freed: Mapping[int, str]) -> None:
+    """Make failures of doubles in a sealed unit. freed: {place: path of the failed one}."""
+    record, entries = ledger.sealed(unit), plan.entries(unit)
+    assert record is not None
+    failures = [Failure(place, entries[place].path, "duplicate", f"{path} failed") for place, path in freed.items()]
+    everything = tuple(sorted([*record.failures, *failures]))
+    ledger.seal(unit, replace(record, failures=everything, released=(*record.released, *freed)))
 
 
 def _first_of_each(digests: np.ndarray[tuple[int], np.dtype[np.bytes_]]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

@@ -48,7 +48,7 @@ def origin_by(pre: Pretrained, index_origin: Mapping[str, Any]) -> dict[str, Any
     layer = index_origin["layer"]
     recipe = Recipe(
         config=pre.config, weights=pre.fingerprint, layers=() if layer is None else (layer,),
-        pool=index_origin["pooling"] or "avg", precision=index_origin["precision"], codes=True,
+        pool=index_origin["pooling"] or "avg", dtype=index_origin["precision"], codes=True,
     )  # fmt: skip
     return origin_of(recipe.provenance(), index_origin["of"], layer)
 

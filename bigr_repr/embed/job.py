@@ -1,0 +1,158 @@
+"""One run on one folder: what of the plan is done already, what is left, and how far the run is.
+
+Knows nothing of how rows are computed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bigr_repr.embed.dataset.ledger import Ledger
+from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, list_inputs, revoke_plan
+from bigr_repr.embed.dataset.schema import Recipe, differences
+from bigr_repr.embed.inputs.dedup import list_digests, list_duplicates, release_doubles
+from bigr_repr.embed.inputs.update import KnownInputs, changes
+from bigr_repr.embed.options import EmbedOptions
+from bigr_repr.images.find import Source
+from bigr_repr.system.object_store import Place
+
+RunUnits = Callable[[Plan, Iterable[int]], None]  # does units of a plan
+_UNIT = 1024
+_UNIT_BYTES = 256 << 20
+_REMEDY = "name another output folder, or overwrite it"
+
+
+class Progress(NamedTuple):
+    """How far a run is. total: None while inputs are being listed, done being how many so far. failures: in all."""
+
+    done: int
+    total: int | None
+    failures: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSummary:
+    """What a data set holds after a run, rows + failures + duplicates = inputs, and what the run did for it.
+
+    duplicates: inputs without a row of their own, with dedup. gone: inputs that an update did not find again; their
+    rows stay. embedded: images that this run took on; the others were done before. seconds: for these, from the first
+    to the last. batch_size: images that the network took at a time.
+    """
+
+    out: Place
+    inputs: int
+    rows: int
+    failures: int
+    duplicates: int
+    gone: int
+    shards: int
+    embedded: int
+    seconds: float
+    batch_size: int
+
+
+class Job:
+    """One run on one folder: what of the plan is done, and how far it is."""
+
+    def __init__(self, out: Place, folder: Place, recipe: Recipe, report: Callable[[Progress], None]) -> None:
+        self.out, self.folder, self.recipe, self._report = out, folder, recipe, report
+        self.ledger = Ledger(out, folder / "units")
+        self._progress, self._gone = Progress(0, None, 0), 0
+
+    def plan(self, old: Plan | None, sources: Iterable[Source], options: EmbedOptions) -> Plan:
+        """The plan to follow: the old one, if it is for the same rows of the same inputs; without one, a new one.
+
+        Raises ValueError that says what differs.
+        """
+        if old is None:
+            return self._begin(sources, options)
+        if not options.resume:
+            raise ValueError(f"{self.out} holds embeddings already; resume, {_REMEDY}")
+        found, remedy = differences(old.provenance, self.recipe.provenance()), _REMEDY
+        if options.unit_size not in (None, old.unit_size):
+            found.append(f"unit_size was {old.unit_size}, is {options.unit_size}")
+        if not found and not options.update:
+            once = len(old.lists) == 1
+            changed = old.difference(sources, self._listed) if once else changes(old, sources, self._listed)
+            if changed:
+                found, remedy = [changed], f"take in what was added with update, {_REMEDY}"
+        if found:
+            raise ValueError(f"{self.out} holds other embeddings: {'; '.join(found)}; {remedy}")
+        self.ledger.tidy()
+        return self._extend(old, sources, options) if options.update else old
+
+    def _begin(self, sources: Iterable[Source], options: EmbedOptions) -> Plan:
+        unit_size = options.unit_size or max(1, min(_UNIT, _UNIT_BYTES // self.recipe.row_bytes))
+        count = list_inputs(self.folder, sources, unit_size, self._listed)
+        self._find_duplicates(None, options)
+        revoke_plan(self.folder)
+        self.ledger.clear()
+        self.ledger.tidy()
+        return commit_plan(self.folder, count, unit_size, self.recipe.provenance())
+
+    def _extend(self, old: Plan, sources: Iterable[Source], options: EmbedOptions) -> Plan:
+        """The plan, and those of the sources that it lacks."""
+        known = KnownInputs(old)
+        count = list_inputs(self.folder, known.additions(sources, self._listed), old.unit_size, lambda found: None)
+        self._gone = self.ledger.list_gone(known.gone())
+        if not count:
+            return old
+        self._find_duplicates(old, options)
+        return extend_plan(old, count)
+
+    def _find_duplicates(self, before: Plan | None, options: EmbedOptions) -> None:
+        if self.recipe.dedup:
+            list_digests(self.folder, before, options.workers, self._listed)
+
+    def do(self, plan: Plan, run: RunUnits, *, retry_failed: bool) -> EmbedSummary:
+        """Do what is not done.  Raises what run raises; RuntimeError if the files were changed meanwhile."""
+        if self.recipe.dedup and retry_failed:
+            release_doubles(plan, self.ledger)
+        duplicates = list_duplicates(plan, self.ledger) if self.recipe.dedup else 0
+        todo, done, failed = self._left(plan, retry_failed)
+        self._advance_to(Progress(done + duplicates, plan.inputs, failed))
+        started = time.monotonic()
+        try:
+            run(plan, todo)
+        except BaseException:
+            with suppress(OSError):  # the first error is the one to report
+                deque(self.ledger.list_failures(plan.units), maxlen=0)
+            raise
+        seconds = time.monotonic() - started
+        records = filter(None, self.ledger.list_failures(plan.units))
+        rows, failures = map(sum, zip((0, 0), *((each.rows, len(each.failures)) for each in records), strict=True))
+        if rows + failures + duplicates != plan.inputs:
+            raise RuntimeError(f"{self.out}: files were changed while this ran; run it again to do what they held")
+        return EmbedSummary(
+            out=self.out, inputs=plan.inputs, rows=rows, failures=failures, duplicates=duplicates, gone=self._gone,
+            shards=plan.units, embedded=plan.inputs - duplicates - done, seconds=seconds,
+            batch_size=self.recipe.batch_size,
+        )  # fmt: skip
+
+    def _left(self, plan: Plan, retry_failed: bool) -> tuple[list[int], int, int]:
+        """Units to do, and how many inputs need nothing more done: all, and those of them that failed."""
+        todo, done, failed = [], 0, 0
+        for unit, record in enumerate(self.ledger.list_failures(plan.units)):
+            if record is None or (retry_failed and record.failures):
+                todo.append(unit)
+                done += record.rows if record else 0
+            else:
+                done, failed = done + record.rows + len(record.failures), failed + len(record.failures)
+        return todo, done, failed
+
+    def _listed(self, count: int) -> None:
+        self._advance_to(Progress(count, None, 0))
+
+    def advance(self, images: int, failures: int) -> None:
+        """Count images that have been dealt with, failures among them."""
+        done, total, failed = self._progress
+        self._advance_to(Progress(done + images, total, failed + failures))
+
+    def _advance_to(self, progress: Progress) -> None:
+        self._progress = progress
+        self._report(progress)

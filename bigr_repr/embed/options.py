@@ -1,0 +1,110 @@
+"""How a run embeds: every option of embed_images, checked when it is made. Knows nothing of inputs or models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bigr_repr._typing import PathLike
+from bigr_repr.embed.engines.local import Decoding
+from bigr_repr.images.decode import MAX_PIXELS
+
+if TYPE_CHECKING:
+    import torch
+
+    from bigr_repr.features.extractor import Layer
+
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """The options of embed_images. Raises ValueError for values out of range; the recipe checks what it records.
+
+    **Columns.** layers: whose vectors are stored, in the column `embedding`, or `embedding_4` and so on if there are
+    several. pool: "avg" (one vector an image) or "none" (one a token). codes: also store `code`, the tokenizer's bits,
+    packed as bigr_repr.codes states. labels_from_folders: also `label`, the name of the file's folder, or what its
+    Parquet or tar file states. sha256: also `sha256` of the encoded image, hexadecimal. store_dtype: of the stored
+    vectors, "float32" or "float16". dedup="exact": of inputs with the same bytes only the first gets a row (or a
+    failure); duplicates.jsonl lists the others with its path.
+
+    **Inputs.** root, literal: as bigr_repr.embed.inputs.sources.find_sources takes them.
+
+    **Earlier runs.** resume=False: fail if `out` holds embeddings. retry_failed: try the images that failed again, and
+    with dedup also the duplicates of failed images whose bytes have changed. update: also embed inputs that were added
+    since, as units of their own at the end; inputs that are gone keep their rows and are listed in gone.jsonl.
+    overwrite: remove the data set in `out` and begin anew.
+
+    **Decoding.** max_pixels: images with more pixels fail. decode_timeout: seconds that decoding one image may take, in
+    a process of its own; None: no limit, decoded in threads of this process, a little faster, but a decoder that
+    crashes or hangs takes the run with it. workers: images decoded in parallel; None: one per core.
+
+    **Network.** dtype: what the network computes in, "float32", "bfloat16" or "float16"; None: as the weights are.
+    device: "cuda", "cuda:1" and so on; several as "cuda:0,cuda:1" or a sequence, "all" for every GPU, with a process
+    each. batch_size: images that the network takes at a time; "auto": the fastest, measured; None: that of the data set
+    to go on with, or 32. It is recorded, and resumed runs keep it ("auto" as well). compile: compile the network.
+
+    **Engine.** "local": this machine; "ray": the machines of the Ray cluster at ray_address, RAY_ADDRESS or, without
+    either, this machine; device is then "auto" (all GPUs, or all cores), "cpu" or "cuda", and workers the cores of each
+    actor. unit_size: images per Parquet file; None: 1024, or fewer if rows are large.
+    """
+
+    layers: Iterable[Layer] = (12,)
+    pool: str = "avg"
+    codes: bool = False
+    labels_from_folders: bool = False
+    sha256: bool = False
+    store_dtype: str = "float32"
+    dedup: str | None = None
+
+    root: PathLike | None = None
+    literal: bool = False
+
+    resume: bool = True
+    retry_failed: bool = False
+    update: bool = False
+    overwrite: bool = False
+
+    max_pixels: int = MAX_PIXELS
+    decode_timeout: float | None = 120.0
+    workers: int | None = None
+
+    dtype: str | None = None
+    device: torch.device | str | Sequence[str] | None = None
+    batch_size: int | str | None = None
+    compile: bool = False
+
+    engine: str = "local"
+    ray_address: str | None = None
+    unit_size: int | None = None
+
+    def __post_init__(self) -> None:
+        size = self.batch_size
+        if not (size in (None, "auto") or (isinstance(size, int) and size >= 1)):
+            raise ValueError(f'batch_size={size!r} must be at least 1, or "auto"')
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine={self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+        if self.unit_size is not None and self.unit_size < 1:
+            raise ValueError(f"unit_size={self.unit_size} must be at least 1")
+        _ = self.decoding
+
+    @property
+    def decoding(self) -> Decoding:
+        """How pictures are decoded.  Raises ValueError for values out of range."""
+        return Decoding(workers=self.workers, timeout=self.decode_timeout, max_pixels=self.max_pixels)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of the devices of the local engine; none for the usual one. Raises ValueError for GPUs not there."""
+        import torch
+
+        if self.device is None or self.engine == "ray":
+            return ()
+        if self.device == "all":
+            if not torch.cuda.is_available():
+                raise ValueError("device='all': this machine has no GPU that PyTorch sees; leave it out for the CPU")
+            return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+        if isinstance(self.device, torch.device):
+            return (str(self.device),)
+        return tuple(self.device.split(",") if isinstance(self.device, str) else self.device)

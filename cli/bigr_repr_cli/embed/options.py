@@ -1,0 +1,149 @@
+"""The options of `bigr-repr embed`, in groups."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr_cli.options import Compile, Computed, Model, Precision
+
+Pool = StrEnum("Pool", ["avg", "none"])
+Dedup = StrEnum("Dedup", ["exact"])
+Stored = StrEnum("Stored", ["float32", "float16"])
+Engine = StrEnum("Engine", ["local", "ray"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What a row holds."""
+
+    layer: Annotated[
+        list[str],
+        typer.Option(
+            help="Blocks whose features to store, counted from 0: 12; -1 (the last); mid; best (as bench layers found "
+            "it); several: 4,8. May be repeated."
+        ),
+    ] = ("12",)  # type: ignore[assignment]  # a default that cannot change
+    model: Model = DEFAULT_MODEL
+    codes: Annotated[
+        bool, typer.Option("--codes", help="Also store the tokenizer's bits of each image, packed into bytes.")
+    ] = False
+    pool: Annotated[
+        Pool, typer.Option(help="avg: one vector per image, the mean over its tokens; none: one vector per token.")
+    ] = Pool.avg
+    store_dtype: Annotated[Stored, typer.Option("--store-dtype", help="Number type of the stored vectors.")] = (
+        Stored.float32
+    )
+    old_store_dtype: Annotated[Stored | None, typer.Option("--dtype", hidden=True)] = None  # its former name
+    labels_from_folders: Annotated[
+        bool,
+        typer.Option(
+            "--labels-from-folders",
+            help="Also store a label per image: the name of its folder, or what its Parquet or tar file states.",
+        ),
+    ] = False
+    sha256: Annotated[bool, typer.Option("--sha256", help="Also store the SHA-256 of each image's encoded bytes.")] = (
+        False
+    )
+    dedup: Annotated[
+        Dedup | None,
+        typer.Option(
+            help="exact: embed only the first of images with the same bytes, and list the others in duplicates.jsonl "
+            r"\[default: embed all]."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Where rows go, and what of an earlier run there is kept."""
+
+    out: Annotated[
+        str, typer.Option(help="Folder to write the data set into; also a URL of an object store, as s3://bucket/run.")
+    ] = "embeddings"
+    root: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder (or URL) that recorded paths are relative to; it must hold every input "
+            r"\[default: the input, if there is only one; else none]."
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Continue an earlier run into OUT where it stopped; --no-resume: fail if OUT holds embeddings."
+        ),
+    ] = True
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again the images that failed in an earlier run.")
+    ] = False
+    update: Annotated[
+        bool, typer.Option("--update", help="Also embed images that were added to the inputs since the first run.")
+    ] = False
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove the embeddings that OUT holds, and begin anew.")
+    ] = False
+    unit_size: Annotated[
+        int | None,
+        typer.Option(min=1, help=r"Images per Parquet file \[default: 1,024, or fewer if their rows are large]."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How images are decoded."""
+
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help=r"Pixels that an image may have; larger ones fail \[default: 200 million]."),
+    ] = None
+    decode_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds that decoding an image may take before it fails; 0: no limit, and an image that crashes its "
+            "decoder ends the run.",
+        ),
+    ] = 120
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=r"Images decoded in parallel \[default: one per core, 32 at most]; with --engine ray: cores per actor "
+            r"\[default: 1, or a GPU's share].",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """Where the network runs, and how."""
+
+    batch_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Images that the network takes at a time; auto: the fastest, measured "
+            r"\[default: that of the run to continue, else 32]."
+        ),
+    ] = None
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where the network runs: auto (first GPU, else CPU), cpu, cuda:1; several: cuda:0,cuda:1 or all, one "
+            "process per GPU; with --engine ray: auto (all GPUs, else all cores), cpu or cuda."
+        ),
+    ] = "auto"
+    precision: Precision = Computed.float32
+    compile: Compile = False
+    engine: Annotated[Engine, typer.Option(help="local: this machine; ray: all machines of a Ray cluster.")] = (
+        Engine.local
+    )
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the Ray cluster's head, as HOST:6379 "
+            r"\[default: the environment's RAY_ADDRESS, else a cluster of only this machine]."
+        ),
+    ] = None
