@@ -118,6 +118,20 @@ def test_several_queries_and_an_approximate_index(place: Path, bigr: Run) -> Non
     assert [line for line in text.splitlines() if not line.startswith(" ")][:1] == ["00001.png"]
 
 
+def test_a_missed_target_is_one_line_that_names_flat(place: Path, bigr: Run) -> None:
+    hard = ("index", "build", place / "data", "--layer", 3, "--kind", "hash", "--effort", 0, "--tables", 1)
+    code, text, error = bigr(*hard, "--json")
+    assert code == 0
+    record = json.loads(text)
+    assert record["self_check"]["recall"] < 0.95
+    assert error == f"warning: {record['target_missed']}\n"
+    assert "below the target of 0.95; --kind flat is exact" in error
+    fine = ("index", "build", place / "data", "--layer", 3, "--kind", "ivf", "--nlist", 3, "--nprobe", 3)
+    code, text, error = bigr(*fine, "--json")
+    assert (json.loads(text)["target_missed"], error) == (None, "")
+    assert (json.loads(text)["settings"]["lists"], json.loads(text)["settings"]["effort"]) == (3, 3)
+
+
 def test_codes_and_decoding_go_round(place: Path, tmp_path: Path, bigr: Run) -> None:
     expected = encode_codes(place / "photos", model=place / "model")
     for name in ("c.parquet", "c.npz", "c.npy"):
@@ -283,7 +297,7 @@ def test_data_sets_that_lack_what_is_asked_for(place: Path, bigr: Run) -> None:
         (["--codes", "pca", "--bits", "65"], "n_bits=65 must be in 1..64"),
         (["--codes", "itq", "--bits", "64"], "21 rows are too few to fit itq of 64 bits"),
         (["--codes", "sign", "--bits", "8"], "gives one bit per feature, 64"),
-        (["--kind", "ivf", "--lists", "50"], "lists=50 is more than the 21 codes"),
+        (["--kind", "ivf", "--lists", "50"], "lists=50 is more than the 20 distinct codes"),
     ):
         code, _, error = bigr("index", "build", place / "plain", *arguments)
         assert (code, error.count("\n")) == (1, 1)

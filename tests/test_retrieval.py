@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +16,13 @@ from bigr_repr.retrieval import (
     HammingIndex,
     IndexSettings,
     Region,
+    TokenLayout,
     find_near_duplicates,
     fit_binarizer,
     recall_with_ties,
 )
-from bigr_repr.retrieval.index.scan import pairs_within, scan
+from bigr_repr.retrieval.index.recall import check_recall
+from bigr_repr.retrieval.index.scan import Scanned, pairs_within, scan
 
 APPROXIMATE = [kind for kind in KINDS if kind != "flat"]
 
@@ -177,6 +181,62 @@ def test_what_an_approximate_index_gives_are_true_distances(kind: str) -> None:
     assert (found.distances[~held] == -1).all()
     for rows in found.rows:
         assert len(set(rows[rows >= 0])) == (rows >= 0).sum()
+
+
+def test_finding_only_itself_is_no_recall() -> None:
+    codes = random_codes(300)
+
+    def only_itself(queries: np.ndarray, k: int, effort: int) -> Scanned:
+        found = scan(codes, queries, k)
+        found.rows[:, 1:], found.distances[:, 1:] = -1, -1
+        return found
+
+    check = check_recall(codes, only_itself, [1, 2], IndexSettings(kind="hnsw"))
+    assert (check.recall, check.found_itself, check.effort) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_rare_codes_among_copies_of_one_are_found(kind: str) -> None:
+    """97 % of the rows have one code. Each of the others has to find itself, and its like."""
+    rare = clustered(300, 32, seed=1)
+    codes = np.concatenate([np.broadcast_to(random_codes(1, 32), (9700, 32)), rare])
+    codes = codes[np.random.default_rng(3).permutation(len(codes))]
+    index = HammingIndex.build(codes, kind=kind)
+    found = index.search(rare, 10)
+    assert (found.distances[:, 0] == 0).all()
+    truth = brute(codes, rare, 10)[1]
+    assert recall_with_ties(found.distances, truth) > 0.94 or kind == "hash"
+    assert index.self_check is not None
+    assert index.self_check.queries == 200  # of the 301 codes, not of the rows
+    assert abs(index.self_check.recall - recall_with_ties(found.distances[:, 1:], truth[:, 1:])) < 0.06
+    common = index.search_rows(random_codes(1, 32), 20)
+    np.testing.assert_array_equal(common.rows, brute(codes, random_codes(1, 32), 20)[0])  # copies, in their order
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_copies_come_and_go(kind: str, tmp_path: Path) -> None:
+    codes = clustered(400)
+    index = HammingIndex.build(codes[:200], ids=[str(i) for i in range(200)], kind=kind)
+    assert index.approximate is not None
+    index.add(np.concatenate([codes[:50], codes[50:60], codes[200:]]), [str(i) for i in range(200, 460)])
+    assert index.approximate.distinct < 460 - 55
+    index.remove([str(i) for i in range(50)])  # each of these has a copy that stays
+    index.save(tmp_path / "i")
+    for opened in (index, HammingIndex.load(tmp_path / "i")):
+        assert (opened.search(codes[:50], 1).distances == 0).mean() > 0.97
+        assert opened.search(codes[55], 2).ids.tolist() == [["55", "255"]]
+
+
+def test_hashes_that_meet_are_not_taken_for_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigr_repr.retrieval.index import distinct
+
+    codes = random_codes(40, 3)[np.random.default_rng(0).integers(0, 40, 200)]
+    whole = distinct.find_distinct(codes)
+    np.testing.assert_array_equal(codes[whole.firsts][whole.of_row], codes)
+    assert len(whole.firsts) == len(np.unique(codes, axis=0))
+    monkeypatch.setattr(distinct, "_hashes", lambda codes: codes[:, 0] % 4)
+    for mine, other in zip(whole, distinct.find_distinct(codes), strict=True):
+        np.testing.assert_array_equal(mine, other)
 
 
 def test_ivf_with_all_lists_is_exact() -> None:
@@ -347,6 +407,10 @@ def test_fractions_touch_tokens() -> None:
     assert Region.of_fractions(0.25, 0.5, 0.5, 0.5, layout) == Region(x=1, y=2, w=2, h=2)
     assert Region.of_fractions(0.3, 0.1, 0.25, 0.05, layout) == Region(x=1, y=0, w=2, h=1)
     assert Region.of_fractions(0.7, 0.7, 0.3, 0.3, layout) == Region(x=2, y=2, w=2, h=2)
+    fine = TokenLayout(height=24, width=24, bits_per_token=1)
+    for x, w in itertools.product(range(24), range(1, 25)):  # borders between tokens, that no binary fraction meets
+        if x + w <= 24:
+            assert Region.of_fractions(x / 24, 0, w / 24, 1, fine) == Region(x=x, y=0, w=w, h=24)
     for wrong in ((0.5, 0, 0.6, 1), (-0.1, 0, 1, 1), (0, 0, 0, 1), (float("nan"), 0, 1, 1)):
         with pytest.raises(ValueError, match="reaches outside"):
             Region.of_fractions(*wrong, layout)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from bigr_repr.retrieval import KINDS, HammingIndex, IndexSettings, fit_binarizer
 from bigr_repr.retrieval.index.folder import FolderWriter, manifest_digest
 
-ORIGIN = {
+PROVENANCE = {
     "of": "tokenizer bits", "layer": 3, "pooling": "avg", "model": "m", "weights_sha256": "0" * 64,
     "precision": "float32", "preprocessing": {"image_size": 64},
 }  # fmt: skip
@@ -31,10 +33,10 @@ def codes_of(rows: int, n_bytes: int = 16, seed: int = 0) -> np.ndarray:
 def made(kind: str, rows: int = 300) -> HammingIndex:
     vectors = np.random.default_rng(0).normal(size=(rows, 128)).astype(np.float16)
     index = HammingIndex.build(
-        codes_of(rows), ids=[f"ö/{i}.jpg" for i in range(rows)], kind=kind, vectors=vectors, bits_per_token=2
-    )
+        codes_of(rows), ids=[f"ö/{i}.jpg" for i in range(rows)], kind=kind, vectors=vectors, bits_per_token=2,
+        provenance=PROVENANCE,
+    )  # fmt: skip
     index.binarizer = fit_binarizer("median", vectors)
-    index.origin = ORIGIN
     return index
 
 
@@ -47,7 +49,7 @@ def test_what_is_saved_is_loaded(kind: str, memory_map: bool, tmp_path: Path) ->
     queries = codes_of(20, seed=3)
     np.testing.assert_array_equal(again.search(queries, 7).ids, index.search(queries, 7).ids)
     assert again.ids.equals(index.ids)
-    assert (again.settings, again.layout, again.origin) == (index.settings, index.layout, index.origin)
+    assert (again.settings, again.layout, again.provenance) == (index.settings, index.layout, index.provenance)
     assert again.self_check == index.self_check
     assert again.rows.vectors is not None
     assert again.binarizer is not None
@@ -128,6 +130,25 @@ def test_a_folder_of_other_things_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is a file"):
         made("flat").save(tmp_path / "letter.txt")
     assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_every_file_is_on_the_disk_before_the_manifest_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    sync = os.fsync
+
+    def watched(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    made("hnsw").save(tmp_path / "i")
+    manifest = synced.index((tmp_path / "i" / "index.json").stat().st_ino)
+    data = {file.stat().st_ino for file in (tmp_path / "i").iterdir() if file.name != "index.json"}
+    assert len(data) == 6  # codes, ids, offsets, vectors, binarizer, graph
+    assert data <= set(synced[:manifest])
+    assert (tmp_path / "i").stat().st_ino in synced[:manifest]  # their names are
 
 
 def test_two_writers_do_not_mix(tmp_path: Path) -> None:
@@ -286,3 +307,15 @@ def test_settings_are_checked() -> None:
     for wrong in ({"kind": "x"}, {"lists": 0}, {"links": 1}, {"effort": -1}, {"target_recall": 0}, {"tables": True}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             IndexSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_settings_go_by_the_names_that_faiss_gives_them() -> None:
+    ours = IndexSettings(kind="hnsw", links=8, build_effort=40, effort=30)
+    assert IndexSettings(kind="hnsw", M=8, efConstruction=40, efSearch=30) == ours
+    assert IndexSettings(kind="ivf", nlist=9, nprobe=2) == IndexSettings(kind="ivf", lists=9, effort=2)
+    assert IndexSettings.from_dict(ours.to_dict()) == ours
+    assert replace(ours, effort=5).effort == 5
+    with pytest.raises(ValueError, match="M=8 is links, which is 4"):
+        IndexSettings(kind="hnsw", links=4, M=8)
+    with pytest.raises(ValueError, match="lists=0"):
+        IndexSettings(kind="ivf", nlist=0)

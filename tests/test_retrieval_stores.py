@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_retrieval_files import ORIGIN
+from test_retrieval_files import PROVENANCE
 
 from bigr_repr.codes import hamming
 from bigr_repr.retrieval import HammingIndex, Region, fit_binarizer
@@ -21,7 +21,7 @@ def made(rows: int = 400, seed: int = 0) -> HammingIndex:
     vectors = np.random.default_rng(seed).normal(size=(rows, 32)).astype(np.float32)
     binarizer = fit_binarizer("sign", vectors)
     index = HammingIndex.build(binarizer.encode(vectors), ids=[f"ä/{seed}-{i}.jpg" for i in range(rows)])
-    index.binarizer, index.origin = binarizer, ORIGIN | {"of": "binarised features"}
+    index.binarizer, index.provenance = binarizer, PROVENANCE | {"of": "binarised features"}
     return index
 
 
@@ -48,7 +48,7 @@ def test_a_store_answers_as_the_folder_does(place: str) -> None:
     queries = np.random.default_rng(5).integers(0, 256, (6, 4), np.uint8)
     for opened in (pushed, open_store(place)):
         equal_but_for_ties(opened, index, queries, 10)
-        assert (len(opened), opened.n_bits, opened.origin) == (400, 32, index.origin)
+        assert (len(opened), opened.n_bits, opened.provenance) == (400, 32, index.provenance)
         assert opened.binarizer is not None
         np.testing.assert_array_equal(opened.binarizer.encode(np.eye(32)), index.binarizer.encode(np.eye(32)))  # type: ignore[union-attr]
 

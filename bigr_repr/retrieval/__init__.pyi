@@ -6,7 +6,7 @@ from .codes.decoding import decode_codes as decode_codes
 from .codes.regions import Region as Region
 from .codes.regions import TokenLayout as TokenLayout
 from .index.hamming import HammingIndex as HammingIndex
-from .index.hamming import Neighbors as Neighbors
+from .index.neighbors import Neighbors as Neighbors
 from .index.recall import SelfCheck as SelfCheck
 from .index.recall import recall_with_ties as recall_with_ties
 from .index.settings import KINDS as KINDS

@@ -50,7 +50,7 @@ def build_index(
             report(rows.count, source.data.rows)
         built = HammingIndex.of_rows(
             rows.mapped(), source.n_bits, settings,
-            binarizer=source.binarizer, layout=source.layout, origin=source.origin,
+            binarizer=source.binarizer, layout=source.layout, provenance=source.provenance,
         )  # fmt: skip
         rows.commit(built.parts)
     return HammingIndex.load(out)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming
+from bigr_repr.retrieval.index.distinct import find_distinct
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.scan import pairs_within
 
@@ -37,8 +38,7 @@ def find_near_duplicates(index: HammingIndex, radius: int) -> list[Cluster]:
     if not len(index):
         return []
     codes = index.rows.codes
-    whole = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).reshape(-1)
-    _, firsts, of_row = np.unique(whole, return_index=True, return_inverse=True)
+    firsts, of_row = find_distinct(codes)
     parent = np.arange(len(firsts))
     if radius:
         for a, b in pairs_within(np.ascontiguousarray(codes[firsts]), radius):

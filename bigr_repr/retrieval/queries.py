@@ -17,7 +17,7 @@ from bigr_repr.codes import to_bytes
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.images.inputs import Pictures, read_all, stack
 from bigr_repr.retrieval.codes.binarizer import Binarizer
-from bigr_repr.retrieval.codes.provenance import BITS, check_origin, origin_by
+from bigr_repr.retrieval.codes.provenance import BITS, provenance_by, require_same_provenance
 from bigr_repr.system.devices import as_dtype
 
 __all__ = ["Encoded", "encode_queries", "model_of"]
@@ -37,36 +37,38 @@ class Encoded:
     pixels: NDArray[np.uint8]
 
 
-def model_of(origin: Mapping[str, Any] | None, model: PathLike | Pretrained | None = None) -> Pretrained:
-    """The model that made an index's codes: the one named in its origin, or the one given, checked to be the same.
+def model_of(provenance: Mapping[str, Any] | None, model: PathLike | Pretrained | None = None) -> Pretrained:
+    """The model that made an index's codes: the one its provenance names, or the one given, checked to be the same.
 
-    Raises ValueError for an index of unstated origin, or another model's; FileNotFoundError for a model not at hand.
+    Raises ValueError for an index without provenance or of another model, FileNotFoundError for a model not at hand.
     """
-    if origin is None:
+    if provenance is None:
         raise ValueError("this index does not say which model its codes come from, so pictures cannot be its queries")
-    pre = model if isinstance(model, Pretrained) else load(origin["model"] if model is None else model)
-    check_origin(origin, origin_by(pre, origin))
+    pre = model if isinstance(model, Pretrained) else load(provenance["model"] if model is None else model)
+    require_same_provenance(provenance, provenance_by(pre, provenance))
     return pre
 
 
 def encode_queries(
-    images: Pictures, pre: Pretrained, origin: Mapping[str, Any], binarizer: Binarizer | None
+    images: Pictures, pre: Pretrained, provenance: Mapping[str, Any], binarizer: Binarizer | None
 ) -> Encoded:
-    """Encode pictures (anything that extract_features takes) as the index of this origin and binarizer was encoded.
+    """Encode pictures (anything that extract_features takes) in the way that an index was encoded.
+
+    provenance, binarizer: the index's.
 
     Raises ImageError for a picture that cannot be read, ValueError for another model or features not finite.
     """
-    check_origin(origin, origin_by(pre, origin))
-    layer = origin["layer"]
+    require_same_provenance(provenance, provenance_by(pre, provenance))
+    layer = provenance["layer"]
     layers = () if layer is None else (layer,)
-    extractor = FeatureExtractor(pre, layers, origin["pooling"] or "avg", dtype=as_dtype(origin["precision"]))
+    extractor = FeatureExtractor(pre, layers, provenance["pooling"] or "avg", dtype=as_dtype(provenance["precision"]))
     pixels = list(read_all(images, pre.config.image_size, workers=None, ahead=8))
     found = extractor(stack(pixels))
     if not bool(found.finite.all()):
         raise ValueError("a query's features are not finite: the model's weights are damaged")
     tokens = to_bytes(found.codes.flatten(1).cpu().numpy())
     vectors = None if layer is None else found.layers[layer].cpu().numpy()
-    if origin["of"] == BITS:
+    if provenance["of"] == BITS:
         codes = tokens
     else:
         assert binarizer is not None

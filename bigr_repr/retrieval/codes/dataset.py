@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
 from bigr_repr.retrieval.codes.binarizer import BINARIZERS, Binarizer, fit_binarizer
-from bigr_repr.retrieval.codes.provenance import BITS, FEATURES, origin_of
+from bigr_repr.retrieval.codes.provenance import BITS, FEATURES, provenance_of
 from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows, id_array
 
@@ -44,13 +44,13 @@ class DataCodes:
         if binarizer != "bits" and binarizer not in BINARIZERS:
             raise ValueError(f"binarizer={binarizer!r} is unknown; choose bits or one of {', '.join(BINARIZERS)}")
         self.data = EmbeddingSet(folder)
-        provenance = self.data.provenance
+        recorded = self.data.provenance
         if not self.data.rows:
             raise ValueError(f"{self.data.folder} has no rows: nothing to index")
         self.layout: TokenLayout | None = None
         if self.data.n_bits is not None:
-            self.layout = TokenLayout.square(self.data.n_bits, provenance["bits_per_token"])
-        pooled = provenance["pooling"] == "avg"
+            self.layout = TokenLayout.square(self.data.n_bits, recorded["bits_per_token"])
+        pooled = recorded["pooling"] == "avg"
         choice = binarizer != "bits" or layer is not None or len(self.data.layers) == 1
         self.layer = self._layer(layer) if choice and self.data.layers and pooled else None
         self.binarizer: Binarizer | None = None
@@ -62,7 +62,7 @@ class DataCodes:
             self.data.column(layer)  # says what is missing
             self.binarizer = fit_binarizer(binarizer, self._sample(seed), n_bits=n_bits, seed=seed)
         self.n_bits = self.binarizer.n_bits if self.binarizer else int(self.data.n_bits or 0)
-        self.origin = origin_of(provenance, FEATURES if self.binarizer else BITS, self.layer)
+        self.provenance = provenance_of(recorded, FEATURES if self.binarizer else BITS, self.layer)
 
     def _layer(self, layer: int | None) -> int:
         self.data.column(layer)

@@ -24,7 +24,7 @@ from bigr_repr.features.extract import encode_codes
 from bigr_repr.images.find import escape_path, find_images
 from bigr_repr.images.inputs import Pictures
 from bigr_repr.retrieval.codes.dataset import DataCodes
-from bigr_repr.retrieval.codes.provenance import BITS, checked_origin, origin_of
+from bigr_repr.retrieval.codes.provenance import BITS, parse_provenance, provenance_of
 from bigr_repr.retrieval.codes.rows import id_array
 from bigr_repr.system.files import replacing
 
@@ -37,18 +37,18 @@ _LONGEST: Final = 1 << 34  # bytes of codes that are read back into memory
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CodeFile:
-    """What read_codes gives: ids (None in .npy), codes uint8 (n, bytes), and the origin as it was recorded, or None."""
+    """What read_codes gives: ids (None in .npy), codes uint8 (n, bytes), and the recorded provenance, or None."""
 
     ids: list[str] | None
     codes: NDArray[np.uint8]
     n_bits: int
-    origin: Mapping[str, Any] | None
+    provenance: Mapping[str, Any] | None
 
 
 def export_data_codes(source: DataCodes, out: PathLike) -> int:
     """Write the codes of an embedding data set to a file; returns the number of rows. As export_image_codes."""
     batches = ((rows.ids.to_pylist(), rows.codes) for rows in source.batches())
-    return _write(Path(out), batches, source.n_bits, source.origin)
+    return _write(Path(out), batches, source.n_bits, source.provenance)
 
 
 def export_image_codes(
@@ -60,8 +60,8 @@ def export_image_codes(
 ) -> int:
     """Write the tokenizer's codes of image files to a file; returns the number of rows. Whole or not at all.
 
-    out: *.parquet, with columns path and code and the origin as metadata; *.npz, with arrays paths, codes, n_bits and
-    origin (JSON); or *.npy, only the codes. Codes are packed as bigr_repr.codes states.
+    out: *.parquet, with columns path and code and the provenance as metadata; *.npz, with arrays paths, codes, n_bits
+    and origin (the provenance, as JSON); or *.npy, only the codes. bigr_repr.codes states how they are packed.
 
     Raises ImageError for the first picture that cannot be read (bigr-repr embed --codes goes on past those), ValueError
     for another suffix.
@@ -76,7 +76,7 @@ def export_image_codes(
             if on_progress is not None:
                 on_progress(start + len(part), len(files))
 
-    return _write(Path(out), batches(), pre.config.code_size, origin_of(recipe.provenance(), BITS, None))
+    return _write(Path(out), batches(), pre.config.code_size, provenance_of(recipe.provenance(), BITS, None))
 
 
 def read_codes(path: PathLike, n_bits: int | None = None) -> CodeFile:
@@ -107,11 +107,11 @@ def _suffix(path: Path) -> None:
 
 
 def _write(
-    path: Path, batches: Iterator[tuple[list[str], NDArray[np.uint8]]], n_bits: int, origin: Mapping[str, Any]
+    path: Path, batches: Iterator[tuple[list[str], NDArray[np.uint8]]], n_bits: int, provenance: Mapping[str, Any]
 ) -> int:
     _suffix(path)
     if path.suffix == ".parquet":
-        return _write_parquet(path, batches, n_bits, origin)
+        return _write_parquet(path, batches, n_bits, provenance)
     with replacing(path) as file:  # opened first: a place that cannot be written is known before the work
         parts = list(batches)
         codes = np.concatenate([part for _, part in parts]) if parts else np.empty((0, code_bytes(n_bits)), np.uint8)
@@ -119,15 +119,15 @@ def _write(
             np.save(file, codes)
         else:
             paths = np.array([name for names, _ in parts for name in names], np.str_)
-            recorded = np.str_(json.dumps(dict(origin)))
+            recorded = np.str_(json.dumps(dict(provenance)))
             np.savez(file, paths=paths, codes=codes, n_bits=np.int64(n_bits), origin=recorded)
     return len(codes)
 
 
 def _write_parquet(
-    path: Path, batches: Iterator[tuple[list[str], NDArray[np.uint8]]], n_bits: int, origin: Mapping[str, Any]
+    path: Path, batches: Iterator[tuple[list[str], NDArray[np.uint8]]], n_bits: int, provenance: Mapping[str, Any]
 ) -> int:
-    record = {"n_bits": n_bits, "bit_order": BIT_ORDER, "origin": dict(origin)}
+    record = {"n_bits": n_bits, "bit_order": BIT_ORDER, "origin": dict(provenance)}
     kind = pa.binary(code_bytes(n_bits))
     fields = [pa.field("path", pa.large_string(), nullable=False), pa.field("code", kind, nullable=False)]
     schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(record)})
@@ -145,11 +145,11 @@ def _write_parquet(
 def _read_numpy(file: BinaryIO, suffix: str, n_bits: int | None) -> CodeFile:
     loaded = np.load(file, allow_pickle=False)
     if suffix == ".npy":
-        codes, ids, bits, origin = loaded, None, n_bits or 8 * loaded.shape[-1], None
+        codes, ids, bits, provenance = loaded, None, n_bits or 8 * loaded.shape[-1], None
     else:
         codes, ids, bits = loaded["codes"], loaded["paths"].tolist(), int(loaded["n_bits"])
-        origin = checked_origin(json.loads(str(loaded["origin"])))
-    return CodeFile(ids=ids, codes=codes, n_bits=bits, origin=origin)
+        provenance = parse_provenance(json.loads(str(loaded["origin"])))
+    return CodeFile(ids=ids, codes=codes, n_bits=bits, provenance=provenance)
 
 
 def _read_parquet(file: BinaryIO) -> CodeFile:
@@ -167,5 +167,5 @@ def _read_parquet(file: BinaryIO) -> CodeFile:
     n_bits = record.get("n_bits") or 8 * kind.byte_width
     return CodeFile(
         ids=table.column("path").to_pylist(), codes=flat.reshape(-1, kind.byte_width), n_bits=int(n_bits),
-        origin=checked_origin(record.get("origin")),
+        provenance=parse_provenance(record.get("origin")),
     )  # fmt: skip

@@ -20,51 +20,52 @@ _TYPES: Final[dict[str, Any]] = {
 }  # fmt: skip
 
 
-def origin_of(provenance: Mapping[str, Any], of: str, layer: int | None) -> dict[str, Any]:
-    """The origin of codes made of a data set with this provenance (as Recipe.provenance records it).
+def provenance_of(recorded: Mapping[str, Any], of: str, layer: int | None) -> dict[str, Any]:
+    """The provenance of codes made from a data set, whose own is `recorded` (by Recipe.provenance).
 
     of: BITS or FEATURES. layer: of the features, or of the vectors beside tokenizer bits; None: there are none.
     """
-    shared = {name: provenance[name] for name in _SHARED}
-    return {"of": of, "layer": layer, "pooling": None if layer is None else provenance["pooling"], **shared}
+    shared = {name: recorded[name] for name in _SHARED}
+    return {"of": of, "layer": layer, "pooling": None if layer is None else recorded["pooling"], **shared}
 
 
-def checked_origin(origin: Any) -> dict[str, Any] | None:
-    """An origin that was read from a file, or None for none.  Raises ValueError unless it is as origin_of makes it."""
-    if origin is None:
+def parse_provenance(provenance: Any) -> dict[str, Any] | None:
+    """A provenance read from a file, or None.  Raises ValueError unless it has the form that provenance_of gives it."""
+    if provenance is None:
         return None
-    wrong = [name for name, kind in _TYPES.items() if not (isinstance(origin, dict) and _has(origin, name, kind))]
-    if wrong or origin["of"] not in (BITS, FEATURES):
+    if not isinstance(provenance, dict):
+        raise ValueError(f"origin: {provenance!r:.40} is not an object")
+    wrong = [name for name, kind in _TYPES.items() if not _has(provenance, name, kind)]
+    if wrong or provenance["of"] not in (BITS, FEATURES):
         raise ValueError(f"origin: {', '.join(wrong) or 'of'} missing, or not what it should be")
-    return dict(origin)
+    return dict(provenance)
 
 
-def _has(origin: Mapping[str, Any], name: str, kind: Any) -> bool:
-    return name in origin and isinstance(origin[name], kind) and not isinstance(origin[name], bool)
+def _has(provenance: Mapping[str, Any], name: str, kind: Any) -> bool:
+    return name in provenance and isinstance(provenance[name], kind) and not isinstance(provenance[name], bool)
 
 
-def origin_by(pre: Pretrained, index_origin: Mapping[str, Any]) -> dict[str, Any]:
-    """The origin that codes made by a model as the index's were would have."""
-    layer = index_origin["layer"]
+def provenance_by(pre: Pretrained, index_provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance of codes that this model would make in the way the index's were made."""
+    layer = index_provenance["layer"]
     recipe = Recipe(
         config=pre.config, weights=pre.fingerprint, layers=() if layer is None else (layer,),
-        pool=index_origin["pooling"] or "avg", dtype=index_origin["precision"], codes=True,
+        pool=index_provenance["pooling"] or "avg", dtype=index_provenance["precision"], codes=True,
     )  # fmt: skip
-    return origin_of(recipe.provenance(), index_origin["of"], layer)
+    return provenance_of(recipe.provenance(), index_provenance["of"], layer)
 
 
-def check_origin(index_origin: Mapping[str, Any], query_origin: Mapping[str, Any]) -> None:
-    """Raises ValueError that says both sides unless codes of the two may be compared."""
-    if found := differences(index_origin, query_origin):
+def require_same_provenance(index_provenance: Mapping[str, Any], query_provenance: Mapping[str, Any]) -> None:
+    """Raises ValueError, which states both sides, unless codes of the two can be compared."""
+    if found := differences(index_provenance, query_provenance):
         raise ValueError(
-            f"the index and the query are of different origin: {'; '.join(found)}; search an index with the model "
-            "that made it"
+            f"index and query were not made alike: {'; '.join(found)}; search an index with the model that made it"
         )
 
 
-def describe_origin(origin: Mapping[str, Any] | None) -> str:
-    """An origin in a few words."""
-    if origin is None:
-        return "codes of unstated origin"
-    layer = "" if origin["of"] == BITS else f", layer {origin['layer']}"
-    return f"{origin['of']} of {origin['model']}{layer}"
+def describe_provenance(provenance: Mapping[str, Any] | None) -> str:
+    """A provenance in a few words."""
+    if provenance is None:
+        return "codes of unstated provenance"
+    layer = "" if provenance["of"] == BITS else f", layer {provenance['layer']}"
+    return f"{provenance['of']} of {provenance['model']}{layer}"

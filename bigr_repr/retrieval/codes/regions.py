@@ -62,6 +62,10 @@ class Region:
         right, bottom = math.ceil((x + w) * layout.width - slack), math.ceil((y + h) * layout.height - slack)
         return cls(x=left, y=top, w=right - left, h=bottom - top)
 
+    def shares(self, layout: TokenLayout) -> tuple[float, float, float, float]:
+        """The rectangle in shares of the picture's sides: x, y, w, h."""
+        return self.x / layout.width, self.y / layout.height, self.w / layout.width, self.h / layout.height
+
     def mask(self, layout: TokenLayout) -> NDArray[np.uint8]:
         """Which bits of a packed code are in the region: uint8 (bytes).
 

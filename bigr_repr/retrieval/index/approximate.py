@@ -1,4 +1,4 @@
-"""FAISS's approximate binary indexes behind one face: train, add, search, remove, write, read. Knows no ids, no models.
+"""FAISS's approximate binary indexes behind one face: train, add, search, remove, write, read. Knows no ids.
 
 Searches may run in several threads at once; adding and removing must be alone.
 """
@@ -17,6 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr.retrieval.index.distinct import Groups, find_distinct
 from bigr_repr.retrieval.index.scan import Scanned, omp_threads, on_all_cores, query_parts
 from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.system.threads import cores
@@ -29,15 +30,31 @@ _LIMITS = threading.Lock()  # FAISS's limits on what a file may ask for are the 
 
 
 class Approximate:
-    """An approximate index over the rows of a code array, which it numbers 0, 1, … in the order they come."""
+    """An approximate index over the rows of a code array, numbered 0, 1, … in the order they come.
 
-    def __init__(self, settings: IndexSettings, structure: Any, order: NDArray[np.int64] | None = None) -> None:
-        self.settings, self._faiss, self._order = settings, structure, order
+    FAISS holds every distinct code once. groups: which rows have which; None: all rows are distinct.
+    """
+
+    def __init__(
+        self,
+        settings: IndexSettings,
+        structure: Any,
+        order: NDArray[np.int64] | None = None,
+        groups: Groups | None = None,
+    ) -> None:
+        self.settings, self._faiss, self._order, self.groups = settings, structure, order, groups
         self._flips = threading.Lock()
 
     @classmethod
     def build(cls, settings: IndexSettings, codes: NDArray[np.uint8]) -> Approximate:
-        """Train on a sample of codes (n, bytes), n >= 1, and add them all."""
+        """Train on a sample of the distinct ones of codes (n, bytes), n >= 1, and add them all."""
+        distinct = find_distinct(codes)
+        if len(distinct.firsts) == len(codes):
+            return cls._of_distinct(settings, codes, None)
+        return cls._of_distinct(settings, codes[distinct.firsts], Groups(distinct.of_row))
+
+    @classmethod
+    def _of_distinct(cls, settings: IndexSettings, codes: NDArray[np.uint8], groups: Groups | None) -> Approximate:
         bits = 8 * codes.shape[1]
         order = None
         if settings.kind == "ivf":
@@ -48,11 +65,13 @@ class Approximate:
         else:
             settings, structure = _tables(settings, len(codes), bits)
             order = _balanced_first(codes, settings)
-        built = cls(settings, structure, order)
-        built.add(codes)
+        built = cls(settings, structure, order, groups)
+        built._add(codes)
         return built
 
-    def __len__(self) -> int:
+    @property
+    def distinct(self) -> int:
+        """Number of distinct codes."""
         return int(self._faiss.ntotal)
 
     @property
@@ -60,26 +79,45 @@ class Approximate:
         """Efforts worth trying, cheapest first; the last is the most that there is."""
         if self.settings.kind == "hash":
             return range(4)
-        most = self.settings.lists if self.settings.kind == "ivf" else max(16, min(4096, len(self)))
+        most = self.settings.lists if self.settings.kind == "ivf" else max(16, min(4096, self.distinct))
         steps = [1 << i for i in range(0 if self.settings.kind == "ivf" else 4, 23)]
         return [*(step for step in steps if step < (most or 1)), most or 1]
 
     def add(self, codes: NDArray[np.uint8]) -> None:
         """Append rows."""
+        new = find_distinct(codes)
+        wanted = np.ascontiguousarray(codes[new.firsts])
+        # A graph may miss a code that it holds. Then it gets a second node, which does no harm.
+        effort = {"ivf": 1, "hnsw": 64, "hash": 0}[self.settings.kind]
+        found = self.search_distinct(wanted, 1, effort)
+        numbers = np.where(found.distances[:, 0] == 0, found.rows[:, 0], -1)
+        fresh = np.flatnonzero(numbers < 0)
+        numbers[fresh] = self.distinct + np.arange(len(fresh))
+        if self.groups is not None or len(fresh) < len(codes):
+            groups = Groups(np.arange(self.distinct)) if self.groups is None else self.groups
+            self.groups = groups.joined(numbers[new.of_row])
+        self._add(wanted[fresh])
+
+    def _add(self, codes: NDArray[np.uint8]) -> None:
         step = max(1, _CHUNK // codes.shape[1])
         with omp_threads(cores()):
             for start in range(0, len(codes), step):
                 self._faiss.add(self._arranged(codes[start : start + step]))
 
     def search(self, queries: NDArray[np.uint8], k: int, effort: int) -> Scanned:
-        """As _scan.scan, without the promise that nothing nearer is missed. Places left over hold -1."""
+        """As scan.scan, without the promise that nothing nearer is missed. Places left over hold -1."""
+        found = self.search_distinct(queries, k, effort)
+        return found if self.groups is None else self.groups.expand(found, k)
+
+    def search_distinct(self, queries: NDArray[np.uint8], k: int, effort: int) -> Scanned:
+        """search() among the distinct codes, by number."""
         parts = [(np.ascontiguousarray(queries[part]), k, effort) for part in query_parts(len(queries))]
         found = on_all_cores(self._search, parts)
         if not found:
             return Scanned(np.empty((0, k), np.int64), np.empty((0, k), np.int32))
         distances = np.concatenate([pair[0] for pair in found])
         rows = np.concatenate([pair[1] for pair in found])
-        if rows.size and rows.max() >= len(self):
+        if rows.size and rows.max() >= self.distinct:
             raise ValueError("the index is damaged: it names rows that it does not hold; build it again")
         distances = np.where(rows < 0, np.iinfo(np.int32).max, distances)
         order = np.lexsort((rows, distances), axis=1)
@@ -102,11 +140,14 @@ class Approximate:
         """The index of only the rows `kept`, numbered anew; codes: theirs. Lists are edited, graphs built anew."""
         if self.settings.kind != "ivf":
             return Approximate.build(self.settings, codes)
-        numbers = np.full(len(self), -1, np.int64)
-        numbers[kept] = np.arange(len(kept))
+        of_row = kept if self.groups is None else self.groups.of_row[kept]
+        used, of_row = np.unique(of_row, return_inverse=True)
+        numbers = np.full(self.distinct, -1, np.int64)
+        numbers[used] = np.arange(len(used))
         self._faiss.remove_ids(np.flatnonzero(numbers < 0))
         for rows in self._lists():
             rows[:] = numbers[rows]
+        self.groups = None if self.groups is None else Groups(of_row)
         return self
 
     def write(self, path: Path) -> bool:
@@ -117,8 +158,13 @@ class Approximate:
         return True
 
     @classmethod
-    def read(cls, settings: IndexSettings, path: Path, count: int, n_bytes: int) -> Approximate:
-        """Read a file that write() wrote, trusting nothing in it.  Raises ValueError that names it."""
+    def read(
+        cls, settings: IndexSettings, path: Path, count: int, n_bytes: int, groups: Groups | None = None
+    ) -> Approximate:
+        """Read a file that write() wrote, trusting nothing in it: an index of `count` distinct codes.
+
+        Raises ValueError that names the file.
+        """
         remedy = "build the index again"
         try:
             with _LIMITS:
@@ -133,7 +179,7 @@ class Approximate:
         wanted = {"ivf": faiss.IndexBinaryIVF, "hnsw": faiss.IndexBinaryHNSW}[settings.kind]
         if not isinstance(structure, wanted) or structure.ntotal != count or structure.d != 8 * n_bytes:
             raise ValueError(f"{path}: not the {settings.kind} index of {count} codes of {n_bytes} bytes; {remedy}")
-        read = cls(settings, structure)
+        read = cls(settings, structure, groups=groups)
         if not read._sound():
             raise ValueError(f"{path}: damaged, it points outside of itself; {remedy}")
         return read
@@ -142,17 +188,17 @@ class Approximate:
         """Whether all row numbers in it are of rows that there are."""
         if self.settings.kind == "ivf":
             lists = self._faiss.nlist == self.settings.lists == self._faiss.quantizer.ntotal
-            return lists and all(rows.min() >= 0 and rows.max() < len(self) for rows in self._lists())
+            return lists and all(rows.min() >= 0 and rows.max() < self.distinct for rows in self._lists())
         graph = self._faiss.hnsw
         links = faiss.vector_to_array(graph.neighbors)
         offsets = faiss.vector_to_array(graph.offsets).astype(np.int64)
         return bool(
-            -1 <= graph.entry_point < len(self)
-            and (not links.size or (links.min() >= -1 and links.max() < len(self)))
-            and len(offsets) == len(self) + 1
+            -1 <= graph.entry_point < self.distinct
+            and (not links.size or (links.min() >= -1 and links.max() < self.distinct))
+            and len(offsets) == self.distinct + 1
             and (np.diff(offsets) >= 0).all()
             and offsets[-1] <= links.size
-            and faiss.downcast_IndexBinary(self._faiss.storage).ntotal == len(self)
+            and faiss.downcast_IndexBinary(self._faiss.storage).ntotal == self.distinct
         )
 
     def _lists(self) -> Iterable[NDArray[np.int64]]:
@@ -173,7 +219,7 @@ def _trained_lists(settings: IndexSettings, codes: NDArray[np.uint8]) -> tuple[I
     most = max(1, _TRAIN // (4 * bits))
     lists = settings.lists or max(1, min(round(2 * count**0.5), min(count, most) // 8))
     if lists > count:
-        raise ValueError(f"lists={lists} is more than the {count} codes; leave lists out, or ask for fewer")
+        raise ValueError(f"lists={lists} is more than the {count} distinct codes; leave lists out, or ask for fewer")
     rows = min(count, most, max(_TRAIN_ROWS_A_LIST * lists, 1024))
     random = np.random.default_rng(settings.seed)
     sample = codes[np.sort(random.choice(count, max(rows, lists), replace=False))]

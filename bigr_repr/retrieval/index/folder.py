@@ -1,10 +1,11 @@
 """An index on disk: a folder of raw arrays and a manifest that names them. Knows nothing of search.
 
-    index.json              what there is: settings, origin, self-check, for every file its size and SHA-256, and its
-                            own SHA-256
+    index.json              settings, provenance (as "origin"), self-check, every file's size and SHA-256, and its own
+                            SHA-256
     codes-<token>.bin       uint8 (n, bytes);  tokens-, vectors-: as stated in the manifest
     ids-<token>.bin         int64, or the text of all names one after the other, with offsets-<token>.bin, int64 (n+1)
-    search-<token>.faiss    FAISS's file, for the kinds ivf and hnsw
+    search-<token>.faiss    FAISS's file, for the kinds ivf and hnsw, of the distinct codes
+    distinct-<token>.bin    int64 (n,), each row's distinct code by number, unless all codes differ
     binarizer-<token>.safetensors
 
 Data files are written and synced first; then the manifest replaces the old one in a single step, and the files that
@@ -33,7 +34,7 @@ from bigr_repr.system import files
 MANIFEST: Final = "index.json"
 FORMAT: Final = 1
 BINARIZER: Final = "binariser"  # on disk it keeps the spelling of the format's first version
-PARTS: Final = ("codes", "ids", "offsets", "tokens", "vectors", "search", BINARIZER)
+PARTS: Final = ("codes", "ids", "offsets", "tokens", "vectors", "search", "distinct", BINARIZER)
 _LONGEST_MANIFEST: Final = 1 << 20
 _NAME: Final = re.compile(r"(?P<part>[a-z]+)-[0-9a-f]{16}\.(bin|faiss|safetensors)")
 _SUFFIX: Final = {"search": ".faiss", BINARIZER: ".safetensors"}

@@ -30,7 +30,7 @@ class GpuFlat:
         self._alone = threading.Lock()
 
     def search(self, queries: NDArray[np.uint8], k: int) -> Scanned:
-        """As _scan.scan, but which of the equally far rows come last within k is the GPU's choice."""
+        """As scan.scan, but which of the equally far rows come last within k is the GPU's choice."""
         with self._alone:
             distances, rows = self._index.search(queries, k)
         order = np.lexsort((rows, distances), axis=1)

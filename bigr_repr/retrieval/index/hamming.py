@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.codes import check_length
 from bigr_repr.retrieval.codes.binarizer import Binarizer, finite_rows
+from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, id_array, packed
 from bigr_repr.retrieval.index import storage
 from bigr_repr.retrieval.index.approximate import Approximate
 from bigr_repr.retrieval.index.gpu import MOST_NEIGHBORS, GpuFlat, gpu_count
+from bigr_repr.retrieval.index.neighbors import Found, Neighbors
 from bigr_repr.retrieval.index.recall import SelfCheck, check_recall
 from bigr_repr.retrieval.index.rescore import by_cosine
 from bigr_repr.retrieval.index.scan import Scanned, scan, scan_masked
@@ -32,25 +34,14 @@ __all__ = ["HammingIndex", "Neighbors"]
 log = logging.getLogger(__name__)
 
 
-class Neighbors(NamedTuple):
-    """What a search found, nearest first.
-
-    ids: (q, k), paths as objects of str, or int64. distances: (q, k), int32 numbers of differing bits; after rescoring
-    float32 cosine distances, 0..2. Where an approximate index found fewer than k: id None or -1, distance -1 or NaN.
-    """
-
-    ids: NDArray[Any]
-    distances: NDArray[Any]
-
-
 class HammingIndex:
     """Codes to search by Hamming distance: made by `build` or bigr_repr.retrieval.build_index, or loaded.
 
     Any number of threads may search at once; `add` and `remove` must be alone. A search uses every core that the
     process may use, a single query too, and a GPU after `to`.
 
-    settings: kind and parameters. n_bits: of a code. binarizer: what makes codes of features, if they are made so.
-    layout: of the tokenizer's codes, if the index has them. origin: model, layer and so on that the codes come from.
+    settings: kind and parameters. n_bits: length of a code. binarizer: turns features into codes; None for other codes.
+    layout: of the tokenizer's codes, if the index has them. provenance: the model, layer and so on behind the codes.
     self_check: what was measured of an approximate index when it was built.
     """
 
@@ -63,11 +54,11 @@ class HammingIndex:
         *,
         binarizer: Binarizer | None = None,
         layout: TokenLayout | None = None,
-        origin: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
         self_check: SelfCheck | None = None,
     ) -> None:
         self.rows, self.n_bits, self.settings = rows, n_bits, settings
-        self.binarizer, self.layout, self.origin, self.self_check = binarizer, layout, origin, self_check
+        self.binarizer, self.layout, self.provenance, self.self_check = binarizer, layout, provenance, self_check
         self._approximate = approximate
         self._gpu: GpuFlat | None = None
 
@@ -81,12 +72,14 @@ class HammingIndex:
         n_bits: int | None = None,
         bits_per_token: int | None = None,
         vectors: ArrayLike | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> HammingIndex:
         """An index of packed codes, uint8 (n, bytes), in memory.
 
         ids: n different strings or whole numbers; None: 0, 1, … kind: "flat" (exact), "ivf", "hnsw", "hash", or
         settings for more choice. n_bits: if the last byte is not full. bits_per_token: for tokenizer codes of square
-        pictures, which can be searched by region. vectors: (n, D) numbers, for rescoring.
+        pictures, which can be searched by region. vectors: (n, D) numbers, for rescoring. provenance: what the codes
+        come from, as codes.provenance.provenance_of makes it, so that pictures can be queries.
 
         An approximate index is checked against exact search: see `self_check`.
         Raises ValueError for codes of another type or shape, and for ids or vectors that do not fit them.
@@ -103,7 +96,7 @@ class HammingIndex:
                 raise ValueError(f"{len(floats)} vectors for {len(array)} codes; give one per code")
         layout = None if bits_per_token is None else TokenLayout.square(bits, bits_per_token)
         rows = IndexRows(ids=id_array(ids, len(array), distinct=True), codes=array, vectors=floats)
-        return cls.of_rows(rows, bits, settings, layout=layout)
+        return cls.of_rows(rows, bits, settings, layout=layout, provenance=parse_provenance(provenance))
 
     @classmethod
     def of_rows(cls, rows: IndexRows, n_bits: int, settings: IndexSettings, **parts: Any) -> HammingIndex:
@@ -111,7 +104,9 @@ class HammingIndex:
         if settings.exact or not len(rows):
             return cls(rows, n_bits, settings, None, **parts)
         approximate = Approximate.build(settings, rows.codes)
-        check = check_recall(rows.codes, approximate.search, approximate.efforts, settings)
+        groups = approximate.groups
+        distinct = rows.codes if groups is None else rows.codes[groups.firsts]
+        check = check_recall(distinct, approximate.search_distinct, approximate.efforts, settings)
         approximate.settings = settings = check.tuned(approximate.settings)
         log.info("%s: %s", settings.kind, check)
         return cls(rows, n_bits, settings, approximate, self_check=check, **parts)
@@ -137,8 +132,11 @@ class HammingIndex:
         effort: of an approximate index, in the unit of its kind. Equal distances come in the order of the rows.
         Raises ValueError for codes of another length, or k outside 1..len(index).
         """
-        found = self.search_rows(queries, k, effort=effort)
-        return Neighbors(self.rows.named(found.rows), found.distances)
+        return self.find(queries, k, effort=effort).neighbors
+
+    def find(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Found:
+        """search(), with row numbers too."""
+        return self._found(*self.search_rows(queries, k, effort=effort))
 
     def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Scanned:
         """search(), naming row numbers: rows (q, k) int64 and distances."""
@@ -172,7 +170,16 @@ class HammingIndex:
     def rescored(
         self, queries: ArrayLike, vectors: ArrayLike, k: int = 10, *, rescore: int = 10, effort: int | None = None
     ) -> Neighbors:
-        """The k nearest by cosine to vectors (q, D), among the rescore * k nearest by Hamming distance to queries."""
+        """The k nearest by cosine to vectors (q, D), among the rescore * k nearest by Hamming distance to queries.
+
+        Raises ValueError for an index without vectors, or for vectors of another width or number than the queries.
+        """
+        return self.find_rescored(queries, vectors, k, rescore=rescore, effort=effort).neighbors
+
+    def find_rescored(
+        self, queries: ArrayLike, vectors: ArrayLike, k: int = 10, *, rescore: int = 10, effort: int | None = None
+    ) -> Found:
+        """rescored(), with row numbers too."""
         self._check_k(k)
         if self.rows.vectors is None:
             raise ValueError("this index holds no vectors to rescore by; build it with vectors kept")
@@ -184,8 +191,7 @@ class HammingIndex:
         shortlist = self.search_rows(queries, min(len(self), rescore * k), effort=effort).rows
         if len(shortlist) != len(wanted):
             raise ValueError(f"{len(shortlist)} query codes but {len(wanted)} vectors; give one per code")
-        rows, distances = by_cosine(self.rows.vectors, wanted, shortlist, k)
-        return Neighbors(self.rows.named(rows), distances)
+        return self._found(*by_cosine(self.rows.vectors, wanted, shortlist, k))
 
     def search_region(self, queries: ArrayLike, region: Region, k: int = 10) -> Neighbors:
         """The k nearest by the tokenizer's bits only inside a region; exact, whatever the kind.
@@ -193,12 +199,15 @@ class HammingIndex:
         queries: packed tokenizer codes, uint8 (q, bytes) or (bytes).
         Raises ValueError for an index without tokenizer codes, or a region outside of the grid.
         """
+        return self.find_region(queries, region, k).neighbors
+
+    def find_region(self, queries: ArrayLike, region: Region, k: int = 10) -> Found:
+        """search_region(), with row numbers too."""
         tokens = self.tokens
         mask = region.mask(self.token_layout())
         wanted = packed(queries, tokens.shape[1], "queries")
         self._check_k(k)
-        found = scan_masked(tokens, wanted, mask, k)
-        return Neighbors(self.rows.named(found.rows), found.distances)
+        return self._found(*scan_masked(tokens, wanted, mask, k))
 
     @property
     def tokens(self) -> NDArray[np.uint8]:
@@ -218,6 +227,9 @@ class HammingIndex:
                 "this index holds no tokenizer codes, which regions and decoding need; embed with codes and build again"
             )
         return self.layout
+
+    def _found(self, rows: NDArray[np.int64], distances: NDArray[Any]) -> Found:
+        return Found(rows, self.rows.named(rows), distances)
 
     def _effort(self, effort: int | None) -> int:
         chosen = self.settings.effort if effort is None else effort
@@ -332,14 +344,14 @@ class HammingIndex:
         found = storage.load(Path(folder), memory_map=memory_map, max_bytes=max_bytes)
         return cls(
             found.rows, found.n_bits, found.settings, found.approximate, binarizer=found.binarizer,
-            layout=found.layout, origin=found.origin, self_check=found.self_check,
+            layout=found.layout, provenance=found.provenance, self_check=found.self_check,
         )  # fmt: skip
 
     @property
     def parts(self) -> storage.Parts:
         """What `save` writes."""
         return storage.Parts(
-            self.rows, self.n_bits, self.settings, self._approximate, self.binarizer, self.layout, self.origin,
+            self.rows, self.n_bits, self.settings, self._approximate, self.binarizer, self.layout, self.provenance,
             self.self_check,
         )  # fmt: skip
 

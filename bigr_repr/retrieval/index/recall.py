@@ -39,9 +39,9 @@ def recall_with_ties(found: ArrayLike, exact: ArrayLike) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCheck:
-    """An approximate index against exact search, for rows of its own as queries.
+    """An approximate index against exact search, with some of its distinct codes as queries.
 
-    recall: of the k nearest other rows, ties credited. found_itself: share of queries whose own code came first.
+    recall: of the k nearest other codes, ties credited. found_itself: share of queries whose own code came first.
     curve: recall by effort, for the efforts that were tried. effort: the one chosen.
     """
 
@@ -55,7 +55,7 @@ class SelfCheck:
     def __str__(self) -> str:
         return (
             f"recall@{self.k} {self.recall:.3f} at effort {self.effort}, itself found {self.found_itself:.3f} "
-            f"({self.queries} of its own rows as queries, ties credited)"
+            f"({self.queries} of its own codes as queries, ties credited)"
         )
 
     def tuned(self, settings: IndexSettings) -> IndexSettings:
@@ -84,7 +84,7 @@ def check_recall(
     efforts: Iterable[int],
     settings: IndexSettings,
 ) -> SelfCheck:
-    """Measure search(queries, k, effort) on a sample of codes (n, bytes), n >= 1, at the settings' effort.
+    """Measure search(queries, k, effort) on a sample of distinct codes (m, bytes), m >= 1, at the settings' effort.
 
     Without one: at each of `efforts` until the recall reaches settings.target_recall.
     """
@@ -98,7 +98,7 @@ def check_recall(
     for effort in efforts if settings.effort is None else [settings.effort]:
         found = search(queries, reach, effort).distances
         itself = float((found[:, 0] == 0).mean())
-        # The nearest is the query itself, or its like: what is left of both lists are the neighbors.
+        # The nearest is the query itself; the others are its neighbors.
         curve[effort] = recall_with_ties(found[:, -k:], exact[:, -k:])
         if settings.effort is None and curve[effort] >= settings.target_recall:
             break

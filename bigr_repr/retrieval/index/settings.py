@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any, Final
 
 __all__ = ["KINDS", "IndexSettings"]
@@ -14,6 +14,14 @@ KINDS: Final = {
     "ivf": "codes in lists by nearest centroid; effort: lists searched",
     "hnsw": "a graph of near codes; effort: codes kept in view (efSearch)",
     "hash": "buckets by some bits, in one table or several; effort: bits that may differ",
+}
+# FAISS's names for the settings.
+_ALIASES: Final = {
+    "nlist": "lists",
+    "M": "links",
+    "efConstruction": "build_effort",
+    "nprobe": "effort",
+    "efSearch": "effort",
 }
 _LIMITS: Final = {
     "lists": (1, 1 << 22),
@@ -27,15 +35,16 @@ _LIMITS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings:
-    """How an index is made and searched.
+    """How an index is built and searched.
 
-    kind: one of KINDS. effort: of a search, in the kind's own unit; None: the least, in steps of doubling, whose
-    recall@10 reaches `target_recall` in the self-check. lists (ivf): None: twice the root of the number of rows, fewer
-    if codes are long. links (hnsw): of a node, twice as many on the ground floor; build_effort (hnsw): codes in view
-    while a node is linked (efConstruction). hash_bits, tables (hash): bits of a table's key, None: about one row per
-    bucket; and tables. seed: of the clustering and of the choice of the bits to hash.
+    kind: one of KINDS. effort: of a search, in the kind's own unit (FAISS's nprobe, efSearch or nflip); None: the
+    least, in steps of doubling, whose recall@10 reaches `target_recall` in the self-check. lists (ivf; FAISS's nlist):
+    None: twice the root of the number of codes, fewer if codes are long. links (hnsw; FAISS's M): of a node, twice as
+    many on the ground floor; build_effort (hnsw; FAISS's efConstruction): codes kept in view while a node is linked.
+    hash_bits (hash): length of a table's key, None: about one code per bucket. tables (hash). seed: of the clustering
+    and of the choice of the bits to hash. FAISS's names are accepted too.
 
-    Raises ValueError for an unknown kind or a number out of range.
+    Raises ValueError for an unknown kind, a number out of range, or one setting under two names.
     """
 
     kind: str = "flat"
@@ -47,8 +56,18 @@ class IndexSettings:
     hash_bits: int | None = None
     tables: int = 4
     seed: int = 0
+    nlist: InitVar[int | None] = None
+    M: InitVar[int | None] = None
+    efConstruction: InitVar[int | None] = None  # noqa: N815
+    nprobe: InitVar[int | None] = None
+    efSearch: InitVar[int | None] = None  # noqa: N815
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, *aliases: int | None) -> None:
+        for (alias, name), value in zip(_ALIASES.items(), aliases, strict=True):
+            if value is not None:
+                if getattr(self, name) not in (value, type(self).__dataclass_fields__[name].default):
+                    raise ValueError(f"{alias}={value} is {name}, which is {getattr(self, name)}; give one of them")
+                object.__setattr__(self, name, value)
         if self.kind not in KINDS:
             raise ValueError(f"kind={self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
         for name, (low, high) in _LIMITS.items():

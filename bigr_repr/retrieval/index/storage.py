@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from bigr_repr._version import __version__
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
-from bigr_repr.retrieval.codes.provenance import checked_origin
+from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.index.approximate import Approximate
+from bigr_repr.retrieval.index.distinct import Groups
 from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, FolderWriter, writing
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.settings import IndexSettings
@@ -38,7 +39,7 @@ class Parts(NamedTuple):
     approximate: Approximate | None
     binarizer: Binarizer | None
     layout: TokenLayout | None
-    origin: Mapping[str, Any] | None
+    provenance: Mapping[str, Any] | None
     self_check: SelfCheck | None
 
 
@@ -104,6 +105,8 @@ class RowWriter:
         writer = self._writer
         if index.approximate is not None and index.approximate.write(writer.path("search")):
             writer.adopt("search")
+            if index.approximate.groups is not None:
+                writer.append("distinct", index.approximate.groups.of_row)
         if index.binarizer is not None:
             writer.append(BINARIZER, index.binarizer.to_safetensors())
         layout, binarizer, vectors = index.layout, index.binarizer, index.rows.vectors
@@ -117,7 +120,7 @@ class RowWriter:
                 "layout": None if layout is None else [layout.height, layout.width, layout.bits_per_token],
                 "vectors": None if vectors is None else {"dtype": vectors.dtype.name, "width": vectors.shape[1]},
                 BINARIZER: None if binarizer is None else binarizer.kind,
-                "origin": index.origin,
+                "origin": index.provenance,
                 "self_check": None if index.self_check is None else index.self_check.to_dict(),
             }
         )
@@ -141,7 +144,7 @@ def load(folder: Path, *, memory_map: bool, max_bytes: int | None) -> Parts:
         layout = _layout(reader.field("layout", list, optional=True))
         checked = reader.field("self_check", dict, optional=True)
         self_check = None if checked is None else SelfCheck.from_dict(checked)
-        origin = checked_origin(reader.field("origin", dict, optional=True))
+        provenance = parse_provenance(reader.field("origin", dict, optional=True))
     except (ValueError, TypeError) as error:
         raise reader.damaged(str(error)) from error
     rows = read_rows(reader, memory_map=memory_map)
@@ -152,8 +155,10 @@ def load(folder: Path, *, memory_map: bool, max_bytes: int | None) -> Parts:
         if settings.kind == "hash":
             approximate = Approximate.build(settings, rows.codes)
         else:
-            approximate = Approximate.read(settings, reader.path("search"), count, code_bytes(n_bits))
-    return Parts(rows, n_bits, settings, approximate, _binarizer(reader, n_bits), layout, origin, self_check)
+            groups = _groups(reader, count)
+            held = count if groups is None else groups.count
+            approximate = Approximate.read(settings, reader.path("search"), held, code_bytes(n_bits), groups)
+    return Parts(rows, n_bits, settings, approximate, _binarizer(reader, n_bits), layout, provenance, self_check)
 
 
 def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
@@ -191,6 +196,16 @@ def _ids(reader: FolderReader, count: int) -> pa.Array:
     except pa.ArrowInvalid as error:
         raise reader.damaged(f"names that are no text: {error}") from error
     return names
+
+
+def _groups(reader: FolderReader, count: int) -> Groups | None:
+    """Which rows have equal codes, verified; None: none have."""
+    if "distinct" not in reader:
+        return None
+    of_row = reader.array("distinct", "int64", (count,), memory_map=False)
+    if of_row.min() < 0 or of_row.max() >= count:
+        raise reader.damaged("rows of codes that there are not")
+    return Groups(of_row)
 
 
 def _layout(value: list[Any] | None) -> TokenLayout | None:

@@ -5,41 +5,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from bigr_repr._typing import PathLike
 from bigr_repr.images.formats import one_line
+from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.retrieval.results.views import SearchView
 from bigr_repr.system.files import replacing
 
 __all__ = ["montage", "save_montage"]
 
-_TILE: Final = 160
+_SIDE: Final = 160
 _GAP: Final = 12
+_BETWEEN: Final = 4  # from a photograph to its decoded code
 _TEXT: Final = 40
-_PAPER, _INK, _SOFT, _ACCENT, _EMPTY = "#f6f4ef", "#23211d", "#7a756b", "#b4532a", "#e9e3d7"
 _COLUMNS: Final = 7  # the query and six hits
+_PAPER: Final = 246
+_INK, _SOFT, _ACCENT, _EMPTY = "#23211d", "#6f6a61", "#b4532a", "#e9e3d7"
+
+
+class _Tile(NamedTuple):
+    photo: Image.Image | None
+    decoded: Image.Image | None
+    name: str
+    text: str
 
 
 def montage(views: Sequence[SearchView]) -> Image.Image:
-    """Blocks of tiles, one per query: photographs with decoded codes below, the query first, in a frame.
+    """Tiles in rows, each query on rows of its own: its framed photograph first, decoded codes below photographs.
 
-    The region that was compared, if one was, is outlined.
+    The region that was compared, if any, is outlined.
 
     Raises ValueError for no search.
     """
     if not views:
         raise ValueError("no search to show")
-    blocks = [_block(view) for view in views]
-    width = max(block.width for block in blocks)
-    sheet = Image.new("RGB", (width + 2 * _GAP, sum(block.height + _GAP for block in blocks) + _GAP), _PAPER)
-    top = _GAP
-    for block in blocks:
-        sheet.paste(block, (_GAP, top))
-        top += block.height + _GAP
-    return sheet
+    listed = [_tiles(view) for view in views]
+    every = [tile for tiles in listed for tile in tiles]
+    decoded = any(tile.decoded for tile in every)
+    photos = not decoded or any(tile.photo for tile in every)
+    columns = min(_COLUMNS, max(map(len, listed)))
+    drawn = []
+    for view, tiles in zip(views, listed, strict=True):
+        drawn += [_draw(tile, photos, decoded, view, framed=not number) for number, tile in enumerate(tiles)]
+        drawn += [Image.new("RGB", drawn[0].size, (_PAPER,) * 3)] * (-len(drawn) % columns)
+    return contact_sheet(drawn, columns, gap=_GAP, gray=_PAPER)
 
 
 def save_montage(views: Sequence[SearchView], path: PathLike) -> None:
@@ -49,43 +61,38 @@ def save_montage(views: Sequence[SearchView], path: PathLike) -> None:
         sheet.save(file, "PNG", optimize=True)
 
 
-def _block(view: SearchView) -> Image.Image:
-    decoded = view.decoded is not None
-    photos = view.photo is not None or any(hit.photo is not None for hit in view.hits)
-    tiles = [(view.photo, view.decoded, view.name, "the query")]
+def _tiles(view: SearchView) -> list[_Tile]:
+    tiles = [_Tile(view.photo, view.decoded, view.name, "the query")]
     for hit in view.hits:
         text = f"{hit.distance:,.0f} of {view.n_bits:,} bits" if view.n_bits else f"distance {hit.distance:.3f}"
-        tiles.append((hit.photo, hit.decoded, hit.id, text))
-    high = (photos or not decoded) + decoded
-    columns = min(_COLUMNS, len(tiles))
-    step = high * _TILE + (high - 1) * 4 + _TEXT + _GAP
-    rows = -(-len(tiles) // columns)
-    block = Image.new("RGB", (columns * (_TILE + _GAP) - _GAP, rows * step - _GAP), _PAPER)
-    for number, (photo, code, name, text) in enumerate(tiles):
-        left, top = number % columns * (_TILE + _GAP), number // columns * step
-        pictures = [photo] * (photos or not decoded) + [code] * decoded
-        for level, picture in enumerate(pictures):
-            resampling = Image.Resampling.BICUBIC if picture is photo else Image.Resampling.NEAREST
-            tile = _tile(picture, resampling)
-            if view.region is not None:
-                _outline(tile, view.region)
-            block.paste(tile, (left, top + level * (_TILE + 4)))
-        _caption(block, (left, top + high * _TILE + (high - 1) * 4 + 4), name, text)
-        if number == 0:
-            corner = (left + _TILE - 1, top + high * _TILE + (high - 1) * 4 - 1)
-            ImageDraw.Draw(block).rectangle(((left, top), corner), outline=_ACCENT, width=3)
-    return block
+        tiles.append(_Tile(hit.photo, hit.decoded, hit.id, text))
+    return tiles
 
 
-def _tile(picture: Image.Image | None, resampling: Image.Resampling) -> Image.Image:
+def _draw(tile: _Tile, photos: bool, decoded: bool, view: SearchView, *, framed: bool) -> Image.Image:
+    pictures = [_fitted(tile.photo, Image.Resampling.BICUBIC)] * photos
+    pictures += [_fitted(tile.decoded, Image.Resampling.NEAREST)] * decoded
+    high = len(pictures) * (_SIDE + _BETWEEN) - _BETWEEN
+    drawn = Image.new("RGB", (_SIDE, high + _TEXT), (_PAPER,) * 3)
+    for level, picture in enumerate(pictures):
+        if view.region is not None:
+            _outline(picture, view.region)
+        drawn.paste(picture, (0, level * (_SIDE + _BETWEEN)))
+    _caption(drawn, high + _BETWEEN, tile)
+    if framed:
+        ImageDraw.Draw(drawn).rectangle(((0, 0), (_SIDE - 1, high - 1)), outline=_ACCENT, width=3)
+    return drawn
+
+
+def _fitted(picture: Image.Image | None, resampling: Image.Resampling) -> Image.Image:
     if picture is None:
-        return Image.new("RGB", (_TILE, _TILE), _EMPTY)
-    return ImageOps.fit(picture, (_TILE, _TILE), resampling)
+        return Image.new("RGB", (_SIDE, _SIDE), _EMPTY)
+    return ImageOps.fit(picture, (_SIDE, _SIDE), resampling)
 
 
-def _outline(tile: Image.Image, region: tuple[float, float, float, float]) -> None:
-    left, top, wide, high = (round(share * _TILE) for share in region)
-    ImageDraw.Draw(tile).rectangle(((left, top), (left + wide - 1, top + high - 1)), outline=_ACCENT, width=2)
+def _outline(picture: Image.Image, region: tuple[float, float, float, float]) -> None:
+    left, top, wide, high = (round(share * _SIDE) for share in region)
+    ImageDraw.Draw(picture).rectangle(((left, top), (left + wide - 1, top + high - 1)), outline=_ACCENT, width=2)
 
 
 @cache
@@ -96,12 +103,12 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 12)
 
 
-def _caption(block: Image.Image, corner: tuple[int, int], name: str, text: str) -> None:
-    draw, font = ImageDraw.Draw(block), _font()
-    printable = one_line(name)
+def _caption(drawn: Image.Image, top: int, tile: _Tile) -> None:
+    draw, font = ImageDraw.Draw(drawn), _font()
+    printable = one_line(tile.name)
     shown = printable
-    while shown and draw.textlength(shown, font) > _TILE:
+    while shown and draw.textlength(shown, font) > _SIDE:
         printable = printable[1:]
         shown = f"…{printable}"
-    draw.text(corner, shown, _INK, font)
-    draw.text((corner[0], corner[1] + 17), text, _SOFT, font)
+    draw.text((0, top), shown, _INK, font)
+    draw.text((0, top + 17), tile.text, _SOFT, font)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -43,34 +44,34 @@ def decode_to_folder(
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty; name a new folder")
-    ids, codes, origin = _stored(Path(source))
-    rows = np.arange(len(codes)) if only is None else _rows(ids, only)
-    rows = rows[:limit]
-    pre = model if isinstance(model, Pretrained) else _model(origin, model)
-    recorded = None if origin is None else origin["weights_sha256"]
-    if recorded not in (None, pre.fingerprint):
-        raise ValueError(
-            f"{source}: codes of a model with SHA-256 {recorded[:12]}…, but {pre.config.name} has "
-            f"{pre.fingerprint[:12]}…; give the model that made them"
-        )
-    decode_codes(pre, codes[rows[:1]])  # before a folder is made for nothing
+    ids, codes, provenance = _stored(Path(source))
+    rows = (np.arange(len(codes)) if only is None else _rows(ids, only))[:limit]
+    pre = _model(source, provenance, model)
+    decode_codes(pre, codes[rows[:1]])  # a wrong model fails here, before a folder is made
+    with _all_or_none(folder) as written:
+        for start in range(0, len(rows), _BATCH):
+            part = rows[start : start + _BATCH]
+            pictures = decode_codes(pre, np.ascontiguousarray(codes[part]))
+            for row, pixels in zip(part.tolist(), pictures, strict=True):
+                written.append(folder / _file_name(row, str(row) if ids is None else ids[row]))
+                Image.fromarray(pixels).save(written[-1])
+    return len(rows)
+
+
+@contextmanager
+def _all_or_none(folder: Path) -> Iterator[list[Path]]:
+    """A list to note written files in. If the block fails, they vanish, and the folder too if it was made."""
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     try:
-        for start in range(0, len(rows), _BATCH):
-            part = rows[start : start + _BATCH]
-            pictures = decode_codes(pre, np.ascontiguousarray(codes[part]))
-            for row, pixels in zip(part, pictures, strict=True):
-                written.append(folder / _file_name(int(row), str(row) if ids is None else ids[row]))
-                Image.fromarray(pixels).save(written[-1])
+        yield written
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
         if made:
             folder.rmdir()
         raise
-    return len(rows)
 
 
 def _file_name(row: int, id: str) -> str:
@@ -82,11 +83,11 @@ def _file_name(row: int, id: str) -> str:
 def _stored(source: Path) -> tuple[Sequence[str] | None, NDArray[np.uint8], Mapping[str, Any] | None]:
     if source.is_dir():
         index = HammingIndex.load(source)
-        return [str(id) for id in index.ids.to_pylist()], index.tokens, index.origin
+        return [str(id) for id in index.ids.to_pylist()], index.tokens, index.provenance
     found = read_codes(source)
-    if found.origin is not None and found.origin.get("of") != BITS:
-        raise ValueError(f"{source} holds {found.origin.get('of')}, which are no pictures; decode tokenizer bits")
-    return found.ids, found.codes, found.origin
+    if found.provenance is not None and found.provenance.get("of") != BITS:
+        raise ValueError(f"{source} holds {found.provenance.get('of')}, which are no pictures; decode tokenizer bits")
+    return found.ids, found.codes, found.provenance
 
 
 def _rows(ids: Sequence[str] | None, only: Sequence[str]) -> NDArray[np.int64]:
@@ -98,7 +99,16 @@ def _rows(ids: Sequence[str] | None, only: Sequence[str]) -> NDArray[np.int64]:
     return np.array([places[id] for id in only], np.int64)
 
 
-def _model(origin: Mapping[str, Any] | None, model: PathLike | None) -> Pretrained:
-    if model is None and origin is None:
+def _model(source: PathLike, provenance: Mapping[str, Any] | None, model: PathLike | Pretrained | None) -> Pretrained:
+    """The model to decode with: the one given, else the recorded one; checked to be the one recorded."""
+    if model is None and provenance is None:
         raise ValueError("these codes do not say which model they come from; name it (--model)")
-    return load(origin["model"] if model is None and origin is not None else model or "")
+    if not isinstance(model, Pretrained):
+        model = load(model or (provenance or {})["model"])
+    recorded = None if provenance is None else provenance["weights_sha256"]
+    if recorded not in (None, model.fingerprint):
+        raise ValueError(
+            f"{source}: codes of a model with SHA-256 {recorded[:12]}…, but {model.config.name} has "
+            f"{model.fingerprint[:12]}…; give the model that made them"
+        )
+    return model

@@ -3,40 +3,54 @@
 Knows nothing of pages or of how a montage is laid out.
 """
 
-# h w token grid, S side in pixels
+# q queries, k neighbors, h w token grid, S side in pixels
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.images.decode import decode_image
-from bigr_repr.images.find import unescape_path
-from bigr_repr.images.formats import ImageError
 from bigr_repr.retrieval.codes.decoding import decode_codes, token_distances
-from bigr_repr.retrieval.codes.provenance import describe_origin
-from bigr_repr.retrieval.codes.regions import Region
-from bigr_repr.retrieval.index.hamming import HammingIndex, Neighbors
+from bigr_repr.retrieval.codes.provenance import describe_provenance
+from bigr_repr.retrieval.codes.regions import Region, TokenLayout
+from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.index.neighbors import Found
 from bigr_repr.retrieval.stores.base import StoreIndex
 
-__all__ = ["HitView", "SearchView", "look_at"]
+__all__ = ["HitView", "SearchView", "Searched", "look_at"]
 
-log = logging.getLogger(__name__)
-_THUMBNAIL: Final = 320  # pixels of the longer side
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Searched:
+    """Queries, and what was found for each.
+
+    names: of the queries, as they were given; titles: as they are shown. found: rows, ids and distances (q, k).
+    tokens: the queries' tokenizer codes, uint8 (q, bytes), or None. photos: of the queries, None where there is none.
+    failures: pictures that could not be read, and why; they are not among the q queries.
+    """
+
+    names: Sequence[str]
+    titles: Sequence[str]
+    found: Found
+    tokens: NDArray[np.uint8] | None
+    photos: Sequence[Image.Image | None]
+    region: Region | None
+    rescored: bool
+    failures: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HitView:
-    """One hit. photo: the picture behind its id, where it was found; decoded: its code as a picture; differing: bits of
-    each token that differ from the query's, (h, w), with `bits_per_token` as the most there can be."""
+    """One hit.
+
+    photo: the picture behind its id, if it was found; decoded: its code as a picture; differing: bits of each token
+    that differ from the query's, (h, w) in 0..bits_per_token.
+    """
 
     id: str
     distance: float
@@ -49,7 +63,7 @@ class HitView:
 class SearchView:
     """One query and its hits, nearest first.
 
-    n_bits: compared for each distance; 0: the distances are cosine distances. origin: what the codes are of, in words.
+    n_bits: compared for each distance; 0: the distances are cosine distances. provenance: in words.
     region: the part that was compared, as shares of the side (x, y, w, h).
     """
 
@@ -59,76 +73,58 @@ class SearchView:
     hits: Sequence[HitView]
     n_bits: int
     bits_per_token: int
-    origin: str
+    provenance: str
     rows: int
     region: tuple[float, float, float, float] | None = None
 
 
 def look_at(
     index: HammingIndex | StoreIndex,
-    found: Neighbors,
-    names: Sequence[str],
-    tokens: NDArray[np.uint8] | None,
-    photos: Sequence[Image.Image | None],
-    *,
+    searched: Searched,
+    photo_of: Callable[[str, int], Image.Image | None],
     pre: Pretrained | None = None,
-    images: Path | None = None,
-    region: Region | None = None,
-    rescored: bool = False,
 ) -> list[SearchView]:
     """The views of q queries.
 
-    found: of index.search… names, photos, tokens (q, bytes), or None: of the queries. pre: to decode tokenizer codes
-    with, where index and query have them. images: the folder that ids are paths in; a hit whose picture is not there,
-    or cannot be read, is shown without.
+    photo_of(id, row): the photograph of a hit, or None. pre: the model that decodes tokenizer codes, where index and
+    query have them; None: nothing is decoded.
     """
-    layout = index.layout
-    bits = 0 if rescored else index.n_bits
-    share = None
+    layout, region = index.layout, searched.region
+    bits, share = 0 if searched.rescored else index.n_bits, None
     if region is not None and layout is not None:
-        bits = region.w * region.h * layout.bits_per_token
-        share = (region.x / layout.width, region.y / layout.height, region.w / layout.width, region.h / layout.height)
-    decodable = pre is not None and layout is not None and tokens is not None
+        bits, share = region.w * region.h * layout.bits_per_token, region.shares(layout)
     views = []
-    for i, name in enumerate(names):
-        held = [j for j, item in enumerate(found.ids[i]) if item is not None and item != -1]
-        ids = found.ids[i][held]
-        own = theirs = None
-        pictures: list[Image.Image | None] = [None] * (1 + len(held))
-        if decodable and pre is not None and tokens is not None and isinstance(index, HammingIndex):
-            own, theirs = tokens[i], np.ascontiguousarray(index.tokens[index.rows.places(list(ids))])
-            pictures = [Image.fromarray(pixels) for pixels in decode_codes(pre, np.concatenate([own[None], theirs]))]
-        hits = [
-            HitView(
-                id=str(item), distance=float(found.distances[i][j]), photo=photo_of(str(item), images),
-                decoded=pictures[1 + n],
-                differing=token_distances(own, theirs[n], layout) if own is not None and theirs is not None and layout
-                else None,
+    for i, name in enumerate(searched.titles):
+        held = np.flatnonzero(searched.found.rows[i] >= 0)
+        rows, distances = searched.found.rows[i][held], searched.found.distances[i][held]
+        own, hits = _decoded(index, searched, i, rows, pre)
+        listed = [
+            HitView(id=str(id), distance=float(distance), photo=photo_of(str(id), int(row)), decoded=picture,
+                    differing=differing)
+            for id, distance, row, (picture, differing) in zip(
+                searched.found.ids[i][held], distances, rows, hits, strict=True
             )
-            for n, (j, item) in enumerate(zip(held, ids, strict=True))
         ]  # fmt: skip
         views.append(
             SearchView(
-                name=name, photo=photos[i], decoded=pictures[0], hits=hits, n_bits=bits,
-                bits_per_token=0 if layout is None else layout.bits_per_token, origin=describe_origin(index.origin),
-                rows=len(index), region=share,
+                name=name, photo=searched.photos[i], decoded=own, hits=listed, n_bits=bits, rows=len(index),
+                bits_per_token=0 if layout is None else layout.bits_per_token, region=share,
+                provenance=describe_provenance(index.provenance),
             )
         )  # fmt: skip
     return views
 
 
-def thumbnail(source: str | Path, longest: int = _THUMBNAIL) -> Image.Image:
-    """A picture, upright, no side longer than so many pixels.  Raises ImageError."""
-    picture = decode_image(source)
-    picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    return picture
+_Decoded = tuple[Image.Image | None, NDArray[np.int32] | None]
 
 
-def photo_of(id: str, images: Path | None) -> Image.Image | None:
-    """The picture at a path that an index holds, relative to the folder `images`; None if it cannot be read."""
-    path: Any = Path(unescape_path(id))
-    try:
-        return thumbnail(path if images is None else images / path)
-    except ImageError as error:
-        log.info("no photograph for a hit: %s", error)
-        return None
+def _decoded(
+    index: HammingIndex | StoreIndex, searched: Searched, query: int, rows: NDArray[np.int64], pre: Pretrained | None
+) -> tuple[Image.Image | None, list[_Decoded]]:
+    """A query's code as a picture, and each hit's with the differing bits of its tokens; Nones without codes."""
+    layout: TokenLayout | None = index.layout
+    if pre is None or layout is None or searched.tokens is None or not isinstance(index, HammingIndex):
+        return None, [(None, None)] * len(rows)
+    own, theirs = searched.tokens[query], np.ascontiguousarray(index.tokens[rows])
+    first, *others = (Image.fromarray(pixels) for pixels in decode_codes(pre, np.concatenate([own[None], theirs])))
+    return first, list(zip(others, token_distances(own, theirs, layout), strict=True))

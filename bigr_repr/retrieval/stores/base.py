@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
-from bigr_repr.retrieval.codes.provenance import checked_origin
+from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
-from bigr_repr.retrieval.index.hamming import Neighbors
+from bigr_repr.retrieval.index.neighbors import Found, Neighbors
 
 _FORMAT: Final = 1
 _BINARIZER: Final = "binariser"  # in the header it keeps the spelling of the first version
@@ -38,7 +38,7 @@ class Header:
     count: int
     kind: str
     lists: int | None
-    origin: Mapping[str, Any] | None
+    provenance: Mapping[str, Any] | None
     binarizer: Binarizer | None
 
     def to_json(self) -> str:
@@ -48,7 +48,7 @@ class Header:
         if binarizer is not None:
             fitted = [binarizer.kind, base64.b64encode(binarizer.to_safetensors()).decode()]
         record = {"format": _FORMAT, "n_bits": self.n_bits, "count": self.count, "kind": self.kind}
-        return json.dumps(record | {"lists": self.lists, "origin": self.origin, _BINARIZER: fitted})
+        return json.dumps(record | {"lists": self.lists, "origin": self.provenance, _BINARIZER: fitted})
 
     @classmethod
     def from_json(cls, text: str, name: str) -> Header:
@@ -62,10 +62,10 @@ class Header:
             if fitted is not None:
                 binarizer = Binarizer.from_safetensors(base64.b64decode(fitted[1]), fitted[0], name)
             numbers = {field: int(record[field]) for field in ("n_bits", "count")}
+            provenance = parse_provenance(record["origin"])
             return cls(
-                **numbers, kind=str(record["kind"]), lists=record["lists"], origin=checked_origin(record["origin"]),
-                binarizer=binarizer,
-            )  # fmt: skip
+                **numbers, kind=str(record["kind"]), lists=record["lists"], provenance=provenance, binarizer=binarizer
+            )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{name}: not an index that this program pushed ({error}); push it again") from error
 
@@ -93,7 +93,7 @@ class Store(Protocol):
 class StoreIndex:
     """An index in a store, to be searched as a HammingIndex is, by bits.
 
-    n_bits, binarizer, origin: as HammingIndex's.
+    n_bits, binarizer, provenance: as HammingIndex's.
     """
 
     layout: ClassVar[TokenLayout | None] = None
@@ -102,7 +102,7 @@ class StoreIndex:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.header = Header.from_json(store.read_header(), store.place)
-        self.n_bits, self.origin, self.binarizer = self.header.n_bits, self.header.origin, self.header.binarizer
+        self.n_bits, self.provenance, self.binarizer = self.header.n_bits, self.header.provenance, self.header.binarizer
 
     def __len__(self) -> int:
         return self.header.count
@@ -114,6 +114,28 @@ class StoreIndex:
         but which of the equally far ones come last within k is the store's choice.
         Raises ValueError for codes of another length or k outside 1..len(index), ConnectionError.
         """
+        return self.find(queries, k, effort=effort).neighbors
+
+    def find(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Found:
+        """search(), with row numbers too."""
+        wanted = self._checked(queries, k)
+        if effort is not None and (not self.header.lists or effort < 1):
+            raise ValueError(
+                f"effort={effort} must be a number of lists from 1; {self._store.place} is {self.header.kind}"
+            )
+        if effort is None and self.header.lists:
+            effort = max(1, self.header.lists // 8)
+        places = np.full((len(wanted), k), -1, np.int64)
+        ids = np.full((len(wanted), k), None, object)
+        distances = np.full((len(wanted), k), -1, np.int32)
+        for i, (rows, names, bits) in enumerate(self._store.search(wanted, k, effort)):
+            order = np.lexsort((rows, bits))
+            places[i, : len(order)] = np.array(rows, np.int64)[order]
+            ids[i, : len(order)] = np.array(names, object)[order]
+            distances[i, : len(order)] = np.array(bits, np.int32)[order]
+        return Found(places, ids, distances)
+
+    def _checked(self, queries: ArrayLike, k: int) -> NDArray[np.uint8]:
         wanted = np.atleast_2d(np.asarray(queries))
         length = code_bytes(self.n_bits)
         if wanted.dtype != np.uint8 or wanted.ndim != 2 or wanted.shape[1] != length:
@@ -123,30 +145,22 @@ class StoreIndex:
             )
         if not 1 <= k <= len(self):
             raise ValueError(f"k={k} is outside 1..{len(self)}, the codes in {self._store.place}; ask for fewer")
-        if effort is not None and (not self.header.lists or effort < 1):
-            raise ValueError(
-                f"effort={effort} must be a number of lists from 1; {self._store.place} is {self.header.kind}"
-            )
-        if effort is None and self.header.lists:
-            effort = max(1, self.header.lists // 8)
-        ids = np.full((len(wanted), k), None, object)
-        distances = np.full((len(wanted), k), -1, np.int32)
-        for i, (rows, names, bits) in enumerate(self._store.search(wanted, k, effort)):
-            order = np.lexsort((rows, bits))
-            ids[i, : len(order)] = np.array(names, object)[order]
-            distances[i, : len(order)] = np.array(bits, np.int32)[order]
-        return Neighbors(ids, distances)
+        return wanted
 
-    def rescored(
+    def find_rescored(
         self, queries: ArrayLike, vectors: ArrayLike, k: int = 10, *, rescore: int = 10, effort: int | None = None
-    ) -> Neighbors:
+    ) -> Found:
         """Raises ValueError: vectors are not in the store."""
         raise ValueError(f"{self._store.place} holds only codes: rescore with the index folder that was pushed")
+
+    rescored = find_rescored
 
     def token_layout(self) -> NoReturn:
         """Raises ValueError: stores compare whole codes."""
         raise ValueError(f"{self._store.place} compares whole codes: search regions in the index folder")
 
-    def search_region(self, queries: ArrayLike, region: Region, k: int = 10) -> NoReturn:
+    def find_region(self, queries: ArrayLike, region: Region, k: int = 10) -> NoReturn:
         """Raises ValueError: stores compare whole codes."""
         self.token_layout()
+
+    search_region = find_region

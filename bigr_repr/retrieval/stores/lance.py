@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,7 @@ class LanceStore:
 
         self.place, self._name, self._local = f"lancedb:{where}", name, "://" not in where
         self._where = where
-        with self._reaching():
-            self._connect: Any = lambda: lancedb.connect(where)
+        self._connect: Any = partial(lancedb.connect, where)
 
     def write(self, header: Header, batches: Iterator[CodeBatch]) -> None:
         """One version of the table is committed after all rows: until then readers see the one before."""

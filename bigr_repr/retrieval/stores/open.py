@@ -44,7 +44,12 @@ def push(index: HammingIndex, place: str, name: str = "images", *, kind: str = "
     store = _connect(place, name)
     lists = max(1, round(2 * len(index) ** 0.5)) if kind == "ivf" else None
     header = Header(
-        n_bits=index.n_bits, count=len(index), kind=kind, lists=lists, origin=index.origin, binarizer=index.binarizer
+        n_bits=index.n_bits,
+        count=len(index),
+        kind=kind,
+        lists=lists,
+        provenance=index.provenance,
+        binarizer=index.binarizer,
     )
     store.write(header, _batches(index))
     return StoreIndex(store)

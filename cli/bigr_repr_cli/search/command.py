@@ -39,6 +39,9 @@ def command(
     effort: Annotated[
         int | None,
         typer.Option(
+            "--effort",
+            "--nprobe",
+            "--efSearch",
             min=0,
             help="Search effort of an approximate index, in the unit that index info shows "
             r"\[default: the index's own; ivf in a store: an eighth of its lists].",
@@ -72,7 +75,7 @@ def command(
     Distances are numbers of differing bits; with --rescore, cosine distances.
     """
     from bigr_repr.retrieval import HammingIndex
-    from bigr_repr.retrieval.search import search_ids, search_images
+    from bigr_repr.retrieval.search import search_ids, search_images, views_of
     from bigr_repr_cli.parse import parse_region
     from bigr_repr_cli.search.report import open_index, print_hits, show
 
@@ -86,5 +89,5 @@ def command(
     else:
         found = search_images(opened, query, k, rescore=rescore, region=where, effort=effort, model=model)
     if html or montage:
-        show(found.views(opened, model=model, images=images), html, montage, quiet=as_json)
+        show(views_of(found, opened, model=model, images=images), html, montage, quiet=as_json)
     print_hits(found, as_json=as_json)

@@ -40,6 +40,9 @@ def build(
     effort: Annotated[
         int | None,
         typer.Option(
+            "--effort",
+            "--nprobe",
+            "--efSearch",
             min=0,
             help="Search effort. ivf: lists searched; hnsw: codes kept in view; hash: bits of a key that may differ "
             r"\[default: the smallest that reaches --target-recall].",
@@ -54,14 +57,22 @@ def build(
     lists: Annotated[
         int | None,
         typer.Option(
+            "--lists",
+            "--nlist",
             min=1,
             help="ivf: number of lists "
             r"\[default: twice the square root of the number of images, fewer if codes are long].",
         ),
     ] = None,
-    links: Annotated[int, typer.Option(min=2, help="hnsw: links per code.")] = 16,
+    links: Annotated[int, typer.Option("--links", "--M", min=2, help="hnsw: links per code.")] = 16,
     build_effort: Annotated[
-        int, typer.Option(min=1, help="hnsw: codes kept in view while a code is linked; more: a better, slower build.")
+        int,
+        typer.Option(
+            "--build-effort",
+            "--efConstruction",
+            min=1,
+            help="hnsw: codes kept in view while a code is linked; more: a better, slower build.",
+        ),
     ] = 80,
     hash_bits: Annotated[
         int | None,
@@ -83,7 +94,7 @@ def build(
     """
     from bigr_repr.retrieval import IndexSettings, build_index
     from bigr_repr_cli.progress import counting_progress
-    from bigr_repr_cli.search.index_report import print_index
+    from bigr_repr_cli.search.index_report import missed_target, print_index
 
     settings = IndexSettings(
         kind=kind, effort=effort, target_recall=target_recall, lists=lists, links=links, build_effort=build_effort,
@@ -95,6 +106,8 @@ def build(
             vectors=None if vectors == Kept.none else vectors, seed=seed, on_progress=on_progress,
         )  # fmt: skip
     print_index(built, out, as_json=as_json)
+    if warning := missed_target(built):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 @app.command()
@@ -105,7 +118,7 @@ def info(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show an index: size, kind, origin, what can be searched, and its self-check."""
+    """Show an index: size, kind, provenance, what can be searched, and its self-check."""
     from bigr_repr.retrieval import HammingIndex
     from bigr_repr_cli.search.index_report import print_index
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bigr_repr.images.find import escape_path
 from bigr_repr.retrieval import KINDS, HammingIndex
-from bigr_repr.retrieval.codes.provenance import describe_origin
+from bigr_repr.retrieval.codes.provenance import describe_provenance
 
 
 def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
@@ -32,6 +32,17 @@ def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
     Console().print(table)
 
 
+def missed_target(index: HammingIndex) -> str | None:
+    """A line about a self-check below the target; None if it was reached, or the index is exact."""
+    check, target = index.self_check, index.settings.target_recall
+    if check is None or check.recall >= target:
+        return None
+    return (
+        f"recall@{check.k} is {check.recall:.3f}, below the target of {target:g}; --kind flat is exact, and fast up to "
+        "about a million images"
+    )
+
+
 def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
     layout, vectors, binarizer, check = index.layout, index.rows.vectors, index.binarizer, index.self_check
     return {
@@ -43,8 +54,9 @@ def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
         "binarizer": None if binarizer is None else {"kind": binarizer.kind, "fitted_on": binarizer.fitted_on},
         "grid": None if layout is None else [layout.width, layout.height],
         "vectors": None if vectors is None else {"dtype": vectors.dtype.name, "width": vectors.shape[1]},
-        "origin": index.origin,
+        "provenance": index.provenance,
         "self_check": None if check is None else check.to_dict(),
+        "target_missed": missed_target(index),
     }
 
 
@@ -52,7 +64,7 @@ def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, 
     settings, layout, vectors = index.settings, index.layout, index.rows.vectors
     yield "index", f"{escape_path(str(folder))}, {decimal(size)}"
     yield "images", f"{len(index):,}"
-    yield "codes", f"{index.n_bits:,} bits = {index.rows.codes.shape[1]:,} B: {describe_origin(index.origin)}"
+    yield "codes", f"{index.n_bits:,} bits = {index.rows.codes.shape[1]:,} B: {describe_provenance(index.provenance)}"
     if index.binarizer is not None:
         yield "binarizer", f"{index.binarizer.kind}, fitted on {index.binarizer.fitted_on:,} images"
     yield "kind", f"{settings.kind}: {KINDS[settings.kind]}"

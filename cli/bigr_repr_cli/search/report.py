@@ -10,8 +10,7 @@ import typer
 
 from bigr_repr.images.formats import one_line
 from bigr_repr.retrieval import HammingIndex
-from bigr_repr.retrieval.results.views import SearchView
-from bigr_repr.retrieval.search import Searched
+from bigr_repr.retrieval.results.views import Searched, SearchView
 from bigr_repr.retrieval.stores.base import StoreIndex
 from bigr_repr.retrieval.stores.open import is_store, open_store
 
@@ -25,7 +24,9 @@ def print_hits(found: Searched, *, as_json: bool) -> None:
     """Hits of every query: ids and distances."""
     kind = "cosine distance" if found.rescored else "bits"
     if as_json:
-        typer.echo(json.dumps([{"query": name, "hits": hits} for name, hits in _hits(found)], indent=2))
+        answers: list[dict[str, Any]] = [{"query": name, "hits": hits} for name, hits in _hits(found)]
+        answers += [{"query": name, "error": message} for name, message in found.failures]
+        typer.echo(json.dumps(answers, indent=2))
         return
     for number, (name, hits) in enumerate(_hits(found)):
         if len(found.names) > 1:
@@ -54,7 +55,7 @@ def show(views: list[SearchView], html: Path | None, montage: Path | None, *, qu
 
 def _hits(found: Searched) -> list[tuple[str, list[dict[str, Any]]]]:
     listed = []
-    for name, ids, distances in zip(found.names, *found.neighbors, strict=True):
+    for name, ids, distances in zip(found.names, *found.found.neighbors, strict=True):
         pairs = zip(ids.tolist(), distances.tolist(), strict=True)
         listed.append((name, [{"id": id, "distance": value} for id, value in pairs if id is not None and id != -1]))
     return listed

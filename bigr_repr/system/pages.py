@@ -1,0 +1,38 @@
+"""Self-contained HTML pages: Jinja templates, one style, files embedded as data URLs. Knows nothing of the content.
+
+A page loads nothing and runs no script, so that it reads the same from a mail attachment years later. Templates extend
+`page.html`, which brings the shared style, and fill its blocks `title`, `style` and `body`. Every value is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["data_url", "render"]
+
+
+def render(template: Path, **values: Any) -> str:
+    """The page that a template file makes of values.
+
+    Raises jinja2.UndefinedError for a name that the template uses and values lack.
+    """
+    return _environment(template.parent).get_template(template.name).render(values)
+
+
+def data_url(data: bytes, media_type: str) -> str:
+    """A file as a URL that carries its content, as "data:image/png;base64,…"."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+@cache
+def _environment(folder: Path) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader([folder, Path(__file__).parent])
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
