@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -170,17 +171,49 @@ def test_names_that_the_text_gives_exist() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+ROOT = PACKAGE.parent
+PAGES = sorted(
+    str(page.relative_to(ROOT)) for part in ("*.md", "docs/**/*.md", "*/README.md") for page in ROOT.glob(part)
+)
+
+
+def _generated() -> set[str]:
+    """Pages that docs/hooks makes when the site is built, so that guides can link to them."""
+    import typer
+    from bigr_repr_cli.main import app
+
+    commands: dict[str, object] = vars(typer.main.get_command(app))["commands"]
+    names = {name.split()[0] for name in commands} | {"index"}
+    api = {module.split(".")[1] for module in MODULES if module.count(".") == 1} | {"bigr_repr"}
+    return {f"docs/commands/{name}.md" for name in names} | {f"docs/api/{name}.md" for name in api}
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_links_to_is_in_the_repository(page: str) -> None:
-    root = PACKAGE.parent
-    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False).stdout.split(
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split(
         "\n"
     )
     if len(listed) < 2:
         pytest.skip("not a git repository")
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (root / page).read_text())
-    files = [((root / page).parent / link).resolve().relative_to(root.resolve()) for link in links]
-    assert not [str(file) for file in files if not any(f"{each}/".startswith(f"{file}/") for each in listed)]
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
+    files = [((ROOT / page).parent / link).resolve().relative_to(ROOT.resolve()) for link in links]
+    there = [*listed, *_generated()]
+    assert not [str(file) for file in files if not any(f"{each}/".startswith(f"{file}/") for each in there)]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+
+
+def test_light_requirements_are_those_of_the_package() -> None:
+    """requirements-cpu.txt is what pyproject.toml states, with FAISS for the CPU."""
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    light = [line for line in (ROOT / "requirements-cpu.txt").read_text().splitlines() if not line.startswith("#")]
+    assert light == [each.partition(";")[0].strip() for each in stated if not each.startswith("faiss-gpu")]
+
+
+def test_the_version_is_stated_once() -> None:
+    assert f"\nversion: {bigr_repr.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_imports_point_downward_only() -> None:

@@ -1,0 +1,22 @@
+"""Embed a folder into Parquet files, and read them back
+
+Every input has a row or a line in `failures.jsonl`. A second run of this script embeds nothing: the data
+set is complete.
+"""
+
+import argparse
+
+import bigr_repr as br
+
+parser = argparse.ArgumentParser(description="Embed images, and show what the data set holds.")
+parser.add_argument("images", nargs="?", default="examples/images")
+parser.add_argument("--out", default="embeddings")
+given = parser.parse_args()
+
+summary = br.embed_images(given.images, given.out, layers=(4, 12), codes=True)
+print(f"{summary.inputs} images: {summary.rows} rows, {summary.failures} failures")
+
+data = br.read_embeddings(given.out, layer=12)
+print(f"vectors {data.vectors.shape} {data.vectors.dtype}, first row {data.paths[0]}")
+if data.codes is not None:
+    print(f"codes {data.codes.shape} {data.codes.dtype}")
