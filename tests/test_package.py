@@ -183,7 +183,7 @@ def _generated() -> set[str]:
     from bigr_repr_cli.main import app
 
     commands: dict[str, object] = vars(typer.main.get_command(app))["commands"]
-    names = {name.split()[0] for name in commands} | {"index"}
+    names = {f"bigr-repr-{name.split()[0]}" for name in commands} | {"index"}
     api = {module.split(".")[1] for module in MODULES if module.count(".") == 1} | {"bigr_repr"}
     return {f"docs/commands/{name}.md" for name in names} | {f"docs/api/{name}.md" for name in api}
 

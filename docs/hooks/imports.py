@@ -1,6 +1,6 @@
-"""Which parts of a package import which: a diagram for Mermaid, and what there is to count.
+"""Which parts of a package import which: a drawing, and what there is to count.
 
-    python docs/hooks/imports.py [--diagram] bigr_repr
+    python docs/hooks/imports.py bigr_repr --svg imports.svg
 
 A part is a folder or a module at the package's root. Imports inside functions and for type checkers count too.
 """
@@ -61,13 +61,67 @@ def _reachable(start: str, arrows: Arrows) -> set[str]:
     return seen
 
 
-def diagram(arrows: Arrows) -> str:
-    """Mermaid's text for the arrows, without those that a longer way implies."""
-    lines = ["flowchart TD"]
+def direct(arrows: Arrows) -> Arrows:
+    """The arrows that no longer way implies."""
+    reach = {name: _reachable(name, arrows) for name in arrows}
+    return {name: targets - set().union(*(reach[each] for each in targets)) for name, targets in arrows.items()}
+
+
+def _rows(arrows: Arrows) -> list[list[str]]:
+    """The parts in rows, each below all that import it; in a row, each near those that it imports."""
+    heights: dict[str, int] = {}
+
+    def height(name: str, above: tuple[str, ...] = ()) -> int:
+        if name not in heights:
+            below = [height(target, (*above, name)) for target in arrows[name] if target not in above]
+            heights[name] = 1 + max(below, default=-1)
+        return heights[name]
+
+    rows: list[list[str]] = [[] for _ in range(1 + max(height(name) for name in arrows))]
     for name in sorted(arrows):
-        implied = set().union(*(_reachable(target, arrows) for target in arrows[name])) if arrows[name] else set()
-        lines += [f"    {name} --> {target}" for target in sorted(arrows[name] - implied)]
-    return "\n".join(lines) + "\n"
+        rows[heights[name]].append(name)
+    place: dict[str, float] = {}
+    for row in rows:
+        row.sort(key=lambda name: sum(place.get(each, 0) for each in arrows[name]) / max(1, len(arrows[name])))
+        place |= {name: (i + 0.5) / len(row) for i, name in enumerate(row)}
+    return rows[::-1]
+
+
+def _box(name: str) -> float:
+    return 7 * len(name) + 20
+
+
+def drawing(arrows: Arrows) -> str:
+    """An SVG of the parts, each importing only what is below it."""
+    rows, width, step = _rows(arrows), 1000, 76
+    place = {}
+    for depth, row in enumerate(rows):
+        gap = (width - sum(map(_box, row))) / len(row)
+        x = gap / 2
+        for name in row:
+            place[name] = x + _box(name) / 2, 24 + step * depth
+            x += _box(name) + gap
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {step * len(rows)}" role="img" '
+        'font-family="sans-serif" font-size="13"><title>Which part imports which</title>',
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path d="M0 0 8 4 0 8z" fill="#8893a8"/></marker></defs>',
+    ]
+    for name, targets in direct(arrows).items():
+        for target in sorted(targets):
+            (x, y), (to_x, to_y) = place[name], place[target]
+            y, to_y = y + 14, to_y - 15
+            bend = (to_y - y) / 2
+            lines.append(
+                f'<path d="M{x:.0f} {y} C{x:.0f} {y + bend} {to_x:.0f} {to_y - bend} {to_x:.0f} {to_y}" fill="none" '
+                'stroke="#8893a8" stroke-width="1.2" marker-end="url(#tip)"/>'
+            )
+    for name, (x, y) in place.items():
+        lines.append(
+            f'<rect x="{x - _box(name) / 2:.0f}" y="{y - 14}" width="{_box(name):.0f}" height="28" rx="6" '
+            f'fill="#eef1f8" stroke="#5566a0"/><text x="{x:.0f}" y="{y + 4.5}" text-anchor="middle" fill="#1c2440">{name}</text>'
+        )
+    return "\n".join([*lines, "</svg>"]) + "\n"
 
 
 def counts(package: Path) -> dict[str, str]:
@@ -87,13 +141,13 @@ def main() -> None:
     """Print the counts, and with --diagram the diagram."""
     parser = argparse.ArgumentParser(description="Which parts of a package import which.")
     parser.add_argument("package", type=Path)
-    parser.add_argument("--diagram", action="store_true", help="also print Mermaid's text")
+    parser.add_argument("--svg", type=Path, help="also draw them into this file")
     given = parser.parse_args()
     package = given.package.resolve()
     for name, value in counts(package).items():
         print(f"{name}: {value}")
-    if given.diagram:
-        print(diagram(parts(package)), end="")
+    if given.svg:
+        given.svg.write_text(drawing(parts(package)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from imports import counts, diagram, parts
+from imports import counts, drawing, parts
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
@@ -54,10 +54,13 @@ def command_pages() -> dict[str, str]:
     pages: dict[str, str] = {}
     for section in sections:
         title = section.partition("\n")[0].strip("`").split()
-        name = f"commands/{title[1]}.md"
+        name = f"commands/bigr-repr-{title[1]}.md"
         pages[name] = pages[name] + f"\n## {section}" if name in pages else f"# {section}"
     found = [(name, page.partition("\n")[2].strip().partition("\n")[0]) for name, page in pages.items()]
-    listed = "".join(f"| [`{Path(name).stem}`]({Path(name).name}) | {first} |\n" for name, first in found)
+    listed = "".join(
+        f"| [`bigr-repr {Path(name).stem.removeprefix('bigr-repr-')}`]({Path(name).name}) | {first} |\n"
+        for name, first in found
+    )
     general = head.partition("\n")[2].partition("**Commands**")[0]
     return {"commands/index.md": f"# Commands\n{general}\n| command | |\n|---|---|\n{listed}", **pages}
 
@@ -166,7 +169,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     markdown = _with_site_links(markdown, uri)
     if uri == "design.md":
         package = ROOT / "bigr_repr"
-        filled = {"import diagram": f"```mermaid\n{diagram(parts(package))}```", **counts(package)}
+        filled = {"import diagram": drawing(parts(package)), **counts(package)}
         for name, text in filled.items():
             markdown = markdown.replace(f"<!-- {name} -->", text)
     return markdown
