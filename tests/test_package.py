@@ -73,6 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "sampling": {"config", "codes", "images", "models", "checkpoints"},
     "painting": {"provenance", "images", "checkpoints", "sampling"},
     "evaluate": {"codes", "images", "datasets", "models", "checkpoints", "features", "embed", "retrieval"},
+    "serve": {"config", "codes", "images", "models", "checkpoints", "features", "retrieval"},
     "train": {"config", "codes", "provenance", "images", "datasets", "models", "checkpoints", "sampling"},
 }
 # The same for the rooms inside the larger folders.
@@ -260,7 +261,7 @@ def test_nothing_imports_the_command_line() -> None:
     assert not [file for file in PACKAGE.rglob("*.py") if "bigr_repr_cli" in file.read_text()]
 
 
-HEAVY = ("torch", "faiss", "sklearn", "timm", "pyarrow", "pandas", "accelerate")
+HEAVY = ("torch", "faiss", "sklearn", "timm", "pyarrow", "pandas", "accelerate", "fastapi")
 
 
 @pytest.mark.parametrize(

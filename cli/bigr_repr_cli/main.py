@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from bigr_repr_cli import app as page
-from bigr_repr_cli import bench, train
+from bigr_repr_cli import bench, serve, train
 from bigr_repr_cli.draw import edit, enrich, generate, inpaint, interpolate, outpaint
 from bigr_repr_cli.embed import command as embed
 from bigr_repr_cli.embed import export as embed_export
@@ -80,6 +80,7 @@ app.add_typer(index.app, name="index")
 for drawing in (generate, inpaint, outpaint, edit, interpolate, enrich):
     app.command(drawing.__name__.rpartition(".")[2])(drawing.command)
 app.command("app")(page.command)
+app.command("serve")(serve.command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")

@@ -1,0 +1,5 @@
+"""Embeddings, codes and search over HTTP, and a search page: one process keeps model and index ready."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,118 @@
+"""Single items from many callers, worked on in batches by one thread. Knows nothing of what they are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class QueueFullError(RuntimeError):
+    """The queue has no room for what was submitted; try again later."""
+
+
+class Batcher(Generic[T, R]):
+    """A queue, and a thread that calls run(items) with up to `batch` items at a time: one result per item, in order.
+
+    The first item of a batch waits at most wait_seconds for others; while a batch runs, the next one gathers.
+    waiting: items that the queue holds. If run raises, every item of the batch is tried alone, so that only the item
+    at fault fails.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[T]], Sequence[R]],
+        *,
+        batch: int,
+        wait_seconds: float,
+        waiting: int,
+        name: str,
+        observe: Callable[[int, float], None] = lambda size, seconds: None,
+    ) -> None:
+        self._run, self._batch, self._wait, self._waiting = run, batch, wait_seconds, waiting
+        self._observe = observe
+        self._queue: deque[tuple[T, Future[R], float]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def alive(self) -> bool:
+        """Whether items are being worked on."""
+        return self._thread.is_alive() and not self._closed
+
+    def submit(self, items: Sequence[T]) -> list[Future[R]]:
+        """Queue items, all or none.  Raises QueueFullError without room for all, RuntimeError once closed."""
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the server is shutting down")
+            if len(self._queue) + len(items) > self._waiting:
+                raise QueueFullError(f"{len(self._queue)} items are waiting; the queue holds {self._waiting}")
+            futures: list[Future[R]] = [Future() for _ in items]
+            now = time.monotonic()
+            self._queue.extend((item, future, now) for item, future in zip(items, futures, strict=True))
+            self._changed.notify()
+        return futures
+
+    def close(self) -> None:
+        """Finish what is queued, accept nothing more, and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while taken := self._next():
+            started = time.monotonic()
+            items = [item for item, _ in taken]
+            try:
+                _deliver(taken, self._run(items))
+            except Exception as error:
+                if len(taken) == 1:
+                    taken[0][1].set_exception(error)
+                else:
+                    for item, future in taken:
+                        self._alone(item, future)
+            self._observe(len(taken), time.monotonic() - started)
+
+    def _alone(self, item: T, future: Future[R]) -> None:
+        try:
+            _deliver([(item, future)], self._run([item]))
+        except Exception as error:
+            future.set_exception(error)
+
+    def _next(self) -> list[tuple[T, Future[R]]]:
+        """The next batch of items that somebody still waits for; empty once closed and done."""
+        with self._changed:
+            while True:
+                while not self._queue and not self._closed:
+                    self._changed.wait()
+                if not self._queue:
+                    return []
+                until = self._queue[0][2] + self._wait
+                while len(self._queue) < self._batch and not self._closed and (left := until - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                taken: list[tuple[T, Future[R]]] = []
+                while self._queue and len(taken) < self._batch:
+                    item, future, _ = self._queue.popleft()
+                    if future.set_running_or_notify_cancel():
+                        taken.append((item, future))
+                if taken:
+                    return taken
+
+
+def _deliver(taken: list[tuple[T, Future[R]]], results: Sequence[R]) -> None:
+    if len(results) != len(taken):
+        raise RuntimeError(f"{len(results)} results for {len(taken)} items")
+    for (_, future), result in zip(taken, results, strict=True):
+        future.set_result(result)

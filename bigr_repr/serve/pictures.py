@@ -1,0 +1,78 @@
+"""Pictures as requests carry them, decoded in guarded processes. Knows nothing of HTTP or models."""
+
+# S side in pixels
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.images.find import unescape_path
+from bigr_repr.images.formats import ImageError
+from bigr_repr.images.isolated import GuardedLoading, Loading
+
+THUMBNAIL: Final = 320  # pixels a side, of photographs that are shown
+_DATA_URL: Final = re.compile(r"data:(?P<type>[\w.+/-]*)(?:;[\w=.-]+)*?(?P<base64>;base64)?,", re.ASCII)
+_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+def picture_bytes(text: str, name: str) -> bytes:
+    """The encoded file in a data URL or in base64.
+
+    Raises ImageError for anything else; an address is never fetched.
+    """
+    found = _DATA_URL.match(text[:200])
+    if found is None and _ADDRESS.match(text[:40]):
+        raise ImageError("unreadable", f"{name}: addresses are not fetched; send the file as a data URL or in base64")
+    if found is not None and not found["base64"]:
+        raise ImageError("unreadable", f"{name}: the data URL is not in base64; write data:image/png;base64,…")
+    try:
+        data = base64.b64decode(text if found is None else text[found.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError("unreadable", f"{name}: not valid base64 ({error})") from None
+    if not data:
+        raise ImageError("empty", f"{name}: no bytes")
+    return data
+
+
+class PictureReader:
+    """Threads that each have a process to decode in: a hostile file costs its own request only.
+
+    size: S. workers: threads. Processes start with the first picture that a thread decodes.
+    """
+
+    def __init__(self, size: int, *, max_pixels: int, timeout: float, workers: int) -> None:
+        self._load = GuardedLoading(Loading(size=size, max_pixels=max_pixels), timeout)
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+
+    def read(self, text: str, name: str) -> Future[NDArray[np.uint8]]:
+        """Decode a data URL or base64: uint8 (S, S, 3), cropped to the middle square.  Raises ImageError."""
+        return self._threads.submit(lambda: self._load(picture_bytes(text, name), name).pixels)
+
+    def read_file(self, file: Path, name: str) -> Future[NDArray[np.uint8]]:
+        """Decode a local file; name: what errors call it.  Raises ImageError."""
+        return self._threads.submit(lambda: self._load(str(file), name).pixels)
+
+    def close(self) -> None:
+        """End threads and processes; pictures not begun are dropped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._load.stop()
+        self._threads.shutdown(wait=True)
+        self._load.close()
+
+
+def photo_file(id: str, folder: Path) -> Path | None:
+    """The file of a path that an index holds, relative to a folder; None unless a regular file inside the folder."""
+    try:
+        root = folder.resolve(strict=True)
+        file = (root / unescape_path(id)).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return file if file.is_file() and file.is_relative_to(root) else None

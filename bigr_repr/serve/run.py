@@ -1,0 +1,61 @@
+"""Serving an application on a socket until a signal ends it. Knows nothing of models."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from bigr_repr.serve.settings import Access, Limits
+
+log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it listens. started: called once with the address."""
+
+    def __init__(self, config: uvicorn.Config, begun: Callable[[str], None], address: str) -> None:
+        super().__init__(config)
+        self._begun, self._address = begun, address
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening."""
+        await super().startup(sockets)
+        if self.started:
+            self._begun(self._address)
+
+
+def run_server(
+    app: Any, access: Access, limits: Limits, port: int, *, begun: Callable[[str], None] = lambda address: None
+) -> None:
+    """Serve until SIGINT or SIGTERM, then finish the requests that are being answered, for limits.seconds at most.
+
+    port: 0: a free one. begun: called with the server's address once it listens.
+    Raises OSError when the address cannot be listened on.
+    """
+    listening = _listen(access.host, port)
+    with listening:
+        shown = f"[{access.host}]" if ":" in access.host else access.host
+        address = f"http://{shown}:{listening.getsockname()[1]}"
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
+            limit_concurrency=4 * limits.requests, timeout_keep_alive=15,
+            timeout_graceful_shutdown=max(1, int(limits.seconds)), lifespan="on",
+        )  # fmt: skip
+        asyncio.run(_Server(config, begun, address).serve(sockets=[listening]))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((host, port))
+    except OSError as error:
+        opened.close()
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from error
+    return opened

@@ -1,0 +1,183 @@
+"""The bodies of requests and answers. Knows nothing of models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Picture = Annotated[str, Field(min_length=1, description="A picture: a data URL, or the file's bytes in base64.")]
+Code = Annotated[str, Field(min_length=1, max_length=1 << 20, description="A packed code in base64.")]
+Layer = int | Literal["mid"]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PictureItem(_Body):
+    """A picture in an object of its own."""
+
+    image: Picture
+
+
+Pictures = Annotated[
+    Picture | PictureItem | list[Picture | PictureItem], Field(description="One picture or a list of them.")
+]
+
+
+def listed(pictures: str | PictureItem | list[str | PictureItem]) -> list[str]:
+    """The pictures of a request as text."""
+    items = pictures if isinstance(pictures, list) else [pictures]
+    return [item if isinstance(item, str) else item.image for item in items]
+
+
+class EmbeddingsBody(_Body):
+    """As OpenAI's POST /v1/embeddings, of pictures."""
+
+    input: Pictures
+    model: str | None = Field(None, description="The model's name; another one than the server's is refused.")
+    modality: Literal["image"] = "image"
+    layer: Layer | Annotated[list[Layer], Field(min_length=1, max_length=64)] | None = Field(
+        None, description='Block, from 0, negative from the end, or "mid"; several in a list.'
+    )
+    encoding_format: Literal["float", "base64", "ubinary"] = Field(
+        "float",
+        description="float: numbers; base64: float32, little-endian; ubinary: the signs, eight to a number 0..255.",
+    )
+    user: str | None = None
+
+
+class Embedding(BaseModel):
+    """One vector. Of several layers there are as many for each picture."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    layer: int | str
+    embedding: list[float] | list[int] | str
+
+
+class Usage(BaseModel):
+    """OpenAI's clients expect it; pictures have no prompt."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+
+class EmbeddingsAnswer(BaseModel):
+    """Vectors in the order of the pictures, and for each in the order of the layers."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage = Usage()
+
+
+class CodesBody(_Body):
+    """Pictures to encode. of: the tokenizer's codes, or those by which the index is searched."""
+
+    input: Pictures
+    of: Literal["tokens", "index"] = "tokens"
+
+
+class CodesAnswer(BaseModel):
+    """Packed codes in base64, most significant bit first. bits_per_token: of the tokenizer's codes."""
+
+    codes: list[str]
+    n_bits: int
+    bits_per_token: int | None
+
+
+class RegionBody(_Body):
+    """A rectangle in shares of the picture's side, from its upper left corner."""
+
+    x: float = Field(ge=0, lt=1)
+    y: float = Field(ge=0, lt=1)
+    w: float = Field(gt=0, le=1)
+    h: float = Field(gt=0, le=1)
+
+
+class SearchBody(_Body):
+    """One of image, code, id and row says what to search for. version: of the index that a row is of."""
+
+    image: Picture | None = None
+    code: Code | None = None
+    id: str | None = Field(None, max_length=1 << 16)
+    row: int | None = Field(None, ge=0)
+    version: str | None = None
+    k: int = Field(10, ge=1)
+    radius: float | None = Field(None, ge=0, description="The largest distance of a hit.")
+    region: RegionBody | None = None
+    rescore: int = Field(0, ge=0, le=1000, description="Order this many times k hits by their vectors; 0: do not.")
+    effort: int | None = Field(None, ge=0, description="Of an approximate index.")
+
+    @model_validator(mode="after")
+    def _one_query(self) -> SearchBody:
+        given = [name for name in ("image", "code", "id", "row") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of image, code, id and row; found {', '.join(given) or 'none'}")
+        return self
+
+
+class HitAnswer(BaseModel):
+    """One row that was found. image: where its photograph is."""
+
+    row: int
+    id: str | int
+    distance: float
+    image: str
+
+
+class SearchAnswer(BaseModel):
+    """Hits, nearest first. metric: what distances are. n_bits: compared. code: the query's."""
+
+    hits: list[HitAnswer]
+    metric: Literal["bits", "cosine"]
+    n_bits: int
+    rows: int
+    version: str
+    code: str
+
+
+class DecodeBody(_Body):
+    """The tokenizer's codes to make pictures of; or one picture, to see what its bits keep."""
+
+    codes: list[Code] | None = Field(None, min_length=1)
+    image: Picture | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DecodeBody:
+        if (self.codes is None) == (self.image is None):
+            raise ValueError("give either codes or image")
+        return self
+
+
+class DecodeAnswer(BaseModel):
+    """Pictures as data URLs of PNG files."""
+
+    images: list[str]
+
+
+class About(BaseModel):
+    """What the server has. region, rescore: whether the index can be searched so."""
+
+    model: str
+    image_size: int
+    layers: int
+    layer: int
+    rows: int
+    version: str | None
+    kind: str | None
+    n_bits: int | None
+    grid: tuple[int, int] | None
+    decodable: bool
+    pictures: bool
+    rescore: bool
+    most_neighbors: int
+    most_images: int
+
+
+class ErrorAnswer(BaseModel):
+    """An error in the form of OpenAI's API."""
+
+    error: dict[str, Any]

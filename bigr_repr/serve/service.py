@@ -1,0 +1,304 @@
+"""What the server can do, without HTTP: embed, encode, search, decode, show. Knows nothing of requests or pages."""
+
+# n pictures, k neighbors, S side in pixels, D width
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bigr_repr._typing import PathLike
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.codes import code_bytes
+from bigr_repr.images.find import escape_path
+from bigr_repr.images.formats import ImageError
+from bigr_repr.retrieval.codes.decoding import decode_codes
+from bigr_repr.retrieval.codes.provenance import BITS
+from bigr_repr.retrieval.codes.regions import Region
+from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.queries import model_of
+from bigr_repr.serve.batching import Batcher, QueueFullError
+from bigr_repr.serve.encoder import Encoded, Encoder, EncodeTask
+from bigr_repr.serve.live_index import IndexState, LiveIndex
+from bigr_repr.serve.metrics import Metrics
+from bigr_repr.serve.pictures import THUMBNAIL, PictureReader, photo_file
+from bigr_repr.serve.settings import Limits
+from bigr_repr.system.devices import as_dtype, choose_device
+
+T = TypeVar("T")
+_DEFAULT_LAYER = 12
+_DECODE_BATCH = 8  # codes that become pictures at once: the page asks for a screenful
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Query:
+    """What an index is searched by. code: of the index, uint8 (bytes,). tokens: the tokenizer's code, or None.
+    vector: float32 (D,), or None. Exactly as the index's own rows are."""
+
+    code: NDArray[np.uint8]
+    tokens: NDArray[np.uint8] | None
+    vector: NDArray[Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """k: hits at most. radius: the largest distance of a hit. region: x, y, w, h in shares of the side: compare only
+    inside. rescore: take this many times k by bits, and of them the k nearest by their vectors; 0: do not. effort: of
+    an approximate index."""
+
+    k: int = 10
+    radius: float | None = None
+    region: tuple[float, float, float, float] | None = None
+    rescore: int = 0
+    effort: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One row that was found. distance: differing bits, or a cosine distance after rescoring."""
+
+    row: int
+    id: str | int
+    distance: float
+
+
+class Service:
+    """A model, and perhaps an index, ready for callers; all methods that wait are coroutines.
+
+    pre: the model, on the device that it runs on. index: an index folder that this model made, watched for changes.
+    images: the folder that the index's paths are relative to, to show photographs from. poll_seconds: between looks
+    at the index folder. Close it after use.
+
+    Raises FileNotFoundError or ValueError for an index that is missing, damaged or another model's.
+    """
+
+    def __init__(
+        self,
+        pre: Pretrained,
+        *,
+        index: PathLike | None = None,
+        images: PathLike | None = None,
+        device: str | None = None,
+        limits: Limits | None = None,
+        poll_seconds: float = 1.0,
+    ) -> None:
+        self.pre, self.limits, self.metrics = pre, limits or Limits(), Metrics()
+        self.images = Path("." if images is None else images)
+        self._precision = "float32"
+        self.live: LiveIndex | None = None
+        if index is not None:
+            self.live = LiveIndex(index, check=self._check_index, reloaded=self._reloaded, interval=poll_seconds)
+            self._precision = (self.live.current.index.origin or {}).get("precision", "float32")
+        self._start(None if device is None else choose_device(device))
+
+    def _start(self, device: torch.device | None) -> None:
+        limits, workers = self.limits, max(1, min(8, os.cpu_count() or 1))
+        encoder = Encoder(self.pre, dtype=as_dtype(self._precision), device=device)
+        side = self.pre.config.image_size
+        encoder([EncodeTask(pixels=np.zeros((side, side, 3), np.uint8), blocks=frozenset())])  # the first run is slow
+        self._encoding: Batcher[EncodeTask, Encoded] = Batcher(
+            encoder, batch=limits.batch, wait_seconds=limits.wait_seconds, waiting=limits.waiting, name="encode",
+            observe=self.metrics.observe_batch,
+        )  # fmt: skip
+        self._decoding: Batcher[NDArray[np.uint8], NDArray[np.uint8]] = Batcher(
+            lambda codes: list(decode_codes(self.pre, np.stack(codes))), batch=_DECODE_BATCH,
+            wait_seconds=limits.wait_seconds, waiting=limits.waiting, name="decode",
+        )  # fmt: skip
+        guard = {"max_pixels": limits.pixels, "timeout": limits.decode_seconds}
+        self._reader = PictureReader(side, workers=workers, **guard)  # type: ignore[arg-type]
+        self._photos = PictureReader(THUMBNAIL, workers=workers, **guard)  # type: ignore[arg-type]
+        self._searching = ThreadPoolExecutor(workers, thread_name_prefix="search")
+        self._reading = 0
+        self.metrics.gauge("bigr_queue_pictures", "Pictures waiting or being decoded.", self._queued)
+        self.metrics.gauge("bigr_index_rows", "Rows of the index.", lambda: 0 if self.live is None else self.rows)
+
+    def close(self) -> None:
+        """Finish what is queued, and end threads and processes."""
+        self._reader.close()
+        self._photos.close()
+        self._encoding.close()
+        self._decoding.close()
+        self._searching.shutdown(wait=True, cancel_futures=True)
+        if self.live is not None:
+            self.live.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are being worked on."""
+        return self._encoding.alive and self._decoding.alive
+
+    @property
+    def rows(self) -> int:
+        """Rows of the index; 0 without one."""
+        return 0 if self.live is None else len(self.live.current.index)
+
+    @property
+    def default_layer(self) -> int:
+        """The block that the index's vectors are of, or 12, or the last of a shallower model."""
+        origin = None if self.live is None else self.live.current.index.origin
+        if origin is not None and origin["layer"] is not None:
+            return int(origin["layer"])
+        return min(_DEFAULT_LAYER, self.pre.config.generator.layers - 1)
+
+    # ---- what callers ask for
+
+    async def encode(self, pictures: Sequence[str], layers: Iterable[int | str] = ()) -> list[Encoded]:
+        """Encode pictures, data URLs or base64.
+
+        Raises ImageError naming "image <number>", ValueError for a layer out of range, QueueFullError.
+        """
+        config = self.pre.config
+        blocks = frozenset(config.generator.layer_index(layer, config.name) for layer in layers)
+        if self._queued() + len(pictures) > self.limits.waiting:
+            raise QueueFullError(f"{self._queued()} pictures are waiting; the queue holds {self.limits.waiting}")
+        self._reading += len(pictures)
+        try:
+            decoded = [self._reader.read(text, f"image {number}") for number, text in enumerate(pictures)]
+            pixels = await _all(decoded)
+        except ImageError as error:
+            self.metrics.unreadable.labels(error.kind).inc()
+            raise
+        finally:
+            self._reading -= len(pictures)
+        return await _all(self._encoding.submit([EncodeTask(pixels=each, blocks=blocks) for each in pixels]))
+
+    async def decode(self, codes: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        """Pictures of tokenizer codes, uint8 (bytes,): uint8 (S, S, 3).  Raises ValueError for another length."""
+        length = code_bytes(self.pre.config.code_size)
+        for number, code in enumerate(codes):
+            if code.shape != (length,):
+                raise ValueError(f"code {number} has {code.size} bytes; {self.pre.config.name} decodes {length}")
+        return await _all(self._decoding.submit(codes))
+
+    async def query_of_picture(self, picture: str, state: IndexState) -> Query:
+        """A picture, encoded as the index was.  Raises as encode, and ValueError for an index without provenance."""
+        origin = state.index.origin
+        if origin is None:
+            raise ValueError("this index does not say which model its codes come from; search it by code or id")
+        layer = origin["layer"]
+        found = (await self.encode([picture], () if layer is None else (layer,)))[0]
+        vector = None if layer is None else found.features[layer]
+        return Query(code=index_code(state.index, found), tokens=found.tokens, vector=vector)
+
+    async def search(self, state: IndexState, query: Query, options: SearchOptions) -> list[Hit]:
+        """The nearest rows.  Raises ValueError for what the index does not have, or options out of range."""
+        return await self._search_thread(lambda: _search(state.index, query, options))
+
+    async def row_of(self, state: IndexState, id: str) -> int | None:
+        """The first row with an id; None if there is none."""
+        row = await self._search_thread(lambda: _row_of(state.index, id))
+        return None if row < 0 else row
+
+    async def photo(self, state: IndexState, row: int) -> NDArray[np.uint8] | None:
+        """The photograph of a row, its middle square, uint8 (320, 320, 3); None if it is not at hand."""
+        id = str(state.index.ids[row].as_py())
+        file = await self._search_thread(lambda: photo_file(id, self.images))
+        if file is None:
+            return None
+        try:
+            return await asyncio.wrap_future(self._photos.read_file(file, f"row {row}"))
+        except ImageError:
+            return None
+
+    def _queued(self) -> int:
+        return self._reading + len(self._encoding)
+
+    async def _search_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._searching, work)
+
+    def _check_index(self, index: HammingIndex) -> None:
+        """Raises ValueError unless this model made the index, if it states its provenance."""
+        if index.origin is None:
+            return
+        model_of(index.origin, self.pre)
+        if self.live is not None and index.origin["precision"] != self._precision:
+            raise ValueError(f"the index is of {index.origin['precision']}, the server runs {self._precision}: restart")
+
+    def _reloaded(self, ok: bool) -> None:
+        self.metrics.reloads.labels("ok" if ok else "failed").inc()
+
+
+def query_of_row(index: HammingIndex, row: int) -> Query:
+    """A row as a query, by what the index stores of it."""
+    vectors = index.rows.vectors
+    return Query(
+        code=index.rows.codes[row], tokens=index.tokens[row] if index.has_tokens else None,
+        vector=None if vectors is None else vectors[row],
+    )  # fmt: skip
+
+
+def query_of_code(index: HammingIndex, code: NDArray[np.uint8]) -> Query:
+    """A code as a query: as long as the index's; tokenizer codes serve for regions too.  Raises ValueError."""
+    length = index.rows.codes.shape[1]
+    if code.shape != (length,):
+        raise ValueError(f"the code has {code.size} bytes; this index's have {length}")
+    own = index.has_tokens and index.rows.tokens is None
+    return Query(code=code, tokens=code if own else None, vector=None)
+
+
+def index_code(index: HammingIndex, encoded: Encoded) -> NDArray[np.uint8]:
+    """The code by which an index of stated provenance finds an encoded picture: uint8 (bytes,)."""
+    assert index.origin is not None
+    if index.origin["of"] == BITS:
+        return encoded.tokens
+    assert index.binarizer is not None
+    code: NDArray[np.uint8] = index.binarizer.encode(encoded.features[index.origin["layer"]][None])[0]
+    return code
+
+
+def _search(index: HammingIndex, query: Query, options: SearchOptions) -> list[Hit]:
+    k = min(options.k, len(index))
+    if not k:
+        return []
+    if options.region is not None:
+        if options.rescore:
+            raise ValueError("a region is compared only by bits: leave rescore out")
+        if query.tokens is None:
+            index.token_layout()
+            raise ValueError("a region needs the tokenizer's code of the query: search by picture or id")
+        region = Region.of_fractions(*options.region, index.token_layout())
+        found = index.search_region(query.tokens, region, k)
+    elif options.rescore:
+        if query.vector is None:
+            raise ValueError("rescoring needs a vector of the query: search by picture or id in an index with vectors")
+        found = index.rescored(query.code, query.vector[None], k, rescore=options.rescore, effort=options.effort)
+    else:
+        scanned = index.search_rows(query.code, k, effort=options.effort)
+        return _hits(index, scanned.rows[0], scanned.distances[0], options.radius)
+    kept = [j for j, id in enumerate(found.ids[0]) if id is not None and id != -1]
+    return _hits(index, index.rows.places(list(found.ids[0][kept])), found.distances[0][kept], options.radius)
+
+
+def _hits(index: HammingIndex, rows: NDArray[np.int64], distances: NDArray[Any], radius: float | None) -> list[Hit]:
+    named = index.rows.named(rows)
+    return [
+        Hit(row=int(row), id=id if isinstance(id, str) else int(id), distance=float(distance))
+        for row, id, distance in zip(rows, named, distances, strict=True)
+        if row >= 0 and (radius is None or distance <= radius)
+    ]
+
+
+def _row_of(index: HammingIndex, id: str) -> int:
+    try:
+        return int(index.rows.places([escape_path(id)])[0])
+    except ValueError:  # its ids are numbers
+        return int(index.rows.places([int(id)])[0]) if id.isdecimal() and len(id) < 19 else -1
+
+
+async def _all(futures: Sequence[Future[T]]) -> list[T]:
+    """All results, in order. If one fails, or the caller gives up, those not begun are dropped."""
+    try:
+        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise

@@ -1,0 +1,105 @@
+"""Limits of a server, and who may use it. Knows nothing of HTTP or models."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bigr_repr._typing import PathLike
+
+_SHORTEST_TOKEN: Final = 16
+_LONGEST_TOKEN: Final = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a server accepts and how it batches.
+
+    body_bytes: of one request. pixels: of one picture (width x height). images: pictures or codes in one request.
+    requests: admitted at once; further ones get status 429. waiting: pictures in the queue; a request that does not
+    fit gets 429. pending_bytes: bodies held at once. neighbors: the largest k.
+    seconds: for one request, its upload included. decode_seconds: for one picture.
+    batch: pictures that the network takes at once. wait_seconds: how long a picture waits for others.
+    """
+
+    body_bytes: int = 16 << 20
+    pixels: int = 50_000_000
+    images: int = 32
+    requests: int = 256
+    waiting: int = 1024
+    pending_bytes: int = 256 << 20
+    neighbors: int = 1000
+    seconds: float = 30.0
+    decode_seconds: float = 10.0
+    batch: int = 32
+    wait_seconds: float = 0.005
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = 0 if name == "wait_seconds" else 1 if isinstance(value, int) else 0.001
+            if not value >= least:
+                raise ValueError(f"{name}={value} must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Where a server listens and who may ask it.
+
+    host: address to listen on. token: what callers must present; required unless host is a loopback address.
+    allowed_hosts: further names that the server is reached by, as a reverse proxy's.
+
+    Raises ValueError for a host that is not loopback without a token, or for a short token.
+    """
+
+    host: str = "127.0.0.1"
+    token: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.token is None and not is_loopback(self.host):
+            raise ValueError(
+                f"host={self.host!r} lets other machines in, so a token is required: write one of {_SHORTEST_TOKEN} "
+                "characters or more to a file and name it with --token-file"
+            )
+        if self.token is not None and not (
+            _SHORTEST_TOKEN <= len(self.token) <= _LONGEST_TOKEN and self.token.isascii() and self.token.isprintable()
+        ):
+            raise ValueError(
+                f"the token must be {_SHORTEST_TOKEN} to {_LONGEST_TOKEN} printable ASCII characters on one line; it "
+                f"has {len(self.token)} characters"
+            )
+
+    def allows(self, host: str) -> bool:
+        """Whether a request may name this host, without port.
+
+        Names other than the server's own are refused, so that a foreign page cannot reach it by pointing its own name
+        at this address (DNS rebinding). Plain addresses cannot be pointed anywhere.
+        """
+        name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
+        known = {"localhost", self.host.lower(), *(each.lower() for each in self.allowed_hosts)}
+        return name in known or is_loopback(name) or (not is_loopback(self.host) and _address(name) is not None)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    address = _address(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def read_token(file: PathLike) -> str:
+    """The token in a file, without the line end.  Raises OSError, or ValueError for a file that is no text."""
+    with Path(file).open("rb") as opened:
+        data = opened.read(_LONGEST_TOKEN + 2)
+    try:
+        return data.decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: the token is not ASCII text; write {_SHORTEST_TOKEN} characters or more") from error
