@@ -192,6 +192,7 @@ async def about(service: Served) -> About:
         model=config.name, image_size=config.image_size, layers=config.generator.layers, layer=service.default_layer,
         rows=service.rows, version=None if state is None else state.version,
         kind=None if index is None else index.settings.kind, n_bits=None if index is None else index.n_bits,
+        token_bits=None if layout is None else layout.n_bits,
         grid=None if layout is None else (layout.width, layout.height), decodable=layout is not None,
         pictures=index is not None and index.origin is not None,
         rescore=index is not None and index.rows.vectors is not None,
@@ -236,6 +237,7 @@ async def codes(body: CodesBody, service: Served) -> CodesAnswer:
     """Bit codes of pictures."""
     pictures, generator = listed(body.input), service.pre.config.generator
     _check_count(service, len(pictures))
+    per_token: int | None
     if body.of == "tokens":
         found = [each.tokens for each in await service.encode(pictures)]
         bits, per_token = service.pre.config.code_size, generator.code_bits

@@ -159,7 +159,9 @@ class DecodeAnswer(BaseModel):
 
 
 class About(BaseModel):
-    """What the server has. region, rescore: whether the index can be searched so."""
+    """What the server has. n_bits: of the index's codes. grid, token_bits: tokens across and down, and bits of the
+    tokenizer's codes, if the index holds those: it can be searched by region then, and decoded. rescore: whether it
+    holds vectors. pictures: whether pictures can be queries."""
 
     model: str
     image_size: int
@@ -169,6 +171,7 @@ class About(BaseModel):
     version: str | None
     kind: str | None
     n_bits: int | None
+    token_bits: int | None
     grid: tuple[int, int] | None
     decodable: bool
     pictures: bool
