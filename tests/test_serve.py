@@ -118,7 +118,7 @@ def test_search_is_the_librarys(pre: Pretrained, folder: Path, index: str, optio
     query = sorted((folder / "pictures").iterdir())[7]
     opened = HammingIndex.load(folder / index)
     region = Region(x=0, y=1, w=2, h=2) if "region" in options else None
-    wanted = search_images(opened, [query], 6, rescore=options.get("rescore", 0), region=region, model=pre).neighbors
+    wanted = search_images(opened, [query], 6, rescore=options.get("rescore", 0), region=region, model=pre).found
     with _client(Service(pre, index=folder / index)) as client:
         by_picture = client.post("/search", json={"image": encoded(query), "k": 6, **options}).json()
         by_id = client.post("/search", json={"id": "00007.png", "k": 6, **options}).json()

@@ -194,7 +194,7 @@ async def about(service: Served) -> About:
         kind=None if index is None else index.settings.kind, n_bits=None if index is None else index.n_bits,
         token_bits=None if layout is None else layout.n_bits,
         grid=None if layout is None else (layout.width, layout.height), decodable=layout is not None,
-        pictures=index is not None and index.origin is not None,
+        pictures=index is not None and index.provenance is not None,
         rescore=index is not None and index.rows.vectors is not None,
         most_neighbors=service.limits.neighbors, most_images=service.limits.images,
     )  # fmt: skip
@@ -243,9 +243,9 @@ async def codes(body: CodesBody, service: Served) -> CodesAnswer:
         bits, per_token = service.pre.config.code_size, generator.code_bits
     else:
         index = _state(service).index
-        if index.origin is None:
+        if index.provenance is None:
             raise RefusedError(400, "invalid", "this index does not say which model its codes come from")
-        layer = index.origin["layer"]
+        layer = index.provenance["layer"]
         encoded = await service.encode(pictures, () if layer is None else (layer,))
         found = [index_code(index, each) for each in encoded]
         own = index.has_tokens and index.rows.tokens is None

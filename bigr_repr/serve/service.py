@@ -97,7 +97,7 @@ class Service:
         self.live: LiveIndex | None = None
         if index is not None:
             self.live = LiveIndex(index, check=self._check_index, reloaded=self._reloaded, interval=poll_seconds)
-            self._precision = (self.live.current.index.origin or {}).get("precision", "float32")
+            self._precision = (self.live.current.index.provenance or {}).get("precision", "float32")
         self._start(None if device is None else choose_device(device))
 
     def _start(self, device: torch.device | None) -> None:
@@ -144,9 +144,9 @@ class Service:
     @property
     def default_layer(self) -> int:
         """The block that the index's vectors are of, or 12, or the last of a shallower model."""
-        origin = None if self.live is None else self.live.current.index.origin
-        if origin is not None and origin["layer"] is not None:
-            return int(origin["layer"])
+        made = None if self.live is None else self.live.current.index.provenance
+        if made is not None and made["layer"] is not None:
+            return int(made["layer"])
         return min(_DEFAULT_LAYER, self.pre.config.generator.layers - 1)
 
     # ---- what callers ask for
@@ -181,10 +181,10 @@ class Service:
 
     async def query_of_picture(self, picture: str, state: IndexState) -> Query:
         """A picture, encoded as the index was.  Raises as encode, and ValueError for an index without provenance."""
-        origin = state.index.origin
-        if origin is None:
+        made = state.index.provenance
+        if made is None:
             raise ValueError("this index does not say which model its codes come from; search it by code or id")
-        layer = origin["layer"]
+        layer = made["layer"]
         found = (await self.encode([picture], () if layer is None else (layer,)))[0]
         vector = None if layer is None else found.features[layer]
         return Query(code=index_code(state.index, found), tokens=found.tokens, vector=vector)
@@ -217,11 +217,13 @@ class Service:
 
     def _check_index(self, index: HammingIndex) -> None:
         """Raises ValueError unless this model made the index, if it states its provenance."""
-        if index.origin is None:
+        if index.provenance is None:
             return
-        model_of(index.origin, self.pre)
-        if self.live is not None and index.origin["precision"] != self._precision:
-            raise ValueError(f"the index is of {index.origin['precision']}, the server runs {self._precision}: restart")
+        model_of(index.provenance, self.pre)
+        if self.live is not None and index.provenance["precision"] != self._precision:
+            raise ValueError(
+                f"the index is of {index.provenance['precision']}, the server runs {self._precision}: restart"
+            )
 
     def _reloaded(self, ok: bool) -> None:
         self.metrics.reloads.labels("ok" if ok else "failed").inc()
@@ -247,11 +249,11 @@ def query_of_code(index: HammingIndex, code: NDArray[np.uint8]) -> Query:
 
 def index_code(index: HammingIndex, encoded: Encoded) -> NDArray[np.uint8]:
     """The code by which an index of stated provenance finds an encoded picture: uint8 (bytes,)."""
-    assert index.origin is not None
-    if index.origin["of"] == BITS:
+    assert index.provenance is not None
+    if index.provenance["of"] == BITS:
         return encoded.tokens
     assert index.binarizer is not None
-    code: NDArray[np.uint8] = index.binarizer.encode(encoded.features[index.origin["layer"]][None])[0]
+    code: NDArray[np.uint8] = index.binarizer.encode(encoded.features[index.provenance["layer"]][None])[0]
     return code
 
 
@@ -266,24 +268,18 @@ def _search(index: HammingIndex, query: Query, options: SearchOptions) -> list[H
             index.token_layout()
             raise ValueError("a region needs the tokenizer's code of the query: search by picture or id")
         region = Region.of_fractions(*options.region, index.token_layout())
-        found = index.search_region(query.tokens, region, k)
+        found = index.find_region(query.tokens, region, k)
     elif options.rescore:
         if query.vector is None:
             raise ValueError("rescoring needs a vector of the query: search by picture or id in an index with vectors")
-        found = index.rescored(query.code, query.vector[None], k, rescore=options.rescore, effort=options.effort)
+        vectors = query.vector[None]
+        found = index.find_rescored(query.code, vectors, k, rescore=options.rescore, effort=options.effort)
     else:
-        scanned = index.search_rows(query.code, k, effort=options.effort)
-        return _hits(index, scanned.rows[0], scanned.distances[0], options.radius)
-    kept = [j for j, id in enumerate(found.ids[0]) if id is not None and id != -1]
-    return _hits(index, index.rows.places(list(found.ids[0][kept])), found.distances[0][kept], options.radius)
-
-
-def _hits(index: HammingIndex, rows: NDArray[np.int64], distances: NDArray[Any], radius: float | None) -> list[Hit]:
-    named = index.rows.named(rows)
+        found = index.find(query.code, k, effort=options.effort)
     return [
         Hit(row=int(row), id=id if isinstance(id, str) else int(id), distance=float(distance))
-        for row, id, distance in zip(rows, named, distances, strict=True)
-        if row >= 0 and (radius is None or distance <= radius)
+        for row, id, distance in zip(found.rows[0], found.ids[0], found.distances[0], strict=True)
+        if row >= 0 and (options.radius is None or distance <= options.radius)
     ]
 
 
