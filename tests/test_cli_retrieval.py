@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -91,6 +92,44 @@ def test_features_with_rescoring_agree_with_floats(place: Path, bigr: Run) -> No
         "--model", place / "model",
     )  # fmt: skip
     assert [hit["id"] for hit in json.loads(by_picture[1])[0]["hits"]] == [hit["id"] for hit in found["hits"]]
+
+
+def test_a_picture_that_cannot_be_read_does_not_end_the_others(place: Path, tmp_path: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
+    (tmp_path / "torn.png").write_bytes((place / "photos" / "00001.png").read_bytes()[:200])
+    model = ("--index", "index", "-k", 1, "--model", place / "model")
+    photos = [str(place / "photos" / f"0000{number}.png") for number in (1, 2)]
+    code, text, error = bigr("search", photos[0], "torn.png", "gone.png", photos[1], *model)
+    assert (code, error.count("\n")) == (1, 2)
+    assert "torn.png" in error
+    assert "gone.png" in error
+    assert [line for line in text.splitlines() if line.endswith(".png") and not line.startswith(" ")] == photos
+    code, text, _ = bigr("search", photos[0], "torn.png", photos[1], *model, "--json")
+    answers = json.loads(text)
+    assert code == 1
+    assert [answer["query"] for answer in answers] == [*photos, "torn.png"]  # as they were named
+    assert [len(answer.get("hits", [])) for answer in answers] == [1, 1, 0]
+    assert "torn.png" in answers[2]["error"]
+    code, text, error = bigr("search", "torn.png", *model)
+    assert (code, text, error.count("\n")) == (1, "", 1)
+
+
+def test_queries_come_from_standard_input(place: Path, bigr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
+    photo = place / "photos" / "00005.png"
+
+    def piped(data: bytes, *options: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return bigr("search", "-", "--index", "index", "-k", 1, "--json", *options)
+
+    model = ("--model", place / "model")
+    for data, name in ((photo.read_bytes(), "-"), (f"{photo}\n".encode(), str(photo))):
+        (answer,) = json.loads(piped(data, *model)[1])
+        assert (answer["query"], answer["hits"]) == (name, [{"id": "00005.png", "distance": 0}])
+    assert json.loads(piped(b"00005.png\n00006.png\n", "--id")[1])[1]["hits"][0]["id"] == "00006.png"
+    assert piped(b"", *model)[:2] == (1, "")
+    assert piped(photo.read_bytes()[:100], *model)[:2] == (1, "")
+    assert bigr("search", "-", "x", "--index", "index")[0] == 2
 
 
 def test_regions_in_tokens_and_in_shares(place: Path, bigr: Run) -> None:

@@ -298,6 +298,28 @@ def test_a_change_that_fails_changes_nothing() -> None:
     assert index.ids.to_pylist() == [str(i) for i in range(20)]
 
 
+def test_vectors_that_overflow_are_not_added() -> None:
+    index = HammingIndex.build(clustered(20), vectors=np.zeros((20, 4), np.float16))
+    with pytest.raises(ValueError, match="vectors do not fit float16"):
+        index.add(clustered(1), [20], vectors=np.full((1, 4), 1e6, np.float32))
+    assert len(index) == 20
+    index.add(clustered(1), [20], vectors=np.full((1, 4), 6e4, np.float32))
+    assert index.rows.vectors is not None
+    assert index.rows.vectors.dtype == np.float16
+
+
+def test_rows_of_one_id_are_told_apart() -> None:
+    from bigr_repr.retrieval.codes.rows import IndexRows, id_array
+
+    codes = random_codes(4)
+    rows = IndexRows(ids=id_array(["a", "twin", "twin", "b"], 4), codes=codes)
+    index = HammingIndex.of_rows(rows, 64, IndexSettings())
+    found = index.find(codes[2], 1)
+    assert (found.rows.tolist(), found.ids.tolist()) == ([[2]], [["twin"]])
+    assert index.rows.places(["b", "twin", "none", "b"]).tolist() == [3, 1, -1, 3]
+    assert index.remove(["twin"]) == 2
+
+
 # ---- bad input
 
 

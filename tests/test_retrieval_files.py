@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bigr_repr.retrieval import KINDS, HammingIndex, IndexSettings, fit_binarizer
-from bigr_repr.retrieval.index.folder import FolderWriter, manifest_digest
+from bigr_repr.retrieval.index.folder import FolderReader, FolderWriter, manifest_digest
 
 PROVENANCE = {
     "of": "tokenizer bits", "layer": 3, "pooling": "avg", "model": "m", "weights_sha256": "0" * 64,
@@ -295,6 +295,30 @@ def test_a_truncated_file_is_named_with_both_sizes(memory_map: bool, tmp_path: P
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match=f"{file.name}: 4799 bytes where 4800 were written"):
         HammingIndex.load(tmp_path / "i", memory_map=memory_map)
+
+
+def test_files_behind_links_are_read(tmp_path: Path) -> None:
+    """A hub's cache keeps a snapshot of links to files that are named by their content."""
+    made("hnsw").save(tmp_path / "blobs")
+    (tmp_path / "snapshot").mkdir()
+    for file in (tmp_path / "blobs").iterdir():
+        (tmp_path / "snapshot" / file.name).symlink_to(file)
+    assert len(HammingIndex.load(tmp_path / "snapshot")) == 300
+
+
+def test_an_index_that_is_replaced_while_it_is_read_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made("flat").save(tmp_path / "i")
+    whole, turns = FolderReader.array, iter([made("flat", 301), made("hnsw", 302)])
+
+    def replaced(self: FolderReader, *arguments: object, **options: object) -> object:
+        if (index := next(turns, None)) is not None:
+            index.save(tmp_path / "i")
+        return whole(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FolderReader, "array", replaced)
+    assert len(HammingIndex.load(tmp_path / "i")) == 302
 
 
 def test_an_index_can_be_moved(tmp_path: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from test_retrieval_files import PROVENANCE
 
 from bigr_repr.codes import hamming
-from bigr_repr.retrieval import HammingIndex, Region, fit_binarizer
+from bigr_repr.retrieval import HammingIndex, IndexSettings, Region, fit_binarizer, recall_with_ties
 from bigr_repr.retrieval.stores.base import StoreIndex
 from bigr_repr.retrieval.stores.open import open_store, push
 
@@ -73,6 +76,69 @@ def test_pushing_again_replaces(place: str) -> None:
     assert len(open_store(place, "second")) == 30
 
 
+def test_an_open_index_goes_on_with_what_replaces_it(place: str) -> None:
+    opened = push(made(), place)
+    other = made(50, seed=1)
+    other.binarizer = made().binarizer
+    push(other, place)
+    equal_but_for_ties(opened, other, other.rows.codes[:3], 5)
+    assert len(opened) == 50
+    with pytest.raises(ValueError, match=r"k=51 is outside 1\.\.50"):
+        opened.search(other.rows.codes[:1], 51)
+    push(made(60, seed=2), place)  # binarized otherwise
+    with pytest.raises(ValueError, match="replaced by an index of other codes; open it again"):
+        opened.search(other.rows.codes[:1], 5)
+
+
+def test_pushing_again_and_again_leaves_nothing_behind(place: str, tmp_path: Path) -> None:
+    def size() -> int:
+        return sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+
+    push(made(), place)
+    once = size()
+    script = (
+        "import os, sys, warnings; warnings.simplefilter('ignore'); sys.path.insert(0, 'tests')\n"
+        "from test_retrieval_stores import made\n"
+        "from bigr_repr.retrieval.stores import open as opening\n"
+        "whole = opening._batches\n"
+        "def torn(index):\n"
+        "    yield from list(whole(index))\n"
+        "    os._exit(9)\n"
+        "opening._batches = torn\n"
+        f"opening.push(made(), {place!r})"
+    )
+    if place.startswith("lancedb"):  # milvus-lite is one process's, and this one has it
+        done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, check=False)
+        assert done.returncode == 9
+        for _ in range(3):
+            push(made(), place)
+        assert size() < 1.2 * once
+        return
+    store = push(made(), place)._store
+    left = "images_0123456789ab"  # as a push that was killed leaves it
+    store._make(left, 32, None)  # type: ignore[attr-defined]
+    push(made(seed=3), place, "images_2")
+    push(made(seed=4), place)
+    names = sorted(store._client.list_collections())  # type: ignore[attr-defined]
+    assert [name for name in names if name.endswith("header")] == ["images_2_header", "images_header"]
+    assert len(names) == 4
+    assert left not in names
+
+
+def test_text_of_more_than_two_gigabytes_is_sent_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow's plain strings hold 2 GB. No memory is touched: the names are pages of zeros that are not there."""
+    from bigr_repr.retrieval.codes.rows import IndexRows
+    from bigr_repr.retrieval.stores import open as opening
+
+    count, length = 2200, 1 << 20
+    offsets = pa.py_buffer(np.arange(count + 1, dtype=np.int64) * length)
+    names = pa.LargeStringArray.from_buffers(count, offsets, pa.py_buffer(np.zeros(count * length, np.uint8)))
+    rows = IndexRows(ids=names, codes=np.zeros((count, 4), np.uint8))
+    monkeypatch.setattr(opening, "_CHUNK_ROWS", 50)
+    found = [len(ids) for _, ids, _ in opening._batches(HammingIndex.of_rows(rows, 32, IndexSettings()))]
+    assert sum(found) == count
+
+
 def test_a_push_that_fails_leaves_what_was_there(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from bigr_repr.retrieval.stores import open as opening
 
@@ -113,6 +179,54 @@ def test_bad_requests_say_what_is_wrong(place: str) -> None:
         opened.rescored(np.zeros((1, 4), np.uint8), np.zeros((1, 32)), 3)
     with pytest.raises(ValueError, match="the index is empty"):
         push(HammingIndex.build(np.empty((0, 4), np.uint8)), place)
+
+
+def test_lists_are_for_many_different_codes(tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    few = made(300)
+    many = HammingIndex.build(np.concatenate([few.rows.codes] * 10), ids=[str(i) for i in range(3000)])
+    opened = push(many, f"lancedb:{tmp_path}", kind="ivf")
+    assert opened.header.kind == "flat"
+    equal_but_for_ties(opened, many, few.rows.codes[:3], 40)
+
+
+def test_lists_give_as_many_hits_as_are_asked_for_and_measured_recall(tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    index = made(2000)
+    opened = push(index, f"lancedb:{tmp_path}", kind="ivf")
+    header = open_store(f"lancedb:{tmp_path}").header
+    assert (header.effort, header.recall) == (opened.header.effort, opened.header.recall)
+    assert header.recall is not None
+    assert header.recall >= 0.95
+    queries = index.rows.codes[:50]
+    found = opened.search(queries, 10).distances
+    assert recall_with_ties(found, index.search(queries, 10).distances) >= 0.9
+    np.testing.assert_array_equal(opened.search(queries[:2], 1500).distances, index.search(queries[:2], 1500).distances)
+
+
+def test_limits_of_milvus_are_said_before_the_work(tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite")
+    place = f"milvus:{tmp_path / 'm.db'}"
+    with pytest.raises(ValueError, match="milvus-lite has only kind flat"):
+        push(made(2000), place, kind="ivf")
+    with pytest.raises(ValueError, match="at most 32,768 bits, not 40,000"):
+        push(HammingIndex.build(np.zeros((2, 5000), np.uint8), ids=["a", "b"]), place)
+    with pytest.raises(ValueError, match="ids of at most 4,096 bytes"):
+        push(HammingIndex.build(np.zeros((1, 4), np.uint8), ids=["a" * 5000]), place)
+    opened = push(HammingIndex.build(np.zeros((17_000, 4), np.uint8), ids=[str(i) for i in range(17_000)]), place)
+    with pytest.raises(ValueError, match="at most 16,384"):
+        opened.search(np.zeros((1, 4), np.uint8), 17_000)
+
+
+@pytest.mark.slow
+def test_a_second_process_at_milvus_lite_is_told_so(tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite")
+    place = f"milvus:{tmp_path / 'm.db'}"
+    push(made(), place)
+    command = [sys.executable, "-m", "bigr_repr_cli", "search", "x.png", "--index", place]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "another process has it open" in done.stderr
 
 
 def test_lists_in_lancedb_find_themselves(tmp_path: Path) -> None:

@@ -46,12 +46,15 @@ class IndexRows:
         return named.reshape(rows.shape)
 
     def places(self, ids: IdValues) -> NDArray[np.int64]:
-        """Rows with these ids, int64; -1 where there is none."""
+        """The first row with each of these ids, int64; -1 where there is none."""
         if pa.types.is_integer(self.ids.type) and any(isinstance(value, str) for value in ids):
             raise ValueError(f"ids are numbers in this index, not names such as {ids[0]!r}")
         wanted = id_array(ids, len(ids)).cast(self.ids.type)
-        found = pc.fill_null(pc.index_in(wanted, value_set=self.ids), -1)
-        return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+        # A table of all ids would take seconds at ten million; one of the few that are wanted takes none.
+        candidates = np.flatnonzero(pc.is_in(self.ids, value_set=wanted).to_numpy(zero_copy_only=False))
+        firsts = pc.index_in(wanted, value_set=self.ids.take(pa.array(candidates)))
+        found = np.asarray(pc.fill_null(firsts, -1).to_numpy(zero_copy_only=False), np.int64)
+        return np.where(found < 0, -1, candidates[found]) if len(candidates) else found
 
     def holding(self, ids: IdValues) -> NDArray[np.bool_]:
         """Which rows have one of these ids: bool (n,)."""
@@ -85,7 +88,12 @@ class IndexRows:
                 raise ValueError(f"this index {state} {name} beside its codes; add rows of the same make")
             if mine is not None and mine.shape[1] != other.shape[1]:
                 raise ValueError(f"{name} of width {other.shape[1]} do not fit this index's, {mine.shape[1]}")
-            parts[name] = None if mine is None else np.concatenate([mine, other.astype(mine.dtype, copy=False)])
+            if mine is not None:
+                with np.errstate(over="ignore"):
+                    stored = other.astype(mine.dtype, copy=False)
+                if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+                    raise ValueError(f"{name} do not fit {mine.dtype}, as this index keeps them; build it with float32")
+                parts[name] = np.concatenate([mine, stored])
         return replace(self, **parts)
 
 

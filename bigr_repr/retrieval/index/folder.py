@@ -20,10 +20,10 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ PARTS: Final = ("codes", "ids", "offsets", "tokens", "vectors", "search", "disti
 _LONGEST_MANIFEST: Final = 1 << 20
 _NAME: Final = re.compile(r"(?P<part>[a-z]+)-[0-9a-f]{16}\.(bin|faiss|safetensors)")
 _SUFFIX: Final = {"search": ".faiss", BINARIZER: ".safetensors"}
+_TRIES: Final = 5  # to read a folder that others replace
+_T = TypeVar("_T")
 _REMEDY: Final = "build the index again, or take a whole copy of it"
 
 
@@ -229,13 +231,37 @@ class FolderReader:
         if match is None or match["part"] != part:
             raise self.damaged(f"{entry['name']!r:.60} is no file name of {part}")
         path = self.folder / entry["name"]
-        if path.is_symlink() or not path.is_file():
+        if not path.is_file():  # links are followed: model hubs' caches are made of them
             raise ValueError(f"{path}: missing; {_REMEDY}")
         size: int = path.stat().st_size
         if size != entry["bytes"]:
             raise ValueError(f"{path}: {size} bytes where {entry['bytes']} were written; {_REMEDY}")
         self._files[part] = entry
         return size
+
+
+def read_folder(folder: Path, read: Callable[[FolderReader], _T], *, max_bytes: int | None = None) -> _T:
+    """read(reader of the folder), begun again when another process replaces the index meanwhile.
+
+    Raises as FolderReader and read do.
+    """
+    for _ in range(_TRIES):
+        before = _state(folder)
+        try:
+            return read(FolderReader(folder, max_bytes=max_bytes))
+        except (OSError, ValueError):
+            if _state(folder) == before:
+                raise
+    return read(FolderReader(folder, max_bytes=max_bytes))
+
+
+def _state(folder: Path) -> tuple[int, int] | None:
+    """What changes when the folder's manifest is replaced."""
+    try:
+        status = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -83,12 +83,16 @@ def check_recall(
     search: Callable[[NDArray[np.uint8], int, int], Scanned],
     efforts: Iterable[int],
     settings: IndexSettings,
+    *,
+    among: NDArray[np.int64] | None = None,
 ) -> SelfCheck:
-    """Measure search(queries, k, effort) on a sample of distinct codes (m, bytes), m >= 1, at the settings' effort.
+    """Measure search(queries, k, effort) on a sample of codes (m, bytes), m >= 1, at the settings' effort.
 
-    Without one: at each of `efforts` until the recall reaches settings.target_recall.
+    Without one: at each of `efforts` until the recall reaches settings.target_recall. among: rows to draw queries from;
+    None: all, which should then be distinct.
     """
-    sample = np.random.default_rng(settings.seed).choice(len(codes), min(_QUERIES, len(codes)), replace=False)
+    drawn = np.arange(len(codes)) if among is None else among
+    sample = np.random.default_rng(settings.seed).choice(drawn, min(_QUERIES, len(drawn)), replace=False)
     queries = np.ascontiguousarray(codes[np.sort(sample)])
     k = min(_NEIGHBORS, max(1, len(codes) - 1))
     reach = min(k + 1, len(codes))

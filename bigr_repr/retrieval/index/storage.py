@@ -20,7 +20,7 @@ from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.index.approximate import Approximate
 from bigr_repr.retrieval.index.distinct import Groups
-from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, FolderWriter, writing
+from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, FolderWriter, read_folder, writing
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.settings import IndexSettings
 
@@ -137,7 +137,10 @@ def save(index: Parts, folder: Path) -> Path:
 
 def load(folder: Path, *, memory_map: bool, max_bytes: int | None) -> Parts:
     """See HammingIndex.load."""
-    reader = FolderReader(folder, max_bytes=max_bytes)
+    return read_folder(folder, lambda reader: _load(reader, memory_map), max_bytes=max_bytes)
+
+
+def _load(reader: FolderReader, memory_map: bool) -> Parts:
     n_bits, count = _whole(reader, "n_bits", 1, _MOST_BITS), _whole(reader, "count", 0, _MOST_ROWS)
     try:
         settings = IndexSettings.from_dict(reader.field("settings", dict))

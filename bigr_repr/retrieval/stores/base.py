@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NoReturn, Protocol
 
@@ -30,9 +30,16 @@ _BINARIZER: Final = "binariser"  # in the header it keeps the spelling of the fi
 CodeBatch = tuple[int, pa.Array, NDArray[np.uint8]]  # number of the first row, ids, codes
 
 
+Hits = tuple[list[int], list[Any], list[int]]  # row numbers, ids and distances of one query, nearest first
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """What the codes in a store are. kind: "flat" or "ivf", with so many lists."""
+    """What the codes in a store are.
+
+    kind: "flat" or "ivf", with so many lists. effort: lists to search, as measured when it was pushed; recall: the
+    recall@10 measured at that effort; None for flat, and for what an older version pushed.
+    """
 
     n_bits: int
     count: int
@@ -40,6 +47,8 @@ class Header:
     lists: int | None
     provenance: Mapping[str, Any] | None
     binarizer: Binarizer | None
+    effort: int | None = None
+    recall: float | None = None
 
     def to_json(self) -> str:
         """The header as text."""
@@ -48,7 +57,8 @@ class Header:
         if binarizer is not None:
             fitted = [binarizer.kind, base64.b64encode(binarizer.to_safetensors()).decode()]
         record = {"format": _FORMAT, "n_bits": self.n_bits, "count": self.count, "kind": self.kind}
-        return json.dumps(record | {"lists": self.lists, "origin": self.provenance, _BINARIZER: fitted})
+        tuned = {"effort": self.effort, "recall": self.recall}
+        return json.dumps(record | {"lists": self.lists, "origin": self.provenance, _BINARIZER: fitted} | tuned)
 
     @classmethod
     def from_json(cls, text: str, name: str) -> Header:
@@ -62,12 +72,35 @@ class Header:
             if fitted is not None:
                 binarizer = Binarizer.from_safetensors(base64.b64decode(fitted[1]), fitted[0], name)
             numbers = {field: int(record[field]) for field in ("n_bits", "count")}
-            provenance = parse_provenance(record["origin"])
             return cls(
-                **numbers, kind=str(record["kind"]), lists=record["lists"], provenance=provenance, binarizer=binarizer
-            )
+                **numbers, kind=str(record["kind"]), lists=record["lists"], binarizer=binarizer,
+                provenance=parse_provenance(record["origin"]), effort=record.get("effort"),
+                recall=record.get("recall"),
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{name}: not an index that this program pushed ({error}); push it again") from error
+
+    def same_codes(self, other: Header) -> bool:
+        """Whether codes made for one can be compared with the other's."""
+        ours, theirs = (header.binarizer and header.binarizer.to_safetensors() for header in (self, other))
+        return (self.n_bits, self.provenance, ours) == (other.n_bits, other.provenance, theirs)
+
+
+class Table(Protocol):
+    """One pushed state of an index, which stays what it is, or vanishes when another one is pushed.
+
+    version: tells states apart. header: its text.
+    """
+
+    version: str
+    header: str
+
+    def search(self, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
+        """At most k hits for each of codes (q, bytes).  Raises ConnectionError if the table is gone or out of reach."""
+        ...
+
+
+Finish = Callable[[Table, Header], Header]
 
 
 class Store(Protocol):
@@ -75,23 +108,27 @@ class Store(Protocol):
 
     place: str
 
-    def write(self, header: Header, batches: Iterator[CodeBatch]) -> None:
-        """Replace the table; readers see the old one until all is written."""
+    def check(self, header: Header, k: int = 1) -> None:
+        """Raises ValueError for codes that the store cannot hold, or a k that it cannot answer."""
         ...
 
-    def read_header(self) -> str:
-        """The header's text.  Raises FileNotFoundError if nothing was pushed here."""
+    def write(self, header: Header, batches: Iterator[CodeBatch], finish: Finish) -> None:
+        """Replace the table, and remove what earlier pushes left; readers see the old one until all rows are written.
+
+        finish(table, header): measures the new table, and returns the header with that.
+        """
         ...
 
-    def search(
-        self, codes: NDArray[np.uint8], k: int, effort: int | None
-    ) -> list[tuple[list[int], list[Any], list[int]]]:
-        """Row numbers, ids and distances for each of the codes (q, bytes), at most k, nearest first."""
+    def open(self) -> Table:
+        """The current table.  Raises FileNotFoundError if nothing was pushed here."""
         ...
 
 
 class StoreIndex:
     """An index in a store, to be searched as a HammingIndex is, by bits.
+
+    It answers from the state that it opened. When that is replaced and vanishes, it goes on with the new one if that
+    holds codes of the same make; otherwise searches raise ValueError.
 
     n_bits, binarizer, provenance: as HammingIndex's.
     """
@@ -101,7 +138,8 @@ class StoreIndex:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.header = Header.from_json(store.read_header(), store.place)
+        self._table = store.open()
+        self.header = Header.from_json(self._table.header, store.place)
         self.n_bits, self.provenance, self.binarizer = self.header.n_bits, self.header.provenance, self.header.binarizer
 
     def __len__(self) -> int:
@@ -110,8 +148,8 @@ class StoreIndex:
     def search(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Neighbors:
         """The k nearest codes to each of queries, packed codes uint8 (q, bytes) or one of them, (bytes).
 
-        effort: lists to search, of kind "ivf"; None: an eighth of them. Equal distances come in the order of the rows,
-        but which of the equally far ones come last within k is the store's choice.
+        effort: lists to search, of kind "ivf"; None: as many as the push measured to be enough. Equal distances come in
+        the order of the rows, but which of the equally far ones come last within k is the store's choice.
         Raises ValueError for codes of another length or k outside 1..len(index), ConnectionError.
         """
         return self.find(queries, k, effort=effort).neighbors
@@ -124,16 +162,40 @@ class StoreIndex:
                 f"effort={effort} must be a number of lists from 1; {self._store.place} is {self.header.kind}"
             )
         if effort is None and self.header.lists:
-            effort = max(1, self.header.lists // 8)
+            effort = self.header.effort or max(1, self.header.lists // 8)
         places = np.full((len(wanted), k), -1, np.int64)
         ids = np.full((len(wanted), k), None, object)
         distances = np.full((len(wanted), k), -1, np.int32)
-        for i, (rows, names, bits) in enumerate(self._store.search(wanted, k, effort)):
+        for i, (rows, names, bits) in enumerate(self._hits(wanted, k, effort)):
             order = np.lexsort((rows, bits))
             places[i, : len(order)] = np.array(rows, np.int64)[order]
             ids[i, : len(order)] = np.array(names, object)[order]
             distances[i, : len(order)] = np.array(bits, np.int32)[order]
         return Found(places, ids, distances)
+
+    def _hits(self, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
+        try:
+            found = self._table.search(codes, k, effort)
+        except ConnectionError:
+            if not self._reopened():
+                raise
+            self._checked(codes, k)
+            found = self._table.search(codes, k, effort if self.header.lists else None)
+        for i, (rows, _, _) in enumerate(found):
+            if len(rows) < k and effort is not None:  # few codes in those lists: search all
+                (found[i],) = self._table.search(codes[i : i + 1], k, self.header.lists)
+        return found
+
+    def _reopened(self) -> bool:
+        """Whether another state has taken this one's place; it is then opened."""
+        table = self._store.open()
+        if table.version == self._table.version:
+            return False
+        header = Header.from_json(table.header, self._store.place)
+        if not header.same_codes(self.header):
+            raise ValueError(f"{self._store.place} was replaced by an index of other codes; open it again")
+        self._table, self.header = table, header
+        return True
 
     def _checked(self, queries: ArrayLike, k: int) -> NDArray[np.uint8]:
         wanted = np.atleast_2d(np.asarray(queries))
@@ -145,6 +207,7 @@ class StoreIndex:
             )
         if not 1 <= k <= len(self):
             raise ValueError(f"k={k} is outside 1..{len(self)}, the codes in {self._store.place}; ask for fewer")
+        self._store.check(self.header, k)
         return wanted
 
     def find_rescored(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -13,7 +15,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.schema import METADATA_KEY
-from bigr_repr.retrieval.stores.base import CodeBatch, Header
+from bigr_repr.retrieval.stores.base import CodeBatch, Finish, Header, Hits
+
+
+class _LanceTable:
+    """See Table: LanceDB keeps a table that was opened at its version."""
+
+    def __init__(self, store: LanceStore, table: Any, header: str) -> None:
+        self._store, self._table, self.header = store, table, header
+        self.version = f"{table.version} {header}"
+
+    def search(self, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
+        """See Table."""
+        return self._store.search(self._table, codes, k, effort)
 
 
 class LanceStore:
@@ -27,7 +41,10 @@ class LanceStore:
         self._where = where
         self._connect: Any = partial(lancedb.connect, where)
 
-    def write(self, header: Header, batches: Iterator[CodeBatch]) -> None:
+    def check(self, header: Header, k: int = 1) -> None:
+        """LanceDB takes all."""
+
+    def write(self, header: Header, batches: Iterator[CodeBatch], finish: Finish) -> None:
         """One version of the table is committed after all rows: until then readers see the one before."""
         from lancedb.index import IvfFlat
 
@@ -45,19 +62,31 @@ class LanceStore:
             table = self._connect().create_table(self._name, data=reader, schema=schema, mode="overwrite")
             if header.lists is not None:
                 table.create_index("code", config=IvfFlat(distance_type="hamming", num_partitions=header.lists))
+            tuned = finish(_LanceTable(self, table, header.to_json()), header)
+            if tuned is not header:  # in a field's metadata: the schema's cannot be changed
+                text = json.dumps({"effort": tuned.effort, "recall": tuned.recall})
+                table.replace_field_metadata("code", {METADATA_KEY.decode(): text})
+            table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
-    def read_header(self) -> str:
-        """The header, which is in the table's schema."""
-        metadata = self._table().schema.metadata or {}
+    def open(self) -> _LanceTable:
+        """The current version of the table; its schema holds the header."""
+        nothing = f"{self.place}: no index called {self._name} here; push one with: bigr-repr index push"
+        if self._local and not os.path.isdir(self._where):  # noqa: PTH112  (connecting would make the folder)
+            raise FileNotFoundError(nothing)
+        with self._reaching():
+            try:
+                table = self._connect().open_table(self._name)
+            except ValueError:
+                raise FileNotFoundError(nothing) from None
+            metadata, measured = table.schema.metadata or {}, table.schema.field("code").metadata or {}
         if METADATA_KEY not in metadata:
             raise ValueError(f"{self.place}: the table {self._name} was not pushed by this program")
-        return str(metadata[METADATA_KEY].decode())
+        header = json.loads(metadata[METADATA_KEY]) | json.loads(measured.get(METADATA_KEY, b"{}"))
+        return _LanceTable(self, table, json.dumps(header))
 
-    def search(
-        self, codes: NDArray[np.uint8], k: int, effort: int | None
-    ) -> list[tuple[list[int], list[Any], list[int]]]:
+    def search(self, table: Any, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
         """Flat without effort, by so many lists with it."""
-        table, found = self._table(), []
+        found: list[Hits] = []
         with self._reaching():
             for code in codes:
                 query = table.search(code, vector_column_name="code").distance_type("hamming")
@@ -66,16 +95,6 @@ class LanceStore:
                 distances = [round(value) for value in hits.column("_distance").to_pylist()]
                 found.append((hits.column("row").to_pylist(), hits.column("id").to_pylist(), distances))
         return found
-
-    def _table(self) -> Any:
-        nothing = f"{self.place}: no index called {self._name} here; push one with: bigr-repr index push"
-        if self._local and not os.path.isdir(self._where):  # noqa: PTH112  (connecting would make the folder)
-            raise FileNotFoundError(nothing)
-        with self._reaching():
-            try:
-                return self._connect().open_table(self._name)
-            except ValueError:
-                raise FileNotFoundError(nothing) from None
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

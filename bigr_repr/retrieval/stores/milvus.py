@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import warnings
 from collections.abc import Iterator
@@ -19,12 +20,26 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval.stores.base import CodeBatch, Header
+from bigr_repr.retrieval.stores.base import CodeBatch, Finish, Header, Hits
 
 _TEXT: Final = 60_000  # of a header in one row; Milvus takes 65 535 bytes
 _PARTS: Final = 2_000  # rows of a header that are read at most
 _LONGEST_ID: Final = 4096
+_MOST_HITS: Final = 16_384
+_MOST_BITS: Final = 262_144  # of a binary vector
+_LITE_BITS: Final = 32_768
 _SECONDS: Final = 20  # to wait for a server
+
+
+class _MilvusTable:
+    """See Table: a collection of rows."""
+
+    def __init__(self, store: MilvusStore, rows: str, header: str) -> None:
+        self._store, self.version, self.header = store, rows, header
+
+    def search(self, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
+        """See Table."""
+        return self._store.search(self.version, codes, k, effort)
 
 
 class MilvusStore:
@@ -38,59 +53,81 @@ class MilvusStore:
 
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised, and once is enough
         self.place, self._where, self._name, self._types = f"milvus:{where}", where, name, DataType
+        self._lite = where.endswith(".db")
 
     @cached_property
     def _client(self) -> Any:
         """Connected when first needed: milvus-lite makes the file that it does not find."""
         from pymilvus import MilvusClient
 
-        with warnings.catch_warnings(), self._reaching():
-            warnings.simplefilter("ignore")
-            return MilvusClient(self._where, token=os.environ.get("MILVUS_TOKEN", ""), timeout=_SECONDS)
+        logged = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # milvus-lite logs what the error says again
+        try:
+            with warnings.catch_warnings(), self._reaching():
+                warnings.simplefilter("ignore")
+                return MilvusClient(self._where, token=os.environ.get("MILVUS_TOKEN", ""), timeout=_SECONDS)
+        except RuntimeError as error:  # of milvus-lite, about the file's name
+            raise ValueError(
+                f"{self.place}: name the file with at most 35 of a-z, 0-9, '.', '_', '-' ({error})"
+            ) from error
+        finally:
+            logging.disable(logged)
 
-    def write(self, header: Header, batches: Iterator[CodeBatch]) -> None:
-        """The rows as a new collection, then the header that names it, then the old rows go."""
+    def check(self, header: Header, k: int = 1) -> None:
+        """Raises ValueError for what Milvus, or milvus-lite, cannot do."""
+        most = _LITE_BITS if self._lite else _MOST_BITS
+        if header.n_bits > most:
+            raise ValueError(f"{self.place} holds codes of at most {most:,} bits, not {header.n_bits:,}; use lancedb")
+        if header.kind != "flat" and self._lite:
+            raise ValueError(f"{self.place}: milvus-lite has only kind flat; choose that, a server, or lancedb")
+        if k > _MOST_HITS:
+            raise ValueError(f"k={k}: {self.place} finds at most {_MOST_HITS:,}; ask for fewer, or search the folder")
+
+    def write(self, header: Header, batches: Iterator[CodeBatch], finish: Finish) -> None:
+        """The rows as a new collection, then the header that names it; then collections of earlier pushes go."""
         rows = f"{self._name}_{secrets.token_hex(6)}"
-        before = self._parts()[0] if self._has(self._header) else None
         try:
             with self._reaching():
                 self._make(rows, 8 * -(-header.n_bits // 8), header.lists)
                 for start, ids, codes in batches:
-                    self._client.insert(
-                        rows,
-                        [
-                            {"row": start + i, "name": name, "code": code.tobytes()}
-                            for i, (name, code) in enumerate(zip(ids.to_pylist(), codes, strict=True))
-                        ],
-                    )
+                    self._client.insert(rows, [*self._records(start, ids.to_pylist(), codes)])
                 self._client.load_collection(rows)
-                self._write_header(rows, header.to_json())
+                self._write_header(rows, finish(_MilvusTable(self, rows, header.to_json()), header).to_json())
         except BaseException:
             if self._has(rows):
                 self._client.drop_collection(rows)
             raise
-        if before is not None and self._has(before):
-            self._client.drop_collection(before)
+        with self._reaching():
+            for other in self._client.list_collections():
+                if re.fullmatch(rf"{self._name}_[0-9a-f]{{12}}", other) and other != rows:
+                    self._client.drop_collection(other)
 
-    def read_header(self) -> str:
-        """The header's parts, joined."""
-        return self._parts()[1]
+    def _records(self, start: int, names: list[str], codes: NDArray[np.uint8]) -> Iterator[dict[str, Any]]:
+        for row, (name, code) in enumerate(zip(names, codes, strict=True), start):
+            if len(name.encode()) > _LONGEST_ID:
+                raise ValueError(
+                    f"{self.place} holds ids of at most {_LONGEST_ID:,} bytes; use lancedb for {name[:60]}…"
+                )
+            yield {"row": row, "name": name, "code": code.tobytes()}
 
-    def search(
-        self, codes: NDArray[np.uint8], k: int, effort: int | None
-    ) -> list[tuple[list[int], list[Any], list[int]]]:
+    def open(self) -> _MilvusTable:
+        """The collection that the header names."""
+        rows, header = self._parts()
+        return _MilvusTable(self, rows, header)
+
+    def search(self, rows: str, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
         """HAMMING is named in every search: Milvus takes another metric for binary vectors by default."""
         params: dict[str, Any] = {"metric_type": "HAMMING", "params": {} if effort is None else {"nprobe": effort}}
         with self._reaching():
             answers = self._client.search(
-                self._parts()[0], data=[code.tobytes() for code in codes], limit=k, anns_field="code",
+                rows, data=[code.tobytes() for code in codes], limit=k, anns_field="code",
                 search_params=params, output_fields=["row", "name"],
             )  # fmt: skip
-        found = []
+        found: list[Hits] = []
         for hits in answers:
             entities = [hit["entity"] for hit in hits]
-            rows, names = [entity["row"] for entity in entities], [entity["name"] for entity in entities]
-            found.append((rows, names, [round(hit["distance"]) for hit in hits]))
+            places, names = [entity["row"] for entity in entities], [entity["name"] for entity in entities]
+            found.append((places, names, [round(hit["distance"]) for hit in hits]))
         return found
 
     @property
@@ -125,7 +162,7 @@ class MilvusStore:
 
     def _parts(self) -> tuple[str, str]:
         """The collection of the rows, and the header's text."""
-        lacking = self._where.endswith(".db") and not Path(self._where).exists()
+        lacking = self._lite and not Path(self._where).exists()
         if lacking or not self._has(self._header):
             raise FileNotFoundError(
                 f"{self.place}: no index called {self._name} here; push one with: bigr-repr index push"
@@ -150,4 +187,7 @@ class MilvusStore:
         try:
             yield
         except MilvusException as error:
-            raise ConnectionError(f"{self.place}: {error.message or error}") from error
+            said = " ".join(str(error.message or error).split())
+            if "Open local milvus failed" in said:
+                said = "another process has it open, and milvus-lite serves one at a time; end that, or run a server"
+            raise ConnectionError(f"{self.place}: {said}") from error

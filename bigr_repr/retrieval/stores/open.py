@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from bigr_repr.retrieval.index.distinct import find_distinct
 from bigr_repr.retrieval.index.hamming import HammingIndex
-from bigr_repr.retrieval.stores.base import CodeBatch, Header, Store, StoreIndex
+from bigr_repr.retrieval.index.recall import check_recall
+from bigr_repr.retrieval.index.scan import Scanned
+from bigr_repr.retrieval.index.settings import IndexSettings
+from bigr_repr.retrieval.stores.base import CodeBatch, Header, Store, StoreIndex, Table
+
+log = logging.getLogger(__name__)
 
 KINDS: Final = ("flat", "ivf")
 _CHUNK: Final = 4 << 20  # bytes of codes sent at a time
 _CHUNK_ROWS: Final = 1 << 13  # sent at a time: with the longest ids less than a message to Milvus holds, 64 MB
+_FEW: Final = 1000  # different codes, below which lists save nothing
 _SCHEMES: Final = ("lancedb", "milvus")
 
 
@@ -34,32 +45,52 @@ def open_store(place: str, name: str = "images") -> StoreIndex:
 def push(index: HammingIndex, place: str, name: str = "images", *, kind: str = "flat") -> StoreIndex:
     """Copy an index's ids and codes to a store, and return the index there; what has the name there is replaced.
 
-    kind: "flat" (exact), or "ivf", with twice the root of the rows as lists; milvus-lite has only "flat".
-    Raises as open_store, and ValueError for an empty index.
+    kind: "flat" (exact), or "ivf", whose lists to search are chosen by measuring recall; of fewer than a thousand
+    different codes it becomes flat. milvus-lite has only "flat".
+    Raises as open_store, and ValueError for an empty index or codes that the store cannot hold.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown to stores; choose {' or '.join(KINDS)}")
     if not len(index):
         raise ValueError("the index is empty: nothing to push")
     store = _connect(place, name)
-    lists = max(1, round(2 * len(index) ** 0.5)) if kind == "ivf" else None
+    distinct = find_distinct(index.rows.codes).firsts if kind == "ivf" else np.empty(0, np.int64)
+    if kind == "ivf" and len(distinct) < _FEW:
+        log.info("%d different codes are few: %s is flat", len(distinct), place)
+        kind = "flat"
+    lists = round(2 * len(distinct) ** 0.5) if kind == "ivf" else None
     header = Header(
-        n_bits=index.n_bits,
-        count=len(index),
-        kind=kind,
-        lists=lists,
-        provenance=index.provenance,
+        n_bits=index.n_bits, count=len(index), kind=kind, lists=lists, provenance=index.provenance,
         binarizer=index.binarizer,
-    )
-    store.write(header, _batches(index))
+    )  # fmt: skip
+    store.check(header)
+    store.write(header, _batches(index), partial(_tuned, index, distinct))
     return StoreIndex(store)
 
 
+def _tuned(index: HammingIndex, distinct: NDArray[np.int64], table: Table, header: Header) -> Header:
+    """The header with the fewest lists whose recall reaches the target."""
+    if header.lists is None:
+        return header
+
+    def search(queries: NDArray[np.uint8], k: int, effort: int) -> Scanned:
+        found = np.full((2, len(queries), k), -1, np.int64)
+        for i, (rows, _, bits) in enumerate(table.search(queries, k, effort)):
+            found[:, i, : len(rows)] = rows, bits
+        return Scanned(found[0], np.sort(found[1].astype(np.int32), axis=1))
+
+    efforts = [*(1 << i for i in range(22) if 1 << i < header.lists), header.lists]
+    check = check_recall(index.rows.codes, search, efforts, IndexSettings(kind="ivf"), among=distinct)
+    log.info("%s", check)
+    return replace(header, effort=check.effort, recall=check.recall)
+
+
 def _batches(index: HammingIndex) -> Iterator[CodeBatch]:
-    ids = index.ids.cast(pa.string())
     step = max(1, min(_CHUNK_ROWS, _CHUNK // index.rows.codes.shape[1]))
     for start in range(0, len(index), step):
-        yield start, ids.slice(start, step), np.ascontiguousarray(index.rows.codes[start : start + step])
+        # Copied, for a slice still counts as all text, which may be more than the 2 GB of plain strings.
+        ids = index.ids.take(pa.array(np.arange(start, min(start + step, len(index))))).cast(pa.string())
+        yield start, ids, np.ascontiguousarray(index.rows.codes[start : start + step])
 
 
 def _connect(place: str, name: str) -> Store:

@@ -1,41 +1,43 @@
 """`bigr-repr search`: the images of an index that are nearest to a picture."""
 
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.options import Json
 
+if TYPE_CHECKING:
+    from bigr_repr.retrieval import HammingIndex
+    from bigr_repr.retrieval.results.views import Searched
+    from bigr_repr.retrieval.stores.base import StoreIndex
 
-def command(
-    query: Annotated[
-        list[str],
-        typer.Argument(metavar="QUERY", help="Images to search for: files, folders or patterns; with --id: paths."),
-    ],
-    index: Annotated[
-        str, typer.Option(help="Index to search: a folder, or a store that was pushed to: lancedb:DIR or milvus:URI.")
-    ],
-    name: Annotated[str, typer.Option(help="Name of the index in a store.")] = "images",
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How to search."""
+
     k: Annotated[
         int | None, typer.Option("-k", "--k", min=1, help=r"Images to find per query \[default: 10, or all if fewer].")
-    ] = None,
-    by_id: Annotated[
-        bool, typer.Option("--id", help="Queries are paths as the index lists them: use the codes stored for them.")
-    ] = False,
+    ] = None
     rescore: Annotated[
         int,
         typer.Option(
             min=0, help="Take this many times k images by bits, and of them the k nearest by their vectors; 0: do not."
         ),
-    ] = 0,
+    ] = 0
     region: Annotated[
         str | None,
         typer.Option(
             help="Compare only inside the rectangle x,y,w,h: whole numbers are tokens, as 2,2,4,4; decimal numbers "
             r"are shares of the side, as 0.25,0.25,0.5,0.5 \[default: compare all]."
         ),
-    ] = None,
+    ] = None
     effort: Annotated[
         int | None,
         typer.Option(
@@ -46,26 +48,53 @@ def command(
             help="Search effort of an approximate index, in the unit that index info shows "
             r"\[default: the index's own; ivf in a store: an eighth of its lists].",
         ),
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Also write an HTML page that shows the hits into this file.")
-    ] = None,
-    montage: Annotated[Path | None, typer.Option(help="Also write a picture of the hits into this PNG file.")] = None,
+    ] = None
+    device: Annotated[
+        str,
+        typer.Option(help="Where a flat index is searched: auto (a GPU if FAISS sees one, else CPU), cpu or cuda."),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """What to show beside the list of hits."""
+
+    html: Annotated[Path | None, typer.Option(help="Also write an HTML page that shows the hits into this file.")] = (
+        None
+    )
+    montage: Annotated[Path | None, typer.Option(help="Also write a picture of the hits into this PNG file.")] = None
     images: Annotated[
         Path | None,
         typer.Option(
             help="Folder that was embedded, to show the photographs of the hits from "
             r"\[default: where the command is run]."
         ),
-    ] = None,
+    ] = None
+
+
+@flattened
+def command(
+    query: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="QUERY",
+            help="Images to search for: files, folders or patterns; with --id: paths; -: from standard input, a "
+            "picture or a list, one per line.",
+        ),
+    ],
+    index: Annotated[
+        str, typer.Option(help="Index to search: a folder, or a store that was pushed to: lancedb:DIR or milvus:URI.")
+    ],
+    search: Search,
+    show: Show,
+    name: Annotated[str, typer.Option(help="Name of the index in a store.")] = "images",
+    by_id: Annotated[
+        bool, typer.Option("--id", help="Queries are paths as the index lists them: use the codes stored for them.")
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(help=r"Folder of the model that made the index \[default: the model of the recorded name]."),
     ] = None,
-    device: Annotated[
-        str,
-        typer.Option(help="Where a flat index is searched: auto (a GPU if FAISS sees one, else CPU), cpu or cuda."),
-    ] = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the images of an index that are nearest to a picture, and look at them.
@@ -74,20 +103,40 @@ def command(
 
     Distances are numbers of differing bits; with --rescore, cosine distances.
     """
-    from bigr_repr.retrieval import HammingIndex
-    from bigr_repr.retrieval.search import search_ids, search_images, views_of
     from bigr_repr_cli.parse import parse_region
-    from bigr_repr_cli.search.report import open_index, print_hits, show
+    from bigr_repr_cli.search.report import open_index, print_hits, write_views
 
-    opened = open_index(index, name, device)
-    where = None if region is None else parse_region(region, opened)
-    k = max(1, min(10, len(opened))) if k is None else k
-    if by_id:
-        if not isinstance(opened, HammingIndex):
-            raise ValueError(f"{index} gives out no codes, which --id needs: search the index folder that was pushed")
-        found = search_ids(opened, query, k, rescore=rescore, region=where, effort=effort, images=images)
-    else:
-        found = search_images(opened, query, k, rescore=rescore, region=where, effort=effort, model=model)
-    if html or montage:
-        show(views_of(found, opened, model=model, images=images), html, montage, quiet=as_json)
+    if "-" in query and len(query) > 1:
+        raise typer.BadParameter("- takes all queries from stdin; name nothing else beside it", param_hint="QUERY")
+    opened = open_index(index, name, search.device)
+    k = max(1, min(10, len(opened))) if search.k is None else search.k
+    where = None if search.region is None else parse_region(search.region, opened)
+    options = {"k": k, "rescore": search.rescore, "region": where, "effort": search.effort}
+    found = _by_id(opened, query, show.images, options) if by_id else _by_picture(opened, query, model, options)
+    if show.html or show.montage:
+        write_views(found, opened, model, show.html, show.montage, show.images, quiet=as_json)
     print_hits(found, as_json=as_json)
+    if found.failures:
+        raise typer.Exit(1)
+
+
+def _by_id(
+    opened: HammingIndex | StoreIndex, query: list[str], images: Path | None, options: dict[str, Any]
+) -> Searched:
+    from bigr_repr.images.find import escape_path, read_list
+    from bigr_repr.retrieval import HammingIndex
+    from bigr_repr.retrieval.search import search_ids
+
+    if not isinstance(opened, HammingIndex):
+        raise ValueError("a store gives out no codes, which --id needs: search the index folder that was pushed")
+    ids = [escape_path(id) for id in read_list(sys.stdin.buffer)] if query == ["-"] else query
+    return search_ids(opened, ids, images=images, **options)
+
+
+def _by_picture(
+    opened: HammingIndex | StoreIndex, query: list[str], model: str | None, options: dict[str, Any]
+) -> Searched:
+    from bigr_repr.retrieval.search import search_images
+    from bigr_repr_cli.search.stdin import read_queries
+
+    return search_images(opened, read_queries(sys.stdin.buffer) if query == ["-"] else query, model=model, **options)

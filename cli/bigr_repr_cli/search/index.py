@@ -1,11 +1,13 @@
 """`bigr-repr index`: build, info and push."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bigr_repr_cli.flatten import flattened, values_of
 from bigr_repr_cli.options import Binarizer, Bits, Codes, Json, StoredLayer
 
 app = typer.Typer(
@@ -19,24 +21,17 @@ StoreKind = StrEnum("StoreKind", ["flat", "ivf"])
 Index = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that bigr-repr index build wrote.")]
 
 
-@app.command()
-def build(
-    embeddings: Annotated[
-        str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write the index into; an index there is replaced.")] = Path(
-        "index"
-    ),
-    codes: Binarizer = Codes.sign,
-    n_bits: Bits = None,
-    layer: StoredLayer = None,
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """What kind of index to build: the fields of IndexSettings."""
+
     kind: Annotated[
         IndexKind,
         typer.Option(
             help="flat: exact search; ivf (lists of near codes), hnsw (a graph) and hash (tables): approximate, and "
             "faster from about a million images."
         ),
-    ] = IndexKind.flat,
+    ] = IndexKind.flat
     effort: Annotated[
         int | None,
         typer.Option(
@@ -47,13 +42,13 @@ def build(
             help="Search effort. ivf: lists searched; hnsw: codes kept in view; hash: bits of a key that may differ "
             r"\[default: the smallest that reaches --target-recall].",
         ),
-    ] = None,
+    ] = None
     target_recall: Annotated[
         float,
         typer.Option(
             min=0.01, max=1, help="Share of the 10 nearest codes that a search with the default effort finds."
         ),
-    ] = 0.95,
+    ] = 0.95
     lists: Annotated[
         int | None,
         typer.Option(
@@ -61,10 +56,10 @@ def build(
             "--nlist",
             min=1,
             help="ivf: number of lists "
-            r"\[default: twice the square root of the number of images, fewer if codes are long].",
+            r"\[default: twice the square root of the number of codes, fewer if codes are long].",
         ),
-    ] = None,
-    links: Annotated[int, typer.Option("--links", "--M", min=2, help="hnsw: links per code.")] = 16,
+    ] = None
+    links: Annotated[int, typer.Option("--links", "--M", min=2, help="hnsw: links per code.")] = 16
     build_effort: Annotated[
         int,
         typer.Option(
@@ -73,19 +68,34 @@ def build(
             min=1,
             help="hnsw: codes kept in view while a code is linked; more: a better, slower build.",
         ),
-    ] = 80,
+    ] = 80
     hash_bits: Annotated[
         int | None,
-        typer.Option(min=1, help=r"hash: bits of a table's key \[default: what gives about one image per key]."),
-    ] = None,
-    tables: Annotated[int, typer.Option(min=1, help="hash: number of tables, each with a key of its own.")] = 4,
+        typer.Option(min=1, help=r"hash: bits of a table's key \[default: what gives about one code per key]."),
+    ] = None
+    tables: Annotated[int, typer.Option(min=1, help="hash: number of tables, each with a key of its own.")] = 4
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the sample that binarizers and lists are fitted on, and of the fit.")
+    ] = 0
+
+
+@app.command()
+@flattened
+def build(
+    embeddings: Annotated[
+        str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
+    ],
+    kind: _Kind,
+    out: Annotated[Path, typer.Option(help="Folder to write the index into; an index there is replaced.")] = Path(
+        "index"
+    ),
+    codes: Binarizer = Codes.sign,
+    n_bits: Bits = None,
+    layer: StoredLayer = None,
     vectors: Annotated[
         Kept,
         typer.Option(help="Number type to keep the vectors in, for search --rescore; none: do not keep them."),
     ] = Kept.float16,
-    seed: Annotated[
-        int, typer.Option(help="Random seed of the sample that binarizers and lists are fitted on, and of the fit.")
-    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Build an index from an embedding data set, in chunks: its vectors need not fit into memory.
@@ -96,14 +106,11 @@ def build(
     from bigr_repr_cli.progress import counting_progress
     from bigr_repr_cli.search.index_report import missed_target, print_index
 
-    settings = IndexSettings(
-        kind=kind, effort=effort, target_recall=target_recall, lists=lists, links=links, build_effort=build_effort,
-        hash_bits=hash_bits, tables=tables, seed=seed,
-    )  # fmt: skip
+    settings = IndexSettings(**values_of(kind))
     with counting_progress("indexing") as on_progress:
         built = build_index(
-            embeddings, out, binarizer=codes, n_bits=n_bits, layer=layer, kind=settings,
-            vectors=None if vectors == Kept.none else vectors, seed=seed, on_progress=on_progress,
+            embeddings, out, binarizer=codes, n_bits=n_bits, layer=layer, kind=settings, seed=settings.seed,
+            vectors=None if vectors == Kept.none else vectors, on_progress=on_progress,
         )  # fmt: skip
     print_index(built, out, as_json=as_json)
     if warning := missed_target(built):

@@ -10,7 +10,7 @@ import typer
 
 from bigr_repr.images.formats import one_line
 from bigr_repr.retrieval import HammingIndex
-from bigr_repr.retrieval.results.views import Searched, SearchView
+from bigr_repr.retrieval.results.views import Searched
 from bigr_repr.retrieval.stores.base import StoreIndex
 from bigr_repr.retrieval.stores.open import is_store, open_store
 
@@ -28,6 +28,8 @@ def print_hits(found: Searched, *, as_json: bool) -> None:
         answers += [{"query": name, "error": message} for name, message in found.failures]
         typer.echo(json.dumps(answers, indent=2))
         return
+    for _, message in found.failures:
+        typer.echo(f"error: {one_line(message)}", err=True)
     for number, (name, hits) in enumerate(_hits(found)):
         if len(found.names) > 1:
             typer.echo(f"{chr(10) if number else ''}{one_line(name)}")
@@ -37,11 +39,22 @@ def print_hits(found: Searched, *, as_json: bool) -> None:
             typer.echo(f"{_text(hit['distance']):>{width}}  {one_line(str(hit['id']))}")
 
 
-def show(views: list[SearchView], html: Path | None, montage: Path | None, *, quiet: bool) -> None:
+def write_views(
+    found: Searched,
+    index: HammingIndex | StoreIndex,
+    model: str | None,
+    html: Path | None,
+    montage: Path | None,
+    images: Path | None,
+    *,
+    quiet: bool,
+) -> None:
     """Write the page and the montage that were asked for, and say so on stderr."""
     from bigr_repr.retrieval.results.montage import save_montage
     from bigr_repr.retrieval.results.page import save_page
+    from bigr_repr.retrieval.search import views_of
 
+    views = views_of(found, index, model=model, images=images)
     if html is not None:
         save_page(views, html)
     if montage is not None:
