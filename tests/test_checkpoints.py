@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,30 @@ def test_save_replaces_a_model_and_nothing_else(pre: Pretrained, tmp_path: Path)
             save(pre, tmp_path / place)
     (tmp_path / "empty").mkdir()
     assert _same(load(save(pre, tmp_path / "empty")), pre)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_all_of_a_model_is_on_the_disk_before_its_name_is(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Contents first, then the name that makes them a model, then the folders that hold names; nothing after that."""
+    folder = save(pre, tmp_path / "model") if known else tmp_path / "model"
+    done: list[tuple[str, int]] = []
+    rename, replace = Path.rename, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(("sync", os.fstat(handle).st_ino)))
+    monkeypatch.setattr(Path, "rename", lambda self, to: done.append(("name", self.stat().st_ino)) or rename(self, to))
+    monkeypatch.setattr(
+        Path, "replace", lambda self, to: done.append(("name", self.stat().st_ino)) or replace(self, to)
+    )
+    save(pre, folder)
+    files = {("sync", path.stat().st_ino) for path in folder.iterdir()}
+    first = next(index for index, (kind, _) in enumerate(done) if kind == "name")
+    last = max(index for index, (kind, _) in enumerate(done) if kind == "name")
+    own, above = ("sync", folder.stat().st_ino), ("sync", tmp_path.stat().st_ino)
+    assert len(files) == 3
+    assert files <= set(done[:first])
+    assert own in (done[last:] if known else done[:first])
+    assert above in done[last:]
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(pre: Pretrained, tmp_path: Path) -> None:

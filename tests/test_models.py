@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import reference
 import torch
+import torch.nn.functional as F
 from released_files import random_release, randomise
-from torch import Tensor
+from torch import Tensor, nn
 
 from bigr_repr.checkpoints.pretrained import Pretrained, load_official
 from bigr_repr.config import GeneratorConfig, TokenizerConfig
+from bigr_repr.models import winograd
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
-from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.models.tokenizer import BinaryAutoencoder, ResBlock
 from bigr_repr.models.transformer import rotary_table, rotate
 
 TOLERANCE = 1e-4
@@ -373,3 +377,84 @@ def test_working_in_place_changes_neither_images_nor_bits(tokenizer: BinaryAutoe
     with torch.enable_grad():
         assert torch.equal(tokenizer.bit_probabilities(images), bits)
         assert torch.equal(tokenizer.decode(bits.round()), decoded)
+
+
+# ---- Winograd's convolution
+
+
+def _plain(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """What `norm_silu_conv` computes, operation by operation and in double precision."""
+    norm, conv = copy.deepcopy(norm).double(), copy.deepcopy(conv).double()
+    return conv(F.silu(norm(x.double()))).float()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("tiles", [4, 12, 512])  # strips of one row of tiles, of several, and the whole map
+@pytest.mark.parametrize(("channels", "out", "bias"), [(16, 16, True), (8, 24, False)])
+@torch.no_grad()
+def test_winograds_convolution_equals_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch, channels: int, out: int, bias: bool, tiles: int
+) -> None:
+    monkeypatch.setattr(winograd, "_TILES", tiles)
+    monkeypatch.setattr(winograd, "_STATISTICS", 7 * channels)
+    norm, conv = nn.GroupNorm(4, channels, eps=1e-3), nn.Conv2d(channels, out, 3, padding=1, bias=bias)
+    randomise(norm, 0)
+    randomise(conv, 1)
+    draws = torch.Generator().manual_seed(2)
+    x = (3 * torch.randn(2, channels, 12, 8, generator=draws) + 1).to(memory_format=torch.channels_last)
+    residual, kept = torch.randn(2, out, 12, 8, generator=draws), x.clone()
+    wanted = _plain(norm, conv, x)
+    torch.testing.assert_close(winograd.norm_silu_conv(norm, conv, x), wanted, rtol=1e-5, atol=1e-5)
+    with_residual = winograd.norm_silu_conv(norm, conv, x, residual)
+    torch.testing.assert_close(with_residual, wanted + residual, rtol=1e-5, atol=1e-5)
+    assert with_residual.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(x, kept)
+    if out == channels:
+        again = winograd.norm_silu_conv(norm, conv, x, residual, in_place=True)
+        assert torch.equal(again, with_residual)
+        assert again.data_ptr() == x.data_ptr()
+    conv.weight.mul_(2)  # in its place: the kernel kept from before no longer holds
+    torch.testing.assert_close(
+        winograd.norm_silu_conv(norm, conv, kept), _plain(norm, conv, kept), rtol=1e-5, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("widths", [(128, 128), (128, 256)])
+def test_wide_blocks_give_the_same_by_either_convolution(
+    monkeypatch: pytest.MonkeyPatch, widths: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    calls, real = [], winograd.norm_silu_conv
+    monkeypatch.setattr(winograd, "norm_silu_conv", lambda *a, **k: calls.append(a[1]) or real(*a, **k))
+    block = ResBlock(*widths, 32)
+    randomise(block, 0)
+    x = torch.randn(1, widths[0], 16, 16, generator=torch.Generator().manual_seed(1))
+    x = x.to(memory_format=torch.channels_last)
+    plain = block(x)
+    assert not calls
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), plain, rtol=1e-4, atol=1e-4)
+    assert calls == [block.conv1, block.conv2]
+
+
+@torch.no_grad()
+def test_winograds_convolution_serves_only_what_it_was_measured_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def served(channels: int = 128, out: int = 128, height: int = 16, width: int = 16, **changes: Any) -> bool:
+        x = torch.zeros(1, channels, height, width).to(memory_format=changes.get("layout", torch.channels_last))
+        conv = nn.Conv2d(channels, out, 3, padding=1)
+        return winograd.applies(x.to(changes.get("dtype")), conv.to(changes.get("weights")))
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert served()
+    assert served(height=8, width=32)
+    assert not served(channels=127)
+    assert not served(out=127)
+    assert not served(height=14)  # too small a map
+    assert not served(height=17)  # no whole tiles
+    assert not served(width=17)
+    assert not served(layout=torch.contiguous_format)
+    assert not served(dtype=torch.bfloat16)
+    assert not served(weights=torch.bfloat16, dtype=torch.bfloat16)
+    with torch.enable_grad():
+        assert not served()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert not served()
