@@ -58,9 +58,9 @@ def main() -> None:
         training |= {name: run[name] for name in ("machine", "tokenizer", "generator", "note") if name in run}
     config = dataclasses.replace(model.config, name="bigr-tiny", training=training, quality={})
     bundled = br.Pretrained(config=config, tokenizer=model.tokenizer, generator=model.generator)
-    br.save(bundled, arguments.out, dtype=torch.float16)
+    br.save(bundled, arguments.out, store_dtype=torch.float16)
     config = dataclasses.replace(config, quality=measured(br.load(arguments.out).fingerprint))
-    br.save(dataclasses.replace(bundled, config=config), arguments.out, dtype=torch.float16)
+    br.save(dataclasses.replace(bundled, config=config), arguments.out, store_dtype=torch.float16)
     size = sum(file.stat().st_size for file in arguments.out.iterdir()) / 1e6
     print(f"{arguments.out}: {size:.1f} MB, fingerprint {br.load(arguments.out).fingerprint[:12]}")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from bigr_repr import Pretrained, preset, save
 from bigr_repr.datasets import open_images
 from bigr_repr.train import (
-    GeneratorObjective,
-    TokenizerObjective,
+    GeneratorRecipe,
+    TokenizerRecipe,
     TrainSettings,
     train_generator,
     train_tokenizer,
@@ -30,13 +30,13 @@ tokenizer = train_tokenizer(
     images,
     config.tokenizer,
     TrainSettings(out=str(out / "tokenizer"), steps=given.steps, batch_size=4, learning_rate=1e-3, ema=0.9),
-    TokenizerObjective(perceptual=None, gan_start=None),
+    TokenizerRecipe(perceptual=None, gan_start=None),
 )
 generator = train_generator(
     images,
     config,
     TrainSettings(out=str(out / "generator"), steps=given.steps, batch_size=4, learning_rate=1e-3, ema=0.9),
-    GeneratorObjective(conditional=False),
+    GeneratorRecipe(conditional=False),
     tokenizer=tokenizer,
 )
 save(Pretrained(config, tokenizer, generator), out / "model")

@@ -95,7 +95,7 @@ def test_layout_in_memory_is_of_no_account(pre: Pretrained, tmp_path: Path) -> N
 def test_half_precision_is_stored_and_comes_back_as_float32(
     pre: Pretrained, tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    folder = save(pre, tmp_path / "half", dtype=dtype)
+    folder = save(pre, tmp_path / "half", store_dtype=dtype)
     assert {tensor.dtype for tensor in load_file(folder / "generator.safetensors").values()} == {dtype}
     again = load(folder)
     assert {weight.dtype for weight in _weights(again)} == {torch.float32}
@@ -127,7 +127,7 @@ def test_weights_too_large_for_half_precision_are_refused(pre: Pretrained, tmp_p
     with torch.no_grad():
         pre.generator.transformer.mask_tok[0, 0] = 1e6
     with pytest.raises(ValueError, match=r"transformer.mask_tok reaches 1e\+06.*float16; take torch.bfloat16"):
-        save(pre, tmp_path / "model", dtype=torch.float16)
+        save(pre, tmp_path / "model", store_dtype=torch.float16)
     assert not list(tmp_path.iterdir())
 
 

@@ -18,7 +18,7 @@ from bigr_repr.evaluate.metrics.generation import precision_recall
 from bigr_repr.evaluate.probes.knn import knn
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.train.code_set import write_codes
-from bigr_repr.train.generator import GeneratorObjective
+from bigr_repr.train.generator import GeneratorRecipe
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.run import run_generator_training
 
@@ -101,7 +101,7 @@ def test_a_resumed_training_goes_on_where_it_was(cpu: br.Pretrained, tmp_path: P
     codes = tmp_path / "codes"
     write_codes(open_images([PHOTOS]), cpu.tokenizer, codes, tokenizer_name="bigr-tiny", device="cuda")
     cpu.tokenizer.to("cpu")
-    towards = GeneratorObjective(dropout=0.0, optimizer="muon" if hasattr(torch.optim, "Muon") else "adamw")
+    recipe = GeneratorRecipe(dropout=0.0, optimizer="muon" if hasattr(torch.optim, "Muon") else "adamw")
 
     def losses(name: str, *stops: int) -> list[float]:
         settings = TrainSettings(
@@ -110,7 +110,7 @@ def test_a_resumed_training_goes_on_where_it_was(cpu: br.Pretrained, tmp_path: P
         )  # fmt: skip
         for steps in (*stops, 6):
             changed = dataclasses.replace(settings, steps=steps)
-            run_generator_training([str(codes)], "bigr-tiny", changed, towards, preset="tiny")
+            run_generator_training([str(codes)], "bigr-tiny", changed, recipe, preset="tiny")
         return [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
 
     unbroken = losses("unbroken")

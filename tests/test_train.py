@@ -30,12 +30,12 @@ from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.batches import StreamSampler, batches
 from bigr_repr.train.code_set import CodeSet, write_codes
-from bigr_repr.train.generator import GeneratorObjective, make_optimizers, parameter_groups, train_generator
+from bigr_repr.train.generator import GeneratorRecipe, make_optimizers, parameter_groups, train_generator
 from bigr_repr.train.loop import TrainSettings, identify
 from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
 from bigr_repr.train.resume import TrainingError, find_checkpoints
 from bigr_repr.train.run import run_generator_training, run_tokenizer_training
-from bigr_repr.train.tokenizer import TokenizerObjective, bit_usage, train_tokenizer
+from bigr_repr.train.tokenizer import TokenizerRecipe, bit_usage, train_tokenizer
 
 TOKENIZER = TokenizerConfig(
     image_size=32, base_channels=8, channel_multipliers=(1, 1, 1, 2), res_blocks=1, embed_dim=8, code_bits=6,
@@ -49,7 +49,7 @@ MODEL = ModelConfig(
         train_timesteps=16, sample_timesteps=8, ffn_multiple_of=8,
     ),
 )  # fmt: skip
-PLAIN = TokenizerObjective(perceptual=None, gan_start=None)
+PLAIN = TokenizerRecipe(perceptual=None, gan_start=None)
 
 
 @pytest.fixture(scope="module")
@@ -354,10 +354,10 @@ def test_dead_bits_are_counted() -> None:
 
 def test_tokenizer_learns_and_resumes_exactly(folder: Path, tmp_path: Path) -> None:
     images = open_images(folder)
-    objective = TokenizerObjective(perceptual=None, gan_start=3, gan_width=8)
-    whole = train_tokenizer(images, TOKENIZER, settings(tmp_path / "a", steps=8, sample_every=8), objective)
-    train_tokenizer(images, TOKENIZER, settings(tmp_path / "b", steps=5), objective)
-    again = train_tokenizer(images, TOKENIZER, settings(tmp_path / "b", steps=8), objective)
+    recipe = TokenizerRecipe(perceptual=None, gan_start=3, gan_width=8)
+    whole = train_tokenizer(images, TOKENIZER, settings(tmp_path / "a", steps=8, sample_every=8), recipe)
+    train_tokenizer(images, TOKENIZER, settings(tmp_path / "b", steps=5), recipe)
+    again = train_tokenizer(images, TOKENIZER, settings(tmp_path / "b", steps=8), recipe)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
     assert (tmp_path / "a" / "samples-000000008.png").exists()
@@ -366,11 +366,11 @@ def test_tokenizer_learns_and_resumes_exactly(folder: Path, tmp_path: Path) -> N
 def test_generator_from_codes_and_from_images(folder: Path, codes: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = BinaryAutoencoder(TOKENIZER)
-    objective = GeneratorObjective(diffusion_draws=2)
-    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "a", steps=30, learning_rate=3e-3), objective)
+    recipe = GeneratorRecipe(diffusion_draws=2)
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "a", steps=30, learning_rate=3e-3), recipe)
     found = losses(tmp_path / "a")
     assert np.mean(found[-5:]) < np.mean(found[:5])
-    train_generator(open_images(folder), MODEL, settings(tmp_path / "b", steps=3), objective, tokenizer=tokenizer)
+    train_generator(open_images(folder), MODEL, settings(tmp_path / "b", steps=3), recipe, tokenizer=tokenizer)
     assert len(losses(tmp_path / "b")) == 3
 
 
@@ -382,39 +382,37 @@ def test_data_without_labels_train_without_classes(folder: Path, tmp_path: Path)
     save_tokenizer(BinaryAutoencoder(preset("tiny").tokenizer), tmp_path / "t")
     run_settings = settings(tmp_path / "g", steps=2)
     made = run_generator_training(
-        [str(flat)], str(tmp_path / "t"), run_settings, GeneratorObjective(), preset="tiny", name="flat"
+        [str(flat)], str(tmp_path / "t"), run_settings, GeneratorRecipe(), preset="tiny", name="flat"
     )
     assert load(made).config.training["settings"]["conditional"] is False
     with pytest.raises(ValueError, match="no labels"):
         train_generator(
-            open_images(flat), MODEL, settings(tmp_path / "h"), GeneratorObjective(conditional=True),
+            open_images(flat), MODEL, settings(tmp_path / "h"), GeneratorRecipe(conditional=True),
             tokenizer=BinaryAutoencoder(TOKENIZER),
         )  # fmt: skip
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_resumes_exactly(codes: Path, tmp_path: Path) -> None:
-    objective = GeneratorObjective(optimizer="muon")
+    recipe = GeneratorRecipe(optimizer="muon")
     model = BiGR(MODEL.generator)
-    adamw, muon = make_optimizers(model, objective)
+    adamw, muon = make_optimizers(model, recipe)
     matrices = {id(p) for p in muon.param_groups[0]["params"]}
     assert matrices == {id(p) for p in model.transformer.layers.parameters() if p.ndim == 2}
     rest = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert not rest & matrices
     assert rest | matrices == {id(p) for p in model.parameters()}
-    whole = train_generator(CodeSet(codes), MODEL, settings(tmp_path / "a", steps=6), objective)
-    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "b", steps=4), objective)
-    again = train_generator(CodeSet(codes), MODEL, settings(tmp_path / "b", steps=6), objective)
+    whole = train_generator(CodeSet(codes), MODEL, settings(tmp_path / "a", steps=6), recipe)
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "b", steps=4), recipe)
+    again = train_generator(CodeSet(codes), MODEL, settings(tmp_path / "b", steps=6), recipe)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
 def test_muon_is_refused_where_it_would_be_wrong(codes: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="optimizer='lion' is unknown"):
-        GeneratorObjective(optimizer="lion")
+        GeneratorRecipe(optimizer="lion")
     with pytest.raises(ValueError, match="choose bfloat16 or float32"):
-        train_generator(
-            CodeSet(codes), MODEL, settings(tmp_path, precision="fp16"), GeneratorObjective(optimizer="muon")
-        )
+        train_generator(CodeSet(codes), MODEL, settings(tmp_path, precision="fp16"), GeneratorRecipe(optimizer="muon"))
 
 
 @pytest.mark.parametrize(
@@ -433,11 +431,11 @@ def test_settings_out_of_range_name_field_and_value(tmp_path: Path, field: str, 
 @pytest.mark.parametrize(
     ("kind", "field", "value"),
     [
-        (TokenizerObjective, "gan_start", -1), (TokenizerObjective, "crop", 0), (GeneratorObjective, "dropout", 1.5),
-        (GeneratorObjective, "weight_decay", -0.1), (GeneratorObjective, "accumulate", 0),
+        (TokenizerRecipe, "gan_start", -1), (TokenizerRecipe, "crop", 0), (GeneratorRecipe, "dropout", 1.5),
+        (GeneratorRecipe, "weight_decay", -0.1), (GeneratorRecipe, "accumulate", 0),
     ],
 )  # fmt: skip
-def test_objectives_out_of_range_name_field_and_value(kind: Any, field: str, value: float) -> None:
+def test_recipes_out_of_range_name_field_and_value(kind: Any, field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{field}={value} "):
         kind(**{field: value})
 
@@ -470,7 +468,7 @@ def test_tokenizer_goes_on_from_other_weights_wherever_they_lie(folder: Path, tm
 
 def test_unknown_pixel_loss_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="l1, l2"):
-        TokenizerObjective(pixel_loss="huber")
+        TokenizerRecipe(pixel_loss="huber")
 
 
 @pytest.mark.parametrize("objective", ["flip", "x0", "bce"])
@@ -485,9 +483,9 @@ def test_accumulated_batches_take_the_same_step(codes: Path, tmp_path: Path) -> 
     config = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, objective="bce"))
     models = []
     for accumulate in (1, 2, 4):
-        towards = GeneratorObjective(accumulate=accumulate, dropout=0)
+        recipe = GeneratorRecipe(accumulate=accumulate, dropout=0)
         out = settings(tmp_path / str(accumulate), steps=3, batch_size=8, schedule="cosine")
-        models.append(train_generator(CodeSet(codes), config, out, towards))
+        models.append(train_generator(CodeSet(codes), config, out, recipe))
     assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "2"), rel=1e-4)
     for first, other in zip(models[0].parameters(), models[2].parameters(), strict=True):
         torch.testing.assert_close(first, other, rtol=0, atol=1e-3)
@@ -584,7 +582,7 @@ def test_other_settings_are_refused_by_name(codes: Path, tmp_path: Path) -> None
         "another run: config.layers was 2, is 3; config.transcoder_blocks was 1, is 2; objective.dropout was 0.1, is 0;"
     )
     with pytest.raises(TrainingError, match=said):
-        train_generator(CodeSet(codes), config, settings(tmp_path, steps=4), GeneratorObjective(dropout=0))
+        train_generator(CodeSet(codes), config, settings(tmp_path, steps=4), GeneratorRecipe(dropout=0))
 
 
 def test_a_start_of_another_architecture_is_told_by_what_differs(codes: Path, tmp_path: Path) -> None:
@@ -596,7 +594,7 @@ def test_a_start_of_another_architecture_is_told_by_what_differs(codes: Path, tm
     )
     with pytest.raises(ValueError, match=said):
         run_generator_training(
-            [str(codes)], str(tmp_path / "t"), settings(tmp_path / "g"), GeneratorObjective(), preset="tiny",
+            [str(codes)], str(tmp_path / "t"), settings(tmp_path / "g"), GeneratorRecipe(), preset="tiny",
             initial="bigr-tiny",
         )  # fmt: skip
 

@@ -145,27 +145,28 @@ def load_official(
     return pre.to(device, dtype)
 
 
-def save(pre: Pretrained, folder: PathLike, *, dtype: torch.dtype | None = None) -> Path:
-    """Write a model folder: config.json, tokenizer.safetensors, generator.safetensors; returns its path.
+def save(pre: Pretrained, folder: PathLike, *, store_dtype: torch.dtype | None = None) -> Path:
+    """Write a model folder: config.json, tokenizer.safetensors, generator.safetensors. Returns its absolute path.
 
-    dtype: convert the stored weights (torch.float16 halves the files; `load` gives float32 again). Files are written
-    beside their place, synced and renamed. A new folder appears complete or not at all. In a folder that holds a model,
-    the files are exchanged one by one; should the machine die between two of them, `load` notices by the checksum.
+    store_dtype: what the weights are stored in; None: as they are. torch.float16 halves the files, and `load` gives
+    float32 again. Each file is written to a temporary file, synced and renamed. A new folder appears complete or not at
+    all. In a folder that already holds a model, files are replaced one by one; if the machine dies between two of them,
+    `load` notices by the checksum.
 
-    Raises FileExistsError when `folder` holds other things than a model, ValueError when a weight is not finite in
-    `dtype`, OSError when writing fails (what stood there before remains).
+    Raises FileExistsError when `folder` holds anything but a model, ValueError when a weight is not finite in
+    `store_dtype`, OSError when writing fails (the model that was there remains).
     """
-    parts = {TOKENIZER_FILE: _state(pre.tokenizer, dtype), GENERATOR_FILE: _state(pre.generator, dtype)}
+    parts = {TOKENIZER_FILE: _state(pre.tokenizer, store_dtype), GENERATOR_FILE: _state(pre.generator, store_dtype)}
     digest = fingerprint(_joined(parts[TOKENIZER_FILE], parts[GENERATOR_FILE]))
     return _write_folder(Path(folder), parts, catalog.config_text(pre.config, digest))
 
 
-def save_tokenizer(tokenizer: BinaryAutoencoder, folder: PathLike, *, dtype: torch.dtype | None = None) -> Path:
-    """Write only a tokenizer, for `load_tokenizer` and for the training of generators: config.json and weights.
+def save_tokenizer(tokenizer: BinaryAutoencoder, folder: PathLike, *, store_dtype: torch.dtype | None = None) -> Path:
+    """Write a tokenizer alone, for `load_tokenizer` and for the training of generators: config.json and weights.
 
-    Written and failing as in `save`.
+    Arguments, promises and errors are those of `save`.
     """
-    state = _state(tokenizer, dtype)
+    state = _state(tokenizer, store_dtype)
     return _write_folder(
         Path(folder), {TOKENIZER_FILE: state}, catalog.config_text(tokenizer.config, fingerprint(_joined(state, {})))
     )
@@ -241,14 +242,14 @@ def _joined(tokenizer: Mapping[str, Tensor], generator: Mapping[str, Tensor]) ->
     return {f"{part}.{key}": value for part, state in parts for key, value in state.items()}
 
 
-def _state(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Weights in `dtype`. Raises ValueError when one is not finite there."""
+def _state(module: nn.Module, store_dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Weights in `store_dtype`. Raises ValueError when one is not finite there."""
     state = {}
     for key, value in module.state_dict().items():
-        state[key] = value if dtype is None else value.to(dtype)
+        state[key] = value if store_dtype is None else value.to(store_dtype)
         if state[key].dtype != value.dtype and not state[key].isfinite().all():
-            largest = value.abs().max().item()
-            raise ValueError(f"{key} reaches {largest:.3g}, which is not finite in dtype={dtype}; take torch.bfloat16")
+            found = f"{key} reaches {value.abs().max().item():.3g}, which is not finite in store_dtype={store_dtype}"
+            raise ValueError(f"{found}; take torch.bfloat16")
     return state
 
 

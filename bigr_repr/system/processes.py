@@ -12,10 +12,6 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    Channel = Connection[object, object]
 
 _ABANDON = 5.0  # seconds after which a process that cannot even be killed (its disk does not answer) is left behind
 

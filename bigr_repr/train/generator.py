@@ -31,8 +31,8 @@ OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorObjective:
-    """What a generator is trained towards. Defaults are the paper's, but for `diffusion_draws` (1 there as well).
+class GeneratorRecipe:
+    """How a generator is trained. Defaults are the paper's, but for `diffusion_draws` (1 there as well).
 
     `conditional`: learn classes; None: if the data have labels. `class_dropout` is the chance that a label becomes "no
     class". `diffusion_draws` noisy versions of every masked token share one pass of the transformer: a steadier loss
@@ -63,11 +63,11 @@ class GeneratorObjective:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
 
-def for_data(objective: GeneratorObjective, data: ImageSet | CodeSet) -> GeneratorObjective:
-    """The objective with `conditional` decided."""
-    if objective.conditional is not None:
-        return objective
-    return replace(objective, conditional=data.labels is not None)
+def for_data(recipe: GeneratorRecipe, data: ImageSet | CodeSet) -> GeneratorRecipe:
+    """The recipe, with `conditional` decided."""
+    if recipe.conditional is not None:
+        return recipe
+    return replace(recipe, conditional=data.labels is not None)
 
 
 def parameter_groups(model: BiGR, weight_decay: float) -> list[dict[str, Any]]:
@@ -80,13 +80,13 @@ def parameter_groups(model: BiGR, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def make_optimizers(model: BiGR, objective: GeneratorObjective) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: BiGR, recipe: GeneratorRecipe) -> list[torch.optim.Optimizer]:
     """AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the others.
 
     Raises ValueError when this PyTorch has no Muon (2.9 brought it). Source of Muon's rate: arXiv 2502.16982.
     """
-    groups = parameter_groups(model, objective.weight_decay)
-    if objective.optimizer == "adamw":
+    groups = parameter_groups(model, recipe.weight_decay)
+    if recipe.optimizer == "adamw":
         return [torch.optim.AdamW(groups, betas=(0.9, 0.95))]
     if not hasattr(torch.optim, "Muon"):
         raise ValueError(f"optimizer='muon' needs PyTorch 2.9 or newer, this is {torch.__version__}; choose adamw")
@@ -94,7 +94,7 @@ def make_optimizers(model: BiGR, objective: GeneratorObjective) -> list[torch.op
     theirs = {id(p) for p in matrices}
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in theirs]
-    muon = torch.optim.Muon(matrices, weight_decay=objective.weight_decay, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(matrices, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
     return [torch.optim.AdamW(groups, betas=(0.9, 0.95)), muon]
 
 
@@ -102,12 +102,12 @@ class GeneratorTask:
     """See `bigr_repr.train.loop.Task`."""
 
     def __init__(
-        self, model: BiGR, objective: GeneratorObjective, tokenizer: BinaryAutoencoder | None, sampler: Sampler | None
+        self, model: BiGR, recipe: GeneratorRecipe, tokenizer: BinaryAutoencoder | None, sampler: Sampler | None
     ) -> None:
-        model.transformer.dropout = objective.dropout
+        model.transformer.dropout = recipe.dropout
         self.modules: list[nn.Module] = [model]
-        self.optimizers = make_optimizers(model, objective)
-        self._config, self._objective, self._tokenizer, self._sampler = model.config, objective, tokenizer, sampler
+        self.optimizers = make_optimizers(model, recipe)
+        self._config, self._recipe, self._tokenizer, self._sampler = model.config, recipe, tokenizer, sampler
 
     def _codes(self, batch: Batch) -> Tensor:
         if batch.codes is not None:
@@ -116,24 +116,24 @@ class GeneratorTask:
         assert self._tokenizer is not None
         tokenizer = self._tokenizer.to(batch.images.device)
         with torch.no_grad():
-            bits = tokenizer.encode(batch.images.float() / 255, sample=self._objective.sample_bits)
+            bits = tokenizer.encode(batch.images.float() / 255, sample=self._recipe.sample_bits)
         return grid_to_tokens(bits)
 
     def update(self, batch: Batch, step: int, run: Run) -> dict[str, Tensor]:
-        objective, accelerator, model = self._objective, run.accelerator, self.modules[0].train()
+        recipe, accelerator, model = self._recipe, run.accelerator, self.modules[0].train()
         codes = self._codes(batch)
-        labels = batch.labels if objective.conditional else None
+        labels = batch.labels if recipe.conditional else None
         if labels is not None:
-            dropped = torch.rand(labels.shape, device=labels.device) < objective.class_dropout
+            dropped = torch.rand(labels.shape, device=labels.device) < recipe.class_dropout
             labels = torch.where(dropped, self._config.classes, labels)
         masked = draw_mask(*codes.shape[:2], generator=None, device=codes.device)
-        pieces = list(zip(codes.chunk(objective.accumulate), masked.chunk(objective.accumulate), strict=True))
-        label_pieces = [None] * len(pieces) if labels is None else list(labels.chunk(objective.accumulate))
+        pieces = list(zip(codes.chunk(recipe.accumulate), masked.chunk(recipe.accumulate), strict=True))
+        label_pieces = [None] * len(pieces) if labels is None else list(labels.chunk(recipe.accumulate))
         total = torch.zeros((), device=codes.device)
         for index, ((c, m), y) in enumerate(zip(pieces, label_pieces, strict=True)):
             last = index == len(pieces) - 1
             with accelerator.autocast():
-                loss = model(c, y, m, diffusion_draws=objective.diffusion_draws) / len(pieces)
+                loss = model(c, y, m, diffusion_draws=recipe.diffusion_draws) / len(pieces)
             total = total + loss.detach()
             if last:
                 mean = run.check(total, step)
@@ -160,7 +160,7 @@ def train_generator(
     data: ImageSet | CodeSet,
     config: ModelConfig,
     settings: TrainSettings,
-    objective: GeneratorObjective | None = None,
+    recipe: GeneratorRecipe | None = None,
     *,
     tokenizer: BinaryAutoencoder | None = None,
     initial: BiGR | None = None,
@@ -175,10 +175,10 @@ def train_generator(
     that made them. `initial` starts from other weights, which `initial_name` names in the run's record.
     Raises ValueError when labels, code widths or the tokenizer do not fit.
     """
-    objective = for_data(objective or GeneratorObjective(), data)
-    _check(data, config, objective, tokenizer)
+    recipe = for_data(recipe or GeneratorRecipe(), data)
+    _check(data, config, recipe, tokenizer)
     tokenizer_sha256 = _tokenizer_of(data, tokenizer)
-    if objective.optimizer == "muon" and settings.precision == "fp16":
+    if recipe.optimizer == "muon" and settings.precision == "fp16":
         raise ValueError(
             "precision='fp16' scales the loss for one optimizer only; with muon choose bfloat16 or float32"
         )
@@ -205,12 +205,12 @@ def train_generator(
             block.compile()
     if tokenizer is not None:
         tokenizer = tokenizer.eval().requires_grad_(False)
-    task = GeneratorTask(model, objective, tokenizer, sampler)
+    task = GeneratorTask(model, recipe, tokenizer, sampler)
     record = identify(
         settings,
         task="generator",
         config=asdict(config.generator),
-        objective=asdict(objective),
+        objective=asdict(recipe),
         items=len(data),
         initial=initial_name,
         tokenizer_sha256=tokenizer_sha256,
@@ -222,7 +222,7 @@ def train_generator(
 
 
 def _check(
-    data: ImageSet | CodeSet, config: ModelConfig, objective: GeneratorObjective, tokenizer: BinaryAutoencoder | None
+    data: ImageSet | CodeSet, config: ModelConfig, recipe: GeneratorRecipe, tokenizer: BinaryAutoencoder | None
 ) -> None:
     if isinstance(data, CodeSet):
         ours = (config.generator.tokens, config.generator.code_bits)
@@ -231,7 +231,7 @@ def _check(
             raise ValueError(f"codes have (tokens, code_bits)={theirs}; the generator needs {ours}")
     elif tokenizer is None:
         raise ValueError("tokenizer is missing: training from images needs the tokenizer that encodes them")
-    if objective.conditional:
+    if recipe.conditional:
         if data.labels is None:
             raise ValueError(
                 "the data have no labels to learn classes from; leave conditional out, or give class folders"

@@ -18,9 +18,9 @@ from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.provenance import differences
 from bigr_repr.train.code_set import CodeSet
-from bigr_repr.train.generator import GeneratorObjective, Sampler, for_data, train_generator
+from bigr_repr.train.generator import GeneratorRecipe, Sampler, for_data, train_generator
 from bigr_repr.train.loop import TrainSettings
-from bigr_repr.train.tokenizer import TokenizerObjective, train_tokenizer
+from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ def sample_grid(config: ModelConfig, tokenizer: BinaryAutoencoder, labels: Seque
 def run_tokenizer_training(
     data: Sequence[str],
     settings: TrainSettings,
-    objective: TokenizerObjective,
+    recipe: TokenizerRecipe,
     *,
     preset: str,
     initial: str | None = None,
@@ -75,7 +75,7 @@ def run_tokenizer_training(
     """
     start = None if initial is None else load_tokenizer(initial)
     config = architecture(preset).tokenizer if start is None else start.config
-    model = train_tokenizer(open_images(data), config, settings, objective, initial=start, on_step=on_step)
+    model = train_tokenizer(open_images(data), config, settings, recipe, initial=start, on_step=on_step)
     folder = Path(settings.out) / "tokenizer"
     if PartialState().is_main_process:
         save_tokenizer(model, folder)
@@ -93,7 +93,7 @@ def run_generator_training(
     data: Sequence[str],
     tokenizer: str,
     settings: TrainSettings,
-    towards: GeneratorObjective,
+    recipe: GeneratorRecipe,
     *,
     preset: str,
     objective: str = "flip",
@@ -111,16 +111,16 @@ def run_generator_training(
     classes = len(names) or (1 if source.labels is None else int(source.labels.max()) + 1)
     base = architecture(preset, code_bits=encoder.config.code_bits, classes=classes)
     generator = dataclasses.replace(base.generator, grid=encoder.config.grid, objective=objective, attention=attention)
-    towards = for_data(towards, source)
+    recipe = for_data(recipe, source)
     training = {
         "data": [Path(item).name for item in data],
         "images": len(source),
-        "settings": {**dataclasses.asdict(settings), **dataclasses.asdict(towards)},
+        "settings": {**dataclasses.asdict(settings), **dataclasses.asdict(recipe)},
     }
     config = ModelConfig(
         name=name or base.name, tokenizer=encoder.config, generator=generator, class_names=names, training=training
     )
-    labels = None if not towards.conditional else list(range(0, classes, max(1, classes // 16)))
+    labels = None if not recipe.conditional else list(range(0, classes, max(1, classes // 16)))
     start = None if initial is None else load(initial)
     if start is not None:
         _check_architecture(str(initial), start.config.generator, generator)
@@ -128,7 +128,7 @@ def run_generator_training(
         source,
         config,
         settings,
-        towards,
+        recipe,
         tokenizer=encoder,
         initial=None if start is None else start.generator,
         initial_name="" if start is None else start.fingerprint,

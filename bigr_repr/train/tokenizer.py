@@ -7,6 +7,7 @@ Source: BiGR section 3.1 and its appendix; L1 + perceptual + adaptive hinge GAN 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
@@ -26,8 +27,8 @@ _SMALLEST_JUDGED = 24  # pixels; below, no patch is left after three halvings
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerObjective:
-    """What a tokenizer is trained towards. Defaults are the paper's.
+class TokenizerRecipe:
+    """How a tokenizer is trained. Defaults are the paper's.
 
     `pixel_loss` is "l1", or "l2" (mean squared error, which favors PSNR). `perceptual` names a timm backbone, or is
     None for no perceptual loss; `gan_start` is the step from which the discriminator takes part, or None for never;
@@ -71,21 +72,21 @@ def bit_usage(probabilities: Tensor) -> dict[str, Tensor]:
 class TokenizerTask:
     """See `bigr_repr.train.loop.Task`."""
 
-    def __init__(self, model: BinaryAutoencoder, objective: TokenizerObjective, shown: Tensor) -> None:
+    def __init__(self, model: BinaryAutoencoder, recipe: TokenizerRecipe, shown: Tensor) -> None:
         self.modules: list[nn.Module] = [model]
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(trained, betas=(0.9, 0.99))]
-        self._config, self._objective, self._shown = model.config, objective, shown
+        self._config, self._recipe, self._shown = model.config, recipe, shown
         self._last_layer = model.last_layer
         self._perceptual = None
-        if objective.perceptual is not None:
-            self._perceptual = PerceptualDistance(objective.perceptual)
-        if objective.gan_start is not None:
-            side = objective.crop or model.config.image_size
+        if recipe.perceptual is not None:
+            self._perceptual = PerceptualDistance(recipe.perceptual)
+        if recipe.gan_start is not None:
+            side = recipe.crop or model.config.image_size
             if side < _SMALLEST_JUDGED:
                 remedy = "give larger images or crops, or train without it (gan_start=None)"
                 raise ValueError(f"training squares of {side} px are too small for the discriminator ({remedy})")
-            discriminator = PatchDiscriminator(model.config.in_channels, objective.gan_width)
+            discriminator = PatchDiscriminator(model.config.in_channels, recipe.gan_width)
             self.modules.append(discriminator)
             self.optimizers.append(torch.optim.Adam(discriminator.parameters(), betas=(0.9, 0.99)))
 
@@ -95,20 +96,20 @@ class TokenizerTask:
         images = (batch.images.float() / 255).contiguous(memory_format=torch.channels_last)
         model = self.modules[0].train()
         with run.accelerator.autocast():
-            decoded, probabilities, _ = model(images, sample=self._objective.sample_bits)
+            decoded, probabilities, _ = model(images, sample=self._recipe.sample_bits)
             difference = decoded.float() - images
-            loss = difference.abs().mean() if self._objective.pixel_loss == "l1" else difference.square().mean()
-            scalars = {self._objective.pixel_loss: loss.detach(), **bit_usage(probabilities.float())}
+            loss = difference.abs().mean() if self._recipe.pixel_loss == "l1" else difference.square().mean()
+            scalars = {self._recipe.pixel_loss: loss.detach(), **bit_usage(probabilities.float())}
             if self._perceptual is not None:
                 self._perceptual.to(images.device)
                 distance = self._perceptual(decoded.float(), images)
                 scalars["perceptual"] = distance.detach()
-                loss = loss + self._objective.perceptual_weight * distance
-            if self._objective.bit_entropy:
+                loss = loss + self._recipe.perceptual_weight * distance
+            if self._recipe.bit_entropy:
                 rate = probabilities.float().mean(dim=(0, 2, 3))
                 entropy = (torch.special.entr(rate) + torch.special.entr(1 - rate)).mean()
-                loss = loss - self._objective.bit_entropy * entropy / 0.6931
-            adversarial = self._objective.gan_start is not None and step >= self._objective.gan_start
+                loss = loss - self._recipe.bit_entropy * entropy / math.log(2)
+            adversarial = self._recipe.gan_start is not None and step >= self._recipe.gan_start
             if adversarial:
                 discriminator = self.modules[1].requires_grad_(False)
                 fooled = -discriminator(augment(decoded.float())).mean()
@@ -148,7 +149,7 @@ def train_tokenizer(
     images: ImageSet,
     config: TokenizerConfig,
     settings: TrainSettings,
-    objective: TokenizerObjective | None = None,
+    recipe: TokenizerRecipe | None = None,
     *,
     initial: BinaryAutoencoder | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
@@ -158,7 +159,7 @@ def train_tokenizer(
     `initial` starts from other weights, whose fingerprint is in the run's record. Checkpoints, logs and reconstruction
     grids go to `settings.out`; a broken run resumes from there.
     """
-    objective = objective or TokenizerObjective()
+    recipe = recipe or TokenizerRecipe()
 
     def stream(first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
         return batches(
@@ -167,7 +168,7 @@ def train_tokenizer(
             seed=settings.seed,
             first_step=first_step,
             image_size=config.image_size,
-            crop=objective.crop,
+            crop=recipe.crop,
             workers=settings.workers,
             rank=rank,
             ranks=ranks,
@@ -181,11 +182,11 @@ def train_tokenizer(
         shown = batches(images, 8, seed=-settings.seed % 2**31, first_step=0, image_size=config.image_size, flip=False)
         first = next(shown).images
         assert first is not None
-        task = TokenizerTask(model, objective, first)
+        task = TokenizerTask(model, recipe, first)
     what = {
         "task": "tokenizer",
         "config": asdict(config),
-        "objective": asdict(objective),
+        "objective": asdict(recipe),
         "images": len(images),
         "initial": "" if initial is None else tokenizer_fingerprint(initial),
     }

@@ -52,7 +52,7 @@ def command(
     cpu: o.Cpu = False,
 ) -> None:
     """Train the generator; the same command resumes a broken run. Writes OUT/model, which every command can load."""
-    from bigr_repr.train.generator import GeneratorObjective
+    from bigr_repr.train.generator import GeneratorRecipe
     from bigr_repr.train.loop import TrainSettings
     from bigr_repr.train.run import run_generator_training
 
@@ -61,13 +61,13 @@ def command(
         schedule=schedule, seed=seed, ema=ema, precision=precision, save_every=save_every, sample_every=sample_every,
         log_every=log_every, workers=workers, cpu=cpu,
     )  # fmt: skip
-    towards = GeneratorObjective(
+    recipe = GeneratorRecipe(
         conditional=conditional, class_dropout=class_dropout, dropout=dropout, weight_decay=weight_decay,
         diffusion_draws=diffusion_draws, accumulate=accumulate, sample_bits=sample_bits, optimizer=optimizer,
     )  # fmt: skip
     with training_progress(steps, "generator") as on_step:
         folder = run_generator_training(
-            data, tokenizer, settings, towards, preset=preset, objective=objective, attention=attention, name=name,
+            data, tokenizer, settings, recipe, preset=preset, objective=objective, attention=attention, name=name,
             initial=initial, compile_blocks=compile_blocks, on_step=on_step,
         )  # fmt: skip
     o.print_result("model", folder)

@@ -50,17 +50,17 @@ def command(
     """Train the binary autoencoder; the same command resumes a broken run. Writes OUT/tokenizer."""
     from bigr_repr.train.loop import TrainSettings
     from bigr_repr.train.run import run_tokenizer_training
-    from bigr_repr.train.tokenizer import TokenizerObjective
+    from bigr_repr.train.tokenizer import TokenizerRecipe
 
     settings = TrainSettings(
         out=str(out), steps=steps, batch_size=batch_size, warmup=warmup, schedule=schedule, seed=seed, ema=ema,
         learning_rate=4.5e-6 * batch_size if learning_rate is None else learning_rate, precision=precision,
         save_every=save_every, sample_every=sample_every, log_every=log_every, workers=workers, cpu=cpu,
     )  # fmt: skip
-    objective = TokenizerObjective(
+    recipe = TokenizerRecipe(
         pixel_loss=pixel_loss, perceptual=None if perceptual == "none" else perceptual, sample_bits=sample_bits,
         gan_start=None if gan_start < 0 else gan_start, crop=crop,
     )  # fmt: skip
     with training_progress(steps, "tokenizer") as on_step:
-        folder = run_tokenizer_training(data, settings, objective, preset=preset, initial=initial, on_step=on_step)
+        folder = run_tokenizer_training(data, settings, recipe, preset=preset, initial=initial, on_step=on_step)
     o.print_result("tokenizer", folder)
