@@ -16,7 +16,7 @@ from .features.extractor import Features as Features
 from .images.formats import ImageError as ImageError
 from .models.bigr import BiGR as BiGR
 from .models.tokenizer import BinaryAutoencoder as BinaryAutoencoder
-from .painting.photos import Pasting as Pasting
+from .painting.pasting import Pasting as Pasting
 from .painting.photos import edit_photo as edit_photo
 from .painting.photos import enrich_photo as enrich_photo
 from .painting.photos import inpaint_photo as inpaint_photo

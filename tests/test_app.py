@@ -22,16 +22,17 @@ import gradio as gr
 import numpy as np
 import pytest
 from bigr_repr_cli.app.page import Page
-from bigr_repr_cli.app.studio import Choices, DrawRequest, Preview, Studio
+from bigr_repr_cli.app.studio import DrawRequest, Preview, Studio
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_model import tiny_model
 
 import bigr_repr as br
-from bigr_repr.painting.pictures import read_origin
+from bigr_repr.painting.pictures import read_provenance
+from bigr_repr.sampling.job import given_options
 
 PHOTOS = Path(__file__).parent.parent / "examples" / "images"
-QUICK = Choices(seed=3, fast=True, steps=2, diffusion_steps=2)
+QUICK = given_options({"seed": 3, "steps": 2, "diffusion_steps": 2}, fast=True)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def photo(tmp_path: Path) -> str:
 
 def test_strokes_on_a_smaller_copy_mark_the_photograph(studio: Studio, photo: str) -> None:
     before = pixels(photo)
-    (path,) = studio.inpaint(DrawRequest(photo=photo, strokes=strokes(100, 160), choices=QUICK), silent)
+    (path,) = studio.inpaint(DrawRequest(photo=photo, strokes=strokes(100, 160), options=QUICK), silent)
     after = pixels(path)
     inside = np.zeros(before.shape[:2], bool)
     inside[50:100, 80:160] = True
@@ -83,9 +84,9 @@ def test_strokes_on_a_smaller_copy_mark_the_photograph(studio: Studio, photo: st
 
 def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: str, tmp_path: Path) -> None:
     feather = br.Pasting(blend="feather")
-    order = DrawRequest(photo=photo, strokes=strokes(200, 320), label="seashore", pasting=feather, choices=QUICK)
+    order = DrawRequest(photo=photo, strokes=strokes(200, 320), label="seashore", pasting=feather, options=QUICK)
     (path,) = studio.inpaint(order, silent)
-    said = read_origin(path)
+    said = read_provenance(path)
     (again,) = br.inpaint_photo(
         studio.pre,
         Image.fromarray(pixels(photo)),
@@ -99,9 +100,9 @@ def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: st
 
 
 def test_every_button_keeps_its_pictures(studio: Studio, photo: str) -> None:
-    order = DrawRequest(photo=photo, label="alp", pasting=br.Pasting(window=200), choices=QUICK)
+    order = DrawRequest(photo=photo, label="alp", pasting=br.Pasting(window=200), options=QUICK)
     made = [
-        studio.outpaint(DrawRequest(photo=photo, versions=2, choices=QUICK), 2.0, silent),
+        studio.outpaint(DrawRequest(photo=photo, versions=2, options=QUICK), 2.0, silent),
         studio.enrich(order, silent),
         studio.enrich(dataclasses.replace(order, strokes=strokes(200, 320)), silent),
         studio.generate(["seashore", "alp"], 3, QUICK, silent),
@@ -115,14 +116,6 @@ def test_every_button_keeps_its_pictures(studio: Studio, photo: str) -> None:
     assert pixels(made[0][0]).shape == (200, 400, 3)
 
 
-def test_settings_left_empty_are_the_librarys(studio: Studio) -> None:
-    assert Choices(seed=5).options() == {"seed": 5}
-    settings = Choices(fast=True, guidance=1.5).options()
-    assert settings["guidance"] == 1.5  # type: ignore[typeddict-item]
-    assert settings["settings"] is not None
-    assert settings["settings"].order == "halton"
-
-
 class Session:
     """What Gradio tells a handler of who asks."""
 
@@ -132,8 +125,9 @@ class Session:
 def entered(page: Page, **values: Any) -> dict[Any, Any]:
     """Every component's own value, but for those given by the page's names; numbers are typed into fields of text."""
     usual = {part: part.value for part in vars(page).values() if isinstance(part, gr.components.Component)}
+    usual |= {part: part.value for part in page.settings.values()}
     for name, value in values.items():
-        part = getattr(page, name)
+        part = page.settings[name] if name in page.settings else getattr(page, name)
         usual[part] = str(value) if isinstance(part, gr.Textbox) else value
     return usual
 
@@ -151,7 +145,7 @@ def test_buttons_paint_with_what_is_entered(studio: Studio, photo: str) -> None:
     quick = {"steps": 2, "diffusion_steps": 2}
     painted = {"background": None, "layers": strokes(200, 320), "composite": None}
     (path,) = press(page, page._inpaint, entered(page, photo=photo, editor=painted, label="alp", **quick))
-    said = read_origin(Path(path))
+    said = read_provenance(Path(path))
     assert (said["classes"], said["settings"]["order"], said["pasting"]["blend"]) == (["alp"], "halton", "feather")
     assert len(press(page, page._outpaint, entered(page, photo=photo, **quick))) == 1
     assert len(press(page, page._enrich, entered(page, photo=photo, editor=painted, window=200, **quick))) == 1
@@ -301,7 +295,7 @@ def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
     studio = Studio(dataclasses.replace(pre, config=config), tmp_path)
     assert list(studio.classes) == ["crane (0)", "tern", "crane (2)"]
     (path,) = studio.generate([studio.classes["crane (2)"]], 1, QUICK, silent)
-    assert read_origin(path)["labels"] == [2]
+    assert read_provenance(path)["labels"] == [2]
 
 
 def test_a_model_without_classes_offers_none(tmp_path: Path) -> None:

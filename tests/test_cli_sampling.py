@@ -10,12 +10,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 from bigr_repr_cli import main
-from bigr_repr_cli.draw import photo, sampling
 from PIL import Image, ImageCms, PngImagePlugin
 from sampling_model import one_thread, tiny_model
 from tiny_model import picture
@@ -23,12 +22,11 @@ from tiny_model import picture
 from bigr_repr.checkpoints.classes import class_list
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save
 from bigr_repr.painting import files
-from bigr_repr.painting.blend import BLENDS
 from bigr_repr.painting.files import interpolate_file
-from bigr_repr.painting.pictures import read_origin
+from bigr_repr.painting.pasting import Pasting
+from bigr_repr.painting.pictures import read_provenance
 from bigr_repr.painting.series import generate_files
-from bigr_repr.sampling import FAST, generate
-from bigr_repr.sampling.settings import GUIDANCE_SCHEDULES, GUMBEL_SCHEDULES, MASK_SCHEDULES, ORDERS
+from bigr_repr.sampling import FAST, SamplingSettings, generate
 
 Run = Callable[..., tuple[int, str, str]]
 SHORT = ["--iterations", "2", "--diffusion-steps", "2"]
@@ -78,16 +76,15 @@ def pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         return np.asarray(image)
 
 
-def test_choices_are_the_librarys() -> None:
-    for choices, wanted in [
-        (sampling.Order, ORDERS),
-        (sampling.Masked, MASK_SCHEDULES),
-        (sampling.GuidanceOver, GUIDANCE_SCHEDULES),
-        (sampling.NoiseOver, GUMBEL_SCHEDULES),
-        (photo.Blend, BLENDS),
-    ]:
-        assert tuple(map(str, choices)) == wanted
-    assert get_args(photo.BlendHow)[0] is photo.Blend
+@pytest.mark.parametrize("command", ["generate", "inpaint", "outpaint", "edit", "interpolate", "enrich"])
+def test_every_option_of_the_library_is_one_of_the_commands(bigr: Run, command: str) -> None:
+    code, text, _ = bigr(command, "--help", options=[])
+    assert code == 0
+    words = set(re.findall(r"--[a-z-]+", text))
+    fields = {field.name for field in dataclasses.fields(SamplingSettings)} - {"steps"}
+    if command not in ("generate", "interpolate"):
+        fields |= {field.name for field in dataclasses.fields(Pasting)}
+    assert {f"--{name.replace('_', '-')}" for name in fields} | {"--iterations"} <= words
 
 
 # ---- painting into a photograph
@@ -107,42 +104,42 @@ def test_only_what_is_marked_changes(bigr: Run, tmp_path: Path, command: str) ->
 def test_the_picture_says_how_it_was_made_and_can_be_made_again(bigr: Run, tmp_path: Path, model: Path) -> None:
     arguments = ["edit", "photo.png", "--mask", "mask.png", "--to", "great white shark", "--seed", "3"]
     assert bigr(*arguments, "--blend", "feather", "--guidance", "3", "--order", "halton", "--out", "a.png")[0] == 0
-    origin = read_origin(tmp_path / "a.png")
-    assert origin["command"] == "edit"
-    assert origin["seed"] == 3
-    assert origin["labels"] == [2]
-    assert origin["classes"] == [NAMES[2]]
-    assert origin["weights_sha256"] == load(model).fingerprint
-    assert origin["settings"]["steps"] == 2
-    assert origin["settings"]["order"] == "halton"
-    assert origin["settings"]["guidance"] == 3
+    made = read_provenance(tmp_path / "a.png")
+    assert made["command"] == "edit"
+    assert made["seed"] == 3
+    assert made["labels"] == [2]
+    assert made["classes"] == [NAMES[2]]
+    assert made["weights_sha256"] == load(model).fingerprint
+    assert made["settings"]["steps"] == 2
+    assert made["settings"]["order"] == "halton"
+    assert made["settings"]["guidance"] == 3
     # Nothing is left to defaults, which may change.
-    assert origin["settings"]["diffusion_steps"] == 2
-    assert origin["settings"]["gumbel"] == 0.17
-    assert origin["pasting"] == {"window": 36, "blend": "feather", "band": 4}
+    assert made["settings"]["diffusion_steps"] == 2
+    assert made["settings"]["gumbel"] == 0.17
+    assert made["pasting"] == {"window": 36, "blend": "feather", "band": 4}
     sums = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("photo.png", "mask.png")}
-    told = [origin["photograph"], *origin["masks"]]
+    told = [made["photograph"], *made["masks"]]
     assert told == [{"name": name, "sha256": digest} for name, digest in sums.items()]
-    assert origin["boxes"] == []
-    assert str(tmp_path) not in json.dumps(origin)
+    assert made["boxes"] == []
+    assert str(tmp_path) not in json.dumps(made)
     bigr(*arguments, "--blend", "feather", "--guidance", "3", "--order", "halton", "--out", "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_a_picture_without_an_origin_is_said_to_be_foreign_or_stripped(bigr: Run, tmp_path: Path) -> None:
+def test_a_picture_without_provenance_is_said_to_be_foreign_or_stripped(bigr: Run, tmp_path: Path) -> None:
     assert bigr(*PAINT)[0] == 0
     with Image.open(tmp_path / "o.png") as image:
         Image.fromarray(np.asarray(image)).save(tmp_path / "stripped.png")
     with pytest.raises(ValueError, match="not written by bigr-repr, or its metadata was stripped"):
-        read_origin(tmp_path / "stripped.png")
+        read_provenance(tmp_path / "stripped.png")
 
 
 def test_the_picture_says_what_else_the_command_was_told(bigr: Run, tmp_path: Path) -> None:
     assert bigr("enrich", "photo.png", "--box", "1,2,9,9", "--scale", "3", "--out", "o.png")[0] == 0
-    origin = read_origin(tmp_path / "o.png")
-    assert (origin["scale"], origin["masks"], origin["boxes"]) == (3, [], [[1, 2, 9, 9]])
+    made = read_provenance(tmp_path / "o.png")
+    assert (made["scale"], made["masks"], made["boxes"]) == (3, [], [[1, 2, 9, 9]])
     assert bigr("outpaint", "photo.png", "--aspect", "60:36", "--out", "o.png")[0] == 0
-    assert read_origin(tmp_path / "o.png")["margins"] == [5, 0, 5, 0]
+    assert read_provenance(tmp_path / "o.png")["margins"] == [5, 0, 5, 0]
 
 
 def test_what_is_transparent_in_a_mask_is_not_marked(bigr: Run, tmp_path: Path) -> None:
@@ -213,6 +210,24 @@ def test_versions_are_numbered_and_an_animation_goes_beside(bigr: Run, tmp_path:
     assert not (tmp_path / "o.png").exists()
 
 
+def test_every_version_says_its_own_class(bigr: Run, tmp_path: Path) -> None:
+    assert bigr(*PAINT, "--label", "goldfish,3", "--count", "3", "--seed", "2")[0] == 0
+    made = [read_provenance(tmp_path / f"o-{i}.png") for i in range(3)]
+    assert [each["labels"] for each in made] == [[0], [3], [0]]
+    assert [each["classes"] for each in made] == [["goldfish"], ["ship"], ["goldfish"]]
+    assert [each["image"] for each in made] == [0, 1, 2]
+
+
+def test_limits_can_be_raised(bigr: Run, tmp_path: Path) -> None:
+    code, _, error = bigr(*PAINT, "--max-pixels", "1000")
+    assert (code, "1800 pixels" in error or "50 x 36 pixels are more than max_pixels=1000" in error) == (1, True)
+    code, _, error = bigr("enrich", "photo.png", "--max-windows", "3", "--out", "o.png")
+    assert code == 1
+    assert "this takes up to 24 windows of 16 pixels, more than max_windows=3" in error
+    assert not (tmp_path / "o.png").exists()
+    assert bigr("enrich", "photo.png", "--max-windows", "24", "--out", "o.png", options=["--steps", "1"])[0] == 0
+
+
 def test_the_color_profile_goes_with_the_picture(bigr: Run, tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture(1, 50, 36).save(tmp_path / "photo.png", icc_profile=profile)
@@ -267,8 +282,8 @@ def test_generate_writes_files_grid_array_and_animation(bigr: Run, tmp_path: Pat
     assert np.array_equal(pixels(tmp_path / "grid.png")[18:34, 18:], wanted[3])
     with Image.open(tmp_path / "unmasking.gif") as animation:
         assert animation.n_frames == 3  # type: ignore[attr-defined]
-    origin = read_origin(files[1])
-    assert (origin["image"], origin["labels"], origin["classes"]) == (1, [3], ["ship"])
+    made = read_provenance(files[1])
+    assert (made["image"], made["labels"], made["classes"]) == (1, [3], ["ship"])
 
 
 def test_an_animation_ends_with_the_pictures_however_many_are_drawn_at_a_time(bigr: Run, tmp_path: Path) -> None:
@@ -430,7 +445,7 @@ def test_names_that_are_no_utf8_are_written_escaped(bigr: Run, tmp_path: Path) -
     name = os.fsdecode(b"caf\xe9.png")
     (tmp_path / "photo.png").rename(tmp_path / name)
     assert bigr("inpaint", name, "--mask", "mask.png", "--out", "o.png")[0] == 0
-    assert read_origin(tmp_path / "o.png")["photograph"]["name"] == r"caf\xe9.png"
+    assert read_provenance(tmp_path / "o.png")["photograph"]["name"] == r"caf\xe9.png"
 
 
 def test_the_grid_may_lie_in_the_folder_to_be_made(bigr: Run, tmp_path: Path) -> None:
@@ -480,7 +495,7 @@ def test_the_fast_preset_is_the_librarys_and_options_change_it(bigr: Run, tmp_pa
     short = ["--diffusion-steps", "2"]
     for out, options in [("a", short), ("b", ["--iterations", "3", *short])]:
         assert bigr("generate", "--fast", "--labels", "1", "--out", out, options=options)[0] == 0
-    found = [read_origin(tmp_path / out / "000000.png")["settings"] for out in "ab"]
+    found = [read_provenance(tmp_path / out / "000000.png")["settings"] for out in "ab"]
     assert found[0] == dataclasses.asdict(FAST) | {"diffusion_steps": 2, "guidance": 2.5}
     assert found[1] == {**found[0], "steps": 3}
 
@@ -499,15 +514,15 @@ def test_steps_are_iterations_but_for_interpolate(
 ) -> None:
     code, _, error = bigr(*command, options=["--diffusion-steps", "2"])
     assert (code, error) == (0, "")
-    origin = read_origin(tmp_path / ("o/000000.png" if command[0] == "generate" else "o.png"))
-    assert origin["settings"]["steps"] == iterations
-    assert origin.get("frames", 2) == 2
+    made = read_provenance(tmp_path / ("o/000000.png" if command[0] == "generate" else "o.png"))
+    assert made["settings"]["steps"] == iterations
+    assert made.get("frames", 2) == 2
 
 
 @pytest.mark.parametrize("name", ["bf16", "bfloat16"])
 def test_precision_by_either_name(bigr: Run, tmp_path: Path, name: str) -> None:
     assert bigr("generate", "--out", "o", "--precision", name)[0] == 0
-    assert read_origin(tmp_path / "o" / "000000.png")["precision"] == "bfloat16"
+    assert read_provenance(tmp_path / "o" / "000000.png")["precision"] == "bfloat16"
 
 
 # ---- what goes wrong
@@ -585,7 +600,8 @@ def test_wrong_usage_is_exit_code_2(bigr: Run, arguments: list[str]) -> None:
 
 
 def test_the_bundled_model_has_every_class_that_the_readme_names() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    root = Path(__file__).parent.parent
+    readme = "\n".join(page.read_text() for page in [root / "README.md", root / "docs" / "guides" / "draw.md"])
     named = re.findall(r"^bigr-repr (?:generate|edit|interpolate) .*", readme, flags=re.MULTILINE)
     texts = [text for line in named for text in re.findall(r'(?:-l|--labels|--to|--from) "?([^" ]+)', line)]
     assert len(texts) >= 4

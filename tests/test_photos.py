@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from sampling_model import Watch, one_thread, some_images, tiny_model
 
 from bigr_repr import edit_photo, enrich, enrich_photo, inpaint, inpaint_photo, outpaint_photo
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.painting.blend import BLENDS
-from bigr_repr.painting.photos import Painted, Pasting
-from bigr_repr.painting.windows import Margins, box_mask
+from bigr_repr.images.formats import ImageError
+from bigr_repr.painting.pasting import BLENDS, Pasting
+from bigr_repr.painting.photos import Painted
+from bigr_repr.painting.windows import Margins, box_mask, grow, windows
 from bigr_repr.sampling import job
 from bigr_repr.sampling.noise import SeededDraws
 
@@ -164,6 +166,109 @@ def test_paintings_side_by_side_fade_into_each_other(pre: Pretrained) -> None:
     assert not changed(photo, final)[~mask].any()
 
 
+def flat_painting(job: job.Job, images: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    """Every window in another color, black and white in each channel: the hardest of edges."""
+    color = np.random.default_rng([job.seed >> 64, job.seed % 2**32]).integers(0, 2, 3)
+    return torch.tensor(color).float()[None, :, None, None].expand(images.shape).clone()
+
+
+def steepest(pixels: np.ndarray[Any, Any], where: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
+    """The largest difference between neighbors of which both are there."""
+    values, steps = pixels.astype(int), [0]
+    for axis in (0, 1):
+        both = np.take(where, range(1, where.shape[axis]), axis) & np.take(where, range(where.shape[axis] - 1), axis)
+        steps += np.abs(np.diff(values, axis=axis)).max(axis=2)[both].tolist()
+    return max(steps)
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 120), marks=pytest.mark.slow)])
+def test_no_seam_is_left_between_windows(
+    pre: Pretrained, monkeypatch: pytest.MonkeyPatch, seeds: range, blend: str
+) -> None:
+    """Over hundreds of geometries no step exceeds four times that of a single fade over the band, black to white.
+
+    Where feather is asked for, neither at the edge of the mask. Poisson has nothing to fade, so that nothing is left.
+    """
+    monkeypatch.setattr(job.Job, "repaint", flat_painting)
+    several = 0
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        width, height, band = (int(n) for n in random.integers((40, 40, 4), (100, 100, 10)))
+        photo = np.full((height, width, 3), 128, np.uint8)
+        pasting = Pasting(window=min(width, height) // int(random.integers(1, 5)), blend=blend, band=band)
+        (left, right), (top, bottom) = (sorted(int(n) for n in random.integers(0, n, 2)) for n in (width, height))
+        mask = box_mask(width, height, (left, top, right + 1, bottom + 1))
+        if seed % 2:
+            rows, columns = np.ogrid[:height, :width]
+            mask |= (rows - height // 2) ** 2 + (columns - width // 3) ** 2 < random.integers(5, 30) ** 2
+        margins = Margins(*(int(n) for n in random.integers(0, 60, 4)))
+        (inside,) = inpaint_photo(pre, photo, mask, pasting=pasting)
+        (around,) = outpaint_photo(pre, photo, margins, pasting=pasting)
+        _, marked = grow(photo, margins)
+        for painted, where in ((inside, mask), (around, marked)):
+            seen = np.ones_like(where) if blend == "feather" else where
+            limit = 2 if blend == "poisson" else 4 * 255 / (band + 1) + 1
+            assert steepest(np.asarray(painted), seen) <= limit, (seed, painted.size)
+            several += sum(1 for _ in windows(where, pasting.window or 1)) > 1
+    assert several > len(seeds)
+
+
+def test_photographs_and_masks_of_any_kind_are_read_alike(pre: Pretrained, tmp_path: Path) -> None:
+    photo, mask = photograph(30, 20), box_mask(30, 20, (3, 5, 8, 30))
+    pixels, white = np.asarray(photo), Image.fromarray(mask)
+    layer = Image.new("RGBA", (30, 20), (255, 255, 255, 0))
+    layer.paste((255, 255, 255, 255), (3, 5, 8, 20))
+    photo.save(tmp_path / "photo.png")
+    white.save(tmp_path / "mask.png")
+    photos = [photo, pixels, torch.from_numpy(pixels.copy()).permute(2, 0, 1), tmp_path / "photo.png"]
+    masks = [
+        mask,
+        torch.from_numpy(mask),
+        mask.astype(float),
+        white,
+        white.convert("RGB"),
+        layer,
+        tmp_path / "mask.png",
+    ]
+    options: Any = {"steps": 1, "diffusion_steps": 1}
+    (wanted,) = inpaint_photo(pre, photo, mask, **options)
+    for image in [*photos, str(tmp_path / "photo.png")]:
+        assert inpaint_photo(pre, image, mask, **options) == [wanted]
+        assert outpaint_photo(pre, image, (1, 0, 0, 0), **options)[0].size == (31, 20)
+    for marks in [*masks, tmp_path / "mask.png", str(tmp_path / "mask.png")]:
+        assert inpaint_photo(pre, photo, marks, **options) == [wanted]
+        assert not changed(photo, enrich_photo(pre, photo, mask=marks, **options)[0])[~mask].any()
+
+
+@pytest.mark.parametrize("wrong", [{"a": 1}, None, "gone.png", object()])
+def test_what_is_no_picture_is_one_clear_line(pre: Pretrained, wrong: Any) -> None:
+    photo, mask = photograph(16, 16), box_mask(16, 16, (3, 5, 8, 30))
+    for call in (inpaint, inpaint_photo):
+        for image, marks in ((wrong, mask), (photo, wrong)):
+            with pytest.raises((TypeError, ImageError), match=r"give a file's path, a PIL image|no such file"):
+                call(pre, image, marks)
+
+
+def test_canvases_take_pictures_and_masks_of_any_kind(pre: Pretrained, tmp_path: Path) -> None:
+    photo, mask = photograph(16, 16), box_mask(16, 16, (3, 5, 8, 30))
+    photo.save(tmp_path / "photo.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    options: Any = {"steps": 1, "diffusion_steps": 1}
+    wanted = inpaint(pre, photo, mask, **options)
+    assert torch.equal(inpaint(pre, tmp_path / "photo.png", tmp_path / "mask.png", **options), wanted)
+    assert torch.equal(inpaint(pre, np.asarray(photo), Image.fromarray(mask), **options), wanted)
+    assert torch.equal(enrich(pre, tmp_path / "photo.png", **options), enrich(pre, photo, **options))
+
+
+def test_more_windows_than_allowed_are_refused_before_any_work(pre: Pretrained) -> None:
+    photo = Image.new("RGB", (1200, 800))
+    with pytest.raises(ValueError, match=r"up to 14,751 windows of 16 pixels, more than max_windows=1,000"):
+        enrich_photo(pre, photo)
+    with pytest.raises(ValueError, match="more than max_windows=2"):
+        enrich_photo(pre, photograph(40, 40), pasting=Pasting(max_windows=2))
+
+
 def test_progress_counts_every_iteration_and_shows_the_first_version(pre: Pretrained) -> None:
     photo, steps, sizes, watch = photograph(40, 16), [], [], Watch()
 
@@ -198,7 +303,7 @@ def test_impossible_pastings_and_margins_are_refused(pre: Pretrained) -> None:
     photo = photograph(30, 20)
     with pytest.raises(ValueError, match=r"window=21 is outside 1\.\.20"):
         inpaint_photo(pre, photo, np.ones((20, 30)), pasting=Pasting(window=21))
-    with pytest.raises(ValueError, match="blend='soft' is unknown"):
+    with pytest.raises(ValueError, match="blend='soft' is not allowed: choose one of none"):
         Pasting(blend="soft")
     with pytest.raises(ValueError, match="nothing to paint"):
         outpaint_photo(pre, photo, (0, 0, 0, 0))

@@ -36,7 +36,8 @@ from bigr_repr import enrich, enrich_photo, inpaint_photo
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.models.transcoder import BernoulliDiffusion
 from bigr_repr.painting import series
-from bigr_repr.painting.photos import Painted, Pasting
+from bigr_repr.painting.pasting import Pasting
+from bigr_repr.painting.photos import Painted
 from bigr_repr.painting.pictures import write_gif, write_npz, write_png
 from bigr_repr.painting.series import generate_files
 from bigr_repr.sampling import SamplingSettings, generate, interpolate, sample_codes
@@ -453,7 +454,7 @@ def test_a_file_whose_writing_fails_halfway_is_what_it_was_before(
     monkeypatch.setattr(Image.Image, "save", half)
     write = {
         "png": lambda: write_png(path, image, {}),
-        "gif": lambda: write_gif(path, [image, image], milliseconds=100, origin={}),
+        "gif": lambda: write_gif(path, [image, image], milliseconds=100, provenance={}),
         "npz": lambda: write_npz(path, two(), (2, 3, 4, 3)),
     }[suffix]
     with pytest.raises(type(error)):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
 from bigr_repr.models.bigr import masked_count
+from bigr_repr.painting import Pasting
 from bigr_repr.sampling import SamplingSettings
-from bigr_repr.sampling.job import Options
+from bigr_repr.sampling.fields import options_of
+from bigr_repr.sampling.job import Options, given_options
 from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.orders import bit_entropy, bit_margin, choose, fixed_scores, gumbel_noise, halton_order
-from bigr_repr.sampling.settings import SettingsKeywords, chain_times
+from bigr_repr.sampling.settings import ALIASES, FAST, chain_times
 
 
 # ---- settings and schedules
@@ -52,8 +54,34 @@ def test_confidence_steps_need_an_order_that_ranks() -> None:
 
 def test_keywords_are_the_fields_of_the_settings() -> None:
     fields = {field.name for field in dataclasses.fields(SamplingSettings)}
-    assert SettingsKeywords.__annotations__.keys() == fields
-    assert Options.__annotations__.keys() == fields | {"seed", "first", "batch_size", "settings", "callback"}
+    others = {"seed", "first", "batch_size", "settings", "callback", *ALIASES}
+    assert Options.__annotations__.keys() == fields | others
+    hints, ours = get_type_hints(Options), get_type_hints(SamplingSettings)
+    for name in [*fields, *ALIASES]:
+        assert hints[name] == ours[ALIASES.get(name, name)]
+
+
+def test_the_names_of_diffusers_are_taken_too() -> None:
+    changed = SamplingSettings().with_changes({"guidance_scale": 3.0, "num_inference_steps": 7})
+    assert changed == SamplingSettings(guidance=3.0, steps=7)
+    with pytest.raises(TypeError, match="guidance_scale and guidance are the same setting"):
+        SamplingSettings().with_changes({"guidance_scale": 3.0, "guidance": 3.0})
+
+
+def test_every_option_says_what_it_is_and_its_default_is_allowed() -> None:
+    for kind in (SamplingSettings, Pasting):
+        for name, each in options_of(kind).items():
+            assert each.help.endswith(".")
+            assert f"{name}: {each.help}" in (kind.__doc__ or "")
+            assert each.kind in (int, float, str, bool)
+            assert bool(each.choices) == (each.kind is str)
+    with pytest.raises(ValueError, match=r"max_windows=0 is not allowed: it must be a whole number of at least 1"):
+        Pasting(max_windows=0)
+
+
+def test_what_is_left_open_is_left_to_the_library() -> None:
+    assert given_options({"steps": None, "order": "raster", "blend": "none"}) == {"order": "raster"}
+    assert given_options({"seed": 0}, fast=True) == {"seed": 0, "settings": FAST}
 
 
 def test_schedules_start_full_end_empty_and_never_rise() -> None:

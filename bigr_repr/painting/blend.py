@@ -4,31 +4,15 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr.painting.pasting import check_blend, opencv
 from bigr_repr.painting.windows import Mask
 
-BLENDS = ("none", "feather", "poisson")
 _ERODED = 4  # OpenCV takes the photograph's gradients in the mask's outermost three pixels
 
 PixelArray = NDArray[np.uint8]
-
-
-def check_blend(blend: str, band: int | None) -> None:
-    """Refuse what `paste` cannot do, before any work is done.
-
-    Raises ValueError for an unknown blend or a band that is not a whole number of at least 1, ImportError for a blend
-    whose library is not installed.
-    """
-    if blend not in BLENDS:
-        raise ValueError(f"blend={blend!r} is unknown; choose one of {', '.join(BLENDS)}")
-    if band is not None and (not isinstance(band, int) or isinstance(band, bool) or band < 1):
-        raise ValueError(f"band={band!r} is not allowed: it must be a whole number of pixels, at least 1")
-    if blend == "poisson":
-        _opencv()
 
 
 def paste(photo: PixelArray, painting: PixelArray, mask: Mask, blend: str = "none", band: int = 8) -> PixelArray:
@@ -56,7 +40,7 @@ def paste(photo: PixelArray, painting: PixelArray, mask: Mask, blend: str = "non
 
 def _fitted(photo: PixelArray, painting: PixelArray, mask: Mask) -> PixelArray:
     """The painting with its own gradients inside the mask and the photograph's colors around it."""
-    cv2 = _opencv()
+    cv2 = opencv()
     # OpenCV wants a border around the mask, fixes the rim of the mask's bounding box to the photograph and shrinks the
     # mask: room for all three, so that the painting's gradients reach as far as the mask does.
     room = _ERODED + 2
@@ -72,12 +56,3 @@ def _fitted(photo: PixelArray, painting: PixelArray, mask: Mask) -> PixelArray:
     )
     inner: PixelArray = fitted[room:-room, room:-room]
     return inner
-
-
-def _opencv() -> ModuleType:
-    try:
-        import cv2
-    except ImportError as error:
-        remedy = 'pip install "bigr-repr[poisson]", or choose feather'
-        raise ImportError(f'blend="poisson" needs OpenCV: {remedy}') from error
-    return cv2

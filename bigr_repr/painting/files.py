@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,10 +23,10 @@ from torch import Tensor
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.classes import class_names
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.images.decode import decode_image
+from bigr_repr.images.decode import MAX_PIXELS, decode_image
 from bigr_repr.images.find import escape_path
 from bigr_repr.painting.masks import color_profile, read_mask
-from bigr_repr.painting.photos import Painted, Pasting, edit_photo, enrich_photo, inpaint_photo, outpaint_photo
+from bigr_repr.painting.photos import Painted, PhotoOptions, enrich_photo, inpaint_photo, outpaint_photo
 from bigr_repr.painting.pictures import check_target, for_animation, grid, write_gif, write_png
 from bigr_repr.painting.windows import Margins, Mask, box_mask, margins_to_aspect
 from bigr_repr.sampling.applications import interpolate
@@ -36,7 +36,6 @@ from bigr_repr.sampling.settings import SamplingSettings
 
 Box = tuple[int, int, int, int]
 OnProgress = Callable[[float, float], object]  # done, total
-OnStep = Callable[[Painted], object]
 
 _FRAME_MS = 120
 _WALK_MS = 250
@@ -55,7 +54,7 @@ class Written:
     seconds: float
 
 
-def origin(
+def provenance(
     pre: Pretrained, command: str, settings: SamplingSettings, options: Options, labels: Sequence[int] | None
 ) -> dict[str, Any]:
     """What a picture says about how it was made; with model, seed and settings it can be made again."""
@@ -90,7 +89,7 @@ class PhotoFile:
 
     out: a PNG; several versions become out-0.png, out-1.png and so on.  masks: images of the photograph's size, light
     and opaque where to paint; boxes: (left, top, right, bottom) in pixels; all of them together are the mask.  animate:
-    a GIF of the unmasking, beside out.
+    a GIF of the unmasking, beside out.  max_pixels: photographs and masks of more are refused.
     """
 
     photo: PathLike
@@ -98,6 +97,7 @@ class PhotoFile:
     masks: Sequence[PathLike] = ()
     boxes: Sequence[Box] = ()
     animate: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def read(self, versions: int) -> Image.Image:
         """The photograph, upright, after checking that the results can be written.
@@ -111,7 +111,7 @@ class PhotoFile:
             for source in (self.photo, *self.masks):
                 if path.exists() and Path(source).exists() and path.samefile(source):
                     raise ValueError(f"writing {path} would overwrite an input; choose another name for the result")
-        return decode_image(self.photo)
+        return decode_image(self.photo, max_pixels=self.max_pixels)
 
     def check(self, count: int | None = None) -> None:
         """See to inputs and outputs before a large model is loaded. Raises as `read` and `marked` do."""
@@ -140,7 +140,7 @@ class PhotoFile:
 
     def marked(self, photo: Image.Image) -> Mask:
         """The mask of all masks and boxes. Raises ValueError for one of another size, or for none at all."""
-        found = [read_mask(path, photo.size) for path in self.masks]
+        found = [read_mask(path, photo.size, max_pixels=self.max_pixels) for path in self.masks]
         found += [box_mask(*photo.size, box) for box in self.boxes]
         if not found:
             raise ValueError("nothing is marked: give a mask, an image that is light where to paint, or a box")
@@ -158,31 +158,16 @@ def inpaint_file(
     file: PhotoFile,
     labels: Sequence[int] | None = None,
     *,
-    count: int | None = None,
-    pasting: Pasting | None = None,
-    on_step: OnStep | None = None,
-    **options: Unpack[Options],
+    command: str = "inpaint",
+    **options: Unpack[PhotoOptions],
 ) -> Written:
-    """`inpaint_photo` from file to file. Raises what it does, ImageError for an unreadable file, OSError."""
-    photo = file.read(_versions(labels, count))
+    """`inpaint_photo` from file to file. Raises what it does, ImageError for an unreadable file, OSError.
+
+    command: what the pictures say made them; "edit" where labels say what replaces something.
+    """
+    photo = file.read(_versions(labels, options))
     paint = partial(inpaint_photo, pre, photo, file.marked(photo), labels)
-    return _paint(pre, "inpaint", file, paint, labels, count, pasting, on_step, options)
-
-
-def edit_file(
-    pre: Pretrained,
-    file: PhotoFile,
-    labels: Sequence[int],
-    *,
-    count: int | None = None,
-    pasting: Pasting | None = None,
-    on_step: OnStep | None = None,
-    **options: Unpack[Options],
-) -> Written:
-    """`edit_photo` from file to file. Raises as `inpaint_file`."""
-    photo = file.read(_versions(labels, count))
-    paint = partial(edit_photo, pre, photo, file.marked(photo), labels)
-    return _paint(pre, "edit", file, paint, labels, count, pasting, on_step, options)
+    return _Painter(pre, file, labels, command).paint(paint, options)
 
 
 def outpaint_file(
@@ -192,19 +177,15 @@ def outpaint_file(
     *,
     margins: Margins | None = None,
     aspect: float | None = None,
-    count: int | None = None,
-    pasting: Pasting | None = None,
-    on_step: OnStep | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[PhotoOptions],
 ) -> Written:
     """`outpaint_photo` from file to file, by margins or to an aspect, width over height. Raises as `inpaint_file`."""
     if (margins is None) == (aspect is None):
         raise ValueError("give either the pixels to grow by or an aspect")
-    photo = file.read(_versions(labels, count))
+    photo = file.read(_versions(labels, options))
     grown = margins if margins is not None else margins_to_aspect(*photo.size, aspect or 0.0)
     paint = partial(outpaint_photo, pre, photo, grown, labels)
-    facts = {"margins": list(grown)}
-    return _paint(pre, "outpaint", file, paint, labels, count, pasting, on_step, options, facts)
+    return _Painter(pre, file, labels, "outpaint").paint(paint, options, {"margins": list(grown)})
 
 
 def enrich_file(
@@ -213,55 +194,68 @@ def enrich_file(
     labels: Sequence[int] | None = None,
     *,
     scale: int = 2,
-    count: int | None = None,
-    pasting: Pasting | None = None,
-    on_step: OnStep | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[PhotoOptions],
 ) -> Written:
     """`enrich_photo` from file to file; without masks and boxes, all of the photograph. Raises as `inpaint_file`."""
-    photo = file.read(_versions(labels, count))
+    photo = file.read(_versions(labels, options))
     mask = file.marked(photo) if file.masks or file.boxes else None
     paint = partial(enrich_photo, pre, photo, labels, mask=mask, scale=scale)
-    return _paint(pre, "enrich", file, paint, labels, count, pasting, on_step, options, {"scale": scale})
+    return _Painter(pre, file, labels, "enrich").paint(paint, options, {"scale": scale})
 
 
-def _versions(labels: Sequence[int] | None, count: int | None) -> int:
+def _versions(labels: Sequence[int] | None, options: PhotoOptions) -> int:
     """How many pictures a call makes."""
-    return count or (len(labels) if labels else 1)
+    return options.get("count") or (len(labels) if labels else 1)
 
 
-def _paint(
-    pre: Pretrained,
-    command: str,
-    file: PhotoFile,
-    paint: Callable[..., list[Image.Image]],
-    labels: Sequence[int] | None,
-    count: int | None,
-    pasting: Pasting | None,
-    on_step: OnStep | None,
-    options: Options,
-    facts: Mapping[str, Any] | None = None,
-) -> Written:
-    """Call `paint`, write its versions and the animation. `facts` are the command's own, for the pictures to say."""
-    started, frames, used = time.monotonic(), [], dict[str, Any]()
+@dataclass
+class _Painter:
+    """One call from file to file: what the pictures say of it, and the frames of its animation."""
 
-    def watch(painted: Painted) -> None:
-        used.update(settings=painted.settings, pasting=dataclasses.asdict(painted.pasting))
-        if file.animate and painted.picture is not None:
-            frames.append(for_animation(painted.picture()))
-        if on_step is not None:
-            on_step(painted)
+    pre: Pretrained
+    file: PhotoFile
+    labels: Sequence[int] | None
+    command: str
+    frames: list[Image.Image] = field(default_factory=list)
+    used: dict[str, Any] = field(default_factory=dict)  # settings and pasting
 
-    pictures = paint(count=count, pasting=pasting, on_step=watch, **options)
-    record = origin(pre, command, used.pop("settings"), options, labels) | file.facts | dict(facts or {}) | used
-    first, profile = options.get("first", 0), color_profile(file.photo)
-    paths = file.targets(len(pictures))
-    for number, (path, picture) in enumerate(zip(paths, pictures, strict=True), first):
-        write_png(path, picture, record | {"image": number}, profile)
-    if file.animate:
-        write_gif(file.animation, [*frames, pictures[0]], milliseconds=_FRAME_MS, origin=record)
-    also = (file.animation,) if file.animate else ()
-    return Written(images=tuple(paths), also=also, drawn=len(paths), seconds=time.monotonic() - started)
+    def paint(
+        self,
+        paint: Callable[..., list[Image.Image]],
+        options: PhotoOptions,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Written:
+        """Call `paint`, write its versions and the animation. facts: the command's own, for the pictures to say."""
+        started, file, labels = time.monotonic(), self.file, self.labels
+        own = options.get("on_step")
+
+        def watch(painted: Painted) -> None:
+            self._watch(painted)
+            if own is not None:
+                own(painted)
+
+        pictures = paint(**{**options, "on_step": watch})
+        made = provenance(self.pre, self.command, self.used["settings"], options, labels) | file.facts
+        made |= dict(facts or {}) | {"pasting": self.used["pasting"]}
+        profile, paths = color_profile(file.photo), file.targets(len(pictures))
+        for version, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
+            own_label = self._label(made, version) | {"image": options.get("first", 0) + version}
+            write_png(path, picture, made | own_label, profile)
+        if file.animate:
+            write_gif(file.animation, [*self.frames, pictures[0]], milliseconds=_FRAME_MS, provenance=made)
+        also = (file.animation,) if file.animate else ()
+        return Written(images=tuple(paths), also=also, drawn=len(paths), seconds=time.monotonic() - started)
+
+    def _watch(self, painted: Painted) -> None:
+        pasting = dataclasses.asdict(painted.pasting)
+        pasting.pop("max_windows")  # how much work was allowed, not what was done
+        self.used.update(settings=painted.settings, pasting=pasting)
+        if self.file.animate and painted.picture is not None:
+            self.frames.append(for_animation(painted.picture()))
+
+    def _label(self, made: Mapping[str, Any], version: int) -> dict[str, Any]:
+        """The class of one version, where the versions have classes in turn."""
+        return {key: [made[key][version % len(made[key])]] for key in ("labels", "classes") if made[key] is not None}
 
 
 # ---- a walk between classes
@@ -292,10 +286,10 @@ def interpolate_file(
     settings = Job(pre, SamplingSettings(), options).settings
     options = {**options, "callback": watch}
     pictures = to_pictures(interpolate(pre, labels, frames=frames, **options))
-    record = origin(pre, "interpolate", settings, options, labels)
+    record = provenance(pre, "interpolate", settings, options, labels)
     write_png(strip, grid(pictures, columns=frames), record | {"frames": frames})
     turns = (0, len(pictures) - 1)
-    write_gif(walk, pictures + pictures[-2:0:-1], milliseconds=_WALK_MS, origin=record, held=turns)
+    write_gif(walk, pictures + pictures[-2:0:-1], milliseconds=_WALK_MS, provenance=record, held=turns)
     return Written(images=(strip,), also=(walk,), drawn=frames, seconds=time.monotonic() - started)
 
 

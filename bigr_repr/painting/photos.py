@@ -2,7 +2,7 @@
 
 A square window of the photograph is cropped, resized to the canvas as every picture is, painted, resized to the
 window and put into the photograph at its own resolution. What one window does not hold is painted in several, each
-seeing what the earlier ones painted. Photographs in: RGB or anything `as_rgb` takes; out: PIL images of mode RGB.
+seeing what the earlier ones painted. Photographs in: as `to_picture` takes them; out: PIL images of mode RGB.
 """
 
 # H W pixels of the photograph, V versions, S side of the canvas in pixels, N tokens, g tokens per side
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -20,45 +19,16 @@ from PIL import Image
 from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.images.decode import MAX_PIXELS, as_rgb, center_crop
-from bigr_repr.painting.blend import PixelArray, check_blend, paste
-from bigr_repr.painting.windows import Margins, Mask, Window, grow, tokens_of, window_side, windows
+from bigr_repr.images.decode import MAX_PIXELS, center_crop
+from bigr_repr.painting.blend import PixelArray, paste
+from bigr_repr.painting.pasting import Pasting
+from bigr_repr.painting.windows import Margins, Mask, Window, grow, most_windows, tokens_of, window_side, windows
 from bigr_repr.sampling.applications import PAINTING, block_rounds
 from bigr_repr.sampling.canvas import decode, lower_detail, partly
+from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_marks, to_picture
 from bigr_repr.sampling.job import Job, Labels, Options, Rounds, at_least_one, class_numbers, in_turn
 from bigr_repr.sampling.sampler import Callback, Iteration
 from bigr_repr.sampling.settings import SamplingSettings
-
-Photo = Image.Image | PixelArray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pasting:
-    """How paintings are put into the photograph.
-
-    window  side in pixels of the squares that the model sees, at most the photograph's shorter side, and that for None.
-            Smaller ones paint finer, and know less of what is around.
-    blend   "none": marked pixels are replaced, all others stay bit for bit. "feather": the painting fades out over
-            `band` pixels outside the mask. "poisson": its gradients are fitted to what is around; needs OpenCV.
-    band    None: half a token.
-    Raises ValueError when made with a value that is not allowed, ImportError for "poisson" without OpenCV.
-    """
-
-    window: int | None = None
-    blend: str = "none"
-    band: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.window is not None:
-            at_least_one("window", self.window)
-        check_blend(self.blend, self.band)
-
-
-def _given(pasting: Pasting | None) -> Pasting:
-    """`pasting`, or the usual one. Raises TypeError for anything else."""
-    if not isinstance(pasting, Pasting | None):
-        raise TypeError(f"pasting={pasting!r} is not a Pasting; make one: Pasting(blend='feather')")
-    return pasting or Pasting()
 
 
 class Painted(NamedTuple):
@@ -75,55 +45,51 @@ class Painted(NamedTuple):
     pasting: Pasting
 
 
+class PhotoOptions(Options, total=False):
+    """Keywords of every call that paints into a photograph: those of `Options` and these.
+
+    count       versions, the labels taken in turn; None: one per label.
+    pasting     a `Pasting`; None: the usual one.
+    on_step     called with a `Painted` after each iteration of each batch.
+    """
+
+    count: int | None
+    pasting: Pasting | None
+    on_step: Callable[[Painted], object] | None
+
+
 def inpaint_photo(
     pre: Pretrained,
-    photo: Photo,
-    mask: Mask,
+    photo: ImageLike,
+    mask: MaskLike,
     labels: Labels | None = None,
-    *,
-    count: int | None = None,
-    pasting: Pasting | None = None,
-    on_step: Callable[[Painted], object] | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[PhotoOptions],
 ) -> list[Image.Image]:
     """A photograph of any size with the marked part painted anew; one image per version.
 
-    mask: (H, W) of the photograph: bool or whole numbers, where anything but 0 is marked, or floats, from 0.5.
-    labels: what to paint; None leaves it to the context.  count: versions, the labels taken in turn; None: one per
-    label.
+    photo: a file, PIL image, array (H, W, 3) or tensor (3, H, W).  mask: of the photograph's size; an array or tensor
+    (H, W), or an image that is white where to paint; see `to_marks`.  labels: what to paint; None leaves it to the
+    context.
 
     Raises ValueError for a mask of another size or an empty one, and as `inpaint` does.
     """
-    job, pixels = Job(pre, PAINTING, options), np.array(as_rgb(photo))
-    return _Painting(job, pixels, _checked(mask, pixels), labels, count, _given(pasting), on_step).run()
+    call, pixels = _Call(pre, PAINTING, options), np.array(to_picture(photo))
+    return call.paint(pixels, _checked(mask, pixels), labels)
 
 
 def edit_photo(
-    pre: Pretrained,
-    photo: Photo,
-    mask: Mask,
-    labels: Labels,
-    *,
-    count: int | None = None,
-    pasting: Pasting | None = None,
-    on_step: Callable[[Painted], object] | None = None,
-    **options: Unpack[Options],
+    pre: Pretrained, photo: ImageLike, mask: MaskLike, labels: Labels, **options: Unpack[PhotoOptions]
 ) -> list[Image.Image]:
     """A photograph with the marked part replaced by something of the given class: `inpaint_photo` with labels."""
-    classes = class_numbers(pre, labels)
-    return inpaint_photo(pre, photo, mask, classes, count=count, pasting=pasting, on_step=on_step, **options)
+    return inpaint_photo(pre, photo, mask, class_numbers(pre, labels), **options)
 
 
 def outpaint_photo(
     pre: Pretrained,
-    photo: Photo,
+    photo: ImageLike,
     margins: Margins | Sequence[int],
     labels: Labels | None = None,
-    *,
-    count: int | None = None,
-    pasting: Pasting | None = None,
-    on_step: Callable[[Painted], object] | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[PhotoOptions],
 ) -> list[Image.Image]:
     """A photograph continued beyond its edges, at its own scale, in as many windows as that takes.
 
@@ -133,28 +99,24 @@ def outpaint_photo(
 
     Raises ValueError for margins that are negative or leave nothing to paint, and as `inpaint` does.
     """
-    job, pixels, wanted = Job(pre, PAINTING, options), np.array(as_rgb(photo)), Margins(*margins)
+    call, pixels, wanted = _Call(pre, PAINTING, options), np.array(to_picture(photo)), Margins(*margins)
     height, width = (pixels.shape[0] + wanted.top + wanted.bottom, pixels.shape[1] + wanted.left + wanted.right)
     if height * width > MAX_PIXELS:
         raise ValueError(f"the result would have {width}x{height} pixels, more than {MAX_PIXELS:,}; grow it by less")
-    how, shorter = _given(pasting), min(pixels.shape[:2])
+    shorter = min(pixels.shape[:2])
     pixels, mask = grow(pixels, wanted)
-    if how.window is None:
-        how = dataclasses.replace(how, window=max(shorter, min(pre.config.image_size, *pixels.shape[:2])))
-    return _Painting(job, pixels, mask, labels, count, how, on_step).run()
+    call.usual_window(max(shorter, min(pre.config.image_size, *pixels.shape[:2])))
+    return call.paint(pixels, mask, labels)
 
 
 def enrich_photo(
     pre: Pretrained,
-    photo: Photo,
+    photo: ImageLike,
     labels: Labels | None = None,
     *,
-    mask: Mask | None = None,
+    mask: MaskLike | None = None,
     scale: int = 2,
-    count: int | None = None,
-    pasting: Pasting | None = None,
-    on_step: Callable[[Painted], object] | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[PhotoOptions],
 ) -> list[Image.Image]:
     """A photograph with new detail: one token of every 2x2 block drawn anew at a time, as `enrich` does.
 
@@ -163,54 +125,82 @@ def enrich_photo(
 
     Raises ValueError as `inpaint_photo` and `enrich` do.
     """
-    job, pixels = Job(pre, SamplingSettings(), options), np.array(as_rgb(photo))
+    call, pixels = _Call(pre, SamplingSettings(), options), np.array(to_picture(photo))
     marked = np.ones(pixels.shape[:2], np.bool_) if mask is None else _checked(mask, pixels)
-    how, detail = _given(pasting), at_least_one("scale", scale)
-    if how.window is None:
-        how = dataclasses.replace(how, window=min(pre.config.image_size, *pixels.shape[:2]))
-    return _Painting(job, pixels, marked, labels, count, how, on_step, rounds=block_rounds, detail=detail).run()
+    call.usual_window(min(pre.config.image_size, *pixels.shape[:2]))
+    return call.paint(pixels, marked, labels, rounds=block_rounds, detail=at_least_one("scale", scale))
 
 
-def _checked(mask: Mask, photo: PixelArray) -> Mask:
+def _checked(mask: MaskLike, photo: PixelArray) -> Mask:
     """The mask as bool. Raises ValueError unless it has the photograph's size and marks something."""
-    values = np.asarray(mask)
-    marked: Mask = values >= 0.5 if values.dtype.kind == "f" else values != 0
+    marked = to_marks(mask)
     if marked.shape != photo.shape[:2]:
-        found = "x".join(map(str, marked.shape[::-1]))
-        raise ValueError(f"mask is {found} pixels, the photograph {photo.shape[1]}x{photo.shape[0]}; they must agree")
+        found = f"is {marked.shape[1]}x{marked.shape[0]} pixels" if marked.ndim == 2 else f"has shape {marked.shape}"
+        raise ValueError(f"mask {found}, the photograph {photo.shape[1]}x{photo.shape[0]}; they must agree")
     if not marked.any():
         raise ValueError("mask is empty: nothing is to be painted; mark what to replace with white (1)")
     return marked
 
 
+class _Call:
+    """The options of one call, in their parts. Raises TypeError for an option that does not exist."""
+
+    def __init__(self, pre: Pretrained, usual: SamplingSettings, options: PhotoOptions) -> None:
+        rest: Any = dict(options)
+        self.count: int | None = rest.pop("count", None)
+        self.on_step: Callable[[Painted], object] | None = rest.pop("on_step", None)
+        pasting = rest.pop("pasting", None)
+        if not isinstance(pasting, Pasting | None):
+            raise TypeError(f"pasting={pasting!r} is not a Pasting; make one: Pasting(blend='feather')")
+        self.pasting = pasting or Pasting()
+        self.job = Job(pre, usual, rest)
+
+    def usual_window(self, side: int) -> None:
+        """The window's side where none is given."""
+        if self.pasting.window is None:
+            self.pasting = dataclasses.replace(self.pasting, window=side)
+
+    def paint(
+        self, photo: PixelArray, mask: Mask, labels: Labels | None, *, rounds: Rounds | None = None, detail: int = 1
+    ) -> list[Image.Image]:
+        """Paint what is marked, in every version."""
+        return _Painting(self, photo, mask, labels, rounds, detail).run()
+
+
 class _Painting:
-    """One call: the versions as far as they are, and the windows that are left."""
+    """One call at work: the versions as far as they are, and the windows that are left."""
 
     def __init__(
         self,
-        job: Job,
+        call: _Call,
         photo: PixelArray,
         mask: Mask,
         labels: Labels | None,
-        count: int | None,
-        pasting: Pasting,
-        on_step: Callable[[Painted], object] | None,
-        *,
-        rounds: Rounds | None = None,
-        detail: int = 1,
+        rounds: Rounds | None,
+        detail: int,
     ) -> None:
-        self.job, self.mask, self.on_step, self.rounds, self.detail = job, mask, on_step, rounds, detail
+        self.job, self.on_step, self.mask, self.rounds, self.detail = call.job, call.on_step, mask, rounds, detail
         self.left = mask.copy()  # what no window has painted yet
-        side = window_side(photo.shape[1], photo.shape[0], pasting.window)
-        band = pasting.band or max(1, round(side / job.pre.config.generator.grid / 2))
-        self.pasting = dataclasses.replace(pasting, window=side, band=band)
-        self.windows = list(windows(mask, side, room=band if pasting.blend == "feather" else 0))
-        classes = None if labels is None else class_numbers(job.pre, labels)
-        which = in_turn(count, 1 if classes is None else len(classes))
+        side = window_side(photo.shape[1], photo.shape[0], call.pasting.window)
+        self.band = call.pasting.band or max(1, round(side / self.job.pre.config.generator.grid / 2))
+        self.pasting = dataclasses.replace(call.pasting, window=side, band=self.band)
+        self.windows = self._planned(side)
+        classes = None if labels is None else class_numbers(self.job.pre, labels)
+        which = in_turn(call.count, 1 if classes is None else len(classes))
         self.classes = None if classes is None else classes[which]
         self.versions = [photo.copy() for _ in which]
-        self.settings = job.settings.resolved(job.pre.config.generator, classes is not None)
-        self.band, self.done = band, 0
+        self.settings = self.job.settings.resolved(self.job.pre.config.generator, classes is not None)
+        self.done = 0
+
+    def _planned(self, side: int) -> list[Window]:
+        """The windows, in order. Raises ValueError for more than the options allow, without listing them."""
+        most, found = self.pasting.max_windows, most_windows(self.mask, side)
+        if found > most:
+            raise ValueError(
+                f"this takes up to {found:,} windows of {side} pixels, more than max_windows={most:,}; choose a larger "
+                "window, mark less, or allow more windows"
+            )
+        return list(windows(self.mask, side))
 
     def run(self) -> list[Image.Image]:
         """Paint window after window."""
@@ -231,19 +221,28 @@ class _Painting:
         job = self.job.with_changes(seed=seed, callback=self._callback(window))
         painted = job.repaint(canvases, tokens, self.classes, None, rounds=self.rounds)
         for version, canvas in zip(self.versions, painted, strict=True):
-            version[window.area] = self._pasted(version[window.area], canvas, window, self.pasting.blend)
+            self._put(version, canvas, window, self.pasting.blend)
         self.left[window.area] = False
 
-    def _pasted(self, crop: PixelArray, canvas: Tensor, window: Window, blend: str) -> PixelArray:
-        """A canvas (3, S, S) in [0, 1] put into a window's crop where it is to be painted."""
+    def _put(self, photo: PixelArray, canvas: Tensor, window: Window, blend: str) -> None:
+        """Put a canvas (3, S, S) in [0, 1] where its window is to be painted, without a seam to what is painted.
+
+        The painting is mirrored at the window's border over the width of the band, so that it can fade out wherever its
+        part of the mask ends, on the border too.
+        """
         pixels = (canvas.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
-        painting = np.array(Image.fromarray(pixels).resize((window.side, window.side), Image.Resampling.BICUBIC))
-        part = self.left[window.area]
+        small = np.array(Image.fromarray(pixels).resize((window.side, window.side), Image.Resampling.BICUBIC))
+        area, margins = window.with_margins(self.band, self.mask.shape)
+        painting = np.pad(small, (*margins, (0, 0)), mode="symmetric")
+        part = np.pad(self.left[window.area], margins)
+        crop, earlier = photo[area], self.mask[area] & ~self.left[area]
         pasted = paste(crop, painting, part, blend, self.band)
-        earlier = self.mask[window.area] & ~part
-        if earlier.any():  # no seam between two paintings, however the painting meets the photograph
-            pasted[earlier] = paste(crop, painting, part, "feather", self.band)[earlier]
-        return pasted
+        if blend != "poisson" and earlier.any():  # poisson has fitted the painting to its neighbors already
+            faded = pasted if blend == "feather" else paste(crop, painting, part, "feather", self.band)
+            pasted[earlier] = faded[earlier]
+        later = self.left[area] & ~part  # another window's
+        pasted[later] = crop[later]
+        photo[area] = pasted
 
     def _callback(self, window: Window) -> Callback | None:
         if self.on_step is None:
@@ -265,5 +264,5 @@ class _Painting:
     def _picture(self, window: Window, at: Iteration) -> Image.Image:
         pre, photo = self.job.pre, self.versions[0].copy()
         canvas = partly(pre, decode(pre, at.codes[:1]), at.masked[:1])[0]
-        photo[window.area] = self._pasted(photo[window.area], canvas, window, "none")
+        self._put(photo, canvas, window, "none")
         return Image.fromarray(photo)

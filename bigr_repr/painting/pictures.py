@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from bigr_repr.system.files import partial_name, replacing
 
-METADATA_KEY = "bigr_repr"  # the PNG text chunk that holds a picture's origin, as JSON
+METADATA_KEY = "bigr_repr"  # the PNG text chunk that holds a picture's provenance, as JSON
 _GAP = 2
 _HELD_MS = 1500
 _LONGEST = 384  # pixels of an animation's longer side
@@ -53,15 +53,15 @@ def check_writable(folder: Path) -> None:
         raise type(error)(error.errno, error.strerror, str(folder)) from error
 
 
-def write_png(path: Path, image: Image.Image, origin: Mapping[str, Any], profile: bytes | None = None) -> None:
+def write_png(path: Path, image: Image.Image, provenance: Mapping[str, Any], profile: bytes | None = None) -> None:
     """Write a picture, how it was made, and the ICC profile its colors are of. Raises OSError that names path."""
     info = PngImagePlugin.PngInfo()
-    info.add_itxt(METADATA_KEY, json.dumps(origin, ensure_ascii=False))
+    info.add_itxt(METADATA_KEY, json.dumps(provenance, ensure_ascii=False))
     with replacing(path) as file:
         image.save(file, "PNG", pnginfo=info, icc_profile=profile)
 
 
-def read_origin(path: Path) -> dict[str, Any]:
+def read_provenance(path: Path) -> dict[str, Any]:
     """How a picture that `write_png` wrote was made. Raises ValueError for a file that does not say."""
     with Image.open(path) as image:
         text = image.info.get(METADATA_KEY)
@@ -83,7 +83,7 @@ def write_gif(
     frames: Sequence[Image.Image],
     *,
     milliseconds: int,
-    origin: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     held: Collection[int] | None = None,
 ) -> None:
     """Write frames of one size as an endless animation of at most 384 pixels per side.
@@ -100,21 +100,21 @@ def write_gif(
             append_images=small[1:],
             duration=[max(_HELD_MS, milliseconds) if i in longer else milliseconds for i in range(len(small))],
             loop=0,
-            comment=json.dumps(origin).encode(),
+            comment=json.dumps(provenance).encode(),
         )
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
     """Images of one size side by side on white, row by row; about as many rows as columns unless told."""
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    columns = min(columns, len(images))
-    width, height = images[0].size
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        sheet.paste(image, (column * (width + _GAP), row * (height + _GAP)))
-    return sheet
+    import torch
+    from torchvision.utils import make_grid
+
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images])).permute(0, 3, 1, 2)
+    sheet = make_grid(pixels, nrow=columns, padding=_GAP, pad_value=255) if len(images) > 1 else pixels[0]
+    edge = _GAP if len(images) > 1 else 0
+    inner = sheet[:, edge : sheet.shape[1] - edge, edge : sheet.shape[2] - edge]
+    return Image.fromarray(inner.permute(1, 2, 0).contiguous().numpy())
 
 
 def write_npz(path: Path, images: Iterable[Image.Image], shape: tuple[int, int, int, int]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.images.decode import decode_image
-from bigr_repr.painting.files import Written, images_done, origin, to_pictures
+from bigr_repr.painting.files import Written, images_done, provenance, to_pictures
 from bigr_repr.painting.pictures import (
     METADATA_KEY,
     check_target,
@@ -70,32 +70,28 @@ def generate_files(
 
     Raises ValueError as `generate` does and for a folder of another series, OSError when a file cannot be written.
     """
-    started = time.monotonic()
+    started, columns = time.monotonic(), len(labels) if labels else 0
     targets = [(Path(path), suffix) for path, suffix in ((sheet, ".png"), (npz, ".npz"), (animation, ".gif")) if path]
     series = _Series(pre, Path(out), labels, count, options)
-    for path, suffix in targets:
-        check_target(path, suffix, made=series.folder)
-        if path.parent.resolve() == series.folder.resolve() and re.fullmatch(r"\d{6}\.png", path.name):
-            raise ValueError(f"{path} has the name of a picture of the series itself; choose another")
+    _check_targets(targets, series.folder)
     series.claim()
     recorder = None if animation is None else _Recorder(min(SHOWN, series.count))
     drawn = series.draw(recorder, on_progress)
-    paths = series.paths()
-    # One column per class, where that makes a table.
-    columns = len(labels) if labels and 2 <= len(labels) <= _MOST_COLUMNS else None
-    if sheet is not None:
-        write_png(Path(sheet), grid([decode_image(path) for path in paths[:SHOWN]], columns), series.origin)
-    if animation is not None and recorder is not None:
-        write_gif(Path(animation), recorder.frames(pre, columns), milliseconds=_FRAME_MS, origin=series.origin)
-    if npz is not None:
-        side = pre.config.image_size
-        write_npz(Path(npz), (decode_image(path) for path in paths), (len(paths), side, side, 3))
+    series.summarize(targets, recorder, columns if 2 <= columns <= _MOST_COLUMNS else None)
     also = tuple(path for path, _ in targets)
-    return Written(images=tuple(paths), also=also, drawn=drawn, seconds=time.monotonic() - started)
+    return Written(images=tuple(series.paths()), also=also, drawn=drawn, seconds=time.monotonic() - started)
+
+
+def _check_targets(targets: Sequence[tuple[Path, str]], folder: Path) -> None:
+    """Raise ValueError or OSError for files beside a series that cannot be written."""
+    for path, suffix in targets:
+        check_target(path, suffix, made=folder)
+        if path.parent.resolve() == folder.resolve() and re.fullmatch(r"\d{6}\.png", path.name):
+            raise ValueError(f"{path} has the name of a picture of the series itself; choose another")
 
 
 class _Series:
-    """A folder of numbered pictures of one origin."""
+    """A folder of numbered pictures of one provenance."""
 
     def __init__(
         self, pre: Pretrained, folder: Path, labels: Sequence[int] | None, count: int | None, options: Options
@@ -116,7 +112,7 @@ class _Series:
         job = Job(pre, SamplingSettings(), options)
         job.check(labels is not None)
         self.chunk = job.batch_size  # what is drawn together is written at once: a run that is killed loses no more
-        self.origin = origin(pre, "generate", job.settings, options, labels)
+        self.provenance = provenance(pre, "generate", job.settings, options, labels)
 
     def claim(self) -> None:
         """Make the folder, or see that it holds this series and no other."""
@@ -124,7 +120,7 @@ class _Series:
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"{self.folder} is a file; name a folder for the pictures")
         if file.exists():
-            differing = _differing(_read_series(file), self.origin)
+            differing = _differing(_read_series(file), self.provenance)
             if differing:
                 raise ValueError(f"{self.folder} holds another series: {'; '.join(differing)}; name another folder")
             return
@@ -133,7 +129,7 @@ class _Series:
         if (self.folder / "000000.png").exists():
             raise ValueError(f"{self.folder} holds pictures of unknown origin; name another folder")
         with replacing(file) as target:
-            target.write(json.dumps(self.origin, indent=1, ensure_ascii=False).encode())
+            target.write(json.dumps(self.provenance, indent=1, ensure_ascii=False).encode())
 
     def paths(self) -> list[Path]:
         """The pictures' files, in order."""
@@ -160,6 +156,19 @@ class _Series:
             done += size
         return len(todo)
 
+    def summarize(self, targets: Sequence[tuple[Path, str]], recorder: _Recorder | None, columns: int | None) -> None:
+        """Write the sheet, the array and the animation: files of these suffixes. columns: None: as it comes."""
+        paths, side = self.paths(), self.pre.config.image_size
+        for path, suffix in targets:
+            if suffix == ".png":
+                sheet = grid([decode_image(picture) for picture in paths[:SHOWN]], columns)
+                write_png(path, sheet, self.provenance)
+            elif suffix == ".npz":
+                write_npz(path, (decode_image(picture) for picture in paths), (len(paths), side, side, 3))
+            elif recorder is not None:
+                frames = recorder.frames(self.pre, columns)
+                write_gif(path, frames, milliseconds=_FRAME_MS, provenance=self.provenance)
+
     def _label(self, number: int) -> list[int] | None:
         """The class of a picture, as it says it; None without classes."""
         return None if self.labels is None else [self.labels[number % len(self.labels)]]
@@ -174,7 +183,7 @@ class _Series:
                 picture.verify()  # the checksums of the file
         except (OSError, SyntaxError, ValueError):
             return False  # damaged: drawn again
-        wanted = {key: self.origin[key] for key in ("weights_sha256", "precision", "seed", "settings")}
+        wanted = {key: self.provenance[key] for key in ("weights_sha256", "precision", "seed", "settings")}
         wanted |= {"image": number, "labels": self._label(number)}
         if not isinstance(said, dict) or {key: said.get(key) for key in wanted} != wanted:
             raise ValueError(
@@ -189,9 +198,9 @@ class _Series:
         images = generate(self.pre, labels, count=size, **options)
         for index, picture in enumerate(to_pictures(images)):
             own: dict[str, Any] = {"image": first + index, "labels": self._label(first + index)}
-            if self.origin["classes"] is not None:
-                own["classes"] = [self.origin["classes"][(first + index) % len(self.origin["classes"])]]
-            write_png(self.folder / f"{first + index:06d}.png", picture, self.origin | own)
+            if self.provenance["classes"] is not None:
+                own["classes"] = [self.provenance["classes"][(first + index) % len(self.provenance["classes"])]]
+            write_png(self.folder / f"{first + index:06d}.png", picture, self.provenance | own)
 
 
 def _read_series(file: Path) -> dict[str, Any]:
@@ -206,7 +215,7 @@ def _read_series(file: Path) -> dict[str, Any]:
 
 
 def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """In words, where two origins differ, but for the version; settings by their own names."""
+    """In words, where the provenance of two differs, but for the version; settings by their own names."""
     return [each.removeprefix("settings.") for each in differences(found, wanted, ignored=["version"])]
 
 

@@ -32,6 +32,17 @@ class Window(NamedTuple):
         """Where it lies in an array (H, W, ...)."""
         return slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
 
+    def with_margins(
+        self, band: int, shape: tuple[int, ...]
+    ) -> tuple[tuple[slice, slice], tuple[tuple[int, int], tuple[int, int]]]:
+        """Its area grown by `band` within an array (H, W), and by how much: (top, bottom), (left, right)."""
+        starts = [max(0, start - band) for start in (self.top, self.left)]
+        ends = [min(n, start + self.side + band) for n, start in zip(shape, (self.top, self.left), strict=True)]
+        before = self.top - starts[0], self.left - starts[1]
+        after = ends[0] - self.top - self.side, ends[1] - self.left - self.side
+        area = slice(starts[0], ends[0]), slice(starts[1], ends[1])
+        return area, ((before[0], after[0]), (before[1], after[1]))
+
 
 class Margins(NamedTuple):
     """Pixels by which a photograph grows on each side."""
@@ -54,23 +65,22 @@ def window_side(width: int, height: int, window: int | None) -> int:
     return int(window)
 
 
-def windows(mask: Mask, side: int, room: int = 0) -> Iterator[Window]:
+def windows(mask: Mask, side: int) -> Iterator[Window]:
     """Windows in which every marked pixel of (H, W) lies, in the order to paint them.
 
-    What fits into one window, with `room` pixels around it wherever the photograph goes on and a quarter of the window
-    known, gets one with the mark in its middle where the edges allow. Else windows half a side apart, at every turn the
-    one that holds the most pixels which are known or have been painted by then; of several, the one with the most of
-    the photograph.
+    What fits into one window, a quarter of it known, gets one with the mark in its middle where the edges allow. Else
+    windows half a side apart, at every turn the one that holds the most pixels which are known or have been painted by
+    then; of several, the one with the most that has been painted, which it goes on from.
     """
-    if (single := _around(mask, side, room)) is not None:
+    if (single := _around(mask, side)) is not None:
         yield single
         return
     left, (tops, lefts) = mask.copy(), (_starts(length, side) for length in mask.shape)
     marked = _marked(left, tops, lefts, side)
     counts = marked.copy()
     while counts.any():
-        # The fewest pixels left, but some.
-        rank = np.where(counts > 0, counts * (side * side + 1) + marked, np.iinfo(np.int64).max)
+        # The fewest pixels left, but some; then the most marked ones.
+        rank = np.where(counts > 0, counts * (side * side + 1) - marked, np.iinfo(np.int64).max)
         row, column = np.unravel_index(rank.argmin(), rank.shape)
         window = Window(int(lefts[column]), int(tops[row]), side)
         left[window.area] = False
@@ -79,7 +89,13 @@ def windows(mask: Mask, side: int, room: int = 0) -> Iterator[Window]:
         yield window
 
 
-def _around(mask: Mask, side: int, room: int) -> Window | None:
+def most_windows(mask: Mask, side: int) -> int:
+    """An upper bound of how many windows a mask takes, found without listing them."""
+    tops, lefts = (_starts(length, side) for length in mask.shape)
+    return int((_marked(mask, tops, lefts, side) > 0).sum())
+
+
+def _around(mask: Mask, side: int) -> Window | None:
     """The window with the mark in its middle, if there is a mark and it fits."""
     starts = []
     for axis in (1, 0):
@@ -87,10 +103,7 @@ def _around(mask: Mask, side: int, room: int) -> Window | None:
         if not len(found) or found[-1] + 1 - found[0] > side:
             return None
         first, last = int(found[0]), int(found[-1]) + 1
-        start = min(max(0, (first + last - side) // 2), length - side)
-        if (start > 0 and first - start < room) or (start + side < length and start + side - last < room):
-            return None
-        starts.append(start)
+        starts.append(min(max(0, (first + last - side) // 2), length - side))
     window = Window(starts[1], starts[0], side)
     return window if mask[window.area].mean() <= 1 - _KNOWN else None
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.sampling.canvas import ImageLike, MaskLike, lower_detail, place, to_batch, to_canvas, token_mask
+from bigr_repr.sampling.canvas import lower_detail, place, to_canvas, token_mask
+from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_batch
 from bigr_repr.sampling.job import Job, Labels, Options, at_least_one, class_numbers, in_turn
 from bigr_repr.sampling.noise import Draws
 from bigr_repr.sampling.settings import SamplingSettings
@@ -53,8 +54,9 @@ def inpaint(
 ) -> Tensor:
     """Images with the marked part painted anew; tokens outside the mask keep their bits.
 
-    image: one or a batch, of the model's size; tensor (3, S, S) or (B, 3, S, S), PIL image or array.  mask: what to
-    paint, in pixels (S, S) or tokens (g, g), one for all or one each; a token is painted if any of its pixels is.
+    image: one or a batch, of the model's size; tensor (3, S, S) or (B, 3, S, S), array, PIL image or file.  mask: what
+    to paint, in pixels (S, S) or tokens (g, g), one for all or one each, array or tensor, or an image that is white
+    there; a token is painted if any of its pixels is.
     labels: what to paint; None leaves it to the context.  One image, mask or label goes with any number of the others.
     count: how many images in all, the inputs taken in turn; None: one of each.
 
@@ -87,8 +89,8 @@ def outpaint(
 ) -> Tensor:
     """The canvas around images smaller than it.
 
-    image: one or a batch, (3, H, W) or (B, 3, H, W) with H, W <= S, PIL image or array.  at: (left, top) of the image
-    on the canvas in pixels; None: in the middle.  Tokens that the image covers only in part are painted too.
+    image: one or a batch, (3, H, W) or (B, 3, H, W) with H, W <= S, array, PIL image or file.  at: (left, top) of the
+    image on the canvas in pixels; None: in the middle.  Tokens that it covers only in part are painted too.
     labels, count: as for `inpaint`.
 
     Raises ValueError for an image that leaves or fills the canvas, and as `inpaint` does.

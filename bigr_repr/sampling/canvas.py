@@ -4,41 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import grid_to_tokens, tokens_to_grid
-from bigr_repr.images.decode import as_rgb
-
-ImageLike: TypeAlias = Tensor | NDArray[Any] | Image.Image
-MaskLike: TypeAlias = Tensor | NDArray[Any]
-
-
-def to_batch(image: ImageLike) -> Tensor:
-    """One image or a batch as float32 (B, 3, H, W) in [0, 1].
-
-    image: tensor (3, H, W) or (B, 3, H, W), uint8 or floats in [0, 1]; or one PIL image or array as `as_rgb` takes.
-    Raises ValueError for another shape, dtype or range.
-    """
-    if not isinstance(image, Tensor):
-        return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)[None].float() / 255
-    batch = image[None] if image.ndim == 3 else image
-    if batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
-        raise ValueError(f"image has shape {tuple(image.shape)}; expected (3, H, W) or (B, 3, H, W)")
-    if batch.dtype == torch.uint8:
-        return batch.float() / 255
-    if not batch.is_floating_point():
-        raise ValueError(f"image has dtype {batch.dtype}; expected uint8 or floats in [0, 1]")
-    if not (batch.amin() >= 0 and batch.amax() <= 1):  # so worded that NaN fails
-        raise ValueError(f"image has values {float(batch.amin()):g}..{float(batch.amax()):g}; expected 0..1, or uint8")
-    return batch.float()
+from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_batch, to_marks
 
 
 def to_canvas(pre: Pretrained, image: ImageLike) -> Tensor:
@@ -53,17 +25,17 @@ def to_canvas(pre: Pretrained, image: ImageLike) -> Tensor:
 def token_mask(pre: Pretrained, mask: MaskLike) -> Tensor:
     """Which tokens are to be painted: (B, N), bool.
 
-    mask: (S, S) or (B, S, S) for pixels, or (g, g) or (B, g, g) for tokens; bool or whole numbers, where anything but
-    0 is to be painted, or floats, from 0.5. A token is painted if any of its pixels is. Raises ValueError for another
-    shape and for a mask that asks for nothing.
+    mask: (S, S) or (B, S, S) for pixels, or (g, g) or (B, g, g) for tokens, or a mask image, marked as `to_marks`
+    says. A token is painted if any of its pixels is. Raises ValueError for another shape and for a mask that asks for
+    nothing.
     """
-    values = torch.as_tensor(mask)
-    marked = values >= 0.5 if values.is_floating_point() else values != 0
+    marked = torch.from_numpy(to_marks(mask))
+    shape = tuple(marked.shape)
     marked = marked[None] if marked.ndim == 2 else marked
     side, grid = pre.config.image_size, pre.config.generator.grid
     if marked.ndim != 3 or tuple(marked.shape[1:]) not in ((side, side), (grid, grid)) or not len(marked):
         expected = f"({side}, {side}) pixels or ({grid}, {grid}) tokens, or a batch of these"
-        raise ValueError(f"mask has shape {tuple(values.shape)}; expected {expected}")
+        raise ValueError(f"mask has shape {shape}; expected {expected}")
     if not marked.any():
         raise ValueError("mask is empty: nothing is to be painted; mark what to replace with 1 (True)")
     if marked.shape[1] != grid:

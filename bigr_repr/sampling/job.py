@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.sampling.canvas import decode, encode
 from bigr_repr.sampling.noise import Draws, SeededDraws
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
-from bigr_repr.sampling.settings import SamplingSettings, SettingsKeywords, usual_settings
+from bigr_repr.sampling.settings import FAST, SamplingSettings, usual_settings
 
 Labels: TypeAlias = int | str | Sequence[int | str] | Tensor  # by number or name
 Rounds: TypeAlias = Callable[[Tensor, Draws], list[Tensor]]
@@ -25,7 +25,7 @@ Rounds: TypeAlias = Callable[[Tensor, Draws], list[Tensor]]
 TOKENS_AT_ONCE = 8192  # on an accelerator: 32 images of 16x16 tokens
 
 
-class Options(SettingsKeywords, total=False):
+class Options(TypedDict, total=False):
     """Keywords of every application: the fields of `SamplingSettings` (steps, order, guidance, ...) and these.
 
     seed        0 by default. Image i of a seed is the same however many others are asked for: on a CPU bit for bit,
@@ -35,6 +35,8 @@ class Options(SettingsKeywords, total=False):
                 easily. In bfloat16, 32 halve the time of an image on a CPU with AMX, and give up equal bits.
     settings    a `SamplingSettings` to start from; its fields can be changed by the other keywords.
     callback    called with an `Iteration` after each iteration of each batch.
+
+    guidance_scale and num_inference_steps are other names of guidance and steps.
     """
 
     seed: int
@@ -42,6 +44,30 @@ class Options(SettingsKeywords, total=False):
     batch_size: int | None
     settings: SamplingSettings | None
     callback: Callback | None
+    steps: int
+    order: str
+    schedule: str
+    diffusion_steps: int | None
+    confidence_steps: int | None
+    guidance: float | None
+    guidance_schedule: str
+    temperature: float
+    gumbel: float
+    gumbel_schedule: str
+    deterministic: bool
+    guidance_scale: float | None
+    num_inference_steps: int
+
+
+def given_options(values: Mapping[str, Any], *, fast: bool = False) -> Options:
+    """The keywords of an application for what a user has entered: None is left to the library.
+
+    fast: start from the fast preset.  Values of other names than those of `Options` are left out.
+    """
+    known = Options.__annotations__
+    found: Any = {name: value for name, value in values.items() if name in known and value is not None}
+    options: Options = found | ({"settings": FAST} if fast else {})
+    return options
 
 
 def at_least_one(name: str, value: int) -> int:

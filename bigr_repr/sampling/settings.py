@@ -6,9 +6,10 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
-from bigr_repr.config import GeneratorConfig, is_count, require
+from bigr_repr.config import GeneratorConfig, require
+from bigr_repr.sampling.fields import check_options, documented, option
 
 RANKED_ORDERS = ("entropy", "margin", "reversed")
 FIXED_ORDERS = ("random", "raster", "halton")
@@ -17,93 +18,92 @@ MASK_SCHEDULES = ("cosine", "linear")
 GUIDANCE_SCHEDULES = ("constant", "linear")
 GUMBEL_SCHEDULES = ("constant", "down", "up")
 DEFAULT_GUIDANCE = 2.5
-
-
-class SettingsKeywords(TypedDict, total=False):
-    """The fields of `SamplingSettings` as keywords of the functions that sample."""
-
-    steps: int
-    order: str
-    schedule: str
-    diffusion_steps: int | None
-    confidence_steps: int | None
-    guidance: float | None
-    guidance_schedule: str
-    temperature: float
-    gumbel: float
-    gumbel_schedule: str
-    deterministic: bool
-
+ALIASES = {"guidance_scale": "guidance", "num_inference_steps": "steps"}  # as diffusers calls them
 
 _MOST = 1000  # of guidance and noise: more changes nothing but what overflows
 
 
-def _is_within(value: object, least: float, most: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-
-
+@documented
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """Everything that decides how codes are drawn, but for the seed.
+    """Everything that decides how codes are drawn, but for the seed. Defaults: the paper's for the L size.
 
-    steps               iterations; each unmasks a share of the tokens. At most the number of tokens of the canvas.
-    order               which tokens come first: "entropy" (the most certain, by binary entropy; the paper), "margin"
-                        (the most certain, by |2p - 1|; the released code), "reversed" (the least certain, by entropy),
-                        "random", "raster" (row by row) or "halton" (evenly spread; a low-discrepancy sequence).
-                        The last three need no confidence, so only the tokens chosen pass through the transcoder.
-    schedule            how many tokens are still masked after each iteration: "cosine" or "linear".
-    diffusion_steps     steps of the transcoder's chain; None: as many as the model states. Has no effect on a model
-                        trained without diffusion (objective "bce").
-    confidence_steps    if given, a chain of this many steps ranks the tokens, and the full chain runs for the chosen
-                        ones only. Faster, and no longer the paper's sampler. For the first three orders only.
-    guidance            classifier-free guidance, 0 or more; 1 or less is one conditional pass. None: 2.5 where there
-                        is a class to guide towards, else no guidance. At most 1000.
-    guidance_schedule   "constant", or "linear": 1 + (guidance - 1) i / n in iteration i of n.
-    temperature         divides the logits of the bits; 1e-9 to 1e9.
-    gumbel              Gumbel noise added to the confidence of each token, 0 for none, at most 1000. The first three
-                        orders only.
-    gumbel_schedule     the noise in iteration i of n: "constant", "down" (times 1 - i / n) or "up" (times i / n).
-    deterministic       take the chosen tokens' bits by threshold at 0.5 instead of drawing them.
-
-    Raises ValueError when made with a value that is not allowed. Defaults: the paper's for the L size.
+    Raises ValueError when made with a value that is not allowed.
     """
 
-    steps: int = 20
-    order: str = "entropy"
-    schedule: str = "cosine"
-    diffusion_steps: int | None = None
-    confidence_steps: int | None = None
-    guidance: float | None = None
-    guidance_schedule: str = "constant"
-    temperature: float = 1.0
-    gumbel: float = 0.17
-    gumbel_schedule: str = "constant"
-    deterministic: bool = False
+    steps: int = option(
+        20,
+        "Iterations in which the tokens are drawn, at most one per token; enrich runs this many in each of its four "
+        "rounds.",
+        usual="20; inpaint, outpaint, edit: 25; fast: 16",
+        least=1,
+    )
+    order: str = option(
+        "entropy",
+        "Which tokens are drawn first: the most certain by entropy (the paper) or by margin (the released code), the "
+        "least certain (reversed), random ones, row by row (raster; autoregressive models always) or evenly spread "
+        "ones (halton). The last three are faster, because they need no confidence.",
+        usual="entropy; fast: halton",
+        choices=ORDERS,
+    )
+    schedule: str = option(
+        "cosine",
+        "How fast tokens are drawn: few at first (cosine) or equally many in each iteration (linear).",
+        usual="cosine; inpaint, outpaint, edit: linear",
+        choices=MASK_SCHEDULES,
+    )
+    diffusion_steps: int | None = option(
+        None,
+        "Diffusion steps that draw the bits of the tokens. No effect on a model trained without diffusion.",
+        usual="the number that models info shows; fast: 25",
+        least=1,
+    )
+    confidence_steps: int | None = option(
+        None,
+        "Rank the tokens by a shorter diffusion of this many steps, for orders entropy, margin and reversed; faster, "
+        "but not the paper's sampler.",
+        usual="rank by the full one",
+        least=1,
+    )
+    guidance: float | None = option(
+        None,
+        "Classifier-free guidance scale; 1 or less: off.",
+        usual="2.5 with a class, else off",
+        least=0,
+        most=_MOST,
+        remedy="1 or less: no guidance",
+    )
+    guidance_schedule: str = option(
+        "constant",
+        "How guidance changes over the iterations: constant, or linear, growing from 1 to the full scale.",
+        usual="constant",
+        choices=GUIDANCE_SCHEDULES,
+    )
+    temperature: float = option(
+        1.0,
+        "Temperature of the bit probabilities; lower: less variety.",
+        usual="1",
+        least=1e-9,
+        most=1e9,
+        remedy="for the likeliest bits choose deterministic",
+    )
+    gumbel: float = option(
+        0.17,
+        "Scale of the random noise in the ranking of the tokens, for orders entropy, margin and reversed; 0: none.",
+        usual="0.17",
+        least=0,
+        most=_MOST,
+    )
+    gumbel_schedule: str = option(
+        "constant",
+        "How that noise changes over the iterations: constant, down to 0 or up from 0.",
+        usual="constant",
+        choices=GUMBEL_SCHEDULES,
+    )
+    deterministic: bool = option(False, "Take each bit's likelier value instead of drawing it at random.")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "diffusion_steps", "confidence_steps"):
-            value = getattr(self, name)
-            optional = name != "steps" and value is None
-            require(optional or is_count(value), name, value, "it must be a whole number of at least 1")
-        choices = {
-            "order": ORDERS,
-            "schedule": MASK_SCHEDULES,
-            "guidance_schedule": GUIDANCE_SCHEDULES,
-            "gumbel_schedule": GUMBEL_SCHEDULES,
-        }
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            require(value in allowed, name, value, f"choose one of {', '.join(allowed)}")
-        guided = self.guidance is None or _is_within(self.guidance, 0, _MOST)
-        require(guided, "guidance", self.guidance, f"it must be a number in 0..{_MOST} (1 or less: no guidance)")
-        require(_is_within(self.gumbel, 0, _MOST), "gumbel", self.gumbel, f"it must be a number in 0..{_MOST}")
-        require(
-            _is_within(self.temperature, 1e-9, 1e9),
-            "temperature",
-            self.temperature,
-            "it must be a number in 1e-9..1e9; for the likeliest bits choose deterministic",
-        )
-        require(isinstance(self.deterministic, bool), "deterministic", self.deterministic, "it must be True or False")
+        check_options(self)
         rule = f"order={self.order!r} ranks nothing by confidence; leave it out or choose {', '.join(RANKED_ORDERS)}"
         require(self.confidence_steps is None or self.ranked, "confidence_steps", self.confidence_steps, rule)
 
@@ -162,8 +162,17 @@ class SamplingSettings:
         return int(tokens * math.cos(math.pi / 2 * iteration / self.steps))
 
     def with_changes(self, changes: Mapping[str, Any]) -> SamplingSettings:
-        """These settings with some fields replaced. Raises TypeError for a field that does not exist."""
-        return dataclasses.replace(self, **changes)
+        """These settings with some fields replaced, by their names or the names in `ALIASES`.
+
+        Raises TypeError for a field that does not exist or is given by both names, ValueError for a wrong value.
+        """
+        given = dict(changes)
+        for alias, name in ALIASES.items():
+            if alias in given:
+                if name in given:
+                    raise TypeError(f"{alias} and {name} are the same setting; give one of them")
+                given[name] = given.pop(alias)
+        return dataclasses.replace(self, **given)
 
 
 # Far less work than the paper's settings: an order that needs no confidence, so that only the tokens chosen pass

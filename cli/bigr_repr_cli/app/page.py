@@ -9,16 +9,18 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 import typer
 from gradio.processing_utils import save_file_to_cache
 from PIL import Image
 
-from bigr_repr.painting.photos import Pasting
-from bigr_repr.sampling.settings import FAST, ORDERS
-from bigr_repr_cli.app.studio import Choices, DrawRequest, Preview, Studio, Watch
+from bigr_repr.painting.pasting import Pasting
+from bigr_repr.sampling.fields import options_of
+from bigr_repr.sampling.job import Options, given_options
+from bigr_repr.sampling.settings import FAST, SamplingSettings
+from bigr_repr_cli.app.studio import DrawRequest, Preview, Studio, Watch
 
 _ASPECTS = {"1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "21:9": 21 / 9, "3:4": 3 / 4, "9:16": 9 / 16}
 _CSS = """
@@ -30,8 +32,8 @@ _LOOK_SECONDS = 0.5  # at least, between looks at what is being drawn
 _LOOK_SHARE = 0.1  # of the time, at most, goes into looking
 _LOOK_PIXELS = 512
 _THREAD = "drawing"
+_TITLES = {"steps": "Iterations"}  # as on the command line
 
-Number = TypeVar("Number", int, float)
 Values = dict[Any, Any]  # what is entered, by component
 Work = Callable[[Values, Watch], list[Path]]
 
@@ -159,8 +161,8 @@ def _number(title: str, *, empty: str = "as usual") -> gr.Textbox:
     return gr.Textbox(label=title, placeholder=empty)
 
 
-def _entered(values: Values, field: gr.Textbox, kind: type[Number]) -> Number | None:
-    """The number in a field, None if it is empty. Raises ValueError that names the field."""
+def _entered(values: Values, field: gr.Textbox | gr.Dropdown, kind: type) -> Any:
+    """What is in a field, None if it is empty. Raises ValueError that names the field."""
     text = (values[field] or "").strip()
     try:
         return kind(text) if text else None
@@ -176,6 +178,7 @@ class Page:
         self.studio = studio
         self._halted: defaultdict[str | None, threading.Event] = defaultdict(threading.Event)  # by session
         self._threads = _Threads()
+        self.settings: dict[str, gr.Dropdown | gr.Textbox] = {}  # by name
         config = studio.pre.config
         with gr.Blocks(
             title=f"bigr-repr: {config.name}", analytics_enabled=False, delete_cache=(86_400, 86_400)
@@ -253,20 +256,22 @@ class Page:
             what = f"{FAST.steps} iterations, order {FAST.order}, {FAST.diffusion_steps} diffusion steps"
             self.fast = gr.Checkbox(True, label="Fast", info=what)
         with gr.Accordion("More settings", open=False):
-            with gr.Row():
-                self.steps = _number("Iterations")
-                self.order = gr.Dropdown([("as usual", ""), *((o, o) for o in ORDERS)], value="", label="Order")
-            with gr.Row():
-                self.diffusion_steps = _number("Diffusion steps")
-                self.guidance = _number("Guidance")
-                self.temperature = _number("Temperature")
+            for names in (("steps", "order"), ("diffusion_steps", "guidance", "temperature")):
+                with gr.Row():
+                    self.settings |= {name: self._setting(name) for name in names}
+
+    def _setting(self, name: str) -> gr.Dropdown | gr.Textbox:
+        """A field for one of the sampling settings; empty: as usual."""
+        says = options_of(SamplingSettings)[name]
+        title = _TITLES.get(name, name.replace("_", " ").capitalize())
+        if says.choices:
+            return gr.Dropdown([("as usual", ""), *((each, each) for each in says.choices)], value="", label=title)
+        return _number(title)
 
     # ---- what happens
 
     def _wire(self) -> None:
-        settings = {
-            self.seed, self.fast, self.steps, self.order, self.diffusion_steps, self.guidance, self.temperature
-        }  # fmt: skip
+        settings = {self.seed, self.fast, *self.settings.values()}
         painting = settings | {
             self.photo, self.editor, self.label, self.versions, self.blend, self.band, self.window, self.aspect
         }  # fmt: skip
@@ -343,11 +348,11 @@ class Page:
         return self.studio.outpaint(self._order(values), _ASPECTS[values[self.aspect]], watch)
 
     def _generate(self, values: Values, watch: Watch) -> list[Path]:
-        return self.studio.generate(values[self.labels], values[self.count], self._choices(values), watch)
+        return self.studio.generate(values[self.labels], values[self.count], self._options(values), watch)
 
     def _interpolate(self, values: Values, watch: Watch) -> list[Path]:
         return self.studio.interpolate(
-            values[self.start], values[self.end], values[self.frames], self._choices(values), watch
+            values[self.start], values[self.end], values[self.frames], self._options(values), watch
         )
 
     def _order(self, values: Values) -> DrawRequest:
@@ -361,12 +366,13 @@ class Page:
                 blend=values[self.blend],
                 band=_entered(values, self.band, int),
             ),
-            choices=self._choices(values),
+            options=self._options(values),
         )
 
-    def _choices(self, values: Values) -> Choices:
-        return Choices(
-            seed=_entered(values, self.seed, int) or 0, fast=values[self.fast], order=values[self.order] or None,
-            steps=_entered(values, self.steps, int), diffusion_steps=_entered(values, self.diffusion_steps, int),
-            guidance=_entered(values, self.guidance, float), temperature=_entered(values, self.temperature, float),
-        )  # fmt: skip
+    def _options(self, values: Values) -> Options:
+        """What is entered under Settings, as keywords of the library."""
+        entered = {
+            name: _entered(values, field, options_of(SamplingSettings)[name].kind)
+            for name, field in self.settings.items()
+        }
+        return given_options({"seed": _entered(values, self.seed, int) or 0, **entered}, fast=values[self.fast])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,11 @@ from bigr_repr.painting.files import (
     outpaint_file,
     to_pictures,
 )
-from bigr_repr.painting.photos import Pasting
+from bigr_repr.painting.pasting import Pasting
 from bigr_repr.painting.series import generate_files
 from bigr_repr.sampling.canvas import decode, partly
 from bigr_repr.sampling.job import Options
 from bigr_repr.sampling.sampler import Iteration
-from bigr_repr.sampling.settings import FAST
 from bigr_repr.system.files import replacing
 
 Preview = Callable[[], Image.Image]  # one that is being drawn, as far as it is
@@ -41,34 +40,11 @@ SHOWN = 1024  # pixels of the longer side of the copy that is painted on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
-    """The settings of the page; None leaves one to the library."""
-
-    seed: int = 0
-    fast: bool = False
-    steps: int | None = None
-    order: str | None = None
-    diffusion_steps: int | None = None
-    guidance: float | None = None
-    temperature: float | None = None
-
-    def options(self) -> Options:
-        """As keywords of the library."""
-        found: Any = {"settings": FAST} if self.fast else {}
-        found["seed"] = self.seed
-        for name in ("steps", "order", "diffusion_steps", "guidance", "temperature"):
-            if getattr(self, name) is not None:
-                found[name] = getattr(self, name)
-        options: Options = found
-        return options
-
-
-@dataclass(frozen=True, kw_only=True)
 class DrawRequest:
     """What is to be done to a photograph.
 
     strokes: what was painted on the copy, RGBA uint8 (h, w, 4) each, of any size; opaque to any degree is marked.
-    label: a class by name or number; nothing: what fits the surroundings.
+    label: a class by name or number; nothing: what fits the surroundings.  options: keywords of the library.
     """
 
     photo: str | None
@@ -76,7 +52,7 @@ class DrawRequest:
     label: str | None = None
     versions: int = 1
     pasting: Pasting | None = None
-    choices: Choices = Choices()
+    options: Options = field(default_factory=Options)
 
 
 class Studio:
@@ -115,20 +91,20 @@ class Studio:
         file = self._file(dataclasses.replace(order, strokes=()), "outpainted")
         return self._painted(partial(outpaint_file, aspect=aspect), file, order, watch)
 
-    def generate(self, labels: Sequence[str], count: int, choices: Choices, watch: Watch) -> list[Path]:
+    def generate(self, labels: Sequence[str], count: int, options: Options, watch: Watch) -> list[Path]:
         """A folder of new pictures, the classes in turn."""
         classes = class_list(self.pre.config, labels) if labels else None
         done = generate_files(
             self.pre, self._target("generated").with_suffix(""), classes, count=max(count, len(labels)),
-            **self._watched(choices, watch),
+            **self._watched(options, watch),
         )  # fmt: skip
         return list(done.images)
 
-    def interpolate(self, start: str, end: str, frames: int, choices: Choices, watch: Watch) -> list[Path]:
+    def interpolate(self, start: str, end: str, frames: int, options: Options, watch: Watch) -> list[Path]:
         """A walk between two classes: the animation, and the strip."""
         labels = class_list(self.pre.config, [start]) + class_list(self.pre.config, [end])
         done = interpolate_file(
-            self.pre, labels, self._target("interpolated"), frames=frames, **self._watched(choices, watch)
+            self.pre, labels, self._target("interpolated"), frames=frames, **self._watched(options, watch)
         )
         return [*done.also, *done.images]
 
@@ -137,7 +113,7 @@ class Studio:
             labels = class_list(self.pre.config, [order.label]) if order.label else None
             done = paint(
                 self.pre, file, labels, count=order.versions, pasting=order.pasting,
-                on_step=lambda painted: watch(painted.done, painted.total, painted.picture), **order.choices.options(),
+                on_step=lambda painted: watch(painted.done, painted.total, painted.picture), **order.options,
             )  # fmt: skip
         except BaseException:
             for mask in file.masks:
@@ -145,7 +121,7 @@ class Studio:
             raise
         return list(done.images)
 
-    def _watched(self, choices: Choices, watch: Watch) -> Any:
+    def _watched(self, options: Options, watch: Watch) -> Any:
         """Keywords of a call that draws whole pictures, so that the first of each batch can be watched."""
         latest: list[Iteration] = []
 
@@ -158,8 +134,7 @@ class Studio:
                 (shown,) = to_pictures(partly(self.pre, decode(self.pre, at.codes[:1]), at.masked[:1]))
             return shown
 
-        options = choices.options() | {"callback": keep}
-        return {"on_progress": lambda done, total: watch(done, total, picture), **options}
+        return {"on_progress": lambda done, total: watch(done, total, picture), "callback": keep, **options}
 
     def _file(self, order: DrawRequest, name: str) -> PhotoFile:
         """Photograph and result; the strokes as a mask beside it, so that the picture can be made again."""

@@ -1,57 +1,31 @@
 """`bigr-repr edit`: a part of a photograph replaced by something of a class."""
 
-from pathlib import Path
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from bigr_repr_cli.draw.photo import (
-    Animate,
-    Band,
-    Blend,
-    BlendHow,
-    Boxes,
-    Count,
-    Masks,
-    Out,
-    Photo,
-    WindowSide,
-    counted,
-    parse_boxes,
-    pasting,
-)
-from bigr_repr_cli.draw.sampling import Sampling, sampling_command
+from bigr_repr_cli.draw.adapter import takes
+from bigr_repr_cli.draw.photo import PhotoCall, photo_options
+from bigr_repr_cli.draw.sampling import Sampling, sampling_options
 
 
-@sampling_command
-def command(
-    sampling: Sampling,
-    image: Photo,
-    to: Annotated[
+def _to(
+    label: Annotated[
         str,
         typer.Option(
-            metavar="CLASS", help="What to paint: a class by number or name; several, as 3,cat: a version of each."
+            "--to",
+            metavar="CLASS",
+            help="What to paint: a class by number or name; several, as 3,cat: a version of each.",
         ),
     ],
-    mask: Masks = None,
-    box: Boxes = None,
-    count: Count = None,
-    out: Out = Path("edited.png"),
-    blend: BlendHow = Blend.none,
-    band: Band = None,
-    window: WindowSide = None,
-    animate: Animate = False,
 ) -> None:
-    """Replace the marked part of a photograph by something of the given class."""
-    from bigr_repr.checkpoints.classes import class_list
-    from bigr_repr.painting.files import PhotoFile, edit_file
+    """Only its signature is used."""
 
-    boxes, how = parse_boxes(box), pasting(blend, band, window)
-    file = PhotoFile(photo=image, out=out, masks=mask or (), boxes=boxes, animate=animate)
-    file.check(count)
-    pre = sampling.load()
-    classes = class_list(pre.config, [to])
-    with sampling.reported("editing") as (on_progress, report):
-        report(
-            edit_file(pre, file, classes, count=count, pasting=how, on_step=counted(on_progress), **sampling.options())
-        )
+
+@takes(photo=photo_options("edited.png", label=_to), sampling=sampling_options())
+def command(photo: PhotoCall, sampling: Sampling) -> None:
+    """Replace the marked part of a photograph by something of the given class."""
+    from bigr_repr.painting.files import inpaint_file
+
+    photo.paint(sampling, "editing", partial(inpaint_file, command="edit"))

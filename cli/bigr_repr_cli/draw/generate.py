@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from bigr_repr_cli.draw.sampling import Sampling, sampling_command
+from bigr_repr_cli.draw.adapter import takes
+from bigr_repr_cli.draw.sampling import Sampling, sampling_options
 
 
-@sampling_command
+@takes(sampling=sampling_options())
 def command(
     sampling: Sampling,
     labels: Annotated[

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from bigr_repr_cli.draw.sampling import Sampling, sampling_command
+from bigr_repr_cli.draw.adapter import takes
+from bigr_repr_cli.draw.sampling import Sampling, sampling_options
 
 
-@sampling_command
+@takes(sampling=sampling_options("--iterations"))
 def command(
     sampling: Sampling,
     start: Annotated[str, typer.Option("--from", metavar="CLASS", help="First class, by number or name.")],
@@ -16,7 +17,7 @@ def command(
         str,
         typer.Option(metavar="CLASS", help="Last class, by number or name; several, as 3,cat: by way of the others."),
     ],
-    steps: Annotated[
+    frames: Annotated[
         int,
         typer.Option("--steps", "--frames", min=2, max=1000, help="Pictures from the first class to the last, both."),
     ] = 9,
@@ -31,4 +32,4 @@ def command(
     pre = sampling.load()
     classes = class_list(pre.config, [start, to])
     with sampling.reported("interpolating") as (on_progress, report):
-        report(interpolate_file(pre, classes, out, frames=steps, on_progress=on_progress, **sampling.options()))
+        report(interpolate_file(pre, classes, out, frames=frames, on_progress=on_progress, **sampling.options()))

@@ -1,33 +1,20 @@
 """`bigr-repr outpaint`: a photograph continued beyond its edges."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bigr_repr_cli.draw.photo import (
-    Animate,
-    Band,
-    Blend,
-    BlendHow,
-    Count,
-    Label,
-    Out,
-    Photo,
-    WindowSide,
-    counted,
-    parse_aspect,
-    pasting,
-)
-from bigr_repr_cli.draw.sampling import Sampling, sampling_command
+from bigr_repr_cli.draw.adapter import takes
+from bigr_repr_cli.draw.photo import PhotoCall, parse_aspect, photo_options
+from bigr_repr_cli.draw.sampling import Sampling, sampling_options
 
 AddedPixels = Annotated[int, typer.Option(min=0, help="Pixels to add on this side.")]
 
 
-@sampling_command
+@takes(photo=photo_options("outpainted.png", marks=False), sampling=sampling_options())
 def command(
+    photo: PhotoCall,
     sampling: Sampling,
-    image: Photo,
     left: AddedPixels = 0,
     top: AddedPixels = 0,
     right: AddedPixels = 0,
@@ -36,13 +23,6 @@ def command(
         str | None,
         typer.Option(help="Add what makes width:height this, as 16:9 or 1.78, equally on opposite sides."),
     ] = None,
-    label: Label = None,
-    count: Count = None,
-    out: Out = Path("outpainted.png"),
-    blend: BlendHow = Blend.none,
-    band: Band = None,
-    window: WindowSide = None,
-    animate: Animate = False,
 ) -> None:
     """Continue a photograph beyond its edges, at its own scale, by pixels or to an aspect.
 
@@ -55,19 +35,9 @@ def command(
             param_hint="--left, --top, --right, --bottom, --aspect",
         )
     ratio = parse_aspect(aspect)
-    from bigr_repr.checkpoints.classes import class_list
-    from bigr_repr.painting.files import PhotoFile, outpaint_file
+    from bigr_repr.painting.files import outpaint_file
     from bigr_repr.painting.windows import Margins
 
-    how, file = pasting(blend, band, window), PhotoFile(photo=image, out=out, animate=animate)
-    margins = Margins(*sides) if ratio is None else None
-    file.check(count)
-    pre = sampling.load()
-    classes = None if label is None else class_list(pre.config, [label])
-    with sampling.reported("outpainting") as (on_progress, report):
-        report(
-            outpaint_file(
-                pre, file, classes, margins=margins, aspect=ratio, count=count, pasting=how,
-                on_step=counted(on_progress), **sampling.options(),
-            )
-        )  # fmt: skip
+    photo.paint(
+        sampling, "outpainting", outpaint_file, margins=Margins(*sides) if ratio is None else None, aspect=ratio
+    )

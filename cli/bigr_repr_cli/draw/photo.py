@@ -1,77 +1,121 @@
-"""The options that commands share which paint into a photograph. Knows no single command."""
+"""The options that commands share which paint into a photograph, and their common course. Knows no single command."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bigr_repr.painting.pasting import Pasting
+from bigr_repr_cli.draw.adapter import Group, declared, fields_of
+from bigr_repr_cli.draw.sampling import Sampling
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from bigr_repr.painting.files import Box, Written
 
-    from bigr_repr.painting.files import Box, OnStep
-    from bigr_repr.painting.photos import Pasting
 
-Blend = StrEnum("Blend", ["none", "feather", "poisson"])
+def _image(
+    image: Annotated[
+        Path,
+        typer.Argument(metavar="IMAGE", help="Photograph to work on, of any size; transparent parts count as white."),
+    ],
+) -> None:
+    """Only its signature is used, and that of the next three."""
 
-Photo = Annotated[
-    Path, typer.Argument(metavar="IMAGE", help="Photograph to work on, of any size; transparent parts count as white.")
-]
-Masks = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--mask",
-        help="Mask image of the photograph's size: paint where it is light (128 or more) and opaque. May be repeated.",
-    ),
-]
-Boxes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--box", help="Rectangle to paint, as left,top,right,bottom in pixels from the upper left. May be repeated."
-    ),
-]
-Out = Annotated[
-    Path, typer.Option(help="PNG file to write; several versions are numbered: NAME-0.png, NAME-1.png and so on.")
-]
-Count = Annotated[
-    int | None, typer.Option(min=1, help=r"Versions to paint, the classes in turn \[default: one per class].")
-]
-Label = Annotated[
-    str | None,
-    typer.Option(
-        "--label",
-        help=r"What to paint: a class by number or name; several, as 3,cat, or all: a version of each "
-        r"\[default: what fits the surroundings].",
-    ),
-]
-BlendHow = Annotated[
-    Blend,
-    typer.Option(
-        help="How the painting meets the photograph. none: hard edges, all else unchanged; feather: fades out around "
-        "the marked part; poisson: colors fitted to the surroundings (needs OpenCV)."
-    ),
-]
-Band = Annotated[
-    int | None,
-    typer.Option(min=1, help=r"Width in pixels over which --blend feather fades out \[default: half a token]."),
-]
-WindowSide = Annotated[
-    int | None,
-    typer.Option(
-        "--window",
-        min=1,
-        help="Side, in pixels, of the square windows the model sees; smaller: finer detail, less context "
-        r"\[default: the photograph's shorter side; enrich: the model's image size].",
-    ),
-]
-Animate = Annotated[
-    bool,
-    typer.Option(
-        "--animate", help="Also write how the tokens of the first version are drawn: a GIF beside OUT, of its name."
-    ),
-]
+
+def _marks(
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--mask",
+            help="Mask image of the photograph's size: paint where it is light (128 or more) and opaque. May be "
+            "repeated.",
+        ),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--box", help="Rectangle to paint, as left,top,right,bottom in pixels from the upper left. May be repeated."
+        ),
+    ] = None,
+) -> None: ...
+
+
+def _label(
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label",
+            help=r"What to paint: a class by number or name; several, as 3,cat, or all: a version of each "
+            r"\[default: what fits the surroundings].",
+        ),
+    ] = None,
+) -> None: ...
+
+
+def _result(
+    count: Annotated[
+        int | None, typer.Option(min=1, help=r"Versions to paint, the classes in turn \[default: one per class].")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="PNG file to write; several versions are numbered: NAME-0.png, NAME-1.png and so on.")
+    ] = Path("painted.png"),
+    animate: Annotated[
+        bool,
+        typer.Option(
+            "--animate", help="Also write how the tokens of the first version are drawn: a GIF beside OUT, of its name."
+        ),
+    ] = False,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help=r"Refuse photographs and masks of more pixels than this \[default: 200,000,000]."),
+    ] = None,
+) -> None: ...
+
+
+class PhotoCall:
+    """A photograph, what is marked in it, and where the result goes, as given."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+        self.boxes = parse_boxes(values.get("box"))
+
+    def paint(self, sampling: Sampling, doing: str, paint: Callable[..., Written], **own: Any) -> None:
+        """See to the files, load the model, call the library and print what it wrote."""
+        from bigr_repr.checkpoints.classes import class_list
+        from bigr_repr.images.decode import MAX_PIXELS
+        from bigr_repr.painting.files import PhotoFile
+
+        v = self.values
+        how = Pasting(**{name: v[name] for name in fields_of(Pasting) if v[name] is not None})
+        file = PhotoFile(
+            photo=v["image"], out=v["out"], masks=v.get("mask") or (), boxes=self.boxes, animate=v["animate"],
+            max_pixels=v["max_pixels"] or MAX_PIXELS,
+        )  # fmt: skip
+        file.check(v["count"])
+        pre, label = sampling.load(), v.get("label")
+        classes = None if label is None else class_list(pre.config, [label])
+        with sampling.reported(doing) as (on_progress, report):
+            report(
+                paint(
+                    pre, file, classes, count=v["count"], pasting=how,
+                    on_step=lambda painted: on_progress(painted.done, painted.total), **own, **sampling.options(),
+                )
+            )  # fmt: skip
+
+
+def photo_options(out: str, *, marks: bool = True, label: Any = None) -> Group:
+    """The options of a command that paints into a photograph.
+
+    out: the result's usual name.  marks: whether it takes masks and boxes.  label: how it asks for the class, a
+    function to take the parameter `label` of; None: as most do.
+    """
+    result = declared(_result)
+    result["out"] = result["out"].replace(default=Path(out))
+    parts = declared(_image) | (declared(_marks) if marks else {}) | declared(label or _label) | result
+    return Group(parts | fields_of(Pasting), PhotoCall)
 
 
 def parse_boxes(values: list[str] | None) -> list[Box]:
@@ -95,15 +139,3 @@ def parse_aspect(value: str | None) -> float | None:
         return float(width) / float(height or 1)
     except (ValueError, ZeroDivisionError):
         raise typer.BadParameter(f"{value!r} is neither width:height nor a number", param_hint="--aspect") from None
-
-
-def pasting(blend: Blend, band: int | None, window: int | None) -> Pasting:
-    """The options as the library takes them."""
-    from bigr_repr.painting.photos import Pasting
-
-    return Pasting(window=window, blend=str(blend), band=band)
-
-
-def counted(on_progress: Callable[[float, float], None]) -> OnStep:
-    """A call's steps shown as progress."""
-    return lambda painted: on_progress(painted.done, painted.total)

@@ -1,0 +1,94 @@
+"""Dataclasses of options whose fields say what they are, once for Python, command line and page.
+
+A field made by `option` carries an `Option`: its help, default in words, choices and range. Knows no single option.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from bigr_repr.config import require
+
+_KEY = "option"
+_Kind = TypeVar("_Kind", bound=type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What there is to say about one field.
+
+    help: one sentence.  usual: the default in words, where the value alone does not say it.  choices: the only values.
+    least, most: the range of a number, both ends included.  remedy: what else an error says.
+    name, kind, optional: filled in by `options_of`; optional: None is allowed.
+    """
+
+    help: str
+    usual: str = ""
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    remedy: str = ""
+    name: str = ""
+    kind: type = object
+    optional: bool = False
+
+    @property
+    def range(self) -> str:
+        """The numbers that are allowed, in words."""
+        kind = "a whole number" if self.kind is int else "a number"
+        if self.most is None:
+            return f"{kind} of at least {self.least:g}"
+        return f"{kind} in {self.least:g}..{self.most:g}".replace("e-0", "e-").replace("e+0", "e")
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError, which names field, value and remedy, for a value that is not allowed."""
+        if value is None and self.optional:
+            return
+        if self.choices:
+            rule, ok = f"choose one of {', '.join(self.choices)}", value in self.choices
+        elif self.kind is bool:
+            rule, ok = "it must be True or False", isinstance(value, bool)
+        else:
+            rule = f"it must be {self.range}"
+            ok = isinstance(value, int if self.kind is int else int | float) and not isinstance(value, bool)
+            ok = ok and (self.least is None or self.least <= value) and (self.most is None or value <= self.most)
+        require(ok, self.name, value, f"{rule}; {self.remedy}" if self.remedy else rule)
+
+
+_FOUND: dict[type, types.MappingProxyType[str, Option]] = {}
+
+
+def option(default: Any, help: str, **says: Any) -> Any:
+    """A dataclass field with an `Option`."""
+    return dataclasses.field(default=default, metadata={_KEY: Option(help=help, **says)})
+
+
+def options_of(kind: type) -> types.MappingProxyType[str, Option]:
+    """The options of a dataclass, by name."""
+    if kind in _FOUND:
+        return _FOUND[kind]
+    hints, found = typing.get_type_hints(kind), {}
+    for each in dataclasses.fields(kind):
+        alternatives = set(typing.get_args(hints[each.name])) or {hints[each.name]}
+        (plain,) = alternatives - {types.NoneType}
+        found[each.name] = dataclasses.replace(
+            each.metadata[_KEY], name=each.name, kind=plain, optional=types.NoneType in alternatives
+        )
+    return _FOUND.setdefault(kind, types.MappingProxyType(found))
+
+
+def check_options(options: Any) -> None:
+    """Check every field of a dataclass of options. Raises ValueError."""
+    for name, each in options_of(type(options)).items():
+        each.check(getattr(options, name))
+
+
+def documented(kind: _Kind) -> _Kind:
+    """A decorator: what the fields say becomes part of the docstring."""
+    lines = [f"    {name}: {each.help}" for name, each in options_of(kind).items()]
+    kind.__doc__ = "\n".join([kind.__doc__ or "", *lines])
+    return kind

@@ -1,0 +1,107 @@
+"""Pictures and masks in any form a caller has them: files, PIL images, arrays, tensors. Knows nothing of models."""
+
+# B batch, H W pixels
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from bigr_repr._typing import PathLike
+from bigr_repr.images.decode import MAX_PIXELS, as_rgb, decode_image
+from bigr_repr.images.formats import image_errors, open_image
+
+ImageLike: TypeAlias = PathLike | Image.Image | NDArray[Any] | Tensor
+MaskLike: TypeAlias = PathLike | Image.Image | NDArray[Any] | Tensor
+
+LIGHT = 128  # of 255: what is as light and as opaque as that in a mask image is marked
+
+
+def to_picture(image: ImageLike) -> Image.Image:
+    """One picture as an upright RGB image.
+
+    image: a file, a PIL image, an array as `as_rgb` takes it, or a tensor as `to_batch` takes it.
+    Raises ImageError for a file that is no image, ValueError for a wrong shape, dtype or range, TypeError for
+    anything else.
+    """
+    if isinstance(image, str | os.PathLike):
+        return decode_image(image)
+    if isinstance(image, Tensor):
+        batch = to_batch(image)
+        if len(batch) != 1:
+            raise ValueError(f"image holds {len(batch)} pictures; give one at a time")
+        return Image.fromarray((batch[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+    if isinstance(image, Image.Image | np.ndarray):
+        return as_rgb(image)
+    raise TypeError(_neither("image", image))
+
+
+def to_batch(image: ImageLike) -> Tensor:
+    """One image or a batch as float32 (B, 3, H, W) in [0, 1].
+
+    image: tensor (3, H, W) or (B, 3, H, W), uint8 or floats in [0, 1]; or one file, PIL image or array (H, W, 3).
+    Raises as `to_picture`.
+    """
+    if not isinstance(image, Tensor):
+        return torch.from_numpy(np.array(to_picture(image))).permute(2, 0, 1)[None].float() / 255
+    batch = image[None] if image.ndim == 3 else image
+    if batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
+        raise ValueError(f"image has shape {tuple(image.shape)}; expected (3, H, W) or (B, 3, H, W)")
+    if batch.dtype == torch.uint8:
+        return batch.float() / 255
+    if not batch.is_floating_point():
+        raise ValueError(f"image has dtype {batch.dtype}; expected uint8 or floats in [0, 1]")
+    if not (batch.amin() >= 0 and batch.amax() <= 1):  # so worded that NaN fails
+        raise ValueError(f"image has values {float(batch.amin()):g}..{float(batch.amax()):g}; expected 0..1, or uint8")
+    return batch.float()
+
+
+def to_marks(mask: MaskLike) -> NDArray[np.bool_]:
+    """What a mask marks: bool, of its own shape, an image's being (H, W).
+
+    Arrays and tensors: bool or whole numbers, where anything but 0 is marked, or floats, from 0.5.  Files and PIL
+    images: what is light and opaque, both from 128. Transparent pixels are unmarked, whatever color they hide: white
+    strokes on a transparent layer mark the strokes.
+
+    Raises ImageError for a file that is no image, TypeError for anything else.
+    """
+    if isinstance(mask, str | os.PathLike):
+        return marks_in_file(mask)
+    if isinstance(mask, Image.Image):
+        return _marks(as_rgb(mask), opacity(mask))
+    values = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    if values.dtype.kind not in "biuf":
+        raise TypeError(_neither("mask", mask))
+    marked: NDArray[np.bool_] = values >= 0.5 if values.dtype.kind == "f" else values != 0
+    return marked
+
+
+def marks_in_file(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
+    """`to_marks` of a file of at most so many pixels."""
+    image = decode_image(path, max_pixels=max_pixels)
+    name = os.fspath(path)
+    with Path(path).open("rb") as file, image_errors(name):
+        return _marks(image, opacity(open_image(file, name)))
+
+
+def opacity(image: Image.Image) -> NDArray[np.uint8] | None:
+    """How opaque the pixels of a picture are, upright: (H, W), 255 opaque; None where it has no transparency."""
+    if not image.has_transparency_data:
+        return None
+    return np.asarray(as_rgb(image.convert("RGBA").getchannel("A")).getchannel(0))
+
+
+def _marks(image: Image.Image, opaque: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
+    marked: NDArray[np.bool_] = np.asarray(image.convert("L")) >= LIGHT
+    return marked if opaque is None else marked & (opaque >= LIGHT)
+
+
+def _neither(name: str, value: object) -> str:
+    return f"{name} is a {type(value).__name__}; give a file's path, a PIL image, an array or a tensor"
