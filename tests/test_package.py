@@ -93,6 +93,7 @@ ALLOWED_INSIDE: dict[str, dict[str, set[str]]] = {
         "results": {"codes", "index", "stores"},
         "build": {"codes", "index"},
         "near_duplicates": {"index"},
+        "update": {"codes", "index"},
         "queries": {"codes"},
         "search": {"codes", "index", "stores", "results", "queries"},
     },

@@ -17,3 +17,4 @@ from .search import search_images as search_images
 from .stores.base import StoreIndex as StoreIndex
 from .stores.open import open_store as open_store
 from .stores.open import push as push
+from .update import update_index as update_index

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.codes.dataset import DataCodes
+from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.folder import writing
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.settings import IndexSettings
@@ -51,6 +52,7 @@ def build_index(
         built = HammingIndex.of_rows(
             rows.mapped(), source.n_bits, settings,
             binarizer=source.binarizer, layout=source.layout, provenance=source.provenance,
+            source=DataSource.of(source.data, source.data.rows_of_files),
         )  # fmt: skip
         rows.commit(built.parts)
     return HammingIndex.load(out)

@@ -8,7 +8,7 @@ Knows nothing of pages.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -20,8 +20,11 @@ from PIL import Image
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.embed.dataset.plan import Entry
+from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
+from bigr_repr.embed.inputs.sources import container_entry, find_sources
 from bigr_repr.images.decode import center_crop, decode_image
-from bigr_repr.images.find import escape_path, find_images
+from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
@@ -60,7 +63,10 @@ def search_images(
     effort: int | None = None,
     model: Model | None = None,
 ) -> Searched:
-    """Search for pictures like those in files: paths, folders, patterns; or in encoded files' bytes, by name.
+    """Search for pictures like those in files: paths, folders, patterns, and rows of Parquet and tar files.
+
+    A Parquet or tar file stands for all pictures in it, `train.parquet#17` and `shard.tar/0017.jpg` for one. images may
+    also map names to encoded files' bytes.
 
     rescore, region, effort: as HammingIndex.rescored, search_region and search. model: where to load the model from
     that made the index; None: by the name that it has there. Equal distances come in the order of the rows. A picture
@@ -70,20 +76,20 @@ def search_images(
     an index that lacks what is asked for.
     """
     request = _Request(k=k, rescore=rescore, region=region, effort=effort)
-    sources = _sources(images)
+    named, missing = _named(images)
     pre = model_of(index.provenance, model)
     assert index.provenance is not None
-    read = list(map_ahead(partial(_read, pre.config.image_size), sources))
-    pictures = [picture for picture in read if isinstance(picture, _Picture)]
-    failures = [picture for picture in read if not isinstance(picture, _Picture)]
-    if not pictures:
+    read = list(map_ahead(partial(_read, pre.config.image_size), named))
+    seen = [picture for picture in read if isinstance(picture, _Picture)]
+    failures = missing + [picture for picture in read if not isinstance(picture, _Picture)]
+    if not seen:
         raise failures[0][1]
-    queries = encode_queries([picture.pixels for picture in pictures], pre, index.provenance, index.binarizer)
+    queries = encode_queries([picture.pixels for picture in seen], pre, index.provenance, index.binarizer)
     found = _find(index, queries.codes, queries.tokens, queries.vectors, request)
+    names = [picture.name for picture in seen]
     return Searched(
-        names=[picture.name for picture in pictures],
-        titles=[PurePath(picture.name).name for picture in pictures], found=found, tokens=queries.tokens,
-        photos=[picture.photo for picture in pictures], region=region, rescored=rescore > 0,
+        names=names, titles=[PurePath(name).name for name in names], found=found, tokens=queries.tokens,
+        photos=[picture.photo for picture in seen], region=region, rescored=rescore > 0,
         failures=[(name, str(error)) for name, error in failures],
     )  # fmt: skip
 
@@ -112,7 +118,7 @@ def search_ids(
     tokens = index.tokens[rows] if index.has_tokens else None
     vectors = None if index.rows.vectors is None else index.rows.vectors[rows]
     found = _find(index, index.rows.codes[rows], tokens, vectors, request)
-    photo_of = PhotoFinder(images)
+    photo_of = PhotoFinder(images, index.source)
     photos = [photo_of(id, row) for id, row in zip(ids, rows.tolist(), strict=True)]
     return Searched(
         names=ids, titles=ids, found=found, tokens=tokens, photos=photos, region=region, rescored=rescore > 0
@@ -127,7 +133,8 @@ def views_of(
     index: that was searched. model: as search_images. images: the folder that the index's paths are relative to.
     """
     pre = None if searched.tokens is None or not index.has_tokens else model_of(index.provenance, model)
-    return look_at(index, searched, PhotoFinder(images), pre)
+    source = index.source if isinstance(index, HammingIndex) else None
+    return look_at(index, searched, PhotoFinder(images, source), pre)
 
 
 class _Picture(NamedTuple):
@@ -138,31 +145,44 @@ class _Picture(NamedTuple):
     photo: Image.Image
 
 
-_Source = tuple[str, str | bytes | FileNotFoundError]  # a name, and what decode_image takes, or why there is nothing
+def _entries(images: PathLike | Sequence[PathLike]) -> tuple[list[Entry], list[tuple[str, Exception]]]:
+    """The pictures that are named, rows and members of Parquet and tar files among them, and what is not there.
 
-
-def _sources(images: PathLike | Sequence[PathLike] | Mapping[str, bytes]) -> list[_Source]:
-    """Raises FileNotFoundError if nothing at all is found."""
-    if isinstance(images, Mapping):
-        return list(images.items())
-    found: list[_Source] = []
+    Raises FileNotFoundError if nothing at all is found.
+    """
+    found: list[Entry] = []
+    missing: list[tuple[str, Exception]] = []
     for given in [images] if isinstance(images, str | os.PathLike) else images:
         try:
-            found += [(escape_path(source.file), source.file) for source in find_images([given])]
+            for source in find_sources([given]):
+                name = source.path if source.start is not None and source.size is None else source.file
+                member = f"/{source.path}" if source.size is not None else ""
+                found.append(Entry(escape_path(name + member), source.file, source.start, source.size))
         except FileNotFoundError as error:
-            found.append((escape_path(os.fspath(given)), error))
-    missing = [source for _, source in found if isinstance(source, FileNotFoundError)]
-    if not found or len(missing) == len(found):
-        raise missing[0] if missing else ValueError("no query; name image files, folders or patterns")
-    return found
+            entry = container_entry(os.fspath(given))
+            if entry is None:
+                missing.append((escape_path(os.fspath(given)), error))
+            else:
+                found.append(entry)
+    if not found:
+        raise missing[0][1] if missing else ValueError("no query; name image files, folders or patterns")
+    return found, missing
 
 
-def _read(side: int, named: _Source) -> _Picture | tuple[str, ImageError | FileNotFoundError]:
-    name, source = named
-    if isinstance(source, FileNotFoundError):
-        return name, source
+def _named(
+    images: PathLike | Sequence[PathLike] | Mapping[str, bytes],
+) -> tuple[Iterator[tuple[str, EncodedPicture]], list[tuple[str, Exception]]]:
+    """Pictures by name, and what is not there.  Raises FileNotFoundError if nothing is."""
+    if isinstance(images, Mapping):
+        return ((name, EncodedPicture(name, data)) for name, data in images.items()), []
+    entries, missing = _entries(images)
+    return zip((entry.path for entry in entries), pictures(entries), strict=True), missing
+
+
+def _read(side: int, named: tuple[str, EncodedPicture]) -> _Picture | tuple[str, Exception]:
+    name, encoded = named
     try:
-        picture = decode_image(source, name=None if isinstance(source, str) else name)
+        picture = decode_image(fetch(encoded), name=encoded.name)
     except ImageError as error:
         return name, error
     return _Picture(name, center_crop(picture, side), thumbnail(picture))

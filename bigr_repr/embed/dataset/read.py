@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ class EmbeddingSet:
                 f"{self.folder}: no embeddings here (part-*.parquet); make them with: bigr-repr embed"
             )
         self.provenance: dict[str, Any] = {}
-        self.rows = 0
+        self.rows_of_files: list[int] = []
         for file in self.files:
             try:
                 with pq.ParquetFile(readable(file)) as parquet:
@@ -63,9 +64,20 @@ class EmbeddingSet:
             self.provenance = self.provenance or provenance
             if found := differences(self.provenance, provenance):
                 raise ValueError(f"{file} does not belong with {self.files[0].name}: {'; '.join(found)}")
-            self.rows += rows
+            self.rows_of_files.append(rows)
         self.schema = schema
         self._warn_if_incomplete()
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(self.rows_of_files)
+
+    def only(self, number: int) -> EmbeddingSet:
+        """The rows of one of its files."""
+        part = copy.copy(self)
+        part.files, part.rows_of_files = [self.files[number]], [self.rows_of_files[number]]
+        return part
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -9,10 +9,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby, islice
+from pathlib import PurePath
 
 from bigr_repr._typing import PathLike
+from bigr_repr.embed.dataset.plan import Entry
 from bigr_repr.images.containers import is_container, members
-from bigr_repr.images.find import MAGIC, Source, find_images, nothing_at, require, split_pattern, walk
+from bigr_repr.images.find import MAGIC, Source, escape_path, find_images, nothing_at, require, split_pattern, walk
 from bigr_repr.images.formats import ImageError
 from bigr_repr.system.object_store import ObjectPath, is_url
 
@@ -75,6 +77,36 @@ def _pictures_in(source: Source, outright: bool, labels: bool) -> Iterator[Sourc
         if error.kind == "unreadable" and is_url(source.file):
             raise ConnectionError(f"{error}; nothing is listed until it can be read") from error
         yield source  # what is wrong with it is found again, and recorded, when its turn comes
+
+
+# ---- one picture by its recorded path
+
+
+def container_entry(path: str) -> Entry | None:
+    """The picture that a recorded path such as `train.parquet#17` or `shard-3.tar/0017.jpg` names; None if none does.
+
+    Of a name that a tar file holds twice, the first. Raises ImageError for a damaged file.
+    """
+    file, _, row = path.rpartition("#")
+    if row.isdecimal() and file.lower().endswith(".parquet"):
+        return member_entry(file, path)
+    parents = (str(parent) for parent in PurePath(path).parents)
+    tar = next((parent for parent in parents if parent.lower().endswith(".tar") and os.path.isfile(parent)), None)  # noqa: PTH113
+    return None if tar is None else member_entry(tar, path)
+
+
+def member_entry(file: str, path: str) -> Entry | None:
+    """The picture of a container whose recorded path ends as `path` does; None if there is none."""
+    if not os.path.isfile(file):  # noqa: PTH113
+        return None
+    if file.lower().endswith(".parquet"):
+        row = path.rpartition("#")[2]
+        return Entry(escape_path(path), file, int(row)) if row.isdecimal() else None
+    name = path.removeprefix(f"{file}/")
+    name = name.partition(f"{PurePath(file).name}/")[2] or name
+    found = (member for member in members(file) if member.name == name)
+    member = next(found, None) if file.lower().endswith(".tar") else None
+    return None if member is None else Entry(escape_path(path), file, member.start, member.size)
 
 
 # ---- object stores

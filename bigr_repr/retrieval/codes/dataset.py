@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -25,8 +26,8 @@ _BATCH: Final = 8 << 20  # bytes of vectors read at a time
 class DataCodes:
     """The codes of an embedding data set, as an index or an export wants them.
 
-    binarizer: one of BINARIZERS, fitted on a sample of the vectors of `layer` (the only one: None), of n_bits; or
-    "bits": the tokenizer's own bits that the data set holds. seed: of sample and fit.
+    binarizer: a fitted one, or one of BINARIZERS, to be fitted on a sample of the vectors of `layer` (the only one:
+    None), of n_bits; or "bits": the tokenizer's own bits that the data set holds. seed: of sample and fit.
 
     Raises ValueError for a data set without vectors or codes, without rows, of unpooled tokens, or with vectors that
     are not finite; FileNotFoundError if the folder holds none.
@@ -35,14 +36,15 @@ class DataCodes:
     def __init__(
         self,
         folder: PathLike,
-        binarizer: str = "sign",
+        binarizer: str | Binarizer = "sign",
         *,
         n_bits: int | None = None,
         layer: int | None = None,
         seed: int = 0,
     ) -> None:
-        if binarizer != "bits" and binarizer not in BINARIZERS:
-            raise ValueError(f"binarizer={binarizer!r} is unknown; choose bits or one of {', '.join(BINARIZERS)}")
+        kind = binarizer.kind if isinstance(binarizer, Binarizer) else binarizer
+        if kind != "bits" and kind not in BINARIZERS:
+            raise ValueError(f"binarizer={kind!r} is unknown; choose bits or one of {', '.join(BINARIZERS)}")
         self.data = EmbeddingSet(folder)
         recorded = self.data.provenance
         if not self.data.rows:
@@ -51,16 +53,18 @@ class DataCodes:
         if self.data.n_bits is not None:
             self.layout = TokenLayout.square(self.data.n_bits, recorded["bits_per_token"])
         pooled = recorded["pooling"] == "avg"
-        choice = binarizer != "bits" or layer is not None or len(self.data.layers) == 1
+        choice = kind != "bits" or layer is not None or len(self.data.layers) == 1
         self.layer = self._layer(layer) if choice and self.data.layers and pooled else None
         self.binarizer: Binarizer | None = None
-        if binarizer == "bits":
+        if kind == "bits":
             self._bits_asked_for(n_bits)
         else:
             if not pooled:
                 raise ValueError(f"{self.data.folder} holds one vector per token; embed with pool avg to search images")
             self.data.column(layer)  # says what is missing
-            self.binarizer = fit_binarizer(binarizer, self._sample(seed), n_bits=n_bits, seed=seed)
+            if not isinstance(binarizer, Binarizer):
+                binarizer = fit_binarizer(binarizer, self._sample(seed), n_bits=n_bits, seed=seed)
+            self.binarizer = binarizer
         self.n_bits = self.binarizer.n_bits if self.binarizer else int(self.data.n_bits or 0)
         self.provenance = provenance_of(recorded, FEATURES if self.binarizer else BITS, self.layer)
 
@@ -73,6 +77,12 @@ class DataCodes:
             raise ValueError(f"{self.data.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
         if n_bits not in (None, self.data.n_bits):
             raise ValueError(f"n_bits={n_bits}: the tokenizer's codes here have {self.data.n_bits}; leave n_bits out")
+
+    def only(self, number: int) -> DataCodes:
+        """The codes of one file of the data set, made by the same binarizer."""
+        part = copy.copy(self)
+        part.data = self.data.only(number)
+        return part
 
     def batches(self, vectors: str | None = None) -> Iterator[IndexRows]:
         """All rows in order, in chunks; vectors: keep them too, as "float16" or "float32", where there are some."""

@@ -70,6 +70,16 @@ class IndexRows:
         codes = self.codes.take(rows, axis=0)
         return IndexRows(ids=self.ids.take(rows), codes=codes, tokens=part(self.tokens), vectors=part(self.vectors))
 
+    def between(self, start: int, stop: int) -> IndexRows:
+        """Neighboring rows, not copied."""
+
+        def part(array: NDArray[Any] | None) -> NDArray[Any] | None:
+            return None if array is None else array[start:stop]
+
+        ids = self.ids.slice(start, stop - start)
+        codes = self.codes[start:stop]
+        return IndexRows(ids=ids, codes=codes, tokens=part(self.tokens), vectors=part(self.vectors))
+
     def joined(self, more: IndexRows) -> IndexRows:
         """These rows and more of the same make behind them, copied.
 

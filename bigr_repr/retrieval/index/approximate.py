@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.retrieval.index.distinct import Groups, find_distinct
+from bigr_repr.retrieval.index.recall import SelfCheck, check_recall
 from bigr_repr.retrieval.index.scan import Scanned, omp_threads, on_all_cores, query_parts
 from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.system.threads import cores
@@ -85,6 +86,11 @@ class Approximate:
 
     def add(self, codes: NDArray[np.uint8]) -> None:
         """Append rows."""
+        before = self._of_row
+        self._regroup(np.concatenate([before, self._numbered(codes)]))
+
+    def _numbered(self, codes: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """The number of each of codes, those that are new added."""
         new = find_distinct(codes)
         wanted = np.ascontiguousarray(codes[new.firsts])
         # A graph may miss a code that it holds. Then it gets a second node, which does no harm.
@@ -93,10 +99,17 @@ class Approximate:
         numbers = np.where(found.distances[:, 0] == 0, found.rows[:, 0], -1)
         fresh = np.flatnonzero(numbers < 0)
         numbers[fresh] = self.distinct + np.arange(len(fresh))
-        if self.groups is not None or len(fresh) < len(codes):
-            groups = Groups(np.arange(self.distinct)) if self.groups is None else self.groups
-            self.groups = groups.joined(numbers[new.of_row])
         self._add(wanted[fresh])
+        return numbers[new.of_row]
+
+    @property
+    def _of_row(self) -> NDArray[np.int64]:
+        """The number of each row's code."""
+        return np.arange(self.distinct) if self.groups is None else self.groups.of_row
+
+    def _regroup(self, of_row: NDArray[np.int64]) -> None:
+        plain = len(of_row) == self.distinct and np.array_equal(of_row, np.arange(self.distinct))
+        self.groups = None if plain else Groups(of_row)
 
     def _add(self, codes: NDArray[np.uint8]) -> None:
         step = max(1, _CHUNK // codes.shape[1])
@@ -124,6 +137,11 @@ class Approximate:
         rows, distances = (np.take_along_axis(a, order, axis=1) for a in (rows, distances))
         return Scanned(rows, np.where(rows < 0, -1, distances))
 
+    def check(self, codes: NDArray[np.uint8]) -> SelfCheck:
+        """Measure it against exact search; codes: of all rows. Without an effort in the settings, one is chosen."""
+        distinct = codes if self.groups is None else codes[self.groups.firsts]
+        return check_recall(distinct, self.search_distinct, self.efforts, self.settings)
+
     def _search(self, queries: NDArray[np.uint8], k: int, effort: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         if self.settings.kind == "hash":  # FAISS takes the flips from the index, not from the call
             with self._flips:
@@ -136,19 +154,31 @@ class Approximate:
             params = faiss.SearchParametersHNSW(efSearch=max(effort, k, 1))
         return self._faiss.search(queries, k, params=params)  # type: ignore[no-any-return]
 
-    def without(self, kept: NDArray[np.int64], codes: NDArray[np.uint8]) -> Approximate:
-        """The index of only the rows `kept`, numbered anew; codes: theirs. Lists are edited, graphs built anew."""
-        if self.settings.kind != "ivf":
-            return Approximate.build(self.settings, codes)
-        of_row = kept if self.groups is None else self.groups.of_row[kept]
-        used, of_row = np.unique(of_row, return_inverse=True)
+    def moved(self, rows_of: NDArray[np.int64], codes: NDArray[np.uint8]) -> Approximate:
+        """The index of codes (n, bytes), where row i is row rows_of[i] of this one, or new where that is -1.
+
+        This one is used up. Lists are edited; graphs and tables cannot forget, so they are built anew if codes go.
+        """
+        stay, new = np.flatnonzero(rows_of >= 0), np.flatnonzero(rows_of < 0)
+        used, numbers = np.unique(self._of_row[rows_of[stay]], return_inverse=True)
+        if len(used) < self.distinct:
+            if self.settings.kind != "ivf" or not len(used):
+                return Approximate.build(self.settings, codes)
+            self._forget_all_but(used)
+        of_row = np.empty(len(codes), np.int64)
+        of_row[stay] = numbers
+        if len(new):
+            of_row[new] = self._numbered(np.ascontiguousarray(codes[new]))
+        self._regroup(of_row)
+        return self
+
+    def _forget_all_but(self, used: NDArray[np.int64]) -> None:
+        """Leave only the codes with these numbers, ascending, which become 0, 1, …"""
         numbers = np.full(self.distinct, -1, np.int64)
         numbers[used] = np.arange(len(used))
         self._faiss.remove_ids(np.flatnonzero(numbers < 0))
         for rows in self._lists():
             rows[:] = numbers[rows]
-        self.groups = None if self.groups is None else Groups(of_row)
-        return self
 
     def write(self, path: Path) -> bool:
         """Write FAISS's file; False if there is none, because the index is made anew from the codes when loaded."""

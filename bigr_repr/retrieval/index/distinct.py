@@ -101,7 +101,3 @@ class Groups:
             best = np.lexsort((listed, far))[:k]
             rows[i, : len(best)], distances[i, : len(best)] = listed[best], far[best]
         return Scanned(rows, distances)
-
-    def joined(self, more: NDArray[np.int64]) -> Groups:
-        """With more rows behind, whose codes have these numbers."""
-        return Groups(np.concatenate([self.of_row, more]))

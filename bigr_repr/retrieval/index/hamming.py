@@ -20,11 +20,12 @@ from bigr_repr.retrieval.codes.binarizer import Binarizer, finite_rows
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, id_array, packed
+from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index import storage
 from bigr_repr.retrieval.index.approximate import Approximate
 from bigr_repr.retrieval.index.gpu import MOST_NEIGHBORS, GpuFlat, gpu_count
 from bigr_repr.retrieval.index.neighbors import Found, Neighbors
-from bigr_repr.retrieval.index.recall import SelfCheck, check_recall
+from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.rescore import by_cosine
 from bigr_repr.retrieval.index.scan import Scanned, scan, scan_masked
 from bigr_repr.retrieval.index.settings import IndexSettings
@@ -42,7 +43,7 @@ class HammingIndex:
 
     settings: kind and parameters. n_bits: length of a code. binarizer: turns features into codes; None for other codes.
     layout: of the tokenizer's codes, if the index has them. provenance: the model, layer and so on behind the codes.
-    self_check: what was measured of an approximate index when it was built.
+    self_check: what was measured of an approximate index when it was built. source: the data set it was built of.
     """
 
     def __init__(
@@ -56,10 +57,11 @@ class HammingIndex:
         layout: TokenLayout | None = None,
         provenance: Mapping[str, Any] | None = None,
         self_check: SelfCheck | None = None,
+        source: DataSource | None = None,
     ) -> None:
         self.rows, self.n_bits, self.settings = rows, n_bits, settings
         self.binarizer, self.layout, self.provenance, self.self_check = binarizer, layout, provenance, self_check
-        self._approximate = approximate
+        self.source, self._approximate = source, approximate
         self._gpu: GpuFlat | None = None
 
     @classmethod
@@ -104,9 +106,7 @@ class HammingIndex:
         if settings.exact or not len(rows):
             return cls(rows, n_bits, settings, None, **parts)
         approximate = Approximate.build(settings, rows.codes)
-        groups = approximate.groups
-        distinct = rows.codes if groups is None else rows.codes[groups.firsts]
-        check = check_recall(distinct, approximate.search_distinct, approximate.efforts, settings)
+        check = approximate.check(rows.codes)
         approximate.settings = settings = check.tuned(approximate.settings)
         log.info("%s: %s", settings.kind, check)
         return cls(rows, n_bits, settings, approximate, self_check=check, **parts)
@@ -292,6 +292,7 @@ class HammingIndex:
             self._approximate.add(array)
         elif not self.settings.exact:
             self._take(HammingIndex.of_rows(rows, self.n_bits, self.settings))
+        self.source = None  # not all rows are of one data set any more
         self._changed(rows)
 
     def remove(self, ids: Sequence[str] | Sequence[int]) -> int:
@@ -308,11 +309,25 @@ class HammingIndex:
         removed = len(self) - len(kept)
         rows = self.rows.taken(kept)
         if self._approximate is not None:
-            self._approximate = self._approximate.without(kept, rows.codes) if len(kept) else None
+            self._approximate = self._approximate.moved(kept, rows.codes) if len(kept) else None
         if not len(kept):
             self.settings, self.self_check = replace(self.settings, lists=None, hash_bits=None, effort=None), None
+        if self.source is not None:
+            self.source = self.source.keeping(kept)
         self._changed(rows)
         return removed
+
+    def moved(self, rows: IndexRows, rows_of: NDArray[np.int64], source: DataSource) -> HammingIndex:
+        """The index of other rows, where row i is this one's row rows_of[i], or new where that is -1; this is used up.
+
+        An approximate index keeps its effort, and is measured again.
+        """
+        parts = {"binarizer": self.binarizer, "layout": self.layout, "provenance": self.provenance, "source": source}
+        if self._approximate is None or not len(rows):
+            return HammingIndex.of_rows(rows, self.n_bits, self.settings, **parts)
+        approximate = self._approximate.moved(rows_of, rows.codes)
+        check = approximate.check(rows.codes)
+        return HammingIndex(rows, self.n_bits, approximate.settings, approximate, self_check=check, **parts)  # type: ignore[arg-type]
 
     def _take(self, built: HammingIndex) -> None:
         self.settings, self._approximate, self.self_check = built.settings, built._approximate, built.self_check
@@ -344,7 +359,7 @@ class HammingIndex:
         found = storage.load(Path(folder), memory_map=memory_map, max_bytes=max_bytes)
         return cls(
             found.rows, found.n_bits, found.settings, found.approximate, binarizer=found.binarizer,
-            layout=found.layout, provenance=found.provenance, self_check=found.self_check,
+            layout=found.layout, provenance=found.provenance, self_check=found.self_check, source=found.source,
         )  # fmt: skip
 
     @property
@@ -352,7 +367,7 @@ class HammingIndex:
         """What `save` writes."""
         return storage.Parts(
             self.rows, self.n_bits, self.settings, self._approximate, self.binarizer, self.layout, self.provenance,
-            self.self_check,
+            self.self_check, self.source,
         )  # fmt: skip
 
     @property

@@ -18,6 +18,7 @@ from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
+from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.approximate import Approximate
 from bigr_repr.retrieval.index.distinct import Groups
 from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, FolderWriter, read_folder, writing
@@ -41,6 +42,7 @@ class Parts(NamedTuple):
     layout: TokenLayout | None
     provenance: Mapping[str, Any] | None
     self_check: SelfCheck | None
+    source: DataSource | None = None
 
 
 class RowWriter:
@@ -121,6 +123,7 @@ class RowWriter:
                 "vectors": None if vectors is None else {"dtype": vectors.dtype.name, "width": vectors.shape[1]},
                 BINARIZER: None if binarizer is None else binarizer.kind,
                 "origin": index.provenance,
+                "dataset": None if index.source is None else index.source.to_dict(writer.folder),
                 "self_check": None if index.self_check is None else index.self_check.to_dict(),
             }
         )
@@ -148,6 +151,7 @@ def _load(reader: FolderReader, memory_map: bool) -> Parts:
         checked = reader.field("self_check", dict, optional=True)
         self_check = None if checked is None else SelfCheck.from_dict(checked)
         provenance = parse_provenance(reader.field("origin", dict, optional=True))
+        source = _source(reader, count)
     except (ValueError, TypeError) as error:
         raise reader.damaged(str(error)) from error
     rows = read_rows(reader, memory_map=memory_map)
@@ -161,7 +165,9 @@ def _load(reader: FolderReader, memory_map: bool) -> Parts:
             groups = _groups(reader, count)
             held = count if groups is None else groups.count
             approximate = Approximate.read(settings, reader.path("search"), held, code_bytes(n_bits), groups)
-    return Parts(rows, n_bits, settings, approximate, _binarizer(reader, n_bits), layout, provenance, self_check)
+    return Parts(
+        rows, n_bits, settings, approximate, _binarizer(reader, n_bits), layout, provenance, self_check, source
+    )
 
 
 def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
@@ -209,6 +215,16 @@ def _groups(reader: FolderReader, count: int) -> Groups | None:
     if of_row.min() < 0 or of_row.max() >= count:
         raise reader.damaged("rows of codes that there are not")
     return Groups(of_row)
+
+
+def _source(reader: FolderReader, count: int) -> DataSource | None:
+    recorded = reader.field("dataset", dict, optional=True)
+    if recorded is None:
+        return None
+    source = DataSource.from_dict(recorded, reader.folder)
+    if source.rows != count or min((part.held for part in source.parts), default=0) < 0:
+        raise ValueError(f"a data set of {source.rows} rows for {count} codes")
+    return source
 
 
 def _layout(value: list[Any] | None) -> TokenLayout | None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from PIL import Image
 
+from bigr_repr.embed.dataset.locate import RowLocator
+from bigr_repr.embed.dataset.plan import Entry
+from bigr_repr.embed.inputs.fetch import fetch, pictures
+from bigr_repr.embed.inputs.sources import container_entry, member_entry
 from bigr_repr.images.decode import decode_image
 from bigr_repr.images.find import unescape_path
 from bigr_repr.images.formats import ImageError
+from bigr_repr.retrieval.codes.source import DataSource
 
 __all__ = ["PhotoFinder", "thumbnail"]
 
@@ -19,19 +25,53 @@ _LONGEST: Final = 320  # pixels of a thumbnail's longer side
 
 
 class PhotoFinder:
-    """Finds the photograph of a row by its id. images: the folder that ids are paths in; None: the current folder."""
+    """Finds the photograph of a row: in the folder of images, by its id, or where its data set found it.
 
-    def __init__(self, images: Path | None = None) -> None:
-        self._images = images
+    images: the folder that ids are paths in, or the tar or Parquet file; None: the current folder. source: the data set
+    that the rows are of.
+    """
+
+    def __init__(self, images: Path | None = None, source: DataSource | None = None) -> None:
+        self._images, self._source = images, source
 
     def __call__(self, id: str, row: int) -> Image.Image | None:
         """The row's picture as a thumbnail; None if it cannot be read."""
-        path: Any = Path(unescape_path(id))
+        path = unescape_path(id)
         try:
-            return thumbnail(decode_image(path if self._images is None else self._images / path))
-        except ImageError as error:
+            found = self._at(path) or self._of_row(id, row)
+            return None if found is None else thumbnail(decode_image(found, name=id))
+        except (ImageError, OSError, ValueError) as error:
             log.info("no photograph for row %d: %s", row, error)
             return None
+
+    def _at(self, path: str) -> str | bytes | None:
+        """By its id. A name in a tar file may come twice there: only the data set knows which it was."""
+        if self._images is None:
+            return path if Path(path).is_file() else None
+        if self._images.is_dir():
+            return str(self._images / path) if (self._images / path).is_file() else None
+        entry = member_entry(str(self._images), path)
+        return None if entry is None else _encoded(entry)
+
+    def _of_row(self, id: str, row: int) -> str | bytes | None:
+        if self._source is None or self._locator is None:
+            entry = None if self._images is not None else container_entry(unescape_path(id))
+            return None if entry is None else _encoded(entry)
+        part, place = self._source.place_of(row)
+        found = self._locator.entry(part.name, place) if part.held == part.rows else None
+        return _encoded(found) if found is not None and found.path == id else None
+
+    @cached_property
+    def _locator(self) -> RowLocator | None:
+        try:
+            return None if self._source is None else RowLocator(self._source.folder)
+        except (OSError, ValueError):
+            return None
+
+
+def _encoded(entry: Entry) -> str | bytes:
+    (picture,) = pictures([entry])
+    return fetch(picture)
 
 
 def thumbnail(picture: Image.Image, longest: int = _LONGEST) -> Image.Image:

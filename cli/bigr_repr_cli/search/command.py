@@ -104,6 +104,7 @@ def command(
     Distances are numbers of differing bits; with --rescore, cosine distances.
     """
     from bigr_repr_cli.parse import parse_region
+    from bigr_repr_cli.search.index_report import drift_of
     from bigr_repr_cli.search.report import open_index, print_hits, write_views
 
     if "-" in query and len(query) > 1:
@@ -116,6 +117,8 @@ def command(
     if show.html or show.montage:
         write_views(found, opened, model, show.html, show.montage, show.images, quiet=as_json)
     print_hits(found, as_json=as_json)
+    if warning := drift_of(opened):
+        typer.echo(f"warning: {warning}", err=True)
     if found.failures:
         raise typer.Exit(1)
 

@@ -1,5 +1,8 @@
-"""`bigr-repr index`: build, info and push."""
+"""`bigr-repr index`: build, info, update, remove and push."""
 
+import dataclasses
+import json
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +14,8 @@ from bigr_repr_cli.flatten import flattened, values_of
 from bigr_repr_cli.options import Binarizer, Bits, Codes, Json, StoredLayer
 
 app = typer.Typer(
-    no_args_is_help=True, help="Indexes of binary codes: build one from an embedding data set, look at it, copy it."
+    no_args_is_help=True,
+    help="Indexes of binary codes: build one from an embedding data set, look at it, update it, copy it.",
 )
 IndexKind = StrEnum("IndexKind", ["flat", "ivf", "hnsw", "hash"])
 Kept = StrEnum("Kept", ["float16", "float32", "none"])
@@ -132,6 +136,65 @@ def info(
     print_index(HammingIndex.load(index, memory_map=not verify), index, as_json=as_json)
     if verify and not as_json:
         typer.echo("all files are as they were written")
+
+
+@app.command()
+def update(
+    index: Index,
+    embeddings: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[EMBEDDINGS]", help=r"Data set to take rows from \[default: the one that the index was built of]."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring an index up to date with its data set: new rows in, changed ones replaced, dropped ones out.
+
+    Only files that are new or changed are read, and codes of other rows stay as they are.
+    """
+    from bigr_repr.retrieval.update import update_index
+
+    done = update_index(index, embeddings)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(done), indent=2))
+        return
+    typer.echo(
+        f"{done.kept:,} rows kept, {done.dropped:,} dropped, {done.read:,} read from {done.files:,} files: {index}"
+    )
+
+
+@app.command()
+def remove(
+    index: Index,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Image to remove, by its path as listed. May be repeated.")
+    ] = None,
+    ids_file: Annotated[
+        str | None, typer.Option(help="File of paths to remove, one per line; -: standard input.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove images from an index, by the paths that it lists.
+
+    They stay out of it until their file of the data set changes.
+    """
+    from bigr_repr.images.find import escape_path, read_list
+    from bigr_repr.retrieval import HammingIndex
+
+    listed = list(ids or [])
+    if ids_file is not None:
+        with sys.stdin.buffer if ids_file == "-" else Path(ids_file).open("rb") as stream:
+            listed += [escape_path(path) for path in read_list(stream)]
+    if not listed:
+        raise typer.BadParameter("name at least one image", param_hint="--id")
+    opened = HammingIndex.load(index)
+    removed = opened.remove(list(dict.fromkeys(listed)))
+    opened.save(index)
+    if as_json:
+        typer.echo(json.dumps({"removed": removed, "images": len(opened)}, indent=2))
+        return
+    typer.echo(f"{removed:,} images removed, {len(opened):,} left: {index}")
 
 
 @app.command()

@@ -16,6 +16,8 @@ from rich.text import Text
 from bigr_repr.images.find import escape_path
 from bigr_repr.retrieval import KINDS, HammingIndex
 from bigr_repr.retrieval.codes.provenance import describe_provenance
+from bigr_repr.retrieval.codes.source import Drift
+from bigr_repr.retrieval.stores.base import StoreIndex
 
 
 def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
@@ -30,6 +32,24 @@ def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
     for heading, value in _facts(index, folder, size):
         table.add_row(heading, Text(value))
     Console().print(table)
+
+
+def drift_of(index: HammingIndex | StoreIndex) -> str | None:
+    """A line about a data set that has changed since the index was built; None if it has not, or is not at hand."""
+    source = index.source if isinstance(index, HammingIndex) else None
+    drift = None if source is None else source.drift()
+    if source is None or drift is None:
+        return None
+    files = f"; {drift.files:,} of its files are new, changed or gone" if drift.files else ""
+    update = "; bring it up to date with: bigr-repr index update INDEX" if drift.files else ""
+    return f"index holds {drift.held:,} of {drift.rows:,} rows of {escape_path(source.folder)}{files}{update}"
+
+
+def _dataset(index: HammingIndex) -> dict[str, Any] | None:
+    if index.source is None:
+        return None
+    drift = index.source.drift() or Drift(index.source.rows, index.source.rows, 0)
+    return {"folder": escape_path(index.source.folder), **drift._asdict()}
 
 
 def missed_target(index: HammingIndex) -> str | None:
@@ -55,6 +75,7 @@ def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
         "grid": None if layout is None else [layout.width, layout.height],
         "vectors": None if vectors is None else {"dtype": vectors.dtype.name, "width": vectors.shape[1]},
         "provenance": index.provenance,
+        "dataset": _dataset(index),
         "self_check": None if check is None else check.to_dict(),
         "target_missed": missed_target(index),
     }
@@ -67,6 +88,8 @@ def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, 
     yield "codes", f"{index.n_bits:,} bits = {index.rows.codes.shape[1]:,} B: {describe_provenance(index.provenance)}"
     if index.binarizer is not None:
         yield "binarizer", f"{index.binarizer.kind}, fitted on {index.binarizer.fitted_on:,} images"
+    if index.source is not None:
+        yield "data set", drift_of(index) or escape_path(index.source.folder)
     yield "kind", f"{settings.kind}: {KINDS[settings.kind]}"
     if settings.effort is not None:
         yield "effort", str(settings.effort)

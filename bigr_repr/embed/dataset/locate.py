@@ -1,0 +1,39 @@
+"""From a row of a data set back to the input that it was made of. Knows nothing of pictures."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from bigr_repr._typing import PathLike
+from bigr_repr.embed.dataset.ledger import Ledger
+from bigr_repr.embed.dataset.plan import RUN_FOLDER, Entry, Plan, open_plan
+from bigr_repr.system.object_store import as_place
+
+_PART: Final = re.compile(r"part-(\d+)\.parquet")
+
+
+class RowLocator:
+    """Finds the inputs of rows of one data set.
+
+    Raises FileNotFoundError for a folder without the record of a run, as of files that were copied alone.
+    """
+
+    def __init__(self, folder: PathLike) -> None:
+        place = as_place(folder)
+        plan = open_plan(place / RUN_FOLDER)
+        if plan is None:
+            raise FileNotFoundError(f"{place}: no record of how it was embedded")
+        self._plan: Plan = plan
+        self._ledger = Ledger(place, place / RUN_FOLDER / "units")
+
+    def entry(self, part: str, row: int) -> Entry | None:
+        """The input of a row of the file `part`; None if the record does not say."""
+        match = _PART.fullmatch(part)
+        unit = int(match[1]) if match else -1
+        if not 0 <= unit < self._plan.units or (record := self._ledger.sealed(unit)) is None:
+            return None
+        without = {failure.place for failure in record.failures} | self._plan.duplicates(unit).keys()
+        without -= set(record.released) - {failure.place for failure in record.failures}
+        places = [place for place in range(self._plan.size(unit)) if place not in without]
+        return self._plan.entries(unit)[places[row]] if 0 <= row < len(places) else None

@@ -1,0 +1,236 @@
+"""An index and its data set over time: what is said of changes, updating, removing, and whose photograph is shown."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from bigr_repr_cli import main
+from tiny_model import picture, tiny_model, write_pictures
+
+from bigr_repr.checkpoints.pretrained import Pretrained, load, save
+from bigr_repr.codes import hamming
+from bigr_repr.embed import embed_images
+from bigr_repr.retrieval import HammingIndex, IndexSettings, build_index, search_images, update_index
+from bigr_repr.retrieval.results.photos import PhotoFinder
+from bigr_repr.retrieval.search import views_of
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save(tiny_model(), folder / "m")
+    return folder / "m"
+
+
+@pytest.fixture(scope="module")
+def pre(model: Path) -> Pretrained:
+    return load(model)
+
+
+@pytest.fixture
+def bigr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str | Path | int) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["bigr-repr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main.main()
+        return (caught.value.code or 0, *capfd.readouterr())  # type: ignore[return-value]
+
+    return run
+
+
+def embed(photos: Path, out: Path, pre: Pretrained, **options: object) -> None:
+    embed_images(photos, out, model=pre, layers=(1,), codes=True, unit_size=8, decode_timeout=None, **options)  # type: ignore[arg-type]
+
+
+def same_rows(index: HammingIndex, other: HammingIndex) -> None:
+    """The same rows, whatever their order."""
+    for mine, theirs in ((index, other), (other, index)):
+        places = theirs.rows.places(mine.ids.to_pylist())
+        assert (places >= 0).all()
+        np.testing.assert_array_equal(mine.rows.codes, theirs.rows.codes[places])
+        np.testing.assert_array_equal(mine.tokens, theirs.tokens[places])
+        np.testing.assert_array_equal(mine.rows.vectors, theirs.rows.vectors[places])  # type: ignore[arg-type, index]
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw", "hash"])
+def test_an_updated_index_is_one_that_was_built_anew(kind: str, pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "photos", 20)
+    embed(tmp_path / "photos", tmp_path / "data", pre)
+    old = build_index(tmp_path / "data", tmp_path / "index", binarizer="pca", n_bits=16, kind=IndexSettings(kind=kind))
+    assert old.binarizer is not None
+    thresholds = old.binarizer.thresholds
+    write_pictures(tmp_path / "photos", 5, first=20)
+    shutil.copy(tmp_path / "photos" / "00003.png", tmp_path / "photos" / "twin.png")
+    embed(tmp_path / "photos", tmp_path / "data", pre, update=True)
+    done = update_index(tmp_path / "index")
+    assert (done.kept, done.read, done.dropped, done.files) == (20, 6, 0, 1)
+    index = HammingIndex.load(tmp_path / "index")
+    assert index.binarizer is not None
+    np.testing.assert_array_equal(index.binarizer.thresholds, thresholds)
+    np.testing.assert_array_equal(index.rows.codes[:20], old.rows.codes)
+    assert index.ids.to_pylist()[-1] == "twin.png"
+    found = index.search(index.rows.codes, 1, effort=None if kind == "flat" else 20)
+    assert (found.distances == 0).all()
+    assert update_index(tmp_path / "index").read == 0
+    # A file of the data set is written anew, another goes.
+    parts = sorted((tmp_path / "data").glob("part-*.parquet"))
+    table = pq.read_table(parts[1], partitioning=None)
+    pq.write_table(table.slice(0, 3), parts[1])
+    parts[2].unlink()
+    done = update_index(tmp_path / "index")
+    assert (done.kept, done.read, done.dropped, done.files) == (8 + 6, 3, 12, 1)
+    again = HammingIndex.load(tmp_path / "index")
+    assert again.ids.to_pylist() == [f"{i:05d}.png" for i in [*range(11), *range(20, 25)]] + ["twin.png"]
+    found = again.search(again.rows.codes, 2, effort=None if kind == "flat" else 20)
+    truth = np.sort(hamming(again.rows.codes[:, None], again.rows.codes), axis=1)[:, :2]
+    np.testing.assert_array_equal(found.distances, truth)
+    assert (again.self_check is None) == (kind == "flat")
+
+
+def test_an_update_equals_a_build_with_the_same_binarizer(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "photos", 12)
+    embed(tmp_path / "photos", tmp_path / "data", pre)
+    build_index(tmp_path / "data", tmp_path / "bits", binarizer="bits", layer=1)
+    write_pictures(tmp_path / "photos", 9, first=12)
+    embed(tmp_path / "photos", tmp_path / "data", pre, update=True)
+    update_index(tmp_path / "bits")
+    same_rows(
+        HammingIndex.load(tmp_path / "bits"),
+        build_index(tmp_path / "data", tmp_path / "anew", binarizer="bits", layer=1),
+    )
+
+
+def test_an_update_is_whole_or_not_at_all(pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigr_repr.retrieval.index.folder import FolderWriter
+
+    write_pictures(tmp_path / "photos", 9)
+    embed(tmp_path / "photos", tmp_path / "data", pre)
+    build_index(tmp_path / "data", tmp_path / "index", kind="ivf")
+    write_pictures(tmp_path / "photos", 9, first=9)
+    embed(tmp_path / "photos", tmp_path / "data", pre, update=True)
+    before = sorted(file.name for file in (tmp_path / "index").iterdir())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderWriter, "commit", full)
+        with pytest.raises(OSError, match="No space left"):
+            update_index(tmp_path / "index")
+    assert sorted(file.name for file in (tmp_path / "index").iterdir()) == before
+    assert len(HammingIndex.load(tmp_path / "index")) == 9
+
+
+def test_another_models_data_set_is_no_update(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "photos", 9)
+    embed(tmp_path / "photos", tmp_path / "data", pre)
+    embed(tmp_path / "photos", tmp_path / "other", tiny_model(seed=1, name="other"))
+    build_index(tmp_path / "data", tmp_path / "index")
+    with pytest.raises(ValueError, match="not made alike: model was"):
+        update_index(tmp_path / "index", tmp_path / "other")
+    HammingIndex.build(np.zeros((3, 4), np.uint8)).save(tmp_path / "plain")
+    with pytest.raises(ValueError, match="does not say which data set"):
+        update_index(tmp_path / "plain")
+
+
+def test_a_data_set_that_has_changed_is_spoken_of(model: Path, pre: Pretrained, tmp_path: Path, bigr: Run) -> None:
+    write_pictures(tmp_path / "photos", 8)
+    embed(tmp_path / "photos", tmp_path / "data", pre)
+    assert bigr("index", "build", tmp_path / "data", "--codes", "bits")[2] == ""
+    search = ("search", "00001.png", "--id", "--index", "index", "-k", 1)
+    assert bigr(*search)[2] == ""
+    write_pictures(tmp_path / "photos", 2, first=8)
+    embed(tmp_path / "photos", tmp_path / "data", pre, update=True)
+    said = f"index holds 8 of 10 rows of {tmp_path / 'data'}; 1 of its files are new, changed or gone"
+    assert said in bigr(*search)[2]
+    assert said in " ".join(bigr("index", "info", "index")[1].split())
+    record = json.loads(bigr("index", "info", "index", "--json")[1])["dataset"]
+    assert record == {"folder": str(tmp_path / "data"), "rows": 10, "held": 8, "files": 1}
+    code, text, _ = bigr("index", "update", "index", "--json")
+    assert (code, json.loads(text)) == (0, {"kept": 8, "read": 2, "dropped": 0, "files": 1})
+    assert bigr(*search)[2] == ""
+    code, text, _ = bigr("index", "remove", "index", "--id", "00003.png", "--id", "00008.png")
+    assert (code, text) == (0, "2 images removed, 8 left: index\n")
+    assert "index holds 8 of 10 rows" in bigr(*search)[2]
+    (tmp_path / "list").write_text("00004.png\n00005.png\n")
+    assert json.loads(bigr("index", "remove", "index", "--ids-file", "list", "--json")[1]) == {
+        "removed": 2,
+        "images": 6,
+    }
+    assert bigr("index", "update", "index")[1] == "6 rows kept, 0 dropped, 0 read from 0 files: index\n"
+    assert bigr("index", "remove", "index", "--id", "00003.png")[0] == 1
+    assert bigr("index", "remove", "index")[0] == 2
+    shutil.move(tmp_path / "data", tmp_path / "elsewhere")  # not at hand: nothing is known of it
+    assert bigr(*search)[2] == ""
+
+
+# ---- photographs
+
+
+def encoded(number: int) -> bytes:
+    file = io.BytesIO()
+    picture(number).save(file, "PNG")
+    return file.getvalue()
+
+
+def shows(photo: object, number: int) -> bool:
+    return bool(np.array_equal(np.asarray(photo), np.asarray(picture(number))))
+
+
+def test_photographs_in_tar_and_parquet_files_are_shown(pre: Pretrained, tmp_path: Path) -> None:
+    """Also where a tar file holds one name twice: each row shows its own, and its own bits."""
+    names = ["a/1.png", "a/2.png", "a/1.png", "b.png"]
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = len(encoded(number))
+            tar.addfile(info, io.BytesIO(encoded(number)))
+    rows = [{"bytes": encoded(10 + number), "path": None} for number in range(5)]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "p.parquet")
+    for file, first in (("s.tar", 0), ("p.parquet", 10)):
+        data = tmp_path / f"of-{file}"
+        embed(tmp_path / file, data, pre)
+        index = build_index(data, tmp_path / "index", binarizer="bits")
+        finder = PhotoFinder(source=index.source)
+        for row, id in enumerate(index.ids.to_pylist()):
+            assert shows(finder(id, row), first + row)
+        searched = search_images(index, {"query": encoded(first + 2)}, 1, model=pre)
+        assert searched.found.rows.tolist() == [[2]]
+        (view,) = views_of(searched, index, model=pre)
+        assert shows(view.hits[0].photo, first + 2)
+        assert view.hits[0].differing is not None
+        assert view.hits[0].differing.sum() == 0
+        # Without the data set: by the name, in the file that is named.
+        assert shows(PhotoFinder(tmp_path / file)(index.ids[3].as_py(), 3), first + 3)
+
+
+def test_rows_of_containers_are_queries(pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "photos", 6)
+    embed(tmp_path / "photos", tmp_path / "data", pre)
+    index = build_index(tmp_path / "data", tmp_path / "index", binarizer="bits")
+    rows = [{"bytes": encoded(number), "path": None} for number in (4, 2)]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "p.parquet")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        info = tarfile.TarInfo("deep/5.png")
+        info.size = len(encoded(5))
+        tar.addfile(info, io.BytesIO(encoded(5)))
+    monkeypatch.chdir(tmp_path)
+    searched = search_images(index, ["p.parquet#1", "s.tar/deep/5.png", "p.parquet", "s.tar"], 1, model=pre)
+    assert searched.names == ["p.parquet#1", "s.tar/deep/5.png", "p.parquet#0", "p.parquet#1", "s.tar/deep/5.png"]
+    assert [ids[0] for ids in searched.found.ids] == [f"0000{number}.png" for number in (2, 5, 4, 2, 5)]
+    assert (searched.found.distances == 0).all()
+    with pytest.raises(FileNotFoundError):
+        search_images(index, ["s.tar/none.png"], 1, model=pre)
