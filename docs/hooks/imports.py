@@ -119,7 +119,8 @@ def drawing(arrows: Arrows) -> str:
     for name, (x, y) in place.items():
         lines.append(
             f'<rect x="{x - _box(name) / 2:.0f}" y="{y - 14}" width="{_box(name):.0f}" height="28" rx="6" '
-            f'fill="#eef1f8" stroke="#5566a0"/><text x="{x:.0f}" y="{y + 4.5}" text-anchor="middle" fill="#1c2440">{name}</text>'
+            'fill="#eef1f8" stroke="#5566a0"/>'
+            f'<text x="{x:.0f}" y="{y + 4.5}" text-anchor="middle" fill="#1c2440">{name}</text>'
         )
     return "\n".join([*lines, "</svg>"]) + "\n"
 
