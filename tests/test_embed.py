@@ -463,6 +463,20 @@ def test_data_of_another_kind_is_refused(
     assert state_of(tmp_path / "out") == before
 
 
+def test_color_profiles_are_recorded_and_kept_by_resumed_runs(pre: Pretrained, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, out, pre, icc="ignore")
+    assert EmbeddingSet(out).provenance["preprocessing"]["colours"].endswith("ICC profiles not applied")
+    assert run(photos, out, pre).embedded == 0
+    with pytest.raises(ValueError, match=r"preprocessing.colours was .*not applied, is .*converted to sRGB"):
+        run(photos, out, pre, icc="convert")
+    run(photos, tmp_path / "new", pre)
+    assert EmbeddingSet(tmp_path / "new").provenance["preprocessing"]["colours"].endswith("converted to sRGB")
+    assert rows_of(tmp_path / "new") == rows_of(out)  # none of these pictures has a profile
+    with pytest.raises(ValueError, match="icc='maybe' is unknown"):
+        run(photos, tmp_path / "odd", pre, icc="maybe")
+
+
 def test_another_model_and_other_inputs_are_refused(pre: Pretrained, tmp_path: Path) -> None:
     paths = write_pictures(tmp_path / "in", 12)
     out = tmp_path / "out"

@@ -294,7 +294,7 @@ def test_as_rgb_of_arrays() -> None:
         (np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"),
         (np.zeros((0, 8), np.uint8), r"\(0, 8\)"),
         (np.zeros((8, 8), np.int64), "int64.*astype"),
-        (np.zeros((8, 8), bool), "bool.*astype"),
+        (np.zeros((8, 8), complex), "complex.*astype"),
         (np.full((8, 8), 255.0), r"255\.\.255 is not within \[0, 1\]"),
         (np.full((8, 8), -0.1), "rescale"),
         (np.full((8, 8), np.nan), "nan"),

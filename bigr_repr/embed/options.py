@@ -36,9 +36,11 @@ class EmbedOptions:
     since, as units of their own at the end; inputs that are gone keep their rows and are listed in gone.jsonl.
     overwrite: remove the data set in `out` and begin anew.
 
-    **Decoding.** max_pixels: images with more pixels fail. decode_timeout: seconds that decoding one image may take, in
-    a process of its own; None: no limit, decoded in threads of this process, a little faster, but a decoder that
-    crashes or hangs takes the run with it. workers: images decoded in parallel; None: one per core.
+    **Decoding.** icc: "convert" pictures with another ICC profile than sRGB's to sRGB, or "ignore" profiles; None: as
+    the data set was begun, or "convert". max_pixels: images with more pixels fail. decode_timeout: seconds that
+    decoding one image may take, in a process of its own; None: no limit, decoded in threads of this process, a little
+    faster, but a decoder that crashes or hangs takes the run with it. workers: images decoded in parallel; None: one
+    per core.
 
     **Network.** dtype: what the network computes in, "float32", "bfloat16" or "float16"; None: as the weights are.
     device: "cuda", "cuda:1" and so on; several as "cuda:0,cuda:1" or a sequence, "all" for every GPU, with a process
@@ -66,6 +68,7 @@ class EmbedOptions:
     update: bool = False
     overwrite: bool = False
 
+    icc: str | None = None
     max_pixels: int = MAX_PIXELS
     decode_timeout: float | None = 120.0
     workers: int | None = None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, open_plan
-from bigr_repr.embed.dataset.schema import Recipe
+from bigr_repr.embed.dataset.schema import Recipe, icc_of
 from bigr_repr.embed.engines.batching import best_batch_size
 from bigr_repr.embed.engines.gpus import Devices, EngineOptions, saved
 from bigr_repr.embed.engines.local import LocalEngine
@@ -70,7 +70,8 @@ def embed_images(
     with ExitStack() as stack:
         folder, held = stack.enter_context(_claimed(target))
         old = None if options.overwrite else open_plan(folder)
-        recipe = replace(loaded.recipe, batch_size=_batch_size(options.batch_size, old, loaded.extractor))
+        icc = options.icc or (icc_of(old.provenance) if old else "convert")
+        recipe = replace(loaded.recipe, batch_size=_batch_size(options.batch_size, old, loaded.extractor), icc=icc)
         job = Job(target, folder, recipe, on_progress or (lambda progress: None))
         plan = job.plan(old, sources, options)
         return job.do(plan, _engine(loaded, job, options, held, stack), retry_failed=options.retry_failed)

@@ -1,7 +1,7 @@
 """Image files to upright RGB pixels: find, decode, orient, crop; with one typed error. Knows nothing of models.
 
-Colors are taken as 8-bit RGB without color management: an embedded ICC profile is not applied, as in the pipelines
-that models are usually trained with. `decode_image` says what becomes of every other kind of picture.
+Colors are 8-bit sRGB: where an ICC profile says that the numbers mean something else, they are converted, or with
+icc="ignore" left as they are. `decode_image` says what becomes of every other kind of picture.
 
 Pillow's process-wide settings are neither relied on nor touched: the size limit is an argument, only formats from a
 short list are opened, and pixels never come from a file that is mapped into memory while others may write it.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+from contextlib import suppress
 from typing import IO, Any, Final
 
 import numpy as np
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from bigr_repr._typing import PathLike
+from bigr_repr.images.color import ICC, to_srgb
 from bigr_repr.images.find import escape_path
-from bigr_repr.images.formats import ImageError, image_errors, one_line, open_image
+from bigr_repr.images.formats import ImageError, explained, image_errors, one_line, open_image
+from bigr_repr.images.metadata import has_metadata, without_metadata
 
 MAX_PIXELS: Final = 200_000_000  # the largest telephone photographs pass; decoded, 0.8 GB at Pillow's 4 bytes per pixel
 MAX_ASPECT: Final = 16  # longer pictures are cut to their middle before they are resized
@@ -29,7 +32,9 @@ MAX_ASPECT: Final = 16  # longer pictures are cut to their middle before they ar
 # ---- decoding
 
 
-def decode_image(source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
+def decode_image(
+    source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name: str | None = None, icc: str = "convert"
+) -> Image.Image:
     """The picture in a file (str or path) or in an encoded file's bytes, upright, as an RGB image 8 bits per channel.
 
     EXIF orientation is applied. Transparency of any kind is composited over white. 1-bit, gray, palette, CMYK, YCbCr,
@@ -37,6 +42,9 @@ def decode_image(source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name
     65535 to 255 (12-bit TIFF: 4095 to 255); 16-bit color keeps its high bytes. 32-bit integer and float pixels state
     no full scale, so it is read off the values: all within [0, 1] (floats only), [0, 255] or [0, 65535], that range is
     taken; else the picture's own range is stretched to black and white. A float that is not finite is black.
+
+    An ICC profile that is not sRGB's is converted to sRGB; icc="ignore": profiles are passed over. Damaged, oversized
+    or unknown metadata does not matter.
 
     A truncated file is an error, never a half-gray picture. (A JPEG whose data was damaged without being shortened
     can decode to wrong pixels: the format holds no checksum.)  max_pixels: width times height above which the header
@@ -48,6 +56,8 @@ def decode_image(source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name
     """
     if max_pixels < 1:
         raise ValueError(f"max_pixels={max_pixels} must be at least 1")
+    if icc not in ICC:
+        raise ValueError(f"icc={icc!r} is unknown; choose one of {', '.join(ICC)}")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process, so half pictures would pass for whole ones; "
@@ -60,6 +70,27 @@ def decode_image(source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name
     else:
         raise TypeError(f"decode takes a path or a file's bytes, not {type(source).__name__}; for pixels see as_rgb")
     with image_errors(name), _open(source, name) as file:
+        return _upright(_loaded(file, name, max_pixels), icc)
+
+
+def _loaded(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+    """The picture in a file, decoded in full, even if its metadata is damaged, unknown or too large."""
+    try:
+        return _load(file, name, max_pixels)
+    except ImageError as error:
+        file.seek(0)
+        if error.kind not in ("corrupt", "truncated", "unsupported") or not has_metadata(file.read(16)):
+            raise
+        file.seek(0)
+        data = file.read()
+        for smaller in without_metadata(data):
+            with suppress(ImageError):
+                return _load(io.BytesIO(smaller), name, max_pixels)
+        raise explained(error, data, name) from error
+
+
+def _load(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+    with image_errors(name):
         image = open_image(file, name)
         width, height = image.size
         if width * height > max_pixels:
@@ -67,7 +98,7 @@ def decode_image(source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name
                 "too-large", f"{name}: {width} x {height} pixels are more than max_pixels={max_pixels}; raise that"
             )
         image.load()
-        return _upright(image)
+        return image
 
 
 def _name(path: PathLike) -> str:
@@ -113,17 +144,35 @@ _EXIF_ORIENTATION: Final = 0x0112
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, icc: str) -> Image.Image:
     """RGB, EXIF orientation applied. The same object if there is nothing to do."""
     try:
         method = _TRANSPOSE.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # damaged metadata does not spoil a good picture
         method = None
-    rgb = _to_rgb(image)
+    rgb = _in_srgb(image) if icc == "convert" else _to_rgb(image)
     if method is not None:
         rgb = rgb.transpose(method)
         rgb.info.clear()  # the orientation in it is used up
     return rgb
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """RGB whose numbers mean what sRGB's do."""
+    profile = image.info.get("icc_profile")
+    conversion = to_srgb(profile) if isinstance(profile, bytes) and profile else None
+    if conversion is None or (conversion.mode == "CMYK") != (image.mode == "CMYK"):
+        return _to_rgb(image)
+    if conversion.mode == "CMYK":
+        return conversion(image)
+    rgb = _to_rgb(image)
+    if conversion.mode == "RGB":
+        return conversion(rgb)
+    return conversion(rgb.getchannel(0)) if _is_gray(image) else rgb
+
+
+def _is_gray(image: Image.Image) -> bool:
+    return image.mode[0] in "1LIF" and image.mode != "LAB"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -181,20 +230,23 @@ def _value_range(values: NDArray[Any]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def as_rgb(image: Image.Image | NDArray[Any]) -> Image.Image:
+def as_rgb(image: Image.Image | NDArray[Any], *, icc: str = "convert") -> Image.Image:
     """A picture that is already in memory as an upright RGB image of 8 bits per channel.
 
-    A PIL image of any mode is converted as decode_image() does (an RGB one that needs nothing is returned itself). An
-    array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the fourth channel being opacity over white: uint8 as it is,
-    uint16 with 65535 to 255, float16/32/64 in [0, 1] with 1 to 255, rounded.
+    A PIL image of any mode is converted as decode_image() does (an RGB one that needs nothing is returned itself), and
+    one whose file has not been read yet is read as decode_image() would. An array is (H, W), (H, W, 1), (H, W, 3) or
+    (H, W, 4), the fourth channel being opacity over white: uint8 as it is, uint16 with 65535 to 255, float16/32/64 in
+    [0, 1] with 1 to 255, rounded, bool with True to 255.
 
     Raises ValueError for an array of another shape, dtype or range, ImageError for a PIL image that cannot be loaded,
     TypeError for anything else.
     """
     if isinstance(image, Image.Image):
         with image_errors("PIL image"):
+            if content := _unread(image):
+                return decode_image(content, max_pixels=image.width * image.height, name="PIL image", icc=icc)
             image.load()
-            return _upright(image)
+            return _upright(image, icc)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"an image is a PIL image or a NumPy array, not {type(image).__name__}; for files see decode")
     if image.ndim not in (2, 3) or 0 in image.shape or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
@@ -207,13 +259,31 @@ def as_rgb(image: Image.Image | NDArray[Any]) -> Image.Image:
     return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
+def _unread(image: Image.Image) -> bytes | None:
+    """The file behind a PIL image that has not been decoded, if Pillow alone would get some of its pixels wrong."""
+    if image.format not in ("PNG", "TIFF", "JPEG2000") or not isinstance(image, ImageFile.ImageFile):
+        return None
+    file = image.fp
+    if file is None or not image.tile or image.tell():
+        return None
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    return content
+
+
 def _bytes_of(image: NDArray[Any]) -> NDArray[np.uint8]:
     if image.dtype == np.uint8:
         return image
+    if image.dtype == np.bool_:
+        return image.astype(np.uint8) * np.uint8(255)
     if image.dtype.newbyteorder("=") == np.uint16:
         return np.rint(image / 257).astype(np.uint8)
     if image.dtype.kind != "f":
-        raise ValueError(f"image array of dtype {image.dtype} is not uint8, uint16 or float; use .astype(np.uint8)")
+        raise ValueError(
+            f"image array of dtype {image.dtype} is not uint8, uint16, bool or float; use .astype(np.uint8)"
+        )
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):  # so worded that NaN fails
         raise ValueError(f"float image with values {low:g}..{high:g} is not within [0, 1]; rescale it, or pass uint8")
@@ -251,7 +321,7 @@ def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def load_image(
-    source: bytes | PathLike, size: int, *, max_pixels: int = MAX_PIXELS, name: str | None = None
+    source: bytes | PathLike, size: int, *, max_pixels: int = MAX_PIXELS, name: str | None = None, icc: str = "convert"
 ) -> NDArray[np.uint8]:
     """decode(source), then center_crop to (size, size, 3), uint8.  Raises as decode does."""
-    return center_crop(decode_image(source, max_pixels=max_pixels, name=name), size)
+    return center_crop(decode_image(source, max_pixels=max_pixels, name=name, icc=icc), size)

@@ -18,14 +18,16 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
-    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
     QoiImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
+
+from bigr_repr.images.jpeg2000 import open_jpeg2000
+from bigr_repr.images.metadata import is_complete, jpeg_process
+from bigr_repr.images.tiff import open_tiff
 
 ErrorKind = Literal[
     "missing", "unreadable", "empty", "not-an-image", "unsupported", "truncated", "corrupt", "too-large", "timeout",
@@ -62,7 +64,9 @@ _TRUNCATED: Final = re.compile(
     r"truncated|not enough (image )?data|unexpected end|reached eof|end of (file|data)|requires a buffer|but only got"
     r"|incomplete checksum|no more images|index out of range|not enough values"
 )
-_UNSUPPORTED: Final = re.compile(r"not (yet )?supported|unsupported|unknown pixel mode|not (available|installed)")
+_UNSUPPORTED: Final = re.compile(
+    r"not (yet )?supported|unsupported|unknown pixel mode|not (available|installed)|cannot handle"
+)
 
 
 @contextmanager
@@ -86,6 +90,22 @@ def image_errors(name: str) -> Iterator[None]:
             remedy = "convert it to JPEG or PNG, or upgrade Pillow"
             raise ImageError("unsupported", f"{name}: cannot be decoded here; {remedy} ({said})") from error
         raise ImageError("corrupt", f"{name}: damaged, or not what its header says ({said})") from error
+
+
+# How a JPEG file may be coded that no decoder here reads, by the marker of its frame.
+_PROCESSES: Final = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS"} | dict.fromkeys(
+    (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xCB), "hierarchical or lossless JPEG"
+)
+
+
+def explained(error: ImageError, data: bytes, name: str) -> ImageError:
+    """An error about encoded bytes with what they themselves tell of its cause."""
+    if coding := _PROCESSES.get(jpeg_process(data) or 0):
+        return ImageError("unsupported", f"{name}: {coding} cannot be decoded; convert it to JPEG or PNG")
+    if error.kind == "truncated" and is_complete(data):
+        said = error.message.rpartition("fetch it again ")[2]
+        return ImageError("corrupt", f"{name}: damaged, or not what its header says {said}")
+    return error
 
 
 def one_line(text: str) -> str:
@@ -118,38 +138,21 @@ def _open_webp(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
     return WebPImagePlugin.WebPImageFile(file, filename)
 
 
-def _open_jpeg2000(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
-    """Tiles that a shortened file lacks would be decoded to gray, so the code stream's end marker is looked for."""
-    size = file.seek(0, os.SEEK_END)
-    start, end = 0, size
-    file.seek(0)
-    boxed = file.read(4) == b"\0\0\0\x0c"
-    while boxed:  # ISO 15444-1, annex I: length, type, content; the code stream is in the box jp2c
-        file.seek(start)
-        length, kind = int.from_bytes(file.read(4)), file.read(4)
-        length = int.from_bytes(file.read(8)) if length == 1 else length or size - start
-        end = start + length
-        if length < 8 or end > size:
-            raise OSError("file is truncated")
-        boxed = kind != b"jp2c"
-        start = end
-    file.seek(end - 2)
-    if file.read(2) != b"\xff\xd9":
-        raise OSError("file is truncated")
-    file.seek(0)
-    return Jpeg2KImagePlugin.Jpeg2KImageFile(file, filename)
+def _open_jpeg(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
+    """Of the several pictures of an MPO file the first is taken, so nobody has to understand its index."""
+    return JpegImagePlugin.JpegImageFile(file, filename)
 
 
-_Opener = Callable[[IO[bytes], str], ImageFile.ImageFile]
+_Opener = Callable[[IO[bytes], str], Image.Image]
 _FORMATS: Final[tuple[tuple[re.Pattern[bytes], _Opener], ...]] = (
-    (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.jpeg_factory),
+    (re.compile(rb"\xff\xd8\xff"), _open_jpeg),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), _open_png),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), _open_webp),
     (re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImagePlugin.TiffImageFile),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), open_tiff),
     (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
     (re.compile(rb"....ftyp(avif|avis|(mif1|msf1).*avif)", re.DOTALL), AvifImagePlugin.AvifImageFile),
-    (re.compile(rb"\xffO\xffQ|\0\0\0\x0cjP  \r\n\x87\n"), _open_jpeg2000),
+    (re.compile(rb"\xffO\xffQ|\0\0\0\x0cjP  \r\n\x87\n"), open_jpeg2000),
     (re.compile(rb"P[456f]\s"), PpmImagePlugin.PpmImageFile),
     (re.compile(rb"qoif"), QoiImagePlugin.QoiImageFile),
 )
@@ -163,7 +166,7 @@ _UNREAD: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
 _HEAD: Final = 64  # bytes looked at; the brands of an AVIF file lie in them
 
 
-def open_image(file: IO[bytes], name: str) -> ImageFile.ImageFile:
+def open_image(file: IO[bytes], name: str) -> Image.Image:
     """The picture whose encoded bytes file holds, its header read and its pixels not.  Raises anything; see above."""
     head = file.read(_HEAD)
     file.seek(0)

@@ -37,15 +37,16 @@ def singles(images: Pictures) -> Iterator[Picture]:
             yield from singles(image)
 
 
-def read(picture: Picture, side: int, number: int) -> NDArray[np.uint8]:
+def read(picture: Picture, side: int, number: int, *, icc: str = "convert") -> NDArray[np.uint8]:
     """A file, PIL image, array (H, W, 3) or tensor (3, H, W) resized and cropped to (S, S, 3), uint8.
 
-    Errors name the file, or "image <number>".  Raises ImageError; ValueError or TypeError for what is no picture.
+    icc: as of decode_image. Errors name the file, or "image <number>".
+    Raises ImageError; ValueError or TypeError for what is no picture.
     """
     if isinstance(picture, str | os.PathLike):
-        return load_image(picture, side)
+        return load_image(picture, side, icc=icc)
     try:
-        return center_crop(as_rgb(_channels_last(picture) if isinstance(picture, Tensor) else picture), side)
+        return center_crop(as_rgb(_channels_last(picture) if isinstance(picture, Tensor) else picture, icc=icc), side)
     except ImageError as error:
         raise ImageError(error.kind, f"image {number}: {error}") from error
     except (ValueError, TypeError) as error:
@@ -55,15 +56,17 @@ def read(picture: Picture, side: int, number: int) -> NDArray[np.uint8]:
 def _channels_last(tensor: Tensor) -> NDArray[np.generic]:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         raise ValueError(f"tensor of shape {tuple(tensor.shape)} is not (3, H, W) or (1, H, W)")
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such numbers
+        tensor = tensor.float()
     return tensor.detach().cpu().movedim(0, -1).numpy()
 
 
 def read_all(
-    images: Pictures, side: int, *, workers: int | None, ahead: int
+    images: Pictures, side: int, *, workers: int | None, ahead: int, icc: str = "convert"
 ) -> Generator[NDArray[np.uint8], None, None]:
     """read() of every single picture, in order, in threads.  Closing the generator stops them."""
     numbered = enumerate(singles(images))
-    return map_ahead(lambda item: read(item[1], side, item[0]), numbered, workers=workers, ahead=ahead)
+    return map_ahead(lambda item: read(item[1], side, item[0], icc=icc), numbered, workers=workers, ahead=ahead)
 
 
 def stack(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:

@@ -38,15 +38,16 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """How encoded pictures become pixels. size: S; sha256: whether to compute it."""
+    """How encoded pictures become pixels. size: S; sha256: whether to compute it; icc: as of decode_image."""
 
     size: int
     max_pixels: int
     sha256: bool = False
+    icc: str = "convert"
 
     def __call__(self, source: bytes | str, name: str) -> Loaded:
         """Decode a local path, or an encoded file's bytes. name: what errors call it.  Raises ImageError."""
-        pixels = load_image(source, self.size, max_pixels=self.max_pixels, name=name)
+        pixels = load_image(source, self.size, max_pixels=self.max_pixels, name=name, icc=self.icc)
         return Loaded(pixels, self._digest(source, name) if self.sha256 else None)
 
     def _digest(self, source: bytes | str, name: str) -> str:

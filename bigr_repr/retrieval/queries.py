@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.codes import to_bytes
+from bigr_repr.embed.dataset.schema import icc_of
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.images.inputs import Pictures, read_all, stack
 from bigr_repr.retrieval.codes.binarizer import Binarizer
@@ -62,7 +63,7 @@ def encode_queries(
     layer = provenance["layer"]
     layers = () if layer is None else (layer,)
     extractor = FeatureExtractor(pre, layers, provenance["pooling"] or "avg", dtype=as_dtype(provenance["precision"]))
-    pixels = list(read_all(images, pre.config.image_size, workers=None, ahead=8))
+    pixels = list(read_all(images, pre.config.image_size, workers=None, ahead=8, icc=icc_of(provenance)))
     found = extractor(stack(pixels))
     if not bool(found.finite.all()):
         raise ValueError("a query's features are not finite: the model's weights are damaged")

@@ -18,12 +18,14 @@ import pyarrow as pa
 from bigr_repr import provenance
 from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.config import ModelConfig
+from bigr_repr.images.color import ICC
 
 METADATA_KEY = b"bigr_repr"
 DTYPES = ("float32", "float16")
 DEDUPS = (None, "exact")
 # What may differ between shards of one data set: who wrote them and how, which changes rows by no more than rounding.
 _WRITER = ("batch_size", "decoder", "package_version")
+_ICC_WORDS = {"convert": "converted to sRGB", "ignore": "not applied"}
 _SAID = {"dtype": "store_dtype", "precision": "dtype"}  # fields of files by the names that options have today
 
 
@@ -34,6 +36,7 @@ class Recipe:
     layers: block indices, 0-based, not negative. pool: "avg" or "none". store_dtype: of the stored vectors, float32 or
     float16. dtype: what the network computes in. codes, labels, sha256: whether there are such columns. dedup:
     "exact" if there is one row for inputs of the same bytes. batch_size: images that the network takes at a time.
+    icc: "convert" or "ignore", as of bigr_repr.images.decode_image.
     """
 
     config: ModelConfig
@@ -47,6 +50,7 @@ class Recipe:
     sha256: bool = False
     dedup: str | None = None
     batch_size: int = 32
+    icc: str = "convert"
 
     def __post_init__(self) -> None:
         if self.store_dtype not in DTYPES:
@@ -56,6 +60,8 @@ class Recipe:
             raise ValueError(
                 f"dedup={self.dedup!r} is unknown; choose None or one of {', '.join(filter(None, DEDUPS))}"
             )
+        if self.icc not in ICC:
+            raise ValueError(f"icc={self.icc!r} is unknown; choose one of {', '.join(ICC)}")
         if not self.layers and not self.codes:
             raise ValueError("layers=() and codes=False: nothing to store; name a layer, or ask for codes")
 
@@ -102,7 +108,7 @@ class Recipe:
             "preprocessing": {
                 "image_size": self.config.image_size,
                 "orientation": "EXIF applied",
-                "colours": "RGB in [0, 1], 8 bits, transparency over white, ICC profiles not applied",
+                "colours": f"RGB in [0, 1], 8 bits, transparency over white, ICC profiles {_ICC_WORDS[self.icc]}",
                 "resize": "shorter side, by box halvings and antialiased bicubic, then center crop",
             },
             "decoder": {
@@ -137,6 +143,11 @@ class Recipe:
         if self.sha256:
             fields.append(pa.field("sha256", pa.string(), nullable=False))
         return pa.schema(fields, metadata={METADATA_KEY: json.dumps(self.provenance())})
+
+
+def icc_of(provenance: Mapping[str, Any]) -> str:
+    """What became of ICC profiles, by a data set's or an index's provenance: "convert" or "ignore"."""
+    return "ignore" if _ICC_WORDS["ignore"] in provenance["preprocessing"].get("colours", "") else "convert"
 
 
 def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:

@@ -77,9 +77,9 @@ class Decoding:
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels={self.max_pixels} must be at least 1")
 
-    def loader(self, size: int, *, sha256: bool) -> Loading | GuardedLoading:
+    def loader(self, size: int, *, sha256: bool, icc: str) -> Loading | GuardedLoading:
         """What decodes one picture; a GuardedLoading has to be closed."""
-        loading = Loading(size=size, max_pixels=self.max_pixels, sha256=sha256)
+        loading = Loading(size=size, max_pixels=self.max_pixels, sha256=sha256, icc=icc)
         if self.timeout is None:
             return loading
         if not supported():
@@ -149,7 +149,7 @@ class LocalEngine:
                     self._seal(_Doing(task, [], []))
                 yield from task.entries
 
-        load = self.decoding.loader(self.recipe.config.image_size, sha256=self.recipe.sha256)
+        load = self.decoding.loader(self.recipe.config.image_size, sha256=self.recipe.sha256, icc=self.recipe.icc)
 
         def decode(picture: EncodedPicture) -> Decoded:
             try:

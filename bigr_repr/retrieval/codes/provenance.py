@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.embed.dataset.schema import Recipe, differences
+from bigr_repr.embed.dataset.schema import Recipe, differences, icc_of
 
 BITS: Final = "tokenizer bits"
 FEATURES: Final = "binarised features"  # as written into index folders: not to be respelled
@@ -51,6 +51,7 @@ def provenance_by(pre: Pretrained, index_provenance: Mapping[str, Any]) -> dict[
     recipe = Recipe(
         config=pre.config, weights=pre.fingerprint, layers=() if layer is None else (layer,),
         pool=index_provenance["pooling"] or "avg", dtype=index_provenance["precision"], codes=True,
+        icc=icc_of(index_provenance),
     )  # fmt: skip
     return provenance_of(recipe.provenance(), index_provenance["of"], layer)
 

@@ -12,6 +12,7 @@ from bigr_repr_cli.options import Compile, Computed, Model, Precision
 Pool = StrEnum("Pool", ["avg", "none"])
 Dedup = StrEnum("Dedup", ["exact"])
 Stored = StrEnum("Stored", ["float32", "float16"])
+Icc = StrEnum("Icc", ["convert", "ignore"])
 Engine = StrEnum("Engine", ["local", "ray"])
 
 
@@ -95,6 +96,13 @@ class Runs:
 class Decoding:
     """How images are decoded."""
 
+    icc: Annotated[
+        Icc | None,
+        typer.Option(
+            help="Pictures with a color profile that is not sRGB's: convert them to sRGB, or ignore the profile "
+            r"\[default: that of the run to continue, else convert]."
+        ),
+    ] = None
     max_pixels: Annotated[
         int | None,
         typer.Option(min=1, help=r"Pixels that an image may have; larger ones fail \[default: 200 million]."),

@@ -1,0 +1,124 @@
+"""What in an encoded picture is not its pixels: the file without it, and whether a file is complete.
+
+Damage there is no damage to the picture. A file that cannot be decoded is tried again without what may be left out, so
+this costs nothing for the others. Knows nothing of decoders.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_LIMIT: Final = 1 << 20  # bytes of a color profile
+_SOS, _EOI = 0xDA, 0xD9
+_ALONE: Final = {0x01, *range(0xD0, 0xDA)}  # JPEG markers without a length
+# JPEG segments that tell colors or orientation: marker, first bytes, and the size from which they can be read.
+_TELLING: Final = ((0xE0, b"JFIF\0", 14), (0xEE, b"Adobe", 12))
+_USEFUL: Final = ((0xE1, b"Exif\0\0", 14), (0xE2, b"ICC_PROFILE\0", 15))
+
+
+class _Part(NamedTuple):
+    """A PNG chunk or a JPEG segment, whole. kind: its name, or its marker."""
+
+    kind: bytes
+    body: bytes
+    whole: bytes
+
+
+def has_metadata(head: bytes) -> bool:
+    """Whether a file that begins so is of a format that without_metadata takes apart."""
+    return head.startswith((_PNG, b"\xff\xd8"))
+
+
+def without_metadata(data: bytes) -> Iterator[bytes]:
+    """Smaller files with the same pixels, to be tried in turn: without damaged metadata, then without any.
+
+    What says how pixels are to be understood stays: transparency in PNG, the color transform in JPEG. None for formats
+    whose decoders pass over metadata, or for files whose parts cannot be told.
+    """
+    for useful in (True, False):
+        if data.startswith(_PNG):
+            parts, rest = _chunks(data)
+            yield _PNG + b"".join(part.whole for part in parts if _kept_chunk(part, useful)) + rest
+        elif data.startswith(b"\xff\xd8"):
+            parts, rest = _segments(data)
+            yield b"\xff\xd8" + b"".join(part.whole for part in parts if _kept_segment(part, useful)) + rest
+
+
+def is_complete(data: bytes) -> bool:
+    """Whether a PNG or JPEG file reaches its end marker, so that nothing is missing from it; False for others."""
+    if data.startswith(_PNG):
+        parts, _ = _chunks(data)
+        return any(part.kind == b"IEND" for part in parts)
+    return data.startswith(b"\xff\xd8") and bytes([0xFF, _EOI]) in _segments(data)[1]
+
+
+def jpeg_process(data: bytes) -> int | None:
+    """The marker of a JPEG file's frame, 0xC0 and so on, which tells how it is coded; None if there is none."""
+    kinds = [part.kind[0] for part in _segments(data)[0]] if data.startswith(b"\xff\xd8") else []
+    frames = [kind for kind in kinds if kind == 0xF7 or (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC))]
+    return frames[0] if frames else None
+
+
+# ---- PNG: length, name, content, checksum
+
+
+def _chunks(data: bytes) -> tuple[list[_Part], bytes]:
+    """Whole chunks up to IEND, and what follows the last one of them."""
+    parts, start = [], len(_PNG)
+    while start + 12 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4])
+        if end > len(data):
+            break
+        parts.append(_Part(data[start + 4 : start + 8], data[start + 8 : end - 4], data[start:end]))
+        start = end
+        if parts[-1].kind == b"IEND":
+            return parts, b""
+    return parts, data[start:]
+
+
+def _kept_chunk(part: _Part, useful: bool) -> bool:
+    if part.kind[:1].isupper() or part.kind == b"tRNS":
+        return True
+    intact = zlib.crc32(part.kind + part.body).to_bytes(4) == part.whole[-4:]
+    return useful and intact and (part.kind == b"eXIf" or (part.kind == b"iCCP" and _is_profile(part.body)))
+
+
+def _is_profile(body: bytes) -> bool:
+    _, _, packed = body.partition(b"\0")
+    reader = zlib.decompressobj()
+    try:
+        reader.decompress(packed[1:], _LIMIT)
+    except zlib.error:
+        return False
+    return packed[:1] == b"\0" and reader.eof
+
+
+# ---- JPEG: marker, length, content
+
+
+def _segments(data: bytes) -> tuple[list[_Part], bytes]:
+    """Segments up to the first scan, and the rest, from the scan or from what is no segment on."""
+    parts, start = [], 2
+    while start + 4 <= len(data) and data[start] == 0xFF:
+        marker = data[start + 1]
+        if marker == 0xFF:  # a fill byte
+            start += 1
+            continue
+        length = 0 if marker in _ALONE else int.from_bytes(data[start + 2 : start + 4])
+        end = start + 2 + length
+        if marker in (_SOS, _EOI) or end > len(data) or (length < 2 and marker not in _ALONE):
+            break
+        parts.append(_Part(bytes([marker]), data[start + 4 : end], data[start:end]))
+        start = end
+    return parts, data[start:]
+
+
+def _kept_segment(part: _Part, useful: bool) -> bool:
+    marker = part.kind[0]
+    if not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+        return True
+    kept = (*_TELLING, *_USEFUL) if useful else _TELLING
+    return any(marker == kind and part.body.startswith(start) and len(part.body) >= size for kind, start, size in kept)

@@ -1,0 +1,409 @@
+"""Pictures as other tools write them: each must give the pixels that its author meant, or a failure that says why not.
+
+Pixels are compared with decoders that share no code with ours: OpenCV and tifffile.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from struct import pack
+from typing import Any
+from zlib import compress, crc32
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+from tiny_model import picture, tiny_model
+
+from bigr_repr.features.extract import extract_features
+from bigr_repr.images.color import to_srgb
+from bigr_repr.images.decode import as_rgb, decode_image
+from bigr_repr.images.formats import ImageError
+
+Array = NDArray[Any]
+RAMP = (np.add.outer(np.arange(64) * 500, np.arange(64) * 520)[..., None] * [1.0, 0.5, 0.8]).astype(np.uint16)
+OPAQUE = np.full((64, 64, 1), 65535, np.uint16)
+
+
+def decoded(data: bytes, **options: Any) -> Array:
+    return np.asarray(decode_image(data, **options)).astype(int)
+
+
+def same(data: bytes, wanted: Array, tolerance: int = 0) -> bool:
+    """Whether a picture decodes to what an independent decoder made of it, gray or color."""
+    wanted = wanted[..., None] if wanted.ndim == 2 else wanted
+    return bool(np.abs(decoded(data) - wanted.astype(int)).max() <= tolerance)
+
+
+def by_opencv(data: bytes) -> Array:
+    """Pixels by OpenCV, gray or RGB, as deep as the file is."""
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return found if found.ndim == 2 else found[..., 2::-1]
+
+
+def tiff(array: Array, **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
+    return file.getvalue()
+
+
+# ---- silently wrong pixels: JPEG 2000 of more than 8 bits
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.full((64, 64, 3), 65535, np.uint16),
+        RAMP,
+        np.dstack([RAMP, OPAQUE]),
+        RAMP[..., 0],
+        np.full((64, 64), 65535, "u2"),
+    ],
+    ids=["white", "ramp", "opaque", "gray", "white-gray"],
+)
+def test_jpeg2000_of_16_bits_does_not_wrap(array: Array) -> None:
+    data = cv2.imencode(".jp2", array)[1].tobytes()
+    assert same(data, by_opencv(data) / 257, tolerance=1)  # high bytes, or rounded
+    assert np.array_equal(np.asarray(as_rgb(Image.open(io.BytesIO(data)))), decoded(data))
+
+
+def test_deep_jpeg2000_is_refused_where_nothing_decodes_it_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = cv2.imencode(".jp2", RAMP)[1].tobytes()
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    with pytest.raises(ImageError, match=r"pip install opencv") as caught:
+        decode_image(data)
+    assert caught.value.kind == "unsupported"
+
+
+# ---- TIFF: byte order, planes, thumbnails
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+@pytest.mark.parametrize("kind", ["f4", "i4", "i2", "u2", "u1"])
+def test_tiff_in_either_byte_order(kind: str, compression: str | None, order: str) -> None:
+    values = np.linspace(0, 1, 4096).reshape(64, 64) * {"f4": 1, "i4": 60000, "i2": 32767, "u2": 65535, "u1": 255}[kind]
+    data = tiff(values.astype(kind), byteorder=order, compression=compression, photometric="minisblack")
+    known = tifffile.imread(io.BytesIO(data)).astype(float)
+    full = {"f4": 1, "i4": 65535, "i2": 65535, "u2": 65535, "u1": 255}[kind]  # the scales that decode_image states
+    assert same(data, np.rint(known * 255 / full), tolerance=1)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("layout", [{}, {"tile": (16, 16)}, {"rowsperstrip": 8}, {"compression": "zlib"}], ids=str)
+@pytest.mark.parametrize("kind", ["rgb", "rgba", "premultiplied", "separated"])
+def test_planes_of_16_bits(kind: str, layout: dict[str, Any], order: str) -> None:
+    planes = np.moveaxis(RAMP, -1, 0)
+    more: dict[str, Any] = {"photometric": "separated" if kind == "separated" else "rgb"}
+    if kind == "separated":
+        planes = np.concatenate([planes, 0 * planes[:1]])
+    elif kind != "rgb":
+        planes = np.concatenate([planes, OPAQUE[None, ..., 0]])
+        more["extrasamples"] = ["assocalpha" if kind == "premultiplied" else "unassalpha"]
+    data = tiff(planes, planarconfig="separate", byteorder=order, **more, **layout)
+    known = tifffile.imread(io.BytesIO(data))[:3]
+    wanted = np.moveaxis(known, 0, -1) >> 8
+    assert same(data, 255 - wanted if kind == "separated" else wanted, tolerance=1)
+
+
+def test_columns_of_an_uncompressed_planar_tiff() -> None:
+    planes = np.zeros((3, 64, 64), np.uint16)
+    planes[:] = np.arange(64) * 1000
+    found = decoded(tiff(planes, photometric="rgb", planarconfig="separate"))
+    assert (found[:, 32] == 125).all()
+    assert (found[:, 63] == 63000 >> 8).all()
+    one = tiff(np.moveaxis(planes, 0, -1).copy(), photometric="rgb", planarconfig="contig")
+    assert np.array_equal(found, decoded(one))
+
+
+def test_of_a_tiff_with_a_thumbnail_first_the_full_picture_is_taken() -> None:
+    full = np.asarray(picture(1))
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(full[::4, ::4].copy(), photometric="rgb", subfiletype=1)
+        writer.write(full, photometric="rgb")
+    assert same(file.getvalue(), full)
+    assert same(tiff(full, photometric="rgb", subfiletype=1), full)  # there is no other
+
+
+# ---- one picture, whether it comes as a file or opened
+
+
+def png(array: Array, depth: int, color: int, *chunks: bytes) -> bytes:
+    rows = b"".join(b"\0" + row.tobytes() for row in array)
+    header = ck(b"IHDR", pack(">IIBBBBB", 8, len(array), depth, color, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + ck(b"IDAT", compress(rows)) + ck(b"IEND", b"")
+
+
+def ck(kind: bytes, body: bytes, wrong: int = 0) -> bytes:
+    return pack(">I", len(body)) + kind + body + pack(">I", crc32(kind + body) ^ wrong)
+
+
+@pytest.mark.parametrize(
+    ("depth", "color", "key"),
+    [(1, 0, [1]), (2, 0, [2]), (4, 0, [5]), (16, 0, [0x1234]), (16, 2, [0x1234] * 3)],
+)
+def test_an_opened_picture_is_what_its_file_is(depth: int, color: int, key: list[int]) -> None:
+    samples = np.arange(32).reshape(4, 8) * (2**depth - 1) // 31
+    samples[0, :4] = key[0]
+    wide = np.repeat(samples, len(key), axis=1)
+    if depth == 16:
+        rows: Array = wide.astype(">u2").view(np.uint8)
+    else:
+        bits = (wide[..., None] >> np.arange(depth - 1, -1, -1)) & 1
+        rows = np.packbits(bits.reshape(4, -1).astype(np.uint8), axis=1)
+    data = png(rows, depth, color, ck(b"tRNS", pack(f">{len(key)}H", *key)))
+    wanted = np.where(samples == key[0], 255, np.rint(samples * 255 / (2**depth - 1)))  # transparent over white
+    assert same(data, wanted, tolerance=1)
+    opened = Image.open(io.BytesIO(data))
+    assert np.array_equal(np.asarray(as_rgb(opened)), decoded(data))
+    assert np.array_equal(np.asarray(as_rgb(opened)), decoded(data))  # as often as one likes
+
+
+# ---- metadata that is damaged, oversized or unknown
+
+PICTURE = picture(0, 64, 48)
+file = io.BytesIO()
+PICTURE.save(file, "PNG")
+PNG = file.getvalue()
+JPEG = cv2.imencode(".jpg", np.asarray(PICTURE)[..., ::-1])[1].tobytes()
+BIG = bytes(1_100_000)
+TURNED = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x03\0\0\0\0\0\0\0"  # EXIF: orientation 3, upside down
+MPF = b"MPF\0II*\0\x08\0\0\0\x02\0\x00\xb0\x07\0\x04\0\0\0000100\x01\xb0\x04\0\x01\0\0\0\x63\0\0\0\0\0\0\0"
+PNG_CHUNKS = {
+    "text over the limit, packed": ck(b"zTXt", b"k\0\0" + compress(BIG)),
+    "text over the limit": ck(b"tEXt", b"k\0" + b"a" * len(BIG)),
+    "international text over the limit": ck(b"iTXt", b"k\0\1\0\0\0" + compress(BIG)),
+    "profile over the limit": ck(b"iCCP", b"k\0\0" + compress(BIG)),
+    "text with a wrong checksum": ck(b"tEXt", b"k\0a", 1),
+    "time with a wrong checksum": ck(b"tIME", bytes(7), 1),
+    "gamma with a wrong checksum": ck(b"gAMA", pack(">I", 45455), 1),
+    "private with a wrong checksum": ck(b"prVt", b"x", 1),
+    "EXIF with a wrong checksum": ck(b"eXIf", TURNED, 1),
+    "profile with a wrong checksum": ck(b"iCCP", b"k\0\0" + compress(b"x"), 1),
+    "empty sRGB": ck(b"sRGB", b""),
+    "empty gAMA": ck(b"gAMA", b""),
+    "short gAMA": ck(b"gAMA", b"ab"),
+    "short cHRM": ck(b"cHRM", b"abc"),
+    "empty pHYs": ck(b"pHYs", b""),
+    "short pHYs": ck(b"pHYs", b"\0"),
+    "empty acTL": ck(b"acTL", b""),
+    "short acTL": ck(b"acTL", b"abc"),
+    "unknown compression of text": ck(b"zTXt", b"k\0\7abc"),
+    "unknown compression of a profile": ck(b"iCCP", b"k\0\7abc"),
+    "text that does not unpack": ck(b"zTXt", b"k\0\0garbage"),
+    "EXIF of one byte": ck(b"eXIf", b"x"),
+}
+
+
+def seg(marker: int, body: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + pack(">H", len(body) + 2) + body
+
+
+JPEG_SEGMENTS = {
+    "empty APP0": seg(0xE0, b""),
+    "APP0 that ends after its name": seg(0xE0, b"JFIF\0"),
+    "short APP0": seg(0xE0, b"JFIF\0\1"),
+    "APP2 that ends after its name": seg(0xE2, b"ICC_PROFILE\0"),
+    "short APP2": seg(0xE2, b"ICC_PROFILE\0\1"),
+    "APP14 that ends after its name": seg(0xEE, b"Adobe"),
+    "short APP14": seg(0xEE, b"Adobe\0\x64"),
+    "short APP1": seg(0xE1, b"Exif\0\0"),
+    "APP1 that points nowhere": seg(0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff"),
+    "short APP13": seg(0xED, b"Photoshop 3.0\0008BIM"),
+    "empty comment": seg(0xFE, b""),
+    "index of more pictures than there are": seg(0xE2, MPF),
+}
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+@pytest.mark.parametrize("chunk", PNG_CHUNKS.values(), ids=PNG_CHUNKS)
+def test_damaged_metadata_of_a_png_is_no_damage(chunk: bytes, where: str) -> None:
+    if chunk == PNG_CHUNKS["EXIF with a wrong checksum"] and where == "last":
+        pytest.skip("what follows the pixels is read without regard to its checksum, and here its content is whole")
+    place = 33 if where == "first" else len(PNG) - 12
+    data = PNG[:place] + chunk + PNG[place:]
+    assert same(data, by_opencv(PNG))
+
+
+@pytest.mark.parametrize("segment", JPEG_SEGMENTS.values(), ids=JPEG_SEGMENTS)
+def test_damaged_metadata_of_a_jpeg_is_no_damage(segment: bytes) -> None:
+    data = JPEG[:2] + segment + JPEG[2:]
+    assert same(data, by_opencv(JPEG), tolerance=2)
+    assert np.array_equal(decoded(data), decoded(JPEG))
+
+
+def test_what_tells_pixels_stays_when_other_metadata_is_set_aside() -> None:
+    upside_down = np.asarray(PICTURE)[::-1, ::-1]
+    turned = PNG[:33] + ck(b"eXIf", TURNED) + ck(b"tEXt", b"x", 1) + PNG[33:]
+    assert same(turned, upside_down)
+    assert np.array_equal(
+        decoded(JPEG[:2] + seg(0xE1, b"Exif\0\0" + TURNED) + seg(0xEE, b"Adobe") + JPEG[2:]), decoded(JPEG)[::-1, ::-1]
+    )
+    clear = PNG[:33] + ck(b"tRNS", pack(">3H", *np.asarray(PICTURE)[0, 0])) + ck(b"gAMA", b"") + PNG[33:]
+    assert (decoded(clear)[0, 0] == 255).all()
+    for damaged in (ck(b"tRNS", bytes(6), 1), ck(b"tRNS", b"x")):  # without it nobody knows the pixels
+        with pytest.raises(ImageError) as caught:
+            decode_image(PNG[:33] + damaged + PNG[33:])
+        assert caught.value.kind == "corrupt"
+
+
+@pytest.mark.parametrize("boxed", [True, False])
+def test_bytes_after_the_end_of_jpeg2000_are_passed_over(boxed: bool) -> None:
+    file = io.BytesIO()
+    PICTURE.save(file, "JPEG2000", no_jp2=not boxed, tile_size=(32, 32))
+    data = file.getvalue()
+    for tail in (b"", b"\0", b"\xff", b"trailing" * 9, data):
+        assert same(data + tail, np.asarray(PICTURE))
+    for cut in (1, 2, 100):
+        with pytest.raises(ImageError) as caught:
+            decode_image(data[:-cut])
+        assert caught.value.kind == "truncated"
+
+
+# ---- words that fit
+
+
+def _later(name: str, *arguments: Any, **options: Any) -> Callable[[], bytes]:
+    def encode() -> bytes:
+        codecs = pytest.importorskip("imagecodecs")
+        data: bytes = getattr(codecs, name)(*arguments, **options)
+        return data
+
+    return encode
+
+
+EIGHT = (RAMP >> 8).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("encode", "words"),
+    [
+        *((lambda c=c: tiff(EIGHT, photometric="rgb", compression=c), word) for c, word in [
+            ("jpegxl", "JPEG XL"), ("jpeg2000", "JPEG 2000"), ("webp", "WebP"), ("lerc", "LERC"), ("png", "PNG"),
+            ("jpegxr", "JPEG XR"),
+        ]),
+        (lambda: tiff(EIGHT, bigtiff=True, byteorder=">", photometric="rgb"), "big-endian BigTIFF"),
+        (_later("jpeg_encode", RAMP[..., 0] >> 4, bitspersample=12), "12-bit"),
+        (_later("jpegls_encode", EIGHT), "JPEG-LS"),
+        (_later("jpegxl_encode", EIGHT), "JPEG XL"),
+        (lambda: b"\0\0\0\x18ftypheic" + bytes(99), "HEIC"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_cannot_be_decoded_is_named(encode: Callable[[], bytes], words: str) -> None:
+    pytest.importorskip("imagecodecs")
+    with pytest.raises(ImageError, match=words) as caught:
+        decode_image(encode(), name="x")
+    assert caught.value.kind == "unsupported"
+
+
+@pytest.mark.parametrize("data", [PNG, JPEG], ids=["png", "jpeg"])
+def test_truncated_is_said_where_bytes_are_missing_and_only_there(data: bytes) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode_image(data[: len(data) // 2])
+    assert caught.value.kind == "truncated"
+    header = b"IHDR" if data is PNG else b"\xff\xc0"
+    place = data.index(header) + (4 if data is PNG else 5)
+    wrong = data[:place] + b"\0\0\1\0" + data[place + 4 :]  # more rows or columns than the data has
+    with pytest.raises(ImageError) as caught:
+        decode_image(wrong)
+    assert caught.value.kind == "corrupt"
+
+
+# ---- color
+
+
+# XYZ of the primaries under D50, and the exponent of the curve, as in the published specifications.
+PROFILES = {
+    "Display P3": ([(0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841)], 2.2),
+    "Adobe RGB": ([(0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446)], 2.2),
+    "ProPhoto": ([(0.7977, 0.2880, 0.0), (0.1352, 0.7119, 0.0), (0.0313, 0.0001, 0.8249)], 1.8),
+}
+SRGB = np.array([(0.4360, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)]).T
+
+
+def icc(primaries: list[tuple[float, float, float]] | None, gamma: float) -> bytes:
+    """An ICC profile, version 2, of a matrix and a curve, or of only a curve for gray.  Source: ICC.1:2001-04."""
+
+    def xyz(values: tuple[float, float, float]) -> bytes:
+        return b"XYZ \0\0\0\0" + pack(">3i", *(round(value * 65536) for value in values))
+
+    curve = b"curv\0\0\0\0" + pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    tags = {b"desc": b"desc\0\0\0\0\0\0\0\2x\0" + bytes(79), b"wtpt": xyz((0.9642, 1.0, 0.8249))}
+    if primaries is None:
+        tags[b"kTRC"] = curve
+    else:
+        tags |= {name + b"XYZ": xyz(values) for name, values in zip((b"r", b"g", b"b"), primaries, strict=True)}
+        tags |= {name + b"TRC": curve for name in (b"r", b"g", b"b")}
+    body, table, start = b"", pack(">I", len(tags)), 132 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name + pack(">II", start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    kind = b"GRAY" if primaries is None else b"RGB "
+    head = pack(">I4sI4s4s4s", start + len(body), b"\0" * 4, 0x02100000, b"mntr", kind, b"XYZ ")
+    head += bytes(12) + b"acsp" + bytes(28) + pack(">3i", 63190, 65536, 54061) + bytes(48)
+    return head[:128] + table + body
+
+
+def in_srgb(pixels: Array, primaries: list[tuple[float, float, float]], gamma: float) -> Array:
+    """What pixels of such a profile are in sRGB, by the formulas of both."""
+    linear = (pixels / 255.0) ** gamma @ np.array(primaries) @ np.linalg.inv(SRGB).T
+    linear = linear.clip(0, 1)
+    coded = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.asarray(np.rint(coded * 255))
+
+
+def saved(image: Image.Image, format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_is_converted_to_srgb(name: str, format: str) -> None:
+    primaries, gamma = PROFILES[name]
+    data = saved(PICTURE, format, icc_profile=icc(primaries, gamma))
+    wanted = in_srgb(np.asarray(PICTURE), primaries, gamma)
+    assert np.abs(decoded(data) - wanted).max() <= 4
+    assert np.abs(decoded(data) - wanted).mean() < 0.6
+    assert np.abs(decoded(data) - np.asarray(PICTURE)).mean() > 2
+    assert np.array_equal(decoded(data, icc="ignore"), np.asarray(PICTURE))
+    assert np.array_equal(np.asarray(as_rgb(Image.open(io.BytesIO(data)))), decoded(data))
+    with pytest.raises(ValueError, match="icc='maybe' is unknown; choose one of convert, ignore"):
+        decode_image(data, icc="maybe")
+
+
+def test_a_gray_profile_is_converted_to_srgb() -> None:
+    gray = PICTURE.convert("L")
+    wanted = in_srgb(np.repeat(np.asarray(gray)[..., None], 3, 2), [tuple(row) for row in SRGB.T.tolist()], 1.0)
+    assert np.abs(decoded(saved(gray, "PNG", icc_profile=icc(None, 1.0))) - wanted).max() <= 2
+    rgb = saved(PICTURE, "TIFF", icc_profile=icc(None, 1.0))  # a profile of other pixels tells nothing
+    assert np.array_equal(decoded(rgb), np.asarray(PICTURE))
+
+
+def test_a_profile_that_is_srgb_or_damaged_changes_no_bit() -> None:
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (own, b"", b"x", own[:100], own[:-300], bytes(len(own)), icc(None, 2.2)[:140]):
+        assert to_srgb(profile) is None
+        assert np.array_equal(decoded(saved(PICTURE, "PNG", icc_profile=profile)), np.asarray(PICTURE))
+
+
+# ---- pictures in memory
+
+
+def test_numbers_of_any_kind_are_pixels() -> None:
+    shades = np.asarray(PICTURE) > 127
+    assert np.array_equal(np.asarray(as_rgb(shades)), shades * 255)
+    model = tiny_model()
+    for side in (32, 40, 200):
+        tensor = torch.rand(3, side, side, generator=torch.Generator().manual_seed(side)).bfloat16()
+        found = extract_features(tensor, model=model, layer=2)
+        assert np.array_equal(found, extract_features(tensor.float(), model=model, layer=2))
+    assert extract_features(torch.rand(2, 3, 48, 48).bfloat16(), model=model, layer=2).shape == (2, 64)
