@@ -238,7 +238,7 @@ def test_settings_must_fit(blobs: Split) -> None:
 _PEAK = r"""
 import pathlib, re, sys
 import numpy as np, psutil
-from bigr_repr.evaluate.knn import knn
+from bigr_repr.evaluate.probes.knn import knn
 rows, queries, width, classes, metric = sys.argv[1:]
 rng = np.random.default_rng(0)
 kind = np.uint8 if metric == "hamming" else np.float32

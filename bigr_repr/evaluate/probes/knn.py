@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from bigr_repr.codes import from_bytes
+from bigr_repr.codes import check_length
 from bigr_repr.evaluate.data.labeled import accuracy, labeled, same_width, shared_classes
 from bigr_repr.evaluate.metrics.interval import Interval, bootstrap
 from bigr_repr.system.devices import choose_device
@@ -82,13 +82,7 @@ def knn(
     train, test = labeled("train", train_features, train_labels), labeled("test", test_features, test_labels)
     same_width(train, test)
     classes = shared_classes(train, test)
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0; DINO's is 0.07")
-    for value in k if len(k) else [0]:
-        if not 1 <= value <= len(train):
-            raise ValueError(f"k={value} is outside 1..{len(train)}, the number of training images; give smaller ones")
-    if center and metric != "cosine":
-        raise ValueError(f"center=True is for metric='cosine', not {metric!r}; leave it out")
+    _check(k, temperature, len(train), center=center, metric=metric)
     mean = train.features.mean(axis=0, dtype=np.float64).astype(np.float32) if center else None
     found = nearest(test.features, train.features, max(k), metric=metric, n_bits=n_bits, mean=mean, device=device)
     voters = np.searchsorted(classes, train.labels)[found.rows]
@@ -100,14 +94,20 @@ def knn(
         top1={value: accuracy(order, truth, 1) for value, order in ranked.items()},
         top5={value: accuracy(order, truth, 5) for value, order in ranked.items()},
         interval={value: bootstrap(order[:, 0] == truth) for value, order in ranked.items()},
-        metric=metric,
-        temperature=temperature,
-        n_train=len(train),
-        n_test=len(test),
-        n_classes=len(classes),
+        metric=metric, temperature=temperature, n_train=len(train), n_test=len(test), n_classes=len(classes),
         protocol=f"k nearest neighbors by {what}, votes weighted exp(similarity / {temperature:g}), exact search",
         predicted={value: classes[order[:, 0]] for value, order in ranked.items()},
-    )
+    )  # fmt: skip
+
+
+def _check(k: Sequence[int], temperature: float, rows: int, *, center: bool, metric: str) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be above 0; DINO's is 0.07")
+    for value in k if len(k) else [0]:
+        if not 1 <= value <= rows:
+            raise ValueError(f"k={value} is outside 1..{rows}, the number of training images; give smaller ones")
+    if center and metric != "cosine":
+        raise ValueError(f"center=True is for metric='cosine', not {metric!r}; leave it out")
 
 
 def nearest(
@@ -123,60 +123,67 @@ def nearest(
     """The k rows of `base` (m, D) most similar to each of `queries` (q, D), by exact search in bounded memory.
 
     Metrics as in `knn`; mean (D,): what is subtracted from all rows before the cosine. Equal Hamming distances are
-    ordered by row number, so the result does not depend on the size of the blocks or on the device.
+    ordered by row number. device: of the cosine; Hamming distances are counted on the CPU's cores.
     Raises ValueError for an unknown metric or one that does not fit the features.
     """
     target = choose_device(device)
     if metric not in METRICS:
         raise ValueError(f"metric={metric!r} is unknown; choose one of {', '.join(METRICS)}")
-    if metric == "hamming" and n_bits is None:
-        raise ValueError("metric='hamming' needs n_bits, the number of bits in a packed code")
     if metric == "cosine":
-        n_bits = None
-    base_rows = min(len(base), max(1, _MEMORY // (4 * (n_bits or base.shape[1]))))
-    query_rows = min(len(queries), max(1, _MEMORY // (4 * (base_rows + 16 * k))))
-    starts = range(0, len(queries), query_rows)
-    best: list[tuple[Tensor, Tensor] | None] = [None] * len(starts)
-    for first in range(0, len(base), base_rows):
-        columns = _vectors(base[first : first + base_rows], n_bits, mean, target).T
-        for i, start in enumerate(starts):
-            products = _vectors(queries[start : start + query_rows], n_bits, mean, target) @ columns
-            best[i] = _merge(best[i], products, first, k, exact=n_bits is not None)
-    similarities, rows = (torch.cat([part[side] for part in best if part is not None]).cpu() for side in (0, 1))
-    return Nearest(rows.numpy(), (similarities / (n_bits or 1)).numpy())
+        return _by_cosine(queries, base, k, mean, target)
+    if n_bits is None:
+        raise ValueError("metric='hamming' needs n_bits, the number of bits in a packed code")
+    return _by_bits(queries, base, k, n_bits)
 
 
 # ---- helpers
 
 
-def _vectors(
-    features: NDArray[Any], n_bits: int | None, mean: NDArray[np.float32] | None, device: torch.device
-) -> Tensor:
-    """Rows whose products are similarities: L2-normalized floats, or bits as -1 and 1 (products n_bits times that)."""
-    if n_bits is None:
-        numbers = features.astype(np.float32)
-        return F.normalize(torch.from_numpy(numbers if mean is None else numbers - mean).to(device), dim=1)
-    return torch.from_numpy(from_bytes(features, n_bits)).to(device).float().mul_(2).sub_(1)
+def _by_bits(queries: NDArray[Any], base: NDArray[Any], k: int, n_bits: int) -> Nearest:
+    from bigr_repr.retrieval.index.scan import scan  # faiss is loaded where it is first needed
+
+    for codes in (queries, base):
+        if codes.dtype != np.uint8:
+            raise ValueError(f"codes have dtype {codes.dtype}; expected uint8, packed as bigr_repr.codes states")
+        check_length(codes, n_bits)
+    found = scan(np.ascontiguousarray(base), np.ascontiguousarray(queries), k)
+    return Nearest(found.rows, (1 - 2 * found.distances / n_bits).astype(np.float32))
 
 
-def _merge(
-    best: tuple[Tensor, Tensor] | None, products: Tensor, first: int, k: int, *, exact: bool
-) -> tuple[Tensor, Tensor]:
+def _by_cosine(
+    queries: NDArray[Any], base: NDArray[Any], k: int, mean: NDArray[np.float32] | None, device: torch.device
+) -> Nearest:
+    base_rows = min(len(base), max(1, _MEMORY // (4 * base.shape[1])))
+    query_rows = min(len(queries), max(1, _MEMORY // (4 * (base_rows + 16 * k))))
+    starts = range(0, len(queries), query_rows)
+    best: list[tuple[Tensor, Tensor] | None] = [None] * len(starts)
+    for first in range(0, len(base), base_rows):
+        columns = _unit(base[first : first + base_rows], mean, device).T
+        for i, start in enumerate(starts):
+            products = _unit(queries[start : start + query_rows], mean, device) @ columns
+            best[i] = _merge(best[i], products, first, k)
+    similarities, rows = (torch.cat([part[side] for part in best if part is not None]).cpu() for side in (0, 1))
+    return Nearest(rows.numpy(), similarities.numpy())
+
+
+def _unit(features: NDArray[Any], mean: NDArray[np.float32] | None, device: torch.device) -> Tensor:
+    """L2-normalized rows, whose products are cosines."""
+    numbers = features.astype(np.float32)
+    return F.normalize(torch.from_numpy(numbers if mean is None else numbers - mean).to(device), dim=1)
+
+
+def _merge(best: tuple[Tensor, Tensor] | None, products: Tensor, first: int, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of `best` (values, rows), both (q, k), and of `products` (q, block) with rows from `first`."""
-    candidates, columns = _candidates(products, min(k, products.shape[1]), exact=exact)
+    candidates, columns = _candidates(products, min(k, products.shape[1]))
     places = first + columns
     if best is not None:
         candidates, places = torch.cat([best[0], candidates], dim=1), torch.cat([best[1], places], dim=1)
-    if exact:
-        order = _keys(candidates, places).sort(dim=1, descending=True).indices
-    else:
-        order = candidates.sort(dim=1, descending=True, stable=True).indices
-    order = order[:, :k]
+    order = candidates.sort(dim=1, descending=True, stable=True).indices[:, :k]
     return candidates.gather(1, order), places.gather(1, order)
 
 
-def _candidates(products: Tensor, k: int, *, exact: bool) -> tuple[Tensor, Tensor]:
-    """The k largest of each row of `products` (q, m), as values and columns (q, k); exact: of equals, the first.
+def _candidates(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of `products` (q, m), as values and columns (q, k).
 
     Each of the k groups of columns with the largest maxima holds a value that none outside these groups exceeds, so
     the k largest are in them: the long rows are read once and never sorted.
@@ -184,25 +191,15 @@ def _candidates(products: Tensor, k: int, *, exact: bool) -> tuple[Tensor, Tenso
     rows, count = products.shape
     groups = count // _GROUP
     if groups < 4 * k:
-        return _largest(products, torch.arange(count, device=products.device).expand(rows, -1), k, exact=exact)
+        values, columns = products.topk(k, dim=1)
+        return values, columns
     whole = products[:, : groups * _GROUP].reshape(rows, groups, _GROUP)
-    maxima, numbers = whole.amax(dim=2), torch.arange(groups, device=products.device).expand(rows, -1)
-    chosen = _largest(maxima, numbers, k, exact=exact)[1]
+    chosen = whole.amax(dim=2).topk(k, dim=1).indices
     columns = (chosen[:, :, None] * _GROUP + torch.arange(_GROUP, device=products.device)).flatten(1)
     rest = torch.arange(groups * _GROUP, count, device=products.device).expand(rows, -1)
     columns = torch.cat([columns, rest], dim=1)
-    return _largest(products.gather(1, columns), columns, k, exact=exact)
-
-
-def _largest(values: Tensor, numbers: Tensor, k: int, *, exact: bool) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their numbers; exact: of equal values those of the smallest numbers."""
-    places = (_keys(values, numbers) if exact else values).topk(k, dim=1).indices
-    return values.gather(1, places), numbers.gather(1, places)
-
-
-def _keys(values: Tensor, numbers: Tensor) -> Tensor:
-    """Whole-numbered values as keys that no two share: by value, then by number. Both fit, up to 2**31 of each."""
-    return values.to(torch.int64).mul_(1 << 32).sub_(numbers)
+    values, places = products.gather(1, columns).topk(k, dim=1)
+    return values, columns.gather(1, places)
 
 
 def _vote(
