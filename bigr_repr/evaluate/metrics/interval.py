@@ -28,11 +28,14 @@ def bootstrap(hits: NDArray[np.floating] | NDArray[np.bool_], seed: int = 0) -> 
 
 
 def over_seeds(accuracies: Sequence[float]) -> Interval | None:
-    """95 % interval of the mean accuracy, in percent, by Student's t over seeds; None for fewer than two."""
+    """95 % interval of the mean accuracy, in percent, by Student's t over seeds.
+
+    None for fewer than two, and for seeds that all gave the same: those say nothing about chance.
+    """
     from scipy.stats import t
 
     count = len(accuracies)
-    if count < 2:
+    if count < 2 or len(set(accuracies)) == 1:
         return None
     mean = float(np.mean(accuracies))
     half = float(t.ppf((100 + _LEVEL) / 200, count - 1) * np.std(accuracies, ddof=1) / np.sqrt(count))

@@ -1,10 +1,10 @@
 """Linear heads trained by gradient descent, as many at once as there are settings. Knows no images, splits or files.
 
-Every layer, seed, rate and weight decay is a head of its own, and one batched product trains all of them: the heads of
+Every layer, seed and rate is a head of its own, and one batched product trains all of them: the heads of
 a layer and seed read the same batch. What a head becomes does not depend on which others are trained beside it.
 """
 
-# L layers, S seeds, G = L x S groups, H heads per group (rates x weight decays), n rows, B batch, D features, K classes
+# L layers, S seeds, G = L x S groups, H heads per group (rates), n rows, B batch, D features, K classes
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def train_heads(
     """Train heads on features x (L, n, D) floats with labels y (n,) int64 in 0..K-1, on x's device.
 
     seeds: a head's weights at the start and the order of its batches follow only from its seed. choice: int64 (L, S),
-    the head (rate x weight decays + weight decay, by number) to train in each group, instead of all of them.
+    the number of the rate to train in each group, instead of all of them.
     """
-    settings = torch.tensor([[r, d] for r in protocol.rates for d in protocol.weight_decays], device=x.device)
+    rates = torch.tensor(protocol.rates, device=x.device)
     groups = len(x) * len(seeds)
-    chosen = settings.expand(groups, -1, -1) if choice is None else settings[choice.to(x.device).reshape(groups, 1)]
+    chosen = rates.expand(groups, -1) if choice is None else rates[choice.to(x.device).reshape(groups, 1)]
     trainer = _Trainer(x, y, classes, protocol, seeds, chosen)
     total, _ = protocol.steps(x.shape[1])
     for step in range(total):
@@ -77,11 +77,11 @@ class _Trainer:
     """The state of all heads: weight (G, D, H, K), bias (G, 1, H, K), their momenta, and running statistics (G, D)."""
 
     def __init__(
-        self, x: Tensor, y: Tensor, classes: int, protocol: SgdProtocol, seeds: Sequence[int], settings: Tensor
+        self, x: Tensor, y: Tensor, classes: int, protocol: SgdProtocol, seeds: Sequence[int], rates: Tensor
     ) -> None:
         self._x, self._y, self._protocol = x, y, protocol
         self._layers, self._rows, width = x.shape
-        self._seeds, heads = len(seeds), settings.shape[1]
+        self._seeds, heads = len(seeds), rates.shape[1]
         groups = self._layers * self._seeds
         self._draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         starts = [torch.randn(width, classes, generator=draw) * protocol.init_std for draw in self._draws]
@@ -90,8 +90,7 @@ class _Trainer:
         self._bias = x.new_zeros(groups, 1, heads, classes)
         self._weight_momentum, self._bias_momentum = torch.zeros_like(self._weight), torch.zeros_like(self._bias)
         self._mean, self._variance = x.new_zeros(groups, width), x.new_ones(groups, width)
-        self._rate = settings[:, :, 0].to(x)[:, None, :, None]
-        self._decay = settings[:, :, 1].to(x)[:, None, :, None]
+        self._rate = rates.to(x)[:, None, :, None]
         self._batch = min(protocol.batch, self._rows)
         self._order = [torch.empty(0, dtype=torch.int64)] * self._seeds
 
@@ -125,12 +124,7 @@ class _Trainer:
         return (x - mean[:, None]) * (variance[:, None] + _BN_EPS).rsqrt()
 
     def _update(self, gradient: Tensor, bias_gradient: Tensor, factor: float) -> None:
-        lars = self._protocol.optimizer == "lars"
-        if any(self._protocol.weight_decays):
-            gradient.add_(self._decay * self._weight)
-            if not lars:  # LARS leaves one-dimensional parameters to plain momentum, without decay
-                bias_gradient.add_(self._decay * self._bias)
-        if lars:
+        if self._protocol.optimizer == "lars":  # which leaves biases to plain momentum
             norms = [each.square().sum(dim=(1, 3), keepdim=True).sqrt() for each in (self._weight, gradient)]
             trust = torch.where((norms[0] > 0) & (norms[1] > 0), _TRUST * norms[0] / norms[1].clamp_min(1e-30), 1.0)
             gradient.mul_(trust)

@@ -7,6 +7,7 @@ Protocols: "logreg", ours for small data, and those of MAE, MAGE and DINOv2 (see
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -27,6 +28,7 @@ __all__ = ["C_GRID", "LinearProbe", "linear_probe", "linear_probes"]
 C_GRID: Final = tuple(float(f"{value:.2g}") for value in np.logspace(-6, 2, 17))
 
 _K = TypeVar("_K", bound=Hashable)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +39,8 @@ class LinearProbe:
     `interval`: 95 % of top1, by resampling the test images. `seed_interval`: 95 % of the mean over seeds, by Student's
     t; None for one seed. `top1_by_seed`, `settings` (what was chosen): one per seed. `held_out_top1` is the accuracy
     that chose them, and None when there was nothing to choose. `predicted` (n_test,): the classes that the first seed's
-    head chose. `protocol` says in words how the numbers came about.
+    head chose. `edges`: in words, chosen settings at an end of their grid. `protocol` says how the numbers
+    came about.
     """
 
     top1: float
@@ -53,6 +56,7 @@ class LinearProbe:
     n_classes: int
     seeds: tuple[int, ...]
     protocol: str
+    edges: tuple[str, ...] = ()
     predicted: NDArray[np.int64] = field(repr=False)
 
 
@@ -76,7 +80,7 @@ def linear_probe(
 
     For "logreg" features are standardized, and C is chosen from `grid` on at most `search_rows` images; a seed decides
     what is held out. For the others a seed decides the weights at the start and the order of the batches, the first one
-    also what is held out, and the choice is between the protocol's rates and weight decays. device: a GPU if there is
+    also what is held out, and the choice is between the protocol's rates; one rate is taken as it is. device: a GPU if there is
     one, unless given.
 
     Raises ValueError, in one line, for features and labels that cannot be compared (see `_labeled`), for a value of
@@ -107,11 +111,7 @@ def linear_probes(
     """
     if not seeds:
         raise ValueError("seeds=() holds none; give at least one, as (0,)")
-    pairs: dict[_K, tuple[Labeled, Labeled]] = {}
-    for name, features in train_features.items():
-        train, test = labeled("train", features, train_labels), labeled("test", test_features[name], test_labels)
-        same_width(train, test)
-        pairs[name] = train, test
+    pairs = _check_pairs(train_features, train_labels, test_features, test_labels)
     if not pairs:
         return {}
     classes = shared_classes(*next(iter(pairs.values())))
@@ -126,10 +126,28 @@ def linear_probes(
         settings = protocol if isinstance(protocol, SgdProtocol) else sgd_protocol(protocol)
         trained = train_sgd(list(pairs.values()), classes, settings, seeds, target)
         words = _sgd_words(settings, len(next(iter(pairs.values()))[0]))
-    return {
+    found = {
         name: _summary(*pair, classes, heads, tuple(seeds), words)
         for (name, pair), heads in zip(pairs.items(), trained, strict=True)
     }
+    for name, probe in found.items():
+        for edge in probe.edges:
+            _log.warning("%s: %s; a better one may lie beyond: widen the grid", name, edge)
+    return found
+
+
+def _check_pairs(
+    train_features: Mapping[_K, ArrayLike],
+    train_labels: ArrayLike | None,
+    test_features: Mapping[_K, ArrayLike],
+    test_labels: ArrayLike | None,
+) -> dict[_K, tuple[Labeled, Labeled]]:
+    pairs: dict[_K, tuple[Labeled, Labeled]] = {}
+    for name, features in train_features.items():
+        train, test = labeled("train", features, train_labels), labeled("test", test_features[name], test_labels)
+        same_width(train, test)
+        pairs[name] = train, test
+    return pairs
 
 
 def _summary(
@@ -158,6 +176,7 @@ def _summary(
         n_classes=len(classes),
         seeds=seeds,
         protocol=words,
+        edges=tuple(dict.fromkeys(head.edge for head in heads if head.edge is not None)),
         predicted=ranked[0][:, 0],
     )
 
@@ -175,9 +194,11 @@ def _sgd_words(protocol: SgdProtocol, n_train: int) -> str:
     steps, warmup = protocol.steps(n_train)
     norm = "BatchNorm without affine, then " if protocol.batch_norm else ""
     rates = f"{min(protocol.rates):g}..{max(protocol.rates):g}"
-    choice = f"{len(protocol.rates)} rates {rates} x batch/256, {len(protocol.weight_decays)} weight decays"
+    choice = f"{len(protocol.rates)} rates {rates} x batch/256, chosen on a held-out fifth (stratified), retrained"
+    if len(protocol.rates) == 1:
+        choice = f"rate {protocol.rates[0]:g} x batch/256 given, trained"
     return (
         f"{protocol.name}: {norm}linear by {protocol.optimizer.upper()}, momentum {protocol.momentum:g}, batch "
-        f"{min(protocol.batch, n_train)}, {steps} steps, {warmup} of warm-up, cosine; {choice}, chosen on a held-out "
-        f"fifth (stratified), retrained on all {n_train} training images; on extracted features, without augmentation"
+        f"{min(protocol.batch, n_train)}, {steps} steps, {warmup} of warm-up, cosine; {choice} on all "
+        f"{n_train} training images; on extracted features, without augmentation"
     )

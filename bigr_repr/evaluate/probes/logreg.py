@@ -36,12 +36,22 @@ _log = logging.getLogger(__name__)
 class Trained:
     """A head of one seed: the classes it ranks first for the test images, (n, min(5, K)) as places, and its settings.
 
-    held_out_top1: the accuracy that chose the settings; None when there was nothing to choose.
+    held_out_top1: the accuracy that chose the settings; None when there was nothing to choose. edge: which end of its
+    grid a chosen value lies on, in words; beyond it there may be a better one.
     """
 
     ranked: NDArray[np.int64]
     settings: dict[str, float]
     held_out_top1: float | None
+    edge: str | None = None
+
+
+def edge_of(name: str, chosen: float, grid: Sequence[float]) -> str | None:
+    """In words, if a value chosen from several is the smallest or largest of its grid."""
+    ends = {min(grid): "smallest", max(grid): "largest"}
+    if len(set(grid)) == 1 or chosen not in ends:
+        return None
+    return f"{name}={chosen:g} is the {ends[chosen]} of its grid of {len(set(grid))}"
 
 
 def train_logreg(
@@ -73,7 +83,11 @@ def train_logreg(
                 x = standardize(train.features, scaling, device)
                 problem = LogisticRegression(x, class_indices(train.labels, classes, device), len(classes))
             ranked[choice.C] = _ranked(problem.fit(choice.C, choice.fit), test, scaling, device)
-        trained.append(Trained(ranked=ranked[choice.C], settings={"C": choice.C}, held_out_top1=choice.held_out_top1))
+        edge = edge_of("C", choice.C, values)
+        found = Trained(
+            ranked=ranked[choice.C], settings={"C": choice.C}, held_out_top1=choice.held_out_top1, edge=edge
+        )
+        trained.append(found)
     return trained
 
 
@@ -83,7 +97,7 @@ def hold_out(
     """Split row numbers of `train` into (kept, held out). Raises ValueError if that leaves none held out."""
     kept, held = (rows[part] for part in stratified_split(train.labels[rows], HELD_OUT, generator))
     if not len(held):
-        remedy = "add images, or give one value to choose from"
+        remedy = "add images, or give one value (a single C or rate), which needs no choice"
         raise ValueError(
             f"{train.name}: {len(train)} images of {len(classes)} classes are too few to hold any out; {remedy}"
         )

@@ -12,13 +12,15 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bigr_repr.evaluate.data.labeled import Labeled, class_indices
 from bigr_repr.evaluate.probes.heads import train_heads
-from bigr_repr.evaluate.probes.logreg import Trained, hold_out
+from bigr_repr.evaluate.probes.logreg import Trained, edge_of, hold_out
 from bigr_repr.evaluate.probes.protocols import SgdProtocol
 
+Rows = NDArray[np.int64]
 _FEATURES: Final = 1 << 28  # numbers of features that are stacked at a time
 _WEIGHTS: Final = 1 << 26  # numbers of weights trained at a time
 _LOGITS: Final = 1 << 27  # numbers of logits that a step holds at a time
@@ -26,31 +28,37 @@ _LOGITS: Final = 1 << 27  # numbers of logits that a step holds at a time
 
 def train_sgd(
     pairs: Sequence[tuple[Labeled, Labeled]],
-    classes: np.ndarray[tuple[int], np.dtype[np.int64]],
+    classes: Rows,
     protocol: SgdProtocol,
     seeds: Sequence[int],
     device: torch.device,
 ) -> list[list[Trained]]:
     """For each (train, test) of a layer and each seed, the head chosen on a held-out fifth and trained on all.
 
+    A protocol of one rate chooses nothing and holds nothing out.
+
     All pairs hold the same images. Layers of one width train together, as many as fit in 1 GB of features, 256 MB of
     weights and 512 MB of a step's logits, but at least one. The held-out part is drawn with the first seed.
     """
-    kept, held = hold_out(pairs[0][0], classes, np.arange(len(pairs[0][0])), np.random.default_rng(seeds[0]))
+    fixed = len(protocol.rates) == 1
+    rows = np.arange(len(pairs[0][0]))
+    split = None if fixed else hold_out(pairs[0][0], classes, rows, np.random.default_rng(seeds[0]))
     trained: list[list[Trained]] = [[] for _ in pairs]
     for group in _groups(pairs, len(classes), protocol, len(seeds)):
         x = torch.stack([_tensor(pairs[i][0], device) for i in group])
         y = class_indices(pairs[group[0]][0].labels, classes, device)
-        choice, accuracy = _choose(x, y, len(classes), protocol, seeds, (kept, held))
+        choice, accuracy = _choose(x, y, len(classes), protocol, seeds, split)
         final = train_heads(x, y, len(classes), protocol, seeds, choice)
         del x
         for place, i in enumerate(group):
             test = _tensor(pairs[i][1], device)
             for s in range(len(seeds)):
                 ranked = final.ranked(test, place, s, min(5, len(classes)))[0].cpu().numpy()
-                rate, decay = divmod(int(choice[place, s]), len(protocol.weight_decays))
-                settings = {"rate": protocol.rates[rate], "weight_decay": protocol.weight_decays[decay]}
-                found = Trained(ranked=ranked, settings=settings, held_out_top1=float(accuracy[place, s]))
+                rate = protocol.rates[int(choice[place, s])]
+                found = Trained(
+                    ranked=ranked, settings={"rate": rate}, held_out_top1=None if fixed else float(accuracy[place, s]),
+                    edge=edge_of("rate", rate, protocol.rates),
+                )  # fmt: skip
                 trained[i].append(found)
     return trained
 
@@ -61,22 +69,22 @@ def _choose(
     classes: int,
     protocol: SgdProtocol,
     seeds: Sequence[int],
-    split: tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]],
+    split: tuple[Rows, Rows] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Numbers (L, S) of the heads that are best on the held-out rows, the first of equals, and their accuracies."""
+    """Numbers (L, S) of the heads that are best on the held-out rows, the first of equals, and their accuracies.
+
+    split: rows kept and held out; None: there is only one head, which needs no choice.
+    """
+    if split is None:
+        none = torch.zeros(len(x), len(seeds))
+        return none.long(), none
     kept, held = (torch.from_numpy(rows).to(x.device) for rows in split)
     heads = train_heads(x[:, kept], y[kept], classes, protocol, seeds)
-    found = torch.stack(
-        [
-            torch.stack(
-                [
-                    (heads.ranked(x[layer, held], layer, s, 1)[:, :, 0] == y[held]).double().mean(dim=1)
-                    for s in range(len(seeds))
-                ]
-            )
-            for layer in range(len(x))
-        ]
-    )
+
+    def right(layer: int, seed: int) -> Tensor:
+        return (heads.ranked(x[layer, held], layer, seed, 1)[:, :, 0] == y[held]).double().mean(dim=1)
+
+    found = torch.stack([torch.stack([right(layer, s) for s in range(len(seeds))]) for layer in range(len(x))])
     return found.argmax(dim=2).cpu(), 100 * found.amax(dim=2).cpu()
 
 
@@ -87,7 +95,7 @@ def _groups(
     by_width: dict[int, list[int]] = {}
     for i, (train, _) in enumerate(pairs):
         by_width.setdefault(train.features.shape[1], []).append(i)
-    heads = len(protocol.rates) * len(protocol.weight_decays) * seeds
+    heads = len(protocol.rates) * seeds
     rows = len(pairs[0][0])
     logits = min(protocol.batch, rows) * classes * heads
     for width, members in by_width.items():
