@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._typing import PathLike
-from bigr_repr.images.containers import class_names
+from bigr_repr.images.containers import class_ids, class_names
 from bigr_repr.images.decode import as_rgb, center_crop, decode_image
 from bigr_repr.images.find import find_images
 from bigr_repr.images.formats import ImageError, image_errors
@@ -30,11 +30,13 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 class ImageSet(ABC):
     """Images by number, with a label each where the source has labels.
 
-    `labels` is int64 (n,) or None; `class_names` has one name per label, or none.
+    `labels` is int64 (n,) or None; `class_names` has one name per label, or none; `class_ids` the WordNet id of each,
+    where the source states them. A negative label means that the image has none.
     """
 
     labels: IntArray | None = None
     class_names: tuple[str, ...] = ()
+    class_ids: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -115,8 +117,9 @@ class ParquetSet(ImageSet):
             column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
         self._images, self._file = column, file
         if "label" in names:
-            self.labels = table.column("label").to_numpy().astype(np.int64)
+            self.labels = table.column("label").fill_null(-1).to_numpy().astype(np.int64)
             self.class_names = class_names(parquet.schema_arrow.metadata)
+            self.class_ids = class_ids(parquet.schema_arrow.metadata)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -279,9 +282,11 @@ class JoinedSet(ImageSet):
             if own not in offsets:
                 offsets[own] = len(names)
                 names.extend(own)
-            labels.append(part.labels + offsets[own])
+            labels.append(np.where(part.labels < 0, -1, part.labels + offsets[own]))
         self.labels = np.concatenate(labels)
         self.class_names = tuple(names)
+        if all(part.class_names == self.class_names for part in self._parts):
+            self.class_ids = self._parts[0].class_ids
 
     def __len__(self) -> int:
         return int(self._starts[-1])

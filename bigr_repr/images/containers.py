@@ -187,6 +187,13 @@ def class_names(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
         return ()
 
 
+def class_ids(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
+    """WordNet ids in front of the names of `class_names`; none unless every name has one."""
+    classes = (metadata or {}).get(b"classes", b"").decode()
+    found = [_WORDNET_ID.match(name) for name in classes.split("|" if "|" in classes else ",")]
+    return tuple(match[0][:-1] for match in found if match) if all(found) else ()
+
+
 def _rows(file: str, labels: bool) -> Iterator[Member]:
     with open_parquet(file) as parquet:
         _image_column(parquet, file)

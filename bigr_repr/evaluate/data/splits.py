@@ -1,14 +1,11 @@
-"""The training and test images of a benchmark: found by name, cut to a limit, matched by class. Knows no models.
+"""The training and test rows of a benchmark: cut to a limit, matched by class, unlabeled ones left out. Knows no models.
 
-A source is a name of `DATASETS`, a folder (of class folders, of `train` and `test` or `val` folders, of Parquet files,
-or an embedding data set), a Parquet file or a pattern for several, a prefix of Parquet files (`data/cifar10` for
-`data/cifar10-train*.parquet` and `data/cifar10-test*.parquet` or `-val`), or `torchvision:NAME:ROOT`.
+Sources are as in `sources`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import glob
 import hashlib
 import logging
 import os
@@ -21,36 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
-from bigr_repr.datasets import DigitsSet, FolderSet, ImageSet, TorchvisionSet, open_images
+from bigr_repr.datasets import ImageSet
 from bigr_repr.embed.dataset.read import EmbeddingSet
+from bigr_repr.evaluate.data.class_matching import Aliases, Classes, match_classes, read_aliases
+from bigr_repr.evaluate.data.feature_files import FeatureSet, joined_classes
 from bigr_repr.evaluate.data.labeled import Labeled, shared_classes
+from bigr_repr.evaluate.data.sources import DATASETS, DataSource, find_sides, short_name
 from bigr_repr.evaluate.data.stratified import stratified_sample, stratified_split
 
 __all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer"]
 
-# What a data set is called here, and by torchvision; the two others need no torchvision.
-DATASETS: Final = {
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-    "digits": "",
-    "dtd": "DTD",
-    "eurosat": "EuroSAT",
-    "flowers102": "Flowers102",
-    "food101": "Food101",
-    "imagenet": "ImageNet",
-    "imagenette": "Imagenette",
-    "pets": "OxfordIIITPet",
-    "places365": "Places365",
-    "stl10": "STL10",
-    "tiny-imagenet": "",
-}
-_TINY: Final = ("tiny-imagenet-200", "http://cs231n.stanford.edu/tiny-imagenet-200.zip")
-_TEST_NAMES: Final = ("test", "val", "validation")
 _TEST_SHARE: Final = 0.2
 
 _log = logging.getLogger(__name__)
 
-DataSource = ImageSet | EmbeddingSet
 Labels = NDArray[np.int64]
 
 
@@ -66,6 +47,7 @@ class Part:
     rows: Labels
     labels: Labels
     class_names: tuple[str, ...] = ()
+    class_ids: tuple[str, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -73,7 +55,7 @@ class Part:
 
     def fingerprint(self) -> str:
         """What tells the source from others, whichever of its rows are taken: of names, sizes and times of files."""
-        if isinstance(self.source, ImageSet):
+        if not isinstance(self.source, EmbeddingSet):
             return self.source.fingerprint()
         files = [file.absolute() if isinstance(file, Path) else file for file in self.source.files]
         stats = [(file, file.stat()) for file in files]
@@ -116,7 +98,7 @@ def open_data(
     images of each side, drawn from each class in proportion with `seed`.
     Raises FileNotFoundError that says what to fetch and where to, or ValueError for a source that cannot be used.
     """
-    train, test = _sides(dataset, Path(root))
+    train, test = _comparable(find_sides(dataset, Path(root)))
     name = short_name(dataset)
     if test is None:
         whole = _part(name, train)
@@ -134,120 +116,32 @@ def open_data(
 
 def transfer(
     train_on: str, test_on: str, *, root: PathLike = "data", limit: int | None = None,
-    test_limit: int | None = None, seed: int = 0,
+    test_limit: int | None = None, seed: int = 0, aliases: PathLike | None = None,
 ) -> BenchData:  # fmt: skip
     """Train on one source and test on another: the training side of the first, the test side of the second.
 
-    Classes are matched by name where both name them, else by number; images of classes that the other side lacks are
-    left out, which is logged and recorded. Otherwise as `open_data`.
+    Classes are matched by name where both name them (see `class_matching`), else by number; images of classes that the
+    other side lacks are left out, which is logged and recorded. aliases: a file of names that mean one class, instead
+    of the package's. Otherwise as `open_data`.
     """
-    train, _ = _sides(train_on, Path(root))
-    first, test = _sides(test_on, Path(root))
+    train, _ = find_sides(train_on, Path(root))
+    first, test = find_sides(test_on, Path(root))
+    train, test = _comparable((train, test or first))
+    assert test is not None
     name = f"{short_name(train_on)} → {short_name(test_on)}"
-    sides = _part(f"{short_name(train_on)} train", train), _part(f"{short_name(test_on)} test", test or first)
-    return _limited(name, _shared_classes(*sides), limit, test_limit, seed)
-
-
-# ---- sources
-
-
-def _sides(source: str, root: Path) -> tuple[DataSource, DataSource | None]:
-    """The training and the test side of a source; None: it has one side only."""
-    if source == "digits":
-        return DigitsSet(train=True), DigitsSet(train=False)
-    if source in DATASETS:
-        return _named(source, root)
-    if source.startswith("torchvision:"):
-        sides = open_images(source, train=True), open_images(source, train=False)
-        return sides if sides[0].fingerprint() != sides[1].fingerprint() else (sides[0], None)
-    path = Path(source)
-    if path.is_dir():
-        return _folder(path)
-    if path.is_file() or glob.has_magic(source):
-        found = sorted(glob.glob(source))  # noqa: PTH207  (a pattern may be absolute)
-        if found:
-            return open_images(found), None
-    elif files := _prefixed(path):
-        return files
-    raise FileNotFoundError(
-        f"{source!r} is no file, folder or prefix of Parquet files, nor a name; names are {', '.join(DATASETS)}"
-    )
-
-
-def _named(name: str, root: Path) -> tuple[ImageSet, ImageSet | None]:
-    for prefix in (name, name.replace("-", "")):
-        if files := _prefixed(root / prefix):
-            return files
-    if name == "tiny-imagenet":
-        return _tiny_imagenet(root)
-    train = TorchvisionSet(DATASETS[name], os.fspath(root), train=True)
-    return train, TorchvisionSet(DATASETS[name], os.fspath(root), train=False) if train.has_splits else None
-
-
-def _prefixed(prefix: Path) -> tuple[ImageSet, ImageSet] | None:
-    """Parquet files PREFIX-train*.parquet and PREFIX-test*.parquet (or -val), if both are there."""
-    if not prefix.parent.is_dir():
-        return None
-    train = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}-train*.parquet"))
-    for name in _TEST_NAMES:
-        test = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}-{name}*.parquet"))
-        if train and test:
-            return open_images(train), open_images(test)
-    return None
-
-
-def _tiny_imagenet(root: Path) -> tuple[ImageSet, ImageSet]:
-    folder = root / _TINY[0]
-    if not (folder / "train").is_dir() or not (folder / "val" / "val_annotations.txt").is_file():
-        raise FileNotFoundError(f"Tiny-ImageNet is not under {root}: fetch {_TINY[1]} and unpack it to {folder}")
-    train = FolderSet(folder / "train")
-    return train, _AnnotatedSet(folder / "val", train.class_names)
-
-
-class _AnnotatedSet(FolderSet):
-    """Tiny-ImageNet's validation images, all in one folder, with their classes in a table beside it."""
-
-    def __init__(self, folder: Path, class_names: tuple[str, ...]) -> None:
-        super().__init__(folder / "images")
-        lines = (folder / "val_annotations.txt").read_text().splitlines()
-        classes = dict(line.split("\t")[:2] for line in lines)
-        number = {name: i for i, name in enumerate(class_names)}
-        self.class_names = class_names
-        self.labels = np.array([number[classes[Path(file).name]] for file in self.files], dtype=np.int64)
-
-
-def _folder(folder: Path) -> tuple[DataSource, DataSource | None]:
-    if (folder / "train").is_dir():
-        for name in _TEST_NAMES:
-            if (folder / name).is_dir():
-                return _one_folder(folder / "train"), _one_folder(folder / name)
-    train = sorted(folder.glob("*train*.parquet"))
-    test = [file for name in _TEST_NAMES for file in sorted(folder.glob(f"*{name}*.parquet"))]
-    if train and test:
-        sets = {file.name.split("train")[0] for file in train}
-        if len(sets) > 1:
-            raise ValueError(f"{folder} holds several data sets ({', '.join(sorted(sets))}…); name one, as {train[0]}")
-        return open_images(train), open_images(test)
-    return _one_folder(folder), None
-
-
-def _one_folder(folder: Path) -> DataSource:
-    import pyarrow.parquet as pq
-
-    from bigr_repr.embed.dataset.schema import METADATA_KEY
-
-    first = next(iter(sorted(folder.glob("part-*.parquet"))), None)
-    if first is not None and METADATA_KEY in (pq.read_schema(first).metadata or {}):
-        return EmbeddingSet(folder)
-    return open_images(folder)
-
-
-def short_name(source: str) -> str:
-    """A source's name for people: of a path the last part."""
-    return source if source in DATASETS or source.startswith("torchvision:") else Path(source).name or source
+    sides = _part(f"{short_name(train_on)} train", train), _part(f"{short_name(test_on)} test", test)
+    return _limited(name, _shared_classes(*sides, read_aliases(aliases)), limit, test_limit, seed)
 
 
 # ---- sides
+
+
+def _comparable(sides: tuple[DataSource, DataSource | None]) -> tuple[DataSource, DataSource | None]:
+    """Two files of features whose labels are names get one numbering of them."""
+    train, test = sides
+    if isinstance(train, FeatureSet) and isinstance(test, FeatureSet):
+        train, test = joined_classes([train, test])
+    return train, test
 
 
 def _part(name: str, source: DataSource) -> Part:
@@ -257,16 +151,22 @@ def _part(name: str, source: DataSource) -> Part:
         labels, class_names = source.labels, source.class_names
     if labels is None:
         raise ValueError(f"{name}: there are no labels; use class folders, or a Parquet file with a column label")
-    if len(labels) == 0:
-        raise ValueError(f"{name}: no images found")
-    if len(labels) < len(class_names):
-        raise ValueError(f"{name}: {len(labels)} images for {len(class_names)} classes; a probe needs more of them")
-    if class_names and (labels.min() < 0 or labels.max() >= len(class_names)):
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise ValueError(f"{name}: label {wrong} is outside 0..{len(class_names) - 1}, the classes that it names")
-    record = {"source": name, "images": len(labels), "classes": len(np.unique(labels))}
+    rows = np.flatnonzero(labels >= 0)
+    if len(rows) == 0:
+        raise ValueError(f"{name}: no images found" if len(labels) == 0 else f"{name}: no image has a label")
+    record: dict[str, Any] = {"source": name, "images": len(rows), "classes": len(np.unique(labels[rows]))}
+    if len(rows) < len(labels):
+        record["unlabeled"] = len(labels) - len(rows)
+        _log.warning("%s: %d of %d images have no label and are left out", name, record["unlabeled"], len(labels))
+    if len(rows) < len(class_names):
+        raise ValueError(f"{name}: {len(rows)} images for {len(class_names)} classes; a probe needs more of them")
+    if class_names and labels.max() >= len(class_names):
+        raise ValueError(
+            f"{name}: label {labels.max()} is outside 0..{len(class_names) - 1}, the classes that it names"
+        )
+    ids = source.class_ids if isinstance(source, ImageSet) else ()
     return Part(
-        name=name, source=source, rows=np.arange(len(labels)), labels=labels, class_names=class_names, record=record
+        name=name, source=source, rows=rows, labels=labels[rows], class_names=class_names, class_ids=ids, record=record
     )
 
 
@@ -298,38 +198,33 @@ def _same_classes(train: Part, test: Part) -> tuple[Part, Part]:
             f"{test.name} has {len(strange)} classes that {train.name} lacks ({_some(strange)}); add images of them "
             "there, or leave these test images out"
         )
-    return train, _renumbered(test, train.class_names, ours, theirs)
+    return train, _renumbered(test, [ours.index(name) for name in theirs], train.class_names)
 
 
-def _shared_classes(train: Part, test: Part) -> tuple[Part, Part]:
-    """Sides of two data sets, with the training side's class numbers; only the classes that both name are kept."""
-    ours, theirs = _plain(train.class_names), _plain(test.class_names)
-    if not ours or not theirs or ours == theirs:
+def _shared_classes(train: Part, test: Part, aliases: Aliases) -> tuple[Part, Part]:
+    """Sides of two data sets with the numbers and names of the classes that both have; other images are left out."""
+    ours, theirs = (Classes(names=part.class_names, ids=part.class_ids) for part in (train, test))
+    if not ours.names or not theirs.names or _plain(ours.names) == _plain(theirs.names):
         return train, test
-    shared = [name for name in ours if name in theirs]
-    if len(shared) < 2:
+    left, right, names = match_classes(ours, theirs, aliases)
+    if len(names) < 2:
         raise ValueError(
-            f"{train.name} and {test.name} share {len(shared)} of their class names ({_some(ours)}; {_some(theirs)}); "
-            "a probe needs at least 2"
+            f"{train.name} and {test.name} share {len(names)} of their class names ({_some(ours.names)}; "
+            f"{_some(theirs.names)}); a probe needs at least 2: name what is the same in a file of aliases"
         )
-    test = _renumbered(test, train.class_names, ours, theirs)
-    return _restricted(train, shared, ours), _restricted(test, shared, ours)
+    return _renumbered(train, left, names), _renumbered(test, right, names)
 
 
-def _renumbered(part: Part, class_names: tuple[str, ...], new: Sequence[str], old: Sequence[str]) -> Part:
-    number = {name: i for i, name in enumerate(new)}
-    translate = np.array([number.get(name, -1) for name in old])
-    return dataclasses.replace(part, labels=translate[part.labels], class_names=class_names)
-
-
-def _restricted(part: Part, shared: Sequence[str], names: Sequence[str]) -> Part:
-    wanted = [i for i, name in enumerate(names) if name in shared]
-    places = np.flatnonzero(np.isin(part.labels, wanted))
+def _renumbered(part: Part, numbers: Sequence[int], names: tuple[str, ...]) -> Part:
+    """With new class numbers and names, without the rows whose class has the number -1."""
+    labels = np.array(numbers)[part.labels]
+    part = dataclasses.replace(part, labels=labels, class_names=names, class_ids=())
+    places = np.flatnonzero(labels >= 0)
     if len(places) == len(part):
         return part
     note = f"{len(part) - len(places)} images of classes that the other side lacks are left out"
     _log.warning("%s: %s", part.name, note)
-    return part.taking(places, {"images": len(places), "classes": len(wanted), "left_out": note})
+    return part.taking(places, {"images": len(places), "classes": len(np.unique(labels[places])), "left_out": note})
 
 
 def _plain(names: Sequence[str]) -> list[str]:

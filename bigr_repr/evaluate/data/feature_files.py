@@ -1,0 +1,195 @@
+"""Features that any tool wrote, with labels: .npy, .npz, Parquet files and folders of them. Knows no models or images.
+
+A file may be followed by the name of the array or column to take: `clip.npz#image_embeds`.
+"""
+
+# n rows (images), N tokens, D features
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr._typing import PathLike
+
+__all__ = ["FeatureSet", "open_features"]
+
+_FEATURES: Final = ("features", "embedding", "embeddings", "feature", "vector", "vectors", "emb", "x", "arr_0")
+_LABELS: Final = ("label", "labels", "target", "targets", "class", "y")
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureSet:
+    """Features (n, D), or (n, N, D) of tokens, as a file holds them; labels int64 (n,), -1 for none, or None.
+
+    `files` are what they came from; `fingerprint()` is of the numbers themselves.
+    """
+
+    name: str
+    features: NDArray[Any]
+    labels: NDArray[np.int64] | None
+    class_names: Names
+    files: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of shape, dtype and numbers, 64 hexadecimal digits."""
+        found = hashlib.sha256(f"{self.features.dtype} {self.features.shape}".encode())
+        found.update(np.ascontiguousarray(self.features).data)
+        return found.hexdigest()
+
+
+def open_features(path: PathLike, labels: PathLike | None = None) -> FeatureSet:
+    """Features of a file or folder, with labels from it or from another file.
+
+    path: .npy, .npz, .parquet, or a folder of Parquet files; the array or column is one of the usual names (features,
+    embedding, x …), the only one that fits, or the one named after a `#`. labels: .npy, .npz, .parquet, or text with a
+    label a line; whole numbers or names. None: those of an array or column `label`, `labels`, `target` … beside them.
+
+    Raises FileNotFoundError, or ValueError that names the file, for anything else.
+    """
+    file, name = _split(path)
+    arrays = _arrays(file)
+    features = _pick(file, arrays, name, _FEATURES, lambda array: array.ndim in (2, 3) and array.dtype.kind in "biuf")
+    if features is None:
+        shapes = ", ".join(f"{key or 'array'} {array.dtype} {array.shape}" for key, array in arrays.items())
+        raise ValueError(f"{file} holds no features: numbers (n, D) or (n, N, D) are needed, it holds {shapes}")
+    found = _labels_in(labels) if labels is not None else _pick(file, arrays, "", _LABELS, _is_label, only_named=True)
+    numbers, names = (None, ()) if found is None else _numbered(found)
+    if numbers is not None and len(numbers) != len(features):
+        raise ValueError(f"{file} holds {len(features)} rows but there are {len(numbers)} labels; give one per row")
+    files = tuple(str(each) for each in (path, labels) if each is not None)
+    return FeatureSet(name=Path(file).stem, features=features, labels=numbers, class_names=names, files=files)
+
+
+def joined_classes(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
+    """The same with one numbering of the classes that their labels name."""
+    names = tuple(sorted({name for each in sets for name in each.class_names}))
+    number = {name: i for i, name in enumerate(names)}
+    found = []
+    for each in sets:
+        labels = each.labels
+        if labels is not None and each.class_names:
+            translate = np.array([*(number[name] for name in each.class_names), -1])
+            labels = translate[labels]
+        found.append(dataclasses.replace(each, labels=labels, class_names=names if each.class_names else ()))
+    return found
+
+
+def _split(path: PathLike) -> tuple[Path, str]:
+    file, _, name = str(path).partition("#")
+    return Path(file), name
+
+
+def _labels_in(path: PathLike) -> NDArray[Any]:
+    file, name = _split(path)
+    if file.suffix in (".txt", ".csv", ".tsv"):
+        return np.array([line.strip() for line in file.read_text(encoding="utf-8").splitlines()])
+    found = _pick(file, _arrays(file), name, _LABELS, _is_label)
+    if found is None:
+        raise ValueError(f"{file} holds no labels: one array of whole numbers or names (n,) is needed")
+    return found
+
+
+def _arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of a file by name; the one of an .npy file is called ""."""
+    if file.suffix == ".npy":
+        return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
+    if file.suffix == ".npz":
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    if file.suffix == ".parquet" or file.is_dir():
+        return _columns(file)
+    raise ValueError(f"{file}: features and labels are read from .npy, .npz, .parquet or a folder of Parquet files")
+
+
+def _columns(file: Path) -> dict[str, NDArray[Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(file.rglob("*.parquet")) if file.is_dir() else [file]
+    if not files:
+        raise FileNotFoundError(f"{file}: no Parquet files here")
+    table = pa.concat_tables([pq.read_table(each) for each in files])
+    found = {}
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        if (
+            pa.types.is_list(column.type)
+            or pa.types.is_fixed_size_list(column.type)
+            or pa.types.is_large_list(column.type)
+        ):
+            found[name] = _matrix(file, name, column)
+        elif pa.types.is_integer(column.type):
+            found[name] = column.fill_null(-1).to_numpy(zero_copy_only=False)
+        elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            found[name] = np.array(column.fill_null("").to_pylist(), dtype=str)
+    return found
+
+
+def _matrix(file: Path, name: str, column: Any) -> NDArray[Any]:
+    """A column of lists as (n, D)."""
+    import pyarrow as pa
+
+    numbers = column.flatten()
+    while pa.types.is_fixed_size_list(numbers.type) or pa.types.is_list(numbers.type):
+        numbers = numbers.flatten()
+    values = numbers.to_numpy(zero_copy_only=False)
+    if column.null_count or len(values) % max(1, len(column)):
+        raise ValueError(f"{file}: rows of {name} are null or differ in length; give one vector of one length per row")
+    shape = (len(column), -1)
+    if pa.types.is_fixed_size_list(column.type) and pa.types.is_fixed_size_list(column.type.value_type):
+        shape = (len(column), column.type.list_size, -1)  # type: ignore[assignment]
+    return np.asarray(values.reshape(shape))
+
+
+def _is_label(array: NDArray[Any]) -> bool:
+    return array.ndim == 1 and array.dtype.kind in "iuU"
+
+
+def _pick(
+    file: Path,
+    arrays: dict[str, NDArray[Any]],
+    name: str,
+    usual: Names,
+    fits: Callable[[NDArray[Any]], bool],
+    *,
+    only_named: bool = False,
+) -> NDArray[Any] | None:
+    """The array called `name`, else of the usual names, else the only one that fits; None for none."""
+    if name:
+        if name not in arrays:
+            raise ValueError(f"{file} holds no {name!r}; it holds {', '.join(arrays)}")
+        return arrays[name]
+    fitting = {key: array for key, array in arrays.items() if fits(array)}
+    for key in usual:
+        if key in fitting:
+            return fitting[key]
+    if only_named or not fitting:
+        return None
+    if len(fitting) > 1:
+        raise ValueError(f"{file} holds {', '.join(fitting)}; name one, as {file.name}#{next(iter(fitting))}")
+    return next(iter(fitting.values()))
+
+
+def _numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64], Names]:
+    """Whole numbers as they are; names as numbers, with the names. An empty name is no label: -1."""
+    if labels.dtype.kind in "iu":
+        return labels.astype(np.int64), ()
+    texts = [str(label) for label in labels]
+    if all(text.removeprefix("-").isdecimal() for text in texts if text):
+        return np.array([int(text) if text else -1 for text in texts], np.int64), ()
+    names = tuple(sorted({text for text in texts if text}))
+    number = {name: i for i, name in enumerate(names)} | {"": -1}
+    return np.array([number[text] for text in texts], np.int64), names
