@@ -63,10 +63,8 @@ def read_aliases(path: PathLike | None = None) -> Aliases:
         found = yaml.safe_load(text) or {}
         return tuple(_group(str(name), entry) for name, entry in found.items())
     except (AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-        message = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} is no alias file ({message}); write CLASS: {{same: [NAME], kinds: [NAME]}}"
-        ) from error
+        message = f"{path} is no alias file ({' '.join(str(error).split())})"
+        raise ValueError(f"{message}; write CLASS: {{same: [NAME], kinds: [NAME]}}") from error
 
 
 def _group(name: str, entry: Mapping[str, Any]) -> _Group:
@@ -134,9 +132,9 @@ def _id_of(name: str) -> str:
 @functools.cache
 def _imagenet_ids() -> dict[str, str]:
     """{name in lower case: WordNet id} of ImageNet's 1000 classes, from timm's tables; names of several left out."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
-    info = ImageNetInfo("imagenet-1k")
+    info: Any = ImageNetInfo("imagenet-1k")
     found: dict[str, str] = {}
     for number in range(info.num_classes()):
         for name in {info.index_to_description(number).lower(), *_parts(info.index_to_description(number))}:

@@ -125,11 +125,7 @@ def _columns(file: Path) -> dict[str, NDArray[Any]]:
     found = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
-        if (
-            pa.types.is_list(column.type)
-            or pa.types.is_fixed_size_list(column.type)
-            or pa.types.is_large_list(column.type)
-        ):
+        if _is_list(column.type):
             found[name] = _matrix(file, name, column)
         elif pa.types.is_integer(column.type):
             found[name] = column.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -138,12 +134,18 @@ def _columns(file: Path) -> dict[str, NDArray[Any]]:
     return found
 
 
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
 def _matrix(file: Path, name: str, column: Any) -> NDArray[Any]:
     """A column of lists as (n, D)."""
     import pyarrow as pa
 
     numbers = column.flatten()
-    while pa.types.is_fixed_size_list(numbers.type) or pa.types.is_list(numbers.type):
+    while _is_list(numbers.type):
         numbers = numbers.flatten()
     values = numbers.to_numpy(zero_copy_only=False)
     if column.null_count or len(values) % max(1, len(column)):

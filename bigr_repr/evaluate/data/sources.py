@@ -46,9 +46,10 @@ DataSource = ImageSet | EmbeddingSet | FeatureSet
 
 
 def find_sides(source: str, root: Path) -> tuple[DataSource, DataSource | None]:
-    """The training and the test side of a source; None: it has one side only."""
-    if source == "digits":
-        return DigitsSet(train=True), DigitsSet(train=False)
+    """The training and the test side of a source; None: it has one side only.
+
+    Raises FileNotFoundError or ValueError, naming the source, for what is not there or not of a known kind.
+    """
     if source in DATASETS:
         return _named(source, root)
     if source.startswith("torchvision:"):
@@ -57,6 +58,10 @@ def find_sides(source: str, root: Path) -> tuple[DataSource, DataSource | None]:
     if source.startswith(_FEATURES):
         file, _, labels = source.removeprefix(_FEATURES).partition("?labels=")
         return open_features(file, labels or None), None
+    return _of_path(source)
+
+
+def _of_path(source: str) -> tuple[DataSource, DataSource | None]:
     path = Path(source)
     if path.suffix in (".npy", ".npz") and path.is_file():
         raise ValueError(f"{source} holds arrays, not pictures with classes; features are given as features:{source}")
@@ -74,6 +79,8 @@ def find_sides(source: str, root: Path) -> tuple[DataSource, DataSource | None]:
 
 
 def _named(name: str, root: Path) -> tuple[ImageSet, ImageSet | None]:
+    if name == "digits":
+        return DigitsSet(train=True), DigitsSet(train=False)
     for prefix in (name, name.replace("-", "")):
         if files := _prefixed(root / prefix):
             return files

@@ -1,4 +1,4 @@
-"""The training and test rows of a benchmark: cut to a limit, matched by class, unlabeled ones left out. Knows no models.
+"""The training and test rows of a benchmark: cut to a limit, matched by class, the unlabeled left out. Knows no models.
 
 Sources are as in `sources`.
 """
@@ -161,9 +161,7 @@ def _part(name: str, source: DataSource) -> Part:
     if len(rows) < len(class_names):
         raise ValueError(f"{name}: {len(rows)} images for {len(class_names)} classes; a probe needs more of them")
     if class_names and labels.max() >= len(class_names):
-        raise ValueError(
-            f"{name}: label {labels.max()} is outside 0..{len(class_names) - 1}, the classes that it names"
-        )
+        raise ValueError(f"{name}: label {labels.max()} is outside 0..{len(class_names) - 1}, the classes it names")
     ids = source.class_ids if isinstance(source, ImageSet) else ()
     return Part(
         name=name, source=source, rows=rows, labels=labels[rows], class_names=class_names, class_ids=ids, record=record

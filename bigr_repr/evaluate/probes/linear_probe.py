@@ -80,8 +80,8 @@ def linear_probe(
 
     For "logreg" features are standardized, and C is chosen from `grid` on at most `search_rows` images; a seed decides
     what is held out. For the others a seed decides the weights at the start and the order of the batches, the first one
-    also what is held out, and the choice is between the protocol's rates; one rate is taken as it is. device: a GPU if there is
-    one, unless given.
+    also what is held out, and the choice is between the protocol's rates; one rate is taken as it is. device: a
+    GPU if there is one, unless given.
 
     Raises ValueError, in one line, for features and labels that cannot be compared (see `_labeled`), for a value of
     `grid` that is not positive, for no seeds, or for too few images to hold any out.
