@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["LOGREG", "PROTOCOLS", "SgdProtocol", "protocol_names", "sgd_protocol"]
+__all__ = ["DINOV2", "LOGREG", "PROTOCOLS", "SgdProtocol", "protocol_names", "sgd_protocol"]
 
+DINOV2: Final = "dinov2"
 LOGREG: Final = "logreg"  # multinomial logistic regression to its optimum; see linear_probe
 
 

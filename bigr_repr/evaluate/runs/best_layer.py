@@ -1,12 +1,12 @@
 """The best block of a model on a data set, as a sweep over all blocks found it, remembered in the cache folder.
 
-One file per model and pooling: {fingerprint of the training images: what the sweep found}.
+One file per model and pooling: {fingerprint of the training images and of the rows taken: what the sweep found}.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,27 +18,17 @@ from bigr_repr.evaluate.data.splits import Part
 from bigr_repr.evaluate.runs.cache import default_cache
 from bigr_repr.system.files import replacing
 
-__all__ = ["recall", "recall_any", "remember"]
+__all__ = ["noted", "recall", "recall_any", "remember"]
 
 BEST: Final = "best"
-_log = logging.getLogger(__name__)
 
 
 def remember(cache: PathLike, model_sha256: str, pool: str, *, train: Part, found: dict[str, Any]) -> None:
-    """Note what a sweep found on a training side: plain data with the block as "layer".
-
-    A sweep over fewer of the same images than the one noted changes nothing, which is logged.
-    """
+    """Note what a sweep found on a training side: plain data with the block as "layer"."""
     path = _file(cache, model_sha256, pool)
     path.parent.mkdir(parents=True, exist_ok=True)
-    known, key = _known(path), train.fingerprint()
-    earlier = known.get(key, {}).get("images", 0)
-    if earlier > len(train):
-        _log.warning(
-            "%s: layer='best' stays what a sweep over %d images found; this one had %d", train.name, earlier, len(train)
-        )
-        return
-    known[key] = {"train": train.name, "images": len(train), **found}
+    known = _known(path)
+    known[_key(train)] = {"train": train.name, "images": len(train), **found}
     with replacing(path) as file:
         file.write((json.dumps(known, indent=1) + "\n").encode())
 
@@ -53,22 +43,29 @@ def recall(
     model: str,
     dataset: str,
 ) -> list[int | str]:
-    """`layers` with the block noted for a training side in the place of "best".
+    """`layers` with the block noted for these very training images in the place of "best".
 
     model and dataset: what the caller names them.  Raises ValueError, saying how to find it, if no sweep has.
     """
     if BEST not in layers:
         return list(layers)
+    layer = noted(cache, model_sha256, pool, train=train, model=model, dataset=dataset)["layer"]
+    return [layer if each == BEST else each for each in layers]
+
+
+def noted(cache: PathLike, model_sha256: str, pool: str, *, train: Part, model: str, dataset: str) -> dict[str, Any]:
+    """What the sweep over a training side found, as `remember` was given it. Raises ValueError as `recall` does."""
     known = _known(_file(cache, model_sha256, pool))
-    key = train.fingerprint()
+    key = _key(train)
     if key not in known:
         pooling = "" if pool == "avg" else f" --pool {pool}"
-        swept = f"; swept so far: {', '.join(each['train'] for each in known.values())}" if known else ""
+        swept = f"; swept so far: {', '.join(map(_words, known.values()))}" if known else ""
         raise ValueError(
-            f"layer='best' of {model} on {train.name} is not known yet in {os.fspath(cache)}{swept}; "
+            f"layer='best' of {model} on these {len(train)} images of {train.name} is not known yet in "
+            f"{os.fspath(cache)}{swept}; "
             f"find it with: bigr-repr bench layers --model {model}{pooling} --dataset {dataset}"
         )
-    return [known[key]["layer"] if layer == BEST else layer for layer in layers]
+    return known[key]
 
 
 def recall_any(model: PathLike, *, cache: PathLike | None = None) -> int:
@@ -90,6 +87,15 @@ def recall_any(model: PathLike, *, cache: PathLike | None = None) -> int:
         raise ValueError(f"layer='best' of {os.fspath(model)} depends on the data set: {listed}; name one by number")
     layer: int = layers.pop()
     return layer
+
+
+def _key(train: Part) -> str:
+    rows = hashlib.sha256(train.rows.astype("<i8").tobytes()).hexdigest()
+    return f"{train.fingerprint()[:32]}-{rows[:32]}"
+
+
+def _words(each: dict[str, Any]) -> str:
+    return f"{each['train']} ({each['images']} images: {each['layer']})"
 
 
 def _file(cache: PathLike, model_sha256: str, pool: str) -> Path:

@@ -1,13 +1,16 @@
 """Features on disk by what determines them: never computed twice, and a broken run goes on. Knows no classifiers.
 
-A cache folder holds one folder for each representation and set of images, named by a hash of both, with `facts.json`
-(what was hashed) and blocks of rows `ITEM.00000.npy`. Blocks are written whole or not at all.
+A cache folder holds one folder for each representation and source of images, named by a hash of both, with `facts.json`
+(what was hashed) and blocks of images `ITEM.HASH.npz`: their rows in the source, and their values. A subset, or another
+draw with another seed, uses what is there of its images. Blocks are written whole or not at all.
 """
 
 # n rows (images)
 
 from __future__ import annotations
 
+import functools
+import glob
 import hashlib
 import json
 import os
@@ -32,8 +35,9 @@ __all__ = ["DIGESTS", "FeatureCache", "default_cache"]
 
 DIGESTS: Final = "digests"  # item: 16 bytes of each image's pixels' hash, (n, 16) uint8
 _BLOCK: Final = 1024
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
+Place = tuple[Path, int]
 OnProgress = Callable[[int, int], None]
 
 
@@ -57,28 +61,25 @@ class FeatureCache:
     ) -> dict[str, NDArray[Any]]:
         """Arrays (n, ...) by item, for the images of a part; `DIGESTS` may be one of the items.
 
-        What is missing is computed in one pass over the images that lack it.
+        What is missing is computed in one pass over the images that lack it; other parts of the same source use it too.
         Raises ImageError that names the image that cannot be read; OSError when the cache cannot be written.
         """
         assert isinstance(part.source, ImageSet)
         folder = self._folder(representation, part)
-        starts = range(0, len(part), _BLOCK)
-        missing = {start: [item for item in items if not _file(folder, item, start).exists()] for start in starts}
-        total = sum(min(_BLOCK, len(part) - start) for start, lacking in missing.items() if lacking)
-        done = 0
-        for start, lacking in missing.items():
-            if not lacking:
-                continue
-            rows = part.rows[start : start + _BLOCK]
-            along = [item for item in representation.along if not _file(folder, item, start).exists()]
-            computed = list(dict.fromkeys([*lacking, *along]))
-            for item, values in self._block(
-                representation, part, rows, computed, lambda n: on_progress(n, total), done
-            ):
-                with replacing(_file(folder, item, start)) as file:
-                    np.save(file, values)
-            done += len(rows)
-        return {item: np.concatenate([np.load(_file(folder, item, start)) for start in starts]) for item in items}
+        held = {item: _held(folder, item) for item in dict.fromkeys([*items, *representation.along])}
+        lacking = np.array([[row not in held[item] for row in part.rows.tolist()] for item in items])
+        missing = part.rows[lacking.any(axis=0)]
+        for start in range(0, len(missing), _BLOCK):
+            rows = missing[start : start + _BLOCK]
+            wanted = [item for item in items if any(row not in held[item] for row in rows.tolist())]
+            wanted += [each for each in representation.along if each not in wanted and rows[0] not in held[each]]
+            advance = functools.partial(_advance, on_progress, start, len(missing))
+            for item, values in self._block(representation, part, rows, wanted, advance):
+                path = folder / f"{item}.{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.npz"
+                with replacing(path) as file:
+                    np.savez(file, rows=rows, values=values)
+                held[item] |= {row: (path, place) for place, row in enumerate(rows.tolist())}
+        return {item: _gather(held[item], part.rows) for item in items}
 
     def _folder(self, representation: Representation, part: Part) -> Path:
         assert isinstance(part.source, ImageSet)
@@ -87,14 +88,13 @@ class FeatureCache:
             "representation": representation.fingerprint,
             "preprocessing": representation.record.get("preprocessing", representation.record["image_size"]),
             "images": part.source.fingerprint(),
-            "rows": hashlib.sha256(part.rows.astype("<i8").tobytes()).hexdigest(),
         }
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
         folder = self.folder / "features" / key
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "facts.json").exists():
             with replacing(folder / "facts.json") as file:
-                text = {**facts, "model": representation.record, "source": part.record}
+                text = {**facts, "model": representation.record, "source": part.name}
                 file.write((json.dumps(text, indent=1) + "\n").encode())
         return folder
 
@@ -105,7 +105,6 @@ class FeatureCache:
         rows: NDArray[np.int64],
         items: Sequence[str],
         advance: Callable[[int], None],
-        done: int,
     ) -> list[tuple[str, NDArray[Any]]]:
         source = part.source
         assert isinstance(source, ImageSet)
@@ -119,10 +118,10 @@ class FeatureCache:
 
         computed = [item for item in items if item != DIGESTS]
         found: dict[str, list[NDArray[Any]]] = {item: [] for item in items}
-        stream = map_ahead(load, rows, workers=self._workers, ahead=4 * self._batch_size)
+        stream, done = map_ahead(load, rows, workers=self._workers, ahead=4 * self._batch_size), 0
         while batch := list(islice(stream, self._batch_size)):
             if computed:
-                arrays = representation.compute([pixels for _, pixels in batch], computed)
+                arrays = representation.arrays([pixels for _, pixels in batch], computed)
                 for item in computed:
                     found[item].append(arrays[item])
             if DIGESTS in found:
@@ -132,8 +131,35 @@ class FeatureCache:
         return [(item, np.concatenate(blocks)) for item, blocks in found.items()]
 
 
-def _file(folder: Path, item: str, start: int) -> Path:
-    return folder / f"{item}.{start // _BLOCK:05d}.npy"
+def _advance(on_progress: OnProgress, before: int, total: int, done: int) -> None:
+    on_progress(before + done, total)
+
+
+def _held(folder: Path, item: str) -> dict[int, Place]:
+    """{row of the source: (file, place in it)} of an item."""
+    held: dict[int, Place] = {}
+    for file in sorted(folder.glob(f"{glob.escape(item)}.{'[0-9a-f]' * 16}.npz")):
+        with np.load(file) as block:
+            held |= {row: (file, place) for place, row in enumerate(block["rows"].tolist())}
+    return held
+
+
+def _gather(held: dict[int, Place], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """The values of rows, each file read once."""
+    by_file: dict[Path, list[tuple[int, int]]] = {}
+    for target, row in enumerate(rows.tolist()):
+        file, place = held[row]
+        by_file.setdefault(file, []).append((target, place))
+    found: NDArray[Any] | None = None
+    for file, pairs in by_file.items():
+        with np.load(file) as block:
+            values = block["values"]
+        if found is None:
+            found = np.empty((len(rows), *values.shape[1:]), values.dtype)
+        targets, places = zip(*pairs, strict=True)
+        found[list(targets)] = values[list(places)]
+    assert found is not None
+    return found
 
 
 def _digest(image: Image.Image) -> NDArray[np.uint8]:

@@ -31,9 +31,10 @@ from typing import Any, Final, TypeVar
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.datasets import ImageSet
+from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
 from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
-from bigr_repr.evaluate.representations.hidden import POOLS
+from bigr_repr.evaluate.representations.hidden import ALL_POOLS as POOLS
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.bench import bench
@@ -208,7 +209,7 @@ def run_suite(
         if isinstance(source, ImageSet):
             identity = identities[model.model]
         else:
-            identity = source.provenance["weights_sha256"], {}
+            identity = (source.provenance["weights_sha256"] if isinstance(source, EmbeddingSet) else ""), {}
         records += _measured(folder, data, model, identity, settings, on_progress)
     on_progress("suite", len(pairs), len(pairs))
     return records

@@ -1,0 +1,95 @@
+"""What is asked of a benchmark's features, and what comes of it with its facts. Knows not where features come from."""
+
+# n rows (images), D features
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.evaluate.data.splits import BenchData, Part
+from bigr_repr.evaluate.representations.base import View
+from bigr_repr.evaluate.runs.settings import BenchSettings, Layers, OnProgress
+from bigr_repr.system.machine import describe_machine
+
+__all__ = ["BenchFeatures", "Wanted", "count_duplicates", "count_equal_rows", "facts_of", "with_tokens"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BenchFeatures:
+    """Features of both sides by view, as stored (bits are packed), and the facts that every row of them carries."""
+
+    representation: str
+    data: BenchData
+    train: dict[View, NDArray[Any]]
+    test: dict[View, NDArray[Any]]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The arguments of `features_of`."""
+
+    model: str | None
+    data: BenchData
+    settings: BenchSettings
+    layers: Layers | None
+    train: bool
+    tokens: bool
+    on_progress: OnProgress
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.data.train, self.data.test) if self.train else (self.data.test,)
+
+
+def with_tokens(views: list[View], n_bits: int | None) -> list[View]:
+    return views if n_bits is None or views[-1].n_bits is not None else [*views, View(item="codes", n_bits=n_bits)]
+
+
+def facts_of(wanted: Wanted, record: dict[str, Any], duplicates: int) -> dict[str, Any]:
+    from bigr_repr._version import __version__
+
+    return {
+        "model": record,
+        "pool": wanted.settings.pool,
+        "mirror": wanted.settings.mirror,
+        "train": wanted.data.train.record,
+        "test": wanted.data.test.record,
+        "test_images_in_train": duplicates,
+        "trained_on": None,
+        "machine": describe_machine(),
+        "version": __version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def count_equal_rows(sides: Sequence[dict[View, NDArray[Any]]], view: View, data: BenchData) -> int:
+    how = "going by their features" if view.n_bits is None else "going by their bits"
+    rows = [_row_bytes(side[view]) for side in sides]
+    return count_duplicates(rows[0], rows[1], data, how)
+
+
+def _row_bytes(features: NDArray[Any]) -> NDArray[np.uint8]:
+    flat = np.ascontiguousarray(features)
+    return flat.view(np.uint8).reshape(len(flat), -1)
+
+
+def count_duplicates(train: NDArray[np.uint8], test: NDArray[np.uint8], data: BenchData, how: str) -> int:
+    """How many test images are also in the training set, going by a row of bytes each; logged if there are any."""
+    seen = {row.tobytes() for row in train}
+    count = sum(row.tobytes() in seen for row in test)
+    if count:
+        _log.warning(
+            "%s: %d of %d test images are also training images, %s; leave them out of one side",
+            data.name, count, len(test), how,
+        )  # fmt: skip
+    return count

@@ -1,0 +1,79 @@
+"""How features are measured: the settings of all benchmarks. Knows no data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from bigr_repr._typing import PathLike
+from bigr_repr.evaluate.probes.protocols import LOGREG, SgdProtocol, protocol_names, sgd_protocol
+from bigr_repr.evaluate.representations.base import Reading
+from bigr_repr.evaluate.representations.hidden import ALL_POOLS
+from bigr_repr.evaluate.runs.cache import default_cache
+
+__all__ = ["BenchSettings", "Layers", "OnProgress"]
+
+OnProgress = Callable[[str, int, int], None]
+Layers = Sequence[int | str | tuple[int | str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """How features are measured. protocol and seeds are the probe's, k, temperature and center the neighbors'
+    (see `knn`). Raises ValueError for an unknown protocol or pool, no seeds, or numbers out of range.
+
+    rates, batch: in place of the protocol's, where it trains by gradient descent; C: penalties in place of the usual
+    grid of logreg. One rate, or one C, is taken without a choice, so that one image per class is enough.
+    pool: how the tokens of a block become one vector, as in `pool_tokens`. mirror: features are means over an image and
+    its mirror image. codes: the tokenizer's bits instead of hidden states. device: "cpu", "cuda" …; None: a GPU if
+    there is one. cache: folder for features, the user's cache folder by default. batch_size, workers: of the
+    extraction.
+    """
+
+    protocol: str = LOGREG
+    seeds: tuple[int, ...] = (0,)
+    rates: tuple[float, ...] = ()
+    C: tuple[float, ...] = ()
+    batch: int | None = None
+    k: tuple[int, ...] = (10, 20, 100, 200)
+    temperature: float = 0.07
+    center: bool = False
+    pool: str = "avg"
+    mirror: bool = False
+    codes: bool = False
+    device: str | None = None
+    cache: PathLike = field(default_factory=default_cache)
+    batch_size: int = 32
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in protocol_names():
+            raise ValueError(f"protocol={self.protocol!r} is unknown; choose one of {', '.join(protocol_names())}")
+        if self.pool not in ALL_POOLS:
+            raise ValueError(f"pool={self.pool!r} is unknown; choose one of {', '.join(ALL_POOLS)}")
+        if not self.seeds:
+            raise ValueError("seeds=() holds none; give at least one, as (0,)")
+        if not self.k or min(self.k) < 1 or not self.temperature > 0 or self.batch_size < 1:
+            raise ValueError(
+                f"k={self.k}, temperature={self.temperature}, batch_size={self.batch_size}: each must be above 0"
+            )
+        if self.protocol == LOGREG and (self.rates or self.batch is not None):
+            raise ValueError("rates and batch are for protocols by gradient descent; logreg takes C")
+        if self.protocol != LOGREG and self.C:
+            raise ValueError(f"C={self.C} is for protocol='logreg'; {self.protocol} takes rates")
+        if min((*self.rates, *self.C, self.batch or 1)) <= 0:
+            raise ValueError(f"rates={self.rates}, C={self.C} and batch={self.batch} must be above 0")
+
+    @property
+    def reading(self) -> Reading:
+        """How a representation is read."""
+        return Reading(pool=self.pool, codes=self.codes, mirror=self.mirror)
+
+    @property
+    def probe_protocol(self) -> str | SgdProtocol:
+        """What `linear_probe` takes: the protocol, with the rates and batch that were given."""
+        if self.protocol == LOGREG:
+            return LOGREG
+        given = sgd_protocol(self.protocol)
+        return dataclasses.replace(given, rates=self.rates or given.rates, batch=self.batch or given.batch)

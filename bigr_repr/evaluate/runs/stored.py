@@ -1,0 +1,107 @@
+"""Features that are there already: of embedding data sets, and of files that any tool wrote. Knows no networks."""
+
+# n rows (images), N tokens, D features
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bigr_repr.embed.dataset.read import EmbeddingSet
+from bigr_repr.embed.dataset.schema import differences
+from bigr_repr.evaluate.data.feature_files import FeatureSet
+from bigr_repr.evaluate.data.splits import Part
+from bigr_repr.evaluate.representations.base import TOKENS, View
+from bigr_repr.evaluate.representations.hidden import pooled
+from bigr_repr.evaluate.runs import best_layer
+from bigr_repr.evaluate.runs.features import BenchFeatures, Wanted, count_equal_rows, facts_of, with_tokens
+
+__all__ = ["read_embeddings", "read_features"]
+
+
+def read_features(wanted: Wanted) -> BenchFeatures:
+    """Of files that any tool wrote."""
+    data, settings = wanted.data, wanted.settings
+    sources = data.train.source, data.test.source
+    if wanted.layers or settings.codes or settings.mirror:
+        raise ValueError(f"{data.name} holds features, which have no layer, codes or mirror image; leave these out")
+    first = sources[0]
+    assert isinstance(first, FeatureSet)
+    if first.features.ndim == 2 and settings.pool != "avg":
+        raise ValueError(f"pool={settings.pool!r} is for tokens (n, N, D); {first.files[0]} holds one vector per image")
+    view = View(item="features")
+    sides = []
+    for part in wanted.parts:
+        assert isinstance(part.source, FeatureSet)
+        values = torch.from_numpy(np.ascontiguousarray(part.source.features[part.rows]))
+        kept = values.ndim == 2 or settings.pool == TOKENS
+        sides.append({view: values.numpy() if kept else pooled(values.float(), settings.pool)})
+    name = wanted.model or first.name
+    record = {"model": name, "model_sha256": first.fingerprint(), "files": [Path(file).name for file in first.files]}
+    duplicates = count_equal_rows(sides, view, data) if wanted.train else 0
+    facts = facts_of(wanted, record, duplicates)
+    return BenchFeatures(
+        representation=name, data=data, train=sides[0] if wanted.train else {}, test=sides[-1], facts=facts
+    )
+
+
+def read_embeddings(wanted: Wanted) -> BenchFeatures:
+    """Of embedding data sets."""
+    data, settings = wanted.data, wanted.settings
+    first, second = data.train.source, data.test.source
+    assert isinstance(first, EmbeddingSet)
+    assert isinstance(second, EmbeddingSet)
+    _check_stored(wanted, first, second)
+    views = with_tokens(_stored_views(wanted, first), first.n_bits if wanted.tokens else None)
+    sides = [{view: _read(part, view, settings.pool) for view in views} for part in wanted.parts]
+    name, pooling = first.provenance["model"], first.provenance["pooling"]
+    record = {"model": name, "model_sha256": first.provenance["weights_sha256"], "pooling": pooling}
+    duplicates = count_equal_rows(sides, views[0], data) if wanted.train else 0
+    facts = facts_of(wanted, record, duplicates)
+    return BenchFeatures(
+        representation=name, data=data, train=sides[0] if wanted.train else {}, test=sides[-1], facts=facts
+    )
+
+
+def _check_stored(wanted: Wanted, first: EmbeddingSet, second: EmbeddingSet) -> None:
+    data, settings = wanted.data, wanted.settings
+    if found := differences(first.provenance, second.provenance):
+        raise ValueError(f"{data.train.name} and {data.test.name} are not comparable: {'; '.join(found)}")
+    name, held = first.provenance["model"], first.provenance["pooling"]
+    if wanted.model not in (None, name):
+        raise ValueError(f"model={wanted.model!r}, but {first.folder} holds features of {name!r}; leave model out")
+    if held not in ("none", settings.pool):
+        raise ValueError(f"pool={settings.pool!r}, but {first.folder} holds vectors pooled by {held!r}; leave pool out")
+    if settings.mirror:
+        raise ValueError(f"{first.folder} holds features without mirror images; leave mirror out, or give the images")
+
+
+def _stored_views(wanted: Wanted, embeddings: EmbeddingSet) -> list[View]:
+    if wanted.settings.codes:
+        if embeddings.n_bits is None:
+            raise ValueError(f"{embeddings.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
+        return [View(item="codes", n_bits=embeddings.n_bits)]
+    held = embeddings.layers
+    layers = [layer for layer in wanted.layers or held if isinstance(layer, int | str)]
+    found = best_layer.recall(
+        layers, wanted.settings.cache, embeddings.provenance["weights_sha256"], wanted.settings.pool,
+        model=embeddings.provenance["model"], train=wanted.data.train, dataset=wanted.data.name,
+    )  # fmt: skip
+    if bad := [layer for layer in found if layer not in held]:
+        known = ", ".join(map(str, held))
+        raise ValueError(
+            f"layer={bad[0]!r} is not in {embeddings.folder}, which holds layers {known}; name one of them"
+        )
+    return [View(item=f"layer-{layer}", layer=int(layer)) for layer in found]
+
+
+def _read(part: Part, view: View, pool: str) -> NDArray[Any]:
+    assert isinstance(part.source, EmbeddingSet)
+    if view.n_bits is not None:
+        return np.concatenate([codes for _, codes in part.source.code_batches()])[part.rows]
+    vectors = part.source.read(view.layer).vectors[part.rows]
+    return pooled(torch.from_numpy(vectors.astype(np.float32, copy=False)), pool)
