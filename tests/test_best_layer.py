@@ -43,20 +43,32 @@ def test_best_belongs_to_the_images_and_not_to_their_name(tmp_path: Path) -> Non
         remember(tmp_path, "0" * 64, "avg", train=open_data(data).train, found={"layer": layer})
     assert (_best(tmp_path, one), _best(tmp_path, other)) == (3, 5)
     picture(7, 60, 60).save(Path(one) / "train" / "a" / "00000.png")
-    with pytest.raises(ValueError, match=r"not known yet .*swept so far: photos train, photos train"):
+    with pytest.raises(ValueError, match=r"not known yet .*swept so far: photos train \(8 images: 3\), photos train \(8 images: 5\)"):
         _best(tmp_path, one)
 
 
-def test_a_sweep_over_fewer_images_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_best_belongs_to_the_very_rows_swept(tmp_path: Path) -> None:
     data = _photos(tmp_path / "photos", 4)
-    for layer, limit in ((3, 4), (5, None), (7, 6)):
+    for layer, limit in ((3, 4), (5, None)):
         remember(tmp_path, "0" * 64, "avg", train=open_data(data, limit=limit).train, found={"layer": layer})
-    assert (_best(tmp_path, data), _best(tmp_path, data, limit=4)) == (5, 5)
-    assert "over 8 images found; this one had 6" in caplog.text
+    assert (_best(tmp_path, data), _best(tmp_path, data, limit=4)) == (5, 3)
+    with pytest.raises(ValueError, match=r"on these 6 images of photos train is not known"):
+        _best(tmp_path, data, limit=6)
     (file,) = (tmp_path / "best-layer").iterdir()
     file.write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         _best(tmp_path, data)
+
+
+def test_a_row_says_where_its_best_layer_comes_from(model: str, tmp_path: Path) -> None:
+    data, settings = open_data(_photos(tmp_path / "photos", 5)), BenchSettings(cache=tmp_path, k=(1,), device="cpu")
+    swept = best_row(bench(model, data, settings, layers=None))
+    (row,) = bench(model, data, settings, layers=["best"], probe=False)
+    noted = row.record()["layer_chosen_by"]
+    assert (noted["layer"], noted["images"], noted["train"]) == (swept.view.layer, 10, "photos train")
+    mirrored = BenchSettings(cache=tmp_path, k=(1,), device="cpu", mirror=True)
+    with pytest.raises(ValueError, match="not known yet"):  # of other features
+        bench(model, data, mirrored, layers=["best"])
 
 
 def test_embeddings_have_a_best_layer_too(model: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from bigr_repr.evaluate.probes.protocols import protocol_names
 from bigr_repr.evaluate.reports.inspection import MAPS
-from bigr_repr.evaluate.representations.hidden import POOLS
+from bigr_repr.evaluate.representations.hidden import VECTOR_POOLS
 from bigr_repr.retrieval.codes.binarizer import BINARIZERS
 from bigr_repr.retrieval.stores.open import KINDS
 from bigr_repr.system.devices import as_dtype
@@ -53,7 +53,7 @@ def test_every_option_says_what_it_sets_and_help_shows_all_of_it(words: tuple[st
 @pytest.mark.parametrize(
     ("choices", "wanted"),
     [
-        (bench_options.Pooling, POOLS),
+        (bench_options.Pooling, VECTOR_POOLS),
         (bench_options.Probe, protocol_names()),
         (look.Method, MAPS),
         (StoreKind, KINDS),

@@ -21,12 +21,12 @@ from bigr_repr._typing import PathLike
 from bigr_repr.datasets import ImageSet
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.class_matching import Aliases, Classes, match_classes, read_aliases
-from bigr_repr.evaluate.data.feature_files import FeatureSet, joined_classes
+from bigr_repr.evaluate.data.feature_files import FeatureSet, joined_classes, open_features
 from bigr_repr.evaluate.data.labeled import Labeled, shared_classes
 from bigr_repr.evaluate.data.sources import DATASETS, DataSource, find_sides, short_name
 from bigr_repr.evaluate.data.stratified import stratified_sample, stratified_split
 
-__all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer"]
+__all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer", "with_features"]
 
 _TEST_SHARE: Final = 0.2
 
@@ -131,6 +131,29 @@ def transfer(
     name = f"{short_name(train_on)} → {short_name(test_on)}"
     sides = _part(f"{short_name(train_on)} train", train), _part(f"{short_name(test_on)} test", test)
     return _limited(name, _shared_classes(*sides, read_aliases(aliases)), limit, test_limit, seed)
+
+
+def with_features(data: BenchData, train: PathLike, test: PathLike | None = None) -> BenchData:
+    """The same rows and labels, with features from files in the place of images.
+
+    train, test: features (see `feature_files`) of all images of each side's source, in its order; test: None if both
+    sides are drawn from one source. Raises ValueError for another number of rows.
+    """
+    if test is None and data.train.source is not data.test.source:
+        raise ValueError(f"{data.name} has a test side of its own; give features of its images too")
+    files = open_features(train), None if test is None else open_features(test)
+    return BenchData(
+        name=data.name, train=_with_file(data.train, files[0]), test=_with_file(data.test, files[1] or files[0])
+    )
+
+
+def _with_file(part: Part, file: FeatureSet) -> Part:
+    count = part.source.rows if isinstance(part.source, EmbeddingSet) else len(part.source)
+    if len(file) != count:
+        raise ValueError(
+            f"{file.files[0]} holds {len(file)} rows; {part.name} has {count} images: give one row per image"
+        )
+    return dataclasses.replace(part, source=file)
 
 
 # ---- sides

@@ -22,7 +22,8 @@ from bigr_repr.images.inputs import stack
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 
-ALL_POOLS: Final = (*POOLS, "cls", "cls+avg", TOKENS)  # of any representation
+VECTOR_POOLS: Final = (*POOLS, "cls", "cls+avg")  # of any representation
+ALL_POOLS: Final = (*VECTOR_POOLS, TOKENS)
 _DEFAULT: Final = 12  # the block whose features are taken if none is named
 
 

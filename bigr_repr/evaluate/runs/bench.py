@@ -187,7 +187,7 @@ def _remember(row: BenchRow, train: Part, settings: BenchSettings) -> None:
     found = {
         "layer": row.view.layer, "held_out_top1": row.probe.held_out_top1, "protocol": row.probe.protocol,
     }  # fmt: skip
-    best_layer.remember(settings.cache, sha256, settings.pool, train=train, found=found)
+    best_layer.remember(settings.cache, sha256, settings.pool_key, train=train, found=found)
 
 
 # ---- measuring

@@ -99,7 +99,7 @@ def _views(representation: Representation, wanted: Wanted) -> tuple[list[View], 
     chosen_by: dict[str, Any] = {}
     if representation.layers and best_layer.BEST in layers:
         noted = best_layer.noted(
-            settings.cache, representation.fingerprint, settings.pool,
+            settings.cache, representation.fingerprint, settings.pool_key,
             model=representation.name, train=wanted.data.train, dataset=wanted.data.name,
         )  # fmt: skip
         chosen_by = {"layer_chosen_by": noted}

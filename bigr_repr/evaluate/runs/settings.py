@@ -66,6 +66,11 @@ class BenchSettings:
             raise ValueError(f"rates={self.rates}, C={self.C} and batch={self.batch} must be above 0")
 
     @property
+    def pool_key(self) -> str:
+        """What the pooling is called where its best block is noted."""
+        return f"{self.pool}.mirror" if self.mirror else self.pool
+
+    @property
     def reading(self) -> Reading:
         """How a representation is read."""
         return Reading(pool=self.pool, codes=self.codes, mirror=self.mirror)

@@ -14,7 +14,9 @@ models:
   - pixels
   - {model: $model, layers: all}
   - {model: tokenizer-bits:$model, name: bits}
-  - {model: "timm:vit_small_patch16_224.dino", layers: [5, 11]}
+  - {model: "timm:vit_small_patch16_224.dino", layers: [5, 11, [8, 9, 10, 11]]}  # the last: four side by side
+  - {model: efficientnet-lite0, optional: true}  # left out where its weights are not installed
+  - {name: clip, features: {digits: {train: clip-train.npy, test: clip-test.npy}}}  # of all images, in their order
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -32,7 +34,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.datasets import ImageSet
 from bigr_repr.embed.dataset.read import EmbeddingSet
-from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
+from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer, with_features
 from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations.hidden import ALL_POOLS as POOLS
 from bigr_repr.evaluate.representations.open import open_representation
@@ -86,22 +88,32 @@ class SuiteData:
 class SuiteModel:
     """One representation, a name as in `representations`.
 
-    layers: "all", or a list of block numbers, "mid" and "best"; none: the representation's own. name: in the reports.
-    codes, pool, center: as in BenchSettings.
+    layers: "all", or a list of block numbers, "mid" and "best", and lists of those that are set side by side; none: the
+    representation's own. name: in the reports. codes, pool, mirror, center: as in BenchSettings. optional: left out if
+    its weights are not there. features: in the place of a model, {name of a data set: {"train": FILE, "test": FILE}} of
+    all its images, in their order; other data sets have no row of it.
     """
 
-    model: str
+    model: str = ""
     name: str = ""
-    layers: tuple[int | str, ...] | str = ()
+    layers: tuple[int | str | tuple[int | str, ...], ...] | str = ()
     codes: bool = False
     pool: str = "avg"
+    mirror: bool = False
     center: bool = False
+    optional: bool = False
+    features: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, str) and self.layers != ALL:
             raise ValueError(f"layers={self.layers!r} is neither {ALL!r} nor a list of blocks")
         if self.pool not in POOLS:
             raise ValueError(f"pool={self.pool!r} is unknown; choose one of {', '.join(POOLS)}")
+        if bool(self.model) == bool(self.features) or (self.features and not self.name):
+            raise ValueError("give model, or features and name")
+        for data, files in self.features.items():
+            if not isinstance(files, Mapping) or not {"train"} <= files.keys() <= {"train", "test"}:
+                raise ValueError(f"features of {data}: give train and test, a file each")
 
     @property
     def label(self) -> str:
@@ -121,6 +133,9 @@ class Suite:
     protocol: str = LOGREG
     seeds: int = 1
     seed: int = 0
+    rates: tuple[float, ...] = ()
+    C: tuple[float, ...] = ()
+    batch: int | None = None
     k: tuple[int, ...] = (20,)
     temperature: float = 0.07
 
@@ -173,6 +188,7 @@ def read_suite(path: PathLike, *, model: str | None = None, root: str | None = N
         )
         if "k" in fields:
             fields["k"] = tuple(_whole(fields["k"]))
+        fields |= {key: tuple(_numbers(key, fields[key])) for key in ("rates", "C") if key in fields}
         return _make(Suite, fields)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ValueError(f"{file} is not a suite: {' '.join(str(error).split())}") from error
@@ -192,32 +208,56 @@ def run_suite(
     settings = dataclasses.replace(
         settings, protocol=suite.protocol, seeds=tuple(range(suite.seed, suite.seed + suite.seeds)), k=suite.k,
         temperature=suite.temperature,
+        rates=suite.rates,
+        C=suite.C,
+        batch=suite.batch,
     )  # fmt: skip
     # What cannot be opened ends the suite now, not after the hours that the rest takes.
     opened = [entry.open(suite.root, suite.seed) for entry in suite.datasets]
-    identities: dict[str, _Identity] = {}
-    if any(isinstance(data.train.source, ImageSet) for data in opened):
-        names = dict.fromkeys(model.model for model in suite.models)
-        identities = {name: _identity(name, suite.seed) for name in names}
+    images = any(isinstance(data.train.source, ImageSet) for data in opened)
+    identities = _identities(suite) if images else {}
     folder = Path(out) / _ROWS
     folder.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
-    pairs = [(data, model) for data in opened for model in suite.models]
+    pairs = [(data, model) for data in opened for model in suite.models if _fits(data, model, identities)]
     for done, (data, model) in enumerate(pairs):
         on_progress("suite", done, len(pairs))
-        source = data.train.source
-        if isinstance(source, ImageSet):
-            identity = identities[model.model]
-        else:
-            identity = (source.provenance["weights_sha256"] if isinstance(source, EmbeddingSet) else ""), {}
-        records += _measured(folder, data, model, identity, settings, on_progress)
+        if model.features:
+            files = model.features[data.name]
+            data = with_features(data, files["train"], files.get("test"))  # noqa: PLW2901
+        records += _measured(folder, data, model, _identity_on(data, model, identities), settings, on_progress)
     on_progress("suite", len(pairs), len(pairs))
     return records
 
 
-def _identity(name: str, seed: int) -> _Identity:
-    representation = open_representation(name, device="cpu", seed=seed)
-    return representation.fingerprint, representation.record
+def _identities(suite: Suite) -> dict[str, _Identity]:
+    """What each model is; an optional one whose weights are not there is left out, with a warning."""
+    found: dict[str, _Identity] = {}
+    for model in suite.models:
+        if not model.model or model.model in found:
+            continue
+        try:
+            representation = open_representation(model.model, device="cpu", seed=suite.seed)
+        except FileNotFoundError as error:
+            if not model.optional:
+                raise
+            _log.warning("%s is left out: %s", model.label, error)
+            continue
+        found[model.model] = representation.fingerprint, representation.record
+    return found
+
+
+def _fits(data: BenchData, model: SuiteModel, identities: Mapping[str, _Identity]) -> bool:
+    if model.features:
+        return data.name in model.features
+    return not isinstance(data.train.source, ImageSet) or model.model in identities
+
+
+def _identity_on(data: BenchData, model: SuiteModel, identities: Mapping[str, _Identity]) -> _Identity:
+    source = data.train.source
+    if isinstance(source, ImageSet):
+        return identities[model.model]
+    return (source.provenance["weights_sha256"] if isinstance(source, EmbeddingSet) else ""), {}
 
 
 def _measured(
@@ -228,19 +268,21 @@ def _measured(
     settings: BenchSettings,
     on_progress: Callable[..., None],
 ) -> list[dict[str, Any]]:
-    settings = dataclasses.replace(settings, codes=model.codes, pool=model.pool, center=model.center)
+    settings = dataclasses.replace(
+        settings, codes=model.codes, pool=model.pool, mirror=model.mirror, center=model.center
+    )
     layers = model.layers
-    if not isinstance(layers, str):
-        layers = tuple(
-            best_layer.recall(
-                layers, settings.cache, identity[0], model.pool,
-                model=model.model, train=data.train, dataset=data.name,
-            )
-        )  # fmt: skip
+    if not isinstance(layers, str) and best_layer.BEST in layers:
+        noted = best_layer.noted(
+            settings.cache, identity[0], settings.pool_key, model=model.model, train=data.train, dataset=data.name
+        )
+        layers = tuple(noted["layer"] if layer == best_layer.BEST else layer for layer in layers)
     path = folder / f"{_key(data, model, layers, identity, settings)}.json"
     if not path.exists():
         _log.info("%s on %s", model.label, data.name)
-        rows = bench(model.model, data, settings, layers=None if layers == ALL else layers, on_progress=on_progress)
+        wanted = None if layers == ALL else layers
+        name = model.model or model.name
+        rows = bench(name, data, settings, layers=wanted, on_progress=on_progress)
         with replacing(path) as file:
             file.write(json.dumps([row.record() for row in rows], indent=1).encode())
     found: list[dict[str, Any]] = json.loads(path.read_text())
@@ -250,7 +292,7 @@ def _measured(
 def _key(
     data: BenchData,
     model: SuiteModel,
-    layers: tuple[int | str, ...] | str,
+    layers: tuple[int | str | tuple[int | str, ...], ...] | str,
     identity: _Identity,
     settings: BenchSettings,
 ) -> str:
@@ -262,6 +304,7 @@ def _key(
     facts = [
         *identity, sides, layers, model.codes, model.pool, model.center,
         settings.protocol, settings.seeds, settings.k, settings.temperature,
+        model.mirror, settings.rates, settings.C, settings.batch,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
@@ -289,6 +332,14 @@ def _whole(found: object) -> list[int]:
     return listed
 
 
+def _numbers(key: str, found: object) -> list[float]:
+    """Numbers from a list, or from a single one."""
+    listed: list[Any] = found if isinstance(found, list) else [found]
+    if strange := [each for each in listed if not isinstance(each, int | float) or isinstance(each, bool)]:
+        raise ValueError(f"{key}={strange[0]!r} is no number")
+    return [float(each) for each in listed]
+
+
 def _entry(kind: type[_T], found: object, plain: str) -> _T:
     """A data set or model from its entry: a mapping, or only its name."""
     if isinstance(found, str):
@@ -296,7 +347,8 @@ def _entry(kind: type[_T], found: object, plain: str) -> _T:
     if not isinstance(found, dict):
         raise ValueError(f"{found!r} is neither a name nor a mapping")
     if isinstance(found.get("layers"), list):
-        found = {**found, "layers": tuple(found["layers"])}
+        layers = (tuple(layer) if isinstance(layer, list) else layer for layer in found["layers"])
+        found = {**found, "layers": tuple(layers)}
     return _make(kind, found)
 
 

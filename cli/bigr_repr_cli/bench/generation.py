@@ -2,59 +2,71 @@
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.bench import options as o
-from bigr_repr_cli.options import Device, Json
+from bigr_repr_cli.flatten import flattened
+from bigr_repr_cli.options import Json
 from bigr_repr_cli.progress import bench_progress
 
+_Generated = Annotated[
+    str,
+    typer.Argument(
+        metavar="GENERATED", help="Generated images: a folder, the .npz of generate --npz, or a Parquet file."
+    ),
+]
 
-def command(
-    generated: Annotated[
-        str,
-        typer.Argument(
-            metavar="GENERATED", help="Generated images: a folder, the .npz of generate --npz, or a Parquet file."
-        ),
-    ],
-    real: Annotated[
-        list[str], typer.Option(help="Real images: a folder, a Parquet file or torchvision:NAME:ROOT. May be repeated.")
-    ],
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """What computes the features that are compared."""
+
     model: Annotated[
-        str, typer.Option(help="What computes the features: a model's name or folder, timm:NAME, or pixels:SIDE.")
-    ] = DEFAULT_MODEL,
+        str,
+        typer.Option(
+            help="What computes the features: a model's name or folder, efficientnet-lite0, timm:NAME, or pixels:SIDE."
+        ),
+    ] = DEFAULT_MODEL
     layer: Annotated[
         list[str],
         typer.Option(
             help="Block whose features to take, counted from 0: 12; -1 (the last); mid "
             r"\[default: 12, or the last if there are fewer]."
         ),
-    ] = [],  # noqa: B006
-    pool: o.Pool = o.Pooling.avg,
+    ] = ()  # type: ignore[assignment]
+    pool: Annotated[
+        o.Pooling, typer.Option(help="How a block's tokens become one vector, as in bench linear-probe.")
+    ] = o.Pooling.avg
+
+
+@flattened
+def command(
+    generated: _Generated,
+    real: Annotated[
+        list[str], typer.Option(help="Real images: a folder, a Parquet file or torchvision:NAME:ROOT. May be repeated.")
+    ],
+    judge: Judge,
+    running: o.Running,
     k: Annotated[
         int, typer.Option("-k", "--k", min=1, help="Nearest neighbors that precision and recall reach to.")
     ] = 3,
-    seed: o.Seed = 0,
-    device: Device = "auto",
-    cache: o.Cache = None,
-    batch_size: o.BatchSize = 32,
-    workers: o.Workers = None,
     as_json: Json = False,
 ) -> None:
     """Compare generated images with real ones: Fréchet distance, precision and recall of a model's features.
 
     Numbers of different extractors, or of different numbers of images, must not be compared; none of these is the FID.
     """
-    block = o.single_layer(layer, ("mid",))
+    block, settings = o.single_layer(judge.layer, ("mid",)), o.settings_of(judge, running)
     from bigr_repr.datasets import open_images
     from bigr_repr.evaluate.runs.bench import bench_generation
 
-    settings = o.make_settings(seed=seed, pool=pool, device=device, cache=cache, batch_size=batch_size, workers=workers)
     sides = open_images(generated, train=False), open_images(real, train=False)
     with bench_progress() as on_progress:
-        found, facts = bench_generation(model, *sides, settings, layer=block, k=k, on_progress=on_progress)
+        found, facts = bench_generation(judge.model, *sides, settings, layer=block, k=k, on_progress=on_progress)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(found) | facts, indent=2))
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -32,10 +32,33 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None
     typer.echo("95 %: an interval of top-1 by resampling the test images")
     if best and len(rows) > 1:
         typer.echo(f"← {best.view.where} (best) on the held-out part of the training images")
-    for row in [best] if best else rows:
-        if row.probe and row.probe.seed_interval:
-            seeds = f"mean over seeds {', '.join(map(str, row.probe.seeds))}"
-            typer.echo(f"{row.view.where}: {_interval(row.probe.seed_interval)} is 95 % of the {seeds}, by Student's t")
+    for sentence in [*_of_seeds([best] if best else rows), *_cautions(rows)]:
+        typer.echo(sentence)
+
+
+def _of_seeds(rows: Sequence[BenchRow]) -> Iterator[str]:
+    """What several seeds say of chance, if anything."""
+    for row in rows:
+        if row.probe is None or len(row.probe.seeds) < 2:
+            continue
+        seeds = f"seeds {', '.join(map(str, row.probe.seeds))}"
+        if row.probe.seed_interval is None:
+            yield f"{row.view.where}: {seeds} gave the same head; chance is only in the test images"
+        else:
+            interval = _interval(row.probe.seed_interval)
+            yield f"{row.view.where}: {interval} is 95 % of the mean over {seeds}, by Student's t"
+
+
+def _cautions(rows: Sequence[BenchRow]) -> Iterator[str]:
+    """What a reader must know: the model has seen this data, a choice is at the end of its grid, where best is from."""
+    facts = rows[0].facts
+    if facts["trained_on"]:
+        yield f"note: {rows[0].representation} was {facts['trained_on']}"
+    if noted := facts.get("layer_chosen_by"):
+        yield f"best: layer {noted['layer']}, of a sweep over {noted['images']:,} images of {noted['train']}"
+    for row in rows:
+        for edge in row.probe.edges if row.probe else ():
+            yield f"note: {row.view.where}: {edge}"
 
 
 def _probe_table(rows: Sequence[BenchRow], best: BenchRow | None) -> Table:

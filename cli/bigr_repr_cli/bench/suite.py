@@ -1,53 +1,59 @@
 """`bigr-repr bench suite`."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bigr_repr_cli.bench import options as o
-from bigr_repr_cli.options import Device, Json
+from bigr_repr_cli.flatten import flattened
+from bigr_repr_cli.options import Json
 from bigr_repr_cli.progress import bench_progress
 
+_Suite = Annotated[
+    Path, typer.Argument(metavar="SUITE.yaml", help="File that names the models and the data sets to measure them on.")
+]
 
-def command(
-    suite: Annotated[
-        Path,
-        typer.Argument(metavar="SUITE.yaml", help="File that names the models and the data sets to measure them on."),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write the reports into; what is done there is not done again.")],
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What takes the place of what the file says."""
+
     model: Annotated[
         str | None, typer.Option(help=r"Model that $model in the file stands for \[default: the file's].")
-    ] = None,
+    ] = None
     root: Annotated[
         str | None, typer.Option(help=r"Folder that holds the data sets given by name \[default: the file's].")
-    ] = None,
+    ] = None
     limit: Annotated[
         int | None,
         typer.Option(min=1, help=r"Training images to take at most, for a quick run \[default: as the file says]."),
-    ] = None,
+    ] = None
     test_limit: Annotated[
         int | None, typer.Option(min=1, help=r"Test images to take at most \[default: as the file says].")
-    ] = None,
-    device: Device = "auto",
-    cache: o.Cache = None,
-    batch_size: o.BatchSize = 32,
-    workers: o.Workers = None,
+    ] = None
+
+
+@flattened
+def command(
+    suite: _Suite,
+    out: Annotated[Path, typer.Option(help="Folder to write the reports into; what is done there is not done again.")],
+    changes: Changes,
+    machine: o.Machine,
     as_json: Json = False,
 ) -> None:
     """Measure many representations on many data sets: Markdown, JSON and an HTML page with plots.
 
     A broken run goes on where it was when the command is given again.
     """
-    import json
-
     from bigr_repr.evaluate.reports.report import markdown_table, write_reports
     from bigr_repr.evaluate.runs.suite import read_suite, run_suite
 
-    plan = read_suite(suite, model=model, root=root).limited(limit, test_limit)
-    settings = o.make_settings(device=device, cache=cache, batch_size=batch_size, workers=workers)
+    plan = read_suite(suite, model=changes.model, root=changes.root).limited(changes.limit, changes.test_limit)
     with bench_progress() as on_progress:
-        records = run_suite(plan, out, settings, on_progress)
+        records = run_suite(plan, out, o.settings_of(machine), on_progress)
     files = write_reports(plan.name, records, out)
     if as_json:
         typer.echo(json.dumps({"name": plan.name, "rows": records, "files": [str(file) for file in files]}, indent=2))
