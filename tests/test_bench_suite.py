@@ -149,7 +149,7 @@ def test_names_cannot_break_the_page(model: str, file: Path, tmp_path: Path) -> 
     ]
     write_reports("tried", hostile, tmp_path / "out")
     assert "<img src=x" not in (tmp_path / "out" / "tried.html").read_text()
-    assert "\n| pixels:8\\|b | " in (tmp_path / "out" / "tried.md").read_text()
+    assert "| pixels:8\\|b | " in (tmp_path / "out" / "tried.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -247,10 +247,15 @@ def test_strips_frame_right_and_wrong_neighbors() -> None:
         return Image.new("RGB", (20, 20), (10 * number, 0, 0))
 
     sheet = neighbor_strips(queries, base, [1], np.array([1, 0, 1]), image, image, k=2, side=32)
-    green, red = (sheet.getpixel((16 + 40 * place, 8)) for place in (1, 2))
+    blue, green, red = (sheet.getpixel((8 + 40 * place, 8)) for place in (0, 1, 2))
+    assert blue == (31, 78, 140)
     assert green == (90, 147, 103)
     assert red == (176, 65, 62)
     assert sheet.getpixel((8 + 16, 24)) == (0, 0, 0)
+    named = neighbor_strips(queries, base, [1], np.array([1, 0, 1]), image, image, k=2, side=32, names=("cat", "dog"))
+    below = np.asarray(named)[8 + 32 : 8 + 32 + 14]
+    assert [bool((below[:, 8 + 40 * place : 40 + 40 * place] < 128).any()) for place in range(3)] == [True] * 3
+    assert not np.array_equal(below[:, 8:40], below[:, 88:120])  # dog, and then cat
     with pytest.raises(ValueError, match=r"k=4 is outside 1\.\.3"):
         neighbor_strips(queries, base, [1], np.array([1, 0, 1]), image, image, k=4)
 
@@ -275,7 +280,7 @@ def test_picture_commands(model: str, tmp_path: Path) -> None:
     assert found["confusion"] == str(tmp_path / "confusion.png")
     assert all("taken for" in mistake for mistake in found["mistakes"])
     assert np.shape(json.loads(said["cka"])["values"]) == (4, 4)
-    assert _size(tmp_path / "near.png") == (72 * 5 + 16, 72 * 3 + 8)
+    assert _size(tmp_path / "near.png") == (72 * 5 + 8, (72 + 14) * 3 + 8)
     assert (tmp_path / "cka.png").stat().st_size > 1000
     assert CliRunner().invoke(app, ["map", *shared, str(tmp_path / "map.gif")]).exit_code == 2
     assert CliRunner().invoke(app, ["cka", *shared, str(tmp_path / "no" / "a.png")]).exit_code == 2

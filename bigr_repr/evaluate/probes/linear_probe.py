@@ -37,10 +37,10 @@ class LinearProbe:
 
     `top5` counts a hit among the five classes with the largest logits (all of them, if there are fewer).
     `interval`: 95 % of top1, by resampling the test images. `seed_interval`: 95 % of the mean over seeds, by Student's
-    t; None for one seed. `top1_by_seed`, `settings` (what was chosen): one per seed. `held_out_top1` is the accuracy
-    that chose them, and None when there was nothing to choose. `predicted` (n_test,): the classes that the first seed's
-    head chose. `edges`: in words, chosen settings at an end of their grid. `protocol` says how the numbers
-    came about.
+    t; None for one seed, or if all gave the same. `top1_by_seed`, `settings` (what was chosen): one per seed.
+    `held_out_top1` is the accuracy that chose them; None if there were too few images to hold any out. `edges`: in
+    words, chosen settings at an end of their grid. `predicted` (n_test,): the classes that the first seed's head chose.
+    `protocol` says in words how the numbers came about.
     """
 
     top1: float

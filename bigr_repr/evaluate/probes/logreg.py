@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -46,12 +46,17 @@ class Trained:
     edge: str | None = None
 
 
-def edge_of(name: str, chosen: float, grid: Sequence[float]) -> str | None:
-    """In words, if a value chosen from several is the smallest or largest of its grid."""
-    ends = {min(grid): "smallest", max(grid): "largest"}
-    if len(set(grid)) == 1 or chosen not in ends:
+def edge_of(name: str, chosen: float, scores: Mapping[float, float], count: int) -> str | None:
+    """In words, if a value chosen from a grid of `count` is its smallest or largest, and better than the one beside it.
+
+    scores: of the values that were tried.
+    """
+    tried = sorted(scores)
+    if count == 1 or chosen not in (tried[0], tried[-1]) or (chosen == tried[-1] and len(tried) < count):
         return None
-    return f"{name}={chosen:g} is the {ends[chosen]} of its grid of {len(set(grid))}"
+    if scores[tried[1] if chosen == tried[0] else tried[-2]] == scores[chosen]:
+        return None  # no better than within the grid
+    return f"{name}={chosen:g} is the {'smallest' if chosen == tried[0] else 'largest'} of its grid of {count}"
 
 
 def train_logreg(
@@ -67,7 +72,8 @@ def train_logreg(
 
     C is tried from the smallest of `grid` upward, each fit starting from the last, until both accuracy and likelihood
     of the held-out part have twice been worse than their best; of equally accurate values the smallest wins. Held out
-    is a fifth of at most `search_rows` training images, each class in proportion. One value in `grid`: no search.
+    is a fifth of at most `search_rows` training images, each class in proportion; none, for one value in `grid` and one
+    image a class.
     """
     values = sorted(set(grid))
     if not values or not values[0] > 0:
@@ -83,7 +89,7 @@ def train_logreg(
                 x = standardize(train.features, scaling, device)
                 problem = LogisticRegression(x, class_indices(train.labels, classes, device), len(classes))
             ranked[choice.C] = _ranked(problem.fit(choice.C, choice.fit), test, scaling, device)
-        edge = edge_of("C", choice.C, values)
+        edge = edge_of("C", choice.C, choice.scores, len(values)) if choice.scores else None
         found = Trained(
             ranked=ranked[choice.C], settings={"C": choice.C}, held_out_top1=choice.held_out_top1, edge=edge
         )
@@ -106,21 +112,25 @@ def hold_out(
 
 @dataclass(frozen=True)
 class _Choice:
-    """A value of C, with its held-out accuracy and fit if it was searched for."""
+    """A value of C, with its held-out accuracy and fit if it was searched for, and the accuracies of all tried."""
 
     C: float
     held_out_top1: float | None = None
     fit: LogisticFit | None = None
+    scores: Mapping[float, float] = field(default_factory=dict)
 
 
 def _choose(
     train: Labeled, classes: NDArray[np.int64], values: list[float], search_rows: int, seed: int, device: torch.device
 ) -> _Choice:
-    if len(values) == 1:
-        return _Choice(values[0])
     generator = np.random.default_rng(seed)
     sample = stratified_sample(train.labels, max(search_rows, len(classes)), generator)
-    kept, held = hold_out(train, classes, sample, generator)
+    try:
+        kept, held = hold_out(train, classes, sample, generator)
+    except ValueError:
+        if len(values) > 1:
+            raise
+        return _Choice(values[0])  # which is given, so that nothing has to be held out
     scaling = scaling_of(train.features[kept])
     problem = LogisticRegression(
         standardize(train.features[kept], scaling, device),
@@ -129,16 +139,17 @@ def _choose(
     )
     x, y = standardize(train.features[held], scaling, device), class_indices(train.labels[held], classes, device)
     best, highest, fit, least, worse = _Choice(values[0]), -1.0, None, math.inf, 0
+    scores: dict[float, float] = {}
     for C in values:  # noqa: N806
         fit = problem.fit(C, fit, tolerance=_SEARCH)
         logits = fit.logits(x)
         top1 = 100 * (logits.argmax(dim=1) == y).double().mean().item()
-        loss = F.cross_entropy(logits, y).item()
+        loss, scores[C] = F.cross_entropy(logits, y).item(), top1
         _log.info("C=%g: %.2f %%, loss %.4f, %d held out, %d passes", C, top1, loss, len(held), fit.passes)
         # Accuracy alone would stop too early: it wavers where the penalty leaves little but the intercept.
         worse = worse + 1 if top1 < highest and loss > least else 0
         if top1 > highest:
-            best, highest = _Choice(C, top1, fit), top1
+            best, highest = _Choice(C, top1, fit, scores), top1
         least = min(least, loss)
         if worse == _PATIENCE:
             break

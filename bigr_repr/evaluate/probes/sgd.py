@@ -35,14 +35,12 @@ def train_sgd(
 ) -> list[list[Trained]]:
     """For each (train, test) of a layer and each seed, the head chosen on a held-out fifth and trained on all.
 
-    A protocol of one rate chooses nothing and holds nothing out.
+    A protocol of one rate chooses nothing, and does without where there is one image a class.
 
     All pairs hold the same images. Layers of one width train together, as many as fit in 1 GB of features, 256 MB of
     weights and 512 MB of a step's logits, but at least one. The held-out part is drawn with the first seed.
     """
-    fixed = len(protocol.rates) == 1
-    rows = np.arange(len(pairs[0][0]))
-    split = None if fixed else hold_out(pairs[0][0], classes, rows, np.random.default_rng(seeds[0]))
+    split = _split(pairs[0][0], classes, protocol, seeds[0])
     trained: list[list[Trained]] = [[] for _ in pairs]
     for group in _groups(pairs, len(classes), protocol, len(seeds)):
         x = torch.stack([_tensor(pairs[i][0], device) for i in group])
@@ -55,12 +53,25 @@ def train_sgd(
             for s in range(len(seeds)):
                 ranked = final.ranked(test, place, s, min(5, len(classes)))[0].cpu().numpy()
                 rate = protocol.rates[int(choice[place, s])]
+                scores = dict(zip(protocol.rates, accuracy[place, s].tolist(), strict=True))
+                edge = None if split is None else edge_of("rate", rate, scores, len(protocol.rates))
+                held_out = None if split is None else scores[rate]
                 found = Trained(
-                    ranked=ranked, settings={"rate": rate}, held_out_top1=None if fixed else float(accuracy[place, s]),
-                    edge=edge_of("rate", rate, protocol.rates),
+                    ranked=ranked, settings={"rate": rate}, held_out_top1=held_out,
+                    edge=edge,
                 )  # fmt: skip
                 trained[i].append(found)
     return trained
+
+
+def _split(train: Labeled, classes: Rows, protocol: SgdProtocol, seed: int) -> tuple[Rows, Rows] | None:
+    """Rows kept and held out; None if there are too few, for a protocol that needs no choice."""
+    try:
+        return hold_out(train, classes, np.arange(len(train)), np.random.default_rng(seed))
+    except ValueError:
+        if len(protocol.rates) > 1:
+            raise
+        return None
 
 
 def _choose(
@@ -71,13 +82,13 @@ def _choose(
     seeds: Sequence[int],
     split: tuple[Rows, Rows] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Numbers (L, S) of the heads that are best on the held-out rows, the first of equals, and their accuracies.
+    """Numbers (L, S) of the heads that are best on the held-out rows, the first of equals; accuracies of all (L, S, H).
 
-    split: rows kept and held out; None: there is only one head, which needs no choice.
+    split: rows kept and held out; None: there is only one head, and nothing to hold out.
     """
     if split is None:
-        none = torch.zeros(len(x), len(seeds))
-        return none.long(), none
+        none = torch.zeros(len(x), len(seeds), 1)
+        return none[..., 0].long(), none
     kept, held = (torch.from_numpy(rows).to(x.device) for rows in split)
     heads = train_heads(x[:, kept], y[kept], classes, protocol, seeds)
 
@@ -85,7 +96,7 @@ def _choose(
         return (heads.ranked(x[layer, held], layer, seed, 1)[:, :, 0] == y[held]).double().mean(dim=1)
 
     found = torch.stack([torch.stack([right(layer, s) for s in range(len(seeds))]) for layer in range(len(x))])
-    return found.argmax(dim=2).cpu(), 100 * found.amax(dim=2).cpu()
+    return found.argmax(dim=2).cpu(), 100 * found.cpu()
 
 
 def _groups(

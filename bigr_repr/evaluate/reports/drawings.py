@@ -76,6 +76,7 @@ def draw_neighbors(
     sheet = neighbor_strips(
         features.test[view], features.train[view], test.labels, data.train.labels, _loader(test), _loader(data.train),
         k=k, metric="cosine" if view.n_bits is None else "hamming", n_bits=view.n_bits, mean=mean,
+        names=data.train.class_names,
     )  # fmt: skip
     with replacing(Path(path)) as file:
         sheet.save(file, "PNG")
@@ -100,7 +101,7 @@ def draw_confusion(
     shares = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     names = [data.train.class_names[label] if data.train.class_names else str(label) for label in classes]
     title = f"{rows[0].representation}, {rows[0].view.where}, on {data.test.name}: {probe.top1:.1f} %"
-    plot_matrix(shares, names, names, path, title=title, labels=("class", "taken for, % of the class"), most=100)
+    plot_matrix(shares, names, names, path, title=title, labels=("class", "taken for, % of the class"), span=(0, 100))
     mistakes = np.where(np.eye(len(classes), dtype=bool), -1.0, shares)
     worst = np.argsort(-mistakes, axis=None, kind="stable")[:5]
     pairs = [np.unravel_index(place, shares.shape) for place in worst]
@@ -121,7 +122,15 @@ def draw_cka(
     values = cka_matrix(sides[0].test, sides[1].test)
     rows, columns = ([view.where for view in side.test] for side in sides)
     labels = sides[0].representation, sides[1].representation
-    plot_matrix(values, rows, columns, path, title=f"linear CKA on {data.test.name}", labels=labels, most=1)
+    plot_matrix(
+        values,
+        rows,
+        columns,
+        path,
+        title=f"linear CKA on {data.test.name}",
+        labels=labels,
+        span=(float(np.floor(10 * values.min()) / 10), 1),
+    )
     return values
 
 

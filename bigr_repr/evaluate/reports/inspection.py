@@ -10,16 +10,18 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from bigr_repr.evaluate.data.labeled import labeled
 from bigr_repr.evaluate.probes.knn import nearest
 from bigr_repr.images.decode import center_crop
+from bigr_repr.images.sheets import contact_sheet
 
 __all__ = ["MAPS", "cka", "cka_matrix", "confusion", "neighbor_strips", "plane"]
 
 MAPS: Final = ("pca", "tsne", "umap")
 _RIGHT, _WRONG, _QUERY = (90, 147, 103), (176, 65, 62), (31, 78, 140)
+_CAPTION: Final = 14  # pixels below a picture
 _K = TypeVar("_K")
 
 
@@ -121,26 +123,35 @@ def neighbor_strips(
     n_bits: int | None = None,
     mean: NDArray[np.float32] | None = None,
     side: int = 64,
+    names: Sequence[str] = (),
 ) -> Image.Image:
     """One strip per query: the query framed blue, then its k nearest, framed green if of its class, else red.
 
     queries (q, D), base (m, D): features, metrics as in `knn.nearest`. query_image, base_image: an image by its row.
+    names: of the classes by number, written below the images.
     Raises ValueError as `nearest` does, or for a k outside 1..m.
     """
     if not 1 <= k <= len(base):
         raise ValueError(f"k={k} is outside 1..{len(base)}, the number of images to choose from")
     found = nearest(queries, base, k, metric=metric, n_bits=n_bits, mean=mean).rows
-    step, gap = side + 8, 8
-    sheet = Image.new("RGB", (step * (k + 1) + 2 * gap, step * len(queries) + gap), "white")
+    tiles = []
     for line, neighbors in enumerate(found):
-        _paste(sheet, query_image(line), side, (gap, gap + step * line), _QUERY)
-        for place, row in enumerate(neighbors, 1):
-            color = _RIGHT if base_labels[row] == query_labels[line] else _WRONG
-            _paste(sheet, base_image(int(row)), side, (2 * gap + step * place, gap + step * line), color)
-    return sheet
+        label = query_labels[line]
+        tiles.append(_tile(query_image(line), side, _QUERY, names, int(label)))
+        for row in neighbors:
+            color = _RIGHT if base_labels[row] == label else _WRONG
+            tiles.append(_tile(base_image(int(row)), side, color, names, int(base_labels[row])))
+    return contact_sheet(tiles, k + 1, gap=8)
 
 
-def _paste(sheet: Image.Image, image: Image.Image, side: int, corner: tuple[int, int], color: tuple[int, ...]) -> None:
-    framed = Image.new("RGB", (side, side), color)
-    framed.paste(Image.fromarray(center_crop(image, side - 6)), (3, 3))
-    sheet.paste(framed, corner)
+def _tile(image: Image.Image, side: int, color: tuple[int, ...], names: Sequence[str], label: int) -> Image.Image:
+    """A framed picture, with the name of its class below if classes have names."""
+    tile = Image.new("RGB", (side, side + (_CAPTION if names else 0)), "white")
+    tile.paste(color, (0, 0, side, side))
+    tile.paste(Image.fromarray(center_crop(image, side - 6)), (3, 3))
+    if names:
+        draw, font, text = ImageDraw.Draw(tile), ImageFont.load_default(10), names[label]
+        while len(text) > 1 and draw.textlength(text, font) > side:
+            text = text.removesuffix("…")[:-1] + "…"
+        draw.text((0, side + 1), text, "black", font)
+    return tile

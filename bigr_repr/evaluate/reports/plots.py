@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from bigr_repr.evaluate.runs.bench import BenchRow
 
+_NAMED: Final = 200  # classes that are named at most
+_LINES: Final = 30  # of a legend's column
 COLORS: Final = ("#1f4e8c", "#c0792a", "#5a9367", "#8a4f9e", "#b0413e", "#4f8a8b", "#888888")
 
 
@@ -47,7 +49,7 @@ def plot_layers(rows: Sequence[BenchRow], path: PathLike) -> None:
 
 
 def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
-    """As `plot_layers`, of many records: a panel a data set, a color a representation.
+    """As `plot_layers`, of many records: a panel a data set, a color a representation, bands of 95 %.
 
     Representations without blocks are horizontal lines.
     """
@@ -55,6 +57,7 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     names = list(dict.fromkeys(record["representation"] for record in records))
     plt = pyplot()
     figure, panes = plt.subplots(1, len(datasets), figsize=(max(5.2, 4.4 * len(datasets)), 3.8), squeeze=False)
+    handles: dict[str, Any] = {}
     for pane, dataset in zip(panes[0], datasets, strict=True):
         for number, name in enumerate(names):
             rows = [each for each in records if each["dataset"] == dataset and each["representation"] == name]
@@ -62,25 +65,43 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
         pane.set(title=dataset, xlabel="block", ylabel="top-1 accuracy, %")
         pane.spines[["top", "right"]].set_visible(False)
         pane.xaxis.get_major_locator().set_params(integer=True)
-    handles, labels = panes[0][0].get_legend_handles_labels()
-    figure.tight_layout(rect=(0, 0.06 * -(-len(labels) // 4), 1, 1))
-    figure.legend(handles, labels, loc="lower center", ncols=min(4, len(labels)), fontsize=7, frameon=False)
+        handles |= {text: handle for handle, text in zip(*pane.get_legend_handles_labels(), strict=True)}
+    handles |= _key(plt)
+    figure.tight_layout(rect=(0, 0.06 * -(-len(handles) // 4), 1, 1))
+    figure.legend(
+        handles.values(), handles.keys(), loc="lower center", ncols=min(4, len(handles)), fontsize=7, frameon=False
+    )
     save_figure(figure, path)
+
+
+def _key(plt: Any) -> dict[str, Any]:
+    """What the marks of a sweep mean."""
+    circle = plt.Line2D([], [], color="#444444", marker="o", markersize=8, fillstyle="none", linestyle="")
+    return {"chosen on held-out images": circle, "95 %": plt.Rectangle((0, 0), 1, 1, color="#444444", alpha=0.15)}
 
 
 def _draw(pane: Any, rows: Sequence[Mapping[str, Any]], name: str, color: str) -> None:
     for key, style in (("linear_probe", "-"), ("knn", ":")):
-        scored = [(row["layer"], _top1(row[key])) for row in rows if row[key] is not None]
+        scored = [(row["layer"], _top1(row[key]), _interval(row[key])) for row in rows if row[key] is not None]
         label = f"{name}, {'linear probe' if key == 'linear_probe' else _neighbors(rows)}"
-        swept = sorted((layer, top1) for layer, top1 in scored if layer is not None)
+        swept = sorted((each for each in scored if each[0] is not None), key=lambda each: each[0])
         if len(swept) > 1:
-            pane.plot(*zip(*swept, strict=True), color=color, linestyle=style, marker="o", markersize=2.5, label=label)
+            layers, values, intervals = zip(*swept, strict=True)
+            pane.plot(layers, values, color=color, linestyle=style, marker="o", markersize=2.5, label=label)
+            pane.fill_between(layers, *zip(*intervals, strict=True), color=color, alpha=0.15, linewidth=0)
             held = {row["layer"]: row[key].get("held_out_top1") for row in rows if row[key] is not None}
             if key == "linear_probe" and None not in held.values():
                 best = max(held, key=lambda layer: held[layer])
-                pane.plot(best, dict(swept)[best], color=color, marker="o", markersize=8, fillstyle="none")
+                pane.plot(best, values[layers.index(best)], color=color, marker="o", markersize=8, fillstyle="none")
         elif scored:
             pane.axhline(scored[0][1], color=color, linestyle=style, linewidth=1, label=label)
+
+
+def _interval(found: Mapping[str, Any]) -> tuple[float, float]:
+    """95 % of what `_top1` gives."""
+    interval = found["interval"]
+    low, high = interval[min(interval, key=int)] if isinstance(interval, Mapping) else interval
+    return float(low), float(high)
 
 
 def _top1(found: Mapping[str, Any]) -> float:
@@ -98,43 +119,60 @@ def plot_bars(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Linear-probe accuracy with its interval: a panel a data set, a bar a representation."""
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
     names = list(dict.fromkeys(record["representation"] for record in records))
+    colors = {name: COLORS[number % len(COLORS)] for number, name in enumerate(names)}
     plt = pyplot()
-    height = 1.2 + 0.32 * len(names)
     figure, panes = plt.subplots(
-        1, len(datasets), figsize=(3 + 3 * len(datasets), height), squeeze=False, sharey=True, layout="constrained"
-    )
+        1, len(datasets), figsize=(3 + 3 * len(datasets), 1.2 + 0.32 * len(names)), squeeze=False, sharey=True,
+        layout="constrained",
+    )  # fmt: skip
     for pane, dataset in zip(panes[0], datasets, strict=True):
         found = {each["representation"]: each["linear_probe"] for each in records if each["dataset"] == dataset}
-        top1 = [found[name]["top1"] for name in names]
-        low = [found[name]["top1"] - found[name]["interval"][0] for name in names]
-        high = [found[name]["interval"][1] - found[name]["top1"] for name in names]
-        colors = [COLORS[number % len(COLORS)] for number in range(len(names))]
-        pane.barh(names, top1, xerr=[low, high], color=colors, height=0.7, error_kw={"linewidth": 1})
-        for place, value in enumerate(top1):
-            pane.text(value + high[place], place, f"  {value:.1f}", va="center", fontsize=8)
-        widest = max(value + above for value, above in zip(top1, high, strict=True))
+        top1 = {name: probe["top1"] for name, probe in found.items()}
+        low = [probe["top1"] - probe["interval"][0] for probe in found.values()]
+        high = [probe["interval"][1] - probe["top1"] for probe in found.values()]
+        places = [names.index(name) for name in found]
+        bars = [colors[name] for name in found]
+        pane.barh(places, top1.values(), xerr=[low, high], color=bars, height=0.7, error_kw={"linewidth": 1})
+        for place, value, above in zip(places, top1.values(), high, strict=True):
+            pane.text(value + above, place, f"  {value:.1f}", va="center", fontsize=8)
+        widest = max(value + above for value, above in zip(top1.values(), high, strict=True))
         pane.set(title=dataset, xlabel="top-1 accuracy, %", xlim=(0, 1.2 * widest))
         pane.spines[["top", "right"]].set_visible(False)
+    panes[0][0].set_yticks(range(len(names)), names)
     panes[0][0].invert_yaxis()
     save_figure(figure, path)
 
 
 def plot_map(points: NDArray[Any], labels: NDArray[Any], names: Sequence[str], title: str, path: PathLike) -> None:
-    """Points (n, 2) colored by class; up to 20 classes are named beside it."""
+    """Points (n, 2) in a color of its own for every class, up to 200 of them named beside it."""
     import numpy as np
 
     plt = pyplot()
-    figure, pane = plt.subplots(figsize=(6.4, 5), layout="constrained")
     classes = np.unique(labels)
-    colors = plt.get_cmap("tab20" if len(classes) > 10 else "tab10")
-    for number, label in enumerate(classes):
+    columns = -(-len(classes) // _LINES) if len(classes) <= _NAMED else 0
+    figure, pane = plt.subplots(figsize=(6.4 + 1.1 * max(0, columns - 1), 5), layout="constrained")
+    for color, label in zip(class_colors(len(classes)), classes, strict=True):
         rows = labels == label
         named = names[label] if label < len(names) else str(label)
-        pane.scatter(*points[rows].T, s=6, color=colors(number % colors.N), label=named, alpha=0.8, linewidths=0)
-    if len(classes) <= 20:
-        pane.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
+        pane.scatter(*points[rows].T, s=6, color=color, label=named, alpha=0.8, linewidths=0)
+    if columns:
+        pane.legend(
+            fontsize=7 if columns == 1 else 5, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5),
+            markerscale=2, ncols=columns,
+        )  # fmt: skip
     pane.set(title=title, xticks=[], yticks=[])
     save_figure(figure, path)
+
+
+def class_colors(count: int) -> list[tuple[float, float, float]]:
+    """A color for each of `count` classes, no two alike: matplotlib's for up to ten, else hues at three lightnesses."""
+    import colorsys
+
+    if count <= 10:
+        return [tuple(color) for color in pyplot().get_cmap("tab10").colors[:count]]
+    shades = ((0.40, 0.9), (0.62, 0.65), (0.25, 0.75))
+    hues = -(-count // len(shades))
+    return [colorsys.hls_to_rgb((i // len(shades)) / hues, *shades[i % len(shades)]) for i in range(count)]
 
 
 def plot_matrix(
@@ -145,21 +183,27 @@ def plot_matrix(
     *,
     title: str,
     labels: tuple[str, str],
-    most: float,
+    span: tuple[float, float],
 ) -> None:
-    """A matrix as colors from 0 to `most`, with numbers in the cells of a small one. labels: of the rows, columns."""
+    """A matrix as colors over `span`, its rows and columns named, with numbers in the cells of a small one.
+
+    labels: what the rows and the columns are.
+    """
     plt = pyplot()
-    side = max(4.0, min(14.0, 0.32 * max(values.shape) + 2))
+    size, (least, most) = max(values.shape), span
+    side = max(4.0, 0.32 * size + 2) if size <= 40 else min(30.0, 0.11 * size + 8)
     figure, pane = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
-    image = pane.imshow(values, vmin=0, vmax=most, cmap="viridis")
-    if max(values.shape) <= 40:
-        pane.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
-        pane.set_yticks(range(len(rows)), rows, fontsize=7)
-    if max(values.shape) <= 16:
+    image = pane.imshow(values, vmin=least, vmax=most, cmap="viridis")
+    if size <= _NAMED:
+        font = 7 if size <= 40 else 5
+        pane.set_xticks(range(len(columns)), columns, rotation=90, fontsize=font)
+        pane.set_yticks(range(len(rows)), rows, fontsize=font)
+    if size <= 16:
         for i, row in enumerate(values):
             for j, value in enumerate(row):
                 text = f"{value:.2f}" if most <= 1 else f"{value:.0f}"
-                pane.text(j, i, text, ha="center", va="center", fontsize=6, color="w" if value < 0.6 * most else "k")
+                color = "w" if value < least + 0.6 * (most - least) else "k"
+                pane.text(j, i, text, ha="center", va="center", fontsize=6, color=color)
     pane.set(title=title, ylabel=labels[0], xlabel=labels[1])
     figure.colorbar(image, shrink=0.8)
     save_figure(figure, path)

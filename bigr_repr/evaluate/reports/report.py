@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from bigr_repr._typing import PathLike
 from bigr_repr.evaluate.reports.plots import plot_bars, plot_sweeps
 from bigr_repr.system.files import replacing
+from bigr_repr.system.pages import data_url, render
 
 __all__ = ["markdown_table", "write_reports"]
 
 RunRecord = Mapping[str, Any]
+_CAPTIONS: Final = {"bars": "Linear probe, at the chosen layer, with 95 % intervals", "layers": "Every block"}
+_SEEN: Final = "†"
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .7rem; text-align: right; }
-td { white-space: nowrap; }
-th { border-bottom: 1px solid currentColor; } td:first-child, th:first-child { text-align: left; }
-tr.best td { font-weight: 600; } img { max-width: 100%; background: #fff; } small, figcaption { opacity: .75; }
-.scroll { overflow-x: auto; } figure { margin: 1.5rem 0; } code { overflow-wrap: anywhere; }
-"""
+
+class _Table(NamedTuple):
+    title: str
+    head: list[str]
+    lines: list[list[str]]
 
 
 def write_reports(name: str, records: Sequence[RunRecord], out: PathLike) -> list[Path]:
@@ -49,8 +46,12 @@ def write_reports(name: str, records: Sequence[RunRecord], out: PathLike) -> lis
 
 
 def markdown_table(records: Sequence[RunRecord]) -> str:
-    """A line a representation, at the layer that the held-out part chose; columns for each data set."""
-    return _markdown_lines(*_table(records))
+    """A line for each data set and representation, at the layer that the held-out part chose."""
+    tables = _tables(records)
+    lines = [[table.title, *line] for table in tables for line in table.lines]
+    text = _markdown_lines(["data set", *tables[0].head], lines, names=2)
+    seen = any(_SEEN in line[1] for line in lines)
+    return text + (f"\n\n{_SEEN} trained on images of this data set, as its training record says" if seen else "")
 
 
 # ---- what is shown
@@ -69,30 +70,33 @@ def _chosen(group: Sequence[RunRecord]) -> RunRecord:
     return max(group, key=lambda record: record["linear_probe"]["held_out_top1"] or 0.0)
 
 
-def _table(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
-    datasets = list(dict.fromkeys(record["dataset"] for record in records))
-    names = list(dict.fromkeys(record["representation"] for record in records))
-    chosen = {(group[0]["dataset"], group[0]["representation"]): _chosen(group) for group in _groups(records)}
+def _tables(records: Sequence[RunRecord]) -> list[_Table]:
+    """One for each data set: a line a representation."""
     k = max(records[0]["knn"]["top1"], key=lambda text: -int(text))
-    head = ["representation"]
-    for dataset in datasets:
-        head += [f"{dataset}: layer", "probe ± 95 %", "top-5", f"{k}-NN"]
-    lines = []
-    for name in names:
-        cells = [name]
-        for dataset in datasets:
-            record = chosen[dataset, name]
-            probe = record["linear_probe"]
-            low, high = probe["interval"]
-            layer = "" if record["layer"] is None else str(record["layer"])
-            cells += [layer, f"{probe['top1']:.1f} ± {(high - low) / 2:.1f}", f"{probe['top5']:.1f}"]
-            cells.append(f"{record['knn']['top1'][k]:.1f}")
-        lines.append(cells)
-    return head, lines
+    head = ["representation", "layer", "probe ± 95 %", "top-5", f"{k}-NN"]
+    found: dict[str, _Table] = {}
+    for chosen in map(_chosen, _groups(records)):
+        probe, (low, high) = chosen["linear_probe"], chosen["linear_probe"]["interval"]
+        line = [
+            chosen["representation"] + (f" {_SEEN}" if chosen.get("trained_on") else ""),
+            _layer(chosen),
+            f"{probe['top1']:.1f} ± {(high - low) / 2:.1f}",
+            f"{probe['top5']:.1f}",
+            f"{chosen['knn']['top1'][k]:.1f}",
+        ]
+        found.setdefault(chosen["dataset"], _Table(chosen["dataset"], head, [])).lines.append(line)
+    return list(found.values())
 
 
-def _layers(records: Sequence[RunRecord]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, head, lines) of every sweep."""
+def _layer(record: RunRecord) -> str:
+    """The block, or the several that stand side by side."""
+    if record["layer"] is not None:
+        return str(record["layer"])
+    return record["features"].replace("layer-", "") if "+" in record["features"] else ""
+
+
+def _sweeps(records: Sequence[RunRecord]) -> list[_Table]:
+    """Of every representation that was measured at several layers."""
     found = []
     for group in _groups(records):
         if len(group) > 1:
@@ -101,41 +105,55 @@ def _layers(records: Sequence[RunRecord]) -> list[tuple[str, list[str], list[lis
             for record in group:
                 probe, (low, high) = record["linear_probe"], record["linear_probe"]["interval"]
                 mark = " ←" if record is _chosen(group) else ""
-                cells = [f"{record['layer']}{mark}", f"{probe['top1']:.2f}", f"{low:.1f}..{high:.1f}"]
+                cells = [f"{_layer(record)}{mark}", f"{probe['top1']:.2f}", f"{low:.1f}..{high:.1f}"]
                 cells += [f"{probe['top5']:.2f}", *(f"{top1:.2f}" for top1 in record["knn"]["top1"].values())]
                 lines.append(cells)
-            found.append((f"{group[0]['representation']} on {group[0]['dataset']}", head, lines))
+            found.append(_Table(f"{group[0]['representation']} on {group[0]['dataset']}", head, lines))
     return found
 
 
 def _origins(records: Sequence[RunRecord]) -> list[str]:
     """Protocols, data, models and machines, each once, as sentences."""
-    said: dict[str, None] = {}
-    for record in records:
-        probe, knn, seeds = record["linear_probe"], record["knn"], record["linear_probe"]["seeds"]
-        said[f"{record['dataset']}: {_size(record['train'])} to train on, {_size(record['test'])} to test on."] = None
-        if record["test_images_in_train"]:
-            said[f"{record['dataset']}: {record['test_images_in_train']} test images are training images too."] = None
-        said[f"Linear probe, {record['dataset']}: {probe['protocol']}; seeds {', '.join(map(str, seeds))}."] = None
-        said[f"Neighbors: {knn['protocol']}."] = None
-        model = record["model"]
-        sha256 = model["model_sha256"]
-        if sha256:
-            drawn = f", weights drawn with seed {model['weights_seed']}" if "weights_seed" in model else ""
-            said[f"{record['representation']}: {model['model']}, SHA-256 {sha256}{drawn}."] = None
-    for chosen in map(_chosen, _groups(records)):
-        if seeds := chosen["linear_probe"]["seed_interval"]:
-            what = f"{chosen['representation']} on {chosen['dataset']}"
-            said[f"{what}: {seeds[0]:.1f}..{seeds[1]:.1f} is 95 % of the mean over seeds, by Student's t."] = None
+    said = [sentence for record in records for sentence in _of_record(record)]
+    said += [sentence for chosen in map(_chosen, _groups(records)) for sentence in _of_choice(chosen)]
     for record in records:
         machine, version = record["machine"], record["version"]
-        said[
+        said.append(
             f"Measured on {machine['cores']} cores of {machine['cpu']}, GPU {machine['gpu'] or 'none'}, torch "
             f"{machine['torch']}, bigr-repr {version}."
-        ] = None
-    said["The layer of each line is the one whose probe was best on a held-out part of the training images."] = None
-    said["95 %: an interval for the probe by resampling the test images."] = None
-    return list(said)
+        )
+    said.append("The layer of each line is the one whose probe was best on a held-out part of the training images.")
+    said.append("95 %: an interval for the probe by resampling the test images.")
+    return list(dict.fromkeys(said))
+
+
+def _of_record(record: RunRecord) -> list[str]:
+    """Of data, protocols and model."""
+    data, probe, model = record["dataset"], record["linear_probe"], record["model"]
+    said = [f"{data}: {_size(record['train'])} to train on, {_size(record['test'])} to test on."]
+    if record["test_images_in_train"]:
+        said.append(f"{data}: {record['test_images_in_train']} test images are training images too.")
+    if record.get("trained_on"):
+        said.append(f"{_SEEN} {record['representation']} on {data}: {record['trained_on']}.")
+    said.append(f"Linear probe, {data}: {probe['protocol']}; seeds {', '.join(map(str, probe['seeds']))}.")
+    said.append(f"Neighbors: {record['knn']['protocol']}.")
+    if model["model_sha256"]:
+        drawn = f", weights drawn with seed {model['weights_seed']}" if "weights_seed" in model else ""
+        read = f", tokens pooled by {record['pool']}" if record.get("pool", "avg") != "avg" else ""
+        read += ", averaged with the mirror image" if record.get("mirror") else ""
+        said.append(f"{record['representation']}: {model['model']}, SHA-256 {model['model_sha256']}{drawn}{read}.")
+    return said
+
+
+def _of_choice(chosen: RunRecord) -> list[str]:
+    """What is to be known of one line's settings."""
+    what = f"{chosen['representation']} on {chosen['dataset']}"
+    said = [f"{what}: {edge}; a better one may lie beyond." for edge in chosen["linear_probe"].get("edges", ())]
+    if seeds := chosen["linear_probe"]["seed_interval"]:
+        said.append(f"{what}: {seeds[0]:.1f}..{seeds[1]:.1f} is 95 % of the mean over seeds, by Student's t.")
+    if noted := chosen.get("layer_chosen_by"):
+        said.append(f"{what}: layer {noted['layer']} is that of a sweep over {noted['images']:,} images.")
+    return said
 
 
 def _size(side: RunRecord) -> str:
@@ -149,44 +167,23 @@ def _size(side: RunRecord) -> str:
 
 def _markdown(name: str, records: Sequence[RunRecord], plots: Sequence[str]) -> str:
     parts = [f"# {name}", markdown_table(records), *(f"![{plot}]({plot})" for plot in plots)]
-    for title, head, lines in _layers(records):
+    for title, head, lines in _sweeps(records):
         parts += [f"## {title}", _markdown_lines(head, lines)]
     parts += ["## How these figures came about", "\n".join(f"- {sentence}" for sentence in _origins(records))]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_lines(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in head[1:])]
+def _markdown_lines(head: Sequence[str], lines: Sequence[Sequence[str]], *, names: int = 1) -> str:
+    """A table whose first `names` columns are words, the others numbers."""
+    rule = [*(["---"] * names), *("---:" for _ in head[names:])]
     escaped = ([cell.replace("|", "\\|") for cell in line] for line in (head, *lines))
     first, *rest = (f"| {' | '.join(line)} |" for line in escaped)
     return "\n".join([first, f"|{'|'.join(rule)}|", *rest])
 
 
 def _page(name: str, records: Sequence[RunRecord], plots: Mapping[str, Path]) -> str:
-    parts = [f"<h1>{html.escape(name)}</h1>", _html_table(*_table(records))]
-    titles = {"bars": "Linear probe, at the chosen layer, with 95 % intervals", "layers": "Every block"}
-    for kind, path in plots.items():
-        data = base64.b64encode(path.read_bytes()).decode()
-        caption = html.escape(titles[kind])
-        image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-        parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
-    for title, head, lines in _layers(records):
-        body = _html_table(head, lines)
-        parts.append(f"<details><summary>{html.escape(title)}</summary>{body}</details>")
-    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in _origins(records))
-    parts.append(f"<h2>How these figures came about</h2><small><ul>{items}</ul></small>")
-    meta = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(name)}</title>'
-    )
-    return (
-        f"<!doctype html><html lang=en><head>{meta}<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
-
-
-def _html_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    rows = "".join(
-        f"<tr{' class=best' if '←' in line[0] else ''}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>"
-        for line in lines
-    )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'
+    figures = [(_CAPTIONS[kind], data_url(path.read_bytes(), "image/png")) for kind, path in plots.items()]
+    return render(
+        Path(__file__).with_name("report.html"),
+        name=name, tables=_tables(records), figures=figures, sweeps=_sweeps(records), origins=_origins(records),
+    )  # fmt: skip

@@ -31,7 +31,7 @@ from bigr_repr.evaluate.runs.cache import FeatureCache
 from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, Layers, OnProgress, features_of
 from bigr_repr.system.machine import describe_machine
 
-__all__ = ["BenchRow", "bench", "bench_generation", "bench_retrieval", "best_row", "unmeasured_neighbor"]
+__all__ = ["BenchRow", "bench", "bench_generation", "bench_retrieval", "best_row", "chosen_row", "unmeasured_neighbor"]
 
 _log = logging.getLogger(__name__)
 
@@ -91,9 +91,10 @@ def bench(
         )
         for view in features.train
     ]  # fmt: skip
-    if layers is None and probe:
-        _remember(best_row(rows), data.train, settings)
-    elif probe and len(rows) > 1 and (warning := unmeasured_neighbor(rows)):
+    best = chosen_row(rows)
+    if layers is None and best is not None:
+        _remember(best, data.train, settings)
+    elif len(rows) > 1 and (warning := unmeasured_neighbor(rows)):
         _log.warning("%s on %s: %s", features.representation, data.name, warning)
     return rows
 
@@ -163,16 +164,28 @@ def bench_generation(
 
 
 def best_row(rows: Sequence[BenchRow]) -> BenchRow:
-    """The row whose probe was best on the held-out part of the training set; the first of equals."""
-    scored = [row for row in rows if row.probe is not None and row.probe.held_out_top1 is not None]
-    if not scored:
+    """The row whose probe was best on the held-out part of the training set; the first of equals.
+
+    Raises ValueError where `chosen_row` gives None.
+    """
+    found = chosen_row(rows)
+    if found is None:
         raise ValueError("no row has a held-out accuracy to choose by; run the linear probe too")
+    return found
+
+
+def chosen_row(rows: Sequence[BenchRow]) -> BenchRow | None:
+    """As `best_row`; None without a probe, or if there were too few images to hold any out."""
+    scored = [row for row in rows if row.probe is not None and row.probe.held_out_top1 is not None]
+    if len(scored) < len(rows):
+        return None
     return max(scored, key=lambda row: row.probe.held_out_top1 if row.probe and row.probe.held_out_top1 else 0.0)
 
 
 def unmeasured_neighbor(rows: Sequence[BenchRow]) -> str | None:
     """In words, if a block beside the best one was not measured, so that the best may be another."""
-    best, blocks = best_row(rows).view.layer, rows[0].facts["model"].get("blocks", 0)
+    chosen, blocks = chosen_row(rows), rows[0].facts["model"].get("blocks", 0)
+    best = None if chosen is None else chosen.view.layer
     if best is None:
         return None
     measured = {row.view.layer for row in rows}

@@ -23,13 +23,12 @@ def linear_probe(
     """
     settings, blocks = o.settings_of(features, probing, running), features.blocks
     data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
-    from bigr_repr.evaluate.runs.bench import bench, best_row
+    from bigr_repr.evaluate.runs.bench import bench, chosen_row
     from bigr_repr_cli.bench.report import print_rows
 
     with bench_progress() as on_progress:
         rows = bench(features.model, data, settings, layers=blocks, neighbors=False, on_progress=on_progress)
-    chosen = len(rows) > 1 and all(row.probe and row.probe.held_out_top1 is not None for row in rows)
-    print_rows(rows, as_json=as_json, best=best_row(rows) if chosen else None)
+    print_rows(rows, as_json=as_json, best=chosen_row(rows) if len(rows) > 1 else None)
 
 
 @flattened
@@ -67,11 +66,11 @@ def layers(
     settings = o.settings_of(network, probing, voting, running)
     data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
     from bigr_repr.evaluate.reports.plots import plot_layers
-    from bigr_repr.evaluate.runs.bench import bench, best_row
+    from bigr_repr.evaluate.runs.bench import bench, chosen_row
     from bigr_repr_cli.bench.report import print_rows
 
     with bench_progress() as on_progress:
         rows = bench(network.model, data, settings, layers=None, on_progress=on_progress)
     if plot is not None:
         plot_layers(rows, plot)
-    print_rows(rows, as_json=as_json, best=best_row(rows))
+    print_rows(rows, as_json=as_json, best=chosen_row(rows))
