@@ -122,7 +122,7 @@ def grids(rows: int, width: int, classes: int, iterations: int) -> dict[str, Any
         losses = [loss_of(w, b, c, x, y) for c, (w, b) in zip(GRID, path, strict=True)]
         sides.append({"top1": [round(each, 2) for each in top1], "loss": [round(each, 6) for each in losses]})
     layers, tests = ({number: side[:, ::-1] if number % 2 else side for number in range(4)} for side in (x, test))
-    protocol = dataclasses.replace(sgd_protocol("dinov2"), iterations=max(100, iterations * rows // 50_000))
+    protocol = dataclasses.replace(sgd_protocol("dinov2"), batch=128, iterations=max(100, iterations * rows // 50_000))
     many, found = timed(lambda: linear_probes(layers, y, tests, test_y, protocol=protocol))
     return {
         "rows": rows, "width": width, "classes": classes, "grid": GRID,

@@ -431,7 +431,9 @@ def test_bad_models_are_refused_in_one_line(model: str, photos: Path, settings: 
     bits = BenchSettings(cache=settings.cache, codes=True)
     assert "has no bits" in _fails(lambda: bench("pixels", data, bits))
     assert "leave layer out, or codes" in _fails(lambda: bench(model, data, bits, layers=[1]))
-    assert "not for pixels, which takes avg" in _fails(lambda: bench("pixels", data, dataclasses.replace(settings, pool="max")))
+    assert "not for pixels, which takes avg" in _fails(
+        lambda: bench("pixels", data, dataclasses.replace(settings, pool="max"))
+    )
     assert "has no layers" in _fails(lambda: bench("pixels", data, settings, layers=["best"]))
     assert "device='cuda:99'" in _fails(lambda: bench("pixels", data, dataclasses.replace(settings, device="cuda:99")))
     assert "device='abacus'" in _fails(lambda: bench("pixels", data, dataclasses.replace(settings, device="abacus")))

@@ -43,7 +43,8 @@ def test_best_belongs_to_the_images_and_not_to_their_name(tmp_path: Path) -> Non
         remember(tmp_path, "0" * 64, "avg", train=open_data(data).train, found={"layer": layer})
     assert (_best(tmp_path, one), _best(tmp_path, other)) == (3, 5)
     picture(7, 60, 60).save(Path(one) / "train" / "a" / "00000.png")
-    with pytest.raises(ValueError, match=r"not known yet .*swept so far: photos train \(8 images: 3\), photos train \(8 images: 5\)"):
+    swept = r"photos train \(8 images: 3\), photos train \(8 images: 5\)"
+    with pytest.raises(ValueError, match=rf"not known yet .*swept so far: {swept}"):
         _best(tmp_path, one)
 
 
