@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tiny_model import tiny_model, write_pictures
+from tiny_model import picture, tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.embed import EmbedSummary, Progress, embed_images, export_embeddings, read_embeddings
@@ -69,6 +69,89 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 # ---- update
+
+
+def rewrite(path: Path, number: int) -> None:
+    """Another picture in a file's place, later: clocks may be coarse."""
+    picture(number).save(path)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9 * (1 + number)))
+
+
+@pytest.mark.parametrize("dedup", [None, "exact"])
+def test_an_update_equals_a_run_anew_where_files_changed_came_and_went(
+    dedup: str | None, pre: Pretrained, tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    write_pictures(photos, 10)
+    for name in ("twin.png", "zwin.png"):
+        shutil.copy(photos / "00002.png", photos / name)
+    (photos / "torn.png").write_bytes(b"no picture")
+    run(photos, out, pre, dedup=dedup, sha256=True)
+    rewrite(photos / "00002.png", 50)  # what has doubles is no longer the same
+    rewrite(photos / "00005.png", 51)
+    rewrite(photos / "torn.png", 52)
+    rewrite(photos / "zwin.png", 53)
+    (photos / "00007.png").unlink()
+    write_pictures(photos, 2, first=10)
+    kept = run(photos, out, pre, dedup=dedup, sha256=True, update=True)
+    assert kept.gone == 1
+    assert "00007.png" in rows_of(out)
+    summary = run(photos, out, pre, dedup=dedup, sha256=True, update=True, drop_gone=True)
+    assert (summary.changed, summary.gone) == (0, 1)
+    anew = run(photos, tmp_path / "anew", pre, sha256=True)
+    assert (anew.rows, anew.failures) == (14, 0)
+    assert rows_of(out) == rows_of(tmp_path / "anew")
+    assert summary.rows + summary.failures + summary.duplicates == summary.inputs == 15
+    assert lines_of(out / "failures.jsonl") == [
+        {"path": "00007.png", "error": "gone", "message": "no longer among the inputs"}
+    ]
+    before = shards(out)
+    again = run(photos, out, pre, dedup=dedup, sha256=True, update=True, drop_gone=True)
+    assert (again.embedded, again.changed) == (0, 0)
+    run(photos, out, pre, dedup=dedup, sha256=True, update=True, retry_failed=True)
+    assert lines_of(out / "failures.jsonl")[0]["error"] == "gone"  # there is nothing to try
+    write_pictures(photos, 1, first=7)  # it comes back
+    back = run(photos, out, pre, dedup=dedup, sha256=True, update=True)
+    assert (back.changed, back.failures, back.gone) == (1, 0, 0)
+    assert "00007.png" in rows_of(out)
+    assert before.keys() == shards(out).keys()
+
+
+def test_an_update_that_is_cut_short_takes_changed_files_on_next_time(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    write_pictures(photos, 6)
+    run(photos, out, pre)
+    rewrite(photos / "00001.png", 50)
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local.LocalEngine, "run_units", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, out, pre, update=True)
+    assert "00001.png" not in rows_of(out)
+    summary = run(photos, out, pre)  # not even an update
+    assert summary.embedded == 1
+    run(photos, tmp_path / "anew", pre)
+    assert rows_of(out) == rows_of(tmp_path / "anew")
+
+
+def test_rows_of_a_data_set_without_stamps_stay(pre: Pretrained, tmp_path: Path) -> None:
+    """As an earlier version wrote it: nothing is known of its files, so nothing is said to have changed."""
+    photos, out = tmp_path / "in", tmp_path / "out"
+    write_pictures(photos, 6)
+    run(photos, out, pre)
+    for file in (out / "_run" / "units").glob("*.json"):
+        record = json.loads(file.read_text())
+        assert len(record.pop("stamps")) in (64, 32)
+        file.write_text(json.dumps(record))
+    rewrite(photos / "00001.png", 50)
+    assert run(photos, out, pre, update=True).changed == 0
+    with pytest.raises(ValueError, match="drop_gone belongs to update"):
+        run(photos, out, pre, drop_gone=True)
 
 
 def test_an_update_embeds_what_was_added_and_only_that(pre: Pretrained, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bigr_repr.embed.dataset.ledger import Ledger
+from bigr_repr.embed.dataset.ledger import CHANGED, GONE, Ledger
 from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, list_inputs, revoke_plan
 from bigr_repr.embed.dataset.schema import Recipe, differences
+from bigr_repr.embed.inputs.changed import reopen
 from bigr_repr.embed.inputs.dedup import list_digests, list_duplicates, release_doubles
 from bigr_repr.embed.inputs.update import KnownInputs, changes
 from bigr_repr.embed.options import EmbedOptions
@@ -39,9 +40,10 @@ class Progress(NamedTuple):
 class EmbedSummary:
     """What a data set holds after a run, rows + failures + duplicates = inputs, and what the run did for it.
 
-    duplicates: inputs without a row of their own, with dedup. gone: inputs that an update did not find again; their
-    rows stay. embedded: images that this run took on; the others were done before. seconds: for these, from the first
-    to the last. batch_size: images that the network took at a time.
+    duplicates: inputs without a row of their own, with dedup. gone: inputs that an update did not find again; changed:
+    those that it took on again because their files were written anew. embedded: images that this run took on; the
+    others were done before. seconds: for these, from the first to the last. batch_size: images that the network took at
+    a time.
     """
 
     out: Place
@@ -54,6 +56,7 @@ class EmbedSummary:
     embedded: int
     seconds: float
     batch_size: int
+    changed: int = 0
 
 
 class Job:
@@ -62,7 +65,7 @@ class Job:
     def __init__(self, out: Place, folder: Place, recipe: Recipe, report: Callable[[Progress], None]) -> None:
         self.out, self.folder, self.recipe, self._report = out, folder, recipe, report
         self.ledger = Ledger(out, folder / "units")
-        self._progress, self._gone = Progress(0, None, 0), 0
+        self._progress, self._gone, self._changed = Progress(0, None, 0), 0, 0
 
     def plan(self, old: Plan | None, sources: Iterable[Source], options: EmbedOptions) -> Plan:
         """The plan to follow: the old one, if it is for the same rows of the same inputs; without one, a new one.
@@ -100,6 +103,7 @@ class Job:
         known = KnownInputs(old)
         count = list_inputs(self.folder, known.additions(sources, self._listed), old.unit_size, lambda found: None)
         self._gone = self.ledger.list_gone(known.gone())
+        self._changed = reopen(old, self.ledger, known.found(), drop_gone=options.drop_gone).changed
         if not count:
             return old
         self._find_duplicates(old, options)
@@ -130,7 +134,7 @@ class Job:
             raise RuntimeError(f"{self.out}: files were changed while this ran; run it again to do what they held")
         return EmbedSummary(
             out=self.out, inputs=plan.inputs, rows=rows, failures=failures, duplicates=duplicates, gone=self._gone,
-            shards=plan.units, embedded=plan.inputs - duplicates - done, seconds=seconds,
+            changed=self._changed, shards=plan.units, embedded=plan.inputs - duplicates - done, seconds=seconds,
             batch_size=self.recipe.batch_size,
         )  # fmt: skip
 
@@ -138,9 +142,11 @@ class Job:
         """Units to do, and how many inputs need nothing more done: all, and those of them that failed."""
         todo, done, failed = [], 0, 0
         for unit, record in enumerate(self.ledger.list_failures(plan.units)):
-            if record is None or (retry_failed and record.failures):
+            left = [failure.error for failure in record.failures].count(GONE) if record else 0
+            again = record is not None and any(failure.error == CHANGED for failure in record.failures)
+            if record is None or again or (retry_failed and record.failures):
                 todo.append(unit)
-                done += record.rows if record else 0
+                done, failed = done + left + (record.rows if record else 0), failed + left
             else:
                 done, failed = done + record.rows + len(record.failures), failed + len(record.failures)
         return todo, done, failed

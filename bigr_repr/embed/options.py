@@ -33,7 +33,8 @@ class EmbedOptions:
 
     **Earlier runs.** resume=False: fail if `out` holds embeddings. retry_failed: try the images that failed again, and
     with dedup also the duplicates of failed images whose bytes have changed. update: also embed inputs that were added
-    since, as units of their own at the end; inputs that are gone keep their rows and are listed in gone.jsonl.
+    since, as units of their own at the end, and again those whose files were written anew (by size and time; not of
+    object stores); inputs that are gone are listed in gone.jsonl, and keep their rows unless drop_gone says otherwise.
     overwrite: remove the data set in `out` and begin anew.
 
     **Decoding.** icc: "convert" pictures with another ICC profile than sRGB's to sRGB, or "ignore" profiles; None: as
@@ -66,6 +67,7 @@ class EmbedOptions:
     resume: bool = True
     retry_failed: bool = False
     update: bool = False
+    drop_gone: bool = False
     overwrite: bool = False
 
     icc: str | None = None
@@ -86,6 +88,8 @@ class EmbedOptions:
         size = self.batch_size
         if not (size in (None, "auto") or (isinstance(size, int) and size >= 1)):
             raise ValueError(f'batch_size={size!r} must be at least 1, or "auto"')
+        if self.drop_gone and not self.update:
+            raise ValueError("drop_gone belongs to update: only that looks for inputs that are gone")
         if self.engine not in ENGINES:
             raise ValueError(f"engine={self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
         if self.unit_size is not None and self.unit_size < 1:

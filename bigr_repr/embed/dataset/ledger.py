@@ -18,6 +18,7 @@ from bigr_repr.system.threads import map_ahead
 
 log = logging.getLogger(__name__)
 
+CHANGED, GONE = "changed", "gone"  # failures of inputs that were embedded once: see bigr_repr.embed.inputs.changed
 _REQUESTS = 32
 
 
@@ -32,7 +33,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What became of a unit. size: of its shard, in bytes.
+    """What became of a unit. size: of its shard, in bytes. stamps: of its inputs' files when they were read.
 
     released: places of inputs that the plan calls doubles and that have rows or failures of their own all the same.
     """
@@ -41,6 +42,7 @@ class UnitRecord:
     size: int
     failures: tuple[Failure, ...]
     released: tuple[int, ...] = ()
+    stamps: str = ""
 
 
 class Ledger:
@@ -66,7 +68,9 @@ class Ledger:
             "rows": record.rows,
             "size": record.size,
             "failures": [failure._asdict() for failure in record.failures],
-        } | ({"released": record.released} if record.released else {})
+            **({"released": record.released} if record.released else {}),
+            **({"stamps": record.stamps} if record.stamps else {}),
+        }
         with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(content, indent=1).encode())
         if record.failures and not isinstance(self.failures_file, ObjectPath):  # objects do not grow
@@ -78,7 +82,8 @@ class Ledger:
         try:
             content = json.loads(self._record(unit).read_text("utf-8"))
             failures = tuple(Failure(**each) for each in content["failures"])
-            record = UnitRecord(content["rows"], content["size"], failures, tuple(content.get("released", ())))
+            more = tuple(content.get("released", ())), str(content.get("stamps", ""))
+            record = UnitRecord(content["rows"], content["size"], failures, *more)
             if self.shard(unit).stat().st_size == record.size:
                 return record
         except FileNotFoundError:

@@ -23,11 +23,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bigr_repr.codes import to_bytes
-from bigr_repr.embed.dataset.ledger import Failure, Ledger, UnitRecord
+from bigr_repr.embed.dataset.ledger import GONE, Failure, Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Entry, Plan
 from bigr_repr.embed.dataset.schema import Recipe
 from bigr_repr.embed.dataset.shards import ShardRows, merge_rows, read_shard, rows_table, write_shard
 from bigr_repr.embed.engines.network import Network
+from bigr_repr.embed.inputs.changed import renewed, stamps_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
 from bigr_repr.images.decode import MAX_PIXELS
 from bigr_repr.images.find import escape_path
@@ -91,7 +92,7 @@ class Decoding:
 class UnitTask(NamedTuple):
     """Work on one unit. entries: what to embed; places: theirs in the unit; kept: places of rows that its shard has.
 
-    released: as of UnitRecord. again: whether these are what failed before.
+    released, stamps: as of UnitRecord. again: whether these are what failed before. left: failures that stay.
     """
 
     unit: int
@@ -100,6 +101,8 @@ class UnitTask(NamedTuple):
     kept: list[int]
     released: tuple[int, ...]
     again: bool
+    stamps: str
+    left: tuple[Failure, ...] = ()
 
 
 class _Doing(NamedTuple):
@@ -282,7 +285,8 @@ class LocalEngine:
         if task.kept:
             table = self._merged(task, table, doing.failures)
         size = write_shard(self.ledger.shard(task.unit), table, self.ledger.writer)
-        self.ledger.seal(task.unit, UnitRecord(table.num_rows, size, tuple(doing.failures), task.released))
+        failures = tuple(sorted([*doing.failures, *task.left]))
+        self.ledger.seal(task.unit, UnitRecord(table.num_rows, size, failures, task.released, task.stamps))
 
     def _merged(self, task: UnitTask, table: pa.Table, failures: list[Failure]) -> pa.Table:
         """The rows of a sealed unit and those that its failures have now given."""
@@ -304,16 +308,18 @@ def _can_be_had(entry: Entry | None) -> bool:
 
 
 def make_task(plan: Plan, ledger: Ledger, unit: int) -> UnitTask:
-    """What a unit needs: all its inputs that are no duplicates, or those of them that failed before."""
+    """What a unit needs: all its inputs that are no duplicates, or those of them that failed and are not gone."""
     entries, record = plan.entries(unit), ledger.sealed(unit)
     duplicates, released = plan.duplicates(unit), record.released if record else ()
     places = [place for place in range(len(entries)) if place not in duplicates or place in released]
-    kept: list[int] = []
-    if record is not None:
-        failed = {failure.place for failure in record.failures}
-        kept = [place for place in places if place not in failed]
-        places = sorted(failed)
-    return UnitTask(unit, [entries[place] for place in places], places, kept, released, record is not None)
+    if record is None:
+        return UnitTask(unit, [entries[place] for place in places], places, [], released, False, stamps_of(entries))
+    failed = {failure.place for failure in record.failures}
+    left = tuple(failure for failure in record.failures if failure.error == GONE)
+    again = sorted(failed - {failure.place for failure in left})
+    kept = [place for place in places if place not in failed]
+    stamps = renewed(record.stamps, entries, again)
+    return UnitTask(unit, [entries[place] for place in again], again, kept, released, True, stamps, left)
 
 
 def label(entry: Entry) -> str:

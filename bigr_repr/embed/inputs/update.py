@@ -64,11 +64,15 @@ class KnownInputs:
             found += len(block)
             on_listed(found)
 
-    def gone(self) -> Iterator[str]:
-        """Paths of the plan's inputs that were not among the sources, in the plan's order; when additions has ended."""
+    def found(self) -> NDArray[np.bool_]:
+        """Which of the plan's inputs were among the sources, in the plan's order; when additions has ended."""
         seen = np.empty_like(self._seen)
         seen[self._order] = self._seen
-        start = 0
+        return seen
+
+    def gone(self) -> Iterator[str]:
+        """Paths of the plan's inputs that were not among the sources, in the plan's order; when additions has ended."""
+        seen, start = self.found(), 0
         for unit in range(self._plan.units):
             missing = np.flatnonzero(~seen[start : start + self._plan.size(unit)])
             start += self._plan.size(unit)

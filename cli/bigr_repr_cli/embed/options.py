@@ -81,7 +81,15 @@ class Runs:
         bool, typer.Option("--retry-failed", help="Try again the images that failed in an earlier run.")
     ] = False
     update: Annotated[
-        bool, typer.Option("--update", help="Also embed images that were added to the inputs since the first run.")
+        bool,
+        typer.Option(
+            "--update",
+            help="Also embed images that were added to the inputs since the first run, or whose files were written "
+            "anew, by size and time.",
+        ),
+    ] = False
+    drop_gone: Annotated[
+        bool, typer.Option("--drop-gone", help="With --update: remove the rows of images that are gone.")
     ] = False
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the embeddings that OUT holds, and begin anew.")

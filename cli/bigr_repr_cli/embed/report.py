@@ -66,6 +66,8 @@ def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
     duplicates = f", {summary.duplicates:,} duplicates" if summary.duplicates else ""
     counts = f"{summary.rows:,} rows, {summary.failures:,} failures{duplicates}"
     typer.echo(f"{summary.inputs:,} images: {counts}{speed}{note}")
+    if summary.changed:
+        typer.echo(f"written anew since, and embedded again: {summary.changed:,}")
     files = "part-00000.parquet" if summary.shards == 1 else f"part-*.parquet ({summary.shards:,} files)"
     typer.echo(f"rows: {where}/{files}")
     for count, name in ((summary.failures, "failures"), (summary.duplicates, "duplicates"), (summary.gone, "gone")):

@@ -1,0 +1,122 @@
+"""Inputs that were written anew, or are gone, since they were embedded: their rows go, to be embedded again or not.
+
+A unit's record holds a stamp of every input, of its file's size and time, taken before the file was read. An input
+whose stamp differs loses its row and becomes a failure, which the run then tries again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bigr_repr.embed.dataset.ledger import CHANGED, GONE, Failure, Ledger, UnitRecord
+from bigr_repr.embed.dataset.plan import Entry, Plan
+from bigr_repr.embed.dataset.shards import read_shard, write_shard
+from bigr_repr.system.object_store import is_url
+
+__all__ = ["Reopened", "renewed", "reopen", "stamps_of"]
+
+_LENGTH = 16  # letters of a stamp
+_UNKNOWN = "-" * _LENGTH
+_MESSAGES = {CHANGED: "the file was written anew since it was embedded", GONE: "no longer among the inputs"}
+
+
+class Reopened(NamedTuple):
+    """changed: inputs to embed again; dropped: rows of inputs that are gone, which were removed."""
+
+    changed: int
+    dropped: int
+
+
+def stamps_of(entries: Iterable[Entry]) -> str:
+    """16 letters for each input, which change when its file is written anew; hyphens for objects and missing files."""
+    known: dict[str, str] = {}
+    return "".join(known.get(entry.file) or known.setdefault(entry.file, _stamp(entry.file)) for entry in entries)
+
+
+def renewed(stamps: str, entries: Sequence[Entry], places: Sequence[int]) -> str:
+    """Stamps of a unit with those of some of its inputs taken anew; none, if there were none."""
+    if not stamps:
+        return ""
+    each = [stamps[_LENGTH * place : _LENGTH * (place + 1)] for place in range(len(entries))]
+    for place in places:
+        each[place] = stamps_of([entries[place]])
+    return "".join(each)
+
+
+def _stamp(file: str) -> str:
+    if is_url(file):
+        return _UNKNOWN
+    try:
+        status = os.stat(file)  # noqa: PTH116 - names need not be UTF-8
+    except (OSError, ValueError):
+        return _UNKNOWN
+    return blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=_LENGTH // 2).hexdigest()
+
+
+def reopen(plan: Plan, ledger: Ledger, found: NDArray[np.bool_], *, drop_gone: bool) -> Reopened:
+    """Make failures of inputs that changed or came back, and with drop_gone of those that are gone; their rows go.
+
+    found: which of the plan's inputs there are. With dedup, doubles of such inputs get a row of their own.
+    """
+    touched, starts = set[str](), np.cumsum([0, *map(plan.size, range(plan.units))])
+    changed = dropped = 0
+    for unit, record in enumerate(ledger.records(plan.units)):
+        if record is None:
+            continue
+        here, entries = found[starts[unit] : starts[unit + 1]], plan.entries(unit)
+        kinds = _judged(record, entries, here, set(plan.duplicates(unit)) - set(record.released), drop_gone)
+        touched |= {entries[place].path for place in kinds}
+        changed += list(kinds.values()).count(CHANGED)
+        dropped += list(kinds.values()).count(GONE)
+        _fail(plan, ledger, unit, record, kinds)
+    for unit in range(plan.units) if touched and plan.provenance.get("dedup") else ():
+        record, here = ledger.sealed(unit), found[starts[unit] : starts[unit + 1]]
+        if record is not None:
+            doubles = {place for place, path in plan.duplicates(unit).items() if path in touched and here[place]}
+            freed = sorted(doubles - set(record.released))
+            changed += len(freed)
+            _fail(plan, ledger, unit, record, dict.fromkeys(freed, CHANGED))
+    return Reopened(changed, dropped)
+
+
+def _judged(
+    record: UnitRecord, entries: Sequence[Entry], here: NDArray[np.bool_], doubles: set[int], drop_gone: bool
+) -> dict[int, str]:
+    """What has become of a unit's inputs, by place: CHANGED or GONE; nothing for those that are as they were."""
+    before, now = record.stamps, stamps_of(entries) if record.stamps else ""
+    errors = {failure.place: failure.error for failure in record.failures}
+    kinds = {}
+    for place in range(len(entries)):
+        part = slice(_LENGTH * place, _LENGTH * (place + 1))
+        differs = before[part] != now[part] and _UNKNOWN not in (before[part], now[part])
+        if here[place] and (differs or errors.get(place) == GONE):
+            kinds[place] = CHANGED
+        elif not here[place] and drop_gone and place not in errors and place not in doubles:
+            kinds[place] = GONE
+    return kinds
+
+
+def _fail(plan: Plan, ledger: Ledger, unit: int, record: UnitRecord, kinds: dict[int, str]) -> None:
+    """Make failures of inputs, and take their rows out of the unit's shard."""
+    if not kinds:
+        return
+    doubles = set(plan.duplicates(unit)) - set(record.released)
+    failed, entries = {failure.place for failure in record.failures}, plan.entries(unit)
+    with_rows = [place for place in range(len(entries)) if place not in failed and place not in doubles]
+    kept = [row for row, place in enumerate(with_rows) if place not in kinds]
+    rows, size = record.rows, record.size
+    if len(kept) < len(with_rows):
+        table = read_shard(ledger.shard(unit)).take(pa.array(kept, pa.int64())).combine_chunks()
+        rows, size = table.num_rows, write_shard(ledger.shard(unit), table, ledger.writer)
+    failures = [failure for failure in record.failures if failure.place not in kinds]
+    failures += [Failure(place, entries[place].path, kind, _MESSAGES[kind]) for place, kind in kinds.items()]
+    released = (*record.released, *sorted(doubles & kinds.keys()))
+    ledger.seal(unit, replace(record, rows=rows, size=size, failures=tuple(sorted(failures)), released=released))
