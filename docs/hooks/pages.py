@@ -40,6 +40,7 @@ API_PACKAGES = [
     "painting",
     "evaluate",
     "train",
+    "serve",
 ]
 API_MODULES = ["codes", "config", "datasets"]
 FENCES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml"}
