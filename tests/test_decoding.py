@@ -25,9 +25,9 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes need POSIX
 # Runs in every Python that starts with its folder on the path: pictures of these names crash the decoder, or hold it.
 SABOTAGE = """
 import os, pathlib, signal, sys
-from bigr_repr import images
-plain = images.load_image
-def load_image(source, size, **options):
+from bigr_repr.images import decode
+plain = decode.decode_image
+def decode_image(source, **options):
     name = pathlib.Path(options["name"]).name
     if "crash" in name:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -37,9 +37,9 @@ def load_image(source, size, **options):
     if "once" in name and not died.exists():
         died.write_text("")
         os.kill(os.getpid(), signal.SIGKILL)
-    return plain(source, size, **options)
+    return plain(source, **options)
 if sys.flags.safe_path:  # only where the package started it
-    images.load_image = load_image
+    decode.decode_image = decode_image
 """
 
 

@@ -30,7 +30,7 @@ from bigr_repr.embed.dataset import plan
 from bigr_repr.features.extract import encode_codes, extract_features
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.images import isolated
-from bigr_repr.images.decode import load_image
+from bigr_repr.images.decode import center_crop, load_image
 from bigr_repr.images.find import Source, find_images, unescape_path
 
 Rows = dict[str, bytes]
@@ -155,11 +155,11 @@ def test_order_does_not_depend_on_how_long_decoding_takes(
 ) -> None:
     run(photos, tmp_path / "one", pre)
 
-    def dawdling(file: str, size: int, **options: Any) -> np.ndarray:
+    def dawdling(image: Image.Image, size: int) -> np.ndarray:
         time.sleep(random.random() * 0.02)
-        return load_image(file, size, **options)
+        return center_crop(image, size)
 
-    monkeypatch.setattr(isolated, "load_image", dawdling)
+    monkeypatch.setattr(isolated, "center_crop", dawdling)
     run(photos, tmp_path / "two", pre, workers=5)
     assert rows_of(tmp_path / "one") == rows_of(tmp_path / "two")
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bigr_repr_cli import main
+from PIL import Image
 from tiny_model import picture, tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save
@@ -234,3 +235,28 @@ def test_rows_of_containers_are_queries(pre: Pretrained, tmp_path: Path, monkeyp
     assert (searched.found.distances == 0).all()
     with pytest.raises(FileNotFoundError):
         search_images(index, ["s.tar/none.png"], 1, model=pre)
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_thumbnails_are_kept_and_shown(timeout: float | None, pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "00001x.png").write_bytes(b"no picture")
+    embed_images(tmp_path / "photos", tmp_path / "data", model=pre, layers=(1,), thumbnails=24, decode_timeout=timeout)
+    plain = tmp_path / "plain"
+    embed_images(tmp_path / "photos", plain, model=pre, layers=(1,), decode_timeout=timeout)
+    kept, without = (pq.read_table(folder / "part-00000.parquet") for folder in (tmp_path / "data", plain))
+    assert kept.drop_columns(["image"]).equals(without)
+    assert kept.schema.field("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for row, stored in enumerate(kept.column("image").to_pylist()):
+        with Image.open(io.BytesIO(stored["bytes"])) as small:
+            assert (small.format, max(small.size)) == ("WEBP", 24)
+        assert stored["path"] == f"0000{row}.png"
+    index = build_index(tmp_path / "data", tmp_path / "index")
+    shutil.rmtree(tmp_path / "photos")
+    for row, id in enumerate(index.ids.to_pylist()):
+        photo = PhotoFinder(source=index.source)(id, row)
+        assert photo is not None
+        seen, wanted = (np.asarray(each.resize((8, 6)), float) for each in (photo, picture(row)))
+        assert np.abs(seen - wanted).mean() < 12
+    with pytest.raises(ValueError, match=r"thumbnails=8 must be in 16\.\.1024"):
+        embed_images(write_pictures(tmp_path / "more", 1), tmp_path / "x", model=pre, layers=(1,), thumbnails=8)

@@ -27,7 +27,8 @@ class EmbedOptions:
     packed as bigr_repr.codes states. labels_from_folders: also `label`, the name of the file's folder, or what its
     Parquet or tar file states. sha256: also `sha256` of the encoded image, hexadecimal. store_dtype: of the stored
     vectors, "float32" or "float16". dedup="exact": of inputs with the same bytes only the first gets a row (or a
-    failure); duplicates.jsonl lists the others with its path.
+    failure); duplicates.jsonl lists the others with its path. thumbnails: also `image`, the whole picture as WebP with
+    a longer side of so many pixels, 16..1024, a struct of `bytes` and `path`.
 
     **Inputs.** root, literal: as bigr_repr.embed.inputs.sources.find_sources takes them.
 
@@ -60,6 +61,7 @@ class EmbedOptions:
     sha256: bool = False
     store_dtype: str = "float32"
     dedup: str | None = None
+    thumbnails: int | None = None
 
     root: PathLike | None = None
     literal: bool = False

@@ -107,6 +107,7 @@ def _load(model: PathLike | Pretrained, devices: tuple[str, ...], options: Embed
         config=pre.config, weights=pre.fingerprint, layers=tuple(blocks), pool=options.pool,
         store_dtype=options.store_dtype, dtype=str(extractor.dtype).removeprefix("torch."), codes=options.codes,
         labels=options.labels_from_folders, sha256=options.sha256, dedup=options.dedup,
+        thumbnails=options.thumbnails,
     )  # fmt: skip
     return _Loaded(model, extractor, recipe, pre if on_ray else None, devices)
 

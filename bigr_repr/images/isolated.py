@@ -11,6 +11,7 @@ pixels, three tenths at 256. Sending pixels through shared memory instead of the
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import signal
 import threading
@@ -21,8 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from bigr_repr.images.decode import load_image
+from bigr_repr.images.decode import center_crop, decode_image
 from bigr_repr.images.formats import ImageError
 from bigr_repr.system.processes import Child
 
@@ -30,25 +32,42 @@ _START = 120.0  # seconds that a process may take to begin, on a machine with a 
 
 
 class Loaded(NamedTuple):
-    """A picture as load_image gives it, (S, S, 3), uint8; sha256: of its encoded bytes, hexadecimal, if asked for."""
+    """A picture as load_image gives it, (S, S, 3), uint8.
+
+    sha256: of its encoded bytes, hexadecimal, if asked for; thumbnail: the whole picture, small, as WebP, if asked for.
+    """
 
     pixels: NDArray[np.uint8]
     sha256: str | None
+    thumbnail: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """How encoded pictures become pixels. size: S; sha256: whether to compute it; icc: as of decode_image."""
+    """How encoded pictures become pixels.
+
+    size: S; sha256: whether to compute it; icc: as of decode_image; thumbnail: its longer side in pixels, if wanted.
+    """
 
     size: int
     max_pixels: int
     sha256: bool = False
     icc: str = "convert"
+    thumbnail: int | None = None
 
     def __call__(self, source: bytes | str, name: str) -> Loaded:
         """Decode a local path, or an encoded file's bytes. name: what errors call it.  Raises ImageError."""
-        pixels = load_image(source, self.size, max_pixels=self.max_pixels, name=name, icc=self.icc)
-        return Loaded(pixels, self._digest(source, name) if self.sha256 else None)
+        picture = decode_image(source, max_pixels=self.max_pixels, name=name, icc=self.icc)
+        pixels = center_crop(picture, self.size)
+        digest = self._digest(source, name) if self.sha256 else None
+        return Loaded(pixels, digest, self._small(picture) if self.thumbnail else None)
+
+    def _small(self, picture: Image.Image) -> bytes:
+        assert self.thumbnail is not None
+        picture.thumbnail((self.thumbnail, self.thumbnail), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        picture.save(file, "WEBP", quality=80)
+        return file.getvalue()
 
     def _digest(self, source: bytes | str, name: str) -> str:
         if isinstance(source, bytes):
@@ -98,9 +117,10 @@ class GuardedLoading:
             if answer.startswith(b"["):
                 raise ImageError(*json.loads(answer))
             pixels = np.frombuffer(connection.recv_bytes(), np.uint8)
+            small = connection.recv_bytes() if self._loading.thumbnail else None
         except (EOFError, ConnectionError) as error:
             raise _DiedError(self._give_up(child)) from error
-        return Loaded(pixels.reshape(self._loading.size, self._loading.size, 3), answer.decode() or None)
+        return Loaded(pixels.reshape(self._loading.size, self._loading.size, 3), answer.decode() or None, small)
 
     def _child(self) -> Child:
         child: Child | None = getattr(self._own, "child", None)
@@ -162,10 +182,12 @@ def _serve(connection: Connection[Any, Any]) -> None:
         # If whoever asked has gone meanwhile, nobody else would end a decoder that does not end.
         signal.setitimer(signal.ITIMER_REAL, 2 * timeout + 10)
         try:
-            pixels, sha256 = loading(source, name)
+            pixels, sha256, thumbnail = loading(source, name)
         except ImageError as error:
             connection.send_bytes(json.dumps([error.kind, str(error)]).encode())
         else:
             connection.send_bytes((sha256 or "").encode())
             connection.send_bytes(pixels.reshape(-1).data)
+            if thumbnail is not None:
+                connection.send_bytes(thumbnail)
         signal.setitimer(signal.ITIMER_REAL, 0)

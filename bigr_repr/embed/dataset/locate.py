@@ -5,12 +5,24 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import pyarrow.parquet as pq
+
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.ledger import Ledger
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, Entry, Plan, open_plan
-from bigr_repr.system.object_store import as_place
+from bigr_repr.system.object_store import as_place, readable
 
 _PART: Final = re.compile(r"part-(\d+)\.parquet")
+
+
+def read_thumbnail(folder: PathLike, part: str, row: int, path: str) -> bytes | None:
+    """The small picture kept for a row of the data set's file `part`; None if there is none, or another path's."""
+    with pq.ParquetFile(readable(as_place(folder) / part)) as parquet:
+        if "image" not in parquet.schema_arrow.names or not 0 <= row < parquet.metadata.num_rows:
+            return None
+        picture = parquet.read(["image"]).column("image")[row].as_py()
+        content: bytes | None = picture["bytes"] if picture["path"] == path else None
+        return content
 
 
 class RowLocator:

@@ -21,6 +21,7 @@ from bigr_repr.config import ModelConfig
 from bigr_repr.images.color import ICC
 
 METADATA_KEY = b"bigr_repr"
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # an encoded picture, as model hubs store it
 DTYPES = ("float32", "float16")
 DEDUPS = (None, "exact")
 # What may differ between shards of one data set: who wrote them and how, which changes rows by no more than rounding.
@@ -36,7 +37,8 @@ class Recipe:
     layers: block indices, 0-based, not negative. pool: "avg" or "none". store_dtype: of the stored vectors, float32 or
     float16. dtype: what the network computes in. codes, labels, sha256: whether there are such columns. dedup:
     "exact" if there is one row for inputs of the same bytes. batch_size: images that the network takes at a time.
-    icc: "convert" or "ignore", as of bigr_repr.images.decode_image.
+    icc: "convert" or "ignore", as of bigr_repr.images.decode_image. thumbnails: longer side in pixels, 16..1024, of
+    small pictures to keep in the column `image`; None: no such column.
     """
 
     config: ModelConfig
@@ -51,6 +53,7 @@ class Recipe:
     dedup: str | None = None
     batch_size: int = 32
     icc: str = "convert"
+    thumbnails: int | None = None
 
     def __post_init__(self) -> None:
         if self.store_dtype not in DTYPES:
@@ -60,6 +63,8 @@ class Recipe:
             raise ValueError(
                 f"dedup={self.dedup!r} is unknown; choose None or one of {', '.join(filter(None, DEDUPS))}"
             )
+        if self.thumbnails is not None and not 16 <= self.thumbnails <= 1024:
+            raise ValueError(f"thumbnails={self.thumbnails} must be in 16..1024, pixels of the longer side")
         if self.icc not in ICC:
             raise ValueError(f"icc={self.icc!r} is unknown; choose one of {', '.join(ICC)}")
         if not self.layers and not self.codes:
@@ -123,6 +128,7 @@ class Recipe:
             "sha256": "of the encoded image" if self.sha256 else None,
             "dedup": self.dedup,
             "batch_size": self.batch_size,
+            **({"thumbnails": f"WebP, longer side {self.thumbnails} px"} if self.thumbnails else {}),
         }
 
     @cached_property
@@ -142,6 +148,8 @@ class Recipe:
             fields.append(pa.field("label", pa.string(), nullable=False))
         if self.sha256:
             fields.append(pa.field("sha256", pa.string(), nullable=False))
+        if self.thumbnails:
+            fields.append(pa.field("image", IMAGE, nullable=False))
         return pa.schema(fields, metadata={METADATA_KEY: json.dumps(self.provenance())})
 
 

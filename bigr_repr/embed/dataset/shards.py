@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bigr_repr.embed.dataset.schema import Recipe
+from bigr_repr.embed.dataset.schema import IMAGE, Recipe
 from bigr_repr.system.files import replacing
 from bigr_repr.system.object_store import Place, readable
 
@@ -30,6 +30,7 @@ class ShardRows(NamedTuple):
     codes: NDArray[np.uint8]
     labels: Sequence[str]
     sha256: Sequence[str]
+    thumbnails: Sequence[bytes] = ()
 
 
 def rows_table(recipe: Recipe, rows: ShardRows) -> pa.Table:
@@ -47,6 +48,9 @@ def rows_table(recipe: Recipe, rows: ShardRows) -> pa.Table:
         columns.append(pa.array(rows.labels, pa.string()))
     if recipe.sha256:
         columns.append(pa.array(rows.sha256, pa.string()))
+    if recipe.thumbnails:
+        named = zip(rows.thumbnails, rows.paths, strict=True)
+        columns.append(pa.array([{"bytes": small, "path": path} for small, path in named], IMAGE))
     return pa.table(columns, schema=schema)
 
 

@@ -78,9 +78,9 @@ class Decoding:
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels={self.max_pixels} must be at least 1")
 
-    def loader(self, size: int, *, sha256: bool, icc: str) -> Loading | GuardedLoading:
+    def loader(self, size: int, *, sha256: bool, icc: str, thumbnail: int | None = None) -> Loading | GuardedLoading:
         """What decodes one picture; a GuardedLoading has to be closed."""
-        loading = Loading(size=size, max_pixels=self.max_pixels, sha256=sha256, icc=icc)
+        loading = Loading(size=size, max_pixels=self.max_pixels, sha256=sha256, icc=icc, thumbnail=thumbnail)
         if self.timeout is None:
             return loading
         if not supported():
@@ -152,7 +152,10 @@ class LocalEngine:
                     self._seal(_Doing(task, [], []))
                 yield from task.entries
 
-        load = self.decoding.loader(self.recipe.config.image_size, sha256=self.recipe.sha256, icc=self.recipe.icc)
+        recipe = self.recipe
+        load = self.decoding.loader(
+            recipe.config.image_size, sha256=recipe.sha256, icc=recipe.icc, thumbnail=recipe.thumbnails
+        )
 
         def decode(picture: EncodedPicture) -> Decoded:
             try:
@@ -221,6 +224,7 @@ class LocalEngine:
                 codes=to_bytes(features.codes.flatten(1).cpu().numpy())[good],
                 labels=[label(entries[row]) for row in good] if self.recipe.labels else [],
                 sha256=[getattr(batch.decoded[row], "sha256", "") for row in good] if self.recipe.sha256 else [],
+                thumbnails=[getattr(batch.decoded[row], "thumbnail", b"") for row in good],
             )
             doing.tables.append(rows_table(self.recipe, rows))
         failed = [

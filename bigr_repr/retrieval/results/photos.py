@@ -9,7 +9,7 @@ from typing import Final
 
 from PIL import Image
 
-from bigr_repr.embed.dataset.locate import RowLocator
+from bigr_repr.embed.dataset.locate import RowLocator, read_thumbnail
 from bigr_repr.embed.dataset.plan import Entry
 from bigr_repr.embed.inputs.fetch import fetch, pictures
 from bigr_repr.embed.inputs.sources import container_entry, member_entry
@@ -25,7 +25,7 @@ _LONGEST: Final = 320  # pixels of a thumbnail's longer side
 
 
 class PhotoFinder:
-    """Finds the photograph of a row: in the folder of images, by its id, or where its data set found it.
+    """Finds the photograph of a row: by its id, where its data set found it, or as a thumbnail in the data set.
 
     images: the folder that ids are paths in, or the tar or Parquet file; None: the current folder. source: the data set
     that the rows are of.
@@ -36,16 +36,17 @@ class PhotoFinder:
 
     def __call__(self, id: str, row: int) -> Image.Image | None:
         """The row's picture as a thumbnail; None if it cannot be read."""
-        path = unescape_path(id)
-        try:
-            found = self._at(path) or self._of_row(id, row)
-            return None if found is None else thumbnail(decode_image(found, name=id))
-        except (ImageError, OSError, ValueError) as error:
-            log.info("no photograph for row %d: %s", row, error)
-            return None
+        for find in (self._at, self._of_row, self._kept):
+            try:
+                if (found := find(id, row)) is not None:
+                    return thumbnail(decode_image(found, name=id))
+            except (ImageError, OSError, ValueError) as error:
+                log.info("no photograph for row %d: %s", row, error)
+        return None
 
-    def _at(self, path: str) -> str | bytes | None:
+    def _at(self, id: str, row: int) -> str | bytes | None:
         """By its id. A name in a tar file may come twice there: only the data set knows which it was."""
+        path = unescape_path(id)
         if self._images is None:
             return path if Path(path).is_file() else None
         if self._images.is_dir():
@@ -60,6 +61,13 @@ class PhotoFinder:
         part, place = self._source.place_of(row)
         found = self._locator.entry(part.name, place) if part.held == part.rows else None
         return _encoded(found) if found is not None and found.path == id else None
+
+    def _kept(self, id: str, row: int) -> bytes | None:
+        """The thumbnail that the data set keeps."""
+        if self._source is None:
+            return None
+        part, place = self._source.place_of(row)
+        return read_thumbnail(self._source.folder, part.name, place, id) if part.held == part.rows else None
 
     @cached_property
     def _locator(self) -> RowLocator | None:

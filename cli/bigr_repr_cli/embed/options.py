@@ -55,6 +55,14 @@ class Columns:
             r"\[default: embed all]."
         ),
     ] = None
+    thumbnails: Annotated[
+        int | None,
+        typer.Option(
+            min=16,
+            max=1024,
+            help=r"Also store each image as a WebP with a longer side of so many pixels \[default: do not].",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
