@@ -30,7 +30,8 @@ def _positive(config: object, *names: str) -> None:
         require(is_count(value), name, value, "it must be a whole number of at least 1")
 
 
-def _from_dict(cls: type[_T], data: Mapping[str, Any], where: str) -> _T:
+def from_fields(cls: type[_T], data: Mapping[str, Any], where: str) -> _T:
+    """A configuration from plain data, as JSON gives it. Raises ValueError that names unknown fields and `where`."""
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - known)
     if unknown:
@@ -195,13 +196,13 @@ class ModelConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
         """The inverse of `to_dict`. Raises ValueError on unknown or missing fields."""
         try:
-            tokenizer = _from_dict(TokenizerConfig, data["tokenizer"], "tokenizer")
-            generator = _from_dict(GeneratorConfig, data["generator"], "generator")
+            tokenizer = from_fields(TokenizerConfig, data["tokenizer"], "tokenizer")
+            generator = from_fields(GeneratorConfig, data["generator"], "generator")
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"model configuration: cannot read {error}; expected tokenizer, generator, name"
             ) from error
-        return _from_dict(cls, {**data, "tokenizer": tokenizer, "generator": generator}, "model configuration")
+        return from_fields(cls, {**data, "tokenizer": tokenizer, "generator": generator}, "model configuration")
 
 
 _TINY_TOKENIZER = TokenizerConfig(

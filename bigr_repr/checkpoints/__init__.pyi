@@ -1,8 +1,10 @@
 from .catalog import ModelEntry as ModelEntry
 from .catalog import available_models as available_models
 from .classes import class_list as class_list
+from .classes import class_names as class_names
 from .classes import class_number as class_number
 from .pretrained import Description as Description
+from .pretrained import Parameters as Parameters
 from .pretrained import Pretrained as Pretrained
 from .pretrained import count_parameters as count_parameters
 from .pretrained import describe as describe

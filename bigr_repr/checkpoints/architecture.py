@@ -20,7 +20,7 @@ from bigr_repr.config import GeneratorConfig, TokenizerConfig
 _HEAD_DIM = 64  # in all released sizes
 _FFN_MULTIPLES = (256, 512, 1024, 128, 64, 32, 16, 8, 4, 2, 1)  # the released one first
 
-State = Mapping[str, object]  # tensors by name, and whatever else a file may hold
+State = Mapping[str, object]  # tensors by name, and what else a file may hold
 
 
 def infer_generator(state: State, *, steps: int | None, heads: int | None) -> GeneratorConfig:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from bigr_repr.config import ModelConfig, TokenizerConfig, preset, preset_names
+from bigr_repr.config import ModelConfig, TokenizerConfig, from_fields, preset, preset_names
 
 DEFAULT_MODEL: Final = "bigr-tiny"  # bundled: there without a download
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -123,11 +123,9 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
 
 
 def read_tokenizer_config(folder: Path) -> tuple[TokenizerConfig, str | None]:
-    """As `read_config`, of a folder that holds only a tokenizer."""
+    """The same for a folder that holds a tokenizer alone."""
     with _reading(folder) as (record, fingerprint):
-        fields: dict[str, Any] = dict(record["tokenizer"])
-        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-        return TokenizerConfig(**fields), fingerprint
+        return from_fields(TokenizerConfig, record["tokenizer"], "tokenizer"), fingerprint
 
 
 @contextmanager

@@ -52,8 +52,8 @@ class Pretrained:
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes and float32 values of all weights, 64 hexadecimal digits; for provenance.
 
-        The same after `save` and `load`, unless saving rounded the weights, and whatever they are later converted or
-        moved to with `to`. Computed at first use, once: after changing weights, make a new Pretrained.
+        Unchanged by `to`, and by `save` and `load` unless saving rounded the weights. Computed once, when first needed:
+        after changing weights, make a new Pretrained.
         """
         return fingerprint(_joined(self.tokenizer.state_dict(), self.generator.state_dict()))
 
@@ -72,7 +72,7 @@ class Pretrained:
 
 
 class Parameters(NamedTuple):
-    """Numbers of weights."""
+    """Numbers of weights in the three parts of a model."""
 
     tokenizer: int
     transformer: int
@@ -81,7 +81,7 @@ class Parameters(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What `describe` tells. `fingerprint` is None without weights at hand; `location` says where those are."""
+    """What `describe` finds. `fingerprint` is None when no weights are at hand; `location` says where they are."""
 
     config: ModelConfig
     parameters: Parameters
@@ -120,7 +120,7 @@ def load_official(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Pretrained:
-    """A model from the two files of the authors' release, whatever its size: the architecture is read off the shapes.
+    """A model from the two files of the authors' release, of any size: the architecture is read off the shapes.
 
     image_size: in pixels; follows from the files, and is checked if given. heads: dim / 64 unless given, for the files
     do not tell. name: of the model; the release's for files named as there. The files are mapped into memory, not read,
@@ -205,7 +205,7 @@ def count_parameters(config: ModelConfig) -> Parameters:
 
 
 def describe(name: PathLike) -> Description:
-    """What there is to know of a model that `load` takes, or of a preset. Downloads nothing.
+    """Describe a model that `load` takes, or a preset. Downloads nothing.
 
     Raises as `load` does.
     """
