@@ -23,7 +23,7 @@ from bigr_repr.evaluate.probes.protocols import LOGREG, SgdProtocol, sgd_protoco
 from bigr_repr.evaluate.probes.sgd import train_sgd
 from bigr_repr.system.devices import choose_device
 
-__all__ = ["C_GRID", "LinearProbe", "linear_probe", "linear_probes"]
+__all__ = ["C_GRID", "LinearProbe", "linear_probe", "linear_probes", "mean_per_class"]
 
 C_GRID: Final = tuple(float(f"{value:.2g}") for value in np.logspace(-6, 2, 17))
 
@@ -39,8 +39,8 @@ class LinearProbe:
     `interval`: 95 % of top1, by resampling the test images. `seed_interval`: 95 % of the mean over seeds, by Student's
     t; None for one seed, or if all gave the same. `top1_by_seed`, `settings` (what was chosen): one per seed.
     `held_out_top1` is the accuracy that chose them; None if there were too few images to hold any out. `edges`: in
-    words, chosen settings at an end of their grid. `predicted` (n_test,): the classes that the first seed's head chose.
-    `protocol` says in words how the numbers came about.
+    words, chosen settings at an end of their grid. `mean_per_class`: top-1, the mean over classes. `predicted`
+    (n_test,): the classes that the first seed's head chose. `protocol` says in words how the numbers came about.
     """
 
     top1: float
@@ -57,6 +57,7 @@ class LinearProbe:
     seeds: tuple[int, ...]
     protocol: str
     edges: tuple[str, ...] = ()
+    mean_per_class: float
     predicted: NDArray[np.int64] = field(repr=False)
 
 
@@ -176,15 +177,23 @@ def _summary(
         n_classes=len(classes),
         seeds=seeds,
         protocol=words,
+        mean_per_class=float(np.mean([mean_per_class(order[:, 0], test.labels) for order in ranked])),
         edges=tuple(dict.fromkeys(head.edge for head in heads if head.edge is not None)),
         predicted=ranked[0][:, 0],
     )
 
 
+def mean_per_class(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """The mean, in percent, over the classes of `labels` of the share of their rows (n,) that `predicted` (n,) hits."""
+    _, places = np.unique(labels, return_inverse=True)
+    hits = np.bincount(places, weights=predicted == labels)
+    return float(100 * np.mean(hits / np.bincount(places)))
+
+
 def _logreg_words(grid: Sequence[float], search_rows: int, n_train: int) -> str:
     base = "logreg: multinomial logistic regression on standardized features, L2 penalty, to its optimum by L-BFGS"
     if len(set(grid)) == 1:
-        return f"{base}; C={grid[0]:g} given"
+        return f"{base}; C={grid[0]:g} given; fitted on all {n_train} training images"
     drawn = "the training set" if n_train <= search_rows else f"a sample of {search_rows} training images"
     search = f"C from {len(set(grid))} values {min(grid):g}..{max(grid):g} by accuracy on a held-out fifth of {drawn}"
     return f"{base}; {search} (stratified); refitted on all {n_train} training images"

@@ -2,12 +2,15 @@
 
 import typer
 
-from bigr_repr_cli.bench import generation, look, probes, retrieval, suite
+from bigr_repr_cli.bench import few, generation, look, probes, retrieval, suite
 
 app = typer.Typer(no_args_is_help=True, help="Measure how good features or generated images are; look at features.")
 app.command("linear-probe")(probes.linear_probe)
 app.command("knn")(probes.knn)
 app.command("layers")(probes.layers)
+app.command("attentive-probe")(few.attentive_probe)
+app.command("few-shot")(few.few_shot)
+app.command("clusters")(few.clusters)
 app.command("retrieval")(retrieval.command)
 app.command("generation")(generation.command)
 app.command("suite")(suite.command)

@@ -91,14 +91,17 @@ class Source:
             raise typer.BadParameter("takes --dataset, or labels of its own, not both", param_hint="--features")
 
 
+TestLimit = Annotated[
+    int | None, typer.Option(min=1, help=r"Test images to take, from every class in proportion \[default: all].")
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """How many images."""
 
     limit: _Limit = None
-    test_limit: Annotated[
-        int | None, typer.Option(min=1, help=r"Test images to take, from every class in proportion \[default: all].")
-    ] = None
+    test_limit: TestLimit = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +180,31 @@ class Blocks(Network):
     def blocks(self) -> list[Any]:
         """All that are named."""
         return parse_blocks(self.layer) if self.layer else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBlocks:
+    """Any blocks, whose tokens are read one by one."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(help=rf"A model's name or folder, or timm:NAME?checkpoint=FILE \[default: {DEFAULT_MODEL}]."),
+    ] = None
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Average the features of every image and its mirror image.")
+    ] = False
+    layer: Annotated[
+        list[str],
+        typer.Option(
+            help="Blocks to measure, counted from 0: 12; -1 (the last); mid; several: 4,8. May be repeated "
+            r"\[default: 12, or the last if there are fewer]."
+        ),
+    ] = ()  # type: ignore[assignment]
+
+    @property
+    def blocks(self) -> list[Any]:
+        """All that are named."""
+        return parse_blocks(self.layer, ("mid",)) if self.layer else []
 
 
 @dataclass(frozen=True, kw_only=True)

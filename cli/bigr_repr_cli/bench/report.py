@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bigr_repr.evaluate.metrics.label_retrieval import RetrievalRow
     from bigr_repr.evaluate.runs.bench import BenchRow
     from bigr_repr.evaluate.runs.extraction import BenchFeatures
+    from bigr_repr.evaluate.runs.few_shot import FewShotRow, StructureRow
 
 
 def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None = None) -> None:
@@ -87,6 +88,17 @@ def _neighbors_table(rows: Sequence[BenchRow]) -> Table:
             cells = [f"{top1:.2f}", f"{row.knn.top5[k]:.2f}", _interval(row.knn.interval[k])]
             table.add_row(row.view.where, str(k), *cells)
     return table
+
+
+def print_table(row: FewShotRow | StructureRow, dataset: str, heads: list[str], lines: list[list[str]]) -> None:
+    """Lines of cells under their headings, and what the row says of its model."""
+    typer.echo(f"{row.representation} on {dataset}: {_size(row.facts, 'test')}")
+    table = _table(heads[0], heads[1:])
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+    if row.facts["trained_on"]:
+        typer.echo(f"note: {row.representation} was {row.facts['trained_on']}")
 
 
 def _table(first: str, headings: Sequence[str]) -> Table:

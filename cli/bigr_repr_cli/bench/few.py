@@ -1,0 +1,113 @@
+"""`bigr-repr bench attentive-probe`, `few-shot` and `clusters`."""
+
+import dataclasses
+import json
+from typing import Annotated, Any
+
+import typer
+
+from bigr_repr_cli.bench import options as o
+from bigr_repr_cli.flatten import flattened
+from bigr_repr_cli.options import Json
+from bigr_repr_cli.parse import parse_numbers
+from bigr_repr_cli.progress import bench_progress
+
+
+@flattened
+def attentive_probe(
+    source: o.Source,
+    limits: o.Limits,
+    features: o.TokenBlocks,
+    running: o.Running,
+    queries: Annotated[int, typer.Option(min=1, help="Learned queries; they must divide the tokens' width.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step of the probe.")] = 256,
+    rates: Annotated[
+        str, typer.Option(help=r"Learning rates to choose from, separated by commas \[default: 3e-4,1e-3,3e-3,1e-2].")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Train queries that look at a block's tokens, and a linear classifier on what they find; all blocks in one run.
+
+    Rates are chosen on a held-out part of the training images.
+    """
+    settings, blocks = o.settings_of(features, running), features.blocks
+    given = o.parse_rates(rates, "--rates")
+    data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
+    from bigr_repr.evaluate.probes.attentive import AttentiveProbe
+    from bigr_repr.evaluate.runs.attention import bench_attentive
+    from bigr_repr.evaluate.runs.bench import chosen_row
+    from bigr_repr_cli.bench.report import print_rows
+
+    probe = AttentiveProbe(
+        queries=queries,
+        epochs=epochs,
+        batch=batch,
+        **({"rates": given} if given else {}),  # type: ignore[arg-type]
+    )
+    with bench_progress() as on_progress:
+        rows = bench_attentive(features.model, data, settings, probe=probe, layers=blocks, on_progress=on_progress)
+    print_rows(rows, as_json=as_json, best=chosen_row(rows) if len(rows) > 1 else None)
+
+
+@flattened
+def few_shot(
+    source: o.Source,
+    features: o.Blocks,
+    running: o.Running,
+    shots: Annotated[str, typer.Option(help="Labeled images of each class, separated by commas.")] = "1,5,10",
+    draws: Annotated[int, typer.Option(min=1, help="Times to draw them.")] = 5,
+    penalty: Annotated[float, typer.Option("--C", help="Penalty of the logistic regression, which is not chosen.")] = 1,
+    limit: o.Limit = None,
+    test_limit: o.TestLimit = None,
+    as_json: Json = False,
+) -> None:
+    """Train the linear probe on a few images of each class, drawn several times."""
+    settings, blocks, numbers = o.settings_of(features, running), features.blocks, parse_numbers(shots, "--shots")
+    data = source.open(running.seed, limit=limit, test_limit=test_limit)
+    from bigr_repr.evaluate.runs.few_shot import bench_few_shot
+    from bigr_repr_cli.bench.report import print_table
+
+    settings = dataclasses.replace(settings, C=(penalty,))
+    with bench_progress() as on_progress:
+        rows = bench_few_shot(
+            features.model, data, settings, shots=numbers, draws=draws, layers=blocks, on_progress=on_progress
+        )
+    lines = []
+    for row in rows:
+        interval = "" if row.interval is None else f"{row.interval[0]:.1f}..{row.interval[1]:.1f}"
+        lines.append([row.view.where, str(row.shots), f"{row.top1:.2f}", interval, f"{row.mean_per_class:.2f}"])
+    if as_json:
+        _print_json(rows)
+        return
+    print_table(rows[0], data.name, ["features", "shots", "top-1", "95 %", "mean per class"], lines)
+    typer.echo(f"means over {draws} draws; 95 % of the mean by Student's t over draws; {rows[0].protocol}")
+
+
+@flattened
+def clusters(
+    source: o.Source, features: o.Blocks, running: o.Running, test_limit: o.TestLimit = None, as_json: Json = False
+) -> None:
+    """Cluster the test images' features and compare with their classes; measure effective rank and uniformity."""
+    settings, blocks = o.settings_of(features, running), features.blocks
+    data = source.open(running.seed, test_limit=test_limit)
+    from bigr_repr.evaluate.runs.few_shot import bench_clusters
+    from bigr_repr_cli.bench.report import print_table
+
+    with bench_progress() as on_progress:
+        rows = bench_clusters(features.model, data, settings, layers=blocks, on_progress=on_progress)
+    if as_json:
+        _print_json(rows)
+        return
+    lines = []
+    for row in rows:
+        found = row.found
+        shares = [f"{found.nmi:.3f}", f"{found.ari:.3f}", f"{found.accuracy:.1f}", f"{found.rank_me:.1f}"]
+        lines.append([row.view.where, *shares, f"{found.alignment:.3f}", f"{found.uniformity:.3f}"])
+    heads = ["features", "NMI", "ARI", "accuracy", "RankMe", "alignment", "uniformity"]
+    print_table(rows[0], data.name, heads, lines)
+    typer.echo(f"{rows[0].found.images:,} test images; {rows[0].found.protocol}")
+
+
+def _print_json(rows: list[Any]) -> None:
+    typer.echo(json.dumps({"rows": [row.record() for row in rows]} | rows[0].facts, indent=2))

@@ -1,0 +1,124 @@
+"""Laws of probes on tokens and few labels, and of measures that need no classifier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bigr_repr_cli.bench import app
+from typer.testing import CliRunner
+
+from bigr_repr.evaluate.data.splits import open_data
+from bigr_repr.evaluate.metrics.clustering import cluster_accuracy, rank_me, structure
+from bigr_repr.evaluate.probes.attentive import AttentiveProbe, attentive_probe
+from bigr_repr.evaluate.probes.linear_probe import linear_probe, mean_per_class
+from bigr_repr.evaluate.runs.few_shot import bench_few_shot
+from bigr_repr.evaluate.runs.settings import BenchSettings
+
+SHORT = AttentiveProbe(queries=2, rates=(1e-6, 0.01), epochs=25, batch=32)
+
+
+@pytest.fixture
+def tokens() -> tuple[np.ndarray, np.ndarray]:
+    """Two classes, told by the sign of a feature in the one token that another marks: their mean says little."""
+    rng = np.random.default_rng(0)
+    y, n = np.arange(400) % 2, 400
+    x = rng.normal(size=(n, 16, 4)).astype(np.float32)
+    x[:, :, 3] = 0
+    place = rng.integers(16, size=n)
+    x[np.arange(n), place, 3] = 4
+    x[np.arange(n), place, 0] = 2 * y - 1
+    return x, y
+
+
+def test_queries_find_the_token_that_tells(tokens: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = tokens
+    (found,) = attentive_probe([x[:300]], y[:300], [x[300:]], y[300:], probe=SHORT, device="cpu")
+    mean = linear_probe(x[:300].mean(1), y[:300], x[300:].mean(1), y[300:])
+    assert found.top1 > mean.top1 + 10
+    assert found.settings[0]["rate"] == 0.01
+    assert found.edges == ("rate=0.01 is the largest of its grid of 2",)
+
+
+def test_layers_that_train_together_become_what_they_would_alone(tokens: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = tokens
+    other = x[:, :, ::-1]
+    two = attentive_probe([x[:300], other[:300]], y[:300], [x[300:], other[300:]], y[300:], probe=SHORT, device="cpu")
+    one = attentive_probe([other[:300]], y[:300], [other[300:]], y[300:], probe=SHORT, device="cpu")
+    assert two[1].top1 == pytest.approx(one[0].top1, abs=2)
+    assert two[1].held_out_top1 == pytest.approx(one[0].held_out_top1, abs=4)
+
+
+def test_impossible_tokens_are_refused(tokens: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = tokens
+    with pytest.raises(ValueError, match="queries=3 does not divide the tokens' width 4"):
+        attentive_probe([x], y, [x], y, probe=AttentiveProbe(queries=3), device="cpu")
+    with pytest.raises(ValueError, match="needs tokens"):
+        attentive_probe([x[:, 0]], y, [x[:, 0]], y, device="cpu")
+    with pytest.raises(ValueError, match="above 0"):
+        AttentiveProbe(queries=0)
+
+
+def test_clusters_of_apart_classes_are_the_classes() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    apart = 10 * np.eye(3)[y] + 0.1 * rng.normal(size=(300, 3))
+    found, mixed = structure(apart, y), structure(rng.normal(size=(300, 3)), y)
+    assert (found.nmi, found.ari, found.accuracy) == (1, 1, 100)
+    assert mixed.accuracy < 60
+    assert mixed.ari < 0.1
+    assert found.alignment < 0.01 < mixed.alignment
+    assert mixed.uniformity < found.uniformity
+    assert found.uniformity == pytest.approx(np.log(1 / 3 + 2 / 3 * np.exp(-4)), abs=0.02)
+    with pytest.raises(ValueError, match="one class"):
+        structure(apart, y * 0)
+
+
+def test_clusters_may_be_called_anything() -> None:
+    assert cluster_accuracy(np.array([0, 0, 1, 1]), np.array([2, 2, 0, 0])) == 100
+    assert cluster_accuracy(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 0])) == 50
+
+
+def test_rank_is_that_of_equal_singular_values() -> None:
+    rng = np.random.default_rng(0)
+    turned = np.linalg.qr(rng.normal(size=(50, 50)))[0]
+    assert rank_me(turned[:, :7]) == pytest.approx(7, abs=0.01)
+    assert rank_me(turned[:, :1] @ turned[:1]) == pytest.approx(1, abs=0.01)
+
+
+def test_the_mean_per_class_counts_rare_classes_alike() -> None:
+    assert mean_per_class(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1])) == 50
+
+
+def test_few_shots_are_of_every_class_and_their_draws_differ(tmp_path: Path) -> None:
+    settings, data = BenchSettings(cache=tmp_path, device="cpu"), open_data("digits", limit=300, test_limit=200)
+    rows = bench_few_shot("pixels:8", data, settings, shots=(1, 10), draws=3)
+    one, ten = rows
+    assert ten.top1 > one.top1 + 10
+    assert len(set(one.top1_by_draw)) > 1
+    assert one.interval is not None
+    assert one.interval[0] <= one.top1 <= one.interval[1]
+    assert "on all 10 training images" in one.protocol
+    assert bench_few_shot("pixels:8", data, settings, shots=(1,), draws=3)[0].top1_by_draw == one.top1_by_draw
+    with pytest.raises(ValueError, match=r"shots=\(900,\) must lie in 1\.\."):
+        bench_few_shot("pixels:8", data, settings, shots=(900,))
+
+
+def test_commands(tmp_path: Path) -> None:
+    shared = ["--dataset", "digits", "--test-limit", "50", "--cache", str(tmp_path), "--model"]
+
+    def run(*arguments: str) -> str:
+        done = CliRunner(env={"COLUMNS": "80"}).invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    text = run("few-shot", *shared, "pixels:8", "--shots", "1,5", "--draws", "2", "--limit", "200")
+    assert "means over 2 draws" in text
+    found = json.loads(run("clusters", *shared, "pixels:8", "--json"))
+    assert found["rows"][0]["classes"] == 10
+    assert "RankMe" in run("clusters", *shared, "pixels:8")
+    few = ["--limit", "60", "--layer", "1,3", "--epochs", "1", "--queries", "4", "--rates", "1e-3,1e-2"]
+    text = run("attentive-probe", *shared, "timm:test_vit?random", *few)
+    assert "attentive: 4 queries over 100 tokens" in " ".join(text.split())
