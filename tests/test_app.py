@@ -99,6 +99,7 @@ def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: st
     assert (np.asarray(again) == pixels(path)).all()
 
 
+@pytest.mark.slow
 def test_every_button_keeps_its_pictures(studio: Studio, photo: str) -> None:
     order = DrawRequest(photo=photo, label="alp", pasting=br.Pasting(window=200), options=QUICK)
     made = [
@@ -275,6 +276,7 @@ def test_the_end_of_the_server_ends_what_is_drawn(studio: Studio) -> None:
     assert not any(thread.name == "drawing" for thread in threading.enumerate())
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # tests may run deaf to Ctrl-C
     program = app_program(heard, "--out", str(tmp_path / "drawn"), "--port", str(free_port()))
@@ -309,6 +311,7 @@ def test_a_model_without_classes_offers_none(tmp_path: Path) -> None:
     assert len(press(page, page._generate, quick)) == 1
 
 
+@pytest.mark.slow
 def test_the_page_is_served_and_loads_nothing_from_elsewhere(studio: Studio) -> None:
     page = Page(studio).blocks
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), server_name="127.0.0.1")
@@ -339,12 +342,14 @@ def run_app(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_without_gradio_the_command_says_what_to_install(tmp_path: Path) -> None:
     done = run_app("sys.modules['gradio'] = None", "--out", str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.strip() == "error: the page needs Gradio; install it with: pip install 'bigr-repr[app]'"
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])

@@ -20,6 +20,7 @@ def _codes(seed: int, rows: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("place", [0, 5, N - 1])
+@pytest.mark.slow
 def test_what_a_token_is_drawn_from_depends_on_earlier_tokens_alone(place: int) -> None:
     model = tiny_model(attention="causal").generator
     codes, other = _codes(0), _codes(0)

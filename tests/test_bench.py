@@ -69,6 +69,7 @@ def _parquet(path: Path, seeds: list[int], labels: list[int], classes: str = "a,
 # ---- features
 
 
+@pytest.mark.slow
 def test_features_are_what_users_get(model: str, photos: Path, settings: BenchSettings) -> None:
     data = open_data(str(photos))
     found = features_of(model, data, settings, layers=[1, -1])
@@ -82,6 +83,7 @@ def test_features_are_what_users_get(model: str, photos: Path, settings: BenchSe
     assert np.array_equal(next(iter(codes.test.values())), encode_codes(photos / "test", model=model))
 
 
+@pytest.mark.slow
 def test_pools_come_from_the_tokens(model: str, photos: Path, tmp_path: Path) -> None:
     tokens = extract_features(photos / "train", model=model, layer=2, pool="none")
     expected = {"max": tokens.max(axis=1), "avg+max": np.hstack([tokens.mean(axis=1), tokens.max(axis=1)])}
@@ -132,6 +134,7 @@ def test_changed_images_are_other_images(photos: Path, tmp_path: Path) -> None:
     assert not np.array_equal(first, cache.get(pixels, open_data(str(root)).train, ["pixels"])["pixels"])
 
 
+@pytest.mark.slow
 def test_untrained_networks_differ_where_they_should(model: str, photos: Path, settings: BenchSettings) -> None:
     data = open_data(str(photos))
     trained, both, generator = (
@@ -150,6 +153,7 @@ def test_untrained_networks_differ_where_they_should(model: str, photos: Path, s
 # ---- the rows
 
 
+@pytest.mark.slow
 def test_a_row_is_the_probe_of_the_features_and_says_how_it_came(
     model: str, photos: Path, settings: BenchSettings
 ) -> None:
@@ -174,6 +178,7 @@ def test_a_row_is_the_probe_of_the_features_and_says_how_it_came(
         bench("random:" + model, data, settings, layers=["best"])
 
 
+@pytest.mark.slow
 def test_probe_on_timm_features_is_a_plain_pytorch_probe(photos: Path, settings: BenchSettings) -> None:
     import timm
     from PIL import Image
@@ -226,6 +231,7 @@ def test_timm_blocks_are_forward_intermediates(photos: Path, settings: BenchSett
     np.testing.assert_allclose(arrays["pooled"], backbone.compute(batch, ["pooled"])["pooled"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_embeddings_on_disk_are_measured_without_images(
     model: str, photos: Path, tmp_path: Path, settings: BenchSettings
 ) -> None:
@@ -357,6 +363,7 @@ def test_classes_without_test_images_are_named(tmp_path: Path, caplog: pytest.Lo
     assert "x test has no images of 2 classes: b, c" in caplog.text
 
 
+@pytest.mark.slow
 def test_tokens_on_disk_are_pooled_as_asked_and_means_only_as_they_are(
     model: str, photos: Path, tmp_path: Path, settings: BenchSettings
 ) -> None:
@@ -467,6 +474,7 @@ def _run(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_commands_on_digits(model: str, tmp_path: Path) -> None:
     shared = ("--dataset", "digits", "--limit", "200", "--test-limit", "100", "--cache", str(tmp_path), "--model")
     text = _run("linear-probe", *shared, "pixels:8", "--seeds", "2")

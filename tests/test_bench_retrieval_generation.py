@@ -107,6 +107,7 @@ def _run(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_retrieval_command(model: str, tmp_path: Path) -> None:
     shared = ("retrieval", "--dataset", "digits", "--limit", "60", "--test-limit", "20", "--bits", "8", "--cache",
               str(tmp_path), "--model")  # fmt: skip
@@ -119,6 +120,7 @@ def test_retrieval_command(model: str, tmp_path: Path) -> None:
     assert not [row for row in found["rows"] if row["codes"] == "tokenizer bits"]
 
 
+@pytest.mark.slow
 def test_generation_command_reads_what_generate_writes(model: str, tmp_path: Path) -> None:
     write_pictures(tmp_path / "real", 8)
     arrays = [np.asarray(open_images(tmp_path / "real").load(row).resize((16, 16))) for row in range(8)]
@@ -147,6 +149,7 @@ def test_generation_command_reads_what_generate_writes(model: str, tmp_path: Pat
         (["generation", "flat.npz", "--real", "examples"], 1, "(n, H, W, 3)"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_usage_and_failures_are_one_line(
     arguments: list[str],
     code: int,

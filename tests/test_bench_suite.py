@@ -53,6 +53,7 @@ def _size(path: Path) -> tuple[int, int]:
 # ---- suites
 
 
+@pytest.mark.slow
 def test_a_suite_goes_on_where_it_was(model: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite, settings = read_suite(file, model=model), BenchSettings(cache=tmp_path / "cache", device="cpu", workers=1)
     done, real = [], suite_module.bench
@@ -91,6 +92,7 @@ def test_what_cannot_be_opened_ends_a_suite_before_anything_is_measured(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_embeddings_made_anew_are_measured_anew(
     model: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +122,7 @@ def test_plots_of_neighbors_show_a_number_that_nothing_chose() -> None:
     assert (plots._top1(row["knn"]), plots._neighbors([row])) == (50.0, "20-NN")
 
 
+@pytest.mark.slow
 def test_reports_say_what_was_found_and_how(model: str, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["suite", str(file), "--out", str(out), "--model", model, "--cache", str(tmp_path / "cache")]
@@ -139,6 +142,7 @@ def test_reports_say_what_was_found_and_how(model: str, file: Path, tmp_path: Pa
     assert _size(out / "tried-accuracy.png")[0] > 300
 
 
+@pytest.mark.slow
 def test_names_cannot_break_the_page(model: str, file: Path, tmp_path: Path) -> None:
     settings = BenchSettings(cache=tmp_path / "cache", device="cpu")
     suite = read_suite(file, model=model)
@@ -260,6 +264,7 @@ def test_strips_frame_right_and_wrong_neighbors() -> None:
         neighbor_strips(queries, base, [1], np.array([1, 0, 1]), image, image, k=4)
 
 
+@pytest.mark.slow
 def test_picture_commands(model: str, tmp_path: Path) -> None:
     shared = ["--dataset", "digits", "--model", model, "--cache", str(tmp_path), "--out"]
     few = ["--test-limit", "40"]

@@ -94,6 +94,7 @@ def _embed(model: str, photos: str, out: Path, monkeypatch: pytest.MonkeyPatch) 
     return end.value.code
 
 
+@pytest.mark.slow
 def test_embed_takes_the_layer_that_all_sweeps_found(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

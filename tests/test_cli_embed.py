@@ -50,6 +50,7 @@ def bigr(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: py
     return run
 
 
+@pytest.mark.slow
 def test_the_whole_way_in_a_process_of_its_own(place: Path, tmp_path: Path) -> None:
     arguments = ["embed", place / "photos", "--layer", "2", "--model", place / "model"]
     done = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -192,6 +193,7 @@ def start(place: Path, tmp_path: Path, sealed: int, *more: str) -> subprocess.Po
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, bigr: Run, end: signal.Signals) -> None:
     write_pictures(place / "many", 160)
     process = start(place, tmp_path, 5)
@@ -215,6 +217,7 @@ def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.slow
 def test_devices_whose_run_was_killed_never_write_beside_the_next(place: Path, tmp_path: Path, bigr: Run) -> None:
     write_pictures(place / "many", 160)
     process = start(place, tmp_path, 3, "--device", "cpu,cpu")

@@ -41,6 +41,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_pictures_become_a_model(pictures: Path, tmp_path: Path) -> None:
     short = ("--steps", 2, "--batch-size", 2, "--log-every", 1, "--cpu")
     plain = ("--perceptual", "none", "--gan-start", -1, "--learning-rate", 1e-3, "--crop", 32)
@@ -71,6 +72,7 @@ def test_pictures_become_a_model(pictures: Path, tmp_path: Path) -> None:
     assert br.load(tmp_path / "g" / "model").fingerprint == model.fingerprint
 
 
+@pytest.mark.slow
 def test_a_damaged_picture_is_named(pictures: Path, tmp_path: Path) -> None:
     (file,) = pictures.glob("fig/0.png")
     pq.write_table(pa.table({"image": [file.read_bytes(), file.read_bytes()[:99]]}), tmp_path / "two.parquet")
@@ -95,6 +97,7 @@ def test_a_damaged_picture_is_named(pictures: Path, tmp_path: Path) -> None:
         (("codes", "torchvision:CIFAR9:here", "--tokenizer", "t", "--out", "o"), "CIFAR9"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_end_in_one_line(pictures: Path, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     given = [{"PICTURES": str(pictures), "o": str(tmp_path / "o")}.get(item, item) for item in arguments]
     done = run("train", *given)

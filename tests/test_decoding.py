@@ -89,6 +89,7 @@ def test_a_thread_has_a_process_and_closing_ends_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sabotage")
+@pytest.mark.slow
 def test_a_crash_and_an_endless_loop_cost_a_picture_each(tmp_path: Path) -> None:
     pre = tiny_model()
     spoilt(tmp_path / "in", ["crash-a.png", "crash-b.png", "hang.png", "once.png"])

@@ -141,6 +141,7 @@ def test_every_file_states_its_origin(pre: Pretrained, photos: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 64}, {"unit_size": 1}, {"unit_size": None}])
+@pytest.mark.slow
 def test_how_it_is_run_changes_nothing(pre: Pretrained, photos: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     run(photos, tmp_path / "one", pre, codes=True, workers=1)
     run(photos, tmp_path / "two", pre, codes=True, workers=4, **options)
@@ -393,6 +394,7 @@ def test_what_is_not_whole_is_done_again(pre: Pretrained, photos: Path, tmp_path
 
 
 @pytest.mark.parametrize("call", range(1, 22, 2))
+@pytest.mark.slow
 def test_a_full_disk_at_any_moment_loses_nothing(
     pre: Pretrained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
@@ -577,6 +579,7 @@ def test_what_cannot_be_read_is_said(
         read_embeddings(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_list_of_inputs_is_not_held_in_memory(tmp_path: Path) -> None:
     sources = (Source(f"folder/{n:08d}.jpg", f"/root/folder/{n:08d}.jpg") for n in range(50_000))
     tracemalloc.start()

@@ -229,6 +229,7 @@ def test_failures_of_additions_are_tried_again(pre: Pretrained, tmp_path: Path) 
     assert rows_of(out).keys() == rows_of(tmp_path / "whole").keys()
 
 
+@pytest.mark.slow
 def test_known_inputs_take_little_memory(tmp_path: Path) -> None:
     def sources(count: int) -> Any:
         return (Source(f"folder/{n:08d}.jpg", f"/root/folder/{n:08d}.jpg") for n in range(count))
@@ -385,6 +386,7 @@ def test_a_retry_hashes_only_failed_images_that_have_doubles_and_those(
 # ---- batches and devices
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_bits_whatever_the_batch_size(pre: Pretrained, tmp_path: Path) -> None:
     write_pictures(tmp_path / "in", 70)
     group = FeatureExtractor(pre, (2,)).group
@@ -434,6 +436,7 @@ def test_all_gpus_of_a_machine_without_any_are_not_the_cpu(
         run(tmp_path / "in", tmp_path / "out", pre, device="all")
 
 
+@pytest.mark.slow
 def test_rows_of_a_retry_are_the_same_bits(pre: Pretrained, tmp_path: Path) -> None:
     group = FeatureExtractor(pre, (2,)).group
     paths = write_pictures(tmp_path / "in", 9)
@@ -447,6 +450,7 @@ def test_rows_of_a_retry_are_the_same_bits(pre: Pretrained, tmp_path: Path) -> N
     assert shards[0] == shards[1]
 
 
+@pytest.mark.slow
 def test_rows_of_a_retry_are_the_same_bits_where_groups_do_not_fill_batches(tmp_path: Path) -> None:
     pre = load("bigr-tiny")
     paths = write_pictures(tmp_path / "in", 30)
@@ -462,6 +466,7 @@ def test_rows_of_a_retry_are_the_same_bits_where_groups_do_not_fill_batches(tmp_
     assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_scattered_failures_can_be_tried_again_together(
     pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,6 +486,7 @@ def test_scattered_failures_can_be_tried_again_together(
         run([tmp_path / f"in/{number:05d}.png" for number in (0, 3, 6)], tmp_path / "black", pre)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
     pre = load("bigr-tiny")  # large enough for its products and convolutions to be shared between threads
     write_pictures(tmp_path / "in", 21)
@@ -529,6 +535,7 @@ def test_a_batch_size_is_really_measured(pre: Pretrained) -> None:
     assert size <= 1024
 
 
+@pytest.mark.slow
 def test_two_devices_give_what_one_gives(pre: Pretrained, tmp_path: Path) -> None:
     write_pictures(tmp_path / "in", 21)
     (tmp_path / "in/00007.png").write_bytes(b"junk")
@@ -541,6 +548,7 @@ def test_two_devices_give_what_one_gives(pre: Pretrained, tmp_path: Path) -> Non
     assert lines_of(tmp_path / "one/failures.jsonl") == lines_of(tmp_path / "two/failures.jsonl")
 
 
+@pytest.mark.slow
 def test_a_device_that_dies_ends_the_run_and_the_next_goes_on(pre: Pretrained, tmp_path: Path) -> None:
     write_pictures(tmp_path / "in", 60)
     killed = []

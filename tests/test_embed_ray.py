@@ -27,6 +27,7 @@ from bigr_repr.embed.engines.local import Decoding
 from bigr_repr.system.object_store import ObjectPath
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

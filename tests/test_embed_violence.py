@@ -19,7 +19,10 @@ from violence import Server
 
 from bigr_repr.embed import read_embeddings
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists() or not hasattr(os, "fork"), reason="Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/fd").exists() or not hasattr(os, "fork"), reason="Linux"),
+]
 
 Content = tuple[list[str], list[bytes], list[dict[str, str]]]
 

@@ -261,6 +261,7 @@ print(int(peak) * 1024 - before)
         (40_000, 50, 1024, 1000, "hamming"),  # all bits as floats would be 1.3 GB
     ],
 )
+@pytest.mark.slow
 def test_neighbors_take_bounded_memory(case: tuple[object, ...]) -> None:
     done = subprocess.run([sys.executable, "-c", _PEAK, *map(str, case)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 500e6

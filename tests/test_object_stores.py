@@ -174,6 +174,7 @@ def test_objects_that_are_gone_are_failures(store: ObjectPath, pre: Pretrained, 
 # ---- output: nothing is lost, nothing done twice
 
 
+@pytest.mark.slow
 def test_a_run_into_a_store_goes_on_wherever_it_was_broken(
     store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +250,7 @@ def test_a_missing_bucket_is_said(store: ObjectPath, pre: Pretrained, tmp_path: 
         run(tmp_path / "in", "unheard-of://x", pre)
 
 
+@pytest.mark.slow
 def test_refused_credentials_are_said(store: ObjectPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     refusing = subprocess.Popen(
@@ -284,6 +286,7 @@ server.serve_forever()
 """
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_is_said_soon(
     store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +299,7 @@ def test_an_unreachable_server_is_said_soon(
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_given_up(store: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "_REQUEST", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -306,6 +310,7 @@ def test_a_server_that_never_answers_is_given_up(store: ObjectPath, monkeypatch:
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_a_store_that_goes_away_ends_the_run_and_not_the_pictures(
     store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +389,7 @@ def test_a_shard_out_of_reach_ends_the_listing(
             run([store / "00000.png", store / name], tmp_path / "out", pre)
 
 
+@pytest.mark.slow
 def test_the_command_takes_urls(
     store: ObjectPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

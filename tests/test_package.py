@@ -291,6 +291,7 @@ def test_answers_at_once(command: list[str]) -> None:
     assert min(seconds() for _ in range(5)) < 0.5
 
 
+@pytest.mark.slow
 def test_every_benchmark_imports() -> None:
     """They are run by hand and far between: what they take from the package must still be there."""
     folder = PACKAGE.parent / "benchmarks"

@@ -352,6 +352,7 @@ def test_dead_bits_are_counted() -> None:
 # Runs
 
 
+@pytest.mark.slow
 def test_tokenizer_learns_and_resumes_exactly(folder: Path, tmp_path: Path) -> None:
     images = open_images(folder)
     recipe = TokenizerRecipe(perceptual=None, gan_start=3, gan_width=8)
@@ -363,6 +364,7 @@ def test_tokenizer_learns_and_resumes_exactly(folder: Path, tmp_path: Path) -> N
     assert (tmp_path / "a" / "samples-000000008.png").exists()
 
 
+@pytest.mark.slow
 def test_generator_from_codes_and_from_images(folder: Path, codes: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = BinaryAutoencoder(TOKENIZER)
@@ -392,6 +394,7 @@ def test_data_without_labels_train_without_classes(folder: Path, tmp_path: Path)
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_muon_takes_the_matrices_of_the_blocks_and_resumes_exactly(codes: Path, tmp_path: Path) -> None:
     recipe = GeneratorRecipe(optimizer="muon")
     model = BiGR(MODEL.generator)
@@ -507,6 +510,7 @@ def _script(codes: Path, out: Path, extra: str = "{}") -> str:
     return RUN.format(tests=str(Path(__file__).parent), codes=str(codes), out=str(out), extra=extra)
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_losses(codes: Path, tmp_path: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", _script(codes, tmp_path / "whole")], env=env, check=True, capture_output=True)
@@ -531,6 +535,7 @@ def losses_so_far(out: Path) -> list[str]:
     return (out / "metrics.jsonl").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_two_processes_train_resume_and_agree(codes: Path, tmp_path: Path) -> None:
     """Two gloo processes: the run ends, resumes, and both ranks see one loss."""
 
