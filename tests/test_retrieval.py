@@ -140,6 +140,7 @@ def test_what_a_gpu_cannot_do_is_searched_on_the_cpu(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(module, "GpuFlat", Gpu)
     monkeypatch.setattr(module, "gpu_count", lambda: 1)
+    monkeypatch.setattr(module, "_SMALL", 0)
     codes = clustered(3000)
     index = HammingIndex.build(codes).to("auto")
     for k in (5, 2048, 2049):

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._typing import PathLike
-from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed.dataset.plan import Entry
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
 from bigr_repr.embed.inputs.sources import container_entry, find_sources
@@ -29,15 +28,17 @@ from bigr_repr.images.formats import ImageError
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.neighbors import Found
-from bigr_repr.retrieval.queries import encode_queries, model_of
 from bigr_repr.retrieval.results.photos import PhotoFinder, thumbnail
 from bigr_repr.retrieval.results.views import Searched, SearchView, look_at
 from bigr_repr.retrieval.stores.base import StoreIndex
 from bigr_repr.system.threads import map_ahead
 
+if TYPE_CHECKING:
+    from bigr_repr.checkpoints.pretrained import Pretrained
+
 __all__ = ["search_ids", "search_images", "views_of"]
 
-Model = PathLike | Pretrained
+Model: TypeAlias = "PathLike | Pretrained"
 AnyIndex = HammingIndex | StoreIndex
 
 
@@ -75,6 +76,8 @@ def search_images(
     Raises ImageError or FileNotFoundError if none can be read, ValueError for another model than the index's, or for
     an index that lacks what is asked for.
     """
+    from bigr_repr.retrieval.queries import encode_queries, model_of
+
     request = _Request(k=k, rescore=rescore, region=region, effort=effort)
     named, missing = _named(images)
     pre = model_of(index.provenance, model)
@@ -132,6 +135,8 @@ def views_of(
 
     index: that was searched. model: as search_images. images: the folder that the index's paths are relative to.
     """
+    from bigr_repr.retrieval.queries import model_of
+
     pre = None if searched.tokens is None or not index.has_tokens else model_of(index.provenance, model)
     source = index.source if isinstance(index, HammingIndex) else None
     return look_at(index, searched, PhotoFinder(images, source), pre)

@@ -6,10 +6,12 @@ Knows nothing of images or of search.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed.dataset.schema import Recipe, differences, icc_of
+
+if TYPE_CHECKING:
+    from bigr_repr.checkpoints.pretrained import Pretrained
 
 BITS: Final = "tokenizer bits"
 FEATURES: Final = "binarised features"  # as written into index folders: not to be respelled

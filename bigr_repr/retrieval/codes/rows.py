@@ -36,11 +36,11 @@ class IndexRows:
     def named(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Ids of rows of any shape: object array of str with None for -1, or int64 with -1 for -1."""
         flat = rows.reshape(-1)
-        taken = self.ids.take(pa.array(np.where(flat < 0, 0, flat))) if len(self) else self.ids
-        values = taken.to_numpy(zero_copy_only=False)
+        taken = self.ids.take(_numbers(np.where(flat < 0, 0, flat))) if len(self) else self.ids
+        values = taken.to_pylist()  # to_numpy would load pandas
         missing = flat < 0
         if pa.types.is_integer(self.ids.type):
-            return np.where(missing, -1, values).reshape(rows.shape)
+            return np.where(missing, -1, np.array(values, np.int64)).reshape(rows.shape)
         named = np.array(values, dtype=object)
         named[missing] = None
         return named.reshape(rows.shape)
@@ -51,10 +51,10 @@ class IndexRows:
             raise ValueError(f"ids are numbers in this index, not names such as {ids[0]!r}")
         wanted = id_array(ids, len(ids)).cast(self.ids.type)
         # A table of all ids would take seconds at ten million; one of the few that are wanted takes none.
-        candidates = np.flatnonzero(pc.is_in(self.ids, value_set=wanted).to_numpy(zero_copy_only=False))
-        firsts = pc.index_in(wanted, value_set=self.ids.take(pa.array(candidates)))
-        found = np.asarray(pc.fill_null(firsts, -1).to_numpy(zero_copy_only=False), np.int64)
-        return np.where(found < 0, -1, candidates[found]) if len(candidates) else found
+        rows = pc.indices_nonzero(pc.is_in(self.ids, value_set=wanted))
+        firsts = pc.index_in(wanted, value_set=self.ids.take(rows)).to_pylist()
+        listed = rows.to_pylist()
+        return np.array([-1 if first is None else listed[first] for first in firsts], np.int64)
 
     def holding(self, ids: IdValues) -> NDArray[np.bool_]:
         """Which rows have one of these ids: bool (n,)."""
@@ -115,7 +115,8 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
     if ids is None:
         return pa.array(np.arange(count, dtype=np.int64))
     try:
-        array = ids if isinstance(ids, pa.Array) else pa.array(ids)
+        array = ids if isinstance(ids, pa.Array) else _texts(ids)
+        array = pa.array(ids) if array is None else array
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
         raise ValueError(f"ids must be all strings or all whole numbers ({error})") from error
     if pa.types.is_null(array.type) and not count:
@@ -129,6 +130,19 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
     if distinct and len(pc.unique(array)) != len(array):
         raise ValueError("ids hold a name twice; every code needs one of its own")
     return array
+
+
+def _texts(ids: IdValues) -> pa.Array | None:
+    """A list of names as an array, without pandas, which pa.array would load; None for anything else, or no names."""
+    if not isinstance(ids, list | tuple) or not ids or not all(isinstance(id, str) for id in ids):
+        return None
+    encoded = [id.encode() for id in ids if isinstance(id, str)]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+
+
+def _numbers(values: NDArray[np.int64]) -> pa.Array:
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values, np.int64))])
 
 
 def packed(codes: ArrayLike, length: int | None, name: str) -> NDArray[np.uint8]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,8 @@ MOST_NEIGHBORS: Final = 2048  # that FAISS's kernels keep per query
 
 def gpu_count() -> int:
     """GPUs that FAISS can use: none where it was built without them."""
+    import faiss
+
     return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
 
 
@@ -23,6 +24,8 @@ class GpuFlat:
     """A copy of codes (n, bytes) on the first GPU. FAISS allows one search at a time there; others wait."""
 
     def __init__(self, codes: NDArray[np.uint8]) -> None:
+        import faiss
+
         flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
         flat.add(np.ascontiguousarray(codes))
         self._resources = faiss.StandardGpuResources()

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,6 @@ from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, id_array, packed
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index import storage
-from bigr_repr.retrieval.index.approximate import Approximate
 from bigr_repr.retrieval.index.gpu import MOST_NEIGHBORS, GpuFlat, gpu_count
 from bigr_repr.retrieval.index.neighbors import Found, Neighbors
 from bigr_repr.retrieval.index.recall import SelfCheck
@@ -30,9 +29,13 @@ from bigr_repr.retrieval.index.rescore import by_cosine
 from bigr_repr.retrieval.index.scan import Scanned, scan, scan_masked
 from bigr_repr.retrieval.index.settings import IndexSettings
 
+if TYPE_CHECKING:
+    from bigr_repr.retrieval.index.approximate import Approximate
+
 __all__ = ["HammingIndex", "Neighbors"]
 
 log = logging.getLogger(__name__)
+_SMALL = 16 << 20  # bytes of codes that a CPU scans in less time than a GPU takes to be ready
 
 
 class HammingIndex:
@@ -105,6 +108,8 @@ class HammingIndex:
         """An index of rows as they are; parts: as the constructor's. Builds, tunes and checks approximate kinds."""
         if settings.exact or not len(rows):
             return cls(rows, n_bits, settings, None, **parts)
+        from bigr_repr.retrieval.index.approximate import Approximate
+
         approximate = Approximate.build(settings, rows.codes)
         check = approximate.check(rows.codes)
         approximate.settings = settings = check.tuned(approximate.settings)
@@ -243,7 +248,7 @@ class HammingIndex:
             raise ValueError(f"k={k} is outside 1..{len(self)}, the codes in the index; ask for fewer")
 
     def to(self, device: str) -> HammingIndex:
-        """Search on "cpu", on "cuda", or on "auto": a GPU if FAISS sees one and the index is flat, else the CPU.
+        """Search on "cpu", "cuda", or "auto": a GPU if there is one and the index is flat and large, else the CPU.
 
         Regions, and more neighbors than FAISS finds on a GPU (2,048), are searched on the CPU always. Returns self.
 
@@ -258,7 +263,8 @@ class HammingIndex:
                 else f"FAISS searches {self.settings.kind} on a CPU only"
             )
             raise ValueError(f"device='cuda': {why}; use cpu")
-        wanted = device != "cpu" and self.settings.exact and gpu_count() > 0 and len(self) > 0
+        worth = device == "cuda" or self.rows.codes.nbytes > _SMALL
+        wanted = device != "cpu" and self.settings.exact and worth and gpu_count() > 0 and len(self) > 0
         self._gpu = GpuFlat(self.rows.codes) if wanted else None
         log.info("searching on %s", "a GPU" if wanted else "the CPU")
         return self

@@ -10,6 +10,7 @@ whole process, so that several callers at once share the cores instead of fighti
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,10 +18,10 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeVar
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr.codes import hamming
 from bigr_repr.system.threads import cores
 
 _BLOCK: Final = 1 << 20  # bytes of codes that a scan of several queries takes at a time; half an ordinary L2 cache
@@ -28,6 +29,7 @@ _ROWS_A_NEIGHBOR: Final = 2048  # smaller blocks spend more on filling heaps ane
 _QUERIES: Final = 64  # at a time, which bounds what is held while blocks are merged
 _PENDING: Final = 1 << 22  # candidates kept before they are merged
 _ROW_BITS: Final = 40  # of a sorting key: distance above, row below
+_SMALL: Final = 64 << 20  # bytes of codes, times queries, that NumPy compares in less time than FAISS takes to load
 _T = TypeVar("_T")
 
 
@@ -41,12 +43,16 @@ class Scanned(NamedTuple):
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """The threads that scan, a core each. process: a forked child needs threads of its own."""
+    import faiss
+
     return ThreadPoolExecutor(cores(), "bigr-scan", initializer=faiss.omp_set_num_threads, initargs=(1,))
 
 
 @contextmanager
 def omp_threads(count: int) -> Iterator[None]:
     """While it lasts, FAISS's own parallel loops in this thread use so many threads."""
+    import faiss
+
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count)
     try:
@@ -76,6 +82,8 @@ def query_parts(count: int) -> list[slice]:
 
 def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanned:
     """The k rows of codes (n, bytes) nearest to each of queries (q, bytes), k <= n; ties by row."""
+    if "faiss" not in sys.modules and codes.nbytes * len(queries) <= _SMALL:
+        return _split(_small_scan(codes, queries, k))
     shards = _shards(len(codes), 1 if len(queries) >= cores() else cores())
     parts = query_parts(len(queries))
     tasks = [(codes, queries[part], k, shard) for part in parts for shard in shards]
@@ -85,8 +93,17 @@ def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanne
     return _split(np.concatenate(merged)) if merged else _split(np.empty((0, k), np.int64))
 
 
+def _small_scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> NDArray[np.int64]:
+    """Sorting keys (q, k) by NumPy: done before FAISS would be loaded."""
+    rows = np.arange(len(codes))
+    keys = [_keys(hamming(codes, query)[None], rows[None], 0) for query in queries]
+    return np.concatenate([_smallest([key], k) for key in keys]) if keys else np.empty((0, k), np.int64)
+
+
 def scan_masked(codes: NDArray[np.uint8], queries: NDArray[np.uint8], mask: NDArray[np.uint8], k: int) -> Scanned:
     """scan() only by the bits that are set in mask (bytes)."""
+    import faiss
+
     columns = np.flatnonzero(mask)
     kept = mask[columns]
     wanted = np.ascontiguousarray(queries[:, columns] & kept)
@@ -113,6 +130,8 @@ def pairs_within(codes: NDArray[np.uint8], radius: int) -> Iterator[tuple[NDArra
 
 
 def _pairs(codes: NDArray[np.uint8], start: int, step: int, radius: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    import faiss
+
     queries, later = codes[start : start + step], codes[start:]
     found = faiss.RangeSearchResult(len(queries))
     faiss.hamming_range_search(
@@ -133,6 +152,8 @@ def _shards(rows: int, count: int) -> list[slice]:
 
 def _nearest_keys(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, rows: slice) -> NDArray[np.int64]:
     """Sorting keys (q, <= k) of the nearest of some rows."""
+    import faiss
+
     step = max(_BLOCK // codes.shape[1], _ROWS_A_NEIGHBOR * k) if len(queries) > 1 else rows.stop - rows.start
     found: list[NDArray[np.int64]] = []
     pending = 0

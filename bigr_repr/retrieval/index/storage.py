@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,13 @@ from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.codes.source import DataSource
-from bigr_repr.retrieval.index.approximate import Approximate
 from bigr_repr.retrieval.index.distinct import Groups
 from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, FolderWriter, read_folder, writing
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.settings import IndexSettings
+
+if TYPE_CHECKING:
+    from bigr_repr.retrieval.index.approximate import Approximate
 
 _CHUNK: Final = 32 << 20  # bytes written at a time
 _MOST_BITS: Final = 1 << 20
@@ -157,6 +159,8 @@ def _load(reader: FolderReader, memory_map: bool) -> Parts:
     rows = read_rows(reader, memory_map=memory_map)
     approximate = None
     if not settings.exact and count:
+        from bigr_repr.retrieval.index.approximate import Approximate
+
         if settings.effort is None:
             raise reader.damaged("its settings lack an effort")
         if settings.kind == "hash":

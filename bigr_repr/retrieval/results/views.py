@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.retrieval.codes.decoding import decode_codes, token_distances
 from bigr_repr.retrieval.codes.provenance import describe_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.neighbors import Found
 from bigr_repr.retrieval.stores.base import StoreIndex
+
+if TYPE_CHECKING:
+    from bigr_repr.checkpoints.pretrained import Pretrained
 
 __all__ = ["HitView", "SearchView", "Searched", "look_at"]
 
@@ -125,6 +127,8 @@ def _decoded(
     layout: TokenLayout | None = index.layout
     if pre is None or layout is None or searched.tokens is None or not isinstance(index, HammingIndex):
         return None, [(None, None)] * len(rows)
+    from bigr_repr.retrieval.codes.decoding import decode_codes, token_distances
+
     own, theirs = searched.tokens[query], np.ascontiguousarray(index.tokens[rows])
     first, *others = (Image.fromarray(pixels) for pixels in decode_codes(pre, np.concatenate([own[None], theirs])))
     return first, list(zip(others, token_distances(own, theirs, layout), strict=True))
