@@ -69,9 +69,8 @@ def search_images(
     A Parquet or tar file stands for all pictures in it, `train.parquet#17` and `shard.tar/0017.jpg` for one. images may
     also map names to encoded files' bytes.
 
-    rescore, region, effort: as HammingIndex.rescored, search_region and search. model: where to load the model from
-    that made the index; None: by the name that it has there. Equal distances come in the order of the rows. A picture
-    that cannot be read ends among the `failures` of the answer.
+    rescore, region, effort: as HammingIndex.rescored, search_region and search. model: that made the index; None: that
+    recorded there. Pictures that cannot be read are among the `failures` of the answer.
 
     Raises ImageError or FileNotFoundError if none can be read, ValueError for another model than the index's, or for
     an index that lacks what is asked for.

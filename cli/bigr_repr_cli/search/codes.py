@@ -8,11 +8,13 @@ import typer
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.options import Binarizer, Bits, Codes, StoredLayer
 
+_Source = Annotated[
+    list[str], typer.Argument(metavar="SOURCE", help="Images, or one folder that bigr-repr embed wrote.")
+]
+
 
 def export(
-    source: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="Images, or one folder that bigr-repr embed wrote.")
-    ],
+    source: _Source,
     out: Annotated[
         Path, typer.Option(help="File to write: *.parquet (path, code), *.npz (paths, codes) or *.npy (only codes).")
     ] = Path("codes.parquet"),

@@ -72,19 +72,23 @@ class Show:
     ] = None
 
 
+_Query = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="QUERY",
+        help="Images to search for: files, folders or patterns; with --id: paths; -: from standard input, a picture or "
+        "a list, one per line.",
+    ),
+]
+_Index = Annotated[
+    str, typer.Option(help="Index to search: a folder, or a store that was pushed to: lancedb:DIR or milvus:URI.")
+]
+
+
 @flattened
 def command(
-    query: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="QUERY",
-            help="Images to search for: files, folders or patterns; with --id: paths; -: from standard input, a "
-            "picture or a list, one per line.",
-        ),
-    ],
-    index: Annotated[
-        str, typer.Option(help="Index to search: a folder, or a store that was pushed to: lancedb:DIR or milvus:URI.")
-    ],
+    query: _Query,
+    index: _Index,
     search: Search,
     show: Show,
     name: Annotated[str, typer.Option(help="Name of the index in a store.")] = "images",
