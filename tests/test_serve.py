@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import re
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -164,6 +165,17 @@ def test_photographs_are_shown_anew_encoded(client: TestClient) -> None:
     answer = client.get(hit["image"])
     assert answer.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(answer.content)).size == (320, 320)
+
+
+def test_photographs_in_a_tar_file_are_shown(tmp_path: Path, pre: Pretrained) -> None:
+    write_pictures(tmp_path / "pictures", 3)
+    with tarfile.open(tmp_path / "pictures.tar", "w") as tar:
+        for file in sorted((tmp_path / "pictures").iterdir()):
+            tar.add(file, file.name)
+    embed_images(tmp_path / "pictures.tar", tmp_path / "embeddings", model=pre, layers=[2], codes=True)
+    build_index(tmp_path / "embeddings", tmp_path / "index", binarizer="bits")
+    with _client(Service(pre, index=tmp_path / "index", images=tmp_path / "pictures.tar")) as client:
+        assert [client.get(f"/image/{row}").status_code for row in range(4)] == [200, 200, 200, 404]
 
 
 @pytest.mark.parametrize("id", ["../embeddings/secret.png", "/etc/hostname", "link.png", "gone.png", "pictures"])

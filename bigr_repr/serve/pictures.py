@@ -14,7 +14,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.images.find import unescape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.isolated import GuardedLoading, Loading
 
@@ -56,9 +55,9 @@ class PictureReader:
         """Decode a data URL or base64: uint8 (S, S, 3), cropped to the middle square.  Raises ImageError."""
         return self._threads.submit(lambda: self._load(picture_bytes(text, name), name).pixels)
 
-    def read_file(self, file: Path, name: str) -> Future[NDArray[np.uint8]]:
-        """Decode a local file; name: what errors call it.  Raises ImageError."""
-        return self._threads.submit(lambda: self._load(str(file), name).pixels)
+    def read_encoded(self, source: str | bytes, name: str) -> Future[NDArray[np.uint8]]:
+        """Decode a local path or an encoded file's bytes; name: what errors call it.  Raises ImageError."""
+        return self._threads.submit(lambda: self._load(source, name).pixels)
 
     def close(self) -> None:
         """End threads and processes; pictures not begun are dropped."""
@@ -68,11 +67,10 @@ class PictureReader:
         self._load.close()
 
 
-def photo_file(id: str, folder: Path) -> Path | None:
-    """The file of a path that an index holds, relative to a folder; None unless a regular file inside the folder."""
+def lies_in(file: str, folder: Path) -> bool:
+    """Whether a path is of a regular file inside a folder, links followed."""
     try:
-        root = folder.resolve(strict=True)
-        file = (root / unescape_path(id)).resolve(strict=True)
+        found = Path(file).resolve(strict=True)
+        return found.is_file() and found.is_relative_to(folder.resolve(strict=True))
     except (OSError, ValueError, RuntimeError):
-        return None
-    return file if file.is_file() and file.is_relative_to(root) else None
+        return False

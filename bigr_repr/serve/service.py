@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ from bigr_repr.retrieval.codes.provenance import BITS
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.queries import model_of
+from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.serve.batching import Batcher, QueueFullError
 from bigr_repr.serve.encoder import Encoded, Encoder, EncodeTask
 from bigr_repr.serve.live_index import IndexState, LiveIndex
 from bigr_repr.serve.metrics import Metrics
-from bigr_repr.serve.pictures import THUMBNAIL, PictureReader, photo_file
+from bigr_repr.serve.pictures import THUMBNAIL, PictureReader, lies_in
 from bigr_repr.serve.settings import Limits
 from bigr_repr.system.devices import as_dtype, choose_device
 
@@ -75,8 +77,8 @@ class Service:
     """A model, and perhaps an index, ready for callers; all methods that wait are coroutines.
 
     pre: the model, on the device that it runs on. index: an index folder that this model made, watched for changes.
-    images: the folder that the index's paths are relative to, to show photographs from. poll_seconds: between looks
-    at the index folder. Close it after use.
+    images: the folder that the index's paths are relative to, or the tar or Parquet file that was embedded, to show
+    photographs from. poll_seconds: between looks at the index folder. Close it after use.
 
     Raises FileNotFoundError or ValueError for an index that is missing, damaged or another model's.
     """
@@ -92,7 +94,8 @@ class Service:
         poll_seconds: float = 1.0,
     ) -> None:
         self.pre, self.limits, self.metrics = pre, limits or Limits(), Metrics()
-        self.images = Path("." if images is None else images)
+        self.images = None if images is None else Path(images)
+        self._finder, self._finding = ("", PhotoFinder()), threading.Lock()
         self._precision = "float32"
         self.live: LiveIndex | None = None
         if index is not None:
@@ -201,13 +204,23 @@ class Service:
     async def photo(self, state: IndexState, row: int) -> NDArray[np.uint8] | None:
         """The photograph of a row, its middle square, uint8 (320, 320, 3); None if it is not at hand."""
         id = str(state.index.ids[row].as_py())
-        file = await self._search_thread(lambda: photo_file(id, self.images))
-        if file is None:
+        source = await self._search_thread(lambda: self._locate(state, id, row))
+        if source is None:
             return None
         try:
-            return await asyncio.wrap_future(self._photos.read_file(file, f"row {row}"))
+            return await asyncio.wrap_future(self._photos.read_encoded(source, f"row {row}"))
         except ImageError:
             return None
+
+    def _locate(self, state: IndexState, id: str, row: int) -> str | bytes | None:
+        with self._finding:
+            version, finder = self._finder
+            if version != state.version:
+                finder = PhotoFinder(self.images, state.index.source)
+                self._finder = state.version, finder
+            found = finder.encoded(id, row)
+            inside = self.images or Path()
+            return next((each for each in found if isinstance(each, bytes) or lies_in(each, inside)), None)
 
     def _queued(self) -> int:
         return self._reading + len(self._encoding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -36,13 +37,21 @@ class PhotoFinder:
 
     def __call__(self, id: str, row: int) -> Image.Image | None:
         """The row's picture as a thumbnail; None if it cannot be read."""
+        for found in self.encoded(id, row):
+            try:
+                return thumbnail(decode_image(found, name=id))
+            except ImageError as error:
+                log.info("no photograph for row %d: %s", row, error)
+        return None
+
+    def encoded(self, id: str, row: int) -> Iterator[str | bytes]:
+        """The row's picture before it is decoded, from each place that has it: a path, or an encoded file's bytes."""
         for find in (self._at, self._of_row, self._kept):
             try:
                 if (found := find(id, row)) is not None:
-                    return thumbnail(decode_image(found, name=id))
+                    yield found
             except (ImageError, OSError, ValueError) as error:
                 log.info("no photograph for row %d: %s", row, error)
-        return None
 
     def _at(self, id: str, row: int) -> str | bytes | None:
         """By its id. A name in a tar file may come twice there: only the data set knows which it was."""

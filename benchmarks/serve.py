@@ -1,0 +1,349 @@
+"""A server under load beside one process that extracts the same features: nothing lost, nothing wrong, how fast.
+
+    python benchmarks/serve.py --root data
+
+`bigr-repr serve` runs as a process of its own; 64 clients on loopback send one picture a request, three to
+/v1/embeddings for every one to /search. One request in a hundred is hostile. Halfway through, the index folder is
+replaced by one with other ids. Every answer is compared: vectors with extract_features', hits with those of the index
+state that the answer names. The rate is that of the pictures, beside extract_features on the same files before and
+after in the same run. Written to benchmarks/results/serve.json.
+
+Expected: 0 lost, 0 wrong, every hostile request a 4xx, 0.85 times the rate of extract_features or more, resident
+memory flat. Four minutes on 2 cores with --requests 10000; --requests 500 is a smoke test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import record
+
+import bigr_repr as br
+from bigr_repr.retrieval import build_index
+
+LAYER, NEIGHBORS = 12, 10
+TOLERANCE = 1e-4  # of a vector's entries: other batches round otherwise
+HUGE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"\x7f\xff\xff\xff" * 8
+HOSTILE: list[tuple[str, str, bytes, dict[str, str]]] = [  # name, path, body, headers
+    ("not JSON", "/v1/embeddings", b"\xff\xfe{", {}),
+    ("nested", "/search", b"[" * 100_000, {}),
+    ("address", "/v1/embeddings", b'{"input": "http://169.254.169.254/"}', {}),
+    ("local file", "/v1/embeddings", b'{"input": "file:///etc/hostname"}', {}),
+    ("not base64", "/codes", b'{"input": "\\u0000%%"}', {}),
+    ("no picture", "/codes", json.dumps({"input": base64.b64encode(bytes(5000)).decode()}).encode(), {}),
+    ("huge header", "/codes", json.dumps({"input": base64.b64encode(HUGE).decode()}).encode(), {}),
+    ("body too large", "/codes", b" " * (17 << 20), {}),
+    ("too many", "/codes", json.dumps({"input": ["AAAA"] * 5000}).encode(), {}),
+    ("huge k", "/search", b'{"row": 0, "k": 1000000000000}', {}),
+    ("no row", "/search", b'{"row": 99999999999999999999}', {}),
+    ("layer", "/v1/embeddings", b'{"input": "AAAA", "layer": 99}', {}),
+    ("foreign host", "/search", b'{"row": 0}', {"Host": "evil.example"}),
+    ("foreign page", "/search", b'{"row": 0}', {"Origin": "http://evil.example"}),
+    ("climbing", "/static/../../../../etc/hostname", b"", {}),
+]  # fmt: skip
+
+
+@dataclass
+class Tally:
+    """What the clients saw; appended to by many threads."""
+
+    seconds: list[float] = field(default_factory=list)
+    versions: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    hostile: Counter[str] = field(default_factory=Counter)
+
+
+class Rate(NamedTuple):
+    """Pictures a second of the clock, and of processor time: the latter holds on a machine with other work, too."""
+
+    clock: float
+    processor: float
+
+    def rounded(self) -> dict[str, float]:
+        """For the record."""
+        return {"clock": round(self.clock, 1), "processor": round(self.processor, 1)}
+
+
+class Expected:
+    """The right answers. vectors: of extract_features; hits: ids per picture of either index state."""
+
+    def __init__(self, vectors: Any, states: dict[str, Any]) -> None:
+        self.vectors, self.states = vectors, states
+
+    def check(self, number: int, path: str, answer: Any) -> str | None:
+        """What is wrong with an answer, if anything."""
+        if path == "/v1/embeddings":
+            off = np.abs(np.array(answer["data"][0]["embedding"], np.float32) - self.vectors[number]).max()
+            return None if off <= TOLERANCE else f"vector {number} is off by {off}"
+        wanted = self.states["new" if str(answer["hits"][0]["id"]).startswith("new/") else "old"]
+        found = ([hit["id"] for hit in answer["hits"]], [hit["distance"] for hit in answer["hits"]])
+        return None if found == wanted[number] else f"hits of {number}: {found}, not {wanted[number]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder with tinyimagenet-val.parquet")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=1000, help="different ones")
+    parser.add_argument("--model", default="bigr-tiny")
+    parser.add_argument("--note", help="what else the machine did, for the record")
+    options = parser.parse_args()
+    pre = record.load(options.model)
+    with tempfile.TemporaryDirectory() as folder:
+        results = run(pre, options, Path(folder))
+    record.write("serve", results, pre)
+
+
+def run(pre: br.Pretrained, options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Prepare, measure the library, load the server, measure the library again."""
+    say("pictures and indexes")
+    files = write_pictures(options.root, work / "pictures", options.pictures)
+    br.embed_images(work / "pictures", work / "embeddings", model=pre, layers=[LAYER], codes=True)
+    states = {}
+    for name in ("old", "new"):
+        index = build_index(work / "embeddings", work / name, binarizer="bits", vectors=None)
+        if name == "new":
+            ids = [f"new/{id}" for id in index.ids.to_pylist()]
+            index = br.HammingIndex.load(work / name)
+            index.rows = type(index.rows)(ids=ids_of(ids), codes=index.rows.codes)
+            index.save(work / name)
+        found = index.search(index.rows.codes, NEIGHBORS)
+        states[name] = [(list(a), [float(b) for b in d]) for a, d in zip(found.ids, found.distances, strict=True)]
+    say("extract_features")
+    before, vectors = library_rate(pre, files)
+    say("the server")
+    with Server(work, options.model) as server:
+        load = drive(server, files, Expected(vectors, states), options, work)
+    say("extract_features again")
+    after, _ = library_rate(pre, files)
+    library = Rate(*(sum(values) / 2 for values in zip(before, after, strict=True)))
+    rate: Rate = load.pop("rate")
+    ratios = {"clock": rate.clock / library.clock, "processor": rate.processor / library.processor}
+    return {
+        "note": options.note, "clients": options.clients, "pictures": len(files),
+        "library_pictures_per_second": {"before": before.rounded(), "after": after.rounded()},
+        "server_pictures_per_second": rate.rounded(),
+        "ratio": {name: round(value, 3) for name, value in ratios.items()}, **load,
+    }  # fmt: skip
+
+
+def say(text: str) -> None:
+    """Where the run is, on stderr."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def write_pictures(root: Path, folder: Path, count: int) -> list[Path]:
+    """Encoded pictures of Tiny-ImageNet's validation set as files, evenly drawn."""
+    table = pq.read_table(root / "tinyimagenet-val.parquet", columns=["image"])["image"]
+    folder.mkdir()
+    files = []
+    for number in range(count):
+        value = table[number * len(table) // count].as_py()
+        files.append(folder / f"{number:05d}.jpg")
+        files[-1].write_bytes(value["bytes"] if isinstance(value, dict) else value)
+    return files
+
+
+def ids_of(ids: list[str]) -> Any:
+    """Ids as an index holds them."""
+    import pyarrow as pa
+
+    return pa.array(ids, pa.large_string())
+
+
+def library_rate(pre: br.Pretrained, files: list[Path]) -> tuple[Rate, Any]:
+    """extract_features in this process, from files, and the vectors."""
+    br.extract_features(files[:64], model=pre, layer=LAYER)
+    start, used = time.perf_counter(), time.process_time()
+    vectors = br.extract_features(files, model=pre, layer=LAYER)
+    seconds, used = time.perf_counter() - start, time.process_time() - used
+    return Rate(len(files) / seconds, len(files) / used), vectors
+
+
+class Server:
+    """`bigr-repr serve` on a free port, on an index folder of its own."""
+
+    def __init__(self, work: Path, model: str) -> None:
+        self.index = work / "index"
+        copy_index(work / "old", self.index)
+        command = [sys.executable, "-m", "bigr_repr_cli", "serve", "--port", "0", "--model", model, "--timeout", "300"]
+        command += ["--index", str(self.index), "--images", str(work / "pictures")]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Server:
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        if "http://" not in line:
+            raise SystemExit(f"the server did not start: {line}{self.process.stderr.read()}")
+        self.port = int(line.split("http://")[1].split(";")[0].rpartition(":")[2])
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
+    def megabytes(self) -> float:
+        """Resident memory of the process and its children."""
+        return sum(self._each(lambda folder: int(_field(folder / "status", "VmRSS:")) / 1024))
+
+    def processor_seconds(self) -> float:
+        """Processor time of the process and its children so far."""
+        ticks = os.sysconf("SC_CLK_TCK")
+        return sum(self._each(lambda folder: sum(map(int, _stat(folder)[11:13])) / ticks))
+
+    def _each(self, read: Callable[[Path], float]) -> list[float]:
+        found = []
+        for pid in [str(self.process.pid), *self._children()]:
+            with contextlib.suppress(OSError, IndexError):  # one that has just ended
+                found.append(read(Path("/proc") / pid))
+        return found
+
+    def _children(self) -> list[str]:
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return [pid for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def _field(file: Path, name: str) -> str:
+    return file.read_text().split(name)[1].split()[0]
+
+
+def _stat(folder: Path) -> list[str]:
+    return (folder / "stat").read_text().rpartition(")")[2].split()
+
+
+def copy_index(source: Path, target: Path) -> None:
+    """Save an index where another one may be in use."""
+    br.HammingIndex.load(source).save(target)
+
+
+def drive(server: Server, files: list[Path], expected: Expected, options: argparse.Namespace, work: Path) -> Any:
+    """Send all requests, and swap the index in the middle."""
+    bodies = [base64.b64encode(file.read_bytes()).decode() for file in files]
+    tally, numbers, lock = Tally(), iter(range(options.requests)), threading.Lock()
+    memory: list[tuple[float, int, float]] = []
+    finished = threading.Event()
+
+    def next_number() -> int | None:
+        with lock:
+            return next(numbers, None)
+
+    def watch() -> None:
+        swapped = False
+        while not finished.wait(0.25):
+            done = len(tally.seconds)
+            memory.append((time.perf_counter() - start, done, server.megabytes()))
+            if not swapped and done > options.requests / 2:
+                copy_index(work / "new", server.index)
+                swapped = True
+                say(f"the index is replaced after {done} answers")
+
+    warm = Tally()
+    for _ in range(2):
+        _client(server.port, iter(range(1, 33)).__next__, bodies, expected, warm)
+    start, used = time.perf_counter(), server.processor_seconds()
+    watcher = threading.Thread(target=watch)
+    clients = [
+        threading.Thread(target=_client, args=(server.port, next_number, bodies, expected, tally))
+        for _ in range(options.clients)
+    ]
+    for thread in (watcher, *clients):
+        thread.start()
+    for thread in clients:
+        thread.join()
+    seconds, used = time.perf_counter() - start, server.processor_seconds() - used
+    finished.set()
+    watcher.join()
+    rate = Rate(len(tally.seconds) / seconds, len(tally.seconds) / used)
+    return {"rate": rate, **summary(tally, memory, seconds, options.requests)}
+
+
+def _client(port: int, next_number: Any, bodies: list[str], expected: Expected, tally: Tally) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    while (number := _next(next_number)) is not None:
+        if number % 100 == 50:
+            _hostile(port, number // 100 % len(HOSTILE), tally)
+            continue
+        which, path = number % len(bodies), "/search" if number % 4 == 3 else "/v1/embeddings"
+        extra = {"k": NEIGHBORS} if path == "/search" else {}
+        body = {"image" if extra else "input": bodies[which], **extra}
+        began = time.perf_counter()
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            tally.lost.append(repr(error))
+            connection.close()
+            continue
+        tally.seconds.append(time.perf_counter() - began)
+        if answer.status != 200:
+            tally.lost.append(f"{answer.status}: {data[:200]!r}")
+            continue
+        found = json.loads(data)
+        tally.versions[found.get("version", "none")] += 1
+        if problem := expected.check(which, path, found):
+            tally.wrong.append(problem)
+    connection.close()
+
+
+def _next(next_number: Any) -> int | None:
+    try:
+        number: int | None = next_number()
+    except StopIteration:
+        return None
+    return number
+
+
+def _hostile(port: int, kind: int, tally: Tally) -> None:
+    name, path, body, headers = HOSTILE[kind]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    try:
+        connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        tally.hostile[f"{name}: {type(error).__name__}"] += 1
+    else:
+        tally.hostile[f"{name}: {status}"] += 1
+    finally:
+        connection.close()
+
+
+def summary(tally: Tally, memory: list[tuple[float, int, float]], seconds: float, requests: int) -> dict[str, Any]:
+    """The record of the load."""
+    later = memory[len(memory) // 5 :]  # after the first fifth: allocators and decoders have started
+    slope = float(np.polyfit([done for _, done, _ in later], [size for *_, size in later], 1)[0]) * 1000
+    refused = sum(count for name, count in tally.hostile.items() if name.rpartition(": ")[2].startswith("4"))
+    return {
+        "requests": requests, "answered": len(tally.seconds), "seconds": round(seconds, 2),
+        "lost": len(tally.lost), "wrong": len(tally.wrong), "examples": [*tally.lost[:3], *tally.wrong[:3]],
+        "hostile": sum(tally.hostile.values()), "hostile_answered_4xx": refused,
+        "hostile_kinds": dict(sorted(tally.hostile.items())), "index_versions": len(tally.versions) - 1,
+        "p50_ms": round(1000 * float(np.percentile(tally.seconds, 50)), 1),
+        "p99_ms": round(1000 * float(np.percentile(tally.seconds, 99)), 1),
+        "resident_mb": {"first": round(memory[0][2]), "last": round(memory[-1][2])},
+        "resident_mb_per_1000_requests": round(slope, 2),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
