@@ -51,7 +51,7 @@ def _annotation(each: Option, flags: tuple[str, ...], panel: str | None) -> Any:
         checks["metavar"] = "|".join(each.choices) if len(each.choices) < 4 else each.name.upper()
     # Rich takes square brackets in help texts for markup, unless they are escaped.
     note = rf" \[default: {each.usual}]" if each.usual else ""
-    says = typer.Option(*flags, help=each.help + note, rich_help_panel=panel, **checks)
+    says = typer.Option(*flags, help=f"{each.help.removesuffix('.')}{note}.", rich_help_panel=panel, **checks)
     if each.kind is bool:
         return Annotated[bool, says]
     kind: Any = StrEnum(each.name, list(each.choices)) if each.choices else each.kind
