@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._typing import PathLike
-from bigr_repr.images.containers import class_ids, class_names
+from bigr_repr.images.containers import PARQUET, USUAL_COLUMNS, Columns, read_parquet
 from bigr_repr.images.decode import as_rgb, center_crop, decode_image
 from bigr_repr.images.find import find_images
 from bigr_repr.images.formats import ImageError, image_errors
@@ -94,38 +94,29 @@ class FolderSet(ImageSet):
 
 
 class ParquetSet(ImageSet):
-    """A Parquet file with a column `image` (encoded bytes, or the `{"bytes": …}` structs of the Hugging Face hub).
+    """A Parquet file with a column of encoded images: bytes, or the `{"bytes": …}` structs of the Hugging Face hub.
 
-    An integer column `label` gives labels, and the schema's metadata their names: `classes`, separated by `|`, or by
-    commas where there is no `|`, WordNet ids in front of names ("n01443537:goldfish") left out; or the Hugging Face
-    hub's ClassLabel. The encoded bytes are held in memory.
+    Whole numbers in the column of labels are labels, and the schema's metadata states their names: see
+    bigr_repr.images.containers.class_names. Texts are classes in the order of the alphabet. Rows without a label
+    (null, or a negative number, as in test sets of the hub) have -1. The encoded bytes are held in memory.
+
+    Raises ImageError for a file that is damaged or has no such columns.
     """
 
-    def __init__(self, file: PathLike) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        parquet = pq.ParquetFile(file)
-        names = parquet.schema_arrow.names
-        if "image" not in names:
-            raise ValueError(
-                f"{os.fspath(file)} has columns {names}; a column named image with encoded bytes is needed"
-            )
-        table = parquet.read(columns=[name for name in ("image", "label") if name in names])
-        column = table.column("image")
-        if pa.types.is_struct(column.type):
-            column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
-        self._images, self._file = column, file
-        if "label" in names:
-            self.labels = table.column("label").fill_null(-1).to_numpy().astype(np.int64)
-            self.class_names = class_names(parquet.schema_arrow.metadata)
-            self.class_ids = class_ids(parquet.schema_arrow.metadata)
+    def __init__(self, file: PathLike, columns: Columns = USUAL_COLUMNS) -> None:
+        self._file, name = file, os.fspath(file)
+        if not Path(file).exists():
+            raise FileNotFoundError(f"{name}: no such file")
+        self._parts, self.labels, self.class_names, self.class_ids = read_parquet(name, columns)
+        self._starts = np.cumsum([0, *map(len, self._parts)])
 
     def __len__(self) -> int:
-        return len(self._images)
+        return int(self._starts[-1])
 
     def load(self, index: int) -> Image.Image:
-        return decode_image(self._images[index].as_py() or b"", name=f"{os.fspath(self._file)}#{index}")
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        content = self._parts[part][index - int(self._starts[part])].as_py()
+        return decode_image(content or b"", name=f"{os.fspath(self._file)}#{index}")
 
     def fingerprint(self) -> str:
         return _fingerprint(["parquet", _stamps([self._file])])
@@ -299,11 +290,14 @@ class JoinedSet(ImageSet):
         return _fingerprint(["joined", [part.fingerprint() for part in self._parts]])
 
 
-def open_images(sources: PathLike | Sequence[PathLike], *, train: bool = True) -> ImageSet:
+def open_images(
+    sources: PathLike | Sequence[PathLike], *, train: bool = True, columns: Columns = USUAL_COLUMNS
+) -> ImageSet:
     """Open one source, or several joined.
 
-    A source is a folder of images, a Parquet file (`*.parquet`), a folder of Parquet files, an `.npz` of images, or
-    `torchvision:NAME:ROOT` (`train` chooses the split there). Raises FileNotFoundError or ValueError naming the source.
+    A source is a folder of images, a Parquet file (`*.parquet`, `*.pq`), a folder of Parquet files, an `.npz` of
+    images, or `torchvision:NAME:ROOT` (`train` chooses the split there). columns: of Parquet files. Raises
+    FileNotFoundError or ValueError naming the source.
     """
     listed = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not listed:
@@ -313,12 +307,12 @@ def open_images(sources: PathLike | Sequence[PathLike], *, train: bool = True) -
         if source.startswith("torchvision:"):
             _, name, root = (*source.split(":", 2), "", "")[:3]
             parts.append(TorchvisionSet(name, root or ".", train=train))
-        elif Path(source).suffix == ".parquet":
-            parts.append(ParquetSet(source))
+        elif Path(source).suffix.lower() in PARQUET and not Path(source).is_dir():
+            parts.append(ParquetSet(source, columns))
         elif Path(source).suffix == ".npz":
             parts.append(ArraySet(source))
-        elif files := sorted(Path(source).glob("*.parquet")):
-            parts.extend(ParquetSet(file) for file in files)
+        elif files := sorted(file for file in Path(source).glob("[!._]*") if file.suffix.lower() in PARQUET):
+            parts.extend(ParquetSet(file, columns) for file in files)
         else:
             parts.append(FolderSet(source))
     joined = parts[0] if len(parts) == 1 else JoinedSet(parts)

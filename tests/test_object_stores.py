@@ -204,7 +204,9 @@ def test_a_run_into_a_store_goes_on_wherever_it_was_broken(
         assert {file.name: file.read_bytes() for file in out.glob("part-*")} == whole
         assert json.loads((out / "failures.jsonl").read_text())["error"] == "empty"
         assert run(tmp_path / "in", str(out), pre).embedded == 0
-    assert broken == 5  # of ten puts: list and plan, failures so far, three units of two objects each, all failures
+    assert (
+        broken == 6
+    )  # of eleven puts: list, containers and plan, failures so far, three units of two objects each, all failures
 
 
 def test_retrying_overwriting_and_other_data(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:

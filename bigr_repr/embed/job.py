@@ -86,6 +86,8 @@ class Job:
                 found, remedy = [changed], f"take in what was added with update, {_REMEDY}"
         if found:
             raise ValueError(f"{self.out} holds other embeddings: {'; '.join(found)}; {remedy}")
+        if not options.update and (changed := old.changed_container()):
+            raise ValueError(f"{self.out}: {changed}; old and new rows would be mixed; {_REMEDY}")
         self.ledger.tidy()
         return self._extend(old, sources, options) if options.update else old
 
@@ -111,7 +113,7 @@ class Job:
 
     def _find_duplicates(self, before: Plan | None, options: EmbedOptions) -> None:
         if self.recipe.dedup:
-            list_digests(self.folder, before, options.workers, self._listed)
+            list_digests(self.folder, before, options.workers, self._listed, self.recipe.image_column)
 
     def do(self, plan: Plan, run: RunUnits, *, retry_failed: bool) -> EmbedSummary:
         """Do what is not done.  Raises what run raises; RuntimeError if the files were changed meanwhile."""

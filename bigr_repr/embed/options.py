@@ -30,7 +30,8 @@ class EmbedOptions:
     failure); duplicates.jsonl lists the others with its path. thumbnails: also `image`, the whole picture as WebP with
     a longer side of so many pixels, 16..1024, a struct of `bytes` and `path`.
 
-    **Inputs.** root, literal: as bigr_repr.embed.inputs.sources.find_sources takes them.
+    **Inputs.** root, literal: as bigr_repr.embed.inputs.sources.find_sources takes them. image_column, label_column:
+    names of the columns of Parquet inputs.
 
     **Earlier runs.** resume=False: fail if `out` holds embeddings. retry_failed: try the images that failed again, and
     with dedup also the duplicates of failed images whose bytes have changed. update: also embed inputs that were added
@@ -65,6 +66,8 @@ class EmbedOptions:
 
     root: PathLike | None = None
     literal: bool = False
+    image_column: str = "image"
+    label_column: str = "label"
 
     resume: bool = True
     retry_failed: bool = False

@@ -23,6 +23,7 @@ from bigr_repr.embed.engines.ray import RayEngine, require_ray
 from bigr_repr.embed.inputs.sources import find_sources
 from bigr_repr.embed.job import EmbedSummary, Job, Progress, RunUnits
 from bigr_repr.embed.options import EmbedOptions
+from bigr_repr.images.containers import Columns
 from bigr_repr.images.find import Source
 from bigr_repr.system.files import locked
 from bigr_repr.system.object_store import ObjectPath, Place, as_place
@@ -63,7 +64,10 @@ def embed_images(
     if options.engine == "ray":
         require_ray(options.ray_address, str(options.device or "auto"), options.batch_size)
     devices = options.devices
-    found = find_sources(inputs, root=options.root, literal=options.literal, labels=options.labels_from_folders)
+    columns = Columns(image=options.image_column, label=options.label_column)
+    found = find_sources(
+        inputs, root=options.root, literal=options.literal, labels=options.labels_from_folders, columns=columns
+    )
     sources = _begun(found)  # before a model is loaded
     loaded = _load(model, devices, options)
     target = as_place(out)
@@ -108,6 +112,7 @@ def _load(model: PathLike | Pretrained, devices: tuple[str, ...], options: Embed
         store_dtype=options.store_dtype, dtype=str(extractor.dtype).removeprefix("torch."), codes=options.codes,
         labels=options.labels_from_folders, sha256=options.sha256, dedup=options.dedup,
         thumbnails=options.thumbnails,
+        image_column=options.image_column,
     )  # fmt: skip
     return _Loaded(model, extractor, recipe, pre if on_ray else None, devices)
 

@@ -6,72 +6,97 @@ an error; nothing of it is held in memory but the batch of rows at hand.
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
+import stat
 import tarfile
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from bigr_repr.images.find import IMAGE_SUFFIXES, escape_path
+from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError, one_line
-from bigr_repr.system.object_store import ObjectPath, is_url, readable
+from bigr_repr.images.member import Member
+from bigr_repr.images.tar import tar_members
+from bigr_repr.system.object_store import is_url, readable
 from bigr_repr.system.threads import read_ahead
 
+PARQUET = (".parquet", ".pq", ".parq")
+_TAR = (".tar", ".tgz", ".tar.gz")
 _ROWS = 32  # rows of a Parquet file in memory at a time
 _AHEAD = 4  # times so many, read before they are needed
 _BUFFER = 4 << 20  # bytes read at a time
 _WORDNET_ID = re.compile(r"^n\d{8}:")
 
 
-class Member(NamedTuple):
-    """A picture in a container. start: a Parquet file's row, size being None, or where a tar member's bytes begin.
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Names of a Parquet file's columns. image: of encoded bytes, plain or in structs {bytes, path}; label."""
 
-    name: of the member, or the row's number; may hold surrogate escapes. label: what the container says it is, if that.
-    """
+    image: str = "image"
+    label: str = "label"
 
-    name: str
-    start: int
-    size: int | None
-    label: str | None
+
+USUAL_COLUMNS: Final = Columns()
 
 
 def is_container(file: str) -> bool:
     """Whether a file's name says that it holds many pictures."""
-    return file.lower().endswith((".parquet", ".tar"))
+    return _suffix(file) in _TAR + PARQUET
 
 
-def members(file: str, *, labels: bool = False) -> Iterator[Member]:
+def _suffix(file: str) -> str:
+    """The suffix that tells a container, lower case; of a URL, that of its path."""
+    name = file.lower()
+    if name.startswith(("http://", "https://")):
+        name = name.partition("#")[0].partition("?")[0]
+    return next((suffix for suffix in _TAR + PARQUET if name.endswith(suffix)), "")
+
+
+def members(file: str, *, labels: bool = False, columns: Columns = USUAL_COLUMNS) -> Iterator[Member]:
     """The pictures in a container, a local path or a URL, in its order; names need not be unique.
 
-    Of a tar shard, regular files with the suffix of an image; of a Parquet file, all rows of the column `image`.
-    labels: look for them, in the column `label` (numbers become names where the schema's metadata has some) or, as in
-    WebDataset, in the member that has the picture's name up to its first dot and the suffix `.cls`; where there is
-    none, a tar member's label is the name of its folder, if it has one.
+    Of a tar shard, regular files and links with the suffix of an image; of a Parquet file, all rows of the column of
+    pictures. labels: look for them, in the column of labels (numbers become names where the schema's metadata has some)
+    or, as in WebDataset, in the member that has the picture's name up to its first dot and the suffix `.cls`; where
+    there is none, a tar member's label is the name of its folder, if it has one.
 
     Raises ImageError for a container that is missing, damaged, of another kind or without pictures, after what comes
     before the damage.
     """
     member = None
     with _explained(file):
-        for member in (_tar_members if file.lower().endswith(".tar") else _rows)(file, labels):
+        _require_file(file)
+        found = tar_members(file, labels) if _suffix(file) in _TAR else _rows(file, labels, columns)
+        for member in found:
             yield member
         if member is None:
             raise ImageError("empty", f"{escape_path(file)}: holds no picture")
 
 
-def why_unreadable(file: str) -> ImageError:
+def _require_file(file: str) -> None:
+    if is_url(file):
+        return
+    mode = Path(file).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ImageError("unreadable", f"{escape_path(file)}: is a folder; name the files in it")
+    if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
+        raise ImageError("unreadable", f"{escape_path(file)}: is not a regular file; save it as one")
+
+
+def why_unreadable(file: str, columns: Columns = USUAL_COLUMNS) -> ImageError:
     """What was wrong with a container whose listing ended in an error."""
     try:
-        for _ in members(file):
+        for _ in members(file, columns=columns):
             pass
     except ImageError as error:
         return error
@@ -98,71 +123,6 @@ def _explained(file: str) -> Iterator[None]:
         raise ImageError("corrupt", f"{name}: the file is damaged; fetch it again ({said})") from error
 
 
-# ---- tar shards
-
-
-def _tar_members(file: str, labels: bool) -> Iterator[Member]:
-    with _open(file) as stream, _open_tar(stream, file) as tar:
-        for infos in _samples(tar):
-            label = next((_text(tar, info) for info in infos if info.name.endswith(".cls")), None) if labels else None
-            for info in infos:
-                folder, base = os.path.split(info.name)
-                if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES and not base.startswith("."):  # noqa: PTH122
-                    own = label if label is not None or not folder else escape_path(os.path.basename(folder))  # noqa: PTH119
-                    yield Member(info.name, info.offset_data, info.size, own)
-
-
-def _open_tar(stream: BinaryIO, file: str) -> tarfile.TarFile:
-    if not stream.read(1):
-        raise ImageError("empty", f"{escape_path(file)}: the file is empty; fetch it again")
-    stream.seek(0)
-    return tarfile.open(fileobj=stream, mode="r:")  # plain: what is compressed cannot be read from the middle
-
-
-def _regular(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while (info := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-        if info.isreg():
-            yield info
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes any damage for the end
-        raise tarfile.ReadError("no member begins where one should, and no end mark")
-
-
-def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
-    """Neighboring members with one key, together. What comes before an error is given before it is raised."""
-    sample: list[tarfile.TarInfo] = []
-    try:
-        for info in _regular(tar):
-            if sample and _key(info.name) != _key(sample[0].name):
-                yield sample
-                sample = []
-            sample.append(info)
-    except Exception:
-        yield sample
-        raise
-    yield sample
-
-
-def _key(name: str) -> str:
-    """What members of one WebDataset sample share."""
-    folder, base = os.path.split(name)
-    return f"{folder}/{base.partition('.')[0]}"
-
-
-def _text(tar: tarfile.TarFile, info: tarfile.TarInfo) -> str:
-    member = tar.extractfile(info)
-    assert member is not None
-    return escape_path(os.fsdecode(member.read(1024).strip()))
-
-
-def _open(file: str) -> BinaryIO:
-    if is_url(file):
-        return io.BufferedReader(ObjectPath(file).open_input(), _BUFFER)
-    return Path(file).open("rb")
-
-
 # ---- Parquet files
 
 
@@ -171,8 +131,8 @@ def open_parquet(file: str) -> pq.ParquetFile:
     return pq.ParquetFile(readable(file), pre_buffer=False, buffer_size=_BUFFER)
 
 
-def class_names(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
-    """Names by the number that the column `label` holds; none if the schema's metadata states none.
+def class_names(metadata: Mapping[bytes, bytes] | None, label: str = "label") -> tuple[str, ...]:
+    """Names by the number that the column of labels holds; none if the schema's metadata states none.
 
     The key `classes` holds them separated by `|`, or by commas where there is no `|`; WordNet ids in front of names
     ("n01443537:goldfish") are left out. Else they are those of the Hugging Face hub's feature ClassLabel.
@@ -181,7 +141,7 @@ def class_names(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
     if classes := metadata.get(b"classes", b"").decode():
         return tuple(_WORDNET_ID.sub("", name) for name in classes.split("|" if "|" in classes else ","))
     try:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
         return tuple(map(str, names))
     except (KeyError, TypeError, ValueError):
         return ()
@@ -194,32 +154,49 @@ def class_ids(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
     return tuple(match[0][:-1] for match in found if match) if all(found) else ()
 
 
-def _rows(file: str, labels: bool) -> Iterator[Member]:
+def _rows(file: str, labels: bool, columns: Columns) -> Iterator[Member]:
     with open_parquet(file) as parquet:
-        _image_column(parquet, file)
-        if not labels or "label" not in parquet.schema_arrow.names:
+        image_column(parquet, file, columns)
+        if not labels or columns.label not in parquet.schema_arrow.names:
             yield from (Member(str(row), row, None, None) for row in range(parquet.metadata.num_rows))
             return
-        names = class_names(parquet.schema_arrow.metadata)
-        batches = parquet.iter_batches(4096, columns=["label"])
-        values = (value for batch in batches for value in batch.column("label").to_pylist())
+        names = class_names(parquet.schema_arrow.metadata, columns.label)
+        batches = parquet.iter_batches(4096, columns=[columns.label])
+        values = (value for batch in batches for value in batch.column(0).to_pylist())
         for row, value in enumerate(values):
             known = isinstance(value, int) and 0 <= value < len(names)
             yield Member(str(row), row, None, names[value] if known else "" if value is None else str(value))
 
 
-def _image_column(parquet: pq.ParquetFile, file: str) -> str:
-    """What Parquet calls the column of encoded bytes. Raises ImageError if there is none."""
-    schema, remedy = parquet.schema_arrow, "a column image with the bytes of image files is needed"
-    if "image" not in schema.names:
-        held = ", ".join(schema.names)
-        raise ImageError("unsupported", f"{escape_path(file)}: has columns {held}; {remedy}")
-    kind, column = schema.field("image").type, "image"
+def image_column(parquet: pq.ParquetFile, file: str, columns: Columns) -> str:
+    """What Parquet calls the column of encoded bytes. Raises ImageError if there is none, or more than one."""
+    schema, name = parquet.schema_arrow, columns.image
+    count = schema.names.count(name)
+    if count != 1:
+        held = f"{count} columns {name}" if count else f"columns {', '.join(schema.names)}"
+        remedy = f"one column {name} with the bytes of image files is needed; name another one with image_column"
+        raise ImageError("unsupported", f"{escape_path(file)}: has {held}; {remedy}")
+    kind, column = schema.field(name).type, name
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind, column = kind.field("bytes").type, "image.bytes"
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise ImageError("unsupported", f"{escape_path(file)}: column {column} is {kind}; {remedy}")
+        kind, column = kind.field("bytes").type, f"{name}.bytes"
+    if not _holds_bytes(kind):
+        raise ImageError(
+            "unsupported", f"{escape_path(file)}: column {column} is {kind}; the bytes of image files are needed"
+        )
     return column
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(check(kind) for check in checks)
+
+
+def picture_bytes(batch: pa.RecordBatch) -> pa.Array:
+    """The encoded bytes in a batch of only that column, each of which as_py() gives."""
+    column = batch.column(0)
+    return column.field("bytes") if pa.types.is_struct(column.type) else column
 
 
 class _Stretch(NamedTuple):
@@ -237,15 +214,16 @@ class ParquetRows:
     of its rows.
     """
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, columns: Columns = USUAL_COLUMNS) -> None:
         self.file = file
         self._held = _Stretch(0, 0, pa.array([], pa.binary()))
         self._following: Generator[_Stretch, None, None] | None = None
         self._error: ImageError | None = None
         try:
             with _explained(file):
+                _require_file(file)
                 self._parquet = open_parquet(file)
-                self._column = _image_column(self._parquet, file)
+                self._column = image_column(self._parquet, file, columns)
                 groups = range(self._parquet.metadata.num_row_groups)
                 sizes = (self._parquet.metadata.row_group(group).num_rows for group in groups)
                 self._starts = list(accumulate(sizes, initial=0))
@@ -288,11 +266,57 @@ class ParquetRows:
             try:
                 with _explained(self.file):
                     for batch in self._parquet.iter_batches(_ROWS, row_groups=[number], columns=[self._column]):
-                        yield _Stretch(start, start + len(batch), self._picture_bytes(batch))
+                        yield _Stretch(start, start + len(batch), picture_bytes(batch))
                         start += len(batch)
             except ImageError as error:
                 yield _Stretch(start, self._starts[number + 1], error)
 
-    def _picture_bytes(self, batch: pa.RecordBatch) -> pa.Array:
-        column = batch.column(0)
-        return column.field("bytes") if pa.types.is_struct(column.type) else column
+
+class Table(NamedTuple):
+    """A Parquet file's pictures in memory. parts: encoded bytes, rows in order, which as_py() gives.
+
+    labels: int64 (rows,), -1 where a row has none; None without such a column. class_names, class_ids: one a label, or
+    none.
+    """
+
+    parts: list[pa.Array]
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...]
+    class_ids: tuple[str, ...]
+
+
+def read_parquet(file: str, columns: Columns = USUAL_COLUMNS) -> Table:
+    """A whole Parquet file, in pieces, so that the size of a column does not matter.  Raises ImageError."""
+    with _explained(file):
+        _require_file(file)
+        with open_parquet(file) as parquet:
+            column = image_column(parquet, file, columns)
+            parts = [
+                picture_bytes(batch)
+                for group in range(parquet.num_row_groups)  # pyarrow cannot join nested dictionaries of several
+                for batch in parquet.iter_batches(_ROWS * 32, row_groups=[group], columns=[column])
+            ]
+            if columns.label not in parquet.schema_arrow.names:
+                return Table(parts, None, (), ())
+            labels = parquet.read(columns=[columns.label]).column(0)
+            metadata = parquet.schema_arrow.metadata
+    numbers, names = _numbered(labels, class_names(metadata, columns.label), file, columns)
+    return Table(parts, numbers, names, class_ids(metadata))
+
+
+def _numbered(
+    labels: pa.ChunkedArray, names: tuple[str, ...], file: str, columns: Columns
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels as numbers of names, -1 for none."""
+    if pa.types.is_dictionary(labels.type):
+        labels = labels.cast(labels.type.value_type)
+    if pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type):
+        names = tuple(sorted(set(labels.to_pylist()) - {None}))
+        numbers = {name: number for number, name in enumerate(names)}
+        return np.array([numbers.get(name, -1) for name in labels.to_pylist()], np.int64), names
+    if not pa.types.is_integer(labels.type):
+        raise ImageError(
+            "unsupported",
+            f"{escape_path(file)}: column {columns.label} is {labels.type}; labels are whole numbers or texts",
+        )
+    return np.maximum(labels.cast(pa.int64()).fill_null(-1).to_numpy(), -1), names

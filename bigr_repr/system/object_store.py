@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from bigr_repr._typing import PathLike
+from bigr_repr.system.http import HttpFileSystem
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -226,6 +227,8 @@ def _open_url(url: str) -> tuple[Any, str]:
         return _open_s3(rest.partition("/")[0], os.environ.get("AWS_ENDPOINT_URL"), process), rest
     if scheme in ("gs", "gcs"):
         return _open_gcs(process), rest
+    if scheme in ("http", "https"):
+        return HttpFileSystem(), url
     return _open_fsspec(scheme, process), rest if scheme == "memory" else url
 
 

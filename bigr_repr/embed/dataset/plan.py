@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from itertools import accumulate, islice
 from typing import Any, NamedTuple
@@ -21,10 +22,10 @@ import pyarrow.parquet as pq
 
 from bigr_repr.images.find import Source, escape_path, unescape_path
 from bigr_repr.system.files import replacing, sync_folder
-from bigr_repr.system.object_store import Place, is_url, readable
+from bigr_repr.system.object_store import Place, as_place, is_url, readable
 
 RUN_FOLDER = "_run"  # in a data set's; readers of Parquet folders pass over names that begin with an underscore
-_INPUTS, _DIGESTS, _PLAN = "inputs", "digests", "plan.json"
+_INPUTS, _DIGESTS, _CONTAINERS, _PLAN = "inputs", "digests", "containers", "plan.json"
 _SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -97,6 +98,19 @@ class Plan:
         digests: list[bytes] = table.column("sha256").to_pylist()
         return digests
 
+    def changed_container(self) -> str | None:
+        """The first file holding several inputs that is no longer the one last listed, in words; None: none is."""
+        stamps: dict[str, tuple[int, int]] = {}
+        for number in range(len(self.lists)):
+            place = self.folder / _named(_CONTAINERS, number)
+            if place.exists():  # else it is a plan of an earlier version
+                rows = pq.read_table(readable(place), partitioning=None).to_pylist()
+                stamps |= {row["file"]: (row["size"], row["time"]) for row in rows}
+        for file, then in stamps.items():
+            if (now := _stamp(unescape_path(file))) != then:
+                return f"{file} has changed since it was listed ({_stamp_words(then)}, now {_stamp_words(now)})"
+        return None
+
     @cached_property
     def _starts(self) -> list[int]:
         """The first unit of every list, and the number of all units."""
@@ -149,7 +163,7 @@ def open_plan(folder: Place) -> Plan | None:
 
 def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_listed: Callable[[int], None]) -> int:
     """Write the list of inputs beside that of any plan in the folder, for commit_plan; return how many there are."""
-    found = 0
+    found, stamps = 0, dict[str, tuple[int, int] | None]()
     entries = map(as_entry, sources)
     with (
         replacing(folder / _named(_INPUTS, None)) as file,
@@ -167,8 +181,35 @@ def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_lis
             columns = [paths, map(escape_path, files), *parts]
             writer.write_table(pa.table(list(map(list, columns)), schema=_SCHEMA), row_group_size=unit_size)
             found += len(unit)
+            stamps |= {
+                file: _stamp(file) for file in {each.file for each in unit if each.start is not None} - {*stamps}
+            }
             on_listed(found)
+    _write_stamps(folder, {file: stamp for file, stamp in stamps.items() if stamp})
     return found
+
+
+def _write_stamps(folder: Place, stamps: Mapping[str, tuple[int, int]]) -> None:
+    sizes, times = zip(*stamps.values(), strict=True) if stamps else ((), ())
+    kinds = {"file": pa.string(), "size": pa.int64(), "time": pa.int64()}
+    table = pa.table([[*map(escape_path, stamps)], [*sizes], [*times]], schema=pa.schema(kinds))
+    with replacing(folder / _named(_CONTAINERS, None)) as file:
+        pq.write_table(table, file)
+
+
+def _stamp(file: str) -> tuple[int, int] | None:
+    """Size of a file and when it was written; None if that cannot be known."""
+    try:
+        status = as_place(file).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _stamp_words(stamp: tuple[int, int] | None) -> str:
+    if stamp is None:
+        return "missing"
+    return f"{stamp[0]:,} bytes of {datetime.fromtimestamp(stamp[1] / 1e9):%Y-%m-%d %H:%M:%S}"
 
 
 def commit_plan(folder: Place, inputs: int, unit_size: int, provenance: dict[str, Any]) -> Plan:
@@ -185,7 +226,7 @@ def extend_plan(plan: Plan, inputs: int) -> Plan:
 
 
 def _commit(folder: Place, lists: tuple[int, ...], unit_size: int, provenance: dict[str, Any]) -> Plan:
-    for kind in (_INPUTS, _DIGESTS) if provenance.get("dedup") else (_INPUTS,):
+    for kind in (_INPUTS, _CONTAINERS, *([_DIGESTS] if provenance.get("dedup") else [])):
         (folder / _named(kind, None)).replace(folder / _named(kind, len(lists) - 1))
     plan = {"format": 2, "lists": lists, "unit_size": unit_size, "provenance": provenance}
     with replacing(folder / _PLAN) as file:  # what it does not speak of is not there

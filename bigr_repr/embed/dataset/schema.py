@@ -39,6 +39,7 @@ class Recipe:
     "exact" if there is one row for inputs of the same bytes. batch_size: images that the network takes at a time.
     icc: "convert" or "ignore", as of bigr_repr.images.decode_image. thumbnails: longer side in pixels, 16..1024, of
     small pictures to keep in the column `image`; None: no such column.
+    image_column: of Parquet files with pictures.
     """
 
     config: ModelConfig
@@ -54,6 +55,7 @@ class Recipe:
     batch_size: int = 32
     icc: str = "convert"
     thumbnails: int | None = None
+    image_column: str = "image"
 
     def __post_init__(self) -> None:
         if self.store_dtype not in DTYPES:
@@ -129,6 +131,7 @@ class Recipe:
             "dedup": self.dedup,
             "batch_size": self.batch_size,
             **({"thumbnails": f"WebP, longer side {self.thumbnails} px"} if self.thumbnails else {}),
+            **({} if self.image_column == "image" else {"image_column": self.image_column}),
         }
 
     @cached_property

@@ -166,7 +166,9 @@ class LocalEngine:
         network = Network(self.extractor, self.batch_size)
         ahead = (1 + network.ahead) * self.batch_size
         stop = load.stop if isinstance(load, GuardedLoading) else None
-        decoded = map_ahead(decode, pictures(entries()), workers=self.decoding.workers, ahead=ahead, stop=stop)
+        decoded = map_ahead(
+            decode, pictures(entries(), self.recipe.image_column), workers=self.decoding.workers, ahead=ahead, stop=stop
+        )
         flying: deque[_Launched] = deque()  # the network is at work on these while the next one's pictures are awaited
         try:
             for first in decoded:

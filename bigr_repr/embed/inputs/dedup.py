@@ -29,7 +29,9 @@ from bigr_repr.system.threads import map_ahead
 _UNREAD = bytes(32)
 
 
-def list_digests(folder: Place, before: Plan | None, workers: int | None, on_listed: Callable[[int], None]) -> None:
+def list_digests(
+    folder: Place, before: Plan | None, workers: int | None, on_listed: Callable[[int], None], image_column: str
+) -> None:
     """Write the digests of the inputs that list_inputs wrote, and of which earlier input each is a double.
 
     before: the plan that they will be added to, whose inputs are earlier. What cannot be read is nobody's double.
@@ -37,7 +39,7 @@ def list_digests(folder: Place, before: Plan | None, workers: int | None, on_lis
     old = range(before.units) if before else range(0)
     digests = bytearray().join(chain.from_iterable(before.digests(unit) for unit in old) if before else ())
     earlier = len(digests) // 32
-    for digest in map_ahead(_digest, pictures(chain.from_iterable(listed(folder))), workers=workers):
+    for digest in map_ahead(_digest, pictures(chain.from_iterable(listed(folder)), image_column), workers=workers):
         digests += digest
         count = len(digests) // 32 - earlier
         if count % 1024 == 0:
@@ -120,7 +122,8 @@ def _digests_now(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[in
     found: dict[tuple[int, int], bytes] = {}
     for unit, group in groupby(places, itemgetter(0)):
         entries, own = plan.entries(unit), [place for _, place in group]
-        digests = map(_digest, pictures(entries[place] for place in own))
+        column = plan.provenance.get("image_column", "image")
+        digests = map(_digest, pictures((entries[place] for place in own), column))
         found |= {(unit, place): digest for place, digest in zip(own, digests, strict=True)}
     return found
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bigr_repr.embed.dataset.plan import Entry
-from bigr_repr.images.containers import ParquetRows, is_container, why_unreadable
+from bigr_repr.images.containers import Columns, ParquetRows, is_container, why_unreadable
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
+from bigr_repr.images.member import REASONS
 from bigr_repr.system.object_store import ObjectPath, is_url
 
 
@@ -36,24 +37,30 @@ class EncodedPicture(NamedTuple):
     source: str | bytes | Piece | ImageError
 
 
-def pictures(entries: Iterable[Entry]) -> Generator[EncodedPicture, None, None]:
-    """Entries in order, each as what fetch takes. Neighboring rows of a Parquet file cost one reading of the file."""
+def pictures(entries: Iterable[Entry], image_column: str = "image") -> Generator[EncodedPicture, None, None]:
+    """Entries in order, each as what fetch takes. Neighboring rows of a Parquet file cost one reading of the file.
+
+    image_column: of Parquet files.
+    """
+    columns = Columns(image=image_column)
     rows: ParquetRows | None = None
     try:
         for entry in entries:
             if entry.start is None and is_container(entry.file):
-                yield EncodedPicture(entry.path, why_unreadable(entry.file))
+                yield EncodedPicture(entry.path, why_unreadable(entry.file, columns))
             elif entry.start is None:
                 yield EncodedPicture(
                     escape_path(entry.file), Piece(entry.file, 0, None) if is_url(entry.file) else entry.file
                 )
+            elif entry.start < 0:
+                yield EncodedPicture(entry.path, ImageError("unsupported", f"{entry.path}: {REASONS[entry.start]}"))
             elif entry.size is not None:
                 yield EncodedPicture(entry.path, Piece(entry.file, entry.start, entry.size))
             else:
                 if rows is None or rows.file != entry.file:
                     if rows is not None:
                         rows.close()
-                    rows = ParquetRows(entry.file)
+                    rows = ParquetRows(entry.file, columns)
                 yield EncodedPicture(entry.path, rows.read(entry.start))
     finally:
         if rows is not None:

@@ -13,14 +13,19 @@ from pathlib import PurePath
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.plan import Entry
-from bigr_repr.images.containers import is_container, members
+from bigr_repr.images.containers import PARQUET, USUAL_COLUMNS, Columns, is_container, members
 from bigr_repr.images.find import MAGIC, Source, escape_path, find_images, nothing_at, require, split_pattern, walk
 from bigr_repr.images.formats import ImageError
-from bigr_repr.system.object_store import ObjectPath, is_url
+from bigr_repr.system.object_store import ObjectPath, as_place, is_url
 
 
 def find_sources(
-    inputs: PathLike | Iterable[PathLike], *, root: PathLike | None = None, literal: bool = False, labels: bool = False
+    inputs: PathLike | Iterable[PathLike],
+    *,
+    root: PathLike | None = None,
+    literal: bool = False,
+    labels: bool = False,
+    columns: Columns = USUAL_COLUMNS,
 ) -> Iterator[Source]:
     """List the pictures that inputs name, in the order given; streams.
 
@@ -33,7 +38,9 @@ def find_sources(
     (`shard-3.tar/0017.jpg`) unless that shard is the only input. A name that a shard holds twice comes twice. A
     container that is damaged, or holds no picture, comes itself, as one more input after what could be listed.
 
-    labels: also look for the labels that containers hold.
+    A folder whose name ends in a Parquet file's suffix, as Spark writes them, stands for the Parquet files in it.
+
+    labels: also look for the labels that containers hold. columns: of Parquet files.
 
     Raises what find_images does; OSError that names the URL for a store that does not answer or refuses, so that what
     is out of reach for a while is not left out for good; ValueError for a URL outside root.
@@ -41,14 +48,26 @@ def find_sources(
     listed = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     if isinstance(listed, Sequence) and not literal:
         require(given for given in map(_local, listed) if not is_url(given))
-    return _find(map(_local, listed), root, literal, labels)
+    return _find(_unfolded(map(_local, listed)), root, literal, labels, columns)
 
 
 def _local(given: PathLike) -> str:
     return os.fspath(given).removeprefix("file://")
 
 
-def _find(inputs: Iterator[str], root: PathLike | None, literal: bool, labels: bool) -> Iterator[Source]:
+def _unfolded(inputs: Iterator[str]) -> Iterator[str]:
+    """Inputs, with the Parquet files in place of a folder that is called as one."""
+    for given in inputs:
+        folder = as_place(given) if given.rstrip("/").lower().endswith(PARQUET) else None
+        if isinstance(folder, ObjectPath) and given.startswith("http"):
+            folder = None
+        parts = sorted(map(str, folder.glob("[!._]*"))) if folder is not None and folder.is_dir() else []
+        yield from [part for part in parts if part.lower().endswith(PARQUET)] or [given]
+
+
+def _find(
+    inputs: Iterator[str], root: PathLike | None, literal: bool, labels: bool, columns: Columns
+) -> Iterator[Source]:
     first = list(islice(inputs, 2))
     alone = len(first) == 1
     outright = root is None and alone and (literal or not MAGIC.search(os.fsencode(first[0])))
@@ -60,17 +79,17 @@ def _find(inputs: Iterator[str], root: PathLike | None, literal: bool, labels: b
             found = find_images(run, root=root, literal=literal, alone=alone)
         for source in found:
             if is_container(source.file):
-                yield from _pictures_in(source, outright, labels)
+                yield from _pictures_in(source, outright, labels, columns)
             else:
                 yield source
     if not first:
         yield from find_images(iter(()))  # raises that there are none
 
 
-def _pictures_in(source: Source, outright: bool, labels: bool) -> Iterator[Source]:
+def _pictures_in(source: Source, outright: bool, labels: bool, columns: Columns) -> Iterator[Source]:
     front = "" if outright else f"{source.path}/"
     try:
-        for member in members(source.file, labels=labels):
+        for member in members(source.file, labels=labels, columns=columns):
             path = f"{source.path}#{member.name}" if member.size is None else front + member.name
             yield Source(path, source.file, member.start, member.size, member.label)
     except ImageError as error:

@@ -79,6 +79,10 @@ class Runs:
             r"\[default: the input, if there is only one; else none]."
         ),
     ] = None
+    image_column: Annotated[str, typer.Option(help="Column of Parquet inputs with the bytes of image files.")] = "image"
+    label_column: Annotated[
+        str, typer.Option(help="Column of Parquet inputs with labels, for --labels-from-folders.")
+    ] = "label"
     resume: Annotated[
         bool,
         typer.Option(

@@ -1,0 +1,118 @@
+"""Files on web servers, read only, as pyarrow's file systems give them. Knows nothing of what is in them."""
+
+from __future__ import annotations
+
+import io
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from http.client import HTTPException, HTTPResponse
+from types import SimpleNamespace
+from typing import Any, Final
+
+_SECONDS: Final = 10.0  # without a byte
+_ATTEMPTS: Final = 3
+
+
+class HttpFileSystem:
+    """What ObjectPath asks of a file system, for http:// and https:// URLs."""
+
+    def open_input_file(self, url: str) -> HttpFile:
+        """A file to read, with seek() and read_at()."""
+        return HttpFile(url)
+
+    def get_file_info(self, url: str) -> Any:
+        """Size of a file; there are no folders.  Raises FileNotFoundError."""
+        return SimpleNamespace(is_file=True, type=None, size=HttpFile(url).size, mtime_ns=0)
+
+    def open_output_stream(self, url: str) -> Any:
+        """Raises PermissionError: web servers are only read from."""
+        raise PermissionError(f"{url}: nothing can be written to a web server; name a folder or an object store")
+
+
+class HttpFile(io.RawIOBase):
+    """A file on a web server, read in the pieces that are asked for, or at once where the server knows no pieces.
+
+    Raises FileNotFoundError, PermissionError or, for a server that does not answer or fails, ConnectionError.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url, self._place = url, 0
+        self._whole: bytes | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place}.get(whence)
+        self._place = max(0, offset + (self.size if start is None else start))
+        return self._place
+
+    @cached_property
+    def size(self) -> int:
+        """In bytes."""
+        with _answer(self._url, "bytes=0-0") as answer:
+            if answer.status == 206:
+                return int(answer.headers["Content-Range"].rpartition("/")[2])
+            self._whole = answer.read()
+        return len(self._whole)
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.read_at(len(buffer), self._place)
+        buffer[: len(content)] = content
+        self._place += len(content)
+        return len(content)
+
+    def readall(self) -> bytes:
+        """The rest of the file."""
+        if not self._place and self._whole is None:
+            with _answer(self._url) as answer:
+                self._whole = answer.read()
+        return super().readall() if self._whole is None else self._whole[self._place :]
+
+    def read_at(self, size: int, start: int) -> bytes:
+        """So many bytes from start on; fewer where the file ends."""
+        end = min(start + size, self.size)
+        if end <= start:
+            return b""
+        if self._whole is None:
+            with _answer(self._url, f"bytes={start}-{end - 1}") as answer:
+                content = answer.read()
+            if answer.status == 206:
+                return content
+            self._whole = content
+        return self._whole[start:end]
+
+
+@contextmanager
+def _answer(url: str, piece: str | None = None) -> Iterator[HTTPResponse]:
+    request = urllib.request.Request(url, headers={"User-Agent": "bigr-repr"} | ({"Range": piece} if piece else {}))
+    for attempt in range(_ATTEMPTS):
+        try:
+            answer = urllib.request.urlopen(request, timeout=_SECONDS)
+            break
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code in (404, 410):
+                raise FileNotFoundError(f"{url}: no such file") from error
+            if error.code in (401, 403):
+                raise PermissionError(f"{url}: access refused ({error.code} {error.reason})") from error
+            failure: Exception = error
+        except (OSError, HTTPException) as error:
+            failure = error
+        if attempt == _ATTEMPTS - 1 or isinstance(getattr(failure, "reason", None), ConnectionRefusedError):
+            raise ConnectionError(f"{url}: the server does not answer ({failure})") from failure
+    try:
+        with answer:
+            yield answer
+    except HTTPException as error:  # it hung up
+        raise ConnectionError(f"{url}: the server ended the answer early ({error})") from error
