@@ -114,6 +114,19 @@ def test_a_picture_that_cannot_be_read_does_not_end_the_others(place: Path, tmp_
     assert (code, text, error.count("\n")) == (1, "", 1)
 
 
+def test_a_search_among_some_paths(place: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
+    search = ("search", "00003.png", "--id", "--index", "index", "-k", 3, "--json")
+    (found,) = json.loads(bigr(*search, "--match", "0001*")[1])
+    assert all(hit["id"].startswith("0001") for hit in found["hits"])
+    assert len(found["hits"]) == 3
+    (found,) = json.loads(bigr(*search, "--match", "twin.png")[1])
+    assert found["hits"] == [{"id": "twin.png", "distance": 0}]
+    for wrong, message in ((("--match", "no*"), "no row is left"), (("--match", "*", "--rescore", 2), "leave rescore")):
+        code, _, error = bigr(*search, *wrong)
+        assert (code, message in error) == (1, True)
+
+
 def test_queries_come_from_standard_input(place: Path, bigr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
     photo = place / "photos" / "00005.png"

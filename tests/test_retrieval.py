@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -319,6 +320,28 @@ def test_rows_of_one_id_are_told_apart() -> None:
     assert (found.rows.tolist(), found.ids.tolist()) == ([[2]], [["twin"]])
     assert index.rows.places(["b", "twin", "none", "b"]).tolist() == [3, 1, -1, 3]
     assert index.remove(["twin"]) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pattern", ["*", "a/*", "?/1*.png", "b/7.png", "*+*"])
+def test_a_filter_leaves_what_matches_and_is_exact(kind: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigr_repr.retrieval.index import scan as scanning
+
+    monkeypatch.setattr(scanning, "_GATHERED", 16 * 37)  # in several parts
+    codes, wanted = clustered(400), clustered(6, seed=1)
+    names = [f"{'ab+'[row % 3]}/{row}.png" for row in range(400)]
+    index = HammingIndex.build(codes, ids=names, kind=kind)
+    rows = index.rows.matching(pattern)
+    expected = [row for row, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)]
+    assert rows.tolist() == expected
+    found = index.find_among(wanted, rows, 15)
+    places, distances = brute(codes[rows], wanted, 15)
+    np.testing.assert_array_equal(found.rows, rows[places])
+    np.testing.assert_array_equal(found.distances, distances)
+    with pytest.raises(ValueError, match="no row is left"):
+        index.find_among(wanted, index.rows.matching("none"), 3)
+    with pytest.raises(ValueError, match="ids are numbers"):
+        HammingIndex.build(codes).rows.matching("*")
 
 
 # ---- bad input

@@ -48,8 +48,11 @@ class _Request:
     rescore: int
     region: Region | None
     effort: int | None
+    match: str | None = None
 
     def __post_init__(self) -> None:
+        if self.match is not None and (self.region is not None or self.rescore or self.effort is not None):
+            raise ValueError("match compares all bits of the rows that it leaves: leave rescore, region and effort out")
         if self.region is not None and self.rescore:
             raise ValueError("a region is compared only by bits: leave rescore out")
 
@@ -62,6 +65,7 @@ def search_images(
     rescore: int = 0,
     region: Region | None = None,
     effort: int | None = None,
+    match: str | None = None,
     model: Model | None = None,
 ) -> Searched:
     """Search for pictures like those in files: paths, folders, patterns, and rows of Parquet and tar files.
@@ -70,14 +74,15 @@ def search_images(
     also map names to encoded files' bytes.
 
     rescore, region, effort: as HammingIndex.rescored, search_region and search. model: that made the index; None: that
-    recorded there. Pictures that cannot be read are among the `failures` of the answer.
+    recorded there. match: only rows whose ids match this pattern, as of IndexRows.matching; exact. Pictures that
+    cannot be read are among the `failures` of the answer.
 
     Raises ImageError or FileNotFoundError if none can be read, ValueError for another model than the index's, or for
     an index that lacks what is asked for.
     """
     from bigr_repr.retrieval.queries import encode_queries, model_of
 
-    request = _Request(k=k, rescore=rescore, region=region, effort=effort)
+    request = _Request(k=k, rescore=rescore, region=region, effort=effort, match=match)
     named, missing = _named(images)
     pre = model_of(index.provenance, model)
     assert index.provenance is not None
@@ -104,6 +109,7 @@ def search_ids(
     rescore: int = 0,
     region: Region | None = None,
     effort: int | None = None,
+    match: str | None = None,
     images: Path | None = None,
 ) -> Searched:
     """Search for rows like those with these ids, by their stored codes: no model runs.
@@ -112,7 +118,7 @@ def search_ids(
 
     Raises ValueError for an id that is not in the index; otherwise as search_images.
     """
-    request = _Request(k=k, rescore=rescore, region=region, effort=effort)
+    request = _Request(k=k, rescore=rescore, region=region, effort=effort, match=match)
     rows = index.rows.places(list(ids))
     if (rows < 0).any():
         remedy = f"ids are paths as embedded, for example {index.ids[0].as_py()!r}" if len(index) else "it is empty"
@@ -199,6 +205,10 @@ def _find(
     vectors: NDArray[np.float32] | None,
     request: _Request,
 ) -> Found:
+    if request.match is not None:
+        if not isinstance(index, HammingIndex):
+            raise ValueError("a store compares all rows: match in the index folder that was pushed")
+        return index.find_among(codes, index.rows.matching(request.match), request.k)
     if request.region is not None:
         return index.find_region(tokens if tokens is not None else codes, request.region, request.k)
     if request.rescore:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -55,6 +56,17 @@ class IndexRows:
         firsts = pc.index_in(wanted, value_set=self.ids.take(rows)).to_pylist()
         listed = rows.to_pylist()
         return np.array([-1 if first is None else listed[first] for first in firsts], np.int64)
+
+    def matching(self, pattern: str) -> NDArray[np.int64]:
+        """Rows whose names match a pattern: `*` is any text, slashes too, `?` any character; a name is its own pattern.
+
+        Raises ValueError for ids that are numbers.
+        """
+        if pa.types.is_integer(self.ids.type):
+            raise ValueError(f"ids are numbers in this index, which no pattern such as {pattern!r} matches")
+        parts = (".*" if letter == "*" else "." if letter == "?" else re.escape(letter) for letter in pattern)
+        found = pc.match_substring_regex(self.ids, rf"(?s)\A{''.join(parts)}\z")
+        return np.asarray(pc.indices_nonzero(found).to_numpy(), np.int64)
 
     def holding(self, ids: IdValues) -> NDArray[np.bool_]:
         """Which rows have one of these ids: bool (n,)."""

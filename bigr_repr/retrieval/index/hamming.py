@@ -26,7 +26,7 @@ from bigr_repr.retrieval.index.gpu import MOST_NEIGHBORS, GpuFlat, gpu_count
 from bigr_repr.retrieval.index.neighbors import Found, Neighbors
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.rescore import by_cosine
-from bigr_repr.retrieval.index.scan import Scanned, scan, scan_masked
+from bigr_repr.retrieval.index.scan import Scanned, scan, scan_among, scan_masked
 from bigr_repr.retrieval.index.settings import IndexSettings
 
 if TYPE_CHECKING:
@@ -142,6 +142,18 @@ class HammingIndex:
     def find(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Found:
         """search(), with row numbers too."""
         return self._found(*self.search_rows(queries, k, effort=effort))
+
+    def find_among(self, queries: ArrayLike, rows: NDArray[np.int64], k: int = 10) -> Found:
+        """The k nearest of only some rows, ascending numbers; exact, whatever the kind. Fewer if there are fewer rows.
+
+        Raises ValueError for no rows, and as search does.
+        """
+        if not len(rows):
+            raise ValueError("no row is left to search among; choose a wider filter")
+        wanted = packed(queries, self.rows.codes.shape[1], "queries")
+        check_length(wanted, self.n_bits)
+        self._check_k(k)
+        return self._found(*scan_among(self.rows.codes, wanted, min(k, len(rows)), rows))
 
     def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Scanned:
         """search(), naming row numbers: rows (q, k) int64 and distances."""

@@ -27,6 +27,7 @@ from bigr_repr.system.threads import cores
 _BLOCK: Final = 1 << 20  # bytes of codes that a scan of several queries takes at a time; half an ordinary L2 cache
 _ROWS_A_NEIGHBOR: Final = 2048  # smaller blocks spend more on filling heaps anew than the cache saves
 _QUERIES: Final = 64  # at a time, which bounds what is held while blocks are merged
+_GATHERED: Final = 64 << 20  # bytes of chosen codes copied at a time
 _PENDING: Final = 1 << 22  # candidates kept before they are merged
 _ROW_BITS: Final = 40  # of a sorting key: distance above, row below
 _SMALL: Final = 64 << 20  # bytes of codes, times queries, that NumPy compares in less time than FAISS takes to load
@@ -91,6 +92,17 @@ def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanne
     step = len(shards)
     merged = [_smallest(keys[i : i + step], k) for i in range(0, len(keys), step)]
     return _split(np.concatenate(merged)) if merged else _split(np.empty((0, k), np.int64))
+
+
+def scan_among(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, rows: NDArray[np.int64]) -> Scanned:
+    """scan() of some rows, ascending, k <= their number; they are copied, a part at a time."""
+    found: list[NDArray[np.int64]] = []
+    step = max(1, _GATHERED // codes.shape[1])
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        near = scan(np.ascontiguousarray(codes[part]), queries, min(k, len(part)))
+        found = [_smallest([*found, _keys(near.distances, part[near.rows], 0)], k)]
+    return _split(found[0])
 
 
 def _small_scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> NDArray[np.int64]:

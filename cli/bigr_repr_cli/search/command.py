@@ -38,6 +38,13 @@ class Search:
             r"are shares of the side, as 0.25,0.25,0.5,0.5 \[default: compare all]."
         ),
     ] = None
+    match: Annotated[
+        str | None,
+        typer.Option(
+            help="Search only images whose paths, as the index lists them, match this pattern, as 'cats/*': * is any "
+            r"text, slashes too, ? any character \[default: all].",
+        ),
+    ] = None
     effort: Annotated[
         int | None,
         typer.Option(
@@ -116,7 +123,7 @@ def command(
     opened = open_index(index, name, search.device)
     k = max(1, min(10, len(opened))) if search.k is None else search.k
     where = None if search.region is None else parse_region(search.region, opened)
-    options = {"k": k, "rescore": search.rescore, "region": where, "effort": search.effort}
+    options = {"k": k, "rescore": search.rescore, "region": where, "effort": search.effort, "match": search.match}
     found = _by_id(opened, query, show.images, options) if by_id else _by_picture(opened, query, model, options)
     if show.html or show.montage:
         write_views(found, opened, model, show.html, show.montage, show.images, quiet=as_json)
