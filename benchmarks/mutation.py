@@ -4,11 +4,11 @@
     python benchmarks/mutation.py run --work /tmp/mutation --count 300 --seed 0
     python benchmarks/mutation.py again --work /tmp/mutation --also tests/test_new.py   # survivors, by these too
 
-Needs `coverage`. Expected: at least 85 % of 300 random faults found; about 5 s a fault on one core.
-The faults are random (by seed), evenly over all that could be made in FOLDERS. A fault counts as found when a test
-fails or takes much longer than before. Only tests that run the faulty line are tried, the fastest first. mutmut and
-cosmic-ray were looked at: the first leaves out every decorated function, the second starts the whole command for each
-fault, and half of that time is the import of torch; here each fault runs in a fork of one process that has it loaded.
+Needs `coverage`. Expected: at least 85 % of 300 random faults found; about 2 s a fault on an idle core.
+The faults are random (by seed), evenly over all that faults.py can make. A fault counts as found when a test fails or
+takes much longer than before. Only tests that run the faulty line are tried, the fastest first. mutmut and cosmic-ray
+do not fit: the first leaves out every decorated function, the second starts the whole suite for each fault. Here each
+fault is put into the functions of a fork of one process that has imported and collected everything.
 
 Writes benchmarks/results/mutation.json: the score by folder, and the faults that were not found with their judgment,
 which is written by hand there ("equivalent: ...", "not worth a test: ...", "mended") and kept by later runs.
@@ -17,10 +17,9 @@ which is written by hand there ("equivalent: ...", "not worth a test: ...", "men
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import difflib
-import importlib
+import gc
 import json
 import os
 import random
@@ -30,135 +29,17 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import CodeType, FunctionType
+from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from faults import ROOT, Fault, all_faults, faulty, key
+
 RESULT = Path(__file__).parent / "results" / "mutation.json"
-FOLDERS = ("models", "sampling", "painting", "retrieval", "evaluate", "embed", "train", "checkpoints", "features")
-FOLDERS += ("images", "codes.py", "config.py")
-LOADED = ("torch", "torchvision", "timm", "sklearn.linear_model", "faiss", "pyarrow.parquet", "accelerate")
 BUDGET = 60.0  # seconds of tests a fault, as measured without one
-_SWAPS: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
-    ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
-}  # fmt: skip
-_NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
-
-
-class Fault(NamedTuple):
-    """One change: bytes start..end of a file (relative to the root) become `text`; `line` counts from 1."""
-
-    file: str
-    line: int
-    start: int
-    end: int
-    text: str
-    kind: str
-
-
-# ---- what could go wrong
-
-
-def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
-    """Kinds and replacements for one node; a string is source, a node is put in parentheses."""
-    yield from _other_flow(node)
-    match node:
-        case ast.Compare(left, [op], [right]) if type(op) in _SWAPS:
-            yield "comparison", ast.Compare(left, [_SWAPS[type(op)]()], [right])  # type: ignore[list-item]
-        case ast.BinOp(left, op, right) if type(op) in _SWAPS and not isinstance(left, ast.JoinedStr):
-            yield "arithmetic", ast.BinOp(left, _SWAPS[type(op)](), right)  # type: ignore[arg-type]
-        case ast.BoolOp(op, values):
-            yield "and/or", ast.BoolOp(_SWAPS[type(op)](), values)  # type: ignore[arg-type]
-        case ast.UnaryOp(ast.Not() | ast.USub(), operand):
-            yield "sign", operand
-        case ast.Constant(bool(value)):
-            yield "constant", repr(not value)
-        case ast.Constant(int(value) | float(value)):
-            yield "constant", f"({value!r} {'-' if value > 1 else '+'} 1)"
-        case ast.Name(name) if name in _NAMES:
-            yield "name", _NAMES[name]
-        case ast.Call(func, args, keywords):
-            if len(args) > 1 and not any(isinstance(arg, ast.Starred) for arg in args[:2]):
-                yield "arguments swapped", ast.Call(func, [args[1], args[0], *args[2:]], keywords)
-            for index, keyword in enumerate(keywords):
-                if keyword.arg:
-                    rest = [*keywords[:index], *keywords[index + 1 :]]
-                    yield f"argument {keyword.arg} removed", ast.Call(func, args, rest)
-
-
-def _other_flow(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
-    match node:
-        case ast.If(test) | ast.While(test):
-            yield "condition", ast.UnaryOp(ast.Not(), test)
-        case ast.IfExp(test, body, other):
-            yield "condition", ast.IfExp(test, other, body)
-        case ast.Expr(ast.Call()) | ast.AugAssign() | ast.Raise():
-            yield "statement removed", "pass"
-        case ast.Break():
-            yield "break/continue", "continue"
-        case ast.Continue():
-            yield "break/continue", "break"
-
-
-def _children(node: ast.AST) -> Iterator[ast.AST]:
-    """Where faults are looked for: not in annotations, docstrings, messages and what is imported for types only."""
-    if isinstance(node, ast.JoinedStr | ast.Raise):
-        return
-    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-        return
-    if isinstance(node, ast.Expr) and ast.unparse(node).startswith(("_log.", "log.", "logger.", "_logger.")):
-        return
-    for field, value in ast.iter_fields(node):
-        if field not in ("annotation", "returns"):
-            yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, ast.AST))
-
-
-def faults(file: Path) -> list[Fault]:
-    """All faults of one file, in the order of its lines."""
-    source = file.read_bytes()
-    starts = [0]
-    for line in source.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-    found, todo = [], [ast.parse(source)]
-    while todo:
-        node = todo.pop()
-        todo += _children(node)  # type: ignore[arg-type]
-        place: Any = node.test if isinstance(node, ast.If | ast.While) else node
-        if isinstance(node, ast.Expr) and not list(_children(node)):
-            continue
-        for kind, new in _replacements(node):
-            text = new if isinstance(new, str) else f"({ast.unparse(new)})"
-            start, end = (
-                starts[place.lineno - 1] + place.col_offset,
-                starts[place.end_lineno - 1] + place.end_col_offset,
-            )
-            found.append(Fault(str(file.relative_to(ROOT)), place.lineno, start, end, text, kind))
-    return sorted(found, key=lambda fault: (fault.start, fault.end, fault.text))
-
-
-def all_faults() -> list[Fault]:
-    """All faults of FOLDERS."""
-    files = [file for name in FOLDERS for file in sorted((ROOT / "bigr_repr" / name).rglob("*.py"))]
-    files += [ROOT / "bigr_repr" / name for name in FOLDERS if name.endswith(".py")]
-    return [fault for file in files for fault in faults(file)]
-
-
-def faulty(fault: Fault) -> bytes:
-    """The file with the fault."""
-    source = (ROOT / fault.file).read_bytes()
-    return source[: fault.start] + fault.text.encode() + source[fault.end :]
-
-
-def key(fault: Fault) -> str:
-    """A name that outlasts changes elsewhere in the file: the file, and the lines that differ as `-` and `+`."""
-    before, after = (ROOT / fault.file).read_text().splitlines(), faulty(fault).decode().splitlines()
-    lines = difflib.unified_diff(before, after, lineterm="", n=0)
-    return "\n".join([fault.file, *(line for line in list(lines)[2:] if not line.startswith("@@"))])
+_FEW = 25  # tests for a fault that takes a process of its own
+_ANEW = 99  # exit code
 
 
 # ---- which test runs which line
@@ -209,13 +90,12 @@ def _copy(tree: Path) -> Path:
 
 
 def _environment(tree: Path) -> dict[str, str]:
-    paths = os.pathsep.join([str(tree), str(tree / "cli")])
+    paths = os.pathsep.join([str(tree), str(tree / "cli"), str(Path(__file__).parent)])
     return os.environ | {
         "PYTHONPATH": paths,
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    }  # plugins that are loaded before pytest make it warn
+    }
 
 
 class Coverage:
@@ -255,63 +135,151 @@ class Coverage:
 # ---- trying
 
 
-class Chosen:
-    """A plugin for pytest: runs these tests only, in this order; from the files `also` all, first."""
+def _alone(tree: Path, fault: Fault, tests: list[str], limit: float) -> str | None:
+    """As `Trial.attempt`, in a process that imports the package anew: for what runs at import."""
+    files = sorted({test.partition("::")[0] for test in tests})
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
+    chosen = ["-p", "mutation", "--chosen", os.pathsep.join(tests)]
+    place = tree / fault.file
+    place.write_bytes(faulty(fault))
+    try:
+        done = subprocess.run([*command, *chosen], cwd=tree, timeout=limit, capture_output=True, check=False)
+    except subprocess.TimeoutExpired:
+        return "too long"
+    finally:
+        place.write_bytes((ROOT / fault.file).read_bytes())
+    return "failed" if done.returncode not in (0, 5) else None  # 5: no test is of that name any more
 
-    def __init__(self, tests: list[str], also: list[str]) -> None:
-        self._rank, self._also = {test: rank for rank, test in enumerate(tests)}, also
 
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        ranks = {i: -1 if i.nodeid.partition("::")[0] in self._also else self._rank.get(i.nodeid, -2) for i in items}
-        items[:] = sorted((item for item in items if ranks[item] > -2), key=ranks.__getitem__)
+def pytest_addoption(parser: Any) -> None:
+    """Of `_alone`'s pytest, whose plugin this module is."""
+    parser.addoption("--chosen", default="")
 
 
-def found(tree: Path, fault: Fault, tests: list[str], also: list[str], limit: float) -> str | None:
-    """How the tests found a fault, in a process of its own: "failed" or "too long"; None if they did not."""
-    (tree / fault.file).write_bytes(faulty(fault))
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        os.chdir(tree)
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, 1)
-        os.dup2(nothing, 2)
-        import pytest
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    """The same."""
+    tests = config.getoption("--chosen").split(os.pathsep)
+    items[:] = sorted((item for item in items if item.nodeid in tests), key=lambda item: tests.index(item.nodeid))
 
-        files = [file for file in {*also, *(test.partition("::")[0] for test in tests)} if Path(file).exists()]
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *sorted(files)], [Chosen(tests, also)])
-        os._exit(0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else int(code))
-    ends, ended, status = time.monotonic() + limit, 0, 0
-    while not ended and time.monotonic() < ends:
-        time.sleep(0.05)
-        ended, status = os.waitpid(child, os.WNOHANG)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    if not ended:
-        os.waitpid(child, 0)
-    (tree / fault.file).write_bytes((ROOT / fault.file).read_bytes())
-    return ("failed" if status else None) if ended else "too long"
+
+def _code(source: str, path: str) -> list[CodeType]:
+    """A module's code objects, each before those inside it."""
+    found, todo = [], [compile(source, path, "exec")]
+    while todo:
+        found.append(todo.pop())
+        todo += reversed([each for each in found[-1].co_consts if isinstance(each, CodeType)])
+    return found
+
+
+def _place(code: CodeType) -> tuple[str, str, int]:
+    return code.co_filename, code.co_qualname, code.co_firstlineno
+
+
+def _outside(code: CodeType) -> list[object]:
+    """What a code object is apart from those inside it."""
+    return [code.co_code, code.co_names, *(each for each in code.co_consts if not isinstance(each, CodeType))]
+
+
+class Trial:
+    """A plugin for pytest: when all tests are collected, tries faults instead of running them.
+
+    A fork for each takes the code of the functions that have the fault, so that nothing is imported again.
+    """
+
+    def __init__(self, tree: Path, covered: Coverage, chosen: list[Fault], also: list[str]) -> None:
+        self.found: dict[Fault, tuple[str | None, int]] = {}
+        self._tree, self._covered, self._chosen, self._also = tree, covered, chosen, also
+        self._functions: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        for each in gc.get_objects():
+            if type(each) is FunctionType and each.__code__.co_filename.startswith(str(self._tree)):
+                self._functions[_place(each.__code__)].append(each)
+        gc.freeze()
+        also = [item.nodeid for item in session.items if item.nodeid.partition("::")[0] in self._also]
+        for number, fault in enumerate(self._chosen, start=1):
+            tests = [*also, *self._covered.tests(fault)]
+            limit = 60 + 5 * sum(self._covered.seconds.get(test, 1) for test in tests)
+            new = self._changed(fault)
+            if not self.found and self.attempt(session, Fault(fault.file, 1, 0, 0, "", ""), {}, tests, 600):
+                raise SystemExit("tests fail without any fault: nothing can be told from them")
+            how = "anew" if new is None else self.attempt(session, fault, new, tests, limit)
+            if how == "anew":
+                how = _alone(self._tree, fault, tests[:_FEW], limit)
+            self.found[fault] = how, len(tests)
+            print(f"{number}/{len(self._chosen)} {how or 'NOT FOUND'} {fault.kind} {key(fault)}", flush=True)
+        return True
+
+    def _changed(self, fault: Fault) -> dict[tuple[str, str, int], CodeType] | None:
+        """New code by its place; None if a module's or a class's own code is another."""
+        path = str(self._tree / fault.file)
+        old, new = _code((ROOT / fault.file).read_text(), path), _code(faulty(fault).decode(), path)
+        if len(old) != len(new):
+            return None
+        pairs = zip(old, new, strict=True)
+        differ = [_place(a) for a, b in pairs if _outside(a) != _outside(b) and "<locals>" not in a.co_qualname]
+        if not all(place in self._functions for place in differ):
+            return None
+        return {_place(a): b for a, b in zip(old, new, strict=True)}
+
+    def attempt(
+        self, session: Any, fault: Fault, new: dict[Any, CodeType], tests: list[str], limit: float
+    ) -> str | None:
+        """How the tests found a fault: "failed" or "too long"; None if they did not; "anew": it takes an import."""
+        (self._tree / fault.file).write_bytes(faulty(fault))  # for the processes that tests start
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            for descriptor in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+            try:
+                self._run(session, new, tests)
+            finally:
+                os._exit(1)
+        ends, ended, status = time.monotonic() + limit, 0, 0
+        while not ended and time.monotonic() < ends:
+            time.sleep(0.02)
+            ended, status = os.waitpid(child, os.WNOHANG)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        if not ended:
+            os.waitpid(child, 0)
+        (self._tree / fault.file).write_bytes((ROOT / fault.file).read_bytes())
+        return {0: None, _ANEW: "anew"}.get(os.waitstatus_to_exitcode(status), "failed") if ended else "too long"
+
+    def _run(self, session: Any, new: dict[Any, CodeType], tests: list[str]) -> None:
+        """In the child: exchange code, run tests until one fails, and exit with what came of it."""
+        for place, code in new.items():
+            for function in self._functions.get(place, ()):
+                try:
+                    function.__code__ = code
+                except ValueError:  # other free variables
+                    os._exit(_ANEW)
+        items = {item.nodeid: item for item in session.items}
+        chosen = [items[test] for test in tests if test in items]
+        for item, following in zip(chosen, [*chosen[1:], None], strict=False):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.testsfailed:
+                os._exit(1)
+        os._exit(0)
 
 
 def run(work: Path, chosen: list[Fault], record: dict[str, Any], also: list[str]) -> None:
     """Try the faults one after the other, and note them in the record."""
+    import pytest
+
     covered, tree = Coverage(work), _copy(work / "faulty")
+    os.chdir(tree)
     os.environ.update(_environment(tree))
     sys.path[:0] = [str(tree), str(tree / "cli")]
-    for name in LOADED:
-        importlib.import_module(name)
-    for file in FOLDERS[-2:]:
-        none = Fault(f"bigr_repr/{file}", 1, 0, 0, "", "none")
-        if found(tree, none, covered.tests(none), also, 600):
-            raise SystemExit("tests fail without any fault: nothing can be told from them")
-    for number, fault in enumerate(chosen, start=1):
-        tests = covered.tests(fault)
-        how = found(tree, fault, tests, also, 60 + 5 * sum(covered.seconds[test] for test in tests))
+    trial = Trial(tree, covered, chosen, also)
+    files = {*also, *(test.partition("::")[0] for test in covered.seconds)}
+    pytest.main(["-q", "-s", "-p", "no:cacheprovider", *sorted(filter(os.path.exists, files))], [trial])
+    for fault, (how, tests) in trial.found.items():
         known = record.get(key(fault), {})
-        judgment = "mended" if known and how else known.get("judgment", "")
-        entry = {"line": fault.line, "kind": fault.kind, "found": how, "tests": len(tests), "judgment": judgment}
+        judgment = "mended" if known and how and not known["found"] else known.get("judgment", "")
+        entry = {"line": fault.line, "kind": fault.kind, "found": how, "tests": tests, "judgment": judgment}
         record[key(fault)] = entry
-        print(f"{number}/{len(chosen)} {how or 'NOT FOUND'} {fault.kind} {fault.line} {key(fault)}", flush=True)
 
 
 def write(faults: dict[str, Any]) -> None:

@@ -1,0 +1,128 @@
+"""Small faults that could be in the package: a comparison turned, an argument left out, a call removed. Tries none."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("models", "sampling", "painting", "retrieval", "evaluate", "embed", "train", "checkpoints", "features")
+FOLDERS += ("images", "codes.py", "config.py")
+_SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
+}  # fmt: skip
+_NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
+
+
+class Fault(NamedTuple):
+    """One change: bytes start..end of a file (relative to the root) become `text`; `line` counts from 1."""
+
+    file: str
+    line: int
+    start: int
+    end: int
+    text: str
+    kind: str
+
+
+def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
+    """Kinds and replacements for one node; a string is source, a node is put in parentheses."""
+    yield from _other_flow(node)
+    match node:
+        case ast.Compare(left, [op], [right]) if type(op) in _SWAPS:
+            yield "comparison", ast.Compare(left, [_SWAPS[type(op)]()], [right])  # type: ignore[list-item]
+        case ast.BinOp(left, op, right) if type(op) in _SWAPS and not isinstance(left, ast.JoinedStr):
+            yield "arithmetic", ast.BinOp(left, _SWAPS[type(op)](), right)  # type: ignore[arg-type]
+        case ast.BoolOp(op, values):
+            yield "and/or", ast.BoolOp(_SWAPS[type(op)](), values)  # type: ignore[arg-type]
+        case ast.UnaryOp(ast.Not() | ast.USub(), operand):
+            yield "sign", operand
+        case ast.Constant(bool(value)):
+            yield "constant", repr(not value)
+        case ast.Constant(int(value) | float(value)):
+            yield "constant", f"({value!r} {'-' if value > 1 else '+'} 1)"
+        case ast.Name(name) if name in _NAMES:
+            yield "name", _NAMES[name]
+        case ast.Call(func, args, keywords):
+            if len(args) > 1 and not any(isinstance(arg, ast.Starred) for arg in args[:2]):
+                yield "arguments swapped", ast.Call(func, [args[1], args[0], *args[2:]], keywords)
+            for index, keyword in enumerate(keywords):
+                if keyword.arg:
+                    rest = [*keywords[:index], *keywords[index + 1 :]]
+                    yield f"argument {keyword.arg} removed", ast.Call(func, args, rest)
+
+
+def _other_flow(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
+    match node:
+        case ast.If(test) | ast.While(test):
+            yield "condition", ast.UnaryOp(ast.Not(), test)
+        case ast.IfExp(test, body, other):
+            yield "condition", ast.IfExp(test, other, body)
+        case ast.Expr(ast.Call()) | ast.AugAssign() | ast.Raise():
+            yield "statement removed", "pass"
+        case ast.Break():
+            yield "break/continue", "continue"
+        case ast.Continue():
+            yield "break/continue", "break"
+
+
+def _children(node: ast.AST) -> Iterator[ast.AST]:
+    """Where faults are looked for: not in annotations, docstrings, messages and what is imported for types only."""
+    if isinstance(node, ast.JoinedStr | ast.Raise):
+        return
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        return
+    if isinstance(node, ast.Expr) and ast.unparse(node).startswith(("_log.", "log.", "logger.", "_logger.")):
+        return
+    for field, value in ast.iter_fields(node):
+        if field not in ("annotation", "returns"):
+            yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, ast.AST))
+
+
+def faults(file: Path) -> list[Fault]:
+    """All faults of one file, in the order of its lines."""
+    source = file.read_bytes()
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    found, todo = [], [ast.parse(source)]
+    while todo:
+        node = todo.pop()
+        todo += _children(node)  # type: ignore[arg-type]
+        place: Any = node.test if isinstance(node, ast.If | ast.While) else node
+        if isinstance(node, ast.Expr) and not list(_children(node)):
+            continue
+        for kind, new in _replacements(node):
+            text = new if isinstance(new, str) else f"({ast.unparse(new)})"
+            start, end = (
+                starts[place.lineno - 1] + place.col_offset,
+                starts[place.end_lineno - 1] + place.end_col_offset,
+            )
+            found.append(Fault(str(file.relative_to(ROOT)), place.lineno, start, end, text, kind))
+    return sorted(found, key=lambda fault: (fault.start, fault.end, fault.text))
+
+
+def all_faults() -> list[Fault]:
+    """All faults of FOLDERS."""
+    files = [file for name in FOLDERS for file in sorted((ROOT / "bigr_repr" / name).rglob("*.py"))]
+    files += [ROOT / "bigr_repr" / name for name in FOLDERS if name.endswith(".py")]
+    return [fault for file in files for fault in faults(file)]
+
+
+def faulty(fault: Fault) -> bytes:
+    """The file with the fault."""
+    source = (ROOT / fault.file).read_bytes()
+    return source[: fault.start] + fault.text.encode() + source[fault.end :]
+
+
+def key(fault: Fault) -> str:
+    """A name that outlasts changes elsewhere in the file: the file, and the lines that differ as `-` and `+`."""
+    before, after = (ROOT / fault.file).read_text().splitlines(), faulty(fault).decode().splitlines()
+    lines = difflib.unified_diff(before, after, lineterm="", n=0)
+    return "\n".join([fault.file, *(line for line in list(lines)[2:] if not line.startswith("@@"))])
