@@ -313,6 +313,8 @@ def test_a_released_variant_comes_from_the_hub(hub: list[tuple[str, str]]) -> No
     assert "ImageNet" in pre.config.training["data"]
     assert "non-commercial" in pre.config.training["terms"]
     assert pre.config.class_names == ()  # these files have ten classes, not ImageNet's
+    half = load("hf:haoosz/BiGR/L-d24", device="meta", dtype=torch.bfloat16)
+    assert {(weight.dtype, weight.device.type) for weight in half.generator.parameters()} == {(torch.bfloat16, "meta")}
 
 
 def test_classes_of_a_release_have_the_names_that_are_looked_up_before_it_is_there(tmp_path: Path) -> None:
