@@ -323,6 +323,8 @@ def test_classes_of_a_release_have_the_names_that_are_looked_up_before_it_is_the
     names = load_official(tokenizer=tokenizer, generator=generator).config.class_names
     assert names == class_names(catalog.released_config("L-d24"))
     assert (len(names), names[0], names[207]) == (1000, "tench, Tinca tinca", "golden retriever")
+    own = tuple(f"class {number}" for number in range(1000))
+    assert class_names(dataclasses.replace(catalog.released_config("L-d24"), class_names=own)) == own
 
 
 def _offline_line(name: str) -> str:
