@@ -1,70 +1,83 @@
 """`bigr-repr serve`: embeddings, codes and search over HTTP, and a search page."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.options import Device, Model
 
 MISSING = "serving needs FastAPI and uvicorn; install them with: pip install 'bigr-repr[serve]'"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListenOptions:
+    """Where the server listens, and who may use it."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on; one that other machines reach requires a token.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000
+    token_file: Annotated[Path | None, typer.Option(help="File that holds the token callers must present.")] = None
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Further name that callers may use for this server; repeatable.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """What the server accepts."""
+
+    max_body: Annotated[int, typer.Option(min=1, help="Megabytes that a request may have.")] = 16
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels that a picture may have.")] = 50_000_000
+    max_images: Annotated[int, typer.Option(min=1, help="Pictures that a request may hold.")] = 32
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="Requests answered at once; further ones are told to try again.")
+    ] = 256
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the network takes at once.")] = 32
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 30.0
+
+
+@flattened
 def command(
+    *,
     index: Annotated[
         Path | None, typer.Option(help=r"Index folder to search; it may be replaced meanwhile \[default: none].")
     ] = None,
     model: Model = DEFAULT_MODEL,
     images: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder that was embedded, to show the photographs of the hits from "
-            r"\[default: where the command is run]."
-        ),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; one that other machines reach requires a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000,
-    token_file: Annotated[Path | None, typer.Option(help="File that holds the token callers must present.")] = None,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="Further name that callers may use for this server; repeatable.")
+        typer.Option(help=r"Folder, tar or Parquet file that was embedded \[default: where the command is run]."),
     ] = None,
     device: Device = "auto",
-    max_body: Annotated[int, typer.Option(min=1, help="Megabytes that a request may have.")] = 16,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels that a picture may have.")] = 50_000_000,
-    max_images: Annotated[int, typer.Option(min=1, help="Pictures that a request may hold.")] = 32,
-    max_requests: Annotated[
-        int, typer.Option(min=1, help="Requests answered at once; further ones are told to try again.")
-    ] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the network takes at once.")] = 32,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 30.0,
+    listen: ListenOptions,
+    most: LimitOptions,
 ) -> None:
     """Serve embeddings, codes and search over HTTP, with a search page at /.
 
     The server listens on this machine only, unless --host says otherwise. Ctrl-C finishes what is being answered.
     """
     try:
-        from bigr_repr.serve.api import create_app
-        from bigr_repr.serve.run import run_server
-        from bigr_repr.serve.service import Service
+        from bigr_repr.serve import Access, Limits, Service, create_app, run_server
+        from bigr_repr.serve.settings import read_token
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "prometheus_client"):
             raise
         raise ImportError(MISSING) from error
-    from bigr_repr.checkpoints.pretrained import load
-    from bigr_repr.serve.settings import Access, Limits, read_token
+    from bigr_repr.checkpoints import load
 
-    token = None if token_file is None else read_token(token_file)
-    access = Access(host=host, token=token, allowed_hosts=tuple(allow_host or ()))
+    token = None if listen.token_file is None else read_token(listen.token_file)
+    access = Access(host=listen.host, token=token, allowed_hosts=tuple(listen.allow_host or ()))
     limits = Limits(
-        body_bytes=max_body << 20, pixels=max_pixels, images=max_images, requests=max_requests,
-        batch=batch_size, seconds=timeout,
+        body_bytes=most.max_body << 20, pixels=most.max_pixels, images=most.max_images, requests=most.max_requests,
+        batch=most.batch_size, seconds=most.timeout,
     )  # fmt: skip
     service = Service(load(model), index=index, images=images, device=device, limits=limits)
-    what = f"{service.pre.config.name}" + ("" if index is None else f" and {service.rows:,} rows of {index}")
+    what = service.pre.config.name + ("" if index is None else f" and {service.rows:,} rows of {index}")
+    app = create_app(service, access)
     run_server(
-        create_app(service, access), access, limits, port,
-        begun=lambda address: typer.echo(f"{what} at {address}; Ctrl-C ends it", err=True),
-    )  # fmt: skip
+        app, access, limits, listen.port, begun=lambda url: typer.echo(f"{what} at {url}; Ctrl-C ends it", err=True)
+    )
