@@ -11,8 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +20,11 @@ import gradio as gr
 import numpy as np
 import pytest
 from bigr_repr_cli.app.page import Page
+from bigr_repr_cli.app.server import build, private_folder
 from bigr_repr_cli.app.studio import DrawRequest, Preview, Studio
 from numpy.typing import NDArray
 from PIL import Image
+from starlette.testclient import TestClient
 from tiny_model import tiny_model
 
 import bigr_repr as br
@@ -313,17 +313,15 @@ def test_a_model_without_classes_offers_none(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_page_is_served_and_loads_nothing_from_elsewhere(studio: Studio) -> None:
-    page = Page(studio).blocks
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), server_name="127.0.0.1")
-    try:
-        text = urllib.request.urlopen(url, timeout=30).read().decode()
+    with private_folder() as folder:
+        page, guard = build(studio, "127.0.0.1", folder)
         (studio.out / "private.txt").write_text("private")
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(f"{url}gradio_api/file={studio.out / 'private.txt'}", timeout=30)
-    finally:
+        with TestClient(guard, base_url="http://localhost") as client:
+            text = client.get("/").text
+            assert client.get(f"/gradio_api/file={studio.out / 'private.txt'}").status_code == 403
         page.close()
     assert "Open a photograph" in text
-    assert not re.findall(r"""<(?:script|link)[^>]+(?:src|href)=["']https?://(?!127)[^"']+""", text)
+    assert not re.findall(r"""<(?:script|link)[^>]+(?:src|href)=["']https?://(?!127|localhost)[^"']+""", text)
 
 
 def free_port() -> int:

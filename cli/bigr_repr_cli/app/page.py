@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import socket
 import threading
 import time
 from collections import defaultdict
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import typer
 from gradio.processing_utils import save_file_to_cache
 from PIL import Image
 
@@ -20,10 +18,10 @@ from bigr_repr.painting.pasting import Pasting
 from bigr_repr.sampling.fields import options_of
 from bigr_repr.sampling.job import Options, given_options
 from bigr_repr.sampling.settings import FAST, SamplingSettings
-from bigr_repr_cli.app.studio import DrawRequest, Preview, Studio, Watch
+from bigr_repr_cli.app.studio import MOST_FRAMES, MOST_PICTURES, MOST_VERSIONS, DrawRequest, Preview, Studio, Watch
 
 _ASPECTS = {"1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "21:9": 21 / 9, "3:4": 3 / 4, "9:16": 9 / 16}
-_CSS = """
+CSS = """
 footer {display: none !important}
 #pictures .gallery-item, #pictures .thumbnail-item {max-height: 530px}
 """
@@ -31,6 +29,8 @@ footer {display: none !important}
 _LOOK_SECONDS = 0.5  # at least, between looks at what is being drawn
 _LOOK_SHARE = 0.1  # of the time, at most, goes into looking
 _LOOK_PIXELS = 512
+_ABANDONED_SECONDS = 10.0  # without anybody listening, after which drawing ends
+_WAITING = 8  # presses in the queue
 _THREAD = "drawing"
 _TITLES = {"steps": "Iterations"}  # as on the command line
 
@@ -40,36 +40,6 @@ Work = Callable[[Values, Watch], list[Path]]
 
 class _StopError(Exception):
     """The button Stop was pressed."""
-
-
-def serve(studio: Studio, host: str, port: int, *, browser: bool) -> None:
-    """Serve the page until Ctrl-C. Raises OSError when the address cannot be listened on."""
-    _check_free(host, port)
-    page = Page(studio)
-    page.blocks.launch(
-        server_name=host,
-        server_port=port,
-        inbrowser=browser,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none from elsewhere
-        css=_CSS,
-    )
-    try:  # from before anybody can know that there is something to end
-        typer.echo(f"{studio.pre.config.name} paints at http://{host}:{port}; Ctrl-C ends it", err=True)
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        page.close()
-
-
-def _check_free(host: str, port: int) -> None:
-    """Gradio's own error names settings that this command does not have."""
-    try:
-        with socket.create_server((host, port)):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from error
 
 
 class _Threads:
@@ -100,8 +70,8 @@ class _Threads:
 
     def end(self) -> None:
         """Tell the threads to stop, and wait until they have."""
+        self.ended = True
         with self._lock:
-            self.ended = True
             running = list(self._running)
         for thread in running:
             thread.join()
@@ -178,6 +148,7 @@ class Page:
         self.studio = studio
         self._halted: defaultdict[str | None, threading.Event] = defaultdict(threading.Event)  # by session
         self._threads = _Threads()
+        self.alone: Callable[[str | None, float], float] = lambda session, now: 0.0  # see Guard.seconds_alone
         self.settings: dict[str, gr.Dropdown | gr.Textbox] = {}  # by name
         config = studio.pre.config
         with gr.Blocks(
@@ -205,6 +176,7 @@ class Page:
                     self.stop = gr.Button("Stop", size="sm")
                     self._settings()
             self._wire()
+        self.blocks.queue(max_size=_WAITING, api_open=False)
 
     # ---- what stands where
 
@@ -218,7 +190,7 @@ class Page:
         )  # fmt: skip
         with gr.Row():
             self.label = self._classes("What to paint", "what fits the surroundings")
-            self.versions = gr.Slider(1, 8, value=1, step=1, label="Versions")
+            self.versions = gr.Slider(1, MOST_VERSIONS, value=1, step=1, label="Versions")
         with gr.Row():
             self.inpaint = gr.Button("Paint anew", variant="primary")
             self.enrich = gr.Button("Enrich")
@@ -231,13 +203,13 @@ class Page:
 
     def _new_pictures(self) -> None:
         self.labels = self._classes("Classes", "no class in particular", multiselect=True)
-        self.count = gr.Slider(1, 64, value=4, step=1, label="Pictures")
+        self.count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="Pictures")
         self.generate = gr.Button("Generate", variant="primary")
         if self.studio.classes:
             with gr.Row():
                 self.start = self._classes("From", None)
                 self.end = self._classes("To", None, first=-1)
-                self.frames = gr.Slider(2, 32, value=9, step=1, label="Steps")
+                self.frames = gr.Slider(2, MOST_FRAMES, value=9, step=1, label="Steps")
             self.interpolate = gr.Button("Interpolate")
 
     def _classes(self, title: str, none: str | None, *, multiselect: bool = False, first: int = 0) -> gr.Dropdown:
@@ -301,10 +273,15 @@ class Page:
         """A button's handler: shows what is being drawn, then what was; errors become messages on the page."""
 
         def run(values: Values, request: gr.Request, progress: gr.Progress = gr.Progress()) -> Iterator[Any]:
-            halted = self._halted[request.session_hash]
+            session = request.session_hash
+            halted = self._halted[session]
+
+            def abandoned() -> bool:
+                return halted.is_set() or self.alone(session, time.monotonic()) > _ABANDONED_SECONDS
+
             progress(0, desc="drawing")
             try:
-                for seen in _drawn(lambda watch: work(values, watch), halted.is_set, self._threads):
+                for seen in _drawn(lambda watch: work(values, watch), abandoned, self._threads):
                     yield [self._served(each) if isinstance(each, Path) else each for each in seen]
             except _StopError:
                 gr.Info("what was being drawn is not kept", title="Stopped", duration=3)
@@ -325,10 +302,13 @@ class Page:
     def _halt(self, request: gr.Request) -> None:
         self._halted[request.session_hash].set()
 
+    def halt(self) -> None:
+        """Tell all that is being drawn to stop; no more will begin."""
+        self._threads.ended = True
+
     def close(self) -> None:
-        """Stop all that is being drawn, and the server."""
+        """Stop all that is being drawn, and wait until it has."""
         self._threads.end()
-        self.blocks.close(verbose=False)
 
     def _opened(self, file: str) -> tuple[str, dict[str, Any]]:
         try:

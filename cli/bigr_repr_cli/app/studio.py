@@ -36,6 +36,7 @@ from bigr_repr.system.files import replacing
 
 Preview = Callable[[], Image.Image]  # one that is being drawn, as far as it is
 Watch = Callable[[float, float, Preview | None], object]  # done, total, and what there is to see, if anything
+MOST_VERSIONS, MOST_PICTURES, MOST_FRAMES = 8, 64, 32  # of one press
 SHOWN = 1024  # pixels of the longer side of the copy that is painted on
 
 
@@ -58,11 +59,12 @@ class DrawRequest:
 class Studio:
     """A model and the folder where its pictures are kept. Raises OSError for a folder that cannot be written.
 
-    classes: the model's by name, each with its number, as text; empty for a model without.
+    classes: the model's by name, each with its number, as text; empty for a model without.  max_pixels: photographs of
+    more are refused.
     """
 
-    def __init__(self, pre: Pretrained, out: Path) -> None:
-        self.pre, self.out = pre, out
+    def __init__(self, pre: Pretrained, out: Path, *, max_pixels: int = 50_000_000) -> None:
+        self.pre, self.out, self.max_pixels = pre, out, max_pixels
         out.mkdir(parents=True, exist_ok=True)
         numbered = tuple(map(str, range(pre.config.generator.classes)))
         names = class_names(pre.config)
@@ -71,7 +73,7 @@ class Studio:
 
     def shown(self, photo: str) -> Image.Image:
         """The photograph as it is painted on: upright, at most 1024 pixels per side. Raises ImageError."""
-        image = decode_image(photo)
+        image = decode_image(photo, max_pixels=self.max_pixels)
         image.thumbnail((SHOWN, SHOWN))
         return image
 
@@ -92,7 +94,8 @@ class Studio:
         return self._painted(partial(outpaint_file, aspect=aspect), file, order, watch)
 
     def generate(self, labels: Sequence[str], count: int, options: Options, watch: Watch) -> list[Path]:
-        """A folder of new pictures, the classes in turn."""
+        """A folder of new pictures, the classes in turn. Raises ValueError for more than a press may ask for."""
+        _limit("pictures", max(count, len(labels)), MOST_PICTURES)
         classes = class_list(self.pre.config, labels) if labels else None
         done = generate_files(
             self.pre, self._target("generated").with_suffix(""), classes, count=max(count, len(labels)),
@@ -101,7 +104,8 @@ class Studio:
         return list(done.images)
 
     def interpolate(self, start: str, end: str, frames: int, options: Options, watch: Watch) -> list[Path]:
-        """A walk between two classes: the animation, and the strip."""
+        """A walk between two classes: the animation, and the strip. Raises as `generate`."""
+        _limit("steps", frames, MOST_FRAMES)
         labels = class_list(self.pre.config, [start]) + class_list(self.pre.config, [end])
         done = interpolate_file(
             self.pre, labels, self._target("interpolated"), frames=frames, **self._watched(options, watch)
@@ -110,7 +114,9 @@ class Studio:
 
     def _painted(self, paint: Callable[..., Written], file: PhotoFile, order: DrawRequest, watch: Watch) -> list[Path]:
         try:
+            _limit("versions", order.versions, MOST_VERSIONS)
             labels = class_list(self.pre.config, [order.label]) if order.label else None
+            _limit("classes", len(labels or [None]), MOST_VERSIONS)
             done = paint(
                 self.pre, file, labels, count=order.versions, pasting=order.pasting,
                 on_step=lambda painted: watch(painted.done, painted.total, painted.picture), **order.options,
@@ -143,12 +149,12 @@ class Studio:
         out = self._target(name)
         marked = [layer[..., 3] > 0 for layer in order.strokes if layer[..., 3].any()]
         if not marked:
-            return PhotoFile(photo=order.photo, out=out)
-        mask, size = out.with_stem(f"{out.stem}-mask"), decode_image(order.photo).size
+            return PhotoFile(photo=order.photo, out=out, max_pixels=self.max_pixels)
+        mask, size = out.with_stem(f"{out.stem}-mask"), decode_image(order.photo, max_pixels=self.max_pixels).size
         with replacing(mask) as target:
             union = Image.fromarray(np.logical_or.reduce(marked)).convert("L")
             union.resize(size, Image.Resampling.NEAREST).save(target, "PNG")
-        return PhotoFile(photo=order.photo, out=out, masks=[mask])
+        return PhotoFile(photo=order.photo, out=out, masks=[mask], max_pixels=self.max_pixels)
 
     def _target(self, name: str) -> Path:
         """A name that is not taken, by the time of day."""
@@ -159,3 +165,9 @@ class Studio:
             number += 1
             path = self.out / f"{stem}-{number}.png"
         return path
+
+
+def _limit(what: str, asked: int, most: int) -> None:
+    """Raise ValueError for more than one press may ask for, whoever sent it."""
+    if not 1 <= asked <= most:
+        raise ValueError(f"{asked} {what} are not 1..{most}, what one press may ask for")
