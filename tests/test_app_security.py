@@ -354,7 +354,8 @@ def test_a_warning_where_other_machines_reach_it(
     assert not is_loopback("::")
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_the_private_folder_goes_with_the_server(tmp_path: Path, ending: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
