@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -78,6 +80,31 @@ def test_a_suite_goes_on_where_it_was(model: str, file: Path, tmp_path: Path, mo
     assert len(done) == 7
 
 
+def test_other_settings_are_measured_anew(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that determines a figure is part of the name it is kept under."""
+    calls: list[object] = []
+
+    class Row:
+        def record(self) -> dict[str, str]:
+            return {}
+
+    monkeypatch.setattr(suite_module, "bench", lambda name, *rest, **options: (calls.append(name), [Row()])[1])
+    file.write_text("datasets: [digits]\nmodels: [pixels:8]\nk: [5]")
+    suite, settings = read_suite(file), BenchSettings(cache=tmp_path / "cache", device="cpu")
+    changes: list[dict[str, object]] = [
+        {"protocol": "mae"}, {"protocol": "mae", "rates": (0.1,)}, {"protocol": "mae", "batch": 64}, {"C": (1.0,)},
+        {"seeds": 2}, {"k": (3,)}, {"temperature": 0.1},
+        {"models": (SuiteModel(model="pixels:4"),)}, {"models": (SuiteModel(model="pixels:8", mirror=True),)},
+        {"models": (SuiteModel(model="pixels:8", center=True),)},
+        {"datasets": (SuiteData(dataset="digits", limit=90),)},
+        {"datasets": (SuiteData(dataset="digits", test_limit=90),)},
+    ]  # fmt: skip
+    for done, change in enumerate([{}, *changes], 1):
+        for _ in range(2):  # and what is there already is not
+            run_suite(dataclasses.replace(suite, **change), tmp_path / "out", settings)  # type: ignore[arg-type]
+        assert len(calls) == done, change
+
+
 @pytest.mark.parametrize("broken", ["datasets:\n  - no/such/place", "models:\n  - timm:resnet9000"])
 def test_what_cannot_be_opened_ends_a_suite_before_anything_is_measured(
     file: Path, tmp_path: Path, broken: str
@@ -137,6 +164,11 @@ def test_reports_say_what_was_found_and_how(model: str, file: Path, tmp_path: Pa
         assert part in text
         assert part in page
     assert "tried-layers.png" in text
+    with (out / "tried.csv").open(newline="") as lines:
+        table = list(csv.DictReader(lines))
+    assert [line["representation"] for line in table] == ["pixels:8", model, "bits"]
+    assert float(table[1]["top1"]) == best["linear_probe"]["top1"]
+    assert f"{best['linear_probe']['top1']:.1f} $\\pm$" in (out / "tried.tex").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert "<script" not in page
     assert _size(out / "tried-accuracy.png")[0] > 300

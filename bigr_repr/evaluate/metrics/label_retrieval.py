@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -96,33 +96,43 @@ def label_retrieval(
         raise ValueError(f"shortlist={shortlist} must be at least 1: how many rows are ordered by their floats")
     if not bits or min(bits) < 1:
         raise ValueError(f"bits={tuple(bits)}: give numbers of bits from 1")
-    kinds = _kinds(base.vectors.shape, bits)
-    tokens = base.tokens is not None and queries.tokens is not None
-    total = 2 + 2 * (len(kinds) + tokens)
+    ways = list(_ways(base, queries, bits, seed))
+    short = min(shortlist, len(base.labels))
     cosine = _cosine(queries.vectors, base.vectors)
-    center = base.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centered = _cosine(queries.vectors - center, base.vectors - center)
     rows: list[RetrievalRow] = []
+    total = 2 + 2 * len(ways)
 
     def add(codes: str, n_bits: int | None, distances: Distances, *, rescored: bool = False) -> None:
         on_progress(len(rows), total)
         rows.append(_row(codes, n_bits, distances, base, queries, rows[0] if rows else None, rescored=rescored))
 
-    def add_codes(codes: str, n_bits: int, ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> None:
-        distances = partial(_hamming, ours, theirs)
-        add(codes, n_bits, distances)
-        short = min(shortlist, len(base.labels))
-        add(codes, n_bits, partial(_rescored, distances, cosine, short), rescored=True)
-
+    center = base.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     add("float cosine", None, cosine)
-    add("float cosine, centered", None, centered)
-    for kind, n_bits in kinds:
-        binarizer = fit_binarizer(kind, base.vectors, n_bits=n_bits, seed=seed)
-        add_codes(kind, n_bits, binarizer.encode(queries.vectors), binarizer.encode(base.vectors))
-    if base.tokens is not None and queries.tokens is not None:
-        add_codes("tokenizer bits", 8 * base.tokens.shape[1], queries.tokens, base.tokens)
+    add("float cosine, centered", None, _cosine(queries.vectors - center, base.vectors - center))
+    for codes, n_bits, encoded in ways:
+        distances = partial(_hamming, *encoded())
+        add(codes, n_bits, distances)
+        add(codes, n_bits, partial(_rescored, distances, cosine, short), rescored=True)
     on_progress(total, total)
     return rows
+
+
+Encoded = Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+
+
+def _ways(base: Collection, queries: Collection, bits: Sequence[int], seed: int) -> Iterator[tuple[str, int, Encoded]]:
+    """(what codes are, their bits, what makes those of queries and database): every binarizer, then the tokenizer."""
+
+    def made_binary(kind: str, n_bits: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        binarizer = fit_binarizer(kind, base.vectors, n_bits=n_bits, seed=seed)
+        return binarizer.encode(queries.vectors), binarizer.encode(base.vectors)
+
+    for kind, n_bits in _kinds(base.vectors.shape, bits):
+        yield kind, n_bits, partial(made_binary, kind, n_bits)
+    ours, theirs = queries.tokens, base.tokens
+    if ours is not None and theirs is not None:
+        both = ours, theirs
+        yield "tokenizer bits", 8 * theirs.shape[1], lambda: both
 
 
 def _kinds(shape: tuple[int, ...], bits: Sequence[int]) -> list[tuple[str, int]]:

@@ -176,15 +176,8 @@ def retrieval(
         block = np.asarray(distances(rows) if callable(distances) else distances[rows])
         if block.shape != (rows.stop - start, len(base)):
             raise ValueError(f"distances have shape {block.shape}; expected {(rows.stop - start, len(base))}")
-        hit = queries[rows, None] == base
-        for depth in depths:
-            found = average_precision(block, hit, at=depth)
-            for name, values in zip(("expected", "best", "worst"), found, strict=True):
-                columns.setdefault((name, depth), []).append(values)
-            again = found if depth is None else average_precision(block, hit, at=depth, denominator="retrieved")
-            columns.setdefault(("retrieved", depth), []).append(again.expected)
-        for number in k:
-            columns.setdefault(("precision", number), []).append(precision_at(block, hit, number))
+        for key, values in _of_block(block, queries[rows, None] == base, depths, k).items():
+            columns.setdefault(key, []).append(values)
     if np.isnan(np.concatenate(columns["expected", depths[0]])).all():
         raise ValueError("no query has a row of its label in the database; take both from the same classes")
 
@@ -199,3 +192,16 @@ def retrieval(
         queries=len(queries),
         rows=len(base),
     )
+
+
+def _of_block(
+    distances: NDArray[Any], hit: NDArray[np.bool_], depths: Sequence[int | None], k: Sequence[int]
+) -> dict[tuple[str, int | None], NDArray[np.float64]]:
+    """{(measure, depth or k): (q,)} of some queries."""
+    columns: dict[tuple[str, int | None], NDArray[np.float64]] = {}
+    for depth in depths:
+        found = average_precision(distances, hit, at=depth)
+        columns |= {(name, depth): values for name, values in found._asdict().items()}
+        again = found if depth is None else average_precision(distances, hit, at=depth, denominator="retrieved")
+        columns["retrieved", depth] = again.expected
+    return columns | {("precision", number): precision_at(distances, hit, number) for number in k}

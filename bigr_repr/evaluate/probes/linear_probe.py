@@ -106,17 +106,16 @@ def linear_probes(
     seeds: Sequence[int] = (0,),
     device: torch.device | str | None = None,
 ) -> dict[_K, LinearProbe]:
-    """`linear_probe` of several layers of the same images, by name; heads trained by gradient descent train together.
+    """`linear_probe` of several layers of the same images, by name; heads by gradient descent train together.
 
-    Takes and raises what `linear_probe` does; a layer's result does not depend on the others.
+    A layer's result does not depend on the others.
     """
     if not seeds:
         raise ValueError("seeds=() holds none; give at least one, as (0,)")
     pairs = _check_pairs(train_features, train_labels, test_features, test_labels)
     if not pairs:
         return {}
-    classes = shared_classes(*next(iter(pairs.values())))
-    target = choose_device(device)
+    classes, target = shared_classes(*next(iter(pairs.values()))), choose_device(device)
     if protocol == LOGREG:
         trained = [
             train_logreg(train, test.features, classes, grid, search_rows, seeds, target)

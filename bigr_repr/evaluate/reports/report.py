@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from bigr_repr.evaluate.reports.plots import plot_bars, plot_sweeps
 from bigr_repr.system.files import replacing
 from bigr_repr.system.pages import data_url, render
 
-__all__ = ["markdown_table", "write_reports"]
+__all__ = ["csv_table", "latex_table", "markdown_table", "write_reports"]
 
 RunRecord = Mapping[str, Any]
 _CAPTIONS: Final = {"bars": "Linear probe, at the chosen layer, with 95 % intervals", "layers": "Every block"}
@@ -26,7 +28,7 @@ class _Table(NamedTuple):
 
 
 def write_reports(name: str, records: Sequence[RunRecord], out: PathLike) -> list[Path]:
-    """Write NAME.json, NAME.md, NAME.html and the plots beside them; returns their paths, the page last."""
+    """Write NAME.json, .csv, .tex, .md, .html and the plots beside them; returns their paths, the page last."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     plots = {"bars": folder / f"{name}-accuracy.png"}
@@ -36,6 +38,8 @@ def write_reports(name: str, records: Sequence[RunRecord], out: PathLike) -> lis
         plot_sweeps(records, plots["layers"])
     texts = {
         f"{name}.json": json.dumps({"name": name, "rows": list(records)}, indent=1) + "\n",
+        f"{name}.csv": csv_table(records),
+        f"{name}.tex": latex_table(records),
         f"{name}.md": _markdown(name, records, [path.name for path in plots.values()]),
         f"{name}.html": _page(name, records, plots),
     }
@@ -54,7 +58,41 @@ def markdown_table(records: Sequence[RunRecord]) -> str:
     return text + (f"\n\n{_SEEN} trained on images of this data set, as its training record says" if seen else "")
 
 
+def csv_table(records: Sequence[RunRecord]) -> str:
+    """The same lines for spreadsheets: accuracies in percent with all their decimals, and both ends of the interval."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    k = _nearest(records)
+    writer.writerow(["dataset", "representation", "layer", "top1", "low", "high", "top5", f"knn{k}", "mean_per_class"])
+    for chosen in map(_chosen, _groups(records)):
+        probe = chosen["linear_probe"]
+        numbers = [probe["top1"], *probe["interval"], probe["top5"], chosen["knn"]["top1"][k], probe["mean_per_class"]]
+        writer.writerow([chosen["dataset"], chosen["representation"], _layer(chosen), *numbers])
+    return text.getvalue()
+
+
+def latex_table(records: Sequence[RunRecord]) -> str:
+    """The same lines as a LaTeX tabular, for the package booktabs."""
+    tables = _tables(records)
+    lines = [["data set", *tables[0].head], *([table.title, *line] for table in tables for line in table.lines)]
+    first, *rest = (" & ".join(map(_latex, line)) + r" \\" for line in lines)
+    rows = [rf"\begin{{tabular}}{{ll{'r' * (len(lines[0]) - 2)}}}", r"\toprule", first, r"\midrule", *rest]
+    return "\n".join([*rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
 # ---- what is shown
+
+
+def _latex(text: str) -> str:
+    """Text with what LaTeX takes for commands escaped."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"±": r"$\pm$", "†": r"$\dagger$", "→": r"$\to$", **{mark: "\\" + mark for mark in "&%$#_{}"}}
+    return "".join(special.get(mark, mark) for mark in text)
+
+
+def _nearest(records: Sequence[RunRecord]) -> str:
+    """The smallest number of neighbors, which no one chose on the test images."""
+    return str(max(records[0]["knn"]["top1"], key=lambda text: -int(text)))
 
 
 def _groups(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
@@ -72,7 +110,7 @@ def _chosen(group: Sequence[RunRecord]) -> RunRecord:
 
 def _tables(records: Sequence[RunRecord]) -> list[_Table]:
     """One for each data set: a line a representation."""
-    k = max(records[0]["knn"]["top1"], key=lambda text: -int(text))
+    k = _nearest(records)
     head = ["representation", "layer", "probe ± 95 %", "top-5", f"{k}-NN"]
     found: dict[str, _Table] = {}
     for chosen in map(_chosen, _groups(records)):

@@ -1,0 +1,237 @@
+"""Suites as files: many representations on many data sets in one YAML file. Knows not how they are measured.
+
+name: representation        # of the reports
+root: data                  # where data sets given by name lie
+model: bigr-tiny            # what $model stands for below
+protocol: logreg            # logreg, mae, mage or dinov2
+seeds: 1
+k: [20]
+datasets:
+  - digits
+  - {dataset: cifar10, name: CIFAR-10, limit: 8000, test_limit: 4000}
+  - {train_on: cifar10, test_on: stl10}
+models:
+  - pixels
+  - {model: $model, layers: all}
+  - {model: tokenizer-bits:$model, name: bits}
+  - {model: "timm:vit_small_patch16_224.dino", layers: [5, 11, [8, 9, 10, 11]]}  # the last: four side by side
+  - {model: efficientnet-lite0, optional: true}  # left out where its weights are not installed
+  - {name: clip, features: {digits: {train: clip-train.npy, test: clip-test.npy}}}  # of all images, in their order
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from bigr_repr._typing import PathLike
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
+from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
+from bigr_repr.evaluate.representations.hidden import VECTOR_POOLS
+
+__all__ = ["ALL", "Suite", "SuiteData", "SuiteModel", "read_suite"]
+
+ALL: Final = "all"
+_T = TypeVar("_T")
+# Types of fields as they are written, and what YAML may give for them.
+_PLAIN: Final[dict[str, tuple[type, ...]]] = {
+    "str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "int | None": (int, type(None)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteData:
+    """One data set: `dataset`, or `train_on` and `test_on`; sources and limits as in `splits`."""
+
+    dataset: str = ""
+    train_on: str = ""
+    test_on: str = ""
+    name: str = ""
+    limit: int | None = None
+    test_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.dataset) == bool(self.train_on) or bool(self.train_on) != bool(self.test_on):
+            raise ValueError(f"{self}: give dataset, or both train_on and test_on")
+
+    @property
+    def label(self) -> str:
+        """What the reports call it."""
+        return self.name or " → ".join(map(short_name, filter(None, (self.dataset, self.train_on, self.test_on))))
+
+    def open(self, root: str, seed: int) -> BenchData:
+        """The images of both sides, under the name that the reports use."""
+        limits: Any = {"root": root, "limit": self.limit, "test_limit": self.test_limit, "seed": seed}
+        found = open_data(self.dataset, **limits) if self.dataset else transfer(self.train_on, self.test_on, **limits)
+        return dataclasses.replace(found, name=self.label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteModel:
+    """One representation, a name as in `representations`.
+
+    layers: "all", or a list of block numbers, "mid" and "best", and lists of those that are set side by side; none: the
+    representation's own. name: in the reports. codes, pool, mirror, center: as in BenchSettings. optional: left out if
+    its weights are not there. features: in the place of a model, {name of a data set: {"train": FILE, "test": FILE}} of
+    all its images, in their order; other data sets have no row of it.
+    """
+
+    model: str = ""
+    name: str = ""
+    layers: tuple[int | str | tuple[int | str, ...], ...] | str = ()
+    codes: bool = False
+    pool: str = "avg"
+    mirror: bool = False
+    center: bool = False
+    optional: bool = False
+    features: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layers, str) and self.layers != ALL:
+            raise ValueError(f"layers={self.layers!r} is neither {ALL!r} nor a list of blocks")
+        if self.pool not in VECTOR_POOLS:
+            raise ValueError(f"pool={self.pool!r} is unknown; choose one of {', '.join(VECTOR_POOLS)}")
+        if bool(self.model) == bool(self.features) or (self.features and not self.name):
+            raise ValueError("give model, or features and name")
+        for data, files in self.features.items():
+            if not isinstance(files, Mapping) or not {"train"} <= files.keys() <= {"train", "test"}:
+                raise ValueError(f"features of {data}: give train and test, a file each")
+
+    @property
+    def label(self) -> str:
+        """What the reports call it."""
+        return self.name or self.model + (" bits" if self.codes else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What is measured, and how. See the module for the file that says so."""
+
+    name: str
+    datasets: tuple[SuiteData, ...]
+    models: tuple[SuiteModel, ...]
+    root: str = "data"
+    model: str = DEFAULT_MODEL
+    protocol: str = LOGREG
+    seeds: int = 1
+    seed: int = 0
+    rates: tuple[float, ...] = ()
+    C: tuple[float, ...] = ()
+    batch: int | None = None
+    k: tuple[int, ...] = (20,)
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if not self.datasets or not self.models:
+            raise ValueError("a suite needs at least one entry in datasets and one in models")
+        if self.protocol not in protocol_names():
+            raise ValueError(f"protocol={self.protocol!r} is unknown; choose one of {', '.join(protocol_names())}")
+        if self.seeds < 1 or not self.k or min(self.k) < 1 or not self.temperature > 0:
+            raise ValueError(f"seeds={self.seeds}, k={self.k} and temperature={self.temperature} must be above 0")
+        if self.name != Path(self.name).name:
+            raise ValueError(f"name={self.name!r} is no name for a file, which the reports get")
+        for kind, entries in (("models", self.models), ("datasets", self.datasets)):
+            labels = [entry.label for entry in entries]
+            if twice := {label for label in labels if labels.count(label) > 1}:
+                raise ValueError(f"{kind}: {', '.join(sorted(twice))} occurs twice; give each entry a name of its own")
+
+    def limited(self, limit: int | None, test_limit: int | None) -> Suite:
+        """The same with at most so many images per side, for a quick run."""
+        return dataclasses.replace(
+            self,
+            datasets=tuple(
+                dataclasses.replace(
+                    each, limit=_least(each.limit, limit), test_limit=_least(each.test_limit, test_limit)
+                )
+                for each in self.datasets
+            ),
+        )
+
+
+def read_suite(path: PathLike, *, model: str | None = None, root: str | None = None) -> Suite:
+    """A suite from its file. model, root: take the place of the file's.
+
+    Raises ValueError naming the file for anything that is not a suite, OSError when it cannot be read.
+    """
+    import yaml
+
+    file = Path(path)
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__} where keys as name, datasets, models are expected")
+        fields = {"name": file.stem, **found} | {k: v for k, v in (("model", model), ("root", root)) if v is not None}
+        here = str(fields.get("model", DEFAULT_MODEL))
+        fields["datasets"] = tuple(_entry(SuiteData, each, "dataset") for each in _list(fields, "datasets"))
+        models = [_entry(SuiteModel, each, "model") for each in _list(fields, "models")]
+        fields["models"] = tuple(
+            dataclasses.replace(each, model=each.model.replace("$model", here), name=each.name.replace("$model", here))
+            for each in models
+        )
+        if "k" in fields:
+            fields["k"] = tuple(_whole(fields["k"]))
+        fields |= {key: tuple(_numbers(key, fields[key])) for key in ("rates", "C") if key in fields}
+        return _make(Suite, fields)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is not a suite: {' '.join(str(error).split())}") from error
+
+
+# ---- reading
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    given = [limit for limit in (one, other) if limit is not None]
+    return min(given) if given else None
+
+
+def _list(fields: Mapping[str, Any], key: str) -> list[Any]:
+    found = fields.get(key)
+    if not isinstance(found, list):
+        raise ValueError(f"{key} must be a list, with at least one entry")
+    return found
+
+
+def _whole(found: object) -> list[int]:
+    """Whole numbers from a list, or from a single one."""
+    listed: list[Any] = found if isinstance(found, list) else [found]
+    if strange := [each for each in listed if not isinstance(each, int) or isinstance(each, bool)]:
+        raise ValueError(f"k={strange[0]!r} is no whole number")
+    return listed
+
+
+def _numbers(key: str, found: object) -> list[float]:
+    """Numbers from a list, or from a single one."""
+    listed: list[Any] = found if isinstance(found, list) else [found]
+    if strange := [each for each in listed if not isinstance(each, int | float) or isinstance(each, bool)]:
+        raise ValueError(f"{key}={strange[0]!r} is no number")
+    return [float(each) for each in listed]
+
+
+def _entry(kind: type[_T], found: object, plain: str) -> _T:
+    """A data set or model from its entry: a mapping, or only its name."""
+    if isinstance(found, str):
+        return _make(kind, {plain: found})
+    if not isinstance(found, dict):
+        raise ValueError(f"{found!r} is neither a name nor a mapping")
+    if isinstance(found.get("layers"), list):
+        layers = (tuple(layer) if isinstance(layer, list) else layer for layer in found["layers"])
+        found = {**found, "layers": tuple(layers)}
+    return _make(kind, found)
+
+
+def _make(kind: type[_T], fields: Mapping[str, Any]) -> _T:
+    known = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    if strange := [name for name in fields if name not in known]:
+        raise ValueError(f"{', '.join(map(str, strange))} is unknown; known are {', '.join(known)}")
+    for each in dataclasses.fields(kind):  # type: ignore[arg-type]
+        wanted = _PLAIN.get(str(each.type))
+        if wanted is None or each.name not in fields:
+            continue
+        value = fields[each.name]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            raise ValueError(f"{each.name}={value!r} is no {each.type}")
+    return kind(**fields)
