@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -97,10 +98,14 @@ class Studio:
         """A folder of new pictures, the classes in turn. Raises ValueError for more than a press may ask for."""
         _limit("pictures", max(count, len(labels)), MOST_PICTURES)
         classes = class_list(self.pre.config, labels) if labels else None
-        done = generate_files(
-            self.pre, self._target("generated").with_suffix(""), classes, count=max(count, len(labels)),
-            **self._watched(options, watch),
-        )  # fmt: skip
+        folder = self._target("generated").with_suffix("")
+        try:
+            done = generate_files(
+                self.pre, folder, classes, count=max(count, len(labels)), **self._watched(options, watch)
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # the page says that what is stopped is not kept
+            raise
         return list(done.images)
 
     def interpolate(self, start: str, end: str, frames: int, options: Options, watch: Watch) -> list[Path]:
