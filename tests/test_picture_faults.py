@@ -376,6 +376,9 @@ def test_a_profile_is_converted_to_srgb(name: str, format: str) -> None:
     assert np.abs(decoded(data) - np.asarray(PICTURE)).mean() > 2
     assert np.array_equal(decoded(data, icc="ignore"), np.asarray(PICTURE))
     assert np.array_equal(np.asarray(as_rgb(Image.open(io.BytesIO(data)))), decoded(data))
+    for choice in ("convert", "ignore"):  # once, or never
+        image = decode_image(data, icc=choice)
+        assert np.array_equal(np.asarray(as_rgb(image)), np.asarray(image))
     with pytest.raises(ValueError, match="icc='maybe' is unknown; choose one of convert, ignore"):
         decode_image(data, icc="maybe")
 

@@ -70,7 +70,9 @@ def decode_image(
     else:
         raise TypeError(f"decode takes a path or a file's bytes, not {type(source).__name__}; for pixels see as_rgb")
     with image_errors(name), _open(source, name) as file:
-        return _upright(_loaded(file, name, max_pixels), icc)
+        image = _upright(_loaded(file, name, max_pixels), icc)
+        image.info.pop("icc_profile", None)  # it is used up, or is to be ignored from here on
+        return image
 
 
 def _loaded(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
