@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from bigr_repr_cli.bench import app
 from typer.testing import CliRunner
 
 from bigr_repr.evaluate.data.splits import open_data
 from bigr_repr.evaluate.metrics.clustering import cluster_accuracy, rank_me, structure
+from bigr_repr.evaluate.probes import attentive
 from bigr_repr.evaluate.probes.attentive import AttentiveProbe, attentive_probe
 from bigr_repr.evaluate.probes.linear_probe import linear_probe, mean_per_class
 from bigr_repr.evaluate.runs.few_shot import bench_few_shot
@@ -49,6 +51,34 @@ def test_layers_that_train_together_become_what_they_would_alone(tokens: tuple[n
     one = attentive_probe([other[:300]], y[:300], [other[300:]], y[300:], probe=SHORT, device="cpu")
     assert two[1].top1 == pytest.approx(one[0].top1, abs=2)
     assert two[1].held_out_top1 == pytest.approx(one[0].held_out_top1, abs=4)
+
+
+def test_rates_are_chosen_on_images_that_no_head_has_seen(
+    tokens: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = tokens
+    sizes, train = [], attentive._train
+    monkeypatch.setattr(attentive, "_train", lambda rows, *rest: (sizes.append(rows.shape[1]), train(rows, *rest))[1])
+    attentive_probe([x[:300]], y[:300], [x[300:]], y[300:], probe=SHORT, device="cpu")
+    assert sizes == [240, 300]
+
+
+def test_an_epoch_shows_every_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(40.0)[None, :, None, None].expand(1, 40, 2, 2)
+    seen, logits = [], attentive._Heads.logits
+    monkeypatch.setattr(
+        attentive._Heads, "logits", lambda self, part: (seen.append(part[0, :, 0, 0]), logits(self, part))[1]
+    )
+    options = AttentiveProbe(queries=1, epochs=2, batch=10)
+    attentive._train(x, torch.arange(40) % 2, 2, options, torch.tensor([[0.01]]), 0)
+    assert len(seen) == 8
+    for epoch in (seen[:4], seen[4:]):
+        assert torch.cat(epoch).sort().values.tolist() == list(range(40))
+
+
+def test_alignment_is_of_two_different_images() -> None:
+    x = np.array([[1, 0], [0, 1], [1, 0], [-1, 0]])
+    assert structure(x, [0, 0, 1, 1]).alignment == pytest.approx((2 + 4) / 2, abs=0.02)
 
 
 def test_impossible_tokens_are_refused(tokens: tuple[np.ndarray, np.ndarray]) -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.codes import to_bytes
 from bigr_repr.datasets import open_images
+from bigr_repr.evaluate.metrics import label_retrieval as label_retrieval_module
 from bigr_repr.evaluate.metrics.label_retrieval import Collection, RetrievalRow, label_retrieval
 from bigr_repr.evaluate.metrics.ranking import retrieval
 
@@ -73,6 +74,14 @@ def test_rows_are_retrieval_by_their_codes(sides: tuple[Collection, Collection])
     assert row.map_at_all == pytest.approx(expected.map_at[None])
     assert row.map_at_all_bounds == pytest.approx(expected.map_bounds[None])
     assert row.precision == pytest.approx(expected.precision[60])
+
+
+def test_the_shortlist_stays_in_front_of_all_others() -> None:
+    """By cosine among themselves, also where that is far and the others are near by bits."""
+    bits = np.array([[0, 1, 2, 1]])
+    cosine = np.array([[1.9, 0.5, 0.0, 0.0]])
+    found = label_retrieval_module._rescored(lambda rows: bits[rows], lambda rows: cosine[rows], 2, slice(0, 1))
+    assert np.argsort(found[0], kind="stable").tolist() == [1, 0, 3, 2]
 
 
 def test_a_data_base_too_small_for_a_binarizer_is_measured_without(
