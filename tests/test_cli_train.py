@@ -21,6 +21,7 @@ from bigr_repr.config import ATTENTIONS, OBJECTIVES
 from bigr_repr.system.devices import mixed_precision
 from bigr_repr.train.generator import OPTIMIZERS
 from bigr_repr.train.loop import SCHEDULES
+from bigr_repr.train.masking import MASKINGS
 from bigr_repr.train.tokenizer import PIXEL_LOSSES
 
 
@@ -109,7 +110,7 @@ def test_mistakes_end_in_one_line(pictures: Path, tmp_path: Path, arguments: tup
 def test_choices_are_those_of_the_library() -> None:
     choices = {
         o.Objective: OBJECTIVES, o.Attention: ATTENTIONS, o.Optimizer: OPTIMIZERS, o.PixelLoss: PIXEL_LOSSES,
-        o.Scheduled: SCHEDULES,
+        o.Scheduled: SCHEDULES, o.Masking: MASKINGS,
     }  # fmt: skip
     for offered, known in choices.items():
         assert tuple(offered) == known
@@ -130,6 +131,7 @@ def test_choices_are_those_of_the_library() -> None:
         (("generator", "--objective", "x1"), "'flip', 'x0', 'bce'"),
         (("generator", "--attention", "sparse"), "'full', 'causal'"),
         (("generator", "--optimizer", "lion"), "'adamw', 'muon'"),
+        (("generator", "--masking", "linear"), "'cosine', 'half'"),
         (("generator", "--dropout", "2"), "--dropout"),
         (("generator", "--ema", "2"), "--ema"),
     ],

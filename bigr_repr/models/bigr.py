@@ -8,7 +8,8 @@ Source: BiGR (arXiv 2410.14672), sections 3.2 and 3.4.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,13 @@ def draw_mask(batch: int, tokens: int, *, generator: torch.Generator | None, dev
     count = max(1, masked_count(step, tokens, tokens))
     order = torch.rand(batch, tokens, generator=generator, device=device).argsort(dim=1)
     return order < count
+
+
+class TrainingPass(NamedTuple):
+    """What a training pass gives: the scalar `loss`, float32, and `states`, {layer: (B, n, D)}, of the tokens read."""
+
+    loss: Tensor
+    states: dict[int, Tensor]
 
 
 class BiGR(nn.Module):
@@ -89,7 +97,7 @@ class BiGR(nn.Module):
         if labels is not None and class_dropout > 0:
             drop = torch.rand(labels.shape, generator=generator, device=device) < class_dropout
             labels = torch.where(drop, self.config.classes, labels)
-        return self(codes, labels, masked, generator=generator, diffusion_draws=diffusion_draws)  # type: ignore[no-any-return]
+        return self(codes, labels, masked, generator=generator, diffusion_draws=diffusion_draws).loss  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -99,13 +107,26 @@ class BiGR(nn.Module):
         *,
         generator: torch.Generator | None = None,
         diffusion_draws: int = 1,
-    ) -> Tensor:
-        """The loss for given masks and labels: the part that distributed training wraps. See `loss`."""
-        causal = self.config.attention == "causal"
+        read: Tensor | None = None,
+        layers: Collection[int] = (),
+    ) -> TrainingPass:
+        """The loss for given masks and labels: the part that distributed training wraps. See `loss`.
+
+        `read` (n,), int64, in raster order: the pass reads and learns these positions only. `layers` are blocks whose
+        states the caller wants.
+        """
+        causal, last = self.config.attention == "causal", self.config.layers - 1
+        if causal and read is not None:
+            raise ValueError("attention='causal' reads all tokens; leave read out")
         targets = torch.ones_like(masked) if causal else masked
-        condition = self.condition(codes, labels, None if causal else masked)[targets].repeat(diffusion_draws, 1)
+        embedding = self.transformer.condition_embedding(labels, codes.shape[0])
+        states = self.transformer.states(codes, embedding, None if causal else masked, {last, *layers}, read=read)
+        if read is not None:
+            codes, targets = codes[:, read], targets[:, read]
+        condition = self.transformer.condition_of(states[last], read)[targets]
         clean = codes[targets].repeat(diffusion_draws, 1)
         steps, rows = self.diffusion.steps, clean.shape[0]
         t = torch.randint(1, steps + 1, (rows,), generator=generator, device=codes.device)
         uniform = torch.rand(clean.shape, generator=generator, device=codes.device)
-        return self.diffusion.loss_per_bit(clean, condition, t, uniform).mean()
+        loss = self.diffusion.loss_per_bit(clean, condition, t, uniform).mean()
+        return TrainingPass(loss, {layer: states[layer][:, 1:] for layer in layers})

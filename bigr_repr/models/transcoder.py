@@ -78,6 +78,7 @@ class Denoiser(nn.Module):
         self.x_embedder = nn.Linear(config.code_bits, width)
         self.c_embedder = nn.Linear(config.dim, width)
         self.blocks = nn.ModuleList(DenoiserBlock(width) for _ in range(config.transcoder_blocks))
+        self.times = config.train_timesteps
         self.final_layer = FinalLayer(width, config.code_bits)
         self._initialize()
 
@@ -91,9 +92,18 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Noisy bits (R, K) of 0/1, times t in 1..T (R,), conditions (R, D) -> logits (R, K)."""
-        # The time embedding receives t - 1 (0..T-1).
-        c = self.c_embedder(condition) + self.t_embedder(t - 1)
+        """Noisy bits (R, K) of 0/1, times t in 1..T (R,), conditions (R, D) -> logits (R, K).
+
+        Of conditions there may be fewer, R / n: they are then those of the first rows, and again of the next.
+        """
+        c = self.c_embedder(condition)
+        if len(c) != len(x_t):
+            c = c.repeat(len(x_t) // len(c), 1)
+        # The time embedding receives t - 1 (0..T-1). In training, rows are many more than times.
+        if len(t) > self.times:
+            c = c + F.embedding(t - 1, self.t_embedder(torch.arange(self.times, device=t.device)))
+        else:
+            c = c + self.t_embedder(t - 1)
         x = self.x_embedder((2 * x_t - 1).to(c.dtype))
         for block in self.blocks:
             x = block(x, c)
@@ -153,7 +163,8 @@ class BernoulliDiffusion(nn.Module):
     def loss_per_bit(self, x_0: Tensor, condition: Tensor, t: Tensor, uniform: Tensor) -> Tensor:
         """Weighted BCE of every bit: x_0 (R, K), condition (R, D), t (R,) in 1..T, uniform (R, K) -> (R, K), float32.
 
-        The weight (1-r) target + r (1-target) + 1/K, r the token's share of ones in the target, balances rare flips.
+        Conditions may be fewer, as `Denoiser` takes them. The weight
+        (1-r) target + r (1-target) + 1/K, r the token's share of ones in the target, balances rare flips.
         """
         t = torch.full_like(t, self.steps) if self.objective == "bce" else t
         x_t = self.noisy_input(x_0, t, uniform)

@@ -193,18 +193,30 @@ class Transformer(nn.Module):
         Raises ValueError when `codes` is not (B, N, K).
         """
         wanted = {self.config.layers - 1} if layers is None else set(layers)
-        return {layer: state[:, 1:] for layer, state in self._states(codes, condition, masked, wanted).items()}
+        return {layer: state[:, 1:] for layer, state in self.states(codes, condition, masked, wanted).items()}
 
-    def _states(
-        self, codes: Tensor, condition: Tensor, masked: Tensor | None, wanted: Collection[int]
+    def states(
+        self,
+        codes: Tensor,
+        condition: Tensor,
+        masked: Tensor | None,
+        wanted: Collection[int],
+        *,
+        read: Tensor | None = None,
     ) -> dict[int, Tensor]:
-        """Hidden states after the wanted blocks, with the condition token in front: {layer: (B, S, D)}."""
+        """Hidden states after the wanted blocks, with the condition token in front: {layer: (B, S, D)}.
+
+        `read` (n,), int64, are the positions of the tokens that are read, in raster order; None: all. S = 1 + n.
+        """
         grid, bits = self.config.grid, self.config.code_bits
         if codes.shape[1:] != (grid * grid, bits):
             raise ValueError(f"codes has shape {tuple(codes.shape)}; expected (B, {grid * grid}, {bits})")
-        x = torch.cat([condition[:, None].to(self.mask_tok.dtype), self.embed_tokens(codes, masked)], dim=1)
+        tokens = self.embed_tokens(codes, masked)
+        x = torch.cat([condition[:, None].to(self.mask_tok.dtype), tokens if read is None else tokens[:, read]], dim=1)
         head_dim = self.config.dim // self.config.heads
         table = rotary_table(grid, head_dim, self.config.rope_base, codes.device)
+        if read is not None:
+            table = table[:, torch.cat([read.new_zeros(1), read + 1])]
         shared = self.adaLN(condition).unflatten(-1, (1, 6, -1))  # (B, 1, 6, D)
         states: dict[int, Tensor] = {}
         for index, block in enumerate(self.layers):
@@ -221,6 +233,10 @@ class Transformer(nn.Module):
         Of a causal model, what the token before each, or the condition, tells of it.
         """
         last = self.config.layers - 1
-        states = self._states(codes, condition, masked, {last})[last]
-        hidden = states[:, :-1] if self.config.attention == "causal" else states[:, 1:]
-        return self.norm(hidden) + self.diffusion_pos_embed_learned  # type: ignore[no-any-return]
+        return self.condition_of(self.states(codes, condition, masked, {last})[last])
+
+    def condition_of(self, state: Tensor, read: Tensor | None = None) -> Tensor:
+        """`condition` from the last block's state (B, 1 + n, D), the condition token in front. -> (B, n, D)."""
+        place = self.diffusion_pos_embed_learned
+        hidden = state[:, :-1] if self.config.attention == "causal" else state[:, 1:]
+        return self.norm(hidden) + (place if read is None else place[:, read])  # type: ignore[no-any-return]

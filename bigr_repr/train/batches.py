@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bigr_repr.datasets import ImageSet
 from bigr_repr.images.formats import ImageError
+from bigr_repr.train.alignment import FeatureSet
 from bigr_repr.train.code_set import CodeSet
 
 # One drawn item: which image, and its place in the endless stream of items, which seeds its flip and crop.
@@ -24,11 +25,16 @@ Draw = tuple[int, int]
 
 
 class Batch(NamedTuple):
-    """Either `images`, uint8 (B, 3, S, S), or `codes`, bool (B, N, K); labels int64 (B,) or None."""
+    """Either `images`, uint8 (B, 3, S, S), or `codes`, bool (B, N, K); labels int64 (B,) or None.
+
+    `features` (B, N, F) and `pooled` (B, G), float32, are another network's, where a generator is aligned with it.
+    """
 
     images: Tensor | None
     codes: Tensor | None
     labels: Tensor | None
+    features: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 class StreamSampler(Sampler[list[Draw]]):
@@ -85,14 +91,15 @@ class _ImageItems(Dataset[Any]):
 
 
 class _CodeItems(Dataset[Any]):
-    def __init__(self, codes: CodeSet, seed: int) -> None:
-        self._codes, self._seed = codes, seed
+    def __init__(self, codes: CodeSet, seed: int, features: FeatureSet | None) -> None:
+        self._codes, self._seed, self._features = codes, seed, features
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        views = [int(np.random.default_rng([self._seed, p, 1]).integers(self._codes.views)) for _, p in draws]
+        view = np.array([int(np.random.default_rng([self._seed, p, 1]).integers(self._codes.views)) for _, p in draws])
         index = np.array([index for index, _ in draws])
         labels = None if self._codes.labels is None else torch.from_numpy(self._codes.labels[index])
-        return Batch(None, torch.from_numpy(self._codes.bits(index, np.array(views))), labels)
+        features = () if self._features is None else self._features.rows(index, view)
+        return Batch(None, torch.from_numpy(self._codes.bits(index, view)), labels, *features)
 
 
 def _as_is(batch: Any) -> Any:
@@ -115,6 +122,7 @@ def batches(
     image_size: int,
     crop: int | None = None,
     flip: bool = True,
+    features: FeatureSet | None = None,
     workers: int = 0,
     rank: int = 0,
     ranks: int = 1,
@@ -130,7 +138,7 @@ def batches(
     sampler = StreamSampler(len(source), batch_size, seed=seed, first_step=first_step, rank=rank, ranks=ranks)
     items: Dataset[Any]
     if isinstance(source, CodeSet):
-        items = _CodeItems(source, seed)
+        items = _CodeItems(source, seed, features)
     else:
         items = _ImageItems(source, image_size, crop or image_size, flip, seed)
     context = "spawn" if workers else None  # forking a process that already runs threads can hang

@@ -9,7 +9,7 @@ clipping at 1, EMA, class dropout 0.1, residual dropout 0.1.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,13 +18,16 @@ from torch import Tensor, nn
 
 from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import grid_to_tokens
-from bigr_repr.config import ModelConfig
+from bigr_repr.config import GeneratorConfig, ModelConfig
 from bigr_repr.datasets import ImageSet
-from bigr_repr.models.bigr import BiGR, draw_mask
+from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.train.alignment import AlignmentHeads, FeatureHeader, FeatureSet
 from bigr_repr.train.batches import Batch, batches
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
+from bigr_repr.train.masking import MASKINGS, draw_masks, read_positions
+from bigr_repr.train.muon import Muon
 
 log = logging.getLogger(__name__)
 OPTIMIZERS = ("adamw", "muon")
@@ -39,6 +42,12 @@ class GeneratorRecipe:
     for little work. `accumulate` splits a batch into that many passes. `sample_bits` draws the bits of images from the
     tokenizer's probabilities, for a tokenizer that was trained so; packed codes are what they are. `optimizer` is
     "adamw" for all weights, or "muon" (orthogonalized momentum, at the same rate) for the matrices of the blocks.
+
+    `masking` is "cosine", the paper's, or "half", shares around one half; `light_share` of the images have next to
+    nothing masked. `read_share` of the tokens are read at a step, for a fraction of the time, but all of them in the
+    last fifth of a run. `align_weight` and `pool_weight` weigh how well the states after `align_block` and the mean of
+    those after `pool_block` predict another network's features, which a code set then has; blocks None: after a third,
+    and after three fifths.
     """
 
     conditional: bool | None = None
@@ -49,18 +58,41 @@ class GeneratorRecipe:
     accumulate: int = 1
     sample_bits: bool = True
     optimizer: str = "adamw"
+    masking: str = "cosine"
+    light_share: float = 0.0
+    read_share: float = 1.0
+    align_weight: float = 0.0
+    align_block: int | None = None
+    pool_weight: float = 0.0
+    pool_block: int | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer={self.optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
-        for name in ("class_dropout", "dropout"):
+        if self.masking not in MASKINGS:
+            raise ValueError(f"masking={self.masking!r} is unknown; choose one of {', '.join(MASKINGS)}")
+        if not 0 < self.read_share <= 1:
+            raise ValueError(f"read_share={self.read_share} is outside 0..1, 0 excluded; 1 reads all tokens")
+        for name in ("class_dropout", "dropout", "light_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is outside 0..1")
-        if not self.weight_decay >= 0:  # so worded that NaN fails
-            raise ValueError(f"weight_decay={self.weight_decay} must be at least 0")
+        for name in ("weight_decay", "align_weight", "pool_weight"):
+            if not getattr(self, name) >= 0:  # so worded that NaN fails
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
         for name in ("diffusion_draws", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def aligned(self) -> bool:
+        """Whether another network's features take part."""
+        return self.align_weight > 0 or self.pool_weight > 0
+
+    def aligned_blocks(self, config: GeneratorConfig) -> tuple[int, int]:
+        """The blocks whose states are aligned, by token and pooled. Raises ValueError past the model's last."""
+        given = (self.align_block, config.layers // 3), (self.pool_block, 3 * config.layers // 5)
+        token, pooled = (config.layer_index(usual if block is None else block) for block, usual in given)
+        return token, pooled
 
 
 def for_data(recipe: GeneratorRecipe, data: ImageSet | CodeSet) -> GeneratorRecipe:
@@ -83,30 +115,37 @@ def parameter_groups(model: BiGR, weight_decay: float) -> list[dict[str, Any]]:
 def make_optimizers(model: BiGR, recipe: GeneratorRecipe) -> list[torch.optim.Optimizer]:
     """AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the others.
 
-    Raises ValueError when this PyTorch has no Muon (2.9 brought it). Source of Muon's rate: arXiv 2502.16982.
+    Source of Muon's rate: arXiv 2502.16982.
     """
     groups = parameter_groups(model, recipe.weight_decay)
     if recipe.optimizer == "adamw":
         return [torch.optim.AdamW(groups, betas=(0.9, 0.95))]
-    if not hasattr(torch.optim, "Muon"):
-        raise ValueError(f"optimizer='muon' needs PyTorch 2.9 or newer, this is {torch.__version__}; choose adamw")
     matrices = [p for p in model.transformer.layers.parameters() if p.ndim == 2]
     theirs = {id(p) for p in matrices}
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in theirs]
-    muon = torch.optim.Muon(matrices, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
-    return [torch.optim.AdamW(groups, betas=(0.9, 0.95)), muon]
+    return [torch.optim.AdamW(groups, betas=(0.9, 0.95)), Muon(matrices, weight_decay=recipe.weight_decay)]
 
 
 class GeneratorTask:
     """See `bigr_repr.train.loop.Task`."""
 
     def __init__(
-        self, model: BiGR, recipe: GeneratorRecipe, tokenizer: BinaryAutoencoder | None, sampler: Sampler | None
+        self,
+        model: BiGR,
+        recipe: GeneratorRecipe,
+        tokenizer: BinaryAutoencoder | None,
+        sampler: Sampler | None,
+        features: FeatureHeader | None = None,
     ) -> None:
         model.transformer.dropout = recipe.dropout
         self.modules: list[nn.Module] = [model]
         self.optimizers = make_optimizers(model, recipe)
+        self._blocks: tuple[int, ...] = ()
+        if features is not None:
+            self._blocks = recipe.aligned_blocks(model.config)
+            self.modules.append(AlignmentHeads(model.config.dim, features))
+            self.optimizers.append(torch.optim.AdamW(self.modules[1].parameters(), betas=(0.9, 0.95), weight_decay=0))
         self._config, self._recipe, self._tokenizer, self._sampler = model.config, recipe, tokenizer, sampler
 
     def _codes(self, batch: Batch) -> Tensor:
@@ -126,22 +165,39 @@ class GeneratorTask:
         if labels is not None:
             dropped = torch.rand(labels.shape, device=labels.device) < recipe.class_dropout
             labels = torch.where(dropped, self._config.classes, labels)
-        masked = draw_mask(*codes.shape[:2], generator=None, device=codes.device)
-        pieces = list(zip(codes.chunk(recipe.accumulate), masked.chunk(recipe.accumulate), strict=True))
-        label_pieces = [None] * len(pieces) if labels is None else list(labels.chunk(recipe.accumulate))
-        total = torch.zeros((), device=codes.device)
-        for index, ((c, m), y) in enumerate(zip(pieces, label_pieces, strict=True)):
+        read = read_positions(codes.shape[1], recipe.read_share, step / run.settings.steps, codes.device)
+        masked = draw_masks(
+            *codes.shape[:2], masking=recipe.masking, light_share=recipe.light_share, read=read, device=codes.device
+        )
+        parts: list[Tensor | None] = [codes, masked, labels, batch.features, batch.pooled]
+        pieces = list(zip(*(_chunks(part, recipe.accumulate, len(codes)) for part in parts), strict=True))
+        total, aligned = torch.zeros((), device=codes.device), torch.zeros(2, device=codes.device)
+        for index, (c, m, y, *features) in enumerate(pieces):
             last = index == len(pieces) - 1
             with accelerator.autocast():
-                loss = model(c, y, m, diffusion_draws=recipe.diffusion_draws) / len(pieces)
-            total = total + loss.detach()
+                found = model(c, y, m, diffusion_draws=recipe.diffusion_draws, read=read, layers=self._blocks)
+                loss = found.loss / len(pieces)
+                total = total + loss.detach()
+                if self._blocks:
+                    terms = self._aligned(found.states, features, read) / len(pieces)
+                    aligned = aligned + terms.detach()
+                    loss = loss + recipe.align_weight * terms[0] + recipe.pool_weight * terms[1]
             if last:
                 mean = run.check(total, step)
-                norm = run.descend(loss, self.optimizers, model, step)
+                norm = run.descend(loss, self.optimizers, nn.ModuleList(self.modules), step)
             else:
                 with accelerator.no_sync(model):
                     accelerator.backward(loss)
-        return {"loss": mean, "gradient_norm": norm, "masked_share": masked.float().mean()}
+        scalars = {"loss": mean, "gradient_norm": norm, "masked_share": masked.float().mean()}
+        return scalars | ({"align": aligned[0], "align_pooled": aligned[1]} if self._blocks else {})
+
+    def _aligned(self, states: dict[int, Tensor], features: list[Tensor | None], read: Tensor | None) -> Tensor:
+        """How far the heads' predictions are from the other network's features, by token and pooled: (2,)."""
+        tokens, pooled = features
+        assert tokens is not None
+        tokens = tokens if read is None else tokens[:, read]
+        by_token, by_mean = (states[block] for block in self._blocks)
+        return self.modules[1](by_token, by_mean, tokens, pooled)  # type: ignore[no-any-return]
 
     def samples(self, weights: dict[str, Tensor]) -> Tensor | None:
         """A grid of generated images, when there is a tokenizer to decode them."""
@@ -150,6 +206,11 @@ class GeneratorTask:
         model = BiGR(self._config)
         model.load_state_dict(weights)
         return self._sampler(model.eval())
+
+
+def _chunks(part: Tensor | None, count: int, rows: int) -> Sequence[Tensor | None]:
+    """What a batch holds of one kind, split into passes as its `rows` are."""
+    return [None] * len(range(0, rows, -(-rows // count))) if part is None else part.chunk(count)
 
 
 # Draws a picture of what the averaged generator makes.
@@ -172,12 +233,19 @@ def train_generator(
     """Train a generator and return it with averaged weights, in eval mode.
 
     `data`: a packed code data set, or images, which then need the `tokenizer`; with codes it is checked to be the one
-    that made them. `initial` starts from other weights, which `initial_name` names in the run's record.
+    that made them. A recipe with alignment takes codes with features beside them. `initial` starts from
+    other weights, which `initial_name` names in the run's record.
     Raises ValueError when labels, code widths or the tokenizer do not fit.
     """
     recipe = for_data(recipe or GeneratorRecipe(), data)
     _check(data, config, recipe, tokenizer)
     tokenizer_sha256 = _tokenizer_of(data, tokenizer)
+    features = None
+    if recipe.aligned:
+        recipe.aligned_blocks(config.generator)
+        if not isinstance(data, CodeSet):
+            raise ValueError("align_weight needs features made beforehand; encode first: bigr-repr train codes --align")
+        features = FeatureSet(data)
     if recipe.optimizer == "muon" and settings.precision == "fp16":
         raise ValueError(
             "precision='fp16' scales the loss for one optimizer only; with muon choose bfloat16 or float32"
@@ -190,6 +258,7 @@ def train_generator(
             seed=settings.seed,
             first_step=first_step,
             image_size=config.image_size,
+            features=features,
             workers=settings.workers,
             rank=rank,
             ranks=ranks,
@@ -205,13 +274,17 @@ def train_generator(
             block.compile()
     if tokenizer is not None:
         tokenizer = tokenizer.eval().requires_grad_(False)
-    task = GeneratorTask(model, recipe, tokenizer, sampler)
+    header = None if features is None else features.header
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed + 1)
+        task = GeneratorTask(model, recipe, tokenizer, sampler, header)
     record = identify(
         settings,
         task="generator",
         config=asdict(config.generator),
         objective=asdict(recipe),
         items=len(data),
+        features=None if header is None else [header.network, header.weights_sha256],
         initial=initial_name,
         tokenizer_sha256=tokenizer_sha256,
     )
@@ -224,6 +297,8 @@ def train_generator(
 def _check(
     data: ImageSet | CodeSet, config: ModelConfig, recipe: GeneratorRecipe, tokenizer: BinaryAutoencoder | None
 ) -> None:
+    if config.generator.attention == "causal" and recipe.read_share < 1:
+        raise ValueError(f"read_share={recipe.read_share} is for attention='full'; a causal model reads all tokens: 1")
     if isinstance(data, CodeSet):
         ours = (config.generator.tokens, config.generator.code_bits)
         theirs = (data.header.tokens, data.header.code_bits)

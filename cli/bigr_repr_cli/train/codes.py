@@ -16,6 +16,13 @@ def command(
     out: Annotated[Path, typer.Option(help="New folder for the packed codes.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 64,
     mirror: Annotated[bool, typer.Option(help="Also store the codes of every mirror image.")] = True,
+    align: Annotated[
+        str | None,
+        typer.Option(help=r"Also store what this network sees, timm:NAME or timm:NAME:BLOCK \[default: none]."),
+    ] = None,
+    align_weights: Annotated[
+        Path | None, typer.Option(help=r"File of that network's weights \[default: timm's, which it may fetch].")
+    ] = None,
     precision: Annotated[
         o.Encoded, typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are other names for the two.")
     ] = o.Encoded.float32,
@@ -26,12 +33,15 @@ def command(
     """Encode images once into a packed code data set, so that a generator trains without images."""
     from bigr_repr.checkpoints.pretrained import load_tokenizer
     from bigr_repr.datasets import open_images
+    from bigr_repr.train.alignment import FrozenNetwork, write_features
     from bigr_repr.train.code_set import write_codes
 
+    encoder, images = load_tokenizer(tokenizer), open_images(data)
+    network = None if align is None else FrozenNetwork(align, grid=encoder.config.grid, weights=align_weights)
     with counting_progress("encoding") as on_progress:
         codes = write_codes(
-            open_images(data),
-            load_tokenizer(tokenizer),
+            images,
+            encoder,
             out,
             tokenizer_name=tokenizer,
             batch_size=batch_size,
@@ -40,6 +50,9 @@ def command(
             precision=precision,
             on_progress=on_progress,
         )
+    if network is not None:
+        with counting_progress("features") as on_progress:
+            write_features(images, codes, network, batch_size=batch_size, device=device, on_progress=on_progress)
     size = sum(file.stat().st_size for file in out.iterdir())
     what = f"{len(codes):,} images x {codes.views} views, {codes.header.n_bits} bits each"
     typer.echo(f"{what}: {out} ({decimal(size)})")

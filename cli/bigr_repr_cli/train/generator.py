@@ -39,6 +39,25 @@ def command(
     optimizer: Annotated[
         o.Optimizer, typer.Option(help="muon: Muon for the matrices of the blocks, AdamW for the rest.")
     ] = o.Optimizer.adamw,
+    masking: Annotated[o.Masking, typer.Option(help="cosine: as in drawing; half: shares around one half.")] = (
+        o.Masking.cosine
+    ),
+    light_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the images with next to nothing masked.")
+    ] = 0.0,
+    read_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the tokens read at a step, above 0; all at the end.")
+    ] = 1.0,
+    align_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of predicting, token by token, what the network of the codes sees.")
+    ] = 0.0,
+    align_block: Annotated[
+        int | None, typer.Option(help=r"Block whose states predict it \[default: after a third].")
+    ] = None,
+    pool_weight: Annotated[float, typer.Option(min=0, help="The same of the whole image.")] = 0.0,
+    pool_block: Annotated[
+        int | None, typer.Option(help=r"Block whose mean predicts that \[default: after three fifths].")
+    ] = None,
     ema: o.Ema = 0.9999,
     precision: o.Precision = o.Computed.float32,
     compile_blocks: Annotated[
@@ -64,6 +83,8 @@ def command(
     recipe = GeneratorRecipe(
         conditional=conditional, class_dropout=class_dropout, dropout=dropout, weight_decay=weight_decay,
         diffusion_draws=diffusion_draws, accumulate=accumulate, sample_bits=sample_bits, optimizer=optimizer,
+        masking=masking, light_share=light_share, read_share=read_share, align_weight=align_weight,
+        align_block=align_block, pool_weight=pool_weight, pool_block=pool_block,
     )  # fmt: skip
     with training_progress(steps, "generator") as on_step:
         folder = run_generator_training(

@@ -9,6 +9,7 @@ import typer
 Objective = StrEnum("Objective", ["flip", "x0", "bce"])
 Attention = StrEnum("Attention", ["full", "causal"])
 Optimizer = StrEnum("Optimizer", ["adamw", "muon"])
+Masking = StrEnum("Masking", ["cosine", "half"])
 PixelLoss = StrEnum("PixelLoss", ["l1", "l2"])
 Scheduled = StrEnum("Scheduled", ["constant", "cosine"])
 Computed = StrEnum("Computed", ["float32", "bfloat16", "float16", "no", "bf16", "fp16"])

@@ -1,0 +1,204 @@
+"""Alignment with a frozen network: its features of the training images, and the heads that predict them.
+
+A generator that also learns to predict what another network sees gives features that tell things apart sooner. Only
+training uses the other network; the trained model holds nothing of it. Source: REPA (arXiv 2410.06940).
+"""
+
+# B batch, N tokens, n of them read, F channels of the network's map, G of its last map, D width of the generator
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bigr_repr.checkpoints.weights import fingerprint
+from bigr_repr.datasets import ImageSet
+from bigr_repr.system.devices import choose_device
+from bigr_repr.system.files import replacing
+from bigr_repr.system.threads import map_ahead
+from bigr_repr.train.code_set import CodeSet
+
+_PREFIX = "timm:"
+_HIDDEN = 256
+_FOR_STATISTICS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureHeader:
+    """What `features.json` states of `features.npy` (images, views, N, F) and `pooled.npy` (images, views, G).
+
+    `network` is as given, `side` that of the pictures it saw; `mean` and `std` (F) and `pooled_mean` and `pooled_std`
+    (G) are over a part of the images.
+    """
+
+    network: str
+    weights_sha256: str
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pooled_mean: tuple[float, ...]
+    pooled_std: tuple[float, ...]
+    format: str = "bigr-repr features 1"
+
+
+class FrozenNetwork:
+    """A timm network, whose map of one block has a position a token, and whose last map is averaged.
+
+    spec: "timm:NAME", or "timm:NAME:BLOCK" with one of the blocks that timm numbers in `features_only` mode; the last
+    but one unless named. weights: a file of them, of timm or of any code that names the same tensors in the same order;
+    None: timm's own, which it may have to fetch. grid: tokens in each direction.
+    Raises ValueError for a network, a block or weights that do not fit, FileNotFoundError for a missing file.
+    """
+
+    def __init__(self, spec: str, *, grid: int, weights: str | os.PathLike[str] | None = None) -> None:
+        import timm
+
+        name, _, block = spec.removeprefix(_PREFIX).partition(":")
+        if not spec.startswith(_PREFIX) or not timm.is_model(name.split(".")[0]):
+            raise ValueError(f"align={spec!r} is unknown; give timm:NAME or timm:NAME:BLOCK; see timm.list_models()")
+        network: Any = timm.create_model(name, pretrained=weights is None, features_only=True)
+        if weights is not None:
+            whole: Any = timm.create_model(name, pretrained=False)
+            _assign_in_order(whole, Path(weights), name)
+            network.load_state_dict(whole.state_dict(), strict=False)
+        strides = [int(stride) for stride in network.feature_info.reduction()]
+        index = len(strides) - 2 if not block else int(block) if block.isdecimal() else -1
+        if not 0 <= index < len(strides):
+            raise ValueError(f"align={spec!r}: block {block!r} is outside 0..{len(strides) - 1}, what {name} has")
+        self.name, self.side, self._block = f"{_PREFIX}{name}:{index}", grid * strides[index], index
+        config: Any = network.pretrained_cfg
+        self._mean, self._std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        self._network = network.eval().requires_grad_(False)
+        self.fingerprint = fingerprint({k: v for k, v in network.state_dict().items() if v.is_floating_point()})
+
+    @torch.inference_mode()
+    def features(self, pixels: NDArray[np.uint8], place: torch.device) -> tuple[Tensor, Tensor]:
+        """Of squares, uint8 (B, S, S, 3) of any side: float32 (B, N, F) in raster order, and (B, G)."""
+        network = self._network.to(place)
+        images = torch.from_numpy(pixels).to(place).permute(0, 3, 1, 2).float() / 255
+        images = F.interpolate(images, size=(self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
+        images = (images - self._mean.to(place)) / self._std.to(place)
+        maps = network(images.contiguous(memory_format=torch.channels_last))
+        return maps[self._block].flatten(2).transpose(1, 2).float().cpu(), maps[-1].mean((2, 3)).float().cpu()
+
+
+def _assign_in_order(network: nn.Module, file: Path, name: str) -> None:
+    """Load weights by name, or, where all names differ, by their order. Raises ValueError when neither fits."""
+    found: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    wanted = network.state_dict()
+    if found.keys() != wanted.keys():
+        if [tuple(v.shape) for v in found.values()] != [tuple(v.shape) for v in wanted.values()]:
+            raise ValueError(
+                f"{file} does not hold the weights of {name}: other names, and other shapes in their order"
+            )
+        found = dict(zip(wanted, found.values(), strict=True))
+    network.load_state_dict(found)
+
+
+def write_features(
+    images: ImageSet,
+    codes: CodeSet,
+    network: FrozenNetwork,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str | None = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> FeatureHeader:
+    """Put a network's features of every image and view beside the codes of the same images, in float16.
+
+    The header is written last. `on_progress(done, total)` is called after each batch. Raises ValueError when the images
+    are not as many as the codes, ImageError for a picture that cannot be read.
+    """
+    if len(images) != len(codes):
+        raise ValueError(f"the images are {len(images)}, the codes in {codes.folder} {len(codes)}; give those encoded")
+    place, count = choose_device(device), len(images)
+    squares = map_ahead(lambda i: images.load_square(i, network.side), range(count), ahead=2 * batch_size)
+    arrays: list[Any] = []  # NumPy's memory maps
+    for start in range(0, count, batch_size):
+        stop = min(start + batch_size, count)
+        pixels = np.stack(list(islice(squares, stop - start)))
+        for view in range(codes.views):
+            seen = np.ascontiguousarray(pixels[:, :, ::-1]) if view else pixels
+            for number, part in enumerate(network.features(seen, place)):
+                if len(arrays) <= number:
+                    shape = (count, codes.views, *part.shape[1:])
+                    file = codes.folder / ("features.npy", "pooled.npy")[number]
+                    arrays.append(np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape))
+                arrays[number][start:stop, view] = part.numpy()
+        if on_progress is not None:
+            on_progress(stop, count)
+    statistics = []
+    chosen = np.sort(np.random.default_rng(0).permutation(count)[:_FOR_STATISTICS])
+    for array in arrays:
+        array.flush()
+        rows = array[chosen].astype(np.float64).reshape(-1, array.shape[-1])
+        statistics += [tuple(rows.mean(0).tolist()), tuple((rows.std(0) + 1e-3).tolist())]
+    mean, std, pooled_mean, pooled_std = statistics
+    header = FeatureHeader(
+        network=network.name, weights_sha256=network.fingerprint, side=network.side, mean=mean, std=std,
+        pooled_mean=pooled_mean, pooled_std=pooled_std,
+    )  # fmt: skip
+    with replacing(codes.folder / "features.json") as opened:
+        opened.write(json.dumps(asdict(header), indent=1).encode())
+    return header
+
+
+class FeatureSet:
+    """Features beside a code set, memory-mapped. Raises FileNotFoundError where there are none, with the remedy."""
+
+    def __init__(self, codes: CodeSet) -> None:
+        remedy = "make them with: bigr-repr train codes --align timm:NAME"
+        try:
+            record: dict[str, Any] = json.loads((codes.folder / "features.json").read_text())
+            self.header = FeatureHeader(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+            self._arrays = [
+                np.load(codes.folder / name, mmap_mode="r", allow_pickle=False)
+                for name in ("features.npy", "pooled.npy")
+            ]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{codes.folder} has no features of another network; {remedy}") from error
+        for array, shape in zip(self._arrays, ((codes.header.tokens, len(self.header.mean)),
+                                               (len(self.header.pooled_mean),)), strict=True):  # fmt: skip
+            if array.shape != (len(codes), codes.views, *shape):
+                raise ValueError(f"{codes.folder}: features {array.shape} do not fit its codes; {remedy}")
+
+    def rows(self, index: NDArray[Any], view: NDArray[Any]) -> tuple[Tensor, Tensor]:
+        """Of images `index` (n,), views `view` (n,): float32 (n, N, F) and (n, G), not yet standardized."""
+        tokens, pooled = (torch.from_numpy(array[index, view].astype(np.float32)) for array in self._arrays)
+        return tokens, pooled
+
+
+class AlignmentHeads(nn.Module):
+    """Predicts the network's map from each token's state, and its pooled features from their mean. Training only."""
+
+    mean: Tensor
+    std: Tensor
+    pooled_mean: Tensor
+    pooled_std: Tensor
+
+    def __init__(self, dim: int, header: FeatureHeader) -> None:
+        super().__init__()
+        for name in ("mean", "std", "pooled_mean", "pooled_std"):
+            self.register_buffer(name, torch.tensor(getattr(header, name)), persistent=False)
+        self.tokens = nn.Sequential(
+            nn.Linear(dim, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.SiLU(),
+            nn.Linear(_HIDDEN, len(header.mean)),
+        )  # fmt: skip
+        self.pooled = nn.Linear(dim, len(header.pooled_mean))
+
+    def forward(self, token_states: Tensor, pooled_states: Tensor, features: Tensor, pooled: Tensor) -> Tensor:
+        """States (B, n, D) twice, features (B, n, F), pooled (B, G) -> (2,): 1 - cosine, of tokens and pooled."""
+        found = self.tokens(token_states).float(), self.pooled(pooled_states.mean(1)).float()
+        wanted = (features - self.mean) / self.std, (pooled - self.pooled_mean) / self.pooled_std
+        return torch.stack([1 - F.cosine_similarity(a, b, dim=-1).mean() for a, b in zip(found, wanted, strict=True)])
