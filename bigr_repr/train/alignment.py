@@ -161,7 +161,8 @@ class FeatureSet:
         remedy = "make them with: bigr-repr train codes --align timm:NAME"
         try:
             record: dict[str, Any] = json.loads((codes.folder / "features.json").read_text())
-            self.header = FeatureHeader(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+            self.header = FeatureHeader(**fields)
             self._arrays = [
                 np.load(codes.folder / name, mmap_mode="r", allow_pickle=False)
                 for name in ("features.npy", "pooled.npy")
