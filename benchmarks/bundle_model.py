@@ -1,6 +1,7 @@
-"""Puts a trained model folder into the package as bigr-tiny, in half precision, with its terms and measured quality.
+"""Puts a trained model folder into the package, in half precision, with its terms and measured quality.
 
     python benchmarks/bundle_model.py runs/generator/model --record benchmarks/results/training.json
+    python benchmarks/bundle_model.py runs/aligned/model --name bigr-tiny-aligned --record RECORD
 
 `quality` is taken from benchmarks/results/{reconstruction,representation}.json where they name the same weights.
 """
@@ -18,7 +19,8 @@ import torch
 
 import bigr_repr as br
 
-ASSETS = Path(br.__file__).parent / "assets" / "bigr-tiny"
+ASSETS = Path(br.__file__).parent / "assets"
+RECORDED = ("machine", "initial", "networks", "tokenizer", "generator", "note")
 TERMS = (
     "Trained on Tiny-ImageNet, a subset of ImageNet, whose terms allow non-commercial research and education, and on "
     "CIFAR-10 (Krizhevsky 2009). The weights are given for the same purposes."
@@ -49,20 +51,21 @@ def main() -> None:
     parser.add_argument(
         "--record", type=Path, help="JSON with steps, time and machine: benchmarks/results/training.json"
     )
-    parser.add_argument("--out", type=Path, default=ASSETS)
+    parser.add_argument("--name", default="bigr-tiny", help="that the model is bundled under")
+    parser.add_argument("--out", type=Path, help="another folder than the package's")
     arguments = parser.parse_args()
-    model = br.load(arguments.model)
+    model, out = br.load(arguments.model), arguments.out or ASSETS / arguments.name
     training = {"terms": TERMS}
     if arguments.record:
         run = json.loads(arguments.record.read_text())
-        training |= {name: run[name] for name in ("machine", "tokenizer", "generator", "note") if name in run}
-    config = dataclasses.replace(model.config, name="bigr-tiny", training=training, quality={})
+        training |= {name: run[name] for name in RECORDED if name in run}
+    config = dataclasses.replace(model.config, name=arguments.name, training=training, quality={})
     bundled = br.Pretrained(config=config, tokenizer=model.tokenizer, generator=model.generator)
-    br.save(bundled, arguments.out, store_dtype=torch.float16)
-    config = dataclasses.replace(config, quality=measured(br.load(arguments.out).fingerprint))
-    br.save(dataclasses.replace(bundled, config=config), arguments.out, store_dtype=torch.float16)
-    size = sum(file.stat().st_size for file in arguments.out.iterdir()) / 1e6
-    print(f"{arguments.out}: {size:.1f} MB, fingerprint {br.load(arguments.out).fingerprint[:12]}")
+    br.save(bundled, out, store_dtype=torch.float16)
+    config = dataclasses.replace(config, quality=measured(br.load(out).fingerprint))
+    br.save(dataclasses.replace(bundled, config=config), out, store_dtype=torch.float16)
+    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    print(f"{out}: {size:.1f} MB, fingerprint {br.load(out).fingerprint[:12]}")
 
 
 if __name__ == "__main__":

