@@ -64,11 +64,7 @@ def embed_images(
     if options.engine == "ray":
         require_ray(options.ray_address, str(options.device or "auto"), options.batch_size)
     devices = options.devices
-    columns = Columns(image=options.image_column, label=options.label_column)
-    found = find_sources(
-        inputs, root=options.root, literal=options.literal, labels=options.labels_from_folders, columns=columns
-    )
-    sources = _begun(found)  # before a model is loaded
+    sources = _begun(_found(inputs, options))  # before a model is loaded
     loaded = _load(model, devices, options)
     target = as_place(out)
     with ExitStack() as stack:
@@ -79,6 +75,12 @@ def embed_images(
         job = Job(target, folder, recipe, on_progress or (lambda progress: None))
         plan = job.plan(old, sources, options)
         return job.do(plan, _engine(loaded, job, options, held, stack), retry_failed=options.retry_failed)
+
+
+def _found(inputs: PathLike | Iterable[PathLike], options: EmbedOptions) -> Iterator[Source]:
+    columns = Columns(image=options.image_column, label=options.label_column)
+    labels = options.labels_from_folders
+    return find_sources(inputs, root=options.root, literal=options.literal, labels=labels, columns=columns)
 
 
 @dataclass(frozen=True)

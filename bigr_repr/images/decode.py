@@ -42,7 +42,6 @@ def decode_image(
     65535 to 255 (12-bit TIFF: 4095 to 255); 16-bit color keeps its high bytes. 32-bit integer and float pixels state
     no full scale, so it is read off the values: all within [0, 1] (floats only), [0, 255] or [0, 65535], that range is
     taken; else the picture's own range is stretched to black and white. A float that is not finite is black.
-
     An ICC profile that is not sRGB's is converted to sRGB; icc="ignore": profiles are passed over. Damaged, oversized
     or unknown metadata does not matter.
 
