@@ -289,7 +289,7 @@ def write(faults: dict[str, Any]) -> None:
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     for name, entry in faults.items():
         for folder in (name.partition("\n")[0].split("/")[1], "all"):
-            rows[folder].update(faults=1, found=bool(entry["found"]))
+            rows[folder].update(faults=1, found=int(bool(entry["found"])))
     table = {name: {**row, "score": round(row["found"] / row["faults"], 3)} for name, row in sorted(rows.items())}
     record.write("mutation", {"score": table["all"]["score"], "folders": table, "faults": faults})
 

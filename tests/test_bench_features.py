@@ -180,6 +180,8 @@ def test_a_file_of_aliases_takes_the_place_of_the_packages(tmp_path: Path) -> No
     data = transfer(str(tmp_path / "one.parquet"), str(tmp_path / "two.parquet"), aliases=file)
     assert data.train.labels.tolist() == [0, 1, 0]
     assert data.test.labels.tolist() == [0, 1]
+    assert data.train.class_names == data.test.class_names == ("cat", "lorry")  # of those that both sides have
+    assert not data.train.class_ids
     file.write_text("cat: {twin: [katze]}")
     with pytest.raises(ValueError, match=r"aliases\.yaml is no alias file .*twin is unknown"):
         transfer(str(tmp_path / "one.parquet"), str(tmp_path / "two.parquet"), aliases=file)

@@ -40,7 +40,7 @@ from bigr_repr.painting.pasting import Pasting
 from bigr_repr.painting.photos import Painted
 from bigr_repr.painting.pictures import write_gif, write_npz, write_png
 from bigr_repr.painting.series import generate_files
-from bigr_repr.sampling import SamplingSettings, generate, interpolate, sample_codes
+from bigr_repr.sampling import SamplingSettings, generate, interpolate, noise, sample_codes
 from bigr_repr.sampling.applications import PAINTING, block_rounds
 from bigr_repr.sampling.chain import Chain
 from bigr_repr.sampling.noise import SeededDraws
@@ -462,3 +462,8 @@ def test_a_file_whose_writing_fails_halfway_is_what_it_was_before(
     assert [file.name for file in tmp_path.iterdir()] == [path.name] * there
     if there:
         assert path.read_bytes() == b"old"
+
+
+def test_images_half_of_all_seeds_apart_do_not_share_their_noise() -> None:
+    seeds = {noise._generator(0, image).initial_seed() for image in (0, 1, 2**16, 2**31, 2**31 + 1, 2**32 - 1)}
+    assert len(seeds) == 6
