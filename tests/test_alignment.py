@@ -77,7 +77,7 @@ def test_features_have_a_position_a_token_and_follow_the_view(images: ImageSet, 
 
 def test_batches_bring_the_features_of_the_view_whose_codes_they_bring(codes: CodeSet) -> None:
     found = FeatureSet(codes)
-    batch = next(batches(codes, 6, seed=1, first_step=0, image_size=32, features=found))
+    batch = next(batches(codes, batch_size=6, seed=1, first_step=0, image_size=32, features=found))
     assert batch.codes is not None
     assert batch.features is not None
     every = [(i, v) for i in range(len(codes)) for v in range(2)]

@@ -91,7 +91,7 @@ def test_packed_codes_are_the_tokenizers_bits_both_ways_round(folder: Path, code
     tokenizer, images, packed = BinaryAutoencoder(TOKENIZER).eval(), open_images(folder), CodeSet(codes)
     assert packed.views == 2
     index = next(iter(StreamSampler(len(images), 1, seed=0, first_step=0)))[0][0]
-    pixels = next(batches(images, 1, seed=0, first_step=0, image_size=32, flip=False)).images
+    pixels = next(batches(images, batch_size=1, seed=0, first_step=0, image_size=32, flip=False)).images
     assert pixels is not None
     for view in (0, 1):
         with torch.no_grad():
@@ -242,7 +242,7 @@ def test_codes_name_the_file_and_the_row_of_a_damaged_picture(damaged: str, tmp_
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_training_names_the_file_and_the_row_of_a_damaged_picture(damaged: str, workers: int) -> None:
-    stream = batches(open_images(damaged), 6, seed=0, first_step=0, image_size=32, workers=workers)
+    stream = batches(open_images(damaged), batch_size=6, seed=0, first_step=0, image_size=32, workers=workers)
     with pytest.raises(ImageError, match=r"^/.*some.parquet#3: [^\n]*replace this picture[^\n]*$"):
         next(stream)
 
@@ -274,8 +274,8 @@ def test_ranks_split_the_same_global_batch() -> None:
 def test_batches_do_not_depend_on_workers_or_where_they_start(folder: Path) -> None:
     images = open_images(folder)
     kind = {"seed": 5, "image_size": 32, "crop": 8}
-    plain = batches(images, 4, first_step=0, **kind)  # type: ignore[arg-type]
-    later = batches(images, 4, first_step=2, workers=1, **kind)  # type: ignore[arg-type]
+    plain = batches(images, batch_size=4, first_step=0, **kind)  # type: ignore[arg-type]
+    later = batches(images, batch_size=4, first_step=2, workers=1, **kind)  # type: ignore[arg-type]
     _, _, third = next(plain), next(plain), next(plain)
     same = next(later)
     assert third.images is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -138,20 +138,25 @@ def write_features(
                 arrays[number][start:stop, view] = part.numpy()
         if on_progress is not None:
             on_progress(stop, count)
-    statistics = []
-    chosen = np.sort(np.random.default_rng(0).permutation(count)[:_FOR_STATISTICS])
-    for array in arrays:
-        array.flush()
-        rows = array[chosen].astype(np.float64).reshape(-1, array.shape[-1])
-        statistics += [tuple(rows.mean(0).tolist()), tuple((rows.std(0) + 1e-3).tolist())]
-    mean, std, pooled_mean, pooled_std = statistics
-    header = FeatureHeader(
-        network=network.name, weights_sha256=network.fingerprint, side=network.side, mean=mean, std=std,
-        pooled_mean=pooled_mean, pooled_std=pooled_std,
-    )  # fmt: skip
+    header = _header_of(network, arrays)
     with replacing(codes.folder / "features.json") as opened:
         opened.write(json.dumps(asdict(header), indent=1).encode())
     return header
+
+
+def _header_of(network: FrozenNetwork, arrays: Sequence[Any]) -> FeatureHeader:
+    """The header of a network's maps and pooled features, with the mean and deviation of each of their columns."""
+    statistics: list[tuple[float, ...]] = []
+    for array in arrays:
+        array.flush()
+        chosen = np.sort(np.random.default_rng(0).permutation(len(array))[:_FOR_STATISTICS])
+        rows = array[chosen].astype(np.float64).reshape(-1, array.shape[-1])
+        statistics += [tuple(rows.mean(0).tolist()), tuple((rows.std(0) + 1e-3).tolist())]
+    mean, std, pooled_mean, pooled_std = statistics
+    return FeatureHeader(
+        network=network.name, weights_sha256=network.fingerprint, side=network.side, mean=mean, std=std,
+        pooled_mean=pooled_mean, pooled_std=pooled_std,
+    )  # fmt: skip
 
 
 class FeatureSet:

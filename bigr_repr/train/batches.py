@@ -115,8 +115,8 @@ def _checked(loaded: Iterable[Batch | ImageError]) -> Iterator[Batch]:
 
 def batches(
     source: ImageSet | CodeSet,
-    batch_size: int,
     *,
+    batch_size: int,
     seed: int,
     first_step: int,
     image_size: int,

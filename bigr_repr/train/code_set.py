@@ -149,16 +149,7 @@ def write_codes(
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     half = mixed_precision(precision, ("float32", "bfloat16")) == "bf16"
     place, config = choose_device(device), tokenizer.config
-    header = CodeHeader(
-        images=len(images),
-        views=2 if mirror else 1,
-        tokens=config.grid**2,
-        code_bits=config.code_bits,
-        n_bits=config.grid**2 * config.code_bits,
-        tokenizer=tokenizer_name,
-        tokenizer_sha256=tokenizer_fingerprint(tokenizer),
-        class_names=images.class_names,
-    )
+    header = _header_of(images, tokenizer, tokenizer_name, mirror)
     folder.mkdir(parents=True, exist_ok=True)
     packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=header.shape)
     _take_the_disk(folder / "codes.npy")
@@ -173,13 +164,32 @@ def write_codes(
         if on_progress is not None:
             on_progress(stop, len(images))
     packed.flush()
-    remove(folder / "labels.npy")  # of a run that was broken
+    _finish(folder, header, images)
+    return CodeSet(folder)
+
+
+def _header_of(images: ImageSet, tokenizer: BinaryAutoencoder, name: str, mirror: bool) -> CodeHeader:
+    config = tokenizer.config
+    return CodeHeader(
+        images=len(images),
+        views=2 if mirror else 1,
+        tokens=config.grid**2,
+        code_bits=config.code_bits,
+        n_bits=config.grid**2 * config.code_bits,
+        tokenizer=name,
+        tokenizer_sha256=tokenizer_fingerprint(tokenizer),
+        class_names=images.class_names,
+    )
+
+
+def _finish(folder: Path, header: CodeHeader, images: ImageSet) -> None:
+    """Write labels and header, which makes the folder a code data set."""
+    remove(folder / "labels.npy")  # of an interrupted run
     if images.labels is not None:
         with replacing(folder / "labels.npy") as file:
             np.save(file, images.labels)
     with replacing(folder / "codes.json") as file:
         file.write(json.dumps(asdict(header), indent=1).encode())
-    return CodeSet(folder)
 
 
 def _take_the_disk(file: Path) -> None:

@@ -9,8 +9,9 @@ clipping at 1, EMA, class dropout 0.1, residual dropout 0.1.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -240,41 +241,15 @@ def train_generator(
     recipe = for_data(recipe or GeneratorRecipe(), data)
     _check(data, config, recipe, tokenizer)
     tokenizer_sha256 = _tokenizer_of(data, tokenizer)
-    features = None
-    if recipe.aligned:
-        recipe.aligned_blocks(config.generator)
-        if not isinstance(data, CodeSet):
-            raise ValueError("align_weight needs features made beforehand; encode first: bigr-repr train codes --align")
-        features = FeatureSet(data)
     if recipe.optimizer == "muon" and settings.precision == "fp16":
         raise ValueError(
             "precision='fp16' scales the loss for one optimizer only; with muon choose bfloat16 or float32"
         )
-
-    def stream(first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
-        return batches(
-            data,
-            settings.batch_size,
-            seed=settings.seed,
-            first_step=first_step,
-            image_size=config.image_size,
-            features=features,
-            workers=settings.workers,
-            rank=rank,
-            ranks=ranks,
-        )
-
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        model = BiGR(config.generator)
-    if initial is not None:
-        model.load_state_dict(initial.state_dict())
-    if compile_blocks:
-        for block in model.transformer.layers:
-            block.compile()
+    features = _features_of(data, config, recipe)
+    header = None if features is None else features.header
+    model = _new_model(config, settings.seed, initial, compile_blocks)
     if tokenizer is not None:
         tokenizer = tokenizer.eval().requires_grad_(False)
-    header = None if features is None else features.header
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
         task = GeneratorTask(model, recipe, tokenizer, sampler, header)
@@ -288,10 +263,34 @@ def train_generator(
         initial=initial_name,
         tokenizer_sha256=tokenizer_sha256,
     )
+    stream = partial(batches, data, image_size=config.image_size, features=features)
     weights = train(task, stream, settings, record=record, on_step=on_step)
     trained = BiGR(config.generator)
     trained.load_state_dict(weights)
     return trained.eval()
+
+
+def _features_of(data: ImageSet | CodeSet, config: ModelConfig, recipe: GeneratorRecipe) -> FeatureSet | None:
+    """The other network's features that a recipe with alignment learns; None for one without."""
+    if not recipe.aligned:
+        return None
+    recipe.aligned_blocks(config.generator)  # raises ValueError for a block that is not there
+    if not isinstance(data, CodeSet):
+        raise ValueError("align_weight needs features made beforehand; encode first: bigr-repr train codes --align")
+    return FeatureSet(data)
+
+
+def _new_model(config: ModelConfig, seed: int, initial: BiGR | None, compile_blocks: bool) -> BiGR:
+    """A generator with weights of a seed, or those of another model."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BiGR(config.generator)
+    if initial is not None:
+        model.load_state_dict(initial.state_dict())
+    if compile_blocks:
+        for block in model.transformer.layers:
+            block.compile()
+    return model
 
 
 def _check(

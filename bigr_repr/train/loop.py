@@ -173,9 +173,19 @@ class _Log:
             tracker.log_images({name: image[None].numpy()}, step=step, dataformats="NCHW")
 
 
+class Stream(Protocol):
+    """What to train on: `bigr_repr.train.batches.batches`, all but these arguments given."""
+
+    def __call__(
+        self, *, batch_size: int, seed: int, first_step: int, workers: int, rank: int, ranks: int
+    ) -> Iterator[Batch]:
+        """Endless batches of a rank from `first_step` on."""
+        ...
+
+
 def train(
     task: Task,
-    stream: Callable[[int, int, int], Iterator[Batch]],
+    stream: Stream,
     settings: TrainSettings,
     *,
     record: Mapping[str, Any],
@@ -183,31 +193,26 @@ def train(
 ) -> dict[str, Tensor]:
     """Train `task`, resuming from the newest checkpoint under `settings.out`; returns the averaged weights.
 
-    `stream(first_step, rank, ranks)` gives this process's batches. `record` identifies the run: a checkpoint with
-    another record is refused. `on_step(step, scalars)` is called on the main process when scalars are logged.
+    `record` identifies the run: a checkpoint with another record is refused. `on_step(step, scalars)` is called on the
+    main process when scalars are logged.
     Raises TrainingError for a loss that is not finite, a full disk, or a damaged checkpoint.
     """
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
-    project = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs"))
-    accelerator = Accelerator(
-        mixed_precision=settings.precision, cpu=settings.cpu, log_with="tensorboard", project_config=project
-    )
-    prepared = accelerator.prepare(*task.modules, *task.optimizers)
-    count = len(task.modules)
-    task.modules, task.optimizers = list(prepared[:count]), list(prepared[count:])
+    accelerator = _accelerate(task, settings)
     average = ExponentialAverage(task.modules[0], settings.ema)
     first_step = _resume(out, accelerator, average, record)
     accelerator.init_trackers("bigr")
     logbook = _Log(out, accelerator, first_step)
     run = Run(accelerator, settings)
-    batches = stream(first_step, accelerator.process_index, accelerator.num_processes)
+    batches = stream(
+        batch_size=settings.batch_size, seed=settings.seed, first_step=first_step, workers=settings.workers,
+        rank=accelerator.process_index, ranks=accelerator.num_processes,
+    )  # fmt: skip
     since, seen = time.perf_counter(), 0
     for step in range(first_step, settings.steps):
         batch = Batch(*(None if part is None else part.to(accelerator.device) for part in next(batches)))
-        rate = settings.rate(step)
-        for group in (group for optimizer in task.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate * group.get("rate_factor", 1.0)
+        rate = _set_rate(task, settings.rate(step))
         with _random_state_of(settings.seed, step, accelerator.process_index, accelerator.device):
             scalars = task.update(batch, step, run)
         average.update()
@@ -226,6 +231,25 @@ def train(
             _picture(task, average, accelerator, logbook, done, out)
     accelerator.end_training()
     return average.state()
+
+
+def _accelerate(task: Task, settings: TrainSettings) -> Accelerator:
+    """An accelerator that the task's modules and optimizers are prepared for."""
+    project = ProjectConfiguration(project_dir=settings.out, logging_dir=str(Path(settings.out) / "logs"))
+    accelerator = Accelerator(
+        mixed_precision=settings.precision, cpu=settings.cpu, log_with="tensorboard", project_config=project
+    )
+    prepared = accelerator.prepare(*task.modules, *task.optimizers)
+    count = len(task.modules)
+    task.modules, task.optimizers = list(prepared[:count]), list(prepared[count:])
+    return accelerator
+
+
+def _set_rate(task: Task, rate: float) -> float:
+    """Give every optimizer this learning rate, and return it."""
+    for group in (group for optimizer in task.optimizers for group in optimizer.param_groups):
+        group["lr"] = rate
+    return rate
 
 
 def _resume(out: Path, accelerator: Accelerator, average: ExponentialAverage, record: Mapping[str, Any]) -> int:

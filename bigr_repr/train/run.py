@@ -89,6 +89,19 @@ def _check_architecture(initial: str, theirs: GeneratorConfig, ours: GeneratorCo
         raise ValueError(f"initial={initial} is of another architecture: {'; '.join(found)}; {remedy}")
 
 
+def _config_for(
+    source: ImageSet | CodeSet, tokenizer: BinaryAutoencoder, preset: str, objective: str, attention: str
+) -> ModelConfig:
+    """A preset's architecture for the classes of the data and the codes of the tokenizer."""
+    names = source.header.class_names if isinstance(source, CodeSet) else source.class_names
+    classes = len(names) or (1 if source.labels is None else int(source.labels.max()) + 1)
+    base = architecture(preset, code_bits=tokenizer.config.code_bits, classes=classes)
+    generator = dataclasses.replace(
+        base.generator, grid=tokenizer.config.grid, objective=objective, attention=attention
+    )
+    return ModelConfig(name=base.name, tokenizer=tokenizer.config, generator=generator, class_names=names)
+
+
 def run_generator_training(
     data: Sequence[str],
     tokenizer: str,
@@ -105,37 +118,25 @@ def run_generator_training(
 ) -> Path:
     """Train a generator on `data` for the tokenizer at `tokenizer`; returns the model folder, `settings.out`/model."""
     started = time.time()
-    source = open_training_data(data)
-    encoder = load_tokenizer(tokenizer)
-    names = source.header.class_names if isinstance(source, CodeSet) else source.class_names
-    classes = len(names) or (1 if source.labels is None else int(source.labels.max()) + 1)
-    base = architecture(preset, code_bits=encoder.config.code_bits, classes=classes)
-    generator = dataclasses.replace(base.generator, grid=encoder.config.grid, objective=objective, attention=attention)
+    source, encoder = open_training_data(data), load_tokenizer(tokenizer)
     recipe = for_data(recipe, source)
     training = {
         "data": [Path(item).name for item in data],
         "images": len(source),
         "settings": {**dataclasses.asdict(settings), **dataclasses.asdict(recipe)},
     }
-    config = ModelConfig(
-        name=name or base.name, tokenizer=encoder.config, generator=generator, class_names=names, training=training
-    )
+    config = _config_for(source, encoder, preset, objective, attention)
+    config = dataclasses.replace(config, name=name or config.name, training=training)
+    classes = config.generator.classes
     labels = None if not recipe.conditional else list(range(0, classes, max(1, classes // 16)))
     start = None if initial is None else load(initial)
     if start is not None:
-        _check_architecture(str(initial), start.config.generator, generator)
+        _check_architecture(str(initial), start.config.generator, config.generator)
     model = train_generator(
-        source,
-        config,
-        settings,
-        recipe,
-        tokenizer=encoder,
-        initial=None if start is None else start.generator,
-        initial_name="" if start is None else start.fingerprint,
-        sampler=sample_grid(config, encoder, labels),
-        compile_blocks=compile_blocks,
-        on_step=on_step,
-    )
+        source, config, settings, recipe, tokenizer=encoder, sampler=sample_grid(config, encoder, labels),
+        initial=None if start is None else start.generator, initial_name="" if start is None else start.fingerprint,
+        compile_blocks=compile_blocks, on_step=on_step,
+    )  # fmt: skip
     folder = Path(settings.out) / "model"
     if PartialState().is_main_process:
         hours = (time.time() - started) / 3600

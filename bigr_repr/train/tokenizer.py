@@ -8,8 +8,9 @@ Source: BiGR section 3.1 and its appendix; L1 + perceptual + adaptive hinge GAN 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,11 @@ class TokenizerRecipe:
             raise ValueError(f"crop={self.crop} must be at least 1; None: whole images")
 
 
+def _entropy(rate: Tensor) -> Tensor:
+    """Entropy in bits of bits that are 1 at these rates, in [0, 1]; the same shape."""
+    return (torch.special.entr(rate) + torch.special.entr(1 - rate)) / math.log(2)
+
+
 def bit_usage(probabilities: Tensor) -> dict[str, Tensor]:
     """How well the bits are used: (B, K, h, w) in [0, 1] -> scalars.
 
@@ -61,9 +67,8 @@ def bit_usage(probabilities: Tensor) -> dict[str, Tensor]:
     mean |2p - 1|; `dead_bits`: bits that are the same in at least 99.9 % of the places seen.
     """
     rate = (probabilities.detach() > 0.5).float().mean(dim=(0, 2, 3))
-    entropy = torch.special.entr(rate) + torch.special.entr(1 - rate)
     return {
-        "bit_entropy": entropy.mean() / torch.log(torch.tensor(2.0)),
+        "bit_entropy": _entropy(rate).mean(),
         "bit_certainty": (2 * probabilities.detach() - 1).abs().mean(),
         "dead_bits": ((rate < 0.001) | (rate > 0.999)).float().sum(),
     }
@@ -107,8 +112,7 @@ class TokenizerTask:
                 loss = loss + self._recipe.perceptual_weight * distance
             if self._recipe.bit_entropy:
                 rate = probabilities.float().mean(dim=(0, 2, 3))
-                entropy = (torch.special.entr(rate) + torch.special.entr(1 - rate)).mean()
-                loss = loss - self._recipe.bit_entropy * entropy / math.log(2)
+                loss = loss - self._recipe.bit_entropy * _entropy(rate).mean()
             adversarial = self._recipe.gan_start is not None and step >= self._recipe.gan_start
             if adversarial:
                 discriminator = self.modules[1].requires_grad_(False)
@@ -160,37 +164,24 @@ def train_tokenizer(
     grids go to `settings.out`; a broken run resumes from there.
     """
     recipe = recipe or TokenizerRecipe()
-
-    def stream(first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
-        return batches(
-            images,
-            settings.batch_size,
-            seed=settings.seed,
-            first_step=first_step,
-            image_size=config.image_size,
-            crop=recipe.crop,
-            workers=settings.workers,
-            rank=rank,
-            ranks=ranks,
-        )
-
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model = BinaryAutoencoder(config)
         if initial is not None:
             model.load_state_dict(initial.state_dict())
-        shown = batches(images, 8, seed=-settings.seed % 2**31, first_step=0, image_size=config.image_size, flip=False)
-        first = next(shown).images
-        assert first is not None
-        task = TokenizerTask(model, recipe, first)
-    what = {
-        "task": "tokenizer",
-        "config": asdict(config),
-        "objective": asdict(recipe),
-        "images": len(images),
-        "initial": "" if initial is None else tokenizer_fingerprint(initial),
-    }
-    record = identify(settings, **what)
+        seed = -settings.seed % 2**31
+        shown = next(batches(images, batch_size=8, seed=seed, first_step=0, image_size=config.image_size, flip=False))
+        assert shown.images is not None
+        task = TokenizerTask(model, recipe, shown.images)
+    record = identify(
+        settings,
+        task="tokenizer",
+        config=asdict(config),
+        objective=asdict(recipe),
+        images=len(images),
+        initial="" if initial is None else tokenizer_fingerprint(initial),
+    )
+    stream = partial(batches, images, image_size=config.image_size, crop=recipe.crop)
     weights = train(task, stream, settings, record=record, on_step=on_step)
     trained = BinaryAutoencoder(config)
     trained.load_state_dict(weights)

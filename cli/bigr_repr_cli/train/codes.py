@@ -1,28 +1,38 @@
 """`bigr-repr train codes`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.filesize import decimal
 
+from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.progress import counting_progress
 from bigr_repr_cli.train import options as o
 
 
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """Another network, whose view of the images is stored beside the codes."""
+
+    align: Annotated[
+        str | None,
+        typer.Option(help=r"Also store what this network sees, timm:NAME or timm:NAME:BLOCK \[default: none]."),
+    ] = None
+    align_weights: Annotated[
+        Path | None, typer.Option(help=r"File of that network's weights \[default: timm's, which it may fetch].")
+    ] = None
+
+
+@flattened
 def command(
     data: o.Images,
     tokenizer: Annotated[str, typer.Option(help="Folder of a tokenizer or of a whole model, or a model's name.")],
     out: Annotated[Path, typer.Option(help="New folder for the packed codes.")],
+    alignment: Alignment,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 64,
     mirror: Annotated[bool, typer.Option(help="Also store the codes of every mirror image.")] = True,
-    align: Annotated[
-        str | None,
-        typer.Option(help=r"Also store what this network sees, timm:NAME or timm:NAME:BLOCK \[default: none]."),
-    ] = None,
-    align_weights: Annotated[
-        Path | None, typer.Option(help=r"File of that network's weights \[default: timm's, which it may fetch].")
-    ] = None,
     precision: Annotated[
         o.Encoded, typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are other names for the two.")
     ] = o.Encoded.float32,
@@ -37,19 +47,13 @@ def command(
     from bigr_repr.train.code_set import write_codes
 
     encoder, images = load_tokenizer(tokenizer), open_images(data)
-    network = None if align is None else FrozenNetwork(align, grid=encoder.config.grid, weights=align_weights)
+    grid, name, weights = encoder.config.grid, alignment.align, alignment.align_weights
+    network = None if name is None else FrozenNetwork(name, grid=grid, weights=weights)
     with counting_progress("encoding") as on_progress:
         codes = write_codes(
-            images,
-            encoder,
-            out,
-            tokenizer_name=tokenizer,
-            batch_size=batch_size,
-            mirror=mirror,
-            device=device,
-            precision=precision,
-            on_progress=on_progress,
-        )
+            images, encoder, out, tokenizer_name=tokenizer, batch_size=batch_size, mirror=mirror, device=device,
+            precision=precision, on_progress=on_progress,
+        )  # fmt: skip
     if network is not None:
         with counting_progress("features") as on_progress:
             write_features(images, codes, network, batch_size=batch_size, device=device, on_progress=on_progress)

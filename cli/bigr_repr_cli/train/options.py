@@ -1,5 +1,6 @@
 """Options that the training commands share, and how they tell their result. Knows no single command."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,22 +19,104 @@ Encoded = StrEnum("Encoded", ["float32", "bfloat16", "no", "bf16"])
 Images = Annotated[list[str], typer.Argument(help="Folders, Parquet files, or torchvision:NAME:ROOT.")]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the result.")]
 Preset = Annotated[str, typer.Option(help="Architecture, as in: bigr-repr models list.")]
-Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per optimizer step, over all processes.")]
-Warmup = Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")]
-Schedule = Annotated[Scheduled, typer.Option(help="How the learning rate changes after the warm-up.")]
-Ema = Annotated[float, typer.Option(min=0, max=1, help="Decay of the averaged weights, below 1.")]
-Precision = Annotated[
-    Computed, typer.Option(help="What the network computes in; no, bf16 and fp16 are other names for the three.")
-]
-SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
-SampleEvery = Annotated[int, typer.Option(min=0, help="Steps between pictures of what it can do; 0: none.")]
-LogEvery = Annotated[int, typer.Option(min=1, help="Steps between log lines.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read data; 0: the training process does.")]
-Seed = Annotated[
-    int, typer.Option(min=0, help="Random seed of the weights, the order of the data, and all that is drawn.")
-]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How a run goes on in time, what it keeps, and where it computes; the rest is up to each trainer."""
+
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 0
+    schedule: Annotated[Scheduled, typer.Option(help="How the learning rate changes after the warm-up.")] = (
+        Scheduled.constant
+    )
+    ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of the averaged weights, below 1.")] = 0.9999
+    precision: Annotated[
+        Computed, typer.Option(help="What the network computes in; no, bf16 and fp16 are other names for the three.")
+    ] = Computed.float32
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000
+    sample_every: Annotated[int, typer.Option(min=0, help="Steps between sample images; 0: none.")] = 1000
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 50
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read data; 0: the training process does.")] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, data order and everything drawn.")] = 0
+    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerLosses:
+    """What a tokenizer is trained on and towards."""
+
+    crop: Annotated[
+        int | None,
+        typer.Option(min=1, help=r"Train on random squares of this side in pixels \[default: on whole images]."),
+    ] = None
+    pixel_loss: Annotated[
+        PixelLoss, typer.Option(help="l1: mean absolute error; l2: mean squared error, for a better PSNR.")
+    ] = PixelLoss.l1
+    perceptual: Annotated[
+        str, typer.Option(help="Backbone of the perceptual loss, a name of timm's; none: no such loss.")
+    ] = "vgg16.tv_in1k"
+    gan_start: Annotated[
+        int, typer.Option(help="First step with the discriminator; a negative number: it never takes part.")
+    ] = 30_000
+    sample_bits: Annotated[bool, typer.Option(help="Draw bits in training instead of thresholding them.")] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Which generator is trained, and what it begins with."""
+
+    preset: Preset = "tiny"
+    name: Annotated[str | None, typer.Option(help=r"Name that the model carries \[default: the preset's].")] = None
+    initial: Annotated[
+        str | None, typer.Option(help=r"Start from the weights of this model \[default: random ones].")
+    ] = None
+    objective: Annotated[Objective, typer.Option(help="What the transcoder predicts.")] = Objective.flip
+    attention: Annotated[
+        Attention, typer.Option(help="full: masked tokens, both ways; causal: an autoregressive model.")
+    ] = Attention.full
+    compile_blocks: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile the blocks: slow start, then faster.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a generator is trained: the fields of GeneratorRecipe."""
+
+    accumulate: Annotated[int, typer.Option(min=1, help="Passes that a batch is split into.")] = 1
+    conditional: Annotated[bool | None, typer.Option(help=r"Learn classes \[default: where there are labels].")] = None
+    class_dropout: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Probability of hiding an image's label in training, which guidance needs."),
+    ] = 0.1
+    dropout: Annotated[float, typer.Option(min=0, max=1, help="Dropout of each block's branches.")] = 0.1
+    weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay of the transformer's matrices.")] = 0.02
+    diffusion_draws: Annotated[int, typer.Option(min=1, help="Noise draws per masked token in each pass.")] = 1
+    sample_bits: Annotated[bool, typer.Option(help="From images: draw bits, instead of thresholding them.")] = True
+    optimizer: Annotated[
+        Optimizer, typer.Option(help="muon: Muon for the matrices of the blocks, AdamW for the rest.")
+    ] = Optimizer.adamw
+    masking: Annotated[Masking, typer.Option(help="cosine: as in drawing; half: shares around one half.")] = (
+        Masking.cosine
+    )
+    light_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the images with next to nothing masked.")
+    ] = 0.0
+    read_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the tokens read at a step, above 0; all at the end.")
+    ] = 1.0
+    align_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of predicting, token by token, what the network of the codes sees.")
+    ] = 0.0
+    align_block: Annotated[
+        int | None, typer.Option(help=r"Block whose states predict it \[default: after a third].")
+    ] = None
+    pool_weight: Annotated[float, typer.Option(min=0, help="The same of the whole image.")] = 0.0
+    pool_block: Annotated[
+        int | None, typer.Option(help=r"Block whose mean predicts that \[default: after three fifths].")
+    ] = None
 
 
 def print_result(what: str, folder: Path) -> None:
