@@ -57,7 +57,8 @@ class TokenizerRecipe:
 
 def _entropy(rate: Tensor) -> Tensor:
     """Entropy in bits of bits that are 1 at these rates, in [0, 1]; the same shape."""
-    return (torch.special.entr(rate) + torch.special.entr(1 - rate)) / math.log(2)
+    nats: Tensor = torch.special.entr(rate) + torch.special.entr(1 - rate)
+    return nats / math.log(2)
 
 
 def bit_usage(probabilities: Tensor) -> dict[str, Tensor]:
