@@ -499,7 +499,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_train import MODEL, settings
-from bigr_repr.train.codes import CodeSet
+from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.generator import train_generator
 train_generator(CodeSet({codes!r}), MODEL, settings(Path({out!r}), steps=40, save_every=3), **{extra})
 print("finished", flush=True)
