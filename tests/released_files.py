@@ -14,7 +14,7 @@ from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 
 
-def randomise(module: nn.Module, seed: int) -> None:
+def randomize(module: nn.Module, seed: int) -> None:
     """Draw all weights anew so that none is zero or one and signals keep their size."""
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -29,8 +29,8 @@ def random_release(
 ) -> tuple[Path, Path, dict[str, NDArray[np.float64]]]:
     """Write a random model as the two released files; returns their paths and all weights under the files' names."""
     autoencoder, bigr = BinaryAutoencoder(tokenizer), BiGR(generator)
-    randomise(autoencoder, seed)
-    randomise(bigr, seed + 1)
+    randomize(autoencoder, seed)
+    randomize(bigr, seed + 1)
     bits: dict[str, Tensor] = {f"ae.{name}": weight for name, weight in autoencoder.state_dict().items()}
     state: dict[str, Tensor] = {}
     for name, weight in bigr.state_dict().items():

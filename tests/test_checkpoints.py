@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
-from released_files import randomise
+from released_files import randomize
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -43,8 +43,8 @@ CONFIG = ModelConfig(
 @pytest.fixture
 def pre() -> Pretrained:
     tokenizer, generator = BinaryAutoencoder(TOKENIZER), BiGR(GENERATOR)
-    randomise(tokenizer, 0)
-    randomise(generator, 1)
+    randomize(tokenizer, 0)
+    randomize(generator, 1)
     return Pretrained(CONFIG, tokenizer.eval(), generator.eval())
 
 

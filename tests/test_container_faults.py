@@ -23,7 +23,8 @@ from tiny_model import picture, tiny_model, write_pictures
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.datasets import ParquetSet, open_images
 from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
-from bigr_repr.embed.inputs.sources import find_sources
+from bigr_repr.embed.inputs.fetch import fetch, pictures
+from bigr_repr.embed.inputs.sources import container_entry, find_sources
 from bigr_repr.images.containers import Columns, is_container
 
 PATHS = [f"{number}.png" for number in range(5)]
@@ -171,6 +172,15 @@ def test_a_folder_that_spark_wrote_is_its_files(pre: Pretrained, tmp_path: Path,
     ]
     assert run(folder, tmp_path / "out", pre).rows == 5
     assert len(open_images(folder)) == 5
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".pq", ".parq", ".PQ"])
+def test_a_row_is_found_again_by_its_recorded_path(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"x{suffix}"
+    pq.write_table(pa.table({"image": PICTURES}), file)
+    entry = container_entry(f"{file}#3")
+    assert entry is not None
+    assert [fetch(picture) for picture in pictures([entry])] == [PICTURES[3]]
 
 
 # ---- tar

@@ -11,7 +11,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from released_files import random_release, randomise
+from released_files import random_release, randomize
 from torch import Tensor, nn
 
 from bigr_repr.checkpoints.pretrained import Pretrained, load_official
@@ -204,7 +204,7 @@ def tokenizer() -> BinaryAutoencoder:
         image_size=32, base_channels=32, channel_multipliers=(1, 2, 2), res_blocks=1, embed_dim=32, code_bits=16
     )
     module = BinaryAutoencoder(config).eval()
-    randomise(module, 3)
+    randomize(module, 3)
     return module
 
 
@@ -212,7 +212,7 @@ def tokenizer() -> BinaryAutoencoder:
 def generator() -> BiGR:
     sizes = {"layers": 5, "heads": 4, "dim": 64, "transcoder_blocks": 1, "transcoder_dim": 32, "classes": 6, "grid": 8}
     module = BiGR(GeneratorConfig(**sizes, code_bits=16)).eval()  # type: ignore[arg-type]
-    randomise(module, 4)
+    randomize(module, 4)
     return module
 
 
@@ -397,8 +397,8 @@ def test_winograds_convolution_equals_the_plain_one(
     monkeypatch.setattr(winograd, "_TILES", tiles)
     monkeypatch.setattr(winograd, "_STATISTICS", 7 * channels)
     norm, conv = nn.GroupNorm(4, channels, eps=1e-3), nn.Conv2d(channels, out, 3, padding=1, bias=bias)
-    randomise(norm, 0)
-    randomise(conv, 1)
+    randomize(norm, 0)
+    randomize(conv, 1)
     draws = torch.Generator().manual_seed(2)
     x = (3 * torch.randn(2, channels, 12, 8, generator=draws) + 1).to(memory_format=torch.channels_last)
     residual, kept = torch.randn(2, out, 12, 8, generator=draws), x.clone()
@@ -426,7 +426,7 @@ def test_wide_blocks_give_the_same_by_either_convolution(
     calls, real = [], winograd.norm_silu_conv
     monkeypatch.setattr(winograd, "norm_silu_conv", lambda *a, **k: calls.append(a[1]) or real(*a, **k))
     block = ResBlock(*widths, 32)
-    randomise(block, 0)
+    randomize(block, 0)
     x = torch.randn(1, widths[0], 16, 16, generator=torch.Generator().manual_seed(1))
     x = x.to(memory_format=torch.channels_last)
     plain = block(x)

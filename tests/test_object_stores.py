@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -355,6 +356,22 @@ def test_objects_that_are_refused_do_not_end_the_run_while_others_are_not(
         assert (done.rows, done.failures) == (4, 8)
         assert run(store, tmp_path / "out", pre, workers=1, retry_failed=True).failures == 8
     assert run(store, tmp_path / "out", pre, retry_failed=True).rows == 12
+
+
+def test_keys_with_an_empty_part_are_failures_and_not_left_out(
+    store: ObjectPath, server: dict[str, str], pre: Pretrained, tmp_path: Path
+) -> None:
+    (good,) = write_pictures(tmp_path / "in", 1)
+    keys = ["//a.jpg", "/x//y/b.png", "/x//y//c.png", "/d.png"]
+    client = boto3.client("s3", endpoint_url=server["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    for key in keys:
+        client.put_object(Bucket=BUCKET, Key=f"{store.key.partition('/')[2]}{key}", Body=good.read_bytes())
+    done = run(store, tmp_path / "out", pre)
+    assert (done.rows, done.failures) == (1, 3)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines()]
+    assert sorted(line["path"] for line in lines) == ["/a.jpg", "x//y//c.png", "x//y/b.png"]
+    assert {line["error"] for line in lines} == {"unreadable"}
+    assert all("Empty path component" in line["message"] for line in lines)
 
 
 def test_scattered_objects_out_of_reach_do_not_end_the_run(

@@ -80,6 +80,14 @@ def test_deep_jpeg2000_is_refused_where_nothing_decodes_it_right(monkeypatch: py
     assert caught.value.kind == "unsupported"
 
 
+def test_jpeg2000_with_channels_of_different_depth_is_refused() -> None:
+    data = bytearray(cv2.imencode(".jp2", np.dstack([RAMP, OPAQUE]))[1].tobytes())
+    data[data.index(b"\xff\x51") + 4 + 36 + 3 * 3] = 7  # of alpha, which then would come out transparent
+    with pytest.raises(ImageError, match="channels of 8 to 16 bits") as caught:
+        decode_image(bytes(data))
+    assert caught.value.kind == "unsupported"
+
+
 # ---- TIFF: byte order, planes, thumbnails
 
 

@@ -44,7 +44,7 @@ def embed_images(
     on_progress: Callable[[Progress], None] | None = None,
     **fields: Any,
 ) -> EmbedSummary:
-    """Embed images into a folder of Parquet files that states its origin, and account for every one of them.
+    """Embed images into a folder of Parquet files that states its provenance, and account for every one of them.
 
     inputs: as bigr_repr.embed.inputs.sources.find_sources takes them; memory does not depend on how many there are. An
     image that cannot be read gives no row but a line in failures.jsonl: path, kind of error, message. out: a folder or
@@ -52,12 +52,12 @@ def embed_images(
     fields take precedence. Read the rows with read_embeddings.
 
     Inputs are listed first, then embedded in units, each a file that appears whole. A run that was stopped, however,
-    goes on where it was. What belongs to another model, layer, preprocessing or list of inputs is never mixed:
+    is resumed. What belongs to another model, layer, preprocessing or list of inputs is never mixed:
     ValueError says what differs. Rows are the same whichever engine does a unit; other batch sizes, devices and compile
     change them by no more than rounding.
 
     Raises FileNotFoundError for inputs or a model that are not there, ValueError for a layer out of range, data of
-    another origin or a model that gives no finite numbers, OSError when out cannot be written, RuntimeError when
+    another provenance or a model that gives no finite numbers, OSError when out cannot be written, RuntimeError when
     another process is writing it. KeyboardInterrupt leaves finished units.
     """
     options = replace(options or EmbedOptions(), **fields)

@@ -31,6 +31,8 @@ def open_jpeg2000(file: IO[bytes], filename: str) -> Image.Image:
         file = io.BytesIO(file.read(end))  # the decoder takes what follows for boxes
     image = Jpeg2KImagePlugin.Jpeg2KImageFile(file, filename)
     if len(precisions) > 1 and max(precisions) > 8:
+        if len(set(precisions)) > 1:
+            raise OSError(f"JPEG 2000 with channels of {min(precisions)} to {max(precisions)} bits is not supported")
         return _Deep(file, image, max(precisions))
     return image
 

@@ -163,14 +163,31 @@ class ObjectPath(os.PathLike[str]):
             return self.filesystem.get_file_info(self.key)
 
     def members(self) -> Iterator[tuple[str, int | None]]:
-        """Name and size of each object right below, in no order; of what has objects below itself, None for size."""
+        """Name and size of each object right below, in no order; of what has objects below itself, None for size.
+
+        Keys with an empty part, as `data//a.jpg`, are names that begin with a slash: pyarrow lists them, and says that
+        it cannot read them.
+        """
         from pyarrow.fs import FileSelector
 
         with _explained(self._url):
             found = self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True))
         for info in found:
-            if info.base_name:  # some stores hold an empty object to stand for the folder
+            if info.path == self.key:  # how pyarrow shows that something has an empty name here
+                yield from self._without_name()
+            elif info.base_name:  # some stores hold an empty object to stand for the folder
                 yield info.base_name, info.size if info.is_file else None
+
+    def _without_name(self) -> Iterator[tuple[str, int | None]]:
+        """Objects at any depth below an empty name in this folder."""
+        from pyarrow.fs import FileSelector
+
+        with _explained(self._url):
+            found = self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True, recursive=True))
+        front = f"{self.key}//"
+        for info in found:
+            if info.is_file and info.path.startswith(front):
+                yield info.path[len(front) - 1 :], info.size
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         """Objects right below whose names match."""

@@ -31,14 +31,14 @@ class ListenOptions:
 class LimitOptions:
     """What the server accepts."""
 
-    max_body: Annotated[int, typer.Option(min=1, help="Megabytes that a request may have.")] = 16
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels that a picture may have.")] = 50_000_000
-    max_images: Annotated[int, typer.Option(min=1, help="Pictures that a request may hold.")] = 32
+    max_body: Annotated[int, typer.Option(min=1, help="Largest request, in megabytes.")] = 16
+    max_pixels: Annotated[int, typer.Option(min=1, help="Largest picture, in pixels.")] = 50_000_000
+    max_images: Annotated[int, typer.Option(min=1, help="Most pictures in one request.")] = 32
     max_requests: Annotated[
         int, typer.Option(min=1, help="Requests answered at once; further ones are told to try again.")
     ] = 256
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the network takes at once.")] = 32
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 30.0
+    timeout: Annotated[float, typer.Option(min=0.1, help="Longest time for a request, in seconds.")] = 30.0
 
 
 @flattened

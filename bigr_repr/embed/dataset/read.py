@@ -41,7 +41,7 @@ class Embeddings(NamedTuple):
 class EmbeddingSet:
     """A data set that embed_images wrote, opened. Rows are read when asked for.
 
-    Raises FileNotFoundError if the folder holds none, ValueError if its files are not of one origin.
+    Raises FileNotFoundError if the folder holds none, ValueError if its files differ in provenance.
     """
 
     def __init__(self, folder: PathLike) -> None:

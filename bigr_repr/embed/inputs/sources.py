@@ -107,7 +107,7 @@ def container_entry(path: str) -> Entry | None:
     Of a name that a tar file holds twice, the first. Raises ImageError for a damaged file.
     """
     file, _, row = path.rpartition("#")
-    if row.isdecimal() and file.lower().endswith(".parquet"):
+    if row.isdecimal() and file.lower().endswith(PARQUET):
         return member_entry(file, path)
     parents = (str(parent) for parent in PurePath(path).parents)
     tar = next((parent for parent in parents if parent.lower().endswith(".tar") and os.path.isfile(parent)), None)  # noqa: PTH113
@@ -118,7 +118,7 @@ def member_entry(file: str, path: str) -> Entry | None:
     """The picture of a container whose recorded path ends as `path` does; None if there is none."""
     if not os.path.isfile(file):  # noqa: PTH113
         return None
-    if file.lower().endswith(".parquet"):
+    if file.lower().endswith(PARQUET):
         row = path.rpartition("#")[2]
         return Entry(escape_path(path), file, int(row)) if row.isdecimal() else None
     name = path.removeprefix(f"{file}/")

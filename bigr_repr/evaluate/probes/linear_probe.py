@@ -84,7 +84,7 @@ def linear_probe(
     also what is held out, and the choice is between the protocol's rates; one rate is taken as it is. device: a
     GPU if there is one, unless given.
 
-    Raises ValueError, in one line, for features and labels that cannot be compared (see `_labeled`), for a value of
+    Raises ValueError, in one line, for features and labels that cannot be compared (see `labeled`), for a value of
     `grid` that is not positive, for no seeds, or for too few images to hold any out.
     """
     found = linear_probes(

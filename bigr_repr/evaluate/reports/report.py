@@ -150,7 +150,7 @@ def _sweeps(records: Sequence[RunRecord]) -> list[_Table]:
     return found
 
 
-def _origins(records: Sequence[RunRecord]) -> list[str]:
+def _provenance(records: Sequence[RunRecord]) -> list[str]:
     """Protocols, data, models and machines, each once, as sentences."""
     said = [sentence for record in records for sentence in _of_record(record)]
     said += [sentence for chosen in map(_chosen, _groups(records)) for sentence in _of_choice(chosen)]
@@ -207,7 +207,7 @@ def _markdown(name: str, records: Sequence[RunRecord], plots: Sequence[str]) -> 
     parts = [f"# {name}", markdown_table(records), *(f"![{plot}]({plot})" for plot in plots)]
     for title, head, lines in _sweeps(records):
         parts += [f"## {title}", _markdown_lines(head, lines)]
-    parts += ["## How these figures came about", "\n".join(f"- {sentence}" for sentence in _origins(records))]
+    parts += ["## How these figures came about", "\n".join(f"- {sentence}" for sentence in _provenance(records))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -223,5 +223,5 @@ def _page(name: str, records: Sequence[RunRecord], plots: Mapping[str, Path]) ->
     figures = [(_CAPTIONS[kind], data_url(path.read_bytes(), "image/png")) for kind, path in plots.items()]
     return render(
         Path(__file__).with_name("report.html"),
-        name=name, tables=_tables(records), figures=figures, sweeps=_sweeps(records), origins=_origins(records),
+        name=name, tables=_tables(records), figures=figures, sweeps=_sweeps(records), provenance=_provenance(records),
     )  # fmt: skip

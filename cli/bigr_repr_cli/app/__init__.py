@@ -27,7 +27,7 @@ def command(
         typer.Option(
             envvar="BIGR_REPR_PASSWORD",
             show_envvar=True,
-            help=r"Ask for this password before anything else; any user name goes with it \[default: none].",
+            help=r"Ask for this password before anything else; any user name is accepted \[default: none].",
         ),
     ] = None,
     max_pixels: Annotated[

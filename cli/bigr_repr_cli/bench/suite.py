@@ -46,7 +46,7 @@ def command(
 ) -> None:
     """Measure many representations on many data sets: Markdown, JSON and an HTML page with plots.
 
-    A broken run goes on where it was when the command is given again.
+    Give the same command again to resume a run that was stopped.
     """
     from bigr_repr.evaluate.reports.report import markdown_table, write_reports
     from bigr_repr.evaluate.runs.suite import read_suite, run_suite

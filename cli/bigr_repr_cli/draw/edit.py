@@ -25,7 +25,7 @@ def _to(
 
 @takes(photo=photo_options("edited.png", label=_to), sampling=sampling_options())
 def command(photo: PhotoCall, sampling: Sampling) -> None:
-    """Replace the marked part of a photograph by something of the given class."""
+    """Replace the marked part of a photograph with something of the given class."""
     from bigr_repr.painting.files import inpaint_file
 
     photo.paint(sampling, "editing", partial(inpaint_file, command="edit"))

@@ -7,7 +7,7 @@ from bigr_repr_cli.draw.sampling import Sampling, sampling_options
 
 @takes(photo=photo_options("inpainted.png"), sampling=sampling_options())
 def command(photo: PhotoCall, sampling: Sampling) -> None:
-    """Paint the marked part of a photograph anew, and put it back at the photograph's own resolution.
+    """Repaint the marked part of a photograph, at the photograph's own resolution.
 
     With --blend none, pixels outside the mask stay bit for bit.
     """

@@ -24,11 +24,11 @@ _Images = Annotated[
 def command(
     images: _Images, columns: Columns, runs: Runs, decoding: Decoding, computing: Computing, as_json: Json = False
 ) -> None:
-    """Embed images: one vector per image, in a folder of Parquet files that state their origin.
+    """Embed images: one vector per image, in a folder of Parquet files that state their provenance.
 
     Images that cannot be read are listed in OUT/failures.jsonl. To use the rows elsewhere: bigr-repr embed export.
 
-    A run that was stopped continues where it was when the command is given again.
+    Give the same command again to resume a run that was stopped.
 
     --layer best is the block that bigr-repr bench layers found for this model.
     """

@@ -60,7 +60,7 @@ class Columns:
         typer.Option(
             min=16,
             max=1024,
-            help=r"Also store each image as a WebP with a longer side of so many pixels \[default: do not].",
+            help=r"Also store a WebP thumbnail of each image, with this longer side in pixels \[default: do not].",
         ),
     ] = None
 
@@ -104,7 +104,7 @@ class Runs:
         bool, typer.Option("--drop-gone", help="With --update: remove the rows of images that are gone.")
     ] = False
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove the embeddings that OUT holds, and begin anew.")
+        bool, typer.Option("--overwrite", help="Remove the embeddings that OUT holds, and start over.")
     ] = False
     unit_size: Annotated[
         int | None,

@@ -20,7 +20,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List clusters of images that are at most RADIUS differing bits from another of their cluster.
+    """List clusters of near-duplicates: each differs from another of its cluster in at most RADIUS bits.
 
     Every pair is compared, which takes minutes for 100,000 images, whatever the kind of index.
     """
