@@ -3,7 +3,7 @@
     python benchmarks/bundle_model.py runs/generator/model --record benchmarks/results/training.json
     python benchmarks/bundle_model.py runs/aligned/model --name bigr-tiny-aligned --record RECORD
 
-`quality` is taken from benchmarks/results/{reconstruction,representation}.json where they name the same weights.
+`quality` is taken from benchmarks/results/{reconstruction,representation}*.json where they name the same weights.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ TERMS = (
 
 def measured(fingerprint: str) -> dict[str, Any]:
     """Reconstruction and representation as recorded of exactly these weights; nothing of what is recorded of others."""
-    records = {
-        path.stem: json.loads(path.read_text())
-        for path in (record.RESULTS / f"{name}.json" for name in ("reconstruction", "representation"))
-        if path.exists()
-    }
-    ours = {name: found for name, found in records.items() if found["model"]["fingerprint"] == fingerprint}
+    ours: dict[str, Any] = {}
+    for name in ("reconstruction", "representation"):
+        records = [json.loads(path.read_text()) for path in sorted(record.RESULTS.glob(f"{name}*.json"))]
+        if mine := [found for found in records if found["model"]["fingerprint"] == fingerprint]:
+            ours[name] = mine[-1]
     quality: dict[str, Any] = {}
     if found := ours.get("reconstruction"):
         quality["reconstruction"] = {

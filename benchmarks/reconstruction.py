@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("source", nargs="+", help="images: a folder, Parquet files, torchvision:NAME:ROOT")
     parser.add_argument("--model", default="bigr-tiny")
     parser.add_argument("--limit", type=int, help="use the first images only")
+    parser.add_argument("--record", default="reconstruction", help="name of the record in results/")
     parser.add_argument("--pictures", type=Path, default=EXAMPLES, help="folder of photographs to draw")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int)
@@ -114,8 +115,8 @@ def main() -> None:
     images = open_images(options.source, train=False)
     count = min(options.limit or len(images), len(images))
     results = {"source": [Path(source).name for source in options.source], "limit": options.limit}
-    record.write("reconstruction", results | measure(pre, images, count), pre)
-    draw(pre, options.pictures, record.RESULTS / "reconstruction.png")
+    record.write(options.record, results | measure(pre, images, count), pre)
+    draw(pre, options.pictures, record.RESULTS / f"{options.record}.png")
 
 
 if __name__ == "__main__":

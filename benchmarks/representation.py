@@ -31,13 +31,15 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of the data sets")
     parser.add_argument("--model", default="bigr-tiny")
     parser.add_argument("--reduced", action="store_true", help="fewer images and layers")
+    parser.add_argument("--suite", default="representation", help="another suite of suites/, by its name")
+    parser.add_argument("--record", default="representation", help="name of the record in results/")
     parser.add_argument("--limit", type=int, help="at most so many training images, and half as many test images")
     parser.add_argument("--out", type=Path, default=Path("runs/representation"), help="what is done is kept here")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for features")
     parser.add_argument("--device", help="default: a GPU if there is one")
     options = parser.parse_args()
     pre = record.load(options.model)
-    name = "representation-small.yaml" if options.reduced else "representation.yaml"
+    name = "representation-small.yaml" if options.reduced else f"{options.suite}.yaml"
     suite = read_suite(SUITES / name, model=options.model, root=options.root)
     suite = suite.limited(options.limit, options.limit and max(1, options.limit // 2))
     settings = BenchSettings(cache=options.cache, device=options.device)
@@ -47,9 +49,9 @@ def main() -> None:
         raise SystemExit(f"representation.py: {error}") from error
     write_reports("representation", rows, options.out)
     plot = "representation-layers.png"
-    (record.RESULTS / plot).write_bytes((options.out / plot).read_bytes())
+    (record.RESULTS / plot.replace("representation", options.record)).write_bytes((options.out / plot).read_bytes())
     table = markdown_table(rows)
-    record.write("representation", {"suite": name, "table": table.splitlines(), "rows": rows}, pre)
+    record.write(options.record, {"suite": name, "table": table.splitlines(), "rows": rows}, pre)
     print(table)
 
 
