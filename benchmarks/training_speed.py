@@ -6,7 +6,7 @@
 A step is forward, backward, clipping and the optimizer, on codes and images that are in memory already. The peak is a
 square matrix product of 2048 in the same precision, measured in this run before and after, and the better one counts;
 operations are counted by PyTorch's own counter, for the tokens that are read. Images a CPU second are those a second of
-the processor's time: what a machine that others also use would give if it were free.
+the processor's time: what a machine that others also use would give if it were free; on a CPU the share is of those.
 Writes benchmarks/results/training_speed.json.
 """
 
@@ -38,16 +38,18 @@ def synchronize(device: torch.device) -> None:
 
 
 def product_peak(dtype: torch.dtype, device: torch.device, seconds: float) -> float:
-    """Operations a second of a square matrix product."""
+    """Operations a second of a square matrix product; on a CPU, of the seconds of its threads."""
+    threads = 1 if device.type == "cuda" else torch.get_num_threads()
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     a, b = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
     a @ b
     best, until = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < until:
         synchronize(device)
-        since = time.perf_counter()
+        since = clock()
         a @ b
         synchronize(device)
-        best = max(best, 2 * SIDE**3 / (time.perf_counter() - since))
+        best = max(best, threads * 2 * SIDE**3 / (clock() - since))
     return best
 
 
@@ -148,11 +150,11 @@ def main() -> None:
     for name, peak in peaks.items():
         peaks[name] = max(peak, product_peak(DTYPES[name], device, 2.0))
     for row in rows:
-        speed = row["images_per_second"] * row["gflop_per_image"]
-        row["share_of_product_peak"] = round(speed * 1e9 / peaks[row["precision"]], 3)
-    threads = torch.get_num_threads()
+        threads = torch.get_num_threads()
+        rate = row["images_per_second"] if device.type == "cuda" else row["images_per_cpu_second"] * threads
+        row["share_of_product_peak"] = round(rate * row["gflop_per_image"] * 1e9 / peaks[row["precision"]], 3)
     peak = {name: round(value / 1e9) for name, value in peaks.items()}
-    record.write("training_speed", {"threads": threads, "product_peak_gflops": peak, "rows": rows})
+    record.write("training_speed", {"threads": torch.get_num_threads(), "product_peak_gflops": peak, "rows": rows})
 
 
 if __name__ == "__main__":
