@@ -320,7 +320,7 @@ def test_series_do_not_mix(bigr: Run, tmp_path: Path) -> None:
     assert "seed was 0, is 1; name another folder" in error
     assert len(list((tmp_path / "series").glob("*.png"))) == 1
     picture(1).save(tmp_path / "000000.png")
-    assert "unknown origin" in bigr("generate", "--out", ".")[2]
+    assert "do not say how they were made" in bigr("generate", "--out", ".")[2]
 
 
 def test_a_refused_series_names_the_setting_that_differs(bigr: Run) -> None:

@@ -39,6 +39,14 @@ class TrainingPass(NamedTuple):
     states: dict[int, Tensor]
 
 
+def drop_labels(
+    labels: Tensor, probability: float, no_class: int, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Labels (B,), each replaced by `no_class` with this probability: what classifier-free guidance is trained with."""
+    dropped = torch.rand(labels.shape, generator=generator, device=labels.device) < probability
+    return torch.where(dropped, no_class, labels)
+
+
 class BiGR(nn.Module):
     """The generator: reads codes with some tokens masked, and gives hidden states, conditions for sampling, or a loss.
 
@@ -95,8 +103,7 @@ class BiGR(nn.Module):
         if masked is None:
             masked = draw_mask(*codes.shape[:2], generator=generator, device=device)
         if labels is not None and class_dropout > 0:
-            drop = torch.rand(labels.shape, generator=generator, device=device) < class_dropout
-            labels = torch.where(drop, self.config.classes, labels)
+            labels = drop_labels(labels, class_dropout, self.config.classes, generator=generator)
         return self(codes, labels, masked, generator=generator, diffusion_draws=diffusion_draws).loss  # type: ignore[no-any-return]
 
     def forward(

@@ -127,7 +127,7 @@ class _Series:
         self.folder.mkdir(parents=True, exist_ok=True)
         check_writable(self.folder)
         if (self.folder / "000000.png").exists():
-            raise ValueError(f"{self.folder} holds pictures of unknown origin; name another folder")
+            raise ValueError(f"{self.folder} holds pictures that do not say how they were made; name another folder")
         with replacing(file) as target:
             target.write(json.dumps(self.provenance, indent=1, ensure_ascii=False).encode())
 

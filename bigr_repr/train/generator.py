@@ -21,7 +21,7 @@ from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import grid_to_tokens
 from bigr_repr.config import GeneratorConfig, ModelConfig
 from bigr_repr.datasets import ImageSet
-from bigr_repr.models.bigr import BiGR
+from bigr_repr.models.bigr import BiGR, drop_labels
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.alignment import AlignmentHeads, FeatureHeader, FeatureSet
 from bigr_repr.train.batches import Batch, batches
@@ -164,8 +164,7 @@ class GeneratorTask:
         codes = self._codes(batch)
         labels = batch.labels if recipe.conditional else None
         if labels is not None:
-            dropped = torch.rand(labels.shape, device=labels.device) < recipe.class_dropout
-            labels = torch.where(dropped, self._config.classes, labels)
+            labels = drop_labels(labels, recipe.class_dropout, self._config.classes)
         read = read_positions(codes.shape[1], recipe.read_share, step / run.settings.steps, codes.device)
         masked = draw_masks(
             *codes.shape[:2], masking=recipe.masking, light_share=recipe.light_share, read=read, device=codes.device
