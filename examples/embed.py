@@ -10,7 +10,7 @@ import bigr_repr as br
 
 parser = argparse.ArgumentParser(description="Embed images, and show what the data set holds.")
 parser.add_argument("images", nargs="?", default="examples/images")
-parser.add_argument("--out", default="embeddings")
+parser.add_argument("--out", default="example-embeddings")
 given = parser.parse_args()
 
 summary = br.embed_images(given.images, given.out, layers=(4, 12), codes=True)

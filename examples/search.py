@@ -12,7 +12,7 @@ from bigr_repr.images import find_images
 parser = argparse.ArgumentParser(description="Index a folder by the tokenizer's bits, and search it with one image.")
 parser.add_argument("images", nargs="?", default="examples/images")
 parser.add_argument("--query", default="examples/images/grass.jpg")
-parser.add_argument("--out", default="index")
+parser.add_argument("--out", default="example-index")
 given = parser.parse_args()
 
 model = br.load("bigr-tiny")
