@@ -46,7 +46,7 @@ def command(
     from bigr_repr.train.alignment import FrozenNetwork, write_features
     from bigr_repr.train.code_set import write_codes
 
-    encoder, images = load_tokenizer(tokenizer), open_images(data)
+    images, encoder = open_images(data), load_tokenizer(tokenizer)
     grid, name, weights = encoder.config.grid, alignment.align, alignment.align_weights
     network = None if name is None else FrozenNetwork(name, grid=grid, weights=weights)
     with counting_progress("encoding") as on_progress:
