@@ -45,8 +45,8 @@ def model_of(provenance: Mapping[str, Any] | None, model: PathLike | Pretrained 
     """
     if provenance is None:
         raise ValueError(
-            "this index does not say which model its codes come from, so pictures cannot be its queries; search by code "
-            "or id, or build it from an embedding data set with: bigr-repr index build"
+            "this index does not say which model its codes come from, so pictures cannot be its queries; search by "
+            "code or id, or build it from an embedding data set with: bigr-repr index build"
         )
     pre = model if isinstance(model, Pretrained) else load(provenance["model"] if model is None else model)
     require_same_provenance(provenance, provenance_by(pre, provenance))
