@@ -30,10 +30,11 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained, load_official
 from bigr_repr.models.bigr import masked_count
+from bigr_repr.models.bits import bit_entropy
 from bigr_repr.sampling import SamplingSettings, generate, sample_codes
 from bigr_repr.sampling.chain import Chain
 from bigr_repr.sampling.noise import SeededDraws
-from bigr_repr.sampling.orders import bit_entropy, bit_margin, halton_order
+from bigr_repr.sampling.orders import bit_margin, halton_order
 from bigr_repr.sampling.settings import FIXED_ORDERS, ORDERS, RANKED_ORDERS
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from bigr_repr import enrich, enrich_photo, inpaint_photo
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.models.bits import bit_entropy
 from bigr_repr.models.transcoder import BernoulliDiffusion
 from bigr_repr.painting import series
 from bigr_repr.painting.pasting import Pasting
@@ -44,7 +45,7 @@ from bigr_repr.sampling import SamplingSettings, generate, interpolate, noise, s
 from bigr_repr.sampling.applications import PAINTING, block_rounds
 from bigr_repr.sampling.chain import Chain
 from bigr_repr.sampling.noise import SeededDraws
-from bigr_repr.sampling.orders import bit_entropy, choose, halton_order
+from bigr_repr.sampling.orders import choose, halton_order
 from bigr_repr.sampling.settings import FAST, chain_times
 
 

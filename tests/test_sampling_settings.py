@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from bigr_repr.models.bigr import masked_count
+from bigr_repr.models.bits import bit_entropy
 from bigr_repr.painting import Pasting
 from bigr_repr.sampling import SamplingSettings
 from bigr_repr.sampling.fields import options_of
 from bigr_repr.sampling.job import Options, given_options
 from bigr_repr.sampling.noise import SeededDraws
-from bigr_repr.sampling.orders import bit_entropy, bit_margin, choose, fixed_scores, gumbel_noise, halton_order
+from bigr_repr.sampling.orders import bit_margin, choose, fixed_scores, gumbel_noise, halton_order
 from bigr_repr.sampling.settings import ALIASES, FAST, chain_times
 
 

@@ -11,11 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def bit_entropy(probabilities: Tensor) -> Tensor:
-    """Mean binary entropy of each token, in bits: (..., K) in [0, 1] -> (...) in [0, 1]. Source: BiGR, section 3.3."""
-    entropy: Tensor = torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)
-    return entropy.mean(dim=-1) / math.log(2)
+from bigr_repr.models.bits import bit_entropy
 
 
 def bit_margin(probabilities: Tensor) -> Tensor:
