@@ -290,6 +290,19 @@ class JoinedSet(ImageSet):
         return _fingerprint(["joined", [part.fingerprint() for part in self._parts]])
 
 
+def _open(source: str, train: bool, columns: Columns) -> list[ImageSet]:
+    """The parts of one source."""
+    if source.startswith("torchvision:"):
+        _, name, root = (*source.split(":", 2), "", "")[:3]
+        return [TorchvisionSet(name, root or ".", train=train)]
+    if Path(source).suffix.lower() in PARQUET and not Path(source).is_dir():
+        return [ParquetSet(source, columns)]
+    if Path(source).suffix == ".npz":
+        return [ArraySet(source)]
+    files = sorted(file for file in Path(source).glob("[!._]*") if file.suffix.lower() in PARQUET)
+    return [ParquetSet(file, columns) for file in files] or [FolderSet(source)]
+
+
 def open_images(
     sources: PathLike | Sequence[PathLike], *, train: bool = True, columns: Columns = USUAL_COLUMNS
 ) -> ImageSet:
@@ -302,19 +315,7 @@ def open_images(
     listed = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not listed:
         raise ValueError("sources is empty; give a folder, a Parquet file or torchvision:NAME:ROOT")
-    parts: list[ImageSet] = []
-    for source in (os.fspath(item) for item in listed):
-        if source.startswith("torchvision:"):
-            _, name, root = (*source.split(":", 2), "", "")[:3]
-            parts.append(TorchvisionSet(name, root or ".", train=train))
-        elif Path(source).suffix.lower() in PARQUET and not Path(source).is_dir():
-            parts.append(ParquetSet(source, columns))
-        elif Path(source).suffix == ".npz":
-            parts.append(ArraySet(source))
-        elif files := sorted(file for file in Path(source).glob("[!._]*") if file.suffix.lower() in PARQUET):
-            parts.extend(ParquetSet(file, columns) for file in files)
-        else:
-            parts.append(FolderSet(source))
+    parts = [part for item in listed for part in _open(os.fspath(item), train, columns)]
     joined = parts[0] if len(parts) == 1 else JoinedSet(parts)
     if len(joined) == 0:
         raise ValueError(f"{', '.join(os.fspath(item) for item in listed)}: no images found")

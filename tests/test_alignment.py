@@ -18,7 +18,7 @@ from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.models.transcoder import Denoiser
 from bigr_repr.train import generator as generator_module
-from bigr_repr.train.alignment import AlignmentHeads, FeatureSet, FrozenNetwork, write_features
+from bigr_repr.train.alignment import AlignmentFeatures, AlignmentHeads, FrozenNetwork, write_features
 from bigr_repr.train.batches import batches
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import GeneratorRecipe, train_generator
@@ -62,7 +62,7 @@ def codes(images: ImageSet, weights: Path, tmp_path_factory: pytest.TempPathFact
 def test_features_have_a_position_a_token_and_follow_the_view(images: ImageSet, weights: Path, codes: CodeSet) -> None:
     network = FrozenNetwork(f"timm:{NETWORK}", grid=4, weights=weights)
     assert (network.name, network.side) == (f"timm:{NETWORK}:3", 4 * 16)
-    found = FeatureSet(codes)
+    found = AlignmentFeatures(codes)
     assert found.header.network == network.name
     index = np.array([2, 2, 9])
     tokens, pooled = found.rows(index, np.array([0, 1, 0]))
@@ -76,7 +76,7 @@ def test_features_have_a_position_a_token_and_follow_the_view(images: ImageSet, 
 
 
 def test_batches_bring_the_features_of_the_view_whose_codes_they_bring(codes: CodeSet) -> None:
-    found = FeatureSet(codes)
+    found = AlignmentFeatures(codes)
     batch = next(batches(codes, batch_size=6, seed=1, first_step=0, image_size=32, features=found))
     assert batch.codes is not None
     assert batch.features is not None
@@ -152,7 +152,7 @@ def test_an_aligned_batch_in_passes_takes_the_same_step(codes: CodeSet, tmp_path
 
 
 def test_heads_are_zero_where_the_prediction_is_the_feature(codes: CodeSet) -> None:
-    heads = AlignmentHeads(8, FeatureSet(codes).header)
+    heads = AlignmentHeads(8, AlignmentFeatures(codes).header)
     states = torch.randn(2, 5, 8)
     features = heads.tokens(states) * heads.std + heads.mean
     pooled = heads.pooled(states.mean(1)) * heads.pooled_std + heads.pooled_mean

@@ -65,9 +65,9 @@ def test_rates_are_chosen_on_images_that_no_head_has_seen(
 
 def test_an_epoch_shows_every_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.arange(40.0)[None, :, None, None].expand(1, 40, 2, 2)
-    seen, logits = [], attentive._Heads.logits
+    seen, logits = [], attentive._AttentiveHeads.logits
     monkeypatch.setattr(
-        attentive._Heads, "logits", lambda self, part: (seen.append(part[0, :, 0, 0]), logits(self, part))[1]
+        attentive._AttentiveHeads, "logits", lambda self, part: (seen.append(part[0, :, 0, 0]), logits(self, part))[1]
     )
     options = AttentiveProbe(queries=1, epochs=2, batch=10)
     attentive._train(x, torch.arange(40) % 2, 2, options, torch.tensor([[0.01]]), 0)

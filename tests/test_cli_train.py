@@ -114,8 +114,8 @@ def test_choices_are_those_of_the_library() -> None:
     }  # fmt: skip
     for offered, known in choices.items():
         assert tuple(offered) == known
-    assert {mixed_precision(name) for name in o.Computed} == {"no", "bf16", "fp16"}
-    assert {mixed_precision(name, ("float32", "bfloat16")) for name in o.Encoded} == {"no", "bf16"}
+    assert {mixed_precision(name) for name in o.TrainPrecision} == {"no", "bf16", "fp16"}
+    assert {mixed_precision(name, ("float32", "bfloat16")) for name in o.CodePrecision} == {"no", "bf16"}
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class EmbedSummary:
     changed: int = 0
 
 
-class Job:
+class EmbedJob:
     """One run on one folder: what of the plan is done, and how far it is."""
 
     def __init__(self, out: Place, folder: Place, recipe: Recipe, report: Callable[[Progress], None]) -> None:

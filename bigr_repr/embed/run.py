@@ -21,7 +21,7 @@ from bigr_repr.embed.engines.gpus import Devices, EngineOptions, saved
 from bigr_repr.embed.engines.local import LocalEngine
 from bigr_repr.embed.engines.ray import RayEngine, require_ray
 from bigr_repr.embed.inputs.sources import find_sources
-from bigr_repr.embed.job import EmbedSummary, Job, Progress, RunUnits
+from bigr_repr.embed.job import EmbedJob, EmbedSummary, Progress, RunUnits
 from bigr_repr.embed.options import EmbedOptions
 from bigr_repr.images.containers import Columns
 from bigr_repr.images.find import Source
@@ -72,7 +72,7 @@ def embed_images(
         old = None if options.overwrite else open_plan(folder)
         icc = options.icc or (icc_of(old.provenance) if old else "convert")
         recipe = replace(loaded.recipe, batch_size=_batch_size(options.batch_size, old, loaded.extractor), icc=icc)
-        job = Job(target, folder, recipe, on_progress or (lambda progress: None))
+        job = EmbedJob(target, folder, recipe, on_progress or (lambda progress: None))
         plan = job.plan(old, sources, options)
         return job.do(plan, _engine(loaded, job, options, held, stack), retry_failed=options.retry_failed)
 
@@ -84,7 +84,7 @@ def _found(inputs: PathLike | Iterable[PathLike], options: EmbedOptions) -> Iter
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _Setup:
     """A model as it was given and as it computes here. pre: to be sent to other machines; places: of the network."""
 
     given: PathLike | Pretrained
@@ -94,7 +94,7 @@ class _Loaded:
     devices: tuple[str, ...]
 
 
-def _load(model: PathLike | Pretrained, devices: tuple[str, ...], options: EmbedOptions) -> _Loaded:
+def _load(model: PathLike | Pretrained, devices: tuple[str, ...], options: EmbedOptions) -> _Setup:
     from bigr_repr.checkpoints.pretrained import Pretrained, load
     from bigr_repr.features.extractor import FeatureExtractor
     from bigr_repr.system.devices import as_dtype, choose_device
@@ -116,10 +116,10 @@ def _load(model: PathLike | Pretrained, devices: tuple[str, ...], options: Embed
         thumbnails=options.thumbnails,
         image_column=options.image_column,
     )  # fmt: skip
-    return _Loaded(model, extractor, recipe, pre if on_ray else None, devices)
+    return _Setup(model, extractor, recipe, pre if on_ray else None, devices)
 
 
-def _engine(loaded: _Loaded, job: Job, options: EmbedOptions, held: list[int], stack: ExitStack) -> RunUnits:
+def _engine(loaded: _Setup, job: EmbedJob, options: EmbedOptions, held: list[int], stack: ExitStack) -> RunUnits:
     """What does a job's units."""
     import torch
 

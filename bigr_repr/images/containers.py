@@ -272,7 +272,7 @@ class ParquetRows:
                 yield _Stretch(start, self._starts[number + 1], error)
 
 
-class Table(NamedTuple):
+class ImageTable(NamedTuple):
     """A Parquet file's pictures in memory. parts: encoded bytes, rows in order, which as_py() gives.
 
     labels: int64 (rows,), -1 where a row has none; None without such a column. class_names, class_ids: one a label, or
@@ -285,7 +285,7 @@ class Table(NamedTuple):
     class_ids: tuple[str, ...]
 
 
-def read_parquet(file: str, columns: Columns = USUAL_COLUMNS) -> Table:
+def read_parquet(file: str, columns: Columns = USUAL_COLUMNS) -> ImageTable:
     """A whole Parquet file, in pieces, so that the size of a column does not matter.  Raises ImageError."""
     with _explained(file):
         _require_file(file)
@@ -297,11 +297,11 @@ def read_parquet(file: str, columns: Columns = USUAL_COLUMNS) -> Table:
                 for batch in parquet.iter_batches(_ROWS * 32, row_groups=[group], columns=[column])
             ]
             if columns.label not in parquet.schema_arrow.names:
-                return Table(parts, None, (), ())
+                return ImageTable(parts, None, (), ())
             labels = parquet.read(columns=[columns.label]).column(0)
             metadata = parquet.schema_arrow.metadata
     numbers, names = _numbered(labels, class_names(metadata, columns.label), file, columns)
-    return Table(parts, numbers, names, class_ids(metadata))
+    return ImageTable(parts, numbers, names, class_ids(metadata))
 
 
 def _numbered(

@@ -103,29 +103,29 @@ def _find(
     if not first:
         raise ValueError("no inputs; name image files, folders or patterns")
     alone = len(first) == 1 if alone is None else alone
-    parts: tuple[bytes, ...]
     for given in chain(first, inputs):
-        if os.path.isdir(given):
-            top, parts = given, ()
-        elif literal or os.path.lexists(given):
+        if not os.path.isdir(given) and (literal or os.path.lexists(given)):
             path = os.fsdecode(given if root is None else _relative(given, root))
             yield Source(path, os.fsdecode(given))
-            continue
-        elif MAGIC.search(given):
-            top, parts = split_pattern(given)
-            if not os.path.isdir(top or b"."):
-                raise nothing_at(given)
         else:
-            raise nothing_at(given)
-        shown = b"" if alone and not parts else top
-        if root is not None:
-            shown = _relative(top, root)
-        shown, opened = os.path.join(shown, b""), os.path.join(top, b"")  # with a slash at the end, unless empty
-        member = None
-        for member in _walk(top or b".", parts, follow_links):
-            yield Source(os.fsdecode(shown + member), os.fsdecode(opened + member))
-        if member is None:
-            raise nothing_at(given, folder=not parts)
+            yield from _listed(given, root, follow_links, alone)
+
+
+def _listed(given: bytes, root: bytes | None, follow_links: bool, alone: bool) -> Iterator[Source]:
+    """The images in a folder, or those that a pattern means."""
+    folder = os.path.isdir(given)
+    top, parts = (given, ()) if folder else split_pattern(given)
+    if not folder and not (MAGIC.search(given) and os.path.isdir(top or b".")):
+        raise nothing_at(given)
+    shown = b"" if alone and not parts else top
+    if root is not None:
+        shown = _relative(top, root)
+    shown, opened = os.path.join(shown, b""), os.path.join(top, b"")  # with a slash at the end, unless empty
+    member = None
+    for member in _walk(top or b".", parts, follow_links):
+        yield Source(os.fsdecode(shown + member), os.fsdecode(opened + member))
+    if member is None:
+        raise nothing_at(given, folder=folder)
 
 
 def nothing_at(given: bytes, folder: bool = False) -> FileNotFoundError:

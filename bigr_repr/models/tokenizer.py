@@ -102,7 +102,7 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
 
-class _Chain(nn.Module):
+class _BlockChain(nn.Module):
     def __init__(self, blocks: list[nn.Module]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -113,7 +113,7 @@ class _Chain(nn.Module):
         return x
 
 
-def _encoder(config: TokenizerConfig) -> _Chain:
+def _encoder(config: TokenizerConfig) -> _BlockChain:
     widths = [config.base_channels * m for m in config.channel_multipliers]
     groups, side, width = config.norm_groups, config.image_size, config.base_channels
     blocks: list[nn.Module] = [nn.Conv2d(config.in_channels, width, 3, padding=1)]
@@ -128,10 +128,10 @@ def _encoder(config: TokenizerConfig) -> _Chain:
             side //= 2
     blocks += [ResBlock(width, width, groups), AttnBlock(width, groups), ResBlock(width, width, groups)]
     blocks += [_norm(width, groups), nn.Conv2d(width, config.embed_dim, 3, padding=1)]
-    return _Chain(blocks)
+    return _BlockChain(blocks)
 
 
-def _decoder(config: TokenizerConfig) -> _Chain:
+def _decoder(config: TokenizerConfig) -> _BlockChain:
     widths = [config.base_channels * m for m in config.channel_multipliers]
     groups, side, width = config.norm_groups, config.grid, widths[-1]
     blocks: list[nn.Module] = [_norm(config.embed_dim, groups)] if config.norm_first else []
@@ -147,7 +147,7 @@ def _decoder(config: TokenizerConfig) -> _Chain:
             blocks.append(Upsample(width))
             side *= 2
     blocks += [_norm(width, groups), nn.Conv2d(width, config.in_channels, 3, padding=1)]
-    return _Chain(blocks)
+    return _BlockChain(blocks)
 
 
 class BinaryQuantizer(nn.Module):

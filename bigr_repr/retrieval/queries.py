@@ -21,11 +21,11 @@ from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.provenance import BITS, provenance_by, require_same_provenance
 from bigr_repr.system.devices import as_dtype
 
-__all__ = ["Encoded", "encode_queries", "model_of"]
+__all__ = ["EncodedQueries", "encode_queries", "model_of"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Encoded:
+class EncodedQueries:
     """Queries as an index searches them.
 
     codes: uint8 (q, bytes), to compare with the index's. tokens: uint8 (q, bytes), the tokenizer's codes. vectors:
@@ -55,7 +55,7 @@ def model_of(provenance: Mapping[str, Any] | None, model: PathLike | Pretrained 
 
 def encode_queries(
     images: Pictures, pre: Pretrained, provenance: Mapping[str, Any], binarizer: Binarizer | None
-) -> Encoded:
+) -> EncodedQueries:
     """Encode pictures (anything that extract_features takes) in the way that an index was encoded.
 
     provenance, binarizer: the index's.
@@ -78,4 +78,4 @@ def encode_queries(
         assert binarizer is not None
         assert vectors is not None
         codes = binarizer.encode(vectors)
-    return Encoded(codes=codes, tokens=tokens, vectors=vectors, pixels=np.stack(pixels))
+    return EncodedQueries(codes=codes, tokens=tokens, vectors=vectors, pixels=np.stack(pixels))

@@ -8,7 +8,7 @@ Knows nothing of pages.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -86,18 +86,16 @@ def search_images(
     named, missing = _named(images)
     pre = model_of(index.provenance, model)
     assert index.provenance is not None
-    read = list(map_ahead(partial(_read, pre.config.image_size), named))
-    seen = [picture for picture in read if isinstance(picture, _Picture)]
-    failures = missing + [picture for picture in read if not isinstance(picture, _Picture)]
+    seen, unread = _read_all(named, pre.config.image_size)
+    failures = missing + unread
     if not seen:
         raise failures[0][1]
     queries = encode_queries([picture.pixels for picture in seen], pre, index.provenance, index.binarizer)
     found = _find(index, queries.codes, queries.tokens, queries.vectors, request)
-    names = [picture.name for picture in seen]
     return Searched(
-        names=names, titles=[PurePath(name).name for name in names], found=found, tokens=queries.tokens,
-        photos=[picture.photo for picture in seen], region=region, rescored=rescore > 0,
-        failures=[(name, str(error)) for name, error in failures],
+        names=[picture.name for picture in seen], titles=[PurePath(picture.name).name for picture in seen],
+        found=found, tokens=queries.tokens, photos=[picture.photo for picture in seen], region=region,
+        rescored=rescore > 0, failures=[(name, str(error)) for name, error in failures],
     )  # fmt: skip
 
 
@@ -147,7 +145,7 @@ def views_of(
     return look_at(index, searched, PhotoFinder(images, source), pre)
 
 
-class _Picture(NamedTuple):
+class _QueryPicture(NamedTuple):
     """A query. pixels: uint8 (S, S, 3), as the model sees it."""
 
     name: str
@@ -189,13 +187,22 @@ def _named(
     return zip((entry.path for entry in entries), pictures(entries), strict=True), missing
 
 
-def _read(side: int, named: tuple[str, EncodedPicture]) -> _Picture | tuple[str, Exception]:
+def _read(side: int, named: tuple[str, EncodedPicture]) -> _QueryPicture | tuple[str, Exception]:
     name, encoded = named
     try:
         picture = decode_image(fetch(encoded), name=encoded.name)
     except ImageError as error:
         return name, error
-    return _Picture(name, center_crop(picture, side), thumbnail(picture))
+    return _QueryPicture(name, center_crop(picture, side), thumbnail(picture))
+
+
+def _read_all(
+    named: Iterable[tuple[str, EncodedPicture]], side: int
+) -> tuple[list[_QueryPicture], list[tuple[str, Exception]]]:
+    """The pictures that can be read, and why the others cannot."""
+    read = list(map_ahead(partial(_read, side), named))
+    seen = [picture for picture in read if isinstance(picture, _QueryPicture)]
+    return seen, [picture for picture in read if not isinstance(picture, _QueryPicture)]
 
 
 def _find(

@@ -18,7 +18,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.provenance import require_same_provenance
 from bigr_repr.retrieval.codes.rows import IndexRows
-from bigr_repr.retrieval.codes.source import DataSource, Part, full_path, part_state
+from bigr_repr.retrieval.codes.source import DataFile, DataSource, full_path, part_state
 from bigr_repr.retrieval.index.folder import writing
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.storage import RowWriter
@@ -71,11 +71,11 @@ def update_index(index: PathLike, dataset: PathLike | None = None) -> Updated:
     return Updated(kept=kept, read=len(rows_of) - kept, dropped=len(old) - kept, files=files)
 
 
-def _plan(old: DataSource, data: DataCodes) -> Iterator[tuple[Part, NDArray[np.int64]]]:
+def _plan(old: DataSource, data: DataCodes) -> Iterator[tuple[DataFile, NDArray[np.int64]]]:
     """For each file of the data set: what to record of it, and the index's rows that stay, or -1 for rows to read."""
     known = {part.name: number for number, part in enumerate(old.parts)}
     for file, count in zip(data.data.files, data.data.rows_of_files, strict=True):
-        part = Part(file.name, count, count, *part_state(file))
+        part = DataFile(file.name, count, count, *part_state(file))
         number = known.get(file.name)
         if number is not None and old.parts[number]._replace(held=count) == part:
             start, end = old.starts[number : number + 2]
@@ -84,7 +84,7 @@ def _plan(old: DataSource, data: DataCodes) -> Iterator[tuple[Part, NDArray[np.i
             yield part, np.full(count, -1, np.int64)
 
 
-def _rows(old: HammingIndex, data: DataCodes, plan: list[tuple[Part, NDArray[np.int64]]]) -> Iterator[IndexRows]:
+def _rows(old: HammingIndex, data: DataCodes, plan: list[tuple[DataFile, NDArray[np.int64]]]) -> Iterator[IndexRows]:
     vectors = None if old.rows.vectors is None else old.rows.vectors.dtype.name
     for number, (part, rows) in enumerate(plan):
         if part.held and rows[0] < 0:

@@ -69,7 +69,7 @@ def sample_codes(
     settings.guidance_at(1, condition is not None)
     codes, masked = _check(model, codes, masked, condition)
     with torch.inference_mode():
-        run = _Run(model, settings, draws, condition, codes, masked)
+        run = _SamplerRun(model, settings, draws, condition, codes, masked)
         for iteration in range(1, settings.steps + 1):
             run.advance(iteration)
             if callback is not None:
@@ -97,7 +97,7 @@ def _check(model: BiGR, codes: Tensor | None, masked: Tensor, condition: Tensor 
     return codes.to(device, torch.float32).masked_fill(masked[:, :, None], 0), masked
 
 
-class _Run:
+class _SamplerRun:
     """One call of `sample_codes`: its state and what does not change between iterations."""
 
     def __init__(

@@ -24,7 +24,7 @@ from bigr_repr.images.formats import ImageError
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.serve import metrics
 from bigr_repr.serve.batching import QueueFullError
-from bigr_repr.serve.guard import COOKIE, Guard, RefusedError, error_body, session
+from bigr_repr.serve.guard import COOKIE, RefusedError, RequestGuard, error_body, session
 from bigr_repr.serve.live_index import IndexState
 from bigr_repr.serve.schemas import (
     About,
@@ -66,7 +66,7 @@ def create_app(service: Service, access: Access | None = None) -> FastAPI:
         description="Embeddings, bit codes and search of pictures.", responses={"4XX": {"model": ErrorAnswer}},
     )  # fmt: skip
     app.state.service, app.state.token = service, access.token
-    app.add_middleware(Guard, access=access, limits=service.limits, metrics=service.metrics)
+    app.add_middleware(RequestGuard, access=access, limits=service.limits, metrics=service.metrics)
     app.include_router(router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     _handle_errors(app)

@@ -25,7 +25,7 @@ class EncodeTask:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Encoded:
+class EncoderOutput:
     """features: {block: float32 (D,)}, averaged over the tokens. tokens: the tokenizer's code, uint8 (bytes,)."""
 
     features: dict[int, NDArray[np.float32]]
@@ -39,7 +39,7 @@ class Encoder:
         self._codes = FeatureExtractor(pre, (), dtype=dtype, device=device)
         self._layers = FeatureExtractor(pre, range(pre.config.generator.layers), dtype=dtype, device=device)
 
-    def __call__(self, tasks: list[EncodeTask]) -> list[Encoded]:
+    def __call__(self, tasks: list[EncodeTask]) -> list[EncoderOutput]:
         """Features and codes of pictures.  Raises RuntimeError for features that are not finite."""
         wanted = sorted(frozenset[int]().union(*(task.blocks for task in tasks)))
         self._layers.layers = {block: block for block in wanted}
@@ -51,6 +51,6 @@ class Encoder:
         tokens = to_bytes(found.codes.flatten(1).cpu().numpy())
         layers = {block: values.cpu().numpy() for block, values in found.layers.items() if isinstance(block, int)}
         return [
-            Encoded(features={block: layers[block][i] for block in task.blocks}, tokens=tokens[i])
+            EncoderOutput(features={block: layers[block][i] for block in task.blocks}, tokens=tokens[i])
             for i, task in enumerate(tasks)
         ]

@@ -46,7 +46,7 @@ class RefusedError(Exception):
         self.status, self.code, self.message = status, code, message
 
 
-class Guard:
+class RequestGuard:
     """Middleware around the application. Every answer, a refusal too, carries the same safety headers."""
 
     def __init__(self, app: ASGIApp, *, access: Access, limits: Limits, metrics: Metrics) -> None:
@@ -61,7 +61,7 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        answer = _Answer(send)
+        answer = _GuardedAnswer(send)
         started = time.monotonic()
         try:
             await self._admitted(scope, receive, answer)
@@ -75,7 +75,7 @@ class Guard:
             self._metrics.requests.labels(path, str(answer.status)).inc()
             self._metrics.seconds.labels(path).observe(time.monotonic() - started)
 
-    async def _admitted(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _admitted(self, scope: Scope, receive: Receive, answer: _GuardedAnswer) -> None:
         headers = _headers(scope)
         self._check_host(headers)
         _check_origin(scope, headers)
@@ -83,7 +83,7 @@ class Guard:
         if self._requests >= self._limits.requests:
             raise RefusedError(429, "busy", f"{self._requests} requests are being answered; try again in a second")
         self._requests += 1
-        body = _Body(self, receive)
+        body = _LimitedBody(self, receive)
         try:
             async with asyncio.timeout(self._limits.seconds):
                 await body.read(headers)
@@ -117,10 +117,10 @@ class Guard:
         self._pending += size
 
 
-class _Body:
+class _LimitedBody:
     """The body of one request, read before the application runs. size: bytes that the guard has counted."""
 
-    def __init__(self, guard: Guard, receive: Receive) -> None:
+    def __init__(self, guard: RequestGuard, receive: Receive) -> None:
         self.size, self.complete = 0, False
         self._guard, self._receive = guard, receive
         self._chunks: list[bytes] = []
@@ -151,7 +151,7 @@ class _Body:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-class _Answer:
+class _GuardedAnswer:
     """The answer to one request. status: what was sent; 0: nothing."""
 
     def __init__(self, send: Send) -> None:

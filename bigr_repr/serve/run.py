@@ -15,7 +15,7 @@ from bigr_repr.serve.settings import Access, Limits
 log = logging.getLogger(__name__)
 
 
-class _Server(uvicorn.Server):
+class _ApiServer(uvicorn.Server):
     """A server that says when it listens. started: called once with the address."""
 
     def __init__(self, config: uvicorn.Config, begun: Callable[[str], None], address: str) -> None:
@@ -46,7 +46,7 @@ def run_server(
             limit_concurrency=4 * limits.requests, timeout_keep_alive=15,
             timeout_graceful_shutdown=max(1, int(limits.seconds)), lifespan="on",
         )  # fmt: skip
-        asyncio.run(_Server(config, begun, address).serve(sockets=[listening]))
+        asyncio.run(_ApiServer(config, begun, address).serve(sockets=[listening]))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -29,7 +29,7 @@ from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.queries import model_of
 from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.serve.batching import Batcher, QueueFullError
-from bigr_repr.serve.encoder import Encoded, Encoder, EncodeTask
+from bigr_repr.serve.encoder import Encoder, EncoderOutput, EncodeTask
 from bigr_repr.serve.live_index import IndexState, LiveIndex
 from bigr_repr.serve.metrics import Metrics
 from bigr_repr.serve.pictures import THUMBNAIL, PictureReader, lies_in
@@ -108,7 +108,7 @@ class Service:
         encoder = Encoder(self.pre, dtype=as_dtype(self._precision), device=device)
         side = self.pre.config.image_size
         encoder([EncodeTask(pixels=np.zeros((side, side, 3), np.uint8), blocks=frozenset())])  # the first run is slow
-        self._encoding: Batcher[EncodeTask, Encoded] = Batcher(
+        self._encoding: Batcher[EncodeTask, EncoderOutput] = Batcher(
             encoder, batch=limits.batch, wait_seconds=limits.wait_seconds, waiting=limits.waiting, name="encode",
             observe=self.metrics.observe_batch,
         )  # fmt: skip
@@ -154,7 +154,7 @@ class Service:
 
     # ---- what callers ask for
 
-    async def encode(self, pictures: Sequence[str], layers: Iterable[int | str] = ()) -> list[Encoded]:
+    async def encode(self, pictures: Sequence[str], layers: Iterable[int | str] = ()) -> list[EncoderOutput]:
         """Encode pictures, data URLs or base64.
 
         Raises ImageError naming "image <number>", ValueError for a layer out of range, QueueFullError.
@@ -260,7 +260,7 @@ def query_of_code(index: HammingIndex, code: NDArray[np.uint8]) -> Query:
     return Query(code=code, tokens=code if own else None, vector=None)
 
 
-def index_code(index: HammingIndex, encoded: Encoded) -> NDArray[np.uint8]:
+def index_code(index: HammingIndex, encoded: EncoderOutput) -> NDArray[np.uint8]:
     """The code by which an index of stated provenance finds an encoded picture: uint8 (bytes,)."""
     assert index.provenance is not None
     if index.provenance["of"] == BITS:

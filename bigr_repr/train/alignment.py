@@ -159,7 +159,7 @@ def _header_of(network: FrozenNetwork, arrays: Sequence[Any]) -> FeatureHeader:
     )  # fmt: skip
 
 
-class FeatureSet:
+class AlignmentFeatures:
     """Features beside a code set, memory-mapped. Raises FileNotFoundError where there are none, with the remedy."""
 
     def __init__(self, codes: CodeSet) -> None:

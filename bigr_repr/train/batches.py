@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bigr_repr.datasets import ImageSet
 from bigr_repr.images.formats import ImageError
-from bigr_repr.train.alignment import FeatureSet
+from bigr_repr.train.alignment import AlignmentFeatures
 from bigr_repr.train.code_set import CodeSet
 
 # One drawn item: which image, and its place in the endless stream of items, which seeds its flip and crop.
@@ -91,7 +91,7 @@ class _ImageItems(Dataset[Any]):
 
 
 class _CodeItems(Dataset[Any]):
-    def __init__(self, codes: CodeSet, seed: int, features: FeatureSet | None) -> None:
+    def __init__(self, codes: CodeSet, seed: int, features: AlignmentFeatures | None) -> None:
         self._codes, self._seed, self._features = codes, seed, features
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
@@ -122,7 +122,7 @@ def batches(
     image_size: int,
     crop: int | None = None,
     flip: bool = True,
-    features: FeatureSet | None = None,
+    features: AlignmentFeatures | None = None,
     workers: int = 0,
     rank: int = 0,
     ranks: int = 1,

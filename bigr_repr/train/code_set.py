@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -121,6 +121,13 @@ def _encode(
     return to_bytes(tokens.reshape(len(pixels), -1))
 
 
+def _squares(images: ImageSet, side: int, batch_size: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """All images in batches, uint8 (B, S, S, 3), each with the number of its first."""
+    squares = map_ahead(lambda i: images.load_square(i, side), range(len(images)), ahead=2 * batch_size)
+    for start in range(0, len(images), batch_size):
+        yield start, np.stack(list(islice(squares, batch_size)))
+
+
 def write_codes(
     images: ImageSet,
     tokenizer: BinaryAutoencoder,
@@ -148,16 +155,11 @@ def write_codes(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     half = mixed_precision(precision, ("float32", "bfloat16")) == "bf16"
-    place, config = choose_device(device), tokenizer.config
-    header = _header_of(images, tokenizer, tokenizer_name, mirror)
-    folder.mkdir(parents=True, exist_ok=True)
-    packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=header.shape)
-    _take_the_disk(folder / "codes.npy")
+    place, header = choose_device(device), _header_of(images, tokenizer, tokenizer_name, mirror)
+    packed = _new_file(folder, header)
     tokenizer = tokenizer.to(place).eval()
-    squares = map_ahead(lambda i: images.load_square(i, config.image_size), range(len(images)), ahead=2 * batch_size)
-    for start in range(0, len(images), batch_size):
-        stop = min(start + batch_size, len(images))
-        pixels = np.stack(list(islice(squares, stop - start)))
+    for start, pixels in _squares(images, tokenizer.config.image_size, batch_size):
+        stop = start + len(pixels)
         packed[start:stop, 0] = _encode(tokenizer, pixels, place, half=half)
         if mirror:
             packed[start:stop, 1] = _encode(tokenizer, np.ascontiguousarray(pixels[:, :, ::-1]), place, half=half)
@@ -190,6 +192,14 @@ def _finish(folder: Path, header: CodeHeader, images: ImageSet) -> None:
             np.save(file, images.labels)
     with replacing(folder / "codes.json") as file:
         file.write(json.dumps(asdict(header), indent=1).encode())
+
+
+def _new_file(folder: Path, header: CodeHeader) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """The packed codes, memory-mapped, still zero."""
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=header.shape)
+    _take_the_disk(folder / "codes.npy")
+    return packed
 
 
 def _take_the_disk(file: Path) -> None:

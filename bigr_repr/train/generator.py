@@ -23,7 +23,7 @@ from bigr_repr.config import GeneratorConfig, ModelConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.bigr import BiGR, drop_labels
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.train.alignment import AlignmentHeads, FeatureHeader, FeatureSet
+from bigr_repr.train.alignment import AlignmentFeatures, AlignmentHeads, FeatureHeader
 from bigr_repr.train.batches import Batch, batches
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
@@ -147,7 +147,8 @@ class GeneratorTask:
             self._blocks = recipe.aligned_blocks(model.config)
             self.modules.append(AlignmentHeads(model.config.dim, features))
             self.optimizers.append(torch.optim.AdamW(self.modules[1].parameters(), betas=(0.9, 0.95), weight_decay=0))
-        self._config, self._recipe, self._tokenizer, self._sampler = model.config, recipe, tokenizer, sampler
+        self._config, self._recipe, self._sampler = model.config, recipe, sampler
+        self._tokenizer = None if tokenizer is None else tokenizer.eval().requires_grad_(False)
 
     def _codes(self, batch: Batch) -> Tensor:
         if batch.codes is not None:
@@ -238,30 +239,19 @@ def train_generator(
     Raises ValueError when labels, code widths or the tokenizer do not fit.
     """
     recipe = for_data(recipe or GeneratorRecipe(), data)
-    _check(data, config, recipe, tokenizer)
+    _check(data, config, settings, recipe, tokenizer)
     tokenizer_sha256 = _tokenizer_of(data, tokenizer)
-    if recipe.optimizer == "muon" and settings.precision == "fp16":
-        raise ValueError(
-            "precision='fp16' scales the loss for one optimizer only; with muon choose bfloat16 or float32"
-        )
     features = _features_of(data, config, recipe)
     header = None if features is None else features.header
     model = _new_model(config, settings.seed, initial, compile_blocks)
-    if tokenizer is not None:
-        tokenizer = tokenizer.eval().requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
         task = GeneratorTask(model, recipe, tokenizer, sampler, header)
     record = identify(
-        settings,
-        task="generator",
-        config=asdict(config.generator),
-        objective=asdict(recipe),
-        items=len(data),
-        features=None if header is None else [header.network, header.weights_sha256],
-        initial=initial_name,
+        settings, task="generator", config=asdict(config.generator), objective=asdict(recipe), items=len(data),
+        features=None if header is None else [header.network, header.weights_sha256], initial=initial_name,
         tokenizer_sha256=tokenizer_sha256,
-    )
+    )  # fmt: skip
     stream = partial(batches, data, image_size=config.image_size, features=features)
     weights = train(task, stream, settings, record=record, on_step=on_step)
     trained = BiGR(config.generator)
@@ -269,14 +259,14 @@ def train_generator(
     return trained.eval()
 
 
-def _features_of(data: ImageSet | CodeSet, config: ModelConfig, recipe: GeneratorRecipe) -> FeatureSet | None:
+def _features_of(data: ImageSet | CodeSet, config: ModelConfig, recipe: GeneratorRecipe) -> AlignmentFeatures | None:
     """The other network's features that a recipe with alignment learns; None for one without."""
     if not recipe.aligned:
         return None
     recipe.aligned_blocks(config.generator)  # raises ValueError for a block that is not there
     if not isinstance(data, CodeSet):
         raise ValueError("align_weight needs features made beforehand; encode first: bigr-repr train codes --align")
-    return FeatureSet(data)
+    return AlignmentFeatures(data)
 
 
 def _new_model(config: ModelConfig, seed: int, initial: BiGR | None, compile_blocks: bool) -> BiGR:
@@ -293,8 +283,16 @@ def _new_model(config: ModelConfig, seed: int, initial: BiGR | None, compile_blo
 
 
 def _check(
-    data: ImageSet | CodeSet, config: ModelConfig, recipe: GeneratorRecipe, tokenizer: BinaryAutoencoder | None
+    data: ImageSet | CodeSet,
+    config: ModelConfig,
+    settings: TrainSettings,
+    recipe: GeneratorRecipe,
+    tokenizer: BinaryAutoencoder | None,
 ) -> None:
+    if recipe.optimizer == "muon" and settings.precision == "fp16":
+        raise ValueError(
+            "precision='fp16' scales the loss for one optimizer only; with muon choose bfloat16 or float32"
+        )
     if config.generator.attention == "causal" and recipe.read_share < 1:
         raise ValueError(f"read_share={recipe.read_share} is for attention='full'; a causal model reads all tokens: 1")
     if isinstance(data, CodeSet):

@@ -75,6 +75,10 @@ class TrainSettings:
             raise ValueError(f"warmup={self.warmup} is outside 0..{self.steps} (steps)")
         object.__setattr__(self, "precision", mixed_precision(self.precision))
 
+    def due(self, done: int, every: int) -> bool:
+        """Whether what happens every so many steps, and after the last, happens after `done` steps. 0: never."""
+        return every > 0 and (done % every == 0 or done == self.steps)
+
     def rate(self, step: int) -> float:
         """Learning rate of step 0..steps-1: linear warm-up, then constant or a cosine down to zero."""
         if step < self.warmup:
@@ -148,8 +152,9 @@ def _random_state_of(seed: int, step: int, rank: int, device: torch.device) -> I
 class _Log:
     """Scalars to TensorBoard and to `metrics.jsonl`; a resumed run continues the file where its checkpoint stood."""
 
-    def __init__(self, out: Path, accelerator: Accelerator, first_step: int) -> None:
-        self._accelerator = accelerator
+    def __init__(self, out: Path, accelerator: Accelerator, first_step: int, batch_size: int) -> None:
+        self._accelerator, self._batch_size = accelerator, batch_size
+        self._since, self._done = time.perf_counter(), first_step
         self._path = out / "metrics.jsonl"
         if not accelerator.is_main_process:
             return
@@ -159,11 +164,17 @@ class _Log:
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < first_step]
         self._path.write_text("".join(f"{line}\n" for line in kept))
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._accelerator.log(dict(values), step=step)
+    def write(self, step: int, scalars: Mapping[str, Tensor], rate: float) -> dict[str, float]:
+        """Log a step's scalars, its learning rate and the speed since the last time; returns them all."""
+        values = {name: float(value) for name, value in scalars.items()}
+        images = (step + 1 - self._done) * self._batch_size
+        values |= {"learning_rate": rate, "images_per_second": images / (time.perf_counter() - self._since)}
+        self._accelerator.log(values, step=step)
         if self._accelerator.is_main_process:
             with self._path.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
+        self._since, self._done = time.perf_counter(), step + 1
+        return values
 
     def picture(self, step: int, name: str, image: Tensor, out: Path) -> None:
         from PIL import Image
@@ -203,31 +214,21 @@ def train(
     average = ExponentialAverage(task.modules[0], settings.ema)
     first_step = _resume(out, accelerator, average, record)
     accelerator.init_trackers("bigr")
-    logbook = _Log(out, accelerator, first_step)
-    run = Run(accelerator, settings)
-    batches = stream(
-        batch_size=settings.batch_size, seed=settings.seed, first_step=first_step, workers=settings.workers,
-        rank=accelerator.process_index, ranks=accelerator.num_processes,
-    )  # fmt: skip
-    since, seen = time.perf_counter(), 0
+    logbook = _Log(out, accelerator, first_step, settings.batch_size)
+    batches, run = _batches(stream, settings, first_step, accelerator), Run(accelerator, settings)
     for step in range(first_step, settings.steps):
-        batch = Batch(*(None if part is None else part.to(accelerator.device) for part in next(batches)))
-        rate = _set_rate(task, settings.rate(step))
+        batch, rate = next(batches), _set_rate(task, settings.rate(step))
         with _random_state_of(settings.seed, step, accelerator.process_index, accelerator.device):
             scalars = task.update(batch, step, run)
         average.update()
-        seen += settings.batch_size
         done = step + 1
-        if done % settings.log_every == 0 or done == settings.steps:
-            values = {name: float(value) for name, value in scalars.items()}
-            values |= {"learning_rate": rate, "images_per_second": seen / (time.perf_counter() - since)}
-            logbook.write(step, values)
-            since, seen = time.perf_counter(), 0
+        if settings.due(done, settings.log_every):
+            values = logbook.write(step, scalars, rate)
             if on_step is not None and accelerator.is_main_process:
                 on_step(step, values)
-        if done % settings.save_every == 0 or done == settings.steps:
+        if settings.due(done, settings.save_every):
             save_checkpoint(out, done, accelerator, average, dict(record), keep=settings.keep)
-        if settings.sample_every and (done % settings.sample_every == 0 or done == settings.steps):
+        if settings.due(done, settings.sample_every):
             _picture(task, average, accelerator, logbook, done, out)
     accelerator.end_training()
     return average.state()
@@ -243,6 +244,16 @@ def _accelerate(task: Task, settings: TrainSettings) -> Accelerator:
     count = len(task.modules)
     task.modules, task.optimizers = list(prepared[:count]), list(prepared[count:])
     return accelerator
+
+
+def _batches(stream: Stream, settings: TrainSettings, first_step: int, accelerator: Accelerator) -> Iterator[Batch]:
+    """This process's batches, where it computes."""
+    batches = stream(
+        batch_size=settings.batch_size, seed=settings.seed, first_step=first_step, workers=settings.workers,
+        rank=accelerator.process_index, ranks=accelerator.num_processes,
+    )  # fmt: skip
+    for batch in batches:
+        yield Batch(*(None if part is None else part.to(accelerator.device) for part in batch))
 
 
 def _set_rate(task: Task, rate: float) -> float:

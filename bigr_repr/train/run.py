@@ -82,11 +82,17 @@ def run_tokenizer_training(
     return folder
 
 
-def _check_architecture(initial: str, theirs: GeneratorConfig, ours: GeneratorConfig) -> None:
+def _start(initial: str | None, ours: GeneratorConfig) -> Pretrained | None:
+    """The model to start from. Raises ValueError for one of another architecture."""
+    if initial is None:
+        return None
+    start = load(initial)
+    theirs = start.config.generator
     found = differences({"generator": dataclasses.asdict(theirs)}, {"generator": dataclasses.asdict(ours)})
     if found:
         remedy = "name another model to start from, or train one of its architecture"
         raise ValueError(f"initial={initial} is of another architecture: {'; '.join(found)}; {remedy}")
+    return start
 
 
 def _config_for(
@@ -129,9 +135,7 @@ def run_generator_training(
     config = dataclasses.replace(config, name=name or config.name, training=training)
     classes = config.generator.classes
     labels = None if not recipe.conditional else list(range(0, classes, max(1, classes // 16)))
-    start = None if initial is None else load(initial)
-    if start is not None:
-        _check_architecture(str(initial), start.config.generator, config.generator)
+    start = _start(initial, config.generator)
     model = train_generator(
         source, config, settings, recipe, tokenizer=encoder, sampler=sample_grid(config, encoder, labels),
         initial=None if start is None else start.generator, initial_name="" if start is None else start.fingerprint,

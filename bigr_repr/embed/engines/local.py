@@ -140,18 +140,18 @@ class LocalEngine:
         """Do units of a plan; what run says holds."""
         self.run(make_task(plan, self.ledger, unit) for unit in units)
 
+    def _entries(self, tasks: Iterable[UnitTask], queue: list[UnitTask]) -> Iterator[Entry]:
+        """What tasks embed; they join the queue as their entries come, and those without any are sealed."""
+        for task in tasks:
+            if task.entries:
+                queue.append(task)
+            else:
+                self._seal(_Doing(task, [], []))
+            yield from task.entries
+
     def run(self, tasks: Iterable[UnitTask]) -> None:
         """Do all tasks. Raises OSError when writing fails, ValueError when the model gives nothing finite."""
         queue: list[UnitTask] = []  # tasks whose pictures are being decoded and whose turn has not come
-
-        def entries() -> Iterator[Entry]:
-            for task in tasks:
-                if task.entries:
-                    queue.append(task)
-                else:
-                    self._seal(_Doing(task, [], []))
-                yield from task.entries
-
         recipe = self.recipe
         load = self.decoding.loader(
             recipe.config.image_size, sha256=recipe.sha256, icc=recipe.icc, thumbnail=recipe.thumbnails
@@ -167,8 +167,9 @@ class LocalEngine:
         ahead = (1 + network.ahead) * self.batch_size
         stop = load.stop if isinstance(load, GuardedLoading) else None
         decoded = map_ahead(
-            decode, pictures(entries(), self.recipe.image_column), workers=self.decoding.workers, ahead=ahead, stop=stop
-        )
+            decode, pictures(self._entries(tasks, queue), recipe.image_column), workers=self.decoding.workers,
+            ahead=ahead, stop=stop,
+        )  # fmt: skip
         flying: deque[_Launched] = deque()  # the network is at work on these while the next one's pictures are awaited
         try:
             for first in decoded:
@@ -220,15 +221,7 @@ class LocalEngine:
             if not doing.task.again:
                 self._despair(reasons)
             good = [row for row, reason in enumerate(reasons) if reason is None]
-            rows = ShardRows(
-                paths=[entries[row].path for row in good],
-                vectors={layer: values[good] for layer, values in vectors.items()},
-                codes=to_bytes(features.codes.flatten(1).cpu().numpy())[good],
-                labels=[label(entries[row]) for row in good] if self.recipe.labels else [],
-                sha256=[getattr(batch.decoded[row], "sha256", "") for row in good] if self.recipe.sha256 else [],
-                thumbnails=[getattr(batch.decoded[row], "thumbnail", b"") for row in good],
-            )
-            doing.tables.append(rows_table(self.recipe, rows))
+            doing.tables.append(self._table(batch, features, vectors, good))
         failed = [
             Failure(place, entry.path, *reason)
             for entry, place, reason in zip(entries, places, reasons, strict=True)
@@ -238,6 +231,21 @@ class LocalEngine:
         self.on_batch(len(entries), len(failed))
         if batch.part.stop >= len(doing.task.entries):
             self._seal(doing)
+
+    def _table(
+        self, batch: _Launched, features: Features, vectors: dict[int, NDArray[Any]], good: list[int]
+    ) -> pa.Table:
+        """The good rows of a batch."""
+        entries, recipe = batch.doing.task.entries[batch.part], self.recipe
+        rows = ShardRows(
+            paths=[entries[row].path for row in good],
+            vectors={layer: values[good] for layer, values in vectors.items()},
+            codes=to_bytes(features.codes.flatten(1).cpu().numpy())[good],
+            labels=[label(entries[row]) for row in good] if recipe.labels else [],
+            sha256=[getattr(batch.decoded[row], "sha256", "") for row in good] if recipe.sha256 else [],
+            thumbnails=[getattr(batch.decoded[row], "thumbnail", b"") for row in good],
+        )
+        return rows_table(recipe, rows)
 
     def _watch(self, entries: Sequence[Entry], reasons: Sequence[Unreadable | None]) -> None:
         """Raise ConnectionError when object stores give nothing any more, not even what they gave before."""

@@ -94,7 +94,7 @@ def share_out(machines: Sequence[Mapping[str, float]], device: str, workers: int
 
 
 @dataclass(eq=False)
-class _Member:
+class _ActorState:
     """An actor of ours. units: that it has been given."""
 
     actor: Any
@@ -115,8 +115,8 @@ class RayEngine:
         self, address: str | None, options: EngineOptions, pre: Pretrained, on_batch: Callable[[int, int], None]
     ) -> None:
         self._address, self._options, self._pre, self._on_batch = address, options, pre, on_batch
-        self._members: list[_Member] = []
-        self._pending: dict[Any, tuple[_Member, int | None]] = {}  # by what ray.wait waits for; None: the start
+        self._members: list[_ActorState] = []
+        self._pending: dict[Any, tuple[_ActorState, int | None]] = {}  # by what ray.wait waits for; None: the start
         self._todo: deque[int] = deque()
         self._lost: Counter[int | None] = Counter()
         self._begun = False  # whether any actor was ever ready
@@ -165,7 +165,7 @@ class RayEngine:
         own = replace(self._options, device="cuda" if share.gpus else "cpu", decoding=decoding, threads=share.cores)
         options = {"num_cpus": share.cores, "num_gpus": share.gpus, "max_restarts": 0, "max_concurrency": 2 * _AHEAD}
         while len(self._members) < min(share.actors, work):
-            member = _Member(ray.remote(_Worker).options(**options).remote(own, model))
+            member = _ActorState(ray.remote(_Worker).options(**options).remote(own, model))
             self._members.append(member)
             self._pending[member.actor.start.remote()] = member, None
 
@@ -202,7 +202,7 @@ class RayEngine:
             )
         self._on_batch(*counts)
 
-    def _lose(self, member: _Member, error: Exception) -> None:
+    def _lose(self, member: _ActorState, error: Exception) -> None:
         """Give an actor's units to others. Raises RuntimeError when that has happened to one of them too often."""
         reason = re.sub(r"\x1b\[\d+m", "", str(error).strip().splitlines()[-1])[:200]
         log.warning("a Ray worker was lost, its %d units are done by others: %s", len(member.units), reason)

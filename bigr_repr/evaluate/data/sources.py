@@ -19,7 +19,7 @@ from bigr_repr.datasets import DigitsSet, FolderSet, ImageSet, TorchvisionSet, o
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.feature_files import FeatureSet, open_features
 
-__all__ = ["DATASETS", "DataSource", "find_sides", "short_name"]
+__all__ = ["DATASETS", "BenchSource", "find_sides", "short_name"]
 
 # What a data set is called here, and by torchvision; the two others need no torchvision.
 DATASETS: Final = {
@@ -42,10 +42,10 @@ _TEST_NAMES: Final = ("test", "val", "validation")
 
 _FEATURES: Final = "features:"
 
-DataSource = ImageSet | EmbeddingSet | FeatureSet
+BenchSource = ImageSet | EmbeddingSet | FeatureSet
 
 
-def find_sides(source: str, root: Path) -> tuple[DataSource, DataSource | None]:
+def find_sides(source: str, root: Path) -> tuple[BenchSource, BenchSource | None]:
     """The training and the test side of a source; None: it has one side only.
 
     Raises FileNotFoundError or ValueError, naming the source, for what is not there or not of a known kind.
@@ -61,7 +61,7 @@ def find_sides(source: str, root: Path) -> tuple[DataSource, DataSource | None]:
     return _of_path(source)
 
 
-def _of_path(source: str) -> tuple[DataSource, DataSource | None]:
+def _of_path(source: str) -> tuple[BenchSource, BenchSource | None]:
     path = Path(source)
     if path.suffix in (".npy", ".npz") and path.is_file():
         raise ValueError(f"{source} holds arrays, not pictures with classes; features are given as features:{source}")
@@ -122,7 +122,7 @@ class _AnnotatedSet(FolderSet):
         self.labels = np.array([number[classes[Path(file).name]] for file in self.files], dtype=np.int64)
 
 
-def _folder(folder: Path) -> tuple[DataSource, DataSource | None]:
+def _folder(folder: Path) -> tuple[BenchSource, BenchSource | None]:
     if (folder / "train").is_dir():
         for name in _TEST_NAMES:
             if (folder / name).is_dir():
@@ -137,7 +137,7 @@ def _folder(folder: Path) -> tuple[DataSource, DataSource | None]:
     return _one_folder(folder), None
 
 
-def _one_folder(folder: Path) -> DataSource:
+def _one_folder(folder: Path) -> BenchSource:
     import pyarrow.parquet as pq
 
     from bigr_repr.embed.dataset.schema import METADATA_KEY

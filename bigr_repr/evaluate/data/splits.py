@@ -23,7 +23,7 @@ from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.class_matching import Aliases, Classes, match_classes, read_aliases
 from bigr_repr.evaluate.data.feature_files import FeatureSet, joined_classes, open_features
 from bigr_repr.evaluate.data.labeled import Labeled, shared_classes
-from bigr_repr.evaluate.data.sources import DATASETS, DataSource, find_sides, short_name
+from bigr_repr.evaluate.data.sources import DATASETS, BenchSource, find_sides, short_name
 from bigr_repr.evaluate.data.stratified import stratified_sample, stratified_split
 
 __all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer", "with_features"]
@@ -43,7 +43,7 @@ class Part:
     """
 
     name: str
-    source: DataSource
+    source: BenchSource
     rows: Labels
     labels: Labels
     class_names: tuple[str, ...] = ()
@@ -159,7 +159,7 @@ def _with_file(part: Part, file: FeatureSet) -> Part:
 # ---- sides
 
 
-def _comparable(sides: tuple[DataSource, DataSource | None]) -> tuple[DataSource, DataSource | None]:
+def _comparable(sides: tuple[BenchSource, BenchSource | None]) -> tuple[BenchSource, BenchSource | None]:
     """Two files of features whose labels are names get one numbering of them."""
     train, test = sides
     if isinstance(train, FeatureSet) and isinstance(test, FeatureSet):
@@ -167,7 +167,7 @@ def _comparable(sides: tuple[DataSource, DataSource | None]) -> tuple[DataSource
     return train, test
 
 
-def _part(name: str, source: DataSource) -> Part:
+def _part(name: str, source: BenchSource) -> Part:
     if isinstance(source, EmbeddingSet):
         labels, class_names = _embedding_labels(source)
     else:

@@ -117,10 +117,10 @@ def label_retrieval(
     return rows
 
 
-Encoded = Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+CodePair = Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 
-def _ways(base: Collection, queries: Collection, bits: Sequence[int], seed: int) -> Iterator[tuple[str, int, Encoded]]:
+def _ways(base: Collection, queries: Collection, bits: Sequence[int], seed: int) -> Iterator[tuple[str, int, CodePair]]:
     """(what codes are, their bits, what makes those of queries and database): every binarizer, then the tokenizer."""
 
     def made_binary(kind: str, n_bits: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

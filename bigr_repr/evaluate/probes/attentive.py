@@ -96,7 +96,7 @@ def _check(train: Sequence[NDArray[Any]], queries: int) -> None:
         raise ValueError(f"queries={queries} does not divide the tokens' width {train[0].shape[2]}; give a divisor")
 
 
-class _Heads:
+class _AttentiveHeads:
     """Heads of all layers and rates, as leading axes (L, H) of every parameter."""
 
     def __init__(self, x: Tensor, classes: int, queries: int, heads: int, seed: int, device: torch.device) -> None:
@@ -137,9 +137,9 @@ class _Heads:
         return torch.cat(parts, dim=2)
 
 
-def _train(x: Tensor, y: Tensor, classes: int, options: AttentiveProbe, rates: Tensor, seed: int) -> _Heads:
+def _train(x: Tensor, y: Tensor, classes: int, options: AttentiveProbe, rates: Tensor, seed: int) -> _AttentiveHeads:
     """Heads at rates (L, H), trained on tokens x (L, n, N, D)."""
-    heads = _Heads(x, classes, options.queries, rates.shape[1], seed, y.device)
+    heads = _AttentiveHeads(x, classes, options.queries, rates.shape[1], seed, y.device)
     # One optimizer at rate 1, whose steps are scaled by each head's own: Adam's step is proportional to its rate.
     optimizer = torch.optim.AdamW(heads.parameters, lr=1.0, weight_decay=0.0)
     scale = rates.to(y.device)
@@ -159,7 +159,7 @@ def _train(x: Tensor, y: Tensor, classes: int, options: AttentiveProbe, rates: T
     return heads
 
 
-def _step(heads: _Heads, optimizer: torch.optim.Optimizer, rates: Tensor, weight_decay: float) -> None:
+def _step(heads: _AttentiveHeads, optimizer: torch.optim.Optimizer, rates: Tensor, weight_decay: float) -> None:
     before = [parameter.detach().clone() for parameter in heads.parameters]
     optimizer.step()
     optimizer.zero_grad()

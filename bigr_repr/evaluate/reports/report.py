@@ -21,7 +21,7 @@ _CAPTIONS: Final = {"bars": "Linear probe, at the chosen layer, with 95 % interv
 _SEEN: Final = "†"
 
 
-class _Table(NamedTuple):
+class _DatasetTable(NamedTuple):
     title: str
     head: list[str]
     lines: list[list[str]]
@@ -108,11 +108,11 @@ def _chosen(group: Sequence[RunRecord]) -> RunRecord:
     return max(group, key=lambda record: record["linear_probe"]["held_out_top1"] or 0.0)
 
 
-def _tables(records: Sequence[RunRecord]) -> list[_Table]:
+def _tables(records: Sequence[RunRecord]) -> list[_DatasetTable]:
     """One for each data set: a line a representation."""
     k = _nearest(records)
     head = ["representation", "layer", "probe ± 95 %", "top-5", f"{k}-NN"]
-    found: dict[str, _Table] = {}
+    found: dict[str, _DatasetTable] = {}
     for chosen in map(_chosen, _groups(records)):
         probe, (low, high) = chosen["linear_probe"], chosen["linear_probe"]["interval"]
         line = [
@@ -122,7 +122,7 @@ def _tables(records: Sequence[RunRecord]) -> list[_Table]:
             f"{probe['top5']:.1f}",
             f"{chosen['knn']['top1'][k]:.1f}",
         ]
-        found.setdefault(chosen["dataset"], _Table(chosen["dataset"], head, [])).lines.append(line)
+        found.setdefault(chosen["dataset"], _DatasetTable(chosen["dataset"], head, [])).lines.append(line)
     return list(found.values())
 
 
@@ -133,7 +133,7 @@ def _layer(record: RunRecord) -> str:
     return record["features"].replace("layer-", "") if "+" in record["features"] else ""
 
 
-def _sweeps(records: Sequence[RunRecord]) -> list[_Table]:
+def _sweeps(records: Sequence[RunRecord]) -> list[_DatasetTable]:
     """Of every representation that was measured at several layers."""
     found = []
     for group in _groups(records):
@@ -146,7 +146,7 @@ def _sweeps(records: Sequence[RunRecord]) -> list[_Table]:
                 cells = [f"{_layer(record)}{mark}", f"{probe['top1']:.2f}", f"{low:.1f}..{high:.1f}"]
                 cells += [f"{probe['top5']:.2f}", *(f"{top1:.2f}" for top1 in record["knn"]["top1"].values())]
                 lines.append(cells)
-            found.append(_Table(f"{group[0]['representation']} on {group[0]['dataset']}", head, lines))
+            found.append(_DatasetTable(f"{group[0]['representation']} on {group[0]['dataset']}", head, lines))
     return found
 
 

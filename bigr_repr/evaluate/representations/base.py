@@ -21,7 +21,7 @@ from bigr_repr.codes import from_bytes
 MIRROR: Final = ".mirror"  # ending of an item: the mean over a picture and its mirror image
 TOKENS: Final = "tokens"  # the pool that keeps every token, for heads that read them
 
-Block = int | tuple[int, ...]  # a block, or several whose features are set side by side
+BlockChoice = int | tuple[int, ...]  # a block, or several whose features are set side by side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Representation(ABC):
             )
         return layer % self.layers
 
-    def views(self, layers: Sequence[Block], reading: Reading) -> list[View]:
+    def views(self, layers: Sequence[BlockChoice], reading: Reading) -> list[View]:
         """What is measured for these blocks; for none given, what the representation is by default.
 
         Raises ValueError for bits or a pool that the representation lacks.
@@ -126,7 +126,7 @@ class Representation(ABC):
         return self.views([tuple(range(self.layers - n, self.layers)) for n in depths], reading)
 
     @staticmethod
-    def _view(layer: Block, reading: Reading) -> View:
+    def _view(layer: BlockChoice, reading: Reading) -> View:
         blocks = layer if isinstance(layer, tuple) else (layer,)
         items = tuple(reading.item(block) for block in blocks)
         if len(items) == 1:

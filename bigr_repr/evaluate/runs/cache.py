@@ -37,7 +37,7 @@ DIGESTS: Final = "digests"  # item: 16 bytes of each image's pixels' hash, (n, 1
 _BLOCK: Final = 1024
 _FORMAT: Final = 2
 
-Place = tuple[Path, int]
+CachedRow = tuple[Path, int]
 OnProgress = Callable[[int, int], None]
 
 
@@ -135,16 +135,16 @@ def _advance(on_progress: OnProgress, before: int, total: int, done: int) -> Non
     on_progress(before + done, total)
 
 
-def _held(folder: Path, item: str) -> dict[int, Place]:
+def _held(folder: Path, item: str) -> dict[int, CachedRow]:
     """{row of the source: (file, place in it)} of an item."""
-    held: dict[int, Place] = {}
+    held: dict[int, CachedRow] = {}
     for file in sorted(folder.glob(f"{glob.escape(item)}.{'[0-9a-f]' * 16}.npz")):
         with np.load(file) as block:
             held |= {row: (file, place) for place, row in enumerate(block["rows"].tolist())}
     return held
 
 
-def _gather(held: dict[int, Place], rows: NDArray[np.int64]) -> NDArray[Any]:
+def _gather(held: dict[int, CachedRow], rows: NDArray[np.int64]) -> NDArray[Any]:
     """The values of rows, each file read once."""
     by_file: dict[Path, list[tuple[int, int]]] = {}
     for target, row in enumerate(rows.tolist()):

@@ -19,7 +19,7 @@ from bigr_repr.evaluate.data.disclosure import trained_on
 from bigr_repr.evaluate.data.feature_files import FeatureSet
 from bigr_repr.evaluate.data.splits import BenchData
 from bigr_repr.evaluate.probes.protocols import DINOV2
-from bigr_repr.evaluate.representations.base import Block, Representation, View
+from bigr_repr.evaluate.representations.base import BlockChoice, Representation, View
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.cache import DIGESTS, FeatureCache
@@ -110,11 +110,11 @@ def _views(representation: Representation, wanted: Wanted) -> tuple[list[View], 
     ), chosen_by
 
 
-def _several(block: Block) -> bool:
+def _several(block: BlockChoice) -> bool:
     return isinstance(block, tuple)
 
 
-def _block(representation: Representation, layer: int | str | tuple[int | str, ...]) -> Block:
+def _block(representation: Representation, layer: int | str | tuple[int | str, ...]) -> BlockChoice:
     if isinstance(layer, tuple):
         return tuple(representation.layer_index(each) for each in layer)
     return representation.layer_index(layer)

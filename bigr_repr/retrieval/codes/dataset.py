@@ -58,19 +58,22 @@ class DataCodes:
         self.binarizer: Binarizer | None = None
         if kind == "bits":
             self._bits_asked_for(n_bits)
+        elif not pooled:
+            raise ValueError(f"{self.data.folder} holds one vector per token; embed with pool avg to search images")
         else:
-            if not pooled:
-                raise ValueError(f"{self.data.folder} holds one vector per token; embed with pool avg to search images")
             self.data.column(layer)  # says what is missing
-            if not isinstance(binarizer, Binarizer):
-                binarizer = fit_binarizer(binarizer, self._sample(seed), n_bits=n_bits, seed=seed)
-            self.binarizer = binarizer
+            self.binarizer = self._fitted(binarizer, n_bits, seed)
         self.n_bits = self.binarizer.n_bits if self.binarizer else int(self.data.n_bits or 0)
         self.provenance = provenance_of(recorded, FEATURES if self.binarizer else BITS, self.layer)
 
     def _layer(self, layer: int | None) -> int:
         self.data.column(layer)
         return self.data.layers[0] if layer is None else layer
+
+    def _fitted(self, binarizer: str | Binarizer, n_bits: int | None, seed: int) -> Binarizer:
+        if isinstance(binarizer, Binarizer):
+            return binarizer
+        return fit_binarizer(binarizer, self._sample(seed), n_bits=n_bits, seed=seed)
 
     def _bits_asked_for(self, n_bits: int | None) -> None:
         if self.data.n_bits is None:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.system.object_store import Place, as_place, is_url, readable
 
-__all__ = ["DataSource", "Drift", "Part", "full_path", "part_state"]
+__all__ = ["DataFile", "DataSource", "Drift", "full_path", "part_state"]
 
 
-class Part(NamedTuple):
+class DataFile(NamedTuple):
     """A file of a data set. rows: that it had; held: of those, in the index. time: of its last change, in ns."""
 
     name: str
@@ -46,12 +46,12 @@ class DataSource:
     """The data set of an index. folder: its path or URL; parts: in the order of the index's rows."""
 
     folder: str
-    parts: tuple[Part, ...]
+    parts: tuple[DataFile, ...]
 
     @classmethod
     def of(cls, data: EmbeddingSet, rows: Iterable[int]) -> DataSource:
         """All of an opened data set. rows: of each of its files."""
-        parts = [Part(file.name, n, n, *part_state(file)) for file, n in zip(data.files, rows, strict=True)]
+        parts = [DataFile(file.name, n, n, *part_state(file)) for file, n in zip(data.files, rows, strict=True)]
         return cls(folder=full_path(data.folder), parts=tuple(parts))
 
     @property
@@ -64,7 +64,7 @@ class DataSource:
         """The first row of each part in the index, and the number of all rows."""
         return list(accumulate((part.held for part in self.parts), initial=0))
 
-    def place_of(self, row: int) -> tuple[Part, int]:
+    def place_of(self, row: int) -> tuple[DataFile, int]:
         """The part that a row of the index is of, and its place there among those held."""
         number = int(np.searchsorted(self.starts, row, "right")) - 1
         return self.parts[number], row - self.starts[number]
@@ -101,7 +101,7 @@ class DataSource:
         """The inverse of to_dict.  Raises ValueError for anything else."""
         try:
             folder = str(data["folder"])
-            parts = [Part(str(name), *numbers) for name, *numbers in data["parts"]]
+            parts = [DataFile(str(name), *numbers) for name, *numbers in data["parts"]]
             if not all(isinstance(n, int) for _, *numbers, _ in parts for n in numbers):
                 raise ValueError("sizes that are no numbers")
         except (KeyError, TypeError, ValueError) as error:

@@ -86,7 +86,7 @@ class Header:
         return (self.n_bits, self.provenance, ours) == (other.n_bits, other.provenance, theirs)
 
 
-class Table(Protocol):
+class StoreTable(Protocol):
     """One pushed state of an index, which stays what it is, or vanishes when another one is pushed.
 
     version: tells states apart. header: its text.
@@ -100,7 +100,7 @@ class Table(Protocol):
         ...
 
 
-Finish = Callable[[Table, Header], Header]
+Finish = Callable[[StoreTable, Header], Header]
 
 
 class Store(Protocol):
@@ -119,7 +119,7 @@ class Store(Protocol):
         """
         ...
 
-    def open(self) -> Table:
+    def open(self) -> StoreTable:
         """The current table.  Raises FileNotFoundError if nothing was pushed here."""
         ...
 

@@ -19,14 +19,14 @@ from bigr_repr.retrieval.stores.base import CodeBatch, Finish, Header, Hits
 
 
 class _LanceTable:
-    """See Table: LanceDB keeps a table that was opened at its version."""
+    """See StoreTable: LanceDB keeps a table that was opened at its version."""
 
     def __init__(self, store: LanceStore, table: Any, header: str) -> None:
         self._store, self._table, self.header = store, table, header
         self.version = f"{table.version} {header}"
 
     def search(self, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
-        """See Table."""
+        """See StoreTable."""
         return self._store.search(self._table, codes, k, effort)
 
 

@@ -32,13 +32,13 @@ _SECONDS: Final = 20  # to wait for a server
 
 
 class _MilvusTable:
-    """See Table: a collection of rows."""
+    """See StoreTable: a collection of rows."""
 
     def __init__(self, store: MilvusStore, rows: str, header: str) -> None:
         self._store, self.version, self.header = store, rows, header
 
     def search(self, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
-        """See Table."""
+        """See StoreTable."""
         return self._store.search(self.version, codes, k, effort)
 
 

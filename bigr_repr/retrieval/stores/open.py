@@ -17,7 +17,7 @@ from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.recall import check_recall
 from bigr_repr.retrieval.index.scan import Scanned
 from bigr_repr.retrieval.index.settings import IndexSettings
-from bigr_repr.retrieval.stores.base import CodeBatch, Header, Store, StoreIndex, Table
+from bigr_repr.retrieval.stores.base import CodeBatch, Header, Store, StoreIndex, StoreTable
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def push(index: HammingIndex, place: str, name: str = "images", *, kind: str = "
     return StoreIndex(store)
 
 
-def _tuned(index: HammingIndex, distinct: NDArray[np.int64], table: Table, header: Header) -> Header:
+def _tuned(index: HammingIndex, distinct: NDArray[np.int64], table: StoreTable, header: Header) -> Header:
     """The header with the fewest lists whose recall reaches the target."""
     if header.lists is None:
         return header

@@ -34,8 +34,9 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 64,
     mirror: Annotated[bool, typer.Option(help="Also store the codes of every mirror image.")] = True,
     precision: Annotated[
-        o.Encoded, typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are other names for the two.")
-    ] = o.Encoded.float32,
+        o.CodePrecision,
+        typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are other names for the two."),
+    ] = o.CodePrecision.float32,
     device: Annotated[
         str, typer.Option(help="Where the network runs: auto (first GPU, else CPU), cpu, cuda, cuda:1.")
     ] = "auto",

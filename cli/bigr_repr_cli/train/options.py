@@ -13,8 +13,8 @@ Optimizer = StrEnum("Optimizer", ["adamw", "muon"])
 Masking = StrEnum("Masking", ["cosine", "half"])
 PixelLoss = StrEnum("PixelLoss", ["l1", "l2"])
 Scheduled = StrEnum("Scheduled", ["constant", "cosine"])
-Computed = StrEnum("Computed", ["float32", "bfloat16", "float16", "no", "bf16", "fp16"])
-Encoded = StrEnum("Encoded", ["float32", "bfloat16", "no", "bf16"])
+TrainPrecision = StrEnum("TrainPrecision", ["float32", "bfloat16", "float16", "no", "bf16", "fp16"])
+CodePrecision = StrEnum("CodePrecision", ["float32", "bfloat16", "no", "bf16"])
 
 Images = Annotated[list[str], typer.Argument(help="Folders, Parquet files, or torchvision:NAME:ROOT.")]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the result.")]
@@ -33,8 +33,9 @@ class Running:
     )
     ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of the averaged weights, below 1.")] = 0.9999
     precision: Annotated[
-        Computed, typer.Option(help="What the network computes in; no, bf16 and fp16 are other names for the three.")
-    ] = Computed.float32
+        TrainPrecision,
+        typer.Option(help="What the network computes in; no, bf16 and fp16 are other names for the three."),
+    ] = TrainPrecision.float32
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000
     sample_every: Annotated[int, typer.Option(min=0, help="Steps between sample images; 0: none.")] = 1000
     log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 50
