@@ -367,7 +367,7 @@ def test_classes_without_test_images_are_named(tmp_path: Path, caplog: pytest.Lo
 def test_tokens_on_disk_are_pooled_as_asked_and_means_only_as_they_are(
     model: str, photos: Path, tmp_path: Path, settings: BenchSettings
 ) -> None:
-    for pool in ("none", "avg"):
+    for pool in ("none", "avg", "max"):
         for side in ("train", "test"):
             out = tmp_path / pool / side
             embed_images([str(photos / side)], out, model=model, layers=[2], pool=pool, labels_from_folders=True)
@@ -377,6 +377,27 @@ def test_tokens_on_disk_are_pooled_as_asked_and_means_only_as_they_are(
     np.testing.assert_allclose(next(iter(tokens.train.values())), next(iter(fresh.train.values())), atol=1e-5)
     means = transfer(str(tmp_path / "avg" / "train"), str(tmp_path / "avg" / "test"))
     assert "leave pool out" in _fails(lambda: features_of(None, means, largest))
+    maxima = transfer(str(tmp_path / "max" / "train"), str(tmp_path / "max" / "test"))
+    stored = features_of(None, maxima, settings)
+    assert stored.facts["pool"] == "max"
+    np.testing.assert_allclose(next(iter(stored.train.values())), next(iter(fresh.train.values())), atol=1e-5)
+
+
+def test_stored_blocks_stand_side_by_side_as_stored_or_as_asked(
+    model: str, photos: Path, tmp_path: Path, settings: BenchSettings
+) -> None:
+    for side in ("train", "test"):
+        how = {"pool": "max", "mirror": True, "labels_from_folders": True, "decode_timeout": None}
+        embed_images([str(photos / side)], tmp_path / side, model=model, layers=[1, 2, "1+3"], **how)
+    data = transfer(str(tmp_path / "train"), str(tmp_path / "test"))
+    reading = dataclasses.replace(settings, pool="max", mirror=True)
+    for layers in ((1, 3), (1, 2), 2):
+        stored, fresh = (features_of(m, d, reading, layers=[layers])
+                         for m, d in ((None, data), (model, open_data(str(photos)))))  # fmt: skip
+        for side in ("train", "test"):
+            values = (next(iter(getattr(found, side).values())) for found in (stored, fresh))
+            np.testing.assert_allclose(*values, atol=1e-5)
+    assert "holds layers 1, 2, 1+3" in _fails(lambda: features_of(None, data, settings, layers=[(2, 3)]))
 
 
 def test_neighbors_that_are_not_there_are_said_and_not_hidden(

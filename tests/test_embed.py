@@ -113,6 +113,30 @@ def test_tokens_unpooled_and_half_precision(pre: Pretrained, photos: Path, tmp_p
     np.testing.assert_allclose(data.vectors, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("pool", ["max", "avg+max", "grid2"])
+def test_pools_mirrors_and_blocks_side_by_side_are_those_of_extract_features(
+    pre: Pretrained, photos: Path, tmp_path: Path, pool: str
+) -> None:
+    out = tmp_path / "out"
+    run(photos, out, pre, pool=pool, mirror=True, layers=["mid+-1", 1])
+    opened = EmbeddingSet(out)
+    assert opened.layers == ("2+3", 1)
+    assert (opened.provenance["pooling"], opened.provenance["mirror"]) == (pool, True)
+    expected = extract_features(photos, model=pre, layer=["2+3", 1], pool=pool, mirror=True)
+    for layer in opened.layers:
+        found = read_embeddings(out, layer).vectors
+        assert found.shape == expected[layer].shape == (23, *opened.shape(layer))
+        np.testing.assert_allclose(found, expected[layer], rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="mirror was true, is null"):
+        run(photos, out, pre, pool=pool, layers=["mid+-1", 1])
+
+
+def test_tokens_of_blocks_side_by_side_keep_their_shape(pre: Pretrained, photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path, pre, pool="none", layers=["1+3"])
+    found = read_embeddings(tmp_path, "1+3").vectors
+    np.testing.assert_allclose(found, extract_features(photos, model=pre, layer="1+3", pool="none"), atol=1e-5)
+
+
 def test_codes_alone(pre: Pretrained, photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "out", pre, layers=(), codes=True)
     opened = EmbeddingSet(tmp_path / "out")

@@ -14,6 +14,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.codes import from_bytes, grid_to_tokens
 from bigr_repr.features.extract import encode_codes, extract_features
 from bigr_repr.features.extractor import FeatureExtractor
+from bigr_repr.features.pools import POOLS, pool_tokens
 from bigr_repr.images.decode import center_crop
 from bigr_repr.images.formats import ImageError
 from bigr_repr.system.devices import as_dtype, choose_device
@@ -49,6 +50,42 @@ def test_features_are_mean_hidden_states_of_unmasked_codes_without_class(pre: Pr
     grids = FeatureExtractor(pre, (2,), pool="none")(pixels)
     torch.testing.assert_close(grids.layers[2], states[2], rtol=0, atol=1e-5)
     assert states[2].std(0).mean() > 0.1, "the pictures must differ for this test to say anything"
+
+
+@pytest.mark.parametrize("pool", [*POOLS, "none"])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_features_are_pooled_states_of_blocks_side_by_side_and_of_the_mirror_image(
+    pre: Pretrained, pixels: torch.Tensor, pool: str, mirror: bool
+) -> None:
+    found = extract_features(pixels, model=pre, layer=["mid+-1+0", 2, 0], pool=pool, mirror=mirror)
+    for layer, blocks in (("mid+-1+0", (2, 3, 0)), (2, (2,)), (0, (0,))):
+        sides = []
+        for side in (pixels, pixels.flip(-1))[: 1 + mirror]:
+            states, _ = by_hand(pre, side, (0, 2, 3))
+            parts = [states[block] if pool == "none" else pool_tokens(states[block], pool) for block in blocks]
+            sides.append(torch.cat(parts, dim=-1))
+        expected = torch.stack(sides).mean(0)
+        np.testing.assert_allclose(found[layer], expected.numpy(), rtol=0, atol=1e-5)
+        assert extract_features([], model=pre, layer=layer, pool=pool).shape == (0, *expected.shape[1:])
+    codes = FeatureExtractor(pre, (0,), pool, mirror=mirror)(pixels).codes
+    assert torch.equal(codes, FeatureExtractor(pre, ())(pixels).codes)
+
+
+def test_what_the_mirror_image_lacks_the_mean_lacks(pre: Pretrained, pixels: torch.Tensor) -> None:
+    extractor = FeatureExtractor(pre, (2,), mirror=True)
+    shown = extractor._bit_logits
+
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        logits = shown(images)
+        turned = (images == pixels[0].flip(-1).float() / 255).flatten(1).all(1)
+        logits[: len(images)][turned] = torch.nan
+        return logits
+
+    extractor._bit_logits = broken  # type: ignore[method-assign]
+    found = extractor(pixels)
+    assert found.finite.tolist() == [False, *([True] * (len(pixels) - 1))]
+    assert found.layers[2][0].isnan().all()
+    assert found.layers[2][1:].isfinite().all()
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
@@ -197,8 +234,11 @@ def test_wrong_tensors_are_refused(pre: Pretrained, pixels: torch.Tensor) -> Non
         extractor(pixels[:, :, :16, :16])
     with pytest.raises(ValueError, match="int64"):
         extractor(pixels.long())
-    with pytest.raises(ValueError, match="pool='max' is unknown"):
-        FeatureExtractor(pre, (2,), pool="max")
+    with pytest.raises(ValueError, match="pool='sum' is unknown; choose one of avg, max"):
+        FeatureExtractor(pre, (2,), pool="sum")
+    for layer in ("4+8", "1+mid+x", "1+"):
+        with pytest.raises(ValueError, match="layer="):
+            FeatureExtractor(pre, (layer,))
     with pytest.raises(ValueError, match="batch_size=0"):
         extract_features(pixels, model=pre, layer=2, batch_size=0)
     with pytest.raises(ValueError, match="fp8"):

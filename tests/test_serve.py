@@ -83,6 +83,26 @@ def test_embeddings_are_extract_features(client: TestClient, pre: Pretrained, fo
         np.testing.assert_allclose(mine, wanted[layer], atol=1e-5)
 
 
+@pytest.mark.parametrize(("layer", "pool", "mirror"), [("1+3", "grid2", True), (2, "max", False)])
+def test_an_index_of_other_pools_is_searched_by_pictures_read_alike(
+    pre: Pretrained, folder: Path, tmp_path: Path, layer: int | str, pool: str, mirror: bool
+) -> None:
+    embed_images(folder / "pictures", tmp_path / "data", model=pre, layers=[layer], pool=pool, mirror=mirror)
+    build_index(tmp_path / "data", tmp_path / "index", vectors="float32")
+    asked = sorted((folder / "pictures").iterdir())[5]
+    library = search_images(HammingIndex.load(tmp_path / "index"), [asked], 3, rescore=2, model=pre).found
+    with _client(Service(pre, index=tmp_path / "index")) as client:
+        body = {"image": encoded(asked), "k": 3, "rescore": 2}
+        hits = _found(client.post("/search", json=body).json())
+        code = client.post("/codes", json={"input": encoded(asked), "of": "index"}).json()["codes"][0]
+        plain = client.post("/v1/embeddings", json={"input": encoded(asked), "layer": 1}).json()["data"][0]
+    assert hits[0] == ("00005.png", pytest.approx(0, abs=1e-6))
+    assert [id for id, _ in hits] == list(library.ids[0])
+    assert base64.b64decode(code) == HammingIndex.load(tmp_path / "index").rows.codes[5].tobytes()
+    expected = br.extract_features(asked, model=pre, layer=1)[0]
+    np.testing.assert_allclose(plain["embedding"], expected, atol=1e-5)
+
+
 def test_encodings_hold_the_same_vector(client: TestClient) -> None:
     def ask(form: str) -> Any:
         body = {"input": encoded(picture(1)), "encoding_format": form, "layer": 2}

@@ -23,7 +23,9 @@ class EmbedOptions:
     """The options of embed_images. Raises ValueError for values out of range; the recipe checks what it records.
 
     **Columns.** layers: whose vectors are stored, in the column `embedding`, or `embedding_4` and so on if there are
-    several. pool: "avg" (one vector an image) or "none" (one a token). codes: also store `code`, the tokenizer's bits,
+    several; "4+8": both side by side, as one. pool: how tokens become one vector, "avg", "max", "avg+max" (both in a
+    row), "grid2" (the means over the four quarters in a row), or "none" (one a token). mirror: vectors are means over
+    the image and its mirror image, at twice the time. codes: also store `code`, the tokenizer's bits,
     packed as bigr_repr.codes states. labels_from_folders: also `label`, the name of the file's folder, or what its
     Parquet or tar file states. sha256: also `sha256` of the encoded image, hexadecimal. store_dtype: of the stored
     vectors, "float32" or "float16". dedup="exact": of inputs with the same bytes only the first gets a row (or a
@@ -57,6 +59,7 @@ class EmbedOptions:
 
     layers: Iterable[Layer] = (12,)
     pool: str = "avg"
+    mirror: bool = False
     codes: bool = False
     labels_from_folders: bool = False
     sha256: bool = False

@@ -96,7 +96,7 @@ class _Setup:
 
 def _load(model: PathLike | Pretrained, devices: tuple[str, ...], options: EmbedOptions) -> _Setup:
     from bigr_repr.checkpoints.pretrained import Pretrained, load
-    from bigr_repr.features.extractor import FeatureExtractor
+    from bigr_repr.features.extractor import FeatureExtractor, blocks_of, layer_name
     from bigr_repr.system.devices import as_dtype, choose_device
 
     on_ray = options.engine == "ray"
@@ -105,12 +105,13 @@ def _load(model: PathLike | Pretrained, devices: tuple[str, ...], options: Embed
     place = None if isinstance(model, Pretrained) and not devices else places[0]
     if on_ray or (len(places) > 1 and options.batch_size != "auto"):
         place = None  # the network will not run in this process
-    blocks = dict.fromkeys(pre.config.generator.layer_index(layer, pre.config.name) for layer in options.layers)
+    layers = dict.fromkeys(layer_name(blocks_of(layer, pre.config)) for layer in options.layers)
     extractor = FeatureExtractor(
-        pre, blocks, options.pool, dtype=as_dtype(options.dtype), device=place, compile=options.compile
-    )
+        pre, layers, options.pool, mirror=options.mirror, dtype=as_dtype(options.dtype), device=place,
+        compile=options.compile,
+    )  # fmt: skip
     recipe = Recipe(
-        config=pre.config, weights=pre.fingerprint, layers=tuple(blocks), pool=options.pool,
+        config=pre.config, weights=pre.fingerprint, layers=tuple(layers), pool=options.pool, mirror=options.mirror,
         store_dtype=options.store_dtype, dtype=str(extractor.dtype).removeprefix("torch."), codes=options.codes,
         labels=options.labels_from_folders, sha256=options.sha256, dedup=options.dedup,
         thumbnails=options.thumbnails,

@@ -33,6 +33,7 @@ def extract_features(
     model: PathLike | Pretrained = ...,
     layer: Layer = ...,
     pool: str = ...,
+    mirror: bool = ...,
     batch_size: int = ...,
     device: torch.device | str | None = ...,
     dtype: str | torch.dtype | None = ...,
@@ -46,6 +47,7 @@ def extract_features(
     model: PathLike | Pretrained = ...,
     layer: Layers,
     pool: str = ...,
+    mirror: bool = ...,
     batch_size: int = ...,
     device: torch.device | str | None = ...,
     dtype: str | torch.dtype | None = ...,
@@ -58,21 +60,25 @@ def extract_features(
     model: PathLike | Pretrained = DEFAULT_MODEL,
     layer: Layer | Layers = 12,
     pool: str = "avg",
+    mirror: bool = False,
     batch_size: int = 32,
     device: torch.device | str | None = None,
     dtype: str | torch.dtype | None = None,
     compile: bool = False,
     workers: int | None = None,
 ) -> NDArray[np.float32] | dict[Layer, NDArray[np.float32]]:
-    """Feature vectors of images, float32 (n, D), or (n, N, D) with pool="none"; one array per layer if several.
+    """Feature vectors of images, float32 (n, D), or (n, N, D) with pool="none"; one array per layer if a list is given.
 
     images: a folder, a pattern or a file (rows in the order of bigr_repr.images.find_images), a PIL image, an array
     (H, W, 3) or (n, H, W, 3) as bigr_repr.images.as_rgb takes, a tensor (3, H, W) or (n, 3, H, W) of uint8 or floats in
     [0, 1], or a sequence of any of these. Pictures of another size are resized and cropped as center_crop does.
 
-    model: a name or folder that load takes, or a model. layer: 0-based block, negative from the end, "mid", or a list,
-    for which the result is {layer as given: array}. device: None: a GPU if there is one, or where the given model is.
-    dtype: what the network computes in ("float32", "bfloat16", "float16"). workers: threads that decode.
+    model: a name or folder that load takes, or a model. layer: 0-based block, negative from the end, "mid", several
+    side by side as "4+8", or a list of these, for which the result is {layer as given: array}. pool: "avg", "max",
+    "avg+max", "grid2" (the means over the four quarters in a row) or "none"; mirror: means over each image and its
+    mirror image, at twice the time; both as of FeatureExtractor. device: None: a GPU if there is one, or where the
+    given model is. dtype: what the network computes in ("float32", "bfloat16", "float16"). workers: threads that
+    decode.
 
     All vectors are held in memory: for many images see embed_images, which also goes on past pictures it cannot read.
     Raises ImageError naming the first picture that cannot be read, FileNotFoundError for inputs that are not there,
@@ -82,8 +88,10 @@ def extract_features(
     layers: list[Layer] = [layer] if isinstance(layer, int | str) else list(layer)
     if not layers:
         raise ValueError("layer=[] names no layer; for only codes see encode_codes")
-    extractor = _extractor(model, layers, pool, device, dtype, compile)
-    found: dict[Layer, list[NDArray[np.float32]]] = {each: [_no_rows(extractor)] for each in layers}
+    extractor = _extractor(model, layers, pool, device, dtype, compile, mirror=mirror)
+    found: dict[Layer, list[NDArray[np.float32]]] = {
+        each: [np.empty((0, *extractor.vector_shape(each)), np.float32)] for each in layers
+    }
     for first, features in _batches(images, extractor, batch_size, workers):
         _check_finite(features, first, extractor.dtype)
         for each, values in features.layers.items():
@@ -120,6 +128,8 @@ def _extractor(
     device: torch.device | str | None,
     dtype: str | torch.dtype | None,
     compile: bool,
+    *,
+    mirror: bool = False,
 ) -> FeatureExtractor:
     computed_in = as_dtype(dtype)
     if isinstance(model, Pretrained):
@@ -128,13 +138,7 @@ def _extractor(
     else:
         place = choose_device(device)
         pre = load(model)
-    return FeatureExtractor(pre, layers, pool, dtype=computed_in, device=place, compile=compile)
-
-
-def _no_rows(extractor: FeatureExtractor) -> NDArray[np.float32]:
-    generator = extractor.config.generator
-    shape = (0, generator.dim) if extractor.pool == "avg" else (0, generator.tokens, generator.dim)
-    return np.empty(shape, np.float32)
+    return FeatureExtractor(pre, layers, pool, mirror=mirror, dtype=computed_in, device=place, compile=compile)
 
 
 def _check_finite(features: Features, first: int, dtype: torch.dtype) -> None:

@@ -1,7 +1,8 @@
 """FeatureExtractor: images as tensors in, hidden states and bits of a pretrained model out. Knows nothing of files.
 
 The codes of an image, none masked, and the no-class condition go through the transformer; the features are the hidden
-state after a block, without final norm and condition token, averaged over the tokens. Source: BiGR, section 4.3.
+state after a block, without final norm and condition token, averaged over the tokens (BiGR, section 4.3) or pooled in
+another way, of one block or of several side by side.
 """
 
 # B batch, S side in pixels, N tokens, K bits per token, D width
@@ -9,7 +10,7 @@ state after a block, without final norm and condition token, averaged over the t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
@@ -17,14 +18,15 @@ from torch import Tensor, nn
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import grid_to_tokens
+from bigr_repr.config import ModelConfig
+from bigr_repr.features.pools import NONE, POOLS, pool_tokens, vector_shape
 from bigr_repr.models.transformer import Transformer
 
-__all__ = ["FeatureExtractor", "Features", "Layer"]
+__all__ = ["FeatureExtractor", "Features", "Layer", "blocks_of", "layer_name"]
 
 Layer = int | str
 _M = TypeVar("_M", bound=nn.Module)
 
-POOLS = ("avg", "none")
 _GROUP_TOKENS = 512
 
 
@@ -32,8 +34,8 @@ class Features(NamedTuple):
     """What a FeatureExtractor gives for a batch.
 
     layers: {layer as asked for: (B, D), or (B, N, D) with pool="none"}, float32.  codes: (B, N, K), bool.
-    finite: (B,), bool; False: the tokenizer's numbers for the image overflowed or were not numbers, so that its codes
-    mean nothing; its layers are NaN.
+    finite: (B,), bool; False: the tokenizer's numbers for the image, or its mirror image, overflowed or were not
+    numbers, so that its codes mean nothing; its layers are NaN.
     """
 
     layers: dict[Layer, Tensor]
@@ -48,8 +50,11 @@ class FeatureExtractor(nn.Module):
     modules of its own around the same weights, always in eval mode; weights that have to be converted (dtype, device,
     channels-last convolutions) are copied, so make a new extractor after changing weights.
 
-    layers: block indices as in GeneratorConfig.layer_index (0-based, negative from the end, "mid"); blocks past the
-    deepest are neither kept nor run; none: codes only. pool: "avg" over the tokens, or "none".
+    layers: block indices as in GeneratorConfig.layer_index (0-based, negative from the end, "mid"), or several joined
+    by "+" as "4+8", whose features are set side by side; blocks past the deepest are neither kept nor run; none: codes
+    only. pool: how tokens become one vector: "avg", "max", "avg+max" (both in a row), "grid2" (the means over the four
+    quarters in a row), or "none". mirror: features are means over an image and its mirror image, at twice the time;
+    codes are the image's own.
     dtype: what the network computes in; None: as the weights are. In bfloat16 or float16 some bits of the codes differ
     from those in float32. device: None: where the weights are. compile: use torch.compile.
 
@@ -62,22 +67,23 @@ class FeatureExtractor(nn.Module):
         layers: Iterable[Layer] = (12,),
         pool: str = "avg",
         *,
+        mirror: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
-        if pool not in POOLS:
-            raise ValueError(f"pool={pool!r} is unknown; choose one of {', '.join(POOLS)}")
+        if pool not in (*POOLS, NONE):
+            raise ValueError(f"pool={pool!r} is unknown; choose one of {', '.join((*POOLS, NONE))}")
         config = pre.config
-        self.config, self.pool = config, pool
-        self.layers = {layer: config.generator.layer_index(layer, config.name) for layer in layers}
+        self.config, self.pool, self.mirror = config, pool, mirror
+        self.layers = {layer: blocks_of(layer, config) for layer in layers}
         tokenizer = _without(pre.tokenizer, "generator")  # the decoder
         self.tokenizer = _own(tokenizer, device, dtype, torch.channels_last)
         self.transformer: Transformer | None = None
         if self.layers:
             transformer = _without(pre.generator.transformer, "layers")
-            transformer.layers = pre.generator.transformer.layers[: max(self.layers.values()) + 1]
+            transformer.layers = pre.generator.transformer.layers[: max(map(max, self.layers.values())) + 1]
             self.transformer = _own(transformer, device, dtype)
         self._compiled, self._largest = compile, 0
         self._logits: Callable[..., Tensor] = self.tokenizer.bit_logits
@@ -113,16 +119,18 @@ class FeatureExtractor(nn.Module):
         """
         rows = len(images)
         inputs = self._inputs(images)
-        logits = self._bit_logits(inputs)[: len(inputs)]
-        bits = grid_to_tokens(logits).float().sigmoid() > 0.5  # as BinaryAutoencoder.encode decides
-        finite = logits.isfinite().flatten(1).all(1)  # a comparison with NaN gave bits all the same
-        layers: dict[Layer, Tensor] = {}
-        if self.transformer is not None:
-            states = self._states(bits)
-            for layer, block in self.layers.items():
-                state = states[block].float().masked_fill(~finite[:, None, None], torch.nan)
-                layers[layer] = (state.mean(1) if self.pool == "avg" else state)[:rows]
-        return Features(layers, bits[:rows], finite[:rows])
+        found = self._read(inputs)
+        if self.mirror and self.transformer is not None:
+            other = self._read(inputs.flip(-1))
+            layers = {layer: (values + other.layers[layer]) / 2 for layer, values in found.layers.items()}
+            found = Features(layers, found.codes, found.finite & other.finite)
+        kept = {layer: values[:rows] for layer, values in found.layers.items()}
+        return Features(kept, found.codes[:rows], found.finite[:rows])
+
+    def vector_shape(self, layer: Layer) -> tuple[int, ...]:
+        """Of an image's features of a layer: (D,), or (N, D) with pool="none"."""
+        generator = self.config.generator
+        return vector_shape(self.pool, generator.tokens, generator.dim, len(self.layers[layer]))
 
     @property
     def group(self) -> int:
@@ -140,10 +148,25 @@ class FeatureExtractor(nn.Module):
     def _exact(self) -> bool:
         return self.device.type == "cpu" and self.dtype in (torch.float32, torch.float64)
 
+    def _read(self, inputs: Tensor) -> Features:
+        """Of prepared images, as they are."""
+        logits = self._bit_logits(inputs)[: len(inputs)]
+        bits = grid_to_tokens(logits).float().sigmoid() > 0.5  # as BinaryAutoencoder.encode decides
+        finite = logits.isfinite().flatten(1).all(1)  # a comparison with NaN gave bits all the same
+        layers: dict[Layer, Tensor] = {}
+        if self.transformer is not None:
+            states = self._states(bits)
+            for layer, blocks in self.layers.items():
+                read = [states[block].float() for block in blocks]
+                read = read if self.pool == NONE else [pool_tokens(state, self.pool) for state in read]
+                whole = read[0] if len(read) == 1 else torch.cat(read, dim=-1)
+                layers[layer] = whole.masked_fill(~finite.view(-1, *(1 for _ in whole.shape[1:])), torch.nan)
+        return Features(layers, bits, finite)
+
     def _states(self, bits: Tensor) -> dict[int, Tensor]:
         """bits: (B, N, K).  Returns {block: (B, N, D)}."""
         assert self.transformer is not None
-        blocks = tuple(set(self.layers.values()))
+        blocks = tuple({block for several in self.layers.values() for block in several})
         parts = []
         for part in torch.split(bits, self.group if self.group > 1 else len(bits)):
             condition = self.transformer.condition_embedding(None, len(part))
@@ -177,6 +200,19 @@ class FeatureExtractor(nn.Module):
         group = _images_at_a_time(self.config.image_size)
         images = torch.cat([images, images[-1:].expand(-len(images) % group, -1, -1, -1)])
         return torch.cat([self._logits(part) for part in torch.split(images, group)])
+
+
+def blocks_of(layer: Layer, config: ModelConfig) -> tuple[int, ...]:
+    """The blocks that a layer names: one, or several as "4+8".  Raises ValueError for any that is not there."""
+    parts: list[Layer] = [layer]
+    if isinstance(layer, str) and "+" in layer:
+        parts = [int(part) if part.removeprefix("-").isdecimal() else part for part in layer.split("+")]
+    return tuple(config.generator.layer_index(part, config.name) for part in parts)
+
+
+def layer_name(blocks: Sequence[int]) -> Layer:
+    """The inverse of `blocks_of`: a number, or several joined by "+"."""
+    return blocks[0] if len(blocks) == 1 else "+".join(map(str, blocks))
 
 
 def _images_at_a_time(side: int) -> int:

@@ -24,7 +24,7 @@ def build_index(
     *,
     binarizer: str = "sign",
     n_bits: int | None = None,
-    layer: int | None = None,
+    layer: int | str | None = None,
     kind: str | IndexSettings = "flat",
     vectors: str | None = "float16",
     seed: int = 0,

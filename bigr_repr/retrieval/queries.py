@@ -18,7 +18,7 @@ from bigr_repr.embed.dataset.schema import icc_of
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.images.inputs import Pictures, read_all, stack
 from bigr_repr.retrieval.codes.binarizer import Binarizer
-from bigr_repr.retrieval.codes.provenance import BITS, provenance_by, require_same_provenance
+from bigr_repr.retrieval.codes.provenance import BITS, provenance_by, reading_of, require_same_provenance
 from bigr_repr.system.devices import as_dtype
 
 __all__ = ["EncodedQueries", "encode_queries", "model_of"]
@@ -63,15 +63,15 @@ def encode_queries(
     Raises ImageError for a picture that cannot be read, ValueError for another model or features not finite.
     """
     require_same_provenance(provenance, provenance_by(pre, provenance))
-    layer = provenance["layer"]
-    layers = () if layer is None else (layer,)
-    extractor = FeatureExtractor(pre, layers, provenance["pooling"] or "avg", dtype=as_dtype(provenance["precision"]))
+    reading = reading_of(provenance)
+    dtype = as_dtype(provenance["precision"])
+    extractor = FeatureExtractor(pre, reading.layers, reading.pool, mirror=reading.mirror, dtype=dtype)
     pixels = list(read_all(images, pre.config.image_size, workers=None, ahead=8, icc=icc_of(provenance)))
     found = extractor(stack(pixels))
     if not bool(found.finite.all()):
         raise ValueError("a query's features are not finite: the model's weights are damaged")
     tokens = to_bytes(found.codes.flatten(1).cpu().numpy())
-    vectors = None if layer is None else found.layers[layer].cpu().numpy()
+    vectors = None if reading.layer is None else found.layers[reading.layer].cpu().numpy()
     if provenance["of"] == BITS:
         codes = tokens
     else:

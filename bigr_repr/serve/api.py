@@ -245,9 +245,7 @@ async def codes(body: CodesBody, service: Served) -> CodesAnswer:
         index = _state(service).index
         if index.provenance is None:
             raise RefusedError(400, "invalid", "this index does not say which model its codes come from")
-        layer = index.provenance["layer"]
-        encoded = await service.encode(pictures, () if layer is None else (layer,))
-        found = [index_code(index, each) for each in encoded]
+        found = [index_code(index, each) for each in await service.encode_as(index, pictures)]
         own = index.has_tokens and index.rows.tokens is None
         bits, per_token = index.n_bits, generator.code_bits if own else None
     return CodesAnswer(codes=[_base64(code) for code in found], n_bits=bits, bits_per_token=per_token)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,23 +13,25 @@ from numpy.typing import NDArray
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
-from bigr_repr.features.extractor import FeatureExtractor
+from bigr_repr.features.extractor import FeatureExtractor, Layer, blocks_of
 from bigr_repr.images.inputs import stack
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodeTask:
-    """One picture, uint8 (S, S, 3), and the blocks whose features are wanted."""
+    """One picture, uint8 (S, S, 3), and the layers whose features are wanted; pool, mirror: as of FeatureExtractor."""
 
     pixels: NDArray[np.uint8]
-    blocks: frozenset[int]
+    layers: frozenset[Layer] = frozenset()
+    pool: str = "avg"
+    mirror: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncoderOutput:
-    """features: {block: float32 (D,)}, averaged over the tokens. tokens: the tokenizer's code, uint8 (bytes,)."""
+    """features: {layer: float32 (D,)}. tokens: the tokenizer's code, uint8 (bytes,)."""
 
-    features: dict[int, NDArray[np.float32]]
+    features: dict[Layer, NDArray[np.float32]]
     tokens: NDArray[np.uint8]
 
 
@@ -36,21 +39,38 @@ class Encoder:
     """The network, for one thread: a batch runs only up to the deepest block that one of its pictures asks for."""
 
     def __init__(self, pre: Pretrained, *, dtype: torch.dtype | None, device: torch.device | None) -> None:
-        self._codes = FeatureExtractor(pre, (), dtype=dtype, device=device)
-        self._layers = FeatureExtractor(pre, range(pre.config.generator.layers), dtype=dtype, device=device)
+        self._config = pre.config
+        self._extractor = functools.partial(FeatureExtractor, pre, dtype=dtype, device=device)
+        self._codes = self._extractor(())
+        self._pooled: dict[tuple[str, bool], FeatureExtractor] = {}
 
     def __call__(self, tasks: list[EncodeTask]) -> list[EncoderOutput]:
         """Features and codes of pictures.  Raises RuntimeError for features that are not finite."""
-        wanted = sorted(frozenset[int]().union(*(task.blocks for task in tasks)))
-        self._layers.layers = {block: block for block in wanted}
-        found = (self._layers if wanted else self._codes)(stack([task.pixels for task in tasks]))
+        found: dict[int, EncoderOutput] = {}
+        for pool, mirror in dict.fromkeys((task.pool, task.mirror) for task in tasks):
+            places = [place for place, task in enumerate(tasks) if (task.pool, task.mirror) == (pool, mirror)]
+            found |= zip(places, self._alike([tasks[place] for place in places]), strict=True)
+        return [found[place] for place in range(len(tasks))]
+
+    def _alike(self, tasks: list[EncodeTask]) -> list[EncoderOutput]:
+        """Of tasks whose tokens are pooled alike."""
+        wanted = frozenset[Layer]().union(*(task.layers for task in tasks))
+        network = self._codes
+        if wanted:
+            how = tasks[0].pool, tasks[0].mirror
+            if how not in self._pooled:
+                everything = range(self._config.generator.layers)
+                self._pooled[how] = self._extractor(everything, how[0], mirror=how[1])
+            network = self._pooled[how]
+            network.layers = {layer: blocks_of(layer, self._config) for layer in wanted}
+        found = network(stack([task.pixels for task in tasks]))
         if not bool(found.finite.all()):
             raise RuntimeError(
                 "the features are not finite: the model's weights are damaged, or its precision too narrow"
             )
         tokens = to_bytes(found.codes.flatten(1).cpu().numpy())
-        layers = {block: values.cpu().numpy() for block, values in found.layers.items() if isinstance(block, int)}
+        layers = {layer: values.cpu().numpy() for layer, values in found.layers.items()}
         return [
-            EncoderOutput(features={block: layers[block][i] for block in task.blocks}, tokens=tokens[i])
+            EncoderOutput(features={layer: layers[layer][i] for layer in task.layers}, tokens=tokens[i])
             for i, task in enumerate(tasks)
         ]

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import code_bytes
+from bigr_repr.features.extractor import blocks_of, layer_name
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.retrieval.codes.decoding import decode_codes
-from bigr_repr.retrieval.codes.provenance import BITS
+from bigr_repr.retrieval.codes.provenance import BITS, reading_of
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.queries import model_of
@@ -107,7 +108,7 @@ class Service:
         limits, workers = self.limits, max(1, min(8, os.cpu_count() or 1))
         encoder = Encoder(self.pre, dtype=as_dtype(self._precision), device=device)
         side = self.pre.config.image_size
-        encoder([EncodeTask(pixels=np.zeros((side, side, 3), np.uint8), blocks=frozenset())])  # the first run is slow
+        encoder([EncodeTask(pixels=np.zeros((side, side, 3), np.uint8))])  # the first run is slow
         self._encoding: Batcher[EncodeTask, EncoderOutput] = Batcher(
             encoder, batch=limits.batch, wait_seconds=limits.wait_seconds, waiting=limits.waiting, name="encode",
             observe=self.metrics.observe_batch,
@@ -148,19 +149,20 @@ class Service:
     def default_layer(self) -> int:
         """The block that the index's vectors are of, or 12, or the last of a shallower model."""
         made = None if self.live is None else self.live.current.index.provenance
-        if made is not None and made["layer"] is not None:
-            return int(made["layer"])
+        if made is not None and isinstance(made["layer"], int):
+            return made["layer"]
         return min(_DEFAULT_LAYER, self.pre.config.generator.layers - 1)
 
     # ---- what callers ask for
 
-    async def encode(self, pictures: Sequence[str], layers: Iterable[int | str] = ()) -> list[EncoderOutput]:
-        """Encode pictures, data URLs or base64.
+    async def encode(
+        self, pictures: Sequence[str], layers: Iterable[int | str] = (), *, pool: str = "avg", mirror: bool = False
+    ) -> list[EncoderOutput]:
+        """Encode pictures, data URLs or base64. layers, pool, mirror: as of FeatureExtractor.
 
         Raises ImageError naming "image <number>", ValueError for a layer out of range, QueueFullError.
         """
-        config = self.pre.config
-        blocks = frozenset(config.generator.layer_index(layer, config.name) for layer in layers)
+        wanted = frozenset(layer_name(blocks_of(layer, self.pre.config)) for layer in layers)
         if self._queued() + len(pictures) > self.limits.waiting:
             raise QueueFullError(f"{self._queued()} pictures are waiting; the queue holds {self.limits.waiting}")
         self._reading += len(pictures)
@@ -172,7 +174,14 @@ class Service:
             raise
         finally:
             self._reading -= len(pictures)
-        return await _all(self._encoding.submit([EncodeTask(pixels=each, blocks=blocks) for each in pixels]))
+        tasks = [EncodeTask(pixels=each, layers=wanted, pool=pool, mirror=mirror) for each in pixels]
+        return await _all(self._encoding.submit(tasks))
+
+    async def encode_as(self, index: HammingIndex, pictures: Sequence[str]) -> list[EncoderOutput]:
+        """Encode pictures as an index of stated provenance was made.  Raises as encode."""
+        assert index.provenance is not None
+        reading = reading_of(index.provenance)
+        return await self.encode(pictures, reading.layers, pool=reading.pool, mirror=reading.mirror)
 
     async def decode(self, codes: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
         """Pictures of tokenizer codes, uint8 (bytes,): uint8 (S, S, 3).  Raises ValueError for another length."""
@@ -187,9 +196,8 @@ class Service:
         made = state.index.provenance
         if made is None:
             raise ValueError("this index does not say which model its codes come from; search it by code or id")
-        layer = made["layer"]
-        found = (await self.encode([picture], () if layer is None else (layer,)))[0]
-        vector = None if layer is None else found.features[layer]
+        found = (await self.encode_as(state.index, [picture]))[0]
+        vector = None if made["layer"] is None else found.features[made["layer"]]
         return Query(code=index_code(state.index, found), tokens=found.tokens, vector=vector)
 
     async def search(self, state: IndexState, query: Query, options: SearchOptions) -> list[Hit]:

@@ -23,7 +23,8 @@ Compile = Annotated[bool, typer.Option("--compile", help="Compile the network fi
 
 # Of an embedding data set, what becomes codes.
 StoredLayer = Annotated[
-    int | None, typer.Option(help=r"Block whose vectors to take \[default: the only one that the data set has].")
+    str | None,
+    typer.Option(help=r"Block whose vectors to take, 12 or 4+8 \[default: the only one that the data set has]."),
 ]
 Binarizer = Annotated[
     Codes,

@@ -12,16 +12,30 @@ if TYPE_CHECKING:
     from bigr_repr.retrieval.stores.base import StoreIndex
 
 
-def parse_layers(values: list[str], names: tuple[str, ...] = ("mid",)) -> list[int | str]:
-    """Layers out of options such as "12", "-1", "4,8,12" and the names. Raises BadParameter for anything else."""
+def parse_layers(values: list[str], names: tuple[str, ...] = ("mid",), *, joined: bool = False) -> list[int | str]:
+    """Layers out of options such as "12", "-1", "4,8,12" and the names; joined: also "4+8", which stays as it is.
+
+    Raises BadParameter for anything else.
+    """
     layers: list[int | str] = []
     for part in ",".join(values).split(","):
         text = part.strip()
+        if joined and "+" in text:
+            layers.append("+".join(map(str, parse_layers(text.split("+")))))
+            continue
         if text not in names and not text.removeprefix("-").isdecimal():
             listed = " or ".join(f'"{name}"' for name in names)
             raise typer.BadParameter(f"{text!r} is neither a whole number nor {listed}", param_hint="--layer")
         layers.append(text if text in names else int(text))
     return layers
+
+
+def stored_layer(text: str | None) -> int | str | None:
+    """The layer of a data set that an option names. Raises BadParameter for several."""
+    layers = parse_layers([text], (), joined=True) if text is not None else [None]
+    if len(layers) > 1:
+        raise typer.BadParameter(f"{text!r} names several layers; give one", param_hint="--layer")
+    return layers[0]
 
 
 def repeat_layer(words: list[str]) -> list[str]:

@@ -31,7 +31,9 @@ class Exported(NamedTuple):
     dtype: str
 
 
-def export_embeddings(folder: PathLike, to: PathLike, *, layer: int | None = None, codes: bool = False) -> Exported:
+def export_embeddings(
+    folder: PathLike, to: PathLike, *, layer: int | str | None = None, codes: bool = False
+) -> Exported:
     """Write a data set's vectors, or its packed codes, to one file in another format, by its suffix.
 
     .npy: one array, (n, D) or (n, N, D) of the stored dtype, or uint8 (n, bytes) of codes, and beside it the paths, a
@@ -52,7 +54,7 @@ def export_embeddings(folder: PathLike, to: PathLike, *, layer: int | None = Non
         shape: tuple[int, ...] = (opened.rows, -(-(opened.n_bits or 0) // 8))
         dtype = np.dtype(np.uint8)
     else:
-        shape = (opened.rows, *opened.provenance["shape"])
+        shape = (opened.rows, *opened.shape(layer))
         dtype = np.dtype(opened.schema.field(opened.column(layer)).type.value_type.to_pandas_dtype())
     batches = _batches(opened, layer, codes)
     if target.suffix == ".csv":
@@ -69,7 +71,7 @@ def export_embeddings(folder: PathLike, to: PathLike, *, layer: int | None = Non
     return Exported((target, names), shape, dtype.name)
 
 
-def _batches(opened: EmbeddingSet, layer: int | None, codes: bool) -> Iterator[tuple[Embeddings, NDArray[Any]]]:
+def _batches(opened: EmbeddingSet, layer: int | str | None, codes: bool) -> Iterator[tuple[Embeddings, NDArray[Any]]]:
     if not codes:
         yield from ((batch, batch.vectors) for batch in opened.batches(layer))
         return

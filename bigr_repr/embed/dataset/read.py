@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, open_plan
 from bigr_repr.embed.dataset.schema import differences, read_provenance
+from bigr_repr.features.pools import NONE
 from bigr_repr.system.object_store import Place, as_place, readable
 
 log = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ class EmbeddingSet:
         return part
 
     @property
-    def layers(self) -> tuple[int, ...]:
-        """Layers that there are vectors of."""
+    def layers(self) -> tuple[int | str, ...]:
+        """Layers that there are vectors of: numbers of blocks, or several side by side as "4+8"."""
         return tuple(self.provenance["layers"])
 
     @property
@@ -90,7 +91,13 @@ class EmbeddingSet:
         bits: int | None = self.provenance["n_bits"]
         return bits
 
-    def column(self, layer: int | None = None) -> str:
+    def shape(self, layer: int | str | None = None) -> tuple[int, ...]:
+        """Of one vector of a layer: (D,), or (N, D) if tokens were not pooled."""
+        size: int = self.schema.field(self.column(layer)).type.list_size
+        tokens: int = self.provenance["shape"][0]
+        return (tokens, size // tokens) if self.provenance["pooling"] == NONE else (size,)
+
+    def column(self, layer: int | str | None = None) -> str:
         """The name of a layer's column; the only layer's for None. Raises ValueError for a layer that is not there."""
         if not self.layers:
             raise ValueError(f"{self.folder} holds no vectors, only codes; read them with EmbeddingSet.code_batches")
@@ -101,12 +108,12 @@ class EmbeddingSet:
             raise ValueError(f"layer={layer} is not in {self.folder}, which holds layers {held}; name one of them")
         return "embedding" if len(self.layers) == 1 else f"embedding_{layer}"
 
-    def batches(self, layer: int | None = None, *, rows: int = 4096) -> Iterator[Embeddings]:
+    def batches(self, layer: int | str | None = None, *, rows: int = 4096) -> Iterator[Embeddings]:
         """All rows in order, at most so many at a time; memory holds one batch."""
         for batch in self._record_batches(["path", self.column(layer), "code", "label", "sha256"], rows):
             yield Embeddings(
                 batch.column("path").to_pylist(),
-                _vectors(batch.column(self.column(layer)), self.provenance["shape"]),
+                _vectors(batch.column(self.column(layer)), self.shape(layer)),
                 _bytes(batch.column("code")) if "code" in batch.schema.names else None,
                 *(batch.column(name).to_pylist() if name in batch.schema.names else None for name in _TEXTS),
             )
@@ -127,12 +134,12 @@ class EmbeddingSet:
         for batch in self._record_batches(["label"], rows):
             yield batch.column("label").to_pylist()
 
-    def read(self, layer: int | None = None) -> Embeddings:
+    def read(self, layer: int | str | None = None) -> Embeddings:
         """All rows at once."""
         column, paths, start = self.column(layer), list[str](), 0
         texts: dict[str, list[str]] = {name: [] for name in _TEXTS if name in self.schema.names}
         stored = self.schema.field(column).type.value_type.to_pandas_dtype()
-        vectors = np.empty((self.rows, *self.provenance["shape"]), stored)
+        vectors = np.empty((self.rows, *self.shape(layer)), stored)
         codes = None if self.n_bits is None else np.empty((self.rows, -(-self.n_bits // 8)), np.uint8)
         for batch in self.batches(layer):
             end = start + len(batch.paths)
@@ -159,7 +166,7 @@ class EmbeddingSet:
             log.warning("%s is incomplete (%s): run the same bigr-repr embed again to finish it", self.folder, parts)
 
 
-def read_embeddings(folder: PathLike, layer: int | None = None) -> Embeddings:
+def read_embeddings(folder: PathLike, layer: int | str | None = None) -> Embeddings:
     """All rows of a data set that embed_images wrote: paths, vectors of a layer (the only one: None), codes, labels.
 
     For more rows than memory holds see EmbeddingSet.batches.
@@ -168,7 +175,7 @@ def read_embeddings(folder: PathLike, layer: int | None = None) -> Embeddings:
     return EmbeddingSet(folder).read(layer)
 
 
-def _vectors(column: pa.Array, shape: list[int]) -> NDArray[Any]:
+def _vectors(column: pa.Array, shape: tuple[int, ...]) -> NDArray[Any]:
     flat: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), *shape)
 

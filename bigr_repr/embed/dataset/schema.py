@@ -8,6 +8,7 @@ Knows nothing of how rows are computed or where they are stored.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ import pyarrow as pa
 from bigr_repr import provenance
 from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.config import ModelConfig
+from bigr_repr.features.pools import vector_shape
 from bigr_repr.images.color import ICC
 
 METADATA_KEY = b"bigr_repr"
@@ -34,18 +36,19 @@ _SAID = {"dtype": "store_dtype", "precision": "dtype"}  # fields of files by the
 class Recipe:
     """How a row comes from an image.
 
-    layers: block indices, 0-based, not negative. pool: "avg" or "none". store_dtype: of the stored vectors, float32 or
-    float16. dtype: what the network computes in. codes, labels, sha256: whether there are such columns. dedup:
-    "exact" if there is one row for inputs of the same bytes. batch_size: images that the network takes at a time.
-    icc: "convert" or "ignore", as of bigr_repr.images.decode_image. thumbnails: longer side in pixels, 16..1024, of
-    small pictures to keep in the column `image`; None: no such column.
-    image_column: of Parquet files with pictures.
+    layers: block indices, 0-based, not negative, or several side by side as "4+8". pool, mirror: as of
+    FeatureExtractor. store_dtype: of the stored vectors, float32 or float16. dtype: what the network computes in.
+    codes, labels, sha256: whether there are such columns. dedup: "exact" if there is one row for inputs of the same
+    bytes. batch_size: images that the network takes at a time. icc: "convert" or "ignore", as of
+    bigr_repr.images.decode_image. thumbnails: longer side in pixels, 16..1024, of small pictures to keep in the column
+    `image`; None: no such column. image_column: of Parquet files with pictures.
     """
 
     config: ModelConfig
     weights: str
-    layers: tuple[int, ...]
+    layers: tuple[int | str, ...]
     pool: str = "avg"
+    mirror: bool = False
     store_dtype: str = "float32"
     dtype: str = "float32"
     codes: bool = False
@@ -72,14 +75,13 @@ class Recipe:
         if not self.layers and not self.codes:
             raise ValueError("layers=() and codes=False: nothing to store; name a layer, or ask for codes")
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one vector: (D,) or (N, D)."""
+    def shape(self, layer: int | str) -> tuple[int, ...]:
+        """Of one vector of a layer: (D,) or (N, D)."""
         generator = self.config.generator
-        return (generator.dim,) if self.pool == "avg" else (generator.tokens, generator.dim)
+        return vector_shape(self.pool, generator.tokens, generator.dim, len(str(layer).split("+")))
 
     @property
-    def columns(self) -> dict[int, str]:
+    def columns(self) -> dict[int | str, str]:
         """{layer: name of its column}."""
         if len(self.layers) == 1:
             return {self.layers[0]: "embedding"}
@@ -89,9 +91,8 @@ class Recipe:
     def row_bytes(self) -> int:
         """About what a row takes in memory."""
         width = 4 if self.store_dtype == "float32" else 2
-        for side in self.shape:
-            width *= side
-        return width * len(self.layers) + code_bytes(self.config.code_size) + 100
+        numbers = sum(math.prod(self.shape(layer)) for layer in self.layers)
+        return width * numbers + code_bytes(self.config.code_size) + 100
 
     def provenance(self) -> dict[str, Any]:
         """All that is recorded, ready for JSON."""
@@ -108,7 +109,7 @@ class Recipe:
             "weights_sha256": self.weights,
             "layers": list(self.layers),
             "pooling": self.pool,
-            "shape": list(self.shape),
+            "shape": list(self.shape(self.layers[0] if self.layers else 0)),
             "dtype": self.store_dtype,
             "precision": self.dtype,
             "condition": "no class, no token masked",
@@ -130,6 +131,7 @@ class Recipe:
             "sha256": "of the encoded image" if self.sha256 else None,
             "dedup": self.dedup,
             "batch_size": self.batch_size,
+            **({"mirror": True} if self.mirror else {}),
             **({"thumbnails": f"WebP, longer side {self.thumbnails} px"} if self.thumbnails else {}),
             **({} if self.image_column == "image" else {"image_column": self.image_column}),
         }
@@ -137,14 +139,11 @@ class Recipe:
     @cached_property
     def schema(self) -> pa.Schema:
         """Columns, with the provenance as schema metadata."""
-        size = 1
-        for side in self.shape:
-            size *= side
         fields = [pa.field("path", pa.string(), nullable=False)]
-        kind = pa.list_(  # "element" is Parquet's own name: rows that are read and written again give the same file
-            pa.field("element", pa.float32() if self.store_dtype == "float32" else pa.float16(), nullable=False), size
-        )
-        fields += [pa.field(name, kind, nullable=False) for name in self.columns.values()]
+        # "element" is Parquet's own name: rows that are read and written again give the same file
+        number = pa.field("element", pa.float32() if self.store_dtype == "float32" else pa.float16(), nullable=False)
+        for layer, name in self.columns.items():
+            fields.append(pa.field(name, pa.list_(number, math.prod(self.shape(layer))), nullable=False))
         if self.codes:
             fields.append(pa.field("code", pa.binary(code_bytes(self.config.code_size)), nullable=False))
         if self.labels:

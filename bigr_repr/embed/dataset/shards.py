@@ -20,13 +20,13 @@ from bigr_repr.system.object_store import Place, readable
 class ShardRows(NamedTuple):
     """Rows of a recipe's store_dtype, finite.
 
-    vectors: {layer: (B, *recipe.shape)}; codes: (B, bytes), uint8; of the others, B each.
+    vectors: {layer: (B, *recipe.shape(layer))}; codes: (B, bytes), uint8; of the others, B each.
 
     What the recipe has no column for is not looked at.
     """
 
     paths: Sequence[str]
-    vectors: Mapping[int, NDArray[Any]]
+    vectors: Mapping[int | str, NDArray[Any]]
     codes: NDArray[np.uint8]
     labels: Sequence[str]
     sha256: Sequence[str]

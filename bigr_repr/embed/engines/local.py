@@ -261,7 +261,7 @@ class LocalEngine:
                         f"{_AWAY} pictures in a row could not be fetched; run again later ({reason.message})"
                     )
 
-    def _vectors(self, features: Features, count: int) -> dict[int, NDArray[Any]]:
+    def _vectors(self, features: Features, count: int) -> dict[int | str, NDArray[Any]]:
         stored = {}
         with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and is judged below
             for layer in self.recipe.layers:
@@ -269,7 +269,7 @@ class LocalEngine:
         return stored
 
     def _judge(
-        self, reasons: list[Unreadable | None], finite: NDArray[np.bool_], vectors: dict[int, NDArray[Any]]
+        self, reasons: list[Unreadable | None], finite: NDArray[np.bool_], vectors: dict[int | str, NDArray[Any]]
     ) -> list[Unreadable | None]:
         """Reasons, and one more for every row that is not finite."""
         for rows in vectors.values():

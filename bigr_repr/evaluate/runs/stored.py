@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,8 +20,12 @@ from bigr_repr.evaluate.representations.base import TOKENS, View
 from bigr_repr.evaluate.representations.hidden import pooled
 from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.features import BenchFeatures, Wanted, count_equal_rows, facts_of, with_tokens
+from bigr_repr.features.pools import NONE
 
 __all__ = ["read_embeddings", "read_features"]
+
+_AS_THEY_ARE: Final = "avg"  # the usual pool, which no one asked for: vectors that are pooled stay as they are
+_ITEM: Final = "layer-"
 
 
 def read_features(wanted: Wanted) -> BenchFeatures:
@@ -56,9 +61,12 @@ def read_embeddings(wanted: Wanted) -> BenchFeatures:
     assert isinstance(first, EmbeddingSet)
     assert isinstance(second, EmbeddingSet)
     _check_stored(wanted, first, second)
+    name, pooling = first.provenance["model"], first.provenance["pooling"]
+    if pooling != NONE:
+        settings = dataclasses.replace(settings, pool=pooling, mirror=bool(first.provenance.get("mirror")))
+        wanted = dataclasses.replace(wanted, settings=settings)
     views = with_tokens(_stored_views(wanted, first), first.n_bits if wanted.tokens else None)
     sides = [{view: _read(part, view, settings.pool) for view in views} for part in wanted.parts]
-    name, pooling = first.provenance["model"], first.provenance["pooling"]
     record = {"model": name, "model_sha256": first.provenance["weights_sha256"], "pooling": pooling}
     duplicates = count_equal_rows(sides, views[0], data) if wanted.train else 0
     facts = facts_of(wanted, record, duplicates)
@@ -74,9 +82,9 @@ def _check_stored(wanted: Wanted, first: EmbeddingSet, second: EmbeddingSet) -> 
     name, held = first.provenance["model"], first.provenance["pooling"]
     if wanted.model not in (None, name):
         raise ValueError(f"model={wanted.model!r}, but {first.folder} holds features of {name!r}; leave model out")
-    if held not in ("none", settings.pool):
+    if held != NONE and settings.pool not in (_AS_THEY_ARE, held):
         raise ValueError(f"pool={settings.pool!r}, but {first.folder} holds vectors pooled by {held!r}; leave pool out")
-    if settings.mirror:
+    if settings.mirror and not first.provenance.get("mirror"):
         raise ValueError(f"{first.folder} holds features without mirror images; leave mirror out, or give the images")
 
 
@@ -86,22 +94,39 @@ def _stored_views(wanted: Wanted, embeddings: EmbeddingSet) -> list[View]:
             raise ValueError(f"{embeddings.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
         return [View(item="codes", n_bits=embeddings.n_bits)]
     held = embeddings.layers
-    layers = [layer for layer in wanted.layers or held if isinstance(layer, int | str)]
+    layers = ["+".join(map(str, layer)) if isinstance(layer, tuple) else layer for layer in wanted.layers or held]
     found = best_layer.recall(
-        layers, wanted.settings.cache, embeddings.provenance["weights_sha256"], wanted.settings.pool,
+        layers, wanted.settings.cache, embeddings.provenance["weights_sha256"], wanted.settings.pool_key,
         model=embeddings.provenance["model"], train=wanted.data.train, dataset=wanted.data.name,
     )  # fmt: skip
-    if bad := [layer for layer in found if layer not in held]:
+    parts = {layer: [layer] if layer in held else _blocks(layer) for layer in found}
+    if bad := [layer for layer in found if not all(part in held for part in parts[layer])]:
         known = ", ".join(map(str, held))
         raise ValueError(
             f"layer={bad[0]!r} is not in {embeddings.folder}, which holds layers {known}; name one of them"
         )
-    return [View(item=f"layer-{layer}", layer=int(layer)) for layer in found]
+    return [_view(parts[layer]) for layer in found]
+
+
+def _blocks(layer: int | str) -> list[int | str]:
+    """The blocks that stand side by side in a layer."""
+    return [int(part) if part.removeprefix("-").isdecimal() else part for part in str(layer).split("+")]
+
+
+def _view(parts: list[int | str]) -> View:
+    items = tuple(f"{_ITEM}{part}" for part in parts)
+    if len(items) > 1:
+        return View(item="+".join(items), parts=items)
+    return View(item=items[0], layer=parts[0] if isinstance(parts[0], int) else None)
 
 
 def _read(part: Part, view: View, pool: str) -> NDArray[Any]:
     assert isinstance(part.source, EmbeddingSet)
     if view.n_bits is not None:
         return np.concatenate([codes for _, codes in part.source.code_batches()])[part.rows]
-    vectors = part.source.read(view.layer).vectors[part.rows]
-    return pooled(torch.from_numpy(vectors.astype(np.float32, copy=False)), pool)
+    found = []
+    for item in view.items:
+        layer = item.removeprefix(_ITEM)
+        vectors = part.source.read(int(layer) if layer.isdecimal() else layer).vectors[part.rows]
+        found.append(pooled(torch.from_numpy(vectors.astype(np.float32, copy=False)), pool))
+    return np.concatenate(found, axis=-1) if len(found) > 1 else found[0]

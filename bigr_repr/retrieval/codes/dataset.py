@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
+from bigr_repr.features.pools import NONE
 from bigr_repr.retrieval.codes.binarizer import BINARIZERS, Binarizer, fit_binarizer
 from bigr_repr.retrieval.codes.provenance import BITS, FEATURES, provenance_of
 from bigr_repr.retrieval.codes.regions import TokenLayout
@@ -39,7 +40,7 @@ class DataCodes:
         binarizer: str | Binarizer = "sign",
         *,
         n_bits: int | None = None,
-        layer: int | None = None,
+        layer: int | str | None = None,
         seed: int = 0,
     ) -> None:
         kind = binarizer.kind if isinstance(binarizer, Binarizer) else binarizer
@@ -52,7 +53,7 @@ class DataCodes:
         self.layout: TokenLayout | None = None
         if self.data.n_bits is not None:
             self.layout = TokenLayout.square(self.data.n_bits, recorded["bits_per_token"])
-        pooled = recorded["pooling"] == "avg"
+        pooled = recorded["pooling"] != NONE
         choice = kind != "bits" or layer is not None or len(self.data.layers) == 1
         self.layer = self._layer(layer) if choice and self.data.layers and pooled else None
         self.binarizer: Binarizer | None = None
@@ -66,7 +67,7 @@ class DataCodes:
         self.n_bits = self.binarizer.n_bits if self.binarizer else int(self.data.n_bits or 0)
         self.provenance = provenance_of(recorded, FEATURES if self.binarizer else BITS, self.layer)
 
-    def _layer(self, layer: int | None) -> int:
+    def _layer(self, layer: int | str | None) -> int | str:
         self.data.column(layer)
         return self.data.layers[0] if layer is None else layer
 
@@ -117,12 +118,12 @@ class DataCodes:
         return stored
 
     def _vector_batches(self) -> Iterator[Embeddings]:
-        width = int(np.prod(self.data.provenance["shape"]))
+        width = int(np.prod(self.data.shape(self.layer)))
         return self.data.batches(self.layer, rows=max(1, min(8192, _BATCH // (4 * width))))
 
     def _sample(self, seed: int) -> NDArray[np.float32]:
         """Vectors of random rows, as many as the memory for them allows."""
-        width = int(np.prod(self.data.provenance["shape"]))
+        width = int(np.prod(self.data.shape(self.layer)))
         count = min(self.data.rows, _SAMPLE_ROWS, max(1, _SAMPLE // (4 * width)))
         chosen = np.sort(np.random.default_rng(seed).choice(self.data.rows, count, replace=False))
         sample, filled, start = np.empty((count, width), np.float32), 0, 0

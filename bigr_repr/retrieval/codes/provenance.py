@@ -6,7 +6,7 @@ Knows nothing of images or of search.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bigr_repr.embed.dataset.schema import Recipe, differences, icc_of
 
@@ -17,18 +17,39 @@ BITS: Final = "tokenizer bits"
 FEATURES: Final = "binarised features"  # as written into index folders: not to be respelled
 _SHARED: Final = ("model", "weights_sha256", "precision", "preprocessing")
 _TYPES: Final[dict[str, Any]] = {
-    "of": str, "layer": int | None, "pooling": str | None,
+    "of": str, "layer": int | str | None, "pooling": str | None,
     "model": str, "weights_sha256": str, "precision": str, "preprocessing": dict,
 }  # fmt: skip
 
 
-def provenance_of(recorded: Mapping[str, Any], of: str, layer: int | None) -> dict[str, Any]:
+class Reading(NamedTuple):
+    """What features are read. layer: one, several as "4+8", or None; pool, mirror: as of FeatureExtractor."""
+
+    layer: int | str | None
+    pool: str
+    mirror: bool
+
+    @property
+    def layers(self) -> tuple[int | str, ...]:
+        """The layer, if there is one."""
+        return () if self.layer is None else (self.layer,)
+
+
+def provenance_of(recorded: Mapping[str, Any], of: str, layer: int | str | None) -> dict[str, Any]:
     """The provenance of codes made from a data set, whose own is `recorded` (by Recipe.provenance).
 
     of: BITS or FEATURES. layer: of the features, or of the vectors beside tokenizer bits; None: there are none.
     """
     shared = {name: recorded[name] for name in _SHARED}
-    return {"of": of, "layer": layer, "pooling": None if layer is None else recorded["pooling"], **shared}
+    mirror = {"mirror": True} if layer is not None and recorded.get("mirror") else {}
+    return {"of": of, "layer": layer, "pooling": None if layer is None else recorded["pooling"], **mirror, **shared}
+
+
+def reading_of(index_provenance: Mapping[str, Any]) -> Reading:
+    """How the vectors of an index, of stated provenance, were read."""
+    return Reading(
+        index_provenance["layer"], index_provenance["pooling"] or "avg", bool(index_provenance.get("mirror"))
+    )
 
 
 def parse_provenance(provenance: Any) -> dict[str, Any] | None:
@@ -49,13 +70,13 @@ def _has(provenance: Mapping[str, Any], name: str, kind: Any) -> bool:
 
 def provenance_by(pre: Pretrained, index_provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The provenance of codes that this model would make in the way the index's were made."""
-    layer = index_provenance["layer"]
+    reading = reading_of(index_provenance)
     recipe = Recipe(
-        config=pre.config, weights=pre.fingerprint, layers=() if layer is None else (layer,),
-        pool=index_provenance["pooling"] or "avg", dtype=index_provenance["precision"], codes=True,
+        config=pre.config, weights=pre.fingerprint, layers=reading.layers, pool=reading.pool, mirror=reading.mirror,
+        dtype=index_provenance["precision"], codes=True,
         icc=icc_of(index_provenance),
     )  # fmt: skip
-    return provenance_of(recipe.provenance(), index_provenance["of"], layer)
+    return provenance_of(recipe.provenance(), index_provenance["of"], reading.layer)
 
 
 def require_same_provenance(index_provenance: Mapping[str, Any], query_provenance: Mapping[str, Any]) -> None:
@@ -70,5 +91,8 @@ def describe_provenance(provenance: Mapping[str, Any] | None) -> str:
     """A provenance in a few words."""
     if provenance is None:
         return "codes of unstated provenance"
-    layer = "" if provenance["of"] == BITS else f", layer {provenance['layer']}"
+    reading, layer = reading_of(provenance), ""
+    if provenance["of"] != BITS:
+        pool = "" if reading.pool == "avg" else f" pooled by {reading.pool}"
+        layer = f", layer {reading.layer}{pool}{' with mirror images' if reading.mirror else ''}"
     return f"{provenance['of']} of {provenance['model']}{layer}"

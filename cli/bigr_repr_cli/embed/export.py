@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bigr_repr_cli.options import Json, StoredLayer
+from bigr_repr_cli.parse import stored_layer
 
 
 def command(
@@ -29,7 +30,7 @@ def command(
     from bigr_repr.embed import export_embeddings
     from bigr_repr.images.find import escape_path
 
-    done = export_embeddings(embeddings, to, layer=layer, codes=codes)
+    done = export_embeddings(embeddings, to, layer=stored_layer(layer), codes=codes)
     files = [escape_path(str(file)) for file in done.files]
     if as_json:
         typer.echo(json.dumps({"files": files, "shape": done.shape, "dtype": done.dtype}, indent=2))

@@ -9,7 +9,7 @@ import typer
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.options import Compile, Computed, Model, Precision
 
-Pool = StrEnum("Pool", ["avg", "none"])
+Pool = StrEnum("Pool", [("avg", "avg"), ("max", "max"), ("both", "avg+max"), ("grid2", "grid2"), ("none", "none")])
 Dedup = StrEnum("Dedup", ["exact"])
 Stored = StrEnum("Stored", ["float32", "float16"])
 Icc = StrEnum("Icc", ["convert", "ignore"])
@@ -24,7 +24,7 @@ class Columns:
         list[str],
         typer.Option(
             help="Blocks whose features to store, counted from 0: 12; -1 (the last); mid; best (as bench layers found "
-            "it); several: 4,8. May be repeated."
+            "it); several: 4,8; side by side, as one: 4+8. May be repeated."
         ),
     ] = ("12",)  # type: ignore[assignment]  # a default that cannot change
     model: Model = DEFAULT_MODEL
@@ -32,8 +32,16 @@ class Columns:
         bool, typer.Option("--codes", help="Also store the tokenizer's bits of each image, packed into bytes.")
     ] = False
     pool: Annotated[
-        Pool, typer.Option(help="avg: one vector per image, the mean over its tokens; none: one vector per token.")
+        Pool,
+        typer.Option(
+            help="How a block's tokens become one vector per image: their mean (avg), maximum (max), both in a row, "
+            "the means over four quarters in a row (grid2); none: one vector per token."
+        ),
     ] = Pool.avg
+    mirror: Annotated[
+        bool,
+        typer.Option("--mirror", help="Store the mean of an image's vector and its mirror image's; twice the time."),
+    ] = False
     store_dtype: Annotated[Stored, typer.Option("--store-dtype", help="Number type of the stored vectors.")] = (
         Stored.float32
     )

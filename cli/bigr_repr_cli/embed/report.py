@@ -74,6 +74,6 @@ def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
         if count:
             typer.echo(f"{name}: {where}/{name}.jsonl")
     layers = EmbeddingSet(summary.out).layers
-    layer = "" if len(layers) == 1 else f", layer={layers[-1]}"
+    layer = "" if len(layers) == 1 else f", layer={layers[-1]!r}"
     typer.echo("to read the rows in Python:")  # a line of its own, so that it can be pasted
     typer.echo(f"from bigr_repr import read_embeddings; data = read_embeddings({str(summary.out.resolve())!a}{layer})")

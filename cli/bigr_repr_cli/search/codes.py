@@ -7,6 +7,7 @@ import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.options import Binarizer, Bits, Codes, StoredLayer
+from bigr_repr_cli.parse import stored_layer
 
 _Source = Annotated[
     list[str], typer.Argument(metavar="SOURCE", help="Images, or one folder that bigr-repr embed wrote.")
@@ -38,7 +39,7 @@ def export(
     if len(source) == 1 and any(Path(source[0]).glob("part-*.parquet")):
         if model is not None:
             raise typer.BadParameter("a data set has its codes already; leave it out", param_hint="--model")
-        data = DataCodes(source[0], codes, n_bits=n_bits, layer=layer, seed=seed)
+        data = DataCodes(source[0], codes, n_bits=n_bits, layer=stored_layer(layer), seed=seed)
         count, bits = export_data_codes(data, out), data.n_bits
     else:
         if codes != Codes.bits:

@@ -12,6 +12,7 @@ import typer
 
 from bigr_repr_cli.flatten import flattened, values_of
 from bigr_repr_cli.options import Binarizer, Bits, Codes, Json, StoredLayer
+from bigr_repr_cli.parse import stored_layer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -113,8 +114,8 @@ def build(
     settings = IndexSettings(**values_of(kind))
     with counting_progress("indexing") as on_progress:
         built = build_index(
-            embeddings, out, binarizer=codes, n_bits=n_bits, layer=layer, kind=settings, seed=settings.seed,
-            vectors=None if vectors == Kept.none else vectors, on_progress=on_progress,
+            embeddings, out, binarizer=codes, n_bits=n_bits, layer=stored_layer(layer), kind=settings,
+            seed=settings.seed, vectors=None if vectors == Kept.none else vectors, on_progress=on_progress,
         )  # fmt: skip
     print_index(built, out, as_json=as_json)
     if warning := missed_target(built):
