@@ -165,7 +165,7 @@ def test_an_unknown_model_is_one_line(place: Path, bigr: Run) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["photos", "--layer", "twelve"], ["-", "photos"], ["photos", "--pool", "max"], ["photos", "--unheard-of"]],
+    [[], ["photos", "--layer", "twelve"], ["-", "photos"], ["photos", "--pool", "sum"], ["photos", "--unheard-of"]],
 )
 def test_wrong_usage_is_exit_code_2(bigr: Run, arguments: list[str]) -> None:
     code, text, error = bigr("embed", *arguments)

@@ -233,7 +233,7 @@ class LocalEngine:
             self._seal(doing)
 
     def _table(
-        self, batch: _Launched, features: Features, vectors: dict[int, NDArray[Any]], good: list[int]
+        self, batch: _Launched, features: Features, vectors: dict[int | str, NDArray[Any]], good: list[int]
     ) -> pa.Table:
         """The good rows of a batch."""
         entries, recipe = batch.doing.task.entries[batch.part], self.recipe
