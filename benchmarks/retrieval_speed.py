@@ -1,16 +1,18 @@
 """The speed part of retrieval.py: exact scans beside raw FAISS, usearch and NumPy, and curves of recall against time.
 
 All contenders get every core of the process; raw FAISS runs with one thread and with all, and the better counts. They
-take turns, round after round, and each is given its best time.
+take turns, round after round, and the median of each one's runs is recorded.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +23,44 @@ from usearch.index import Index as UsearchIndex
 from usearch.index import MetricKind, ScalarKind, search
 
 from bigr_repr.retrieval import HammingIndex, IndexSettings, recall_with_ties
+from bigr_repr.retrieval.index.workers import on_all_cores
+from bigr_repr.system.machine import describe_machine
 from bigr_repr.system.threads import cores
 
 K = 10
-BATCH = 64
+BITS = (256, 1536, 6144)
+QUERIES = (1, 32, 1000)
+CONTENDERS = {"contenders": {"faiss": faiss.__version__, "usearch": usearch.__version__, "numpy": np.__version__}}
 
 
 def run(options: argparse.Namespace, plot_path: Path) -> dict[str, Any]:
     """All measurements, and the tables."""
     faiss.omp_set_num_threads(cores())
-    scans = [scan(rows, bits, options.rounds) for rows, bits in zip(options.rows, (256, 6144), strict=True)]
+    scans = [found for rows, bits in zip(options.rows, BITS, strict=True) for found in scan(rows, bits, options.rounds)]
+    if options.scans_only:
+        return {"k": K, **CONTENDERS, "scans": scans, "table": scan_table(scans)}
     curves = recall_curves(options.curve_rows, 256, options.rounds)
     plot(curves, options.curve_rows, plot_path)
     stores = store_latencies(options.rows[0] // 10, options.rounds) if options.stores else []
     scaling = extrapolate(scans[0], curves, options.curve_rows)
     return {
         "k": K,
-        "batch": BATCH,
-        "contenders": {"faiss": faiss.__version__, "usearch": usearch.__version__, "numpy": np.__version__},
+        **CONTENDERS,
         "scans": scans,
         "curves": curves,
         "stores": stores,
         "scaling": scaling,
-        "table": table(scans, scaling, stores),
+        "table": [*scan_table(scans), *table(scaling, stores)],
     }
 
 
-def best_of(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Least seconds of each, in turns of three runs; the first turn of each warms up.
+def medians(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, in turns of three runs; the first turn of each warms up.
 
     OpenMP's threads go on spinning for a while after FAISS returns, on cores that the next contender needs: hence the
     pauses.
     """
-    seconds = dict.fromkeys(contenders, float("inf"))
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, work in contenders.items():
             time.sleep(0.05)
@@ -61,65 +68,65 @@ def best_of(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
                 started = time.perf_counter()
                 work()
                 if turn:
-                    seconds[name] = min(seconds[name], time.perf_counter() - started)
-    return seconds
+                    seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(runs) for name, runs in seconds.items()}
 
 
 # ---- exact scans
 
 
-def scan(rows: int, bits: int, rounds: int) -> dict[str, Any]:
-    """Single queries and batches over random codes."""
+def scan(rows: int, bits: int, rounds: int) -> list[dict[str, Any]]:
+    """One query and batches over random codes."""
     random = np.random.default_rng(0)
     codes = random.integers(0, 256, (rows, bits // 8), np.uint8)
-    queries = random.integers(0, 256, (BATCH, bits // 8), np.uint8)
+    queries = random.integers(0, 256, (max(QUERIES), bits // 8), np.uint8)
     index, raw = HammingIndex.build(codes), faiss.IndexBinaryFlat(bits)
     raw.add(codes)
     assert np.array_equal(index.search_rows(queries, K).distances, raw.search(queries, K)[0])
-    words = codes.view(np.uint64)
+    return [measured(index, raw, codes, queries[:count], rounds) for count in QUERIES]
 
-    def numpy_scan(query: np.ndarray) -> np.ndarray:
-        distances = np.bitwise_count(words ^ query.view(np.uint64)).sum(axis=1, dtype=np.int32)
-        return np.asarray(np.argpartition(distances, K)[:K])
 
-    def by_usearch(wanted: np.ndarray) -> object:
-        return search(codes, wanted, K, MetricKind.Hamming, exact=True, threads=cores(), dtype=ScalarKind.B1)
-
-    single = best_of(
-        {
-            "bigr-repr": lambda: index.search_rows(queries[0], K),
-            "faiss": lambda: raw.search(queries[:1], K),
-            "faiss, one thread": lambda: on_one_thread(raw, queries[:1]),
-            "usearch": lambda: by_usearch(queries[:1]),
-            "numpy": lambda: numpy_scan(queries[0]),
-            "copy": codes.copy,
-        },
-        rounds,
-    )
-    batch = best_of(
-        {
-            "bigr-repr": lambda: index.search_rows(queries, K),
-            "faiss": lambda: raw.search(queries, K),
-            "faiss, one thread": lambda: on_one_thread(raw, queries),
-            "usearch": lambda: by_usearch(queries),
-        },
-        max(2, rounds // 2),
-    )
-    for seconds in (single, batch):
-        seconds["faiss"] = min(seconds["faiss"], seconds["faiss, one thread"])
-    gigabytes = codes.nbytes / 1e9
-    result = {
-        "rows": rows,
-        "bits": bits,
-        "single_ms": {name: round(1e3 * value, 4) for name, value in single.items()},
-        "batch_ms_a_query": {name: round(1e3 * value / BATCH, 4) for name, value in batch.items()},
-        "single_gb_s": round(gigabytes / single["bigr-repr"], 2),
-        "single_speedup_over_faiss": round(single["faiss"] / single["bigr-repr"], 3),
-        "batch_speedup_over_faiss": round(batch["faiss"] / batch["bigr-repr"], 3),
+def measured(
+    index: HammingIndex, raw: faiss.IndexBinaryFlat, codes: np.ndarray, queries: np.ndarray, rounds: int
+) -> dict[str, Any]:
+    """So many queries at once, by everyone."""
+    words, count = codes.view(np.uint64), len(queries)
+    pieces = [(piece,) for piece in np.array_split(words.reshape(-1), 8 * cores())]
+    work: dict[str, Callable[[], Any]] = {
+        "bigr-repr": lambda: index.search_rows(queries, K),
+        "faiss, all threads": lambda: raw.search(queries, K),
+        "faiss, one thread": lambda: on_one_thread(raw, queries),
     }
-    print(f"{rows:,} x {bits}: single {result['single_speedup_over_faiss']} x faiss, batch "
-          f"{result['batch_speedup_over_faiss']} x faiss", flush=True)  # fmt: skip
-    return result
+    if count == 1:
+        work |= {
+            "read": lambda: on_all_cores(np.maximum.reduce, pieces),
+            "numpy": lambda: numpy_scan(words, queries[0].view(np.uint64)),
+        }
+    seconds = medians(work, rounds if count < max(QUERIES) else max(1, rounds // 5))
+    if count < max(QUERIES):  # it takes so long that it would warm the others' machine
+        by_usearch = partial(search, codes, queries, K, MetricKind.Hamming, exact=True, threads=cores())
+        seconds |= medians({"usearch": partial(by_usearch, dtype=ScalarKind.B1)}, 1)
+    seconds["faiss"] = min(seconds["faiss, all threads"], seconds["faiss, one thread"])
+    found = {
+        "rows": len(codes),
+        "bits": 8 * codes.shape[1],
+        "queries": count,
+        "cpu": describe_machine()["cpu"],
+        "faiss": faiss.__version__,
+        "ms_a_query": {name: round(1e3 * value / count, 4) for name, value in seconds.items()},
+        "speedup_over_faiss": round(seconds["faiss"] / seconds["bigr-repr"], 3),
+    }
+    if count == 1:
+        found["gb_s"] = round(codes.nbytes / 1e9 / seconds["bigr-repr"], 2)
+        found["share_of_read_bandwidth"] = round(seconds["read"] / seconds["bigr-repr"], 3)
+    print(found, flush=True)
+    return found
+
+
+def numpy_scan(words: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """One query by NumPy: words uint64 (n, w)."""
+    distances = np.bitwise_count(words ^ query).sum(axis=1, dtype=np.int32)
+    return np.asarray(np.argpartition(distances, K)[:K])
 
 
 def on_one_thread(raw: faiss.IndexBinaryFlat, queries: np.ndarray) -> None:
@@ -193,7 +200,7 @@ def curve(
     for effort, find in searches.items():
         recall = recall_with_ties(find(queries), exact)
         some = queries[:50]
-        seconds = best_of({name: lambda find=find, some=some: [find(query[None]) for query in some]}, min(rounds, 3))
+        seconds = medians({name: lambda find=find, some=some: [find(query[None]) for query in some]}, min(rounds, 3))
         points.append({"effort": effort, "recall": round(recall, 4), "ms": round(1e3 * seconds[name] / len(some), 4)})
     print(f"{name}: built in {build:.1f} s, {points}", flush=True)
     return {"index": name, "build_s": round(build, 2), "points": points}
@@ -240,9 +247,11 @@ def store_latencies(rows: int, rounds: int) -> list[dict[str, Any]]:
             started = time.perf_counter()
             opened = push(index, place, kind=kind)
             seconds = time.perf_counter() - started
-            least = best_of({"query": lambda opened=opened: opened.search(codes[:1], K)}, rounds)["query"]
+            median = medians({"query": lambda opened=opened: opened.search(codes[:1], K)}, rounds)["query"]
             name = f"{place.split(':', 1)[0]} {kind}"
-            found.append({"store": name, "rows": rows, "push_s": round(seconds, 2), "single_ms": round(1e3 * least, 3)})
+            found.append(
+                {"store": name, "rows": rows, "push_s": round(seconds, 2), "single_ms": round(1e3 * median, 3)}
+            )
             print(found[-1], flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -253,7 +262,7 @@ def extrapolate(scan: dict[str, Any], curves: list[dict[str, Any]], rows: int) -
     """Sizes, memory and latencies of 256-bit codes up to 10^9, from the rates measured: scans grow with the rows, ivf
     at 95 % recall with their root, hnsw with their logarithm. What does not fit a machine of 256 GB is marked."""
     memory = 256e9
-    flat_ms = scan["single_ms"]["bigr-repr"] / scan["rows"]
+    flat_ms = scan["ms_a_query"]["bigr-repr"] / scan["rows"]
     found = []
     for count in (10**6, 10**7, 10**8, 10**9):
         row: dict[str, Any] = {"images": count, "codes_gb": round(count * 32 / 1e9, 3)}
@@ -277,17 +286,27 @@ def _ms_at(curves: list[dict[str, Any]], kind: str, recall: float) -> float | No
     return min((point["ms"] for point in line["points"] if point["recall"] >= recall), default=None)
 
 
-def table(scans: list[dict[str, Any]], scaling: list[dict[str, Any]], stores: list[dict[str, Any]]) -> list[str]:
-    """Markdown: scans, then larger numbers, then stores."""
-    lines = ["| exact search | bigr-repr | raw FAISS | usearch | NumPy | against FAISS |", "|---|---|---|---|---|---|"]
+def scan_table(scans: list[dict[str, Any]]) -> list[str]:
+    """Markdown: exact scans."""
+    lines = [
+        f"FAISS {faiss.__version__} on {cores()} cores of {describe_machine()['cpu']}",
+        "",
+        "| exact search | bigr-repr | raw FAISS | usearch | NumPy | against FAISS | of the read bandwidth |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for scan in scans:
+        ms = scan["ms_a_query"]
+        times = [f"{ms[name]:.2f} ms" if name in ms else "" for name in ("bigr-repr", "faiss", "usearch", "numpy")]
+        share = f"{100 * scan['share_of_read_bandwidth']:.0f} %" if "share_of_read_bandwidth" in scan else ""
+        what = "one query" if scan["queries"] == 1 else f"{scan['queries']:,} queries, a query"
         size = f"{scan['rows']:,} x {scan['bits']:,} bits"
-        for key, what in (("single_ms", "one query"), ("batch_ms_a_query", f"a batch of {BATCH}")):
-            times = [f"{scan[key][name]:.2f} ms" if name in scan[key] else "" for name in
-                     ("bigr-repr", "faiss", "usearch", "numpy")]  # fmt: skip
-            speedup = scan["single_speedup_over_faiss" if key == "single_ms" else "batch_speedup_over_faiss"]
-            lines.append(f"| {size}, {what} | {' | '.join(times)} | {speedup:.2f} x |")
-    lines += ["", "| images of 256 bits | flat | ivf | hnsw |", "|---|---|---|---|"]
+        lines.append(f"| {size}, {what} | {' | '.join(times)} | {scan['speedup_over_faiss']:.2f} x | {share} |")
+    return lines
+
+
+def table(scaling: list[dict[str, Any]], stores: list[dict[str, Any]]) -> list[str]:
+    """Markdown: larger numbers, then stores."""
+    lines = ["", "| images of 256 bits | flat | ivf | hnsw |", "|---|---|---|---|"]
     for row in scaling:
         cells = []
         for kind in ("flat", "ivf", "hnsw"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,14 +66,54 @@ def test_blocks_and_shards_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
     codes, wanted = random_codes(1000, 2), random_codes(9, 2, seed=1)
     whole = scan(codes, wanted, 1000)
-    monkeypatch.setattr(scanning, "_BLOCK", 14)
-    monkeypatch.setattr(scanning, "_ROWS_A_NEIGHBOR", 0)
-    monkeypatch.setattr(scanning, "_PENDING", 50)
+    monkeypatch.setattr(scanning, "rows_a_block", lambda codes, queries: 7)
+    monkeypatch.setattr(scanning, "_ROWS_A_NEIGHBOR", 1)
+    monkeypatch.setattr(scanning, "_SHARD", 1)
+    monkeypatch.setattr(scanning, "_WAKING", 1)
+    monkeypatch.setattr(scanning, "_QUERIES", 4)
     for k in (1, 3, 50):
         parts = scan(codes, wanted, k)
         np.testing.assert_array_equal(parts.rows, whole.rows[:, :k])
     monkeypatch.setattr(scanning, "cores", lambda: 7)
     np.testing.assert_array_equal(scan(codes, wanted[:1], 30).rows, whole.rows[:1, :30])
+
+
+def test_the_block_is_measured_once_and_faiss_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    from bigr_repr.retrieval.index import blocks
+
+    before = faiss.cvar.hamming_batch_size
+    codes, wanted = random_codes(5000, 32), random_codes(8, 32, seed=1)
+    monkeypatch.setattr(blocks, "_measured", {})
+    usual = blocks.rows_a_block(codes, 8)
+    assert usual == blocks.second_level_cache() // 2 // 32  # too little to do for a trial
+    assert not blocks._measured
+    monkeypatch.setattr(blocks, "_WORTH", 0)
+    whole = scan(codes, wanted, 9)
+    ((width, chosen),) = blocks._measured.items()
+    assert width == 32
+    assert chosen in (usual, usual // 2, usual * 2, before)
+    monkeypatch.setattr(blocks, "_trial", lambda codes: pytest.fail("measured again"))
+    np.testing.assert_array_equal(scan(codes, wanted, 9).rows, whole.rows)
+    assert faiss.cvar.hamming_batch_size == before
+
+
+def test_a_thread_that_comes_late_leaves_its_work_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigr_repr.retrieval.index import workers
+
+    pool, gate = ThreadPoolExecutor(1), threading.Event()
+    busy = pool.submit(gate.wait)
+    monkeypatch.setattr(workers, "_pool", lambda process: pool)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    try:
+        assert workers.on_all_cores(lambda a, b: a + b, [(i, 1) for i in range(20)]) == list(range(1, 21))
+        assert not busy.done()
+        with pytest.raises(ZeroDivisionError):
+            workers.on_all_cores(lambda a: 1 // a, [(1,), (0,)])
+    finally:
+        gate.set()
+        pool.shutdown()
 
 
 def test_permuted_rows_give_the_same_ids_but_for_ties() -> None:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from bigr_repr.retrieval.index.distinct import Groups, find_distinct
 from bigr_repr.retrieval.index.recall import SelfCheck, check_recall
-from bigr_repr.retrieval.index.scan import Scanned, omp_threads, on_all_cores, query_parts
+from bigr_repr.retrieval.index.scan import Scanned
 from bigr_repr.retrieval.index.settings import IndexSettings
+from bigr_repr.retrieval.index.workers import omp_threads, on_all_cores, query_parts
 from bigr_repr.system.threads import cores
 
 _CHUNK: Final = 64 << 20  # bytes of codes handed to FAISS at a time

@@ -1,37 +1,34 @@
 """Exact Hamming scans over packed codes, on all cores. Knows nothing of ids, files or kinds of index.
 
-The distances come from FAISS's kernels, a row block at a time: short enough to stay in the cache while many queries
-pass over it. A single query is spread over the cores by rows, many queries by query, in one pool of threads for the
-whole process, so that several callers at once share the cores instead of fighting for them.
+The distances and the nearest of them come from FAISS's kernels. The work is cut by queries and by rows into more pieces
+than there are cores, which take them in turn.
 """
 
 # n rows (stored codes), q queries, k neighbors
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming
+from bigr_repr.retrieval.index.blocks import comparing, rows_a_block, second_level_cache
+from bigr_repr.retrieval.index.workers import on_all_cores
 from bigr_repr.system.threads import cores
 
-_BLOCK: Final = 1 << 20  # bytes of codes that a scan of several queries takes at a time; half an ordinary L2 cache
-_ROWS_A_NEIGHBOR: Final = 2048  # smaller blocks spend more on filling heaps anew than the cache saves
-_QUERIES: Final = 64  # at a time, which bounds what is held while blocks are merged
+_WAKING: Final = 2 << 20  # bytes of codes, times queries, that are not worth waking a thread for
+_SHARD: Final = 8 << 20  # bytes of codes; in smaller shards, filling heaps anew costs more than a hundredth of the time
+_SHARDS_A_CORE: Final = 4  # so that a core that is busy elsewhere, or wakes late, leaves its share to the others
+_ROWS_A_NEIGHBOR: Final = 2048  # shorter shards spend more on filling heaps anew than more of them save
+_QUERIES: Final = 64  # at a time, which bounds what is held
 _GATHERED: Final = 64 << 20  # bytes of chosen codes copied at a time
-_PENDING: Final = 1 << 22  # candidates kept before they are merged
 _ROW_BITS: Final = 40  # of a sorting key: distance above, row below
 _SMALL: Final = 64 << 20  # bytes of codes, times queries, that NumPy compares in less time than FAISS takes to load
-_T = TypeVar("_T")
 
 
 class Scanned(NamedTuple):
@@ -41,53 +38,14 @@ class Scanned(NamedTuple):
     distances: NDArray[np.int32]
 
 
-@cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """The threads that scan, a core each. process: a forked child needs threads of its own."""
-    import faiss
-
-    return ThreadPoolExecutor(cores(), "bigr-scan", initializer=faiss.omp_set_num_threads, initargs=(1,))
-
-
-@contextmanager
-def omp_threads(count: int) -> Iterator[None]:
-    """While it lasts, FAISS's own parallel loops in this thread use so many threads."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def on_all_cores(work: Callable[..., _T], parts: Sequence[tuple[Any, ...]]) -> list[_T]:
-    """[work(*part) for part in parts], at the same time; the first in the caller's thread.
-
-    Waking a thread takes as long as scanning a megabyte, so the caller does not wait for it: it begins.
-    """
-    if not parts:
-        return []
-    others = [_pool(os.getpid()).submit(work, *part) for part in parts[1:]]
-    with omp_threads(1):
-        first = work(*parts[0])
-    return [first, *(other.result() for other in others)]
-
-
-def query_parts(count: int) -> list[slice]:
-    """Slices of so many queries, about as many as there are cores, none longer than a scan takes at a time."""
-    size = max(1, min(_QUERIES, -(-count // cores())))
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
 def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanned:
     """The k rows of codes (n, bytes) nearest to each of queries (q, bytes), k <= n; ties by row."""
     if "faiss" not in sys.modules and codes.nbytes * len(queries) <= _SMALL:
         return _split(_small_scan(codes, queries, k))
-    shards = _shards(len(codes), 1 if len(queries) >= cores() else cores())
-    parts = query_parts(len(queries))
-    tasks = [(codes, queries[part], k, shard) for part in parts for shard in shards]
+    parts = [slice(start, start + _QUERIES) for start in range(0, len(queries), _QUERIES)]
+    shards = _shards(len(codes), _shard_count(codes, min(len(queries), _QUERIES), len(parts), k))
+    block = rows_a_block(codes, len(queries))
+    tasks = [(codes, queries[part], k, shard, block) for part in parts for shard in shards]
     keys = on_all_cores(_nearest_keys, tasks)
     step = len(shards)
     merged = [_smallest(keys[i : i + step], k) for i in range(0, len(keys), step)]
@@ -122,7 +80,7 @@ def scan_masked(codes: NDArray[np.uint8], queries: NDArray[np.uint8], mask: NDAr
 
     def part(rows: slice) -> NDArray[np.int64]:
         found: list[NDArray[np.int64]] = []
-        step = max(1, 8 * _BLOCK // len(columns))
+        step = max(1, 8 * second_level_cache() // len(columns))
         for start in range(rows.start, rows.stop, step):
             block = np.ascontiguousarray(codes[start : min(start + step, rows.stop)][:, columns]) & kept
             distances, places = faiss.knn_hamming(wanted, block, min(k, len(block)))
@@ -162,22 +120,23 @@ def _shards(rows: int, count: int) -> list[slice]:
     return [slice(low, high) for low, high in pairwise(bounds)]
 
 
-def _nearest_keys(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, rows: slice) -> NDArray[np.int64]:
-    """Sorting keys (q, <= k) of the nearest of some rows."""
+def _shard_count(codes: NDArray[np.uint8], queries: int, parts: int, k: int) -> int:
+    """Into how many shards so many parts of so many queries should find the rows cut."""
+    needed = min(1 if parts >= cores() else cores(), codes.nbytes * queries // _WAKING)
+    wanted = min(-(-_SHARDS_A_CORE * cores() // max(1, parts)), codes.nbytes // _SHARD)
+    return max(1, needed, min(wanted, len(codes) // (_ROWS_A_NEIGHBOR * k)))
+
+
+def _nearest_keys(
+    codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, rows: slice, block: int
+) -> NDArray[np.int64]:
+    """Sorting keys (q, <= k) of the nearest of some rows, so many of which are compared at a time."""
     import faiss
 
-    step = max(_BLOCK // codes.shape[1], _ROWS_A_NEIGHBOR * k) if len(queries) > 1 else rows.stop - rows.start
-    found: list[NDArray[np.int64]] = []
-    pending = 0
-    for start in range(rows.start, rows.stop, max(1, step)):
-        block = codes[start : min(start + step, rows.stop)]
-        distances, places = faiss.knn_hamming(queries, block, min(k, len(block)))
-        found.append(_keys(distances, places, start))
-        pending += found[-1].size
-        if pending > _PENDING:
-            found = [_smallest(found, k)]
-            pending = found[0].size
-    return _smallest(found, k)
+    some = codes[rows]
+    with comparing(block):
+        distances, places = faiss.knn_hamming(queries, some, min(k, len(some)))
+    return _keys(distances, places, rows.start)
 
 
 def _keys(distances: NDArray[np.int32], places: NDArray[np.int64], start: int) -> NDArray[np.int64]:
