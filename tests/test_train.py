@@ -593,10 +593,7 @@ def test_other_settings_are_refused_by_name(codes: Path, tmp_path: Path) -> None
 def test_a_start_of_another_architecture_is_told_by_what_differs(codes: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_tokenizer(BinaryAutoencoder(TOKENIZER), tmp_path / "t")
-    said = (
-        "initial=bigr-tiny is of another architecture: generator.classes was 210, is 2; "
-        "generator.code_bits was 24, is 6; generator.grid was 8, is 4; name another"
-    )
+    said = "initial=bigr-tiny is of another architecture: generator.grid was 8, is 4; name another"
     with pytest.raises(ValueError, match=said):
         run_generator_training(
             [str(codes)], str(tmp_path / "t"), settings(tmp_path / "g"), GeneratorRecipe(), preset="tiny",

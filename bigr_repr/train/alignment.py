@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigr_repr.checkpoints.weights import fingerprint
 from bigr_repr.datasets import ImageSet
 from bigr_repr.system.devices import choose_device
 from bigr_repr.system.files import replacing
 from bigr_repr.system.threads import map_ahead
 from bigr_repr.train.code_set import CodeSet
+from bigr_repr.train.frozen import float_fingerprint, frozen_maps
 
 _PREFIX = "timm:"
 _HIDDEN = 256
@@ -67,11 +66,7 @@ class FrozenNetwork:
         name, _, block = spec.removeprefix(_PREFIX).partition(":")
         if not spec.startswith(_PREFIX) or not timm.is_model(name.split(".")[0]):
             raise ValueError(f"align={spec!r} is unknown; give timm:NAME or timm:NAME:BLOCK; see timm.list_models()")
-        network: Any = timm.create_model(name, pretrained=weights is None, features_only=True)
-        if weights is not None:
-            whole: Any = timm.create_model(name, pretrained=False)
-            _assign_in_order(whole, Path(weights), name)
-            network.load_state_dict(whole.state_dict(), strict=False)
+        network = frozen_maps(name, weights)
         strides = [int(stride) for stride in network.feature_info.reduction()]
         index = len(strides) - 2 if not block else int(block) if block.isdecimal() else -1
         if not 0 <= index < len(strides):
@@ -79,8 +74,8 @@ class FrozenNetwork:
         self.name, self.side, self._block = f"{_PREFIX}{name}:{index}", grid * strides[index], index
         config: Any = network.pretrained_cfg
         self._mean, self._std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-        self._network = network.eval().requires_grad_(False)
-        self.fingerprint = fingerprint({k: v for k, v in network.state_dict().items() if v.is_floating_point()})
+        self._network = network
+        self.fingerprint = float_fingerprint(network)
 
     @torch.inference_mode()
     def features(self, pixels: NDArray[np.uint8], place: torch.device) -> tuple[Tensor, Tensor]:
@@ -91,19 +86,6 @@ class FrozenNetwork:
         images = (images - self._mean.to(place)) / self._std.to(place)
         maps = network(images.contiguous(memory_format=torch.channels_last))
         return maps[self._block].flatten(2).transpose(1, 2).float().cpu(), maps[-1].mean((2, 3)).float().cpu()
-
-
-def _assign_in_order(network: nn.Module, file: Path, name: str) -> None:
-    """Load weights by name, or, where all names differ, by their order. Raises ValueError when neither fits."""
-    found: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    wanted = network.state_dict()
-    if found.keys() != wanted.keys():
-        if [tuple(v.shape) for v in found.values()] != [tuple(v.shape) for v in wanted.values()]:
-            raise ValueError(
-                f"{file} does not hold the weights of {name}: other names, and other shapes in their order"
-            )
-        found = dict(zip(wanted, found.values(), strict=True))
-    network.load_state_dict(found)
 
 
 def write_features(

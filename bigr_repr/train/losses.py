@@ -7,32 +7,33 @@ Source: VQGAN (arXiv 2012.09841); differentiable augmentation (arXiv 2006.10738)
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bigr_repr.train.frozen import frozen_maps
+
 
 class PerceptualDistance(nn.Module):
     """Distance between images in the feature maps of a frozen timm backbone.
 
     Channels of every map are normalized to unit length at each position, and squared differences averaged, as LPIPS
-    does without its learned channel weights. `backbone` is a timm name ("vgg16.tv_in1k", "resnet18.a1_in1k", …).
+    does without its learned channel weights. `backbone` is a timm name ("vgg16.tv_in1k", "resnet18.a1_in1k", …),
+    `weights` a file of its weights; None: timm's own, which it may have to fetch.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: str, *, pretrained: bool = True) -> None:
+    def __init__(self, backbone: str, *, weights: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
-        import timm
-
         try:
-            self.network: Any = timm.create_model(backbone, pretrained=pretrained, features_only=True)
+            self.network: Any = frozen_maps(backbone, weights)
         except RuntimeError as error:
             raise ValueError(f"perceptual={backbone!r} cannot be used: {error}; see timm.list_models()") from error
-        self.network.eval().requires_grad_(False)
         config: Any = self.network.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)

@@ -36,15 +36,16 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrices are made orthogonal before they are taken as steps, at the rate of AdamW.
 
-    For matrices only. The same steps as torch.optim.Muon with adjust_lr_fn="match_rms_adamw", to the rounding of
-    bfloat16, in a fraction of the calls. Raises ValueError for a parameter that is no matrix.
+    For matrices, and for kernels of convolutions, as matrices of output channels by all the rest. The same steps as
+    torch.optim.Muon with adjust_lr_fn="match_rms_adamw", to the rounding of bfloat16, in a fraction of the calls.
+    Raises ValueError for a parameter of fewer than two dimensions.
     """
 
     def __init__(
         self, matrices: Iterable[Tensor], *, lr: float = 1e-3, weight_decay: float = 0.0, momentum: float = 0.95
     ) -> None:
         super().__init__(list(matrices), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        shapes = [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]
+        shapes = [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim < 2]
         if shapes:
             raise ValueError(f"Muon takes matrices; {shapes[0]} is the shape of none; give such weights to AdamW")
 
@@ -70,8 +71,9 @@ class Muon(torch.optim.Optimizer):
         momentum = group["momentum"]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov's
-        steps = orthogonalize(torch.stack(list(ahead))).to(matrices[0].dtype).unbind()
+        stack = torch.stack([step.flatten(1) for step in ahead])
+        steps = orthogonalize(stack).to(matrices[0].dtype).view(-1, *matrices[0].shape).unbind()
         rate = group["lr"]
         if group["weight_decay"]:
             torch._foreach_mul_(matrices, 1 - rate * group["weight_decay"])
-        torch._foreach_add_(matrices, list(steps), alpha=-0.2 * rate * max(matrices[0].shape) ** 0.5)
+        torch._foreach_add_(matrices, list(steps), alpha=-0.2 * rate * max(stack.shape[1:]) ** 0.5)

@@ -13,12 +13,12 @@ import torch
 from accelerate import PartialState
 
 from bigr_repr.checkpoints.pretrained import Pretrained, load, load_tokenizer, save, save_tokenizer
-from bigr_repr.config import GeneratorConfig, ModelConfig
+from bigr_repr.config import ModelConfig
 from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
-from bigr_repr.provenance import differences
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.generator import GeneratorRecipe, Sampler, for_data, train_generator
+from bigr_repr.train.initial import begun_from, widened
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 
@@ -65,34 +65,26 @@ def run_tokenizer_training(
     recipe: TokenizerRecipe,
     *,
     preset: str,
+    code_bits: int | None = None,
     initial: str | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
     """Train a tokenizer on `data`; returns its folder, `settings.out`/tokenizer.
 
     `initial`: a tokenizer's folder or a model's name, to start from its weights; its architecture is then taken instead
-    of the preset's.
+    of the preset's. `code_bits`: bits per token, if not as there; a trained tokenizer can only gain some.
     """
     start = None if initial is None else load_tokenizer(initial)
-    config = architecture(preset).tokenizer if start is None else start.config
+    if start is None:
+        config = architecture(preset, code_bits=code_bits).tokenizer
+    else:
+        start = start if code_bits is None else widened(start, code_bits, seed=settings.seed)
+        config = start.config
     model = train_tokenizer(open_images(data), config, settings, recipe, initial=start, on_step=on_step)
     folder = Path(settings.out) / "tokenizer"
     if PartialState().is_main_process:
         save_tokenizer(model, folder)
     return folder
-
-
-def _start(initial: str | None, ours: GeneratorConfig) -> Pretrained | None:
-    """The model to start from. Raises ValueError for one of another architecture."""
-    if initial is None:
-        return None
-    start = load(initial)
-    theirs = start.config.generator
-    found = differences({"generator": dataclasses.asdict(theirs)}, {"generator": dataclasses.asdict(ours)})
-    if found:
-        remedy = "name another model to start from, or train one of its architecture"
-        raise ValueError(f"initial={initial} is of another architecture: {'; '.join(found)}; {remedy}")
-    return start
 
 
 def _config_for(
@@ -135,10 +127,11 @@ def run_generator_training(
     config = dataclasses.replace(config, name=name or config.name, training=training)
     classes = config.generator.classes
     labels = None if not recipe.conditional else list(range(0, classes, max(1, classes // 16)))
-    start = _start(initial, config.generator)
+    start = None if initial is None else load(initial)
     model = train_generator(
         source, config, settings, recipe, tokenizer=encoder, sampler=sample_grid(config, encoder, labels),
-        initial=None if start is None else start.generator, initial_name="" if start is None else start.fingerprint,
+        initial=None if start is None else begun_from(start, config, seed=settings.seed),
+        initial_name="" if start is None else start.fingerprint,
         compile_blocks=compile_blocks, on_step=on_step,
     )  # fmt: skip
     folder = Path(settings.out) / "model"

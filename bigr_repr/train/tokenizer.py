@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -20,10 +20,13 @@ from bigr_repr.config import TokenizerConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.batches import Batch, batches
+from bigr_repr.train.frozen import float_fingerprint
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
 from bigr_repr.train.losses import PatchDiscriminator, PerceptualDistance, adaptive_weight, augment, hinge_discriminator
+from bigr_repr.train.muon import Muon
 
 PIXEL_LOSSES = ("l1", "l2")
+OPTIMIZERS = ("adam", "muon")
 _SMALLEST_JUDGED = 24  # pixels; below, no patch is left after three halvings
 
 
@@ -32,21 +35,28 @@ class TokenizerRecipe:
     """How a tokenizer is trained. Defaults are the paper's.
 
     `pixel_loss` is "l1", or "l2" (mean squared error, which favors PSNR). `perceptual` names a timm backbone, or is
-    None for no perceptual loss; `gan_start` is the step from which the discriminator takes part, or None for never;
-    `sample_bits` draws bits instead of thresholding them; `bit_entropy` weighs a term that keeps every bit used (mean
-    entropy of each bit over the batch, in bits).
+    None for no perceptual loss; `perceptual_weights` is a file of its weights (None: timm's). `gan_start` is the step
+    from which the discriminator takes part, or None for never; `sample_bits` draws bits instead of thresholding them;
+    `bit_entropy` weighs a term that keeps every bit used (mean entropy of each bit over the batch, in bits).
+    `optimizer` is "adam", or "muon" (orthogonalized momentum, at the same rate) for the kernels between feature maps.
     """
 
     pixel_loss: str = "l1"
     perceptual: str | None = "vgg16.tv_in1k"
     perceptual_weight: float = 1.0
+    perceptual_weights: str | None = None
     gan_start: int | None = 30_000
     gan_width: int = 64
     sample_bits: bool = True
     bit_entropy: float = 0.0
     crop: int | None = None
+    optimizer: str = "adam"
 
     def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer={self.optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
+        if not self.perceptual_weight >= 0:  # so worded that NaN fails
+            raise ValueError(f"perceptual_weight={self.perceptual_weight} must be at least 0")
         if self.pixel_loss not in PIXEL_LOSSES:
             raise ValueError(f"pixel_loss={self.pixel_loss!r} is unknown; choose one of {', '.join(PIXEL_LOSSES)}")
         if self.gan_start is not None and self.gan_start < 0:
@@ -75,18 +85,32 @@ def bit_usage(probabilities: Tensor) -> dict[str, Tensor]:
     }
 
 
+def make_optimizers(model: BinaryAutoencoder, optimizer: str) -> list[torch.optim.Optimizer]:
+    """Adam for all weights, or Muon for the kernels between feature maps and Adam for the others."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if optimizer == "adam":
+        return [torch.optim.Adam(trained, betas=(0.9, 0.99))]
+    ends = {id(p) for p in model.quantize.parameters()}
+    kernels = [p for p in trained if p.ndim == 4 and min(p.shape[:2]) > model.config.in_channels and id(p) not in ends]
+    theirs = {id(p) for p in kernels}
+    others = [p for p in trained if id(p) not in theirs]
+    return [torch.optim.Adam(others, betas=(0.9, 0.99)), Muon(kernels)]
+
+
 class TokenizerTask:
     """See `bigr_repr.train.loop.Task`."""
 
     def __init__(self, model: BinaryAutoencoder, recipe: TokenizerRecipe, shown: Tensor) -> None:
         self.modules: list[nn.Module] = [model]
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(trained, betas=(0.9, 0.99))]
+        self.optimizers: list[torch.optim.Optimizer] = make_optimizers(model, recipe.optimizer)
+        self._own = len(self.optimizers)
         self._config, self._recipe, self._shown = model.config, recipe, shown
         self._last_layer = model.last_layer
         self._perceptual = None
+        self.perceptual_sha256 = ""
         if recipe.perceptual is not None:
-            self._perceptual = PerceptualDistance(recipe.perceptual)
+            self._perceptual = PerceptualDistance(recipe.perceptual, weights=recipe.perceptual_weights)
+            self.perceptual_sha256 = float_fingerprint(self._perceptual.network)
         if recipe.gan_start is not None:
             side = recipe.crop or model.config.image_size
             if side < _SMALLEST_JUDGED:
@@ -122,7 +146,7 @@ class TokenizerTask:
                 scalars |= {"gan": fooled.detach(), "gan_weight": weight}
                 loss = loss + weight * fooled
         scalars["loss"] = run.check(loss, step)
-        scalars["gradient_norm"] = run.descend(loss, self.optimizers[:1], model, step)
+        scalars["gradient_norm"] = run.descend(loss, self.optimizers[: self._own], model, step)
         if adversarial:
             scalars["discriminator"] = self._judge(images, decoded.detach().float(), step, run)
         return scalars
@@ -134,7 +158,7 @@ class TokenizerTask:
             real, fake = discriminator(torch.cat([augment(images), augment(decoded)])).chunk(2)
             loss = hinge_discriminator(real.float(), fake.float())
         run.check(loss, step)
-        run.descend(loss, self.optimizers[1:], discriminator, step)
+        run.descend(loss, self.optimizers[self._own :], discriminator, step)
         return loss.detach()
 
     @torch.no_grad()
@@ -178,7 +202,8 @@ def train_tokenizer(
         settings,
         task="tokenizer",
         config=asdict(config),
-        objective=asdict(recipe),
+        objective=asdict(replace(recipe, perceptual_weights=None)),
+        perceptual_sha256=task.perceptual_sha256,
         images=len(images),
         initial="" if initial is None else tokenizer_fingerprint(initial),
     )

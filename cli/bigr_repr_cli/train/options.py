@@ -10,6 +10,7 @@ import typer
 Objective = StrEnum("Objective", ["flip", "x0", "bce"])
 Attention = StrEnum("Attention", ["full", "causal"])
 Optimizer = StrEnum("Optimizer", ["adamw", "muon"])
+TokenizerOptimizer = StrEnum("TokenizerOptimizer", ["adam", "muon"])
 Masking = StrEnum("Masking", ["cosine", "half"])
 PixelLoss = StrEnum("PixelLoss", ["l1", "l2"])
 Scheduled = StrEnum("Scheduled", ["constant", "cosine"])
@@ -58,10 +59,18 @@ class TokenizerLosses:
     perceptual: Annotated[
         str, typer.Option(help="Backbone of the perceptual loss, a name of timm's; none: no such loss.")
     ] = "vgg16.tv_in1k"
+    perceptual_weights: Annotated[
+        Path | None, typer.Option(help=r"File of that backbone's weights \[default: timm's, which it may fetch].")
+    ] = None
+    perceptual_weight: Annotated[float, typer.Option(min=0, help="Weight of the perceptual loss.")] = 1.0
     gan_start: Annotated[
         int, typer.Option(help="First step with the discriminator; a negative number: it never takes part.")
     ] = 30_000
     sample_bits: Annotated[bool, typer.Option(help="Draw bits in training instead of thresholding them.")] = True
+    optimizer: Annotated[
+        TokenizerOptimizer,
+        typer.Option(help="muon: Muon for the convolutions between feature maps, Adam for the rest."),
+    ] = TokenizerOptimizer.adam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +80,10 @@ class Architecture:
     preset: Preset = "tiny"
     name: Annotated[str | None, typer.Option(help=r"Name that the model carries \[default: the preset's].")] = None
     initial: Annotated[
-        str | None, typer.Option(help=r"Start from the weights of this model \[default: random ones].")
+        str | None,
+        typer.Option(
+            help=r"Start from the weights of this model; code width and classes may differ \[default: random ones]."
+        ),
     ] = None
     objective: Annotated[Objective, typer.Option(help="What the transcoder predicts.")] = Objective.flip
     attention: Annotated[

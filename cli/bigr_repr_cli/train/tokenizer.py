@@ -20,6 +20,9 @@ def command(
         str | None,
         typer.Option(help="Start from this tokenizer, of its own architecture: a folder, or a model's name."),
     ] = None,
+    code_bits: Annotated[
+        int | None, typer.Option(min=1, help=r"Bits per token \[default: the preset's, or the initial tokenizer's].")
+    ] = None,
     steps: o.Steps = 1_000_000,
     batch_size: o.BatchSize = 32,
     learning_rate: Annotated[
@@ -34,9 +37,12 @@ def command(
 
     rate = 4.5e-6 * batch_size if learning_rate is None else learning_rate
     settings = TrainSettings(out=str(out), steps=steps, batch_size=batch_size, learning_rate=rate, **values_of(running))
-    none = {"perceptual": None} if losses.perceptual == "none" else {}
+    none: dict[str, str | None] = {"perceptual": None} if losses.perceptual == "none" else {}
     none |= {"gan_start": None} if losses.gan_start < 0 else {}
+    none |= {} if losses.perceptual_weights is None else {"perceptual_weights": str(losses.perceptual_weights)}
     recipe = TokenizerRecipe(**values_of(losses) | none)
     with training_progress(steps, "tokenizer") as on_step:
-        folder = run_tokenizer_training(data, settings, recipe, preset=preset, initial=initial, on_step=on_step)
+        folder = run_tokenizer_training(
+            data, settings, recipe, preset=preset, code_bits=code_bits, initial=initial, on_step=on_step
+        )
     o.print_result("tokenizer", folder)

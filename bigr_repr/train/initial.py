@@ -1,0 +1,90 @@
+"""What a new model takes over from a trained one of another code width or other classes. Knows nothing of training."""
+
+# K bits per token, C classes
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.config import ModelConfig
+from bigr_repr.models.bigr import BiGR
+from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.provenance import differences
+
+log = logging.getLogger(__name__)
+_CLASSES = "transformer.cls_embedding.embedding_table.weight"
+_NEW_SCALE = 0.4  # of the deviation of what is there: new bits begin quieter than trained ones
+
+
+def widened(start: BinaryAutoencoder, code_bits: int, *, seed: int = 0) -> BinaryAutoencoder:
+    """The tokenizer with `code_bits` bits a token: those it has keep their weights, new ones begin at random.
+
+    Raises ValueError for fewer bits than it has.
+    """
+    if code_bits < start.config.code_bits:
+        raise ValueError(f"code_bits={code_bits} is less than the {start.config.code_bits} of the initial tokenizer")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BinaryAutoencoder(dataclasses.replace(start.config, code_bits=code_bits))
+        _take(model, start.state_dict())
+    return model
+
+
+def begun_from(start: Pretrained, config: ModelConfig, *, seed: int = 0) -> BiGR:
+    """A generator of `config` that begins with the weights of another model, where the two agree.
+
+    Widths and depths must be equal; code width and classes may differ. Classes are matched by name. What begins at
+    random is logged. Raises ValueError, naming every difference, for another architecture.
+    """
+    theirs, ours = start.config.generator, config.generator
+    free = {"code_bits": ours.code_bits, "classes": ours.classes}
+    comparable = dataclasses.asdict(theirs) | free
+    if found := differences({"generator": comparable}, {"generator": dataclasses.asdict(ours)}):
+        remedy = "name another model to start from, or train one of its architecture"
+        raise ValueError(f"initial={start.config.name} is of another architecture: {'; '.join(found)}; {remedy}")
+    weights = dict(start.generator.state_dict())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BiGR(ours)
+        names = config.class_names, start.config.class_names
+        if theirs.classes != ours.classes or (all(names) and names[0] != names[1]):
+            table = model.state_dict()[_CLASSES]
+            weights[_CLASSES] = _matched(table, weights[_CLASSES], *names)
+        new = _take(model, weights)
+    if new:
+        log.warning("not in %s, and begun at random in whole or in part: %s", start.config.name, ", ".join(new))
+    return model
+
+
+def _take(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Copy into a fresh module what fits it: tensors of its shape, else their common corner. Names of the latter."""
+    state, partly = module.state_dict(), []
+    for name, theirs in weights.items():
+        ours = state[name]
+        if ours.shape != theirs.shape:
+            partly.append(name)
+            if theirs.ndim > 1:
+                ours.normal_(std=_NEW_SCALE * float(theirs.float().std()))
+            else:
+                ours.zero_()
+        corner = tuple(slice(min(pair)) for pair in zip(ours.shape, theirs.shape, strict=True))
+        ours[corner] = theirs[corner].to(ours.dtype)
+    return partly
+
+
+def _matched(ours: Tensor, theirs: Tensor, names: Sequence[str], their_names: Sequence[str]) -> Tensor:
+    """The table of classes (C + 1, D), last "no class", with the rows of equally named classes taken from `theirs`."""
+    table, where = ours.clone(), {name: row for row, name in enumerate(their_names)}
+    table[-1] = theirs[-1]
+    known = [(row, where[name]) for row, name in enumerate(names) if name in where]
+    for row, their_row in known:
+        table[row] = theirs[their_row]
+    if len(known) < len(table) - 1:
+        log.warning("%d of %d classes are new and begin at random", len(table) - 1 - len(known), len(table) - 1)
+    return table

@@ -1,0 +1,183 @@
+"""Laws of a start from other weights: what agrees is kept exactly, classes go by name, new bits change nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from test_train import MODEL, PLAIN, TOKENIZER, losses, settings
+from tiny_model import write_pictures
+
+from bigr_repr.checkpoints.pretrained import Pretrained, load, load_tokenizer, save, save_tokenizer
+from bigr_repr.config import ModelConfig
+from bigr_repr.datasets import ImageSet, open_images
+from bigr_repr.models.bigr import BiGR
+from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.train.initial import begun_from, widened
+from bigr_repr.train.losses import PerceptualDistance
+from bigr_repr.train.muon import Muon
+from bigr_repr.train.run import run_generator_training, run_tokenizer_training
+from bigr_repr.train.tokenizer import TokenizerRecipe, make_optimizers, train_tokenizer
+
+NAMES = ("cat", "dog")
+TABLE = "transformer.cls_embedding.embedding_table.weight"
+NETWORK = "test_efficientnet"  # timm's own for tests
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    root = tmp_path_factory.mktemp("pictures")
+    for name in NAMES:
+        write_pictures(root / name, 4)
+    return open_images(root)
+
+
+@pytest.fixture
+def start() -> Pretrained:
+    torch.manual_seed(0)
+    config = dataclasses.replace(MODEL, class_names=NAMES)
+    generator = BiGR(config.generator).eval()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.normal_(std=0.1)
+    return Pretrained(config=config, tokenizer=BinaryAutoencoder(TOKENIZER).eval(), generator=generator)
+
+
+def _config(**changes: Any) -> ModelConfig:
+    names = changes.pop("class_names", NAMES)
+    generator = dataclasses.replace(MODEL.generator, **changes)
+    tokenizer = dataclasses.replace(TOKENIZER, code_bits=generator.code_bits)
+    return dataclasses.replace(MODEL, generator=generator, tokenizer=tokenizer, class_names=names)
+
+
+def test_a_start_of_the_same_kind_is_taken_whole(start: Pretrained) -> None:
+    begun = begun_from(start, start.config).state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in start.generator.state_dict().items())
+
+
+def test_classes_are_matched_by_name_and_no_class_stays_no_class(
+    start: Pretrained, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        begun = begun_from(start, _config(classes=3, class_names=("owl", "dog", "cat"))).state_dict()
+    old = start.generator.state_dict()
+    assert torch.equal(begun[TABLE][1:], old[TABLE][[1, 0, 2]])  # dog, cat, no class
+    assert not torch.equal(begun[TABLE][0], old[TABLE][0])
+    assert "1 of 3 classes are new" in caplog.text
+    assert all(torch.equal(begun[name], old[name]) for name in old.keys() - {TABLE})
+
+
+def test_new_bits_that_are_zero_change_no_state_of_the_generator(
+    start: Pretrained, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        begun = begun_from(start, _config(code_bits=9)).eval()
+    codes = torch.randint(0, 2, (2, 16, 6)).float()
+    wide = torch.cat([codes, torch.zeros(2, 16, 3)], 2)
+    with torch.no_grad():
+        ours, theirs = begun.hidden_states(wide)[-1], start.generator.hidden_states(codes)[-1]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert "transformer.tok_embeddings.weight" in caplog.text
+    rows = begun.state_dict()["diffusion.denoiser.final_layer.linear.weight"]
+    assert rows[6:].std() > 0
+
+
+def test_another_depth_or_grid_is_refused_by_name(start: Pretrained) -> None:
+    with pytest.raises(ValueError, match=r"^initial=test is of another architecture: generator.layers was 2, is 4; "):
+        begun_from(start, _config(layers=4))
+
+
+def test_a_widened_tokenizer_keeps_its_bits(start: Pretrained) -> None:
+    wide, pixels = widened(start.tokenizer, 9).eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(wide.encode(pixels)[:, :6], start.tokenizer.encode(pixels))
+    with pytest.raises(ValueError, match=r"^code_bits=5 is less than the 6 "):
+        widened(start.tokenizer, 5)
+
+
+def test_a_wider_model_of_other_classes_trains_from_files(images: ImageSet, start: Pretrained, tmp_path: Path) -> None:
+    save(start, tmp_path / "start")
+    save_tokenizer(start.tokenizer, tmp_path / "narrow")
+    (tmp_path / "data").mkdir()
+    for name in ("dog", "owl", "yak"):
+        write_pictures(tmp_path / "data" / name, 2)
+    data = [str(tmp_path / "data")]
+    tokenizer = run_tokenizer_training(
+        data, settings(tmp_path / "t", steps=2), PLAIN, preset="tiny", code_bits=8, initial=str(tmp_path / "narrow")
+    )
+    assert load_tokenizer(tokenizer).config.code_bits == 8
+    from bigr_repr.train import run as module
+    from bigr_repr.train.generator import GeneratorRecipe
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "architecture", lambda preset, **changes: _config(class_names=(), **changes))
+        made = run_generator_training(
+            data, str(tokenizer), settings(tmp_path / "g", steps=2), GeneratorRecipe(), preset="tiny",
+            initial=str(tmp_path / "start"),
+        )  # fmt: skip
+    trained = load(made).config
+    assert (trained.generator.classes, trained.generator.code_bits) == (3, 8)
+    assert len(losses(tmp_path / "g")) == 2
+
+
+def test_muon_takes_kernels_as_matrices_of_their_output_channels() -> None:
+    torch.manual_seed(0)
+    kernel = torch.nn.Parameter(torch.randn(4, 3, 2, 2))
+    matrix = torch.nn.Parameter(kernel.detach().flatten(1).clone())
+    gradient = torch.randn(4, 12)
+    kernel.grad, matrix.grad = gradient.view(4, 3, 2, 2), gradient
+    for parameter in (kernel, matrix):
+        Muon([parameter], lr=0.1).step()
+    assert torch.equal(kernel.detach().flatten(1), matrix.detach())
+
+
+def test_muon_of_a_tokenizer_has_its_inner_kernels_and_every_weight_has_one_optimizer() -> None:
+    model = BinaryAutoencoder(TOKENIZER)
+    adam, muon = make_optimizers(model, "muon")
+    held = [p for optimizer in (adam, muon) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    inner = {id(p) for p in muon.param_groups[0]["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in inner}
+    assert "encoder.blocks.1.conv1.weight" in names
+    assert not {"encoder.blocks.0.weight", "quantize.proj.0.weight", "generator.blocks.1.bias"} & names
+
+
+def test_a_tokenizer_trained_with_muon_and_a_judge_from_a_file_resumes_exactly(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    torch.save(timm.create_model(NETWORK).state_dict(), tmp_path / "weights.pth")
+
+    def recipe(weights: Path) -> TokenizerRecipe:
+        return TokenizerRecipe(
+            perceptual=NETWORK, perceptual_weights=str(weights), perceptual_weight=0.1, gan_start=None, optimizer="muon"
+        )
+
+    whole = train_tokenizer(images, TOKENIZER, settings(tmp_path / "a", steps=4), recipe(tmp_path / "weights.pth"))
+    train_tokenizer(images, TOKENIZER, settings(tmp_path / "b", steps=2), recipe(tmp_path / "weights.pth"))
+    (tmp_path / "weights.pth").rename(tmp_path / "moved.pth")  # where it lies does not matter
+    parts = train_tokenizer(images, TOKENIZER, settings(tmp_path / "b", steps=4), recipe(tmp_path / "moved.pth"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+
+
+def test_a_judge_tells_pictures_apart_and_its_weights_file_is_used(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = timm.create_model(NETWORK).state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    judge = PerceptualDistance(NETWORK, weights=tmp_path / "weights.pth")
+    a, b = torch.rand(2, 2, 3, 32, 32)
+    assert judge(a, a) == 0
+    assert judge(a, b) > 0
+    assert torch.equal(judge.network.state_dict()["conv_stem.weight"], state["conv_stem.weight"])
+    with pytest.raises(FileNotFoundError):
+        PerceptualDistance(NETWORK, weights=tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize(("field", "value"), [("optimizer", "'lion'"), ("perceptual_weight", "-1")])
+def test_recipes_out_of_range_are_named(field: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field}={value} "):
+        TokenizerRecipe(**{field: eval(value)})
