@@ -104,7 +104,7 @@ class ParquetSet(ImageSet):
     """
 
     def __init__(self, file: PathLike, columns: Columns = USUAL_COLUMNS) -> None:
-        self._file, name = file, os.fspath(file)
+        self._file, self._columns, name = file, columns, os.fspath(file)
         if not Path(file).exists():
             raise FileNotFoundError(f"{name}: no such file")
         self._parts, self.labels, self.class_names, self.class_ids = read_parquet(name, columns)
@@ -119,7 +119,8 @@ class ParquetSet(ImageSet):
         return decode_image(content or b"", name=f"{os.fspath(self._file)}#{index}")
 
     def fingerprint(self) -> str:
-        return _fingerprint(["parquet", _stamps([self._file])])
+        named = [] if self._columns == USUAL_COLUMNS else [self._columns.image, self._columns.label]
+        return _fingerprint(["parquet", _stamps([self._file]), *named])
 
 
 class ArraySet(ImageSet):

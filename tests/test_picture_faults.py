@@ -5,8 +5,11 @@ Pixels are compared with decoders that share no code with ours: OpenCV and tifff
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import io
 from collections.abc import Callable
+from pathlib import Path
 from struct import pack
 from typing import Any
 from zlib import compress, crc32
@@ -20,10 +23,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from tiny_model import picture, tiny_model
 
+from bigr_repr.embed import embed_images
 from bigr_repr.features.extract import extract_features
 from bigr_repr.images.color import to_srgb
 from bigr_repr.images.decode import as_rgb, decode_image
 from bigr_repr.images.formats import ImageError
+from bigr_repr.retrieval import build_index
+from bigr_repr.retrieval.search import search_images
+from bigr_repr.serve.service import Service
 
 Array = NDArray[Any]
 RAMP = (np.add.outer(np.arange(64) * 500, np.arange(64) * 520)[..., None] * [1.0, 0.5, 0.8]).astype(np.uint16)
@@ -404,6 +411,29 @@ def test_a_profile_that_is_srgb_or_damaged_changes_no_bit() -> None:
     for profile in (own, b"", b"x", own[:100], own[:-300], bytes(len(own)), icc(None, 2.2)[:140]):
         assert to_srgb(profile) is None
         assert np.array_equal(decoded(saved(PICTURE, "PNG", icc_profile=profile)), np.asarray(PICTURE))
+
+
+@pytest.mark.parametrize("choice", ["convert", "ignore"])
+def test_queries_treat_profiles_as_their_index_does(choice: str, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    profile = icc(*PROFILES["ProPhoto"])
+    for number in range(3):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(saved(picture(number), "PNG", icc_profile=profile))
+    model, query = tiny_model(), tmp_path / "photos" / "1.png"
+    embed_images(tmp_path / "photos", tmp_path / "data", model=model, layers=[2], codes=True, icc=choice)
+    index = build_index(tmp_path / "data", tmp_path / "index", binarizer="bits")
+    assert search_images(index, query, 1, model=model).found.distances.tolist() == [[0]]
+    service = Service(model, index=tmp_path / "index")
+    try:
+        state = service.live.current  # type: ignore[union-attr]
+        text = base64.b64encode(query.read_bytes()).decode()
+        assert asyncio.run(service.query_of_picture(text, state)).code.tobytes() == index.rows.codes[1].tobytes()
+        other = {"convert": "ignore", "ignore": "convert"}[choice]
+        embed_images(tmp_path / "photos", tmp_path / "other", model=model, layers=[2], codes=True, icc=other)
+        with pytest.raises(ValueError, match="treats color profiles in another way"):
+            service._check_index(build_index(tmp_path / "other", tmp_path / "other-index", binarizer="bits"))
+    finally:
+        service.close()
 
 
 # ---- pictures in memory

@@ -113,7 +113,7 @@ class EmbedJob:
 
     def _find_duplicates(self, before: Plan | None, options: EmbedOptions) -> None:
         if self.recipe.dedup:
-            list_digests(self.folder, before, options.workers, self._listed, self.recipe.image_column)
+            list_digests(self.folder, before, options.workers, self._listed, self.recipe.parquet)
 
     def do(self, plan: Plan, run: RunUnits, *, retry_failed: bool) -> EmbedSummary:
         """Do what is not done.  Raises what run raises; RuntimeError if the files were changed meanwhile."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.engines.local import Decoding
+from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 from bigr_repr.images.decode import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -103,6 +104,12 @@ class EmbedOptions:
         if self.unit_size is not None and self.unit_size < 1:
             raise ValueError(f"unit_size={self.unit_size} must be at least 1")
         _ = self.decoding
+
+    @property
+    def columns(self) -> Columns:
+        """Of Parquet inputs; that of labels only where labels are stored."""
+        label = self.label_column if self.labels_from_folders else USUAL_COLUMNS.label
+        return Columns(image=self.image_column, label=label)
 
     @property
     def decoding(self) -> Decoding:

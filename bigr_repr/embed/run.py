@@ -23,7 +23,6 @@ from bigr_repr.embed.engines.ray import RayEngine, require_ray
 from bigr_repr.embed.inputs.sources import find_sources
 from bigr_repr.embed.job import EmbedJob, EmbedSummary, Progress, RunUnits
 from bigr_repr.embed.options import EmbedOptions
-from bigr_repr.images.containers import Columns
 from bigr_repr.images.find import Source
 from bigr_repr.system.files import locked
 from bigr_repr.system.object_store import ObjectPath, Place, as_place
@@ -78,9 +77,8 @@ def embed_images(
 
 
 def _found(inputs: PathLike | Iterable[PathLike], options: EmbedOptions) -> Iterator[Source]:
-    columns = Columns(image=options.image_column, label=options.label_column)
     labels = options.labels_from_folders
-    return find_sources(inputs, root=options.root, literal=options.literal, labels=labels, columns=columns)
+    return find_sources(inputs, root=options.root, literal=options.literal, labels=labels, columns=options.columns)
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def _load(model: PathLike | Pretrained, devices: tuple[str, ...], options: Embed
         store_dtype=options.store_dtype, dtype=str(extractor.dtype).removeprefix("torch."), codes=options.codes,
         labels=options.labels_from_folders, sha256=options.sha256, dedup=options.dedup,
         thumbnails=options.thumbnails,
-        image_column=options.image_column,
+        parquet=options.columns,
     )  # fmt: skip
     return _Setup(model, extractor, recipe, pre if on_ray else None, devices)
 

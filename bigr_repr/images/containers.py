@@ -11,7 +11,7 @@ import re
 import stat
 import tarfile
 from bisect import bisect_right
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -35,6 +36,11 @@ _TAR = (".tar", ".tgz", ".tar.gz")
 _ROWS = 32  # rows of a Parquet file in memory at a time
 _AHEAD = 4  # times so many, read before they are needed
 _BUFFER = 4 << 20  # bytes read at a time
+_SHOWN = 12  # names of columns in an error
+_CLASSES = 10_000_000
+_TEXTS: Final = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary,
+)  # fmt: skip
 _WORDNET_ID = re.compile(r"^n\d{8}:")
 
 
@@ -86,17 +92,20 @@ def members(file: str, *, labels: bool = False, columns: Columns = USUAL_COLUMNS
 def _require_file(file: str) -> None:
     if is_url(file):
         return
-    mode = Path(file).stat().st_mode
+    status = Path(file).stat()
+    mode = status.st_mode
     if stat.S_ISDIR(mode):
         raise ImageError("unreadable", f"{escape_path(file)}: is a folder; name the files in it")
     if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
         raise ImageError("unreadable", f"{escape_path(file)}: is not a regular file; save it as one")
+    if not status.st_size:
+        raise ImageError("empty", f"{escape_path(file)}: the file is empty; fetch it again")
 
 
 def why_unreadable(file: str, columns: Columns = USUAL_COLUMNS) -> ImageError:
     """What was wrong with a container whose listing ended in an error."""
     try:
-        for _ in members(file, columns=columns):
+        for _ in members(file, labels=columns.label != USUAL_COLUMNS.label, columns=columns):
             pass
     except ImageError as error:
         return error
@@ -157,7 +166,7 @@ def class_ids(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
 def _rows(file: str, labels: bool, columns: Columns) -> Iterator[Member]:
     with open_parquet(file) as parquet:
         image_column(parquet, file, columns)
-        if not labels or columns.label not in parquet.schema_arrow.names:
+        if not labels or not _has_labels(parquet, file, columns):
             yield from (Member(str(row), row, None, None) for row in range(parquet.metadata.num_rows))
             return
         names = class_names(parquet.schema_arrow.metadata, columns.label)
@@ -165,17 +174,20 @@ def _rows(file: str, labels: bool, columns: Columns) -> Iterator[Member]:
         values = (value for batch in batches for value in batch.column(0).to_pylist())
         for row, value in enumerate(values):
             known = isinstance(value, int) and 0 <= value < len(names)
-            yield Member(str(row), row, None, names[value] if known else "" if value is None else str(value))
+            yield Member(str(row), row, None, names[value] if known else _label_text(value))
+
+
+def _label_text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return "" if value is None else str(value)
 
 
 def image_column(parquet: pq.ParquetFile, file: str, columns: Columns) -> str:
     """What Parquet calls the column of encoded bytes. Raises ImageError if there is none, or more than one."""
     schema, name = parquet.schema_arrow, columns.image
-    count = schema.names.count(name)
-    if count != 1:
-        held = f"{count} columns {name}" if count else f"columns {', '.join(schema.names)}"
-        remedy = f"one column {name} with the bytes of image files is needed; name another one with image_column"
-        raise ImageError("unsupported", f"{escape_path(file)}: has {held}; {remedy}")
+    if schema.names.count(name) != 1:
+        raise _no_column(schema.names, file, name, "the bytes of image files", "image_column")
     kind, column = schema.field(name).type, name
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind, column = kind.field("bytes").type, f"{name}.bytes"
@@ -186,6 +198,22 @@ def image_column(parquet: pq.ParquetFile, file: str, columns: Columns) -> str:
     return column
 
 
+def _has_labels(parquet: pq.ParquetFile, file: str, columns: Columns) -> bool:
+    """Whether there is a column of labels.  Raises ImageError if it was named and is not there, or for several."""
+    names, label = parquet.schema_arrow.names, columns.label
+    if names.count(label) > 1 or (label not in names and label != USUAL_COLUMNS.label):
+        raise _no_column(names, file, label, "labels", "label_column")
+    return label in names
+
+
+def _no_column(names: Sequence[str], file: str, name: str, what: str, option: str) -> ImageError:
+    held = f"columns {', '.join([*names[:_SHOWN], '…'][: len(names)])}" if names else "no columns"
+    if count := names.count(name):
+        held = f"{count} columns {name}"
+    said = one_line(f"has {held}; one column {name} with {what} is needed; name another one with {option}")
+    return ImageError("unsupported", f"{escape_path(file)}: {said}")
+
+
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -193,9 +221,9 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return any(check(kind) for check in checks)
 
 
-def picture_bytes(batch: pa.RecordBatch) -> pa.Array:
-    """The encoded bytes in a batch of only that column, each of which as_py() gives."""
-    column = batch.column(0)
+def picture_bytes(batch: pa.RecordBatch, columns: Columns = USUAL_COLUMNS) -> pa.Array:
+    """The encoded bytes in a batch, each of which as_py() gives."""
+    column = batch.column(columns.image)  # by name: `image.bytes` is also what a column of that name is called
     return column.field("bytes") if pa.types.is_struct(column.type) else column
 
 
@@ -215,7 +243,7 @@ class ParquetRows:
     """
 
     def __init__(self, file: str, columns: Columns = USUAL_COLUMNS) -> None:
-        self.file = file
+        self.file, self._columns = file, columns
         self._held = _Stretch(0, 0, pa.array([], pa.binary()))
         self._following: Generator[_Stretch, None, None] | None = None
         self._error: ImageError | None = None
@@ -266,7 +294,7 @@ class ParquetRows:
             try:
                 with _explained(self.file):
                     for batch in self._parquet.iter_batches(_ROWS, row_groups=[number], columns=[self._column]):
-                        yield _Stretch(start, start + len(batch), picture_bytes(batch))
+                        yield _Stretch(start, start + len(batch), picture_bytes(batch, self._columns))
                         start += len(batch)
             except ImageError as error:
                 yield _Stretch(start, self._starts[number + 1], error)
@@ -292,15 +320,15 @@ def read_parquet(file: str, columns: Columns = USUAL_COLUMNS) -> ImageTable:
         with open_parquet(file) as parquet:
             column = image_column(parquet, file, columns)
             parts = [
-                picture_bytes(batch)
+                picture_bytes(batch, columns)
                 for group in range(parquet.num_row_groups)  # pyarrow cannot join nested dictionaries of several
                 for batch in parquet.iter_batches(_ROWS * 32, row_groups=[group], columns=[column])
             ]
-            if columns.label not in parquet.schema_arrow.names:
+            if not _has_labels(parquet, file, columns):
                 return ImageTable(parts, None, (), ())
             labels = parquet.read(columns=[columns.label]).column(0)
             metadata = parquet.schema_arrow.metadata
-    numbers, names = _numbered(labels, class_names(metadata, columns.label), file, columns)
+        numbers, names = _numbered(labels, class_names(metadata, columns.label), file, columns)
     return ImageTable(parts, numbers, names, class_ids(metadata))
 
 
@@ -310,13 +338,16 @@ def _numbered(
     """Labels as numbers of names, -1 for none."""
     if pa.types.is_dictionary(labels.type):
         labels = labels.cast(labels.type.value_type)
-    if pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type):
-        names = tuple(sorted(set(labels.to_pylist()) - {None}))
+    if any(check(labels.type) for check in _TEXTS):
+        texts = [None if value is None else _label_text(value) for value in labels.to_pylist()]
+        names = tuple(sorted({text for text in texts if text is not None}))
         numbers = {name: number for number, name in enumerate(names)}
-        return np.array([numbers.get(name, -1) for name in labels.to_pylist()], np.int64), names
-    if not pa.types.is_integer(labels.type):
-        raise ImageError(
-            "unsupported",
-            f"{escape_path(file)}: column {columns.label} is {labels.type}; labels are whole numbers or texts",
-        )
+        return np.array([-1 if text is None else numbers[text] for text in texts], np.int64), names
+    said = ""
+    if not (pa.types.is_integer(labels.type) or pa.types.is_boolean(labels.type)):
+        said = f"is {labels.type}; labels are whole numbers or texts"
+    elif (greatest := pc.max(labels).as_py() or 0) >= _CLASSES:
+        said = f"holds {greatest}; numbers of classes are below {_CLASSES:,}"
+    if said:
+        raise ImageError("unsupported", f"{escape_path(file)}: column {one_line(columns.label)} {said}")
     return np.maximum(labels.cast(pa.int64()).fill_null(-1).to_numpy(), -1), names

@@ -21,7 +21,7 @@ from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.provenance import BITS, provenance_by, reading_of, require_same_provenance
 from bigr_repr.system.devices import as_dtype
 
-__all__ = ["EncodedQueries", "encode_queries", "model_of"]
+__all__ = ["EncodedQueries", "encode_queries", "icc_of", "model_of"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -20,8 +20,10 @@ from PIL import Image
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.plan import Entry
+from bigr_repr.embed.dataset.schema import icc_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
 from bigr_repr.embed.inputs.sources import container_entry, find_sources
+from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 from bigr_repr.images.decode import center_crop, decode_image
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
@@ -67,6 +69,7 @@ def search_images(
     effort: int | None = None,
     match: str | None = None,
     model: Model | None = None,
+    image_column: str = USUAL_COLUMNS.image,
 ) -> Searched:
     """Search for pictures like those in files: paths, folders, patterns, and rows of Parquet and tar files.
 
@@ -74,8 +77,8 @@ def search_images(
     also map names to encoded files' bytes.
 
     rescore, region, effort: as HammingIndex.rescored, search_region and search. model: that made the index; None: that
-    recorded there. match: only rows whose ids match this pattern, as of IndexRows.matching; exact. Pictures that
-    cannot be read are among the `failures` of the answer.
+    recorded there. match: only rows whose ids match this pattern, as of IndexRows.matching; exact. image_column: of
+    Parquet files. Pictures that cannot be read are among the `failures` of the answer.
 
     Raises ImageError or FileNotFoundError if none can be read, ValueError for another model than the index's, or for
     an index that lacks what is asked for.
@@ -83,10 +86,10 @@ def search_images(
     from bigr_repr.retrieval.queries import encode_queries, model_of
 
     request = _Request(k=k, rescore=rescore, region=region, effort=effort, match=match)
-    named, missing = _named(images)
+    named, missing = _named(images, Columns(image=image_column))
     pre = model_of(index.provenance, model)
     assert index.provenance is not None
-    seen, unread = _read_all(named, pre.config.image_size)
+    seen, unread = _read_all(named, pre.config.image_size, icc_of(index.provenance))
     failures = missing + unread
     if not seen:
         raise failures[0][1]
@@ -109,10 +112,11 @@ def search_ids(
     effort: int | None = None,
     match: str | None = None,
     images: Path | None = None,
+    image_column: str | None = None,
 ) -> Searched:
     """Search for rows like those with these ids, by their stored codes: no model runs.
 
-    Of an id that several rows have, the first row is taken.
+    Of an id that several rows have, the first row is taken. images, image_column: as views_of takes them.
 
     Raises ValueError for an id that is not in the index; otherwise as search_images.
     """
@@ -124,7 +128,7 @@ def search_ids(
     tokens = index.tokens[rows] if index.has_tokens else None
     vectors = None if index.rows.vectors is None else index.rows.vectors[rows]
     found = _find(index, index.rows.codes[rows], tokens, vectors, request)
-    photo_of = PhotoFinder(images, index.source)
+    photo_of = PhotoFinder(images, index.source, image_column=image_column)
     photos = [photo_of(id, row) for id, row in zip(ids, rows.tolist(), strict=True)]
     return Searched(
         names=ids, titles=ids, found=found, tokens=tokens, photos=photos, region=region, rescored=rescore > 0
@@ -132,17 +136,23 @@ def search_ids(
 
 
 def views_of(
-    searched: Searched, index: AnyIndex, *, model: Model | None = None, images: Path | None = None
+    searched: Searched,
+    index: AnyIndex,
+    *,
+    model: Model | None = None,
+    images: Path | None = None,
+    image_column: str | None = None,
 ) -> list[SearchView]:
     """What there is to see of q queries.
 
-    index: that was searched. model: as search_images. images: the folder that the index's paths are relative to.
+    index: that was searched. model: as search_images. images: the folder that the index's paths are relative to, or the
+    tar or Parquet file that was embedded. image_column: of Parquet files; None: as the data set was made.
     """
     from bigr_repr.retrieval.queries import model_of
 
     pre = None if searched.tokens is None or not index.has_tokens else model_of(index.provenance, model)
     source = index.source if isinstance(index, HammingIndex) else None
-    return look_at(index, searched, PhotoFinder(images, source), pre)
+    return look_at(index, searched, PhotoFinder(images, source, image_column=image_column), pre)
 
 
 class _QueryPicture(NamedTuple):
@@ -153,7 +163,9 @@ class _QueryPicture(NamedTuple):
     photo: Image.Image
 
 
-def _entries(images: PathLike | Sequence[PathLike]) -> tuple[list[Entry], list[tuple[str, Exception]]]:
+def _entries(
+    images: PathLike | Sequence[PathLike], columns: Columns
+) -> tuple[list[Entry], list[tuple[str, Exception]]]:
     """The pictures that are named, rows and members of Parquet and tar files among them, and what is not there.
 
     Raises FileNotFoundError if nothing at all is found.
@@ -162,7 +174,7 @@ def _entries(images: PathLike | Sequence[PathLike]) -> tuple[list[Entry], list[t
     missing: list[tuple[str, Exception]] = []
     for given in [images] if isinstance(images, str | os.PathLike) else images:
         try:
-            for source in find_sources([given]):
+            for source in find_sources([given], columns=columns):
                 name = source.path if source.start is not None and source.size is None else source.file
                 member = f"/{source.path}" if source.size is not None else ""
                 found.append(Entry(escape_path(name + member), source.file, source.start, source.size))
@@ -178,29 +190,29 @@ def _entries(images: PathLike | Sequence[PathLike]) -> tuple[list[Entry], list[t
 
 
 def _named(
-    images: PathLike | Sequence[PathLike] | Mapping[str, bytes],
+    images: PathLike | Sequence[PathLike] | Mapping[str, bytes], columns: Columns
 ) -> tuple[Iterator[tuple[str, EncodedPicture]], list[tuple[str, Exception]]]:
     """Pictures by name, and what is not there.  Raises FileNotFoundError if nothing is."""
     if isinstance(images, Mapping):
         return ((name, EncodedPicture(name, data)) for name, data in images.items()), []
-    entries, missing = _entries(images)
-    return zip((entry.path for entry in entries), pictures(entries), strict=True), missing
+    entries, missing = _entries(images, columns)
+    return zip((entry.path for entry in entries), pictures(entries, columns), strict=True), missing
 
 
-def _read(side: int, named: tuple[str, EncodedPicture]) -> _QueryPicture | tuple[str, Exception]:
+def _read(side: int, icc: str, named: tuple[str, EncodedPicture]) -> _QueryPicture | tuple[str, Exception]:
     name, encoded = named
     try:
-        picture = decode_image(fetch(encoded), name=encoded.name)
+        picture = decode_image(fetch(encoded), name=encoded.name, icc=icc)
     except ImageError as error:
         return name, error
     return _QueryPicture(name, center_crop(picture, side), thumbnail(picture))
 
 
 def _read_all(
-    named: Iterable[tuple[str, EncodedPicture]], side: int
+    named: Iterable[tuple[str, EncodedPicture]], side: int, icc: str
 ) -> tuple[list[_QueryPicture], list[tuple[str, Exception]]]:
     """The pictures that can be read, and why the others cannot."""
-    read = list(map_ahead(partial(_read, side), named))
+    read = list(map_ahead(partial(_read, side, icc), named))
     seen = [picture for picture in read if isinstance(picture, _QueryPicture)]
     return seen, [picture for picture in read if not isinstance(picture, _QueryPicture)]
 

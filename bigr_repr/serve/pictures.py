@@ -44,11 +44,11 @@ def picture_bytes(text: str, name: str) -> bytes:
 class PictureReader:
     """Threads that each have a process to decode in: a hostile file costs its own request only.
 
-    size: S. workers: threads. Processes start with the first picture that a thread decodes.
+    size: S. workers: threads. icc: as of decode_image. Processes start with the first picture that a thread decodes.
     """
 
-    def __init__(self, size: int, *, max_pixels: int, timeout: float, workers: int) -> None:
-        self._load = GuardedLoading(Loading(size=size, max_pixels=max_pixels), timeout)
+    def __init__(self, size: int, *, max_pixels: int, timeout: float, workers: int, icc: str = "convert") -> None:
+        self._load = GuardedLoading(Loading(size=size, max_pixels=max_pixels, icc=icc), timeout)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
     def read(self, text: str, name: str) -> Future[NDArray[np.uint8]]:

@@ -27,7 +27,7 @@ from bigr_repr.retrieval.codes.decoding import decode_codes
 from bigr_repr.retrieval.codes.provenance import BITS, reading_of
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
-from bigr_repr.retrieval.queries import model_of
+from bigr_repr.retrieval.queries import icc_of, model_of
 from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.serve.batching import Batcher, QueueFullError
 from bigr_repr.serve.encoder import Encoder, EncoderOutput, EncodeTask
@@ -97,11 +97,12 @@ class Service:
         self.pre, self.limits, self.metrics = pre, limits or Limits(), Metrics()
         self.images = None if images is None else Path(images)
         self._finder, self._finding = ("", PhotoFinder()), threading.Lock()
-        self._precision = "float32"
+        self._precision, self._icc = "float32", "convert"
         self.live: LiveIndex | None = None
         if index is not None:
             self.live = LiveIndex(index, check=self._check_index, reloaded=self._reloaded, interval=poll_seconds)
-            self._precision = (self.live.current.index.provenance or {}).get("precision", "float32")
+            if made := self.live.current.index.provenance:
+                self._precision, self._icc = made["precision"], icc_of(made)
         self._start(None if device is None else choose_device(device))
 
     def _start(self, device: torch.device | None) -> None:
@@ -118,7 +119,7 @@ class Service:
             wait_seconds=limits.wait_seconds, waiting=limits.waiting, name="decode",
         )  # fmt: skip
         guard = {"max_pixels": limits.pixels, "timeout": limits.decode_seconds}
-        self._reader = PictureReader(side, workers=workers, **guard)  # type: ignore[arg-type]
+        self._reader = PictureReader(side, workers=workers, icc=self._icc, **guard)  # type: ignore[arg-type]
         self._photos = PictureReader(THUMBNAIL, workers=workers, **guard)  # type: ignore[arg-type]
         self._searching = ThreadPoolExecutor(workers, thread_name_prefix="search")
         self._reading = 0
@@ -245,6 +246,8 @@ class Service:
             raise ValueError(
                 f"the index is of {index.provenance['precision']}, the server runs {self._precision}: restart"
             )
+        if self.live is not None and icc_of(index.provenance) != self._icc:
+            raise ValueError("the index treats color profiles in another way than the server now does: restart")
 
     def _reloaded(self, ok: bool) -> None:
         self.metrics.reloads.labels("ok" if ok else "failed").inc()

@@ -16,6 +16,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained, load, load_tokenizer, s
 from bigr_repr.config import ModelConfig
 from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
+from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.generator import GeneratorRecipe, Sampler, for_data, train_generator
 from bigr_repr.train.initial import begun_from, widened
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
     from bigr_repr.models.tokenizer import BinaryAutoencoder
 
 
-def open_training_data(sources: Sequence[str]) -> ImageSet | CodeSet:
-    """A packed code data set when the one source is a folder of that kind, else an image set."""
+def open_training_data(sources: Sequence[str], columns: Columns = USUAL_COLUMNS) -> ImageSet | CodeSet:
+    """A packed code data set when the one source is a folder of that kind, else an image set.
+
+    columns: of Parquet files.
+    """
     if len(sources) == 1 and (Path(sources[0]) / "codes.json").exists():
         return CodeSet(sources[0])
-    return open_images(sources)
+    return open_images(sources, columns=columns)
 
 
 def sample_grid(config: ModelConfig, tokenizer: BinaryAutoencoder, labels: Sequence[int] | None) -> Sampler:
@@ -67,12 +71,14 @@ def run_tokenizer_training(
     preset: str,
     code_bits: int | None = None,
     initial: str | None = None,
+    columns: Columns = USUAL_COLUMNS,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
     """Train a tokenizer on `data`; returns its folder, `settings.out`/tokenizer.
 
     `initial`: a tokenizer's folder or a model's name, to start from its weights; its architecture is then taken instead
     of the preset's. `code_bits`: bits per token, if not as there; a trained tokenizer can only gain some.
+    columns: of Parquet files.
     """
     start = None if initial is None else load_tokenizer(initial)
     if start is None:
@@ -80,7 +86,8 @@ def run_tokenizer_training(
     else:
         start = start if code_bits is None else widened(start, code_bits, seed=settings.seed)
         config = start.config
-    model = train_tokenizer(open_images(data), config, settings, recipe, initial=start, on_step=on_step)
+    images = open_images(data, columns=columns)
+    model = train_tokenizer(images, config, settings, recipe, initial=start, on_step=on_step)
     folder = Path(settings.out) / "tokenizer"
     if PartialState().is_main_process:
         save_tokenizer(model, folder)
@@ -112,11 +119,15 @@ def run_generator_training(
     name: str | None = None,
     initial: str | None = None,
     compile_blocks: bool = False,
+    columns: Columns = USUAL_COLUMNS,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
-    """Train a generator on `data` for the tokenizer at `tokenizer`; returns the model folder, `settings.out`/model."""
+    """Train a generator on `data` for the tokenizer at `tokenizer`; returns the model folder, `settings.out`/model.
+
+    columns: of Parquet files.
+    """
     started = time.time()
-    source, encoder = open_training_data(data), load_tokenizer(tokenizer)
+    source, encoder = open_training_data(data, columns), load_tokenizer(tokenizer)
     recipe = for_data(recipe, source)
     training = {
         "data": [Path(item).name for item in data],

@@ -21,6 +21,9 @@ Precision = Annotated[
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first: slow to start, then faster.")]
 
+ImageColumn = Annotated[str, typer.Option(help="Column of Parquet files with the bytes of image files.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of Parquet files with labels.")]
+
 # Of an embedding data set, what becomes codes.
 StoredLayer = Annotated[
     str | None,

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.ledger import Ledger
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, Entry, Plan, open_plan
+from bigr_repr.embed.dataset.schema import columns_of
+from bigr_repr.images.containers import Columns
 from bigr_repr.system.object_store import as_place, readable
 
 _PART: Final = re.compile(r"part-(\d+)\.parquet")
@@ -38,6 +40,11 @@ class RowLocator:
             raise FileNotFoundError(f"{place}: no record of how it was embedded")
         self._plan: Plan = plan
         self._ledger = Ledger(place, place / RUN_FOLDER / "units")
+
+    @property
+    def columns(self) -> Columns:
+        """Of the Parquet files that the data set was made of."""
+        return columns_of(self._plan.provenance)
 
     def entry(self, part: str, row: int) -> Entry | None:
         """The input of a row of the file `part`; None if the record does not say."""

@@ -21,6 +21,7 @@ from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.config import ModelConfig
 from bigr_repr.features.pools import vector_shape
 from bigr_repr.images.color import ICC
+from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 
 METADATA_KEY = b"bigr_repr"
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # an encoded picture, as model hubs store it
@@ -41,7 +42,7 @@ class Recipe:
     codes, labels, sha256: whether there are such columns. dedup: "exact" if there is one row for inputs of the same
     bytes. batch_size: images that the network takes at a time. icc: "convert" or "ignore", as of
     bigr_repr.images.decode_image. thumbnails: longer side in pixels, 16..1024, of small pictures to keep in the column
-    `image`; None: no such column. image_column: of Parquet files with pictures.
+    `image`; None: no such column. parquet: columns of the inputs' Parquet files.
     """
 
     config: ModelConfig
@@ -58,7 +59,7 @@ class Recipe:
     batch_size: int = 32
     icc: str = "convert"
     thumbnails: int | None = None
-    image_column: str = "image"
+    parquet: Columns = USUAL_COLUMNS
 
     def __post_init__(self) -> None:
         if self.store_dtype not in DTYPES:
@@ -133,7 +134,8 @@ class Recipe:
             "batch_size": self.batch_size,
             **({"mirror": True} if self.mirror else {}),
             **({"thumbnails": f"WebP, longer side {self.thumbnails} px"} if self.thumbnails else {}),
-            **({} if self.image_column == "image" else {"image_column": self.image_column}),
+            **({} if self.parquet.image == USUAL_COLUMNS.image else {"image_column": self.parquet.image}),
+            **({} if self.parquet.label == USUAL_COLUMNS.label else {"label_column": self.parquet.label}),
         }
 
     @cached_property
@@ -158,6 +160,12 @@ class Recipe:
 def icc_of(provenance: Mapping[str, Any]) -> str:
     """What became of ICC profiles, by a data set's or an index's provenance: "convert" or "ignore"."""
     return "ignore" if _ICC_WORDS["ignore"] in provenance["preprocessing"].get("colours", "") else "convert"
+
+
+def columns_of(provenance: Mapping[str, Any]) -> Columns:
+    """Which columns of Parquet files a data set was made of, by its provenance."""
+    usual = USUAL_COLUMNS
+    return Columns(image=provenance.get("image_column", usual.image), label=provenance.get("label_column", usual.label))
 
 
 def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from bigr_repr.embed.dataset.shards import ShardRows, merge_rows, read_shard, ro
 from bigr_repr.embed.engines.network import Network
 from bigr_repr.embed.inputs.changed import renewed, stamps_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
+from bigr_repr.images.containers import Columns
 from bigr_repr.images.decode import MAX_PIXELS
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
@@ -167,7 +168,7 @@ class LocalEngine:
         ahead = (1 + network.ahead) * self.batch_size
         stop = load.stop if isinstance(load, GuardedLoading) else None
         decoded = map_ahead(
-            decode, pictures(self._entries(tasks, queue), recipe.image_column), workers=self.decoding.workers,
+            decode, pictures(self._entries(tasks, queue), recipe.parquet), workers=self.decoding.workers,
             ahead=ahead, stop=stop,
         )  # fmt: skip
         flying: deque[_Launched] = deque()  # the network is at work on these while the next one's pictures are awaited
@@ -256,7 +257,7 @@ class LocalEngine:
                 self._within_reach = entry
             if reason is not None and self._away == _AWAY:
                 self._away = 0
-                if not _can_be_had(self._within_reach):
+                if not _can_be_had(self._within_reach, self.recipe.parquet):
                     raise ConnectionError(
                         f"{_AWAY} pictures in a row could not be fetched; run again later ({reason.message})"
                     )
@@ -309,11 +310,11 @@ class LocalEngine:
         return merge_rows(read_shard(self.ledger.shard(task.unit)), task.kept, table, new)
 
 
-def _can_be_had(entry: Entry | None) -> bool:
+def _can_be_had(entry: Entry | None, columns: Columns) -> bool:
     """Whether an object can still be read."""
     if entry is None:
         return False
-    with closing(pictures([entry])) as found:
+    with closing(pictures([entry], columns)) as found:
         try:
             fetch(next(found))
         except ImageError:

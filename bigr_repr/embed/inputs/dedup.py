@@ -20,7 +20,9 @@ import numpy as np
 
 from bigr_repr.embed.dataset.ledger import Failure, Ledger
 from bigr_repr.embed.dataset.plan import Entry, Plan, listed, write_digests
+from bigr_repr.embed.dataset.schema import columns_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
+from bigr_repr.images.containers import Columns
 from bigr_repr.images.formats import ImageError
 from bigr_repr.system.files import replacing
 from bigr_repr.system.object_store import Place
@@ -30,16 +32,17 @@ _UNREAD = bytes(32)
 
 
 def list_digests(
-    folder: Place, before: Plan | None, workers: int | None, on_listed: Callable[[int], None], image_column: str
+    folder: Place, before: Plan | None, workers: int | None, on_listed: Callable[[int], None], columns: Columns
 ) -> None:
     """Write the digests of the inputs that list_inputs wrote, and of which earlier input each is a double.
 
     before: the plan that they will be added to, whose inputs are earlier. What cannot be read is nobody's double.
+    columns: of Parquet files.
     """
     old = range(before.units) if before else range(0)
     digests = bytearray().join(chain.from_iterable(before.digests(unit) for unit in old) if before else ())
     earlier = len(digests) // 32
-    for digest in map_ahead(_digest, pictures(chain.from_iterable(listed(folder)), image_column), workers=workers):
+    for digest in map_ahead(_digest, pictures(chain.from_iterable(listed(folder)), columns), workers=workers):
         digests += digest
         count = len(digests) // 32 - earlier
         if count % 1024 == 0:
@@ -122,8 +125,7 @@ def _digests_now(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[in
     found: dict[tuple[int, int], bytes] = {}
     for unit, group in groupby(places, itemgetter(0)):
         entries, own = plan.entries(unit), [place for _, place in group]
-        column = plan.provenance.get("image_column", "image")
-        digests = map(_digest, pictures((entries[place] for place in own), column))
+        digests = map(_digest, pictures((entries[place] for place in own), columns_of(plan.provenance)))
         found |= {(unit, place): digest for place, digest in zip(own, digests, strict=True)}
     return found
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bigr_repr.embed.dataset.plan import Entry
-from bigr_repr.images.containers import Columns, ParquetRows, is_container, why_unreadable
+from bigr_repr.images.containers import USUAL_COLUMNS, Columns, ParquetRows, is_container, why_unreadable
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.member import REASONS
@@ -37,12 +37,11 @@ class EncodedPicture(NamedTuple):
     source: str | bytes | Piece | ImageError
 
 
-def pictures(entries: Iterable[Entry], image_column: str = "image") -> Generator[EncodedPicture, None, None]:
+def pictures(entries: Iterable[Entry], columns: Columns = USUAL_COLUMNS) -> Generator[EncodedPicture, None, None]:
     """Entries in order, each as what fetch takes. Neighboring rows of a Parquet file cost one reading of the file.
 
-    image_column: of Parquet files.
+    columns: of Parquet files.
     """
-    columns = Columns(image=image_column)
     rows: ParquetRows | None = None
     try:
         for entry in entries:

@@ -18,6 +18,7 @@ import numpy as np
 from bigr_repr.datasets import DigitsSet, FolderSet, ImageSet, TorchvisionSet, open_images
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.feature_files import FeatureSet, open_features
+from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 
 __all__ = ["DATASETS", "BenchSource", "find_sides", "short_name"]
 
@@ -45,44 +46,44 @@ _FEATURES: Final = "features:"
 BenchSource = ImageSet | EmbeddingSet | FeatureSet
 
 
-def find_sides(source: str, root: Path) -> tuple[BenchSource, BenchSource | None]:
-    """The training and the test side of a source; None: it has one side only.
+def find_sides(source: str, root: Path, columns: Columns = USUAL_COLUMNS) -> tuple[BenchSource, BenchSource | None]:
+    """The training and the test side of a source; None: it has one side only. columns: of Parquet files.
 
     Raises FileNotFoundError or ValueError, naming the source, for what is not there or not of a known kind.
     """
     if source in DATASETS:
-        return _named(source, root)
+        return _named(source, root, columns)
     if source.startswith("torchvision:"):
         sides = open_images(source, train=True), open_images(source, train=False)
         return sides if sides[0].fingerprint() != sides[1].fingerprint() else (sides[0], None)
     if source.startswith(_FEATURES):
         file, _, labels = source.removeprefix(_FEATURES).partition("?labels=")
         return open_features(file, labels or None), None
-    return _of_path(source)
+    return _of_path(source, columns)
 
 
-def _of_path(source: str) -> tuple[BenchSource, BenchSource | None]:
+def _of_path(source: str, columns: Columns) -> tuple[BenchSource, BenchSource | None]:
     path = Path(source)
     if path.suffix in (".npy", ".npz") and path.is_file():
         raise ValueError(f"{source} holds arrays, not pictures with classes; features are given as features:{source}")
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, columns)
     if path.is_file() or glob.has_magic(source):
         found = sorted(glob.glob(source))  # noqa: PTH207  (a pattern may be absolute)
         if found:
-            return open_images(found), None
-    elif files := _prefixed(path):
+            return open_images(found, columns=columns), None
+    elif files := _prefixed(path, columns):
         return files
     raise FileNotFoundError(
         f"{source!r} is no file, folder or prefix of Parquet files, nor a name; names are {', '.join(DATASETS)}"
     )
 
 
-def _named(name: str, root: Path) -> tuple[ImageSet, ImageSet | None]:
+def _named(name: str, root: Path, columns: Columns) -> tuple[ImageSet, ImageSet | None]:
     if name == "digits":
         return DigitsSet(train=True), DigitsSet(train=False)
     for prefix in (name, name.replace("-", "")):
-        if files := _prefixed(root / prefix):
+        if files := _prefixed(root / prefix, columns):
             return files
     if name == "tiny-imagenet":
         return _tiny_imagenet(root)
@@ -90,7 +91,7 @@ def _named(name: str, root: Path) -> tuple[ImageSet, ImageSet | None]:
     return train, TorchvisionSet(DATASETS[name], os.fspath(root), train=False) if train.has_splits else None
 
 
-def _prefixed(prefix: Path) -> tuple[ImageSet, ImageSet] | None:
+def _prefixed(prefix: Path, columns: Columns) -> tuple[ImageSet, ImageSet] | None:
     """Parquet files PREFIX-train*.parquet and PREFIX-test*.parquet (or -val), if both are there."""
     if not prefix.parent.is_dir():
         return None
@@ -98,7 +99,7 @@ def _prefixed(prefix: Path) -> tuple[ImageSet, ImageSet] | None:
     for name in _TEST_NAMES:
         test = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}-{name}*.parquet"))
         if train and test:
-            return open_images(train), open_images(test)
+            return open_images(train, columns=columns), open_images(test, columns=columns)
     return None
 
 
@@ -122,22 +123,22 @@ class _AnnotatedSet(FolderSet):
         self.labels = np.array([number[classes[Path(file).name]] for file in self.files], dtype=np.int64)
 
 
-def _folder(folder: Path) -> tuple[BenchSource, BenchSource | None]:
+def _folder(folder: Path, columns: Columns) -> tuple[BenchSource, BenchSource | None]:
     if (folder / "train").is_dir():
         for name in _TEST_NAMES:
             if (folder / name).is_dir():
-                return _one_folder(folder / "train"), _one_folder(folder / name)
+                return _one_folder(folder / "train", columns), _one_folder(folder / name, columns)
     train = sorted(folder.glob("*train*.parquet"))
     test = [file for name in _TEST_NAMES for file in sorted(folder.glob(f"*{name}*.parquet"))]
     if train and test:
         sets = {file.name.split("train")[0] for file in train}
         if len(sets) > 1:
             raise ValueError(f"{folder} holds several data sets ({', '.join(sorted(sets))}…); name one, as {train[0]}")
-        return open_images(train), open_images(test)
-    return _one_folder(folder), None
+        return open_images(train, columns=columns), open_images(test, columns=columns)
+    return _one_folder(folder, columns), None
 
 
-def _one_folder(folder: Path) -> BenchSource:
+def _one_folder(folder: Path, columns: Columns) -> BenchSource:
     import pyarrow.parquet as pq
 
     from bigr_repr.embed.dataset.schema import METADATA_KEY
@@ -145,7 +146,7 @@ def _one_folder(folder: Path) -> BenchSource:
     first = next(iter(sorted(folder.glob("part-*.parquet"))), None)
     if first is not None and METADATA_KEY in (pq.read_schema(first).metadata or {}):
         return EmbeddingSet(folder)
-    return open_images(folder)
+    return open_images(folder, columns=columns)
 
 
 def short_name(source: str) -> str:

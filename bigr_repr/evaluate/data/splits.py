@@ -25,6 +25,7 @@ from bigr_repr.evaluate.data.feature_files import FeatureSet, joined_classes, op
 from bigr_repr.evaluate.data.labeled import Labeled, shared_classes
 from bigr_repr.evaluate.data.sources import DATASETS, BenchSource, find_sides, short_name
 from bigr_repr.evaluate.data.stratified import stratified_sample, stratified_split
+from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 
 __all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer", "with_features"]
 
@@ -90,15 +91,15 @@ class BenchData:
 
 def open_data(
     dataset: str, *, root: PathLike = "data", limit: int | None = None, test_limit: int | None = None,
-    seed: int = 0,
+    seed: int = 0, columns: Columns = USUAL_COLUMNS,
 ) -> BenchData:  # fmt: skip
     """Both sides of one data set; of a source without a test side, a stratified fifth is held back for the test.
 
     root: where data sets named as in `DATASETS` lie, as torchvision's loaders or as Parquet files. limit, test_limit:
-    images of each side, drawn from each class in proportion with `seed`.
+    images of each side, drawn from each class in proportion with `seed`. columns: of Parquet files.
     Raises FileNotFoundError that says what to fetch and where to, or ValueError for a source that cannot be used.
     """
-    train, test = _comparable(find_sides(dataset, Path(root)))
+    train, test = _comparable(find_sides(dataset, Path(root), columns))
     name = short_name(dataset)
     if test is None:
         whole = _part(name, train)
@@ -117,6 +118,7 @@ def open_data(
 def transfer(
     train_on: str, test_on: str, *, root: PathLike = "data", limit: int | None = None,
     test_limit: int | None = None, seed: int = 0, aliases: PathLike | None = None,
+    columns: Columns = USUAL_COLUMNS,
 ) -> BenchData:  # fmt: skip
     """Train on one source and test on another: the training side of the first, the test side of the second.
 
@@ -124,8 +126,8 @@ def transfer(
     other side lacks are left out, which is logged and recorded. aliases: a file of names that mean one class, instead
     of the package's. Otherwise as `open_data`.
     """
-    train, _ = find_sides(train_on, Path(root))
-    first, test = find_sides(test_on, Path(root))
+    train, _ = find_sides(train_on, Path(root), columns)
+    first, test = find_sides(test_on, Path(root), columns)
     train, test = _comparable((train, test or first))
     assert test is not None
     name = f"{short_name(train_on)} → {short_name(test_on)}"

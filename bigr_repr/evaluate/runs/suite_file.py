@@ -10,6 +10,7 @@ datasets:
   - digits
   - {dataset: cifar10, name: CIFAR-10, limit: 8000, test_limit: 4000}
   - {train_on: cifar10, test_on: stl10}
+  - {dataset: birds.parquet, image_column: photo, label_column: species}
 models:
   - pixels
   - {model: $model, layers: all}
@@ -32,6 +33,7 @@ from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
 from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations.hidden import VECTOR_POOLS
+from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 
 __all__ = ["ALL", "Suite", "SuiteData", "SuiteModel", "read_suite"]
 
@@ -45,7 +47,10 @@ _PLAIN: Final[dict[str, tuple[type, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteData:
-    """One data set: `dataset`, or `train_on` and `test_on`; sources and limits as in `splits`."""
+    """One data set: `dataset`, or `train_on` and `test_on`; sources and limits as in `splits`.
+
+    image_column, label_column: of Parquet files.
+    """
 
     dataset: str = ""
     train_on: str = ""
@@ -53,6 +58,8 @@ class SuiteData:
     name: str = ""
     limit: int | None = None
     test_limit: int | None = None
+    image_column: str = USUAL_COLUMNS.image
+    label_column: str = USUAL_COLUMNS.label
 
     def __post_init__(self) -> None:
         if bool(self.dataset) == bool(self.train_on) or bool(self.train_on) != bool(self.test_on):
@@ -66,6 +73,7 @@ class SuiteData:
     def open(self, root: str, seed: int) -> BenchData:
         """The images of both sides, under the name that the reports use."""
         limits: Any = {"root": root, "limit": self.limit, "test_limit": self.test_limit, "seed": seed}
+        limits["columns"] = Columns(image=self.image_column, label=self.label_column)
         found = open_data(self.dataset, **limits) if self.dataset else transfer(self.train_on, self.test_on, **limits)
         return dataclasses.replace(found, name=self.label)
 

@@ -14,6 +14,7 @@ from bigr_repr.embed.dataset.locate import RowLocator, read_thumbnail
 from bigr_repr.embed.dataset.plan import Entry
 from bigr_repr.embed.inputs.fetch import fetch, pictures
 from bigr_repr.embed.inputs.sources import container_entry, member_entry
+from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 from bigr_repr.images.decode import decode_image
 from bigr_repr.images.find import unescape_path
 from bigr_repr.images.formats import ImageError
@@ -29,11 +30,13 @@ class PhotoFinder:
     """Finds the photograph of a row: by its id, where its data set found it, or as a thumbnail in the data set.
 
     images: the folder that ids are paths in, or the tar or Parquet file; None: the current folder. source: the data set
-    that the rows are of.
+    that the rows are of. image_column: of Parquet files; None: as the data set was made, or else `image`.
     """
 
-    def __init__(self, images: Path | None = None, source: DataSource | None = None) -> None:
-        self._images, self._source = images, source
+    def __init__(
+        self, images: Path | None = None, source: DataSource | None = None, *, image_column: str | None = None
+    ) -> None:
+        self._images, self._source, self._column = images, source, image_column
 
     def __call__(self, id: str, row: int) -> Image.Image | None:
         """The row's picture as a thumbnail; None if it cannot be read."""
@@ -61,15 +64,15 @@ class PhotoFinder:
         if self._images.is_dir():
             return str(self._images / path) if (self._images / path).is_file() else None
         entry = member_entry(str(self._images), path)
-        return None if entry is None else _encoded(entry)
+        return None if entry is None else self._encoded(entry)
 
     def _of_row(self, id: str, row: int) -> str | bytes | None:
         if self._source is None or self._locator is None:
             entry = None if self._images is not None else container_entry(unescape_path(id))
-            return None if entry is None else _encoded(entry)
+            return None if entry is None else self._encoded(entry)
         part, place = self._source.place_of(row)
         found = self._locator.entry(part.name, place) if part.held == part.rows else None
-        return _encoded(found) if found is not None and found.path == id else None
+        return self._encoded(found) if found is not None and found.path == id else None
 
     def _kept(self, id: str, row: int) -> bytes | None:
         """The thumbnail that the data set keeps."""
@@ -85,10 +88,10 @@ class PhotoFinder:
         except (OSError, ValueError):
             return None
 
-
-def _encoded(entry: Entry) -> str | bytes:
-    (picture,) = pictures([entry])
-    return fetch(picture)
+    def _encoded(self, entry: Entry) -> str | bytes:
+        recorded = USUAL_COLUMNS if self._locator is None else self._locator.columns
+        (picture,) = pictures([entry], recorded if self._column is None else Columns(image=self._column))
+        return fetch(picture)
 
 
 def thumbnail(picture: Image.Image, longest: int = _LONGEST) -> Image.Image:

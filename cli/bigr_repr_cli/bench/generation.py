@@ -10,7 +10,7 @@ import typer
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
-from bigr_repr_cli.options import Json
+from bigr_repr_cli.options import ImageColumn, Json
 from bigr_repr_cli.progress import bench_progress
 
 _Generated = Annotated[
@@ -54,6 +54,7 @@ def command(
     k: Annotated[
         int, typer.Option("-k", "--k", min=1, help="Nearest neighbors that precision and recall reach to.")
     ] = 3,
+    image_column: ImageColumn = "image",
     as_json: Json = False,
 ) -> None:
     """Compare generated images with real ones: Fréchet distance, precision and recall of a model's features.
@@ -63,8 +64,10 @@ def command(
     block, settings = o.single_layer(judge.layer, ("mid",)), o.settings_of(judge, running)
     from bigr_repr.datasets import open_images
     from bigr_repr.evaluate.runs.bench import bench_generation
+    from bigr_repr.images.containers import Columns
 
-    sides = open_images(generated, train=False), open_images(real, train=False)
+    columns = Columns(image=image_column)
+    sides = (open_images(generated, train=False, columns=columns), open_images(real, train=False, columns=columns))
     with bench_progress() as on_progress:
         found, facts = bench_generation(judge.model, *sides, settings, layer=block, k=k, on_progress=on_progress)
     if as_json:

@@ -11,7 +11,7 @@ import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.flatten import values_of
-from bigr_repr_cli.options import Device
+from bigr_repr_cli.options import Device, ImageColumn, LabelColumn
 from bigr_repr_cli.parse import parse_layers, parse_numbers
 
 if TYPE_CHECKING:
@@ -65,13 +65,17 @@ class Source:
         str, typer.Option(help=r"The same of the test images \[default: a fifth of the training images is held back].")
     ] = ""
     test_labels: Annotated[str, typer.Option(help=f"{_LABELS.format('test-')}.")] = ""
+    image_column: ImageColumn = "image"
+    label_column: LabelColumn = "label"
 
     def open(self, seed: int, *, limit: int | None = None, test_limit: int | None = None) -> BenchData:
         """The data that the options name. Raises BadParameter unless they name one data set, or both sides."""
         self._check()
         from bigr_repr.evaluate.data.splits import open_data, transfer, with_features
+        from bigr_repr.images.containers import Columns
 
         shared: dict[str, Any] = {"root": self.root, "limit": limit, "test_limit": test_limit, "seed": seed}
+        shared["columns"] = Columns(image=self.image_column, label=self.label_column)
         if self.features and not self.dataset:
             train, test = _named(self.features, self.labels), _named(self.test_features, self.test_labels)
             return transfer(train, test, **shared) if self.test_features else open_data(train, **shared)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
-from bigr_repr_cli.options import Compile, Computed, Model, Precision
+from bigr_repr_cli.options import Compile, Computed, ImageColumn, Model, Precision
 
 Pool = StrEnum("Pool", [("avg", "avg"), ("max", "max"), ("both", "avg+max"), ("grid2", "grid2"), ("none", "none")])
 Dedup = StrEnum("Dedup", ["exact"])
@@ -87,7 +87,7 @@ class Runs:
             r"\[default: the input, if there is only one; else none]."
         ),
     ] = None
-    image_column: Annotated[str, typer.Option(help="Column of Parquet inputs with the bytes of image files.")] = "image"
+    image_column: ImageColumn = "image"
     label_column: Annotated[
         str, typer.Option(help="Column of Parquet inputs with labels, for --labels-from-folders.")
     ] = "label"

@@ -77,6 +77,13 @@ class Show:
             r"\[default: where the command is run]."
         ),
     ] = None
+    image_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of Parquet files with the bytes of image files "
+            r"\[default: image; for photographs of hits, as they were embedded]."
+        ),
+    ] = None
 
 
 _Query = Annotated[
@@ -124,9 +131,9 @@ def command(
     k = max(1, min(10, len(opened))) if search.k is None else search.k
     where = None if search.region is None else parse_region(search.region, opened)
     options = {"k": k, "rescore": search.rescore, "region": where, "effort": search.effort, "match": search.match}
-    found = _by_id(opened, query, show.images, options) if by_id else _by_picture(opened, query, model, options)
+    found = _by_id(opened, query, show, options) if by_id else _by_picture(opened, query, model, show, options)
     if show.html or show.montage:
-        write_views(found, opened, model, show.html, show.montage, show.images, quiet=as_json)
+        write_views(found, opened, model, show, quiet=as_json)
     print_hits(found, as_json=as_json)
     if warning := drift_of(opened):
         typer.echo(f"warning: {warning}", err=True)
@@ -134,9 +141,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _by_id(
-    opened: HammingIndex | StoreIndex, query: list[str], images: Path | None, options: dict[str, Any]
-) -> Searched:
+def _by_id(opened: HammingIndex | StoreIndex, query: list[str], show: Show, options: dict[str, Any]) -> Searched:
     from bigr_repr.images.find import escape_path, read_list
     from bigr_repr.retrieval import HammingIndex
     from bigr_repr.retrieval.search import search_ids
@@ -144,13 +149,14 @@ def _by_id(
     if not isinstance(opened, HammingIndex):
         raise ValueError("a store gives out no codes, which --id needs: search the index folder that was pushed")
     ids = [escape_path(id) for id in read_list(sys.stdin.buffer)] if query == ["-"] else query
-    return search_ids(opened, ids, images=images, **options)
+    return search_ids(opened, ids, images=show.images, image_column=show.image_column, **options)
 
 
 def _by_picture(
-    opened: HammingIndex | StoreIndex, query: list[str], model: str | None, options: dict[str, Any]
+    opened: HammingIndex | StoreIndex, query: list[str], model: str | None, show: Show, options: dict[str, Any]
 ) -> Searched:
     from bigr_repr.retrieval.search import search_images
     from bigr_repr_cli.search.stdin import read_queries
 
-    return search_images(opened, read_queries(sys.stdin.buffer) if query == ["-"] else query, model=model, **options)
+    queries = read_queries(sys.stdin.buffer) if query == ["-"] else query
+    return search_images(opened, queries, model=model, image_column=show.image_column or "image", **options)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,6 +12,9 @@ from bigr_repr.retrieval import HammingIndex
 from bigr_repr.retrieval.results.views import Searched
 from bigr_repr.retrieval.stores.base import StoreIndex
 from bigr_repr.retrieval.stores.open import is_store, open_store
+
+if TYPE_CHECKING:
+    from bigr_repr_cli.search.command import Show
 
 
 def open_index(place: str, name: str, device: str) -> HammingIndex | StoreIndex:
@@ -43,9 +45,7 @@ def write_views(
     found: Searched,
     index: HammingIndex | StoreIndex,
     model: str | None,
-    html: Path | None,
-    montage: Path | None,
-    images: Path | None,
+    show: Show,
     *,
     quiet: bool,
 ) -> None:
@@ -54,13 +54,13 @@ def write_views(
     from bigr_repr.retrieval.results.page import save_page
     from bigr_repr.retrieval.search import views_of
 
-    views = views_of(found, index, model=model, images=images)
-    if html is not None:
-        save_page(views, html)
-    if montage is not None:
-        save_montage(views, montage)
+    views = views_of(found, index, model=model, images=show.images, image_column=show.image_column)
+    if show.html is not None:
+        save_page(views, show.html)
+    if show.montage is not None:
+        save_montage(views, show.montage)
     if not quiet:
-        written = " and ".join(str(path) for path in (html, montage) if path is not None)
+        written = " and ".join(str(path) for path in (show.html, show.montage) if path is not None)
         typer.echo(f"written: {written}", err=True)
     if views and not any(hit.photo for view in views for hit in view.hits):
         typer.echo("no photograph of a hit was found; name the folder that was embedded: --images FOLDER", err=True)

@@ -40,6 +40,8 @@ def command(
     device: Annotated[
         str, typer.Option(help="Where the network runs: auto (first GPU, else CPU), cpu, cuda, cuda:1.")
     ] = "auto",
+    *,
+    columns: o.ParquetColumns,
 ) -> None:
     """Encode images once into a packed code data set, so that a generator trains without images."""
     from bigr_repr.checkpoints.pretrained import load_tokenizer
@@ -47,7 +49,7 @@ def command(
     from bigr_repr.train.alignment import FrozenNetwork, write_features
     from bigr_repr.train.code_set import write_codes
 
-    images, encoder = open_images(data), load_tokenizer(tokenizer)
+    images, encoder = open_images(data, columns=columns.named), load_tokenizer(tokenizer)
     grid, name, weights = encoder.config.grid, alignment.align, alignment.align_weights
     network = None if name is None else FrozenNetwork(name, grid=grid, weights=weights)
     with counting_progress("encoding") as on_progress:

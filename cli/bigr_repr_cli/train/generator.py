@@ -20,6 +20,8 @@ def command(
     steps: o.Steps = 500_000,
     batch_size: o.BatchSize = 1024,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate, above 0.")] = 1e-4,
+    *,
+    columns: o.ParquetColumns,
 ) -> None:
     """Train the generator; the same command resumes a broken run. Writes OUT/model, which every command can load."""
     from bigr_repr.train.generator import GeneratorRecipe
@@ -31,5 +33,7 @@ def command(
     )
     how = GeneratorRecipe(**values_of(recipe))
     with training_progress(steps, "generator") as on_step:
-        folder = run_generator_training(data, tokenizer, settings, how, **values_of(architecture), on_step=on_step)
+        folder = run_generator_training(
+            data, tokenizer, settings, how, columns=columns.named, **values_of(architecture), on_step=on_step
+        )
     o.print_result("model", folder)

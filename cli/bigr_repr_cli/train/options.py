@@ -1,11 +1,18 @@
 """Options that the training commands share, and how they tell their result. Knows no single command."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from bigr_repr_cli.options import ImageColumn, LabelColumn
+
+if TYPE_CHECKING:
+    from bigr_repr.images.containers import Columns
 
 Objective = StrEnum("Objective", ["flip", "x0", "bce"])
 Attention = StrEnum("Attention", ["full", "causal"])
@@ -22,6 +29,21 @@ Out = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the re
 Preset = Annotated[str, typer.Option(help="Architecture, as in: bigr-repr models list.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per optimizer step, over all processes.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetColumns:
+    """Where pictures and labels stand in Parquet files."""
+
+    image_column: ImageColumn = "image"
+    label_column: LabelColumn = "label"
+
+    @property
+    def named(self) -> Columns:
+        """The same as the library takes them."""
+        from bigr_repr.images.containers import Columns
+
+        return Columns(image=self.image_column, label=self.label_column)
 
 
 @dataclass(frozen=True, kw_only=True)

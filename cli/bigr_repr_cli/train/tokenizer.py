@@ -29,6 +29,8 @@ def command(
         float | None,
         typer.Option(min=0, help=r"Peak learning rate \[default: 4.5e-6 times the batch size, as in the paper]."),
     ] = None,
+    *,
+    columns: o.ParquetColumns,
 ) -> None:
     """Train the binary autoencoder; the same command resumes a broken run. Writes OUT/tokenizer."""
     from bigr_repr.train.loop import TrainSettings
@@ -43,6 +45,13 @@ def command(
     recipe = TokenizerRecipe(**values_of(losses) | none)
     with training_progress(steps, "tokenizer") as on_step:
         folder = run_tokenizer_training(
-            data, settings, recipe, preset=preset, code_bits=code_bits, initial=initial, on_step=on_step
+            data,
+            settings,
+            recipe,
+            preset=preset,
+            code_bits=code_bits,
+            initial=initial,
+            columns=columns.named,
+            on_step=on_step,
         )
     o.print_result("tokenizer", folder)
