@@ -25,7 +25,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
 from bigr_repr.embed.engines import local
 from bigr_repr.embed.inputs.sources import find_sources
-from bigr_repr.system import object_store
+from bigr_repr.system import object_store, signed
 from bigr_repr.system.object_store import ObjectPath, as_place
 
 USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
@@ -358,7 +358,7 @@ def test_objects_that_are_refused_do_not_end_the_run_while_others_are_not(
     assert run(store, tmp_path / "out", pre, retry_failed=True).rows == 12
 
 
-def test_keys_with_an_empty_part_are_failures_and_not_left_out(
+def test_keys_with_an_empty_part_are_read(
     store: ObjectPath, server: dict[str, str], pre: Pretrained, tmp_path: Path
 ) -> None:
     (good,) = write_pictures(tmp_path / "in", 1)
@@ -366,12 +366,43 @@ def test_keys_with_an_empty_part_are_failures_and_not_left_out(
     client = boto3.client("s3", endpoint_url=server["AWS_ENDPOINT_URL"], region_name="us-east-1")
     for key in keys:
         client.put_object(Bucket=BUCKET, Key=f"{store.key.partition('/')[2]}{key}", Body=good.read_bytes())
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(good, "in/tar.png")
+    client.put_object(
+        Bucket=BUCKET, Key=f"{store.key.partition('/')[2]}//s.tar", Body=(tmp_path / "s.tar").read_bytes()
+    )
     done = run(store, tmp_path / "out", pre)
-    assert (done.rows, done.failures) == (1, 3)
-    lines = [json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines()]
-    assert sorted(line["path"] for line in lines) == ["/a.jpg", "x//y//c.png", "x//y/b.png"]
-    assert {line["error"] for line in lines} == {"unreadable"}
-    assert all("Empty path component" in line["message"] for line in lines)
+    assert (done.rows, done.failures) == (4, 0)
+    found = read_embeddings(tmp_path / "out")
+    assert sorted(found.paths) == ["/a.jpg", "d.png", "x//y//c.png", "x//y/b.png"]
+    assert len({vector.tobytes() for vector in found.vectors}) == 1
+    given = [f"{store}//a.jpg", f"{store}//s.tar", f"{store}//gone.png"]
+    assert (run(given[:2], tmp_path / "two", pre).rows, read_embeddings(tmp_path / "two").paths[1][-6:]) == (
+        2,
+        "tar.png"[-6:],
+    )
+    lost = run(given, tmp_path / "three", pre, literal=True)
+    assert (lost.rows, lost.failures) == (2, 1)
+    (line,) = map(json.loads, (tmp_path / "three" / "failures.jsonl").read_text().splitlines())
+    assert (line["error"], "X-Amz" in line["message"]) == ("missing", False)
+    with pytest.raises(FileNotFoundError, match="no such object"):
+        run(given[2], tmp_path / "four", pre)
+
+
+def test_keys_with_an_empty_part_without_boto3_say_what_to_install(
+    store: ObjectPath, server: dict[str, str], pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (good,) = write_pictures(tmp_path / "in", 1)
+    client = boto3.client("s3", endpoint_url=server["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    client.put_object(Bucket=BUCKET, Key=f"{store.key.partition('/')[2]}//a.png", Body=good.read_bytes())
+    put(store / "b.png", good.read_bytes())
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    signed._client.cache_clear()
+    done = run(store, tmp_path / "out", pre)
+    assert (done.rows, done.failures) == (1, 1)
+    (line,) = map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
+    assert line["error"] == "unreadable"
+    assert line["message"].endswith("keys with an empty part (//) are read with boto3: pip install boto3")
 
 
 def test_scattered_objects_out_of_reach_do_not_end_the_run(

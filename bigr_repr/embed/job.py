@@ -131,6 +131,7 @@ class EmbedJob:
             raise
         seconds = time.monotonic() - started
         records = filter(None, self.ledger.list_failures(plan.units))
+        self.ledger.tidy()  # units of workers that were lost were done by others
         rows, failures = map(sum, zip((0, 0), *((each.rows, len(each.failures)) for each in records), strict=True))
         if rows + failures + duplicates != plan.inputs:
             raise RuntimeError(f"{self.out}: files were changed while this ran; run it again to do what they held")

@@ -27,6 +27,7 @@ from PIL import (
 
 from bigr_repr.images.jpeg2000 import open_jpeg2000
 from bigr_repr.images.metadata import is_complete, jpeg_process
+from bigr_repr.images.plugins import open_heif, open_jxl
 from bigr_repr.images.tiff import open_tiff
 
 ErrorKind = Literal[
@@ -63,6 +64,7 @@ class ImageError(ValueError):
 _TRUNCATED: Final = re.compile(
     r"truncated|not enough (image )?data|unexpected end|reached eof|end of (file|data)|requires a buffer|but only got"
     r"|incomplete checksum|no more images|index out of range|not enough values"
+    r"|insufficient input data|cannot read full|size too small"  # of HEIC
 )
 _UNSUPPORTED: Final = re.compile(
     r"not (yet )?supported|unsupported|unknown pixel mode|not (available|installed)|cannot handle"
@@ -156,9 +158,11 @@ _FORMATS: Final[tuple[tuple[re.Pattern[bytes], _Opener], ...]] = (
     (re.compile(rb"P[456f]\s"), PpmImagePlugin.PpmImageFile),
     (re.compile(rb"qoif"), QoiImagePlugin.QoiImageFile),
 )
+_PLUGINS: Final[tuple[tuple[re.Pattern[bytes], str, str, _Opener], ...]] = (
+    (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL), "HEIC", "pillow-heif", open_heif),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL", "pillow-jxl-plugin", open_jxl),
+)
 _UNREAD: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
-    (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL), "HEIC"),
-    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
     (re.compile(rb"8BPS"), "a Photoshop file"),
     (re.compile(rb"P[1237]\s"), "plain-text PNM or PAM"),
     (re.compile(rb"\s*<svg|%PDF|%!PS"), "a vector graphic or document"),
@@ -173,6 +177,14 @@ def open_image(file: IO[bytes], name: str) -> Image.Image:
     for magic, opener in _FORMATS:
         if magic.match(head):
             return opener(file, "")  # without a name, so that Pillow does not map the file into memory
+    for magic, what, package, opener in _PLUGINS:
+        if magic.match(head):
+            try:
+                return opener(file, "")
+            except ImportError as error:
+                remedy = f"install it with pip install {package}, or convert the picture to JPEG or PNG"
+                said = f"{name}: {what} cannot be decoded without {package}; {remedy}"
+                raise ImageError("unsupported", said) from error
     for magic, what in _UNREAD:
         if magic.match(head):
             raise ImageError("unsupported", f"{name}: {what} cannot be decoded; convert it to JPEG or PNG")

@@ -35,12 +35,13 @@ class HttpFileSystem:
 class HttpFile(io.RawIOBase):
     """A file on a web server, read in the pieces that are asked for, or at once where the server knows no pieces.
 
-    Raises FileNotFoundError, PermissionError or, for a server that does not answer or fails, ConnectionError.
+    name: what errors call it; None: its URL. Raises FileNotFoundError, PermissionError or, for a server that does not
+    answer or fails, ConnectionError.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, name: str | None = None) -> None:
         super().__init__()
-        self._url, self._place = url, 0
+        self._url, self._name, self._place = url, name or url, 0
         self._whole: bytes | None = None
 
     def readable(self) -> bool:
@@ -60,7 +61,7 @@ class HttpFile(io.RawIOBase):
     @cached_property
     def size(self) -> int:
         """In bytes."""
-        with _answer(self._url, "bytes=0-0") as answer:
+        with self._answer("bytes=0-0") as answer:
             if answer.status == 206:
                 return int(answer.headers["Content-Range"].rpartition("/")[2])
             self._whole = answer.read()
@@ -75,7 +76,7 @@ class HttpFile(io.RawIOBase):
     def readall(self) -> bytes:
         """The rest of the file."""
         if not self._place and self._whole is None:
-            with _answer(self._url) as answer:
+            with self._answer() as answer:
                 self._whole = answer.read()
         return super().readall() if self._whole is None else self._whole[self._place :]
 
@@ -85,34 +86,37 @@ class HttpFile(io.RawIOBase):
         if end <= start:
             return b""
         if self._whole is None:
-            with _answer(self._url, f"bytes={start}-{end - 1}") as answer:
+            with self._answer(f"bytes={start}-{end - 1}") as answer:
                 content = answer.read()
             if answer.status == 206:
                 return content
             self._whole = content
         return self._whole[start:end]
 
-
-@contextmanager
-def _answer(url: str, piece: str | None = None) -> Iterator[HTTPResponse]:
-    request = urllib.request.Request(url, headers={"User-Agent": "bigr-repr"} | ({"Range": piece} if piece else {}))
-    for attempt in range(_ATTEMPTS):
+    @contextmanager
+    def _answer(self, piece: str | None = None) -> Iterator[HTTPResponse]:
+        ranges = {"Range": piece} if piece else {}
+        answer = self._asked(urllib.request.Request(self._url, headers={"User-Agent": "bigr-repr"} | ranges))
         try:
-            answer = urllib.request.urlopen(request, timeout=_SECONDS)
-            break
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code in (404, 410):
-                raise FileNotFoundError(f"{url}: no such file") from error
-            if error.code in (401, 403):
-                raise PermissionError(f"{url}: access refused ({error.code} {error.reason})") from error
-            failure: Exception = error
-        except (OSError, HTTPException) as error:
-            failure = error
-        if attempt == _ATTEMPTS - 1 or isinstance(getattr(failure, "reason", None), ConnectionRefusedError):
-            raise ConnectionError(f"{url}: the server does not answer ({failure})") from failure
-    try:
-        with answer:
-            yield answer
-    except HTTPException as error:  # it hung up
-        raise ConnectionError(f"{url}: the server ended the answer early ({error})") from error
+            with answer:
+                yield answer
+        except HTTPException as error:  # it hung up
+            raise ConnectionError(f"{self._name}: the server ended the answer early ({error})") from error
+
+    def _asked(self, request: urllib.request.Request) -> HTTPResponse:
+        for attempt in range(_ATTEMPTS):
+            try:
+                answer: HTTPResponse = urllib.request.urlopen(request, timeout=_SECONDS)
+                return answer
+            except urllib.error.HTTPError as error:
+                error.close()
+                if error.code in (404, 410):
+                    raise FileNotFoundError(f"{self._name}: no such file") from error
+                if error.code in (401, 403):
+                    raise PermissionError(f"{self._name}: access refused ({error.code} {error.reason})") from error
+                failure: Exception = error
+            except (OSError, HTTPException) as error:
+                failure = error
+            if attempt == _ATTEMPTS - 1 or isinstance(getattr(failure, "reason", None), ConnectionRefusedError):
+                break
+        raise ConnectionError(f"{self._name}: the server does not answer ({failure})") from failure

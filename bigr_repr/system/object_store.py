@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from bigr_repr._typing import PathLike
 from bigr_repr.system.http import HttpFileSystem
+from bigr_repr.system.signed import SignedFileSystem, needs_signing
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -165,8 +166,7 @@ class ObjectPath(os.PathLike[str]):
     def members(self) -> Iterator[tuple[str, int | None]]:
         """Name and size of each object right below, in no order; of what has objects below itself, None for size.
 
-        Keys with an empty part, as `data//a.jpg`, are names that begin with a slash: pyarrow lists them, and says that
-        it cannot read them.
+        Keys with an empty part, as `data//a.jpg`, are names that begin with a slash.
         """
         from pyarrow.fs import FileSelector
 
@@ -240,6 +240,8 @@ def _open_url(url: str) -> tuple[Any, str]:
     """File system and key of a URL."""
     scheme, _, rest = url.partition("://")
     scheme, process = scheme.lower(), os.getpid()  # connections are not shared with a forked child
+    if scheme == "s3" and needs_signing(rest):
+        return SignedFileSystem(os.environ.get("AWS_ENDPOINT_URL"), process), rest
     if scheme == "s3":
         return _open_s3(rest.partition("/")[0], os.environ.get("AWS_ENDPOINT_URL"), process), rest
     if scheme in ("gs", "gcs"):

@@ -125,8 +125,10 @@ class Ledger:
             remove(name)
 
     def tidy(self) -> None:
-        """Remove what an interrupted run left half written."""
-        for folder, pattern in ((self.out, "part-*.parquet"), (self._folder, "*.json")):
+        """Remove what interrupted runs and lost workers left half written; in stores there is no such thing."""
+        units = self._folder
+        ours = ((self.out, "part-*.parquet"), (self.out, "*.jsonl"), (units, "*.json"), (units.parent, "*"))
+        for folder, pattern in () if isinstance(self.out, ObjectPath) else ours:
             for left in folder.glob(f".{pattern}*.part"):
                 left.unlink(missing_ok=True)
 

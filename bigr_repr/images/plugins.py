@@ -1,0 +1,100 @@
+"""HEIC and JPEG XL by Pillow's plug-ins for them, where those are installed. Knows nothing of colors.
+
+Source of the header of JPEG XL: ISO/IEC 18181-1, annex D, and of its boxes 18181-2.
+"""
+
+from __future__ import annotations
+
+from typing import IO, Any, Final
+
+from PIL import Image
+
+_RATIOS: Final = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}  # width to height
+_WIDTHS: Final = (9, 13, 18, 30)  # bits of a size, by a selector
+_HEADER: Final = 64  # bytes; what is read of it takes ten
+
+
+class _JpegXl(Image.Image):
+    """A picture of which only the header was read, to be decoded by load()."""
+
+    format = "JXL"
+
+    def __init__(self, file: IO[bytes], filename: str) -> None:
+        super().__init__()
+        self._size, self._mode = _size_of(_code_stream(file)), "RGB"
+        file.seek(0)
+        self._waiting: tuple[IO[bytes], str] | None = (file, filename)
+
+    def load(self) -> Any:
+        """Decode. What EXIF says of orientation goes for files that hold a JPEG file packed anew, and for no others."""
+        if self._waiting is not None:
+            from pillow_jxl.JpegXLImagePlugin import JXLImageFile
+
+            try:
+                image = JXLImageFile(*self._waiting)
+            except RuntimeError as error:  # it says no more than that
+                raise OSError("JPEG XL data that is damaged or ends too early") from error
+            image.load()
+            self.im, self._mode, self._size = image.im, image.mode, image.size
+            self.info, self._waiting = image.info, None
+            if not image.jpeg:
+                self.info.pop("exif", None)
+        return super().load()
+
+
+def open_jxl(file: IO[bytes], filename: str) -> Image.Image:
+    """The picture in a JPEG XL file, its header read.  Raises ImportError without pillow-jxl-plugin."""
+    import pillow_jxl  # noqa: F401
+
+    return _JpegXl(file, filename)
+
+
+def open_heif(file: IO[bytes], filename: str) -> Image.Image:
+    """The picture in a HEIC or HEIF file, its header read.  Raises ImportError without pillow-heif."""
+    from pillow_heif import HeifImageFile
+
+    image: Image.Image = HeifImageFile(file, filename)
+    return image
+
+
+def _code_stream(file: IO[bytes]) -> bytes:
+    """The first bytes of a code stream, in boxes or bare.  Raises OSError where there are none."""
+    start = file.read(_HEADER)
+    if start.startswith(b"\xff\x0a"):
+        return start
+    at = 0
+    while True:
+        file.seek(at)
+        head = file.read(16)
+        length, kind = int.from_bytes(head[:4]), head[4:8]
+        skipped = 16 if length == 1 else 8
+        if length == 1:
+            length = int.from_bytes(head[8:16])
+        if kind in (b"jxlc", b"jxlp"):
+            file.seek(at + skipped + (4 if kind == b"jxlp" else 0))
+            return file.read(_HEADER)
+        if length < skipped:  # 0: up to the end of the file, which holds no picture then
+            raise OSError("file is truncated")
+        at += length
+
+
+def _size_of(stream: bytes) -> tuple[int, int]:
+    bits, place = int.from_bytes(stream[2:], "little"), 0
+    if not stream.startswith(b"\xff\x0a") or len(stream) < 12:
+        raise OSError("file is truncated")
+
+    def read(count: int) -> int:
+        nonlocal place
+        place += count
+        return (bits >> (place - count)) & ((1 << count) - 1)
+
+    def side(small: int) -> int:
+        return 8 * (read(5) + 1) if small else 1 + read(_WIDTHS[read(2)])
+
+    small = read(1)
+    height = side(small)
+    ratio = read(3)
+    if not ratio:
+        return side(small), height
+    across, down = _RATIOS[ratio]
+    return height * across // down, height

@@ -1,0 +1,63 @@
+"""Objects in S3 whose keys have an empty part, as `data//a.jpg`: pyarrow refuses to read them, signed URLs lead there.
+
+boto3 signs them, where it is installed; its credentials and endpoints are those of the usual environment and files.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any, Final
+
+from bigr_repr.system.http import HttpFile
+
+_SECONDS: Final = 6 * 3600  # that a URL is good for; a tar file may be read for long
+
+
+def needs_signing(path: str) -> bool:
+    """Whether bucket/key is one that pyarrow refuses."""
+    return "//" in path.rstrip("/")
+
+
+class SignedFileSystem:
+    """What ObjectPath asks of a file system, for bucket/key, read only.
+
+    endpoint: of a store other than Amazon's. process: connections are not shared with a forked child.
+
+    Raises ImportError without boto3.
+    """
+
+    def __init__(self, endpoint: str | None, process: int) -> None:
+        self._client = _client(endpoint, process)
+
+    def open_input_file(self, path: str) -> HttpFile:
+        """An object to read, with seek() and read_at()."""
+        bucket, _, key = path.partition("/")
+        url = self._client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, _SECONDS)
+        return HttpFile(url, f"s3://{path}")
+
+    def get_file_info(self, path: str) -> Any:
+        """Whether there is such an object, and its size; its time is not asked for."""
+        try:
+            return SimpleNamespace(is_file=True, type=None, size=self.open_input_file(path).size, mtime_ns=0)
+        except FileNotFoundError:
+            return SimpleNamespace(is_file=False, type=None, size=0, mtime_ns=0)
+
+    def open_output_stream(self, path: str) -> Any:
+        """Raises PermissionError: such keys are only read."""
+        raise PermissionError(f"s3://{path}: a key with an empty part is not written; leave // out of it")
+
+
+@lru_cache(4)
+def _client(endpoint: str | None, process: int) -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError:
+        raise ImportError("keys with an empty part (//) are read with boto3: pip install boto3") from None
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    style = {"addressing_style": "path" if endpoint else "auto"}
+    return boto3.client(
+        "s3", endpoint_url=endpoint, region_name=region, config=Config(signature_version="s3v4", s3=style)
+    )
