@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._typing import PathLike
-from bigr_repr.images.containers import PARQUET, USUAL_COLUMNS, Columns, read_parquet
+from bigr_repr.images.containers import PARQUET, USUAL_COLUMNS, Columns, parquet_parts, read_parquet
 from bigr_repr.images.decode import as_rgb, center_crop, decode_image
 from bigr_repr.images.find import find_images
 from bigr_repr.images.formats import ImageError, image_errors
@@ -300,8 +300,12 @@ def _open(source: str, train: bool, columns: Columns) -> list[ImageSet]:
         return [ParquetSet(source, columns)]
     if Path(source).suffix == ".npz":
         return [ArraySet(source)]
-    files = sorted(file for file in Path(source).glob("[!._]*") if file.suffix.lower() in PARQUET)
-    return [ParquetSet(file, columns) for file in files] or [FolderSet(source)]
+    found: list[PathLike] = []
+    if Path(source).suffix.lower() in PARQUET:
+        found.extend(parquet_parts(Path(source)))
+    else:
+        found.extend(sorted(file for file in Path(source).glob("[!._]*") if file.suffix.lower() in PARQUET))
+    return [ParquetSet(file, columns) for file in found] or [FolderSet(source)]
 
 
 def open_images(

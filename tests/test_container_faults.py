@@ -144,6 +144,16 @@ def test_rows_without_a_label_are_no_class_of_their_own(tmp_path: Path, missing:
     assert np.array_equal(np.asarray(opened.load(2)), np.asarray(picture(2)))
 
 
+def test_rows_that_no_file_could_hold_are_not_listed(pre: Pretrained, tmp_path: Path) -> None:
+    (good,) = write_pictures(tmp_path / "in", 1)
+    file = tmp_path / "nulls.parquet"
+    pq.write_table(pa.table({"image": pa.nulls(3_000_000, pa.binary())}), file)
+    assert file.stat().st_size < 100_000
+    done = run([file, good], tmp_path / "out", pre)
+    assert (done.rows, done.failures) == (1, 1)
+    assert "states 3,000,000 rows" in failures(tmp_path / "out")[str(file)][1]
+
+
 def test_a_column_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A struct column of more than 2 GiB cannot be read at once."""
     file = tmp_path / "in.parquet"
@@ -172,6 +182,29 @@ def test_a_folder_that_spark_wrote_is_its_files(pre: Pretrained, tmp_path: Path,
     ]
     assert run(folder, tmp_path / "out", pre).rows == 5
     assert len(open_images(folder)) == 5
+
+
+def test_folders_that_spark_wrote_are_found_by_patterns_and_below_partitions(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = ["x.parquet/part-0.parquet", "x.parquet/part-1.parquet", "y.parquet/day=1/p.parquet", "z.parquet"]
+    for number, name in enumerate(written):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"image": PICTURES[number : number + 1]}), tmp_path / name)
+    for name in ("_SUCCESS", "_temporary.parquet", ".part-0.parquet.crc", "notes"):
+        (tmp_path / "x.parquet" / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{name}#0" for name in written]
+    for pattern, wanted in (
+        ("*.parquet", rows),
+        ("x.parquet/part-*.parquet", rows[:2]),
+        ("x.*/part-1.parquet", rows[1:2]),
+        ("**/*.parquet", rows),
+    ):
+        assert [source.path for source in find_sources(pattern)] == wanted, pattern
+    assert [source.path for source in find_sources(["y.parquet", "x.parquet/"], root=".")] == [rows[2], *rows[:2]]
+    assert run("*.parquet", tmp_path / "out", pre).rows == 4
+    assert (len(open_images("x.parquet")), len(open_images("y.parquet"))) == (2, 1)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".pq", ".parq", ".PQ"])
@@ -203,11 +236,12 @@ def link(name: str, target: str, kind: bytes = tarfile.LNKTYPE) -> tarfile.TarIn
 
 def test_links_in_a_tar_are_what_they_link_to(pre: Pretrained, tmp_path: Path) -> None:
     members = [tarfile.TarInfo("a/0.png"), link("b/1.png", "a/0.png"), link("b/2.png", "gone.png")]
-    members += [link("b/3.png", "../a/0.png", tarfile.SYMTYPE)]
+    members += [link("b/3.png", "../a/0.png", tarfile.SYMTYPE), link("b/4.png", "3.png", tarfile.SYMTYPE)]
+    members += [link("c/5.png", "6.png", tarfile.SYMTYPE), link("c/6.png", "5.png", tarfile.SYMTYPE)]  # in a circle
     done = run(write_tar(tmp_path / "in.tar", *members), tmp_path / "out", pre)
-    assert (done.rows, done.failures) == (3, 1)
+    assert (done.rows, done.failures) == (4, 3)
     found = rows(tmp_path / "out")
-    assert found["a/0.png"] == found["b/1.png"] == found["b/3.png"]
+    assert found["a/0.png"] == found["b/1.png"] == found["b/3.png"] == found["b/4.png"]
     assert failures(tmp_path / "out")["b/2.png"] == ("unsupported", "b/2.png: a link to nothing in the tar file")
 
 

@@ -417,6 +417,22 @@ def test_what_is_not_whole_is_done_again(pre: Pretrained, photos: Path, tmp_path
     assert not list(out.rglob(".*"))
 
 
+def test_what_a_lost_worker_left_half_written_is_gone_when_others_have_done_its_work(
+    pre: Pretrained, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def leave(progress: Progress) -> None:
+        if progress.total and progress.done > 11:
+            for name in (".part-00001.parquet.lost.part", ".failures.jsonl.part", "_run/.inputs.parquet.part"):
+                (out / name).write_bytes(b"half")
+            (out / ".notes").touch()
+
+    run(photos, out, pre, on_progress=leave)
+    assert sorted(path.name for path in out.rglob(".*")) == [".notes"]
+    assert rows_of(out)
+
+
 @pytest.mark.parametrize("call", range(1, 22, 2))
 @pytest.mark.slow
 def test_a_full_disk_at_any_moment_loses_nothing(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from struct import pack
@@ -81,7 +83,7 @@ def test_jpeg2000_of_16_bits_does_not_wrap(array: Array) -> None:
 
 def test_deep_jpeg2000_is_refused_where_nothing_decodes_it_right(monkeypatch: pytest.MonkeyPatch) -> None:
     data = cv2.imencode(".jp2", RAMP)[1].tobytes()
-    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImageError, match=r"pip install opencv") as caught:
         decode_image(data)
     assert caught.value.kind == "unsupported"
@@ -144,6 +146,52 @@ def test_of_a_tiff_with_a_thumbnail_first_the_full_picture_is_taken() -> None:
         writer.write(full, photometric="rgb")
     assert same(file.getvalue(), full)
     assert same(tiff(full, photometric="rgb", subfiletype=1), full)  # there is no other
+    for order, big in (("<", False), (">", False), ("<", True)):
+        file = io.BytesIO()
+        with tifffile.TiffWriter(file, byteorder=order, bigtiff=big) as writer:  # as cameras arrange it
+            writer.write(full[::4, ::4].copy(), photometric="rgb", subfiletype=1, subifds=2)
+            writer.write(full[::2, ::2].copy(), photometric="rgb", subfiletype=1)
+            writer.write(full, photometric="rgb", compression="zlib")
+        assert same(file.getvalue(), full)
+
+
+TURNS: dict[int, Callable[[Array], Array]] = {
+    2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: np.rot90,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "layout", [{}, {"compression": "zlib"}, {"planarconfig": "separate"}, {"tile": (16, 16)}], ids=str
+)
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_tiff_is_turned_whatever_its_layout(turn: int, layout: dict[str, Any]) -> None:
+    pixels = np.asarray(picture(2, 48, 32))
+    deep = (pixels.astype(np.uint16) << 8) if "planarconfig" in layout else pixels
+    array = np.moveaxis(deep, -1, 0) if "planarconfig" in layout else deep
+    data = tiff(array, photometric="rgb", extratags=[(274, "H", 1, turn, True)], metadata=None, **layout)
+    assert same(data, TURNS[turn](pixels))
+
+
+# ---- forms of formats that are rare
+
+
+def test_a_bitmap_without_its_file_header_is_read() -> None:
+    data = saved(picture(3), "BMP")
+    assert same(data, np.asarray(picture(3)))
+    assert same(data[14:], np.asarray(picture(3)))
+
+
+@pytest.mark.parametrize("kind", ["P1", "P2", "P3"])
+def test_pnm_in_plain_text_is_read(kind: str) -> None:
+    pixels = np.asarray(picture(3, 6, 4))
+    values = {"P1": (pixels[..., 0] > 127).astype(int), "P2": pixels[..., 0], "P3": pixels}[kind]
+    head = f"{kind}\n# words\n6 4\n" + ("" if kind == "P1" else "255\n")
+    data = (head + " ".join(map(str, values.ravel().tolist())) + "\n").encode()
+    assert same(data, (1 - values) * 255 if kind == "P1" else values)
+    with pytest.raises(ImageError) as caught:
+        decode_image(data[:-9])
+    assert caught.value.kind == "truncated"
 
 
 # ---- one picture, whether it comes as a file or opened
@@ -268,6 +316,27 @@ def test_what_tells_pixels_stays_when_other_metadata_is_set_aside() -> None:
         assert caught.value.kind == "corrupt"
 
 
+def test_a_png_that_lacks_no_more_than_its_end_mark_is_whole() -> None:
+    for missing in range(1, 13):
+        assert same(PNG[:-missing], by_opencv(PNG))
+    for missing in (30, 60):
+        with pytest.raises(ImageError) as caught:
+            decode_image(PNG[:-missing])
+        assert caught.value.kind == "truncated"
+
+
+def test_a_million_blocks_of_metadata_do_not_fill_memory() -> None:
+    chunks = ck(b"tEXt", b"", 1) * 300_000
+    data = PNG[:33] + chunks + PNG[33:]
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError):
+            decode_image(data)
+        assert tracemalloc.get_traced_memory()[1] < 30 * len(data)
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("boxed", [True, False])
 def test_bytes_after_the_end_of_jpeg2000_are_passed_over(boxed: bool) -> None:
     file = io.BytesIO()
@@ -306,13 +375,17 @@ EIGHT = (RAMP >> 8).astype(np.uint8)
         (lambda: tiff(EIGHT, bigtiff=True, byteorder=">", photometric="rgb"), "big-endian BigTIFF"),
         (_later("jpeg_encode", RAMP[..., 0] >> 4, bitspersample=12), "12-bit"),
         (_later("jpegls_encode", EIGHT), "JPEG-LS"),
-        (_later("jpegxl_encode", EIGHT), "JPEG XL"),
-        (lambda: b"\0\0\0\x18ftypheic" + bytes(99), "HEIC"),
+        (_later("jpegxl_encode", EIGHT), "JPEG XL .* pip install pillow-jxl-plugin"),
+        (lambda: b"\0\0\0\x18ftypheic" + bytes(99), "HEIC .* pip install pillow-heif"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_what_cannot_be_decoded_is_named(encode: Callable[[], bytes], words: str) -> None:
+def test_what_cannot_be_decoded_is_named(
+    encode: Callable[[], bytes], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("imagecodecs")
+    for package in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImageError, match=words) as caught:
         decode_image(encode(), name="x")
     assert caught.value.kind == "unsupported"

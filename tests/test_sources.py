@@ -99,9 +99,9 @@ def test_a_parquet_file_is_read_once_and_in_pieces(tmp_path: Path, monkeypatch: 
     read: list[int] = []
     unpack = containers.picture_bytes
 
-    def counting(batch: pa.RecordBatch) -> pa.Array:
+    def counting(batch: pa.RecordBatch, columns: containers.Columns) -> pa.Array:
         read.append(len(batch))
-        return unpack(batch)
+        return unpack(batch, columns)
 
     monkeypatch.setattr(containers, "picture_bytes", counting)
     assert contents(find_sources(file)) == images
@@ -256,7 +256,7 @@ def damaged(folder: Path) -> dict[str, tuple[str, str, int]]:
         "header.tar": ("corrupt", "damaged", 2), "empty.tar": ("empty", "the file is empty", 0),
         "no-members.tar": ("empty", "holds no picture", 0), "junk.tar": ("corrupt", "damaged", 0),
         "zipped.tar": ("unsupported", "gunzip", 0), "cut.parquet": ("corrupt", "damaged", 0),
-        "empty.parquet": ("corrupt", "damaged", 0), "junk.parquet": ("corrupt", "damaged", 0),
+        "empty.parquet": ("empty", "the file is empty", 0), "junk.parquet": ("corrupt", "damaged", 0),
         "no-column.parquet": ("unsupported", "has columns picture", 0),
         "names.parquet": ("unsupported", "column image is string", 0),
         "numbers.parquet": ("unsupported", "column image is list", 0),

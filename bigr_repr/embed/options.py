@@ -37,7 +37,8 @@ class EmbedOptions:
     names of the columns of Parquet inputs.
 
     **Earlier runs.** resume=False: fail if `out` holds embeddings. retry_failed: try the images that failed again, and
-    with dedup also the duplicates of failed images whose bytes have changed. update: also embed inputs that were added
+    with dedup also the duplicates of failed images whose bytes have changed; an image that has a row keeps it, even if
+    its file was written anew. update: also embed inputs that were added
     since, as units of their own at the end, and again those whose files were written anew (by size and time; not of
     object stores); inputs that are gone are listed in gone.jsonl, and keep their rows unless drop_gone says otherwise.
     overwrite: remove the data set in `out` and begin anew.

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 
 ICC: Final = ("convert", "ignore")
 _SAME: Final = 2  # levels by which a profile may differ from sRGB and still be called that: rounding, and version 4's
+_LONGEST: Final = 8 << 20  # bytes; what presses use takes 3 MB
 _MODES: Final = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
@@ -29,9 +30,11 @@ class ToSrgb(NamedTuple):
         return ImageCms.applyTransform(image, self.transform)  # type: ignore[return-value]  # in place: None
 
 
-@lru_cache(64)
+@lru_cache(16)
 def to_srgb(profile: bytes) -> ToSrgb | None:
     """What a profile's pixels become sRGB by; None: they are sRGB already, or nobody can tell what they are."""
+    if len(profile) > _LONGEST:
+        return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = _MODES.get(source.profile.xcolor_space)

@@ -6,6 +6,7 @@ an error; nothing of it is held in memory but the batch of rows at hand.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import stat
@@ -28,7 +29,7 @@ from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError, one_line
 from bigr_repr.images.member import Member
 from bigr_repr.images.tar import tar_members
-from bigr_repr.system.object_store import is_url, readable
+from bigr_repr.system.object_store import ObjectPath, Place, is_url, readable
 from bigr_repr.system.threads import read_ahead
 
 PARQUET = (".parquet", ".pq", ".parq")
@@ -37,6 +38,7 @@ _ROWS = 32  # rows of a Parquet file in memory at a time
 _AHEAD = 4  # times so many, read before they are needed
 _BUFFER = 4 << 20  # bytes read at a time
 _SHOWN = 12  # names of columns in an error
+_FEW = 100_000  # rows that are listed whatever the size of the file
 _CLASSES = 10_000_000
 _TEXTS: Final = (
     pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary,
@@ -135,6 +137,23 @@ def _explained(file: str) -> Iterator[None]:
 # ---- Parquet files
 
 
+def parquet_parts(folder: Place) -> list[str]:
+    """The Parquet files below a folder, as Spark writes it, in the order of their paths.
+
+    Names that begin with a dot or an underscore are passed over.
+    """
+    if isinstance(folder, ObjectPath):
+        found: list[str] = []
+        for name, size in folder.members():
+            if not name.startswith((".", "_", "/")):
+                below = folder / name
+                found += [str(below)] if size is not None else parquet_parts(below)
+    else:
+        names = (file.relative_to(folder).parts for file in folder.rglob("*") if file.is_file())
+        found = [str(folder.joinpath(*name)) for name in names if not any(part[0] in "._" for part in name)]
+    return sorted(file for file in found if file.lower().endswith(PARQUET))
+
+
 def open_parquet(file: str) -> pq.ParquetFile:
     """A Parquet file, local or in a store, to be read in pieces: as much of it is in memory as is asked for."""
     return pq.ParquetFile(readable(file), pre_buffer=False, buffer_size=_BUFFER)
@@ -166,6 +185,7 @@ def class_ids(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
 def _rows(file: str, labels: bool, columns: Columns) -> Iterator[Member]:
     with open_parquet(file) as parquet:
         image_column(parquet, file, columns)
+        _require_rows(parquet, file)
         if not labels or not _has_labels(parquet, file, columns):
             yield from (Member(str(row), row, None, None) for row in range(parquet.metadata.num_rows))
             return
@@ -175,6 +195,17 @@ def _rows(file: str, labels: bool, columns: Columns) -> Iterator[Member]:
         for row, value in enumerate(values):
             known = isinstance(value, int) and 0 <= value < len(names)
             yield Member(str(row), row, None, names[value] if known else _label_text(value))
+
+
+def _require_rows(parquet: pq.ParquetFile, file: str) -> None:
+    """Raises ImageError for more rows than the file has bytes: a footer can state any number of them."""
+    rows = parquet.metadata.num_rows
+    if rows > _FEW:
+        opened = readable(file)
+        size = opened.stat().st_size if isinstance(opened, Path) else opened.seek(0, io.SEEK_END)
+        if rows > size:
+            said = f"states {rows:,} rows in {size:,} bytes, which cannot hold so many pictures"
+            raise ImageError("corrupt", f"{escape_path(file)}: {said}")
 
 
 def _label_text(value: object) -> str:

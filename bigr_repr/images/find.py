@@ -33,6 +33,7 @@ IMAGE_SUFFIXES = frozenset({
 })
 # fmt: on
 _SUFFIXES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
+_TABLES = (b".parquet", b".pq", b".parq")  # of folders that hold Parquet files, as Spark writes them
 _RUN = 1 << 14  # names sorted at a time
 _CHUNK = 1 << 16  # bytes of a list read at a time; more than the longest path, so the first chunk shows the separator
 MAGIC = re.compile(rb"[*?\[]")
@@ -67,7 +68,8 @@ def find_images(
       (`IMAGE_SUFFIXES`, either case), not opened; names that start with a dot are passed over.
     - A pattern (`*`, `?`, `[…]`, and `**` for any number of folders) means what a shell would make of it: files that
       match, and everything below folders that match. Matches are taken by suffix too, unless the pattern ends in a
-      suffix of its own (`*.dat`). An existing file whose name looks like a pattern is that file.
+      suffix of its own (`*.dat`); of a folder that `*.parquet` matches, Parquet files are taken as well. An existing
+      file whose name looks like a pattern is that file.
     - A file named outright is always taken, whatever its suffix, and also when it is a link to nothing.
 
     The recorded path of a file or of a pattern's match is the path as given. A folder's member is recorded relative to
@@ -207,6 +209,7 @@ def walk(
     while stack:
         folder, _, positions, names = stack[-1]
         matched = len(parts) in positions
+        table = any_suffix and matched and any(part.lower().endswith(_TABLES) for part in folder.split(b"/"))
         for name in names:
             after = positions if matched else _advance(positions, name.rstrip(b"/"), parts)
             if name.endswith(b"/"):
@@ -219,7 +222,8 @@ def walk(
                 stack.append((folder + name, itself, after, members(folder + name)))
                 break
             named = any_suffix and not matched
-            if len(parts) in after and (named or name[name.rfind(b".") :].lower() in _SUFFIXES):
+            inside = table and name.lower().endswith(_TABLES) and not name.startswith(b"_")
+            if len(parts) in after and (named or inside or name[name.rfind(b".") :].lower() in _SUFFIXES):
                 yield folder + name
         else:
             stack.pop()

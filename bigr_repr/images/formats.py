@@ -155,8 +155,9 @@ _FORMATS: Final[tuple[tuple[re.Pattern[bytes], _Opener], ...]] = (
     (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
     (re.compile(rb"....ftyp(avif|avis|(mif1|msf1).*avif)", re.DOTALL), AvifImagePlugin.AvifImageFile),
     (re.compile(rb"\xffO\xffQ|\0\0\0\x0cjP  \r\n\x87\n"), open_jpeg2000),
-    (re.compile(rb"P[456f]\s"), PpmImagePlugin.PpmImageFile),
+    (re.compile(rb"P[1-6f]\s"), PpmImagePlugin.PpmImageFile),
     (re.compile(rb"qoif"), QoiImagePlugin.QoiImageFile),
+    (re.compile(rb"[\x28\x34\x38\x40\x6c\x7c]\0\0\0.{8}\x01\0", re.DOTALL), BmpImagePlugin.DibImageFile),
 )
 _PLUGINS: Final[tuple[tuple[re.Pattern[bytes], str, str, _Opener], ...]] = (
     (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL), "HEIC", "pillow-heif", open_heif),
@@ -164,7 +165,7 @@ _PLUGINS: Final[tuple[tuple[re.Pattern[bytes], str, str, _Opener], ...]] = (
 )
 _UNREAD: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
     (re.compile(rb"8BPS"), "a Photoshop file"),
-    (re.compile(rb"P[1237]\s"), "plain-text PNM or PAM"),
+    (re.compile(rb"P7\s"), "PAM"),
     (re.compile(rb"\s*<svg|%PDF|%!PS"), "a vector graphic or document"),
 )
 _HEAD: Final = 64  # bytes looked at; the brands of an AVIF file lie in them

@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _LIMIT: Final = 1 << 20  # bytes of a color profile
+_MOST: Final = 100_000  # blocks that are looked at: each takes hundreds of bytes of memory
+_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _SOS, _EOI = 0xDA, 0xD9
 _ALONE: Final = {0x01, *range(0xD0, 0xDA)}  # JPEG markers without a length
 # JPEG segments that tell colors or orientation: marker, first bytes, and the size from which they can be read.
@@ -35,12 +37,14 @@ def has_metadata(head: bytes) -> bool:
 def without_metadata(data: bytes) -> Iterator[bytes]:
     """Smaller files with the same pixels, to be tried in turn: without damaged metadata, then without any.
 
-    What says how pixels are to be understood stays: transparency in PNG, the color transform in JPEG. None for formats
-    whose decoders pass over metadata, or for files whose parts cannot be told.
+    What says how pixels are to be understood stays: transparency in PNG, the color transform in JPEG. A PNG file that
+    lacks no more than its end mark gets one. None for formats whose decoders pass over metadata, or for files whose
+    parts cannot be told.
     """
     for useful in (True, False):
         if data.startswith(_PNG):
             parts, rest = _chunks(data)
+            rest = _END if _END.startswith(rest) and parts and parts[-1].kind != b"IEND" else rest
             yield _PNG + b"".join(part.whole for part in parts if _kept_chunk(part, useful)) + rest
         elif data.startswith(b"\xff\xd8"):
             parts, rest = _segments(data)
@@ -67,8 +71,9 @@ def jpeg_process(data: bytes) -> int | None:
 
 def _chunks(data: bytes) -> tuple[list[_Part], bytes]:
     """Whole chunks up to IEND, and what follows the last one of them."""
-    parts, start = [], len(_PNG)
-    while start + 12 <= len(data):
+    parts: list[_Part] = []
+    start = len(_PNG)
+    while start + 12 <= len(data) and len(parts) < _MOST:
         end = start + 12 + int.from_bytes(data[start : start + 4])
         if end > len(data):
             break
@@ -101,8 +106,9 @@ def _is_profile(body: bytes) -> bool:
 
 def _segments(data: bytes) -> tuple[list[_Part], bytes]:
     """Segments up to the first scan, and the rest, from the scan or from what is no segment on."""
-    parts, start = [], 2
-    while start + 4 <= len(data) and data[start] == 0xFF:
+    parts: list[_Part] = []
+    start = 2
+    while start + 4 <= len(data) and data[start] == 0xFF and len(parts) < _MOST:
         marker = data[start + 1]
         if marker == 0xFF:  # a fill byte
             start += 1

@@ -17,6 +17,7 @@ from bigr_repr.images.member import NOWHERE, SPARSE, Member
 from bigr_repr.system.object_store import ObjectPath, is_url
 
 _BUFFER: Final = 4 << 20  # bytes read at a time
+_HOPS: Final = 40  # from link to link, as Linux follows them
 _PACKED: Final = {
     b"\x1f\x8b": ("gzip", "gunzip"), b"BZh": ("bzip2", "bunzip2"), b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("Zstandard", "unzstd"),
@@ -45,16 +46,33 @@ class _Links:
     def __init__(self, file: str) -> None:
         self._file = file
         self._places: dict[str, tuple[int, int]] | None = None
+        self._targets: dict[str, str] = {}
 
     def place(self, info: tarfile.TarInfo) -> tuple[int, int]:
         """Start and size of a member, of what it links to if it is a link."""
         if info.isreg():
             return (SPARSE, 0) if info.issparse() else (info.offset_data, info.size)
-        name = info.linkname if info.islnk() else posixpath.join(posixpath.dirname(info.name), info.linkname)
         if self._places is None:
+            self._places = {}
             with _open(self._file) as stream, _open_tar(stream, self._file) as tar:
-                self._places = {posixpath.normpath(each.name): self.place(each) for each in _files(tar) if each.isreg()}
-        return self._places.get(posixpath.normpath(name), (NOWHERE, 0))
+                for each in _files(tar):
+                    name = posixpath.normpath(each.name)
+                    if each.isreg():
+                        self._places[name] = self.place(each)
+                    else:
+                        self._targets[name] = _target(each)
+        name = _target(info)
+        for _ in range(_HOPS):
+            if name in self._places:
+                return self._places[name]
+            name = self._targets.get(name, "")
+        return NOWHERE, 0
+
+
+def _target(info: tarfile.TarInfo) -> str:
+    """The name that a link leads to."""
+    name = info.linkname if info.islnk() else posixpath.join(posixpath.dirname(info.name), info.linkname)
+    return posixpath.normpath(name)
 
 
 def _open(file: str) -> BinaryIO:

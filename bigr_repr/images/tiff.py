@@ -7,13 +7,17 @@ plug-in's own reader of planes takes every sample for a byte; and of the pages t
 
 from __future__ import annotations
 
+import io
 import re
-from typing import IO, Final
+from collections.abc import Iterator
+from typing import IO, Final, Literal
 
 from PIL import ImageFile, TiffImagePlugin
 
-_BITS, _COMPRESSION, _PLANES, _EXTRA, _PAGE_KIND = 258, 259, 284, 338, 254
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PLANES, _EXTRA, _PAGE_KIND = 256, 257, 258, 259, 284, 338, 254
+_SUBIMAGES: Final = 330
 _THUMBNAIL: Final = 1  # the bit of NewSubfileType that marks a page of reduced resolution
+_PAGES: Final = 100  # that are looked at for a full picture
 _ORDERED: Final = re.compile(r";(16|32|64)[BL]?(S?F?)$")
 _CODECS: Final = {
     33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 34892: "lossy DNG JPEG", 34933: "PNG",
@@ -31,24 +35,63 @@ def open_tiff(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
     if start == b"MM\0+":
         raise OSError("big-endian BigTIFF is not supported")
     try:
-        image = TiffImagePlugin.TiffImageFile(file, filename)
+        image = _full(TiffImagePlugin.TiffImageFile(file, filename), file, filename)
     except SyntaxError as error:  # Pillow says no more than the number of a compression that it does not know
         codec = str(error)
         if not codec.isdecimal():
             raise
         raise _unsupported(_CODECS.get(int(codec), f"compression {codec}")) from error
-    page = 0
-    while image.tag_v2.get(_PAGE_KIND, 0) & _THUMBNAIL:
-        page += 1
-        try:
-            image.seek(page)
-        except EOFError:
-            image.seek(0)
-            break
     if image.tag_v2.get(_COMPRESSION) in (34927, 50001):  # in Pillow's list, but not in the libtiff that it ships
         raise _unsupported("WebP")
     _mend(image)
     return image
+
+
+def _full(image: TiffImagePlugin.TiffImageFile, file: IO[bytes], filename: str) -> TiffImagePlugin.TiffImageFile:
+    """The first page that is no thumbnail, or the first subimage of the first page; that page, if there is neither."""
+    page = 0
+    while image.tag_v2.get(_PAGE_KIND, 0) & _THUMBNAIL:
+        page += 1
+        try:
+            if page == _PAGES:
+                raise EOFError
+            image.seek(page)
+        except EOFError:
+            image.seek(0)
+            return next(_subimages(image, file, filename), image)
+    return image
+
+
+def _subimages(
+    image: TiffImagePlugin.TiffImageFile, file: IO[bytes], filename: str
+) -> Iterator[TiffImagePlugin.TiffImageFile]:
+    """Full pictures that the first page points to, as if each were the first page of the file."""
+    file.seek(0)
+    data = file.read()
+    big = data.startswith(b"II+\0")
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    offsets = _big_pointers(data) if big else image.tag_v2.get(_SUBIMAGES, ())
+    start, size = (8, 8) if big else (4, 4)
+    for offset in ((offsets,) if isinstance(offsets, int) else offsets)[:_PAGES]:
+        pointed = data[:start] + offset.to_bytes(size, order) + data[start + size :]
+        found = TiffImagePlugin.TiffImageFile(io.BytesIO(pointed), filename)
+        if not found.tag_v2.get(_PAGE_KIND, 0) & _THUMBNAIL:
+            yield found
+
+
+def _big_pointers(data: bytes) -> tuple[int, ...]:
+    """Where subimages of a BigTIFF file's first page are: Pillow passes over their type of number."""
+
+    def number(at: int, size: int = 8) -> int:
+        return int.from_bytes(data[at : at + size], "little")
+
+    page = number(8)
+    for entry in range(page + 8, page + 8 + 20 * min(number(page), 1000), 20):
+        if number(entry, 2) == _SUBIMAGES:
+            count = min(number(entry + 4), _PAGES)
+            place = entry + 12 if count == 1 else number(entry + 12)
+            return tuple(number(place + 8 * index) for index in range(count))
+    return ()
 
 
 def _unsupported(codec: str) -> OSError:
@@ -58,7 +101,7 @@ def _unsupported(codec: str) -> OSError:
 def _mend(image: TiffImagePlugin.TiffImageFile) -> None:
     """Set right how the pixels are to be read."""
     tags = image.tag_v2
-    box = (0, 0, *image.size)
+    box = (0, 0, tags[_WIDTH], tags[_HEIGHT])  # image.size is of the picture when it has been turned
     if image.tile and image.tile[0].codec_name == "libtiff":
         rawmode, *rest = tuple(image.tile[0].args or ())
         image.tile = [ImageFile._Tile("libtiff", box, 0, (_ORDERED.sub(r";\1N\2", rawmode), *rest))]

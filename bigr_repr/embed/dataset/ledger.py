@@ -127,9 +127,9 @@ class Ledger:
     def tidy(self) -> None:
         """Remove what interrupted runs and lost workers left half written; in stores there is no such thing."""
         units = self._folder
-        ours = ((self.out, "part-*.parquet"), (self.out, "*.jsonl"), (units, "*.json"), (units.parent, "*"))
+        ours = ((self.out, "part-*.parquet*"), (self.out, "*.jsonl*"), (units, "*.json*"), (units.parent, "*"))
         for folder, pattern in () if isinstance(self.out, ObjectPath) else ours:
-            for left in folder.glob(f".{pattern}*.part"):
+            for left in folder.glob(f".{pattern}.part"):
                 left.unlink(missing_ok=True)
 
     def _record(self, unit: int) -> Place:

@@ -13,7 +13,7 @@ from pathlib import PurePath
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.plan import Entry
-from bigr_repr.images.containers import PARQUET, USUAL_COLUMNS, Columns, is_container, members
+from bigr_repr.images.containers import PARQUET, USUAL_COLUMNS, Columns, is_container, members, parquet_parts
 from bigr_repr.images.find import MAGIC, Source, escape_path, find_images, nothing_at, require, split_pattern, walk
 from bigr_repr.images.formats import ImageError
 from bigr_repr.system.object_store import ObjectPath, as_place, is_url
@@ -38,7 +38,7 @@ def find_sources(
     (`shard-3.tar/0017.jpg`) unless that shard is the only input. A name that a shard holds twice comes twice. A
     container that is damaged, or holds no picture, comes itself, as one more input after what could be listed.
 
-    A folder whose name ends in a Parquet file's suffix, as Spark writes them, stands for the Parquet files in it.
+    A folder whose name ends in a Parquet file's suffix, as Spark writes them, stands for the Parquet files below it.
 
     labels: also look for the labels that containers hold. columns: of Parquet files.
 
@@ -61,8 +61,7 @@ def _unfolded(inputs: Iterator[str]) -> Iterator[str]:
         folder = as_place(given) if given.rstrip("/").lower().endswith(PARQUET) else None
         if isinstance(folder, ObjectPath) and given.startswith("http"):
             folder = None
-        parts = sorted(map(str, folder.glob("[!._]*"))) if folder is not None and folder.is_dir() else []
-        yield from [part for part in parts if part.lower().endswith(PARQUET)] or [given]
+        yield from (parquet_parts(folder) if folder is not None and folder.is_dir() else []) or [given]
 
 
 def _find(

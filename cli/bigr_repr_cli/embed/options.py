@@ -98,7 +98,10 @@ class Runs:
         ),
     ] = True
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try again the images that failed in an earlier run.")
+        bool,
+        typer.Option(
+            "--retry-failed", help="Try again the images that failed in an earlier run; rows that are there stay."
+        ),
     ] = False
     update: Annotated[
         bool,
