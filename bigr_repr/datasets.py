@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._typing import PathLike
-from bigr_repr.images.containers import PARQUET, USUAL_COLUMNS, Columns, parquet_parts, read_parquet
 from bigr_repr.images.decode import as_rgb, center_crop, decode_image
 from bigr_repr.images.find import find_images
 from bigr_repr.images.formats import ImageError, image_errors
+from bigr_repr.images.parquet import PARQUET, USUAL_COLUMNS, Columns, parquet_parts, read_parquet
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -97,7 +97,7 @@ class ParquetSet(ImageSet):
     """A Parquet file with a column of encoded images: bytes, or the `{"bytes": …}` structs of the Hugging Face hub.
 
     Whole numbers in the column of labels are labels, and the schema's metadata states their names: see
-    bigr_repr.images.containers.class_names. Texts are classes in the order of the alphabet. Rows without a label
+    bigr_repr.images.parquet.class_names. Texts are classes in the order of the alphabet. Rows without a label
     (null, or a negative number, as in test sets of the hub) have -1. The encoded bytes are held in memory.
 
     Raises ImageError for a file that is damaged or has no such columns.

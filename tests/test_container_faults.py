@@ -25,7 +25,8 @@ from bigr_repr.datasets import ParquetSet, open_images
 from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
 from bigr_repr.embed.inputs.fetch import fetch, pictures
 from bigr_repr.embed.inputs.sources import container_entry, find_sources
-from bigr_repr.images.containers import Columns, is_container
+from bigr_repr.images.containers import is_container
+from bigr_repr.images.parquet import Columns
 
 PATHS = [f"{number}.png" for number in range(5)]
 
@@ -152,6 +153,23 @@ def test_rows_that_no_file_could_hold_are_not_listed(pre: Pretrained, tmp_path: 
     done = run([file, good], tmp_path / "out", pre)
     assert (done.rows, done.failures) == (1, 1)
     assert "states 3,000,000 rows" in failures(tmp_path / "out")[str(file)][1]
+
+
+def test_a_row_group_that_would_fill_memory_is_not_read(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigr_repr.images.parquet._BOMB", (1 << 20, 200))
+    file = tmp_path / "zeros.parquet"
+    with pq.ParquetWriter(
+        file, pa.schema([("image", pa.binary())]), compression="zstd", use_dictionary=False
+    ) as writer:
+        writer.write_table(pa.table({"image": [bytes(1 << 21), bytes(1 << 21)]}))
+        writer.write_table(pa.table({"image": PICTURES[:2]}))
+    done = run(file, tmp_path / "out", pre)
+    assert (done.rows, done.failures) == (2, 2)
+    assert all("as no pictures do" in message for _, message in failures(tmp_path / "out").values())
+    with pytest.raises(ValueError, match="as no pictures do"):
+        open_images(file)
 
 
 def test_a_column_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

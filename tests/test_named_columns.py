@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from bigr_repr.datasets import ParquetSet, open_images
 from bigr_repr.embed import embed_images, read_embeddings
 from bigr_repr.evaluate.data.splits import open_data, transfer
 from bigr_repr.evaluate.runs.suite_file import SuiteData
-from bigr_repr.images.containers import Columns
 from bigr_repr.images.formats import ImageError
+from bigr_repr.images.parquet import Columns
 from bigr_repr.retrieval import HammingIndex, build_index
 from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.retrieval.search import search_ids, search_images, views_of
+from bigr_repr.serve.service import Service
 
 NAMED = Columns(image="photo", label="species")
 OPTIONS = ("--image-column", "photo", "--label-column", "species")
@@ -141,6 +143,18 @@ def test_rows_are_queries_and_photographs(
     assert same(PhotoFinder(birds, index.source)(id, 5), 5)  # as it was embedded
     assert same(PhotoFinder(birds, image_column="photo")(id, 5), 5)
     assert PhotoFinder(birds)(id, 5) is None
+
+
+def test_the_server_shows_their_photographs(pre: Pretrained, birds: Path, embedded: Path, tmp_path: Path) -> None:
+    index = build_index(embedded, tmp_path / "index", binarizer="bits")
+    HammingIndex.build(index.rows.codes, ids=index.ids.to_pylist()).save(tmp_path / "plain")  # knows no data set
+    for name, column, shown in (("index", None, True), ("plain", None, False), ("plain", "photo", True)):
+        service = Service(pre, index=tmp_path / name, images=birds, image_column=column)
+        try:
+            found = asyncio.run(service.photo(service.live.current, 5))  # type: ignore[union-attr]
+        finally:
+            service.close()
+        assert (found is not None) == shown
 
 
 def test_the_search_command_takes_the_column(

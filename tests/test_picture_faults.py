@@ -182,6 +182,29 @@ def test_a_bitmap_without_its_file_header_is_read() -> None:
     assert same(data[14:], np.asarray(picture(3)))
 
 
+@pytest.mark.parametrize("upward", [True, False])
+@pytest.mark.parametrize(
+    "masks",
+    [(0xF800, 0x07E0, 0x001F), (0x0300, 0x7000, 0x0001), (0xFF000000, 0xFF00, 0xFF0000), (0x3FF, 0xFFC00, 0x3FF00000)],
+    ids=hex,
+)
+def test_bitmaps_with_colors_at_any_place(masks: tuple[int, ...], upward: bool) -> None:
+    wide = max(masks) > 0xFFFF
+    pixels = np.random.default_rng(0).integers(0, 2**32 if wide else 2**16, (5, 7), dtype=np.uint64)
+    rows = pixels[::-1] if upward else pixels
+    body = b"".join(row.tobytes().ljust(28 if wide else 16, b"\0") for row in rows.astype("<u4" if wide else "<u2"))
+    head = pack("<IiiHHIIiiII", 40, 7, 5 if upward else -5, 1, 32 if wide else 16, 3, 0, 0, 0, 0, 0) + pack(
+        "<3I", *masks
+    )
+    data = b"BM" + pack("<IHHI", 0, 0, 0, 14 + len(head)) + head + body
+    wanted = [np.rint((pixels & mask) * 255.0 / mask) for mask in masks]
+    assert same(data, np.dstack(wanted), tolerance=1)
+    if wide:  # which Pillow does not know
+        with pytest.raises(ImageError) as caught:
+            decode_image(data[:-9])
+        assert caught.value.kind == "truncated"
+
+
 @pytest.mark.parametrize("kind", ["P1", "P2", "P3"])
 def test_pnm_in_plain_text_is_read(kind: str) -> None:
     pixels = np.asarray(picture(3, 6, 4))

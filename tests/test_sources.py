@@ -21,7 +21,7 @@ from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
 from bigr_repr.embed.dataset.plan import Entry
 from bigr_repr.embed.inputs.fetch import fetch, pictures
 from bigr_repr.embed.inputs.sources import find_sources
-from bigr_repr.images import containers
+from bigr_repr.images import parquet
 from bigr_repr.images.find import Source, unescape_path
 
 USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
@@ -97,13 +97,13 @@ def test_a_parquet_file_is_read_once_and_in_pieces(tmp_path: Path, monkeypatch: 
     images = [bytes([n]) * 1000 for n in range(200)]
     file = write_parquet(tmp_path / "in.parquet", images, group=100)
     read: list[int] = []
-    unpack = containers.picture_bytes
+    unpack = parquet.picture_bytes
 
-    def counting(batch: pa.RecordBatch, columns: containers.Columns) -> pa.Array:
+    def counting(batch: pa.RecordBatch, columns: parquet.Columns) -> pa.Array:
         read.append(len(batch))
         return unpack(batch, columns)
 
-    monkeypatch.setattr(containers, "picture_bytes", counting)
+    monkeypatch.setattr(parquet, "picture_bytes", counting)
     assert contents(find_sources(file)) == images
     assert (sum(read), max(read)) == (200, 32)
     read.clear()
@@ -311,10 +311,10 @@ def test_what_became_of_a_container_after_it_was_listed(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:700])
     errors = [picture.source for picture in list(pictures(entries))[3:5]]
     assert [getattr(error, "kind", None) for error in errors] == ["missing", "missing"]
-    with pytest.raises(containers.ImageError, match="ends before it does"):
+    with pytest.raises(parquet.ImageError, match="ends before it does"):
         fetch(list(pictures(entries))[5])
     shard.unlink()
-    with pytest.raises(containers.ImageError, match=r"b.tar/x.png: no such"):
+    with pytest.raises(parquet.ImageError, match=r"b.tar/x.png: no such"):
         fetch(list(pictures(entries))[5])
     table.unlink()
     assert [error.source.kind for error in pictures(entries[:2])] == ["missing", "missing"]  # type: ignore[union-attr]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.engines.local import Decoding
-from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 from bigr_repr.images.decode import MAX_PIXELS
+from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
 if TYPE_CHECKING:
     import torch

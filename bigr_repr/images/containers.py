@@ -1,60 +1,21 @@
-"""Files that hold many pictures, Parquet files and tar shards: what is in them, and reading rows in order.
+"""Files that hold many pictures, Parquet files and tar shards: what is in them.
 
 Knows nothing of models, plans or decoding. A container that is damaged yields what comes before the damage, and then
-an error; nothing of it is held in memory but the batch of rows at hand.
+an error.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import re
-import stat
-import tarfile
-from bisect import bisect_right
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import accumulate
-from pathlib import Path
-from typing import Final, NamedTuple
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from collections.abc import Iterator
+from typing import Final
 
 from bigr_repr.images.find import escape_path
-from bigr_repr.images.formats import ImageError, one_line
-from bigr_repr.images.member import Member
+from bigr_repr.images.formats import ImageError
+from bigr_repr.images.member import Member, member_errors, require_file
+from bigr_repr.images.parquet import PARQUET, USUAL_COLUMNS, Columns, parquet_members
 from bigr_repr.images.tar import tar_members
-from bigr_repr.system.object_store import ObjectPath, Place, is_url, readable
-from bigr_repr.system.threads import read_ahead
 
-PARQUET = (".parquet", ".pq", ".parq")
-_TAR = (".tar", ".tgz", ".tar.gz")
-_ROWS = 32  # rows of a Parquet file in memory at a time
-_AHEAD = 4  # times so many, read before they are needed
-_BUFFER = 4 << 20  # bytes read at a time
-_SHOWN = 12  # names of columns in an error
-_FEW = 100_000  # rows that are listed whatever the size of the file
-_CLASSES = 10_000_000
-_TEXTS: Final = (
-    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary,
-)  # fmt: skip
-_WORDNET_ID = re.compile(r"^n\d{8}:")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Names of a Parquet file's columns. image: of encoded bytes, plain or in structs {bytes, path}; label."""
-
-    image: str = "image"
-    label: str = "label"
-
-
-USUAL_COLUMNS: Final = Columns()
+_TAR: Final = (".tar", ".tgz", ".tar.gz")
 
 
 def is_container(file: str) -> bool:
@@ -82,26 +43,13 @@ def members(file: str, *, labels: bool = False, columns: Columns = USUAL_COLUMNS
     before the damage.
     """
     member = None
-    with _explained(file):
-        _require_file(file)
-        found = tar_members(file, labels) if _suffix(file) in _TAR else _rows(file, labels, columns)
+    with member_errors(file):
+        require_file(file)
+        found = tar_members(file, labels) if _suffix(file) in _TAR else parquet_members(file, labels, columns)
         for member in found:
             yield member
         if member is None:
             raise ImageError("empty", f"{escape_path(file)}: holds no picture")
-
-
-def _require_file(file: str) -> None:
-    if is_url(file):
-        return
-    status = Path(file).stat()
-    mode = status.st_mode
-    if stat.S_ISDIR(mode):
-        raise ImageError("unreadable", f"{escape_path(file)}: is a folder; name the files in it")
-    if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
-        raise ImageError("unreadable", f"{escape_path(file)}: is not a regular file; save it as one")
-    if not status.st_size:
-        raise ImageError("empty", f"{escape_path(file)}: the file is empty; fetch it again")
 
 
 def why_unreadable(file: str, columns: Columns = USUAL_COLUMNS) -> ImageError:
@@ -114,271 +62,3 @@ def why_unreadable(file: str, columns: Columns = USUAL_COLUMNS) -> ImageError:
     return ImageError(
         "corrupt", f"{escape_path(file)}: was damaged when it was listed, and is whole now; take it in with update"
     )
-
-
-@contextmanager
-def _explained(file: str) -> Iterator[None]:
-    """Turn what readers of containers raise into an ImageError."""
-    name = one_line(escape_path(file))
-    try:
-        yield
-    except ImageError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageError("missing", f"{name}: no such file") from None
-    except (OSError, ValueError, tarfile.TarError, pa.ArrowException) as error:
-        said = one_line(" ".join(str(error).split()))[:200]
-        if isinstance(error, PermissionError | ConnectionError) or getattr(error, "errno", None) or "AWS Error" in said:
-            said = getattr(error, "strerror", None) or said
-            raise ImageError("unreadable", f"{name}: {said.removeprefix(f'{name}: ')}") from error
-        raise ImageError("corrupt", f"{name}: the file is damaged; fetch it again ({said})") from error
-
-
-# ---- Parquet files
-
-
-def parquet_parts(folder: Place) -> list[str]:
-    """The Parquet files below a folder, as Spark writes it, in the order of their paths.
-
-    Names that begin with a dot or an underscore are passed over.
-    """
-    if isinstance(folder, ObjectPath):
-        found: list[str] = []
-        for name, size in folder.members():
-            if not name.startswith((".", "_", "/")):
-                below = folder / name
-                found += [str(below)] if size is not None else parquet_parts(below)
-    else:
-        names = (file.relative_to(folder).parts for file in folder.rglob("*") if file.is_file())
-        found = [str(folder.joinpath(*name)) for name in names if not any(part[0] in "._" for part in name)]
-    return sorted(file for file in found if file.lower().endswith(PARQUET))
-
-
-def open_parquet(file: str) -> pq.ParquetFile:
-    """A Parquet file, local or in a store, to be read in pieces: as much of it is in memory as is asked for."""
-    return pq.ParquetFile(readable(file), pre_buffer=False, buffer_size=_BUFFER)
-
-
-def class_names(metadata: Mapping[bytes, bytes] | None, label: str = "label") -> tuple[str, ...]:
-    """Names by the number that the column of labels holds; none if the schema's metadata states none.
-
-    The key `classes` holds them separated by `|`, or by commas where there is no `|`; WordNet ids in front of names
-    ("n01443537:goldfish") are left out. Else they are those of the Hugging Face hub's feature ClassLabel.
-    """
-    metadata = metadata or {}
-    if classes := metadata.get(b"classes", b"").decode():
-        return tuple(_WORDNET_ID.sub("", name) for name in classes.split("|" if "|" in classes else ","))
-    try:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
-        return tuple(map(str, names))
-    except (KeyError, TypeError, ValueError):
-        return ()
-
-
-def class_ids(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
-    """WordNet ids in front of the names of `class_names`; none unless every name has one."""
-    classes = (metadata or {}).get(b"classes", b"").decode()
-    found = [_WORDNET_ID.match(name) for name in classes.split("|" if "|" in classes else ",")]
-    return tuple(match[0][:-1] for match in found if match) if all(found) else ()
-
-
-def _rows(file: str, labels: bool, columns: Columns) -> Iterator[Member]:
-    with open_parquet(file) as parquet:
-        image_column(parquet, file, columns)
-        _require_rows(parquet, file)
-        if not labels or not _has_labels(parquet, file, columns):
-            yield from (Member(str(row), row, None, None) for row in range(parquet.metadata.num_rows))
-            return
-        names = class_names(parquet.schema_arrow.metadata, columns.label)
-        batches = parquet.iter_batches(4096, columns=[columns.label])
-        values = (value for batch in batches for value in batch.column(0).to_pylist())
-        for row, value in enumerate(values):
-            known = isinstance(value, int) and 0 <= value < len(names)
-            yield Member(str(row), row, None, names[value] if known else _label_text(value))
-
-
-def _require_rows(parquet: pq.ParquetFile, file: str) -> None:
-    """Raises ImageError for more rows than the file has bytes: a footer can state any number of them."""
-    rows = parquet.metadata.num_rows
-    if rows > _FEW:
-        opened = readable(file)
-        size = opened.stat().st_size if isinstance(opened, Path) else opened.seek(0, io.SEEK_END)
-        if rows > size:
-            said = f"states {rows:,} rows in {size:,} bytes, which cannot hold so many pictures"
-            raise ImageError("corrupt", f"{escape_path(file)}: {said}")
-
-
-def _label_text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return "" if value is None else str(value)
-
-
-def image_column(parquet: pq.ParquetFile, file: str, columns: Columns) -> str:
-    """What Parquet calls the column of encoded bytes. Raises ImageError if there is none, or more than one."""
-    schema, name = parquet.schema_arrow, columns.image
-    if schema.names.count(name) != 1:
-        raise _no_column(schema.names, file, name, "the bytes of image files", "image_column")
-    kind, column = schema.field(name).type, name
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind, column = kind.field("bytes").type, f"{name}.bytes"
-    if not _holds_bytes(kind):
-        raise ImageError(
-            "unsupported", f"{escape_path(file)}: column {column} is {kind}; the bytes of image files are needed"
-        )
-    return column
-
-
-def _has_labels(parquet: pq.ParquetFile, file: str, columns: Columns) -> bool:
-    """Whether there is a column of labels.  Raises ImageError if it was named and is not there, or for several."""
-    names, label = parquet.schema_arrow.names, columns.label
-    if names.count(label) > 1 or (label not in names and label != USUAL_COLUMNS.label):
-        raise _no_column(names, file, label, "labels", "label_column")
-    return label in names
-
-
-def _no_column(names: Sequence[str], file: str, name: str, what: str, option: str) -> ImageError:
-    held = f"columns {', '.join([*names[:_SHOWN], '…'][: len(names)])}" if names else "no columns"
-    if count := names.count(name):
-        held = f"{count} columns {name}"
-    said = one_line(f"has {held}; one column {name} with {what} is needed; name another one with {option}")
-    return ImageError("unsupported", f"{escape_path(file)}: {said}")
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
-    return any(check(kind) for check in checks)
-
-
-def picture_bytes(batch: pa.RecordBatch, columns: Columns = USUAL_COLUMNS) -> pa.Array:
-    """The encoded bytes in a batch, each of which as_py() gives."""
-    column = batch.column(columns.image)  # by name: `image.bytes` is also what a column of that name is called
-    return column.field("bytes") if pa.types.is_struct(column.type) else column
-
-
-class _Stretch(NamedTuple):
-    """Neighboring rows, those from start up to end: their encoded pictures, or why they cannot be read."""
-
-    start: int
-    end: int
-    content: pa.Array | ImageError
-
-
-class ParquetRows:
-    """The encoded pictures of a Parquet file, for one reader, who closes it.
-
-    Rows that rise are read once, and ahead of need. Opening raises nothing: what is wrong with the file is what becomes
-    of its rows.
-    """
-
-    def __init__(self, file: str, columns: Columns = USUAL_COLUMNS) -> None:
-        self.file, self._columns = file, columns
-        self._held = _Stretch(0, 0, pa.array([], pa.binary()))
-        self._following: Generator[_Stretch, None, None] | None = None
-        self._error: ImageError | None = None
-        try:
-            with _explained(file):
-                _require_file(file)
-                self._parquet = open_parquet(file)
-                self._column = image_column(self._parquet, file, columns)
-                groups = range(self._parquet.metadata.num_row_groups)
-                sizes = (self._parquet.metadata.row_group(group).num_rows for group in groups)
-                self._starts = list(accumulate(sizes, initial=0))
-        except ImageError as error:
-            self._error = error
-
-    def read(self, row: int) -> bytes | ImageError:
-        """A row's bytes, or why there are none."""
-        name = f"{escape_path(self.file)}#{row}"
-        if self._error is None and row >= self._starts[-1]:
-            return ImageError("missing", f"{name}: the file has {self._starts[-1]} rows")
-        error = self._error
-        if error is None:
-            held = self._find(row)
-            if not isinstance(held.content, ImageError):
-                content: bytes | None = held.content[row - held.start].as_py()
-                return content or ImageError("empty", f"{name}: the row holds no bytes")
-            error = held.content
-        return ImageError(error.kind, f"{name}: {error.message.removeprefix(f'{one_line(escape_path(self.file))}: ')}")
-
-    def close(self) -> None:
-        """Read no further."""
-        if self._following is not None:
-            self._following.close()
-
-    def _find(self, row: int) -> _Stretch:
-        group, latest = (bisect_right(self._starts, place) - 1 for place in (row, max(0, self._held.end - 1)))
-        if self._following is None or row < self._held.start or group > latest + 1:
-            self.close()
-            self._held = _Stretch(self._starts[group], self._starts[group], None)
-            self._following = read_ahead(self._stretches(group), _AHEAD)
-        while row >= self._held.end:
-            self._held = next(self._following)
-        return self._held
-
-    def _stretches(self, group: int) -> Iterator[_Stretch]:
-        """All rows from a row group's first on. What is damaged ends its row group, and the next one follows."""
-        for number in range(group, len(self._starts) - 1):
-            start = self._starts[number]
-            try:
-                with _explained(self.file):
-                    for batch in self._parquet.iter_batches(_ROWS, row_groups=[number], columns=[self._column]):
-                        yield _Stretch(start, start + len(batch), picture_bytes(batch, self._columns))
-                        start += len(batch)
-            except ImageError as error:
-                yield _Stretch(start, self._starts[number + 1], error)
-
-
-class ImageTable(NamedTuple):
-    """A Parquet file's pictures in memory. parts: encoded bytes, rows in order, which as_py() gives.
-
-    labels: int64 (rows,), -1 where a row has none; None without such a column. class_names, class_ids: one a label, or
-    none.
-    """
-
-    parts: list[pa.Array]
-    labels: NDArray[np.int64] | None
-    class_names: tuple[str, ...]
-    class_ids: tuple[str, ...]
-
-
-def read_parquet(file: str, columns: Columns = USUAL_COLUMNS) -> ImageTable:
-    """A whole Parquet file, in pieces, so that the size of a column does not matter.  Raises ImageError."""
-    with _explained(file):
-        _require_file(file)
-        with open_parquet(file) as parquet:
-            column = image_column(parquet, file, columns)
-            parts = [
-                picture_bytes(batch, columns)
-                for group in range(parquet.num_row_groups)  # pyarrow cannot join nested dictionaries of several
-                for batch in parquet.iter_batches(_ROWS * 32, row_groups=[group], columns=[column])
-            ]
-            if not _has_labels(parquet, file, columns):
-                return ImageTable(parts, None, (), ())
-            labels = parquet.read(columns=[columns.label]).column(0)
-            metadata = parquet.schema_arrow.metadata
-        numbers, names = _numbered(labels, class_names(metadata, columns.label), file, columns)
-    return ImageTable(parts, numbers, names, class_ids(metadata))
-
-
-def _numbered(
-    labels: pa.ChunkedArray, names: tuple[str, ...], file: str, columns: Columns
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels as numbers of names, -1 for none."""
-    if pa.types.is_dictionary(labels.type):
-        labels = labels.cast(labels.type.value_type)
-    if any(check(labels.type) for check in _TEXTS):
-        texts = [None if value is None else _label_text(value) for value in labels.to_pylist()]
-        names = tuple(sorted({text for text in texts if text is not None}))
-        numbers = {name: number for number, name in enumerate(names)}
-        return np.array([-1 if text is None else numbers[text] for text in texts], np.int64), names
-    said = ""
-    if not (pa.types.is_integer(labels.type) or pa.types.is_boolean(labels.type)):
-        said = f"is {labels.type}; labels are whole numbers or texts"
-    elif (greatest := pc.max(labels).as_py() or 0) >= _CLASSES:
-        said = f"holds {greatest}; numbers of classes are below {_CLASSES:,}"
-    if said:
-        raise ImageError("unsupported", f"{escape_path(file)}: column {one_line(columns.label)} {said}")
-    return np.maximum(labels.cast(pa.int64()).fill_null(-1).to_numpy(), -1), names

@@ -25,6 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from bigr_repr.images.bitmap import open_bitmap
 from bigr_repr.images.jpeg2000 import open_jpeg2000
 from bigr_repr.images.metadata import is_complete, jpeg_process
 from bigr_repr.images.plugins import open_heif, open_jxl
@@ -152,7 +153,7 @@ _FORMATS: Final[tuple[tuple[re.Pattern[bytes], _Opener], ...]] = (
     (re.compile(rb"RIFF....WEBP", re.DOTALL), _open_webp),
     (re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), open_tiff),
-    (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
+    (re.compile(rb"BM"), open_bitmap),
     (re.compile(rb"....ftyp(avif|avis|(mif1|msf1).*avif)", re.DOTALL), AvifImagePlugin.AvifImageFile),
     (re.compile(rb"\xffO\xffQ|\0\0\0\x0cjP  \r\n\x87\n"), open_jpeg2000),
     (re.compile(rb"P[1-6f]\s"), PpmImagePlugin.PpmImageFile),

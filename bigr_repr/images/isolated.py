@@ -15,6 +15,7 @@ import io
 import json
 import signal
 import threading
+import warnings
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -175,6 +176,7 @@ class _DiedError(Exception):
 
 def _serve(connection: Connection[Any, Any]) -> None:
     """What the process does."""
+    warnings.simplefilter("ignore")  # of damaged metadata, which nobody reads here
     loading, timeout = connection.recv()
     connection.send_bytes(b"ready")
     while True:

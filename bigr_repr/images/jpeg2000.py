@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import os
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import numpy as np
 from PIL import Image, ImageFile, Jpeg2KImagePlugin
+
+from bigr_repr.images.deferred import DeferredImage
 
 _START, _SIZE, _TILE, _END = b"\xff\x4f", b"\xff\x51", b"\xff\x90", b"\xff\xd9"
 _CHANNELS: Final = {3: "RGB", 4: "RGBA"}
@@ -33,28 +35,19 @@ def open_jpeg2000(file: IO[bytes], filename: str) -> Image.Image:
     if len(precisions) > 1 and max(precisions) > 8:
         if len(set(precisions)) > 1:
             raise OSError(f"JPEG 2000 with channels of {min(precisions)} to {max(precisions)} bits is not supported")
-        return _Deep(file, image, max(precisions))
+        return _deep(file, image, max(precisions))
     return image
 
 
-class _Deep(Image.Image):
-    """A picture of deep color channels, to be decoded by load()."""
+def _deep(file: IO[bytes], header: ImageFile.ImageFile, bits: int) -> Image.Image:
+    def decode() -> Image.Image:
+        file.seek(0)
+        pixels = _decode_deep(file.read(), len(header.mode))
+        return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8), header.mode)
 
-    format = "JPEG2000"
-
-    def __init__(self, file: IO[bytes], header: ImageFile.ImageFile, bits: int) -> None:
-        super().__init__()
-        self._file, self._bits, self._size, self._mode = file, bits, header.size, header.mode
-        self.info = dict(header.info)
-
-    def load(self) -> Any:
-        """Decode."""
-        if self._file is not None:
-            self._file.seek(0)
-            pixels = _decode_deep(self._file.read(), len(self._mode))
-            self._file = None  # type: ignore[assignment]
-            self.im = Image.fromarray((pixels >> (self._bits - 8)).astype(np.uint8), self._mode).im
-        return super().load()
+    image = DeferredImage("JPEG2000", header.size, decode, mode=header.mode)
+    image.info = dict(header.info)
+    return image
 
 
 def _decode_deep(data: bytes, channels: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint16]]:

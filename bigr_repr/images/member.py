@@ -1,8 +1,19 @@
-"""One picture in a file that holds many. Knows nothing of kinds of files."""
+"""One picture in a file that holds many, and what can be wrong with such a file. Knows nothing of kinds of files."""
 
 from __future__ import annotations
 
+import stat
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
+
+import pyarrow as pa
+
+from bigr_repr.images.find import escape_path
+from bigr_repr.images.formats import ImageError, one_line
+from bigr_repr.system.object_store import is_url
 
 # In place of a start: a member that is listed and cannot be read, and why.
 SPARSE: Final = -1
@@ -24,3 +35,35 @@ class Member(NamedTuple):
     start: int
     size: int | None
     label: str | None
+
+
+def require_file(file: str) -> None:
+    """Raises ImageError for a local path of anything but a regular file that holds something."""
+    if is_url(file):
+        return
+    status = Path(file).stat()
+    mode = status.st_mode
+    if stat.S_ISDIR(mode):
+        raise ImageError("unreadable", f"{escape_path(file)}: is a folder; name the files in it")
+    if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
+        raise ImageError("unreadable", f"{escape_path(file)}: is not a regular file; save it as one")
+    if not status.st_size:
+        raise ImageError("empty", f"{escape_path(file)}: the file is empty; fetch it again")
+
+
+@contextmanager
+def member_errors(file: str) -> Iterator[None]:
+    """Turn what readers of containers raise into an ImageError."""
+    name = one_line(escape_path(file))
+    try:
+        yield
+    except ImageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError("missing", f"{name}: no such file") from None
+    except (OSError, ValueError, tarfile.TarError, pa.ArrowException) as error:
+        said = one_line(" ".join(str(error).split()))[:200]
+        if isinstance(error, PermissionError | ConnectionError) or getattr(error, "errno", None) or "AWS Error" in said:
+            said = getattr(error, "strerror", None) or said
+            raise ImageError("unreadable", f"{name}: {said.removeprefix(f'{name}: ')}") from error
+        raise ImageError("corrupt", f"{name}: the file is damaged; fetch it again ({said})") from error

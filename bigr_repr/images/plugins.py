@@ -9,44 +9,32 @@ from typing import IO, Any, Final
 
 from PIL import Image
 
+from bigr_repr.images.deferred import DeferredImage
+
 _RATIOS: Final = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}  # width to height
 _WIDTHS: Final = (9, 13, 18, 30)  # bits of a size, by a selector
 _HEADER: Final = 64  # bytes; what is read of it takes ten
 
 
-class _JpegXl(Image.Image):
-    """A picture of which only the header was read, to be decoded by load()."""
-
-    format = "JXL"
-
-    def __init__(self, file: IO[bytes], filename: str) -> None:
-        super().__init__()
-        self._size, self._mode = _size_of(_code_stream(file)), "RGB"
-        file.seek(0)
-        self._waiting: tuple[IO[bytes], str] | None = (file, filename)
-
-    def load(self) -> Any:
-        """Decode. What EXIF says of orientation goes for files that hold a JPEG file packed anew, and for no others."""
-        if self._waiting is not None:
-            from pillow_jxl.JpegXLImagePlugin import JXLImageFile
-
-            try:
-                image = JXLImageFile(*self._waiting)
-            except RuntimeError as error:  # it says no more than that
-                raise OSError("JPEG XL data that is damaged or ends too early") from error
-            image.load()
-            self.im, self._mode, self._size = image.im, image.mode, image.size
-            self.info, self._waiting = image.info, None
-            if not image.jpeg:
-                self.info.pop("exif", None)
-        return super().load()
-
-
 def open_jxl(file: IO[bytes], filename: str) -> Image.Image:
-    """The picture in a JPEG XL file, its header read.  Raises ImportError without pillow-jxl-plugin."""
-    import pillow_jxl  # noqa: F401
+    """The picture in a JPEG XL file, its header read.  Raises ImportError without pillow-jxl-plugin.
 
-    return _JpegXl(file, filename)
+    What EXIF says of orientation goes for files that hold a JPEG file packed anew, and for no others.
+    """
+    from pillow_jxl.JpegXLImagePlugin import JXLImageFile
+
+    def decode() -> Image.Image:
+        try:
+            image: Any = JXLImageFile(file, filename)
+        except RuntimeError as error:  # it says no more than that
+            raise OSError("JPEG XL data that is damaged or ends too early") from error
+        if not image.jpeg:
+            image.info.pop("exif", None)
+        return image  # type: ignore[no-any-return]
+
+    size = _size_of(_code_stream(file))
+    file.seek(0)
+    return DeferredImage("JXL", size, decode)
 
 
 def open_heif(file: IO[bytes], filename: str) -> Image.Image:

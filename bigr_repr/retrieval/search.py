@@ -23,10 +23,10 @@ from bigr_repr.embed.dataset.plan import Entry
 from bigr_repr.embed.dataset.schema import icc_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
 from bigr_repr.embed.inputs.sources import container_entry, find_sources
-from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 from bigr_repr.images.decode import center_crop, decode_image
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
+from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.neighbors import Found

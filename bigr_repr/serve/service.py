@@ -79,7 +79,8 @@ class Service:
 
     pre: the model, on the device that it runs on. index: an index folder that this model made, watched for changes.
     images: the folder that the index's paths are relative to, or the tar or Parquet file that was embedded, to show
-    photographs from. poll_seconds: between looks at the index folder. Close it after use.
+    photographs from. image_column: of that Parquet file; None: as it was embedded. poll_seconds: between looks at the
+    index folder. Close it after use.
 
     Raises FileNotFoundError or ValueError for an index that is missing, damaged or another model's.
     """
@@ -90,12 +91,13 @@ class Service:
         *,
         index: PathLike | None = None,
         images: PathLike | None = None,
+        image_column: str | None = None,
         device: str | None = None,
         limits: Limits | None = None,
         poll_seconds: float = 1.0,
     ) -> None:
         self.pre, self.limits, self.metrics = pre, limits or Limits(), Metrics()
-        self.images = None if images is None else Path(images)
+        self.images, self._image_column = None if images is None else Path(images), image_column
         self._finder, self._finding = ("", PhotoFinder()), threading.Lock()
         self._precision, self._icc = "float32", "convert"
         self.live: LiveIndex | None = None
@@ -225,7 +227,7 @@ class Service:
         with self._finding:
             version, finder = self._finder
             if version != state.version:
-                finder = PhotoFinder(self.images, state.index.source)
+                finder = PhotoFinder(self.images, state.index.source, image_column=self._image_column)
                 self._finder = state.version, finder
             found = finder.encoded(id, row)
             inside = self.images or Path()

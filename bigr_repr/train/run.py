@@ -16,7 +16,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained, load, load_tokenizer, s
 from bigr_repr.config import ModelConfig
 from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
-from bigr_repr.images.containers import USUAL_COLUMNS, Columns
+from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.generator import GeneratorRecipe, Sampler, for_data, train_generator
 from bigr_repr.train.initial import begun_from, widened

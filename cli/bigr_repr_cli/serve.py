@@ -52,6 +52,10 @@ def command(
         Path | None,
         typer.Option(help=r"Folder, tar or Parquet file that was embedded \[default: where the command is run]."),
     ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(help=r"Column of that Parquet file with the bytes of image files \[default: as it was embedded]."),
+    ] = None,
     device: Device = "auto",
     listen: ListenOptions,
     most: LimitOptions,
@@ -75,7 +79,7 @@ def command(
         body_bytes=most.max_body << 20, pixels=most.max_pixels, images=most.max_images, requests=most.max_requests,
         batch=most.batch_size, seconds=most.timeout,
     )  # fmt: skip
-    service = Service(load(model), index=index, images=images, device=device, limits=limits)
+    service = Service(load(model), index=index, images=images, image_column=image_column, device=device, limits=limits)
     what = service.pre.config.name + ("" if index is None else f" and {service.rows:,} rows of {index}")
     app = create_app(service, access)
     run_server(

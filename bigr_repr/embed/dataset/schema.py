@@ -21,7 +21,7 @@ from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.config import ModelConfig
 from bigr_repr.features.pools import vector_shape
 from bigr_repr.images.color import ICC
-from bigr_repr.images.containers import USUAL_COLUMNS, Columns
+from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
 METADATA_KEY = b"bigr_repr"
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # an encoded picture, as model hubs store it

@@ -30,11 +30,11 @@ from bigr_repr.embed.dataset.shards import ShardRows, merge_rows, read_shard, ro
 from bigr_repr.embed.engines.network import Network
 from bigr_repr.embed.inputs.changed import renewed, stamps_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
-from bigr_repr.images.containers import Columns
 from bigr_repr.images.decode import MAX_PIXELS
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.isolated import GuardedLoading, Loaded, Loading
+from bigr_repr.images.parquet import Columns
 from bigr_repr.system.object_store import is_url
 from bigr_repr.system.processes import supported
 from bigr_repr.system.threads import map_ahead

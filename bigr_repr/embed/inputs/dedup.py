@@ -22,8 +22,8 @@ from bigr_repr.embed.dataset.ledger import Failure, Ledger
 from bigr_repr.embed.dataset.plan import Entry, Plan, listed, write_digests
 from bigr_repr.embed.dataset.schema import columns_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
-from bigr_repr.images.containers import Columns
 from bigr_repr.images.formats import ImageError
+from bigr_repr.images.parquet import Columns
 from bigr_repr.system.files import replacing
 from bigr_repr.system.object_store import Place
 from bigr_repr.system.threads import map_ahead

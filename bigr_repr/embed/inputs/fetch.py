@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bigr_repr.embed.dataset.plan import Entry
-from bigr_repr.images.containers import USUAL_COLUMNS, Columns, ParquetRows, is_container, why_unreadable
+from bigr_repr.images.containers import is_container, why_unreadable
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.member import REASONS
+from bigr_repr.images.parquet import USUAL_COLUMNS, Columns, ParquetRows
 from bigr_repr.system.object_store import ObjectPath, is_url
 
 

@@ -13,9 +13,10 @@ from pathlib import PurePath
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.plan import Entry
-from bigr_repr.images.containers import PARQUET, USUAL_COLUMNS, Columns, is_container, members, parquet_parts
+from bigr_repr.images.containers import is_container, members
 from bigr_repr.images.find import MAGIC, Source, escape_path, find_images, nothing_at, require, split_pattern, walk
 from bigr_repr.images.formats import ImageError
+from bigr_repr.images.parquet import PARQUET, USUAL_COLUMNS, Columns, parquet_parts
 from bigr_repr.system.object_store import ObjectPath, as_place, is_url
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from bigr_repr.datasets import DigitsSet, FolderSet, ImageSet, TorchvisionSet, open_images
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.feature_files import FeatureSet, open_features
-from bigr_repr.images.containers import USUAL_COLUMNS, Columns
+from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
 __all__ = ["DATASETS", "BenchSource", "find_sides", "short_name"]
 

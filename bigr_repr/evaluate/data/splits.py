@@ -25,7 +25,7 @@ from bigr_repr.evaluate.data.feature_files import FeatureSet, joined_classes, op
 from bigr_repr.evaluate.data.labeled import Labeled, shared_classes
 from bigr_repr.evaluate.data.sources import DATASETS, BenchSource, find_sides, short_name
 from bigr_repr.evaluate.data.stratified import stratified_sample, stratified_split
-from bigr_repr.images.containers import USUAL_COLUMNS, Columns
+from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
 __all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer", "with_features"]
 

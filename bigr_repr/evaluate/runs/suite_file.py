@@ -33,7 +33,7 @@ from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
 from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations.hidden import VECTOR_POOLS
-from bigr_repr.images.containers import USUAL_COLUMNS, Columns
+from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
 __all__ = ["ALL", "Suite", "SuiteData", "SuiteModel", "read_suite"]
 

@@ -14,10 +14,10 @@ from bigr_repr.embed.dataset.locate import RowLocator, read_thumbnail
 from bigr_repr.embed.dataset.plan import Entry
 from bigr_repr.embed.inputs.fetch import fetch, pictures
 from bigr_repr.embed.inputs.sources import container_entry, member_entry
-from bigr_repr.images.containers import USUAL_COLUMNS, Columns
 from bigr_repr.images.decode import decode_image
 from bigr_repr.images.find import unescape_path
 from bigr_repr.images.formats import ImageError
+from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.retrieval.codes.source import DataSource
 
 __all__ = ["PhotoFinder", "thumbnail"]

@@ -64,7 +64,7 @@ def command(
     block, settings = o.single_layer(judge.layer, ("mid",)), o.settings_of(judge, running)
     from bigr_repr.datasets import open_images
     from bigr_repr.evaluate.runs.bench import bench_generation
-    from bigr_repr.images.containers import Columns
+    from bigr_repr.images.parquet import Columns
 
     columns = Columns(image=image_column)
     sides = (open_images(generated, train=False, columns=columns), open_images(real, train=False, columns=columns))

@@ -72,7 +72,7 @@ class Source:
         """The data that the options name. Raises BadParameter unless they name one data set, or both sides."""
         self._check()
         from bigr_repr.evaluate.data.splits import open_data, transfer, with_features
-        from bigr_repr.images.containers import Columns
+        from bigr_repr.images.parquet import Columns
 
         shared: dict[str, Any] = {"root": self.root, "limit": limit, "test_limit": test_limit, "seed": seed}
         shared["columns"] = Columns(image=self.image_column, label=self.label_column)

@@ -12,7 +12,7 @@ import typer
 from bigr_repr_cli.options import ImageColumn, LabelColumn
 
 if TYPE_CHECKING:
-    from bigr_repr.images.containers import Columns
+    from bigr_repr.images.parquet import Columns
 
 Objective = StrEnum("Objective", ["flip", "x0", "bce"])
 Attention = StrEnum("Attention", ["full", "causal"])
@@ -41,7 +41,7 @@ class ParquetColumns:
     @property
     def named(self) -> Columns:
         """The same as the library takes them."""
-        from bigr_repr.images.containers import Columns
+        from bigr_repr.images.parquet import Columns
 
         return Columns(image=self.image_column, label=self.label_column)
 

@@ -1,0 +1,31 @@
+"""Pictures that are decoded when they are loaded, by other means than Pillow's. Knows nothing of formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+
+class DeferredImage(Image.Image):
+    """A picture of which only the header was read: its size can be judged before load() calls decode.
+
+    format, size (width, height), mode: as Pillow states them; mode and size are the decoded picture's after load().
+    """
+
+    def __init__(
+        self, format: str, size: tuple[int, int], decode: Callable[[], Image.Image], *, mode: str = "RGB"
+    ) -> None:
+        super().__init__()
+        self.format, self._size, self._mode = format, size, mode  # type: ignore[misc]
+        self._decode: Callable[[], Image.Image] | None = decode
+
+    def load(self) -> Any:
+        """Decode, once."""
+        if self._decode is not None:
+            image, self._decode = self._decode(), None
+            image.load()
+            self.im, self._mode, self._size = image.im, image.mode, image.size
+            self.info |= image.info
+        return super().load()
