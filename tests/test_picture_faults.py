@@ -186,7 +186,7 @@ def test_a_bitmap_without_its_file_header_is_read() -> None:
 @pytest.mark.parametrize(
     "masks",
     [(0xF800, 0x07E0, 0x001F), (0x0300, 0x7000, 0x0001), (0xFF000000, 0xFF00, 0xFF0000), (0x3FF, 0xFFC00, 0x3FF00000)],
-    ids=hex,
+    ids=str,
 )
 def test_bitmaps_with_colors_at_any_place(masks: tuple[int, ...], upward: bool) -> None:
     wide = max(masks) > 0xFFFF
@@ -407,7 +407,7 @@ def test_what_cannot_be_decoded_is_named(
     encode: Callable[[], bytes], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("imagecodecs")
-    for package in ("pillow_heif", "pillow_jxl"):
+    for package in ("pillow_heif", "pillow_jxl", "pillow_jxl.JpegXLImagePlugin"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImageError, match=words) as caught:
         decode_image(encode(), name="x")

@@ -18,7 +18,7 @@ class DeferredImage(Image.Image):
         self, format: str, size: tuple[int, int], decode: Callable[[], Image.Image], *, mode: str = "RGB"
     ) -> None:
         super().__init__()
-        self.format, self._size, self._mode = format, size, mode  # type: ignore[misc]
+        self.format, self._size, self._mode = format, size, mode
         self._decode: Callable[[], Image.Image] | None = decode
 
     def load(self) -> Any:
