@@ -23,9 +23,16 @@ def frozen_maps(name: str, weights: str | os.PathLike[str] | None = None) -> Any
 
     network: Any = timm.create_model(name, pretrained=weights is None, features_only=True)
     if weights is not None:
-        whole: Any = timm.create_model(name, pretrained=False)
-        _assign_in_order(whole, Path(weights), name)
-        network.load_state_dict(whole.state_dict(), strict=False)
+        network.load_state_dict(classifier(name, weights).state_dict(), strict=False)
+    return network.eval().requires_grad_(False)
+
+
+def classifier(name: str, weights: str | os.PathLike[str]) -> Any:
+    """The whole of a timm network in eval mode, frozen, with the weights of a file. Raises as frozen_maps does."""
+    import timm
+
+    network: Any = timm.create_model(name, pretrained=False)
+    _assign_in_order(network, Path(weights), name)
     return network.eval().requires_grad_(False)
 
 
