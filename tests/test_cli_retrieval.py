@@ -304,8 +304,30 @@ def test_near_duplicates_lists_the_twins(place: Path, bigr: Run) -> None:
     bigr("index", "build", place / "data", "--codes", "bits", "--layer", 1)
     code, text, _ = bigr("near-duplicates", "index", "--radius", 0, "--json")
     assert code == 0
-    assert {"ids": ["00003.png", "twin.png"], "distances": [0, 0]} in json.loads(text)["clusters"]
+    twins = {"ids": ["00003.png", "twin.png"], "distances": [0, 0], "keep": ["00003.png"], "delete": ["twin.png"]}
+    assert twins in json.loads(text)["clusters"]
     assert bigr("near-duplicates", "index", "--radius", 500)[0] == 1
+    code, text, _ = bigr("near-duplicates", "index", "--radius", 0, "--new", "0*", "--json")
+    assert json.loads(text)["clusters"] == [
+        twins | {"keep": ["twin.png"], "delete": ["00003.png"]}
+    ]  # the old one stays
+    assert bigr("near-duplicates", "index", "--radius", 0, "--new", "00004*")[1].startswith("0 clusters")
+
+
+def test_near_duplicates_as_a_list_and_a_page(place: Path, tmp_path: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 1)
+    shutil.copytree(place / "photos", tmp_path / "photos")
+    with (tmp_path / "photos" / "twin.png").open("ab") as file:
+        file.write(bytes(9))
+    more = ("--keep", "largest", "--images", "photos", "--list", "list.csv", "--html", "page.html")
+    code, _, error = bigr("near-duplicates", "index", "--radius", 0, *more)
+    assert (code, error) == (0, "written: list.csv and page.html\n")
+    lines = (tmp_path / "list.csv").read_text().splitlines()
+    assert lines == ["cluster,action,image,like,distance", "1,delete,00003.png,twin.png,0", "1,keep,twin.png,,"]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/jpeg") == 2
+    assert page.index("twin.png</div>") < page.index("00003.png</div>")  # what to keep comes first
+    assert "1 cluster of 2 of 21 images within 0 bits" in page
 
 
 @pytest.mark.parametrize(
@@ -321,6 +343,7 @@ def test_near_duplicates_lists_the_twins(place: Path, bigr: Run) -> None:
         (["index", "build", "nowhere"], "bigr-repr embed"),
         (["index", "info", "."], "no index here"),
         (["near-duplicates", "."], "no index here"),
+        (["near-duplicates", "index", "--new", "nothing*"], "no image of the index matches 'nothing*'"),
         (["decode", "nothing.npz"], "nothing.npz"),
         (["codes", "nothing.png", "--model", "bigr-none"], "bigr-none"),
     ],

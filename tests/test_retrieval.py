@@ -19,12 +19,11 @@ from bigr_repr.retrieval import (
     IndexSettings,
     Region,
     TokenLayout,
-    find_near_duplicates,
     fit_binarizer,
     recall_with_ties,
 )
 from bigr_repr.retrieval.index.recall import check_recall
-from bigr_repr.retrieval.index.scan import Scanned, pairs_within, scan
+from bigr_repr.retrieval.index.scan import Scanned, scan
 
 APPROXIMATE = [kind for kind in KINDS if kind != "flat"]
 
@@ -277,7 +276,7 @@ def test_hashes_that_meet_are_not_taken_for_equal(monkeypatch: pytest.MonkeyPatc
     whole = distinct.find_distinct(codes)
     np.testing.assert_array_equal(codes[whole.firsts][whole.of_row], codes)
     assert len(whole.firsts) == len(np.unique(codes, axis=0))
-    monkeypatch.setattr(distinct, "_hashes", lambda codes: codes[:, 0] % 4)
+    monkeypatch.setattr(distinct, "hashes", lambda codes: codes[:, 0] % 4)
     for mine, other in zip(whole, distinct.find_distinct(codes), strict=True):
         np.testing.assert_array_equal(mine, other)
 
@@ -505,34 +504,6 @@ def test_fractions_touch_tokens() -> None:
         Region(x=3, y=0, w=2, h=1).mask(layout)
     with pytest.raises(ValueError, match="no tokenizer codes"):
         HammingIndex.build(clustered(5)).search_region(clustered(1), Region(x=0, y=0, w=1, h=1), 1)
-
-
-# ---- near-duplicates
-
-
-def test_clusters_are_the_connected_components() -> None:
-    codes = random_codes(120, 2)
-    distances = hamming(codes[:, None], codes)
-    first, second = map(np.concatenate, zip(*pairs_within(codes, 2), strict=True))
-    truth = np.argwhere(np.triu(distances <= 2, 1))
-    np.testing.assert_array_equal(np.array(sorted(zip(first, second, strict=True))), truth)
-    component = np.arange(120)
-    for _ in range(120):
-        for a, b in truth:
-            component[a] = component[b] = min(component[a], component[b])
-    expected = sorted(tuple(np.flatnonzero(component == c)) for c in set(component) if (component == c).sum() > 1)
-    clusters = find_near_duplicates(HammingIndex.build(codes), 2)
-    assert sorted(tuple(cluster.ids) for cluster in clusters) == expected
-    for cluster in clusters:
-        np.testing.assert_array_equal(cluster.distances, distances[cluster.ids[0], cluster.ids])
-
-
-def test_radius_0_finds_equal_codes_however_many() -> None:
-    codes = np.repeat(random_codes(3, 32), 5000, axis=0)
-    clusters = find_near_duplicates(HammingIndex.build(codes), 0)
-    assert [len(cluster.ids) for cluster in clusters] == [5000] * 3
-    with pytest.raises(ValueError, match=r"radius=300 is outside 0\.\.256"):
-        find_near_duplicates(HammingIndex.build(codes), 300)
 
 
 # ---- binarizers

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.retrieval.index.scan import Scanned
 
-__all__ = ["Distinct", "Groups", "find_distinct"]
+__all__ = ["Distinct", "Groups", "find_distinct", "hashes"]
 
 _CHUNK: Final = 16 << 20  # bytes of codes hashed or compared at a time
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -32,7 +32,7 @@ class Distinct(NamedTuple):
 
 def find_distinct(codes: NDArray[np.uint8]) -> Distinct:
     """The distinct codes among codes (n, bytes), in the order of their first rows."""
-    _, firsts, of_row = np.unique(_hashes(codes), return_index=True, return_inverse=True)
+    _, firsts, of_row = np.unique(hashes(codes), return_index=True, return_inverse=True)
     if not _all_equal(codes, firsts[of_row]):  # two codes with one hash
         whole = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).reshape(-1)
         _, firsts, of_row = np.unique(whole, return_index=True, return_inverse=True)
@@ -42,19 +42,24 @@ def find_distinct(codes: NDArray[np.uint8]) -> Distinct:
     return Distinct(firsts[order], place[of_row])
 
 
-def _hashes(codes: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """64 bits of each code: NumPy sorts numbers ten times as fast as byte strings."""
+def hashes(codes: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None) -> NDArray[np.uint64]:
+    """64 bits of each of codes (n, bytes), or of only their bits in mask (bytes): uint64 (n,), equal for equal codes.
+
+    NumPy sorts numbers ten times as fast as byte strings.
+    """
     spare = -codes.shape[1] % 8
-    hashes = np.zeros(len(codes), np.uint64)
+    found = np.zeros(len(codes), np.uint64)
+    wanted = None if mask is None else np.pad(mask, (0, spare)).view(np.uint64)
+    columns = range(-(-codes.shape[1] // 8)) if wanted is None else np.flatnonzero(wanted).tolist()
     step = max(1, _CHUNK // codes.shape[1])
     for start in range(0, len(codes), step):
         words = np.ascontiguousarray(np.pad(codes[start : start + step], ((0, 0), (0, spare)))).view(np.uint64)
-        mixed = hashes[start : start + step]
-        for column in words.T:
-            mixed ^= column
+        mixed = found[start : start + step]
+        for column in columns:
+            mixed ^= words[:, column] if wanted is None else words[:, column] & wanted[column]
             mixed *= _MIX
             mixed ^= mixed >> _SHIFT
-    return hashes
+    return found
 
 
 def _all_equal(codes: NDArray[np.uint8], rows: NDArray[np.int64]) -> bool:

@@ -9,7 +9,7 @@ than there are cores, which take them in turn.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -88,31 +88,6 @@ def scan_masked(codes: NDArray[np.uint8], queries: NDArray[np.uint8], mask: NDAr
         return found[0]
 
     return _split(_smallest(on_all_cores(part, [(shard,) for shard in _shards(len(codes), cores())]), k))
-
-
-def pairs_within(codes: NDArray[np.uint8], radius: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Every pair (first, second), first < second, of rows at most radius apart, in arrays of bounded length."""
-    step = max(1, min(_QUERIES, (1 << 22) // max(1, len(codes))))
-    starts = range(0, len(codes), step)
-    width = 4 * cores()
-    for group in range(0, len(starts), width):
-        yield from on_all_cores(_pairs, [(codes, start, step, radius) for start in starts[group : group + width]])
-
-
-def _pairs(codes: NDArray[np.uint8], start: int, step: int, radius: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    import faiss
-
-    queries, later = codes[start : start + step], codes[start:]
-    found = faiss.RangeSearchResult(len(queries))
-    faiss.hamming_range_search(
-        faiss.swig_ptr(queries), faiss.swig_ptr(later), len(queries), len(later), radius + 1, codes.shape[1], found
-    )
-    limits = faiss.rev_swig_ptr(found.lims, len(queries) + 1).copy()
-    total = int(limits[-1])
-    second = faiss.rev_swig_ptr(found.labels, total).copy() if total else np.empty(0, np.int64)
-    first = np.repeat(np.arange(len(queries)), np.diff(limits).astype(np.int64))
-    keep = second > first
-    return first[keep] + start, second[keep] + start
 
 
 def _shards(rows: int, count: int) -> list[slice]:

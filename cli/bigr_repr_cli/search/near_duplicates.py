@@ -1,43 +1,150 @@
 """`bigr-repr near-duplicates`: groups of images whose codes lie close together."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.options import Json
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
+    from bigr_repr.retrieval import HammingIndex
+    from bigr_repr.retrieval.near_duplicates import Cluster, Kept
+
+Best = StrEnum("Best", ["first", "largest"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """What to write beside the list that is printed."""
+
+    keep_list: Annotated[
+        Path | None,
+        typer.Option(
+            "--list",
+            help="Also write what to keep and what to delete of all clusters into this CSV file. Each image to delete "
+            "differs from one to keep in at most RADIUS bits. Nothing is deleted.",
+        ),
+    ] = None
+    html: Annotated[Path | None, typer.Option(help="Also write an HTML page of the clusters into this file.")] = None
+    keep: Annotated[
+        Best, typer.Option(help="Which image of a cluster to keep: the first in the index, or the largest file.")
+    ] = Best.first
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help=r"Folder that was embedded, to find the photographs in \[default: where the command is run]."
+        ),
+    ] = None
+
+
+@flattened
 def command(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that bigr-repr index build wrote.")],
+    write: Write,
     radius: Annotated[
         int | None,
         typer.Option(min=0, help=r"Bits in which near-duplicates may differ \[default: 5 % of a code's bits]."),
     ] = None,
+    new: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare only images whose paths match this pattern, as 'incoming/*', with each other and with all "
+            r"others; the old ones are not compared, and all are kept \[default: compare all].",
+        ),
+    ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help=r"Print only this many clusters, the largest \[default: all].")
+        int | None, typer.Option(min=1, help=r"Show only this many clusters, the largest \[default: all].")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """List clusters of near-duplicates: each differs from another of its cluster in at most RADIUS bits.
 
-    Every pair is compared, which takes minutes for 100,000 images, whatever the kind of index.
+    Exact, whatever the kind of index. A small radius is fast: a million images of 256 bits take seconds at 8.
     """
-    from bigr_repr.images.formats import one_line
     from bigr_repr.retrieval import HammingIndex, find_near_duplicates
 
     opened = HammingIndex.load(index)
     chosen = opened.n_bits // 20 if radius is None else radius
-    clusters = find_near_duplicates(opened, chosen)
-    shown = clusters[:limit]
-    if as_json:
-        listed = [{"ids": c.ids.tolist(), "distances": c.distances.tolist()} for c in shown]
-        typer.echo(json.dumps({"radius": chosen, "clusters": listed}, indent=2))
-        return
+    rows = None if new is None else opened.rows.matching(new)
+    if rows is not None and not len(rows):
+        raise ValueError(f"--new: no image of the index matches {new!r}; name paths as the index lists them")
+    clusters = find_near_duplicates(opened, chosen, new=rows)
     images = sum(len(cluster.ids) for cluster in clusters)
-    typer.echo(f"{len(clusters):,} clusters of {images:,} of {len(opened):,} images within {chosen:,} bits")
-    for cluster in shown:
+    word = "cluster" if len(clusters) == 1 else "clusters"
+    found = f"{len(clusters):,} {word} of {images:,} of {len(opened):,} images within {chosen:,} bits"
+    shown = clusters[:limit]
+    listed = shown if write.keep_list is None else clusters
+    kept = _kept(opened, listed, chosen, write, rows)
+    _write(opened, listed, kept, write, found, limit)
+    if as_json:
+        typer.echo(json.dumps({"radius": chosen, "clusters": _records(shown, kept[:limit])}, indent=2))
+    else:
+        typer.echo(found)
+        _print(shown)
+
+
+def _kept(
+    index: HammingIndex, clusters: Sequence[Cluster], radius: int, write: Write, new: NDArray[np.int64] | None
+) -> list[Kept]:
+    from bigr_repr.retrieval.near_duplicates import choose_kept
+    from bigr_repr.retrieval.results.duplicates import file_sizes
+    from bigr_repr.retrieval.results.photos import PhotoFinder
+
+    finder = PhotoFinder(write.images, index.source)
+    largest = write.keep == Best.largest
+    return [
+        choose_kept(index, cluster, radius, rank=file_sizes(cluster, finder) if largest else None, new=new)
+        for cluster in clusters
+    ]
+
+
+def _write(
+    index: HammingIndex,
+    clusters: Sequence[Cluster],
+    kept: Sequence[Kept],
+    write: Write,
+    found: str,
+    limit: int | None,
+) -> None:
+    from bigr_repr.retrieval.results.duplicates import duplicates_page, save_duplicates_page, save_keep_list
+    from bigr_repr.retrieval.results.photos import PhotoFinder
+
+    if write.keep_list is not None:
+        save_keep_list(clusters, kept, write.keep_list)
+    if write.html is not None:
+        finder = PhotoFinder(write.images, index.source)
+        save_duplicates_page(duplicates_page(clusters[:limit], kept[:limit], finder, found=found), write.html)
+    if written := [str(path) for path in (write.keep_list, write.html) if path is not None]:
+        typer.echo(f"written: {' and '.join(written)}", err=True)
+
+
+def _records(clusters: Sequence[Cluster], kept: Sequence[Kept]) -> list[dict[str, object]]:
+    return [
+        {
+            "ids": cluster.ids.tolist(),
+            "distances": cluster.distances.tolist(),
+            "keep": cluster.ids[chosen.keep].tolist(),
+            "delete": cluster.ids[~chosen.keep].tolist(),
+        }
+        for cluster, chosen in zip(clusters, kept, strict=True)
+    ]
+
+
+def _print(clusters: Sequence[Cluster]) -> None:
+    from bigr_repr.images.formats import one_line
+
+    for cluster in clusters:
         typer.echo("")
         for id, distance in zip(cluster.ids, cluster.distances, strict=True):
             typer.echo(f"{distance:>6,}  {one_line(str(id))}")

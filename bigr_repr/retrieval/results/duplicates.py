@@ -1,0 +1,104 @@
+"""Clusters of near-duplicates as a list of what to keep and to delete, and as a page. Finds and deletes nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+from bigr_repr._typing import PathLike
+from bigr_repr.retrieval.index.clusters import Cluster, Kept
+from bigr_repr.retrieval.results.photos import PhotoFinder, thumbnail
+from bigr_repr.system.files import replacing
+from bigr_repr.system.pages import data_url, render
+
+__all__ = ["duplicates_page", "file_sizes", "save_duplicates_page", "save_keep_list"]
+
+_TEMPLATE: Final = Path(__file__).with_name("duplicates.html")
+_PIXELS: Final = 192  # of a thumbnail's longer side
+_CLUSTERS: Final = 200  # on a page
+_PICTURES: Final = 24  # of a cluster
+
+
+def file_sizes(cluster: Cluster, finder: PhotoFinder) -> list[int]:
+    """Bytes of the file behind each row of a cluster; -1 where it is not at hand."""
+    sizes = []
+    for id, row in zip(cluster.ids.tolist(), cluster.rows.tolist(), strict=True):
+        found = next(finder.encoded(str(id), row), None)
+        at_path = isinstance(found, str)
+        sizes.append(-1 if found is None else Path(found).stat().st_size if at_path else len(found))  # type: ignore[arg-type]
+    return sizes
+
+
+def save_keep_list(clusters: Sequence[Cluster], kept: Sequence[Kept], path: PathLike) -> None:
+    """Write a CSV file, whole or not at all: cluster (1, 2, …), action ("keep" or "delete"), image, and for each one
+    to delete the kept image that it is like, and by how many bits it differs.  Raises OSError.
+    """
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["cluster", "action", "image", "like", "distance"])
+    for number, (cluster, chosen) in enumerate(zip(clusters, kept, strict=True), 1):
+        parts = zip(cluster.ids, chosen.keep, cluster.ids[chosen.like], chosen.distances, strict=True)
+        for id, keep, like, distance in parts:
+            rows.writerow([number, "keep", id, "", ""] if keep else [number, "delete", id, like, distance])
+    with replacing(Path(path)) as file:
+        file.write(text.getvalue().encode())
+
+
+def save_duplicates_page(page: str, path: PathLike) -> None:
+    """Write a page to a file, whole or not at all.  Raises OSError."""
+    with replacing(Path(path)) as file:
+        file.write(page.encode())
+
+
+def duplicates_page(
+    clusters: Sequence[Cluster],
+    kept: Sequence[Kept],
+    photo_of: Callable[[str, int], Image.Image | None],
+    *,
+    found: str,
+) -> str:
+    """A self-contained page of clusters, the largest first, with what to keep and what to delete of each.
+
+    photo_of(id, row): a photograph, or None. found: what was found, in a line. At most 200 clusters are shown, and of
+    each 24 pictures; the page says how many are left out.
+    """
+    shown = list(zip(clusters, kept, strict=True))[:_CLUSTERS]
+    return render(
+        _TEMPLATE,
+        found=found,
+        left_out=len(clusters) - len(shown),
+        clusters=[_cluster(cluster, chosen, photo_of) for cluster, chosen in shown],
+    )
+
+
+def _cluster(cluster: Cluster, chosen: Kept, photo_of: Callable[[str, int], Image.Image | None]) -> dict[str, Any]:
+    places = sorted(range(len(cluster.rows)), key=lambda place: (not chosen.keep[place], place))
+    pictures = [
+        {
+            "name": str(cluster.ids[place]),
+            "keep": bool(chosen.keep[place]),
+            "distance": int(chosen.distances[place]),
+            "like": str(cluster.ids[chosen.like[place]]),
+            "photo": _small(photo_of(str(cluster.ids[place]), int(cluster.rows[place]))),
+        }
+        for place in places[:_PICTURES]
+    ]
+    return {
+        "pictures": pictures,
+        "images": len(places),
+        "delete": int((~chosen.keep).sum()),
+        "left_out": len(places) - len(pictures),
+    }
+
+
+def _small(photo: Image.Image | None) -> str | None:
+    if photo is None:
+        return None
+    file = io.BytesIO()
+    thumbnail(photo, _PIXELS).save(file, "JPEG", quality=80, optimize=True)
+    return data_url(file.getvalue(), "image/jpeg")
