@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -167,7 +166,7 @@ def test_many_threads_search_at_once() -> None:
 
 
 def test_what_a_gpu_cannot_do_is_searched_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval.index import hamming as module
+    from bigr_repr.retrieval.index import gpu, hamming
 
     asked: list[int] = []
 
@@ -179,9 +178,10 @@ def test_what_a_gpu_cannot_do_is_searched_on_the_cpu(monkeypatch: pytest.MonkeyP
             asked.append(k)
             return scan(self.codes, queries, k)
 
-    monkeypatch.setattr(module, "GpuFlat", Gpu)
-    monkeypatch.setattr(module, "gpu_count", lambda: 1)
-    monkeypatch.setattr(module, "_SMALL", 0)
+    monkeypatch.setattr(gpu, "GpuFlat", Gpu)
+    monkeypatch.setattr(hamming, "GpuFlat", Gpu)
+    monkeypatch.setattr(gpu, "gpu_count", lambda: 1)
+    monkeypatch.setattr(gpu, "_SMALL", 0)
     codes = clustered(3000)
     index = HammingIndex.build(codes).to("auto")
     for k in (5, 2048, 2049):
@@ -360,28 +360,6 @@ def test_rows_of_one_id_are_told_apart() -> None:
     assert (found.rows.tolist(), found.ids.tolist()) == ([[2]], [["twin"]])
     assert index.rows.places(["b", "twin", "none", "b"]).tolist() == [3, 1, -1, 3]
     assert index.remove(["twin"]) == 2
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("pattern", ["*", "a/*", "?/1*.png", "b/7.png", "*+*"])
-def test_a_filter_leaves_what_matches_and_is_exact(kind: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval.index import scan as scanning
-
-    monkeypatch.setattr(scanning, "_GATHERED", 16 * 37)  # in several parts
-    codes, wanted = clustered(400), clustered(6, seed=1)
-    names = [f"{'ab+'[row % 3]}/{row}.png" for row in range(400)]
-    index = HammingIndex.build(codes, ids=names, kind=kind)
-    rows = index.rows.matching(pattern)
-    expected = [row for row, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)]
-    assert rows.tolist() == expected
-    found = index.find_among(wanted, rows, 15)
-    places, distances = brute(codes[rows], wanted, 15)
-    np.testing.assert_array_equal(found.rows, rows[places])
-    np.testing.assert_array_equal(found.distances, distances)
-    with pytest.raises(ValueError, match="no row is left"):
-        index.find_among(wanted, index.rows.matching("none"), 3)
-    with pytest.raises(ValueError, match="ids are numbers"):
-        HammingIndex.build(codes).rows.matching("*")
 
 
 # ---- bad input

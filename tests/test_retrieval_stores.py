@@ -61,7 +61,7 @@ def test_rows_are_sent_in_parts(place: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(opening, "_CHUNK_ROWS", 7)
     index = made(50)
-    assert [len(ids) for _, ids, _ in opening._batches(index)] == [7] * 7 + [1]
+    assert [len(ids) for _, ids, _, _ in opening._batches(index)] == [7] * 7 + [1]
     equal_but_for_ties(push(index, place), index, index.rows.codes[:5], 50)
 
 
@@ -135,7 +135,7 @@ def test_text_of_more_than_two_gigabytes_is_sent_in_pieces(monkeypatch: pytest.M
     names = pa.LargeStringArray.from_buffers(count, offsets, pa.py_buffer(np.zeros(count * length, np.uint8)))
     rows = IndexRows(ids=names, codes=np.zeros((count, 4), np.uint8))
     monkeypatch.setattr(opening, "_CHUNK_ROWS", 50)
-    found = [len(ids) for _, ids, _ in opening._batches(HammingIndex.of_rows(rows, 32, IndexSettings()))]
+    found = [len(ids) for _, ids, _, _ in opening._batches(HammingIndex.of_rows(rows, 32, IndexSettings()))]
     assert sum(found) == count
 
 

@@ -3,6 +3,7 @@ from .codes.binarizer import BINARIZERS as BINARIZERS
 from .codes.binarizer import Binarizer as Binarizer
 from .codes.binarizer import fit_binarizer as fit_binarizer
 from .codes.decoding import decode_codes as decode_codes
+from .codes.filters import Filter as Filter
 from .codes.regions import Region as Region
 from .codes.regions import TokenLayout as TokenLayout
 from .index.hamming import HammingIndex as HammingIndex

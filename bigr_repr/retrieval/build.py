@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bigr_repr._typing import PathLike
@@ -27,6 +27,7 @@ def build_index(
     layer: int | str | None = None,
     kind: str | IndexSettings = "flat",
     vectors: str | None = "float16",
+    keep: Sequence[str] = (),
     seed: int = 0,
     on_progress: Report | None = None,
 ) -> HammingIndex:
@@ -34,7 +35,8 @@ def build_index(
 
     binarizer, n_bits, layer, seed: as DataCodes. kind: as HammingIndex.build. vectors: what to keep the data set's
     vectors as, to rescore by ("float16", "float32", or None: do not). Tokenizer codes in the data set are kept too:
-    hits can be decoded, and regions searched. Ids are the data set's paths. on_progress(rows done, all rows).
+    hits can be decoded, and regions searched. Ids are the data set's paths. keep: columns of the data set to filter by;
+    `label` is kept always. on_progress(rows done, all rows).
 
     Rows pass through memory in chunks: beside FAISS's part (none, if flat) it takes less than 300 MB, whatever the
     number of rows. The index appears whole or not at all.  Raises as DataCodes and HammingIndex.save do.
@@ -42,7 +44,7 @@ def build_index(
     settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
     if vectors not in (None, "float16", "float32"):
         raise ValueError(f"vectors={vectors!r} is unknown; keep them as float16 or float32, or None")
-    source = DataCodes(dataset, binarizer, n_bits=n_bits, layer=layer, seed=seed)
+    source = DataCodes(dataset, binarizer, n_bits=n_bits, layer=layer, seed=seed, keep=keep)
     report = on_progress or (lambda done, total: None)
     with writing(Path(out)) as writer:
         rows = RowWriter(writer)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from bigr_repr.images.formats import ImageError
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
-from bigr_repr.retrieval.index.neighbors import Found
+from bigr_repr.retrieval.index.neighbors import Found, Within
 from bigr_repr.retrieval.results.photos import PhotoFinder, thumbnail
 from bigr_repr.retrieval.results.views import Searched, SearchView, look_at
 from bigr_repr.retrieval.stores.base import StoreIndex
@@ -50,11 +50,9 @@ class _Request:
     rescore: int
     region: Region | None
     effort: int | None
-    match: str | None = None
+    within: Within
 
     def __post_init__(self) -> None:
-        if self.match is not None and (self.region is not None or self.rescore or self.effort is not None):
-            raise ValueError("match compares all bits of the rows that it leaves: leave rescore, region and effort out")
         if self.region is not None and self.rescore:
             raise ValueError("a region is compared only by bits: leave rescore out")
 
@@ -67,9 +65,9 @@ def search_images(
     rescore: int = 0,
     region: Region | None = None,
     effort: int | None = None,
-    match: str | None = None,
     model: Model | None = None,
     image_column: str = USUAL_COLUMNS.image,
+    **within: Unpack[Within],
 ) -> Searched:
     """Search for pictures like those in files: paths, folders, patterns, and rows of Parquet and tar files.
 
@@ -77,15 +75,15 @@ def search_images(
     also map names to encoded files' bytes.
 
     rescore, region, effort: as HammingIndex.rescored, search_region and search. model: that made the index; None: that
-    recorded there. match: only rows whose ids match this pattern, as of IndexRows.matching; exact. image_column: of
-    Parquet files. Pictures that cannot be read are among the `failures` of the answer.
+    recorded there. image_column: of Parquet files. where, radius, offset: see Within; a search with `where` is exact.
+    Pictures that cannot be read are among the `failures` of the answer.
 
     Raises ImageError or FileNotFoundError if none can be read, ValueError for another model than the index's, or for
     an index that lacks what is asked for.
     """
     from bigr_repr.retrieval.queries import encode_queries, model_of
 
-    request = _Request(k=k, rescore=rescore, region=region, effort=effort, match=match)
+    request = _Request(k=k, rescore=rescore, region=region, effort=effort, within=within)
     named, missing = _named(images, Columns(image=image_column))
     pre = model_of(index.provenance, model)
     assert index.provenance is not None
@@ -110,9 +108,9 @@ def search_ids(
     rescore: int = 0,
     region: Region | None = None,
     effort: int | None = None,
-    match: str | None = None,
     images: Path | None = None,
     image_column: str | None = None,
+    **within: Unpack[Within],
 ) -> Searched:
     """Search for rows like those with these ids, by their stored codes: no model runs.
 
@@ -120,7 +118,7 @@ def search_ids(
 
     Raises ValueError for an id that is not in the index; otherwise as search_images.
     """
-    request = _Request(k=k, rescore=rescore, region=region, effort=effort, match=match)
+    request = _Request(k=k, rescore=rescore, region=region, effort=effort, within=within)
     rows = index.rows.places(list(ids))
     if (rows < 0).any():
         remedy = f"ids are paths as embedded, for example {index.ids[0].as_py()!r}" if len(index) else "it is empty"
@@ -224,14 +222,12 @@ def _find(
     vectors: NDArray[np.float32] | None,
     request: _Request,
 ) -> Found:
-    if request.match is not None:
-        if not isinstance(index, HammingIndex):
-            raise ValueError("a store compares all rows: match in the index folder that was pushed")
-        return index.find_among(codes, index.rows.matching(request.match), request.k)
     if request.region is not None:
-        return index.find_region(tokens if tokens is not None else codes, request.region, request.k)
+        return index.find_region(tokens if tokens is not None else codes, request.region, request.k, **request.within)
     if request.rescore:
         if vectors is None:
             raise ValueError("this index holds no vectors to rescore by; build it with vectors kept")
-        return index.find_rescored(codes, vectors, request.k, rescore=request.rescore, effort=request.effort)
-    return index.find(codes, request.k, effort=request.effort)
+        return index.find_rescored(
+            codes, vectors, request.k, rescore=request.rescore, effort=request.effort, **request.within
+        )
+    return index.find(codes, request.k, effort=request.effort, **request.within)

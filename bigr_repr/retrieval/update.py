@@ -54,7 +54,9 @@ def update_index(index: PathLike, dataset: PathLike | None = None) -> Updated:
     if old.source is None or old.provenance is None:
         raise ValueError(f"{index} does not say which data set it is of; build it again")
     binarizer = "bits" if old.binarizer is None else old.binarizer
-    data = DataCodes(old.source.folder if dataset is None else dataset, binarizer, layer=old.provenance["layer"])
+    folder = old.source.folder if dataset is None else dataset
+    keep = () if old.rows.columns is None else old.rows.columns.column_names
+    data = DataCodes(folder, binarizer, layer=old.provenance["layer"], keep=keep)
     require_same_provenance(old.provenance, data.provenance)
     plan = list(_plan(old.source, data))
     rows_of = np.concatenate([rows for _, rows in plan])

@@ -134,6 +134,15 @@ class EmbeddingSet:
         for batch in self._record_batches(["label"], rows):
             yield batch.column("label").to_pylist()
 
+    def column_batches(self, names: list[str], *, rows: int = 65536) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows in order.  Raises ValueError for one that a file lacks."""
+        for file in self.files:
+            with pq.ParquetFile(readable(file)) as parquet:
+                if lacking := sorted(set(names) - set(parquet.schema_arrow.names)):
+                    held = ", ".join(parquet.schema_arrow.names)
+                    raise ValueError(f"{file} has no column {lacking[0]!r}; its columns are {held}")
+                yield from (batch.select(names) for batch in parquet.iter_batches(rows, columns=names))
+
     def read(self, layer: int | str | None = None) -> Embeddings:
         """All rows at once."""
         column, paths, start = self.column(layer), list[str](), 0

@@ -5,22 +5,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
 from bigr_repr.features.pools import NONE
 from bigr_repr.retrieval.codes.binarizer import BINARIZERS, Binarizer, fit_binarizer
+from bigr_repr.retrieval.codes.columns import column_table, kept_type
 from bigr_repr.retrieval.codes.provenance import BITS, FEATURES, provenance_of
 from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows, id_array
 
 _SAMPLE: Final = 48 << 20  # bytes of float32 that a binarizer is fitted on
 _SAMPLE_ROWS: Final = 1 << 16
+_ROWS: Final = 1 << 16  # without vectors, read at a time
 _BATCH: Final = 8 << 20  # bytes of vectors read at a time
 
 
@@ -29,6 +33,7 @@ class DataCodes:
 
     binarizer: a fitted one, or one of BINARIZERS, to be fitted on a sample of the vectors of `layer` (the only one:
     None), of n_bits; or "bits": the tokenizer's own bits that the data set holds. seed: of sample and fit.
+    keep: columns to keep, beside `label` if there is one; of text, numbers, truth values, dates or times.
 
     Raises ValueError for a data set without vectors or codes, without rows, of unpooled tokens, or with vectors that
     are not finite; FileNotFoundError if the folder holds none.
@@ -42,6 +47,7 @@ class DataCodes:
         n_bits: int | None = None,
         layer: int | str | None = None,
         seed: int = 0,
+        keep: Sequence[str] = (),
     ) -> None:
         kind = binarizer.kind if isinstance(binarizer, Binarizer) else binarizer
         if kind != "bits" and kind not in BINARIZERS:
@@ -65,6 +71,7 @@ class DataCodes:
             self.data.column(layer)  # says what is missing
             self.binarizer = self._fitted(binarizer, n_bits, seed)
         self.n_bits = self.binarizer.n_bits if self.binarizer else int(self.data.n_bits or 0)
+        self.kept = self._kept_columns(keep)
         self.provenance = provenance_of(recorded, FEATURES if self.binarizer else BITS, self.layer)
 
     def _layer(self, layer: int | str | None) -> int | str:
@@ -75,6 +82,13 @@ class DataCodes:
         if isinstance(binarizer, Binarizer):
             return binarizer
         return fit_binarizer(binarizer, self._sample(seed), n_bits=n_bits, seed=seed)
+
+    def _kept_columns(self, keep: Sequence[str]) -> pa.Schema:
+        names = dict.fromkeys([*(["label"] if "label" in self.data.schema.names else []), *keep])
+        if lacking := [name for name in names if name not in self.data.schema.names]:
+            held = ", ".join(self.data.schema.names)
+            raise ValueError(f"{self.data.folder} has no column {lacking[0]!r} to keep; its columns are {held}")
+        return pa.schema([(name, kept_type(name, self.data.schema.field(name).type)) for name in names])
 
     def _bits_asked_for(self, n_bits: int | None) -> None:
         if self.data.n_bits is None:
@@ -91,17 +105,30 @@ class DataCodes:
     def batches(self, vectors: str | None = None) -> Iterator[IndexRows]:
         """All rows in order, in chunks; vectors: keep them too, as "float16" or "float32", where there are some."""
         if self.layer is None:
-            for paths, codes in self.data.code_batches():
-                yield IndexRows(ids=id_array(paths, len(paths)), codes=codes)
+            pairs = zip(self.data.code_batches(rows=_ROWS), self._column_batches(_ROWS), strict=True)
+            for (paths, codes), columns in pairs:
+                yield IndexRows(ids=id_array(paths, len(paths)), codes=codes, columns=columns)
             return
-        for batch in self._vector_batches():
+        batches = self.data.batches(self.layer, rows=self._rows)
+        for batch, columns in zip(batches, self._column_batches(self._rows), strict=True):
             kept = None if vectors is None else self._stored(batch, vectors)
+            ids = id_array(batch.paths, len(batch.paths))
             if self.binarizer is None:
                 assert batch.codes is not None
-                yield IndexRows(ids=id_array(batch.paths, len(batch.paths)), codes=batch.codes, vectors=kept)
+                yield IndexRows(ids=ids, codes=batch.codes, vectors=kept, columns=columns)
             else:
                 codes = self._encode(batch)
-                yield IndexRows(ids=id_array(batch.paths, len(codes)), codes=codes, tokens=batch.codes, vectors=kept)
+                yield IndexRows(ids=ids, codes=codes, tokens=batch.codes, vectors=kept, columns=columns)
+
+    def _column_batches(self, rows: int) -> Iterator[pa.Table | None]:
+        """The kept columns, in the chunks in which rows are read."""
+        if not self.kept.names:
+            yield from repeat(None, sum(-(-count // rows) for count in self.data.rows_of_files))
+            return
+        for batch in self.data.column_batches(self.kept.names, rows=rows):
+            columns = column_table(pa.table(batch), len(batch))
+            assert columns is not None
+            yield columns.cast(self.kept)
 
     def _encode(self, batch: Embeddings) -> NDArray[np.uint8]:
         assert self.binarizer is not None
@@ -117,9 +144,11 @@ class DataCodes:
             raise ValueError(f"{self.data.folder}: vectors do not fit {dtype}; keep them as float32")
         return stored
 
-    def _vector_batches(self) -> Iterator[Embeddings]:
+    @property
+    def _rows(self) -> int:
+        """Rows with vectors that are read at a time."""
         width = int(np.prod(self.data.shape(self.layer)))
-        return self.data.batches(self.layer, rows=max(1, min(8192, _BATCH // (4 * width))))
+        return max(1, min(8192, _BATCH // (4 * width)))
 
     def _sample(self, seed: int) -> NDArray[np.float32]:
         """Vectors of random rows, as many as the memory for them allows."""
@@ -127,7 +156,7 @@ class DataCodes:
         count = min(self.data.rows, _SAMPLE_ROWS, max(1, _SAMPLE // (4 * width)))
         chosen = np.sort(np.random.default_rng(seed).choice(self.data.rows, count, replace=False))
         sample, filled, start = np.empty((count, width), np.float32), 0, 0
-        for batch in self._vector_batches():
+        for batch in self.data.batches(self.layer, rows=self._rows):
             end = start + len(batch.paths)
             inside = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, end)] - start
             vectors = batch.vectors[inside]

@@ -5,14 +5,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from functools import cached_property, lru_cache, reduce
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
+
+from bigr_repr.retrieval.codes.binarizer import finite_rows
+from bigr_repr.retrieval.codes.columns import OWN, KeptColumns, column_table
+from bigr_repr.retrieval.codes.filters import Filter
+
+_FILTERS: Final = 4  # whose rows are remembered
 
 IdValues: TypeAlias = Sequence[str] | Sequence[int] | NDArray[Any]  # or an Arrow array
 
@@ -23,13 +30,14 @@ class IndexRows:
 
     ids: Arrow array of large strings (the paths of a data set) or of int64. codes: uint8 (n, bytes), what is searched.
     tokens: uint8 (n, bytes), the tokenizer's codes where those are not the search codes. vectors: float16 or float32
-    (n, D), for rescoring.
+    (n, D), for rescoring. columns: to filter by, a table of n rows of the types that columns.kept_type gives.
     """
 
     ids: pa.Array
     codes: NDArray[np.uint8]
     tokens: NDArray[np.uint8] | None = None
     vectors: NDArray[Any] | None = None
+    columns: pa.Table | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -48,30 +56,69 @@ class IndexRows:
 
     def places(self, ids: IdValues) -> NDArray[np.int64]:
         """The first row with each of these ids, int64; -1 where there is none."""
-        if pa.types.is_integer(self.ids.type) and any(isinstance(value, str) for value in ids):
-            raise ValueError(f"ids are numbers in this index, not names such as {ids[0]!r}")
-        wanted = id_array(ids, len(ids)).cast(self.ids.type)
+        wanted = self._as_mine(ids)
         # A table of all ids would take seconds at ten million; one of the few that are wanted takes none.
         rows = pc.indices_nonzero(pc.is_in(self.ids, value_set=wanted))
         firsts = pc.index_in(wanted, value_set=self.ids.take(rows)).to_pylist()
         listed = rows.to_pylist()
         return np.array([-1 if first is None else listed[first] for first in firsts], np.int64)
 
-    def matching(self, pattern: str) -> NDArray[np.int64]:
-        """Rows whose names match a pattern: `*` is any text, slashes too, `?` any character; a name is its own pattern.
+    @cached_property
+    def selected(self) -> Callable[[Filter], NDArray[np.int64]]:
+        """selected(filter): the rows that pass it, ascending. Those of the last few filters are remembered."""
+        return lru_cache(_FILTERS)(self._select)
 
-        Raises ValueError for ids that are numbers.
-        """
+    def _select(self, chosen: Filter) -> NDArray[np.int64]:
+        passing = reduce(pc.and_kleene, self._masks(chosen))
+        rows = np.asarray(pc.indices_nonzero(passing).to_numpy(), np.int64)
+        rows.flags.writeable = False
+        return rows
+
+    def _masks(self, chosen: Filter) -> Iterator[pa.Array | pa.ChunkedArray]:
+        """Which rows pass, by each of the filter's conditions: truth values, or null."""
+        if chosen.match is not None:
+            yield self._matching(chosen.match)
+        if chosen.ids is not None:
+            yield self._holding(chosen.ids)
+        if chosen.where is not None:
+            from bigr_repr.retrieval.codes.where import mask_of, parse_where
+
+            try:
+                yield mask_of(parse_where(chosen.where), self.column)
+            except pa.ArrowException as error:
+                raise ValueError(f"where={chosen.where!r:.80}: {error}") from error
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """The values of a kept column, or the ids as `path` or `id`.  Raises ValueError for another name."""
+        if name in OWN:
+            return pa.chunked_array([self.ids])
+        held = [] if self.columns is None else self.columns.column_names
+        if name not in held:
+            kept = f"its columns are {', '.join(['path', *held])}"
+            raise ValueError(f"column {name!r:.60} is not in this index: {kept}; keep more with: index build --keep")
+        assert self.columns is not None
+        return self.columns.column(name)
+
+    def _matching(self, pattern: str) -> pa.Array:
         if pa.types.is_integer(self.ids.type):
             raise ValueError(f"ids are numbers in this index, which no pattern such as {pattern!r} matches")
         parts = (".*" if letter == "*" else "." if letter == "?" else re.escape(letter) for letter in pattern)
-        found = pc.match_substring_regex(self.ids, rf"(?s)\A{''.join(parts)}\z")
-        return np.asarray(pc.indices_nonzero(found).to_numpy(), np.int64)
+        return pc.match_substring_regex(self.ids, rf"(?s)\A{''.join(parts)}\z")
+
+    def _holding(self, ids: IdValues) -> pa.Array:
+        return pc.is_in(self.ids, value_set=self._as_mine(ids))
 
     def holding(self, ids: IdValues) -> NDArray[np.bool_]:
         """Which rows have one of these ids: bool (n,)."""
-        wanted = id_array(ids, len(ids)).cast(self.ids.type)
-        return np.asarray(pc.is_in(self.ids, value_set=wanted).to_numpy(zero_copy_only=False), np.bool_)
+        return np.asarray(self._holding(ids).to_numpy(zero_copy_only=False), np.bool_)
+
+    def _as_mine(self, ids: IdValues) -> pa.Array:
+        """Ids of the type that this index has.  Raises ValueError for others."""
+        wanted = id_array(ids, len(ids))
+        if len(wanted) and pa.types.is_integer(wanted.type) != pa.types.is_integer(self.ids.type):
+            kinds = ("names", "numbers") if pa.types.is_integer(wanted.type) else ("numbers", "names")
+            raise ValueError(f"ids are {kinds[0]} in this index, not {kinds[1]} such as {wanted[0].as_py()!r}")
+        return wanted.cast(self.ids.type)
 
     def taken(self, rows: NDArray[np.int64]) -> IndexRows:
         """Some rows, copied."""
@@ -79,8 +126,10 @@ class IndexRows:
         def part(array: NDArray[Any] | None) -> NDArray[Any] | None:
             return None if array is None else array.take(rows, axis=0)
 
-        codes = self.codes.take(rows, axis=0)
-        return IndexRows(ids=self.ids.take(rows), codes=codes, tokens=part(self.tokens), vectors=part(self.vectors))
+        return IndexRows(
+            ids=self.ids.take(rows), codes=self.codes.take(rows, axis=0), tokens=part(self.tokens),
+            vectors=part(self.vectors), columns=None if self.columns is None else self.columns.take(rows),
+        )  # fmt: skip
 
     def between(self, start: int, stop: int) -> IndexRows:
         """Neighboring rows, not copied."""
@@ -88,9 +137,31 @@ class IndexRows:
         def part(array: NDArray[Any] | None) -> NDArray[Any] | None:
             return None if array is None else array[start:stop]
 
-        ids = self.ids.slice(start, stop - start)
-        codes = self.codes[start:stop]
-        return IndexRows(ids=ids, codes=codes, tokens=part(self.tokens), vectors=part(self.vectors))
+        return IndexRows(
+            ids=self.ids.slice(start, stop - start), codes=self.codes[start:stop], tokens=part(self.tokens),
+            vectors=part(self.vectors),
+            columns=None if self.columns is None else self.columns.slice(start, stop - start),
+        )  # fmt: skip
+
+    def alike(
+        self,
+        codes: ArrayLike,
+        ids: IdValues,
+        tokens: ArrayLike | None,
+        vectors: ArrayLike | None,
+        columns: KeptColumns | None,
+    ) -> IndexRows:
+        """Rows to join with these.  Raises ValueError for arrays of another type or number."""
+        array = packed(codes, self.codes.shape[1], "codes")
+        rows = IndexRows(
+            ids=id_array(ids, len(array), distinct=True), codes=array,
+            tokens=None if tokens is None else packed(tokens, None, "tokens"),
+            vectors=None if vectors is None else finite_rows("vectors", vectors),
+            columns=column_table(columns, len(array)),
+        )  # fmt: skip
+        if any(part is not None and len(part) != len(array) for part in (rows.tokens, rows.vectors)):
+            raise ValueError(f"{len(array)} codes with another number of tokens or vectors; give one per code")
+        return rows
 
     def joined(self, more: IndexRows) -> IndexRows:
         """These rows and more of the same make behind them, copied.
@@ -102,7 +173,7 @@ class IndexRows:
         known = pc.is_in(more.ids, value_set=self.ids).to_numpy(zero_copy_only=False)
         if known.any():
             raise ValueError(f"id {more.ids[int(known.argmax())].as_py()!r} is in the index already; remove it first")
-        parts: dict[str, Any] = {"ids": pa.concat_arrays([self.ids, more.ids])}
+        parts: dict[str, Any] = {"ids": pa.concat_arrays([self.ids, more.ids]), "columns": self._joined_columns(more)}
         for name in ("codes", "tokens", "vectors"):
             mine, other = getattr(self, name), getattr(more, name)
             if (mine is None) != (other is None):
@@ -117,6 +188,17 @@ class IndexRows:
                     raise ValueError(f"{name} do not fit {mine.dtype}, as this index keeps them; build it with float32")
                 parts[name] = np.concatenate([mine, stored])
         return replace(self, **parts)
+
+    def _joined_columns(self, more: IndexRows) -> pa.Table | None:
+        mine, other = (rows.columns.schema if rows.columns is not None else pa.schema([]) for rows in (self, more))
+        if set(mine.names) != set(other.names):
+            raise ValueError(f"this index keeps columns {_words(mine)}, not {_words(other)}; add rows of the same make")
+        if self.columns is None or more.columns is None:
+            return None
+        try:
+            return pa.concat_tables([self.columns, more.columns.select(mine.names).cast(mine)])
+        except pa.ArrowException as error:
+            raise ValueError(f"columns {_words(other)} do not go with this index's, {_words(mine)}: {error}") from error
 
 
 def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.Array:
@@ -142,6 +224,10 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
     if distinct and len(pc.unique(array)) != len(array):
         raise ValueError("ids hold a name twice; every code needs one of its own")
     return array
+
+
+def _words(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
 
 
 def _texts(ids: IdValues) -> pa.Array | None:

@@ -5,6 +5,7 @@
     codes-<token>.bin       uint8 (n, bytes);  tokens-, vectors-: as stated in the manifest
     ids-<token>.bin         int64, or the text of all names one after the other, with offsets-<token>.bin, int64 (n+1)
     search-<token>.faiss    FAISS's file, for the kinds ivf and hnsw, of the distinct codes
+    columns-<token>.arrow   the columns that are kept to filter by, an Arrow IPC stream
     distinct-<token>.bin    int64 (n,), each row's distinct code by number, unless all codes differ
     binarizer-<token>.safetensors
 
@@ -34,10 +35,10 @@ from bigr_repr.system import files
 MANIFEST: Final = "index.json"
 FORMAT: Final = 1
 BINARIZER: Final = "binariser"  # on disk it keeps the spelling of the format's first version
-PARTS: Final = ("codes", "ids", "offsets", "tokens", "vectors", "search", "distinct", BINARIZER)
+PARTS: Final = ("codes", "ids", "offsets", "tokens", "vectors", "columns", "search", "distinct", BINARIZER)
 _LONGEST_MANIFEST: Final = 1 << 20
-_NAME: Final = re.compile(r"(?P<part>[a-z]+)-[0-9a-f]{16}\.(bin|faiss|safetensors)")
-_SUFFIX: Final = {"search": ".faiss", BINARIZER: ".safetensors"}
+_NAME: Final = re.compile(r"(?P<part>[a-z]+)-[0-9a-f]{16}\.(bin|faiss|arrow|safetensors)")
+_SUFFIX: Final = {"columns": ".arrow", "search": ".faiss", BINARIZER: ".safetensors"}
 _TRIES: Final = 5  # to read a folder that others replace
 _T = TypeVar("_T")
 _REMEDY: Final = "build the index again, or take a whole copy of it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Final
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from bigr_repr.retrieval.index.scan import Scanned
 
+log = logging.getLogger(__name__)
+_SMALL: Final = 16 << 20  # bytes of codes that a CPU scans in less time than a GPU takes to be ready
 MOST_NEIGHBORS: Final = 2048  # that FAISS's kernels keep per query
 
 
@@ -38,3 +41,17 @@ class GpuFlat:
             distances, rows = self._index.search(queries, k)
         order = np.lexsort((rows, distances), axis=1)
         return Scanned(np.take_along_axis(rows, order, axis=1), np.take_along_axis(distances, order, axis=1))
+
+
+def on_device(codes: NDArray[np.uint8], device: str, kind: str) -> GpuFlat | None:
+    """See HammingIndex.to; None: the CPU."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={device!r} is unknown; choose auto, cpu or cuda")
+    flat = kind == "flat"
+    if device == "cuda" and not (gpu_count() and flat):
+        why = "FAISS sees no GPU here" if flat else f"FAISS searches {kind} on a CPU only"
+        raise ValueError(f"device='cuda': {why}; use cpu")
+    worth = device == "cuda" or codes.nbytes > _SMALL
+    wanted = device != "cpu" and flat and worth and gpu_count() > 0 and len(codes) > 0
+    log.info("searching on %s", "a GPU" if wanted else "the CPU")
+    return GpuFlat(codes) if wanted else None

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.codes import check_length
 from bigr_repr.retrieval.codes.binarizer import Binarizer, finite_rows
+from bigr_repr.retrieval.codes.columns import KeptColumns, column_table
+from bigr_repr.retrieval.codes.filters import as_filter
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, id_array, packed
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index import storage
-from bigr_repr.retrieval.index.gpu import MOST_NEIGHBORS, GpuFlat, gpu_count
-from bigr_repr.retrieval.index.neighbors import Found, Neighbors
+from bigr_repr.retrieval.index.gpu import MOST_NEIGHBORS, GpuFlat, on_device
+from bigr_repr.retrieval.index.neighbors import Found, Neighbors, Scope, Within
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.rescore import by_cosine
 from bigr_repr.retrieval.index.scan import Scanned, scan, scan_among, scan_masked
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["HammingIndex", "Neighbors"]
 
 log = logging.getLogger(__name__)
-_SMALL = 16 << 20  # bytes of codes that a CPU scans in less time than a GPU takes to be ready
 
 
 class HammingIndex:
@@ -77,14 +78,16 @@ class HammingIndex:
         n_bits: int | None = None,
         bits_per_token: int | None = None,
         vectors: ArrayLike | None = None,
+        columns: KeptColumns | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> HammingIndex:
         """An index of packed codes, uint8 (n, bytes), in memory.
 
         ids: n different strings or whole numbers; None: 0, 1, … kind: "flat" (exact), "ivf", "hnsw", "hash", or
         settings for more choice. n_bits: if the last byte is not full. bits_per_token: for tokenizer codes of square
-        pictures, which can be searched by region. vectors: (n, D) numbers, for rescoring. provenance: what the codes
-        come from, as codes.provenance.provenance_of makes it, so that pictures can be queries.
+        pictures, which can be searched by region. vectors: (n, D) numbers, for rescoring. columns: {name: n values} to
+        filter by: text, numbers, truth values, dates or times. provenance: what the codes come from, as
+        codes.provenance.provenance_of makes it, so that pictures can be queries.
 
         An approximate index is checked against exact search: see `self_check`.
         Raises ValueError for codes of another type or shape, and for ids or vectors that do not fit them.
@@ -100,7 +103,8 @@ class HammingIndex:
             if len(floats) != len(array):
                 raise ValueError(f"{len(floats)} vectors for {len(array)} codes; give one per code")
         layout = None if bits_per_token is None else TokenLayout.square(bits, bits_per_token)
-        rows = IndexRows(ids=id_array(ids, len(array), distinct=True), codes=array, vectors=floats)
+        kept = column_table(columns, len(array))
+        rows = IndexRows(ids=id_array(ids, len(array), distinct=True), codes=array, vectors=floats, columns=kept)
         return cls.of_rows(rows, bits, settings, layout=layout, provenance=parse_provenance(provenance))
 
     @classmethod
@@ -131,45 +135,49 @@ class HammingIndex:
 
     # ---- searching
 
-    def search(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Neighbors:
+    def search(
+        self, queries: ArrayLike, k: int = 10, *, effort: int | None = None, **within: Unpack[Within]
+    ) -> Neighbors:
         """The k nearest codes to each of queries, packed codes uint8 (q, bytes) or one of them, (bytes).
 
         effort: of an approximate index, in the unit of its kind. Equal distances come in the order of the rows.
+        where, radius, offset: see Within. A search with `where` is exact, whatever the kind.
         Raises ValueError for codes of another length, or k outside 1..len(index).
         """
-        return self.find(queries, k, effort=effort).neighbors
+        return self.find(queries, k, effort=effort, **within).neighbors
 
-    def find(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Found:
+    def find(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None, **within: Unpack[Within]) -> Found:
         """search(), with row numbers too."""
-        return self._found(*self.search_rows(queries, k, effort=effort))
-
-    def find_among(self, queries: ArrayLike, rows: NDArray[np.int64], k: int = 10) -> Found:
-        """The k nearest of only some rows, ascending numbers; exact, whatever the kind. Fewer if there are fewer rows.
-
-        Raises ValueError for no rows, and as search does.
-        """
-        if not len(rows):
-            raise ValueError("no row is left to search among; choose a wider filter")
-        wanted = packed(queries, self.rows.codes.shape[1], "queries")
-        check_length(wanted, self.n_bits)
-        self._check_k(k)
-        return self._found(*scan_among(self.rows.codes, wanted, min(k, len(rows)), rows))
+        scope = self._scope(k, within)
+        return self._found(*self._nearest(queries, scope.depth, effort, scope.rows)).cut(scope.radius, scope.offset)
 
     def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Scanned:
         """search(), naming row numbers: rows (q, k) int64 and distances."""
+        return self._nearest(queries, self._scope(k, {}).depth, effort, None)
+
+    def _nearest(self, queries: ArrayLike, k: int, effort: int | None, among: NDArray[np.int64] | None) -> Scanned:
         wanted = packed(queries, self.rows.codes.shape[1], "queries")
         check_length(wanted, self.n_bits)
-        self._check_k(k)
-        if effort is not None and (self._approximate is None or effort < 0):
-            raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; a flat index is exact")
+        if effort is not None and (self._approximate is None or effort < 0 or among is not None):
+            exact = "a search of some rows" if among is not None else "a flat index"
+            raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; {exact} is exact")
+        if not k:
+            return Scanned(np.empty((len(wanted), 0), np.int64), np.empty((len(wanted), 0), np.int32))
+        if among is not None:
+            return scan_among(self.rows.codes, wanted, k, among)
         if self._approximate is not None:
             return self._approximate.search(wanted, k, self._effort(effort))
         if self._gpu is not None and k <= MOST_NEIGHBORS:
             return self._gpu.search(wanted, k)
         return scan(self.rows.codes, wanted, k)
 
+    def _scope(self, k: int, within: Within) -> Scope:
+        chosen = as_filter(within.get("where"))
+        rows = None if chosen is None else self.rows.selected(chosen)
+        return Scope.of(len(self), k, rows, within.get("radius"), within.get("offset", 0))
+
     def search_vectors(
-        self, vectors: ArrayLike, k: int = 10, *, rescore: int = 0, effort: int | None = None
+        self, vectors: ArrayLike, k: int = 10, *, rescore: int = 0, effort: int | None = None, **within: Unpack[Within]
     ) -> Neighbors:
         """The k nearest rows to features (q, D), binarized as the index's were.
 
@@ -181,23 +189,38 @@ class HammingIndex:
             raise ValueError("this index holds no binarizer: its codes are not made of features; see search")
         codes = self.binarizer.encode(vectors)
         if not rescore:
-            return self.search(codes, k, effort=effort)
-        return self.rescored(codes, vectors, k, rescore=rescore, effort=effort)
+            return self.search(codes, k, effort=effort, **within)
+        return self.rescored(codes, vectors, k, rescore=rescore, effort=effort, **within)
 
     def rescored(
-        self, queries: ArrayLike, vectors: ArrayLike, k: int = 10, *, rescore: int = 10, effort: int | None = None
+        self,
+        queries: ArrayLike,
+        vectors: ArrayLike,
+        k: int = 10,
+        *,
+        rescore: int = 10,
+        effort: int | None = None,
+        **within: Unpack[Within],
     ) -> Neighbors:
         """The k nearest by cosine to vectors (q, D), among the rescore * k nearest by Hamming distance to queries.
 
-        Raises ValueError for an index without vectors, or for vectors of another width or number than the queries.
+        radius: a cosine distance. Raises ValueError for an index without vectors, or for vectors of another width or
+        number than the queries.
         """
-        return self.find_rescored(queries, vectors, k, rescore=rescore, effort=effort).neighbors
+        return self.find_rescored(queries, vectors, k, rescore=rescore, effort=effort, **within).neighbors
 
     def find_rescored(
-        self, queries: ArrayLike, vectors: ArrayLike, k: int = 10, *, rescore: int = 10, effort: int | None = None
+        self,
+        queries: ArrayLike,
+        vectors: ArrayLike,
+        k: int = 10,
+        *,
+        rescore: int = 10,
+        effort: int | None = None,
+        **within: Unpack[Within],
     ) -> Found:
         """rescored(), with row numbers too."""
-        self._check_k(k)
+        scope = self._scope(k, within)
         if self.rows.vectors is None:
             raise ValueError("this index holds no vectors to rescore by; build it with vectors kept")
         wanted = finite_rows("vectors", vectors)
@@ -205,26 +228,31 @@ class HammingIndex:
             raise ValueError(f"vectors have {wanted.shape[1]} features, the index's have {self.rows.vectors.shape[1]}")
         if rescore < 1:
             raise ValueError(f"rescore={rescore} must be at least 1: how many times k to look at")
-        shortlist = self.search_rows(queries, min(len(self), rescore * k), effort=effort).rows
+        most = len(self) if scope.rows is None else len(scope.rows)
+        shortlist = self._nearest(queries, min(most, rescore * scope.depth), effort, scope.rows).rows
         if len(shortlist) != len(wanted):
             raise ValueError(f"{len(shortlist)} query codes but {len(wanted)} vectors; give one per code")
-        return self._found(*by_cosine(self.rows.vectors, wanted, shortlist, k))
+        best = by_cosine(self.rows.vectors, wanted, shortlist, scope.depth)
+        return self._found(*best).cut(scope.radius, scope.offset)
 
-    def search_region(self, queries: ArrayLike, region: Region, k: int = 10) -> Neighbors:
+    def search_region(self, queries: ArrayLike, region: Region, k: int = 10, **within: Unpack[Within]) -> Neighbors:
         """The k nearest by the tokenizer's bits only inside a region; exact, whatever the kind.
 
         queries: packed tokenizer codes, uint8 (q, bytes) or (bytes).
         Raises ValueError for an index without tokenizer codes, or a region outside of the grid.
         """
-        return self.find_region(queries, region, k).neighbors
+        return self.find_region(queries, region, k, **within).neighbors
 
-    def find_region(self, queries: ArrayLike, region: Region, k: int = 10) -> Found:
+    def find_region(self, queries: ArrayLike, region: Region, k: int = 10, **within: Unpack[Within]) -> Found:
         """search_region(), with row numbers too."""
         tokens = self.tokens
         mask = region.mask(self.token_layout())
         wanted = packed(queries, tokens.shape[1], "queries")
-        self._check_k(k)
-        return self._found(*scan_masked(tokens, wanted, mask, k))
+        scope = self._scope(k, within)
+        if not scope.depth:
+            return self._found(*self._nearest(wanted, 0, None, None))
+        found = scan_masked(tokens, wanted, mask, scope.depth, scope.rows)
+        return self._found(*found).cut(scope.radius, scope.offset)
 
     @property
     def tokens(self) -> NDArray[np.uint8]:
@@ -253,12 +281,6 @@ class HammingIndex:
         assert chosen is not None
         return chosen
 
-    def _check_k(self, k: int) -> None:
-        if not len(self):
-            raise ValueError("the index is empty; add codes first")
-        if not 1 <= k <= len(self):
-            raise ValueError(f"k={k} is outside 1..{len(self)}, the codes in the index; ask for fewer")
-
     def to(self, device: str) -> HammingIndex:
         """Search on "cpu", "cuda", or "auto": a GPU if there is one and the index is flat and large, else the CPU.
 
@@ -266,19 +288,7 @@ class HammingIndex:
 
         Raises ValueError for "cuda" without a GPU, or for a kind that FAISS has no GPU search of.
         """
-        if device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device={device!r} is unknown; choose auto, cpu or cuda")
-        if device == "cuda" and not (gpu_count() and self.settings.exact):
-            why = (
-                "FAISS sees no GPU here"
-                if self.settings.exact
-                else f"FAISS searches {self.settings.kind} on a CPU only"
-            )
-            raise ValueError(f"device='cuda': {why}; use cpu")
-        worth = device == "cuda" or self.rows.codes.nbytes > _SMALL
-        wanted = device != "cpu" and self.settings.exact and worth and gpu_count() > 0 and len(self) > 0
-        self._gpu = GpuFlat(self.rows.codes) if wanted else None
-        log.info("searching on %s", "a GPU" if wanted else "the CPU")
+        self._gpu = on_device(self.rows.codes, device, self.settings.kind)
         return self
 
     # ---- changing
@@ -290,24 +300,18 @@ class HammingIndex:
         *,
         tokens: ArrayLike | None = None,
         vectors: ArrayLike | None = None,
+        columns: KeptColumns | None = None,
     ) -> None:
-        """Append codes (n, bytes) with ids that are new, and tokens and vectors if the index has them; in memory.
+        """Append codes (n, bytes) with ids that are new, and what else the index has of its rows; in memory.
 
         Every call copies the arrays: add many rows at a time. The self-check stays that of the first build.
         Raises ValueError, and changes nothing, for rows that do not fit the index.
         """
-        array = packed(codes, self.rows.codes.shape[1], "codes")
-        check_length(array, self.n_bits)
-        more = IndexRows(
-            ids=id_array(ids, len(array), distinct=True), codes=array,
-            tokens=None if tokens is None else packed(tokens, None, "tokens"),
-            vectors=None if vectors is None else finite_rows("vectors", vectors),
-        )  # fmt: skip
-        if any(part is not None and len(part) != len(array) for part in (more.tokens, more.vectors)):
-            raise ValueError(f"{len(array)} codes with another number of tokens or vectors; give one per code")
+        more = self.rows.alike(codes, ids, tokens, vectors, columns)
+        check_length(more.codes, self.n_bits)
         rows = self.rows.joined(more)
         if self._approximate is not None:
-            self._approximate.add(array)
+            self._approximate.add(more.codes)
         elif not self.settings.exact:
             self._take(HammingIndex.of_rows(rows, self.n_bits, self.settings))
         self.source = None  # not all rows are of one data set any more

@@ -4,19 +4,34 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Found", "Neighbors"]
+from bigr_repr.retrieval.codes.filters import Filter
+
+__all__ = ["Found", "Neighbors", "Scope", "Within"]
+
+
+class Within(TypedDict, total=False):
+    """What narrows a search.
+
+    where: only rows that pass: an expression over the columns that the index keeps, or a Filter. radius: the largest
+    distance of a hit. offset: hits to leave out at the front, as a list's later pages do.
+    """
+
+    where: str | Filter | None
+    radius: float | None
+    offset: int
 
 
 class Neighbors(NamedTuple):
     """What a search found, nearest first.
 
     ids: (q, k), paths as objects of str, or int64. distances: (q, k), int32 numbers of differing bits; after rescoring
-    float32 cosine distances, 0..2. Where an approximate index found fewer than k: id None or -1, distance -1 or NaN.
+    float32 cosine distances, 0..2. Where fewer than k were found: id None or -1, distance -1 or NaN; there are fewer
+    than k columns where a filter leaves fewer rows than that.
     """
 
     ids: NDArray[Any]
@@ -34,3 +49,35 @@ class Found(NamedTuple):
     def neighbors(self) -> Neighbors:
         """Ids and distances alone."""
         return Neighbors(self.ids, self.distances)
+
+    def cut(self, radius: float | None, offset: int) -> Found:
+        """Without the first hits, and without those farther than radius."""
+        rows, ids, distances = (part[:, offset:] for part in self)
+        if radius is None:
+            return Found(rows, ids, distances)
+        far = (rows >= 0) & ~(distances <= radius)
+        nothing: Any = None if ids.dtype == object else -1
+        return Found(
+            np.where(far, -1, rows), np.where(far, nothing, ids),
+            np.where(far, -1 if distances.dtype.kind == "i" else np.nan, distances).astype(distances.dtype),
+        )  # fmt: skip
+
+
+class Scope(NamedTuple):
+    """What a search looks at. rows: the only ones, ascending; None: all. depth: hits to look for before the cut."""
+
+    rows: NDArray[np.int64] | None
+    depth: int
+    radius: float | None
+    offset: int
+
+    @classmethod
+    def of(cls, count: int, k: int, rows: NDArray[np.int64] | None, radius: float | None, offset: int) -> Scope:
+        """k hits among count rows, or only some.  Raises ValueError for numbers out of range."""
+        if not count:
+            raise ValueError("the index is empty; add codes first")
+        if not 1 <= k <= count:
+            raise ValueError(f"k={k} is outside 1..{count}, the codes in the index; ask for fewer")
+        if offset < 0 or (radius is not None and not radius >= 0):
+            raise ValueError(f"offset={offset} and radius={radius} must be 0 or more")
+        return cls(rows, min(k + offset, count if rows is None else len(rows)), radius, offset)

@@ -26,7 +26,9 @@ _SHARD: Final = 8 << 20  # bytes of codes; in smaller shards, filling heaps anew
 _SHARDS_A_CORE: Final = 4  # so that a core that is busy elsewhere, or wakes late, leaves its share to the others
 _ROWS_A_NEIGHBOR: Final = 2048  # shorter shards spend more on filling heaps anew than more of them save
 _QUERIES: Final = 64  # at a time, which bounds what is held
-_GATHERED: Final = 64 << 20  # bytes of chosen codes copied at a time
+_GATHERED: Final = 1 << 20  # bytes of chosen codes copied at a time: they are read again while still in the cache
+_AHEAD: Final = 1024  # neighbors, among which those that pass a wide filter are looked for before anything is copied
+_PENDING: Final = 1 << 22  # candidates kept before they are merged
 _ROW_BITS: Final = 40  # of a sorting key: distance above, row below
 _SMALL: Final = 64 << 20  # bytes of codes, times queries, that NumPy compares in less time than FAISS takes to load
 
@@ -53,14 +55,43 @@ def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanne
 
 
 def scan_among(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, rows: NDArray[np.int64]) -> Scanned:
-    """scan() of some rows, ascending, k <= their number; they are copied, a part at a time."""
+    """scan() of some rows, ascending, k <= their number.
+
+    Copying codes together takes longer than comparing one query with them. So where many rows pass, the nearest of all
+    rows are searched first: they are enough unless the filter leaves out just what is near.
+    """
+    if len(rows) * codes.shape[1] <= _GATHERED:
+        near = scan(np.take(codes, rows, axis=0), queries, k)
+        return Scanned(rows[near.rows], near.distances)
+    depth = 32 + 4 * k * len(codes) // len(rows)
+    if len(queries) <= 4 and 8 * len(rows) >= len(codes) and depth <= min(_AHEAD, len(codes)):
+        near = scan(codes, queries, depth)
+        passing = rows[np.searchsorted(rows, near.rows).clip(max=len(rows) - 1)] == near.rows
+        if (passing.sum(axis=1) >= k).all():
+            first = np.argsort(~passing, axis=1, kind="stable")[:, :k]
+            return Scanned(np.take_along_axis(near.rows, first, 1), np.take_along_axis(near.distances, first, 1))
+    parts = [(codes, queries, k, rows[shard]) for shard in _shards(len(rows), cores())]
+    return _split(_smallest(on_all_cores(_nearest_among, parts), k))
+
+
+def _nearest_among(
+    codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Sorting keys (q, <= k) of the nearest of some rows."""
+    import faiss
+
+    step = max(_GATHERED // codes.shape[1], _ROWS_A_NEIGHBOR * k // 8)
     found: list[NDArray[np.int64]] = []
-    step = max(1, _GATHERED // codes.shape[1])
+    pending = 0
     for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        near = scan(np.ascontiguousarray(codes[part]), queries, min(k, len(part)))
-        found = [_smallest([*found, _keys(near.distances, part[near.rows], 0)], k)]
-    return _split(found[0])
+        some = rows[start : start + step]
+        distances, places = faiss.knn_hamming(queries, np.take(codes, some, axis=0), min(k, len(some)))
+        found.append(_keys(distances, some[places], 0))
+        pending += found[-1].size
+        if pending > _PENDING:
+            found = [_smallest(found, k)]
+            pending = found[0].size
+    return _smallest(found, k)
 
 
 def _small_scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> NDArray[np.int64]:
@@ -70,24 +101,34 @@ def _small_scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) ->
     return np.concatenate([_smallest([key], k) for key in keys]) if keys else np.empty((0, k), np.int64)
 
 
-def scan_masked(codes: NDArray[np.uint8], queries: NDArray[np.uint8], mask: NDArray[np.uint8], k: int) -> Scanned:
-    """scan() only by the bits that are set in mask (bytes)."""
+def scan_masked(
+    codes: NDArray[np.uint8],
+    queries: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    k: int,
+    rows: NDArray[np.int64] | None = None,
+) -> Scanned:
+    """scan() only by the bits that are set in mask (bytes); rows: as of scan_among, None: all."""
     import faiss
 
     columns = np.flatnonzero(mask)
     kept = mask[columns]
     wanted = np.ascontiguousarray(queries[:, columns] & kept)
 
-    def part(rows: slice) -> NDArray[np.int64]:
+    def part(shard: slice) -> NDArray[np.int64]:
         found: list[NDArray[np.int64]] = []
         step = max(1, 8 * second_level_cache() // len(columns))
-        for start in range(rows.start, rows.stop, step):
-            block = np.ascontiguousarray(codes[start : min(start + step, rows.stop)][:, columns]) & kept
+        for start in range(shard.start, shard.stop, step):
+            stop = min(start + step, shard.stop)
+            some = codes[start:stop] if rows is None else np.take(codes, rows[start:stop], axis=0)
+            block = np.ascontiguousarray(some[:, columns]) & kept
             distances, places = faiss.knn_hamming(wanted, block, min(k, len(block)))
-            found = [_smallest([*found, _keys(distances, places, start)], k)]
+            placed = places + start if rows is None else rows[start:stop][places]
+            found = [_smallest([*found, _keys(distances, placed, 0)], k)]
         return found[0]
 
-    return _split(_smallest(on_all_cores(part, [(shard,) for shard in _shards(len(codes), cores())]), k))
+    count = len(codes) if rows is None else len(rows)
+    return _split(_smallest(on_all_cores(part, [(shard,) for shard in _shards(count, cores())]), k))
 
 
 def _shards(rows: int, count: int) -> list[slice]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from bigr_repr._version import __version__
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
+from bigr_repr.retrieval.codes.columns import kept_type
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from bigr_repr.retrieval.index.approximate import Approximate
 
 _CHUNK: Final = 32 << 20  # bytes written at a time
+_ROWS_A_BATCH: Final = 1 << 16  # of columns
 _MOST_BITS: Final = 1 << 20
 _MOST_ROWS: Final = 1 << 40
 _VECTORS: Final = ("float16", "float32")
@@ -54,6 +57,7 @@ class RowWriter:
         self.count, self._writer, self._end = 0, writer, 0
         self._named: bool | None = None
         self._shapes: dict[str, tuple[np.dtype[Any], int]] = {}
+        self._columns: pa.RecordBatchStreamWriter | None = None
 
     def append(self, rows: IndexRows) -> None:
         """Append rows of the same make as those before."""
@@ -70,6 +74,11 @@ class RowWriter:
                 step = max(1, _CHUNK // max(1, array[:1].nbytes))
                 for start in range(0, max(1, len(array)), step):
                     self._writer.append(part, array[start : start + step])
+        if rows.columns is not None:
+            if self._columns is None:
+                sink = pa.PythonFile(_Part(self._writer, "columns"), "w")
+                self._columns = pa.ipc.new_stream(sink, rows.columns.schema)
+            self._columns.write_table(rows.columns, _ROWS_A_BATCH)
         self.count += len(rows)
 
     def _append_ids(self, ids: pa.Array) -> None:
@@ -86,6 +95,8 @@ class RowWriter:
 
     def mapped(self) -> IndexRows:
         """All rows so far, mapped from the files that were written; nothing can be appended any more."""
+        if self._columns is not None:
+            self._columns.close()
         files = {part: self._writer.close_part(part) for part in self._writer.appended}
 
         def part(name: str) -> NDArray[Any] | None:
@@ -102,11 +113,14 @@ class RowWriter:
         else:
             offsets = pa.memory_map(str(files["offsets"])).read_buffer()
             names = pa.LargeStringArray.from_buffers(self.count, offsets, ids)
-        return IndexRows(ids=names, codes=codes, tokens=part("tokens"), vectors=part("vectors"))
+        kept = None if "columns" not in files else pa.ipc.open_stream(pa.memory_map(str(files["columns"]))).read_all()
+        return IndexRows(ids=names, codes=codes, tokens=part("tokens"), vectors=part("vectors"), columns=kept)
 
     def commit(self, index: Parts) -> None:
         """Write what is not rows, and make all of it the folder's state. index: of the rows appended."""
         writer = self._writer
+        if self._columns is not None:
+            self._columns.close()
         if index.approximate is not None and index.approximate.write(writer.path("search")):
             writer.adopt("search")
             if index.approximate.groups is not None:
@@ -129,6 +143,21 @@ class RowWriter:
                 "self_check": None if index.self_check is None else index.self_check.to_dict(),
             }
         )
+
+
+class _Part(io.RawIOBase):
+    """A part of a folder's new state, as a file to write."""
+
+    def __init__(self, writer: FolderWriter, part: str) -> None:
+        self._writer, self._part = writer, part
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self._writer.append(self._part, view)
+        return view.nbytes
 
 
 def save(index: Parts, folder: Path) -> Path:
@@ -188,7 +217,8 @@ def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
         if dtype not in _VECTORS or not isinstance(width, int) or not 1 <= width <= _MOST_BITS:
             raise reader.damaged(f"vectors are {dtype!r:.20} and {width!r:.20} wide")
         vectors = reader.array("vectors", dtype, (count, width), memory_map=memory_map)
-    return IndexRows(ids=_ids(reader, count), codes=codes, tokens=tokens, vectors=vectors)
+    ids, columns = _ids(reader, count), _columns(reader, count)
+    return IndexRows(ids=ids, codes=codes, tokens=tokens, vectors=vectors, columns=columns)
 
 
 def _ids(reader: FolderReader, count: int) -> pa.Array:
@@ -209,6 +239,25 @@ def _ids(reader: FolderReader, count: int) -> pa.Array:
     except pa.ArrowInvalid as error:
         raise reader.damaged(f"names that are no text: {error}") from error
     return names
+
+
+def _columns(reader: FolderReader, count: int) -> pa.Table | None:
+    """Kept columns, mapped, verified as ids are; None: there are none."""
+    if "columns" not in reader:
+        return None
+    path = reader.path("columns")
+    try:
+        with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+            kinds = [kept_type(field.name, field.type) for field in stream.schema]
+            if len(set(stream.schema.names)) != len(kinds) or kinds != stream.schema.types:
+                raise reader.damaged("columns of other types")
+            columns = stream.read_all()
+            columns.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged, no columns ({error}); build the index again") from error
+    if len(columns) != count:
+        raise reader.damaged(f"columns of {len(columns)} rows for {count} codes")
+    return columns
 
 
 def _groups(reader: FolderReader, count: int) -> Groups | None:

@@ -12,7 +12,7 @@ import base64
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NoReturn, Protocol
+from typing import Any, ClassVar, Final, NoReturn, Protocol, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +20,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
+from bigr_repr.retrieval.codes.filters import as_filter
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
-from bigr_repr.retrieval.index.neighbors import Found, Neighbors
+from bigr_repr.retrieval.index.neighbors import Found, Neighbors, Scope, Within
+from bigr_repr.retrieval.stores.native import Dialect
 
 _FORMAT: Final = 1
 _BINARIZER: Final = "binariser"  # in the header it keeps the spelling of the first version
 
-CodeBatch = tuple[int, pa.Array, NDArray[np.uint8]]  # number of the first row, ids, codes
+# number of the first row, ids, codes, kept columns
+CodeBatch = tuple[int, pa.Array, NDArray[np.uint8], pa.Table | None]
 
 
 Hits = tuple[list[int], list[Any], list[int]]  # row numbers, ids and distances of one query, nearest first
@@ -38,7 +41,7 @@ class Header:
     """What the codes in a store are.
 
     kind: "flat" or "ivf", with so many lists. effort: lists to search, as measured when it was pushed; recall: the
-    recall@10 measured at that effort; None for flat, and for what an older version pushed.
+    recall@10 measured at that effort; None for flat, and for what an older version pushed. columns: that were kept.
     """
 
     n_bits: int
@@ -49,6 +52,7 @@ class Header:
     binarizer: Binarizer | None
     effort: int | None = None
     recall: float | None = None
+    columns: pa.Schema | None = None
 
     def to_json(self) -> str:
         """The header as text."""
@@ -57,7 +61,9 @@ class Header:
         if binarizer is not None:
             fitted = [binarizer.kind, base64.b64encode(binarizer.to_safetensors()).decode()]
         record = {"format": _FORMAT, "n_bits": self.n_bits, "count": self.count, "kind": self.kind}
-        tuned = {"effort": self.effort, "recall": self.recall}
+        tuned: dict[str, Any] = {"effort": self.effort, "recall": self.recall}
+        if self.columns is not None:
+            tuned["columns"] = base64.b64encode(self.columns.serialize()).decode()
         return json.dumps(record | {"lists": self.lists, "origin": self.provenance, _BINARIZER: fitted} | tuned)
 
     @classmethod
@@ -75,15 +81,19 @@ class Header:
             return cls(
                 **numbers, kind=str(record["kind"]), lists=record["lists"], binarizer=binarizer,
                 provenance=parse_provenance(record["origin"]), effort=record.get("effort"),
-                recall=record.get("recall"),
+                recall=record.get("recall"), columns=_schema(record.get("columns")),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{name}: not an index that this program pushed ({error}); push it again") from error
 
     def same_codes(self, other: Header) -> bool:
         """Whether codes made for one can be compared with the other's."""
         ours, theirs = (header.binarizer and header.binarizer.to_safetensors() for header in (self, other))
         return (self.n_bits, self.provenance, ours) == (other.n_bits, other.provenance, theirs)
+
+
+def _schema(text: str | None) -> pa.Schema | None:
+    return None if text is None else pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 class StoreTable(Protocol):
@@ -95,8 +105,11 @@ class StoreTable(Protocol):
     version: str
     header: str
 
-    def search(self, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
-        """At most k hits for each of codes (q, bytes).  Raises ConnectionError if the table is gone or out of reach."""
+    def search(self, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None = None) -> list[Hits]:
+        """At most k hits for each of codes (q, bytes), of the rows that pass an expression in the store's own words.
+
+        Raises ConnectionError if the table is gone or out of reach.
+        """
         ...
 
 
@@ -107,6 +120,7 @@ class Store(Protocol):
     """A back end. place: its name in messages. Every method raises ConnectionError if the store cannot be reached."""
 
     place: str
+    dialect: Dialect
 
     def check(self, header: Header, k: int = 1) -> None:
         """Raises ValueError for codes that the store cannot hold, or a k that it cannot answer."""
@@ -145,16 +159,19 @@ class StoreIndex:
     def __len__(self) -> int:
         return self.header.count
 
-    def search(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Neighbors:
+    def search(
+        self, queries: ArrayLike, k: int = 10, *, effort: int | None = None, **within: Unpack[Within]
+    ) -> Neighbors:
         """The k nearest codes to each of queries, packed codes uint8 (q, bytes) or one of them, (bytes).
 
         effort: lists to search, of kind "ivf"; None: as many as the push measured to be enough. Equal distances come in
         the order of the rows, but which of the equally far ones come last within k is the store's choice.
+        where, radius, offset: see Within; the store filters, which in kind "ivf" is as approximate as its search.
         Raises ValueError for codes of another length or k outside 1..len(index), ConnectionError.
         """
-        return self.find(queries, k, effort=effort).neighbors
+        return self.find(queries, k, effort=effort, **within).neighbors
 
-    def find(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Found:
+    def find(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None, **within: Unpack[Within]) -> Found:
         """search(), with row numbers too."""
         wanted = self._checked(queries, k)
         if effort is not None and (not self.header.lists or effort < 1):
@@ -163,27 +180,34 @@ class StoreIndex:
             )
         if effort is None and self.header.lists:
             effort = self.header.effort or max(1, self.header.lists // 8)
-        places = np.full((len(wanted), k), -1, np.int64)
-        ids = np.full((len(wanted), k), None, object)
-        distances = np.full((len(wanted), k), -1, np.int32)
-        for i, (rows, names, bits) in enumerate(self._hits(wanted, k, effort)):
+        scope = Scope.of(len(self), k, None, within.get("radius"), within.get("offset", 0))
+        chosen = as_filter(within.get("where"))
+        expression = None
+        if chosen is not None:
+            expression = self._store.dialect.expression(chosen, self.header.columns or pa.schema([]))
+        found = self._hits(self._checked(wanted, scope.depth), scope.depth, effort, expression)
+        width = scope.depth if chosen is None else max((len(rows) for rows, _, _ in found), default=0)
+        places = np.full((len(wanted), width), -1, np.int64)
+        ids = np.full((len(wanted), width), None, object)
+        distances = np.full((len(wanted), width), -1, np.int32)
+        for i, (rows, names, bits) in enumerate(found):
             order = np.lexsort((rows, bits))
             places[i, : len(order)] = np.array(rows, np.int64)[order]
             ids[i, : len(order)] = np.array(names, object)[order]
             distances[i, : len(order)] = np.array(bits, np.int32)[order]
-        return Found(places, ids, distances)
+        return Found(places, ids, distances).cut(scope.radius, scope.offset)
 
-    def _hits(self, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
+    def _hits(self, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None) -> list[Hits]:
         try:
-            found = self._table.search(codes, k, effort)
+            found = self._table.search(codes, k, effort, where)
         except ConnectionError:
             if not self._reopened():
                 raise
             self._checked(codes, k)
-            found = self._table.search(codes, k, effort if self.header.lists else None)
+            found = self._table.search(codes, k, effort if self.header.lists else None, where)
         for i, (rows, _, _) in enumerate(found):
             if len(rows) < k and effort is not None:  # few codes in those lists: search all
-                (found[i],) = self._table.search(codes[i : i + 1], k, self.header.lists)
+                (found[i],) = self._table.search(codes[i : i + 1], k, self.header.lists, where)
         return found
 
     def _reopened(self) -> bool:
@@ -211,7 +235,14 @@ class StoreIndex:
         return wanted
 
     def find_rescored(
-        self, queries: ArrayLike, vectors: ArrayLike, k: int = 10, *, rescore: int = 10, effort: int | None = None
+        self,
+        queries: ArrayLike,
+        vectors: ArrayLike,
+        k: int = 10,
+        *,
+        rescore: int = 10,
+        effort: int | None = None,
+        **within: Unpack[Within],
     ) -> Found:
         """Raises ValueError: vectors are not in the store."""
         raise ValueError(f"{self._store.place} holds only codes: rescore with the index folder that was pushed")
@@ -222,7 +253,7 @@ class StoreIndex:
         """Raises ValueError: stores compare whole codes."""
         raise ValueError(f"{self._store.place} compares whole codes: search regions in the index folder")
 
-    def find_region(self, queries: ArrayLike, region: Region, k: int = 10) -> NoReturn:
+    def find_region(self, queries: ArrayLike, region: Region, k: int = 10, **within: Unpack[Within]) -> NoReturn:
         """Raises ValueError: stores compare whole codes."""
         self.token_layout()
 

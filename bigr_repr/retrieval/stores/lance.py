@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.retrieval.stores.base import CodeBatch, Finish, Header, Hits
+from bigr_repr.retrieval.stores.native import LANCE, pushed_columns
 
 
 class _LanceTable:
@@ -25,13 +27,15 @@ class _LanceTable:
         self._store, self._table, self.header = store, table, header
         self.version = f"{table.version} {header}"
 
-    def search(self, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
+    def search(self, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None = None) -> list[Hits]:
         """See StoreTable."""
-        return self._store.search(self._table, codes, k, effort)
+        return self._store.search(self._table, codes, k, effort, where)
 
 
 class LanceStore:
     """See Store. where: a folder, or whatever else lancedb.connect takes."""
+
+    dialect = LANCE
 
     def __init__(self, where: str, name: str) -> None:
         os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings are addressed to programmers
@@ -50,12 +54,16 @@ class LanceStore:
 
         kind = pa.list_(pa.uint8(), -(-header.n_bits // 8))
         fields = [pa.field("row", pa.int64()), pa.field("id", pa.string()), pa.field("code", kind)]
+        kept = pushed_columns(None if header.columns is None else header.columns.empty_table(), self.place, nulls=True)
+        fields += [] if kept is None else kept.schema
         schema = pa.schema(fields, metadata={METADATA_KEY: header.to_json()})
 
         def records() -> Iterator[pa.RecordBatch]:
-            for start, ids, codes in batches:
+            for start, ids, codes, columns in batches:
+                more = pushed_columns(columns, self.place, nulls=True)
+                held = [] if more is None else [column.combine_chunks() for column in more.columns]
                 flat = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), type=kind)
-                yield pa.record_batch([pa.array(np.arange(start, start + len(ids))), ids, flat], schema=schema)
+                yield pa.record_batch([pa.array(np.arange(start, start + len(ids))), ids, flat, *held], schema=schema)
 
         with self._reaching():
             reader = pa.RecordBatchReader.from_batches(schema, records())
@@ -66,7 +74,9 @@ class LanceStore:
             if tuned is not header:  # in a field's metadata: the schema's cannot be changed
                 text = json.dumps({"effort": tuned.effort, "recall": tuned.recall})
                 table.replace_field_metadata("code", {METADATA_KEY.decode(): text})
-            table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that readers of old versions will fail: they open the new one
+                table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
     def open(self) -> _LanceTable:
         """The current version of the table; its schema holds the header."""
@@ -84,13 +94,15 @@ class LanceStore:
         header = json.loads(metadata[METADATA_KEY]) | json.loads(measured.get(METADATA_KEY, b"{}"))
         return _LanceTable(self, table, json.dumps(header))
 
-    def search(self, table: Any, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
+    def search(self, table: Any, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None) -> list[Hits]:
         """Flat without effort, by so many lists with it."""
         found: list[Hits] = []
         with self._reaching():
             for code in codes:
                 query = table.search(code, vector_column_name="code").distance_type("hamming")
                 query = query.bypass_vector_index() if effort is None else query.nprobes(effort)
+                if where is not None:
+                    query = query.where(where, prefilter=True)
                 hits = query.select(["row", "id", "_distance"]).limit(k).to_arrow()
                 distances = [round(value) for value in hits.column("_distance").to_pylist()]
                 found.append((hits.column("row").to_pylist(), hits.column("id").to_pylist(), distances))

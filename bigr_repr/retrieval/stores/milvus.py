@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from bigr_repr.retrieval.stores.base import CodeBatch, Finish, Header, Hits
+from bigr_repr.retrieval.stores.native import MILVUS, pushed_columns
 
 _TEXT: Final = 60_000  # of a header in one row; Milvus takes 65 535 bytes
 _PARTS: Final = 2_000  # rows of a header that are read at most
@@ -37,14 +39,16 @@ class _MilvusTable:
     def __init__(self, store: MilvusStore, rows: str, header: str) -> None:
         self._store, self.version, self.header = store, rows, header
 
-    def search(self, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
+    def search(self, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None = None) -> list[Hits]:
         """See StoreTable."""
-        return self._store.search(self.version, codes, k, effort)
+        return self._store.search(self.version, codes, k, effort, where)
 
 
 class MilvusStore:
     """See Store. where: a server's address, or a file ending in .db for milvus-lite. The environment's MILVUS_TOKEN is
     the server's token or user:password."""
+
+    dialect = MILVUS
 
     def __init__(self, where: str, name: str) -> None:
         with warnings.catch_warnings():
@@ -88,9 +92,12 @@ class MilvusStore:
         rows = f"{self._name}_{secrets.token_hex(6)}"
         try:
             with self._reaching():
-                self._make(rows, 8 * -(-header.n_bits // 8), header.lists)
-                for start, ids, codes in batches:
-                    self._client.insert(rows, [*self._records(start, ids.to_pylist(), codes)])
+                self._make(rows, 8 * -(-header.n_bits // 8), header.lists, header.columns)
+                for start, ids, codes, columns in batches:
+                    kept = pushed_columns(columns, self.place, nulls=False)
+                    more = [{}] * len(codes) if kept is None else kept.to_pylist()
+                    records = self._records(start, ids.to_pylist(), codes)
+                    self._client.insert(rows, [record | also for record, also in zip(records, more, strict=True)])
                 self._client.load_collection(rows)
                 self._write_header(rows, finish(_MilvusTable(self, rows, header.to_json()), header).to_json())
         except BaseException:
@@ -115,13 +122,13 @@ class MilvusStore:
         rows, header = self._parts()
         return _MilvusTable(self, rows, header)
 
-    def search(self, rows: str, codes: NDArray[np.uint8], k: int, effort: int | None) -> list[Hits]:
+    def search(self, rows: str, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None) -> list[Hits]:
         """HAMMING is named in every search: Milvus takes another metric for binary vectors by default."""
         params: dict[str, Any] = {"metric_type": "HAMMING", "params": {} if effort is None else {"nprobe": effort}}
         with self._reaching():
             answers = self._client.search(
                 rows, data=[code.tobytes() for code in codes], limit=k, anns_field="code",
-                search_params=params, output_fields=["row", "name"],
+                search_params=params, output_fields=["row", "name"], filter=where or "",
             )  # fmt: skip
         found: list[Hits] = []
         for hits in answers:
@@ -138,15 +145,27 @@ class MilvusStore:
         with self._reaching():
             return bool(self._client.has_collection(collection))
 
-    def _make(self, collection: str, bits: int, lists: int | None) -> None:
+    def _make(self, collection: str, bits: int, lists: int | None, columns: pa.Schema | None = None) -> None:
         schema = self._client.create_schema(auto_id=False)
         schema.add_field("row", self._types.INT64, is_primary=True)
         schema.add_field("name", self._types.VARCHAR, max_length=_LONGEST_ID if collection != self._header else 65_535)
         schema.add_field("code", self._types.BINARY_VECTOR, dim=bits)
+        kept = None if columns is None else pushed_columns(columns.empty_table(), self.place, nulls=False)
+        for field in kept.schema if kept is not None else ():
+            longest = {"max_length": 65_535} if pa.types.is_string(field.type) else {}
+            schema.add_field(field.name, self._field(field.type), **longest)
         index = self._client.prepare_index_params()
         kind, params = ("BIN_FLAT", {}) if lists is None else ("BIN_IVF_FLAT", {"nlist": min(lists, 65_536)})
         index.add_index("code", index_type=kind, metric_type="HAMMING", params=params)
         self._client.create_collection(collection, schema=schema, index_params=index)
+
+    def _field(self, kind: pa.DataType) -> Any:
+        """Milvus's type of a kept column."""
+        if pa.types.is_string(kind):
+            return self._types.VARCHAR
+        if pa.types.is_boolean(kind):
+            return self._types.BOOL
+        return self._types.INT64 if pa.types.is_integer(kind) else self._types.DOUBLE
 
     def _write_header(self, rows: str, text: str) -> None:
         """Row 0 names the rows' collection; the others hold the text. A vector is what every collection must have."""

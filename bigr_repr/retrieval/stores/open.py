@@ -61,7 +61,7 @@ def push(index: HammingIndex, place: str, name: str = "images", *, kind: str = "
     lists = round(2 * len(distinct) ** 0.5) if kind == "ivf" else None
     header = Header(
         n_bits=index.n_bits, count=len(index), kind=kind, lists=lists, provenance=index.provenance,
-        binarizer=index.binarizer,
+        binarizer=index.binarizer, columns=None if index.rows.columns is None else index.rows.columns.schema,
     )  # fmt: skip
     store.check(header)
     store.write(header, _batches(index), partial(_tuned, index, distinct))
@@ -90,7 +90,8 @@ def _batches(index: HammingIndex) -> Iterator[CodeBatch]:
     for start in range(0, len(index), step):
         # Copied, for a slice still counts as all text, which may be more than the 2 GB of plain strings.
         ids = index.ids.take(pa.array(np.arange(start, min(start + step, len(index))))).cast(pa.string())
-        yield start, ids, np.ascontiguousarray(index.rows.codes[start : start + step])
+        kept = None if index.rows.columns is None else index.rows.columns.slice(start, step)
+        yield start, ids, np.ascontiguousarray(index.rows.codes[start : start + step]), kept
 
 
 def _connect(place: str, name: str) -> Store:

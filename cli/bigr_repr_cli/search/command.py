@@ -38,6 +38,14 @@ class Search:
             r"are shares of the side, as 0.25,0.25,0.5,0.5 \[default: compare all]."
         ),
     ] = None
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Search only images that pass this comparison of columns that the index keeps, and of path: "
+            """'label = "cat" and not width < 100'; in (…), between, like "a%" and is null work too """
+            r"\[default: all].",
+        ),
+    ] = None
     match: Annotated[
         str | None,
         typer.Option(
@@ -45,6 +53,16 @@ class Search:
             r"text, slashes too, ? any character \[default: all].",
         ),
     ] = None
+    ids_file: Annotated[
+        str | None,
+        typer.Option(help="Search only images whose paths are in this file, one per line; -: standard input."),
+    ] = None
+    radius: Annotated[
+        float | None, typer.Option(min=0, help=r"Largest distance of an image that is found \[default: any].")
+    ] = None
+    offset: Annotated[
+        int, typer.Option(min=0, help="Leave so many of the nearest images out, to see the next ones.")
+    ] = 0
     effort: Annotated[
         int | None,
         typer.Option(
@@ -121,24 +139,40 @@ def command(
 
     Distances are numbers of differing bits; with --rescore, cosine distances.
     """
+    from bigr_repr.retrieval import Filter
     from bigr_repr_cli.parse import parse_region
     from bigr_repr_cli.search.index_report import drift_of
     from bigr_repr_cli.search.report import open_index, print_hits, write_views
 
-    if "-" in query and len(query) > 1:
+    if "-" in query and (len(query) > 1 or search.ids_file == "-"):
         raise typer.BadParameter("- takes all queries from stdin; name nothing else beside it", param_hint="QUERY")
     opened = open_index(index, name, search.device)
     k = max(1, min(10, len(opened))) if search.k is None else search.k
     where = None if search.region is None else parse_region(search.region, opened)
-    options = {"k": k, "rescore": search.rescore, "region": where, "effort": search.effort, "match": search.match}
+    chosen = Filter(where=search.where, match=search.match, ids=_listed_ids(search.ids_file, opened))
+    options = {
+        "k": k, "rescore": search.rescore, "region": where, "effort": search.effort, "where": chosen,
+        "radius": search.radius, "offset": search.offset,
+    }  # fmt: skip
     found = _by_id(opened, query, show, options) if by_id else _by_picture(opened, query, model, show, options)
     if show.html or show.montage:
         write_views(found, opened, model, show, quiet=as_json)
-    print_hits(found, as_json=as_json)
+    print_hits(found, opened, as_json=as_json)
     if warning := drift_of(opened):
         typer.echo(f"warning: {warning}", err=True)
     if found.failures:
         raise typer.Exit(1)
+
+
+def _listed_ids(file: str | None, opened: HammingIndex | StoreIndex) -> tuple[str, ...] | tuple[int, ...] | None:
+    """The ids in a list, as the index has them."""
+    from bigr_repr_cli.search.stdin import listed_ids
+
+    if file is None:
+        return None
+    ids = listed_ids(file)
+    numbers = getattr(getattr(opened, "ids", None), "type", None) == "int64"
+    return tuple(int(id) for id in ids) if numbers and all(id.isdecimal() for id in ids) else tuple(ids)
 
 
 def _by_id(opened: HammingIndex | StoreIndex, query: list[str], show: Show, options: dict[str, Any]) -> Searched:

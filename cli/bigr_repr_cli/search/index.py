@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -101,6 +100,10 @@ def build(
         Kept,
         typer.Option(help="Number type to keep the vectors in, for search --rescore; none: do not keep them."),
     ] = Kept.float16,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the data set to keep, for search --where; repeatable. label is kept always."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Build an index from an embedding data set, in chunks: its vectors need not fit into memory.
@@ -115,7 +118,8 @@ def build(
     with counting_progress("indexing") as on_progress:
         built = build_index(
             embeddings, out, binarizer=codes, n_bits=n_bits, layer=stored_layer(layer), kind=settings,
-            seed=settings.seed, vectors=None if vectors == Kept.none else vectors, on_progress=on_progress,
+            seed=settings.seed, vectors=None if vectors == Kept.none else vectors, keep=keep or (),
+            on_progress=on_progress,
         )  # fmt: skip
     print_index(built, out, as_json=as_json)
     if warning := missed_target(built):
@@ -180,13 +184,10 @@ def remove(
 
     They stay out of it until their file of the data set changes.
     """
-    from bigr_repr.images.find import escape_path, read_list
     from bigr_repr.retrieval import HammingIndex
+    from bigr_repr_cli.search.stdin import listed_ids
 
-    listed = list(ids or [])
-    if ids_file is not None:
-        with sys.stdin.buffer if ids_file == "-" else Path(ids_file).open("rb") as stream:
-            listed += [escape_path(path) for path in read_list(stream)]
+    listed = [*(ids or []), *([] if ids_file is None else listed_ids(ids_file))]
     if not listed:
         raise typer.BadParameter("name at least one image", param_hint="--id")
     opened = HammingIndex.load(index)

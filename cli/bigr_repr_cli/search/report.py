@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
 import typer
+from numpy.typing import NDArray
 
 from bigr_repr.images.formats import one_line
 from bigr_repr.retrieval import HammingIndex
+from bigr_repr.retrieval.codes.columns import is_time
 from bigr_repr.retrieval.results.views import Searched
 from bigr_repr.retrieval.stores.base import StoreIndex
 from bigr_repr.retrieval.stores.open import is_store, open_store
@@ -22,23 +26,25 @@ def open_index(place: str, name: str, device: str) -> HammingIndex | StoreIndex:
     return open_store(place, name) if is_store(place) else HammingIndex.load(place).to(device)
 
 
-def print_hits(found: Searched, *, as_json: bool) -> None:
-    """Hits of every query: ids and distances."""
+def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bool) -> None:
+    """Hits of every query: ids and distances, and as JSON the columns that the index keeps of them."""
     kind = "cosine distance" if found.rescored else "bits"
     if as_json:
-        answers: list[dict[str, Any]] = [{"query": name, "hits": hits} for name, hits in _hits(found)]
+        answers: list[dict[str, Any]] = [{"query": name, "hits": hits} for name, hits in _hits(found, index)]
         answers += [{"query": name, "error": message} for name, message in found.failures]
         typer.echo(json.dumps(answers, indent=2))
         return
     for _, message in found.failures:
         typer.echo(f"error: {one_line(message)}", err=True)
-    for number, (name, hits) in enumerate(_hits(found)):
+    for number, (name, hits) in enumerate(_hits(found, index)):
         if len(found.names) > 1:
             typer.echo(f"{chr(10) if number else ''}{one_line(name)}")
         width = max([len(kind), *(len(_text(hit["distance"])) for hit in hits)])
         typer.echo(f"{kind:>{width}}  image")
         for hit in hits:
             typer.echo(f"{_text(hit['distance']):>{width}}  {one_line(str(hit['id']))}")
+        if not hits:
+            typer.echo("no image passes the filter, or is that near", err=True)
 
 
 def write_views(
@@ -66,12 +72,24 @@ def write_views(
         typer.echo("no photograph of a hit was found; name the folder that was embedded: --images FOLDER", err=True)
 
 
-def _hits(found: Searched) -> list[tuple[str, list[dict[str, Any]]]]:
+def _hits(found: Searched, index: HammingIndex | StoreIndex) -> list[tuple[str, list[dict[str, Any]]]]:
     listed = []
-    for name, ids, distances in zip(found.names, *found.found.neighbors, strict=True):
-        pairs = zip(ids.tolist(), distances.tolist(), strict=True)
-        listed.append((name, [{"id": id, "distance": value} for id, value in pairs if id is not None and id != -1]))
+    kept = index.rows.columns if isinstance(index, HammingIndex) else None
+    for name, places, ids, distances in zip(found.names, *found.found, strict=True):
+        held = np.flatnonzero(places >= 0)
+        pairs = zip(ids[held].tolist(), distances[held].tolist(), strict=True)
+        hits = [{"id": id, "distance": value} for id, value in pairs]
+        if kept is not None:
+            hits = [hit | {"columns": values} for hit, values in zip(hits, _plain(kept, places[held]), strict=True)]
+        listed.append((name, hits))
     return listed
+
+
+def _plain(kept: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Values of some rows as JSON has them: dates and times as text."""
+    taken = kept.take(rows)
+    timed = [field.with_type(pa.string()) if is_time(field.type) else field for field in taken.schema]
+    return taken.cast(pa.schema(timed)).to_pylist()  # type: ignore[no-any-return]
 
 
 def _text(distance: float) -> str:

@@ -1,8 +1,10 @@
-"""Queries from standard input: one picture, or a list of paths. Knows nothing of search."""
+"""Queries and ids from standard input and files: one picture, or a list of paths. Knows nothing of search."""
 
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
 from typing import BinaryIO
 
 _MOST = 256 << 20  # bytes
@@ -22,3 +24,11 @@ def read_queries(stream: BinaryIO) -> list[str] | dict[str, bytes]:
     if any(byte < 32 and byte not in _SPACES for byte in data[:1024]):  # no path holds those, every picture does
         return {"-": data}
     return list(read_list(io.BytesIO(data)))
+
+
+def listed_ids(file: str) -> list[str]:
+    """Ids from a file, one per line, as an index spells them; -: from standard input."""
+    from bigr_repr.images.find import escape_path, read_list
+
+    with sys.stdin.buffer if file == "-" else Path(file).open("rb") as stream:
+        return [escape_path(path) for path in read_list(stream)]

@@ -1,0 +1,79 @@
+"""KeptColumns kept beside the codes of an index, to filter by: which types there are. Knows nothing of search or files."""
+
+# n rows
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import pyarrow as pa
+from numpy.typing import NDArray
+
+KeptColumns: TypeAlias = "pa.Table | Mapping[str, Sequence[Any] | NDArray[Any]]"
+
+OWN: Final = ("path", "id")  # what expressions call the ids
+
+
+def column_table(columns: KeptColumns | None, count: int) -> pa.Table | None:
+    """KeptColumns as a table of text, numbers, truth values, dates and times; None: there are none.
+
+    Raises ValueError for columns of another length than count, of another type, or called as the ids are.
+    """
+    if columns is None or not len(columns if isinstance(columns, Mapping) else columns.schema):
+        return None
+    named = columns if isinstance(columns, Mapping) else dict(zip(columns.column_names, columns.columns, strict=True))
+    arrays = {name: kept_array(name, values) for name, values in named.items()}
+    for name, values in arrays.items():
+        if len(values) != count:
+            raise ValueError(f"column {name!r} has {len(values)} values for {count} codes; give one per code")
+    return pa.table(arrays)
+
+
+def kept_array(name: str, values: Any) -> pa.ChunkedArray:
+    """The values of one column as an index keeps them.  Raises ValueError for a type that no filter compares."""
+    try:
+        array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
+        return (array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])).cast(
+            kept_type(name, array.type)
+        )
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"column {name!r} cannot be kept: {error}") from error
+
+
+def kept_type(name: str, kind: pa.DataType) -> pa.DataType:
+    """The type that a column of some type is kept as.  Raises ValueError for one that no filter compares."""
+    if name in OWN:
+        raise ValueError(f"column {name!r}: that is what filters call the ids; rename it")
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if (
+        pa.types.is_null(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+    ):
+        return pa.large_string()
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if is_kept(kind):
+        return kind
+    raise ValueError(f"column {name!r} is of type {kind}; text, numbers, truth values, dates and times can be kept")
+
+
+def is_kept(kind: pa.DataType) -> bool:
+    """Whether this is a type of kept columns."""
+    number = pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)
+    return bool(number or kind == pa.large_string() or pa.types.is_boolean(kind) or is_time(kind))
+
+
+def is_time(kind: pa.DataType) -> bool:
+    """Whether values are dates or times, which expressions write as text."""
+    return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind))
+
+
+def type_name(kind: pa.DataType) -> str:
+    """A type in a word."""
+    if kind == pa.large_string():
+        return "text"
+    return "true or false" if pa.types.is_boolean(kind) else str(kind) if is_time(kind) else "number"
