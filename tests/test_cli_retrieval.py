@@ -122,9 +122,21 @@ def test_a_search_among_some_paths(place: Path, bigr: Run) -> None:
     assert len(found["hits"]) == 3
     (found,) = json.loads(bigr(*search, "--match", "twin.png")[1])
     assert found["hits"] == [{"id": "twin.png", "distance": 0}]
-    for wrong, message in ((("--match", "no*"), "no row is left"), (("--match", "*", "--rescore", 2), "leave rescore")):
-        code, _, error = bigr(*search, *wrong)
-        assert (code, message in error) == (1, True)
+    everything = json.loads(bigr(*search[:-3], "-k", 16, "--json")[1])[0]["hits"]
+    (found,) = json.loads(bigr(*search, "--where", 'path like "0001%"', "--offset", 1, "--rescore", 9)[1])
+    assert {hit["id"][:4] for hit in found["hits"]} == {"0001"}
+    (found,) = json.loads(bigr(*search, "--offset", 2, "--radius", everything[3]["distance"])[1])
+    assert found["hits"] == [hit for hit in everything[2:5] if hit["distance"] <= everything[3]["distance"]]
+    Path("some.txt").write_text("00005.png\n00002.png\nnone.png\n")
+    (found,) = json.loads(bigr(*search, "--ids-file", "some.txt")[1])
+    assert {hit["id"] for hit in found["hits"]} == {"00005.png", "00002.png"}
+    code, text, error = bigr(*search[:-1], "--match", "no*")
+    assert (code, "no image passes the filter" in error) == (0, True)
+    for wrong, message in (("label = 1", "its columns are path; keep more"), ("path = ", "cannot be read")):
+        code, _, error = bigr(*search, "--where", wrong)
+        assert (code, message in error, error.count("\n")) == (1, True, 1)
+    code, _, error = bigr("index", "build", place / "data", "--codes", "bits", "--keep", "width")
+    assert (code, "has no column 'width' to keep; its columns are path" in error) == (1, True)
 
 
 def test_queries_come_from_standard_input(place: Path, bigr: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import base64
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NoReturn, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,9 @@ from bigr_repr.retrieval.codes.filters import as_filter
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.index.neighbors import Found, Neighbors, Scope, Within
-from bigr_repr.retrieval.stores.native import Dialect
+
+if TYPE_CHECKING:
+    from bigr_repr.retrieval.stores.native import Dialect
 
 _FORMAT: Final = 1
 _BINARIZER: Final = "binariser"  # in the header it keeps the spelling of the first version
