@@ -130,7 +130,7 @@ def test_a_search_among_some_paths(place: Path, bigr: Run) -> None:
     Path("some.txt").write_text("00005.png\n00002.png\nnone.png\n")
     (found,) = json.loads(bigr(*search, "--ids-file", "some.txt")[1])
     assert {hit["id"] for hit in found["hits"]} == {"00005.png", "00002.png"}
-    code, text, error = bigr(*search[:-1], "--match", "no*")
+    code, _, error = bigr(*search[:-1], "--match", "no*")
     assert (code, "no image passes the filter" in error) == (0, True)
     for wrong, message in (("label = 1", "its columns are path; keep more"), ("path = ", "cannot be read")):
         code, _, error = bigr(*search, "--where", wrong)
