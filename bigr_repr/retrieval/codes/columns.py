@@ -1,4 +1,4 @@
-"""KeptColumns kept beside the codes of an index, to filter by: which types there are. Knows nothing of search or files."""
+"""Columns kept beside the codes of an index, to filter by: which types there are. Knows nothing of search or files."""
 
 # n rows
 
