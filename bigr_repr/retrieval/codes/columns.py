@@ -16,7 +16,7 @@ OWN: Final = ("path", "id")  # what expressions call the ids
 
 
 def column_table(columns: KeptColumns | None, count: int) -> pa.Table | None:
-    """KeptColumns as a table of text, numbers, truth values, dates and times; None: there are none.
+    """Columns as a table of text, numbers, truth values, dates and times; None: there are none.
 
     Raises ValueError for columns of another length than count, of another type, or called as the ids are.
     """

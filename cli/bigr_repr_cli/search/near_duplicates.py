@@ -72,11 +72,11 @@ def command(
 
     Exact, whatever the kind of index. A small radius is fast: a million images of 256 bits take seconds at 8.
     """
-    from bigr_repr.retrieval import HammingIndex, find_near_duplicates
+    from bigr_repr.retrieval import Filter, HammingIndex, find_near_duplicates
 
     opened = HammingIndex.load(index)
     chosen = opened.n_bits // 20 if radius is None else radius
-    rows = None if new is None else opened.rows.matching(new)
+    rows = None if new is None else opened.rows.selected(Filter(match=new))
     if rows is not None and not len(rows):
         raise ValueError(f"--new: no image of the index matches {new!r}; name paths as the index lists them")
     clusters = find_near_duplicates(opened, chosen, new=rows)
