@@ -27,7 +27,7 @@ import bigr_repr as br
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
 from bigr_repr.embed.run import embed_images
-from bigr_repr.retrieval import HammingIndex, Region, build_index, decode_codes, search_images
+from bigr_repr.retrieval import Filter, HammingIndex, Region, build_index, decode_codes, search_images
 from bigr_repr.serve import Access, Limits, Service, create_app
 
 BASE = "http://127.0.0.1"
@@ -167,6 +167,51 @@ def test_a_radius_is_the_largest_distance(client: TestClient) -> None:
     near = _found(client.post("/search", json={"id": "00003.png", "k": 40, "radius": radius}).json())
     assert near == [hit for hit in every if hit[1] <= radius]
     assert len(every) == 40
+
+
+def test_filters_and_later_pages_are_the_librarys(folder: Path, pre: Pretrained, tmp_path: Path) -> None:
+    index = HammingIndex.load(folder / "bits")
+    names = index.ids.to_pylist()
+    labels = [["cat", None, "dog"][row % 3] for row in range(len(names))]
+    plain = HammingIndex.build(index.rows.codes, ids=names, columns={"label": labels, "x": [float("nan")] * len(names)})
+    plain.save(tmp_path / "index")
+    with _client(Service(pre, index=tmp_path / "index")) as client:
+        assert client.get("/about").json()["columns"] == {"label": "text", "x": "number"}
+        for filters in (
+            {"where": 'label = "cat"'},
+            {"match": "*1.png"},
+            {"ids": names[3:9]},
+            {"where": "label is null"},
+        ):
+            body = {"row": 5, "k": 4, "offset": 1, "radius": plain.n_bits, **filters}
+            hits = client.post("/search", json=body).json()["hits"]
+            wanted = plain.find(plain.rows.codes[5], 4, where=Filter(**filters), offset=1)  # type: ignore[arg-type]
+            assert [hit["row"] for hit in hits] == wanted.rows[0].tolist()
+            assert [hit["columns"] for hit in hits] == [{"label": labels[row], "x": None} for row in wanted.rows[0]]
+        assert client.post("/search", json={"row": 0, "where": 'label = "cow"'}).json()["hits"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/search", b"{", "the body is not JSON: "),
+        ("/search", b"", "the body: is required"),
+        ("/search", b"{}", "give one of image, code, id and row; found none"),
+        ("/search", b'{"row": 0, "k": 0}', "k: input should be greater than or equal to 1"),
+        ("/search", b'{"row": 0, "color": 1}', "color: there is no such field; see /docs"),
+        ("/codes", b"{}", "input: is required"),
+        ("/search", b'{"row": 0, "where": "label = 3"}', "column 'label' is not in this index: its columns are path"),
+        ("/search", b'{"row": 0, "where": "x = (select 1)"}', "where: "),
+        ("/search", b'{"row": 0, "ids": [1]}', "ids are names in this index, not numbers such as 1"),
+    ],
+)
+def test_errors_are_worded_for_their_reader(client: TestClient, path: str, body: bytes, said: str) -> None:
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    message = answer.json()["error"]["message"]
+    assert 400 <= answer.status_code < 500
+    assert message.startswith(said)
+    assert "Value error" not in message
+    assert "\n" not in message
 
 
 def test_decoded_codes_are_the_tokenizers_pictures(client: TestClient, pre: Pretrained, folder: Path) -> None:

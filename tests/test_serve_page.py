@@ -144,6 +144,28 @@ def test_a_region_is_drawn_to_the_grid_and_taken_back(open_page: Callable[..., A
     assert _shown(page) == whole
 
 
+def test_a_filter_is_a_part_of_the_path_or_an_expression(open_page: Callable[..., Any], pictures: Path) -> None:
+    page = open_page()
+    page.set_input_files("#file", pictures / "00003.png")
+    _shown(page)
+    page.keyboard.press("f")
+    page.fill("#filter", "0001")
+    page.press("#filter", "Enter")
+    assert all("0001" in name for name in _shown(page, 11))
+    page.fill("#filter", "0001?.png")
+    page.press("#filter", "Enter")
+    _shown(page, 10)
+    page.fill("#filter", 'path in ("00003.png", "00004.png")')
+    page.click("#only button")
+    assert sorted(_shown(page, 2)) == ["00003.png", "00004.png"]
+    page.fill("#filter", "color = 1")
+    page.press("#filter", "Enter")
+    playwright.expect(page.locator("#status")).to_contain_text("column 'color' is not in this index")
+    page.fill("#filter", "nowhere")
+    page.press("#filter", "Enter")
+    playwright.expect(page.locator("#status")).to_contain_text("No picture passes the filter")
+
+
 def test_what_the_bits_keep_is_shown(open_page: Callable[..., Any], pictures: Path) -> None:
     page = open_page()
     page.set_input_files("#file", pictures / "00005.png")

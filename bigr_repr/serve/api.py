@@ -20,7 +20,9 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from bigr_repr._version import __version__
+from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
+from bigr_repr.retrieval.codes.filters import Filter
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.serve import metrics
 from bigr_repr.serve.batching import QueueFullError
@@ -93,9 +95,7 @@ def _handle_errors(app: FastAPI) -> None:
         return answer(429, "busy", str(error))
 
     async def invalid(request: Request, error: Any) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        return answer(422, "invalid", f"{place}: {first['msg']}" if place else first["msg"])
+        return answer(422, "invalid", _in_words(error.errors()[0]))
 
     async def http(request: Request, error: Any) -> Response:
         return answer(error.status_code, "http", str(error.detail))
@@ -106,6 +106,18 @@ def _handle_errors(app: FastAPI) -> None:
     }  # fmt: skip
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
+
+
+def _in_words(error: dict[str, Any]) -> str:
+    """What is wrong with a body, from what the validator says."""
+    place, kind, said = ".".join(str(part) for part in error["loc"][1:]), error["type"], str(error["msg"])
+    if kind == "json_invalid":
+        return f"the body is not JSON: {error.get('ctx', {}).get('error', 'it cannot be read')}"
+    if kind == "value_error":
+        said = said.removeprefix("Value error, ")
+    known = {"extra_forbidden": "there is no such field; see /docs", "missing": "is required"}
+    said = known.get(kind, said[:1].lower() + said[1:])
+    return f"{place}: {said}" if place else f"the body: {said}" if kind != "value_error" else said
 
 
 router = APIRouter()
@@ -196,6 +208,7 @@ async def about(service: Served) -> About:
         grid=None if layout is None else (layout.width, layout.height), decodable=layout is not None,
         pictures=index is not None and index.provenance is not None,
         rescore=index is not None and index.rows.vectors is not None,
+        columns={} if index is None else index.rows.column_names,
         most_neighbors=service.limits.neighbors, most_images=service.limits.images,
     )  # fmt: skip
 
@@ -262,13 +275,18 @@ async def search(body: SearchBody, service: Served) -> SearchAnswer:
     state = _state(service, body.version)
     query = await _query(service, state, body)
     region = None if body.region is None else (body.region.x, body.region.y, body.region.w, body.region.h)
+    ids = None if body.ids is None else tuple(escape_path(id) if isinstance(id, str) else id for id in body.ids)
     options = SearchOptions(
-        k=body.k, radius=body.radius, region=region, rescore=body.rescore, effort=body.effort
+        k=body.k, where=Filter(where=body.where, match=body.match, ids=ids), radius=body.radius, offset=body.offset,  # type: ignore[arg-type]
+        region=region, rescore=body.rescore, effort=body.effort,
     )  # fmt: skip
     hits = await service.search(state, query, options)
     return SearchAnswer(
         hits=[
-            HitAnswer(row=hit.row, id=hit.id, distance=hit.distance, image=f"/image/{hit.row}?version={state.version}")
+            HitAnswer(
+                row=hit.row, id=hit.id, distance=hit.distance, columns=hit.columns,
+                image=f"/image/{hit.row}?version={state.version}",
+            )
             for hit in hits
         ],
         metric="cosine" if body.rescore else "bits",

@@ -106,7 +106,15 @@ class SearchBody(_Body):
     row: int | None = Field(None, ge=0)
     version: str | None = None
     k: int = Field(10, ge=1)
+    offset: int = Field(0, ge=0, le=1 << 20, description="Hits to leave out at the front, as later pages do.")
     radius: float | None = Field(None, ge=0, description="The largest distance of a hit.")
+    where: str | None = Field(
+        None, max_length=1 << 14, description='Only rows that pass: label = "cat" and not path like "drafts/%".'
+    )
+    match: str | None = Field(
+        None, max_length=4096, description="Only rows whose paths match: * any text, ? a character."
+    )
+    ids: list[str] | list[int] | None = Field(None, max_length=100_000, description="Only rows with these ids.")
     region: RegionBody | None = None
     rescore: int = Field(0, ge=0, le=1000, description="Order this many times k hits by their vectors; 0: do not.")
     effort: int | None = Field(None, ge=0, description="Of an approximate index.")
@@ -120,12 +128,13 @@ class SearchBody(_Body):
 
 
 class HitAnswer(BaseModel):
-    """One row that was found. image: where its photograph is."""
+    """One row that was found. image: where its photograph is. columns: what the index keeps of it."""
 
     row: int
     id: str | int
     distance: float
     image: str
+    columns: dict[str, str | int | float | bool | None] = {}
 
 
 class SearchAnswer(BaseModel):
@@ -161,7 +170,7 @@ class DecodeAnswer(BaseModel):
 class About(BaseModel):
     """What the server has. n_bits: of the index's codes. grid, token_bits: tokens across and down, and bits of the
     tokenizer's codes, if the index holds those: it can be searched by region then, and decoded. rescore: whether it
-    holds vectors. pictures: whether pictures can be queries."""
+    holds vectors. pictures: whether pictures can be queries. columns: to filter by, and what they hold."""
 
     model: str
     image_size: int
@@ -176,6 +185,7 @@ class About(BaseModel):
     decodable: bool
     pictures: bool
     rescore: bool
+    columns: dict[str, str] = {}
     most_neighbors: int
     most_images: int
 

@@ -23,10 +23,13 @@ from bigr_repr.codes import code_bytes
 from bigr_repr.features.extractor import blocks_of, layer_name
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
+from bigr_repr.retrieval.codes.columns import plain_rows
 from bigr_repr.retrieval.codes.decoding import decode_codes
+from bigr_repr.retrieval.codes.filters import Filter
 from bigr_repr.retrieval.codes.provenance import BITS, reading_of
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.index.neighbors import Within
 from bigr_repr.retrieval.queries import icc_of, model_of
 from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.serve.batching import Batcher, QueueFullError
@@ -54,12 +57,14 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """k: hits at most. radius: the largest distance of a hit. region: x, y, w, h in shares of the side: compare only
-    inside. rescore: take this many times k by bits, and of them the k nearest by their vectors; 0: do not. effort: of
-    an approximate index."""
+    """k: hits at most. where, radius, offset: as of index.neighbors.Within. region: x, y, w, h in shares of the side:
+    compare only inside. rescore: take this many times k by bits, and of them the k nearest by their vectors; 0: do not.
+    effort: of an approximate index."""
 
     k: int = 10
+    where: Filter | None = None
     radius: float | None = None
+    offset: int = 0
     region: tuple[float, float, float, float] | None = None
     rescore: int = 0
     effort: int | None = None
@@ -67,11 +72,12 @@ class SearchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One row that was found. distance: differing bits, or a cosine distance after rescoring."""
+    """One row that was found. distance: differing bits, or a cosine distance after rescoring. columns: as kept."""
 
     row: int
     id: str | int
     distance: float
+    columns: dict[str, Any]
 
 
 class Service:
@@ -287,6 +293,7 @@ def _search(index: HammingIndex, query: Query, options: SearchOptions) -> list[H
     k = min(options.k, len(index))
     if not k:
         return []
+    within: Within = {"where": options.where, "radius": options.radius, "offset": options.offset}
     if options.region is not None:
         if options.rescore:
             raise ValueError("a region is compared only by bits: leave rescore out")
@@ -294,18 +301,19 @@ def _search(index: HammingIndex, query: Query, options: SearchOptions) -> list[H
             index.token_layout()
             raise ValueError("a region needs the tokenizer's code of the query: search by picture or id")
         region = Region.of_fractions(*options.region, index.token_layout())
-        found = index.find_region(query.tokens, region, k)
+        found = index.find_region(query.tokens, region, k, **within)
     elif options.rescore:
         if query.vector is None:
             raise ValueError("rescoring needs a vector of the query: search by picture or id in an index with vectors")
-        vectors = query.vector[None]
-        found = index.find_rescored(query.code, vectors, k, rescore=options.rescore, effort=options.effort)
+        vectors, effort = query.vector[None], options.effort
+        found = index.find_rescored(query.code, vectors, k, rescore=options.rescore, effort=effort, **within)
     else:
-        found = index.find(query.code, k, effort=options.effort)
+        found = index.find(query.code, k, effort=options.effort, **within)
+    held = np.flatnonzero(found.rows[0] >= 0)
+    rows, ids, distances = (part[0][held] for part in found)
     return [
-        Hit(row=int(row), id=id if isinstance(id, str) else int(id), distance=float(distance))
-        for row, id, distance in zip(found.rows[0], found.ids[0], found.distances[0], strict=True)
-        if row >= 0 and (options.radius is None or distance <= options.radius)
+        Hit(row=int(row), id=id if isinstance(id, str) else int(id), distance=float(distance), columns=columns)
+        for row, id, distance, columns in zip(rows, ids, distances, plain_rows(index.rows.columns, rows), strict=True)
     ]
 
 

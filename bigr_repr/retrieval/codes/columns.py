@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -77,3 +79,15 @@ def type_name(kind: pa.DataType) -> str:
     if kind == pa.large_string():
         return "text"
     return "true or false" if pa.types.is_boolean(kind) else str(kind) if is_time(kind) else "number"
+
+
+def plain_rows(kept: pa.Table | None, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """The columns of some rows as JSON has them: dates and times as text, numbers that are not finite as None."""
+    if kept is None:
+        return [{} for _ in rows]
+    taken = kept.take(rows)
+    timed = [field.with_type(pa.string()) if is_time(field.type) else field for field in taken.schema]
+    return [
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        for row in taken.cast(pa.schema(timed)).to_pylist()
+    ]

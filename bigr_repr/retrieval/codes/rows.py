@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.retrieval.codes.binarizer import finite_rows
-from bigr_repr.retrieval.codes.columns import OWN, KeptColumns, column_table
+from bigr_repr.retrieval.codes.columns import OWN, KeptColumns, column_table, type_name
 from bigr_repr.retrieval.codes.filters import Filter
 
 _FILTERS: Final = 4  # whose rows are remembered
@@ -98,6 +98,11 @@ class IndexRows:
             raise ValueError(f"column {name!r:.60} is not in this index: {kept}; keep more with: index build --keep")
         assert self.columns is not None
         return self.columns.column(name)
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """Kept columns, and what they hold, in a word."""
+        return {} if self.columns is None else {field.name: type_name(field.type) for field in self.columns.schema}
 
     def _matching(self, pattern: str) -> pa.Array:
         if pa.types.is_integer(self.ids.type):

@@ -28,10 +28,19 @@ function source() {
 
 function asked() {
   const body = { ...source(), k: Math.min(+$("k").value, about.rows, about.most_neighbors) };
+  Object.assign(body, filter());
   if (region) body.region = shares(region);
   else if ($("rescore").checked) body.rescore = 10;
   if (!body.rescore && +$("radius").value < 100) body.radius = Math.floor(+$("radius").value / 100 * bitsCompared());
   return body;
+}
+
+// An expression such as label = "cat", or a part of the path.
+function filter() {
+  const text = $("filter").value.trim();
+  if (!text) return {};
+  const compares = /[=<>]|\s(like|ilike|in|is|between)\s/i.test(` ${text} `) || Object.hasOwn(about.columns, text);
+  return compares ? { where: text } : { match: /[*?]/.test(text) ? text : `*${text}*` };
 }
 
 async function search() {
@@ -69,7 +78,7 @@ function say(text, wrong = false) {
 function show(found) {
   const part = region ? " by the part you drew" : "";
   say(found.hits.length ? `The nearest ${found.hits.length} of ${found.rows.toLocaleString("en")} pictures${part}.`
-    : "No picture is that near.");
+    : $("filter").value.trim() ? "No picture passes the filter, or is that near." : "No picture is that near.");
   $("hits").replaceChildren(...found.hits.map((hit) => card(hit, found)));
 }
 
@@ -91,6 +100,8 @@ function card(hit, found) {
   bar.append(filled);
   text.append(element("span", "id", {}, String(hit.id).split("/").pop()), numbers, bar);
   button.append(picture, text);
+  const told = Object.entries(hit.columns).map(([name, value]) => `${name}: ${value ?? "none"}`);
+  if (told.length) button.title = [hit.id, ...told].join("\n");
   button.setAttribute("aria-label", `${hit.id}, ${numbers.textContent}: search for pictures like it`);
   button.addEventListener("click", () => goTo({ row: hit.row, version: found.version, id: String(hit.id) }));
   paint(photo, hit.image);
@@ -306,6 +317,8 @@ $("by-id").addEventListener("submit", (event) => {
   const id = $("id").value.trim();
   if (id) byId(id);
 });
+$("only").addEventListener("submit", (event) => { event.preventDefault(); search(); });
+$("filter").addEventListener("search", () => { if (!$("filter").value) search(); }); // its cross was pressed
 $("bits").addEventListener("change", () => {
   paintQuery();
   for (const image of $("hits").querySelectorAll("img")) paint(image, image.dataset.photo);
@@ -326,6 +339,7 @@ addEventListener("keydown", (event) => {
   const typing = event.target.matches("input:not([type=checkbox]):not([type=range])");
   if (event.ctrlKey || event.metaKey || event.altKey || typing || $("sign-in").open) return;
   if (event.key === "/") { event.preventDefault(); $("id").focus(); }
+  else if (event.key === "f") { event.preventDefault(); $("filter").focus(); }
   else if (event.key === "o") $("file").click();
   else if (event.key === "b" && !$("bits").disabled) $("bits").click();
   else if (event.key === "Escape" && region) setRegion(null);
@@ -363,6 +377,9 @@ try {
   $("about").textContent = about.version ? `${rows} pictures · ${about.n_bits.toLocaleString("en")} bits · ${about.model}` : about.model;
   $("rescore-row").hidden = !about.rescore;
   $("bits").disabled = !about.decodable;
+  const columns = Object.entries(about.columns);
+  $("columns").textContent = columns.length ? `Columns: ${columns.map(([name, kind]) => `${name} (${kind})`).join(", ")}` : "";
+  if (columns.some(([name]) => name === "label")) $("filter").placeholder = 'label = "cat", or part of the path';
   options();
   query = fromAddress();
   if (!about.version) say("This server has no index to search.", true);

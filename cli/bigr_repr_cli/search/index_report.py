@@ -15,7 +15,6 @@ from rich.text import Text
 
 from bigr_repr.images.find import escape_path
 from bigr_repr.retrieval import KINDS, HammingIndex
-from bigr_repr.retrieval.codes.columns import type_name
 from bigr_repr.retrieval.codes.provenance import describe_provenance
 from bigr_repr.retrieval.codes.source import Drift
 from bigr_repr.retrieval.stores.base import StoreIndex
@@ -64,12 +63,6 @@ def missed_target(index: HammingIndex) -> str | None:
     )
 
 
-def _columns(index: HammingIndex) -> dict[str, str]:
-    """Kept columns, and what they hold."""
-    kept = index.rows.columns
-    return {} if kept is None else {field.name: type_name(field.type) for field in kept.schema}
-
-
 def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
     layout, vectors, binarizer, check = index.layout, index.rows.vectors, index.binarizer, index.self_check
     return {
@@ -80,7 +73,7 @@ def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
         "settings": index.settings.to_dict(),
         "binarizer": None if binarizer is None else {"kind": binarizer.kind, "fitted_on": binarizer.fitted_on},
         "grid": None if layout is None else [layout.width, layout.height],
-        "columns": _columns(index),
+        "columns": index.rows.column_names,
         "vectors": None if vectors is None else {"dtype": vectors.dtype.name, "width": vectors.shape[1]},
         "provenance": index.provenance,
         "dataset": _dataset(index),
@@ -102,7 +95,7 @@ def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, 
     if settings.effort is not None:
         yield "effort", str(settings.effort)
     yield "self-check", str(index.self_check) if index.self_check else "not needed: exact"
-    yield "filters", ", ".join(f"{name} ({kind})" for name, kind in {"path": "text", **_columns(index)}.items())
+    yield "filters", ", ".join(f"{name} ({kind})" for name, kind in {"path": "text", **index.rows.column_names}.items())
     yield "rescoring", "no vectors kept" if vectors is None else f"{vectors.shape[1]} features, {vectors.dtype.name}"
     yield (
         "regions",

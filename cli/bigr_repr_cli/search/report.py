@@ -6,13 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import typer
-from numpy.typing import NDArray
 
 from bigr_repr.images.formats import one_line
 from bigr_repr.retrieval import HammingIndex
-from bigr_repr.retrieval.codes.columns import is_time
+from bigr_repr.retrieval.codes.columns import plain_rows
 from bigr_repr.retrieval.results.views import Searched
 from bigr_repr.retrieval.stores.base import StoreIndex
 from bigr_repr.retrieval.stores.open import is_store, open_store
@@ -80,16 +78,9 @@ def _hits(found: Searched, index: HammingIndex | StoreIndex) -> list[tuple[str, 
         pairs = zip(ids[held].tolist(), distances[held].tolist(), strict=True)
         hits = [{"id": id, "distance": value} for id, value in pairs]
         if kept is not None:
-            hits = [hit | {"columns": values} for hit, values in zip(hits, _plain(kept, places[held]), strict=True)]
+            hits = [hit | {"columns": values} for hit, values in zip(hits, plain_rows(kept, places[held]), strict=True)]
         listed.append((name, hits))
     return listed
-
-
-def _plain(kept: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Values of some rows as JSON has them: dates and times as text."""
-    taken = kept.take(rows)
-    timed = [field.with_type(pa.string()) if is_time(field.type) else field for field in taken.schema]
-    return taken.cast(pa.schema(timed)).to_pylist()  # type: ignore[no-any-return]
 
 
 def _text(distance: float) -> str:
