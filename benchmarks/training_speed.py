@@ -24,8 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import bigr_repr as br
 from bigr_repr.config import ModelConfig
-from bigr_repr.train.generator import GeneratorRecipe, make_optimizers
+from bigr_repr.train.generator import make_optimizers
 from bigr_repr.train.masking import draw_masks, read_positions
+from bigr_repr.train.recipe import GeneratorRecipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIDE = 2048

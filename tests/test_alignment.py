@@ -21,9 +21,10 @@ from bigr_repr.train import generator as generator_module
 from bigr_repr.train.alignment import AlignmentFeatures, AlignmentHeads, FrozenNetwork, write_features
 from bigr_repr.train.batches import batches
 from bigr_repr.train.code_set import CodeSet, write_codes
-from bigr_repr.train.generator import GeneratorRecipe, train_generator
+from bigr_repr.train.generator import train_generator
 from bigr_repr.train.masking import WHOLE, draw_masks, read_positions
 from bigr_repr.train.muon import Muon, orthogonalize
+from bigr_repr.train.recipe import GeneratorRecipe
 
 NETWORK = "test_efficientnet"  # timm's own for tests: 0.4 million weights
 CPU = torch.device("cpu")

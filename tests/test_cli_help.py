@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Any
 
 import pytest
 import typer
-from bigr_repr_cli import options
-from bigr_repr_cli.bench import look
+from bigr_repr_cli import options, serve
+from bigr_repr_cli.bench import few, look
 from bigr_repr_cli.bench import options as bench_options
-from bigr_repr_cli.main import app
+from bigr_repr_cli.draw import enrich, interpolate
+from bigr_repr_cli.embed import options as embed_options
+from bigr_repr_cli.main import app, main
+from bigr_repr_cli.search import command as search
+from bigr_repr_cli.search import index
 from bigr_repr_cli.search.index import StoreKind
+from bigr_repr_cli.train import codes
+from bigr_repr_cli.train import options as train_options
 from typer.testing import CliRunner
 
+from bigr_repr.embed.options import EmbedOptions
+from bigr_repr.evaluate.probes.attentive import AttentiveProbe
 from bigr_repr.evaluate.probes.protocols import protocol_names
 from bigr_repr.evaluate.reports.inspection import MAPS
 from bigr_repr.evaluate.representations.hidden import VECTOR_POOLS
+from bigr_repr.evaluate.runs.settings import BenchSettings
+from bigr_repr.painting.files import enrich_file, interpolate_file
+from bigr_repr.retrieval import IndexSettings, build_index, search_images
 from bigr_repr.retrieval.codes.binarizer import BINARIZERS
-from bigr_repr.retrieval.stores.open import KINDS
+from bigr_repr.retrieval.stores.open import KINDS, push
+from bigr_repr.serve.settings import Limits
 from bigr_repr.system.devices import as_dtype
+from bigr_repr.train import TokenizerRecipe, TrainSettings, write_codes
+from bigr_repr.train.run import run_generator_training
 
 
 def _commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -62,6 +78,71 @@ def test_every_option_says_what_it_sets_and_help_shows_all_of_it(words: tuple[st
 )
 def test_choices_are_the_librarys(choices: Any, wanted: tuple[str, ...]) -> None:
     assert tuple(map(str, choices)) == wanted
+
+
+def _defaults(of: Any) -> dict[str, Any]:
+    """The defaults of a dataclass's fields or of a function's parameters, choices as text."""
+    pairs = [(each.name, each.default) for each in inspect.signature(of).parameters.values()]
+    return {name: str(value) if isinstance(value, StrEnum) else value for name, value in pairs}
+
+
+@pytest.mark.parametrize(
+    ("of_command", "of_library", "other"),
+    [
+        (train_options.TrainingOptions, TrainSettings, {"sample_every", "precision"}),
+        (train_options.TokenizerLosses, TokenizerRecipe, set()),
+        (train_options.Architecture, run_generator_training, set()),
+        (codes.command, write_codes, {"device"}),
+        (index.IndexOptions, IndexSettings, set()),
+        (index.build, build_index, set()),
+        (index.push, push, set()),
+        (embed_options.RowOptions, EmbedOptions, set()),
+        (embed_options.OutputOptions, EmbedOptions, set()),
+        (embed_options.DecodingOptions, EmbedOptions, {"max_pixels"}),
+        (embed_options.NetworkSettings, EmbedOptions, {"device"}),
+        (bench_options.NetworkOptions, BenchSettings, set()),
+        (bench_options.Probing, BenchSettings, {"seeds", "rates"}),
+        (bench_options.Voting, BenchSettings, {"k"}),
+        (bench_options.RunOptions, BenchSettings, {"device", "cache"}),
+        (few.attentive_probe, AttentiveProbe, {"rates"}),
+        (search.Search, search_images, {"k"}),
+        (interpolate.command, interpolate_file, set()),
+        (enrich.command, enrich_file, set()),
+    ],
+)
+def test_defaults_are_the_librarys(of_command: Any, of_library: Any, other: set[str]) -> None:
+    """Of options that are named as the library's, but for those that are given in another form, or none, there."""
+    ours, theirs = _defaults(of_command), _defaults(of_library)
+    shared = {name for name in ours.keys() & theirs.keys() if theirs[name] is not inspect.Parameter.empty}
+    assert other <= shared
+    assert {name: ours[name] for name in shared - other} == {name: theirs[name] for name in shared - other}
+
+
+def test_a_server_accepts_what_the_library_would_have_it_accept() -> None:
+    given, usual = serve.LimitOptions(), Limits()
+    assert (given.max_body << 20, given.max_pixels, given.max_images) == (usual.body_bytes, usual.pixels, usual.images)
+    assert (given.max_requests, given.batch_size, given.timeout) == (usual.requests, usual.batch, usual.seconds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["train", "generator", "x", "--tokenizer", "t", "--out", "o", "--read-share", "0"],
+            "--read-share=0.0 is",
+        ),
+        (["train", "tokenizer", "x", "--out", "o", "--warmup", "9", "--steps", "5"], "--warmup=9 is"),
+        (["embed", "x.png", "--drop-gone"], "--drop-gone belongs to update"),
+        (["generate", "--temperature", "0", "--out", "steps"], "--temperature=0.0 is not allowed: it must be"),
+    ],
+)
+def test_messages_of_the_library_speak_of_options(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bigr-repr", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"error: {said}" in capsys.readouterr().err
 
 
 def test_precision_takes_what_the_library_takes() -> None:

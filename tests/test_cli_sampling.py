@@ -220,10 +220,10 @@ def test_every_version_says_its_own_class(bigr: Run, tmp_path: Path) -> None:
 
 def test_limits_can_be_raised(bigr: Run, tmp_path: Path) -> None:
     code, _, error = bigr(*PAINT, "--max-pixels", "1000")
-    assert (code, "1800 pixels" in error or "50 x 36 pixels are more than max_pixels=1000" in error) == (1, True)
+    assert (code, "1800 pixels" in error or "50 x 36 pixels are more than --max-pixels=1000" in error) == (1, True)
     code, _, error = bigr("enrich", "photo.png", "--max-windows", "3", "--out", "o.png")
     assert code == 1
-    assert "this takes up to 24 windows of 16 pixels, more than max_windows=3" in error
+    assert "this takes up to 24 windows of 16 pixels, more than --max-windows=3" in error
     assert not (tmp_path / "o.png").exists()
     assert bigr("enrich", "photo.png", "--max-windows", "24", "--out", "o.png", options=["--steps", "1"])[0] == 0
 
@@ -486,7 +486,7 @@ def test_interpolate_draws_a_strip_and_a_walk(bigr: Run, tmp_path: Path) -> None
             times.append(animation.info["duration"])
     assert times == [1500, 250, 250, 1500, 250, 250]  # it rests at both ends
     code, _, error = bigr("interpolate", "--from", "tench", "--to", "goldfish,1,2", "--steps", "3", "--out", "w.png")
-    assert (code, "frames=3 is too few; a way by 4 classes has at least 4" in error) == (1, True)
+    assert (code, "--steps=3 is too few; a way by 4 classes has at least 4" in error) == (1, True)
     bigr("generate", "--labels", "tench", "--out", "end")
     assert np.array_equal(strip[:, :16], pixels(tmp_path / "end/000000.png"))
 
@@ -555,7 +555,7 @@ def test_precision_by_either_name(bigr: Run, tmp_path: Path, name: str) -> None:
         (["generate", "--out", "photo.png"], "photo.png is a file"),
         (["generate", "--out", "o", "--grid", "grid.gif"], "must end in .png"),
         (["generate", "--out", "o", "--npz", "nowhere/a.npz"], "nowhere: no such folder"),
-        (["generate", "--out", "o", "--order", "raster", "--confidence-steps", "3"], "confidence_steps=3"),
+        (["generate", "--out", "o", "--order", "raster", "--confidence-steps", "3"], "--confidence-steps=3"),
         (["interpolate", "--from", "1", "--to", "xyzzy", "--out", "o.png"], "class 'xyzzy'"),
         (["interpolate", "--from", "1", "--to", "2", "--out", "o.gif"], "must end in .png"),
         (["enrich", "photo.png", "--device", "quantum", "--out", "o.png"], "device='quantum' is unknown"),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,31 @@ def test_every_folder_is_a_package() -> None:
 
 def test_the_root_holds_few_modules() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 8
+
+
+def _nodes(*kinds: type[ast.AST]) -> Iterator[tuple[Path, ast.AST]]:
+    """What of these kinds there is in the package and its command line."""
+    for file in sorted([*PACKAGE.rglob("*.py"), *(ROOT / "cli").rglob("*.py")]):
+        yield from ((file, node) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, kinds))
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    """Not even where an underscore tells them apart."""
+    places: dict[str, list[str]] = {}
+    for file, node in _nodes(ast.ClassDef):
+        assert isinstance(node, ast.ClassDef)
+        places.setdefault(node.name.lstrip("_"), []).append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert not {name: listed for name, listed in places.items() if len(listed) > 1}
+
+
+def test_functions_fit_on_a_screen() -> None:
+    """At most forty lines, the signature and the docstring included."""
+    long = [
+        f"{file.name}:{node.lineno} {node.name}"
+        for file, node in _nodes(ast.FunctionDef, ast.AsyncFunctionDef)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno >= 40
+    ]
+    assert not long
 
 
 def test_nothing_imports_the_command_line() -> None:

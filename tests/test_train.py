@@ -30,9 +30,10 @@ from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.batches import StreamSampler, batches
 from bigr_repr.train.code_set import CodeSet, write_codes
-from bigr_repr.train.generator import GeneratorRecipe, make_optimizers, parameter_groups, train_generator
+from bigr_repr.train.generator import make_optimizers, parameter_groups, train_generator
 from bigr_repr.train.loop import TrainSettings, identify
 from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
+from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.resume import TrainingError, find_checkpoints
 from bigr_repr.train.run import run_generator_training, run_tokenizer_training
 from bigr_repr.train.tokenizer import TokenizerRecipe, bit_usage, train_tokenizer
@@ -412,7 +413,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_resumes_exactly(codes: Path, 
 
 
 def test_muon_is_refused_where_it_would_be_wrong(codes: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="optimizer='lion' is unknown"):
+    with pytest.raises(ValueError, match="optimizer='lion' is not allowed: choose one of adamw, muon"):
         GeneratorRecipe(optimizer="lion")
     with pytest.raises(ValueError, match="choose bfloat16 or float32"):
         train_generator(CodeSet(codes), MODEL, settings(tmp_path, precision="fp16"), GeneratorRecipe(optimizer="muon"))

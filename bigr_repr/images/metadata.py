@@ -21,7 +21,7 @@ _TELLING: Final = ((0xE0, b"JFIF\0", 14), (0xEE, b"Adobe", 12))
 _USEFUL: Final = ((0xE1, b"Exif\0\0", 14), (0xE2, b"ICC_PROFILE\0", 15))
 
 
-class _Part(NamedTuple):
+class _Segment(NamedTuple):
     """A PNG chunk or a JPEG segment, whole. kind: its name, or its marker."""
 
     kind: bytes
@@ -69,7 +69,7 @@ def jpeg_process(data: bytes) -> int | None:
 # ---- PNG: length, name, content, checksum
 
 
-def _chunks(data: bytes) -> tuple[list[_Part], bytes]:
+def _chunks(data: bytes) -> tuple[list[_Segment], bytes]:
     """Whole chunks up to IEND, and what follows the last one of them."""
     parts: list[_Part] = []
     start = len(_PNG)
@@ -77,14 +77,14 @@ def _chunks(data: bytes) -> tuple[list[_Part], bytes]:
         end = start + 12 + int.from_bytes(data[start : start + 4])
         if end > len(data):
             break
-        parts.append(_Part(data[start + 4 : start + 8], data[start + 8 : end - 4], data[start:end]))
+        parts.append(_Segment(data[start + 4 : start + 8], data[start + 8 : end - 4], data[start:end]))
         start = end
         if parts[-1].kind == b"IEND":
             return parts, b""
     return parts, data[start:]
 
 
-def _kept_chunk(part: _Part, useful: bool) -> bool:
+def _kept_chunk(part: _Segment, useful: bool) -> bool:
     if part.kind[:1].isupper() or part.kind == b"tRNS":
         return True
     intact = zlib.crc32(part.kind + part.body).to_bytes(4) == part.whole[-4:]
@@ -104,7 +104,7 @@ def _is_profile(body: bytes) -> bool:
 # ---- JPEG: marker, length, content
 
 
-def _segments(data: bytes) -> tuple[list[_Part], bytes]:
+def _segments(data: bytes) -> tuple[list[_Segment], bytes]:
     """Segments up to the first scan, and the rest, from the scan or from what is no segment on."""
     parts: list[_Part] = []
     start = 2
@@ -117,12 +117,12 @@ def _segments(data: bytes) -> tuple[list[_Part], bytes]:
         end = start + 2 + length
         if marker in (_SOS, _EOI) or end > len(data) or (length < 2 and marker not in _ALONE):
             break
-        parts.append(_Part(bytes([marker]), data[start + 4 : end], data[start:end]))
+        parts.append(_Segment(bytes([marker]), data[start + 4 : end], data[start:end]))
         start = end
     return parts, data[start:]
 
 
-def _kept_segment(part: _Part, useful: bool) -> bool:
+def _kept_segment(part: _Segment, useful: bool) -> bool:
     marker = part.kind[0]
     if not (0xE0 <= marker <= 0xEF or marker == 0xFE):
         return True

@@ -29,7 +29,6 @@ class Pasting:
         "none",
         "How the painting meets the photograph. none: hard edges, all else unchanged bit for bit; feather: fades out "
         "around the marked part; poisson: colors fitted to the surroundings (needs OpenCV).",
-        usual="none",
         choices=BLENDS,
     )
     band: int | None = option(
@@ -41,7 +40,6 @@ class Pasting:
     max_windows: int = option(
         1000,
         "Refuse work of more windows than this before it begins; each takes as long as a picture of the model.",
-        usual="1000",
         least=1,
     )
 

@@ -23,7 +23,8 @@ class Option:
 
     help: one sentence.  usual: the default in words, where the value alone does not say it.  choices: the only values.
     least, most: the range of a number, both ends included.  remedy: what else an error says.
-    name, kind, optional: filled in by `options_of`; optional: None is allowed.
+    name, kind, optional, switch: filled in by `options_of`, as `usual` is where it is left out; optional: None is
+    allowed; switch: it is either given or not, like False and True.
     """
 
     help: str
@@ -35,11 +36,14 @@ class Option:
     name: str = ""
     kind: type = object
     optional: bool = False
+    switch: bool = False
 
     @property
     def range(self) -> str:
         """The numbers that are allowed, in words."""
         kind = "a whole number" if self.kind is int else "a number"
+        if self.least is None:
+            return kind
         if self.most is None:
             return f"{kind} of at least {self.least:g}"
         return f"{kind} in {self.least:g}..{self.most:g}".replace("e-0", "e-").replace("e+0", "e")
@@ -67,6 +71,11 @@ def option(default: Any, help: str, **says: Any) -> Any:
     return dataclasses.field(default=default, metadata={_KEY: Option(help=help, **says)})
 
 
+def is_documented(kind: type) -> bool:
+    """Whether the fields of a dataclass say what they are."""
+    return all(_KEY in each.metadata for each in dataclasses.fields(kind))
+
+
 def options_of(kind: type) -> types.MappingProxyType[str, Option]:
     """The options of a dataclass, by name."""
     if kind in _FOUND:
@@ -75,10 +84,23 @@ def options_of(kind: type) -> types.MappingProxyType[str, Option]:
     for each in dataclasses.fields(kind):
         alternatives = set(typing.get_args(hints[each.name])) or {hints[each.name]}
         (plain,) = alternatives - {types.NoneType}
+        said, default = each.metadata[_KEY], each.default
         found[each.name] = dataclasses.replace(
-            each.metadata[_KEY], name=each.name, kind=plain, optional=types.NoneType in alternatives
+            said,
+            name=each.name,
+            kind=plain,
+            optional=types.NoneType in alternatives,
+            switch=default is False,
+            usual=said.usual or _in_words(default),
         )
     return _FOUND.setdefault(kind, types.MappingProxyType(found))
+
+
+def _in_words(default: Any) -> str:
+    """A default that needs no explanation; "" for None and for a switch."""
+    if default is None or isinstance(default, bool):
+        return "yes" if default else ""
+    return f"{default}".removesuffix(".0")
 
 
 def check_options(options: Any) -> None:

@@ -76,13 +76,11 @@ class SamplingSettings:
     guidance_schedule: str = option(
         "constant",
         "How guidance changes over the iterations: constant, or linear, growing from 1 to the full scale.",
-        usual="constant",
         choices=GUIDANCE_SCHEDULES,
     )
     temperature: float = option(
         1.0,
         "Temperature of the bit probabilities; lower: less variety.",
-        usual="1",
         least=1e-9,
         most=1e9,
         remedy="for the likeliest bits choose deterministic",
@@ -90,14 +88,12 @@ class SamplingSettings:
     gumbel: float = option(
         0.17,
         "Scale of the random noise in the ranking of the tokens, for orders entropy, margin and reversed; 0: none.",
-        usual="0.17",
         least=0,
         most=_MOST,
     )
     gumbel_schedule: str = option(
         "constant",
         "How that noise changes over the iterations: constant, down to 0 or up from 0.",
-        usual="constant",
         choices=GUMBEL_SCHEDULES,
     )
     deterministic: bool = option(False, "Take each bit's likelier value instead of drawing it at random.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import grid_to_tokens
-from bigr_repr.config import GeneratorConfig, ModelConfig
+from bigr_repr.config import ModelConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.bigr import BiGR, drop_labels
 from bigr_repr.models.tokenizer import BinaryAutoencoder
@@ -27,73 +27,11 @@ from bigr_repr.train.alignment import AlignmentFeatures, AlignmentHeads, Feature
 from bigr_repr.train.batches import Batch, batches
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
-from bigr_repr.train.masking import MASKINGS, draw_masks, read_positions
+from bigr_repr.train.masking import draw_masks, read_positions
 from bigr_repr.train.muon import Muon
+from bigr_repr.train.recipe import GeneratorRecipe
 
 log = logging.getLogger(__name__)
-OPTIMIZERS = ("adamw", "muon")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorRecipe:
-    """How a generator is trained. Defaults are the paper's, but for `diffusion_draws` (1 there as well).
-
-    `conditional`: learn classes; None: if the data have labels. `class_dropout` is the chance that a label becomes "no
-    class". `diffusion_draws` noisy versions of every masked token share one pass of the transformer: a steadier loss
-    for little work. `accumulate` splits a batch into that many passes. `sample_bits` draws the bits of images from the
-    tokenizer's probabilities, for a tokenizer that was trained so; packed codes are what they are. `optimizer` is
-    "adamw" for all weights, or "muon" (orthogonalized momentum, at the same rate) for the matrices of the blocks.
-
-    `masking` is "cosine", the paper's, or "half", shares around one half; `light_share` of the images have next to
-    nothing masked. `read_share` of the tokens are read at a step, for a fraction of the time, but all of them in the
-    last fifth of a run. `align_weight` and `pool_weight` weigh how well the states after `align_block` and the mean of
-    those after `pool_block` predict another network's features, which a code set then has; blocks None: after a third,
-    and after three fifths.
-    """
-
-    conditional: bool | None = None
-    class_dropout: float = 0.1
-    dropout: float = 0.1
-    weight_decay: float = 0.02
-    diffusion_draws: int = 1
-    accumulate: int = 1
-    sample_bits: bool = True
-    optimizer: str = "adamw"
-    masking: str = "cosine"
-    light_share: float = 0.0
-    read_share: float = 1.0
-    align_weight: float = 0.0
-    align_block: int | None = None
-    pool_weight: float = 0.0
-    pool_block: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer={self.optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
-        if self.masking not in MASKINGS:
-            raise ValueError(f"masking={self.masking!r} is unknown; choose one of {', '.join(MASKINGS)}")
-        if not 0 < self.read_share <= 1:
-            raise ValueError(f"read_share={self.read_share} is outside 0..1, 0 excluded; 1 reads all tokens")
-        for name in ("class_dropout", "dropout", "light_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is outside 0..1")
-        for name in ("weight_decay", "align_weight", "pool_weight"):
-            if not getattr(self, name) >= 0:  # so worded that NaN fails
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
-        for name in ("diffusion_draws", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-
-    @property
-    def aligned(self) -> bool:
-        """Whether another network's features take part."""
-        return self.align_weight > 0 or self.pool_weight > 0
-
-    def aligned_blocks(self, config: GeneratorConfig) -> tuple[int, int]:
-        """The blocks whose states are aligned, by token and pooled. Raises ValueError past the model's last."""
-        given = (self.align_block, config.layers // 3), (self.pool_block, 3 * config.layers // 5)
-        token, pooled = (config.layer_index(usual if block is None else block) for block, usual in given)
-        return token, pooled
 
 
 def for_data(recipe: GeneratorRecipe, data: ImageSet | CodeSet) -> GeneratorRecipe:

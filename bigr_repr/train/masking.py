@@ -9,7 +9,6 @@ from torch import Tensor
 
 from bigr_repr.models.bigr import draw_mask
 
-MASKINGS = ("cosine", "half")
 WHOLE = 0.2  # the last part of a run that reads all tokens, whatever its `read_share`
 _LIGHT = 0.1
 _HALF, _SPREAD, _LEAST = 0.5, 0.2, 0.15

@@ -18,9 +18,10 @@ from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.train.code_set import CodeSet
-from bigr_repr.train.generator import GeneratorRecipe, Sampler, for_data, train_generator
+from bigr_repr.train.generator import Sampler, for_data, train_generator
 from bigr_repr.train.initial import begun_from, widened
 from bigr_repr.train.loop import TrainSettings
+from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 
 if TYPE_CHECKING:

@@ -1,37 +1,56 @@
-"""Commands whose parameters are dataclasses of options: each field becomes an option. Knows no single command."""
+"""Commands whose parameters are dataclasses of options: each field becomes an option. Knows no single command.
+
+The fields of a dataclass of the command line are annotated as parameters are, and may be such dataclasses themselves.
+One of the library, whose fields say what they are (see bigr_repr.sampling.fields), is taken as it is: defaults, help
+texts, choices and ranges are stated there and nowhere else.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
-_MISSING = dataclasses.MISSING
+import typer
+
+from bigr_repr.sampling.fields import Option, is_documented, options_of
+
+_OPTION = inspect.Parameter.KEYWORD_ONLY
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldsOf:
+    """In an annotation: the fields of a dataclass of the library as options; the value is a dict of those given.
+
+    panel: under which the help lists them. flags: names on the command line, where they are not the fields' own.
+    """
+
+    kind: type
+    panel: str | None = None
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class _OptionGroup(NamedTuple):
+    """Options that become one value, which `build` makes of theirs."""
+
+    parameters: list[inspect.Parameter]
+    build: Callable[[dict[str, Any]], Any]
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
-    """The same command for Typer, which knows no dataclasses: their fields, annotated as parameters are, in its place.
+    """The same command for Typer, which knows no dataclasses: their fields in their place.
 
     The command is called with one instance of each dataclass.
     """
-    groups: dict[str, type[Any]] = {}
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        if dataclasses.is_dataclass(parameter.annotation):
-            groups[name] = parameter.annotation  # type: ignore[assignment]
-            parameters += _fields(groups[name])
-        else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    parameters, build = _expanded(inspect.signature(command, eval_str=True).parameters.values())
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        made = {
-            name: kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
-            for name, kind in groups.items()
-        }
-        command(**made, **values)
+        command(**build(values))
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -40,17 +59,74 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
 
 def values_of(*groups: Any) -> dict[str, Any]:
     """The fields of several dataclasses by name, as keywords."""
-    return {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
+    return {each.name: getattr(group, each.name) for group in groups for each in dataclasses.fields(group)}
 
 
-def _fields(kind: type[Any]) -> list[inspect.Parameter]:
-    hints: Mapping[str, Any] = get_type_hints(kind, include_extras=True)
+def _expanded(
+    parameters: Iterable[inspect.Parameter],
+) -> tuple[list[inspect.Parameter], Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Parameters with the options of groups in their place, and what makes the former's values of the latter's."""
+    found: list[inspect.Parameter] = []
+    groups: dict[str, _OptionGroup] = {}
+    for parameter in parameters:
+        group = _group(parameter.annotation)
+        found += [parameter.replace(kind=_OPTION)] if group is None else group.parameters
+        if group is not None:
+            groups[parameter.name] = group
+
+    def build(values: dict[str, Any]) -> dict[str, Any]:
+        left, built = dict(values), {}
+        for name, group in groups.items():
+            built[name] = group.build({each.name: left.pop(each.name) for each in group.parameters})
+        return left | built
+
+    return found, build
+
+
+def _group(annotation: Any) -> _OptionGroup | None:
+    """What stands for a parameter annotated so; None: itself."""
+    for note in getattr(annotation, "__metadata__", ()):
+        if isinstance(note, FieldsOf):
+            return _OptionGroup(_options(note), _given)
+    if not (isinstance(annotation, type) and dataclasses.is_dataclass(annotation)):
+        return None
+    if is_documented(annotation):
+        return _OptionGroup(_options(FieldsOf(kind=annotation)), lambda values: annotation(**_given(values)))
+    hints = get_type_hints(annotation, include_extras=True)
+    parameters, build = _expanded(
+        inspect.Parameter(each.name, _OPTION, annotation=hints[each.name], default=_default(each))
+        for each in dataclasses.fields(annotation)
+    )
+    return _OptionGroup(parameters, lambda values: annotation(**build(values)))
+
+
+def _default(each: dataclasses.Field[Any]) -> Any:
+    return inspect.Parameter.empty if each.default is dataclasses.MISSING else each.default
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as the library takes them, text for choices, without what was not given."""
+    known = {name: value for name, value in values.items() if value is not None}
+    return {name: str(value) if isinstance(value, StrEnum) else value for name, value in known.items()}
+
+
+def _options(fields: FieldsOf) -> list[inspect.Parameter]:
     return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=hints[field.name],
-            default=inspect.Parameter.empty if field.default is _MISSING else field.default,
-        )
-        for field in dataclasses.fields(kind)
+        inspect.Parameter(name, _OPTION, default=None, annotation=_annotation(each, fields))
+        for name, each in options_of(fields.kind).items()
     ]
+
+
+def _annotation(each: Option, fields: FieldsOf) -> Any:
+    flag = f"--{each.name.replace('_', '-')}"
+    flags = fields.flags.get(each.name, (flag if each.kind is not bool or each.switch else f"{flag}/--no-{flag[2:]}",))
+    # Where there is a remedy to tell, the library does the telling.
+    checked = each.kind in (int, float) and not each.remedy
+    checks: dict[str, Any] = {"min": each.least, "max": each.most} if checked else {}
+    if each.choices:
+        checks["metavar"] = "|".join(each.choices) if len(each.choices) < 4 else each.name.upper()
+    # Rich takes square brackets in help texts for markup, unless they are escaped.
+    note = rf" \[default: {each.usual}]" if each.usual else ""
+    says = typer.Option(*flags, help=f"{each.help.removesuffix('.')}{note}.", rich_help_panel=fields.panel, **checks)
+    kind: Any = StrEnum(each.name, list(each.choices)) if each.choices else each.kind
+    return Annotated[kind | None, says]

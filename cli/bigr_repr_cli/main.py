@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated, Any
 
@@ -100,9 +101,24 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if _debug:
             raise
-        typer.echo(f"error: {_one_line(error)}", err=True)
+        typer.echo(f"error: {_with_options(_one_line(error), sys.argv[1:])}", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_options(text: str, words: list[str]) -> str:
+    """A message of the library, which names its arguments, with the options of the command that set them."""
+    command: Any = typer.main.get_command(app)
+    words = [word for word in words if not word.startswith("-")]
+    while isinstance(command, TyperGroup) and words:
+        _, command, words = command.resolve_command(command.context_class(command), words)
+    for parameter in command.params:
+        flag = next((flag for flag in parameter.opts if flag.startswith("--")), None)
+        if flag is not None:
+            # A name of one word is an argument's only before its value: steps=0, but not "in few steps".
+            value = "" if "_" in parameter.name else "(?==)"
+            text = re.sub(rf"(?<![\w./-]){parameter.name}(?![\w./-]){value}", flag, text)
+    return text
 
 
 def _one_line(error: Exception) -> str:

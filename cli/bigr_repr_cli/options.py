@@ -29,7 +29,7 @@ StoredLayer = Annotated[
     str | None,
     typer.Option(help=r"Block whose vectors to take, 12 or 4+8 \[default: the only one that the data set has]."),
 ]
-Binarizer = Annotated[
+CodeKind = Annotated[
     Codes,
     typer.Option(
         "--codes",

@@ -39,7 +39,7 @@ _HEADERS: Final = {
 }
 
 
-class _RefusedError(Exception):
+class _RejectedError(Exception):
     """A request that is refused, with the status of the answer and one line for whoever asks."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -87,11 +87,11 @@ class Guard:
         answer = _Answer(send)
         try:
             await self._admitted(scope, receive, answer)
-        except _RefusedError as refused:
+        except _RejectedError as refused:
             await answer.refuse(refused)
         except Exception as error:
             log.warning("a request for %s failed: %s: %s", scope["path"], type(error).__name__, error)
-            await answer.refuse(_RefusedError(500, "the server failed"))
+            await answer.refuse(_RejectedError(500, "the server failed"))
 
     async def _admitted(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -99,7 +99,7 @@ class Guard:
         _check_origin(scope, headers)
         self._check_password(headers)
         if scope["path"].startswith(_CLOSED):
-            raise _RefusedError(404, "there is nothing here")
+            raise _RejectedError(404, "there is nothing here")
         upload = scope["path"].rstrip("/") == _UPLOAD
         body = _limited(receive, headers, UPLOAD_BYTES if upload else BODY_BYTES)
         if upload:
@@ -130,9 +130,9 @@ class Guard:
         try:
             address = ipaddress.ip_address(name)
         except ValueError:
-            raise _RefusedError(421, "this page is not served under that name") from None
+            raise _RejectedError(421, "this page is not served under that name") from None
         if self._local and not address.is_loopback:
-            raise _RefusedError(421, "this page is not served under that address")
+            raise _RejectedError(421, "this page is not served under that address")
 
     def _check_password(self, headers: Mapping[str, str]) -> None:
         if self._password is None:
@@ -143,11 +143,11 @@ class Guard:
         except ValueError:
             word = b""
         if scheme.lower() != "basic" or not hmac.compare_digest(word, self._password.encode()):
-            raise _RefusedError(401, "the page has a password")
+            raise _RejectedError(401, "the page has a password")
 
     def _check_folder(self) -> None:
         if sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file()) > FOLDER_BYTES:
-            raise _RefusedError(507, "too much has been uploaded; start the page again")
+            raise _RejectedError(507, "too much has been uploaded; start the page again")
 
 
 def _check_origin(scope: Scope, headers: Mapping[str, str]) -> None:
@@ -155,25 +155,25 @@ def _check_origin(scope: Scope, headers: Mapping[str, str]) -> None:
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
     if origin is not None:
         if origin.partition("://")[2].lower() != headers.get("host", "").lower():
-            raise _RefusedError(403, "pages of other sites may not use this one")
+            raise _RejectedError(403, "pages of other sites may not use this one")
     elif site not in ("none", "same-origin"):
         link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         if not (link and scope["method"] == "GET" and scope["path"] == "/"):
-            raise _RefusedError(403, "pages of other sites may not use this one")
+            raise _RejectedError(403, "pages of other sites may not use this one")
 
 
 def _limited(receive: Receive, headers: Mapping[str, str], most: int) -> Receive:
     """The body as it comes, cut off past the limit."""
     stated, size = headers.get("content-length", "0"), 0
     if not stated.isdecimal() or len(stated) > 18 or int(stated) > most:
-        raise _RefusedError(413, f"more than {most >> 20} MB at once are not taken")
+        raise _RejectedError(413, f"more than {most >> 20} MB at once are not taken")
 
     async def part() -> Message:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
         if size > most:
-            raise _RefusedError(413, f"more than {most >> 20} MB at once are not taken")
+            raise _RejectedError(413, f"more than {most >> 20} MB at once are not taken")
         return message
 
     return part
@@ -186,7 +186,7 @@ def _check_images(body: bytes) -> None:
     for path in wrong:
         path.unlink(missing_ok=True)
     if wrong:
-        raise _RefusedError(415, "only images can be opened")
+        raise _RejectedError(415, "only images can be opened")
 
 
 def _is_image(path: Path) -> bool:
@@ -230,7 +230,7 @@ class _Answer:
         for message in messages:
             await self.send(message)
 
-    async def refuse(self, refused: _RefusedError) -> None:
+    async def refuse(self, refused: _RejectedError) -> None:
         """Send an error, unless an answer has begun."""
         if self._begun:
             return

@@ -83,9 +83,8 @@ def _drawn(work: Callable[[Watch], list[Path]], halted: Callable[[], bool], thre
     The work has a thread of its own, which ends when this iterator does. Raises what the work raises, and _StopError.
     """
     told: queue.SimpleQueue[list[Any] | BaseException | None] = queue.SimpleQueue()
-    looked, cost = time.monotonic(), 0.0
+    looked, cost, gone = time.monotonic(), 0.0, threading.Event()
     shown: Image.Image | None = None
-    gone = threading.Event()
 
     def watch(done: float, total: float, picture: Preview | None) -> None:
         nonlocal looked, cost, shown

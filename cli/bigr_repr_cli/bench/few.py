@@ -15,10 +15,10 @@ from bigr_repr_cli.progress import bench_progress
 
 @flattened
 def attentive_probe(
-    source: o.Source,
-    limits: o.Limits,
+    source: o.DataOptions,
+    limits: o.SampleSizes,
     features: o.TokenBlocks,
-    running: o.Running,
+    running: o.RunOptions,
     queries: Annotated[int, typer.Option(min=1, help="Learned queries; they must divide the tokens' width.")] = 8,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
     batch: Annotated[int, typer.Option(min=1, help="Images per step of the probe.")] = 256,
@@ -52,9 +52,9 @@ def attentive_probe(
 
 @flattened
 def few_shot(
-    source: o.Source,
+    source: o.DataOptions,
     features: o.Blocks,
-    running: o.Running,
+    running: o.RunOptions,
     shots: Annotated[str, typer.Option(help="Labeled images of each class, separated by commas.")] = "1,5,10",
     draws: Annotated[int, typer.Option(min=1, help="Times to draw them.")] = 5,
     penalty: Annotated[float, typer.Option("--C", help="Penalty of the logistic regression, which is not chosen.")] = 1,
@@ -86,7 +86,11 @@ def few_shot(
 
 @flattened
 def clusters(
-    source: o.Source, features: o.Blocks, running: o.Running, test_limit: o.TestLimit = None, as_json: Json = False
+    source: o.DataOptions,
+    features: o.Blocks,
+    running: o.RunOptions,
+    test_limit: o.TestLimit = None,
+    as_json: Json = False,
 ) -> None:
     """Cluster the test images' features and compare with their classes; measure effective rank and uniformity."""
     settings, blocks = o.settings_of(features, running), features.blocks

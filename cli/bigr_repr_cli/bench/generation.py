@@ -50,7 +50,7 @@ def command(
         list[str], typer.Option(help="Real images: a folder, a Parquet file or torchvision:NAME:ROOT. May be repeated.")
     ],
     judge: Judge,
-    running: o.Running,
+    running: o.RunOptions,
     k: Annotated[
         int, typer.Option("-k", "--k", min=1, help="Nearest neighbors that precision and recall reach to.")
     ] = 3,

@@ -19,9 +19,9 @@ _Out = Annotated[Path, typer.Option(help="File to draw into: .png or .svg.")]
 @flattened
 def map_command(
     out: _Out,
-    source: o.Source,
-    features: o.BlockOrBits,
-    running: o.Running,
+    source: o.DataOptions,
+    features: o.OneBlockOrBits,
+    running: o.RunOptions,
     method: Annotated[
         Method, typer.Option(help="How features become points in the plane; umap needs umap-learn.")
     ] = Method.tsne,
@@ -41,9 +41,9 @@ def map_command(
 @flattened
 def neighbors(
     out: Annotated[Path, typer.Option(help="File to draw into: .png.")],
-    source: o.Source,
-    features: o.BlockOrBits,
-    running: o.Running,
+    source: o.DataOptions,
+    features: o.OneBlockOrBits,
+    running: o.RunOptions,
     queries: Annotated[int, typer.Option(min=1, help="Test images to show, from every class in proportion.")] = 10,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Training images to show beside each.")] = 8,
     center: Annotated[
@@ -67,11 +67,11 @@ def neighbors(
 @flattened
 def confusion(
     out: _Out,
-    source: o.Source,
-    limits: o.Limits,
-    features: o.BlockOrBits,
+    source: o.DataOptions,
+    limits: o.SampleSizes,
+    features: o.OneBlockOrBits,
     probing: o.Probing,
-    running: o.Running,
+    running: o.RunOptions,
     as_json: Json = False,
 ) -> None:
     """Draw which classes the linear probe takes for which."""
@@ -91,9 +91,9 @@ def confusion(
 @flattened
 def cka(
     out: _Out,
-    source: o.Source,
-    network: o.Network,
-    running: o.Running,
+    source: o.DataOptions,
+    network: o.NetworkOptions,
+    running: o.RunOptions,
     other: Annotated[str | None, typer.Option(help=r"Model to compare with \[default: the model with itself].")] = None,
     test_limit: o.TestSample = 1000,
     as_json: Json = False,

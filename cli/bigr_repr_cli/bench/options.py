@@ -43,7 +43,7 @@ Limit = _Limit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DataOptions:
     """Where images, or features, and labels come from."""
 
     dataset: _Data = ""
@@ -101,7 +101,7 @@ TestLimit = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class SampleSizes:
     """How many images."""
 
     limit: _Limit = None
@@ -109,7 +109,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class NetworkOptions:
     """What computes features, and how its tokens become one vector."""
 
     model: Annotated[
@@ -133,7 +133,7 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block(Network):
+class OneBlock(NetworkOptions):
     """The same, of one block."""
 
     layer: Annotated[
@@ -156,7 +156,7 @@ class Block(Network):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockOrBits(Block):
+class OneBlockOrBits(OneBlock):
     """One block, or the bits."""
 
     codes: Annotated[bool, typer.Option("--codes", help="Measure the tokenizer's bits instead of hidden states.")] = (
@@ -165,7 +165,7 @@ class BlockOrBits(Block):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blocks(Network):
+class Blocks(NetworkOptions):
     """Any blocks, or the bits."""
 
     layer: Annotated[
@@ -273,7 +273,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running(Machine):
+class RunOptions(Machine):
     """The same with the random seed."""
 
     seed: Annotated[

@@ -13,7 +13,7 @@ from bigr_repr_cli.progress import bench_progress
 
 @flattened
 def linear_probe(
-    source: o.Source, limits: o.Limits, features: o.Blocks, probing: o.Probing, running: o.Running,
+    source: o.DataOptions, limits: o.SampleSizes, features: o.Blocks, probing: o.Probing, running: o.RunOptions,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train a linear classifier on frozen features and test it.
@@ -33,7 +33,12 @@ def linear_probe(
 
 @flattened
 def knn(
-    source: o.Source, limits: o.Limits, features: o.Blocks, voting: o.Voting, running: o.Running, as_json: Json = False
+    source: o.DataOptions,
+    limits: o.SampleSizes,
+    features: o.Blocks,
+    voting: o.Voting,
+    running: o.RunOptions,
+    as_json: Json = False,
 ) -> None:
     """Classify test images by their nearest training images: cosine, or Hamming distance with --codes.
 
@@ -51,12 +56,12 @@ def knn(
 
 @flattened
 def layers(
-    source: o.Source,
-    limits: o.Limits,
-    network: o.Network,
+    source: o.DataOptions,
+    limits: o.SampleSizes,
+    network: o.NetworkOptions,
     probing: o.Probing,
     voting: o.Voting,
-    running: o.Running,
+    running: o.RunOptions,
     plot: Annotated[Path | None, typer.Option(help="Also draw accuracy by layer into this .png or .svg file.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -14,10 +14,10 @@ from bigr_repr_cli.progress import bench_progress
 
 @flattened
 def command(
-    source: o.Source,
-    limits: o.Limits,
-    features: o.Block,
-    running: o.Running,
+    source: o.DataOptions,
+    limits: o.SampleSizes,
+    features: o.OneBlock,
+    running: o.RunOptions,
     bits: Annotated[
         str, typer.Option(help="Code lengths in bits, for pca, rotation and itq, separated by commas.")
     ] = "64,128,256",

@@ -1,21 +1,25 @@
 """`bigr-repr enrich`: a photograph with new detail."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bigr_repr_cli.draw.adapter import takes
-from bigr_repr_cli.draw.photo import PhotoCall, photo_options
-from bigr_repr_cli.draw.sampling import Sampling, sampling_options
+from bigr_repr_cli.draw.photo import Label, Marks, Out, Photo
+from bigr_repr_cli.draw.sampling import Sampling
+from bigr_repr_cli.flatten import flattened
 
 
-@takes(photo=photo_options("enriched.png"), sampling=sampling_options())
+@flattened
 def command(
-    photo: PhotoCall,
+    photo: Photo,
+    marks: Marks,
     sampling: Sampling,
     scale: Annotated[
         int, typer.Option(min=1, help="Shrink the photograph this many times before redrawing; 1: not at all.")
     ] = 2,
+    label: Label = None,
+    out: Out = Path("enriched.png"),
 ) -> None:
     """Give a photograph, or the marked part of it, new detail: four rounds that redraw a quarter of the tokens each.
 
@@ -25,4 +29,4 @@ def command(
     """
     from bigr_repr.painting.files import enrich_file
 
-    photo.paint(sampling, "enriching", enrich_file, scale=scale)
+    photo.paint(enrich_file, sampling, "enriching", label=label, out=out, marks=marks, scale=scale)

@@ -1,17 +1,38 @@
 """`bigr-repr generate`: new pictures of classes, as many as wanted."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bigr_repr_cli.draw.adapter import takes
-from bigr_repr_cli.draw.sampling import Sampling, sampling_options
+from bigr_repr_cli.draw.sampling import Sampling
+from bigr_repr_cli.flatten import flattened
 
 
-@takes(sampling=sampling_options())
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What is written."""
+
+    out: Annotated[
+        Path, typer.Option(help="Folder to write 000000.png, 000001.png and so on into; made if it is not there.")
+    ] = Path("generated")
+    grid: Annotated[
+        Path | None, typer.Option(help="Also write the first 64 pictures side by side into this PNG file.")
+    ] = None
+    npz: Annotated[
+        Path | None,
+        typer.Option(help="Also write all pictures as one array into this .npz file, which ADM's evaluator reads."),
+    ] = None
+    animate: Annotated[
+        Path | None, typer.Option(help="Also write how the first 64 pictures are drawn into this GIF file.")
+    ] = None
+
+
+@flattened
 def command(
     sampling: Sampling,
+    output: Output,
     labels: Annotated[
         list[str] | None,
         typer.Option(
@@ -23,19 +44,6 @@ def command(
     ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, help=r"Pictures in all, the classes in turn \[default: one per class].")
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder to write 000000.png, 000001.png and so on into; made if it is not there.")
-    ] = Path("generated"),
-    grid: Annotated[
-        Path | None, typer.Option(help="Also write the first 64 pictures side by side into this PNG file.")
-    ] = None,
-    npz: Annotated[
-        Path | None,
-        typer.Option(help="Also write all pictures as one array into this .npz file, which ADM's evaluator reads."),
-    ] = None,
-    animate: Annotated[
-        Path | None, typer.Option(help="Also write how the first 64 pictures are drawn into this GIF file.")
     ] = None,
 ) -> None:
     """Generate pictures of the given classes; without labels, of none in particular.
@@ -50,7 +58,7 @@ def command(
     with sampling.reported("generating") as (on_progress, report):
         report(
             generate_files(
-                pre, out, classes, count=count, sheet=grid, npz=npz, animation=animate, on_progress=on_progress,
-                **sampling.options(),
+                pre, output.out, classes, count=count, sheet=output.grid, npz=output.npz, animation=output.animate,
+                on_progress=on_progress, **sampling.options(),
             )
         )  # fmt: skip

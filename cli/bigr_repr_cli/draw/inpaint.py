@@ -1,16 +1,20 @@
 """`bigr-repr inpaint`: a part of a photograph painted anew."""
 
-from bigr_repr_cli.draw.adapter import takes
-from bigr_repr_cli.draw.photo import PhotoCall, photo_options
-from bigr_repr_cli.draw.sampling import Sampling, sampling_options
+from pathlib import Path
+
+from bigr_repr_cli.draw.photo import Label, Marks, Out, Photo
+from bigr_repr_cli.draw.sampling import Sampling
+from bigr_repr_cli.flatten import flattened
 
 
-@takes(photo=photo_options("inpainted.png"), sampling=sampling_options())
-def command(photo: PhotoCall, sampling: Sampling) -> None:
+@flattened
+def command(
+    photo: Photo, marks: Marks, sampling: Sampling, label: Label = None, out: Out = Path("inpainted.png")
+) -> None:
     """Repaint the marked part of a photograph, at the photograph's own resolution.
 
     With --blend none, pixels outside the mask stay bit for bit.
     """
     from bigr_repr.painting.files import inpaint_file
 
-    photo.paint(sampling, "inpainting", inpaint_file)
+    photo.paint(inpaint_file, sampling, "inpainting", label=label, out=out, marks=marks)

@@ -1,17 +1,28 @@
 """`bigr-repr interpolate`: pictures on the way from one class to another."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from bigr_repr_cli.draw.adapter import takes
-from bigr_repr_cli.draw.sampling import Sampling, sampling_options
+from bigr_repr.sampling.settings import SamplingSettings
+from bigr_repr_cli.draw.sampling import PANEL, Sampling
+from bigr_repr_cli.flatten import FieldsOf, flattened
 
 
-@takes(sampling=sampling_options("--iterations"))
+@dataclass(frozen=True, kw_only=True)
+class InterpolationSampling(Sampling):
+    """The shared options; --steps counts pictures here."""
+
+    settings: Annotated[
+        dict[str, Any], FieldsOf(kind=SamplingSettings, panel=PANEL, flags={"steps": ("--iterations",)})
+    ]
+
+
+@flattened
 def command(
-    sampling: Sampling,
+    sampling: InterpolationSampling,
     start: Annotated[str, typer.Option("--from", metavar="CLASS", help="First class, by number or name.")],
     to: Annotated[
         str,

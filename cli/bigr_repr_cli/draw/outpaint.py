@@ -1,19 +1,20 @@
 """`bigr-repr outpaint`: a photograph continued beyond its edges."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bigr_repr_cli.draw.adapter import takes
-from bigr_repr_cli.draw.photo import PhotoCall, parse_aspect, photo_options
-from bigr_repr_cli.draw.sampling import Sampling, sampling_options
+from bigr_repr_cli.draw.photo import Label, Out, Photo, parse_aspect
+from bigr_repr_cli.draw.sampling import Sampling
+from bigr_repr_cli.flatten import flattened
 
 AddedPixels = Annotated[int, typer.Option(min=0, help="Pixels to add on this side.")]
 
 
-@takes(photo=photo_options("outpainted.png", marks=False), sampling=sampling_options())
+@flattened
 def command(
-    photo: PhotoCall,
+    photo: Photo,
     sampling: Sampling,
     left: AddedPixels = 0,
     top: AddedPixels = 0,
@@ -23,6 +24,8 @@ def command(
         str | None,
         typer.Option(help="Add what makes width:height this, as 16:9 or 1.78, equally on opposite sides."),
     ] = None,
+    label: Label = None,
+    out: Out = Path("outpainted.png"),
 ) -> None:
     """Continue a photograph beyond its edges, at its own scale, by pixels or to an aspect.
 
@@ -38,6 +41,5 @@ def command(
     from bigr_repr.painting.files import outpaint_file
     from bigr_repr.painting.windows import Margins
 
-    photo.paint(
-        sampling, "outpainting", outpaint_file, margins=Margins(*sides) if ratio is None else None, aspect=ratio
-    )
+    margins = Margins(*sides) if ratio is None else None
+    photo.paint(outpaint_file, sampling, "outpainting", label=label, out=out, margins=margins, aspect=ratio)

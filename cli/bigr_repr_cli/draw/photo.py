@@ -3,119 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bigr_repr.painting.pasting import Pasting
-from bigr_repr_cli.draw.adapter import Group, declared, fields_of
 from bigr_repr_cli.draw.sampling import Sampling
 
 if TYPE_CHECKING:
     from bigr_repr.painting.files import Box, Written
 
+Label = Annotated[
+    str | None,
+    typer.Option(
+        help=r"What to paint: a class by number or name; several, as 3,cat, or all: a version of each "
+        r"\[default: what fits the surroundings].",
+    ),
+]
+Out = Annotated[
+    Path, typer.Option(help="PNG file to write; several versions are numbered: NAME-0.png, NAME-1.png and so on.")
+]
 
-def _image(
-    image: Annotated[
-        Path,
-        typer.Argument(metavar="IMAGE", help="Photograph to work on, of any size; transparent parts count as white."),
-    ],
-) -> None:
-    """Only its signature is used, and that of the next three."""
 
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What is marked in a photograph."""
 
-def _marks(
     mask: Annotated[
         list[Path] | None,
         typer.Option(
-            "--mask",
             help="Mask image of the photograph's size: paint where it is light (128 or more) and opaque. May be "
             "repeated.",
         ),
-    ] = None,
+    ] = None
     box: Annotated[
         list[str] | None,
         typer.Option(
-            "--box", help="Rectangle to paint, as left,top,right,bottom in pixels from the upper left. May be repeated."
+            help="Rectangle to paint, as left,top,right,bottom in pixels from the upper left. May be repeated."
         ),
-    ] = None,
-) -> None: ...
+    ] = None
 
 
-def _label(
-    label: Annotated[
-        str | None,
-        typer.Option(
-            "--label",
-            help=r"What to paint: a class by number or name; several, as 3,cat, or all: a version of each "
-            r"\[default: what fits the surroundings].",
-        ),
-    ] = None,
-) -> None: ...
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """A photograph, and how it is painted into."""
 
-
-def _result(
+    image: Annotated[
+        Path,
+        typer.Argument(metavar="IMAGE", help="Photograph to work on, of any size; transparent parts count as white."),
+    ]
     count: Annotated[
         int | None, typer.Option(min=1, help=r"Versions to paint, the classes in turn \[default: one per class].")
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(help="PNG file to write; several versions are numbered: NAME-0.png, NAME-1.png and so on.")
-    ] = Path("painted.png"),
+    ] = None
     animate: Annotated[
         bool,
         typer.Option(
             "--animate", help="Also write how the tokens of the first version are drawn: a GIF beside OUT, of its name."
         ),
-    ] = False,
+    ] = False
     max_pixels: Annotated[
         int | None,
         typer.Option(min=1, help=r"Refuse photographs and masks of more pixels than this \[default: 200,000,000]."),
-    ] = None,
-) -> None: ...
+    ] = None
+    pasting: Pasting
 
-
-class PhotoCall:
-    """A photograph, what is marked in it, and where the result goes, as given."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = values
-        self.boxes = parse_boxes(values.get("box"))
-
-    def paint(self, sampling: Sampling, doing: str, paint: Callable[..., Written], **own: Any) -> None:
+    def paint(
+        self, paint: Callable[..., Written], sampling: Sampling, doing: str, *,
+        label: str | None, out: Path, marks: Marks | None = None, **own: Any,
+    ) -> None:  # fmt: skip
         """See to the files, load the model, call the library and print what it wrote."""
         from bigr_repr.checkpoints.classes import class_list
         from bigr_repr.images.decode import MAX_PIXELS
         from bigr_repr.painting.files import PhotoFile
 
-        v = self.values
-        how = Pasting(**{name: v[name] for name in fields_of(Pasting) if v[name] is not None})
+        marks = marks or Marks()
         file = PhotoFile(
-            photo=v["image"], out=v["out"], masks=v.get("mask") or (), boxes=self.boxes, animate=v["animate"],
-            max_pixels=v["max_pixels"] or MAX_PIXELS,
+            photo=self.image, out=out, masks=marks.mask or (), boxes=parse_boxes(marks.box), animate=self.animate,
+            max_pixels=self.max_pixels or MAX_PIXELS,
         )  # fmt: skip
-        file.check(v["count"])
-        pre, label = sampling.load(), v.get("label")
+        file.check(self.count)
+        pre = sampling.load()
         classes = None if label is None else class_list(pre.config, [label])
         with sampling.reported(doing) as (on_progress, report):
             report(
                 paint(
-                    pre, file, classes, count=v["count"], pasting=how,
+                    pre, file, classes, count=self.count, pasting=self.pasting,
                     on_step=lambda painted: on_progress(painted.done, painted.total), **own, **sampling.options(),
                 )
             )  # fmt: skip
-
-
-def photo_options(out: str, *, marks: bool = True, label: Any = None) -> Group:
-    """The options of a command that paints into a photograph.
-
-    out: the result's usual name.  marks: whether it takes masks and boxes.  label: how it asks for the class, a
-    function to take the parameter `label` of; None: as most do.
-    """
-    result = declared(_result)
-    result["out"] = result["out"].replace(default=Path(out))
-    parts = declared(_image) | (declared(_marks) if marks else {}) | declared(label or _label) | result
-    return Group(parts | fields_of(Pasting), PhotoCall)
 
 
 def parse_boxes(values: list[str] | None) -> list[Box]:

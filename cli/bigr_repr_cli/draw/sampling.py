@@ -12,7 +12,7 @@ import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.sampling.settings import SamplingSettings
-from bigr_repr_cli.draw.adapter import Group, declared, fields_of
+from bigr_repr_cli.flatten import FieldsOf
 from bigr_repr_cli.options import Compile, Computed, Device, Json, Model, Precision
 from bigr_repr_cli.progress import counting_progress
 
@@ -21,34 +21,7 @@ if TYPE_CHECKING:
     from bigr_repr.painting.files import Written
     from bigr_repr.sampling.job import Options
 
-_PANEL = "Sampling"
-
-
-def _shared(
-    model: Model = DEFAULT_MODEL,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed: the same seed gives the same pictures.")] = 0,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help=r"Images drawn together; in bf16, 32 are faster \[default: 1 on a CPU, else 8,192 tokens' worth].",
-        ),
-    ] = None,
-    device: Device = "auto",
-    precision: Precision = Computed.float32,
-    compile: Compile = False,
-    as_json: Json = False,
-    fast: Annotated[
-        bool,
-        typer.Option(
-            "--fast",
-            help="Start from the fast preset instead of the paper's settings: 16 iterations, order halton, 25 "
-            "diffusion steps; the options below still change it.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = False,
-) -> None:
-    """Only its signature is used."""
+PANEL = "Sampling"
 
 
 def load_for_sampling(model: str, device: str, precision: str, compiled: bool) -> Pretrained:
@@ -61,22 +34,45 @@ def load_for_sampling(model: str, device: str, precision: str, compiled: bool) -
     return compile_for_sampling(pre) if compiled else pre
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The values of the shared options, as given."""
+    """The shared options."""
 
-    values: dict[str, Any]
+    model: Model = DEFAULT_MODEL
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: the same seed gives the same pictures.")] = 0
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=r"Images drawn together; in bf16, 32 are faster \[default: 1 on a CPU, else 8,192 tokens' worth].",
+        ),
+    ] = None
+    device: Device = "auto"
+    precision: Precision = Computed.float32
+    compile: Compile = False
+    as_json: Json = False
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Start from the fast preset instead of the paper's settings: 16 iterations, order halton, 25 "
+            "diffusion steps; the options below still change it.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False
+    settings: Annotated[
+        dict[str, Any], FieldsOf(kind=SamplingSettings, panel=PANEL, flags={"steps": ("--iterations", "--steps")})
+    ]
 
     def load(self) -> Pretrained:
         """The model, where and in what it is to compute."""
-        v = self.values
-        return load_for_sampling(v["model"], v["device"], v["precision"], v["compile"])
+        return load_for_sampling(self.model, self.device, self.precision, self.compile)
 
     def options(self) -> Options:
         """Keywords for the library: those given only, so that the rest is up to the function called."""
         from bigr_repr.sampling.job import given_options
 
-        return given_options(self.values, fast=self.values["fast"])
+        return given_options({"seed": self.seed, "batch_size": self.batch_size} | self.settings, fast=self.fast)
 
     @contextmanager
     def reported(self, name: str) -> Iterator[tuple[Callable[[float, float], None], Callable[[Written], None]]]:
@@ -94,7 +90,7 @@ class Sampling:
 
     def _print(self, result: Written) -> None:
         files = [*map(str, result.images), *map(str, result.also)]
-        if self.values["as_json"]:
+        if self.as_json:
             record = {"images": files[: len(result.images)], "also": files[len(result.images) :]}
             typer.echo(json.dumps(record | {"drawn": result.drawn, "seconds": round(result.seconds, 3)}, indent=2))
             return
@@ -103,9 +99,3 @@ class Sampling:
         typer.echo(f"{result.drawn:,} drawn in {result.seconds:.1f} s{note}")
         shown = files if len(files) <= 8 else [files[0], "…", *files[len(result.images) - 1 :]]
         typer.echo("\n".join(shown))
-
-
-def sampling_options(*iterations: str) -> Group:
-    """The shared options. iterations: the flags that set their number, other than the usual ones."""
-    flags = {"steps": iterations or ("--iterations", "--steps")}
-    return Group(declared(_shared) | fields_of(SamplingSettings, panel=_PANEL, flags=flags), Sampling)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bigr_repr_cli.embed.options import Columns, Computing, Decoding, Engine, Runs
+from bigr_repr_cli.embed.options import DecodingOptions, Engine, NetworkSettings, OutputOptions, RowOptions
 from bigr_repr_cli.flatten import flattened, values_of
 from bigr_repr_cli.options import Json
 from bigr_repr_cli.parse import parse_batch_size, parse_layers
@@ -22,7 +22,12 @@ _Images = Annotated[
 
 @flattened
 def command(
-    images: _Images, columns: Columns, runs: Runs, decoding: Decoding, computing: Computing, as_json: Json = False
+    images: _Images,
+    columns: RowOptions,
+    runs: OutputOptions,
+    decoding: DecodingOptions,
+    computing: NetworkSettings,
+    as_json: Json = False,
 ) -> None:
     """Embed images: one vector per image, in a folder of Parquet files that state their provenance.
 
@@ -59,7 +64,9 @@ def command(
         raise RuntimeError(f"none of the images gave a vector; the reasons are in {summary.out / 'failures.jsonl'}")
 
 
-def _options(columns: Columns, runs: Runs, decoding: Decoding, computing: Computing) -> dict[str, Any]:
+def _options(
+    columns: RowOptions, runs: OutputOptions, decoding: DecodingOptions, computing: NetworkSettings
+) -> dict[str, Any]:
     """Keywords of embed_images for all options but those that need parsing."""
     from bigr_repr.images.decode import MAX_PIXELS
 

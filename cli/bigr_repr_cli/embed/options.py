@@ -17,7 +17,7 @@ Engine = StrEnum("Engine", ["local", "ray"])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
+class RowOptions:
     """What a row holds."""
 
     layer: Annotated[
@@ -74,7 +74,7 @@ class Columns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs:
+class OutputOptions:
     """Where rows go, and what of an earlier run there is kept."""
 
     out: Annotated[
@@ -124,7 +124,7 @@ class Runs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
+class DecodingOptions:
     """How images are decoded."""
 
     icc: Annotated[
@@ -157,7 +157,7 @@ class Decoding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Computing:
+class NetworkSettings:
     """Where the network runs, and how."""
 
     batch_size: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
-from bigr_repr_cli.options import Binarizer, Bits, Codes, StoredLayer
+from bigr_repr_cli.options import Bits, CodeKind, Codes, StoredLayer
 from bigr_repr_cli.parse import stored_layer
 
 _Source = Annotated[
@@ -19,7 +19,7 @@ def export(
     out: Annotated[
         Path, typer.Option(help="File to write: *.parquet (path, code), *.npz (paths, codes) or *.npy (only codes).")
     ] = Path("codes.parquet"),
-    codes: Binarizer = Codes.bits,
+    codes: CodeKind = Codes.bits,
     n_bits: Bits = None,
     layer: StoredLayer = None,
     model: Annotated[

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bigr_repr_cli.flatten import flattened, values_of
-from bigr_repr_cli.options import Binarizer, Bits, Codes, Json, StoredLayer
+from bigr_repr_cli.options import Bits, CodeKind, Codes, Json, StoredLayer
 from bigr_repr_cli.parse import stored_layer
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ Index = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that bigr-r
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kind:
+class IndexOptions:
     """What kind of index to build: the fields of IndexSettings."""
 
     kind: Annotated[
@@ -89,11 +89,11 @@ def build(
     embeddings: Annotated[
         str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
     ],
-    kind: _Kind,
+    kind: IndexOptions,
     out: Annotated[Path, typer.Option(help="Folder to write the index into; an index there is replaced.")] = Path(
         "index"
     ),
-    codes: Binarizer = Codes.sign,
+    codes: CodeKind = Codes.sign,
     n_bits: Bits = None,
     layer: StoredLayer = None,
     vectors: Annotated[

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr_cli.flatten import flattened, values_of
 from bigr_repr_cli.progress import training_progress
 from bigr_repr_cli.train import options as o
@@ -15,8 +16,8 @@ def command(
     tokenizer: Annotated[str, typer.Option(help="Folder of the tokenizer that made the codes, or a model's name.")],
     out: o.Out,
     architecture: o.Architecture,
-    recipe: o.Recipe,
-    running: o.Running,
+    recipe: GeneratorRecipe,
+    training: o.TrainingOptions,
     steps: o.Steps = 500_000,
     batch_size: o.BatchSize = 1024,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate, above 0.")] = 1e-4,
@@ -24,16 +25,14 @@ def command(
     columns: o.ParquetColumns,
 ) -> None:
     """Train the generator; the same command resumes a broken run. Writes OUT/model, which every command can load."""
-    from bigr_repr.train.generator import GeneratorRecipe
     from bigr_repr.train.loop import TrainSettings
     from bigr_repr.train.run import run_generator_training
 
     settings = TrainSettings(
-        out=str(out), steps=steps, batch_size=batch_size, learning_rate=learning_rate, **values_of(running)
+        out=str(out), steps=steps, batch_size=batch_size, learning_rate=learning_rate, **values_of(training)
     )
-    how = GeneratorRecipe(**values_of(recipe))
     with training_progress(steps, "generator") as on_step:
         folder = run_generator_training(
-            data, tokenizer, settings, how, columns=columns.named, **values_of(architecture), on_step=on_step
+            data, tokenizer, settings, recipe, columns=columns.named, **values_of(architecture), on_step=on_step
         )
     o.print_result("model", folder)

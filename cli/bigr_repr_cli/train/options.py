@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from bigr_repr.images.parquet import Columns
 
 Objective = StrEnum("Objective", ["flip", "x0", "bce"])
-Attention = StrEnum("Attention", ["full", "causal"])
-Optimizer = StrEnum("Optimizer", ["adamw", "muon"])
+AttentionKind = StrEnum("AttentionKind", ["full", "causal"])
 TokenizerOptimizer = StrEnum("TokenizerOptimizer", ["adam", "muon"])
-Masking = StrEnum("Masking", ["cosine", "half"])
 PixelLoss = StrEnum("PixelLoss", ["l1", "l2"])
 Scheduled = StrEnum("Scheduled", ["constant", "cosine"])
 TrainPrecision = StrEnum("TrainPrecision", ["float32", "bfloat16", "float16", "no", "bf16", "fp16"])
@@ -47,7 +45,7 @@ class ParquetColumns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running:
+class TrainingOptions:
     """How a run goes on in time, what it keeps, and where it computes; the rest is up to each trainer."""
 
     warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 0
@@ -109,49 +107,11 @@ class Architecture:
     ] = None
     objective: Annotated[Objective, typer.Option(help="What the transcoder predicts.")] = Objective.flip
     attention: Annotated[
-        Attention, typer.Option(help="full: masked tokens, both ways; causal: an autoregressive model.")
-    ] = Attention.full
+        AttentionKind, typer.Option(help="full: masked tokens, both ways; causal: an autoregressive model.")
+    ] = AttentionKind.full
     compile_blocks: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Compile the blocks: slow start, then faster.")
     ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a generator is trained: the fields of GeneratorRecipe."""
-
-    accumulate: Annotated[int, typer.Option(min=1, help="Passes that a batch is split into.")] = 1
-    conditional: Annotated[bool | None, typer.Option(help=r"Learn classes \[default: where there are labels].")] = None
-    class_dropout: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Probability of hiding an image's label in training, which guidance needs."),
-    ] = 0.1
-    dropout: Annotated[float, typer.Option(min=0, max=1, help="Dropout of each block's branches.")] = 0.1
-    weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay of the transformer's matrices.")] = 0.02
-    diffusion_draws: Annotated[int, typer.Option(min=1, help="Noise draws per masked token in each pass.")] = 1
-    sample_bits: Annotated[bool, typer.Option(help="From images: draw bits, instead of thresholding them.")] = True
-    optimizer: Annotated[
-        Optimizer, typer.Option(help="muon: Muon for the matrices of the blocks, AdamW for the rest.")
-    ] = Optimizer.adamw
-    masking: Annotated[Masking, typer.Option(help="cosine: as in drawing; half: shares around one half.")] = (
-        Masking.cosine
-    )
-    light_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the images with next to nothing masked.")
-    ] = 0.0
-    read_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the tokens read at a step, above 0; all at the end.")
-    ] = 1.0
-    align_weight: Annotated[
-        float, typer.Option(min=0, help="Weight of predicting, token by token, what the network of the codes sees.")
-    ] = 0.0
-    align_block: Annotated[
-        int | None, typer.Option(help=r"Block whose states predict it \[default: after a third].")
-    ] = None
-    pool_weight: Annotated[float, typer.Option(min=0, help="The same of the whole image.")] = 0.0
-    pool_block: Annotated[
-        int | None, typer.Option(help=r"Block whose mean predicts that \[default: after three fifths].")
-    ] = None
 
 
 def print_result(what: str, folder: Path) -> None:

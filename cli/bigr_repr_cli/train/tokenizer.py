@@ -14,7 +14,7 @@ def command(
     data: o.Images,
     out: o.Out,
     losses: o.TokenizerLosses,
-    running: o.Running,
+    training: o.TrainingOptions,
     preset: o.Preset = "tiny",
     initial: Annotated[
         str | None,
@@ -38,7 +38,9 @@ def command(
     from bigr_repr.train.tokenizer import TokenizerRecipe
 
     rate = 4.5e-6 * batch_size if learning_rate is None else learning_rate
-    settings = TrainSettings(out=str(out), steps=steps, batch_size=batch_size, learning_rate=rate, **values_of(running))
+    settings = TrainSettings(
+        out=str(out), steps=steps, batch_size=batch_size, learning_rate=rate, **values_of(training)
+    )
     none: dict[str, str | None] = {"perceptual": None} if losses.perceptual == "none" else {}
     none |= {"gan_start": None} if losses.gan_start < 0 else {}
     none |= {} if losses.perceptual_weights is None else {"perceptual_weights": str(losses.perceptual_weights)}
