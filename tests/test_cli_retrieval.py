@@ -381,10 +381,10 @@ def test_data_sets_that_lack_what_is_asked_for(place: Path, bigr: Run) -> None:
     for arguments, message in (
         (["--codes", "bits"], "holds no codes"),
         (["--layer", "2"], "layer=2 is not in"),
-        (["--codes", "pca", "--bits", "65"], "n_bits=65 must be in 1..64"),
+        (["--codes", "pca", "--bits", "65"], "--bits=65 must be in 1..64"),
         (["--codes", "itq", "--bits", "64"], "21 rows are too few to fit itq of 64 bits"),
         (["--codes", "sign", "--bits", "8"], "gives one bit per feature, 64"),
-        (["--kind", "ivf", "--lists", "50"], "lists=50 is more than the 20 distinct codes"),
+        (["--kind", "ivf", "--lists", "50"], "--lists=50 is more than the 20 distinct codes"),
     ):
         code, _, error = bigr("index", "build", place / "plain", *arguments)
         assert (code, error.count("\n")) == (1, 1)

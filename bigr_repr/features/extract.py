@@ -89,15 +89,22 @@ def extract_features(
     if not layers:
         raise ValueError("layer=[] names no layer; for only codes see encode_codes")
     extractor = _extractor(model, layers, pool, device, dtype, compile, mirror=mirror)
+    arrays = _arrays(_batches(images, extractor, batch_size, workers), extractor, layers)
+    return arrays if several else arrays[layers[0]]
+
+
+def _arrays(
+    batches: Iterable[tuple[int, Features]], extractor: FeatureExtractor, layers: list[Layer]
+) -> dict[Layer, NDArray[np.float32]]:
+    """The vectors of all batches by layer, float32 (n, …). Raises ValueError for vectors that are not finite."""
     found: dict[Layer, list[NDArray[np.float32]]] = {
         each: [np.empty((0, *extractor.vector_shape(each)), np.float32)] for each in layers
     }
-    for first, features in _batches(images, extractor, batch_size, workers):
+    for first, features in batches:
         _check_finite(features, first, extractor.dtype)
         for each, values in features.layers.items():
             found[each].append(values.cpu().numpy())
-    arrays = {each: np.concatenate(rows) for each, rows in found.items()}
-    return arrays if several else arrays[layers[0]]
+    return {each: np.concatenate(rows) for each, rows in found.items()}
 
 
 def encode_codes(

@@ -33,6 +33,15 @@ _ICC_WORDS = {"convert": "converted to sRGB", "ignore": "not applied"}
 _SAID = {"dtype": "store_dtype", "precision": "dtype"}  # fields of files by the names that options have today
 
 
+def _decoder() -> dict[str, Any]:
+    """What decodes pictures here, as provenance states it."""
+    import PIL
+    from PIL import features
+
+    jpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    return {"name": "Pillow", "version": PIL.__version__, "jpeg": jpeg}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a row comes from an image.
@@ -97,9 +106,6 @@ class Recipe:
 
     def provenance(self) -> dict[str, Any]:
         """All that is recorded, ready for JSON."""
-        import PIL
-        from PIL import features
-
         from bigr_repr._version import __version__
 
         generator = self.config.generator
@@ -120,11 +126,7 @@ class Recipe:
                 "colours": f"RGB in [0, 1], 8 bits, transparency over white, ICC profiles {_ICC_WORDS[self.icc]}",
                 "resize": "shorter side, by box halvings and antialiased bicubic, then center crop",
             },
-            "decoder": {
-                "name": "Pillow",
-                "version": PIL.__version__,
-                "jpeg": features.version("libjpeg_turbo") or features.version("jpg"),
-            },
+            "decoder": _decoder(),
             "n_bits": self.config.code_size if self.codes else None,
             "bits_per_token": generator.code_bits if self.codes else None,
             "bit_order": BIT_ORDER if self.codes else None,

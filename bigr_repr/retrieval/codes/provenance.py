@@ -22,7 +22,7 @@ _TYPES: Final[dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Reading(NamedTuple):
+class IndexReading(NamedTuple):
     """What features are read. layer: one, several as "4+8", or None; pool, mirror: as of FeatureExtractor."""
 
     layer: int | str | None
@@ -45,9 +45,9 @@ def provenance_of(recorded: Mapping[str, Any], of: str, layer: int | str | None)
     return {"of": of, "layer": layer, "pooling": None if layer is None else recorded["pooling"], **mirror, **shared}
 
 
-def reading_of(index_provenance: Mapping[str, Any]) -> Reading:
+def reading_of(index_provenance: Mapping[str, Any]) -> IndexReading:
     """How the vectors of an index, of stated provenance, were read."""
-    return Reading(
+    return IndexReading(
         index_provenance["layer"], index_provenance["pooling"] or "avg", bool(index_provenance.get("mirror"))
     )
 

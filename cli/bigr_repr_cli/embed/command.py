@@ -37,10 +37,8 @@ def command(
 
     --layer best is the block that bigr-repr bench layers found for this model.
     """
-    layers, size = (
-        parse_layers(list(columns.layer), ("mid", "best"), joined=True),
-        parse_batch_size(computing.batch_size),
-    )
+    layers = parse_layers(list(columns.layer), ("mid", "best"), joined=True)
+    size = parse_batch_size(computing.batch_size)
     if computing.ray_address is not None and computing.engine != Engine.ray:
         raise typer.BadParameter("belongs to --engine ray", param_hint="--ray-address")
     if "-" in images and len(images) > 1:
