@@ -20,7 +20,7 @@ import bigr_repr as br
 from bigr_repr.config import ATTENTIONS, OBJECTIVES
 from bigr_repr.system.devices import mixed_precision
 from bigr_repr.train.loop import SCHEDULES
-from bigr_repr.train.tokenizer import PIXEL_LOSSES
+from bigr_repr.train.tokenizer import OPTIMIZERS, PIXEL_LOSSES
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -107,8 +107,8 @@ def test_mistakes_end_in_one_line(pictures: Path, tmp_path: Path, arguments: tup
 
 def test_choices_are_those_of_the_library() -> None:
     choices = {
-        o.Objective: OBJECTIVES, o.AttentionKind: ATTENTIONS, o.PixelLoss: PIXEL_LOSSES,
-        o.Scheduled: SCHEDULES,
+        o.Objective: OBJECTIVES, o.AttentionKind: ATTENTIONS, o.PixelLoss: PIXEL_LOSSES, o.Scheduled: SCHEDULES,
+        o.TokenizerOptimizer: OPTIMIZERS,
     }  # fmt: skip
     for offered, known in choices.items():
         assert tuple(offered) == known

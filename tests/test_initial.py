@@ -112,7 +112,7 @@ def test_a_wider_model_of_other_classes_trains_from_files(images: ImageSet, star
     )
     assert load_tokenizer(tokenizer).config.code_bits == 8
     from bigr_repr.train import run as module
-    from bigr_repr.train.generator import GeneratorRecipe
+    from bigr_repr.train.recipe import GeneratorRecipe
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "architecture", lambda preset, **changes: _config(class_names=(), **changes))
