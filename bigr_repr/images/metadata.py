@@ -71,7 +71,7 @@ def jpeg_process(data: bytes) -> int | None:
 
 def _chunks(data: bytes) -> tuple[list[_Segment], bytes]:
     """Whole chunks up to IEND, and what follows the last one of them."""
-    parts: list[_Part] = []
+    parts: list[_Segment] = []
     start = len(_PNG)
     while start + 12 <= len(data) and len(parts) < _MOST:
         end = start + 12 + int.from_bytes(data[start : start + 4])
@@ -106,7 +106,7 @@ def _is_profile(body: bytes) -> bool:
 
 def _segments(data: bytes) -> tuple[list[_Segment], bytes]:
     """Segments up to the first scan, and the rest, from the scan or from what is no segment on."""
-    parts: list[_Part] = []
+    parts: list[_Segment] = []
     start = 2
     while start + 4 <= len(data) and data[start] == 0xFF and len(parts) < _MOST:
         marker = data[start + 1]

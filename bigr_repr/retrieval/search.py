@@ -87,10 +87,7 @@ def search_images(
     named, missing = _named(images, Columns(image=image_column))
     pre = model_of(index.provenance, model)
     assert index.provenance is not None
-    seen, unread = _read_all(named, pre.config.image_size, icc_of(index.provenance))
-    failures = missing + unread
-    if not seen:
-        raise failures[0][1]
+    seen, failures = _read_all(named, missing, pre.config.image_size, icc_of(index.provenance))
     queries = encode_queries([picture.pixels for picture in seen], pre, index.provenance, index.binarizer)
     found = _find(index, queries.codes, queries.tokens, queries.vectors, request)
     return Searched(
@@ -207,12 +204,15 @@ def _read(side: int, icc: str, named: tuple[str, EncodedPicture]) -> _QueryPictu
 
 
 def _read_all(
-    named: Iterable[tuple[str, EncodedPicture]], side: int, icc: str
+    named: Iterable[tuple[str, EncodedPicture]], missing: list[tuple[str, Exception]], side: int, icc: str
 ) -> tuple[list[_QueryPicture], list[tuple[str, Exception]]]:
-    """The pictures that can be read, and why the others cannot."""
+    """The pictures that can be read, and why the others cannot, after the missing ones. Raises if none can."""
     read = list(map_ahead(partial(_read, side, icc), named))
     seen = [picture for picture in read if isinstance(picture, _QueryPicture)]
-    return seen, [picture for picture in read if not isinstance(picture, _QueryPicture)]
+    failures = missing + [picture for picture in read if not isinstance(picture, _QueryPicture)]
+    if not seen:
+        raise failures[0][1]
+    return seen, failures
 
 
 def _find(

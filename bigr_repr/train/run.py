@@ -130,11 +130,8 @@ def run_generator_training(
     started = time.time()
     source, encoder = open_training_data(data, columns), load_tokenizer(tokenizer)
     recipe = for_data(recipe, source)
-    training = {
-        "data": [Path(item).name for item in data],
-        "images": len(source),
-        "settings": {**dataclasses.asdict(settings), **dataclasses.asdict(recipe)},
-    }
+    options = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe)}
+    training = {"data": [Path(item).name for item in data], "images": len(source), "settings": options}
     config = _config_for(source, encoder, preset, objective, attention)
     config = dataclasses.replace(config, name=name or config.name, training=training)
     classes = config.generator.classes
@@ -143,8 +140,7 @@ def run_generator_training(
     model = train_generator(
         source, config, settings, recipe, tokenizer=encoder, sampler=sample_grid(config, encoder, labels),
         initial=None if start is None else begun_from(start, config, seed=settings.seed),
-        initial_name="" if start is None else start.fingerprint,
-        compile_blocks=compile_blocks, on_step=on_step,
+        initial_name="" if start is None else start.fingerprint, compile_blocks=compile_blocks, on_step=on_step,
     )  # fmt: skip
     folder = Path(settings.out) / "model"
     if PartialState().is_main_process:

@@ -1,14 +1,19 @@
 """`bigr-repr serve`: embeddings, codes and search over HTTP, and a search page."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.options import Device, Model
+
+if TYPE_CHECKING:
+    from bigr_repr.serve.settings import Limits
 
 MISSING = "serving needs FastAPI and uvicorn; install them with: pip install 'bigr-repr[serve]'"
 
@@ -40,6 +45,15 @@ class LimitOptions:
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the network takes at once.")] = 32
     timeout: Annotated[float, typer.Option(min=0.1, help="Longest time for a request, in seconds.")] = 30.0
 
+    def limits(self) -> Limits:
+        """The same as the library takes them."""
+        from bigr_repr.serve.settings import Limits
+
+        return Limits(
+            body_bytes=self.max_body << 20, pixels=self.max_pixels, images=self.max_images,
+            requests=self.max_requests, batch=self.batch_size, seconds=self.timeout,
+        )  # fmt: skip
+
 
 @flattened
 def command(
@@ -65,7 +79,7 @@ def command(
     The server listens on this machine only, unless --host says otherwise. Ctrl-C finishes what is being answered.
     """
     try:
-        from bigr_repr.serve import Access, Limits, Service, create_app, run_server
+        from bigr_repr.serve import Access, Service, create_app, run_server
         from bigr_repr.serve.settings import read_token
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "prometheus_client"):
@@ -75,10 +89,7 @@ def command(
 
     token = None if listen.token_file is None else read_token(listen.token_file)
     access = Access(host=listen.host, token=token, allowed_hosts=tuple(listen.allow_host or ()))
-    limits = Limits(
-        body_bytes=most.max_body << 20, pixels=most.max_pixels, images=most.max_images, requests=most.max_requests,
-        batch=most.batch_size, seconds=most.timeout,
-    )  # fmt: skip
+    limits = most.limits()
     service = Service(load(model), index=index, images=images, image_column=image_column, device=device, limits=limits)
     what = service.pre.config.name + ("" if index is None else f" and {service.rows:,} rows of {index}")
     app = create_app(service, access)

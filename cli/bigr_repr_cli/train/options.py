@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bigr_repr_cli.flatten import values_of
 from bigr_repr_cli.options import ImageColumn, LabelColumn
 
 if TYPE_CHECKING:
     from bigr_repr.images.parquet import Columns
+    from bigr_repr.train.tokenizer import TokenizerRecipe
 
 Objective = StrEnum("Objective", ["flip", "x0", "bce"])
 AttentionKind = StrEnum("AttentionKind", ["full", "causal"])
@@ -91,6 +93,18 @@ class TokenizerLosses:
         TokenizerOptimizer,
         typer.Option(help="muon: Muon for the convolutions between feature maps, Adam for the rest."),
     ] = TokenizerOptimizer.adam
+
+    def recipe(self) -> TokenizerRecipe:
+        """The same as the library takes it, None for what takes no part."""
+        from bigr_repr.train.tokenizer import TokenizerRecipe
+
+        weights = None if self.perceptual_weights is None else str(self.perceptual_weights)
+        changed = {
+            "perceptual": None if self.perceptual == "none" else self.perceptual,
+            "perceptual_weights": weights,
+            "gan_start": None if self.gan_start < 0 else self.gan_start,
+        }
+        return TokenizerRecipe(**values_of(self) | changed)
 
 
 @dataclass(frozen=True, kw_only=True)

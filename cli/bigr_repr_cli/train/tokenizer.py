@@ -35,25 +35,14 @@ def command(
     """Train the binary autoencoder; the same command resumes a broken run. Writes OUT/tokenizer."""
     from bigr_repr.train.loop import TrainSettings
     from bigr_repr.train.run import run_tokenizer_training
-    from bigr_repr.train.tokenizer import TokenizerRecipe
 
     rate = 4.5e-6 * batch_size if learning_rate is None else learning_rate
     settings = TrainSettings(
         out=str(out), steps=steps, batch_size=batch_size, learning_rate=rate, **values_of(training)
     )
-    none: dict[str, str | None] = {"perceptual": None} if losses.perceptual == "none" else {}
-    none |= {"gan_start": None} if losses.gan_start < 0 else {}
-    none |= {} if losses.perceptual_weights is None else {"perceptual_weights": str(losses.perceptual_weights)}
-    recipe = TokenizerRecipe(**values_of(losses) | none)
     with training_progress(steps, "tokenizer") as on_step:
         folder = run_tokenizer_training(
-            data,
-            settings,
-            recipe,
-            preset=preset,
-            code_bits=code_bits,
-            initial=initial,
-            columns=columns.named,
-            on_step=on_step,
-        )
+            data, settings, losses.recipe(), preset=preset, code_bits=code_bits, initial=initial,
+            columns=columns.named, on_step=on_step,
+        )  # fmt: skip
     o.print_result("tokenizer", folder)
