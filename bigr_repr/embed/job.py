@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bigr_repr.embed.dataset.ledger import CHANGED, GONE, Ledger
+from bigr_repr.embed.dataset.ledger import CHANGED, Ledger
 from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, list_inputs, revoke_plan
 from bigr_repr.embed.dataset.schema import Recipe, differences
 from bigr_repr.embed.inputs.changed import reopen
@@ -38,10 +38,11 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedSummary:
-    """What a data set holds after a run, rows + failures + duplicates = inputs, and what the run did for it.
+    """What a data set holds after a run, rows + failures + duplicates + dropped = inputs, and what the run did.
 
-    duplicates: inputs without a row of their own, with dedup. gone: inputs that an update did not find again; changed:
-    those that it took on again because their files were written anew. embedded: images that this run took on; the
+    duplicates: inputs without a row of their own, with dedup. gone: inputs that an update did not find again; dropped:
+    those whose rows were removed for it, now or before; changed: those that it took on again because their files were
+    written anew. embedded: images that this run took on; the
     others were done before. seconds: for these, from the first to the last. batch_size: images that the network took at
     a time.
     """
@@ -57,6 +58,7 @@ class EmbedSummary:
     seconds: float
     batch_size: int
     changed: int = 0
+    dropped: int = 0
 
 
 class EmbedJob:
@@ -132,12 +134,13 @@ class EmbedJob:
         seconds = time.monotonic() - started
         records = filter(None, self.ledger.list_failures(plan.units))
         self.ledger.tidy()  # units of workers that were lost were done by others
-        rows, failures = map(sum, zip((0, 0), *((each.rows, len(each.failures)) for each in records), strict=True))
-        if rows + failures + duplicates != plan.inputs:
+        each = ((record.rows, len(record.failures), record.gone) for record in records)
+        rows, without, dropped = map(sum, zip((0, 0, 0), *each, strict=True))
+        if rows + without + duplicates != plan.inputs:
             raise RuntimeError(f"{self.out}: files were changed while this ran; run it again to do what they held")
         return EmbedSummary(
-            out=self.out, inputs=plan.inputs, rows=rows, failures=failures, duplicates=duplicates, gone=self._gone,
-            changed=self._changed, shards=plan.units, embedded=plan.inputs - duplicates - done, seconds=seconds,
+            out=self.out, inputs=plan.inputs, rows=rows, failures=without - dropped, duplicates=duplicates,
+            gone=self._gone, dropped=dropped, changed=self._changed, shards=plan.units, embedded=plan.inputs - duplicates - done, seconds=seconds,
             batch_size=self.recipe.batch_size,
         )  # fmt: skip
 
@@ -145,13 +148,13 @@ class EmbedJob:
         """Units to do, and how many inputs need nothing more done: all, and those of them that failed."""
         todo, done, failed = [], 0, 0
         for unit, record in enumerate(self.ledger.list_failures(plan.units)):
-            left = [failure.error for failure in record.failures].count(GONE) if record else 0
+            left = record.gone if record else 0
             again = record is not None and any(failure.error == CHANGED for failure in record.failures)
             if record is None or again or (retry_failed and record.failures):
                 todo.append(unit)
-                done, failed = done + left + (record.rows if record else 0), failed + left
+                done += left + (record.rows if record else 0)
             else:
-                done, failed = done + record.rows + len(record.failures), failed + len(record.failures)
+                done, failed = done + record.rows + len(record.failures), failed + len(record.failures) - left
         return todo, done, failed
 
     def _listed(self, count: int) -> None:

@@ -28,7 +28,7 @@ class ListenOptions:
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000
     token_file: Annotated[Path | None, typer.Option(help="File that holds the token callers must present.")] = None
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="Further name that callers may use for this server; repeatable.")
+        list[str] | None, typer.Option(help="Another host name that callers may use for this server. May be repeated.")
     ] = None
 
 
@@ -42,7 +42,7 @@ class LimitOptions:
     max_requests: Annotated[
         int, typer.Option(min=1, help="Requests answered at once; further ones are told to try again.")
     ] = 256
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the network takes at once.")] = 32
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the network takes at a time.")] = 32
     timeout: Annotated[float, typer.Option(min=0.1, help="Longest time for a request, in seconds.")] = 30.0
 
     def limits(self) -> Limits:

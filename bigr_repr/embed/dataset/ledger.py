@@ -44,6 +44,11 @@ class UnitRecord:
     released: tuple[int, ...] = ()
     stamps: str = ""
 
+    @property
+    def gone(self) -> int:
+        """How many inputs are gone, and their rows with them."""
+        return sum(failure.error == GONE for failure in self.failures)
+
 
 class Ledger:
     """The records of a data set and the files that they speak of.
@@ -101,10 +106,14 @@ class Ledger:
         return map(self.sealed, range(units))
 
     def list_failures(self, units: int) -> Iterator[UnitRecord | None]:
-        """What records gives; writes failures.jsonl meanwhile, which is there when the last one has been taken."""
+        """What records gives; writes failures.jsonl meanwhile, which is there when the last one has been taken.
+
+        What was dropped because it is gone stands in gone.jsonl.
+        """
         with replacing(self.failures_file) as file:
             for record in self.records(units):
-                file.writelines(map(_line, record.failures if record else ()))
+                failures = record.failures if record else ()
+                file.writelines(_line(failure) for failure in failures if failure.error != GONE)
                 yield record
 
     def list_gone(self, paths: Iterable[str]) -> int:

@@ -74,7 +74,7 @@ def confusion(
     running: o.RunOptions,
     as_json: Json = False,
 ) -> None:
-    """Draw which classes the linear probe takes for which."""
+    """Draw the confusion matrix of the linear probe."""
     o.check_picture(out, ".png", ".svg")
     settings, blocks = o.settings_of(features, probing, running), features.blocks
     data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
@@ -98,7 +98,7 @@ def cka(
     test_limit: o.TestSample = 1000,
     as_json: Json = False,
 ) -> None:
-    """Draw how alike the blocks of a model, or of two, are: linear CKA on the test images, 1 for equal."""
+    """Draw how similar the blocks of a model, or of two, are: linear CKA on the test images, 1 for equal."""
     o.check_picture(out, ".png", ".svg")
     settings = o.settings_of(network, running)
     data = source.open(running.seed, test_limit=test_limit)

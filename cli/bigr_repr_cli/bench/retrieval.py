@@ -22,7 +22,7 @@ def command(
         str, typer.Option(help="Code lengths in bits, for pca, rotation and itq, separated by commas.")
     ] = "64,128,256",
     shortlist: Annotated[
-        int, typer.Option(min=1, help="Images per query that rescoring puts in the order of their vectors.")
+        int, typer.Option(min=1, help="Images per query that rescoring ranks by their vectors.")
     ] = 1000,
     as_json: Json = False,
 ) -> None:

@@ -15,7 +15,7 @@ class Output:
     """What is written."""
 
     out: Annotated[
-        Path, typer.Option(help="Folder to write 000000.png, 000001.png and so on into; made if it is not there.")
+        Path, typer.Option(help="Folder to write 000000.png, 000001.png and so on into; created if missing.")
     ] = Path("generated")
     grid: Annotated[
         Path | None, typer.Option(help="Also write the first 64 pictures side by side into this PNG file.")
@@ -25,7 +25,7 @@ class Output:
         typer.Option(help="Also write all pictures as one array into this .npz file, which ADM's evaluator reads."),
     ] = None
     animate: Annotated[
-        Path | None, typer.Option(help="Also write how the first 64 pictures are drawn into this GIF file.")
+        Path | None, typer.Option(help="Also write a GIF file that shows how the first 64 pictures are drawn.")
     ] = None
 
 

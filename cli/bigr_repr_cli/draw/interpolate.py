@@ -26,17 +26,23 @@ def command(
     start: Annotated[str, typer.Option("--from", metavar="CLASS", help="First class, by number or name.")],
     to: Annotated[
         str,
-        typer.Option(metavar="CLASS", help="Last class, by number or name; several, as 3,cat: by way of the others."),
+        typer.Option(metavar="CLASS", help="Last class, by number or name; several, as 3,cat: through each in turn."),
     ],
     frames: Annotated[
         int,
-        typer.Option("--steps", "--frames", min=2, max=1000, help="Pictures from the first class to the last, both."),
+        typer.Option(
+            "--steps",
+            "--frames",
+            min=2,
+            max=1000,
+            help="Number of pictures, those of the first and the last class included.",
+        ),
     ] = 9,
     out: Annotated[
         Path, typer.Option(help="PNG file for the strip of pictures; a GIF of the same name is written beside it.")
     ] = Path("interpolated.png"),
 ) -> None:
-    """Draw the way from one class to another, all pictures with the same noise, as a strip and as a GIF."""
+    """Draw pictures on the way from one class to another, all from the same noise, as a strip and as a GIF."""
     from bigr_repr.checkpoints.classes import class_list
     from bigr_repr.painting.files import interpolate_file
 

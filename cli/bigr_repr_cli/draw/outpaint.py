@@ -22,14 +22,14 @@ def command(
     bottom: AddedPixels = 0,
     aspect: Annotated[
         str | None,
-        typer.Option(help="Add what makes width:height this, as 16:9 or 1.78, equally on opposite sides."),
+        typer.Option(help="Extend to this ratio of width to height, as 16:9 or 1.78, equally on opposite sides."),
     ] = None,
     label: Label = None,
     out: Out = Path("outpainted.png"),
 ) -> None:
-    """Continue a photograph beyond its edges, at its own scale, by pixels or to an aspect.
+    """Continue a photograph beyond its edges, at its own scale, by so many pixels or to an aspect ratio.
 
-    What is larger than one window of the model is painted in several, each seeing what stands beside it.
+    An area larger than the model's window is painted in several windows, each of which sees what is beside it.
     """
     sides = (left, top, right, bottom)
     if any(sides) == (aspect is not None):

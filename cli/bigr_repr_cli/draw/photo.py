@@ -60,7 +60,8 @@ class Photo:
     animate: Annotated[
         bool,
         typer.Option(
-            "--animate", help="Also write how the tokens of the first version are drawn: a GIF beside OUT, of its name."
+            "--animate",
+            help="Also write a GIF of OUT's name that shows how the first version is painted, token by token.",
         ),
     ] = False
     max_pixels: Annotated[

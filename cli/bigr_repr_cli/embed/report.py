@@ -61,11 +61,14 @@ def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
         typer.echo(json.dumps(record, indent=2))
         return
     speed = f", {rate:,.1f} images/s" if rate else ""
-    before = summary.inputs - summary.duplicates - summary.embedded
+    inputs = summary.inputs - summary.dropped
+    before = inputs - summary.duplicates - summary.embedded
     note = f"; {before:,} of them were done before" if before else ""
     duplicates = f", {summary.duplicates:,} duplicates" if summary.duplicates else ""
     counts = f"{summary.rows:,} rows, {summary.failures:,} failures{duplicates}"
-    typer.echo(f"{summary.inputs:,} images: {counts}{speed}{note}")
+    typer.echo(f"{inputs:,} images: {counts}{speed}{note}")
+    if summary.dropped:
+        typer.echo(f"gone, and their rows removed: {summary.dropped:,}")
     if summary.changed:
         typer.echo(f"written anew since, and embedded again: {summary.changed:,}")
     files = "part-00000.parquet" if summary.shards == 1 else f"part-*.parquet ({summary.shards:,} files)"

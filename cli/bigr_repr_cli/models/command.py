@@ -33,7 +33,7 @@ def info(
         typer.Argument(metavar="NAME", help="A model's name, as bigr-repr models list gives it, or a model folder."),
     ],
     classes: Annotated[
-        bool, typer.Option("--classes", help="List the classes instead, number and name, a line each.")
+        bool, typer.Option("--classes", help="List the classes instead, one per line, with their numbers.")
     ] = False,
     as_json: Json = False,
 ) -> None:

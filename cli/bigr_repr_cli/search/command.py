@@ -129,7 +129,9 @@ def command(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(help=r"Folder of the model that made the index \[default: the model of the recorded name]."),
+        typer.Option(
+            help=r"Name or folder of the model that made the index \[default: the name recorded in the index]."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -14,14 +14,17 @@ from bigr_repr_cli.train import options as o
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """Another network, whose view of the images is stored beside the codes."""
+    """Another network, whose features of the images are stored beside the codes."""
 
     align: Annotated[
         str | None,
-        typer.Option(help=r"Also store what this network sees, timm:NAME or timm:NAME:BLOCK \[default: none]."),
+        typer.Option(
+            help=r"Also store the features of this network, for train generator --align-weight: timm:NAME or "
+            r"timm:NAME:BLOCK \[default: none]."
+        ),
     ] = None
     align_weights: Annotated[
-        Path | None, typer.Option(help=r"File of that network's weights \[default: timm's, which it may fetch].")
+        Path | None, typer.Option(help=r"File with that network's weights \[default: timm's, downloaded if need be].")
     ] = None
 
 

@@ -12,19 +12,26 @@ from bigr_repr_cli.train import options as o
 
 @flattened
 def command(
-    data: Annotated[list[str], typer.Argument(help="A folder made by `train codes`; or images, as for the others.")],
-    tokenizer: Annotated[str, typer.Option(help="Folder of the tokenizer that made the codes, or a model's name.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folder that train codes wrote; or images: folders, Parquet files, or torchvision:NAME:ROOT."
+        ),
+    ],
+    tokenizer: Annotated[str, typer.Option(help="Tokenizer that made the codes: a folder, or a model's name.")],
     out: o.Out,
     architecture: o.Architecture,
     recipe: GeneratorRecipe,
     training: o.TrainingOptions,
     steps: o.Steps = 500_000,
     batch_size: o.BatchSize = 1024,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate, above 0.")] = 1e-4,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 1e-4,
     *,
     columns: o.ParquetColumns,
 ) -> None:
-    """Train the generator; the same command resumes a broken run. Writes OUT/model, which every command can load."""
+    """Train the generator. Give the same command again to resume a run that was stopped.
+
+    Writes OUT/model, which every command can load."""
     from bigr_repr.train.loop import TrainSettings
     from bigr_repr.train.run import run_generator_training
 

@@ -26,9 +26,9 @@ CodePrecision = StrEnum("CodePrecision", ["float32", "bfloat16", "no", "bf16"])
 
 Images = Annotated[list[str], typer.Argument(help="Folders, Parquet files, or torchvision:NAME:ROOT.")]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the result.")]
-Preset = Annotated[str, typer.Option(help="Architecture, as in: bigr-repr models list.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per optimizer step, over all processes.")]
-Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
+Preset = Annotated[str, typer.Option(help="Architecture: the name of a preset, as bigr-repr models list gives it.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per optimizer step, summed over all processes.")]
+Steps = Annotated[int, typer.Option(min=1, help="Number of optimizer steps.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +50,24 @@ class ParquetColumns:
 class TrainingOptions:
     """How a run goes on in time, what it keeps, and where it computes; the rest is up to each trainer."""
 
-    warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 0
+    warmup: Annotated[int, typer.Option(min=0, help="Steps in which the learning rate rises linearly to its peak.")] = 0
     schedule: Annotated[Scheduled, typer.Option(help="How the learning rate changes after the warm-up.")] = (
         Scheduled.constant
     )
-    ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of the averaged weights, below 1.")] = 0.9999
+    ema: Annotated[
+        float, typer.Option(min=0, max=1, help="Decay of the moving average of the weights, below 1; 0: no averaging.")
+    ] = 0.9999
     precision: Annotated[
         TrainPrecision,
-        typer.Option(help="What the network computes in; no, bf16 and fp16 are other names for the three."),
+        typer.Option(help="Number type that the network computes in; no, bf16 and fp16 are the same three."),
     ] = TrainPrecision.float32
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000
     sample_every: Annotated[int, typer.Option(min=0, help="Steps between sample images; 0: none.")] = 1000
     log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 50
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read data; 0: the training process does.")] = 0
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, data order and everything drawn.")] = 0
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load data; 0: the training process does.")] = 0
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of the initial weights, the order of the data and all noise.")
+    ] = 0
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False
 
 
@@ -73,22 +77,20 @@ class TokenizerLosses:
 
     crop: Annotated[
         int | None,
-        typer.Option(min=1, help=r"Train on random squares of this side in pixels \[default: on whole images]."),
+        typer.Option(min=1, help=r"Train on random square crops with this side in pixels \[default: on whole images]."),
     ] = None
     pixel_loss: Annotated[
         PixelLoss, typer.Option(help="l1: mean absolute error; l2: mean squared error, for a better PSNR.")
     ] = PixelLoss.l1
-    perceptual: Annotated[
-        str, typer.Option(help="Backbone of the perceptual loss, a name of timm's; none: no such loss.")
-    ] = "vgg16.tv_in1k"
+    perceptual: Annotated[str, typer.Option(help="timm backbone of the perceptual loss; none: no perceptual loss.")] = (
+        "vgg16.tv_in1k"
+    )
     perceptual_weights: Annotated[
-        Path | None, typer.Option(help=r"File of that backbone's weights \[default: timm's, which it may fetch].")
+        Path | None, typer.Option(help=r"File with that backbone's weights \[default: timm's, downloaded if need be].")
     ] = None
     perceptual_weight: Annotated[float, typer.Option(min=0, help="Weight of the perceptual loss.")] = 1.0
-    gan_start: Annotated[
-        int, typer.Option(help="First step with the discriminator; a negative number: it never takes part.")
-    ] = 30_000
-    sample_bits: Annotated[bool, typer.Option(help="Draw bits in training instead of thresholding them.")] = True
+    gan_start: Annotated[int, typer.Option(help="Step at which the discriminator joins in; negative: never.")] = 30_000
+    sample_bits: Annotated[bool, typer.Option(help="In training, sample bits instead of thresholding them.")] = True
     optimizer: Annotated[
         TokenizerOptimizer,
         typer.Option(help="muon: Muon for the convolutions between feature maps, Adam for the rest."),
@@ -112,19 +114,25 @@ class Architecture:
     """Which generator is trained, and what it begins with."""
 
     preset: Preset = "tiny"
-    name: Annotated[str | None, typer.Option(help=r"Name that the model carries \[default: the preset's].")] = None
+    name: Annotated[str | None, typer.Option(help=r"Name of the model \[default: the preset's].")] = None
     initial: Annotated[
         str | None,
         typer.Option(
             help=r"Start from the weights of this model; code width and classes may differ \[default: random ones]."
         ),
     ] = None
-    objective: Annotated[Objective, typer.Option(help="What the transcoder predicts.")] = Objective.flip
+    objective: Annotated[
+        Objective,
+        typer.Option(
+            help="What the transcoder predicts: by diffusion, which bits are flipped (flip) or the clean bits (x0); or "
+            "the bits at once (bce)."
+        ),
+    ] = Objective.flip
     attention: Annotated[
-        AttentionKind, typer.Option(help="full: masked tokens, both ways; causal: an autoregressive model.")
+        AttentionKind, typer.Option(help="full: bidirectional, for masked tokens; causal: for an autoregressive model.")
     ] = AttentionKind.full
     compile_blocks: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile the blocks: slow start, then faster.")
+        bool, typer.Option("--compile/--no-compile", help="Compile the blocks: slow to start, then faster.")
     ] = False
 
 

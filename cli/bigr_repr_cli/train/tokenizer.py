@@ -32,7 +32,9 @@ def command(
     *,
     columns: o.ParquetColumns,
 ) -> None:
-    """Train the binary autoencoder; the same command resumes a broken run. Writes OUT/tokenizer."""
+    """Train the binary autoencoder. Give the same command again to resume a run that was stopped.
+
+    Writes OUT/tokenizer."""
     from bigr_repr.train.loop import TrainSettings
     from bigr_repr.train.run import run_tokenizer_training
 
