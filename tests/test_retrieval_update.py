@@ -155,7 +155,7 @@ def test_a_data_set_that_has_changed_is_spoken_of(model: Path, pre: Pretrained, 
     assert bigr(*search)[2] == ""
     write_pictures(tmp_path / "photos", 2, first=8)
     embed(tmp_path / "photos", tmp_path / "data", pre, update=True)
-    said = f"index holds 8 of 10 rows of {tmp_path / 'data'}; 1 of its files are new, changed or gone"
+    said = f"{tmp_path / 'data'} has changed since the index was built: 1 file is new, changed or gone; bring"
     assert said in bigr(*search)[2]
     assert said in " ".join(bigr("index", "info", "index")[1].split())
     record = json.loads(bigr("index", "info", "index", "--json")[1])["dataset"]

@@ -42,9 +42,8 @@ class EmbedSummary:
 
     duplicates: inputs without a row of their own, with dedup. gone: inputs that an update did not find again; dropped:
     those whose rows were removed for it, now or before; changed: those that it took on again because their files were
-    written anew. embedded: images that this run took on; the
-    others were done before. seconds: for these, from the first to the last. batch_size: images that the network took at
-    a time.
+    written anew. embedded: images that this run took on; the others were done before. seconds: for these, from the
+    first to the last. batch_size: images that the network took at a time.
     """
 
     out: Place
@@ -140,8 +139,8 @@ class EmbedJob:
             raise RuntimeError(f"{self.out}: files were changed while this ran; run it again to do what they held")
         return EmbedSummary(
             out=self.out, inputs=plan.inputs, rows=rows, failures=without - dropped, duplicates=duplicates,
-            gone=self._gone, dropped=dropped, changed=self._changed, shards=plan.units, embedded=plan.inputs - duplicates - done, seconds=seconds,
-            batch_size=self.recipe.batch_size,
+            gone=self._gone, dropped=dropped, changed=self._changed, shards=plan.units,
+            embedded=plan.inputs - duplicates - done, seconds=seconds, batch_size=self.recipe.batch_size,
         )  # fmt: skip
 
     def _left(self, plan: Plan, retry_failed: bool) -> tuple[list[int], int, int]:

@@ -160,7 +160,7 @@ def command(
     if show.html or show.montage:
         write_views(found, opened, model, show, quiet=as_json)
     print_hits(found, opened, as_json=as_json)
-    if warning := drift_of(opened):
+    if warning := drift_of(opened, index):
         typer.echo(f"warning: {warning}", err=True)
     if found.failures:
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,20 @@ def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
     Console().print(table)
 
 
-def drift_of(index: HammingIndex | StoreIndex) -> str | None:
+def drift_of(index: HammingIndex | StoreIndex, folder: str) -> str | None:
     """A line about a data set that has changed since the index was built; None if it has not, or is not at hand."""
     source = index.source if isinstance(index, HammingIndex) else None
     drift = None if source is None else source.drift()
     if source is None or drift is None:
         return None
-    files = f"; {drift.files:,} of its files are new, changed or gone" if drift.files else ""
-    update = "; bring it up to date with: bigr-repr index update INDEX" if drift.files else ""
-    return f"index holds {drift.held:,} of {drift.rows:,} rows of {escape_path(source.folder)}{files}{update}"
+    where = escape_path(source.folder)
+    if not drift.files:
+        return f"index holds {drift.held:,} of {drift.rows:,} rows of {where}"
+    are = "file is" if drift.files == 1 else "files are"
+    return (
+        f"{where} has changed since the index was built: {drift.files:,} {are} new, changed or gone; bring the index up "
+        f"to date with: bigr-repr index update {shlex.quote(escape_path(folder))}"
+    )
 
 
 def _dataset(index: HammingIndex) -> dict[str, Any] | None:
@@ -90,7 +96,7 @@ def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, 
     if index.binarizer is not None:
         yield "binarizer", f"{index.binarizer.kind}, fitted on {index.binarizer.fitted_on:,} images"
     if index.source is not None:
-        yield "data set", drift_of(index) or escape_path(index.source.folder)
+        yield "data set", drift_of(index, str(folder)) or escape_path(index.source.folder)
     yield "kind", f"{settings.kind}: {KINDS[settings.kind]}"
     if settings.effort is not None:
         yield "effort", str(settings.effort)
