@@ -46,8 +46,8 @@ def drift_of(index: HammingIndex | StoreIndex, folder: str) -> str | None:
         return f"index holds {drift.held:,} of {drift.rows:,} rows of {where}"
     are = "file is" if drift.files == 1 else "files are"
     return (
-        f"{where} has changed since the index was built: {drift.files:,} {are} new, changed or gone; bring the index up "
-        f"to date with: bigr-repr index update {shlex.quote(escape_path(folder))}"
+        f"{where} has changed since the index was built: {drift.files:,} {are} new, changed or gone; bring the index "
+        f"up to date with: bigr-repr index update {shlex.quote(escape_path(folder))}"
     )
 
 
