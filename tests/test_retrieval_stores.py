@@ -28,7 +28,7 @@ def made(rows: int = 400, seed: int = 0) -> HammingIndex:
     return index
 
 
-@pytest.fixture(params=["lancedb", "milvus"])
+@pytest.fixture(params=["lancedb", pytest.param("milvus", marks=pytest.mark.slow)])  # milvus-lite starts a server
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -190,6 +190,7 @@ def test_lists_are_for_many_different_codes(tmp_path: Path) -> None:
     equal_but_for_ties(opened, many, few.rows.codes[:3], 40)
 
 
+@pytest.mark.slow
 def test_lists_give_as_many_hits_as_are_asked_for_and_measured_recall(tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     index = made(2000)
@@ -204,6 +205,7 @@ def test_lists_give_as_many_hits_as_are_asked_for_and_measured_recall(tmp_path: 
     np.testing.assert_array_equal(opened.search(queries[:2], 1500).distances, index.search(queries[:2], 1500).distances)
 
 
+@pytest.mark.slow
 def test_limits_of_milvus_are_said_before_the_work(tmp_path: Path) -> None:
     pytest.importorskip("milvus_lite")
     place = f"milvus:{tmp_path / 'm.db'}"
