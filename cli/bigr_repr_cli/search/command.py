@@ -129,9 +129,7 @@ def command(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(
-            help=r"Name or folder of the model that made the index \[default: the name recorded in the index]."
-        ),
+        typer.Option(help=r"Model that made the index, by name or folder \[default: the name recorded there]."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -48,24 +48,31 @@ class Write:
     ] = None
 
 
-@flattened
-def command(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that bigr-repr index build wrote.")],
-    write: Write,
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """What is compared, and what of it is shown."""
+
     radius: Annotated[
         int | None,
         typer.Option(min=0, help=r"Bits in which near-duplicates may differ \[default: 5 % of a code's bits]."),
-    ] = None,
+    ] = None
     new: Annotated[
         str | None,
         typer.Option(
             help="Compare only images whose paths match this pattern, as 'incoming/*', with each other and with all "
             r"others; the old ones are not compared, and all are kept \[default: compare all].",
         ),
-    ] = None,
+    ] = None
     limit: Annotated[
         int | None, typer.Option(min=1, help=r"Show only this many clusters, the largest \[default: all].")
-    ] = None,
+    ] = None
+
+
+@flattened
+def command(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that bigr-repr index build wrote.")],
+    compare: Compare,
+    write: Write,
     as_json: Json = False,
 ) -> None:
     """List clusters of near-duplicates: each differs from another of its cluster in at most RADIUS bits.
@@ -75,20 +82,20 @@ def command(
     from bigr_repr.retrieval import Filter, HammingIndex, find_near_duplicates
 
     opened = HammingIndex.load(index)
-    chosen = opened.n_bits // 20 if radius is None else radius
-    rows = None if new is None else opened.rows.selected(Filter(match=new))
+    chosen = opened.n_bits // 20 if compare.radius is None else compare.radius
+    rows = None if compare.new is None else opened.rows.selected(Filter(match=compare.new))
     if rows is not None and not len(rows):
-        raise ValueError(f"--new: no image of the index matches {new!r}; name paths as the index lists them")
+        raise ValueError(f"--new: no image of the index matches {compare.new!r}; name paths as the index lists them")
     clusters = find_near_duplicates(opened, chosen, new=rows)
     images = sum(len(cluster.ids) for cluster in clusters)
     word = "cluster" if len(clusters) == 1 else "clusters"
     found = f"{len(clusters):,} {word} of {images:,} of {len(opened):,} images within {chosen:,} bits"
-    shown = clusters[:limit]
+    shown = clusters[: compare.limit]
     listed = shown if write.keep_list is None else clusters
     kept = _kept(opened, listed, chosen, write, rows)
-    _write(opened, listed, kept, write, found, limit)
+    _write(opened, listed, kept, write, found, compare.limit)
     if as_json:
-        typer.echo(json.dumps({"radius": chosen, "clusters": _records(shown, kept[:limit])}, indent=2))
+        typer.echo(json.dumps({"radius": chosen, "clusters": _records(shown, kept[: compare.limit])}, indent=2))
     else:
         typer.echo(found)
         _print(shown)
