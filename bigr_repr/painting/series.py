@@ -174,7 +174,7 @@ class _Series:
         return None if self.labels is None else [self.labels[number % len(self.labels)]]
 
     def _drawn(self, path: Path, number: int) -> bool:
-        """Whether a picture is there already, whole. Raises ValueError for a picture that is none of this series."""
+        """Whether a picture is there already, whole. Raises ValueError for a picture of another series."""
         if not path.exists():
             return False
         try:

@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 class StreamSampler(Sampler[list[Draw]]):
     """Endless batches: permutations of the items one after the other, cut into global batches; a rank takes its part.
 
-    The global batch of a step is the same whatever the number of ranks.
+    The global batch of a step is the same for any number of ranks.
     """
 
     def __init__(

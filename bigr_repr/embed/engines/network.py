@@ -1,7 +1,7 @@
 """The network at work on batches, without waiting for it. Knows nothing of pictures or files.
 
 How float32 products and convolutions are rounded on a CPU depends on how many threads share one. So there each group of
-images has one thread, and the threads have groups of their own: rows are the same bits whatever the number of threads.
+images has one thread, and the threads have groups of their own: rows have the same bits with any number of them.
 """
 
 # B batch, S side in pixels

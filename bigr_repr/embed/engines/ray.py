@@ -105,7 +105,7 @@ class _ActorState:
 class RayEngine:
     """Engines in Ray actors.
 
-    address: of a cluster, as ray.init takes it; None: RAY_ADDRESS, or a cluster of only this machine for the while;
+    address: of a cluster, as ray.init takes it; None: RAY_ADDRESS, or a cluster of only this machine, for this run;
     a connection that this process has already is used as it is. options: for each actor; its device is "auto", "cpu" or
     "cuda", and decoding.workers are the cores of each (None: one, or a GPU's share of them). on_batch(images, failures)
     is called for every unit.
@@ -288,7 +288,7 @@ class _Announcing(Ledger):
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[None]:
-    """A connection to a cluster, for the while unless there was one before."""
+    """A connection to a cluster; one that was not there before ends with the run."""
     import ray
 
     if ray.is_initialized():

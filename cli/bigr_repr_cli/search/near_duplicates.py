@@ -77,7 +77,7 @@ def command(
 ) -> None:
     """List clusters of near-duplicates: each differs from another of its cluster in at most RADIUS bits.
 
-    Exact, whatever the kind of index. A small radius is fast: a million images of 256 bits take seconds at 8.
+    Exact for every kind of index. A small radius is fast: a million images of 256 bits take seconds at 8.
     """
     from bigr_repr.retrieval import Filter, HammingIndex, find_near_duplicates
 
