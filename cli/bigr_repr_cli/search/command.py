@@ -139,21 +139,13 @@ def command(
 
     Distances are numbers of differing bits; with --rescore, cosine distances.
     """
-    from bigr_repr.retrieval import Filter
-    from bigr_repr_cli.parse import parse_region
     from bigr_repr_cli.search.index_report import drift_of
     from bigr_repr_cli.search.report import open_index, print_hits, write_views
 
     if "-" in query and (len(query) > 1 or search.ids_file == "-"):
         raise typer.BadParameter("- takes all queries from stdin; name nothing else beside it", param_hint="QUERY")
     opened = open_index(index, name, search.device)
-    k = max(1, min(10, len(opened))) if search.k is None else search.k
-    where = None if search.region is None else parse_region(search.region, opened)
-    chosen = Filter(where=search.where, match=search.match, ids=_listed_ids(search.ids_file, opened))
-    options = {
-        "k": k, "rescore": search.rescore, "region": where, "effort": search.effort, "where": chosen,
-        "radius": search.radius, "offset": search.offset,
-    }  # fmt: skip
+    options = _options(opened, search)
     found = _by_id(opened, query, show, options) if by_id else _by_picture(opened, query, model, show, options)
     if show.html or show.montage:
         write_views(found, opened, model, show, quiet=as_json)
@@ -162,6 +154,20 @@ def command(
         typer.echo(f"warning: {warning}", err=True)
     if found.failures:
         raise typer.Exit(1)
+
+
+def _options(opened: HammingIndex | StoreIndex, search: Search) -> dict[str, Any]:
+    """Keywords of search_ids and search_images."""
+    from bigr_repr.retrieval import Filter
+    from bigr_repr_cli.parse import parse_region
+
+    k = max(1, min(10, len(opened))) if search.k is None else search.k
+    where = None if search.region is None else parse_region(search.region, opened)
+    chosen = Filter(where=search.where, match=search.match, ids=_listed_ids(search.ids_file, opened))
+    return {
+        "k": k, "rescore": search.rescore, "region": where, "effort": search.effort, "where": chosen,
+        "radius": search.radius, "offset": search.offset,
+    }  # fmt: skip
 
 
 def _listed_ids(file: str | None, opened: HammingIndex | StoreIndex) -> tuple[str, ...] | tuple[int, ...] | None:
