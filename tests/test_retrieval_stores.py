@@ -190,12 +190,20 @@ def test_lists_are_for_many_different_codes(tmp_path: Path) -> None:
     equal_but_for_ties(opened, many, few.rows.codes[:3], 40)
 
 
-@pytest.mark.slow
-def test_lists_give_as_many_hits_as_are_asked_for_and_measured_recall(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory: pytest.TempPathFactory) -> tuple[HammingIndex, StoreIndex, str]:
+    """An index, what it was pushed to as lists, and where that is."""
     pytest.importorskip("lancedb")
-    index = made(2000)
-    opened = push(index, f"lancedb:{tmp_path}", kind="ivf")
-    header = open_store(f"lancedb:{tmp_path}").header
+    index, place = made(2000), f"lancedb:{tmp_path_factory.mktemp('lists')}"
+    return index, push(index, place, kind="ivf"), place
+
+
+@pytest.mark.slow
+def test_lists_give_as_many_hits_as_are_asked_for_and_measured_recall(
+    lists: tuple[HammingIndex, StoreIndex, str],
+) -> None:
+    index, opened, place = lists
+    header = open_store(place).header
     assert (header.effort, header.recall) == (opened.header.effort, opened.header.recall)
     assert header.recall is not None
     assert header.recall >= 0.95
@@ -231,10 +239,9 @@ def test_a_second_process_at_milvus_lite_is_told_so(tmp_path: Path) -> None:
     assert "another process has it open" in done.stderr
 
 
-def test_lists_in_lancedb_find_themselves(tmp_path: Path) -> None:
-    pytest.importorskip("lancedb")
-    index = made(2000)
-    opened = push(index, f"lancedb:{tmp_path}", kind="ivf")
+@pytest.mark.slow
+def test_lists_in_lancedb_find_themselves(lists: tuple[HammingIndex, StoreIndex, str]) -> None:
+    index, opened, _ = lists
     assert opened.header.lists == 89
     every = opened.search(index.rows.codes[:20], 5, effort=89)
     np.testing.assert_array_equal(every.distances, index.search(index.rows.codes[:20], 5).distances)
