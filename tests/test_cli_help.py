@@ -94,7 +94,7 @@ def _defaults(of: Any) -> dict[str, Any]:
         (train_options.Architecture, run_generator_training, set()),
         (codes.command, write_codes, {"device"}),
         (index.IndexOptions, IndexSettings, set()),
-        (index.build, build_index, set()),
+        (index.build, build_index, {"keep"}),
         (index.push, push, set()),
         (embed_options.RowOptions, EmbedOptions, set()),
         (embed_options.OutputOptions, EmbedOptions, set()),

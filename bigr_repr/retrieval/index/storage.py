@@ -76,7 +76,7 @@ class RowWriter:
                     self._writer.append(part, array[start : start + step])
         if rows.columns is not None:
             if self._columns is None:
-                sink = pa.PythonFile(_Part(self._writer, "columns"), "w")
+                sink = pa.PythonFile(_PartFile(self._writer, "columns"), "w")
                 self._columns = pa.ipc.new_stream(sink, rows.columns.schema)
             self._columns.write_table(rows.columns, _ROWS_A_BATCH)
         self.count += len(rows)
@@ -145,7 +145,7 @@ class RowWriter:
         )
 
 
-class _Part(io.RawIOBase):
+class _PartFile(io.RawIOBase):
     """A part of a folder's new state, as a file to write."""
 
     def __init__(self, writer: FolderWriter, part: str) -> None:

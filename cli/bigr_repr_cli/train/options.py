@@ -82,9 +82,9 @@ class TokenizerLosses:
     pixel_loss: Annotated[
         PixelLoss, typer.Option(help="l1: mean absolute error; l2: mean squared error, for a better PSNR.")
     ] = PixelLoss.l1
-    perceptual: Annotated[str, typer.Option(help="timm backbone of the perceptual loss; none: no perceptual loss.")] = (
-        "vgg16.tv_in1k"
-    )
+    perceptual: Annotated[
+        str, typer.Option(help="Backbone of the perceptual loss, by its name in timm; none: no such loss.")
+    ] = "vgg16.tv_in1k"
     perceptual_weights: Annotated[
         Path | None, typer.Option(help=r"File with that backbone's weights \[default: timm's, downloaded if need be].")
     ] = None
