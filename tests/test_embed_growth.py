@@ -566,6 +566,7 @@ def test_a_device_that_dies_ends_the_run_and_the_next_goes_on(pre: Pretrained, t
     assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_a_device_raises_is_raised(pre: Pretrained, tmp_path: Path) -> None:
     broken = tiny_model()
     broken.tokenizer.quantize.proj[0].weight.data[0, 0] = torch.nan
@@ -575,8 +576,12 @@ def test_what_a_device_raises_is_raised(pre: Pretrained, tmp_path: Path) -> None
     url = "http://127.0.0.1:9/x.png"  # where nobody listens
     with pytest.raises(ConnectionError, match="64 pictures in a row could not be fetched; run again later"):
         run([f"{url}?{number}" for number in range(160)], tmp_path / "far", pre, device="cpu,cpu")
+
+
+def test_a_device_that_is_none_is_refused_before_any_process_starts(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 2)
     with pytest.raises(ValueError, match="device='tpu' is unknown"):
-        run(tmp_path / "in", tmp_path / "out", broken, device="cpu,tpu")
+        run(tmp_path / "in", tmp_path / "out", pre, device="cpu,tpu")
 
 
 # ---- files for other programs
