@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from released_files import random_release
 from torch import Tensor
 
-from bigr_repr.checkpoints import catalog
+from bigr_repr.checkpoints import catalog, released
 from bigr_repr.checkpoints.architecture import infer_generator, infer_tokenizer
 from bigr_repr.checkpoints.classes import class_names
 from bigr_repr.checkpoints.pretrained import count_parameters, load, load_official, save
@@ -378,3 +381,40 @@ def test_attempts_of_the_hubs_client_are_not_told(
     logger.warning("told again")
     assert len(caplog.records) == 1
     assert huggingface_hub.utils.logging.get_verbosity() == before
+
+
+# ---- damage that no shape tells
+
+
+def test_no_flipped_byte_is_imported_as_another_weight(tmp_path: Path) -> None:
+    paths = _release(tmp_path)
+    right, content = load_official(**paths).fingerprint, paths["generator"].read_bytes()
+    found, random = 0, np.random.default_rng(0)
+    for place in random.choice(len(content), 60, replace=False).tolist():
+        paths["generator"].write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            assert load_official(**paths, verify=True).fingerprint == right
+        except ValueError as error:
+            found += 1
+            assert str(paths["generator"]) in str(error)  # noqa: PT017
+    assert found > 30
+
+
+def test_a_file_called_as_a_released_one_that_is_not_it_is_spoken_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = _release(tmp_path)
+    own = hashlib.sha256(paths["generator"].read_bytes()).hexdigest()
+    for digest, said in ((own, False), ("0" * 64, True)):
+        monkeypatch.setattr(released, "RELEASED_SHA256", {f"gpt/{paths['generator'].name}": digest})
+        caplog.clear()
+        load_official(**paths, verify=True)
+        assert ("is not the file of that name in the release" in caplog.text) == said
+
+
+def test_a_file_that_states_more_than_it_has_is_refused(tmp_path: Path) -> None:
+    paths = _release(tmp_path)
+    with zipfile.ZipFile(paths["generator"], "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bigr/data/999", bytes(50_000_000))
+    with pytest.raises(ValueError, match="bytes of content, more than it has"):
+        load_official(**paths)

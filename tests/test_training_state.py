@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bigr_repr.train.ema import ExponentialAverage
-from bigr_repr.train.resume import find_checkpoints, read_record, save_checkpoint
+from bigr_repr.train.resume import TrainingError, find_checkpoints, load_checkpoint, read_record, save_checkpoint
 
 
 class Counted(nn.Module):
@@ -35,6 +35,9 @@ class OneProcess:
     def save_state(self, folder: str) -> None:
         (Path(folder) / "deeper").mkdir(parents=True)
         (Path(folder) / "deeper" / "model").write_text("state")
+
+    def load_state(self, folder: str) -> None:
+        pass
 
 
 # ---- the average
@@ -109,9 +112,23 @@ def test_a_checkpoint_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypa
     ((_, folder),) = find_checkpoints(tmp_path)
     named = done.index(("name", folder.stat().st_ino))
     inside = [folder, *folder.rglob("*")]
-    assert {path.name for path in inside} == {folder.name, "deeper", "model", "ema.safetensors", "run.json"}
+    assert {path.name for path in inside} == {
+        folder.name, "deeper", "model", "ema.safetensors", "run.json", "sha256.json"
+    }  # fmt: skip
     assert {("sync", path.stat().st_ino) for path in inside} <= set(done[:named])
     assert ("sync", tmp_path.stat().st_ino) in done[named:]
+
+
+def test_no_flipped_byte_of_a_checkpoint_is_loaded(tmp_path: Path) -> None:
+    _save(tmp_path, 3)
+    ((_, folder),) = find_checkpoints(tmp_path)
+    for file in [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size]:
+        content = file.read_bytes()
+        for place in {0, len(content) // 2, len(content) - 1}:
+            file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            with pytest.raises(TrainingError, match=r"checkpoint-000000003 cannot be read"):
+                load_checkpoint(folder, OneProcess(), ExponentialAverage(nn.Linear(2, 2), 0.9))  # type: ignore[arg-type]
+        file.write_bytes(content)
 
 
 def test_the_newest_checkpoints_are_kept_and_know_their_step(tmp_path: Path) -> None:

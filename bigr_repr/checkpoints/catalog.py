@@ -48,6 +48,14 @@ RELEASED = {
     "L-d32-512": Released(preset="L-512-d32", tokenizer=_D32_512, generator="gpt/bigr_L_d32_512.pt"),
 }
 
+# SHA-256 of released files, of those that are known.
+RELEASED_SHA256: Final = {
+    "gpt/bigr_XL_d24.pt": "694cc5ea2a74dd2b5235a98db2914827c30e6f98e9577ca5fb595fe63082bb3c",
+    "gpt/bigr_XXL_d24.pt": "0c5017f51d6cae218d3717286d89ee974c962a9a03c78ad4f0fdd529170aaef8",
+    "gpt/bigr_XXL_d32.pt": "3ca9c1fdd0d745963db3c1ac335a7befff12f8d6cf9c3660b361a170a517d4e3",
+    _D32: "df91b218c957756a80b2618941757a35d314b729625997e38421d636dc0c6607",
+}
+
 RELEASE_TRAINING = {
     "data": "ImageNet-1k (ILSVRC 2012)",
     "terms": "ImageNet is for non-commercial research and education; for the weights see the source page",

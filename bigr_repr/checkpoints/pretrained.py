@@ -119,17 +119,21 @@ def load_official(
     name: str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    verify: bool = False,
 ) -> Pretrained:
     """A model from the two files of the authors' release, of any size: the architecture is read off the shapes.
 
     image_size: in pixels; follows from the files, and is checked if given. heads: dim / 64 unless given, for the files
     do not tell. name: of the model; the release's for files named as there. The files are mapped into memory, not read,
     so they must stay as they are while the model is in use; `dtype` float32 unless given.
+    verify: read both first, and compare them with the checksums in them, and with the release's if they are called so.
 
     Raises OSError for files that cannot be opened, ValueError for damaged ones, for missing, surplus or misshapen
     tensors (one message names all), and for two files that do not belong together.
     """
     paths = Path(tokenizer), Path(generator)
+    for path in paths if verify else ():
+        released.verify_released(path)
     weights = released.read_released(*paths, heads=heads, name=name)
     config = weights.config
     tokenizer_module, generator_module = _modules(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,18 @@ import torch
 from torch import Tensor
 
 from bigr_repr.checkpoints.architecture import infer_generator, infer_tokenizer
-from bigr_repr.checkpoints.catalog import HUB_PAGE, RELEASE_REPOSITORY, RELEASE_TRAINING, RELEASED, imagenet_class_names
+from bigr_repr.checkpoints.catalog import (
+    HUB_PAGE,
+    RELEASE_REPOSITORY,
+    RELEASE_TRAINING,
+    RELEASED,
+    RELEASED_SHA256,
+    imagenet_class_names,
+)
 from bigr_repr.config import ModelConfig
+from bigr_repr.system.files import sha256_of
+
+log = logging.getLogger(__name__)
 
 State = dict[str, Any]  # tensors by name; other objects only in files that `assign` will refuse
 
@@ -99,6 +110,44 @@ def _reason(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+# ---- checking
+
+
+def verify_released(path: Path) -> None:
+    """Read a whole file, and compare it with the checksums in it, and with the release's if it is called as one of it.
+
+    Raises ValueError for content that is not as the file's own checksums say, OSError when it cannot be read; a file
+    that is sound and not the released one is a warning.
+    """
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{path}: damaged ({error}); download it again") from error
+        if broken is not None:
+            raise ValueError(f"{path}: damaged, {broken} is not what its checksum says; download it again")
+    known = {Path(name).name: digest for name, digest in RELEASED_SHA256.items()}.get(path.name)
+    if known is None:
+        return
+    found = sha256_of(path)
+    if found != known:
+        log.warning(
+            "%s is not the file of that name in the release: its SHA-256 is %s, that one's %s", path, found, known
+        )
+
+
+def _require_sizes(path: Path) -> None:
+    """Raises ValueError for a zip file that states more content than it has bytes: such files hold tensors unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stated = sum(info.file_size for info in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError):
+        return  # torch.load will say so
+    if stated > path.stat().st_size:
+        raise ValueError(f"{path}: states {stated:,} bytes of content, more than it has; download it again")
+
+
 # ---- reading
 
 
@@ -162,6 +211,8 @@ def _from_released(name: str) -> str:
 
 def _read(path: Path) -> dict[Any, Any]:
     """The dictionary in a PyTorch file: tensors only, no code is run, contents mapped and not read."""
+    if path.is_file() and zipfile.is_zipfile(path):
+        _require_sizes(path)
     try:
         with path.open("rb"):  # a folder, a file that is not there or may not be read: the plain OSError
             pass

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bigr_repr.embed.dataset.ledger import CHANGED, Ledger
 from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, list_inputs, revoke_plan
 from bigr_repr.embed.dataset.schema import Recipe, differences
-from bigr_repr.embed.inputs.changed import reopen
+from bigr_repr.embed.inputs.changed import reopen, reopen_damaged
 from bigr_repr.embed.inputs.dedup import list_digests, list_duplicates, release_doubles
 from bigr_repr.embed.inputs.update import KnownInputs, changes
 from bigr_repr.embed.options import EmbedOptions
@@ -90,6 +90,8 @@ class EmbedJob:
         if not options.update and (changed := old.changed_container()):
             raise ValueError(f"{self.out}: {changed}; old and new rows would be mixed; {_REMEDY}")
         self.ledger.tidy()
+        if options.verify:
+            reopen_damaged(old, self.ledger, self.recipe.schema)
         return self._extend(old, sources, options) if options.update else old
 
     def _begin(self, sources: Iterable[Source], options: EmbedOptions) -> Plan:

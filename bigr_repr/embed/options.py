@@ -41,7 +41,8 @@ class EmbedOptions:
     its file was written anew. update: also embed inputs that were added
     since, as units of their own at the end, and again those whose files were written anew (by size and time; not of
     object stores); inputs that are gone are listed in gone.jsonl, and keep their rows unless drop_gone says otherwise.
-    overwrite: remove the data set in `out` and begin anew.
+    verify: read all that earlier runs wrote, and embed again what is not as it was written. overwrite: remove the data
+    set in `out` and begin anew.
 
     **Decoding.** icc: "convert" pictures with another ICC profile than sRGB's to sRGB, or "ignore" profiles; None: as
     the data set was begun, or "convert". max_pixels: images with more pixels fail. decode_timeout: seconds that
@@ -78,6 +79,7 @@ class EmbedOptions:
     retry_failed: bool = False
     update: bool = False
     drop_gone: bool = False
+    verify: bool = False
     overwrite: bool = False
 
     icc: str | None = None

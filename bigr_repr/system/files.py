@@ -6,6 +6,7 @@ promises the same: see bigr_repr.system.object_store.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -58,6 +59,12 @@ def remove(path: Place) -> None:
     path.unlink(missing_ok=True)
     if not isinstance(path, ObjectPath):
         partial_name(path).unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, hexadecimal.  Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_file(path: Path) -> None:

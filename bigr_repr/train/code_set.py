@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, to_bytes
 from bigr_repr.system.devices import choose_device, mixed_precision
-from bigr_repr.system.files import remove, replacing
+from bigr_repr.system.files import remove, replacing, sha256_of
 from bigr_repr.system.threads import map_ahead
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class CodeHeader:
     """What `codes.json` states. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k.
 
     `tokenizer` is where the tokenizer lay, `tokenizer_sha256` its weights' fingerprint; None in sets of older versions.
+    `sha256` of the files beside it, by name; none in sets of older versions.
     """
 
     images: int
@@ -50,6 +51,7 @@ class CodeHeader:
     tokenizer: str
     tokenizer_sha256: str | None = None
     class_names: tuple[str, ...] = ()
+    sha256: Mapping[str, str] = field(default_factory=dict)
     bit_order: str = BIT_ORDER
     format: str = _FORMAT
 
@@ -82,6 +84,7 @@ class CodeSet:
             if (self.folder / "labels.npy").exists():
                 self.labels = np.load(self.folder / "labels.npy", allow_pickle=False).astype(np.int64)
                 self._check("labels.npy", True, self.labels, (self.header.images,))
+            self._check_sums()
         except FileNotFoundError as error:
             remedy = "make one with: bigr-repr train codes"
             message = f"{folder} is not a code data set ({error.filename} is missing); {remedy}"
@@ -89,6 +92,12 @@ class CodeSet:
         except (TypeError, KeyError, ValueError, AttributeError, EOFError) as error:
             remedy = "make it again with: bigr-repr train codes"
             raise ValueError(f"{folder}: no code data set that can be read ({error}); {remedy}") from error
+
+    def _check_sums(self) -> None:
+        """Raises ValueError for files that are not as they were written; reads them."""
+        for name, digest in self.header.sha256.items():
+            if sha256_of(self.folder / Path(name).name) != digest:
+                raise ValueError(f"{name} is damaged: its SHA-256 is not the one in codes.json")
 
     @staticmethod
     def _check(file: str, dtype_fits: bool, found: NDArray[Any], shape: tuple[int, ...]) -> None:
@@ -190,6 +199,8 @@ def _finish(folder: Path, header: CodeHeader, images: ImageSet) -> None:
     if images.labels is not None:
         with replacing(folder / "labels.npy") as file:
             np.save(file, images.labels)
+    present = [folder / name for name in ("codes.npy", "labels.npy") if (folder / name).exists()]
+    header = replace(header, sha256={file.name: sha256_of(file) for file in present})
     with replacing(folder / "codes.json") as file:
         file.write(json.dumps(asdict(header), indent=1).encode())
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from bigr_repr.embed.dataset.shards import read_shard, shard_file
 from bigr_repr.system.files import remove, replacing
 from bigr_repr.system.object_store import ObjectPath, Place
 from bigr_repr.system.threads import map_ahead
@@ -33,7 +34,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What became of a unit. size: of its shard, in bytes. stamps: of its inputs' files when they were read.
+    """What became of a unit. size, sha256: of its shard. stamps: of its inputs' files when they were read.
 
     released: places of inputs that the plan calls doubles and that have rows or failures of their own all the same.
     """
@@ -43,6 +44,7 @@ class UnitRecord:
     failures: tuple[Failure, ...]
     released: tuple[int, ...] = ()
     stamps: str = ""
+    sha256: str = ""  # unknown: written by an earlier version
 
     @property
     def gone(self) -> int:
@@ -75,6 +77,7 @@ class Ledger:
             "failures": [failure._asdict() for failure in record.failures],
             **({"released": record.released} if record.released else {}),
             **({"stamps": record.stamps} if record.stamps else {}),
+            **({"sha256": record.sha256} if record.sha256 else {}),
         }
         with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(content, indent=1).encode())
@@ -87,7 +90,7 @@ class Ledger:
         try:
             content = json.loads(self._record(unit).read_text("utf-8"))
             failures = tuple(Failure(**each) for each in content["failures"])
-            more = tuple(content.get("released", ())), str(content.get("stamps", ""))
+            more = tuple(content.get("released", ())), str(content.get("stamps", "")), str(content.get("sha256", ""))
             record = UnitRecord(content["rows"], content["size"], failures, *more)
             if self.shard(unit).stat().st_size == record.size:
                 return record
@@ -98,6 +101,15 @@ class Ledger:
             return None
         log.warning("%s is not the file that was recorded: its images are embedded again", self.shard(unit))
         return None
+
+    def intact(self, unit: int, record: UnitRecord) -> bool:
+        """Whether a unit's shard holds what was recorded, every byte of it; reads it.  Raises OSError."""
+        if record.sha256:
+            return shard_file(self.shard(unit)) == (record.size, record.sha256)
+        try:
+            return read_shard(self.shard(unit)).num_rows == record.rows
+        except (OSError, ValueError):  # pyarrow's errors are of both kinds
+            return False
 
     def records(self, units: int) -> Iterator[UnitRecord | None]:
         """What sealed says of units 0..units-1, in order; a store is asked about many at a time."""

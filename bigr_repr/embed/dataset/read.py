@@ -23,6 +23,7 @@ from bigr_repr.system.object_store import Place, as_place, readable
 log = logging.getLogger(__name__)
 
 _TEXTS = ("label", "sha256")
+_MEND = "mend it with the same bigr-repr embed and --verify"
 
 
 class Embeddings(NamedTuple):
@@ -60,7 +61,7 @@ class EmbeddingSet:
                 with pq.ParquetFile(readable(file)) as parquet:
                     schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
             except pa.ArrowInvalid as error:
-                raise ValueError(f"{file}: damaged ({error}); run the same bigr-repr embed again") from error
+                raise ValueError(f"{file}: damaged ({error}); {_MEND}") from error
             provenance = read_provenance(schema, str(file))
             self.provenance = self.provenance or provenance
             if found := differences(self.provenance, provenance):
@@ -165,8 +166,13 @@ class EmbeddingSet:
     def _record_batches(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         wanted = [name for name in columns if name in self.schema.names]
         for file in self.files:
-            with pq.ParquetFile(readable(file)) as parquet:
-                yield from parquet.iter_batches(rows, columns=wanted)
+            try:
+                with pq.ParquetFile(readable(file), page_checksum_verification=True) as parquet:
+                    yield from parquet.iter_batches(rows, columns=wanted)
+            except (OSError, pa.ArrowException) as error:
+                if getattr(error, "errno", None) or isinstance(error, ConnectionError | PermissionError):
+                    raise
+                raise ValueError(f"{file}: damaged ({error}); {_MEND}") from error
 
     def _warn_if_incomplete(self) -> None:
         plan = open_plan(self.folder / RUN_FOLDER)

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,9 @@ from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.schema import IMAGE, Recipe
 from bigr_repr.system.files import replacing
-from bigr_repr.system.object_store import Place, readable
+from bigr_repr.system.object_store import ObjectPath, Place, readable
+
+_PIECE: Final = 8 << 20  # bytes read at a time
 
 
 class ShardRows(NamedTuple):
@@ -54,23 +58,65 @@ def rows_table(recipe: Recipe, rows: ShardRows) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def write_shard(path: Place, table: pa.Table, writer: str = "") -> int:
-    """Write a unit's rows, as one row group; returns the file's size in bytes.  writer: as of replacing.
+class ShardFile(NamedTuple):
+    """What tells a file from others. size: in bytes; sha256: hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+class _Hashed(io.RawIOBase):
+    """A file to write from front to back, whose digest is known at the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file, self._digest, self._size = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        self._size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._size
+
+    @property
+    def written(self) -> ShardFile:
+        return ShardFile(self._size, self._digest.hexdigest())
+
+
+def shard_file(path: Place) -> ShardFile:
+    """The same of a file that stands.  Raises OSError."""
+    opened: Any = path.open_input() if isinstance(path, ObjectPath) else path.open("rb")
+    digest, size = hashlib.sha256(), 0
+    with opened as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            size += len(piece)
+    return ShardFile(size, digest.hexdigest())
+
+
+def write_shard(path: Place, table: pa.Table, writer: str = "") -> ShardFile:
+    """Write a unit's rows, as one row group, with checksums of its pages.  writer: as of replacing.
 
     Raises OSError.
     """
     packed = ["path", "label"]  # vectors, codes and digests are noise to a compressor
     with replacing(path, writer) as file:
+        hashed = _Hashed(file)
         pq.write_table(
             table,
-            file,
+            hashed,
             row_group_size=max(1, table.num_rows),
             compression={_leaf(field): "zstd" if field.name in packed else "none" for field in table.schema},
             use_dictionary=["label"],
             write_statistics=packed,
+            write_page_checksum=True,
         )
-        size = file.tell()
-    return size
+    return hashed.written
 
 
 def _leaf(field: pa.Field) -> str:
@@ -80,7 +126,7 @@ def _leaf(field: pa.Field) -> str:
 
 def read_shard(path: Place) -> pa.Table:
     """A unit's rows."""
-    return pq.read_table(readable(path), partitioning=None)
+    return pq.read_table(readable(path), partitioning=None, page_checksum_verification=True)
 
 
 def merge_rows(table: pa.Table, places: Sequence[int], more: pa.Table, more_places: Sequence[int]) -> pa.Table:

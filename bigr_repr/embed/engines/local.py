@@ -299,9 +299,9 @@ class LocalEngine:
         table = pa.concat_tables([self.recipe.schema.empty_table(), *doing.tables]).combine_chunks()
         if task.kept:
             table = self._merged(task, table, doing.failures)
-        size = write_shard(self.ledger.shard(task.unit), table, self.ledger.writer)
+        size, sha256 = write_shard(self.ledger.shard(task.unit), table, self.ledger.writer)
         failures = tuple(sorted([*doing.failures, *task.left]))
-        self.ledger.seal(task.unit, UnitRecord(table.num_rows, size, failures, task.released, task.stamps))
+        self.ledger.seal(task.unit, UnitRecord(table.num_rows, size, failures, task.released, task.stamps, sha256))
 
     def _merged(self, task: UnitTask, table: pa.Table, failures: list[Failure]) -> pa.Table:
         """The rows of a sealed unit and those that its failures have now given."""

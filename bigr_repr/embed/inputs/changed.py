@@ -6,6 +6,7 @@ whose stamp differs loses its row and becomes a failure, which the run then trie
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -21,7 +22,9 @@ from bigr_repr.embed.dataset.plan import Entry, Plan
 from bigr_repr.embed.dataset.shards import read_shard, write_shard
 from bigr_repr.system.object_store import is_url
 
-__all__ = ["Reopened", "renewed", "reopen", "stamps_of"]
+__all__ = ["Reopened", "renewed", "reopen", "reopen_damaged", "stamps_of"]
+
+log = logging.getLogger(__name__)
 
 _LENGTH = 16  # letters of a stamp
 _UNKNOWN = "-" * _LENGTH
@@ -112,11 +115,33 @@ def _fail(plan: Plan, ledger: Ledger, unit: int, record: UnitRecord, kinds: dict
     failed, entries = {failure.place for failure in record.failures}, plan.entries(unit)
     with_rows = [place for place in range(len(entries)) if place not in failed and place not in doubles]
     kept = [row for row, place in enumerate(with_rows) if place not in kinds]
-    rows, size = record.rows, record.size
+    rows, size, sha256 = record.rows, record.size, record.sha256
     if len(kept) < len(with_rows):
         table = read_shard(ledger.shard(unit)).take(pa.array(kept, pa.int64())).combine_chunks()
-        rows, size = table.num_rows, write_shard(ledger.shard(unit), table, ledger.writer)
+        rows, (size, sha256) = table.num_rows, write_shard(ledger.shard(unit), table, ledger.writer)
     failures = [failure for failure in record.failures if failure.place not in kinds]
     failures += [Failure(place, entries[place].path, kind, _MESSAGES[kind]) for place, kind in kinds.items()]
     released = (*record.released, *sorted(doubles & kinds.keys()))
-    ledger.seal(unit, replace(record, rows=rows, size=size, failures=tuple(sorted(failures)), released=released))
+    everything = tuple(sorted(failures))
+    ledger.seal(unit, replace(record, rows=rows, size=size, sha256=sha256, failures=everything, released=released))
+
+
+def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema) -> int:
+    """Make failures of all inputs that have a row in a damaged shard, to be embedded again; returns how many.
+
+    Every shard is read. Doubles that were given rows of their own keep them. schema: of shards.  Raises OSError.
+    """
+    count = 0
+    for unit, record in enumerate(ledger.records(plan.units)):
+        if record is None or ledger.intact(unit, record):
+            continue
+        entries, doubles = plan.entries(unit), set(plan.duplicates(unit)) - set(record.released)
+        failed = {failure.place for failure in record.failures} | doubles
+        lost = [place for place in range(len(entries)) if place not in failed]
+        log.warning("%s is damaged: its %d images are embedded again", ledger.shard(unit), len(lost))
+        size, sha256 = write_shard(ledger.shard(unit), schema.empty_table(), ledger.writer)
+        failures = [Failure(place, entries[place].path, CHANGED, "its row was damaged") for place in lost]
+        everything = tuple(sorted([*record.failures, *failures]))
+        ledger.seal(unit, replace(record, rows=0, size=size, sha256=sha256, failures=everything))
+        count += len(lost)
+    return count

@@ -114,6 +114,10 @@ class OutputOptions:
     drop_gone: Annotated[
         bool, typer.Option("--drop-gone", help="With --update: remove the rows of images that are gone.")
     ] = False
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read all that OUT holds, and embed again the images of files that are damaged."),
+    ] = False
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the embeddings that OUT holds, and start over.")
     ] = False

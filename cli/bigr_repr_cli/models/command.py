@@ -80,7 +80,9 @@ def import_released(
 
     from bigr_repr.checkpoints.pretrained import load_official, save
 
-    model = load_official(tokenizer=tokenizer, generator=generator, image_size=image_size, heads=heads, name=name)
+    model = load_official(
+        tokenizer=tokenizer, generator=generator, image_size=image_size, heads=heads, name=name, verify=True
+    )
     save(model, out, store_dtype=torch.float16 if half else None)
     size = sum(file.stat().st_size for file in out.iterdir())
     typer.echo(f"{model.config.name}: {out} ({decimal(size)})\nlook at it with: bigr-repr models info {out}")

@@ -1,0 +1,87 @@
+"""Shards that are not what was written: never read as other numbers, found by --verify, and embedded again."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import tiny_model, write_pictures
+
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
+
+
+@pytest.fixture(scope="module")
+def pre() -> Pretrained:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    files = write_pictures(folder, 11)
+    files[3].write_bytes(b"no picture")
+    files[9].write_bytes(files[1].read_bytes())
+    return folder
+
+
+def run(photos: Path, out: Path, pre: Pretrained, **options: Any) -> EmbedSummary:
+    usual = {"layers": [2], "codes": True, "unit_size": 4, "batch_size": 3, "decode_timeout": None}
+    return embed_images(photos, out, model=pre, **{**usual, **options})
+
+
+def rows(out: Path) -> list[tuple[str, bytes, bytes]]:
+    data = read_embeddings(out)
+    assert data.codes is not None
+    pairs = zip(data.paths, data.vectors, data.codes, strict=True)
+    return [(path, vector.tobytes(), code.tobytes()) for path, vector, code in pairs]
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0x10
+    file.write_bytes(content)
+
+
+def test_no_flipped_byte_is_read_as_another_number(pre: Pretrained, photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "out", pre)
+    whole, shard = rows(tmp_path / "out"), tmp_path / "out" / "part-00001.parquet"
+    content, found = shard.read_bytes(), 0
+    for place in random.Random(0).sample(range(len(content)), 80):
+        flip(shard, place)
+        try:
+            assert rows(tmp_path / "out") == whole
+        except ValueError as error:
+            found += 1
+            assert "part-00001.parquet" in str(error) or "does not belong" in str(error)  # noqa: PT017
+        shard.write_bytes(content)
+    assert found > 20
+
+
+@pytest.mark.parametrize("dedup", [None, "exact"])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_damaged_is_embedded_again(
+    pre: Pretrained, photos: Path, tmp_path: Path, known: bool, dedup: str | None
+) -> None:
+    out = tmp_path / "out"
+    first = run(photos, out, pre, dedup=dedup)
+    whole, shards = rows(out), [file.read_bytes() for file in sorted(out.glob("part-*"))]
+    if not known:  # as an earlier version wrote it
+        for record in (out / "_run" / "units").glob("*.json"):
+            content = json.loads(record.read_text())
+            del content["sha256"]
+            record.write_text(json.dumps(content))
+    assert run(photos, out, pre, dedup=dedup, verify=True).embedded == 0
+    for number in (0, 2):
+        flip(out / f"part-0000{number}.parquet", len(shards[number]) // 3)
+    with pytest.raises(ValueError, match=r"part-00000.parquet: damaged .* --verify"):
+        read_embeddings(out)
+    assert run(photos, out, pre, dedup=dedup).embedded == 0  # sizes are right
+    again = run(photos, out, pre, dedup=dedup, verify=True)
+    assert (again.rows, again.failures, again.duplicates) == (first.rows, first.failures, first.duplicates)
+    assert 0 < again.embedded <= 8
+    assert rows(out) == whole
+    assert [file.read_bytes() for file in sorted(out.glob("part-*"))] == shards
