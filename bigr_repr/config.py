@@ -11,12 +11,20 @@ from typing import Any, TypeVar
 OBJECTIVES = ("flip", "x0", "bce")
 ATTENTIONS = ("full", "causal")
 _T = TypeVar("_T")
+_SHOWN = 80  # characters of a value in an error
+# The largest numbers that a configuration may state, where that is not 65 536.
+_MOST = {
+    "layers": 1024, "heads": 4096, "transcoder_blocks": 1024, "res_blocks": 1024, "in_channels": 64, "grid": 4096,
+    "code_bits": 4096, "classes": 10_000_000, "train_timesteps": 1_000_000, "sample_timesteps": 1_000_000,
+}  # fmt: skip
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:
     """Raises ValueError that names the field `name`, its value and the rule, unless ok."""
     if not ok:
-        raise ValueError(f"{name}={value!r} is not allowed: {rule}")
+        said = repr(value)
+        said = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}…"
+        raise ValueError(f"{name}={said} is not allowed: {rule}")
 
 
 def is_count(value: object) -> bool:
@@ -28,6 +36,8 @@ def _positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(is_count(value), name, value, "it must be a whole number of at least 1")
+        most = _MOST.get(name, 1 << 16)  # or a few bytes of JSON would fill memory
+        require(value <= most, name, value, f"it must be at most {most}")
 
 
 def from_fields(cls: type[_T], data: Mapping[str, Any], where: str) -> _T:
@@ -64,10 +74,10 @@ class TokenizerConfig:
         _positive(self, "norm_groups")
         levels = self.channel_multipliers
         require(
-            len(levels) > 0 and all(isinstance(m, int) and m >= 1 for m in levels),
+            0 < len(levels) <= 16 and all(isinstance(m, int) and 1 <= m <= 1024 for m in levels),
             "channel_multipliers",
             levels,
-            "one whole number a level",
+            "one whole number a level, each at most 1024, of at most 16 levels",
         )
         rule = f"it must be a multiple of the down-sampling factor {self.downsample}"
         require(self.image_size % self.downsample == 0, "image_size", self.image_size, rule)

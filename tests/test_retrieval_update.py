@@ -218,6 +218,18 @@ def test_photographs_in_tar_and_parquet_files_are_shown(pre: Pretrained, tmp_pat
         assert shows(PhotoFinder(tmp_path / file)(index.ids[3].as_py(), 3), first + 3)
 
 
+def test_no_photograph_outside_the_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("secret.png", "in/a.png"):
+        picture(1).save(tmp_path / name)
+    for images in (tmp_path / "in", tmp_path / "in" / ".." / "in"):
+        finder = PhotoFinder(images)
+        assert shows(finder("a.png", 0), 1)
+        assert shows(finder(str(tmp_path / "in" / "a.png"), 0), 1)  # as embedded among several inputs
+        for id in ("../secret.png", str(tmp_path / "secret.png"), "../in/../secret.png", "a.png/../../secret.png"):
+            assert finder(id, 0) is None, id
+
+
 def test_rows_of_containers_are_queries(pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(tmp_path / "photos", 6)
     embed(tmp_path / "photos", tmp_path / "data", pre)

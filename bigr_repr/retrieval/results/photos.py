@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +63,9 @@ class PhotoFinder:
         if self._images is None:
             return path if Path(path).is_file() else None
         if self._images.is_dir():
-            return str(self._images / path) if (self._images / path).is_file() else None
+            file = os.path.normpath(self._images.absolute() / path)
+            inside = Path(file).is_relative_to(os.path.normpath(self._images.absolute()))  # ids are not to be trusted
+            return file if inside and Path(file).is_file() else None
         entry = member_entry(str(self._images), path)
         return None if entry is None else self._encoded(entry)
 
