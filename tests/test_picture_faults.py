@@ -89,6 +89,19 @@ def test_deep_jpeg2000_is_refused_where_nothing_decodes_it_right(monkeypatch: py
     assert caught.value.kind == "unsupported"
 
 
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_deep_jpeg2000_by_another_encoder_is_right_or_refused(channels: int) -> None:
+    array = np.full((64, 64, channels), 65535, np.uint16)
+    array[:32, :, : channels - (channels != 3)] = 20000
+    data = pytest.importorskip("imagecodecs").jpeg2k_encode(array, level=0)
+    if channels == 2:  # gray with opacity, which OpenCV does not read
+        with pytest.raises(ImageError, match="2 channels of more than 8 bits") as caught:
+            decode_image(data)
+        assert caught.value.kind == "unsupported"
+    else:
+        assert same(data, array[..., :3] >> 8)
+
+
 def test_jpeg2000_with_channels_of_different_depth_is_refused() -> None:
     data = bytearray(cv2.imencode(".jp2", np.dstack([RAMP, OPAQUE]))[1].tobytes())
     data[data.index(b"\xff\x51") + 4 + 36 + 3 * 3] = 7  # of alpha, which then would come out transparent

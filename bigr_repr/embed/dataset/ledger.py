@@ -107,7 +107,7 @@ class Ledger:
         if record.sha256:
             return shard_file(self.shard(unit)) == (record.size, record.sha256)
         try:
-            return read_shard(self.shard(unit)).num_rows == record.rows
+            return int(read_shard(self.shard(unit)).num_rows) == record.rows
         except (OSError, ValueError):  # pyarrow's errors are of both kinds
             return False
 
