@@ -73,7 +73,7 @@ def test_a_checkpoint_is_synced_with_the_folder_it_appears_in(tmp_path: Path, sy
     one: Any = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None, save_state=save_state)
     average: Any = SimpleNamespace(state=lambda: {"x": torch.zeros(1)}, updates=1)
     save_checkpoint(tmp_path, 7, one, average, {}, keep=1)
-    assert len(list((tmp_path / "checkpoint-000000007").rglob("*"))) == 4
+    assert len(list((tmp_path / "checkpoint-000000007").rglob("*"))) == 5
     assert not unsynced(tmp_path, synced)
 
 

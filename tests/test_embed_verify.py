@@ -56,7 +56,7 @@ def test_no_flipped_byte_is_read_as_another_number(pre: Pretrained, photos: Path
             assert rows(tmp_path / "out") == whole
         except ValueError as error:
             found += 1
-            assert "part-00001.parquet" in str(error) or "does not belong" in str(error)  # noqa: PT017
+            assert "part-00001.parquet" in str(error)  # noqa: PT017
         shard.write_bytes(content)
     assert found > 20
 
@@ -84,4 +84,5 @@ def test_what_is_damaged_is_embedded_again(
     assert (again.rows, again.failures, again.duplicates) == (first.rows, first.failures, first.duplicates)
     assert 0 < again.embedded <= 8
     assert rows(out) == whole
-    assert [file.read_bytes() for file in sorted(out.glob("part-*"))] == shards
+    if known:  # else what means nothing may differ
+        assert [file.read_bytes() for file in sorted(out.glob("part-*"))] == shards

@@ -167,6 +167,7 @@ def test_codes_and_runs_of_older_versions_go_on_with_a_warning(
     record = json.loads(file.read_text())
     del record["tokenizer_sha256"]
     file.write_text(json.dumps(record))
+    (file.parent / "sha256.json").unlink()
     train_generator(CodeSet(codes), MODEL, settings(tmp_path / "g", steps=4))
     assert "did not record tokenizer_sha256" in caplog.text
     assert len(losses(tmp_path / "g")) == 4

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,11 +58,8 @@ class EmbeddingSet:
         self.provenance: dict[str, Any] = {}
         self.rows_of_files: list[int] = []
         for file in self.files:
-            try:
-                with pq.ParquetFile(readable(file)) as parquet:
-                    schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{file}: damaged ({error}); {_MEND}") from error
+            with _damage_named(file), pq.ParquetFile(readable(file)) as parquet:
+                schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
             provenance = read_provenance(schema, str(file))
             self.provenance = self.provenance or provenance
             if found := differences(self.provenance, provenance):
@@ -166,19 +164,25 @@ class EmbeddingSet:
     def _record_batches(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         wanted = [name for name in columns if name in self.schema.names]
         for file in self.files:
-            try:
-                with pq.ParquetFile(readable(file), page_checksum_verification=True) as parquet:
-                    yield from parquet.iter_batches(rows, columns=wanted)
-            except (OSError, pa.ArrowException) as error:
-                if getattr(error, "errno", None) or isinstance(error, ConnectionError | PermissionError):
-                    raise
-                raise ValueError(f"{file}: damaged ({error}); {_MEND}") from error
+            with _damage_named(file), pq.ParquetFile(readable(file), page_checksum_verification=True) as parquet:
+                yield from parquet.iter_batches(rows, columns=wanted)
 
     def _warn_if_incomplete(self) -> None:
         plan = open_plan(self.folder / RUN_FOLDER)
         if plan is not None and plan.units != len(self.files):
             parts = f"{len(self.files)} of {plan.units} parts"
             log.warning("%s is incomplete (%s): run the same bigr-repr embed again to finish it", self.folder, parts)
+
+
+@contextmanager
+def _damage_named(file: Place) -> Iterator[None]:
+    """Say of what pyarrow raises for a damaged file which one it is, and the remedy."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        if getattr(error, "errno", None) or isinstance(error, ConnectionError | PermissionError | FileNotFoundError):
+            raise
+        raise ValueError(f"{file}: damaged ({' '.join(str(error).split())}); {_MEND}") from error
 
 
 def read_embeddings(folder: PathLike, layer: int | str | None = None) -> Embeddings:

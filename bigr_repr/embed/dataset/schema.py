@@ -175,7 +175,10 @@ def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
     text = (schema.metadata or {}).get(METADATA_KEY)
     if text is None:
         raise ValueError(f"{name}: no embeddings of this program (metadata {METADATA_KEY.decode()!r} is missing)")
-    provenance: dict[str, Any] = json.loads(text)
+    try:
+        provenance: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: damaged, its provenance cannot be read ({error})") from error
     if provenance.get("format") != 1:
         raise ValueError(f"{name}: format {provenance.get('format')} is newer than this program; upgrade bigr-repr")
     return provenance
