@@ -97,6 +97,7 @@ class RowWriter:
         """All rows so far, mapped from the files that were written; nothing can be appended any more."""
         if self._columns is not None:
             self._columns.close()
+            self._columns = None  # closing it again would begin the file anew
         files = {part: self._writer.close_part(part) for part in self._writer.appended}
 
         def part(name: str) -> NDArray[Any] | None:
