@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -137,6 +138,22 @@ def test_a_search_among_some_paths(place: Path, bigr: Run) -> None:
         assert (code, message in error, error.count("\n")) == (1, True, 1)
     code, _, error = bigr("index", "build", place / "data", "--codes", "bits", "--keep", "width")
     assert (code, "has no column 'width' to keep; its columns are path" in error) == (1, True)
+
+
+def test_several_pictures_as_one_query_grouped_and_as_csv(place: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
+    search = ("search", "00003.png", "00005.png", "--id", "--index", "index", "-k", 4)
+    (found,) = json.loads(bigr(*search, "--weights", "1,1", "--json")[1])
+    assert {hit["id"] for hit in found["hits"]} > {"00003.png", "00005.png"} - {"twin.png"}
+    assert found["query"] == "1*00003.png +1*00005.png"
+    (away,) = json.loads(bigr(*search, "--weights", "1,-0.5", "--json")[1])
+    assert "00005.png" not in [hit["id"] for hit in away["hits"]]
+    listed = list(csv.DictReader(io.StringIO(bigr(*search, "--csv", "--group", 0)[1])))
+    assert {row["query"] for row in listed} == {"00003.png", "00005.png"}
+    assert ("twin.png" in {row["id"] for row in listed if row["near_duplicate_of"]}) or len(listed) >= 8
+    for wrong, message in ((("--weights", "1,x"), "1,1,-0.5"), (("--weights", "1"), "must be 2 finite numbers")):
+        code, _, error = bigr(*search, *wrong)
+        assert (code != 0, message in error) == (True, True)
 
 
 def test_queries_come_from_standard_input(place: Path, bigr: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Unpack
@@ -51,8 +51,12 @@ class _Request:
     region: Region | None
     effort: int | None
     within: Within
+    weights: Sequence[float] | None = None
+    group: int | None = None
 
     def __post_init__(self) -> None:
+        if self.weights is not None and self.effort is not None:
+            raise ValueError("several pictures as one query are compared with all rows: leave effort out")
         if self.region is not None and self.rescore:
             raise ValueError("a region is compared only by bits: leave rescore out")
 
@@ -65,6 +69,8 @@ def search_images(
     rescore: int = 0,
     region: Region | None = None,
     effort: int | None = None,
+    weights: Sequence[float] | None = None,
+    group: int | None = None,
     model: Model | None = None,
     image_column: str = USUAL_COLUMNS.image,
     **within: Unpack[Within],
@@ -76,24 +82,29 @@ def search_images(
 
     rescore, region, effort: as HammingIndex.rescored, search_region and search. model: that made the index; None: that
     recorded there. image_column: of Parquet files. where, radius, offset: see Within; a search with `where` is exact.
-    Pictures that cannot be read are among the `failures` of the answer.
+    weights: one per picture: all are one query, as of find_together; a negative one asks for what is far from its
+    picture. group: hits that differ from a nearer one in at most so many bits stand under that. Pictures that cannot
+    be read are among the `failures` of the answer.
 
-    Raises ImageError or FileNotFoundError if none can be read, ValueError for another model than the index's, or for
-    an index that lacks what is asked for.
+    Raises ImageError or FileNotFoundError if none can be read, or not all with weights; ValueError for another model
+    than the index's, or for an index that lacks what is asked for.
     """
     from bigr_repr.retrieval.queries import encode_queries, model_of
 
-    request = _Request(k=k, rescore=rescore, region=region, effort=effort, within=within)
+    request = _Request(k=k, rescore=rescore, region=region, effort=effort, within=within, weights=weights, group=group)
     named, missing = _named(images, Columns(image=image_column))
     pre = model_of(index.provenance, model)
     assert index.provenance is not None
     seen, failures = _read_all(named, missing, pre.config.image_size, icc_of(index.provenance))
+    if weights is not None and failures:
+        raise failures[0][1]
     queries = encode_queries([picture.pixels for picture in seen], pre, index.provenance, index.binarizer)
-    found = _find(index, queries.codes, queries.tokens, queries.vectors, request)
+    found, near = _grouped(index, queries.codes, queries.tokens, queries.vectors, request)
+    names, photos = [picture.name for picture in seen], [picture.photo for picture in seen]
     return Searched(
-        names=[picture.name for picture in seen], titles=[PurePath(picture.name).name for picture in seen],
-        found=found, tokens=queries.tokens, photos=[picture.photo for picture in seen], region=region,
-        rescored=rescore > 0, failures=[(name, str(error)) for name, error in failures],
+        names=_as_one(names, weights), titles=_as_one([PurePath(name).name for name in names], weights), found=found,
+        tokens=queries.tokens if weights is None else None, photos=photos[: len(found.rows)], region=region,
+        rescored=rescore > 0, failures=[(name, str(error)) for name, error in failures], near=near,
     )  # fmt: skip
 
 
@@ -105,6 +116,8 @@ def search_ids(
     rescore: int = 0,
     region: Region | None = None,
     effort: int | None = None,
+    weights: Sequence[float] | None = None,
+    group: int | None = None,
     images: Path | None = None,
     image_column: str | None = None,
     **within: Unpack[Within],
@@ -115,19 +128,20 @@ def search_ids(
 
     Raises ValueError for an id that is not in the index; otherwise as search_images.
     """
-    request = _Request(k=k, rescore=rescore, region=region, effort=effort, within=within)
+    request = _Request(k=k, rescore=rescore, region=region, effort=effort, within=within, weights=weights, group=group)
     rows = index.rows.places(list(ids))
     if (rows < 0).any():
         remedy = f"ids are paths as embedded, for example {index.ids[0].as_py()!r}" if len(index) else "it is empty"
         raise ValueError(f"id {ids[int((rows < 0).argmax())]!r} is not in the index; {remedy}")
     tokens = index.tokens[rows] if index.has_tokens else None
     vectors = None if index.rows.vectors is None else index.rows.vectors[rows]
-    found = _find(index, index.rows.codes[rows], tokens, vectors, request)
+    found, near = _grouped(index, index.rows.codes[rows], tokens, vectors, request)
     photo_of = PhotoFinder(images, index.source, image_column=image_column)
-    photos = [photo_of(id, row) for id, row in zip(ids, rows.tolist(), strict=True)]
+    photos = [photo_of(id, row) for id, row in zip(ids, rows.tolist(), strict=True)][: len(found.rows)]
     return Searched(
-        names=ids, titles=ids, found=found, tokens=tokens, photos=photos, region=region, rescored=rescore > 0
-    )
+        names=_as_one(ids, weights), titles=_as_one(ids, weights), found=found, photos=photos, region=region,
+        tokens=tokens if weights is None else None, rescored=rescore > 0, near=near,
+    )  # fmt: skip
 
 
 def views_of(
@@ -215,6 +229,35 @@ def _read_all(
     return seen, failures
 
 
+def _as_one(names: Sequence[str], weights: Sequence[float] | None) -> Sequence[str]:
+    """Names of queries; of pictures with weights one name."""
+    if weights is None:
+        return names
+    return [" ".join(f"{weight:+g}*{name}" for weight, name in zip(weights, names, strict=True)).removeprefix("+")]
+
+
+def _grouped(
+    index: AnyIndex,
+    codes: NDArray[np.uint8],
+    tokens: NDArray[np.uint8] | None,
+    vectors: NDArray[np.float32] | None,
+    request: _Request,
+) -> tuple[Found, Sequence[Sequence[Sequence[str]]]]:
+    """What is found, and, if it is to be grouped, the ids of the hits that stand under each."""
+    if request.group is None:
+        return _find(index, codes, tokens, vectors, request), ()
+    if not isinstance(index, HammingIndex):
+        raise ValueError("a store gives out no codes, by which hits are grouped: search the index folder")
+    from bigr_repr.retrieval.index.together import group_hits
+
+    whole: Within = {**request.within, "offset": 0}
+    found, members = group_hits(
+        index, lambda k: _find(index, codes, tokens, vectors, replace(request, k=k, within=whole)), request.k,
+        request.group, offset=request.within.get("offset", 0),
+    )  # fmt: skip
+    return found, [[[str(index.ids[row]) for row, _ in group] for group in groups] for groups in members]
+
+
 def _find(
     index: AnyIndex,
     codes: NDArray[np.uint8],
@@ -222,6 +265,16 @@ def _find(
     vectors: NDArray[np.float32] | None,
     request: _Request,
 ) -> Found:
+    if request.weights is not None:
+        if not isinstance(index, HammingIndex):
+            raise ValueError("a store compares one code at a time: search for several in the index folder")
+        from bigr_repr.retrieval.index.together import find_together
+
+        wanted = codes if request.region is None or tokens is None else tokens
+        return find_together(
+            index, wanted, request.weights, request.k, region=request.region, vectors=vectors, rescore=request.rescore,
+            **request.within,
+        )  # fmt: skip
     if request.region is not None:
         return index.find_region(tokens if tokens is not None else codes, request.region, request.k, **request.within)
     if request.rescore:

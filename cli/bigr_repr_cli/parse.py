@@ -38,6 +38,16 @@ def stored_layer(text: str | None) -> int | str | None:
     return layers[0]
 
 
+def parse_decimals(text: str, option: str) -> list[float]:
+    """Numbers with commas between them.  Raises BadParameter for anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not numbers with commas between, as 1,1,-0.5", param_hint=option
+        ) from None
+
+
 def repeat_layer(words: list[str]) -> list[str]:
     """A command line in which `--layer 4 8 12` is written as options are parsed: `--layer 4 --layer 8 --layer 12`.
 

@@ -34,6 +34,7 @@ class Searched:
     names: of the queries, as they were given; titles: as they are shown. found: rows, ids and distances (q, k).
     tokens: the queries' tokenizer codes, uint8 (q, bytes), or None. photos: of the queries, None where there is none.
     failures: pictures that could not be read, and why; they are not among the q queries.
+    near: if hits were grouped, for each query and each hit the ids of those that stand under it.
     """
 
     names: Sequence[str]
@@ -44,6 +45,7 @@ class Searched:
     region: Region | None
     rescored: bool
     failures: Sequence[tuple[str, str]] = ()
+    near: Sequence[Sequence[Sequence[str]]] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -60,6 +60,19 @@ class Search:
     radius: Annotated[
         float | None, typer.Option(min=0, help=r"Largest distance of an image that is found \[default: any].")
     ] = None
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Search for all pictures as one query: a number for each, as 1,1,-0.5; a negative one asks for what "
+            r"is far from its picture \[default: each is a query of its own].",
+        ),
+    ] = None
+    group: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help=r"Put hits that differ from a nearer one in at most so many bits under that \[default: do not]."
+        ),
+    ] = None
     offset: Annotated[
         int, typer.Option(min=0, help="Leave so many of the nearest images out, to see the next ones.")
     ] = 0
@@ -95,6 +108,7 @@ class Show:
             r"\[default: where the command is run]."
         ),
     ] = None
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")] = False
     image_column: Annotated[
         str | None,
         typer.Option(
@@ -142,6 +156,8 @@ def command(
     from bigr_repr_cli.search.index_report import drift_of
     from bigr_repr_cli.search.report import open_index, print_hits, write_views
 
+    if as_json and show.as_csv:
+        raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
     if "-" in query and (len(query) > 1 or search.ids_file == "-"):
         raise typer.BadParameter("- takes all queries from stdin; name nothing else beside it", param_hint="QUERY")
     opened = open_index(index, name, search.device)
@@ -149,7 +165,7 @@ def command(
     found = _by_id(opened, query, show, options) if by_id else _by_picture(opened, query, model, show, options)
     if show.html or show.montage:
         write_views(found, opened, model, show, quiet=as_json)
-    print_hits(found, opened, as_json=as_json)
+    print_hits(found, opened, as_json=as_json, as_csv=show.as_csv)
     if warning := drift_of(opened, index):
         typer.echo(f"warning: {warning}", err=True)
     if found.failures:
@@ -159,14 +175,15 @@ def command(
 def _options(opened: HammingIndex | StoreIndex, search: Search) -> dict[str, Any]:
     """Keywords of search_ids and search_images."""
     from bigr_repr.retrieval import Filter
-    from bigr_repr_cli.parse import parse_region
+    from bigr_repr_cli.parse import parse_decimals, parse_region
 
     k = max(1, min(10, len(opened))) if search.k is None else search.k
     where = None if search.region is None else parse_region(search.region, opened)
     chosen = Filter(where=search.where, match=search.match, ids=_listed_ids(search.ids_file, opened))
     return {
         "k": k, "rescore": search.rescore, "region": where, "effort": search.effort, "where": chosen,
-        "radius": search.radius, "offset": search.offset,
+        "radius": search.radius, "offset": search.offset, "group": search.group,
+        "weights": None if search.weights is None else parse_decimals(search.weights, "--weights"),
     }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,8 @@ def open_index(place: str, name: str, device: str) -> HammingIndex | StoreIndex:
     return open_store(place, name) if is_store(place) else HammingIndex.load(place).to(device)
 
 
-def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bool) -> None:
-    """Hits of every query: ids and distances, and as JSON the columns that the index keeps of them."""
+def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bool, as_csv: bool = False) -> None:
+    """Hits of every query: ids and distances, and as JSON and CSV the columns that the index keeps of them."""
     kind = "cosine distance" if found.rescored else "bits"
     if as_json:
         answers: list[dict[str, Any]] = [{"query": name, "hits": hits} for name, hits in _hits(found, index)]
@@ -34,6 +36,9 @@ def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bo
         return
     for _, message in found.failures:
         typer.echo(f"error: {one_line(message)}", err=True)
+    if as_csv:
+        _print_csv(_hits(found, index))
+        return
     for number, (name, hits) in enumerate(_hits(found, index)):
         if len(found.names) > 1:
             typer.echo(f"{chr(10) if number else ''}{one_line(name)}")
@@ -41,6 +46,8 @@ def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bo
         typer.echo(f"{kind:>{width}}  image")
         for hit in hits:
             typer.echo(f"{_text(hit['distance']):>{width}}  {one_line(str(hit['id']))}")
+            for id in hit.get("near_duplicates", ()):
+                typer.echo(f"{'':>{width}}    {one_line(id)}")
         if not hits:
             typer.echo("no image passes the filter, or is that near", err=True)
 
@@ -73,14 +80,33 @@ def write_views(
 def _hits(found: Searched, index: HammingIndex | StoreIndex) -> list[tuple[str, list[dict[str, Any]]]]:
     listed = []
     kept = index.rows.columns if isinstance(index, HammingIndex) else None
-    for name, places, ids, distances in zip(found.names, *found.found, strict=True):
+    for number, (name, places, ids, distances) in enumerate(zip(found.names, *found.found, strict=True)):
         held = np.flatnonzero(places >= 0)
         pairs = zip(ids[held].tolist(), distances[held].tolist(), strict=True)
         hits = [{"id": id, "distance": value} for id, value in pairs]
         if kept is not None:
             hits = [hit | {"columns": values} for hit, values in zip(hits, plain_rows(kept, places[held]), strict=True)]
+        if found.near:
+            groups = found.near[number]
+            hits = [hit | {"near_duplicates": list(group)} for hit, group in zip(hits, groups, strict=True)]
         listed.append((name, hits))
     return listed
+
+
+def _print_csv(listed: list[tuple[str, list[dict[str, Any]]]]) -> None:
+    """One line for each hit: query, rank from 1, id, distance, and kept columns."""
+    names = list(dict.fromkeys(name for _, hits in listed for hit in hits for name in hit.get("columns", ())))
+    grouped = any("near_duplicates" in hit for _, hits in listed for hit in hits)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["query", "rank", "id", "distance", *(["near_duplicate_of"] if grouped else []), *names])
+    for query, hits in listed:
+        for rank, hit in enumerate(hits, 1):
+            values = [hit.get("columns", {}).get(name) for name in names]
+            writer.writerow([query, rank, hit["id"], hit["distance"], *([""] if grouped else []), *values])
+            for id in hit.get("near_duplicates", ()):
+                writer.writerow([query, rank, id, "", hit["id"], *[""] * len(names)])
+    typer.echo(text.getvalue(), nl=False)
 
 
 def _text(distance: float) -> str:

@@ -1,0 +1,165 @@
+"""Several codes as one query, with weights, and hits gathered under those that they nearly repeat.
+
+Knows nothing of pictures.
+"""
+
+# n rows, q queries, k neighbors, D features
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bigr_repr.codes import hamming
+from bigr_repr.retrieval.codes.binarizer import finite_rows
+from bigr_repr.retrieval.codes.filters import as_filter
+from bigr_repr.retrieval.codes.regions import Region
+from bigr_repr.retrieval.codes.rows import packed
+from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.index.neighbors import Found, Scope, Within
+from bigr_repr.retrieval.index.rescore import by_cosine
+from bigr_repr.retrieval.index.workers import on_all_cores
+
+__all__ = ["Grouped", "find_together", "group_hits"]
+
+_BLOCK: Final = 1 << 15  # rows compared at a time
+_DEEPER: Final = 4  # times as many hits, where so many fall together that too few groups are left
+
+
+class Grouped(NamedTuple):
+    """found: the first of each group. members: for each query, and each of its groups, the others: row and distance."""
+
+    found: Found
+    members: list[list[list[tuple[int, float]]]]
+
+
+def find_together(
+    index: HammingIndex,
+    queries: ArrayLike,
+    weights: Sequence[float],
+    k: int = 10,
+    *,
+    region: Region | None = None,
+    vectors: ArrayLike | None = None,
+    rescore: int = 0,
+    **within: Unpack[Within],
+) -> Found:
+    """The k rows nearest to several codes at once; exact, whatever the kind.
+
+    queries: packed codes uint8 (q, bytes), tokenizer codes if region is given. weights: q numbers; a negative one asks
+    for rows that are far from its code. The distance of a row is the weighted mean of the bits in which it differs from
+    each code, or agrees with it where the weight is negative: float64, 0..bits compared. rescore: order so many times k
+    by the cosine distance from the weighted mean of vectors (q, D), each of length 1; 0: do not.
+
+    Raises ValueError for weights that are not q finite numbers, one of them positive, and as HammingIndex.find does.
+    """
+    stored = index.rows.codes if region is None else index.tokens
+    codes = packed(queries, stored.shape[1], "queries")
+    shares = np.asarray(weights, np.float64)
+    if shares.shape != (len(codes),) or not np.isfinite(shares).all() or not (shares > 0).any():
+        raise ValueError(f"weights={list(weights)!r:.80} must be {len(codes)} finite numbers, one of them above 0")
+    chosen = as_filter(within.get("where"))
+    rows = None if chosen is None else index.rows.selected(chosen)
+    scope = Scope.of(len(index), k, rows, within.get("radius"), within.get("offset", 0))
+    shares /= np.abs(shares).sum()
+    mask = None if region is None else region.mask(index.token_layout())
+    listed = np.arange(len(index)) if scope.rows is None else scope.rows
+    depth = min(len(listed), max(1, rescore) * scope.depth)
+    scores = _scores(stored, listed, codes, shares, np.packbits(np.ones(index.n_bits, bool)) if mask is None else mask)
+    best = _smallest(scores, depth)
+    near, distances = listed[best][None], scores[best][None]
+    if rescore:
+        near, distances = _by_mean(index, vectors, shares, near, scope.depth)
+    return Found(near, index.rows.named(near), distances).cut(scope.radius, scope.offset)
+
+
+def _scores(
+    stored: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    codes: NDArray[np.uint8],
+    shares: NDArray[np.float64],
+    mask: NDArray[np.uint8],
+) -> NDArray[np.float64]:
+    """The weighted mean distance of some rows from codes (q, bytes), by the bits that are set in mask (bytes)."""
+    bits = int(np.unpackbits(mask).sum())
+
+    def scored(some: NDArray[np.int64]) -> NDArray[np.float64]:
+        block = np.take(stored, some, axis=0) & mask
+        apart = [hamming(block, code & mask) for code in codes]
+        far = [bits - each if share < 0 else each for each, share in zip(apart, shares, strict=True)]
+        sums = np.abs(shares) @ np.array(far, np.float64).reshape(len(codes), len(some))
+        return np.round(sums, 9)  # equal ones are equal, in whatever order they were added
+
+    parts = [(rows[start : start + _BLOCK],) for start in range(0, len(rows), _BLOCK)]
+    return np.concatenate([np.empty(0), *on_all_cores(scored, parts)])
+
+
+def _smallest(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """Places of the k smallest, ascending, equal ones by place."""
+    if not k:
+        return np.empty(0, np.int64)
+    limit = np.partition(scores, k - 1)[k - 1]
+    places = np.flatnonzero(scores <= limit)
+    return places[np.argsort(scores[places], kind="stable")][:k]
+
+
+def _by_mean(
+    index: HammingIndex, vectors: ArrayLike | None, shares: NDArray[np.float64], near: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    if index.rows.vectors is None or vectors is None:
+        raise ValueError("this index holds no vectors to rescore by; build it with vectors kept")
+    wanted = finite_rows("vectors", vectors).astype(np.float64)
+    lengths = np.linalg.norm(wanted, axis=1, keepdims=True)
+    mean = shares @ (wanted / np.where(lengths > 0, lengths, 1))
+    return by_cosine(index.rows.vectors, mean[None], near, k)
+
+
+def group_hits(index: HammingIndex, find: Callable[[int], Found], k: int, radius: int, *, offset: int = 0) -> Grouped:
+    """k groups of hits for each query: a hit at most radius bits from one that is nearer stands under it.
+
+    find(depth): that many hits, or all. offset: groups to leave out at the front.
+    Raises ValueError for a radius outside 0..n_bits.
+    """
+    if not 0 <= radius <= index.n_bits:
+        raise ValueError(f"group={radius} is outside 0..{index.n_bits}, the bits of a code")
+    depth, wanted = min(len(index), k + offset), k + offset
+    while True:
+        found = find(depth)
+        groups = [_gathered(index, rows[rows >= 0], radius, wanted) for rows in found.rows]
+        if depth >= len(index) or all(len(leaders) >= wanted or (rows < 0).any() or len(rows) < depth
+                                      for (leaders, _), rows in zip(groups, found.rows, strict=True)):  # fmt: skip
+            break
+        depth = min(len(index), _DEEPER * depth)
+    width = max((len(leaders[offset:wanted]) for leaders, _ in groups), default=0)
+    rows = np.full((len(groups), width), -1, np.int64)
+    distances = np.full(
+        (len(groups), width), -1 if found.distances.dtype.kind == "i" else np.nan, found.distances.dtype
+    )
+    members = []
+    for query, (leaders, of_leader) in enumerate(groups):
+        shown = leaders[offset:wanted]
+        rows[query, : len(shown)] = found.rows[query][shown]
+        distances[query, : len(shown)] = found.distances[query][shown]
+        pairs = [
+            (int(found.rows[query][place]), float(found.distances[query][place])) for place in range(len(of_leader))
+        ]
+        members.append([[pairs[i] for i in np.flatnonzero(of_leader == lead) if i != lead] for lead in shown])
+    return Grouped(Found(rows, index.rows.named(rows), distances), members)
+
+
+def _gathered(
+    index: HammingIndex, rows: NDArray[np.int64], radius: int, most: int
+) -> tuple[list[int], NDArray[np.int64]]:
+    """Places of the first hits of groups, at most so many; and for each hit the place of its first, -1: of no group."""
+    codes = index.rows.codes[rows]
+    of_leader = np.full(len(rows), -1, np.int64)
+    leaders: list[int] = []
+    for place in range(len(rows)):
+        if of_leader[place] < 0 and len(leaders) < most:
+            leaders.append(place)
+            close = (hamming(codes, codes[place]) <= radius) & (of_leader < 0)
+            of_leader[close] = place
+    return leaders, of_leader
