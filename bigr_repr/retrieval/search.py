@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,15 +44,37 @@ Model: TypeAlias = "PathLike | Pretrained"
 AnyIndex = HammingIndex | StoreIndex
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    k: int
+class Asked(Within, total=False):
+    """How to search, beside what Within states.
+
+    rescore, region, effort: as HammingIndex.rescored, search_region and search. weights: one per picture: all are one
+    query, as of find_together; a negative one asks for what is far from its picture. group: hits that differ from a
+    nearer one in at most so many bits stand under that.
+    """
+
     rescore: int
     region: Region | None
     effort: int | None
+    weights: Sequence[float] | None
+    group: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    k: int
     within: Within
+    rescore: int = 0
+    region: Region | None = None
+    effort: int | None = None
     weights: Sequence[float] | None = None
     group: int | None = None
+
+    @classmethod
+    def of(cls, k: int, asked: Asked) -> _Request:
+        """The request that keywords make."""
+        narrowed: dict[str, Any] = {name: asked[name] for name in Within.__annotations__ if name in asked}  # type: ignore[literal-required]
+        others: dict[str, Any] = {name: value for name, value in asked.items() if name not in narrowed}
+        return cls(k=k, within=cast("Within", narrowed), **others)
 
     def __post_init__(self) -> None:
         if self.weights is not None and self.effort is not None:
@@ -66,45 +88,38 @@ def search_images(
     images: PathLike | Sequence[PathLike] | Mapping[str, bytes],
     k: int = 10,
     *,
-    rescore: int = 0,
-    region: Region | None = None,
-    effort: int | None = None,
-    weights: Sequence[float] | None = None,
-    group: int | None = None,
     model: Model | None = None,
     image_column: str = USUAL_COLUMNS.image,
-    **within: Unpack[Within],
+    **asked: Unpack[Asked],
 ) -> Searched:
     """Search for pictures like those in files: paths, folders, patterns, and rows of Parquet and tar files.
 
     A Parquet or tar file stands for all pictures in it, `train.parquet#17` and `shard.tar/0017.jpg` for one. images may
     also map names to encoded files' bytes.
 
-    rescore, region, effort: as HammingIndex.rescored, search_region and search. model: that made the index; None: that
-    recorded there. image_column: of Parquet files. where, radius, offset: see Within; a search with `where` is exact.
-    weights: one per picture: all are one query, as of find_together; a negative one asks for what is far from its
-    picture. group: hits that differ from a nearer one in at most so many bits stand under that. Pictures that cannot
-    be read are among the `failures` of the answer.
+    model: that made the index; None: that recorded there. image_column: of Parquet files. asked: see Asked and Within.
+    Pictures that cannot be read are among the `failures` of the answer.
 
     Raises ImageError or FileNotFoundError if none can be read, or not all with weights; ValueError for another model
     than the index's, or for an index that lacks what is asked for.
     """
     from bigr_repr.retrieval.queries import encode_queries, model_of
 
-    request = _Request(k=k, rescore=rescore, region=region, effort=effort, within=within, weights=weights, group=group)
+    request = _Request.of(k, asked)
     named, missing = _named(images, Columns(image=image_column))
     pre = model_of(index.provenance, model)
     assert index.provenance is not None
     seen, failures = _read_all(named, missing, pre.config.image_size, icc_of(index.provenance))
-    if weights is not None and failures:
+    if request.weights is not None and failures:
         raise failures[0][1]
     queries = encode_queries([picture.pixels for picture in seen], pre, index.provenance, index.binarizer)
     found, near = _grouped(index, queries.codes, queries.tokens, queries.vectors, request)
     names, photos = [picture.name for picture in seen], [picture.photo for picture in seen]
     return Searched(
-        names=_as_one(names, weights), titles=_as_one([PurePath(name).name for name in names], weights), found=found,
-        tokens=queries.tokens if weights is None else None, photos=photos[: len(found.rows)], region=region,
-        rescored=rescore > 0, failures=[(name, str(error)) for name, error in failures], near=near,
+        names=_as_one(names, request), titles=_as_one([PurePath(name).name for name in names], request), found=found,
+        tokens=queries.tokens if request.weights is None else None, photos=photos[: len(found.rows)],
+        region=request.region, rescored=request.rescore > 0, near=near,
+        failures=[(name, str(error)) for name, error in failures],
     )  # fmt: skip
 
 
@@ -113,14 +128,9 @@ def search_ids(
     ids: Sequence[str],
     k: int = 10,
     *,
-    rescore: int = 0,
-    region: Region | None = None,
-    effort: int | None = None,
-    weights: Sequence[float] | None = None,
-    group: int | None = None,
     images: Path | None = None,
     image_column: str | None = None,
-    **within: Unpack[Within],
+    **asked: Unpack[Asked],
 ) -> Searched:
     """Search for rows like those with these ids, by their stored codes: no model runs.
 
@@ -128,7 +138,7 @@ def search_ids(
 
     Raises ValueError for an id that is not in the index; otherwise as search_images.
     """
-    request = _Request(k=k, rescore=rescore, region=region, effort=effort, within=within, weights=weights, group=group)
+    request = _Request.of(k, asked)
     rows = index.rows.places(list(ids))
     if (rows < 0).any():
         remedy = f"ids are paths as embedded, for example {index.ids[0].as_py()!r}" if len(index) else "it is empty"
@@ -139,8 +149,8 @@ def search_ids(
     photo_of = PhotoFinder(images, index.source, image_column=image_column)
     photos = [photo_of(id, row) for id, row in zip(ids, rows.tolist(), strict=True)][: len(found.rows)]
     return Searched(
-        names=_as_one(ids, weights), titles=_as_one(ids, weights), found=found, photos=photos, region=region,
-        tokens=tokens if weights is None else None, rescored=rescore > 0, near=near,
+        names=_as_one(ids, request), titles=_as_one(ids, request), found=found, photos=photos, region=request.region,
+        tokens=tokens if request.weights is None else None, rescored=request.rescore > 0, near=near,
     )  # fmt: skip
 
 
@@ -229,11 +239,13 @@ def _read_all(
     return seen, failures
 
 
-def _as_one(names: Sequence[str], weights: Sequence[float] | None) -> Sequence[str]:
+def _as_one(names: Sequence[str], request: _Request) -> Sequence[str]:
     """Names of queries; of pictures with weights one name."""
-    if weights is None:
+    if request.weights is None:
         return names
-    return [" ".join(f"{weight:+g}*{name}" for weight, name in zip(weights, names, strict=True)).removeprefix("+")]
+    return [
+        " ".join(f"{weight:+g}*{name}" for weight, name in zip(request.weights, names, strict=True)).removeprefix("+")
+    ]
 
 
 def _grouped(
