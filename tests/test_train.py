@@ -244,7 +244,7 @@ def test_codes_name_the_file_and_the_row_of_a_damaged_picture(damaged: str, tmp_
     assert not (tmp_path / "c" / "codes.json").exists()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_training_names_the_file_and_the_row_of_a_damaged_picture(damaged: str, workers: int) -> None:
     stream = batches(open_images(damaged), batch_size=6, seed=0, first_step=0, image_size=32, workers=workers)
     with pytest.raises(ImageError, match=r"^/.*some.parquet#3: [^\n]*replace this picture[^\n]*$"):
@@ -275,6 +275,7 @@ def test_ranks_split_the_same_global_batch() -> None:
     assert sorted(whole) == sorted(parts[0] + parts[1])
 
 
+@pytest.mark.slow
 def test_batches_do_not_depend_on_workers_or_where_they_start(folder: Path) -> None:
     images = open_images(folder)
     kind = {"seed": 5, "image_size": 32, "crop": 8}
