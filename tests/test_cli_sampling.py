@@ -116,7 +116,8 @@ def test_the_picture_says_how_it_was_made_and_can_be_made_again(bigr: Run, tmp_p
     # Nothing is left to defaults, which may change.
     assert made["settings"]["diffusion_steps"] == 2
     assert made["settings"]["gumbel"] == 0.17
-    assert made["pasting"] == {"window": 36, "blend": "feather", "band": 4}
+    fitting = {"fit": "surroundings", "follow": 0.5, "best_of": 1}
+    assert made["pasting"] == {"window": 36, "blend": "feather", "band": 4} | fitting
     sums = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("photo.png", "mask.png")}
     told = [made["photograph"], *made["masks"]]
     assert told == [{"name": name, "sha256": digest} for name, digest in sums.items()]

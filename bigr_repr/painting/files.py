@@ -267,6 +267,7 @@ def interpolate_file(
     out: PathLike,
     *,
     frames: int = 9,
+    smooth: bool = True,
     on_progress: OnProgress | None = None,
     **options: Unpack[Options],
 ) -> Written:
@@ -281,13 +282,13 @@ def interpolate_file(
         if own is not None:
             own(at)
         if on_progress is not None:
-            on_progress(images_done(at), frames)
+            on_progress(min(images_done(at), frames), frames)  # by way of others: these come on top
 
     settings = Job(pre, SamplingSettings(), options).settings
     options = {**options, "callback": watch}
-    pictures = to_pictures(interpolate(pre, labels, frames=frames, **options))
-    record = provenance(pre, "interpolate", settings, options, labels)
-    write_png(strip, grid(pictures, columns=frames), record | {"frames": frames})
+    pictures = to_pictures(interpolate(pre, labels, frames=frames, smooth=smooth, **options))
+    record = provenance(pre, "interpolate", settings, options, labels) | {"frames": frames, "smooth": smooth}
+    write_png(strip, grid(pictures, columns=frames), record)
     turns = (0, len(pictures) - 1)
     write_gif(walk, pictures + pictures[-2:0:-1], milliseconds=_WALK_MS, provenance=record, held=turns)
     return Written(images=(strip,), also=(walk,), drawn=frames, seconds=time.monotonic() - started)

@@ -8,12 +8,13 @@ from types import ModuleType
 from bigr_repr.sampling.fields import check_options, documented, option
 
 BLENDS = ("none", "feather", "poisson")
+FITS = ("surroundings", "none")
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class Pasting:
-    """How a photograph is cut into windows, and how the paintings are put into it.
+    """How a photograph is cut into windows, and how paintings are fitted to it and put into it.
 
     Raises ValueError when made with a value that is not allowed, ImportError for "poisson" without OpenCV.
     """
@@ -22,7 +23,8 @@ class Pasting:
         None,
         "Side, in pixels, of the square windows the model sees, at most the photograph's shorter side; smaller: finer "
         "detail, less context.",
-        usual="the photograph's shorter side; enrich: the model's image size",
+        usual="twice what is marked, where the photograph is as large; outpaint: its shorter side; enrich: the model's "
+        "image size",
         least=1,
     )
     blend: str = option(
@@ -36,6 +38,29 @@ class Pasting:
         "Width in pixels over which feather fades out, and over which windows fade into each other.",
         usual="half a token",
         least=1,
+    )
+    fit: str = option(
+        "surroundings",
+        "What the painting is fitted to. surroundings: the colors around the marked part are continued into it, the "
+        "model draws what is likely beside them, and the painting's tones go over into theirs; none: whatever the "
+        "model draws, as in the paper.",
+        usual="surroundings",
+        choices=FITS,
+    )
+    follow: float | None = option(
+        None,
+        "How far, in tokens, the colors that are continued into the marked part are followed: more is smoother and "
+        "closer to what is around, less is freer. No effect with fit none.",
+        usual="2; with a class 0.5",
+        least=0,
+        most=1000,
+    )
+    best_of: int = option(
+        1,
+        "Draw so many paintings of each window and keep the one that goes over into the photograph most smoothly.",
+        usual="1",
+        least=1,
+        most=1000,
     )
     max_windows: int = option(
         1000,

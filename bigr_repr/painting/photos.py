@@ -10,7 +10,9 @@ seeing what the earlier ones painted. Photographs in: as `to_picture` takes them
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
@@ -22,13 +24,29 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.images.decode import MAX_PIXELS, center_crop
 from bigr_repr.painting.blend import PixelArray, paste
 from bigr_repr.painting.pasting import Pasting
-from bigr_repr.painting.windows import Margins, Mask, Window, grow, most_windows, tokens_of, window_side, windows
+from bigr_repr.painting.quality import LITTLE, detail_kept
+from bigr_repr.painting.windows import (
+    Margins,
+    Mask,
+    Window,
+    grow,
+    most_windows,
+    tokens_of,
+    usual_side,
+    window_side,
+    windows,
+)
 from bigr_repr.sampling.applications import PAINTING, block_rounds
 from bigr_repr.sampling.canvas import decode, lower_detail, partly
 from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_marks, to_picture
 from bigr_repr.sampling.job import Job, Labels, Options, Rounds, at_least_one, class_numbers, in_turn
 from bigr_repr.sampling.sampler import Callback, Iteration
 from bigr_repr.sampling.settings import SamplingSettings
+from bigr_repr.sampling.surroundings import Surroundings
+
+_log = logging.getLogger(__name__)
+
+_FOLLOW, _FOLLOW_WITH_CLASS = 2.0, 0.5  # tokens
 
 
 class Painted(NamedTuple):
@@ -74,7 +92,9 @@ def inpaint_photo(
     Raises ValueError for a mask of another size or an empty one, and as `inpaint` does.
     """
     call, pixels = _Call(pre, PAINTING, options), np.array(to_picture(photo))
-    return call.paint(pixels, _checked(mask, pixels), labels)
+    marked = _checked(mask, pixels)
+    call.usual_window(usual_side(marked, pre.config.image_size))
+    return call.paint(pixels, marked, labels)
 
 
 def edit_photo(
@@ -167,6 +187,32 @@ class _Call:
         return _Painting(self, photo, mask, labels, rounds, detail).run()
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What the model sees of a window: canvases (V, 3, S, S), tokens to be painted (1, N), and what surrounds these.
+
+    near: None where all of the window is to be painted.  fit: whether paintings are fitted to their surroundings.
+    """
+
+    canvases: Tensor
+    tokens: Tensor
+    near: Surroundings | None
+    fit: bool
+
+    def fitted(self, painted: Tensor) -> Tensor:
+        """Paintings of the first so many canvases, in the tones of their surroundings."""
+        if self.near is None or not self.fit:
+            return painted
+        return self.near.fitted(painted, self.canvases[: len(painted)])
+
+    def better(self, first: Tensor, second: Tensor) -> Tensor:
+        """Of two paintings of each canvas, the one with smaller steps at the border; the first where there is none."""
+        if self.near is None:
+            return first
+        steps = [self.near.border_steps(painted, self.canvases) for painted in (first, second)]
+        return torch.where((steps[1] < steps[0]).to(first.device)[:, None, None, None], second, first)
+
+
 class _Painting:
     """One call at work: the versions as far as they are, and the windows that are left."""
 
@@ -183,9 +229,12 @@ class _Painting:
         self.left = mask.copy()  # what no window has painted yet
         side = window_side(photo.shape[1], photo.shape[0], call.pasting.window)
         self.band = call.pasting.band or max(1, round(side / self.job.pre.config.generator.grid / 2))
-        self.pasting = dataclasses.replace(call.pasting, window=side, band=self.band)
-        self.windows = self._planned(side)
         classes = None if labels is None else class_numbers(self.job.pre, labels)
+        follow = call.pasting.follow
+        if follow is None:
+            follow = _FOLLOW if classes is None else _FOLLOW_WITH_CLASS
+        self.pasting = dataclasses.replace(call.pasting, window=side, band=self.band, follow=float(follow))
+        self.windows = self._planned(side)
         which = in_turn(call.count, 1 if classes is None else len(classes))
         self.classes = None if classes is None else classes[which]
         self.versions = [photo.copy() for _ in which]
@@ -204,25 +253,55 @@ class _Painting:
 
     def run(self) -> list[Image.Image]:
         """Paint window after window."""
+        self._warn()
         for index, window in enumerate(self.windows):
-            # Noise of its own for every window; the first has that of `inpaint`.
-            self._paint(window, self.job.seed + (index << 64))
+            seen = self._seen(window)
+            best = seen.canvases
+            for candidate in range(self.pasting.best_of):
+                # Noise of its own for every window and candidate; the first has that of `inpaint`.
+                seed = self.job.seed + (index << 64) + (candidate << 96)
+                painted = self._drawn(seen, window, seed)
+                best = painted if candidate == 0 else seen.better(best, painted)
+            for version, canvas in zip(self.versions, best, strict=True):
+                self._put(version, canvas, window, self.pasting.blend)
+            self.left[window.area] = False
         return [Image.fromarray(version) for version in self.versions]
 
-    def _paint(self, window: Window, seed: int) -> None:
-        pre, part = self.job.pre, self.left[window.area]
-        side, grid = pre.config.image_size, pre.config.generator.grid
+    def _warn(self) -> None:
+        """Say, before any work, where the model has far less detail than the photograph, which nobody would keep."""
+        window, name = self.windows[0], self.job.pre.config.name
+        share = detail_kept(self.job.pre, self.versions[0][window.area])
+        if share < LITTLE:
+            _log.warning(
+                "%s keeps %.0f %% of this photograph's fine detail in what it redraws: %s",
+                name,
+                100 * share,
+                "expect a blurred area" if self.rounds is None else "it takes out more than it adds",
+            )
+
+    def _seen(self, window: Window) -> _Seen:
+        side, grid, part = self.job.pre.config.image_size, self.job.pre.config.generator.grid, self.left[window.area]
         crops = [center_crop(Image.fromarray(version[window.area]), side) for version in self.versions]
-        canvases = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
-        tokens = tokens_of(part, grid)
+        hole = tokens_of(part, side).view(side, side).numpy()
+        return _Seen(
+            torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255,
+            tokens_of(part, grid),
+            None if hole.all() else Surroundings(hole, grid),
+            fit=self.pasting.fit == "surroundings" and self.rounds is None,
+        )
+
+    def _drawn(self, seen: _Seen, window: Window, seed: int) -> Tensor:
+        """One painting of a window, in every version."""
+        images, trust = seen.canvases, None
         if self.detail > 1:
-            chosen = tokens.view(1, 1, grid, grid).repeat_interleave(side // grid, 2).repeat_interleave(side // grid, 3)
-            canvases = torch.where(chosen, lower_detail(canvases, self.detail), canvases)
-        job = self.job.with_changes(seed=seed, callback=self._callback(window))
-        painted = job.repaint(canvases, tokens, self.classes, None, rounds=self.rounds)
-        for version, canvas in zip(self.versions, painted, strict=True):
-            self._put(version, canvas, window, self.pasting.blend)
-        self.left[window.area] = False
+            grid = self.job.pre.config.generator.grid
+            step = images.shape[-1] // grid
+            chosen = seen.tokens.view(1, 1, grid, grid).repeat_interleave(step, 2).repeat_interleave(step, 3)
+            images = torch.where(chosen, lower_detail(images, self.detail), images)
+        if seen.fit and seen.near is not None:
+            images, trust = seen.near.continued(images), seen.near.trust(self.pasting.follow or 0.0)
+        job = self.job.with_changes(seed=seed, callback=self._callback(window, seen))
+        return seen.fitted(job.repaint(images, seen.tokens, self.classes, None, rounds=self.rounds, trust=trust))
 
     def _put(self, photo: PixelArray, canvas: Tensor, window: Window, blend: str) -> None:
         """Put a canvas (3, S, S) in [0, 1] where its window is to be painted, without a seam to what is painted.
@@ -244,7 +323,7 @@ class _Painting:
         pasted[later] = crop[later]
         photo[area] = pasted
 
-    def _callback(self, window: Window) -> Callback | None:
+    def _callback(self, window: Window, seen: _Seen) -> Callback | None:
         if self.on_step is None:
             return self.job.callback
         tell, callback = self.on_step, self.job.callback
@@ -254,15 +333,15 @@ class _Painting:
             if callback is not None:
                 callback(at)
             self.done += 1
-            picture = (lambda: self._picture(window, at)) if at.images[0] == 0 else None
-            total = at.iterations * batches * len(self.windows)
+            picture = (lambda: self._picture(window, at, seen)) if at.images[0] == 0 else None
+            total = at.iterations * batches * self.pasting.best_of * len(self.windows)
             tell(Painted(self.done, total, picture, self.settings, self.pasting))
 
         return report
 
     @torch.inference_mode()
-    def _picture(self, window: Window, at: Iteration) -> Image.Image:
+    def _picture(self, window: Window, at: Iteration, seen: _Seen) -> Image.Image:
         pre, photo = self.job.pre, self.versions[0].copy()
-        canvas = partly(pre, decode(pre, at.codes[:1]), at.masked[:1])[0]
+        canvas = partly(pre, seen.fitted(decode(pre, at.codes[:1])), at.masked[:1])[0]
         self._put(photo, canvas, window, "none")
         return Image.fromarray(photo)

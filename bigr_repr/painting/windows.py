@@ -65,6 +65,15 @@ def window_side(width: int, height: int, window: int | None) -> int:
     return int(window)
 
 
+def usual_side(mask: Mask, least: int) -> int:
+    """The side of a window in which what is marked takes half a side: at least `least`, at most the shorter side.
+
+    So the model sees as much of what is known as of what is to be painted, and no more of the photograph than that.
+    """
+    spans = [found[-1] + 1 - found[0] for axis in (0, 1) if len(found := np.flatnonzero(mask.any(axis=axis)))]
+    return min(max(least, 2 * int(max(spans, default=0))), *mask.shape)
+
+
 def windows(mask: Mask, side: int) -> Iterator[Window]:
     """Windows in which every marked pixel of (H, W) lies, in the order to paint them.
 

@@ -21,6 +21,7 @@ from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_batch
 from bigr_repr.sampling.job import Job, Labels, Options, at_least_one, class_numbers, in_turn
 from bigr_repr.sampling.noise import Draws
 from bigr_repr.sampling.settings import SamplingSettings
+from bigr_repr.sampling.walk import walk
 
 # As in the released scripts for painting into images.
 PAINTING = SamplingSettings(steps=25, schedule="linear")
@@ -105,12 +106,14 @@ def interpolate(
     *,
     frames: int = 9,
     weights: Tensor | Sequence[Sequence[float]] | None = None,
+    smooth: bool = True,
     **options: Unpack[Options],
 ) -> Tensor:
     """Images between classes: the condition is the weighted sum of class embeddings; all share the noise of `first`.
 
     labels: two or more classes.  frames: so many even steps from the first to the last, by way of the others.
-    weights: (B, L), a row for each image and a column for each label, instead of even steps.
+    weights: (B, L), a row for each image and a column for each label, instead of even steps.  smooth: draw the classes
+    themselves first, and what lies between so that neighbors are alike; see `walk`. False: each image by itself.
 
     Raises ValueError for fewer than two labels, labels outside the model's classes, or misshapen weights.
     """
@@ -124,6 +127,9 @@ def interpolate(
     masked = torch.ones(len(mix), pre.config.generator.tokens, dtype=torch.bool)
     condition = job.condition(classes)
     assert condition is not None
+    if smooth:
+        job.check(conditional=True)
+        return job.decoded(walk(job, condition, mix))
     mixed = (mix.to(condition.device)[:, :, None] * condition.float()).sum(dim=1)
     return job.run(masked, condition=mixed, numbers=[job.first] * len(mix))
 

@@ -74,6 +74,12 @@ def encode(pre: Pretrained, images: Tensor) -> Tensor:
     return grid_to_tokens(bits.float())
 
 
+def bit_logits(pre: Pretrained, images: Tensor) -> Tensor:
+    """Logits of P(bit = 1) of canvases: as `encode`, before the bits are decided."""
+    weight = pre.generator.transformer.mask_tok
+    return grid_to_tokens(pre.tokenizer.bit_logits(images.to(weight.device, weight.dtype)).float())
+
+
 def decode(pre: Pretrained, codes: Tensor) -> Tensor:
     """Images of codes: (B, N, K) of 0/1 -> (B, 3, S, S) in [0, 1], float32, on the model's device."""
     images = pre.tokenizer.decode(tokens_to_grid(codes).to(pre.generator.transformer.mask_tok.dtype))

@@ -17,6 +17,7 @@ from torch import Tensor
 from bigr_repr.models.transcoder import BernoulliDiffusion
 from bigr_repr.sampling.settings import chain_times
 
+_SURE = 1e-6  # nothing is surer than that, where there is a prior
 UNIFORM_BLOCK = 16  # steps whose uniforms are drawn at once: few calls, bounded memory
 
 
@@ -44,11 +45,13 @@ class Chain:
         *,
         guidance: float = 1.0,
         temperature: float = 1.0,
+        prior: Tensor | None = None,
     ) -> Tensor:
         """P(bit = 1) of each row: (R, K), float32.
 
         condition: (G, R, D), with G = 2 (with class, without class) if guidance is above 1, else G = 1.
-        uniform: gives (blocks, R, K) in [0, 1) for a number of blocks; it is asked for S in all.
+        uniform: gives (blocks, R, K) in [0, 1) for a number of blocks; it is asked for S in all.  prior: (R, K), what
+        else is known of the bits, as logits: at every step it is added to those of P(x_0 = 1), a product of experts.
         """
         guided = guidance > 1
         if condition.ndim != 3 or condition.shape[0] != 1 + guided:
@@ -59,9 +62,9 @@ class Chain:
         noise = next(stream)
         x_t = torch.full_like(noise, 0.5) if self.single else (noise < 0.5).float()
         for time_row, (t, s) in zip(self._time_rows, pairwise(self.times), strict=False):
-            p_0 = self._clean(x_t, projected + time_row, guidance, temperature)
+            p_0 = _weighed(self._clean(x_t, projected + time_row, guidance, temperature), prior)
             x_t = (next(stream) < self.diffusion.step_probability(p_0, x_t, t, s)).float()
-        return self._clean(x_t, projected + self._time_rows[-1], guidance, temperature)
+        return _weighed(self._clean(x_t, projected + self._time_rows[-1], guidance, temperature), prior)
 
     def _stream(self, uniform: Callable[[int], Tensor]) -> Iterator[Tensor]:
         left = len(self.times)
@@ -81,3 +84,10 @@ class Chain:
         logits = denoiser.final_layer(x, rows).float().unflatten(0, c.shape[:2])
         mixed = torch.lerp(logits[1], logits[0], guidance) if guidance > 1 else logits[0]
         return self.diffusion.clean_probability(mixed / temperature, x_t)
+
+
+def _weighed(probabilities: Tensor, prior: Tensor | None) -> Tensor:
+    """P(bit = 1) with the logits of a prior added to its own."""
+    if prior is None:
+        return probabilities
+    return torch.sigmoid(torch.logit(probabilities, eps=_SURE) + prior)

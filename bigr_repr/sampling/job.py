@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.classes import class_number, has_classes
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.sampling.canvas import decode, encode
+from bigr_repr.sampling.canvas import bit_logits, decode, encode
 from bigr_repr.sampling.noise import Draws, SeededDraws
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
 from bigr_repr.sampling.settings import FAST, SamplingSettings, usual_settings
@@ -152,10 +152,10 @@ class Job:
             raise TypeError(f"settings={start!r} is not a SamplingSettings")
         self.settings = (start or usual_settings(pre.config.generator, default)).with_changes(changes)
 
-    def with_changes(self, *, seed: int, callback: Callback | None) -> Job:
-        """The same with another seed and callback."""
+    def with_changes(self, **changes: Any) -> Job:
+        """The same with another `seed`, `callback` or `settings`."""
         changed = copy.copy(self)
-        changed.seed, changed.callback = seed, callback
+        vars(changed).update(changes)
         return changed
 
     def _usual_batch(self) -> int:
@@ -176,11 +176,19 @@ class Job:
         return table.detach()
 
     def repaint(
-        self, images: Tensor, masked: Tensor, labels: Labels | None, count: int | None, *, rounds: Rounds | None = None
+        self,
+        images: Tensor,
+        masked: Tensor,
+        labels: Labels | None,
+        count: int | None,
+        *,
+        rounds: Rounds | None = None,
+        trust: Tensor | None = None,
     ) -> Tensor:
         """Fill the masked tokens of images (b, 3, S, S), taken in turn: (B, 3, S, S). See `in_turn` and `run`.
 
-        images, masked (b, N) and labels go together; a single one goes with any number of the others.
+        images, masked (b, N) and labels go together; a single one goes with any number of the others.  trust: (N,), how
+        far the images' own bits of masked tokens count: 0 not at all, 1 as evidence of as much weight as the model's.
         """
         classes = None if labels is None else class_numbers(self.pre, labels)
         sizes = [len(images), len(masked), 1 if classes is None else len(classes)]
@@ -190,40 +198,58 @@ class Job:
             raise ValueError(f"{found} do not go together; give one of each, or as many as of the others")
         self.check(classes is not None)
         with torch.inference_mode():
-            codes = torch.cat([encode(self.pre, part) for part in torch.split(images, self.batch_size)])
+            read = encode if trust is None else bit_logits
+            codes = torch.cat([read(self.pre, part) for part in torch.split(images, self.batch_size)])
+        prior = None
+        if trust is not None:
+            prior, codes = codes * trust.to(codes)[:, None], (codes > 0).float()
         which = in_turn(count, total)
-        spread = [
-            t if t is None else t.expand(total, *t.shape[1:])[which.to(t.device)] for t in (codes, masked, classes)
-        ]
-        every_code, every_mask, every_class = spread
+        given = (codes, masked, classes, prior)
+        spread = [t if t is None else t.expand(total, *t.shape[1:])[which.to(t.device)] for t in given]
+        every_code, every_mask, every_class, every_prior = spread
         assert every_mask is not None
-        return self.run(every_mask, codes=every_code, condition=self.condition(every_class), rounds=rounds)
+        return self.run(
+            every_mask, codes=every_code, condition=self.condition(every_class), prior=every_prior, rounds=rounds
+        )
 
     def check(self, conditional: bool) -> None:
         """Raise ValueError for settings that the model cannot follow, before any work is done."""
         self.settings.check(self.pre.config.generator, self.pre.config.name)
         self.settings.guidance_at(1, conditional)
 
-    def run(
+    def run(self, masked: Tensor, **how: Any) -> Tensor:
+        """Fill the masked tokens and decode: (B, 3, S, S). The arguments of `filled`."""
+        return self.decoded(self.filled(masked, **how))
+
+    def decoded(self, codes: Tensor) -> Tensor:
+        """Images (B, 3, S, S) of codes (B, N, K)."""
+        with torch.inference_mode():
+            images = torch.cat([decode(self.pre, rows) for rows in torch.split(codes, self._decoded)])
+        return images.clone()  # outside inference mode: an ordinary tensor
+
+    def filled(
         self,
         masked: Tensor,
         *,
         codes: Tensor | None = None,
         condition: Tensor | None = None,
+        prior: Tensor | None = None,
         numbers: Sequence[int] | None = None,
+        by_place: bool = False,
         rounds: Rounds | None = None,
+        before: int = 0,
     ) -> Tensor:
-        """Fill the masked tokens and decode, batch by batch: (B, 3, S, S).
+        """Fill the masked tokens, batch by batch: (B, N, K) of 0/1.
 
-        numbers: the number of each image, which decides its noise; None: from `first` on.  rounds: gives the masks
-        (B, N) to be filled one after another, where this is not just `masked`.
+        numbers: the number of each image, which decides its noise; None: from `first` on.  prior, by_place: as of
+        `sample_codes`.  rounds: gives the masks (B, N) to be filled one after another, where this is not just `masked`.
+        before: images that the call has drawn before these, for the callback.
         """
-        total = len(masked)
+        total, done = len(masked), []
         numbers = range(self.first, self.first + total) if numbers is None else numbers
-        done = []
         for start in range(0, total, self.batch_size):
             part = slice(start, start + self.batch_size)
-            draws = SeededDraws(self.seed, numbers[part])
+            draws, images = SeededDraws(self.seed, numbers[part]), tuple(range(before, before + total)[part])
             filled = None if codes is None else codes[part]
             masks = [masked[part]] if rounds is None else rounds(masked[part], draws)
             for index, mask in enumerate(masks):
@@ -234,12 +260,12 @@ class Job:
                     draws=draws,
                     codes=filled,
                     condition=None if condition is None else condition[part],
-                    callback=self._report(tuple(range(total)[part]), index, len(masks)),
+                    prior=None if prior is None else prior[part],
+                    by_place=by_place,
+                    callback=self._report(images, index, len(masks)),
                 )
             assert filled is not None
-            with torch.inference_mode():
-                images = torch.cat([decode(self.pre, rows) for rows in torch.split(filled, self._decoded)])
-            done.append(images.clone())  # outside inference mode: an ordinary tensor
+            done.append(filled)
         return torch.cat(done)
 
     def _report(self, images: tuple[int, ...], index: int, rounds: int) -> Callback | None:

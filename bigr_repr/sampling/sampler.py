@@ -46,14 +46,18 @@ def sample_codes(
     draws: Draws,
     codes: Tensor | None = None,
     condition: Tensor | None = None,
+    prior: Tensor | None = None,
+    by_place: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
     """Fill the masked tokens of a batch: (B, N, K) of 0/1, float32, on the model's device.
 
     masked: (B, N) bool, True where a token is to be made. The schedule counts these tokens only, image by image, and
     tokens that are not masked never change.  codes: (B, N, K) of 0/1; may be left out if every token is masked.
-    condition: (B, D) embeddings as of `Transformer.condition_embedding`, mixed or not; None: "no class".  draws: all
-    randomness; see `Draws`.
+    condition: (B, D) embeddings as of `Transformer.condition_embedding`, mixed or not; None: "no class".  prior: (B, N,
+    K) logits of what else is known of the bits of masked tokens; see `Chain`.  draws: all randomness; see `Draws`.
+    by_place: numbers are drawn for known tokens too, so that those of a token depend on its place and the iteration
+    only, and not on which others are still masked.
 
     An image's codes depend on its own mask, codes, condition and draws; the rest of the batch can move them only by the
     rounding of batched products. An iteration that unmasks nothing costs nothing.
@@ -68,8 +72,11 @@ def sample_codes(
         )
     settings.guidance_at(1, condition is not None)
     codes, masked = _check(model, codes, masked, condition)
+    if prior is not None and prior.shape != codes.shape:
+        raise ValueError(f"prior has shape {tuple(prior.shape)}; expected {tuple(codes.shape)}")
     with torch.inference_mode():
-        run = _SamplerRun(model, settings, draws, condition, codes, masked)
+        run = _SamplerRun(model, settings, draws, condition, codes, masked, by_place=by_place)
+        run.prior = None if prior is None else prior.to(run.codes)
         for iteration in range(1, settings.steps + 1):
             run.advance(iteration)
             if callback is not None:
@@ -108,9 +115,13 @@ class _SamplerRun:
         condition: Tensor | None,
         codes: Tensor,
         masked: Tensor,
+        *,
+        by_place: bool = False,
     ) -> None:
+        self.by_place = by_place
         self.model, self.settings, self.draws = model, settings, draws
         self.codes, self.masked = codes, masked
+        self.prior: Tensor | None = None
         self.conditional = condition is not None
         self.null = model.transformer.condition_embedding(None, len(masked))
         self.condition = self.null if condition is None else condition.to(self.null)
@@ -120,10 +131,15 @@ class _SamplerRun:
         self.ranking_chain = self.chain if short is None else Chain(model.diffusion, short)
         self.scores: Tensor | None = None
         if not settings.ranked:
-            uniform = self._uniform([masked.shape[1]] * len(masked), 1, 1).view(masked.shape)
+            everywhere = torch.ones_like(masked)
+            uniform = self._uniform(everywhere, [masked.shape[1]] * len(masked), 1, 1).view(masked.shape)
             self.scores = fixed_scores(settings.order, model.config.grid, uniform)
 
-    def _uniform(self, counts: Sequence[int], blocks: int, width: int) -> Tensor:
+    def _uniform(self, where: Tensor, counts: Sequence[int], blocks: int, width: int) -> Tensor:
+        """Numbers for the tokens `where` (B, N), of which each image has `counts`: (blocks, R, width)."""
+        if self.by_place:
+            every = self.draws.uniform([where.shape[1]] * len(where), blocks, width)
+            return every[:, where.flatten().cpu()].to(self.codes.device, non_blocking=True)
         return self.draws.uniform(counts, blocks, width).to(self.codes.device, non_blocking=True)
 
     def advance(self, iteration: int) -> None:
@@ -151,7 +167,7 @@ class _SamplerRun:
                 probabilities = ranked[chosen[waiting]]
         if probabilities is None:
             probabilities = self._probabilities(self.chain, hidden, chosen, release, guidance)
-        self.codes[chosen] = self._bits(probabilities, release)
+        self.codes[chosen] = self._bits(probabilities, chosen, release)
         self.masked &= ~chosen
 
     def _hidden(self, guided: bool) -> Tensor:
@@ -169,9 +185,10 @@ class _SamplerRun:
         bits = self.codes.shape[2]
         found = chain(
             hidden[:, where],
-            lambda blocks: self._uniform(counts, blocks, bits),
+            lambda blocks: self._uniform(where, counts, blocks, bits),
             guidance=guidance,
             temperature=self.settings.temperature,
+            prior=None if self.prior is None else self.prior[where],
         )
         if not bool(found.isfinite().all()):
             kind = str(hidden.dtype).removeprefix("torch.")
@@ -184,12 +201,12 @@ class _SamplerRun:
         scores = confidence(self.settings.order, probabilities)
         weight = self.settings.gumbel_at(iteration)
         if weight > 0:
-            scores = scores + weight * gumbel_noise(self._uniform(counts, 1, 1).view(-1))
+            scores = scores + weight * gumbel_noise(self._uniform(waiting, counts, 1, 1).view(-1))
         table = torch.full(waiting.shape, -torch.inf, device=scores.device)
         table[waiting] = scores
         return table
 
-    def _bits(self, probabilities: Tensor, counts: Sequence[int]) -> Tensor:
+    def _bits(self, probabilities: Tensor, where: Tensor, counts: Sequence[int]) -> Tensor:
         if self.settings.deterministic:
             return (probabilities > 0.5).float()
-        return (self._uniform(counts, 1, probabilities.shape[1])[0] < probabilities).float()
+        return (self._uniform(where, counts, 1, probabilities.shape[1])[0] < probabilities).float()

@@ -38,15 +38,27 @@ def command(
             help="Number of pictures, those of the first and the last class included.",
         ),
     ] = 9,
+    smooth: Annotated[
+        bool,
+        typer.Option(
+            "--smooth/--each-by-itself",
+            help="Keep neighbors alike, by noise and order that go with the place and bits that change one by one; or "
+            "draw each picture by itself, with the same noise.",
+        ),
+    ] = True,
     out: Annotated[
         Path, typer.Option(help="PNG file for the strip of pictures; a GIF of the same name is written beside it.")
     ] = Path("interpolated.png"),
 ) -> None:
-    """Draw pictures on the way from one class to another, all from the same noise, as a strip and as a GIF."""
+    """Draw the way from one class to another as a strip and as a GIF."""
     from bigr_repr.checkpoints.classes import class_list
     from bigr_repr.painting.files import interpolate_file
 
     pre = sampling.load()
     classes = class_list(pre.config, [start, to])
     with sampling.reported("interpolating") as (on_progress, report):
-        report(interpolate_file(pre, classes, out, frames=frames, on_progress=on_progress, **sampling.options()))
+        report(
+            interpolate_file(
+                pre, classes, out, frames=frames, smooth=smooth, on_progress=on_progress, **sampling.options()
+            )
+        )

@@ -1,0 +1,27 @@
+"""From what a picture says of its making to the keywords that make it again. Knows nothing of files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bigr_repr.painting.pasting import Pasting
+from bigr_repr.painting.photos import PhotoOptions
+from bigr_repr.sampling.settings import SamplingSettings
+
+
+def recorded_options(record: Mapping[str, Any]) -> PhotoOptions:
+    """Keywords of the call that drew a picture, from its provenance (`read_provenance`).
+
+    With the same model, photograph, mask and `labels`, all of which the record names, `inpaint_photo`, `outpaint_photo`
+    or `enrich_photo` draws the same picture with them; `generate` does without `count` and `pasting`. Pictures of
+    versions that fitted paintings to nothing are drawn as they were.
+
+    Raises KeyError for a record that lacks seed or settings, TypeError for settings that this version does not know.
+    """
+    options = PhotoOptions(
+        seed=record["seed"], settings=SamplingSettings(**record["settings"]), first=record.get("image", 0), count=1
+    )
+    if "pasting" in record:
+        options["pasting"] = Pasting(**{"fit": "none", **record["pasting"]})
+    return options

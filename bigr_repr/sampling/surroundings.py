@@ -1,0 +1,134 @@
+"""What surrounds a hole in a canvas: its colors continued into the hole, and paintings fitted to it. Knows no model.
+
+Continued are smooth colors: the solution of Laplace's equation in the hole, its border as it is (a membrane). Source of
+fitting a painting by the membrane of its error at the border: Pérez et al., Poisson image editing, 2003.
+"""
+
+# B batch, S side of the canvas in pixels, g tokens per side, N = g*g tokens in raster order, h pixels of the hole
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Hole = NDArray[np.bool_]
+_FINE = 0.1  # of a token: finer than that, differences at the border are texture and not continued into the hole
+_COARSE = 0.5  # of a token: what is finer than that is texture
+_TEXTURE = 0.5  # of the mirrored texture: all of it is sharper, but in the wrong places
+_NEIGHBORS = ((0, 1), (1, 0), (0, -1), (-1, 0))
+
+
+class Surroundings:
+    """The known pixels of canvases around one hole.
+
+    hole: (S, S), bool: what is to be painted, some of it and not all.  grid: g, tokens per side.
+    Raises ValueError for a hole of nothing or of everything: it has no surroundings.
+    """
+
+    def __init__(self, hole: Hole, grid: int) -> None:
+        if hole.all() or not hole.any():
+            raise ValueError(f"hole marks {int(hole.sum())} of {hole.size} pixels; it must leave some and mark some")
+        self.hole, self.grid, self.step = hole, grid, len(hole) // grid
+
+    def continued(self, images: Tensor) -> Tensor:
+        """Canvases (B, 3, S, S) with the surrounding colors in the hole, smooth, and their texture mirrored into it."""
+        from scipy.ndimage import gaussian_filter
+
+        known, sigma = _values(images), _COARSE * self.step
+        mirrored = known[:, *self._mirror]
+        texture = mirrored - gaussian_filter(mirrored, (0, sigma, sigma, 0))
+        inside = np.clip(self._membrane(known) + _TEXTURE * texture, 0, 1)
+        return _images(np.where(self.hole[..., None], inside, known), images)
+
+    def fitted(self, painted: Tensor, images: Tensor) -> Tensor:
+        """Paintings (B, 3, S, S) in [0, 1] whose colors go over into those of the images (B, 3, S, S) at the hole.
+
+        What a painting misses of the known pixels around the hole is continued into it and added; its detail stays.
+        """
+        ours = _values(painted)
+        return _images(np.clip(ours + self._membrane(_values(images) - ours), 0, 1), painted)
+
+    def trust(self, follow: float) -> Tensor:
+        """How far the bits of `continued` canvases count as seen, token by token: (N,) in [0, 1], float32.
+
+        Of the pixels of a token, known ones count fully, those of the hole by exp(-d / follow), d tokens away from the
+        nearest known one; not at all at follow=0.
+        """
+        from scipy.ndimage import distance_transform_edt
+
+        away = distance_transform_edt(self.hole) / self.step
+        counts = np.exp(-away / follow) if follow > 0 else (~self.hole).astype(float)
+        tokens = counts.reshape(self.grid, self.step, self.grid, self.step).mean(axis=(1, 3))
+        return torch.from_numpy(tokens.flatten()).float()
+
+    def border_steps(self, painted: Tensor, images: Tensor) -> Tensor:
+        """Mean difference between neighbors of which one is in the hole, once paintings are put into it: (B,)."""
+        ours, theirs = _values(painted), _values(images)
+        pasted = np.where(self.hole[..., None], ours, theirs)
+        across = [
+            np.abs(np.diff(pasted, axis=1 + axis)).mean(axis=3)[:, np.diff(self.hole, axis=axis)] for axis in (0, 1)
+        ]
+        return torch.from_numpy(np.concatenate(across, axis=1).mean(axis=1))
+
+    @cached_property
+    def _mirror(self) -> tuple[NDArray[np.intp], ...]:
+        """The known pixel that each pixel of the hole mirrors at its nearest border: rows and columns, (S, S) each."""
+        from scipy.ndimage import distance_transform_edt
+
+        nearest = distance_transform_edt(self.hole, return_distances=False, return_indices=True)
+        last = len(self.hole) - 1
+        behind = [2 * near - here for near, here in zip(nearest, np.indices(self.hole.shape), strict=True)]
+        behind = [last - np.abs(last - np.abs(place)) for place in behind]  # mirrored at the canvas's edges, too
+        hidden = self.hole[tuple(behind)]
+        return tuple(np.where(hidden, near, place) for near, place in zip(nearest, behind, strict=True))
+
+    def _membrane(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Known values (B, S, S, C), without texture, and in the hole the membrane over them."""
+        from scipy.ndimage import gaussian_filter
+
+        sigma = _FINE * self.step
+        share = gaussian_filter((~self.hole).astype(float), sigma)[..., None]
+        known = np.where(self.hole[..., None], 0, values)
+        smooth = gaussian_filter(known, (0, sigma, sigma, 0)) / np.maximum(share, 1e-6)
+        border, solve = self._laplacian
+        # (B, S, S, C) -> (S*S, B*C), and back
+        batch, _, _, channels = values.shape
+        flat = smooth.transpose(1, 2, 0, 3).reshape(self.hole.size, -1)
+        flat[self.hole.flatten()] = solve(np.ascontiguousarray(border @ flat))
+        result: NDArray[np.float64] = flat.reshape(*self.hole.shape, batch, channels).transpose(2, 0, 1, 3)
+        return result
+
+    @cached_property
+    def _laplacian(self) -> tuple[Any, Any]:
+        """The sum of known neighbors of each pixel of the hole, a sparse (h, S*S), and what solves for these pixels."""
+        from scipy.sparse import coo_array, diags_array
+        from scipy.sparse.linalg import splu
+
+        side, rows, columns = len(self.hole), *np.nonzero(self.hole)
+        here, there = [], []
+        for down, right in _NEIGHBORS:
+            row, column = rows + down, columns + right
+            inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
+            here.append(np.flatnonzero(inside))
+            there.append((row * side + column)[inside])
+        pixel, neighbor = np.concatenate(here), np.concatenate(there)
+        links = coo_array((np.ones(len(pixel)), (pixel, neighbor)), (len(rows), self.hole.size)).tocsr()
+        hidden = self.hole.flatten()
+        matrix = diags_array(links.sum(axis=1)) - links[:, hidden]
+        border = links @ diags_array((~hidden).astype(float))
+        return border, splu(matrix.tocsc()).solve
+
+
+def _values(images: Tensor) -> NDArray[np.float64]:
+    """Images (B, 3, S, S) as an array (B, S, S, 3)."""
+    return images.double().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _images(values: NDArray[np.float64], like: Tensor) -> Tensor:
+    """An array (B, S, S, 3) as images (B, 3, S, S) of the dtype and device of others."""
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2))).to(like)
