@@ -2,10 +2,10 @@
 
     python benchmarks/interpolation.py --model bigr-tiny --count 12
 
-Ways of --frames images between classes spread over all of the model's, each with a seed of its own, drawn smoothly (the
-default) and each image by itself. Distances are Euclidean, of pixels and of the pooled states of the middle block, which
-see what is in an image rather than where. Mean: 1 / (frames - 1) is the least that is possible, a straight line; images
-that have nothing to do with each other are at about 1. Largest: one jump where it is near 1.
+Ways of --frames images between classes spread over all of the model's, each with a seed of its own, drawn smoothly
+(the default) and each image by itself. Distances are Euclidean, of pixels and of the pooled states of the middle block,
+which see what is in an image rather than where. Mean: 1 / (frames - 1) is the least that is possible, a straight line;
+images that have nothing to do with each other are at about 1. Largest: one jump where it is near 1.
 
 Writes benchmarks/results/interpolation[_NAME].json. Expected for bigr-tiny: the mean a third of what it is for images
 drawn by themselves. About 10 minutes on 2 cores for 12 ways.

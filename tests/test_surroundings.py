@@ -131,13 +131,15 @@ def test_bits_are_those_above_logits_of_zero(pre: Pretrained) -> None:
 
 
 # ---- a way between classes
-def test_a_smooth_way_has_the_classes_at_its_ends_and_goes_in_small_steps(pre: Pretrained) -> None:
-    """Neighbors are nearer to each other than where each is drawn by itself."""
-    options: Any = {"steps": 4, "diffusion_steps": 4, "seed": 5}
+def test_a_smooth_way_has_the_classes_at_its_ends_and_goes_in_small_steps() -> None:
+    """Of a model that is not sure of itself, as trained ones are, neighbors are nearer than drawn by themselves."""
+    pre, options = tiny_model(), {"steps": 4, "diffusion_steps": 4, "seed": 5}
+    with torch.no_grad():
+        pre.generator.diffusion.denoiser.final_layer.linear.weight.mul_(0.1)
     steps = []
     for smooth in (True, False):
-        images = interpolate(pre, [3, 1], frames=9, smooth=smooth, **options)
-        ends = torch.stack([generate(pre, label, **options)[0] for label in (3, 1)])
+        images = interpolate(pre, [3, 1], frames=9, smooth=smooth, **options)  # type: ignore[arg-type]
+        ends = torch.stack([generate(pre, label, **options)[0] for label in (3, 1)])  # type: ignore[arg-type]
         assert torch.equal(images[[0, -1]], ends)
         steps.append(float((images[1:] - images[:-1]).flatten(1).norm(dim=1).mean() / (ends[0] - ends[1]).norm()))
     assert steps[0] < 0.7 * steps[1]
@@ -188,14 +190,14 @@ def test_the_best_of_several_meets_the_photograph_best(pre: Pretrained) -> None:
     mask = box_mask(16, 16, (3, 2, 9, 11))
     near, image = Surroundings(mask, 4), torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
 
-    def step(best_of: int) -> float:
-        (painted,) = inpaint_photo(pre, photo, mask, pasting=Pasting(best_of=best_of), **SHORT)
+    def step(best_of: int, seed: int) -> float:
+        (painted,) = inpaint_photo(pre, photo, mask, seed=seed, pasting=Pasting(best_of=best_of), **SHORT)
         pixels = torch.from_numpy(np.array(painted)).permute(2, 0, 1)[None].float() / 255
         return float(near.border_steps(pixels, image))
 
-    steps = [step(n) for n in (1, 2, 8)]
-    assert steps[0] >= steps[1] >= steps[2]
-    assert steps[0] > steps[2]
+    steps = [(step(1, seed), step(5, seed)) for seed in range(4)]
+    assert all(one >= best - 1e-3 for one, best in steps)  # levels are rounded
+    assert sum(one > best for one, best in steps) > 1
 
 
 def test_a_window_is_twice_what_is_marked_where_there_is_room() -> None:

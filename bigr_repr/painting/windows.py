@@ -71,7 +71,7 @@ def usual_side(mask: Mask, least: int) -> int:
     So the model sees as much of what is known as of what is to be painted, and no more of the photograph than that.
     """
     spans = [found[-1] + 1 - found[0] for axis in (0, 1) if len(found := np.flatnonzero(mask.any(axis=axis)))]
-    return min(max(least, 2 * int(max(spans, default=0))), *mask.shape)
+    return int(min(max(least, 2 * int(max(spans, default=0))), *mask.shape))
 
 
 def windows(mask: Mask, side: int) -> Iterator[Window]:

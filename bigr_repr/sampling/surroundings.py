@@ -40,7 +40,8 @@ class Surroundings:
         from scipy.ndimage import gaussian_filter
 
         known, sigma = _values(images), _COARSE * self.step
-        mirrored = known[:, *self._mirror]
+        rows, columns = self._mirror
+        mirrored = known[:, rows, columns]
         texture = mirrored - gaussian_filter(mirrored, (0, sigma, sigma, 0))
         inside = np.clip(self._membrane(known) + _TEXTURE * texture, 0, 1)
         return _images(np.where(self.hole[..., None], inside, known), images)

@@ -58,11 +58,12 @@ def _held(ends: Tensor, weights: Tensor, draws: SeededDraws) -> Tensor:
     edges = (shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-9)).cumsum(dim=1)
     places = draws.uniform([ends.shape[1]], 1, ends.shape[2]).to(ends.device)  # (1, N, K)
     which = (places[..., None] >= edges[:, None, None, :-1]).sum(dim=-1)  # (B, N, K)
-    return torch.take_along_dim(ends[None], which[:, None], dim=1)[:, 0]
+    held: Tensor = torch.take_along_dim(ends[None], which[:, None], dim=1)[:, 0]
+    return held
 
 
 def _mixed(conditions: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums (B, D) of conditions (L, D), as long as these are in the mean: sums alone are shorter."""
     weights = weights.to(conditions)
     mixed, length = weights @ conditions, weights.abs() @ conditions.norm(dim=1)
-    return mixed * (length / mixed.norm(dim=1).clamp(min=1e-9))[:, None]
+    return mixed * (length / mixed.norm(dim=1).clamp(min=1e-9)).unsqueeze(1)
