@@ -1,7 +1,8 @@
 """The pictures of the README, made by the commands on the example photographs: `generation.py pictures`.
 
-Every picture is what the command line printed beside it makes; run again after a change of the model, it makes the page
-anew. Writes PNGs and GIFs into --out, a sheet of the page, and the commands into results/generation_pictures.json.
+Every picture is what the command line printed beside it makes, none is chosen: of seed 0 the first eight versions, or
+the only one; run again after a change of the model, it makes the page anew. Writes PNGs and GIFs into --out, a sheet of
+the page, and the commands into results/generation_pictures.json.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from bigr_repr.checkpoints.classes import class_number
 
 EXAMPLES = Path("examples/images")
 ROOT = Path(__file__).parent.parent
-WIDTH, HEIGHT, HEADING, GAP = 1100, 280, 24, 10
+WIDTH, HEIGHT, HEADING, GAP = 1600, 280, 24, 10
+SHOWN = 8  # versions of a picture on the page
 
 # Drawn are the first eight of these that the model has by name; where it has too few, numbers spread over all classes.
 WISHED = (
@@ -32,13 +34,17 @@ WISHED = (
 
 # Name of the picture, the photograph it is of (or nothing), and the command's words. {first} to {third} are classes.
 PICTURES = [
-    ("classes", "", 'generate -l "{classes}" --count 32 --seed 1 --out {folder}/series --grid {out} --animate {gif}'),
-    ("inpainted", "raccoon.jpg", "inpaint {photo} --box 150,80,280,230 --blend feather --seed 3 --out {out} --animate"),
-    ("poisson", "raccoon.jpg", "inpaint {photo} --box 150,80,280,230 --blend poisson --seed 3 --out {out}"),
-    ("outpainted", "dandelions.jpg", "outpaint {photo} --aspect 21:9 --blend feather --seed 1 --out {out}"),
-    ("edited", "coffee.jpg", 'edit {photo} --to "{third}" --box 130,40,410,320 --blend feather --seed 2 --out {out}'),
-    ("interpolated", "", 'interpolate --from "{first}" --to "{second}" --steps 9 --seed 4 --out {out}'),
-    ("enriched", "cat.jpg", "enrich {photo} --window 150 --seed 0 --out {out}"),
+    ("classes", "", 'generate -l "{classes}" --count 32 --out {folder}/series --grid {out} --animate {gif}'),
+    ("inpainted", "raccoon.jpg", "inpaint {photo} --box 150,80,280,230 --blend feather --fast --count 8 --out {out}"),
+    ("retouched", "rocket.jpg", "inpaint {photo} --box 60,60,160,160 --blend feather --fast --count 8 --out {out}"),
+    ("outpainted", "dandelions.jpg", "outpaint {photo} --aspect 21:9 --blend feather --fast --count 8 --out {out}"),
+    (
+        "edited",
+        "coffee.jpg",
+        'edit {photo} --to "{third}" --box 130,40,410,320 --blend feather --fast --count 8 --out {out}',
+    ),
+    ("interpolated", "", 'interpolate --from "{first}" --to "{second}" --steps 9 --out {out}'),
+    ("enriched", "cat.jpg", "enrich {photo} --window 150 --fast --out {out}"),
 ]
 
 
@@ -61,7 +67,7 @@ def words(name: str, photo: str, template: str, classes: list[str], folder: Path
     first, second, third = (classes * 3)[:3]
     return template.format(
         photo=EXAMPLES / photo, folder=folder, out=folder / f"{name}.png", gif=folder / f"{name}.gif",
-        classes=",".join(classes), first=first, second=second, third=third,
+        classes=",".join(classes), first=first, second=second, third=shlex.quote(third),
     )  # fmt: skip
 
 
@@ -91,13 +97,15 @@ def sheet(out: Path, commands: dict[str, str]) -> Image.Image:
     """Photographs and what became of them, row by row under their commands."""
     rows = []
     for name, photo, _ in PICTURES:
-        sources = ([ROOT / EXAMPLES / photo] if photo else []) + [out / f"{name}.png"]
+        versions = sorted(out.glob(f"{name}-[0-9].png")) or [out / f"{name}.png"]
+        sources = ([ROOT / EXAMPLES / photo] if photo else []) + versions[:SHOWN]
         row = Image.new("RGB", (WIDTH, HEIGHT + HEADING), "white")
         ImageDraw.Draw(row).text((2, 4), commands[name], fill="black", font_size=13)
         left = bottom = 0
         for source in sources:
             with Image.open(source) as image:
-                scale = min(HEIGHT / image.height, (WIDTH - left) / image.width)
+                room = (WIDTH - left) if len(sources) < SHOWN else WIDTH / len(sources) - GAP
+                scale = min(HEIGHT / image.height, room / image.width)
                 size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
                 row.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (left, HEADING))
             left, bottom = left + size[0] + GAP, max(bottom, HEADING + size[1])

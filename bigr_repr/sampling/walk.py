@@ -66,4 +66,5 @@ def _mixed(conditions: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums (B, D) of conditions (L, D), as long as these are in the mean: sums alone are shorter."""
     weights = weights.to(conditions)
     mixed, length = weights @ conditions, weights.abs() @ conditions.norm(dim=1)
-    return mixed * (length / mixed.norm(dim=1).clamp(min=1e-9)).unsqueeze(1)
+    scaled: Tensor = mixed * (length / mixed.norm(dim=1).clamp(min=1e-9)).unsqueeze(1)
+    return scaled
