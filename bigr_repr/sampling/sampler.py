@@ -66,10 +66,6 @@ def sample_codes(
     model in training mode; RuntimeError when the network's numbers are not finite.
     """
     settings.check(model.config)
-    if model.training:
-        raise ValueError(
-            "the generator is in training mode, in which it drops values at random; call generator.eval() first"
-        )
     settings.guidance_at(1, condition is not None)
     codes, masked = _check(model, codes, masked, condition)
     if prior is not None and prior.shape != codes.shape:
@@ -87,6 +83,10 @@ def sample_codes(
 
 def _check(model: BiGR, codes: Tensor | None, masked: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
     """Own copies of codes and mask on the model's device, or ValueError."""
+    if model.training:
+        raise ValueError(
+            "the generator is in training mode, in which it drops values at random; call generator.eval() first"
+        )
     tokens, bits, width = model.config.tokens, model.config.code_bits, model.config.dim
     if masked.ndim != 2 or masked.shape[1] != tokens or masked.dtype != torch.bool:
         raise ValueError(f"masked is {tuple(masked.shape)} of {masked.dtype}; expected (B, {tokens}) of torch.bool")
