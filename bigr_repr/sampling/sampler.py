@@ -68,11 +68,8 @@ def sample_codes(
     settings.check(model.config)
     settings.guidance_at(1, condition is not None)
     codes, masked = _check(model, codes, masked, condition)
-    if prior is not None and prior.shape != codes.shape:
-        raise ValueError(f"prior has shape {tuple(prior.shape)}; expected {tuple(codes.shape)}")
     with torch.inference_mode():
-        run = _SamplerRun(model, settings, draws, condition, codes, masked, by_place=by_place)
-        run.prior = None if prior is None else prior.to(run.codes)
+        run = _SamplerRun(model, settings, draws, condition, codes, masked, prior, by_place=by_place)
         for iteration in range(1, settings.steps + 1):
             run.advance(iteration)
             if callback is not None:
@@ -115,13 +112,16 @@ class _SamplerRun:
         condition: Tensor | None,
         codes: Tensor,
         masked: Tensor,
+        prior: Tensor | None = None,
         *,
         by_place: bool = False,
     ) -> None:
+        if prior is not None and prior.shape != codes.shape:
+            raise ValueError(f"prior has shape {tuple(prior.shape)}; expected {tuple(codes.shape)}")
         self.by_place = by_place
         self.model, self.settings, self.draws = model, settings, draws
         self.codes, self.masked = codes, masked
-        self.prior: Tensor | None = None
+        self.prior = None if prior is None else prior.to(codes)
         self.conditional = condition is not None
         self.null = model.transformer.condition_embedding(None, len(masked))
         self.condition = self.null if condition is None else condition.to(self.null)

@@ -20,6 +20,16 @@ class InterpolationSampling(Sampling):
     ]
 
 
+Smooth = Annotated[
+    bool,
+    typer.Option(
+        "--smooth/--each-by-itself",
+        help="Keep neighbors alike, by noise and order that go with the place and bits that change one by one; or draw "
+        "each picture by itself, with the same noise.",
+    ),
+]
+
+
 @flattened
 def command(
     sampling: InterpolationSampling,
@@ -38,14 +48,7 @@ def command(
             help="Number of pictures, those of the first and the last class included.",
         ),
     ] = 9,
-    smooth: Annotated[
-        bool,
-        typer.Option(
-            "--smooth/--each-by-itself",
-            help="Keep neighbors alike, by noise and order that go with the place and bits that change one by one; or "
-            "draw each picture by itself, with the same noise.",
-        ),
-    ] = True,
+    smooth: Smooth = True,
     out: Annotated[
         Path, typer.Option(help="PNG file for the strip of pictures; a GIF of the same name is written beside it.")
     ] = Path("interpolated.png"),
