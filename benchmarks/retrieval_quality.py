@@ -10,7 +10,7 @@ from bigr_repr.evaluate.data.splits import open_data
 from bigr_repr.evaluate.runs.bench import bench_retrieval
 from bigr_repr.evaluate.runs.extraction import BenchSettings
 
-KEYS = ("map_at_all", "map_at_depth", "precision")
+KEYS = ("map_at_all", "map_at_depth", "precision", "recall_of_float")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown: a line a representation, data sets side by side."""
     names = list(dict.fromkeys(row["dataset"] for row in rows))
-    head = " | ".join(f"{name} mAP@all | mAP@1000 | P@100 | of float" for name in names)
-    lines = [f"| codes | {head} |", "|---" + "|---:" * (4 * len(names)) + "|"]
+    head = " | ".join(f"{name} mAP@all | mAP@1000 | P@100 | recall@10 of float | of float" for name in names)
+    lines = [f"| codes | {head} |", "|---" + "|---:" * (5 * len(names)) + "|"]
     for kind in dict.fromkeys(row["name"] for row in rows):
         cells = []
         for name in names:

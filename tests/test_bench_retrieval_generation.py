@@ -19,6 +19,7 @@ from bigr_repr.codes import to_bytes
 from bigr_repr.datasets import open_images
 from bigr_repr.evaluate.metrics import label_retrieval as label_retrieval_module
 from bigr_repr.evaluate.metrics.label_retrieval import Collection, RetrievalRow, label_retrieval
+from bigr_repr.evaluate.metrics.rabitq import rabitq
 from bigr_repr.evaluate.metrics.ranking import retrieval
 
 
@@ -47,6 +48,8 @@ def test_rows_hold_every_kind_of_code_once_with_and_without_rescoring(sides: tup
     assert len(set(names)) == len(names)
     for name in ("sign 16", "pca 8", "pca 16", "rotation 8", "rotation 32", "itq 8", "itq 16", "tokenizer bits 24"):
         assert {name, f"{name} + rescoring"} <= set(names)
+        assert (f"{name}, float query" in names) == ("tokenizer" not in name)
+    assert {"rabitq 8, float query", "rabitq 32, float query"} <= set(names)
     without = label_retrieval(sides[0]._replace(tokens=None), sides[1], bits=(8,))
     assert "tokenizer bits 24" not in [row.name for row in without]
 
@@ -74,6 +77,26 @@ def test_rows_are_retrieval_by_their_codes(sides: tuple[Collection, Collection])
     assert row.map_at_all == pytest.approx(expected.map_at[None])
     assert row.map_at_all_bounds == pytest.approx(expected.map_bounds[None])
     assert row.precision == pytest.approx(expected.precision[60])
+
+
+def test_recall_of_float_is_counted_over_the_orders_of_ties(sides: tuple[Collection, Collection]) -> None:
+    rows = label_retrieval(*sides, bits=(8,), shortlist=10)
+    assert rows[0].recall_of_float == 100
+    assert _row(rows, "sign 16 + rescoring").recall_of_float < 100  # the shortlist lacks some
+    truth = np.array([[0, 3]])  # the two nearest by floats; by bits, one of rows 1, 2 and 3 is among the two nearest
+    distances = np.array([[1.0, 2.0, 2.0, 2.0, 5.0]])
+    found = label_retrieval_module._recall(lambda rows: distances[rows], truth)
+    assert found == pytest.approx(100 * (1 + 1 / 3) / 2)
+
+
+@pytest.mark.parametrize("n_bits", [6, 16, 40])
+def test_rabitq_estimates_the_cosine(sides: tuple[Collection, Collection], n_bits: int) -> None:
+    base, queries = sides
+    ours, theirs = (x.vectors / np.linalg.norm(x.vectors, axis=1, keepdims=True) for x in (queries, base))
+    estimate = -rabitq(queries.vectors, base.vectors, n_bits)(slice(0, 12))
+    assert np.corrcoef(estimate.ravel(), (ours @ theirs.T).ravel())[0, 1] > 0.75
+    again = -rabitq(queries.vectors, base.vectors, n_bits)(slice(3, 5))
+    np.testing.assert_allclose(again, estimate[3:5], rtol=1e-5)
 
 
 def test_the_shortlist_stays_in_front_of_all_others() -> None:

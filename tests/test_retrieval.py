@@ -21,6 +21,7 @@ from bigr_repr.retrieval import (
     fit_binarizer,
     recall_with_ties,
 )
+from bigr_repr.retrieval.index import scan as scanning
 from bigr_repr.retrieval.index.recall import check_recall
 from bigr_repr.retrieval.index.scan import Scanned, scan
 
@@ -60,8 +61,6 @@ def test_flat_is_brute_force_with_ties_by_row(n_bytes: int, queries: int) -> Non
 
 
 def test_blocks_and_shards_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval.index import scan as scanning
-
     codes, wanted = random_codes(1000, 2), random_codes(9, 2, seed=1)
     whole = scan(codes, wanted, 1000)
     monkeypatch.setattr(scanning, "rows_a_block", lambda codes, queries: 7)
@@ -95,6 +94,19 @@ def test_the_block_is_measured_once_and_faiss_is_left_as_it_was(monkeypatch: pyt
     monkeypatch.setattr(blocks, "_trial", lambda codes: pytest.fail("measured again"))
     np.testing.assert_array_equal(scan(codes, wanted, 9).rows, whole.rows)
     assert faiss.cvar.hamming_batch_size == before
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 16])
+def test_one_part_is_cut_into_as_many_shards_for_every_core(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "cores", lambda: cores)
+    counts = []
+    for rows in (1000, 300_000, 1_000_000, 3_000_000):
+        codes = np.broadcast_to(np.uint8(0), (rows, 32))
+        counts += [scanning._shard_count(codes, queries, 1, 10) for queries in (1, 32)]
+    assert counts[0] == counts[1] == 1  # too little to wake anyone for
+    assert all(count % cores == 0 for count in counts[2:])
+    assert max(counts) <= 4 * cores
+    assert scanning._shard_count(codes, 1, 1, 3_000_000) in (1, cores)  # no more heaps to fill than must be
 
 
 def test_a_thread_that_comes_late_leaves_its_work_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,6 +509,10 @@ def test_a_binarizer_gives_the_same_bits_in_any_batch_and_after_a_file(kind: str
     np.testing.assert_array_equal(np.concatenate([binarizer.encode(row[None]) for row in vectors]), codes)
     again = Binarizer.from_safetensors(binarizer.to_safetensors(), kind, "file")
     np.testing.assert_array_equal(again.encode(vectors), codes)
+    margins = binarizer.margins(vectors)
+    np.testing.assert_array_equal(margins > 0, from_bytes(codes, binarizer.n_bits))
+    np.testing.assert_allclose(binarizer.scales, np.abs(margins).mean(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(again.scales, binarizer.scales)
     share = from_bytes(codes, binarizer.n_bits).mean(axis=0)
     assert (np.abs(share - 0.5) < 0.15).all()  # centered: every bit halves the data
     far = from_bytes(binarizer.encode(6 - vectors), binarizer.n_bits)  # mirrored at about the center

@@ -13,11 +13,30 @@ from bigr_repr.codes import hamming
 from bigr_repr.retrieval import HammingIndex
 from bigr_repr.retrieval.index import scan as scanning
 
-HEAVY = ("torch", "faiss", "pandas", "timm", "sklearn", "matplotlib")
+HEAVY = (
+    "torch",
+    "faiss",
+    "pandas",
+    "timm",
+    "sklearn",
+    "matplotlib",
+    "scipy",
+    "sqlglot",
+    "lancedb",
+    "pymilvus",
+    "fastapi",
+)
 
 
 @pytest.mark.parametrize(
-    "command", [["index", "info", "i"], ["search", "7.jpg", "--id", "--index", "i", "-k", "3"], ["models", "list"]]
+    "command",
+    [
+        ["--help"],
+        ["near-duplicates", "--help"],
+        ["models", "list"],
+        ["index", "info", "i"],
+        ["search", "7.jpg", "--id", "--index", "i", "-k", "3"],
+    ],
 )
 def test_a_look_at_an_index_loads_nothing_heavy(command: list[str], tmp_path: Path) -> None:
     codes = np.random.default_rng(0).integers(0, 256, (100, 32), np.uint8)

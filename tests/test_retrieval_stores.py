@@ -175,8 +175,8 @@ def test_bad_requests_say_what_is_wrong(place: str) -> None:
     ):
         with pytest.raises(ValueError, match="compares whole codes"):
             ask()
-    with pytest.raises(ValueError, match="holds only codes"):
-        opened.rescored(np.zeros((1, 4), np.uint8), np.zeros((1, 32)), 3)
+    with pytest.raises(ValueError, match="vectors have 5 features; this binarizer reads"):
+        opened.rescored(np.zeros((1, 4), np.uint8), np.zeros((1, 5)), 3)
     with pytest.raises(ValueError, match="the index is empty"):
         push(HammingIndex.build(np.empty((0, 4), np.uint8)), place)
 

@@ -291,7 +291,7 @@ def _find(
         return index.find_region(tokens if tokens is not None else codes, request.region, request.k, **request.within)
     if request.rescore:
         if vectors is None:
-            raise ValueError("this index holds no vectors to rescore by; build it with vectors kept")
+            raise ValueError("a query has no vector here: rescore pictures, or build the index with vectors kept")
         return index.find_rescored(
             codes, vectors, request.k, rescore=request.rescore, effort=request.effort, **request.within
         )

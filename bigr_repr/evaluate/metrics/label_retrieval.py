@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming
+from bigr_repr.evaluate.metrics.rabitq import rabitq
 from bigr_repr.evaluate.metrics.ranking import retrieval
 from bigr_repr.retrieval.codes.binarizer import BINARIZERS, fit_binarizer, rows_needed
+from bigr_repr.retrieval.index.rescore import bit_cosine
 
 __all__ = ["Collection", "RetrievalRow", "label_retrieval"]
 
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 
 DEPTH: Final = 1000
 PRECISION_AT: Final = 100
+RECALL_AT: Final = 10
+
+_STEP: Final = 256  # queries at a time
 
 Distances = Callable[[slice], NDArray[Any]]
 
@@ -46,11 +51,14 @@ class RetrievalRow:
 
     map_at_all, map_at_depth: mAP over the relevant in the database, at most `depth`; bounds: worst and best order of
     ties. map_at_depth_retrieved: over the relevant ones retrieved. share_of_float: of the float row's map_at_depth.
+    recall_of_float: of the nearest `recall_at` by float cosine, the share among as many nearest by these codes.
+    float_query: whether the query's floats are compared with bits, and not bits with bits.
     """
 
     codes: str
     bits: int | None
     rescored: bool
+    float_query: bool
     map_at_all: float
     map_at_all_bounds: tuple[float, float]
     map_at_depth: float
@@ -58,15 +66,18 @@ class RetrievalRow:
     map_at_depth_retrieved: float
     precision: float
     share_of_float: float
+    recall_of_float: float
     depth: int
     precision_at: int
+    recall_at: int
     queries: int
     rows: int
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.codes}{'' if self.bits is None else f' {self.bits}'}{' + rescoring' if self.rescored else ''}"
+        bits = "" if self.bits is None else f" {self.bits}"
+        return f"{self.codes}{bits}{', float query' * self.float_query}{' + rescoring' * self.rescored}"
 
     def record(self) -> dict[str, Any]:
         """Ready for JSON: numbers with three decimals."""
@@ -86,53 +97,81 @@ def label_retrieval(
 ) -> list[RetrievalRow]:
     """Rows: float cosine first, then every binarizer of bigr_repr.retrieval and the tokenizer's bits, where both sides
     have them; codes also with rescoring: the `shortlist` nearest in the order of float cosine, all others behind them.
+    Binarizers are measured with float queries too, and so is RaBitQ, which has no others.
 
     bits: of the binarizers that have a choice; what reduces dimensions makes at most D, and is left out, with a
     warning, if the database is too small to fit it. seed: of what is random.
     on_progress(done, total): rows.
     Raises ValueError for bits or a shortlist below 1, and as fit_binarizer and `retrieval` do.
     """
-    if shortlist < 1:
-        raise ValueError(f"shortlist={shortlist} must be at least 1: how many rows are ordered by their floats")
-    if not bits or min(bits) < 1:
-        raise ValueError(f"bits={tuple(bits)}: give numbers of bits from 1")
+    _check(bits, shortlist)
     ways = list(_ways(base, queries, bits, seed))
-    short = min(shortlist, len(base.labels))
     cosine = _cosine(queries.vectors, base.vectors)
     rows: list[RetrievalRow] = []
-    total = 2 + 2 * len(ways)
+    total = 2 + sum(2 + way.by_floats for way in ways)
+    truth = _nearest(cosine, len(queries.labels), min(RECALL_AT, len(base.labels)))
 
-    def add(codes: str, n_bits: int | None, distances: Distances, *, rescored: bool = False) -> None:
+    def add(codes: str, n_bits: int | None, distances: Distances, **how: bool) -> None:
         on_progress(len(rows), total)
-        rows.append(_row(codes, n_bits, distances, base, queries, rows[0] if rows else None, rescored=rescored))
+        rows.append(_row(codes, n_bits, distances, base, queries, truth, rows[0] if rows else None, **how))
 
     center = base.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     add("float cosine", None, cosine)
     add("float cosine, centered", None, _cosine(queries.vectors - center, base.vectors - center))
-    for codes, n_bits, encoded in ways:
-        distances = partial(_hamming, *encoded())
-        add(codes, n_bits, distances)
-        add(codes, n_bits, partial(_rescored, distances, cosine, short), rescored=True)
+    for way in ways:
+        for distances, how in way.measures(cosine, min(shortlist, len(base.labels))):
+            add(way.codes, way.n_bits, distances, **how)
     on_progress(total, total)
     return rows
 
 
-CodePair = Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+def _check(bits: Sequence[int], shortlist: int) -> None:
+    if shortlist < 1:
+        raise ValueError(f"shortlist={shortlist} must be at least 1: how many rows are ordered by their floats")
+    if not bits or min(bits) < 1:
+        raise ValueError(f"bits={tuple(bits)}: give numbers of bits from 1")
 
 
-def _ways(base: Collection, queries: Collection, bits: Sequence[int], seed: int) -> Iterator[tuple[str, int, CodePair]]:
-    """(what codes are, their bits, what makes those of queries and database): every binarizer, then the tokenizer."""
+class _Way(NamedTuple):
+    """A kind of code. distances(): by bits, and by the query's floats or None. only_floats: the first are by floats."""
 
-    def made_binary(kind: str, n_bits: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    codes: str
+    n_bits: int
+    distances: Callable[[], tuple[Distances, Distances | None]]
+    by_floats: bool = False
+    only_floats: bool = False
+
+    def measures(self, cosine: Distances, shortlist: int) -> Iterator[tuple[Distances, dict[str, bool]]]:
+        """By bits, by the query's floats where that is another measure, and rescored by cosine."""
+        first, by_floats = self.distances()
+        yield first, {"float_query": self.only_floats}
+        if by_floats is not None:
+            yield by_floats, {"float_query": True}
+        yield partial(_rescored, first, cosine, shortlist), {"float_query": self.only_floats, "rescored": True}
+
+
+def _ways(base: Collection, queries: Collection, bits: Sequence[int], seed: int) -> Iterator[_Way]:
+    """Every binarizer, RaBitQ, then the tokenizer."""
+
+    def by_binarizer(kind: str, n_bits: int) -> tuple[Distances, Distances]:
         binarizer = fit_binarizer(kind, base.vectors, n_bits=n_bits, seed=seed)
-        return binarizer.encode(queries.vectors), binarizer.encode(base.vectors)
+        codes, margins = binarizer.encode(base.vectors), binarizer.margins(queries.vectors)
+        by_bits = partial(_hamming, binarizer.encode(queries.vectors), codes)
+        return by_bits, lambda rows: 1 - bit_cosine(binarizer, margins[rows], codes)
+
+    def by_rabitq(n_bits: int) -> tuple[Distances, None]:
+        return rabitq(queries.vectors, base.vectors, n_bits, seed=seed), None
 
     for kind, n_bits in _kinds(base.vectors.shape, bits):
-        yield kind, n_bits, partial(made_binary, kind, n_bits)
+        yield _Way(kind, n_bits, partial(by_binarizer, kind, n_bits), by_floats=True)
+    rows, width = base.vectors.shape
+    for n_bits in dict.fromkeys(bits):
+        if n_bits >= width or rows >= rows_needed("pca", n_bits):
+            yield _Way("rabitq", n_bits, partial(by_rabitq, n_bits), only_floats=True)
     ours, theirs = queries.tokens, base.tokens
     if ours is not None and theirs is not None:
-        both = ours, theirs
-        yield "tokenizer bits", 8 * theirs.shape[1], lambda: both
+        both = partial(_hamming, ours, theirs)
+        yield _Way("tokenizer bits", 8 * theirs.shape[1], lambda: (both, None))
 
 
 def _kinds(shape: tuple[int, ...], bits: Sequence[int]) -> list[tuple[str, int]]:
@@ -151,7 +190,7 @@ def _kinds(shape: tuple[int, ...], bits: Sequence[int]) -> list[tuple[str, int]]
 
 def _row(
     codes: str, bits: int | None, distances: Distances, base: Collection, queries: Collection,
-    floats: RetrievalRow | None, *, rescored: bool = False,
+    truth: NDArray[np.int64], floats: RetrievalRow | None, *, float_query: bool = False, rescored: bool = False,
 ) -> RetrievalRow:  # fmt: skip
     count = len(base.labels)
     depth, k = min(DEPTH, count), min(PRECISION_AT, count)
@@ -160,6 +199,7 @@ def _row(
         codes=codes,
         bits=bits,
         rescored=rescored,
+        float_query=float_query,
         map_at_all=found.map_at[None],
         map_at_all_bounds=found.map_bounds[None],
         map_at_depth=found.map_at[depth],
@@ -167,11 +207,32 @@ def _row(
         map_at_depth_retrieved=found.map_at_retrieved[depth],
         precision=found.precision[k],
         share_of_float=100.0 if floats is None else 100 * found.map_at[depth] / floats.map_at_depth,
+        recall_of_float=_recall(distances, truth),
         depth=depth,
         precision_at=k,
+        recall_at=truth.shape[1],
         queries=found.queries,
         rows=found.rows,
     )
+
+
+def _nearest(distances: Distances, count: int, k: int) -> NDArray[np.int64]:
+    """The k nearest rows of each of so many queries, (q, k)."""
+    parts = (distances(slice(start, start + _STEP)) for start in range(0, count, _STEP))
+    return np.concatenate([np.argpartition(part, k - 1, axis=1)[:, :k] for part in parts])
+
+
+def _recall(distances: Distances, truth: NDArray[np.int64]) -> float:
+    """Percent of the rows in truth (q, k) among the k nearest, in the mean over the orders of equal distances."""
+    k, found = truth.shape[1], 0.0
+    for start in range(0, len(truth), _STEP):
+        all_rows = distances(slice(start, start + _STEP))
+        last = np.partition(all_rows, k - 1, axis=1)[:, k - 1 : k]
+        nearer, equal = (all_rows < last).sum(axis=1), (all_rows == last).sum(axis=1)
+        wanted = np.take_along_axis(all_rows, truth[start : start + _STEP], axis=1)
+        at_last = (wanted == last).sum(axis=1) * (k - nearer) / equal
+        found += float(((wanted < last).sum(axis=1) + at_last).sum())
+    return 100 * found / truth.size
 
 
 def _cosine(queries: NDArray[Any], base: NDArray[Any]) -> Distances:

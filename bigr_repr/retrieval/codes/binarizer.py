@@ -9,7 +9,8 @@ and rotating; that changes no sign, so the same form holds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -35,19 +36,23 @@ class Binarizer:
     """A fitted map from features to bits.
 
     kind: one of BINARIZERS. matrix: float32 (b, D), or None for the features themselves. thresholds: float64 (b,).
-    fitted_on: rows that it was fitted on.
+    fitted_on: rows that it was fitted on. scales: float32 (b,), how far those lie from each threshold in the mean; None
+    in files of older versions.
     """
 
     kind: str
     matrix: NDArray[np.float32] | None
     thresholds: NDArray[np.float64]
     fitted_on: int
+    scales: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in BINARIZERS:
             raise ValueError(f"binarizer={self.kind!r} is unknown; choose one of {', '.join(BINARIZERS)}")
         if self.thresholds.ndim != 1 or (self.matrix is not None and self.matrix.shape[:1] != self.thresholds.shape):
             raise ValueError(f"binarizer {self.kind}: a matrix and thresholds that do not fit each other")
+        if self.scales is not None and (self.scales.shape != self.thresholds.shape or not (self.scales >= 0).all()):
+            raise ValueError(f"binarizer {self.kind}: scales that do not fit the thresholds")
         if not np.isfinite(self.thresholds).all() or (self.matrix is not None and not np.isfinite(self.matrix).all()):
             raise ValueError(f"binarizer {self.kind}: numbers that are not finite")
 
@@ -66,20 +71,39 @@ class Binarizer:
 
         Raises ValueError for another width or for features that are not finite.
         """
+        features = self._checked(vectors)
+        codes = np.empty((len(features), code_bytes(self.n_bits)), np.uint8)
+        for rows, margins in self._margins(features):
+            codes[rows] = to_bytes(margins > 0)
+        return codes
+
+    def margins(self, vectors: ArrayLike) -> NDArray[np.float64]:
+        """How far features (n, D) lie above each bit's threshold, (n, b): a bit is set where that is above 0.
+
+        Raises ValueError as encode does.
+        """
+        features = self._checked(vectors)
+        found = np.empty((len(features), self.n_bits))
+        for rows, margins in self._margins(features):
+            found[rows] = margins
+        return found
+
+    def _checked(self, vectors: ArrayLike) -> NDArray[Any]:
         features = finite_rows("vectors", vectors)
         if features.shape[1] != self.width:
             raise ValueError(
                 f"vectors have {features.shape[1]} features; this binarizer reads {self.width}; take them from the "
                 "same model, layer and pooling"
             )
-        codes = np.empty((len(features), code_bytes(self.n_bits)), np.uint8)
+        return features
+
+    def _margins(self, features: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         rows = max(1, _BLOCK // (8 * max(self.width, self.n_bits)))
         # Double precision: in single, a product next to its threshold would depend on how many rows are multiplied.
         matrix = None if self.matrix is None else self.matrix.T.astype(np.float64)
         for start in range(0, len(features), rows):
             block = features[start : start + rows].astype(np.float64)
-            codes[start : start + rows] = to_bytes((block if matrix is None else block @ matrix) > self.thresholds)
-        return codes
+            yield slice(start, start + rows), (block if matrix is None else block @ matrix) - self.thresholds
 
     def to_safetensors(self) -> bytes:
         """The map as a safetensors file."""
@@ -88,6 +112,8 @@ class Binarizer:
         tensors: dict[str, NDArray[Any]] = {"thresholds": self.thresholds}
         if self.matrix is not None:
             tensors["matrix"] = np.ascontiguousarray(self.matrix)
+        if self.scales is not None:
+            tensors["scales"] = self.scales
         tensors["fitted_on"] = np.array([self.fitted_on], np.int64)
         return save(tensors, metadata={"binariser": self.kind})
 
@@ -100,10 +126,13 @@ class Binarizer:
         try:
             tensors = load(data)
             thresholds, matrix = tensors["thresholds"], tensors.get("matrix")
+            scales = tensors.get("scales")
             wrong = thresholds.dtype != np.float64 or (matrix is not None and matrix.dtype != np.float32)
+            wrong = wrong or (scales is not None and scales.dtype != np.float32)
             if wrong or (matrix is not None and matrix.ndim != 2):
                 raise ValueError("tensors of another type")
-            return cls(kind=kind, matrix=matrix, thresholds=thresholds, fitted_on=int(tensors["fitted_on"][0]))
+            fitted_on = int(tensors["fitted_on"][0])
+            return cls(kind=kind, matrix=matrix, thresholds=thresholds, fitted_on=fitted_on, scales=scales)
         except (SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{name}: damaged, or not a binarizer ({error}); build the index again") from error
 
@@ -138,7 +167,9 @@ def fit_binarizer(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
         centered -= center.astype(np.float32)
         matrix = _matrix(kind, centered, bits, seed)
     thresholds = center if matrix is None else matrix.astype(np.float64) @ center
-    return Binarizer(kind=kind, matrix=matrix, thresholds=thresholds.astype(np.float64), fitted_on=rows)
+    fitted = Binarizer(kind=kind, matrix=matrix, thresholds=thresholds.astype(np.float64), fitted_on=rows)
+    scales = sum(np.abs(margins).sum(axis=0) for _, margins in fitted._margins(sample)) / rows
+    return replace(fitted, scales=np.asarray(scales, np.float32))
 
 
 def rows_needed(kind: str, n_bits: int) -> int:

@@ -27,7 +27,7 @@ from bigr_repr.retrieval.index import storage
 from bigr_repr.retrieval.index.gpu import MOST_NEIGHBORS, GpuFlat, on_device
 from bigr_repr.retrieval.index.neighbors import Found, Neighbors, Scope, Within
 from bigr_repr.retrieval.index.recall import SelfCheck
-from bigr_repr.retrieval.index.rescore import by_cosine
+from bigr_repr.retrieval.index.rescore import rescorer
 from bigr_repr.retrieval.index.scan import Scanned, scan, scan_among, scan_masked
 from bigr_repr.retrieval.index.settings import IndexSettings
 
@@ -181,9 +181,9 @@ class HammingIndex:
     ) -> Neighbors:
         """The k nearest rows to features (q, D), binarized as the index's were.
 
-        rescore: 0: by Hamming distance. r >= 1: the k nearest by cosine of the r * k nearest by Hamming distance; only
-        their stored vectors are read.
-        Raises ValueError for an index without a binarizer, or without vectors to rescore by.
+        rescore: 0: by Hamming distance. r >= 1: the k nearest by cosine, as rescored(), of the r * k nearest by Hamming
+        distance.
+        Raises ValueError for an index without a binarizer.
         """
         if self.binarizer is None:
             raise ValueError("this index holds no binarizer: its codes are not made of features; see search")
@@ -204,8 +204,10 @@ class HammingIndex:
     ) -> Neighbors:
         """The k nearest by cosine to vectors (q, D), among the rescore * k nearest by Hamming distance to queries.
 
-        radius: a cosine distance. Raises ValueError for an index without vectors, or for vectors of another width or
-        number than the queries.
+        It is the cosine with the stored vectors of those rows, or if the index keeps none, with what their bits stand
+        for: the numbers that rows with such bits have in the mean. radius: a cosine distance.
+        Raises ValueError for vectors of another width or number than the queries, and for an index of tokenizer bits
+        that keeps no vectors.
         """
         return self.find_rescored(queries, vectors, k, rescore=rescore, effort=effort, **within).neighbors
 
@@ -221,19 +223,10 @@ class HammingIndex:
     ) -> Found:
         """rescored(), with row numbers too."""
         scope = self._scope(k, within)
-        if self.rows.vectors is None:
-            raise ValueError("this index holds no vectors to rescore by; build it with vectors kept")
-        wanted = finite_rows("vectors", vectors)
-        if wanted.shape[1] != self.rows.vectors.shape[1]:
-            raise ValueError(f"vectors have {wanted.shape[1]} features, the index's have {self.rows.vectors.shape[1]}")
-        if rescore < 1:
-            raise ValueError(f"rescore={rescore} must be at least 1: how many times k to look at")
+        order = rescorer(self.rows.vectors, self.rows.codes, self.binarizer, vectors, rescore)
         most = len(self) if scope.rows is None else len(scope.rows)
         shortlist = self._nearest(queries, min(most, rescore * scope.depth), effort, scope.rows).rows
-        if len(shortlist) != len(wanted):
-            raise ValueError(f"{len(shortlist)} query codes but {len(wanted)} vectors; give one per code")
-        best = by_cosine(self.rows.vectors, wanted, shortlist, scope.depth)
-        return self._found(*best).cut(scope.radius, scope.offset)
+        return self._found(*order(shortlist, scope.depth)).cut(scope.radius, scope.offset)
 
     def search_region(self, queries: ArrayLike, region: Region, k: int = 10, **within: Unpack[Within]) -> Neighbors:
         """The k nearest by the tokenizer's bits only inside a region; exact, whatever the kind.

@@ -1,13 +1,52 @@
-"""The order of a shortlist by cosine distance of stored vectors, of which only the shortlist is read."""
+"""The order of a shortlist by cosine distance: of stored vectors, or of a float query and stored bits.
 
-# q queries, s shortlisted, k neighbors, D features
+Only the shortlist is read.
+"""
+
+# q queries, s shortlisted, k neighbors, D features, b bits
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from bigr_repr.codes import from_bytes
+from bigr_repr.retrieval.codes.binarizer import Binarizer, finite_rows
+
+Order = Callable[[NDArray[np.int64], int], tuple[NDArray[np.int64], NDArray[np.float32]]]
+
+
+def rescorer(
+    stored: NDArray[Any] | None,
+    codes: NDArray[np.uint8],
+    binarizer: Binarizer | None,
+    vectors: ArrayLike,
+    rescore: int,
+) -> Order:
+    """What orders shortlists (q, s) of an index for queries (q, D): by its vectors if it keeps them, else by its bits.
+
+    Raises ValueError for an index with neither vectors nor a binarizer, vectors of another width, or rescore below 1.
+    """
+    if stored is None and binarizer is None:
+        raise ValueError("this index holds no vectors to rescore by; build it with vectors kept")
+    if rescore < 1:
+        raise ValueError(f"rescore={rescore} must be at least 1: how many times k to look at")
+    wanted = finite_rows("vectors", vectors)
+    if stored is not None and wanted.shape[1] != stored.shape[1]:
+        raise ValueError(f"vectors have {wanted.shape[1]} features, the index's have {stored.shape[1]}")
+
+    def order(shortlist: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        if len(shortlist) != len(wanted):
+            raise ValueError(f"{len(shortlist)} query codes but {len(wanted)} vectors; give one per code")
+        if stored is not None:
+            return by_cosine(stored, wanted, shortlist, k)
+        assert binarizer is not None
+        return asymmetric(binarizer, wanted, lambda query, rows: codes[rows], shortlist, k)
+
+    return order
 
 
 def by_cosine(
@@ -25,3 +64,31 @@ def by_cosine(
         rows[i, : len(best)] = some[best]
         distances[i, : len(best)] = np.maximum(0, 1 - cosine[best])
     return rows, distances
+
+
+def asymmetric(
+    binarizer: Binarizer, vectors: ArrayLike, codes: Callable[[int, NDArray[np.int64]], NDArray[np.uint8]],
+    shortlist: NDArray[np.int64], k: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # fmt: skip
+    """The k best of each query's shortlist (q, s; -1: nothing) by floats (q, D) of the queries and bits of the rows.
+
+    A bit stands for a number: as far above or below the bit's threshold as rows are in the mean. The distance is
+    1 - cosine between the query and these numbers, 0..2. codes(query, rows): packed codes of some rows.
+    """
+    rows = np.full((len(shortlist), k), -1, np.int64)
+    distances = np.full((len(shortlist), k), np.nan, np.float32)
+    for i, (margins, listed) in enumerate(zip(binarizer.margins(vectors), shortlist, strict=True)):
+        some = np.sort(listed[listed >= 0])
+        cosine = bit_cosine(binarizer, margins[None], codes(i, some))[0]
+        best = np.argsort(-cosine, kind="stable")[:k]
+        rows[i, : len(best)] = some[best]
+        distances[i, : len(best)] = np.maximum(0, 1 - cosine[best])
+    return rows, distances
+
+
+def bit_cosine(binarizer: Binarizer, margins: NDArray[np.float64], codes: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Cosines (q, n) of the margins (q, b) of queries and what the bits of codes (n, bytes) stand for."""
+    scales = np.ones(binarizer.n_bits) if binarizer.scales is None else binarizer.scales.astype(np.float64)
+    stands_for = np.where(from_bytes(codes, binarizer.n_bits), scales, -scales)
+    lengths = np.linalg.norm(margins, axis=1, keepdims=True) * np.linalg.norm(scales)
+    return (margins @ stands_for.T) / np.where(lengths > 0, lengths, 1)

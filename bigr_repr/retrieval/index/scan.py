@@ -140,7 +140,8 @@ def _shard_count(codes: NDArray[np.uint8], queries: int, parts: int, k: int) -> 
     """Into how many shards so many parts of so many queries should find the rows cut."""
     needed = min(1 if parts >= cores() else cores(), codes.nbytes * queries // _WAKING)
     wanted = min(-(-_SHARDS_A_CORE * cores() // max(1, parts)), codes.nbytes // _SHARD)
-    return max(1, needed, min(wanted, len(codes) // (_ROWS_A_NEIGHBOR * k)))
+    count = max(1, needed, min(wanted, len(codes) // (_ROWS_A_NEIGHBOR * k)))
+    return count if count == 1 or parts >= cores() else -(-count // cores()) * cores()  # as many for every core
 
 
 def _nearest_keys(

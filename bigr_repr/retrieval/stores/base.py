@@ -1,7 +1,7 @@
 """What every store of codes can do, and an index in one, searched as HammingIndex is. Knows no particular store.
 
 A store keeps one table of row number, id and code per name, and a header that says what the codes are. Vectors and the
-tokenizer's codes beside the search codes stay in the index folder: rescoring, regions and decoding are done there.
+tokenizer's codes beside the search codes stay in the index folder: regions and decoding are done there.
 """
 
 # q queries, k neighbors
@@ -24,6 +24,7 @@ from bigr_repr.retrieval.codes.filters import as_filter
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.index.neighbors import Found, Neighbors, Scope, Within
+from bigr_repr.retrieval.index.rescore import asymmetric
 
 if TYPE_CHECKING:
     from bigr_repr.retrieval.stores.native import Dialect
@@ -112,6 +113,10 @@ class StoreTable(Protocol):
 
         Raises ConnectionError if the table is gone or out of reach.
         """
+        ...
+
+    def codes(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The packed codes of rows, ascending numbers: (n, bytes).  Raises ConnectionError as search does."""
         ...
 
 
@@ -246,10 +251,45 @@ class StoreIndex:
         effort: int | None = None,
         **within: Unpack[Within],
     ) -> Found:
-        """Raises ValueError: vectors are not in the store."""
-        raise ValueError(f"{self._store.place} holds only codes: rescore with the index folder that was pushed")
+        """rescored(), with row numbers too."""
+        if self.binarizer is None:
+            raise ValueError(f"{self._store.place} holds codes that no features were made into: leave rescore out")
+        if rescore < 1:
+            raise ValueError(f"rescore={rescore} must be at least 1: how many times k to look at")
+        scope = Scope.of(len(self), k, None, within.get("radius"), within.get("offset", 0))
+        most = min(len(self), rescore * scope.depth)
+        listed = self.find(queries, most, effort=effort, where=within.get("where"))
+        floats = np.atleast_2d(np.asarray(vectors))
+        if len(floats) != len(listed.rows):
+            raise ValueError(f"{len(listed.rows)} query codes but {len(floats)} vectors; give one per code")
 
-    rescored = find_rescored
+        def codes_of(query: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+            return self._table.codes(rows)
+
+        rows, distances = asymmetric(self.binarizer, floats, codes_of, listed.rows, scope.depth)
+        ids = np.full(rows.shape, None, object)
+        for i, found in enumerate(rows):
+            names = dict(zip(listed.rows[i].tolist(), listed.ids[i].tolist(), strict=True))
+            ids[i] = [names[row] if row >= 0 else None for row in found.tolist()]
+        return Found(rows, ids, distances).cut(scope.radius, scope.offset)
+
+    def rescored(
+        self,
+        queries: ArrayLike,
+        vectors: ArrayLike,
+        k: int = 10,
+        *,
+        rescore: int = 10,
+        effort: int | None = None,
+        **within: Unpack[Within],
+    ) -> Neighbors:
+        """The k nearest by cosine to vectors (q, D), among the rescore * k nearest by Hamming distance to queries.
+
+        A store keeps no vectors: it is the cosine with what the bits stand for, the numbers that rows with such bits
+        have in the mean. radius: a cosine distance.
+        Raises ValueError for tokenizer bits, and for vectors of another width or number than the queries.
+        """
+        return self.find_rescored(queries, vectors, k, rescore=rescore, effort=effort, **within).neighbors
 
     def token_layout(self) -> NoReturn:
         """Raises ValueError: stores compare whole codes."""

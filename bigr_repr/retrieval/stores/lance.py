@@ -31,6 +31,10 @@ class _LanceTable:
         """See StoreTable."""
         return self._store.search(self._table, codes, k, effort, where)
 
+    def codes(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """See StoreTable."""
+        return self._store.codes(self._table, rows)
+
 
 class LanceStore:
     """See Store. where: a folder, or whatever else lancedb.connect takes."""
@@ -107,6 +111,13 @@ class LanceStore:
                 distances = [round(value) for value in hits.column("_distance").to_pylist()]
                 found.append((hits.column("row").to_pylist(), hits.column("id").to_pylist(), distances))
         return found
+
+    def codes(self, table: Any, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Rows lie in the order in which they were written, which is that of their numbers."""
+        with self._reaching():
+            found = table.take_offsets(rows.tolist()).select(["row", "code"]).to_arrow()
+        codes = found.column("code").combine_chunks().values.to_numpy().reshape(len(found), -1)
+        return codes[np.searchsorted(rows, found.column("row").to_numpy()).argsort()]  # type: ignore[no-any-return]
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

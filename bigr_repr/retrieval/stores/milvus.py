@@ -43,6 +43,10 @@ class _MilvusTable:
         """See StoreTable."""
         return self._store.search(self.version, codes, k, effort, where)
 
+    def codes(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """See StoreTable."""
+        return self._store.codes(self.version, rows)
+
 
 class MilvusStore:
     """See Store. where: a server's address, or a file ending in .db for milvus-lite. The environment's MILVUS_TOKEN is
@@ -137,6 +141,13 @@ class MilvusStore:
             found.append((places, names, [round(hit["distance"]) for hit in hits]))
         return found
 
+    def codes(self, collection: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """By their primary keys."""
+        with self._reaching():
+            found = self._client.get(collection, ids=rows.tolist(), output_fields=["row", "code"])
+        by_row = {int(entity["row"]): _packed(entity["code"]) for entity in found}
+        return np.stack([by_row[row] for row in rows.tolist()])
+
     @property
     def _header(self) -> str:
         return f"{self._name}_header"
@@ -210,3 +221,7 @@ class MilvusStore:
             if "Open local milvus failed" in said:
                 said = "another process has it open, and milvus-lite serves one at a time; end that, or run a server"
             raise ConnectionError(f"{self.place}: {said}") from error
+
+
+def _packed(code: bytes | list[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(code if isinstance(code, bytes) else code[0], np.uint8)

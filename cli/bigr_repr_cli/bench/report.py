@@ -120,14 +120,16 @@ def print_retrieval(rows: Sequence[RetrievalRow], features: BenchFeatures) -> No
         f"{features.representation}, {view.where}, on {features.data.name}: "
         f"{_size(features.facts, 'test')} as queries, {_size(features.facts, 'train')} as database"
     )
-    table = _table("codes", ["mAP@all", f"mAP@{first.depth}", f"P@{first.precision_at}", "of float"])
+    table = _table(
+        "codes", ["mAP@all", f"mAP@{first.depth}", f"P@{first.precision_at}", f"recall@{first.recall_at}", "of float"]
+    )
     for row in rows:
-        numbers = (row.map_at_all, row.map_at_depth, row.precision, row.share_of_float)
+        numbers = (row.map_at_all, row.map_at_depth, row.precision, row.recall_of_float, row.share_of_float)
         table.add_row(row.name, *(f"{number:.1f}" for number in numbers))
     Console().print(table)
     typer.echo(
-        f"percent; mAP over the relevant in the database; equal distances: mean over their orders; of float: share of "
-        f"the first row's mAP@{first.depth}"
+        f"percent; mAP over the relevant in the database; equal distances: mean over their orders; recall: of the "
+        f"{first.recall_at} nearest in the first row; of float: share of its mAP@{first.depth}"
     )
 
 

@@ -28,7 +28,9 @@ class Search:
     rescore: Annotated[
         int,
         typer.Option(
-            min=0, help="Take this many times k images by bits, and of them the k nearest by their vectors; 0: do not."
+            min=0,
+            help="Take this many times k images by bits, and of them the k nearest by the query's vector, compared "
+            "with theirs or, if the index keeps none, with what their bits stand for; 0: do not.",
         ),
     ] = 0
     region: Annotated[

@@ -102,7 +102,8 @@ def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, 
         yield "effort", str(settings.effort)
     yield "self-check", str(index.self_check) if index.self_check else "not needed: exact"
     yield "filters", ", ".join(f"{name} ({kind})" for name, kind in {"path": "text", **index.rows.column_names}.items())
-    yield "rescoring", "no vectors kept" if vectors is None else f"{vectors.shape[1]} features, {vectors.dtype.name}"
+    without = "no vectors kept" if index.binarizer is None else "by the query's vector and the bits: no vectors kept"
+    yield "rescoring", without if vectors is None else f"{vectors.shape[1]} features, {vectors.dtype.name}"
     yield (
         "regions",
         "no tokenizer codes" if layout is None else f"a grid of {layout.width} x {layout.height} tokens; decodable",
