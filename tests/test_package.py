@@ -95,6 +95,7 @@ ALLOWED_INSIDE: dict[str, dict[str, set[str]]] = {
         "build": {"codes", "index"},
         "near_duplicates": {"index"},
         "update": {"codes", "index"},
+        "merge": {"codes", "index"},
         "queries": {"codes"},
         "search": {"codes", "index", "stores", "results", "queries"},
     },

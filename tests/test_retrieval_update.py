@@ -272,3 +272,29 @@ def test_thumbnails_are_kept_and_shown(timeout: float | None, pre: Pretrained, t
         assert np.abs(seen - wanted).mean() < 12
     with pytest.raises(ValueError, match=r"thumbnails=8 must be in 16\.\.1024"):
         embed_images(write_pictures(tmp_path / "more", 1), tmp_path / "x", model=pre, layers=(1,), thumbnails=8)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_a_merged_index_is_one_of_all_rows(kind: str, pre: Pretrained, tmp_path: Path, bigr: Run) -> None:
+    write_pictures(tmp_path / "a", 12)
+    write_pictures(tmp_path / "b", 9, first=100)
+    for name in "ab":
+        embed(tmp_path / name, tmp_path / f"data-{name}", pre)
+    one = build_index(tmp_path / "data-a", tmp_path / "one", binarizer="pca", n_bits=8, kind=kind)
+    assert bigr("index", "build", "data-b", "--like", "one", "--out", "two")[0] == 0
+    two = HammingIndex.load(tmp_path / "two")
+    assert bigr("index", "merge", "one", "two", "--out", "all")[0] == 0
+    merged = HammingIndex.load(tmp_path / "all")
+    assert merged.ids.to_pylist() == [*one.ids.to_pylist(), *two.ids.to_pylist()]
+    assert merged.settings.kind == kind
+    codes = np.concatenate([one.rows.codes, two.rows.codes])
+    np.testing.assert_array_equal(merged.rows.codes, codes)
+    flat = HammingIndex.build(codes)
+    found = merged.find(codes[:5], 6, effort=None if kind == "flat" else 64)
+    np.testing.assert_array_equal(found.distances, flat.find(codes[:5], 6).distances)
+    build_index(tmp_path / "data-b", tmp_path / "other", binarizer="pca", n_bits=8)
+    code, _, error = bigr("index", "merge", "one", "other", "--out", "none")
+    assert (code, "build the second with: index build --like" in error, error.count("\n")) == (1, True, 1)
+    assert not (tmp_path / "none").exists()
+    assert bigr("index", "merge", "one", "two", "--out", "one")[0] == 0  # in the place of one of them
+    assert len(HammingIndex.load(tmp_path / "one")) == 21

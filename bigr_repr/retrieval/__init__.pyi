@@ -13,6 +13,7 @@ from .index.recall import recall_with_ties as recall_with_ties
 from .index.settings import KINDS as KINDS
 from .index.settings import IndexSettings as IndexSettings
 from .index.together import find_together as find_together
+from .merge import merge_indexes as merge_indexes
 from .near_duplicates import find_near_duplicates as find_near_duplicates
 from .search import search_ids as search_ids
 from .search import search_images as search_images

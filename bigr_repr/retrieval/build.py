@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bigr_repr._typing import PathLike
+from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.folder import writing
@@ -22,7 +23,7 @@ def build_index(
     dataset: PathLike,
     out: PathLike,
     *,
-    binarizer: str = "sign",
+    binarizer: str | Binarizer = "sign",
     n_bits: int | None = None,
     layer: int | str | None = None,
     kind: str | IndexSettings = "flat",

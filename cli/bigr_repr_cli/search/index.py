@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -83,6 +83,27 @@ class IndexOptions:
     ] = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeepOptions:
+    """What to keep of each image, and how to make its code."""
+
+    vectors: Annotated[
+        Kept,
+        typer.Option(help="Number type to keep the vectors in, for search --rescore; none: do not keep them."),
+    ] = (Kept.float16,)
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the data set to keep, for search --where; repeatable. label is kept always."),
+    ] = (None,)
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="Index whose binarizer to take, so that both can be merged and searched alike "
+            r"\[default: fit one on this data set]."
+        ),
+    ] = (None,)
+
+
 @app.command()
 @flattened
 def build(
@@ -90,20 +111,13 @@ def build(
         str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
     ],
     kind: IndexOptions,
+    rows: KeepOptions,
     out: Annotated[Path, typer.Option(help="Folder to write the index into; an index there is replaced.")] = Path(
         "index"
     ),
     codes: CodeKind = Codes.sign,
     n_bits: Bits = None,
     layer: StoredLayer = None,
-    vectors: Annotated[
-        Kept,
-        typer.Option(help="Number type to keep the vectors in, for search --rescore; none: do not keep them."),
-    ] = Kept.float16,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(help="Column of the data set to keep, for search --where; repeatable. label is kept always."),
-    ] = None,
     as_json: Json = False,
 ) -> None:
     """Build an index from an embedding data set, in chunks: its vectors need not fit into memory.
@@ -117,13 +131,38 @@ def build(
     settings = IndexSettings(**values_of(kind))
     with counting_progress("indexing") as on_progress:
         built = build_index(
-            embeddings, out, binarizer=codes, n_bits=n_bits, layer=stored_layer(layer), kind=settings,
-            seed=settings.seed, vectors=None if vectors == Kept.none else vectors, keep=keep or (),
-            on_progress=on_progress,
+            embeddings, out, binarizer=codes if rows.like is None else _binarizer_of(rows.like), n_bits=n_bits,
+            layer=stored_layer(layer), kind=settings, seed=settings.seed, keep=rows.keep or (),
+            vectors=None if rows.vectors == Kept.none else rows.vectors, on_progress=on_progress,
         )  # fmt: skip
     print_index(built, out, as_json=as_json)
     if warning := missed_target(built):
         typer.echo(f"warning: {warning}", err=True)
+
+
+def _binarizer_of(index: Path) -> Any:
+    """What turns features into the codes of an index."""
+    from bigr_repr.retrieval import HammingIndex
+
+    return HammingIndex.load(index).binarizer or "bits"
+
+
+@app.command()
+def merge(
+    indexes: Annotated[
+        list[Path], typer.Argument(metavar="INDEX...", help="Folders that bigr-repr index build wrote.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the index into; an index there is replaced.")],
+    as_json: Json = False,
+) -> None:
+    """Write several indexes as one, of the first one's kind.
+
+    Their codes must be comparable: build the others with --like the first. The new index no longer knows its data sets.
+    """
+    from bigr_repr.retrieval import merge_indexes
+    from bigr_repr_cli.search.index_report import print_index
+
+    print_index(merge_indexes(indexes, out), out, as_json=as_json)
 
 
 @app.command()

@@ -1,0 +1,81 @@
+"""Several indexes as one, of codes that can be compared. Knows nothing of images."""
+
+# n rows (images)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from bigr_repr._typing import PathLike
+from bigr_repr.retrieval.codes.provenance import require_same_provenance
+from bigr_repr.retrieval.index.folder import writing
+from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.index.storage import RowWriter
+
+__all__ = ["merge_indexes"]
+
+_ROWS: Final = 1 << 16  # copied at a time
+
+
+def merge_indexes(indexes: Sequence[PathLike], out: PathLike) -> HammingIndex:
+    """Write the rows of several index folders, one after the other, as one index; returns it opened, mapped.
+
+    The first index's kind is built anew of all rows. An id that several of them have names several rows. The new index
+    no longer knows the data sets. out: a folder, also one of indexes; it appears whole or not at all.
+
+    Raises ValueError for codes that cannot be compared, or for rows of another make, naming the folder.
+    """
+    opened = [HammingIndex.load(folder) for folder in indexes]
+    if not sum(map(len, opened)):
+        raise ValueError("no rows to merge; name indexes that hold some")
+    first = opened[0]
+    for folder, other in zip(indexes[1:], opened[1:], strict=True):
+        if found := _difference(first, other):
+            raise ValueError(f"{folder} does not go with {indexes[0]}: {found}")
+    settings = replace(first.settings, lists=None, hash_bits=None, effort=None)
+    with writing(Path(out)) as writer:
+        rows = RowWriter(writer)
+        for index in opened:
+            for start in range(0, len(index), _ROWS):
+                rows.append(index.rows.between(start, min(start + _ROWS, len(index))))
+        built = HammingIndex.of_rows(
+            rows.mapped(), first.n_bits, settings, binarizer=first.binarizer, layout=first.layout,
+            provenance=first.provenance,
+        )  # fmt: skip
+        rows.commit(built.parts)
+    return HammingIndex.load(out)
+
+
+def _difference(one: HammingIndex, other: HammingIndex) -> str | None:
+    """What keeps the rows of two indexes from being those of one; None: nothing."""
+    if (one.provenance is None) != (other.provenance is None):
+        return "only one of them says which model its codes come from"
+    if one.provenance is not None and other.provenance is not None:
+        try:
+            require_same_provenance(one.provenance, other.provenance)
+        except ValueError as error:
+            return str(error)
+    mine, theirs = (each.binarizer and each.binarizer.to_safetensors() for each in (one, other))
+    if mine != theirs:
+        return "their binarizers differ; build the second with: index build --like FIRST"
+    for part in ("bits", "ids", "tokens", "vectors", "columns"):
+        if (a := _made(one, part)) != (b := _made(other, part)):
+            return f"{part} are {a} in the first, {b} in this one; build both alike"
+    return None
+
+
+def _made(index: HammingIndex, part: str) -> str:
+    """What rows are like, in a few words."""
+    if part == "bits":
+        return str(index.n_bits)
+    if part == "ids":
+        return "numbers" if pa.types.is_integer(index.ids.type) else "names"
+    if part == "columns":
+        return ", ".join(f"{name} ({kind})" for name, kind in index.rows.column_names.items()) or "none"
+    array = getattr(index.rows, part)
+    return "none" if array is None else f"{array.dtype} of width {array.shape[1]}"
