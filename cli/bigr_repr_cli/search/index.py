@@ -90,18 +90,18 @@ class KeepOptions:
     vectors: Annotated[
         Kept,
         typer.Option(help="Number type to keep the vectors in, for search --rescore; none: do not keep them."),
-    ] = (Kept.float16,)
+    ] = Kept.float16
     keep: Annotated[
         list[str] | None,
         typer.Option(help="Column of the data set to keep, for search --where; repeatable. label is kept always."),
-    ] = (None,)
+    ] = None
     like: Annotated[
         Path | None,
         typer.Option(
             help="Index whose binarizer to take, so that both can be merged and searched alike "
             r"\[default: fit one on this data set]."
         ),
-    ] = (None,)
+    ] = None
 
 
 @app.command()
