@@ -1,9 +1,17 @@
-"""Laws of representations: which features a backbone is measured by, and how parts of them are set side by side."""
+"""Laws of representations: which features a backbone is measured by, whatever library it comes from."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from bigr_repr_cli.bench import app
+from PIL import Image
+from tiny_model import picture
+from typer.testing import CliRunner
 
 from bigr_repr.evaluate.representations.base import Reading, View
 from bigr_repr.evaluate.representations.open import open_representation
@@ -25,3 +33,194 @@ def test_parts_are_set_side_by_side_in_their_order() -> None:
     arrays = {"a": np.zeros((2, 3)), "b": np.ones((2, 1))}
     assert np.array_equal(View(item="b+a", parts=("b", "a")).read(arrays), [[1, 0, 0, 0]] * 2)
     assert View(item="a").read(arrays) is arrays["a"]
+
+
+# ---- networks of other libraries
+
+
+def _computed(name: str, items: list[str], seed: int = 0) -> dict[str, np.ndarray]:
+    found = open_representation(name, device="cpu", seed=seed)
+    return found.arrays([found.prepare(picture(number)) for number in range(3)], items)
+
+
+MODULE = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, tokens):
+        super().__init__()
+        self.cut, self.tokens = torch.nn.Conv2d(3, 5, 8, 8), tokens
+
+    def forward(self, x):
+        found = self.cut(x)
+        if self.tokens == "vector":
+            return found.mean((2, 3))
+        return found if self.tokens == "map" else torch.cat([x.new_ones(len(x), 1, 5), found.flatten(2).mT], 1)
+
+def small(image):
+    return torch.tensor(list(image.convert("RGB").resize((32, 32)).tobytes())).view(32, 32, 3).permute(2, 0, 1) / 255
+
+def vector(): return Net("vector")
+def grid(): return Net("map"), small
+def tokens(): return Net("tokens"), small
+def broken(): return "no module"
+def shape(): return torch.nn.Flatten(0, 3)
+"""
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module of functions in the current folder."""
+    name = f"made_by_a_user_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_any_module_is_a_representation(code: str) -> None:
+    vector, grid, tokens = (open_representation(f"module:{code}.{name}", device="cpu") for name in
+                            ("vector", "grid", "tokens"))  # fmt: skip
+    assert (vector.layers, grid.layers, tokens.layers) == (0, 1, 1)
+    assert [("cls" in each.pools) for each in (vector, grid, tokens)] == [False, False, True]
+    assert vector.prepare(picture(1)).shape == (3, 224, 224)
+    batch = [grid.prepare(picture(number)) for number in range(2)]
+    found = grid.compute(batch, ["pooled", "layer-0", "layer-0.tokens", "layer-0.grid2"])
+    np.testing.assert_allclose(found["pooled"], found["layer-0"], atol=1e-6)
+    assert found["layer-0.tokens"].shape == (2, 16, 5)
+    assert found["layer-0.grid2"].shape == (2, 20)
+    other = tokens.compute(batch, ["layer-0", "layer-0.cls", "pooled"])
+    np.testing.assert_allclose(other["layer-0"], found["layer-0"], atol=1e-6)
+    assert (other["layer-0.cls"] == 1).all()
+    again = open_representation(f"module:{code}.vector", device="cpu")
+    assert again.fingerprint == vector.fingerprint
+    assert open_representation(f"module:{code}.vector", device="cpu", seed=1).fingerprint != vector.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("net", "names no function"),
+        ("not.there", "No module named 'not'; the current folder and installed packages are searched"),
+        ("CODE.lost", "has no function lost"),
+        ("CODE.broken", "gave str; expected a torch module"),
+        ("CODE.shape", "expected a tensor"),
+    ],
+)
+def test_what_is_no_module_is_refused_in_one_line(code: str, name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        open_representation(f"module:{name.replace('CODE', code)}", device="cpu")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_module_is_measured_by_its_name(code: str) -> None:
+    arguments = ["knn", "--model", f"module:{code}.grid", "--pool", "grid2", "--layer", "0", "--dataset", "digits"]
+    arguments += ["--limit", "30", "--test-limit", "20", "-k", "3", "--cache", "cache", "--device", "cpu", "--json"]
+    found = json.loads(CliRunner().invoke(app, arguments).stdout)["rows"][0]
+    assert found["features"] == "layer-0.grid2"
+    assert found["model"]["model"] == f"module:{code}.grid"
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("transformers:x/y", "transformers"), ("open_clip:x", "open_clip_torch")]
+)
+def test_libraries_that_are_not_installed_are_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, name.partition(":")[0], None)
+    with pytest.raises(FileNotFoundError, match=f"pip install {package}"):
+        open_representation(name, device="cpu")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_folder_of_transformers_is_read_as_its_library_reads_it(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    torch.manual_seed(0)
+    whole = transformers.ViTForImageClassification(config).eval()
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    whole.save_pretrained(tmp_path)
+    name = f"transformers:{tmp_path}"
+    found = _computed(name, ["layer-1.tokens", "layer-1.cls", "layer-2", "pooled"])
+    pixels = transformers.AutoImageProcessor.from_pretrained(tmp_path)(
+        images=[picture(number).convert("RGB") for number in range(3)], return_tensors="pt"
+    )
+    with torch.no_grad():
+        own = whole.vit(**pixels, output_hidden_states=True)
+    np.testing.assert_allclose(found["layer-1.tokens"], own.hidden_states[2][:, 1:].half(), atol=1e-2)
+    np.testing.assert_allclose(found["layer-1.cls"], own.hidden_states[2][:, 0], atol=1e-5)
+    np.testing.assert_allclose(found["layer-2"], own.hidden_states[3][:, 1:].mean(1), atol=1e-5)
+    # The pooler was not trained: the class token stands for it.
+    np.testing.assert_allclose(found["pooled"], own.last_hidden_state[:, 0], atol=1e-5)
+    first, second = (_computed(f"{name}?random", ["pooled"], seed)["pooled"] for seed in (0, 1))
+    assert not np.allclose(first, second)
+    with pytest.raises(FileNotFoundError, match="hf download no/such") as error:
+        open_representation("transformers:no/such", device="cpu")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_image_tower_of_open_clip_is_read_as_its_library_reads_it(tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    tower = {"image_size": 32, "layers": 3, "width": 64, "patch_size": 8}
+    text = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    (tmp_path / "tiny-clip.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": tower, "text_cfg": text}))
+    open_clip.add_model_config(tmp_path / "tiny-clip.json")
+    torch.manual_seed(0)
+    network, _, transform = open_clip.create_model_and_transforms("tiny-clip", load_weights=False)
+    torch.save(network.state_dict(), tmp_path / "clip.pt")
+    found = _computed(f"open_clip:tiny-clip?checkpoint={tmp_path / 'clip.pt'}", ["pooled", "layer-0", "layer-2.cls"])
+    x = torch.stack([transform(picture(number).convert("RGB")) for number in range(3)])
+    with torch.no_grad():
+        np.testing.assert_allclose(found["pooled"], network.eval().encode_image(x), atol=1e-5)
+    assert found["layer-0"].shape == found["layer-2.cls"].shape == (3, 64)
+    assert not np.allclose(found["layer-0"], found["layer-2.cls"])
+    assert not np.allclose(found["pooled"], _computed("open_clip:tiny-clip?random", ["pooled"], 1)["pooled"])
+    for name, said in (
+        ("no-such", "has no model"),
+        ("tiny-clip/tag", "has no weights 'tag'"),
+        ("tiny-clip", "?random"),
+    ):
+        with pytest.raises(ValueError, match=said.replace("?", r"\?")):
+            open_representation(f"open_clip:{name}", device="cpu")
+    with pytest.raises(FileNotFoundError, match="fetch them once"):
+        open_representation("open_clip:ViT-B-32/openai", device="cpu")
+
+
+def test_the_fids_network_is_torchvisions_with_other_pools(tmp_path: Path) -> None:
+    """One weight at the border tells the pools apart: a mean over what is there, and a maximum in the last block."""
+    from torchvision.models.inception import Inception3
+
+    from bigr_repr.evaluate.representations.inception import _network, _prepared
+
+    torch.manual_seed(0)
+    theirs = Inception3(1008, aux_logits=False, init_weights=False).eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    found = open_representation(f"inception:{tmp_path / 'weights.pth'}", device="cpu")
+    assert (found.layers, found.record["fid"]) == (0, True)
+    assert found.compute([found.prepare(picture(0))], ["pooled"])["pooled"].shape == (1, 2048)
+    ours = _network().eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.rand(1, 192, 5, 5)
+    with torch.no_grad():
+        padded = torch.nn.functional.avg_pool2d(x, 3, 1, 1)
+        shares = torch.nn.functional.avg_pool2d(torch.ones_like(x), 3, 1, 1)
+        expected = theirs.Mixed_5b.branch_pool(padded / shares)
+        torch.testing.assert_close(ours.Mixed_5b(x)[:, -32:], expected)
+        torch.testing.assert_close(ours.Mixed_5b(x)[:, :-32], theirs.Mixed_5b(x)[:, :-32])
+        wide = torch.rand(1, 2048, 4, 4)
+        largest = theirs.Mixed_7c.branch_pool(torch.nn.functional.max_pool2d(wide, 3, 1, 1))
+        torch.testing.assert_close(ours.Mixed_7c(wide)[:, -192:], largest)
+    ramp = np.broadcast_to(np.arange(100, dtype=np.uint8)[None, :, None], (60, 100, 3))
+    across = _prepared(Image.fromarray(np.ascontiguousarray(ramp)))[0, 0] * 128 + 128
+    np.testing.assert_allclose(across, np.minimum(np.arange(299) * 100 / 299, 99), atol=1e-3)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="is not Inception's of the FID: it lacks"):
+        open_representation(f"inception:{tmp_path / 'other.pth'}", device="cpu")
+
+
+def test_timm_needs_no_other_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("transformers", "open_clip"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    image = Image.new("RGB", (40, 40))
+    found = open_representation("timm:test_vit?random", device="cpu")
+    assert found.compute([found.prepare(image)], ["pooled"])["pooled"].shape == (1, 64)

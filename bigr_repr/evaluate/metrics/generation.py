@@ -47,11 +47,13 @@ class GenerationQuality:
 
 
 def generation_quality(
-    real: ArrayLike, generated: ArrayLike, *, extractor: str, k: int = 3, device: torch.device | str | None = None
-) -> GenerationQuality:
+    real: ArrayLike, generated: ArrayLike, *, extractor: str, k: int = 3, fid: bool = False,
+    device: torch.device | str | None = None,
+) -> GenerationQuality:  # fmt: skip
     """All measures of features (n, D) of generated images against those of real ones.
 
-    extractor: what computed both, to be shown wherever the numbers are.  k, device: as for `precision_recall`.
+    extractor: what computed both, to be shown wherever the numbers are.  fid: whether that is the FID's network.
+    k, device: as for `precision_recall`.
     Raises ValueError for an extractor without a name, and as `frechet_distance` and `precision_recall` do.
     """
     if not extractor.strip():
@@ -67,7 +69,8 @@ def generation_quality(
         n_real=len(x),
         n_generated=len(y),
         n_features=x.shape[1],
-        protocol=f"Fréchet distance of Gaussians; precision and recall of {k}-nearest-neighbor manifolds; "
+        protocol=f"{'FID: ' if fid else ''}Fréchet distance of Gaussians; "
+        f"precision and recall of {k}-nearest-neighbor manifolds; "
         f"{len(y)} generated against {len(x)} real images, {x.shape[1]} features of: {extractor}",
     )
 

@@ -76,7 +76,8 @@ class View:
 
 
 class Representation(ABC):
-    """A way to turn pictures into features. `fingerprint` tells it from any other; `record` describes it for reports.
+    """A way to turn pictures into features. `fingerprint` tells it from any other; `record` describes it for reports,
+    with `crop`, the middle share of a square that it sees, unless it sees all.
 
     layers: number of blocks; 0 if it has none. n_bits: of a code; None if it has none. pools: how tokens may become one
     vector. along: items that cost nothing when others are computed, and are kept for later. training: what is known of

