@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from tiny_model import picture, tiny_model
+from bigr_repr_cli.bench import app
+from PIL import Image
+from tiny_model import picture, tiny_model, write_pictures
+from typer.testing import CliRunner
 
-from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.codes import grid_to_tokens
+from bigr_repr.features.attention import near_tokens, token_attention
 from bigr_repr.features.extract import encode_codes, extract_features
 from bigr_repr.features.tokens import token_pca, token_views
 from bigr_repr.models.bits import bit_entropy, bit_surprise
@@ -117,3 +124,56 @@ def test_a_token_is_predicted_without_itself(pre: Pretrained) -> None:
 def test_what_cannot_be_predicted_is_refused(pre: Pretrained, rounds: int, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"rounds|codes"):
         predict_bits(pre, torch.zeros(shape), rounds=rounds)
+
+
+def test_attention_is_what_the_block_mixes_values_by(pre: Pretrained) -> None:
+    """The weights, times the values, are what the block's own attention gives at that position."""
+    bits, token = token_views(PICTURES, pre, [1]).bits, 6
+    weights = token_attention(bits, pre, 1, token)
+    assert weights.shape == (5, 2, 17)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+    attention = pre.generator.transformer.layers[1].attention
+    heard: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hook = attention.register_forward_hook(lambda module, inputs, output: heard.append((inputs[0], output)))
+    with torch.no_grad():
+        codes = torch.from_numpy(bits).float()
+        pre.generator.transformer(codes, pre.generator.transformer.condition_embedding(None, 5), layers=(1,))
+        hook.remove()
+        (x, output) = heard[0]
+        values = attention.wqkv(x).unflatten(-1, (3, 2, -1))[:, :, 2]  # (B, S, M, d)
+        mixed = torch.einsum("bms,bsmd->bmd", torch.from_numpy(weights), values).flatten(1)
+        torch.testing.assert_close(attention.wo(mixed), output[:, 1 + token], rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"token=16 is outside 0\.\.15"):
+        token_attention(bits, pre, 1, 16)
+
+
+def test_tokens_are_near_whatever_all_have_in_common() -> None:
+    random = np.random.default_rng(0)
+    states = random.normal(size=(3, 4, 6)).astype(np.float32)
+    states[2, 1] = states[0, 3]
+    found = near_tokens(states + 100, 0, 3, k=2)
+    assert found.nearest[0].tolist() == [2, 1]
+    assert (found.nearest[:, 0] != 0).all()
+    assert found.similarity[0, 3] == pytest.approx(1, abs=1e-4)
+    centered = states - states.mean((0, 1))
+    cosine = centered[1, 2] @ centered[0, 3] / np.linalg.norm(centered[1, 2]) / np.linalg.norm(centered[0, 3])
+    assert found.similarity[1, 2] == pytest.approx(cosine, abs=1e-3)
+    assert near_tokens(states[:1], 0, 3).nearest.shape == (0, 2)
+    with pytest.raises(ValueError, match="image=3 is outside"):
+        near_tokens(states, 3, 0)
+
+
+def test_the_picture_of_tokens_has_a_row_an_image(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images", 3)
+    save(pre, tmp_path / "model")
+    arguments = ["tokens", str(tmp_path / "images"), "--out", str(tmp_path / "t.png"), "--layer", "1,-1"]
+    arguments += ["--model", str(tmp_path / "model"), "--device", "cpu", "--at", "0.99,0"]
+    found = CliRunner().invoke(app, [*arguments, "--json"])
+    assert found.exit_code == 0, found.output
+    record = json.loads(found.stdout)
+    assert (record["layers"], record["token"], len(record["entropy"])) == ([1, 3], 3, 3)
+    assert all(image in (1, 2) for image, _ in record["nearest"])
+    with Image.open(tmp_path / "t.png") as drawn:
+        assert drawn.width > drawn.height > 400
+    for wrong in (["--at", "1,0"], ["--at", "x"], ["--layer", "9"], ["--out", "t.txt"]):
+        assert CliRunner().invoke(app, [*arguments, *wrong]).exit_code != 0

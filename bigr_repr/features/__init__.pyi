@@ -1,3 +1,6 @@
+from .attention import NearTokens as NearTokens
+from .attention import near_tokens as near_tokens
+from .attention import token_attention as token_attention
 from .extract import encode_codes as encode_codes
 from .extract import extract_features as extract_features
 from .extractor import FeatureExtractor as FeatureExtractor

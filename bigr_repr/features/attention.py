@@ -1,0 +1,93 @@
+"""What a token of an image attends to, and which tokens are like it. Knows nothing of files or drawing."""
+
+# n images, N tokens, K bits per token, D width, M heads
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.models.transformer import rotate
+
+__all__ = ["NearTokens", "near_tokens", "token_attention"]
+
+_BATCH = 32
+
+
+class NearTokens(NamedTuple):
+    """Tokens like one. similarity: (n, N), float32 in [-1, 1], of all; nearest: (k, 2), int64, image and token of the
+    most similar ones in other images, best first.
+    """
+
+    similarity: NDArray[np.float32]
+    nearest: NDArray[np.int64]
+
+
+@torch.no_grad()
+def token_attention(bits: ArrayLike, pre: Pretrained, layer: int | str, token: int) -> NDArray[np.float32]:
+    """How much a token attends to each in a block: bits (n, N, K), as of `token_views` -> (n, M, 1 + N), rows sum to 1.
+
+    The condition, "no class", comes first. token: 0..N-1, in raster order. In a causal model later tokens get 0.
+    Raises ValueError for a layer or token that is not there, or bits of another shape.
+    """
+    transformer, config = pre.generator.transformer, pre.config.generator
+    block, codes = config.layer_index(layer, pre.config.name), np.asarray(bits)
+    _in_range("token", token, config.tokens)
+    heard: list[tuple[Any, ...]] = []
+    attention = transformer.layers[block].attention
+    assert isinstance(attention, torch.nn.Module)
+    hook = attention.register_forward_pre_hook(lambda module, inputs: heard.append(inputs))
+    found = []
+    weight = next(transformer.parameters())
+    try:
+        for start in range(0, len(codes), _BATCH):
+            part = torch.from_numpy(np.ascontiguousarray(codes[start : start + _BATCH])).to(weight)
+            condition = transformer.condition_embedding(None, len(part))
+            transformer(part, condition, layers=(block,))
+            x, table = heard.pop()
+            found.append(_weights(attention, x, table, 1 + token).cpu().numpy())
+    finally:
+        hook.remove()
+    if not found:
+        raise ValueError("no images to look at; give at least one")
+    return np.concatenate(found)
+
+
+def _weights(attention: Any, x: torch.Tensor, table: torch.Tensor, place: int) -> torch.Tensor:
+    """Of one position's query: x (B, 1 + N, D) -> (B, M, 1 + N), float32."""
+    q, k, _ = attention.wqkv(x).unflatten(-1, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k = rotate(q, table).float(), rotate(k, table).float()
+    scores = (q[:, :, place : place + 1] @ k.mT)[:, :, 0] * q.shape[-1] ** -0.5
+    if attention.causal:
+        scores[..., place + 1 :] = -torch.inf
+    weights: torch.Tensor = scores.softmax(-1)
+    return weights
+
+
+def near_tokens(states: ArrayLike, image: int, token: int, *, k: int = 8) -> NearTokens:
+    """Tokens like one of an image, by the cosine of states (n, N, D) less their mean over all tokens.
+
+    What all tokens have in common would make all of them alike. Raises ValueError for an image or token that is not
+    there, or states of another shape.
+    """
+    values = np.asarray(states, np.float32)
+    if values.ndim != 3 or not values.size:
+        raise ValueError(f"states has shape {values.shape}; expected (n, N, D), as extract_features(pool='none') gives")
+    _in_range("image", image, values.shape[0])
+    _in_range("token", token, values.shape[1])
+    values = values - values.mean(axis=(0, 1))
+    values /= np.maximum(np.linalg.norm(values, axis=2, keepdims=True), 1e-12)
+    similarity = values @ values[image, token]
+    others = np.flatnonzero(np.arange(len(values)) != image)
+    order = np.argsort(-similarity[others].ravel(), kind="stable")[:k]
+    rows, tokens = np.divmod(order, values.shape[1])
+    return NearTokens(similarity, np.stack([others[rows], tokens], axis=1))
+
+
+def _in_range(name: str, value: int, count: int) -> None:
+    if not 0 <= value < count:
+        raise ValueError(f"{name}={value} is outside 0..{count - 1}")
