@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +81,49 @@ def test_a_suite_goes_on_where_it_was(model: str, file: Path, tmp_path: Path, mo
     assert records[-1]["knn"]["metric"] == "hamming"
     run_suite(suite.limited(100, None), tmp_path / "out", settings)  # other images: measured anew
     assert len(done) == 7
+
+
+@pytest.mark.slow
+def test_a_suite_that_is_killed_goes_on_with_what_is_done(tmp_path: Path) -> None:
+    """Three data sets, kill -9 in the middle: what was measured is not measured again, and the figures are the same."""
+    for number, name in enumerate(("one", "two")):
+        for label in "ab":
+            write_pictures(tmp_path / name / label, 30, first=1000 * number + ord(label))
+    sources = f"[digits, {tmp_path}/one, {tmp_path}/two]"
+    path = tmp_path / "three.yaml"
+    path.write_text(f"k: [3]\ndatasets: {sources}\nmodels: [pixels:8, pixels:4, pixels:2, pixels:16]\n")
+    command = [sys.executable, "-m", "bigr_repr_cli", "bench", "suite", str(path), "--device", "cpu", "--workers", "1"]
+
+    def arguments(out: str) -> list[str]:
+        return [*command, "--out", str(tmp_path / out), "--cache", str(tmp_path / f"{out}-cache")]
+
+    killed = subprocess.Popen(arguments("out"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    rows = tmp_path / "out" / "rows"
+    while killed.poll() is None and len(list(rows.glob("*.json"))) < 5:
+        time.sleep(0.005)
+    killed.kill()
+    assert killed.wait() == -9
+    kept = {file.name: file.stat().st_mtime_ns for file in rows.glob("*.json")}
+    assert 5 <= len(kept) < 12
+    for out in ("out", "whole"):
+        subprocess.run(arguments(out), check=True, stdout=subprocess.DEVNULL)
+    for name, stamp in kept.items():
+        assert (rows / name).stat().st_mtime_ns == stamp
+    found, whole = (json.loads((tmp_path / out / "three.json").read_text())["rows"] for out in ("out", "whole"))
+    assert len(found) == 12
+    for one, other in zip(found, whole, strict=True):
+        assert {**one, "date": ""} == {**other, "date": ""}
+
+
+def test_an_optional_data_set_that_is_not_at_hand_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, settings = tmp_path / "s.yaml", BenchSettings(cache=tmp_path / "cache", device="cpu")
+    path.write_text("k: [3]\ndatasets: [digits, {dataset: no/such, optional: true}]\nmodels: [pixels:4]\n")
+    records = run_suite(read_suite(path).limited(60, 30), tmp_path / "out", settings)
+    assert [record["dataset"] for record in records] == ["digits"]
+    assert "such is left out" in caplog.text
+    path.write_text("datasets: [{dataset: no/such, optional: true}]\nmodels: [pixels:4]\n")
+    with pytest.raises(FileNotFoundError, match="none of the data sets of s is at hand"):
+        run_suite(read_suite(path), tmp_path / "out", settings)
 
 
 def test_other_settings_are_measured_anew(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

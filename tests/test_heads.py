@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigr_repr.evaluate.probes import sgd
-from bigr_repr.evaluate.probes.heads import train_heads
+from bigr_repr.evaluate.probes.heads import train_heads, train_renewed
 from bigr_repr.evaluate.probes.linear_probe import linear_probe, linear_probes
 from bigr_repr.evaluate.probes.protocols import PROTOCOLS, SgdProtocol, sgd_protocol
 
@@ -160,3 +160,30 @@ def test_unknown_protocol_and_no_seeds_are_refused(data: tuple[Tensor, Tensor]) 
         linear_probe(x[0], y, x[0], y, protocol="moco")
     with pytest.raises(ValueError, match="seeds"):
         linear_probe(x[0], y, x[0], y, seeds=())
+
+
+@pytest.mark.parametrize("protocol", [SGD, LARS, dataclasses.replace(SGD, epochs=0, iterations=7)])
+def test_features_that_do_not_change_give_the_heads_of_one_extraction(
+    data: tuple[Tensor, Tensor], protocol: SgdProtocol
+) -> None:
+    (x, y), asked = data, []
+
+    def features(epoch: int) -> Tensor:
+        asked.append(epoch)
+        return x
+
+    parts = [torch.arange(0, 100, 3), torch.arange(100)]
+    for heads, part in zip(train_renewed(features, y, 3, protocol, (0, 5), parts), parts, strict=True):
+        alone = train_heads(x[:, part], y[part], 3, protocol, (0, 5))
+        for name in ("weight", "bias", "mean", "deviation"):
+            torch.testing.assert_close(getattr(heads, name), getattr(alone, name), rtol=0, atol=0)
+    assert asked == list(range(len(asked)))
+
+
+def test_every_epoch_has_features_of_its_own(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    same, new = (
+        train_renewed(lambda epoch, new=new: x + new * epoch, y, 3, SGD, (0,), [torch.arange(100)])[0]
+        for new in (0, 1)
+    )  # fmt: skip
+    assert not torch.allclose(same.weight, new.weight)

@@ -22,6 +22,8 @@ from .reports.report import write_reports as write_reports
 from .representations.base import Representation as Representation
 from .representations.base import View as View
 from .representations.open import open_representation as open_representation
+from .runs.attention import bench_attentive as bench_attentive
+from .runs.augmented import bench_augmented as bench_augmented
 from .runs.bench import BenchRow as BenchRow
 from .runs.bench import bench as bench
 from .runs.bench import bench_generation as bench_generation
@@ -31,6 +33,16 @@ from .runs.cache import FeatureCache as FeatureCache
 from .runs.extraction import BenchFeatures as BenchFeatures
 from .runs.extraction import BenchSettings as BenchSettings
 from .runs.extraction import features_of as features_of
+from .runs.few_shot import FewShotRow as FewShotRow
+from .runs.few_shot import StructureRow as StructureRow
+from .runs.few_shot import bench_clusters as bench_clusters
+from .runs.few_shot import bench_few_shot as bench_few_shot
+from .runs.finetune import FineTuning as FineTuning
+from .runs.finetune import bench_finetune as bench_finetune
+from .runs.multi_label import MultiLabelRow as MultiLabelRow
+from .runs.multi_label import bench_multi_label as bench_multi_label
+from .runs.segment import SegmentRow as SegmentRow
+from .runs.segment import bench_segment as bench_segment
 from .runs.suite import Suite as Suite
 from .runs.suite import SuiteData as SuiteData
 from .runs.suite import SuiteModel as SuiteModel

@@ -37,21 +37,29 @@ def training_progress(steps: int, name: str) -> Iterator[Callable[[int, dict[str
         yield lambda step, scalars: progress.update(task, completed=step + 1, note=describe(scalars))
 
 
+class _Lines:
+    """A line a minute of what is counted, for those who read a file."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name = console, name
+        self._started = self._said = time.monotonic()
+
+    def tell(self, done: float, total: float) -> None:
+        """Say how far it is, unless that was said less than a minute ago."""
+        now = time.monotonic()
+        if now - self._said >= _QUIET_SECONDS and done > 0:
+            self._said, left = now, (now - self._started) * (total - done) / done / 60
+            self._console.print(
+                f"{self._name}: {done:,.0f} of {total:,.0f}, about {left:,.0f} min left", highlight=False
+            )
+
+
 @contextmanager
 def counting_progress(name: str) -> Iterator[Callable[[float, float], None]]:
     """Gives an `on_progress(done, total)` callback, parts of one counting too. Without a terminal, a line a minute."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        started = said = time.monotonic()
-
-        def tell(done: float, total: float) -> None:
-            nonlocal said
-            now = time.monotonic()
-            if now - said >= _QUIET_SECONDS and done > 0:
-                said, left = now, (now - started) * (total - done) / done / 60
-                console.print(f"{name}: {done:,.0f} of {total:,.0f}, about {left:,.0f} min left", highlight=False)
-
-        yield tell
+        yield _Lines(console, name).tell
         return
     columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -61,10 +69,14 @@ def counting_progress(name: str) -> Iterator[Callable[[float, float], None]]:
 
 @contextmanager
 def bench_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Gives an `on_progress(what, done, total)` callback: a bar for each thing; silent if stderr is no terminal."""
+    """Gives an `on_progress(what, done, total)` callback: a bar for each thing. Without a terminal, a line a minute."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        lines: dict[str, _Lines] = {}
+        yield lambda what, done, total: lines.setdefault(what, _Lines(console, what)).tell(done, total)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:

@@ -8,7 +8,7 @@ a layer and seed read the same batch. What a head becomes does not depend on whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bigr_repr.evaluate.probes.protocols import SgdProtocol
 
-__all__ = ["Heads", "train_heads"]
+__all__ = ["Heads", "train_heads", "train_renewed"]
 
 _TRUST = 0.001  # LARS's coefficient in the code of MAE
 _BN_MOMENTUM, _BN_EPS = 0.1, 1e-6
@@ -73,6 +73,37 @@ def train_heads(
     return trainer.heads()
 
 
+def train_renewed(
+    features: Callable[[int], Tensor],
+    y: Tensor,
+    classes: int,
+    protocol: SgdProtocol,
+    seeds: Sequence[int],
+    parts: Sequence[Tensor],
+) -> list[Heads]:
+    """Heads on each of several parts of the rows, with features that are new in every epoch, as of augmented images.
+
+    features(epoch): (L, n, D) of all rows, called once for every epoch. y (n,); parts: row numbers, int64. Of the same
+    features in every epoch, the heads are those of `train_heads` on the part's rows.
+    """
+    x = features(0)
+    rates = torch.tensor(protocol.rates, device=x.device).expand(len(x) * len(seeds), -1)
+    trainers = [_Trainer(x[:, part], y[part], classes, protocol, seeds, rates) for part in parts]
+    epoch, done = 0, [0] * len(parts)
+    while True:
+        for number, (trainer, part) in enumerate(zip(trainers, parts, strict=True)):
+            trainer.renew(x[:, part])
+            total, _ = protocol.steps(len(part))
+            until = min(total, done[number] + -(-len(part) // protocol.batch))
+            for step in range(done[number], until):
+                trainer.step(protocol.factor(step, len(part)))
+            done[number] = until
+        if all(count == protocol.steps(len(part))[0] for count, part in zip(done, parts, strict=True)):
+            return [trainer.heads() for trainer in trainers]
+        epoch += 1
+        x = features(epoch)
+
+
 class _Trainer:
     """The state of all heads: weight (G, D, H, K), bias (G, 1, H, K), their momenta, and running statistics (G, D)."""
 
@@ -93,6 +124,10 @@ class _Trainer:
         self._rate = rates.to(x)[:, None, :, None]
         self._batch = min(protocol.batch, self._rows)
         self._order = [torch.empty(0, dtype=torch.int64)] * self._seeds
+
+    def renew(self, x: Tensor) -> None:
+        """Other features (L, n, D) of the same rows, from the next step on."""
+        self._x = x
 
     def _rows_of(self, seed: int) -> Tensor:
         """Row numbers of a seed's next batch: every row once, in random order, then anew. The last one may be short."""

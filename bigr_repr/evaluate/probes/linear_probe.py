@@ -23,7 +23,7 @@ from bigr_repr.evaluate.probes.protocols import LOGREG, SgdProtocol, sgd_protoco
 from bigr_repr.evaluate.probes.sgd import train_sgd
 from bigr_repr.system.devices import choose_device
 
-__all__ = ["C_GRID", "LinearProbe", "linear_probe", "linear_probes", "mean_per_class"]
+__all__ = ["C_GRID", "LinearProbe", "linear_probe", "linear_probes", "mean_per_class", "sgd_words", "summarized"]
 
 C_GRID: Final = tuple(float(f"{value:.2g}") for value in np.logspace(-6, 2, 17))
 
@@ -125,9 +125,9 @@ def linear_probes(
     else:
         settings = protocol if isinstance(protocol, SgdProtocol) else sgd_protocol(protocol)
         trained = train_sgd(list(pairs.values()), classes, settings, seeds, target)
-        words = _sgd_words(settings, len(next(iter(pairs.values()))[0]))
+        words = sgd_words(settings, len(next(iter(pairs.values()))[0]))
     found = {
-        name: _summary(*pair, classes, heads, tuple(seeds), words)
+        name: summarized(*pair, classes, heads, tuple(seeds), words)
         for (name, pair), heads in zip(pairs.items(), trained, strict=True)
     }
     for name, probe in found.items():
@@ -150,7 +150,7 @@ def _check_pairs(
     return pairs
 
 
-def _summary(
+def summarized(
     train: Labeled,
     test: Labeled,
     classes: NDArray[np.int64],
@@ -158,6 +158,7 @@ def _summary(
     seeds: tuple[int, ...],
     words: str,
 ) -> LinearProbe:
+    """What heads of one layer, one a seed, found; words: the protocol."""
     ranked = [classes[head.ranked] for head in heads]
     hits = np.mean([order[:, 0] == test.labels for order in ranked], axis=0)
     top1 = tuple(accuracy(order, test.labels, 1) for order in ranked)
@@ -198,7 +199,8 @@ def _logreg_words(grid: Sequence[float], search_rows: int, n_train: int) -> str:
     return f"{base}; {search} (stratified); refitted on all {n_train} training images"
 
 
-def _sgd_words(protocol: SgdProtocol, n_train: int) -> str:
+def sgd_words(protocol: SgdProtocol, n_train: int, images: str = "on extracted features, without augmentation") -> str:
+    """The protocol in words."""
     steps, warmup = protocol.steps(n_train)
     norm = "BatchNorm without affine, then " if protocol.batch_norm else ""
     rates = f"{min(protocol.rates):g}..{max(protocol.rates):g}"
@@ -208,5 +210,5 @@ def _sgd_words(protocol: SgdProtocol, n_train: int) -> str:
     return (
         f"{protocol.name}: {norm}linear by {protocol.optimizer.upper()}, momentum {protocol.momentum:g}, batch "
         f"{min(protocol.batch, n_train)}, {steps} steps, {warmup} of warm-up, cosine; {choice} on all "
-        f"{n_train} training images; on extracted features, without augmentation"
+        f"{n_train} training images; {images}"
     )

@@ -28,7 +28,7 @@ from bigr_repr.evaluate.runs.settings import BenchSettings, Layers, OnProgress
 from bigr_repr.evaluate.runs.stored import read_embeddings, read_features
 from bigr_repr.system.devices import choose_device
 
-__all__ = ["BenchFeatures", "BenchSettings", "Layers", "OnProgress", "features_of"]
+__all__ = ["BenchFeatures", "BenchSettings", "Layers", "OnProgress", "features_of", "seen_in_training"]
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _extracted(wanted: Wanted) -> BenchFeatures:
         data=data,
         train=sides[0] if wanted.train else {},
         test=sides[-1],
-        facts=facts_of(wanted, representation.record, duplicates) | chosen_by | _seen(representation, data),
+        facts=facts_of(wanted, representation.record, duplicates) | chosen_by | seen_in_training(representation, data),
     )
 
 
@@ -120,7 +120,7 @@ def _block(representation: Representation, layer: int | str | tuple[int | str, .
     return representation.layer_index(layer)
 
 
-def _seen(representation: Representation, data: BenchData) -> dict[str, Any]:
+def seen_in_training(representation: Representation, data: BenchData) -> dict[str, Any]:
     """What the model's training record says of this data set, logged as well."""
     names = (data.name, data.train.name, data.test.name)
     found = (trained_on(name, representation.training, labels=representation.labels_seen) for name in names)

@@ -48,7 +48,7 @@ def run_suite(
         batch=suite.batch,
     )  # fmt: skip
     # What cannot be opened ends the suite now, not after the hours that the rest takes.
-    opened = [entry.open(suite.root, suite.seed) for entry in suite.datasets]
+    opened = _opened(suite)
     images = any(isinstance(data.train.source, ImageSet) for data in opened)
     identities = _identities(suite) if images else {}
     folder = Path(out) / _ROWS
@@ -63,6 +63,21 @@ def run_suite(
         records += _measured(folder, data, model, _identity_on(data, model, identities), settings, on_progress)
     on_progress("suite", len(pairs), len(pairs))
     return records
+
+
+def _opened(suite: Suite) -> list[BenchData]:
+    """The data sets; an optional one that is not at hand is left out, with a warning."""
+    found = []
+    for entry in suite.datasets:
+        try:
+            found.append(entry.open(suite.root, suite.seed))
+        except FileNotFoundError as error:
+            if not entry.optional:
+                raise
+            _log.warning("%s is left out: %s", entry.label, error)
+    if not found:
+        raise FileNotFoundError(f"none of the data sets of {suite.name} is at hand under {suite.root}")
+    return found
 
 
 def _identities(suite: Suite) -> dict[str, _Identity]:

@@ -9,8 +9,8 @@ k: [20]
 datasets:
   - digits
   - {dataset: cifar10, name: CIFAR-10, limit: 8000, test_limit: 4000}
-  - {train_on: cifar10, test_on: stl10}
   - {dataset: birds.parquet, image_column: photo, label_column: species}
+  - {train_on: cifar10, test_on: stl10, optional: true}  # left out where it is not at hand
 models:
   - pixels
   - {model: $model, layers: all}
@@ -49,7 +49,7 @@ _PLAIN: Final[dict[str, tuple[type, ...]]] = {
 class SuiteData:
     """One data set: `dataset`, or `train_on` and `test_on`; sources and limits as in `splits`.
 
-    image_column, label_column: of Parquet files.
+    image_column, label_column: of Parquet files. optional: left out where it is not at hand.
     """
 
     dataset: str = ""
@@ -60,6 +60,7 @@ class SuiteData:
     test_limit: int | None = None
     image_column: str = USUAL_COLUMNS.image
     label_column: str = USUAL_COLUMNS.label
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.dataset) == bool(self.train_on) or bool(self.train_on) != bool(self.test_on):

@@ -1,4 +1,4 @@
-"""`bigr-repr bench attentive-probe`, `few-shot` and `clusters`."""
+"""`bigr-repr bench attentive-probe`, `augmented-probe`, `finetune`, `few-shot` and `clusters`."""
 
 import dataclasses
 import json
@@ -48,6 +48,69 @@ def attentive_probe(
     with bench_progress() as on_progress:
         rows = bench_attentive(features.model, data, settings, probe=probe, layers=blocks, on_progress=on_progress)
     print_rows(rows, as_json=as_json, best=chosen_row(rows) if len(rows) > 1 else None)
+
+
+@flattened
+def augmented_probe(
+    source: o.Source,
+    limits: o.Limits,
+    features: o.Blocks,
+    probing: o.Probing,
+    running: o.Running,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help=r"Passes over the training images \[default: the protocol's].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the linear probe of --protocol mae, mage or dinov2 on random crops, computed anew in every epoch.
+
+    As published, at the price of a pass through the network an epoch. Rates are chosen on a held-out part.
+    """
+    settings, blocks = o.settings_of(features, probing, running), features.blocks
+    data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
+    from bigr_repr.evaluate.runs.augmented import bench_augmented
+    from bigr_repr.evaluate.runs.bench import chosen_row
+    from bigr_repr_cli.bench.report import print_rows
+
+    with bench_progress() as on_progress:
+        rows = bench_augmented(features.model, data, settings, epochs=epochs, layers=blocks, on_progress=on_progress)
+    print_rows(rows, as_json=as_json, best=chosen_row(rows) if len(rows) > 1 else None)
+
+
+@flattened
+def finetune(
+    source: o.Source,
+    limits: o.Limits,
+    features: o.Block,
+    running: o.Running,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
+    rate: Annotated[float, typer.Option(help="Learning rate of the head for a batch of 256.")] = 1e-3,
+    layer_decay: Annotated[
+        float, typer.Option(help="What a block's rate is multiplied by for each block behind it, in (0, 1].")
+    ] = 0.75,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay of AdamW.")] = 0.05,
+    batch: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 64,
+    crops: Annotated[bool, typer.Option(help="Train on random crops and mirror images.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Train a whole network on with a linear head, early blocks more slowly, and test it once, at the end.
+
+    BiGR models, whose tokenizer stays as it is, and timm backbones. The trained network is not kept.
+    """
+    settings, block = o.settings_of(features, running), features.block
+    data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
+    from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+    from bigr_repr.evaluate.runs.finetune import FineTuning, bench_finetune
+    from bigr_repr_cli.bench.report import print_rows
+
+    tuning = FineTuning(
+        epochs=epochs, rate=rate, layer_decay=layer_decay, weight_decay=weight_decay, batch=batch, crops=crops
+    )
+    with bench_progress() as on_progress:
+        row = bench_finetune(
+            features.model or DEFAULT_MODEL, data, settings, tuning=tuning, layer=block, on_progress=on_progress
+        )
+    print_rows([row], as_json=as_json)
 
 
 @flattened

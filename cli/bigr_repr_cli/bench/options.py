@@ -116,7 +116,8 @@ class NetworkOptions:
         str | None,
         typer.Option(
             help="What to measure: a model's name or folder, tokenizer-bits, random, random-generator, "
-            "timm:NAME?checkpoint=FILE, efficientnet-lite0 or pixels "
+            "timm:NAME?checkpoint=FILE, transformers:NAME, open_clip:ARCHITECTURE/TAG, module:package.function, "
+            "efficientnet-lite0 or pixels "
             rf"\[default: {DEFAULT_MODEL}, or the model that made the embeddings].",
         ),
     ] = None

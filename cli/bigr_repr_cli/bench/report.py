@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bigr_repr.evaluate.runs.bench import BenchRow
     from bigr_repr.evaluate.runs.extraction import BenchFeatures
     from bigr_repr.evaluate.runs.few_shot import FewShotRow, StructureRow
+    from bigr_repr.evaluate.runs.multi_label import MultiLabelRow
+    from bigr_repr.evaluate.runs.segment import SegmentRow
 
 
 def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None = None) -> None:
@@ -33,6 +35,9 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None
     typer.echo("95 %: an interval of top-1 by resampling the test images")
     if best and len(rows) > 1:
         typer.echo(f"← {best.view.where} (best) on the held-out part of the training images")
+    for row in rows:
+        if row.probe and abs(row.probe.mean_per_class - row.probe.top1) >= 0.005:
+            typer.echo(f"{row.view.where}: {row.probe.mean_per_class:.2f} is the mean over classes of top-1")
     for sentence in [*_of_seeds([best] if best else rows), *_cautions(rows)]:
         typer.echo(sentence)
 
@@ -90,7 +95,9 @@ def _neighbors_table(rows: Sequence[BenchRow]) -> Table:
     return table
 
 
-def print_table(row: FewShotRow | StructureRow, dataset: str, heads: list[str], lines: list[list[str]]) -> None:
+def print_table(
+    row: FewShotRow | StructureRow | MultiLabelRow | SegmentRow, dataset: str, heads: list[str], lines: list[list[str]]
+) -> None:
     """Lines of cells under their headings, and what the row says of its model."""
     typer.echo(f"{row.representation} on {dataset}: {_size(row.facts, 'test')}")
     table = _table(heads[0], heads[1:])

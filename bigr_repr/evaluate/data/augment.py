@@ -1,0 +1,42 @@
+"""Random crops of training images, as the published linear probes take them. Knows no networks and no labels."""
+
+# H W picture, S side in pixels
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["random_resized_crop"]
+
+_AREA: Final = (0.08, 1.0)  # of the picture's
+_RATIO: Final = (3 / 4, 4 / 3)  # width by height
+_TRIES: Final = 10
+
+
+def random_resized_crop(image: Image.Image, side: int, random: np.random.Generator) -> Image.Image:
+    """A part of a picture, 0.08..1 of its area, 3/4..4/3 as wide as high, made (S, S), and mirrored half the time.
+
+    After ten parts that do not fit into the picture it is the largest middle part of such a ratio.
+    """
+    width, height = image.size
+    box = _fallback(width, height)
+    for _ in range(_TRIES):
+        area = width * height * random.uniform(*_AREA)
+        ratio = math.exp(random.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+        wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < high <= height:
+            left, top = int(random.integers(width - wide + 1)), int(random.integers(height - high + 1))
+            box = (left, top, left + wide, top + high)
+            break
+    cut = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else cut
+
+
+def _fallback(width: int, height: int) -> tuple[int, int, int, int]:
+    wide, high = min(width, round(height * _RATIO[1])), min(height, round(width / _RATIO[0]))
+    left, top = (width - wide) // 2, (height - high) // 2
+    return left, top, left + wide, top + high

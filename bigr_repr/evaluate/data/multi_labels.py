@@ -1,0 +1,66 @@
+"""Several labels an image, from files: a matrix of 0 and 1, or names on lines. Knows no images, features or probes."""
+
+# n rows (images), K classes
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr._typing import PathLike
+
+__all__ = ["MultiLabels", "read_multi_labels"]
+
+
+class MultiLabels(NamedTuple):
+    """values: int8 (n, K), 1 for there, 0 for not, -1 for unknown; class_names: K, or none."""
+
+    values: NDArray[np.int8]
+    class_names: tuple[str, ...]
+
+
+def read_multi_labels(files: tuple[PathLike, PathLike]) -> tuple[MultiLabels, MultiLabels]:
+    """Labels of the training and of the test images, of the same classes.
+
+    files: .npy or the only array of an .npz, (n, K) whole numbers or booleans, negative: unknown; or text with a line
+    an image, its classes' names separated by commas, an empty line for none. Raises ValueError that names the file.
+    """
+    train, test = (_lines(Path(file)) if _is_text(file) else _matrix(Path(file)) for file in files)
+    if isinstance(train, np.ndarray) and isinstance(test, np.ndarray):
+        if train.shape[1] != test.shape[1]:
+            raise ValueError(f"{files[0]} has {train.shape[1]} classes and {files[1]} {test.shape[1]}; give the same")
+        return MultiLabels(train, ()), MultiLabels(test, ())
+    if isinstance(train, np.ndarray) or isinstance(test, np.ndarray):
+        raise ValueError(f"{files[0]} and {files[1]}: one holds names and the other numbers; give two of a kind")
+    names = tuple(sorted({name for line in train for name in line}))
+    if strange := sorted({name for line in test for name in line} - {*names}):
+        raise ValueError(f"{files[1]} names {strange[0]!r}, which no training image has; leave it out, or add images")
+    sides = (np.array([[name in line for name in names] for line in lines], np.int8) for lines in (train, test))
+    one, other = (MultiLabels(side.reshape(-1, len(names)), names) for side in sides)
+    return one, other
+
+
+def _is_text(file: PathLike) -> bool:
+    return Path(file).suffix not in (".npy", ".npz")
+
+
+def _lines(file: Path) -> list[frozenset[str]]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [frozenset(part.strip() for part in line.split(",") if part.strip()) for line in lines]
+
+
+def _matrix(file: Path) -> NDArray[np.int8]:
+    found = np.load(file, allow_pickle=False)
+    if not isinstance(found, np.ndarray):
+        with found:
+            if len(found.files) != 1:
+                raise ValueError(f"{file} holds {', '.join(found.files)}; labels are the only array of a file")
+            found = found[found.files[0]]
+    if found.ndim != 2 or found.dtype.kind not in "biu":
+        raise ValueError(f"{file}: labels have shape {found.shape} and dtype {found.dtype}; expected 0 and 1, (n, K)")
+    if found.size and int(found.max()) > 1:
+        raise ValueError(f"{file}: a label is {int(found.max())}; 1 is for there, 0 for not, a negative for unknown")
+    return np.where(found < 0, -1, found).astype(np.int8) if found.dtype.kind == "i" else found.astype(np.int8)

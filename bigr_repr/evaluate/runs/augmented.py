@@ -1,0 +1,152 @@
+"""The published linear probes as they were published: on random crops, computed anew in every epoch. No cache.
+
+Knows neither commands nor tables.
+"""
+
+# L layers, n rows (images), D features
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from itertools import islice
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bigr_repr.datasets import ImageSet
+from bigr_repr.evaluate.data.augment import random_resized_crop
+from bigr_repr.evaluate.data.labeled import class_indices, labeled, shared_classes
+from bigr_repr.evaluate.data.splits import BenchData, Part
+from bigr_repr.evaluate.probes.heads import Heads, train_renewed
+from bigr_repr.evaluate.probes.linear_probe import sgd_words, summarized
+from bigr_repr.evaluate.probes.logreg import Trained, edge_of, hold_out
+from bigr_repr.evaluate.probes.protocols import SgdProtocol
+from bigr_repr.evaluate.representations.base import Representation, View
+from bigr_repr.evaluate.representations.open import open_representation
+from bigr_repr.evaluate.runs.bench import BenchRow
+from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, Layers, OnProgress, features_of
+from bigr_repr.system.devices import choose_device
+from bigr_repr.system.threads import map_ahead
+
+__all__ = ["bench_augmented"]
+
+_WORDS: Final = (
+    "on random resized crops (0.08..1) and mirror images of them, anew in every epoch; tested on whole images"
+)
+
+
+def bench_augmented(
+    model: str | None,
+    data: BenchData,
+    settings: BenchSettings,
+    *,
+    epochs: int | None = None,
+    layers: Layers = (),
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> list[BenchRow]:
+    """A linear probe by gradient descent on augmented images: a row for each layer, all trained in one run.
+
+    Every epoch passes all training images through the network, in memory. epochs: instead of the protocol's, with the
+    same share of warm-up. Rates are chosen on a held-out fifth. Otherwise as `bench`; settings.protocol is not logreg.
+
+    Raises ValueError for features instead of images, layers of different widths, and as `bench` does.
+    """
+    protocol = settings.probe_protocol
+    if not isinstance(protocol, SgdProtocol):
+        raise ValueError("protocol='logreg' trains on features that do not change; take mae, mage or dinov2")
+    if epochs is not None:
+        share = protocol.warmup / protocol.epochs if protocol.epochs else 0.0
+        protocol = dataclasses.replace(protocol, epochs=epochs, iterations=0, warmup=round(share * epochs))
+    if not isinstance(data.train.source, ImageSet) or settings.codes:
+        raise ValueError(f"{data.name}: crops are taken of images; name a data set of images, and leave codes out")
+    plain = features_of(model, data, settings, layers=layers, on_progress=on_progress)
+    representation = open_representation(
+        plain.facts["model"]["model"], device=str(choose_device(settings.device)), seed=settings.seeds[0]
+    )
+    total = protocol.steps(len(data.train))[0] // -(-len(data.train) // protocol.batch) or 1
+    views = list(plain.train)
+
+    def features(epoch: int) -> Tensor:
+        on_progress("epochs", epoch, total)
+        return _cropped(representation, data.train, views, settings, epoch)
+
+    rows = _rows(plain, features, protocol, settings)
+    on_progress("epochs", total, total)
+    return rows
+
+
+def _cropped(
+    representation: Representation, part: Part, views: list[View], settings: BenchSettings, epoch: int
+) -> Tensor:
+    """Features (L, n, D) of one epoch's crops: of a seed, an epoch and a row they are always the same."""
+    source, side = part.source, representation.record["image_size"]
+    assert isinstance(source, ImageSet)
+
+    def load(row: np.int64) -> np.ndarray:
+        random = np.random.default_rng((settings.seeds[0], epoch, int(row)))
+        return representation.prepare(random_resized_crop(source.load(int(row)), side, random))
+
+    items = list(dict.fromkeys(item for view in views for item in view.items))
+    stream = map_ahead(load, part.rows, workers=settings.workers, ahead=4 * settings.batch_size)
+    found: list[list[np.ndarray]] = [[] for _ in views]
+    while batch := list(islice(stream, settings.batch_size)):
+        arrays = representation.arrays(batch, items)
+        for kept, view in zip(found, views, strict=True):
+            kept.append(view.read(arrays))
+    if len({each[0].shape[1] for each in found}) > 1:
+        raise ValueError("these layers have features of different widths; measure them one at a time")
+    layers = np.stack([np.concatenate(each) for each in found]).astype(np.float32)
+    return torch.from_numpy(layers).to(choose_device(settings.device))
+
+
+def _rows(
+    plain: BenchFeatures, features: Callable[[int], Tensor], protocol: SgdProtocol, settings: BenchSettings
+) -> list[BenchRow]:
+    data, place = plain.data, choose_device(settings.device)
+    pairs = [
+        (labeled("train", plain.train[view], data.train.labels), labeled("test", plain.test[view], data.test.labels))
+        for view in plain.train
+    ]
+    classes = shared_classes(*pairs[0])
+    kept, held = hold_out(pairs[0][0], classes, np.arange(len(data.train)), np.random.default_rng(settings.seeds[0]))
+    parts = [torch.from_numpy(kept).to(place), torch.arange(len(data.train), device=place)]
+    y = class_indices(data.train.labels, classes, place)
+    chooser, final = train_renewed(features, y, len(classes), protocol, settings.seeds, parts)
+    words = sgd_words(protocol, len(data.train), _WORDS)
+    rows = []
+    for layer, (view, (train, test)) in enumerate(zip(plain.train, pairs, strict=True)):
+        heads = []
+        for seed in range(len(settings.seeds)):
+            scores = _scores(chooser, train.features[held], y[held], layer, seed, protocol)
+            rate = max(scores, key=lambda each: scores[each])
+            ranked = final.ranked(_tensor(test.features, place), layer, seed, min(5, len(classes)))
+            heads.append(
+                Trained(
+                    ranked=ranked[protocol.rates.index(rate)].cpu().numpy(), settings={"rate": rate},
+                    held_out_top1=scores[rate], edge=edge_of("rate", rate, scores, len(protocol.rates)),
+                )
+            )  # fmt: skip
+        probe = summarized(train, test, classes, heads, tuple(settings.seeds), words)
+        rows.append(
+            BenchRow(
+                representation=plain.representation, view=view, dataset=data.name, probe=probe, knn=None,
+                facts=plain.facts,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _scores(
+    heads: Heads, features: np.ndarray, labels: Tensor, layer: int, seed: int, protocol: SgdProtocol
+) -> dict[float, float]:
+    """Accuracy of every rate on held-out rows, in percent."""
+    ranked = heads.ranked(_tensor(features, labels.device), layer, seed, 1)[:, :, 0]
+    right = (ranked == labels).double().mean(dim=1)
+    return dict(zip(protocol.rates, (100 * right).tolist(), strict=True))
+
+
+def _tensor(features: np.ndarray, place: torch.device) -> Tensor:
+    return torch.from_numpy(features.astype(np.float32)).to(place)
