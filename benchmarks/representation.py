@@ -4,6 +4,8 @@
     python benchmarks/representation.py --root data --limit 10000  # the figures of the README: 40 minutes
     python benchmarks/representation.py --root data --reduced      # suites/representation-small.yaml: 12 minutes
     python benchmarks/representation.py --root data --limit 400    # a try, about a minute
+    python benchmarks/representation.py --root data --suite pools --record pools --out runs/pools    # 10 minutes
+    python benchmarks/representation.py --root data --suite transfer --record transfer --out runs/transfer  # 15 min
 
 `data` holds CIFAR-10 and Tiny-ImageNet as Parquet files (cifar10-train.parquet, cifar10-test.parquet,
 tinyimagenet-train-*.parquet, tinyimagenet-val.parquet), or as torchvision and the web give them. The same command goes
@@ -44,12 +46,13 @@ def main() -> None:
     suite = suite.limited(options.limit, options.limit and max(1, options.limit // 2))
     settings = BenchSettings(cache=options.cache, device=options.device)
     try:
-        rows = run_suite(suite, options.out, settings, lambda what, done, total: None)
+        rows = run_suite(suite, options.out, settings)
     except (OSError, ValueError) as error:
         raise SystemExit(f"representation.py: {error}") from error
-    write_reports("representation", rows, options.out)
-    plot = "representation-layers.png"
-    (record.RESULTS / plot.replace("representation", options.record)).write_bytes((options.out / plot).read_bytes())
+    files = write_reports("representation", rows, options.out)
+    drawn = options.out / "representation-layers.png"
+    if drawn in files:  # the suite sweeps blocks
+        (record.RESULTS / f"{options.record}-layers.png").write_bytes(drawn.read_bytes())
     table = markdown_table(rows)
     record.write(options.record, {"suite": name, "table": table.splitlines(), "rows": rows}, pre)
     print(table)
