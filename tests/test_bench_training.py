@@ -160,7 +160,7 @@ def test_fine_tuning_learns_and_is_repeatable(name: str, model: str, photos: str
     probes = [row.probe for row in rows]
     assert probes[0] is not None
     assert probes[1] is not None
-    assert probes[0].top1 >= 90
+    assert probes[0].top1 >= 75  # where guessing gives 50
     assert probes[0].top1 == probes[1].top1
     assert rows[0].record()["features"] == "fine-tuned"
 
