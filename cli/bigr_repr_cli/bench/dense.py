@@ -29,7 +29,7 @@ def multi_label(
     test_images: Annotated[str, typer.Option(help="Test images, in the same way.")],
     test_labels: Annotated[Path, typer.Option(help="Their labels, in the same way.")],
     features: o.Blocks,
-    running: o.Running,
+    running: o.RunOptions,
     penalties: _Penalties = "",
     as_json: Json = False,
 ) -> None:
@@ -63,9 +63,9 @@ def segment(
             "pixel, 255 for none; classes.txt may name the classes."
         ),
     ],
-    limits: o.Limits,
+    limits: o.SampleSizes,
     features: o.TokenBlocks,
-    running: o.Running,
+    running: o.RunOptions,
     penalties: _Penalties = "",
     side: Annotated[
         int, typer.Option(min=1, help="Side of the squares, in pixels, that predictions are compared with masks at.")

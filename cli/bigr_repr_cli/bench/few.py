@@ -52,11 +52,11 @@ def attentive_probe(
 
 @flattened
 def augmented_probe(
-    source: o.Source,
-    limits: o.Limits,
+    source: o.DataOptions,
+    limits: o.SampleSizes,
     features: o.Blocks,
     probing: o.Probing,
-    running: o.Running,
+    running: o.RunOptions,
     epochs: Annotated[
         int | None, typer.Option(min=1, help=r"Passes over the training images \[default: the protocol's].")
     ] = None,
@@ -79,10 +79,10 @@ def augmented_probe(
 
 @flattened
 def finetune(
-    source: o.Source,
-    limits: o.Limits,
-    features: o.Block,
-    running: o.Running,
+    source: o.DataOptions,
+    limits: o.SampleSizes,
+    features: o.OneBlock,
+    running: o.RunOptions,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
     rate: Annotated[float, typer.Option(help="Learning rate of the head for a batch of 256.")] = 1e-3,
     layer_decay: Annotated[
