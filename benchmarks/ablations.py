@@ -217,17 +217,11 @@ def main() -> None:
         f"ablation-{options.ablation}",
         {"judge": judge(), "steps": options.steps, "images": options.train_images, "lines": lines},
     )
-    print(f"| {options.ablation} | block | probe | attentive | 20-NN | Fréchet distance, {judge()} |")
-    print("|---|---:|---:|---:|---:|---:|")
+    head = f"| {options.ablation} | block | probe | attentive | 20-NN | Fréchet distance, {judge()} |"
+    print(f"{head}\n|---|---:|---:|---:|---:|---:|")
     for line in lines:
-        cells = (
-            line["variant"],
-            line["layer"],
-            f"{line['top1']:.1f}",
-            f"{line['attentive']:.1f}",
-            f"{line['knn20']:.1f}",
-            f"{line['frechet']:.2f}",
-        )
+        shares = (f"{line[name]:.1f}" for name in ("top1", "attentive", "knn20"))
+        cells = (line["variant"], line["layer"], *shares, f"{line['frechet']:.2f}")
         print(f"| {' | '.join(map(str, cells))} |")
 
 

@@ -99,17 +99,20 @@ def bench_finetune(
     classes = shared_classes(sides[0], sides[1])
     tuner = _Tuner(representation, network, given, settings, len(classes), device)
     tuner.train(data.train, class_indices(data.train.labels, classes, device), on_progress)
-    ranked = tuner.ranked(data.test)
-    heads = [Trained(ranked=ranked, settings={"rate": given.rate}, held_out_top1=None)]
-    probe = summarized(sides[0], sides[1], classes, heads, (seed,), given.words(len(data.train)))
-    wanted = Wanted(
-        model=model, data=data, settings=settings, layers=(), train=True, tokens=False, on_progress=on_progress
-    )
-    facts = facts_of(wanted, representation.record, 0) | seen_in_training(representation, data)
-    view = View(item="fine-tuned", layer=block)
+    heads = [Trained(ranked=tuner.ranked(data.test), settings={"rate": given.rate}, held_out_top1=None)]
     return BenchRow(
-        representation=representation.name, view=view, dataset=data.name, probe=probe, knn=None, facts=facts
-    )
+        representation=representation.name, view=View(item="fine-tuned", layer=block), dataset=data.name, knn=None,
+        probe=summarized(sides[0], sides[1], classes, heads, (seed,), given.words(len(data.train))),
+        facts=_facts(representation, data, settings),
+    )  # fmt: skip
+
+
+def _facts(representation: Representation, data: BenchData, settings: BenchSettings) -> dict[str, Any]:
+    wanted = Wanted(
+        model=representation.name, data=data, settings=settings, layers=(), train=True, tokens=False,
+        on_progress=lambda what, done, total: None,
+    )  # fmt: skip
+    return facts_of(wanted, representation.record, 0) | seen_in_training(representation, data)
 
 
 class _Tuner:

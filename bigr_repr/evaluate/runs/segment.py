@@ -58,28 +58,22 @@ def bench_segment(
     """
     if side < 1:
         raise ValueError(f"side={side} must be at least 1")
-    sides = [
-        _part(name, source, count, settings.seeds[0])
-        for name, source, count in zip(("train", "test"), open_segments(folder), (limit, test_limit), strict=True)
-    ]
+    train, test = open_segments(folder)
+    sides = _part("train", train, limit, settings.seeds[0]), _part("test", test, test_limit, settings.seeds[0])
     data = BenchData(name=short_name(str(folder)), train=sides[0], test=sides[1])
     tokens = dataclasses.replace(settings, pool=TOKENS)
     features = features_of(model, data, tokens, layers=layers, on_progress=on_progress)
     share = float(features.facts["model"].get("crop", 1.0))
     masks = [_masks(part, side, share) for part in sides]
-    rows = []
+    rows = list[SegmentRow]()
+    named: dict[str, Any] = {"class_names": class_names_of(folder), "facts": features.facts}
     for done, view in enumerate(features.train):
         on_progress("segment probe", done, len(features.train))
         probe = segment_probe(
             features.train[view], masks[0], features.test[view], masks[1],
             grid=settings.C or C_SEGMENT, seed=settings.seeds[0], device=settings.device,
         )  # fmt: skip
-        rows.append(
-            SegmentRow(
-                representation=features.representation, view=view, probe=probe, class_names=class_names_of(folder),
-                facts=features.facts,
-            )
-        )  # fmt: skip
+        rows.append(SegmentRow(representation=features.representation, view=view, probe=probe, **named))
     on_progress("segment probe", len(rows), len(rows))
     return rows
 

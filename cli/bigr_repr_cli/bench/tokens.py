@@ -11,21 +11,25 @@ from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.options import Device, Json, Model
 from bigr_repr_cli.parse import parse_layers
 
+_Images = Annotated[list[str], typer.Argument(metavar="IMG", help="Images to look at: files, folders or patterns.")]
+_Layers = Annotated[
+    list[str],
+    typer.Option(
+        help="Blocks whose states become colors, counted from 0: 12; -1 (the last); mid; several: 4,8; likeness "
+        "and attention are of the last one named."
+    ),
+]
+_Place = Annotated[
+    str, typer.Option(help="Place of the token that others are compared with: shares of the width and height.")
+]
+
 
 def command(
-    images: Annotated[list[str], typer.Argument(metavar="IMG", help="Images to look at: files, folders or patterns.")],
+    images: _Images,
     out: Annotated[Path, typer.Option(help="File to draw into: .png or .svg.")],
     model: Model = DEFAULT_MODEL,
-    layer: Annotated[
-        list[str],
-        typer.Option(
-            help="Blocks whose states become colors, counted from 0: 12; -1 (the last); mid; several: 4,8; likeness "
-            "and attention are of the last one named."
-        ),
-    ] = ("4", "8", "12"),  # type: ignore[assignment]
-    at: Annotated[
-        str, typer.Option(help="Place of the token that others are compared with: shares of the width and height.")
-    ] = "0.5,0.5",
+    layer: _Layers = ("4", "8", "12"),  # type: ignore[assignment]
+    at: _Place = "0.5,0.5",
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Tokens most like it to frame in the other images.")] = 8,
     device: Device = "auto",
     as_json: Json = False,
