@@ -1,9 +1,11 @@
-"""Laws of the page in the browser: it paints as the commands do, keeps what it made, and says what went wrong."""
+"""Laws of the studio behind its pages: it paints as the commands do, keeps what it made, and says what went wrong."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
-import gc
+import io
+import json
 import re
 import signal
 import socket
@@ -11,37 +13,34 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import gradio as gr
 import numpy as np
 import pytest
-from bigr_repr_cli.app.page import Page
-from bigr_repr_cli.app.server import build, private_folder
-from bigr_repr_cli.app.studio import DrawRequest, Preview, Studio
+
+pytest.importorskip("fastapi")
+
+from bigr_repr_cli.app import jobs
+from bigr_repr_cli.app.jobs import BusyError, Desk, QueuedJob
+from bigr_repr_cli.app.orders import field_of
+from bigr_repr_cli.app.studio import DrawRequest, Studio
 from numpy.typing import NDArray
 from PIL import Image
-from starlette.testclient import TestClient
-from tiny_model import tiny_model
+from studio_server import Running, served, waited
+from tiny_model import picture, tiny_model, write_pictures
 
 import bigr_repr as br
+from bigr_repr.codes import from_bytes
+from bigr_repr.features.tokens import token_pca, token_views
+from bigr_repr.painting.pasting import Pasting
 from bigr_repr.painting.pictures import read_provenance
+from bigr_repr.sampling.fields import options_of
 from bigr_repr.sampling.job import given_options
+from bigr_repr.sampling.settings import SamplingSettings
 
-PHOTOS = Path(__file__).parent.parent / "examples" / "images"
 QUICK = given_options({"seed": 3, "steps": 2, "diffusion_steps": 2}, fast=True)
-
-
-@pytest.fixture(autouse=True)
-def gradio_leaves_event_loops_open() -> Iterator[None]:
-    """Collect them here, where that is no error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
 
 
 def pixels(path: Path | str) -> NDArray[np.uint8]:
@@ -49,42 +48,76 @@ def pixels(path: Path | str) -> NDArray[np.uint8]:
         return np.array(image)
 
 
-def silent(done: float, total: float, picture: Preview | None) -> None:
+def silent(done: float, total: float, look: Any) -> None:
     assert 0 <= done <= total
 
 
-def strokes(height: int, width: int) -> list[NDArray[np.uint8]]:
-    """A layer as the page sends it: half transparent color where it was painted, nothing elsewhere."""
-    layer = np.zeros((height, width, 4), np.uint8)
-    layer[height // 4 : height // 2, width // 4 : width // 2] = (255, 48, 96, 176)
-    return [layer]
+def marked(height: int, width: int) -> NDArray[np.bool_]:
+    mask = np.zeros((height, width), np.bool_)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = True
+    return mask
+
+
+def encoded(mask: NDArray[np.bool_]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(np.dstack([np.uint8(255) * mask] * 4), "RGBA").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 @pytest.fixture
 def studio(tmp_path: Path) -> Studio:
-    return Studio(br.load("bigr-tiny"), tmp_path / "drawn")
+    return Studio(tiny_model(), tmp_path / "drawn")
 
 
 @pytest.fixture
-def photo(tmp_path: Path) -> str:
+def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
-    Image.fromarray(pixels(PHOTOS / "coffee.jpg")).resize((320, 200)).save(path)
-    return str(path)
+    picture(5, 96, 64).save(path)
+    return path
 
 
-def test_strokes_on_a_smaller_copy_mark_the_photograph(studio: Studio, photo: str) -> None:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with served(Studio(tiny_model(), tmp_path_factory.mktemp("drawn"))) as opened:
+        yield opened
+
+
+def upload(running: Running, photo: Path) -> str:
+    return str(running_json(running, "POST", f"/pictures?name={photo.name}", photo.read_bytes())["id"])
+
+
+def running_json(running: Running, method: str, path: str, body: bytes | None = None) -> Any:
+    status, _, answer = running.ask(method, path, body)
+    assert status == 200, answer
+    return json.loads(answer)
+
+
+def outcome(running: Running, path: str, /, **body: Any) -> Any:
+    """What becomes of a press."""
+    status, answer = running.post(path, **body)
+    assert status == 200, answer
+    job = {"state": "", "version": -1}
+    while job["state"] not in ("done", "failed", "stopped"):
+        job = running_json(running, "GET", f"/jobs/{answer['job']}?seen={job['version']}")
+    return job
+
+
+SHORT = {"settings": {"steps": 2, "diffusion_steps": 2}}
+
+
+# ---- what is drawn
+def test_marks_on_a_smaller_copy_mark_the_photograph(studio: Studio, photo: Path) -> None:
     before = pixels(photo)
-    (path,) = studio.inpaint(DrawRequest(photo=photo, strokes=strokes(100, 160), options=QUICK), silent)
-    after = pixels(path)
-    inside = np.zeros(before.shape[:2], bool)
-    inside[50:100, 80:160] = True
+    (path,) = studio.inpaint(DrawRequest(photo=photo, mask=marked(32, 48), options=QUICK), silent)
+    after, inside = pixels(path), np.zeros(before.shape[:2], bool)
+    inside[16:32, 24:48] = True
     assert (after[~inside] == before[~inside]).all()
     assert (after[inside] != before[inside]).any()
 
 
-def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: str, tmp_path: Path) -> None:
+def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: Path) -> None:
     feather = br.Pasting(blend="feather")
-    order = DrawRequest(photo=photo, strokes=strokes(200, 320), label="seashore", pasting=feather, options=QUICK)
+    order = DrawRequest(photo=photo, mask=marked(64, 96), label="1", pasting=feather, options=QUICK)
     (path,) = studio.inpaint(order, silent)
     said = read_provenance(path)
     (again,) = br.inpaint_photo(
@@ -100,179 +133,316 @@ def test_a_picture_can_be_made_again_from_what_it_says(studio: Studio, photo: st
 
 
 @pytest.mark.slow
-def test_every_button_keeps_its_pictures(studio: Studio, photo: str) -> None:
-    order = DrawRequest(photo=photo, label="alp", pasting=br.Pasting(window=200), options=QUICK)
+def test_every_press_keeps_its_pictures(studio: Studio, photo: Path) -> None:
+    order = DrawRequest(photo=photo, label="2", pasting=br.Pasting(window=48), options=QUICK)
     made = [
         studio.outpaint(DrawRequest(photo=photo, versions=2, options=QUICK), 2.0, silent),
         studio.enrich(order, silent),
-        studio.enrich(dataclasses.replace(order, strokes=strokes(200, 320)), silent),
-        studio.generate(["seashore", "alp"], 3, QUICK, silent),
-        studio.generate([], 1, QUICK, silent),
-        studio.interpolate("seashore", "alp", 3, QUICK, silent),
+        studio.enrich(dataclasses.replace(order, mask=marked(64, 96)), silent),
+        studio.generate(["1", "2"], 3, QUICK, silent),
+        studio.generate([""], 1, QUICK, silent),
+        studio.interpolate("0", "1", 3, QUICK, silent),
     ]
     assert [len(paths) for paths in made] == [2, 1, 1, 3, 1, 2]
     every = [path for paths in made for path in paths]
     assert len(set(every)) == len(every)
     assert all(path.exists() and studio.out in path.parents for path in every)
-    assert pixels(made[0][0]).shape == (200, 400, 3)
+    assert pixels(made[0][0]).shape == (64, 128, 3)
 
 
-class Session:
-    """What Gradio tells a handler of who asks."""
-
-    session_hash = "one"
-
-
-def entered(page: Page, **values: Any) -> dict[Any, Any]:
-    """Every component's own value, but for those given by the page's names; numbers are typed into fields of text."""
-    usual = {part: part.value for part in vars(page).values() if isinstance(part, gr.components.Component)}
-    usual |= {part: part.value for part in page.settings.values()}
-    for name, value in values.items():
-        part = page.settings[name] if name in page.settings else getattr(page, name)
-        usual[part] = str(value) if isinstance(part, gr.Textbox) else value
-    return usual
+def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    pre = tiny_model()
+    config = dataclasses.replace(pre.config, class_names=("crane", "tern", "crane"))
+    studio = Studio(dataclasses.replace(pre, config=config), tmp_path)
+    assert list(studio.classes) == ["crane (0)", "tern", "crane (2)"]
+    (path,) = studio.generate(["crane (2)"], 1, QUICK, silent)
+    assert read_provenance(path)["labels"] == [2]
 
 
-def press(page: Page, work: Any, values: dict[Any, Any]) -> list[Any]:
-    """What the gallery shows in the end."""
-    session: Any = Session()
-    page._pressed(session)
-    *_, last = page._run(work)(values, Session())
-    return cast(list[Any], last)
+def test_a_model_without_classes_offers_none(tmp_path: Path) -> None:
+    pre = tiny_model()
+    config = dataclasses.replace(pre.config, training={"settings": {"conditional": False}})
+    studio = Studio(dataclasses.replace(pre, config=config), tmp_path)
+    assert studio.classes == {}
+    assert len(studio.generate([""], 1, QUICK, silent)) == 1
 
 
-def test_buttons_paint_with_what_is_entered(studio: Studio, photo: str) -> None:
-    page = Page(studio)
-    quick = {"steps": 2, "diffusion_steps": 2}
-    painted = {"background": None, "layers": strokes(200, 320), "composite": None}
-    (path,) = press(page, page._inpaint, entered(page, photo=photo, editor=painted, label="alp", **quick))
-    said = read_provenance(Path(path))
-    assert (said["classes"], said["settings"]["order"], said["pasting"]["blend"]) == (["alp"], "halton", "feather")
-    assert len(press(page, page._outpaint, entered(page, photo=photo, **quick))) == 1
-    assert len(press(page, page._enrich, entered(page, photo=photo, editor=painted, window=200, **quick))) == 1
-    assert len(press(page, page._generate, entered(page, count=2, **quick))) == 2
-    assert [Path(p).suffix for p in press(page, page._interpolate, entered(page, **quick))] == [".gif", ".png"]
+# ---- over HTTP
+def test_a_press_draws_what_is_asked_for(running: Running, photo: Path) -> None:
+    opened = upload(running, photo)
+    job = outcome(
+        running, "/jobs", kind="inpaint", photo=opened, mask=encoded(marked(64, 96)), label="1", seed=7, count=2,
+        pasting={"blend": "feather"}, **SHORT,
+    )  # fmt: skip
+    assert (job["state"], job["share"], len(job["result"])) == ("done", 1, 2)
+    made = job["result"][0]
+    assert (made["width"], made["height"]) == (96, 64)
+    said = read_provenance(running.studio.out / made["name"])
+    assert (said["labels"], said["seed"], said["settings"]["order"], said["settings"]["steps"]) == ([1], 7, "halton", 2)
+    assert said["pasting"]["blend"] == "feather"
+    _, headers, data = running.ask("GET", f"/pictures/{made['id']}/file")
+    assert data == (running.studio.out / made["name"]).read_bytes()
+    assert made["name"] in headers["content-disposition"]
+    again = outcome(running, "/jobs", kind="enrich", photo=made["id"], **SHORT)  # going on with it
+    assert again["state"] == "done"
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("body", "field", "words"),
     [
-        ({}, "no photograph is open"),
-        ({"photo": "PHOTO"}, "nothing is marked"),
-        ({"photo": "PHOTO", "strokes": True, "temperature": "-1"}, "temperature"),
-        ({"photo": "PHOTO", "strokes": True, "window": "5000"}, "window"),
-        ({"photo": "PHOTO", "strokes": True, "steps": "5000"}, "5000 iterations"),
-        ({"photo": "PHOTO", "strokes": True, "steps": "0"}, "steps"),
-        ({"photo": "PHOTO", "strokes": True, "steps": "many"}, "Iterations: 'many' is not a whole number"),
-        ({"photo": "PHOTO", "strokes": True, "seed": "1.5"}, r"Seed: '1\.5' is not a whole number"),
-        ({"photo": "PHOTO", "strokes": True, "seed": "-1"}, "seed"),
-        ({"photo": "PHOTO", "strokes": True, "guidance": "nan"}, "guidance"),
-        ({"photo": __file__, "strokes": True}, "test_app.py"),
+        ({"kind": "inpaint"}, "photo", "no photograph is open"),
+        ({"kind": "inpaint", "photo": "PHOTO"}, "mask", "nothing is marked"),
+        ({"kind": "generate", "settings": {"temperature": -1}}, "temperature", "temperature"),
+        ({"kind": "generate", "settings": {"steps": 0}}, "steps", "steps"),
+        ({"kind": "generate", "settings": {"steps": "many"}}, "steps", "whole number"),
+        ({"kind": "generate", "settings": {"steps": 17}}, "steps", "17 iterations"),
+        ({"kind": "generate", "settings": {"guidance": 3}}, "guidance", "guidance"),
+        ({"kind": "generate", "settings": {"colour": 3}}, None, "no option"),
+        ({"kind": "generate", "label": "zebra"}, "label", "zebra"),
+        ({"kind": "generate", "count": 65}, "count", "65 pictures"),
+        ({"kind": "interpolate", "start": "0", "end": "1", "count": 33}, "count", "33 frames"),
+        ({"kind": "outpaint", "photo": "PHOTO", "aspect": "wide"}, "aspect", "'wide'"),
+        ({"kind": "outpaint", "photo": "PHOTO", "aspect": "3:2"}, "aspect", "aspect"),
+        ({"kind": "enrich", "photo": "PHOTO", "pasting": {"window": 5000}}, "window", "window"),
+        (
+            {"kind": "enrich", "photo": "PHOTO", "pasting": {"window": 8, "max_windows": 2}},
+            "max_windows",
+            "max_windows",
+        ),
+        ({"kind": "enrich", "photo": "PHOTO", "pasting": {"blend": "glue"}}, "blend", "blend"),
     ],
 )
-def test_errors_are_messages_on_the_page(studio: Studio, photo: str, values: dict[str, Any], words: str) -> None:
-    page, values = Page(studio), dict(values)
-    if values.pop("strokes", False):
-        values["editor"] = {"layers": strokes(200, 320)}
-    if values.get("photo") == "PHOTO":
-        values["photo"] = photo
-    with pytest.raises(gr.Error, match=words):
-        press(page, page._inpaint, entered(page, **values))
-    assert not list(studio.out.iterdir())
+def test_an_error_names_its_field(
+    running: Running, photo: Path, body: dict[str, Any], field: str | None, words: str
+) -> None:
+    before = set(running.studio.out.iterdir())
+    if body.get("photo") == "PHOTO":
+        body = {**body, "photo": upload(running, photo)}
+    status, answer = running.post("/jobs", **body)
+    if status == 200:
+        job = {"state": "", "version": -1}
+        while job["state"] not in ("done", "failed", "stopped"):
+            job = running_json(running, "GET", f"/jobs/{answer['job']}?seen={job['version']}")
+        assert job["state"] == "failed"
+        error = (job["error"]["message"], job["error"]["field"])
+    else:
+        assert status == 400
+        error = (answer["error"]["message"], answer["error"]["param"])
+    assert words in error[0]
+    assert error[1] == field
+    assert "\n" not in error[0]
+    assert set(running.studio.out.iterdir()) == before
 
 
-def test_a_photograph_opened_again_is_another_to_the_editor(studio: Studio, photo: str) -> None:
-    """Else it would keep what was painted on it."""
-    page = Page(studio)
-    first, second = (page.editor.postprocess(page._opened(photo)[1]) for _ in range(2))  # type: ignore[arg-type]
-    assert first is not None
-    assert second is not None
-    assert first.background != second.background
+def test_the_page_offers_every_option_there_is(running: Running) -> None:
+    """Options are stated once, in the library: a new one appears on the page by itself."""
+    about = running_json(running, "GET", "/about")
+    assert [each["name"] for each in about["settings"]] == list(options_of(SamplingSettings))
+    assert [each["name"] for each in about["pasting"]] == list(options_of(Pasting))
+    assert all(each["help"] for each in about["settings"] + about["pasting"])
+    for kind, key in ((SamplingSettings, "settings"), (Pasting, "pasting")):
+        for name in options_of(kind):
+            assert field_of(ValueError(f"{name}=3 is not allowed")) == name, key
 
 
-def test_opening_a_photograph_shows_no_progress(studio: Studio) -> None:
-    """With it, Gradio's editor waits for ever if the photograph before was painted on."""
-    page = Page(studio)
-    (opens,) = [fn for fn in page.blocks.fns.values() if page.editor in fn.outputs]
-    assert opens.show_progress == "hidden"
+def test_samples_are_photographs_to_begin_with(running: Running) -> None:
+    samples = running_json(running, "GET", "/about")["samples"]
+    assert len(samples) >= 6
+    _, headers, data = running.ask("GET", f"/pictures/{samples[0]['id']}")
+    assert headers["content-type"].startswith("image/")
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (samples[0]["width"], samples[0]["height"])
 
 
-def test_an_unreadable_photograph_is_a_message(studio: Studio) -> None:
-    with pytest.raises(gr.Error, match=r"^.?test_app\.py"):  # without the folder, which is the server's
-        Page(studio)._opened(__file__)
+def test_an_unreadable_photograph_is_one_line(running: Running) -> None:
+    status, _, answer = running.ask("POST", "/pictures?name=text.png", b"no picture")
+    assert status == 415
+    assert b"text.png" in answer
+    assert str(running.folder).encode() not in answer
 
 
-def look_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have what is being drawn shown at every step, however long that takes."""
-    monkeypatch.setattr("bigr_repr_cli.app.page._LOOK_SECONDS", 0)
-    monkeypatch.setattr("bigr_repr_cli.app.page._LOOK_SHARE", np.inf)
+# ---- jobs
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setattr(jobs, "_LOOK_SECONDS", 0)
+    opened = Desk()
+    yield opened
+    opened.close()
 
 
-def test_what_is_being_drawn_is_shown(studio: Studio, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    look_always(monkeypatch)
-    page, painted = Page(studio), {"background": None, "layers": strokes(200, 320), "composite": None}
-    values = entered(page, photo=photo, editor=painted, window=200, steps=4, diffusion_steps=2, versions=2, count=2)
-    for work in (page._inpaint, page._outpaint, page._enrich, page._generate, page._interpolate):
-        *looks, last = page._run(work)(values, Session())
-        assert all(len(look) == 1 for look in looks)
-        shares = [int(caption.removesuffix("%")) for ((_, caption),) in looks]
-        assert len(set(shares)) >= 4
-        assert shares == sorted(shares)
-        assert shares[-1] == 100
-        assert all(isinstance(path, str) for path in last)
-    # The last look shows what was drawn last, whole.
-    ((picture, _),) = looks[-1]
-    strip = pixels(next(path for path in last if path.endswith(".png")))
-    assert (np.asarray(picture) == strip[:64, -64:]).all()
+def over(job: QueuedJob) -> bool:
+    return waited(lambda: job.over)
 
 
-def halting(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have Stop pressed as soon as the first look is taken."""
-    look_always(monkeypatch)
-    session: Any = Session()
-    thumbnail = Image.Image.thumbnail
+def test_looks_and_the_time_left_are_told_as_it_goes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_LOOK_SHARE", np.inf)
+    go, seen = threading.Semaphore(0), []
 
-    def press_stop(image: Image.Image, *args: Any) -> None:
-        page._halt(session)
-        thumbnail(image, *args)
+    def work(watch: Any) -> str:
+        for done in range(1, 5):
+            go.acquire()
+            time.sleep(0.02)
+            watch(done, 4, lambda done=done: f"look {done}")
+        return "whole"
 
-    monkeypatch.setattr(Image.Image, "thumbnail", press_stop)
-
-
-def test_stop_stops_and_the_next_press_goes_on(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Page(studio)
-    values = entered(page, steps=2, diffusion_steps=2, count=2)
-    with monkeypatch.context() as patch:
-        halting(page, patch)
-        (look,) = press(page, page._generate, values)
-    assert look[1] == "25%"
-    page._halt(cast(Any, Session()))  # while it waits for its turn
-    assert list(page._run(page._generate)(values, Session())) == []
-    assert len(press(page, page._generate, values)) == 2
+    job = desk.submit(work)
+    for done in range(1, 5):
+        go.release()
+        assert waited(lambda done=done: job.look == f"look {done}")  # type: ignore[misc]
+        seen.append((job.share, job.seconds_left))
+    assert over(job)
+    assert [share for share, _ in seen] == [0.25, 0.5, 0.75, 1]
+    assert all(left > 0 for _, left in seen[:-1] if left is not None)
+    assert (job.state, job.result) == ("done", "whole")
 
 
-def test_a_page_that_is_closed_ends_its_work(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    look_always(monkeypatch)
-    page, before = Page(studio), threading.active_count()
-    drawing = page._run(page._generate)(entered(page, steps=60, diffusion_steps=50, count=60), Session())
-    next(drawing)
-    assert threading.active_count() == before + 1
-    drawing.close()
-    assert threading.active_count() == before
-    assert not list(studio.out.iterdir())  # nothing half made is left
+def test_stop_ends_what_works_and_what_waits(desk: Desk) -> None:
+    begun: list[int] = []
+
+    def work(watch: Any, number: int = 0) -> None:
+        begun.append(number)
+        while True:
+            watch(0, 1, None)
+            time.sleep(0.01)
+
+    first, second = desk.submit(work), desk.submit(lambda watch: work(watch, 1))
+    assert waited(lambda: begun == [0])
+    assert (desk.ahead(first), desk.ahead(second)) == (0, 1)
+    desk.stop(second)
+    assert second.state == "stopped"
+    desk.stop(first)
+    assert over(first)
+    assert (first.state, begun) == ("stopped", [0])
+    third = desk.submit(lambda watch: "next")
+    assert over(third)
+    assert third.result == "next"
+
+
+def test_long_work_asks_before_it_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_SURE_SECONDS", 0.02)
+    steps: list[float] = []
+
+    def work(watch: Any) -> str:
+        for done in range(4):
+            steps.append(time.monotonic())
+            time.sleep(0.03)
+            watch(done + 1, 4 if done else 1e6, None)
+        return "whole"
+
+    asked = desk.submit(work)
+    assert waited(lambda: asked.state == "asking")
+    assert asked.seconds_left is not None
+    assert asked.seconds_left > jobs.LONG_SECONDS
+    time.sleep(0.3)
+    assert len(steps) == 1  # it waits
+    asked.confirmed.set()
+    assert over(asked)
+    assert (asked.state, len(steps)) == ("done", 4)
+    refused = desk.submit(work)
+    assert waited(lambda: refused.state == "asking")
+    desk.stop(refused)
+    assert over(refused)
+    assert refused.state == "stopped"
+
+
+def test_a_fault_ends_its_own_job_only(desk: Desk) -> None:
+    wrong = desk.submit(lambda watch: 1 / 0)
+    right = desk.submit(lambda watch: 1)
+    assert over(wrong)
+    assert over(right)
+    assert (wrong.state, type(wrong.error), right.state) == ("failed", ZeroDivisionError, "done")
+
+
+def test_a_full_queue_is_refused(desk: Desk) -> None:
+    halt = threading.Event()
+    first = desk.submit(lambda watch: halt.wait(30))
+    assert waited(lambda: first.state == "running")
+    queued = [desk.submit(lambda watch: 1) for _ in range(jobs.WAITING)]
+    with pytest.raises(BusyError, match="8 jobs"):
+        desk.submit(lambda watch: 1)
+    halt.set()
+    assert all(map(over, queued))
+    assert over(desk.submit(lambda watch: 1))
 
 
 def test_the_end_of_the_server_ends_what_is_drawn(studio: Studio) -> None:
-    page = Page(studio)
-    values = entered(page, steps=60, diffusion_steps=50, count=60)
-    asked = threading.Thread(target=lambda: list(page._run(page._generate)(values, Session())))
-    asked.start()
-    while not any(thread.name == "drawing" for thread in threading.enumerate()):
-        time.sleep(0.01)
-    page.close()
-    asked.join(timeout=60)
-    assert not asked.is_alive()
-    assert not any(thread.name == "drawing" for thread in threading.enumerate())
+    desk = Desk()
+    options = given_options({"steps": 16, "diffusion_steps": 200}, fast=True)
+    job = desk.submit(lambda watch: studio.generate([""], 60, options, watch))
+    assert waited(lambda: job.share > 0)
+    desk.close()
+    assert job.state == "stopped"
+    assert not any(thread.name == jobs.THREAD and thread is desk._thread for thread in threading.enumerate())
+    assert not list(studio.out.iterdir())  # nothing half made is left
+
+
+# ---- looking inside, and searching
+def test_look_inside_shows_the_models_tokens(running: Running, photo: Path) -> None:
+    status, found = running.post("/inside/look", picture=upload(running, photo))
+    assert status == 200
+    views = token_views(photo, running.studio.pre, range(4))
+    packed = np.array([list(bytes.fromhex(text)) for text in found["bits"]], np.uint8)
+    assert (from_bytes(packed, 12) == views.bits[0]).all()
+    np.testing.assert_allclose(found["open"], views.entropy[0], atol=1e-4)
+    colors = np.frombuffer(base64.b64decode(found["colors"]), np.uint8).reshape(4, 4, 4, 3)
+    assert (colors[2] == token_pca(views.states[2])[0]).all()
+    kept = Image.open(io.BytesIO(base64.b64decode(found["kept"].split(",")[1])))
+    assert (np.asarray(kept) == views.reconstruction[0]).all()
+    assert len(found["expected"]) == len(found["surprise"]) == 16
+
+
+def test_unmasking_shows_every_iteration(running: Running) -> None:
+    job = outcome(running, "/inside/unmask", label="1", seed=4, steps=4, order="entropy")
+    film = job["result"]
+    assert len(film["frames"]) == 4
+    assert sorted(set(film["when"])) == [1, 2, 3, 4]
+    status, answer = running.post("/inside/unmask", order="backwards")
+    assert (status, answer["error"]["param"]) == (400, "order")
+
+
+@pytest.mark.slow
+def test_a_folder_of_pictures_is_searched(running: Running, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", 12)
+    assert running.ask("GET", "/search/about")[0] == 404
+    job = outcome(running, "/search/open", path=str(tmp_path / "pictures"))
+    assert (job["state"], job["result"]) == ("done", {"rows": 12})
+    query = base64.b64encode((tmp_path / "pictures" / "00007.png").read_bytes()).decode()
+    status, found = running.post("/search/search", image=query, k=3)
+    assert (status, found["hits"][0]["id"], found["hits"][0]["distance"]) == (200, "00007.png", 0)
+    status, headers, _ = running.ask("GET", found["hits"][0]["image"])
+    assert (status, headers["content-type"]) == (200, "image/jpeg")
+    write_pictures(tmp_path / "pictures", 3, first=12)
+    assert outcome(running, "/search/open", path=str(tmp_path / "pictures"))["result"] == {"rows": 15}
+    for path, words in [(tmp_path / "nowhere", "no such folder"), (running.folder / "none", "no such folder")]:
+        job = outcome(running, "/search/open", path=str(path))
+        assert (job["state"], job["error"]["field"]) == ("failed", "path")
+        assert words in job["error"]["message"]
+    assert running_json(running, "GET", "/search/opened")["rows"] == 15  # what was open stays
+
+
+def test_the_pages_load_nothing_from_elsewhere(running: Running) -> None:
+    pages = ["/", "/search/", "/inside/", "/static/studio.css", "/static/tabs.css", "/search/static/controls.css"]
+    for page in [*pages, "/static/draw.js", "/static/inside.js", "/static/open.js", "/static/common.js"]:
+        status, _, text = running.ask("GET", page)
+        assert status == 200
+        assert not re.findall(rb"""(?:src|href|from|url|import)[=( ]+["']?https?:""", text), page
+
+
+# ---- the command
+def app_program(code: str, *words: str) -> str:
+    """The command, after some code."""
+    start = f"import sys; {code}; sys.argv = ['bigr-repr', 'app', '--no-browser', *{words!r}]; "
+    return start + "from bigr_repr_cli.main import main; main()"
+
+
+def run_app(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    program = app_program(code, *words)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @pytest.mark.slow
@@ -290,60 +460,13 @@ def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
     assert (running.returncode, said) == (0, "")
 
 
-def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    pre = tiny_model()
-    config = dataclasses.replace(pre.config, class_names=("crane", "tern", "crane"))
-    studio = Studio(dataclasses.replace(pre, config=config), tmp_path)
-    assert list(studio.classes) == ["crane (0)", "tern", "crane (2)"]
-    (path,) = studio.generate([studio.classes["crane (2)"]], 1, QUICK, silent)
-    assert read_provenance(path)["labels"] == [2]
-
-
-def test_a_model_without_classes_offers_none(tmp_path: Path) -> None:
-    pre = tiny_model()
-    config = dataclasses.replace(pre.config, training={"settings": {"conditional": False}})
-    page = Page(Studio(dataclasses.replace(pre, config=config), tmp_path))
-    assert not page.label.visible
-    assert not page.labels.visible
-    assert not hasattr(page, "interpolate")
-    quick = entered(page, steps=2, diffusion_steps=2, count=1)
-    assert len(press(page, page._generate, quick)) == 1
-
-
 @pytest.mark.slow
-def test_the_page_is_served_and_loads_nothing_from_elsewhere(studio: Studio) -> None:
-    with private_folder() as folder:
-        page, guard = build(studio, "127.0.0.1", folder)
-        (studio.out / "private.txt").write_text("private")
-        with TestClient(guard, base_url="http://localhost") as client:
-            text = client.get("/").text
-            assert client.get(f"/gradio_api/file={studio.out / 'private.txt'}").status_code == 403
-        page.close()
-    assert "Open a photograph" in text
-    assert not re.findall(r"""<(?:script|link)[^>]+(?:src|href)=["']https?://(?!127|localhost)[^"']+""", text)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def app_program(code: str, *words: str) -> str:
-    """The command, after some code."""
-    start = f"import sys; {code}; sys.argv = ['bigr-repr', 'app', '--no-browser', *{words!r}]; "
-    return start + "from bigr_repr_cli.main import main; main()"
-
-
-def run_app(code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    program = app_program(code, *words)
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.mark.slow
-def test_without_gradio_the_command_says_what_to_install(tmp_path: Path) -> None:
-    done = run_app("sys.modules['gradio'] = None", "--out", str(tmp_path))
+def test_without_fastapi_the_command_says_what_to_install(tmp_path: Path) -> None:
+    done = run_app("sys.modules['fastapi'] = None", "--out", str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: the page needs Gradio; install it with: pip install 'bigr-repr[app]'"
+    assert done.stderr.strip() == (
+        "error: the page needs FastAPI and uvicorn; install them with: pip install 'bigr-repr[app]'"
+    )
 
 
 @pytest.mark.slow

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import gc
-import http.client
 import io
 import json
 import os
@@ -12,25 +11,27 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("fastapi")
+
 import uvicorn
-from bigr_repr_cli.app import guard as guarding
-from bigr_repr_cli.app import page as pages
-from bigr_repr_cli.app.guard import Guard, is_loopback
-from bigr_repr_cli.app.page import Page
-from bigr_repr_cli.app.server import build, private_folder, serve
+from bigr_repr_cli.app import jobs, shelf
+from bigr_repr_cli.app.server import LIMITS, serve
 from bigr_repr_cli.app.studio import Studio
 from PIL import Image
-from tiny_model import tiny_model
+from studio_server import JSON, Running, served, waited
+from tiny_model import tiny_model, write_pictures
 
+from bigr_repr.serve import Access
+from bigr_repr.serve.guard import RequestGuard
+from bigr_repr.serve.metrics import Metrics
+from bigr_repr.serve.settings import is_loopback
 from bigr_repr.system.files import replacing
 
 
@@ -49,101 +50,15 @@ class SlowStudio(Studio):
             self.ended += 1
 
 
-@dataclass
-class Running:
-    """A page that is served."""
-
-    page: Page
-    guard: Guard
-    studio: SlowStudio
-    folder: Path
-    port: int
-    opened: list[http.client.HTTPConnection] = field(default_factory=list)
-
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of an answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
-        except (BrokenPipeError, ConnectionResetError):  # refused while it was being sent
-            return 413, {}, b""
-        finally:
-            connection.close()
-
-    def join(self, session: str, data: list[Any]) -> int:
-        """Press Generate as the page's script does: the answer's status."""
-        (number,) = [key for key, fn in self.page.blocks.fns.items() if self.page.count in fn.inputs]
-        message = {"data": data, "fn_index": number, "session_hash": session, "trigger_id": None, "event_data": None}
-        return self.ask("POST", "/gradio_api/queue/join", json.dumps(message).encode(), JSON)[0]
-
-    def listen(self, session: str) -> http.client.HTTPConnection:
-        """Hear what becomes of a session's presses."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.request("GET", f"/gradio_api/queue/data?session_hash={session}")
-        assert connection.getresponse().status == 200
-        return connection
-
-
-# Gradio leaves event loops open.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning"
-)
-JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _collected_at_the_end() -> Iterator[None]:
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
-
-
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-        gc.collect()
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with private_folder() as folder:
-        studio = SlowStudio(tiny_model(), tmp_path_factory.mktemp("drawn"))
-        page, guard = build(studio, "127.0.0.1", folder)
-        listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(guard, log_level="critical", ws="none", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield Running(page, guard, studio, folder, listening.getsockname()[1])
-        server.should_exit = True
-        page.close()
-        thread.join()
-        listening.close()
+    with served(SlowStudio(tiny_model(), tmp_path_factory.mktemp("drawn"))) as opened:
+        yield opened
 
 
-def waited(until: Callable[[], bool], seconds: float = 30) -> bool:
-    end = time.monotonic() + seconds
-    while not until() and time.monotonic() < end:
-        time.sleep(0.02)
-    return until()
-
-
-def upload(*files: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
-    """A body and its header, as a form sends files."""
-    parts = [
-        b'--edge\r\nContent-Disposition: form-data; name="files"; filename="' + name.encode() + b'"\r\n'
-        b"Content-Type: image/png\r\n\r\n" + data + b"\r\n"
-        for name, data in files
-    ]
-    return b"".join(parts) + b"--edge--\r\n", {"content-type": "multipart/form-data; boundary=edge"}
+def slow(running: Running) -> SlowStudio:
+    assert isinstance(running.studio, SlowStudio)
+    return running.studio
 
 
 def png() -> bytes:
@@ -153,13 +68,13 @@ def png() -> bytes:
 
 
 # ---- other sites
-@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/gradio_api/queue/join"])
+@pytest.mark.parametrize("path", ["/", "/about", "/search/opened", "/jobs"])
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:7860", "10.0.0.1", "", "localhost.evil"])
 def test_rebound_names_are_refused(running: Running, host: str, path: str) -> None:
     """A name of the attacker's that leads to this machine: the browser takes the page for the attacker's own."""
     status, _, body = running.ask("GET", path, headers={"Host": host})
     assert status == 421
-    assert b"gradio" not in body
+    assert b"tiny-random" not in body
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST"])
@@ -168,10 +83,12 @@ def test_the_page_has_its_names(running: Running, name: str) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:3000", "null", "http://127.0.0.1:1"])
-@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-def test_pages_of_other_sites_may_ask_for_nothing(running: Running, origin: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/about"), ("POST", "/jobs"), ("OPTIONS", "/jobs"), ("POST", "/pictures")]
+)
+def test_pages_of_other_sites_may_ask_for_nothing(running: Running, origin: str, method: str, path: str) -> None:
     headers = {"Origin": origin, "Content-Type": "text/plain", "Access-Control-Request-Method": "POST"}
-    status, answer, _ = running.ask(method, "/gradio_api/queue/join", b"{}" if method == "POST" else None, headers)
+    status, answer, _ = running.ask(method, path, png() if method == "POST" else None, headers)
     assert status == 403
     assert not [name for name in answer if name.startswith("access-control-")]
 
@@ -180,7 +97,7 @@ def test_pages_of_other_sites_may_ask_for_nothing(running: Running, origin: str,
 def test_what_a_browser_calls_foreign_is_refused_but_for_links(running: Running, site: str) -> None:
     foreign = {"Sec-Fetch-Site": site}
     link = {**foreign, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-    assert running.ask("GET", "/gradio_api/info", headers=foreign)[0] == 403
+    assert running.ask("GET", "/about", headers=foreign)[0] == 403
     assert running.ask("GET", "/", headers=foreign)[0] == 403
     assert running.ask("GET", "/", headers=link)[0] == 200
     assert running.ask("POST", "/", b"", headers=link)[0] == 403
@@ -188,128 +105,170 @@ def test_what_a_browser_calls_foreign_is_refused_but_for_links(running: Running,
 
 
 def test_no_answer_lets_others_in_or_frame_it(running: Running) -> None:
-    own = {"Origin": f"http://127.0.0.1:{running.port}"}
-    for path, headers in (("/", {}), ("/config", own), ("/nowhere", own), ("/config", {"Origin": "http://evil"})):
+    own = {"Origin": running.url}
+    for path, headers in (("/", {}), ("/about", own), ("/nowhere", own), ("/about", {"Origin": "http://evil"})):
         _, answer, _ = running.ask("GET", path, headers=headers)
         assert answer["x-frame-options"] == "DENY"
         assert "frame-ancestors 'none'" in answer["content-security-policy"]
+        assert "default-src 'none'" in answer["content-security-policy"]
         assert not [name for name in answer if name.startswith("access-control-")]
 
 
 # ---- uploads
 def test_images_are_taken_and_nothing_else(running: Running) -> None:
-    status, _, body = running.ask("POST", "/gradio_api/upload", *upload(("a.png", png())))
-    assert status == 200
-    (path,) = map(Path, json.loads(body))
-    assert path.is_relative_to(running.folder)
+    status, _, body = running.ask("POST", "/pictures?name=..%2F..%2Fa.png", png())
+    assert (status, json.loads(body)["name"]) == (200, "a.png")
     before = {file for file in running.folder.rglob("*") if file.is_file()}
-    for files in ([("a.png", b"<script>alert(1)</script>")], [("a.png", png()), ("b.html", b"<html>")]):
-        status, _, body = running.ask("POST", "/gradio_api/upload", *upload(*files))
-        assert (status, body) == (415, b"only images can be opened")
-    assert {file for file in running.folder.rglob("*") if file.is_file()} <= before
+    assert len(before) == 1
+    for data in (b"<script>alert(1)</script>", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"", png()[:40]):
+        status, _, body = running.ask("POST", "/pictures?name=b.html", data)
+        assert status in (400, 415), data
+        assert str(running.folder).encode() not in body
+    assert {file for file in running.folder.rglob("*") if file.is_file()} == before
+
+
+def test_what_is_shown_is_an_image_to_every_browser(running: Running) -> None:
+    _, _, body = running.ask("POST", "/pictures", png())
+    picture = json.loads(body)["id"]
+    _, headers, _ = running.ask("GET", f"/pictures/{picture}")
+    assert headers["content-type"] == "image/png"
+    _, headers, _ = running.ask("GET", f"/pictures/{picture}/file")
+    assert headers["content-type"] == "application/octet-stream"
+    assert headers["content-disposition"].startswith("attachment")
+    assert headers["x-content-type-options"] == "nosniff"
 
 
 def test_uploads_are_limited(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    body, headers = upload(("a.png", png() + bytes(1 << 20)))
-    claimed = {**headers, "content-length": str(400 << 20)}
-    assert running.ask("POST", "/gradio_api/upload", b"", claimed)[0] == 413
-    assert running.ask("POST", "/gradio_api/queue/join", b"", {**JSON, "content-length": str(9 << 20)})[0] == 413
-    monkeypatch.setattr(guarding, "UPLOAD_BYTES", 1 << 19)
-    assert running.ask("POST", "/gradio_api/upload", body, headers)[0] == 413
-    monkeypatch.setattr(guarding, "UPLOAD_BYTES", 128 << 20)
-    monkeypatch.setattr(guarding, "FOLDER_BYTES", 0)
-    assert running.ask("POST", "/gradio_api/upload", *upload(("a.png", png())))[0] == 507
+    assert running.ask("POST", "/pictures", b"", {"content-length": str(400 << 20)})[0] == 413
+    assert running.ask("POST", "/jobs", b"", {**JSON, "content-length": str(129 << 20)})[0] == 413
+    assert running.post("/jobs", kind="inpaint", mask="A" * ((16 << 20) + 1))[0] == 422
+    monkeypatch.setattr(shelf, "FOLDER_BYTES", 0)
+    assert running.ask("POST", "/pictures", png())[0] == 507
+
+
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("1", (3000, 3000)).save(file, "PNG")
+    kept = shelf.Shelf(tmp_path, max_pixels=1_000_000)
+    with pytest.raises(ValueError, match="pixels"):
+        kept.upload(file.getvalue(), "bomb.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mask_is_no_bomb(running: Running) -> None:
+    file = io.BytesIO()
+    Image.new("L", (30_000, 3000)).save(file, "PNG")
+    photo = json.loads(running.ask("POST", "/pictures", png())[2])["id"]
+    for mask, words in [(file.getvalue(), "too many"), (b"GIF89a", "no PNG"), (png()[:30], "no PNG")]:
+        body = base64.b64encode(mask).decode()
+        status, answer = running.post("/jobs", kind="inpaint", photo=photo, mask=body)
+        assert (status, answer["error"]["param"]) == (400, "mask")
+        assert words in answer["error"]["message"]
 
 
 # ---- too much
-def values(running: Running, **changes: Any) -> list[Any]:
-    """What the page would send for Generate."""
-    (fn,) = [fn for fn in running.page.blocks.fns.values() if running.page.count in fn.inputs]
-    named = {getattr(running.page, name): value for name, value in changes.items()}
-    return [named.get(part, getattr(part, "value", None)) for part in fn.inputs]
-
-
 def test_the_queue_is_limited_and_what_nobody_waits_for_ends(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    studio, began = running.studio, running.studio.began
-    found = [running.join("first", values(running)) for _ in range(30)]
-    assert set(found) == {200, 503}
-    assert found.count(200) <= 10
+    studio, began = slow(running), slow(running).began
+    found = [running.post("/jobs", kind="generate") for _ in range(30)]
+    assert {status for status, _ in found} == {200, 429}
+    accepted = [answer["job"] for status, answer in found if status == 200]
+    assert len(accepted) <= 10
     assert waited(lambda: studio.began > began)
-    listening = running.listen("first")
-    monkeypatch.setattr(pages, "_ABANDONED_SECONDS", 0.5)
-    time.sleep(1.5)
-    assert (studio.began, studio.ended) == (began + 1, began)  # as long as somebody listens
-    listening.close()
+    monkeypatch.setattr(jobs, "ABANDONED_SECONDS", 0.5)
+    for _ in range(4):  # as long as somebody listens
+        assert running.ask("GET", f"/jobs/{accepted[0]}")[0] == 200
+        time.sleep(0.2)
+    assert (studio.began, studio.ended) == (began + 1, began)
     assert waited(lambda: studio.ended == studio.began)
     now = studio.began
-    assert waited(lambda: running.join("second", values(running)) == 200)  # the queue is free again
+    assert waited(lambda: running.post("/jobs", kind="generate")[0] == 200)  # the queue is free again
     assert waited(lambda: studio.began > now)
     assert waited(lambda: studio.ended == studio.began)  # though nobody has ever listened
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
-    [({"count": 65}, "65 pictures"), ({"count": 0}, "0 pictures"), ({"labels": ["1"] * 3000}, "3000")],
+    ("labels", "count", "words"),
+    [([], 65, "65 pictures"), ([], 0, "0 pictures"), (["1,2"] * 1500, 1, "3000")],
 )
-def test_a_press_is_limited_on_the_server(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_a_press_is_limited_on_the_server(tmp_path: Path, labels: list[str], count: int, words: str) -> None:
     studio = Studio(tiny_model(), tmp_path)
     with pytest.raises(ValueError, match=words):
-        studio.generate(changes.get("labels", []), changes.get("count", 1), {}, lambda *_: None)
-    with pytest.raises(ValueError, match="33 steps"):
+        studio.generate(labels, count, {}, lambda *_: None)
+    with pytest.raises(ValueError, match="33 frames"):
         studio.interpolate("0", "1", 33, {}, lambda *_: None)
     assert not list(tmp_path.iterdir())
 
 
 def test_hostile_requests_leave_no_traceback(running: Running, capfd: pytest.CaptureFixture[str]) -> None:
     for method, path, body in [
-        ("POST", "/gradio_api/queue/join", b"{"),
-        ("POST", "/gradio_api/queue/join", b'{"data": null, "fn_index": 99999, "session_hash": "x"}'),
-        ("POST", "/gradio_api/queue/join", b'{"data": {}, "fn_index": "a"}'),
-        ("POST", "/gradio_api/upload", b"no form"),
-        ("GET", "/gradio_api/file=/etc/passwd", None),
-        ("GET", "/gradio_api/file=..%2F..%2Fetc%2Fpasswd", None),
+        ("POST", "/jobs", b"{"),
+        ("POST", "/jobs", b'{"kind": "shutdown"}'),
+        ("POST", "/jobs", b'{"kind": "generate", "seed": -1}'),
+        ("POST", "/jobs", b'{"kind": "generate", "seed": 1e400}'),
+        ("POST", "/jobs", b'{"kind": "generate", "settings": {"steps": "many"}}'),
+        ("POST", "/jobs", b'{"kind": "generate", "settings": {"__class__": 1}}'),
+        ("POST", "/jobs", b'{"kind": "inpaint", "photo": "/etc/passwd"}'),
+        ("POST", "/inside/look", b'{"picture": "../../etc/passwd"}'),
+        ("POST", "/inside/unmask", b'{"steps": 100000}'),
+        ("POST", "/inside/unmask", b'{"order": "\\u0000"}'),
+        ("POST", "/search/open", b'{"path": ""}'),
+        ("POST", "/search/search", b"[]"),
+        ("POST", "/pictures", b"no picture"),
+        ("GET", "/pictures/..%2F..%2Fetc%2Fpasswd", None),
+        ("GET", "/pictures/%2Fetc%2Fpasswd/file", None),
+        ("GET", "/static/..%2F..%2Fserver.py", None),
+        ("GET", "/static/../../server.py", None),
         ("GET", "/%00", None),
-        ("GET", "/gradio_api/queue/data", None),
-        ("PUT", "/config", b"x"),
+        ("GET", "/jobs/none", None),
+        ("DELETE", "/jobs/none", None),
+        ("PUT", "/about", b"x"),
     ]:
         status, _, answer = running.ask(method, path, body, JSON)
-        assert 400 <= status < 600, path
+        assert 400 <= status < 500, path
         assert b"root:" not in answer
         assert b"Traceback" not in answer
+        assert b"import" not in answer
     text = "".join(capfd.readouterr())
     assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(
-    "path", ["/monitoring", "/monitoring/summary", "/gradio_api/monitoring", "/docs", "/openapi.json"]
+    "path",
+    ["/monitoring", "/metrics", "/search/metrics", "/docs", "/search/docs", "/openapi.json", "/redoc", "/health"],
 )
 def test_nothing_is_told_of_the_server(running: Running, path: str) -> None:
     assert running.ask("GET", path)[0] == 404
 
 
+def test_only_what_was_opened_or_drawn_is_served(running: Running) -> None:
+    (running.studio.out / "private.png").write_bytes(png())
+    for path in ("/pictures/private.png", f"/pictures/{running.studio.out / 'private.png'}", "/drawn/private.png"):
+        assert running.ask("GET", path)[0] == 404
+
+
 # ---- strangers
-def test_the_password_is_asked_for_first(tmp_path: Path) -> None:
+def test_the_password_is_asked_for_first() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"secret"})
 
-    guard = Guard(app, "127.0.0.1", tmp_path, "pässword")
-    for word, status in [(None, 401), ("wrong", 401), ("pässword", 200), ("", 401)]:
-        sent: list[Any] = []
-        headers = [(b"host", b"localhost")]
-        if word is not None:
-            headers.append((b"authorization", b"Basic " + base64.b64encode(f"me:{word}".encode())))
-        ask(guard, headers, sent)
-        assert sent[0]["status"] == status
-        assert (b"secret" in sent[1]["body"]) == (status == 200)
+    guard = RequestGuard(app, access=Access(password="pässword"), limits=LIMITS, metrics=Metrics())
+    for path in (b"/", b"/static/draw.js", b"/about"):
+        for word, status in [(None, 401), ("wrong", 401), ("pässword", 200), ("", 401)]:
+            headers = [(b"host", b"localhost")]
+            if word is not None:
+                headers.append((b"authorization", b"Basic " + base64.b64encode(f"me:{word}".encode())))
+            sent = ask(guard, headers, path)
+            assert sent[0]["status"] == status
+            assert (b"secret" in sent[1]["body"]) == (status == 200)
     for odd in (b"Basic", b"Basic \xff", b"Bearer x", b"Basic !!!"):
-        sent = []
-        ask(guard, [(b"host", b"localhost"), (b"authorization", odd)], sent)
+        sent = ask(guard, [(b"host", b"localhost"), (b"authorization", odd)])
         assert sent[0]["status"] == 401
+        assert dict(sent[0]["headers"])[b"www-authenticate"].startswith(b"Basic")
 
 
-def ask(guard: Guard, headers: list[tuple[bytes, bytes]], sent: list[Any]) -> None:
-    import asyncio
+def ask(guard: RequestGuard, headers: list[tuple[bytes, bytes]], path: bytes = b"/") -> list[Any]:
+    sent: list[Any] = []
 
     async def receive() -> Any:
         return {"type": "http.request", "body": b""}
@@ -317,8 +276,9 @@ def ask(guard: Guard, headers: list[tuple[bytes, bytes]], sent: list[Any]) -> No
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers}
+    scope = {"type": "http", "method": "GET", "path": path.decode(), "query_string": b"", "headers": headers}
     asyncio.run(guard(scope, receive, send))
+    return sent
 
 
 @pytest.mark.parametrize(
@@ -329,29 +289,41 @@ def ask(guard: Guard, headers: list[tuple[bytes, bytes]], sent: list[Any]) -> No
     ],
 )
 def test_elsewhere_only_addresses_and_its_own_name_are_answered(
-    tmp_path: Path, host: str, names: list[str], foreign: list[str]
+    host: str, names: list[str], foreign: list[str]
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
+    access = Access(host=host, anyone=True, allowed_hosts=() if is_loopback(host) else (socket.gethostname(),))
+    guard = RequestGuard(app, access=access, limits=LIMITS, metrics=Metrics())
     for name, status in [*((each, 200) for each in names), *((each, 421) for each in foreign)]:
-        sent: list[Any] = []
-        ask(Guard(app, host, tmp_path), [(b"host", name.encode())], sent)
-        assert sent[0]["status"] == status, name
+        assert ask(guard, [(b"host", name.encode())])[0]["status"] == status, name
 
 
 def test_a_warning_where_other_machines_reach_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    async def nothing(*_: Any, **__: Any) -> None: ...
+
+    monkeypatch.setattr(uvicorn.Server, "serve", nothing)
     studio = SlowStudio(tiny_model(), tmp_path)
     for host, password, wanted in [("127.0.0.1", None, []), ("0.0.0.0", None, ["warning", "--password"])]:
         serve(studio, host, 0, browser=False, password=password)
         error = capsys.readouterr().err
         assert all(word in error for word in wanted)
         assert bool(error) == bool(wanted)
-    assert is_loopback("::1")
-    assert not is_loopback("::")
+
+
+def test_a_page_that_others_reach_opens_no_folders(tmp_path: Path) -> None:
+    """Else a stranger could look at any picture of the machine."""
+    write_pictures(tmp_path / "pictures", 2)
+    for access, status in [
+        (Access(host="0.0.0.0", anyone=True), 403),
+        (Access(anyone=True), 200),
+    ]:
+        with served(SlowStudio(tiny_model(), tmp_path / "drawn"), access) as opened:
+            found, answer = opened.post("/search/open", path=str(tmp_path / "pictures"))
+            assert found == status, answer
 
 
 @pytest.mark.slow

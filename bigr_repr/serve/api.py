@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 from PIL import Image
@@ -45,7 +45,9 @@ from bigr_repr.serve.schemas import (
 )
 from bigr_repr.serve.service import Query, SearchOptions, Service, index_code, query_of_code, query_of_row
 from bigr_repr.serve.settings import Access
+from bigr_repr.system.pages import TOKENS, render
 
+_PAGE: Final = FilePath(__file__).parent / "search_page.html"
 _STATIC: Final = FilePath(__file__).parent / "static"
 _FOREVER: Final = "private, max-age=86400, immutable"  # addresses name the index's version
 _IMAGE_STATUS: Final = {"too-large": 413, "timeout": 422, "crashed": 422, "unsupported": 415, "not-an-image": 415}
@@ -70,12 +72,23 @@ def create_app(service: Service, access: Access | None = None) -> FastAPI:
     app.state.service, app.state.token = service, access.token
     app.add_middleware(RequestGuard, access=access, limits=service.limits, metrics=service.metrics)
     app.include_router(router)
-    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
-    _handle_errors(app)
+    app.include_router(own)
+    mount_static(app)
+    handle_errors(app)
     return app
 
 
-def _handle_errors(app: FastAPI) -> None:
+def mount_static(app: FastAPI, path: str = "/static", folder: FilePath = _STATIC) -> None:
+    """Scripts and styles of a folder, the search page's unless named, and the tokens that all pages share."""
+
+    @app.get(f"{path}/tokens.css", include_in_schema=False)
+    async def tokens() -> Response:
+        return FileResponse(TOKENS)
+
+    app.mount(path, StaticFiles(directory=folder))
+
+
+def handle_errors(app: FastAPI) -> None:
     """Errors as OpenAI's API words them, none with a path of this machine."""
 
     def answer(status: int, code: str, message: str) -> JSONResponse:
@@ -120,11 +133,14 @@ def _in_words(error: dict[str, Any]) -> str:
     return f"{place}: {said}" if place else f"the body: {said}" if kind != "value_error" else said
 
 
-router = APIRouter()
+router = APIRouter()  # what a search page asks
+own = APIRouter()  # what only a server of its own has
 
 
 def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
+    service: Service | None = request.app.state.service
+    if service is None:
+        raise RefusedError(404, "no-index", "no index is open")
     return service
 
 
@@ -149,19 +165,19 @@ def _check_count(service: Service, count: int) -> None:
 # ---- pages
 
 
-@router.get("/", include_in_schema=False)
+@own.get("/", include_in_schema=False)
 async def page() -> Response:
     """The search page."""
-    return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+    return HTMLResponse(render(_PAGE), headers={"Cache-Control": "no-cache"})
 
 
-@router.get("/docs", include_in_schema=False)
+@own.get("/docs", include_in_schema=False)
 async def docs() -> Response:
     """The API, readable."""
     return FileResponse(_STATIC / "docs.html", headers={"Cache-Control": "no-cache"})
 
 
-@router.post("/session", include_in_schema=False)
+@own.post("/session", include_in_schema=False)
 async def start_session(request: Request) -> Response:
     """Keep the search page signed in: the guard has checked the token already."""
     answer = Response(status_code=204)
@@ -174,13 +190,13 @@ async def start_session(request: Request) -> Response:
 # ---- state
 
 
-@router.get("/health")
+@own.get("/health")
 async def health() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@own.get("/ready")
 async def ready(service: Served) -> dict[str, str]:
     """Model and index are loaded, and requests are worked on; 503 otherwise."""
     if not service.ready:
@@ -188,7 +204,7 @@ async def ready(service: Served) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", response_class=Response)
+@own.get("/metrics", response_class=Response)
 async def read_metrics(service: Served) -> Response:
     """Figures for Prometheus."""
     return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
@@ -268,7 +284,7 @@ async def codes(body: CodesBody, service: Served) -> CodesAnswer:
 
 
 @router.post("/search")
-async def search(body: SearchBody, service: Served) -> SearchAnswer:
+async def search(body: SearchBody, service: Served, request: Request) -> SearchAnswer:
     """The pictures of the index that are nearest to a picture, a code, or one of themselves."""
     if body.k > service.limits.neighbors:
         raise RefusedError(422, "invalid", f"k: {body.k} is more than {service.limits.neighbors}")
@@ -285,13 +301,17 @@ async def search(body: SearchBody, service: Served) -> SearchAnswer:
         hits=[
             HitAnswer(
                 row=hit.row, id=hit.id, distance=hit.distance, columns=hit.columns,
-                image=f"/image/{hit.row}?version={state.version}",
+                image=_address(request, hit.row, state),
             )
             for hit in hits
         ],
         metric="cosine" if body.rescore else "bits",
         n_bits=_compared(state, region), rows=len(state.index), version=state.version, code=_base64(query.code),
     )  # fmt: skip
+
+
+def _address(request: Request, row: int, state: IndexState) -> str:
+    return f"{request.app.url_path_for('image', row=row)}?version={state.version}"
 
 
 async def _query(service: Service, state: IndexState, body: SearchBody) -> Query:

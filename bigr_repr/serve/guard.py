@@ -6,6 +6,7 @@ Written for ASGI itself, so that a request is refused before its body is read.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -80,6 +81,7 @@ class RequestGuard:
         self._check_host(headers)
         _check_origin(scope, headers)
         self._check_token(scope, headers)
+        self._check_password(headers)
         if self._requests >= self._limits.requests:
             raise RefusedError(429, "busy", f"{self._requests} requests are being answered; try again in a second")
         self._requests += 1
@@ -107,6 +109,17 @@ class RequestGuard:
         bearer = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
         if not bearer and not hmac.compare_digest(_cookie(headers), session(token)):
             raise RefusedError(401, "token", "a token is required: Authorization: Bearer TOKEN")
+
+    def _check_password(self, headers: Mapping[str, str]) -> None:
+        if self._access.password is None:
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        try:
+            _, _, word = base64.b64decode(given, validate=True).partition(b":")
+        except ValueError:
+            word = b""
+        if scheme.lower() != "basic" or not hmac.compare_digest(word, self._access.password.encode()):
+            raise RefusedError(401, "password", "a password is required")
 
     def take(self, size: int, total: int) -> None:
         """Count `size` more bytes of a body that holds `total` now.  Raises RefusedError past a limit."""
@@ -176,7 +189,8 @@ class _GuardedAnswer:
         if refused.status == 429:
             headers["retry-after"] = _RETRY_SECONDS
         if refused.status == 401:
-            headers["www-authenticate"] = "Bearer"
+            basic = refused.code == "password"
+            headers["www-authenticate"] = 'Basic realm="bigr-repr", charset="UTF-8"' if basic else "Bearer"
         if refused.status == 408:
             headers["connection"] = "close"
         start = {"type": "http.response.start", "status": refused.status}

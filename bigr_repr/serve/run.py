@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -16,11 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class _ApiServer(uvicorn.Server):
-    """A server that says when it listens. started: called once with the address."""
+    """A server that says when it listens and when a signal ends it. begun: called once with the address."""
 
-    def __init__(self, config: uvicorn.Config, begun: Callable[[str], None], address: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, begun: Callable[[str], None], ended: Callable[[], None], address: str
+    ) -> None:
         super().__init__(config)
-        self._begun, self._address = begun, address
+        self._begun, self._ended, self._address = begun, ended, address
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
@@ -28,13 +31,26 @@ class _ApiServer(uvicorn.Server):
         if self.started:
             self._begun(self._address)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """What a signal does."""
+        self._ended()
+        super().handle_exit(sig, frame)
+
 
 def run_server(
-    app: Any, access: Access, limits: Limits, port: int, *, begun: Callable[[str], None] = lambda address: None
+    app: Any,
+    access: Access,
+    limits: Limits,
+    port: int,
+    *,
+    begun: Callable[[str], None] = lambda address: None,
+    ended: Callable[[], None] = lambda: None,
+    grace: float | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then finish the requests that are being answered, for limits.seconds at most.
+    """Serve until SIGINT or SIGTERM, then finish the requests that are being answered.
 
-    port: 0: a free one. begun: called with the server's address once it listens.
+    port: 0: a free one. begun: called with the server's address once it listens; ended: as soon as a signal comes.
+    grace: seconds that requests have to finish; None: limits.seconds.
     Raises OSError when the address cannot be listened on.
     """
     listening = _listen(access.host, port)
@@ -44,9 +60,9 @@ def run_server(
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
             limit_concurrency=4 * limits.requests, timeout_keep_alive=15,
-            timeout_graceful_shutdown=max(1, int(limits.seconds)), lifespan="on",
+            timeout_graceful_shutdown=max(1, int(limits.seconds if grace is None else grace)), lifespan="on",
         )  # fmt: skip
-        asyncio.run(_ApiServer(config, begun, address).serve(sockets=[listening]))
+        asyncio.run(_ApiServer(config, begun, ended, address).serve(sockets=[listening]))
 
 
 def _listen(host: str, port: int) -> socket.socket:

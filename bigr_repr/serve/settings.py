@@ -48,17 +48,20 @@ class Access:
     """Where a server listens and who may ask it.
 
     host: address to listen on. token: what callers must present; required unless host is a loopback address.
-    allowed_hosts: further names that the server is reached by, as a reverse proxy's.
+    allowed_hosts: further names that the server is reached by, as a reverse proxy's. password: asked for by HTTP's
+    basic scheme, with any user name, instead of a token. anyone: whoever reaches the host may use it.
 
-    Raises ValueError for a host that is not loopback without a token, or for a short token.
+    Raises ValueError for a host that is not loopback without any of these, or for a short token.
     """
 
     host: str = "127.0.0.1"
     token: str | None = None
     allowed_hosts: tuple[str, ...] = ()
+    password: str | None = None
+    anyone: bool = False
 
     def __post_init__(self) -> None:
-        if self.token is None and not is_loopback(self.host):
+        if self.token is None and self.password is None and not self.anyone and not is_loopback(self.host):
             raise ValueError(
                 f"host={self.host!r} lets other machines in, so a token is required: write one of {_SHORTEST_TOKEN} "
                 "characters or more to a file and name it with --token-file"

@@ -1,7 +1,8 @@
 """Self-contained HTML pages: Jinja templates, one style, files embedded as data URLs. Knows nothing of the content.
 
-A page loads nothing and runs no script, so that it reads the same from a mail attachment years later. Templates extend
-`page.html`, which brings the shared style, and fill its blocks `title`, `style` and `body`. Every value is escaped.
+A result page loads nothing and runs no script, so that it reads the same from a mail attachment years later. Templates
+extend `page.html`, which brings the shared style, and fill its blocks `title`, `style` and `body`. Every value is
+escaped.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 import base64
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["data_url", "render"]
+__all__ = ["TOKENS", "data_url", "render"]
+
+TOKENS: Final = Path(__file__).with_name("tokens.css")  # color, type and spacing
 
 
-def render(template: Path, **values: Any) -> str:
-    """The page that a template file makes of values.
+def render(template: Path, *more: Path, **values: Any) -> str:
+    """The page that a template file makes of values. more: further folders of templates that it extends.
 
     Raises jinja2.UndefinedError for a name that the template uses and values lack.
     """
-    return _environment(template.parent).get_template(template.name).render(values)
+    return _environment((template.parent, *more)).get_template(template.name).render(values)
 
 
 def data_url(data: bytes, media_type: str) -> str:
@@ -31,8 +34,8 @@ def data_url(data: bytes, media_type: str) -> str:
 
 
 @cache
-def _environment(folder: Path) -> Environment:
+def _environment(folders: tuple[Path, ...]) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loader = FileSystemLoader([folder, Path(__file__).parent])
+    loader = FileSystemLoader([*folders, Path(__file__).parent])
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

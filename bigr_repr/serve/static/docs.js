@@ -1,6 +1,6 @@
 // The API's own description, readable.
 
-const api = await (await fetch("/openapi.json")).json();
+const api = await (await fetch("openapi.json")).json();
 
 function element(tag, text = "", ...children) {
   const made = document.createElement(tag);

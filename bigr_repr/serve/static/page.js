@@ -52,11 +52,11 @@ async function search() {
   try {
     let found;
     try {
-      found = await ask("/search", asked(), mine.signal);
+      found = await ask("search", asked(), mine.signal);
     } catch (error) {
       if (error.status !== 410) throw error;
       delete query.version; // the index has changed since: its row numbers mean other pictures
-      found = await ask("/search", asked(), mine.signal);
+      found = await ask("search", asked(), mine.signal);
     }
     show(found);
   } catch (error) {
@@ -142,11 +142,11 @@ async function paintQuery() {
   drawRegion();
   if (!query) return;
   if (!query.image) {
-    if (query.version) paint(photo, `/image/${query.row}?version=${query.version}`);
+    if (query.version) paint(photo, `image/${query.row}?version=${query.version}`);
     return;
   }
   const mine = query;
-  const wanted = async () => query.decoded ??= (await ask("/decode", { image: mine.image })).images[0];
+  const wanted = async () => query.decoded ??= (await ask("decode", { image: mine.image })).images[0];
   photo.classList.toggle("decoded", $("bits").checked);
   photo.onerror = async () => { // a format that browsers do not show
     photo.onerror = null;
@@ -164,7 +164,7 @@ function goTo(next) {
   query = next;
   const number = next.image ? uploads.size : null;
   if (next.image) uploads.set(number, next);
-  const address = next.id === undefined ? "/" : `/?id=${encodeURIComponent(next.id)}`;
+  const address = next.id === undefined ? location.pathname : `?id=${encodeURIComponent(next.id)}`;
   history.pushState(next.image ? { number } : next, "", address);
   begin();
 }
@@ -191,7 +191,7 @@ function fromAddress() {
 async function byId(id) {
   goTo({ id });
   try { // to show its picture, its row has to be known
-    const found = await ask("/search", { id, k: 1 });
+    const found = await ask("search", { id, k: 1 });
     const hit = found.hits.find((each) => String(each.id) === id);
     if (hit && query.id === id) { query = { ...query, row: hit.row, version: found.version }; paintQuery(); }
   } catch { /* the search itself says what is wrong */ }
@@ -361,7 +361,7 @@ function move(event) {
 
 $("sign-in").addEventListener("close", async () => {
   const headers = { Authorization: `Bearer ${$("token").value}` };
-  const answer = await fetch("/session", { method: "POST", headers }).catch(() => null);
+  const answer = await fetch("session", { method: "POST", headers }).catch(() => null);
   if (answer?.ok) return location.reload();
   $("sign-in-error").textContent = answer?.status === 401 ? "This is not the token." : "The server does not answer.";
   $("sign-in").showModal();
@@ -372,7 +372,7 @@ $("sign-in").addEventListener("cancel", (event) => event.preventDefault());
 
 if (matchMedia("(max-width: 760px)").matches) $("options").open = false;
 try {
-  about = await ask("/about");
+  about = await ask("about");
   const rows = about.rows.toLocaleString("en");
   $("about").textContent = about.version ? `${rows} pictures · ${about.n_bits.toLocaleString("en")} bits · ${about.model}` : about.model;
   $("rescore-row").hidden = !about.rescore;

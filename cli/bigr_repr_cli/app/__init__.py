@@ -1,5 +1,6 @@
-"""`bigr-repr app`: the drawing commands on a page in the browser."""
+"""`bigr-repr app`: drawing, searching and looking inside on pages in the browser."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -7,21 +8,20 @@ import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.draw.sampling import load_for_sampling
+from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.options import Compile, Computed, Device, Model, Precision
 
-MISSING = "the page needs Gradio; install it with: pip install 'bigr-repr[app]'"
+MISSING = "the page needs FastAPI and uvicorn; install them with: pip install 'bigr-repr[app]'"
 
 
-def command(
-    model: Model = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(help="Folder in which every picture is kept.")] = Path("drawn"),
-    device: Device = "auto",
-    precision: Precision = Computed.float32,
-    compile: Compile = False,
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Where the pages are served, and to whom."""
+
     host: Annotated[
         str, typer.Option(help="Address to listen on, ::1 too; 0.0.0.0 lets every machine of the network in.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    ] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860
     password: Annotated[
         str | None,
         typer.Option(
@@ -29,24 +29,54 @@ def command(
             show_envvar=True,
             help=r"Ask for this password before anything else; any user name is accepted \[default: none].",
         ),
-    ] = None,
+    ] = None
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedOptions:
+    """What the pages work on."""
+
+    out: Annotated[Path, typer.Option(help="Folder in which every picture is kept.")] = Path("drawn")
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help=r"Refuse photographs of more pixels than this \[default: 50,000,000].")
-    ] = None,
-    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
-) -> None:
-    """Paint with the mouse: inpaint, outpaint, enrich, generate and interpolate on a page in the browser.
+    ] = None
+    search: Annotated[
+        Path | None,
+        typer.Option(help=r"Index folder, or folder of pictures, to search \[default: chosen on the page]."),
+    ] = None
+    images: Annotated[
+        Path | None, typer.Option(help=r"Folder of the pictures of an index \[default: where the command is run].")
+    ] = None
 
-    The page is served from this machine and sends nothing anywhere. Ctrl-C ends it.
+
+@flattened
+def command(
+    *,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    precision: Precision = Computed.float32,
+    compile: Compile = False,
+    opened: OpenedOptions,
+    page: PageOptions,
+) -> None:
+    """Draw, search and look inside on pages in the browser.
+
+    Draw: inpaint, outpaint, enrich, generate and interpolate with the mouse or the keyboard. Search: an index, or any
+    folder of pictures. Look inside: what the tokens of a picture hold, and how one is unmasked. The pages are served
+    from this machine and send nothing anywhere. Ctrl-C ends it.
     """
     try:
         from bigr_repr_cli.app.server import serve
     except ModuleNotFoundError as error:
-        if error.name != "gradio":
+        if error.name not in ("fastapi", "uvicorn", "prometheus_client"):
             raise
         raise ImportError(MISSING) from error
-    from bigr_repr_cli.app.studio import Studio
+    from bigr_repr_cli.app.studio import MAX_PIXELS, Studio
 
     pre = load_for_sampling(model, device, precision, compile)
-    studio = Studio(pre, out) if max_pixels is None else Studio(pre, out, max_pixels=max_pixels)
-    serve(studio, host, port, browser=browser, password=password)
+    studio = Studio(pre, opened.out, max_pixels=opened.max_pixels or MAX_PIXELS)
+    serve(
+        studio, page.host, page.port, browser=page.browser, password=page.password, search=opened.search,
+        images=opened.images,
+    )  # fmt: skip

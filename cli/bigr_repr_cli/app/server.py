@@ -1,124 +1,134 @@
-"""The page on a socket until a signal ends it, with a folder of its own for what passes through. Knows no component."""
+"""The studio on a socket until a signal ends it, with a folder of its own for what passes through. Knows no page."""
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import fastapi
-import gradio as gr
 import typer
-import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 
-from bigr_repr_cli.app.guard import UPLOAD_BYTES, Guard, is_loopback
-from bigr_repr_cli.app.page import CSS, Page
+from bigr_repr.serve import Access, Limits, run_server
+from bigr_repr.serve import api as search_api
+from bigr_repr.serve.guard import RequestGuard, error_body
+from bigr_repr.serve.metrics import Metrics
+from bigr_repr.serve.settings import is_loopback
+from bigr_repr_cli.app import inside, routes, searching
+from bigr_repr_cli.app.jobs import BusyError, Desk
+from bigr_repr_cli.app.orders import field_of
+from bigr_repr_cli.app.shelf import FullError, Shelf
 from bigr_repr_cli.app.studio import Studio
+
+LIMITS: Final = Limits(body_bytes=128 << 20, pending_bytes=256 << 20, requests=100, seconds=60.0, pixels=50_000_000)
+_STATIC: Final = Path(__file__).with_name("static")
+
+
+def build(studio: Studio, folder: Path, access: Access) -> FastAPI:
+    """The application. folder: see `private_folder`."""
+    shelf, desk = Shelf(folder, studio.max_pixels), Desk()
+    finder = searching.Finder(studio.pre, folder, open_paths=is_loopback(access.host) or access.password is not None)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        desk.close()
+        finder.close()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.studio, app.state.shelf, app.state.desk, app.state.finder = studio, shelf, desk, finder
+    app.state.service = None  # of the search page; see Finder
+    app.add_middleware(RequestGuard, access=access, limits=LIMITS, metrics=Metrics())
+    for router in (routes.router, inside.router, searching.router):
+        app.include_router(router)
+    app.include_router(search_api.router, prefix="/search")
+    search_api.mount_static(app, "/search/static")
+    search_api.mount_static(app, "/static", _STATIC)
+    search_api.handle_errors(app)
+    _handle_errors(app)
+    return app
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Errors name the field of the page that they are about."""
+
+    def answer(status: int, code: str, error: Exception) -> JSONResponse:
+        body = error_body(status, code, " ".join(str(error).split()))
+        body["error"]["param"] = field_of(error)
+        return JSONResponse(body, status)
+
+    async def value(request: Request, error: Exception) -> Response:
+        return answer(400, "invalid", error)
+
+    async def busy(request: Request, error: Exception) -> Response:
+        return answer(429, "busy", error)
+
+    async def full(request: Request, error: Exception) -> Response:
+        return answer(507, "full", error)
+
+    for kind, handler in ((ValueError, value), (TypeError, value), (ImportError, value), (BusyError, busy)):
+        app.add_exception_handler(kind, handler)
+    app.add_exception_handler(FullError, full)
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for uploads and indexes, of this user only, which is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="bigr-repr-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 class _EndError(Exception):
     """A signal asked the server to end."""
 
 
-class _Server(uvicorn.Server):
-    """A server that calls `ended` as soon as a signal comes, so that nothing keeps it waiting."""
+def serve(
+    studio: Studio,
+    host: str,
+    port: int,
+    *,
+    browser: bool,
+    password: str | None = None,
+    search: Path | None = None,
+    images: Path | None = None,
+) -> None:
+    """Serve the page until Ctrl-C or SIGTERM. search, images: as of `Finder.open`.
 
-    def __init__(self, config: uvicorn.Config, begun: Callable[[], None], ended: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._begun, self._ended = begun, ended
+    Raises OSError when the address cannot be listened on, and as `Finder.open` does.
+    """
+    names = () if is_loopback(host) else (socket.gethostname(),)
+    access = Access(host=host, password=password or None, anyone=True, allowed_hosts=names)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening."""
-        await super().startup(sockets)
-        if self.started:
-            self._begun()
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """What a signal does."""
-        self._ended()
-        super().handle_exit(sig, frame)
-
-
-def build(studio: Studio, host: str, folder: Path, password: str | None = None) -> tuple[Page, Guard]:
-    """The page and the application that serves it. folder: see `private_folder`."""
-    page = Page(studio)
-    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    gr.mount_gradio_app(
-        app,
-        page.blocks,
-        "/",
-        server_name=host,
-        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
-        max_file_size=UPLOAD_BYTES,
-        enable_monitoring=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
-        footer_links=[],
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none from elsewhere
-        css=CSS,
-    )
-    guard = Guard(app, host, folder, password)
-    page.alone = guard.seconds_alone
-    return page, guard
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder for uploads and the pictures shown, of this user only, which is removed at the end."""
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    with tempfile.TemporaryDirectory(prefix="bigr-repr-", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        try:
-            yield Path(folder)
-        finally:
-            os.environ.pop("GRADIO_TEMP_DIR")
-            if before is not None:
-                os.environ["GRADIO_TEMP_DIR"] = before
-
-
-def serve(studio: Studio, host: str, port: int, *, browser: bool, password: str | None = None) -> None:
-    """Serve the page until Ctrl-C or SIGTERM. Raises OSError when the address cannot be listened on."""
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-    def begun() -> None:
+    def begun(address: str) -> None:
         typer.echo(f"{studio.pre.config.name} paints at {address}; Ctrl-C ends it", err=True)
         if browser:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    with _listen(host, port) as listening, private_folder() as folder:
-        if not is_loopback(host):
-            warning = "every machine that reaches this one can use the page"
-            typer.echo(f"warning: {warning}" + ("" if password else "; set a password with --password"), err=True)
-        page, guard = build(studio, host, folder, password)
-        config = uvicorn.Config(
-            guard, log_level="critical", access_log=False, server_header=False, proxy_headers=False, ws="none",
-            limit_concurrency=200, timeout_keep_alive=15, timeout_graceful_shutdown=1,
-        )  # fmt: skip
+    if not is_loopback(host):
+        warning = "every machine that reaches this one can use the page"
+        typer.echo(f"warning: {warning}" + ("" if password else "; set a password with --password"), err=True)
+    with private_folder() as folder:
+        app = build(studio, folder, access)
+        desk: Desk = app.state.desk
+        if search is not None:
+            app.state.finder.open(search, images, lambda done, total, look: None)
+            app.state.service = app.state.finder.service
         usual = signal.signal(signal.SIGTERM, _raise_end)  # uvicorn passes the signal on when it has ended
         try:
-            _Server(config, begun, page.halt).run(sockets=[listening])
+            run_server(app, access, LIMITS, port, begun=begun, ended=desk.halt, grace=1)
         except (_EndError, KeyboardInterrupt):
             pass
         finally:
             signal.signal(signal.SIGTERM, usual)
-            page.close()
+            desk.close()
 
 
-def _raise_end(*_: object) -> None:
+def _raise_end(*_: Any) -> None:
     raise _EndError
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from error

@@ -1,4 +1,4 @@
-"""What the page does with what is entered on it: files in, files out, by the library's calls. Knows no Gradio."""
+"""What the page does with what is entered on it: files in, files out, by the library's calls. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from bigr_repr.sampling.canvas import decode, partly
 from bigr_repr.sampling.job import Options
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.system.files import replacing
+from bigr_repr_cli.app.jobs import Watch
 
-Preview = Callable[[], Image.Image]  # one that is being drawn, as far as it is
-Watch = Callable[[float, float, Preview | None], object]  # done, total, and what there is to see, if anything
 MOST_VERSIONS, MOST_PICTURES, MOST_FRAMES = 8, 64, 32  # of one press
-SHOWN = 1024  # pixels of the longer side of the copy that is painted on
+MAX_PIXELS = 50_000_000  # of a photograph
+_LOOK_PIXELS = 640
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawRequest:
     """What is to be done to a photograph.
 
-    strokes: what was painted on the copy, RGBA uint8 (h, w, 4) each, of any size; opaque to any degree is marked.
-    label: a class by name or number; nothing: what fits the surroundings.  options: keywords of the library.
+    mask: what is marked on a copy of any size, bool (h, w); None: nothing.  label: classes by name or number; nothing:
+    what fits the surroundings.  options: keywords of the library.
     """
 
-    photo: str | None
-    strokes: Sequence[NDArray[np.uint8]] = ()
+    photo: Path
+    mask: NDArray[np.bool_] | None = None
     label: str | None = None
     versions: int = 1
     pasting: Pasting | None = None
@@ -64,7 +64,7 @@ class Studio:
     more are refused.
     """
 
-    def __init__(self, pre: Pretrained, out: Path, *, max_pixels: int = 50_000_000) -> None:
+    def __init__(self, pre: Pretrained, out: Path, *, max_pixels: int = MAX_PIXELS) -> None:
         self.pre, self.out, self.max_pixels = pre, out, max_pixels
         out.mkdir(parents=True, exist_ok=True)
         numbered = tuple(map(str, range(pre.config.generator.classes)))
@@ -72,36 +72,30 @@ class Studio:
         told = [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]
         self.classes = dict(zip(told or numbered, numbered, strict=True)) if has_classes(pre.config) else {}
 
-    def shown(self, photo: str) -> Image.Image:
-        """The photograph as it is painted on: upright, at most 1024 pixels per side. Raises ImageError."""
-        image = decode_image(photo, max_pixels=self.max_pixels)
-        image.thumbnail((SHOWN, SHOWN))
-        return image
-
     def inpaint(self, order: DrawRequest, watch: Watch) -> list[Path]:
-        """What is under the strokes painted anew."""
+        """What is marked painted anew."""
         file = self._file(order, "inpainted")
         if not file.masks:
             raise ValueError("nothing is marked; paint over what is to be replaced")
         return self._painted(inpaint_file, file, order, watch)
 
     def enrich(self, order: DrawRequest, watch: Watch) -> list[Path]:
-        """New detail under the strokes, or everywhere if there are none."""
+        """New detail where it is marked, or everywhere if nothing is."""
         return self._painted(enrich_file, self._file(order, "enriched"), order, watch)
 
     def outpaint(self, order: DrawRequest, aspect: float, watch: Watch) -> list[Path]:
         """The photograph continued on both sides to an aspect, width over height."""
-        file = self._file(dataclasses.replace(order, strokes=()), "outpainted")
+        file = self._file(dataclasses.replace(order, mask=None), "outpainted")
         return self._painted(partial(outpaint_file, aspect=aspect), file, order, watch)
 
     def generate(self, labels: Sequence[str], count: int, options: Options, watch: Watch) -> list[Path]:
         """A folder of new pictures, the classes in turn. Raises ValueError for more than a press may ask for."""
-        _limit("pictures", max(count, len(labels)), MOST_PICTURES)
-        classes = class_list(self.pre.config, labels) if labels else None
+        classes = self.label_numbers(labels)
+        _limit("pictures", max(count, len(classes or ())), MOST_PICTURES)
         folder = self._target("generated").with_suffix("")
         try:
             done = generate_files(
-                self.pre, folder, classes, count=max(count, len(labels)), **self._watched(options, watch)
+                self.pre, folder, classes, count=max(count, len(classes or ())), **self._watched(options, watch)
             )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)  # the page says that what is stopped is not kept
@@ -110,8 +104,11 @@ class Studio:
 
     def interpolate(self, start: str, end: str, frames: int, options: Options, watch: Watch) -> list[Path]:
         """A walk between two classes: the animation, and the strip. Raises as `generate`."""
-        _limit("steps", frames, MOST_FRAMES)
-        labels = class_list(self.pre.config, [start]) + class_list(self.pre.config, [end])
+        _limit("frames", frames, MOST_FRAMES)
+        labels = self.label_numbers([start, end])
+        if len(labels or ()) != 2:
+            raise ValueError("name one class to begin with and one to end with")
+        assert labels is not None
         done = interpolate_file(
             self.pre, labels, self._target("interpolated"), frames=frames, **self._watched(options, watch)
         )
@@ -120,17 +117,22 @@ class Studio:
     def _painted(self, paint: Callable[..., Written], file: PhotoFile, order: DrawRequest, watch: Watch) -> list[Path]:
         try:
             _limit("versions", order.versions, MOST_VERSIONS)
-            labels = class_list(self.pre.config, [order.label]) if order.label else None
+            labels = self.label_numbers([order.label] if order.label else [])
             _limit("classes", len(labels or [None]), MOST_VERSIONS)
             done = paint(
                 self.pre, file, labels, count=order.versions, pasting=order.pasting,
-                on_step=lambda painted: watch(painted.done, painted.total, painted.picture), **order.options,
+                on_step=lambda painted: watch(painted.done, painted.total, _look(painted.picture)), **order.options,
             )  # fmt: skip
         except BaseException:
             for mask in file.masks:
                 Path(mask).unlink(missing_ok=True)
             raise
         return list(done.images)
+
+    def label_numbers(self, texts: Sequence[str]) -> list[int] | None:
+        """Classes by the names that the page offers, by numbers and as the commands take them."""
+        texts = [self.classes.get(text, text) for text in texts if text.strip()]
+        return class_list(self.pre.config, texts) if texts else None
 
     def _watched(self, options: Options, watch: Watch) -> Any:
         """Keywords of a call that draws whole pictures, so that the first of each batch can be watched."""
@@ -145,20 +147,16 @@ class Studio:
                 (shown,) = to_pictures(partly(self.pre, decode(self.pre, at.codes[:1]), at.masked[:1]))
             return shown
 
-        return {"on_progress": lambda done, total: watch(done, total, picture), "callback": keep, **options}
+        return {"on_progress": lambda done, total: watch(done, total, _look(picture)), "callback": keep, **options}
 
     def _file(self, order: DrawRequest, name: str) -> PhotoFile:
-        """Photograph and result; the strokes as a mask beside it, so that the picture can be made again."""
-        if order.photo is None:
-            raise ValueError("no photograph is open; open one first")
+        """Photograph and result; the marks as a mask beside it, so that the picture can be made again."""
         out = self._target(name)
-        marked = [layer[..., 3] > 0 for layer in order.strokes if layer[..., 3].any()]
-        if not marked:
+        if order.mask is None or not order.mask.any():
             return PhotoFile(photo=order.photo, out=out, max_pixels=self.max_pixels)
         mask, size = out.with_stem(f"{out.stem}-mask"), decode_image(order.photo, max_pixels=self.max_pixels).size
         with replacing(mask) as target:
-            union = Image.fromarray(np.logical_or.reduce(marked)).convert("L")
-            union.resize(size, Image.Resampling.NEAREST).save(target, "PNG")
+            Image.fromarray(order.mask).convert("L").resize(size, Image.Resampling.NEAREST).save(target, "PNG")
         return PhotoFile(photo=order.photo, out=out, masks=[mask], max_pixels=self.max_pixels)
 
     def _target(self, name: str) -> Path:
@@ -170,6 +168,18 @@ class Studio:
             number += 1
             path = self.out / f"{stem}-{number}.png"
         return path
+
+
+def _look(picture: Callable[[], Image.Image] | None) -> Callable[[], Image.Image] | None:
+    """The same, small enough to be sent at every look."""
+
+    def small() -> Image.Image:
+        assert picture is not None
+        image = picture()
+        image.thumbnail((_LOOK_PIXELS, _LOOK_PIXELS))
+        return image
+
+    return None if picture is None else small
 
 
 def _limit(what: str, asked: int, most: int) -> None:

@@ -1,0 +1,148 @@
+"""Pictures of the studio's pages for the documentation, by a real browser.
+
+Data: examples/images. Command: python benchmarks/studio.py. Expected: five WebP files, under 100 kB each, in
+benchmarks/results/studio. Time: about a minute on 2 cores. Needs playwright and a Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from bigr_repr_cli.app.server import build, private_folder
+from bigr_repr_cli.app.studio import Studio
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+import bigr_repr as br
+from bigr_repr.serve import Access
+
+ROOT = Path(__file__).parent.parent
+PHOTOS = ROOT / "examples" / "images"
+LABEL = "seashore"
+expect.set_options(timeout=60_000)
+
+
+@contextmanager
+def studio(model: str) -> Iterator[str]:
+    """The address of a studio that is served."""
+    with tempfile.TemporaryDirectory() as drawn, private_folder() as folder:
+        os.chdir(drawn)  # so that the page names no folder of this machine
+        app = build(Studio(br.load(model), Path("drawn")), folder, Access())
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            app.state.desk.halt()
+            server.should_exit = True
+            thread.join()
+            listening.close()
+            os.chdir(ROOT)
+
+
+def drag(page: Any, *points: tuple[float, float]) -> None:
+    """Over the photograph, in shares of its sides."""
+    box = page.locator("#marks").bounding_box()
+    for i, (x, y) in enumerate(points):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
+        if i == 0:
+            page.mouse.down()
+    page.mouse.up()
+
+
+def paint(page: Any, seed: int) -> None:
+    """The dandelions, with a part marked."""
+    page.locator("[title='dandelions.jpg']").click()
+    page.fill("#seed", str(seed))
+    page.check("#lock")
+    page.locator("[name=tool][value=lasso]").check(force=True)
+    drag(page, (0.62, 0.42), (0.8, 0.4), (0.88, 0.6), (0.84, 0.9), (0.66, 0.92), (0.58, 0.66))
+
+
+def press(page: Any) -> None:
+    """Draw, and wait for it."""
+    page.click("#draw")
+    expect(page.locator("#shown")).to_be_visible()
+    expect(page.locator("#draw")).to_be_enabled()
+
+
+def shoot(page: Any, out: Path, name: str, *, full: bool = False) -> None:
+    """The page as WebP."""
+    page.wait_for_timeout(500)
+    with Image.open(io.BytesIO(page.screenshot(full_page=full))) as image:
+        image.convert("RGB").save(out / f"{name}.webp", quality=80, method=6)
+    print(f"{out / name}.webp: {(out / f'{name}.webp').stat().st_size:,} bytes")
+
+
+def take(opened: Any, url: str, out: Path) -> None:
+    """All pictures."""
+
+    def page(path: str, width: int = 1280, height: int = 860, scheme: str = "light") -> Any:
+        made = opened.new_context(viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
+        made.set_default_timeout(120_000)
+        made.goto(url + path)
+        return made
+
+    at = page("/")
+    paint(at, 3)
+    press(at)
+    at.fill("#compare", "70")
+    shoot(at, out, "draw", full=True)
+    at = page("/", scheme="dark")
+    paint(at, 3)
+    shoot(at, out, "dark")
+    at = page("/", width=390, height=780)
+    paint(at, 3)
+    shoot(at, out, "phone")
+    at = page("/search/")
+    at.fill("#path", os.path.relpath(PHOTOS))
+    with at.expect_navigation():
+        at.click("#opening button[type=submit]")
+    expect(at.locator("#about")).to_contain_text("pictures")
+    at.set_input_files("#file", PHOTOS / "cat.jpg")
+    expect(at.locator(".hit").first).to_be_visible()
+    at.fill("#path", "examples/images")  # where a reader has them
+    at.wait_for_timeout(1500)
+    shoot(at, out, "search")
+    at = page("/inside/")
+    at.locator("[title='coffee.jpg']").click()
+    expect(at.locator("#views")).to_be_visible()
+    at.locator("[data-view=expected]").hover()
+    at.fill("#label", LABEL)
+    at.fill("#seed", "1")
+    at.click("#watch button[type=submit]")
+    expect(at.locator("#at-value")).to_have_text("16 of 16")
+    at.fill("#at", "11")
+    shoot(at, out, "inside", full=True)
+
+
+def main() -> None:
+    """Take them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="bigr-tiny")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "studio")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with studio(arguments.model) as url, sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        take(opened, url, out)
+        opened.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Pictures that the page may show, each under a name that nobody can guess. Knows nothing of drawing or HTTP."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from bigr_repr.images.decode import decode_image
+from bigr_repr.images.formats import ImageError
+from bigr_repr.system.files import replacing
+
+SHOWN: Final = 1600  # pixels of the longer side of the copy that the page shows
+FOLDER_BYTES: Final = 2 << 30  # of all uploads
+_LOSSLESS: Final = 1 << 19  # pixels up to which the copy is exact
+_CHECKOUT: Final = Path(__file__).parents[3] / "examples" / "images"
+
+
+class FullError(Exception):
+    """Too much has been uploaded."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShelfPicture:
+    """A picture file. name: as the user knows it. size: width and height, upright."""
+
+    id: str
+    path: Path
+    name: str
+    size: tuple[int, int]
+    max_pixels: int
+
+    @property
+    def animated(self) -> bool:
+        """Whether it moves, so that only the file itself shows it."""
+        return self.path.suffix == ".gif"
+
+    @cached_property
+    def shown(self) -> tuple[bytes, str]:
+        """A copy for the page, and its media type."""
+        if self.animated:
+            return self.path.read_bytes(), "image/gif"
+        image, file = decode_image(self.path, max_pixels=self.max_pixels, name=self.name), io.BytesIO()
+        image.thumbnail((SHOWN, SHOWN))
+        if image.width * image.height <= _LOSSLESS:
+            image.save(file, "PNG")
+            return file.getvalue(), "image/png"
+        image.save(file, "WEBP", quality=92)
+        return file.getvalue(), "image/webp"
+
+
+class Shelf:
+    """Uploads, in a folder of their own, samples, and what was drawn.
+
+    max_pixels: pictures of more are refused.
+    """
+
+    def __init__(self, folder: Path, max_pixels: int) -> None:
+        self.folder, self.max_pixels = folder, max_pixels
+        self._pictures: dict[str, ShelfPicture] = {}
+        self._lock, self._bytes = threading.Lock(), 0
+
+    def __getitem__(self, id: str) -> ShelfPicture:
+        """Raises KeyError."""
+        return self._pictures[id]
+
+    def get(self, id: str | None) -> ShelfPicture | None:
+        """The picture of an id, or None."""
+        return None if id is None else self._pictures.get(id)
+
+    def put(self, path: Path, name: str | None = None) -> ShelfPicture:
+        """Show a file. Raises ImageError, without the file's folder."""
+        told = name or path.name
+        size = decode_image(path, max_pixels=self.max_pixels, name=told).size
+        picture = ShelfPicture(secrets.token_urlsafe(16), path, told, size, self.max_pixels)
+        self._pictures[picture.id] = picture
+        return picture
+
+    def upload(self, data: bytes, name: str) -> ShelfPicture:
+        """Keep an encoded picture. Raises ImageError for anything else, FullError."""
+        with self._lock:
+            if self._bytes + len(data) > FOLDER_BYTES:
+                raise FullError("too much has been uploaded; start the page again")
+            self._bytes += len(data)
+        path = self.folder / secrets.token_hex(8)
+        try:
+            with replacing(path) as file:
+                file.write(data)
+            return self.put(path, Path(name.replace("\\", "/")).name[:200] or "picture")
+        except BaseException:
+            path.unlink(missing_ok=True)
+            with self._lock:
+                self._bytes -= len(data)
+            raise
+
+    @cached_property
+    def samples(self) -> list[ShelfPicture]:
+        """Photographs to begin with; none where the package came without."""
+        folder = next((each for each in (Path(__file__).with_name("samples"), _CHECKOUT) if each.is_dir()), None)
+        if folder is None:
+            return []
+        found = []
+        for path in sorted(folder.iterdir()):
+            try:
+                found.append(self.put(path))
+            except (ImageError, OSError):  # notes beside them
+                continue
+        return found

@@ -1,0 +1,37 @@
+// The line above the search page: which index or folder of pictures is searched.
+
+import { $, ask, follow, told } from "./common.js";
+
+let running = null;
+
+$("opening").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (running) return;
+  $("opening-error").textContent = "";
+  try {
+    const body = { path: $("path").value.trim(), images: $("images").value.trim() };
+    running = (await ask("/search/open", { body })).job;
+    $("opening-progress").hidden = false;
+    const job = await follow(running, (at) => {
+      $("opening-left").textContent = told(at);
+      $("opening-bar").value = at.share;
+      $("opening-on").hidden = at.state !== "asking";
+    });
+    if (job.state === "failed") throw new Error(job.error.message);
+    if (job.state === "done") location.assign("/search/");
+  } catch (wrong) {
+    $("opening-error").textContent = wrong.message;
+  } finally {
+    running = null;
+    $("opening-progress").hidden = true;
+  }
+});
+$("opening-stop").addEventListener("click", () => running && ask(`/jobs/${running}`, { method: "DELETE" }).catch(() => {}));
+$("opening-on").addEventListener("click", () => running && ask(`/jobs/${running}/confirm`, { method: "POST" }));
+
+const { path, open_paths: allowed } = await ask("/search/opened");
+if (path) $("path").value = path;
+if (!allowed) {
+  for (const each of $("opening").elements) each.disabled = true;
+  $("opening-error").textContent = "Other machines reach this page, so it opens no folders: start it with --password or --search.";
+}
