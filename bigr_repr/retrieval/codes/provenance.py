@@ -5,6 +5,7 @@ Knows nothing of images or of search.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,6 +21,7 @@ _TYPES: Final[dict[str, Any]] = {
     "of": str, "layer": int | str | None, "pooling": str | None,
     "model": str, "weights_sha256": str, "precision": str, "preprocessing": dict,
 }  # fmt: skip
+_SEVERAL = re.compile(r"\d+(\+\d+)+")  # layers side by side, as "4+8"
 
 
 class IndexReading(NamedTuple):
@@ -59,6 +61,9 @@ def parse_provenance(provenance: Any) -> dict[str, Any] | None:
     if not isinstance(provenance, dict):
         raise ValueError(f"origin: {provenance!r:.40} is not an object")
     wrong = [name for name, kind in _TYPES.items() if not _has(provenance, name, kind)]
+    layer = provenance.get("layer")
+    if isinstance(layer, str) and not _SEVERAL.fullmatch(layer):
+        wrong.append("layer")
     if wrong or provenance["of"] not in (BITS, FEATURES):
         raise ValueError(f"origin: {', '.join(wrong) or 'of'} missing, or not what it should be")
     return dict(provenance)
