@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from bigr_repr.config import ModelConfig, TokenizerConfig, from_fields, preset, preset_names
 
-DEFAULT_MODEL: Final = "bigr-tiny"  # bundled: there without a download
+DEFAULT_MODEL: Final = "bigr-tiny-aligned"  # bundled: there without a download
 ASSETS = Path(__file__).parents[1] / "assets"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
