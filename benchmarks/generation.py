@@ -194,7 +194,7 @@ def main() -> None:
     orders.add_arguments(part)
     part.set_defaults(run=orders.run)
     part = commands.add_parser("pictures")
-    part.add_argument("--model", default="bigr-tiny")
+    part.add_argument("--model", default="bigr-tiny-aligned")
     part.add_argument("--out", type=Path, default=record.RESULTS / "generation")
     part.set_defaults(run=pictures.run)
     options = parser.parse_args()

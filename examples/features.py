@@ -17,7 +17,7 @@ parser.add_argument("--layer", type=int, default=12, help="block, counted from 0
 given = parser.parse_args()
 
 paths = [source.file for source in find_images([given.images])]
-features = br.extract_features(paths, model="bigr-tiny", layer=given.layer)  # float32 (n, D)
+features = br.extract_features(paths, layer=given.layer)  # float32 (n, D)
 
 centered = features - features.mean(axis=0)
 centered /= np.linalg.norm(centered, axis=1, keepdims=True)

@@ -18,7 +18,7 @@ parser.add_argument("--steps", type=int, default=FAST.steps)
 parser.add_argument("--out", default="inpainted.png")
 given = parser.parse_args()
 
-model = br.load("bigr-tiny")
+model = br.load("bigr-tiny-aligned")
 photo = Image.open(given.photo).convert("RGB")
 mask = np.zeros((photo.height, photo.width), dtype=bool)
 mask[photo.height // 3 : photo.height * 2 // 3, photo.width // 3 : photo.width * 2 // 3] = True

@@ -1,6 +1,6 @@
-"""Keep an image as 192 bytes, and look at what is left
+"""Keep an image as 512 bytes, and look at what is left
 
-The tokenizer of `bigr-tiny` turns an image of 64 x 64 pixels into 64 tokens of 24 bits, and decodes them again.
+The tokenizer of `bigr-tiny-aligned` turns an image of 64 x 64 pixels into 64 tokens of 64 bits, and decodes them again.
 """
 
 import argparse
@@ -16,9 +16,9 @@ parser.add_argument("images", nargs="?", default="examples/images")
 parser.add_argument("--out", default="decoded.png")
 given = parser.parse_args()
 
-model = br.load("bigr-tiny")
+model = br.load("bigr-tiny-aligned")
 tokens, width = model.config.tokenizer.grid**2, model.config.tokenizer.code_bits
-codes = br.encode_codes(given.images, model=model)  # uint8 (n, 192)
+codes = br.encode_codes(given.images, model=model)  # uint8 (n, 512)
 bits = from_bytes(codes, tokens * width).reshape(len(codes), tokens, width)
 with torch.inference_mode():
     images = model.tokenizer.decode(torch.from_numpy(tokens_to_grid(bits)).float()).clamp(0, 1)  # (n, 3, 64, 64)

@@ -15,7 +15,7 @@ parser.add_argument("--query", default="examples/images/grass.jpg")
 parser.add_argument("--out", default="example-index")
 given = parser.parse_args()
 
-model = br.load("bigr-tiny")
+model = br.load("bigr-tiny-aligned")
 paths = [source.file for source in find_images([given.images])]
 codes = br.encode_codes(paths, model=model)  # uint8 (n, 192)
 br.HammingIndex.build(codes, ids=paths).save(given.out)

@@ -209,7 +209,7 @@ def test_bench_says_that_a_model_was_trained_on_the_data(tmp_path: Path, caplog:
     assert row.record()["trained_on"] is None
     shared = ["--dataset", str(tmp_path / "cifar10"), "--cache", str(tmp_path / "cache"), "-k", "1"]
     said = CliRunner().invoke(app, ["knn", *shared], catch_exceptions=False).stdout
-    assert "note: bigr-tiny was trained on this data set's images and labels" in said
+    assert "note: bigr-tiny-aligned was trained on this data set's images and labels" in said
 
 
 # ---- options and pictures

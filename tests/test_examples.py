@@ -24,7 +24,7 @@ SAYS = {
     "embed": "12 images: 12 rows, 0 failures",
     "features": "grass.jpg: gravel.jpg",
     "inpaint": "512 x 384",
-    "reconstruct": "12 images of 192 bytes each",
+    "reconstruct": "12 images of 512 bytes each",
     "search": "   0 bits  grass.jpg",
     "train": "load it with",
 }

@@ -99,7 +99,7 @@ def _plain(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        if all(str(item).startswith("|") for item in value):  # Markdown
+        if any(str(item).startswith("|") for item in value):  # Markdown
             return f"of {len(value)} lines, with --json"
         return ", ".join(map(_plain, value))
     return str(value)
