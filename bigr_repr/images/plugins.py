@@ -39,9 +39,10 @@ def open_jxl(file: IO[bytes], filename: str) -> Image.Image:
 
 def open_heif(file: IO[bytes], filename: str) -> Image.Image:
     """The picture in a HEIC or HEIF file, its header read.  Raises ImportError without pillow-heif."""
-    from pillow_heif import HeifImageFile
+    import pillow_heif
 
-    image: Image.Image = HeifImageFile(file, filename)
+    plugin: Any = pillow_heif  # its calls are not annotated
+    image: Image.Image = plugin.HeifImageFile(file, filename)
     return image
 
 
