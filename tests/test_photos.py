@@ -271,6 +271,16 @@ def test_more_windows_than_allowed_are_refused_before_any_work(pre: Pretrained) 
         enrich_photo(pre, photograph(40, 40), pasting=Pasting(max_windows=2))
 
 
+def test_many_windows_are_told_before_any_work(pre: Pretrained, caplog: pytest.LogCaptureFixture) -> None:
+    options: Any = {"steps": 1, "diffusion_steps": 1}
+    told: list[str] = []
+    for width in (16, 600):
+        photo = photograph(width, 16)
+        caplog.clear()
+        inpaint_photo(pre, photo, np.ones((16, width), np.bool_), on_step=lambda _: told.append(caplog.text), **options)
+        assert ("windows of 16 pixels are painted one after another" in told[-1]) == (width == 600)
+
+
 def test_progress_counts_every_iteration_and_shows_the_first_version(pre: Pretrained) -> None:
     photo, steps, sizes, watch = photograph(40, 16), [], [], Watch()
 

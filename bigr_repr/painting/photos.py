@@ -47,6 +47,7 @@ from bigr_repr.sampling.surroundings import Surroundings
 _log = logging.getLogger(__name__)
 
 _FOLLOW, _FOLLOW_WITH_CLASS = 2.0, 0.5  # tokens
+_MANY_WINDOWS = 50  # minutes on two cores
 
 
 class Painted(NamedTuple):
@@ -268,8 +269,14 @@ class _Painting:
         return [Image.fromarray(version) for version in self.versions]
 
     def _warn(self) -> None:
-        """Say, before any work, where the model has far less detail than the photograph, which nobody would keep."""
+        """Say, before any work, where it is much, or where the model has far less detail than the photograph."""
         window, name = self.windows[0], self.job.pre.config.name
+        if len(self.windows) > _MANY_WINDOWS:
+            _log.warning(
+                "%s windows of %d pixels are painted one after another; a larger window, or fewer marks, take less",
+                f"{len(self.windows):,}",
+                self.pasting.window,
+            )
         share = detail_kept(self.job.pre, self.versions[0][window.area])
         if share < LITTLE:
             _log.warning(
