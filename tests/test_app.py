@@ -209,6 +209,8 @@ def test_a_press_draws_what_is_asked_for(running: Running, photo: Path) -> None:
             "max_windows",
             "max_windows",
         ),
+        ({"kind": "enrich", "photo": "PHOTO", "pasting": {"max_windows": 10_001}}, "max_windows", "1..10000"),
+        ({"kind": "enrich", "photo": "PHOTO", "pasting": {"best_of": 17}}, "best_of", "1..16"),
         ({"kind": "enrich", "photo": "PHOTO", "pasting": {"blend": "glue"}}, "blend", "blend"),
     ],
 )

@@ -37,6 +37,7 @@ from bigr_repr.system.files import replacing
 from bigr_repr_cli.app.jobs import Watch
 
 MOST_VERSIONS, MOST_PICTURES, MOST_FRAMES = 8, 64, 32  # of one press
+MOST_CANDIDATES, MOST_WINDOWS = 16, 10_000  # likewise
 MAX_PIXELS = 50_000_000  # of a photograph
 _LOOK_PIXELS = 640
 
@@ -117,6 +118,9 @@ class Studio:
     def _painted(self, paint: Callable[..., Written], file: PhotoFile, order: DrawRequest, watch: Watch) -> list[Path]:
         try:
             _limit("versions", order.versions, MOST_VERSIONS)
+            pasting = order.pasting or Pasting()
+            _limit("candidates (best_of=)", pasting.best_of, MOST_CANDIDATES)
+            _limit("windows (max_windows=)", pasting.max_windows, MOST_WINDOWS)
             labels = self.label_numbers([order.label] if order.label else [])
             _limit("classes", len(labels or [None]), MOST_VERSIONS)
             done = paint(
