@@ -152,15 +152,14 @@ def test_what_is_trained_is_what_is_measured(model: str, pool: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bigr", "timm:test_vit?random"])
-def test_fine_tuning_learns_and_is_repeatable(name: str, model: str, photos: str, settings: BenchSettings) -> None:
+@pytest.mark.parametrize("name", ["bigr-tiny", "timm:test_vit?random"])  # random bits would not tell the classes apart
+def test_fine_tuning_learns_and_is_repeatable(name: str, photos: str, settings: BenchSettings) -> None:
     tuning, data = FineTuning(epochs=6, batch=8, rate=0.02), open_data(photos)
-    given = model if name == "bigr" else name
-    rows = [bench_finetune(given, data, settings, tuning=tuning) for _ in range(2)]
+    rows = [bench_finetune(name, data, settings, tuning=tuning) for _ in range(2)]
     probes = [row.probe for row in rows]
     assert probes[0] is not None
     assert probes[1] is not None
-    assert probes[0].top1 >= 75  # where guessing gives 50
+    assert probes[0].top1 >= 90
     assert probes[0].top1 == probes[1].top1
     assert rows[0].record()["features"] == "fine-tuned"
 
