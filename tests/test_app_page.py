@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,14 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from bigr_repr_cli.app import jobs
 from bigr_repr_cli.app.studio import Studio
+from browser import chromium, needs_chromium, pages
 from PIL import Image
-from playwright import sync_api as playwright
 from playwright.sync_api import expect
 from studio_server import Running, served
 from tiny_model import picture, tiny_model, write_pictures
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LOOKS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = needs_chromium
 Open = Callable[..., Any]
 expect.set_options(timeout=30_000)
 
@@ -40,38 +37,24 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
 def open_page(browser: Any, running: Running) -> Iterator[Open]:
     """Opens a page; at the end nothing has gone wrong in it, and nothing was asked of another host."""
-    wrong: list[str] = []
-    contexts = []
+    with pages(browser, running.url) as new_page:
 
-    def open_it(path: str = "/", width: int = 1280, scheme: str = "light") -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda asked: wrong.append(asked.url) if not own(asked.url, running.url) else None)
-        page.goto(running.url + path)
-        if path != "/search/":
-            expect(page.locator("#samples button").first).to_be_attached()
-        return page
+        def open_it(path: str = "/", width: int = 1280, scheme: str = "light") -> Any:
+            page = new_page(width, color_scheme=scheme)
+            page.set_default_timeout(20_000)
+            page.goto(running.url + path)
+            if path != "/search/":
+                expect(page.locator("#samples button").first).to_be_attached()
+            return page
 
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert not wrong
-
-
-def own(asked: str, url: str) -> bool:
-    return asked.startswith((url, "data:", "blob:"))
+        yield open_it
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 import uvicorn
+from browser import chromium, needs_chromium, pages
 from playwright import sync_api as playwright
 from tiny_model import tiny_model, write_pictures
 
@@ -25,10 +24,9 @@ from bigr_repr.embed.run import embed_images
 from bigr_repr.retrieval import build_index
 from bigr_repr.serve import Access, Service, create_app
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOKEN = "a token of sufficient length"
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+    needs_chromium,
     pytest.mark.slow,
 ]
 
@@ -68,40 +66,26 @@ def served(request: pytest.FixtureRequest, pictures: Path) -> Iterator[tuple[str
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
 def open_page(browser: Any, served: tuple[str, str | None]) -> Iterator[Callable[..., Any]]:
     """Opens the page; at the end nothing has gone wrong in it, and nothing was asked of another host."""
     url, token = served
-    wrong: list[str] = []
-    contexts = []
+    with pages(browser, url) as new_page:
 
-    def open_it(width: int = 1280) -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda asked: wrong.append(asked.url) if not _own(asked.url, url) else None)
-        page.goto(url)
-        if token is not None:
-            page.fill("#token", token)
-            page.press("#token", "Enter")
-        playwright.expect(page.locator("#about")).to_contain_text("30 pictures")
-        return page
+        def open_it(width: int = 1280) -> Any:
+            page = new_page(width)
+            page.goto(url)
+            if token is not None:
+                page.fill("#token", token)
+                page.press("#token", "Enter")
+            playwright.expect(page.locator("#about")).to_contain_text("30 pictures")
+            return page
 
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert not wrong
-
-
-def _own(asked: str, url: str) -> bool:
-    return asked.startswith((url, "data:", "blob:"))
+        yield open_it
 
 
 def _shown(page: Any, count: int = 24) -> list[str]:
