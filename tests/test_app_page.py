@@ -205,6 +205,22 @@ def test_the_seed_is_new_at_every_press_unless_it_is_kept(open_page: Open) -> No
 
 
 @pytest.mark.slow
+def test_two_presses_at_once_draw_once(open_page: Open) -> None:
+    page = open_page()
+    quick(page)
+    choose(page, "kind", "generate")
+    page.fill("#count", "1")
+    sent: list[str] = []
+    page.on("request", lambda asked: sent.append(asked.url) if asked.method == "POST" else None)
+    page.evaluate("() => { for (let i = 0; i < 3; i++) document.getElementById('press').requestSubmit(); }")
+    expect(page.locator("#shown")).to_be_visible()
+    expect(page.locator("#draw")).to_be_enabled()
+    assert len(sent) == 1
+    press(page)
+    assert len(sent) == 2
+
+
+@pytest.mark.slow
 def test_undo_goes_back_through_marks_and_pictures(open_page: Open, photo: Path) -> None:
     page = open_page()
     with_photo(page, photo)

@@ -22,6 +22,17 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+// A form whose work is begun once: its button is off until the work is over, so that a second press adds none.
+export function whenSent(form, work) {
+  const button = form.querySelector("button[type=submit], button:not([type])");
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (button.disabled) return;
+    button.disabled = true;
+    try { await work(); } finally { button.disabled = false; }
+  });
+}
+
 export const address = (picture) => `/pictures/${picture.id}`;
 
 export function upload(file) {

@@ -1,6 +1,6 @@
 // The drawing page: a photograph, marks on it, what to do, and what came of it. It asks only the server that it came from.
 
-import { $, address, ask, element, follow, randomSeed, showSamples, told, upload, whenGiven } from "./common.js";
+import { $, address, ask, element, follow, randomSeed, showSamples, told, upload, whenGiven, whenSent } from "./common.js";
 import { Marks } from "./marks.js";
 
 const KEY = "bigr-studio";
@@ -234,9 +234,7 @@ function order() {
   return { ...asked, photo: photo.id, mask: marks.png(), pasting: entered("pasting", about.pasting) };
 }
 
-async function press(event) {
-  event.preventDefault();
-  if (running) return;
+async function press() {
   noErrors();
   try {
     const asked = order();
@@ -301,7 +299,7 @@ function done(pictures) {
 // ---- wiring
 
 whenGiven(take, $("stage"));
-$("press").addEventListener("submit", press);
+whenSent($("press"), press);
 $("stop").addEventListener("click", () => running && ask(`/jobs/${running.id}`, { method: "DELETE" }).catch(() => {}));
 $("on").addEventListener("click", () => running && ask(`/jobs/${running.id}/confirm`, { method: "POST" }));
 $("undo").addEventListener("click", undo);

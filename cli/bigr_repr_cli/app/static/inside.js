@@ -1,6 +1,6 @@
 // The page Look inside: a picture's tokens, and how one is unmasked.
 
-import { $, address, ask, element, follow, randomSeed, showSamples, upload, whenGiven } from "./common.js";
+import { $, address, ask, element, follow, randomSeed, showSamples, upload, whenGiven, whenSent } from "./common.js";
 
 // From dark to light through the warm colors of the pages: 0..1 -> [r, g, b].
 const SCALE = [[20, 18, 30], [88, 32, 70], [178, 62, 52], [229, 138, 91], [250, 226, 170]];
@@ -134,9 +134,7 @@ function play(on) {
 
 let running = null;
 
-$("watch").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  if (running) return;
+whenSent($("watch"), async () => {
   $("watch-error").textContent = "";
   const seed = $("seed").value === "" ? randomSeed() : +$("seed").value;
   try {

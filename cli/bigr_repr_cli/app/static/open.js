@@ -1,12 +1,10 @@
 // The line above the search page: which index or folder of pictures is searched.
 
-import { $, ask, follow, told } from "./common.js";
+import { $, ask, follow, told, whenSent } from "./common.js";
 
 let running = null;
 
-$("opening").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  if (running) return;
+whenSent($("opening"), async () => {
   $("opening-error").textContent = "";
   try {
     const body = { path: $("path").value.trim(), images: $("images").value.trim() };
