@@ -12,12 +12,14 @@ import re
 from collections.abc import Iterator
 from typing import IO, Final, Literal
 
+import PIL
 from PIL import ImageFile, TiffImagePlugin
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PLANES, _EXTRA, _PAGE_KIND = 256, 257, 258, 259, 284, 338, 254
 _SUBIMAGES: Final = 330
 _THUMBNAIL: Final = 1  # the bit of NewSubfileType that marks a page of reduced resolution
 _PAGES: Final = 100  # that are looked at for a full picture
+_NAMED_CODEC: Final = ("raw",) if int(PIL.__version__.partition(".")[0]) < 13 else ()  # before, libtiff was told it
 _ORDERED: Final = re.compile(r";(16|32|64)[BL]?(S?F?)$")
 _CODECS: Final = {
     33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 34892: "lossy DNG JPEG", 34933: "PNG",
@@ -108,7 +110,7 @@ def _mend(image: TiffImagePlugin.TiffImageFile) -> None:
     elif image.tile and tags.get(_PLANES) == 2 and len(image.tile) > 1 and max(tags.get(_BITS, (1,))) > 8:
         image.use_load_libtiff = True
         rawmode = f"{_interleaved(image)};16N"
-        image.tile = [ImageFile._Tile("libtiff", box, 0, (rawmode, "raw", False, tags.offset))]
+        image.tile = [ImageFile._Tile("libtiff", box, 0, (rawmode, *_NAMED_CODEC, False, tags.offset))]
 
 
 def _interleaved(image: TiffImagePlugin.TiffImageFile) -> str:
