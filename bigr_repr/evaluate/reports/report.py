@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from bigr_repr._typing import PathLike
 from bigr_repr.evaluate.reports.plots import plot_bars, plot_sweeps
+from bigr_repr.evaluate.reports.tables import as_csv, as_latex
 from bigr_repr.system.files import replacing
 from bigr_repr.system.pages import data_url, render
 
@@ -60,34 +59,25 @@ def markdown_table(records: Sequence[RunRecord]) -> str:
 
 def csv_table(records: Sequence[RunRecord]) -> str:
     """The same lines for spreadsheets: accuracies in percent with all their decimals, and both ends of the interval."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     k = _nearest(records)
-    writer.writerow(["dataset", "representation", "layer", "top1", "low", "high", "top5", f"knn{k}", "mean_per_class"])
+    lines: list[list[Any]] = [
+        ["dataset", "representation", "layer", "top1", "low", "high", "top5", f"knn{k}", "mean_per_class"]
+    ]
     for chosen in map(_chosen, _groups(records)):
         probe = chosen["linear_probe"]
         numbers = [probe["top1"], *probe["interval"], probe["top5"], chosen["knn"]["top1"][k], probe["mean_per_class"]]
-        writer.writerow([chosen["dataset"], chosen["representation"], _layer(chosen), *numbers])
-    return text.getvalue()
+        lines.append([chosen["dataset"], chosen["representation"], _layer(chosen), *numbers])
+    return as_csv(lines)
 
 
 def latex_table(records: Sequence[RunRecord]) -> str:
     """The same lines as a LaTeX tabular, for the package booktabs."""
     tables = _tables(records)
     lines = [["data set", *tables[0].head], *([table.title, *line] for table in tables for line in table.lines)]
-    first, *rest = (" & ".join(map(_latex, line)) + r" \\" for line in lines)
-    rows = [rf"\begin{{tabular}}{{ll{'r' * (len(lines[0]) - 2)}}}", r"\toprule", first, r"\midrule", *rest]
-    return "\n".join([*rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return as_latex(lines, names=2)
 
 
 # ---- what is shown
-
-
-def _latex(text: str) -> str:
-    """Text with what LaTeX takes for commands escaped."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"±": r"$\pm$", "†": r"$\dagger$", "→": r"$\to$", **{mark: "\\" + mark for mark in "&%$#_{}"}}
-    return "".join(special.get(mark, mark) for mark in text)
 
 
 def _nearest(records: Sequence[RunRecord]) -> str:

@@ -1,14 +1,12 @@
 """`bigr-repr bench multi-label` and `segment`."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
-from bigr_repr_cli.options import Json
 from bigr_repr_cli.progress import bench_progress
 
 _SOURCE = "a folder, Parquet file, or features:FILE"
@@ -30,28 +28,20 @@ def multi_label(
     test_labels: Annotated[Path, typer.Option(help="Their labels, in the same way.")],
     features: o.Blocks,
     running: o.RunOptions,
+    output: o.Output,
     penalties: _Penalties = "",
-    as_json: Json = False,
 ) -> None:
     """Train a linear classifier a class where images have several labels; mean average precision."""
     settings, blocks = o.settings_of(features, running, o.Probing(penalties=penalties)), features.blocks
     from bigr_repr.evaluate.runs.multi_label import bench_multi_label
-    from bigr_repr_cli.bench.report import print_table
+    from bigr_repr_cli.bench.report import print_multi_label
 
     with bench_progress() as on_progress:
         rows = bench_multi_label(
             features.model, (images, test_images), (labels, test_labels), settings, layers=blocks,
             on_progress=on_progress,
         )  # fmt: skip
-    if as_json:
-        _print_json(rows)
-        return
-    lines = []
-    for row in rows:
-        found = row.probe
-        lines.append([row.view.where, f"{found.map:.2f}", _interval(found.interval), f"{found.C:g}"])
-    print_table(rows[0], rows[0].facts["train"]["source"], ["features", "mAP", "95 %", "chosen C"], lines)
-    _notes(rows)
+    print_multi_label(rows, output.chosen)
 
 
 @flattened
@@ -66,47 +56,20 @@ def segment(
     limits: o.SampleSizes,
     features: o.TokenBlocks,
     running: o.RunOptions,
+    output: o.Output,
     penalties: _Penalties = "",
     side: Annotated[
         int, typer.Option(min=1, help="Side of the squares, in pixels, that predictions are compared with masks at.")
     ] = 256,
-    as_json: Json = False,
 ) -> None:
     """Train a linear head on the tokens of images to tell the class of every pixel; mean intersection over union."""
     settings, blocks = o.settings_of(features, running, o.Probing(penalties=penalties)), features.blocks
     from bigr_repr.evaluate.runs.segment import bench_segment
-    from bigr_repr_cli.bench.report import print_table
+    from bigr_repr_cli.bench.report import print_segment
 
     with bench_progress() as on_progress:
         rows = bench_segment(
             features.model, data, settings, layers=blocks, limit=limits.limit, test_limit=limits.test_limit, side=side,
             on_progress=on_progress,
         )  # fmt: skip
-    if as_json:
-        _print_json(rows)
-        return
-    lines = []
-    for row in rows:
-        found = row.probe
-        shares = [f"{found.miou:.2f}", _interval(found.interval), f"{found.pixel_accuracy:.2f}", f"{found.C:g}"]
-        lines.append([row.view.where, *shares])
-    print_table(rows[0], data.name, ["features", "mIoU", "95 %", "pixels", "chosen C"], lines)
-    names = rows[0].class_names
-    for name, share in rows[-1].probe.iou_by_class.items():
-        typer.echo(f"  {names[name] if name < len(names) else name}: {share:.1f}")
-    _notes(rows)
-
-
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.1f}..{bounds[1]:.1f}"
-
-
-def _notes(rows: list[Any]) -> None:
-    typer.echo(rows[0].probe.protocol)
-    for row in rows:
-        if row.probe.edge:
-            typer.echo(f"note: {row.view.where}: {row.probe.edge}; a better one may lie beyond")
-
-
-def _print_json(rows: list[Any]) -> None:
-    typer.echo(json.dumps({"rows": [row.record() for row in rows]} | rows[0].facts, indent=2))
+    print_segment(rows, data.name, output.chosen)

@@ -1,14 +1,12 @@
 """`bigr-repr bench attentive-probe`, `augmented-probe`, `finetune`, `few-shot` and `clusters`."""
 
 import dataclasses
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
-from bigr_repr_cli.options import Json
 from bigr_repr_cli.parse import parse_numbers
 from bigr_repr_cli.progress import bench_progress
 
@@ -19,13 +17,13 @@ def attentive_probe(
     limits: o.SampleSizes,
     features: o.TokenBlocks,
     running: o.RunOptions,
+    output: o.Output,
     queries: Annotated[int, typer.Option(min=1, help="Learned queries; they must divide the tokens' width.")] = 8,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
     batch: Annotated[int, typer.Option(min=1, help="Images per step of the probe.")] = 256,
     rates: Annotated[
         str, typer.Option(help=r"Learning rates to choose from, separated by commas \[default: 3e-4,1e-3,3e-3,1e-2].")
     ] = "",
-    as_json: Json = False,
 ) -> None:
     """Train queries that look at a block's tokens, and a linear classifier on what they find; all blocks in one run.
 
@@ -47,7 +45,7 @@ def attentive_probe(
     )
     with bench_progress() as on_progress:
         rows = bench_attentive(features.model, data, settings, probe=probe, layers=blocks, on_progress=on_progress)
-    print_rows(rows, as_json=as_json, best=chosen_row(rows) if len(rows) > 1 else None)
+    print_rows(rows, output.chosen, best=chosen_row(rows) if len(rows) > 1 else None)
 
 
 @flattened
@@ -57,10 +55,10 @@ def augmented_probe(
     features: o.Blocks,
     probing: o.Probing,
     running: o.RunOptions,
+    output: o.Output,
     epochs: Annotated[
         int | None, typer.Option(min=1, help=r"Passes over the training images \[default: the protocol's].")
     ] = None,
-    as_json: Json = False,
 ) -> None:
     """Train the linear probe of --protocol mae, mage or dinov2 on random crops, computed anew in every epoch.
 
@@ -74,7 +72,7 @@ def augmented_probe(
 
     with bench_progress() as on_progress:
         rows = bench_augmented(features.model, data, settings, epochs=epochs, layers=blocks, on_progress=on_progress)
-    print_rows(rows, as_json=as_json, best=chosen_row(rows) if len(rows) > 1 else None)
+    print_rows(rows, output.chosen, best=chosen_row(rows) if len(rows) > 1 else None)
 
 
 @flattened
@@ -83,6 +81,7 @@ def finetune(
     limits: o.SampleSizes,
     features: o.OneBlock,
     running: o.RunOptions,
+    output: o.Output,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
     rate: Annotated[float, typer.Option(help="Learning rate of the head for a batch of 256.")] = 1e-3,
     layer_decay: Annotated[
@@ -91,7 +90,6 @@ def finetune(
     weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay of AdamW.")] = 0.05,
     batch: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 64,
     crops: Annotated[bool, typer.Option(help="Train on random crops and mirror images.")] = True,
-    as_json: Json = False,
 ) -> None:
     """Train a whole network on with a linear head, early blocks more slowly, and test it once, at the end.
 
@@ -110,7 +108,7 @@ def finetune(
         row = bench_finetune(
             features.model or DEFAULT_MODEL, data, settings, tuning=tuning, layer=block, on_progress=on_progress
         )
-    print_rows([row], as_json=as_json)
+    print_rows([row], output.chosen)
 
 
 @flattened
@@ -118,33 +116,25 @@ def few_shot(
     source: o.DataOptions,
     features: o.Blocks,
     running: o.RunOptions,
+    output: o.Output,
     shots: Annotated[str, typer.Option(help="Labeled images of each class, separated by commas.")] = "1,5,10",
     draws: Annotated[int, typer.Option(min=1, help="Times to draw them.")] = 5,
     penalty: Annotated[float, typer.Option("--C", help="Penalty of the logistic regression, which is not chosen.")] = 1,
     limit: o.Limit = None,
     test_limit: o.TestLimit = None,
-    as_json: Json = False,
 ) -> None:
     """Train the linear probe on a few images of each class, drawn several times."""
     settings, blocks, numbers = o.settings_of(features, running), features.blocks, parse_numbers(shots, "--shots")
     data = source.open(running.seed, limit=limit, test_limit=test_limit)
     from bigr_repr.evaluate.runs.few_shot import bench_few_shot
-    from bigr_repr_cli.bench.report import print_table
+    from bigr_repr_cli.bench.report import print_few_shot
 
     settings = dataclasses.replace(settings, C=(penalty,))
     with bench_progress() as on_progress:
         rows = bench_few_shot(
             features.model, data, settings, shots=numbers, draws=draws, layers=blocks, on_progress=on_progress
         )
-    lines = []
-    for row in rows:
-        interval = "" if row.interval is None else f"{row.interval[0]:.1f}..{row.interval[1]:.1f}"
-        lines.append([row.view.where, str(row.shots), f"{row.top1:.2f}", interval, f"{row.mean_per_class:.2f}"])
-    if as_json:
-        _print_json(rows)
-        return
-    print_table(rows[0], data.name, ["features", "shots", "top-1", "95 %", "mean per class"], lines)
-    typer.echo(f"means over {draws} draws; 95 % of the mean by Student's t over draws; {rows[0].protocol}")
+    print_few_shot(rows, data.name, output.chosen)
 
 
 @flattened
@@ -152,29 +142,15 @@ def clusters(
     source: o.DataOptions,
     features: o.Blocks,
     running: o.RunOptions,
+    output: o.Output,
     test_limit: o.TestLimit = None,
-    as_json: Json = False,
 ) -> None:
     """Cluster the test images' features and compare with their classes; measure effective rank and uniformity."""
     settings, blocks = o.settings_of(features, running), features.blocks
     data = source.open(running.seed, test_limit=test_limit)
     from bigr_repr.evaluate.runs.few_shot import bench_clusters
-    from bigr_repr_cli.bench.report import print_table
+    from bigr_repr_cli.bench.report import print_clusters
 
     with bench_progress() as on_progress:
         rows = bench_clusters(features.model, data, settings, layers=blocks, on_progress=on_progress)
-    if as_json:
-        _print_json(rows)
-        return
-    lines = []
-    for row in rows:
-        found = row.found
-        shares = [f"{found.nmi:.3f}", f"{found.ari:.3f}", f"{found.accuracy:.1f}", f"{found.rank_me:.1f}"]
-        lines.append([row.view.where, *shares, f"{found.alignment:.3f}", f"{found.uniformity:.3f}"])
-    heads = ["features", "NMI", "ARI", "accuracy", "RankMe", "alignment", "uniformity"]
-    print_table(rows[0], data.name, heads, lines)
-    typer.echo(f"{rows[0].found.images:,} test images; {rows[0].found.protocol}")
-
-
-def _print_json(rows: list[Any]) -> None:
-    typer.echo(json.dumps({"rows": [row.record() for row in rows]} | rows[0].facts, indent=2))
+    print_clusters(rows, data.name, output.chosen)

@@ -11,7 +11,7 @@ import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.flatten import values_of
-from bigr_repr_cli.options import Device, ImageColumn, LabelColumn
+from bigr_repr_cli.options import Device, ImageColumn, Json, LabelColumn
 from bigr_repr_cli.parse import parse_layers, parse_numbers
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ Pooling = StrEnum(
     "Pooling",
     [("avg", "avg"), ("max", "max"), ("both", "avg+max"), ("grid2", "grid2"), ("cls", "cls"), ("cls_avg", "cls+avg")],
 )
+Format = StrEnum("Format", ["table", "json", "csv", "latex"])
 Probe = StrEnum("Probe", ["logreg", "mae", "mage", "dinov2"])
 NAMES = ("mid", "best")
 
@@ -280,6 +281,26 @@ class RunOptions(Machine):
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed, also of the choice of images where there is a limit.")
     ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How a result is printed."""
+
+    form: Annotated[
+        Format | None,
+        typer.Option(
+            "--format", help=r"Print a table for the terminal, JSON, CSV, or LaTeX for booktabs \[default: table]."
+        ),
+    ] = None
+    as_json: Json = False
+
+    @property
+    def chosen(self) -> Format:
+        """Raises BadParameter where the two options contradict each other."""
+        if self.as_json and self.form not in (None, Format.json):
+            raise typer.BadParameter(f"{self.form} contradicts --json; give one of them", param_hint="--format")
+        return Format.json if self.as_json else self.form or Format.table
 
 
 def settings_of(*groups: Any) -> BenchSettings:

@@ -7,14 +7,13 @@ import typer
 
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
-from bigr_repr_cli.options import Json
 from bigr_repr_cli.progress import bench_progress
 
 
 @flattened
 def linear_probe(
     source: o.DataOptions, limits: o.SampleSizes, features: o.Blocks, probing: o.Probing, running: o.RunOptions,
-    as_json: Json = False,
+    output: o.Output,
 ) -> None:  # fmt: skip
     """Train a linear classifier on frozen features and test it.
 
@@ -28,7 +27,7 @@ def linear_probe(
 
     with bench_progress() as on_progress:
         rows = bench(features.model, data, settings, layers=blocks, neighbors=False, on_progress=on_progress)
-    print_rows(rows, as_json=as_json, best=chosen_row(rows) if len(rows) > 1 else None)
+    print_rows(rows, output.chosen, best=chosen_row(rows) if len(rows) > 1 else None)
 
 
 @flattened
@@ -38,7 +37,7 @@ def knn(
     features: o.Blocks,
     voting: o.Voting,
     running: o.RunOptions,
-    as_json: Json = False,
+    output: o.Output,
 ) -> None:
     """Classify test images by their nearest training images: cosine, or Hamming distance with --codes.
 
@@ -51,7 +50,7 @@ def knn(
 
     with bench_progress() as on_progress:
         rows = bench(features.model, data, settings, layers=blocks, probe=False, on_progress=on_progress)
-    print_rows(rows, as_json=as_json)
+    print_rows(rows, output.chosen)
 
 
 @flattened
@@ -62,8 +61,8 @@ def layers(
     probing: o.Probing,
     voting: o.Voting,
     running: o.RunOptions,
+    output: o.Output,
     plot: Annotated[Path | None, typer.Option(help="Also draw accuracy by layer into this .png or .svg file.")] = None,
-    as_json: Json = False,
 ) -> None:
     """Probe every block, after one pass over the images; the best one may then be named: --layer best."""
     if plot is not None:
@@ -78,4 +77,4 @@ def layers(
         rows = bench(network.model, data, settings, layers=None, on_progress=on_progress)
     if plot is not None:
         plot_layers(rows, plot)
-    print_rows(rows, as_json=as_json, best=chosen_row(rows))
+    print_rows(rows, output.chosen, best=chosen_row(rows))

@@ -1,14 +1,16 @@
-"""Results of benchmarks on stdout: a table for terminals of 80 columns and more, or JSON. Knows no commands."""
+"""Results of benchmarks on stdout: a table for terminals of 80 columns, JSON, CSV or LaTeX. Knows no commands."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from bigr_repr_cli.bench.options import Format
 
 if TYPE_CHECKING:
     from bigr_repr.evaluate.metrics.label_retrieval import RetrievalRow
@@ -18,28 +20,101 @@ if TYPE_CHECKING:
     from bigr_repr.evaluate.runs.multi_label import MultiLabelRow
     from bigr_repr.evaluate.runs.segment import SegmentRow
 
+Cell = str | float | tuple[float, float] | None
 
-def print_rows(rows: Sequence[BenchRow], *, as_json: bool, best: BenchRow | None = None) -> None:
+
+class Sheet(NamedTuple):
+    """A table. columns: their headings, each with how its numbers are shown. best: the line to point out, if any."""
+
+    columns: Mapping[str, str]
+    lines: Sequence[Sequence[Cell]]
+    best: int | None = None
+
+    def texts(self, between: str) -> list[list[str]]:
+        """Cells as people read them, under their headings. between: what stands between the ends of an interval."""
+        specs = list(self.columns.values())
+        return [
+            list(self.columns),
+            *([_text(cell, spec, between) for cell, spec in zip(line, specs, strict=True)] for line in self.lines),
+        ]
+
+    def values(self) -> list[list[Any]]:
+        """Cells with all their decimals, under their headings; an interval takes two columns."""
+        wide = [any(isinstance(line[place], tuple) for line in self.lines) for place in range(len(self.columns))]
+        heads = [
+            [f"{name} low", f"{name} high"] if two else [name] for name, two in zip(self.columns, wide, strict=True)
+        ]
+        found = [[head for pair in heads for head in pair]]
+        for line in self.lines:
+            pairs = [_values(cell, two) for cell, two in zip(line, wide, strict=True)]
+            found.append([value for pair in pairs for value in pair])
+        return found
+
+
+def _text(cell: Cell, spec: str, between: str) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, tuple):
+        return between.join(f"{end:{spec or '.1f'}}" for end in cell)
+    return cell if isinstance(cell, str) else f"{cell:{spec}}"
+
+
+def _values(cell: Cell, wide: bool) -> list[Any]:
+    ends = cell if isinstance(cell, tuple) else (cell, None)
+    return ["" if end is None else end for end in ends[: 1 + wide]]
+
+
+def emit(form: Format, sheet: Sheet, record: Mapping[str, Any], *, head: str = "", notes: Iterable[str] = ()) -> None:
+    """Print a result. record: what JSON says. head, notes: what stands above and below the table for terminals."""
+    if form == Format.json:
+        typer.echo(json.dumps(record, indent=2))
+    elif form == Format.table:
+        typer.echo(head)
+        Console().print(_drawn(sheet))
+        for note in notes:
+            typer.echo(note)
+    else:
+        from bigr_repr.evaluate.reports.tables import as_csv, as_latex
+
+        text = as_csv(sheet.values()) if form == Format.csv else as_latex(sheet.texts("--"))
+        typer.echo(text, nl=False)
+
+
+def _drawn(sheet: Sheet) -> Table:
+    heads, *lines = sheet.texts("..")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(heads[0], no_wrap=True)
+    for heading in heads[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for number, (first, *cells) in enumerate(lines):
+        table.add_row(first + (" ←" if number == sheet.best else ""), *cells)
+    return table
+
+
+# ---- probes and neighbors
+
+
+def print_rows(rows: Sequence[BenchRow], form: Format, *, best: BenchRow | None = None) -> None:
     """One line per row and the protocol below, or all records. best: the row to point out."""
-    if as_json:
-        typer.echo(json.dumps({"rows": [row.record() for row in rows], "best": best and best.view.layer}, indent=2))
-        return
     first = rows[0]
-    typer.echo(
-        f"{first.representation} on {first.dataset}: {_size(first.facts, 'train')}, {_size(first.facts, 'test')}"
-    )
-    Console().print(_neighbors_table(rows) if first.probe is None else _probe_table(rows, best))
-    for found in (first.probe, first.knn):
+    sheet = _neighbors_sheet(rows) if first.probe is None else _probe_sheet(rows, best)
+    record = {"rows": [row.record() for row in rows], "best": best and best.view.layer}
+    head = f"{first.representation} on {first.dataset}: {_size(first.facts, 'train')}, {_size(first.facts, 'test')}"
+    emit(form, sheet, record, head=head, notes=_notes(rows, best))
+
+
+def _notes(rows: Sequence[BenchRow], best: BenchRow | None) -> Iterator[str]:
+    for found in (rows[0].probe, rows[0].knn):
         if found:
-            typer.echo(found.protocol)
-    typer.echo("95 %: an interval of top-1 by resampling the test images")
+            yield found.protocol
+    yield "95 %: an interval of top-1 by resampling the test images"
     if best and len(rows) > 1:
-        typer.echo(f"← {best.view.where} (best) on the held-out part of the training images")
+        yield f"← {best.view.where} (best) on the held-out part of the training images"
     for row in rows:
         if row.probe and abs(row.probe.mean_per_class - row.probe.top1) >= 0.005:
-            typer.echo(f"{row.view.where}: {row.probe.mean_per_class:.2f} is the mean over classes of top-1")
-    for sentence in [*_of_seeds([best] if best else rows), *_cautions(rows)]:
-        typer.echo(sentence)
+            yield f"{row.view.where}: {row.probe.mean_per_class:.2f} is the mean over classes of top-1"
+    yield from _of_seeds([best] if best else rows)
+    yield from _cautions(rows)
 
 
 def _of_seeds(rows: Sequence[BenchRow]) -> Iterator[str]:
@@ -51,7 +126,7 @@ def _of_seeds(rows: Sequence[BenchRow]) -> Iterator[str]:
         if row.probe.seed_interval is None:
             yield f"{row.view.where}: {seeds} gave the same head; chance is only in the test images"
         else:
-            interval = _interval(row.probe.seed_interval)
+            interval = _text(row.probe.seed_interval, "", "..")
             yield f"{row.view.where}: {interval} is 95 % of the mean over {seeds}, by Student's t"
 
 
@@ -67,76 +142,115 @@ def _cautions(rows: Sequence[BenchRow]) -> Iterator[str]:
             yield f"note: {row.view.where}: {edge}"
 
 
-def _probe_table(rows: Sequence[BenchRow], best: BenchRow | None) -> Table:
+def _probe_sheet(rows: Sequence[BenchRow], best: BenchRow | None) -> Sheet:
     """One line per layer: the probe, then top-1 of every number of neighbors."""
     names = {
         name for row in rows if row.probe for found in row.probe.settings for name, value in found.items() if value
     }
-    headings = ["top-1", "top-5", "95 %", f"chosen {'/'.join(sorted(names))}".replace("_", " ")]
-    headings += [f"{k}-NN" for k in (rows[0].knn.top1 if rows[0].knn else ())]
-    table = _table("features", headings)
+    chosen = f"chosen {'/'.join(sorted(names))}".replace("_", " ")
+    columns = {"features": "", "top-1": ".2f", "top-5": ".2f", "95 %": "", chosen: ""}
+    columns |= {f"{k}-NN": ".2f" for k in (rows[0].knn.top1 if rows[0].knn else ())}
+    lines: list[list[Cell]] = []
     for row in rows:
         assert row.probe is not None
-        chosen = sorted({f"{value:g}" for found in row.probe.settings for value in found.values()} - {"0"})
-        cells = [f"{row.probe.top1:.2f}", f"{row.probe.top5:.2f}", _interval(row.probe.interval)]
-        cells += ["/".join(chosen), *(f"{top1:.2f}" for top1 in (row.knn.top1.values() if row.knn else ()))]
-        table.add_row(row.view.where + (" ←" if row is best and len(rows) > 1 else ""), *cells)
-    return table
+        values = sorted({f"{value:g}" for found in row.probe.settings for value in found.values()} - {"0"})
+        cells: list[Cell] = [row.probe.top1, row.probe.top5, row.probe.interval, "/".join(values)]
+        lines.append([row.view.where, *cells, *(row.knn.top1.values() if row.knn else ())])
+    return Sheet(columns, lines, rows.index(best) if best is not None and len(rows) > 1 else None)
 
 
-def _neighbors_table(rows: Sequence[BenchRow]) -> Table:
+def _neighbors_sheet(rows: Sequence[BenchRow]) -> Sheet:
     """One line per layer and number of neighbors."""
-    table = _table("features", ["k", "top-1", "top-5", "95 %"])
+    lines: list[list[Cell]] = []
     for row in rows:
         assert row.knn is not None
         for k, top1 in row.knn.top1.items():
-            cells = [f"{top1:.2f}", f"{row.knn.top5[k]:.2f}", _interval(row.knn.interval[k])]
-            table.add_row(row.view.where, str(k), *cells)
-    return table
+            lines.append([row.view.where, k, top1, row.knn.top5[k], row.knn.interval[k]])
+    return Sheet({"features": "", "k": "", "top-1": ".2f", "top-5": ".2f", "95 %": ""}, lines)
 
 
-def print_table(
-    row: FewShotRow | StructureRow | MultiLabelRow | SegmentRow, dataset: str, heads: list[str], lines: list[list[str]]
+# ---- other measures
+
+
+def print_few_shot(rows: Sequence[FewShotRow], dataset: str, form: Format) -> None:
+    """One line per layer and number of shots."""
+    columns = {"features": "", "shots": "", "top-1": ".2f", "95 %": "", "mean per class": ".2f"}
+    lines: list[list[Cell]] = [[row.view.where, row.shots, row.top1, row.interval, row.mean_per_class] for row in rows]
+    draws = len(rows[0].top1_by_draw)
+    note = f"means over {draws} draws; 95 % of the mean by Student's t over draws; {rows[0].protocol}"
+    _emit_measured(form, Sheet(columns, lines), rows, dataset, [note])
+
+
+def print_clusters(rows: Sequence[StructureRow], dataset: str, form: Format) -> None:
+    """One line per layer."""
+    columns = {"features": "", "NMI": ".3f", "ARI": ".3f", "accuracy": ".1f", "RankMe": ".1f"}
+    columns |= {"alignment": ".3f", "uniformity": ".3f"}
+    lines: list[list[Cell]] = []
+    for row in rows:
+        found = row.found
+        numbers = [found.nmi, found.ari, found.accuracy, found.rank_me, found.alignment, found.uniformity]
+        lines.append([row.view.where, *numbers])
+    note = f"{rows[0].found.images:,} test images; {rows[0].found.protocol}"
+    _emit_measured(form, Sheet(columns, lines), rows, dataset, [note])
+
+
+def print_multi_label(rows: Sequence[MultiLabelRow], form: Format) -> None:
+    """One line per layer."""
+    columns = {"features": "", "mAP": ".2f", "95 %": "", "chosen C": "g"}
+    lines: list[list[Cell]] = [[row.view.where, row.probe.map, row.probe.interval, row.probe.C] for row in rows]
+    _emit_measured(form, Sheet(columns, lines), rows, rows[0].facts["train"]["source"], _of_penalty(rows))
+
+
+def print_segment(rows: Sequence[SegmentRow], dataset: str, form: Format) -> None:
+    """One line per layer; below, the classes of the last one."""
+    columns = {"features": "", "mIoU": ".2f", "95 %": "", "pixels": ".2f", "chosen C": "g"}
+    lines: list[list[Cell]] = [
+        [row.view.where, row.probe.miou, row.probe.interval, row.probe.pixel_accuracy, row.probe.C] for row in rows
+    ]
+    names, shares = rows[0].class_names, rows[-1].probe.iou_by_class
+    classes = [f"  {names[name] if name < len(names) else name}: {share:.1f}" for name, share in shares.items()]
+    _emit_measured(form, Sheet(columns, lines), rows, dataset, [*classes, *_of_penalty(rows)])
+
+
+def _of_penalty(rows: Sequence[MultiLabelRow] | Sequence[SegmentRow]) -> Iterator[str]:
+    yield rows[0].probe.protocol
+    for row in rows:
+        if row.probe.edge:
+            yield f"note: {row.view.where}: {row.probe.edge}; a better one may lie beyond"
+
+
+def _emit_measured(
+    form: Format,
+    sheet: Sheet,
+    rows: Sequence[FewShotRow] | Sequence[StructureRow] | Sequence[MultiLabelRow] | Sequence[SegmentRow],
+    dataset: str,
+    notes: Iterable[str],
 ) -> None:
-    """Lines of cells under their headings, and what the row says of its model."""
-    typer.echo(f"{row.representation} on {dataset}: {_size(row.facts, 'test')}")
-    table = _table(heads[0], heads[1:])
-    for line in lines:
-        table.add_row(*line)
-    Console().print(table)
-    if row.facts["trained_on"]:
-        typer.echo(f"note: {row.representation} was {row.facts['trained_on']}")
+    first = rows[0]
+    seen = [f"note: {first.representation} was {first.facts['trained_on']}"] if first.facts["trained_on"] else []
+    head = f"{first.representation} on {dataset}: {_size(first.facts, 'test')}"
+    emit(form, sheet, {"rows": [row.record() for row in rows]} | first.facts, head=head, notes=[*seen, *notes])
 
 
-def _table(first: str, headings: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.1f}..{bounds[1]:.1f}"
-
-
-def print_retrieval(rows: Sequence[RetrievalRow], features: BenchFeatures) -> None:
+def print_retrieval(rows: Sequence[RetrievalRow], features: BenchFeatures, form: Format) -> None:
     """One line per kind of code, and what was measured below."""
     view, first = next(iter(features.train)), rows[0]
-    typer.echo(
-        f"{features.representation}, {view.where}, on {features.data.name}: "
-        f"{_size(features.facts, 'test')} as queries, {_size(features.facts, 'train')} as database"
-    )
-    table = _table(
-        "codes", ["mAP@all", f"mAP@{first.depth}", f"P@{first.precision_at}", f"recall@{first.recall_at}", "of float"]
-    )
-    for row in rows:
-        numbers = (row.map_at_all, row.map_at_depth, row.precision, row.recall_of_float, row.share_of_float)
-        table.add_row(row.name, *(f"{number:.1f}" for number in numbers))
-    Console().print(table)
-    typer.echo(
-        f"percent; mAP over the relevant in the database; equal distances: mean over their orders; recall: of the "
-        f"{first.recall_at} nearest in the first row; of float: share of its mAP@{first.depth}"
+    names = ["mAP@all", f"mAP@{first.depth}", f"P@{first.precision_at}", f"recall@{first.recall_at}", "of float"]
+    lines: list[list[Cell]] = [
+        [row.name, row.map_at_all, row.map_at_depth, row.precision, row.recall_of_float, row.share_of_float]
+        for row in rows
+    ]
+    record = {"dataset": features.data.name, "representation": features.representation, "layer": view.layer}
+    emit(
+        form,
+        Sheet({"codes": "", **dict.fromkeys(names, ".1f")}, lines),
+        record | {"rows": [row.record() for row in rows]} | features.facts,
+        head=f"{features.representation}, {view.where}, on {features.data.name}: "
+        f"{_size(features.facts, 'test')} as queries, {_size(features.facts, 'train')} as database",
+        notes=[
+            "percent; mAP over the relevant in the database; equal distances: mean over their orders; recall: of the "
+            f"{first.recall_at} nearest in the first row; of float: share of its mAP@{first.depth}"
+        ],
     )
 
 

@@ -1,13 +1,11 @@
 """`bigr-repr bench retrieval`."""
 
-import json
 from typing import Annotated
 
 import typer
 
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
-from bigr_repr_cli.options import Json
 from bigr_repr_cli.parse import parse_numbers
 from bigr_repr_cli.progress import bench_progress
 
@@ -18,13 +16,13 @@ def command(
     limits: o.SampleSizes,
     features: o.OneBlock,
     running: o.RunOptions,
+    output: o.Output,
     bits: Annotated[
         str, typer.Option(help="Code lengths in bits, for pca, rotation and itq, separated by commas.")
     ] = "64,128,256",
     shortlist: Annotated[
         int, typer.Option(min=1, help="Images per query that rescoring ranks by their vectors.")
     ] = 1000,
-    as_json: Json = False,
 ) -> None:
     """Retrieve images of the test images' classes among the training images: floats, every binarizer, tokenizer bits.
 
@@ -40,9 +38,4 @@ def command(
         rows, found = bench_retrieval(
             features.model, data, settings, layer=block, bits=numbers, shortlist=shortlist, on_progress=on_progress
         )
-    if as_json:
-        where = next(iter(found.train)).layer
-        head = {"dataset": data.name, "representation": found.representation, "layer": where}
-        typer.echo(json.dumps(head | {"rows": [row.record() for row in rows]} | found.facts, indent=2))
-        return
-    print_retrieval(rows, found)
+    print_retrieval(rows, found, output.chosen)

@@ -1,0 +1,62 @@
+"""Laws of how results are printed: every form says the same numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bigr_repr_cli.bench import app
+from typer.testing import CliRunner
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> list[str]:
+    """Two classes of features as options of the commands."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    np.save(tmp_path / "x.npy", (rng.normal(size=(60, 5)) + labels[:, None]).astype(np.float32))
+    np.save(tmp_path / "y.npy", labels)
+    return ["--features", str(tmp_path / "x.npy"), "--labels", str(tmp_path / "y.npy"), "--cache", str(tmp_path / "c")]
+
+
+def said(*arguments: str) -> str:
+    return CliRunner(env={"COLUMNS": "100"}).invoke(app, arguments, catch_exceptions=False).stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "column", "key"),
+    [
+        (["linear-probe", "--C", "1"], "top-1", ("linear_probe", "top1")),
+        (["knn", "-k", "3"], "top-1", ("knn", "top1", "3")),
+        (["few-shot", "--shots", "2", "--draws", "2"], "mean per class", ("mean_per_class",)),
+        (["clusters"], "RankMe", ("rank_me",)),
+    ],
+)
+def test_every_form_says_the_same(data: list[str], command: list[str], column: str, key: tuple[str, ...]) -> None:
+    (row,) = json.loads(said(*command, *data, "--format", "json"))["rows"]
+    assert said(*command, *data, "--json") == said(*command, *data, "--format", "json")
+    for name in key:
+        row = row[name]
+    (line,) = csv.DictReader(io.StringIO(said(*command, *data, "--format", "csv")))
+    assert float(line[column]) == pytest.approx(row, abs=6e-4)  # JSON rounds to three decimals
+    latex = said(*command, *data, "--format", "latex")
+    head, cells = [text.removesuffix(r" \\").split(" & ") for text in latex.splitlines() if "&" in text]
+    shown = cells[head.index(column)]
+    assert abs(float(shown) - row) <= 0.5 * 10 ** -len(shown.partition(".")[2])
+    assert shown in said(*command, *data)
+
+
+def test_an_interval_is_two_columns_for_spreadsheets(data: list[str]) -> None:
+    (line,) = csv.DictReader(io.StringIO(said("linear-probe", "--C", "1", *data, "--format", "csv")))
+    assert float(line["95 % low"]) <= float(line["top-1"]) <= float(line["95 % high"])
+    assert r"95 \% &" in said("linear-probe", "--C", "1", *data, "--format", "latex")
+
+
+def test_two_forms_at_once_are_refused(data: list[str]) -> None:
+    done = CliRunner().invoke(app, ["clusters", *data, "--json", "--format", "csv"])
+    assert done.exit_code == 2
+    assert "csv contradicts --json" in done.output
