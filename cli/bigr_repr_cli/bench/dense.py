@@ -28,7 +28,7 @@ def multi_label(
     test_labels: Annotated[Path, typer.Option(help="Their labels, in the same way.")],
     features: o.Blocks,
     running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
     penalties: _Penalties = "",
 ) -> None:
     """Train a linear classifier a class where images have several labels; mean average precision."""
@@ -56,7 +56,7 @@ def segment(
     limits: o.SampleSizes,
     features: o.TokenBlocks,
     running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
     penalties: _Penalties = "",
     side: Annotated[
         int, typer.Option(min=1, help="Side of the squares, in pixels, that predictions are compared with masks at.")

@@ -17,7 +17,7 @@ def attentive_probe(
     limits: o.SampleSizes,
     features: o.TokenBlocks,
     running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
     queries: Annotated[int, typer.Option(min=1, help="Learned queries; they must divide the tokens' width.")] = 8,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
     batch: Annotated[int, typer.Option(min=1, help="Images per step of the probe.")] = 256,
@@ -55,7 +55,7 @@ def augmented_probe(
     features: o.Blocks,
     probing: o.Probing,
     running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
     epochs: Annotated[
         int | None, typer.Option(min=1, help=r"Passes over the training images \[default: the protocol's].")
     ] = None,
@@ -81,7 +81,7 @@ def finetune(
     limits: o.SampleSizes,
     features: o.OneBlock,
     running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
     rate: Annotated[float, typer.Option(help="Learning rate of the head for a batch of 256.")] = 1e-3,
     layer_decay: Annotated[
@@ -116,7 +116,7 @@ def few_shot(
     source: o.DataOptions,
     features: o.Blocks,
     running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
     shots: Annotated[str, typer.Option(help="Labeled images of each class, separated by commas.")] = "1,5,10",
     draws: Annotated[int, typer.Option(min=1, help="Times to draw them.")] = 5,
     penalty: Annotated[float, typer.Option("--C", help="Penalty of the logistic regression, which is not chosen.")] = 1,
@@ -142,7 +142,7 @@ def clusters(
     source: o.DataOptions,
     features: o.Blocks,
     running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
     test_limit: o.TestLimit = None,
 ) -> None:
     """Cluster the test images' features and compare with their classes; measure effective rank and uniformity."""

@@ -284,7 +284,7 @@ class RunOptions(Machine):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class Printing:
     """How a result is printed."""
 
     form: Annotated[

@@ -13,7 +13,7 @@ from bigr_repr_cli.progress import bench_progress
 @flattened
 def linear_probe(
     source: o.DataOptions, limits: o.SampleSizes, features: o.Blocks, probing: o.Probing, running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
 ) -> None:  # fmt: skip
     """Train a linear classifier on frozen features and test it.
 
@@ -37,7 +37,7 @@ def knn(
     features: o.Blocks,
     voting: o.Voting,
     running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
 ) -> None:
     """Classify test images by their nearest training images: cosine, or Hamming distance with --codes.
 
@@ -61,7 +61,7 @@ def layers(
     probing: o.Probing,
     voting: o.Voting,
     running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
     plot: Annotated[Path | None, typer.Option(help="Also draw accuracy by layer into this .png or .svg file.")] = None,
 ) -> None:
     """Probe every block, after one pass over the images; the best one may then be named: --layer best."""

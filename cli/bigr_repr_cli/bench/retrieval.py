@@ -16,7 +16,7 @@ def command(
     limits: o.SampleSizes,
     features: o.OneBlock,
     running: o.RunOptions,
-    output: o.Output,
+    output: o.Printing,
     bits: Annotated[
         str, typer.Option(help="Code lengths in bits, for pca, rotation and itq, separated by commas.")
     ] = "64,128,256",
