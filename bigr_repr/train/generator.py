@@ -29,9 +29,11 @@ from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
 from bigr_repr.train.masking import draw_masks, read_positions
 from bigr_repr.train.muon import Muon
+from bigr_repr.train.pace import compiling_pays, decided
 from bigr_repr.train.recipe import GeneratorRecipe
 
 log = logging.getLogger(__name__)
+_TRIED = 16  # images, to find what is fastest
 
 
 def for_data(recipe: GeneratorRecipe, data: ImageSet | CodeSet) -> GeneratorRecipe:
@@ -166,22 +168,23 @@ def train_generator(
     initial: BiGR | None = None,
     initial_name: str = "",
     sampler: Sampler | None = None,
-    compile_blocks: bool = False,
+    compile_blocks: bool | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> BiGR:
     """Train a generator and return it with averaged weights, in eval mode.
 
     `data`: a packed code data set, or images, which then need the `tokenizer`; with codes it is checked to be the one
     that made them. A recipe with alignment takes codes with features beside them. `initial` starts from
-    other weights, which `initial_name` names in the run's record.
+    other weights, which `initial_name` names in the run's record. `compile_blocks` None: where it pays.
     Raises ValueError when labels, code widths or the tokenizer do not fit.
     """
     recipe = for_data(recipe or GeneratorRecipe(), data)
     _check(data, config, settings, recipe, tokenizer)
-    tokenizer_sha256 = _tokenizer_of(data, tokenizer)
-    features = _features_of(data, config, recipe)
+    tokenizer_sha256, features = _tokenizer_of(data, tokenizer), _features_of(data, config, recipe)
     header = None if features is None else features.header
-    model = _new_model(config, settings.seed, initial, compile_blocks)
+    model = _new_model(config, settings.seed, initial)
+    settings = decided(settings, partial(_trial, model))
+    _compile(model, compiling_pays(settings) if compile_blocks is None else compile_blocks)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
         task = GeneratorTask(model, recipe, tokenizer, sampler, header)
@@ -191,9 +194,8 @@ def train_generator(
         tokenizer_sha256=tokenizer_sha256,
     )  # fmt: skip
     stream = partial(batches, data, image_size=config.image_size, features=features)
-    weights = train(task, stream, settings, record=record, on_step=on_step)
     trained = BiGR(config.generator)
-    trained.load_state_dict(weights)
+    trained.load_state_dict(train(task, stream, settings, record=record, on_step=on_step))
     return trained.eval()
 
 
@@ -207,17 +209,32 @@ def _features_of(data: ImageSet | CodeSet, config: ModelConfig, recipe: Generato
     return AlignmentFeatures(data)
 
 
-def _new_model(config: ModelConfig, seed: int, initial: BiGR | None, compile_blocks: bool) -> BiGR:
+def _new_model(config: ModelConfig, seed: int, initial: BiGR | None) -> BiGR:
     """A generator with weights of a seed, or those of another model."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = BiGR(config.generator)
     if initial is not None:
         model.load_state_dict(initial.state_dict())
-    if compile_blocks:
-        for block in model.transformer.layers:
-            block.compile()
     return model
+
+
+def _compile(model: BiGR, wanted: bool) -> None:
+    for block in model.transformer.layers if wanted else ():
+        block.compile()
+
+
+def _trial(model: BiGR, device: torch.device) -> Callable[[], None]:
+    """Forward and backward on random codes."""
+    config = model.to(device).train().config
+    codes = (torch.rand(_TRIED, config.tokens, config.code_bits, device=device) > 0.5).float()
+    masked = torch.rand(_TRIED, config.tokens, device=device) > 0.5
+
+    def step() -> None:
+        model(codes, None, masked).loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    return step
 
 
 def _check(

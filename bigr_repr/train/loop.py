@@ -29,6 +29,7 @@ from bigr_repr.train.resume import TrainingError, find_checkpoints, load_checkpo
 
 log = logging.getLogger(__name__)
 SCHEDULES = ("constant", "cosine")
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class TrainSettings:
     """How long, how fast and where to. `batch_size` is over all processes; `steps` counts optimizer steps.
 
     `ema` is the decay of the averaged weights, `clip` the largest gradient norm (0: none). `precision` is float32,
-    bfloat16 or float16, kept under Accelerate's names no, bf16 and fp16, which are taken too. `sample_every` 0: never.
+    bfloat16 or float16, kept under Accelerate's names no, bf16 and fp16, which are taken too; auto: float32 or
+    bfloat16, whichever the trainers find faster on this machine before they begin. `sample_every` 0: never.
     """
 
     out: str
@@ -73,7 +75,8 @@ class TrainSettings:
             raise ValueError(f"schedule={self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
         if not 0 <= self.warmup <= self.steps:
             raise ValueError(f"warmup={self.warmup} is outside 0..{self.steps} (steps)")
-        object.__setattr__(self, "precision", mixed_precision(self.precision))
+        if self.precision != AUTO:
+            object.__setattr__(self, "precision", mixed_precision(self.precision))
 
     def due(self, done: int, every: int) -> bool:
         """Whether what happens every so many steps, and after the last, happens after `done` steps. 0: never."""

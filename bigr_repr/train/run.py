@@ -119,7 +119,7 @@ def run_generator_training(
     attention: str = "full",
     name: str | None = None,
     initial: str | None = None,
-    compile_blocks: bool = False,
+    compile_blocks: bool | None = None,
     columns: Columns = USUAL_COLUMNS,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:

@@ -24,9 +24,11 @@ from bigr_repr.train.frozen import float_fingerprint
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
 from bigr_repr.train.losses import PatchDiscriminator, PerceptualDistance, adaptive_weight, augment, hinge_discriminator
 from bigr_repr.train.muon import Muon
+from bigr_repr.train.pace import decided
 
 PIXEL_LOSSES = ("l1", "l2")
 OPTIMIZERS = ("adam", "muon")
+_TRIED = 8  # images, to find what is fastest
 _SMALLEST_JUDGED = 24  # pixels; below, no patch is left after three halvings
 
 
@@ -174,6 +176,19 @@ class TokenizerTask:
         return (grid * 255).round().to(torch.uint8)
 
 
+def _trial(model: BinaryAutoencoder, device: torch.device) -> Callable[[], None]:
+    """Forward and backward on random images, without the losses of other networks."""
+    side, channels = model.config.image_size, model.config.in_channels
+    images = torch.rand(_TRIED, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    model.to(device).train()
+
+    def step() -> None:
+        (model(images)[0].float() - images).square().mean().backward()
+        model.zero_grad(set_to_none=True)
+
+    return step
+
+
 def train_tokenizer(
     images: ImageSet,
     config: TokenizerConfig,
@@ -198,6 +213,7 @@ def train_tokenizer(
         shown = next(batches(images, batch_size=8, seed=seed, first_step=0, image_size=config.image_size, flip=False))
         assert shown.images is not None
         task = TokenizerTask(model, recipe, shown.images)
+    settings = decided(settings, partial(_trial, model))
     record = identify(
         settings,
         task="tokenizer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,23 @@ _QUIET_SECONDS = 60  # between lines where there is no terminal
 
 
 @contextmanager
+def _messages(console: Console) -> Iterator[None]:
+    """What the library logs while it trains, on the console, above a bar if there is one."""
+    logger, handler = logging.getLogger("bigr_repr.train"), logging.Handler(logging.INFO)
+    handler.emit = lambda record: console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)  # type: ignore[method-assign]
+    before, level = logger.propagate, logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = before
+
+
+@contextmanager
 def training_progress(steps: int, name: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Gives the `on_step(step, scalars)` callback of a trainer."""
     console = Console(stderr=True)
@@ -29,10 +47,11 @@ def training_progress(steps: int, name: str) -> Iterator[Callable[[int, dict[str
         return f"loss {scalars['loss']:.4f}  {scalars['images_per_second']:,.0f} images/s"
 
     if not console.is_terminal:
-        yield lambda step, scalars: console.print(f"step {step + 1}/{steps}  {describe(scalars)}", highlight=False)
+        with _messages(console):
+            yield lambda step, scalars: console.print(f"step {step + 1}/{steps}  {describe(scalars)}", highlight=False)
         return
     columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress, _messages(console):
         task = progress.add_task(name, total=steps, note="")
         yield lambda step, scalars: progress.update(task, completed=step + 1, note=describe(scalars))
 

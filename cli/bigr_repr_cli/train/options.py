@@ -21,7 +21,7 @@ AttentionKind = StrEnum("AttentionKind", ["full", "causal"])
 TokenizerOptimizer = StrEnum("TokenizerOptimizer", ["adam", "muon"])
 PixelLoss = StrEnum("PixelLoss", ["l1", "l2"])
 Scheduled = StrEnum("Scheduled", ["constant", "cosine"])
-TrainPrecision = StrEnum("TrainPrecision", ["float32", "bfloat16", "float16", "no", "bf16", "fp16"])
+TrainPrecision = StrEnum("TrainPrecision", ["auto", "float32", "bfloat16", "float16", "no", "bf16", "fp16"])
 CodePrecision = StrEnum("CodePrecision", ["float32", "bfloat16", "no", "bf16"])
 
 Images = Annotated[list[str], typer.Argument(help="Folders, Parquet files, or torchvision:NAME:ROOT.")]
@@ -59,8 +59,11 @@ class TrainingOptions:
     ] = 0.9999
     precision: Annotated[
         TrainPrecision,
-        typer.Option(help="Number type that the network computes in; no, bf16 and fp16 are the same three."),
-    ] = TrainPrecision.float32
+        typer.Option(
+            help="Number type that the network computes in; auto: float32 or bfloat16, whichever is faster on this "
+            "machine, found before the first step; no, bf16 and fp16 are other names of three."
+        ),
+    ] = TrainPrecision.auto
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000
     sample_every: Annotated[int, typer.Option(min=0, help="Steps between sample images; 0: none.")] = 1000
     log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 50
@@ -132,8 +135,13 @@ class Architecture:
         AttentionKind, typer.Option(help="full: bidirectional, for masked tokens; causal: for an autoregressive model.")
     ] = AttentionKind.full
     compile_blocks: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile the blocks: slow to start, then faster.")
-    ] = False
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help=r"Compile the blocks: slow to start, then faster \[default: in long runs on a GPU or a processor with "
+            "AMX].",
+        ),
+    ] = None
 
 
 def print_result(what: str, folder: Path) -> None:

@@ -1,0 +1,76 @@
+"""What trains fastest on this machine: number type and compiling, found by trying. Knows no losses and no data."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from bigr_repr.train.loop import AUTO, TrainSettings
+from bigr_repr.train.resume import find_checkpoints, read_record
+
+log = logging.getLogger(__name__)
+
+_WORTH: Final = 1.1  # times as fast must bfloat16 be to be chosen
+_TRIES: Final = 3
+_MANY_STEPS: Final = 1000  # for which compiling pays
+
+Trial = Callable[[torch.device], Callable[[], object]]  # forward and backward on a device
+
+
+def decided(settings: TrainSettings, trial: Trial) -> TrainSettings:
+    """The settings with their precision decided, the same on every process.
+
+    That of a run that is resumed; else bfloat16 where a step of the trial takes less time in it, by a tenth at least.
+    """
+    if settings.precision != AUTO:
+        return settings
+    state, chosen = PartialState(cpu=settings.cpu), [""]
+    if state.is_main_process:
+        begun = find_checkpoints(Path(settings.out))
+        chosen = [read_record(begun[-1][1])["precision"] if begun else _measured(trial, state.device)]
+    if state.num_processes > 1:
+        broadcast_object_list(chosen)
+    return replace(settings, precision=chosen[0])
+
+
+def _measured(trial: Trial, device: torch.device) -> str:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        step = trial(device)
+        seconds = {half: _seconds(step, device, half=half) for half in (False, True)}
+    gain = seconds[False] / seconds[True]
+    name = "bfloat16" if gain > _WORTH else "float32"
+    log.info("computing in %s: a step in bfloat16 is %.2f times as fast as in float32 here", name, gain)
+    return name
+
+
+def _seconds(step: Callable[[], object], device: torch.device, *, half: bool) -> float:
+    """The shortest of a few tries, after one that does not count."""
+    taken = []
+    for _ in range(1 + _TRIES):
+        since = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - since)
+    return min(taken[1:])
+
+
+def compiling_pays(settings: TrainSettings) -> bool:
+    """Whether to compile: in a long run, on a GPU or a processor with matrix units (AMX), where there is a compiler.
+
+    On other processors a compiled step was no faster.
+    """
+    gpu = torch.cuda.is_available() and not settings.cpu
+    able = gpu or torch.cpu._is_amx_tile_supported()
+    return able and settings.steps >= _MANY_STEPS and any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
