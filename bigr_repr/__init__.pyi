@@ -9,6 +9,8 @@ from .config import TokenizerConfig as TokenizerConfig
 from .config import preset as preset
 from .embed.dataset.read import read_embeddings as read_embeddings
 from .embed.run import embed_images as embed_images
+from .features.exported.model import load_exported as load_exported
+from .features.exported.write import export_model as export_model
 from .features.extract import encode_codes as encode_codes
 from .features.extract import extract_features as extract_features
 from .features.extractor import FeatureExtractor as FeatureExtractor

@@ -16,6 +16,7 @@ from bigr_repr.config import ModelConfig, TokenizerConfig, from_fields, preset, 
 DEFAULT_MODEL: Final = "bigr-tiny-aligned"  # bundled: there without a download
 ASSETS = Path(__file__).parents[1] / "assets"
 CONFIG_FILE = "config.json"
+EXPORT_FILE: Final = "export.json"  # of an exported network: bigr_repr.features.exported
 TOKENIZER_FILE = "tokenizer.safetensors"
 GENERATOR_FILE = "generator.safetensors"
 RELEASE_REPOSITORY = "haoosz/BiGR"
@@ -139,6 +140,8 @@ def read_tokenizer_config(folder: Path) -> tuple[TokenizerConfig, str | None]:
 @contextmanager
 def _reading(folder: Path) -> Iterator[tuple[dict[str, Any], str | None]]:
     path = folder / CONFIG_FILE
+    if not path.is_file() and (folder / EXPORT_FILE).is_file():
+        raise ValueError(f"{folder} is an exported network: it gives features and codes, for embed, serve and search")
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: not a model folder, as it has no {CONFIG_FILE}; see: bigr-repr models list")
     try:

@@ -29,6 +29,7 @@ from bigr_repr.system.object_store import ObjectPath, Place, as_place
 
 if TYPE_CHECKING:
     from bigr_repr.checkpoints.pretrained import Pretrained
+    from bigr_repr.features.exported.model import ExportedModel
     from bigr_repr.features.extractor import FeatureExtractor
 
 _BATCH = 32
@@ -39,7 +40,7 @@ def embed_images(
     out: PathLike = "embeddings",
     options: EmbedOptions | None = None,
     *,
-    model: PathLike | Pretrained = DEFAULT_MODEL,
+    model: PathLike | Pretrained | ExportedModel = DEFAULT_MODEL,
     on_progress: Callable[[Progress], None] | None = None,
     **fields: Any,
 ) -> EmbedSummary:
@@ -48,7 +49,8 @@ def embed_images(
     inputs: as bigr_repr.embed.inputs.sources.find_sources takes them; memory does not depend on how many there are. An
     image that cannot be read gives no row but a line in failures.jsonl: path, kind of error, message. out: a folder or
     a URL of an object store (`s3://bucket/run`). options and fields: see EmbedOptions, as `layers=(4, 12), codes=True`;
-    fields take precedence. Read the rows with read_embeddings.
+    fields take precedence. model: a name, a folder, a model, or an exported network or its folder. Read the rows with
+    read_embeddings.
 
     Inputs are listed first, then embedded in units, each a file that appears whole. A run that was stopped, however,
     is resumed. What belongs to another model, layer, preprocessing or list of inputs is never mixed:
@@ -85,22 +87,25 @@ def _found(inputs: PathLike | Iterable[PathLike], options: EmbedOptions) -> Iter
 class _Setup:
     """A model as it was given and as it computes here. pre: to be sent to other machines; places: of the network."""
 
-    given: PathLike | Pretrained
+    given: PathLike | Pretrained | ExportedModel
     extractor: FeatureExtractor
     recipe: Recipe
     pre: Pretrained | None
     devices: tuple[str, ...]
 
 
-def _load(model: PathLike | Pretrained, devices: tuple[str, ...], options: EmbedOptions) -> _Setup:
-    from bigr_repr.checkpoints.pretrained import Pretrained, load
+def _load(model: PathLike | Pretrained | ExportedModel, devices: tuple[str, ...], options: EmbedOptions) -> _Setup:
+    from bigr_repr.checkpoints.pretrained import Pretrained
+    from bigr_repr.features.exported.model import open_model
     from bigr_repr.features.extractor import FeatureExtractor, blocks_of, layer_name
     from bigr_repr.system.devices import as_dtype, choose_device
 
     on_ray = options.engine == "ray"
     places = [choose_device(each) for each in devices or (None,)]
-    pre = model if isinstance(model, Pretrained) else load(model)
-    place = None if isinstance(model, Pretrained) and not devices else places[0]
+    pre = open_model(model)
+    if not isinstance(pre, Pretrained) and (on_ray or len(places) > 1):
+        raise ValueError("an exported network runs in one process on this machine: leave out engine and device")
+    place = None if not isinstance(pre, Pretrained) or (pre is model and not devices) else places[0]
     if on_ray or (len(places) > 1 and options.batch_size != "auto"):
         place = None  # the network will not run in this process
     layers = dict.fromkeys(layer_name(blocks_of(layer, pre.config)) for layer in options.layers)
@@ -110,12 +115,12 @@ def _load(model: PathLike | Pretrained, devices: tuple[str, ...], options: Embed
     )  # fmt: skip
     recipe = Recipe(
         config=pre.config, weights=pre.fingerprint, layers=tuple(layers), pool=options.pool, mirror=options.mirror,
-        store_dtype=options.store_dtype, dtype=str(extractor.dtype).removeprefix("torch."), codes=options.codes,
+        store_dtype=options.store_dtype, dtype=extractor.precision, codes=options.codes,
         labels=options.labels_from_folders, sha256=options.sha256, dedup=options.dedup,
         thumbnails=options.thumbnails,
         parquet=options.columns,
     )  # fmt: skip
-    return _Setup(model, extractor, recipe, pre if on_ray else None, devices)
+    return _Setup(model, extractor, recipe, pre if on_ray and isinstance(pre, Pretrained) else None, devices)
 
 
 def _engine(loaded: _Setup, job: EmbedJob, options: EmbedOptions, held: list[int], stack: ExitStack) -> RunUnits:

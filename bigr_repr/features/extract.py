@@ -15,8 +15,9 @@ from torch import Tensor
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
-from bigr_repr.checkpoints.pretrained import Pretrained, load
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import code_bytes, to_bytes
+from bigr_repr.features.exported.model import ExportedModel, open_model
 from bigr_repr.features.extractor import FeatureExtractor, Features, Layer
 from bigr_repr.images.inputs import Pictures, read_all, stack
 from bigr_repr.system.devices import as_dtype, choose_device
@@ -30,7 +31,7 @@ Layers = Iterable[int] | list[Layer] | tuple[Layer, ...]
 def extract_features(
     images: Pictures,
     *,
-    model: PathLike | Pretrained = ...,
+    model: PathLike | Pretrained | ExportedModel = ...,
     layer: Layer = ...,
     pool: str = ...,
     mirror: bool = ...,
@@ -44,7 +45,7 @@ def extract_features(
 def extract_features(
     images: Pictures,
     *,
-    model: PathLike | Pretrained = ...,
+    model: PathLike | Pretrained | ExportedModel = ...,
     layer: Layers,
     pool: str = ...,
     mirror: bool = ...,
@@ -57,7 +58,7 @@ def extract_features(
 def extract_features(
     images: Pictures,
     *,
-    model: PathLike | Pretrained = DEFAULT_MODEL,
+    model: PathLike | Pretrained | ExportedModel = DEFAULT_MODEL,
     layer: Layer | Layers = 12,
     pool: str = "avg",
     mirror: bool = False,
@@ -73,12 +74,12 @@ def extract_features(
     (H, W, 3) or (n, H, W, 3) as bigr_repr.images.as_rgb takes, a tensor (3, H, W) or (n, 3, H, W) of uint8 or floats in
     [0, 1], or a sequence of any of these. Pictures of another size are resized and cropped as center_crop does.
 
-    model: a name or folder that load takes, or a model. layer: 0-based block, negative from the end, "mid", several
-    side by side as "4+8", or a list of these, for which the result is {layer as given: array}. pool: "avg", "max",
-    "avg+max", "grid2" (the means over the four quarters in a row) or "none"; mirror: means over each image and its
-    mirror image, at twice the time; both as of FeatureExtractor. device: None: a GPU if there is one, or where the
-    given model is. dtype: what the network computes in ("float32", "bfloat16", "float16"). workers: threads that
-    decode.
+    model: a name or folder that load takes, a model, or an exported network or its folder. layer: 0-based block,
+    negative from the end, "mid", several side by side as "4+8", or a list of these, for which the result is {layer as
+    given: array}. pool: "avg", "max", "avg+max", "grid2" (the means over the four quarters in a row) or "none"; mirror:
+    means over each image and its mirror image, at twice the time; both as of FeatureExtractor. device: None: a GPU if
+    there is one, or where the given model is. dtype: what the network computes in ("float32", "bfloat16", "float16").
+    workers: threads that decode.
 
     All vectors are held in memory: for many images see embed_images, which also goes on past pictures it cannot read.
     Raises ImageError naming the first picture that cannot be read, FileNotFoundError for inputs that are not there,
@@ -110,7 +111,7 @@ def _arrays(
 def encode_codes(
     images: Pictures,
     *,
-    model: PathLike | Pretrained = DEFAULT_MODEL,
+    model: PathLike | Pretrained | ExportedModel = DEFAULT_MODEL,
     batch_size: int = 32,
     device: torch.device | str | None = None,
     dtype: str | torch.dtype | None = None,
@@ -129,7 +130,7 @@ def encode_codes(
 
 
 def _extractor(
-    model: PathLike | Pretrained,
+    model: PathLike | Pretrained | ExportedModel,
     layers: Iterable[Layer],
     pool: str,
     device: torch.device | str | None,
@@ -139,12 +140,9 @@ def _extractor(
     mirror: bool = False,
 ) -> FeatureExtractor:
     computed_in = as_dtype(dtype)
-    if isinstance(model, Pretrained):
-        pre = model
-        place = None if device is None else choose_device(device)
-    else:
-        place = choose_device(device)
-        pre = load(model)
+    pre = open_model(model)
+    moves = isinstance(pre, Pretrained) and (pre is not model or device is not None)
+    place = choose_device(device) if moves else device
     return FeatureExtractor(pre, layers, pool, mirror=mirror, dtype=computed_in, device=place, compile=compile)
 
 

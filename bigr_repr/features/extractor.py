@@ -10,15 +10,17 @@ another way, of one block or of several side by side.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.codes import grid_to_tokens
+from bigr_repr.codes import from_bytes, grid_to_tokens
 from bigr_repr.config import ModelConfig
+from bigr_repr.features.exported.manifest import Manifest
+from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.pools import NONE, POOLS, pool_tokens, vector_shape
 from bigr_repr.models.transformer import Transformer
 
@@ -46,9 +48,10 @@ class Features(NamedTuple):
 class FeatureExtractor(nn.Module):
     """Features of any blocks, and codes, in one pass: for your own loop.
 
-    pre: the model, which stays as it is: not moved, not converted, its modules' modes untouched. The extractor has
-    modules of its own around the same weights, always in eval mode; weights that have to be converted (dtype, device,
-    channels-last convolutions) are copied, so make a new extractor after changing weights.
+    pre: the model, or an exported network, which `load_exported` gives: that has its own layers, pool and precision,
+    and runs on the CPU. A model stays as it is: not moved, not converted, its modules' modes untouched. The extractor
+    has modules of its own around the same weights, always in eval mode; weights that have to be converted (dtype,
+    device, channels-last convolutions) are copied, so make a new extractor after changing weights.
 
     layers: block indices as in GeneratorConfig.layer_index (0-based, negative from the end, "mid"), or several joined
     by "+" as "4+8", whose features are set side by side; blocks past the deepest are neither kept nor run; none: codes
@@ -58,12 +61,12 @@ class FeatureExtractor(nn.Module):
     dtype: what the network computes in; None: as the weights are. In bfloat16 or float16 some bits of the codes differ
     from those in float32. device: None: where the weights are. compile: use torch.compile.
 
-    Raises ValueError for a layer out of range or an unknown pool.
+    Raises ValueError for a layer out of range, an unknown pool, or what an exported network was not exported for.
     """
 
     def __init__(
         self,
-        pre: Pretrained,
+        pre: Pretrained | ExportedModel,
         layers: Iterable[Layer] = (12,),
         pool: str = "avg",
         *,
@@ -78,20 +81,44 @@ class FeatureExtractor(nn.Module):
         config = pre.config
         self.config, self.pool, self.mirror = config, pool, mirror
         self.layers = {layer: blocks_of(layer, config) for layer in layers}
+        self._exported, self._compiled, self._largest = None, compile, 0
+        self.transformer: Transformer | None = None
+        if isinstance(pre, ExportedModel):
+            self._check_exported(pre.manifest, dtype, device)
+            self._exported = pre
+        else:
+            self._take(pre, dtype, device)
+        self.eval()
+
+    def _take(self, pre: Pretrained, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
+        """Modules of its own around a model's weights."""
         tokenizer = _without(pre.tokenizer, "generator")  # the decoder
         self.tokenizer = _own(tokenizer, device, dtype, torch.channels_last)
-        self.transformer: Transformer | None = None
         if self.layers:
             transformer = _without(pre.generator.transformer, "layers")
             transformer.layers = pre.generator.transformer.layers[: max(map(max, self.layers.values())) + 1]
             self.transformer = _own(transformer, device, dtype)
-        self._compiled, self._largest = compile, 0
         self._logits: Callable[..., Tensor] = self.tokenizer.bit_logits
-        if compile:
+        if self._compiled:
             self._logits = torch.compile(self._logits)
             if self.transformer is not None:
                 self.transformer.compile()
-        self.eval()
+
+    def _check_exported(self, manifest: Manifest, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
+        """Raises ValueError for what an exported network was not exported for."""
+        there = {blocks_of(layer, self.config): layer for layer in manifest.layers}
+        for layer, blocks in self.layers.items():
+            if blocks not in there:
+                has = ", ".join(map(str, there.values()))
+                raise ValueError(f"layer={layer} is not in this exported network, which has {has}; export it again")
+        if self.layers and self.pool != manifest.pool:
+            raise ValueError(
+                f"pool={self.pool!r}, but this network was exported with {manifest.pool!r}; export it again"
+            )
+        if self._compiled or dtype not in (None, torch.float32) or (device and torch.device(device).type != "cpu"):
+            raise ValueError(
+                f"this network was exported to {manifest.to} in {manifest.precision}: leave out dtype, device, compile"
+            )
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode: features are read off a model that is not being trained."""
@@ -99,13 +126,18 @@ class FeatureExtractor(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self._weight.device
+        """Where the weights are, and what is returned."""
+        return torch.device("cpu") if self._exported else self._weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in."""
-        return self._weight.dtype
+        """What the network computes in; of an exported one, what it takes and gives."""
+        return torch.float32 if self._exported else self._weight.dtype
+
+    @property
+    def precision(self) -> str:
+        """The same by name, as provenance states it: "float32", "bfloat16"; or that of an exported network."""
+        return self._exported.precision if self._exported else str(self.dtype).removeprefix("torch.")
 
     @property
     def _weight(self) -> Tensor:
@@ -120,7 +152,7 @@ class FeatureExtractor(nn.Module):
         rows = len(images)
         inputs = self._inputs(images)
         found = self._read(inputs)
-        if self.mirror and self.transformer is not None:
+        if self.mirror and self.layers:
             other = self._read(inputs.flip(-1))
             layers = {layer: (values + other.layers[layer]) / 2 for layer, values in found.layers.items()}
             found = Features(layers, found.codes, found.finite & other.finite)
@@ -139,7 +171,7 @@ class FeatureExtractor(nn.Module):
         Batches of so many images, or of a multiple, give the same numbers bit for bit in float32 on a CPU; for others
         the codes are the same bits, and features agree to rounding.
         """
-        if self._compiled or not self._exact:
+        if self._exported or self._compiled or not self._exact:
             return 1
         at_a_time = _images_at_a_time(self.config.image_size)
         return -(-max(2, _GROUP_TOKENS // self.config.generator.tokens) // at_a_time) * at_a_time
@@ -150,18 +182,36 @@ class FeatureExtractor(nn.Module):
 
     def _read(self, inputs: Tensor) -> Features:
         """Of prepared images, as they are."""
+        if self._exported is not None:
+            return self._read_exported(self._exported, inputs)
         logits = self._bit_logits(inputs)[: len(inputs)]
         bits = grid_to_tokens(logits).float().sigmoid() > 0.5  # as BinaryAutoencoder.encode decides
         finite = logits.isfinite().flatten(1).all(1)  # a comparison with NaN gave bits all the same
-        layers: dict[Layer, Tensor] = {}
-        if self.transformer is not None:
-            states = self._states(bits)
-            for layer, blocks in self.layers.items():
-                read = [states[block].float() for block in blocks]
-                read = read if self.pool == NONE else [pool_tokens(state, self.pool) for state in read]
-                whole = read[0] if len(read) == 1 else torch.cat(read, dim=-1)
-                layers[layer] = whole.masked_fill(~finite.view(-1, *(1 for _ in whole.shape[1:])), torch.nan)
+        layers = self.read_layers(self._states(bits), finite) if self.transformer is not None else {}
         return Features(layers, bits, finite)
+
+    def _read_exported(self, model: ExportedModel, inputs: Tensor) -> Features:
+        arrays, packed = model(inputs.contiguous().numpy())
+        vectors = {
+            blocks_of(layer, self.config): torch.from_numpy(array)
+            for layer, array in zip(model.manifest.layers, arrays, strict=True)
+        }
+        generator = self.config.generator
+        bits = from_bytes(packed, self.config.code_size).reshape(len(packed), generator.tokens, generator.code_bits)
+        finite = torch.stack([~values.flatten(1).isnan().all(1) for values in vectors.values()]).all(0)
+        return Features(
+            {layer: vectors[blocks] for layer, blocks in self.layers.items()}, torch.from_numpy(bits), finite
+        )
+
+    def read_layers(self, states: Mapping[int, Tensor], finite: Tensor) -> dict[Layer, Tensor]:
+        """Features of hidden states {block: (B, N, D)}, as `Features.layers`; NaN where finite, bool (B,), says no."""
+        layers = {}
+        for layer, blocks in self.layers.items():
+            read = [states[block].float() for block in blocks]
+            read = read if self.pool == NONE else [pool_tokens(state, self.pool) for state in read]
+            whole = read[0] if len(read) == 1 else torch.cat(read, dim=-1)
+            layers[layer] = whole.masked_fill(~finite.view(-1, *(1 for _ in whole.shape[1:])), torch.nan)
+        return layers
 
     def _states(self, bits: Tensor) -> dict[int, Tensor]:
         """bits: (B, N, K).  Returns {block: (B, N, D)}."""

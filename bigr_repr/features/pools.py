@@ -31,7 +31,7 @@ def pool_tokens(states: Tensor, pool: str, grid: tuple[int, int] | None = None) 
         height, width = grid or (side, side)
         if height * width != states.shape[1]:
             raise ValueError(f"{states.shape[1]} tokens are no grid of {height} x {width}; pool='grid2' needs one")
-        planes = states.transpose(1, 2).reshape(len(states), -1, height, width)
+        planes = states.transpose(1, 2).unflatten(2, (height, width))  # type: ignore[no-untyped-call]
         return F.adaptive_avg_pool2d(planes, 2).flatten(2).transpose(1, 2).flatten(1)
     parts = {"avg": states.mean(dim=1), "max": states.amax(dim=1)}
     return torch.cat([parts[name] for name in pool.split("+")], dim=1)

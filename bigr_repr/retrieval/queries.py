@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
-from bigr_repr.checkpoints.pretrained import Pretrained, load
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
 from bigr_repr.embed.dataset.schema import icc_of
+from bigr_repr.features.exported.model import ExportedModel, open_model
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.images.inputs import Pictures, read_all, stack
 from bigr_repr.retrieval.codes.binarizer import Binarizer
@@ -38,7 +39,9 @@ class EncodedQueries:
     pixels: NDArray[np.uint8]
 
 
-def model_of(provenance: Mapping[str, Any] | None, model: PathLike | Pretrained | None = None) -> Pretrained:
+def model_of(
+    provenance: Mapping[str, Any] | None, model: PathLike | Pretrained | ExportedModel | None = None
+) -> Pretrained | ExportedModel:
     """The model that made an index's codes: the one its provenance names, or the one given, checked to be the same.
 
     Raises ValueError for an index without provenance or of another model, FileNotFoundError for a model not at hand.
@@ -48,13 +51,13 @@ def model_of(provenance: Mapping[str, Any] | None, model: PathLike | Pretrained 
             "this index does not say which model its codes come from, so pictures cannot be its queries; search by "
             "code or id, or build it from an embedding data set with: bigr-repr index build"
         )
-    pre = model if isinstance(model, Pretrained) else load(provenance["model"] if model is None else model)
+    pre = open_model(provenance["model"] if model is None else model)
     require_same_provenance(provenance, provenance_by(pre, provenance))
     return pre
 
 
 def encode_queries(
-    images: Pictures, pre: Pretrained, provenance: Mapping[str, Any], binarizer: Binarizer | None
+    images: Pictures, pre: Pretrained | ExportedModel, provenance: Mapping[str, Any], binarizer: Binarizer | None
 ) -> EncodedQueries:
     """Encode pictures (anything that extract_features takes) in the way that an index was encoded.
 
@@ -64,7 +67,7 @@ def encode_queries(
     """
     require_same_provenance(provenance, provenance_by(pre, provenance))
     reading = reading_of(provenance)
-    dtype = as_dtype(provenance["precision"])
+    dtype = as_dtype(provenance["precision"]) if isinstance(pre, Pretrained) else None
     extractor = FeatureExtractor(pre, reading.layers, reading.pool, mirror=reading.mirror, dtype=dtype)
     pixels = list(read_all(images, pre.config.image_size, workers=None, ahead=8, icc=icc_of(provenance)))
     found = extractor(stack(pixels))

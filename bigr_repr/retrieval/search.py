@@ -37,10 +37,11 @@ from bigr_repr.system.threads import map_ahead
 
 if TYPE_CHECKING:
     from bigr_repr.checkpoints.pretrained import Pretrained
+    from bigr_repr.features.exported.model import ExportedModel
 
 __all__ = ["search_ids", "search_images", "views_of"]
 
-Model: TypeAlias = "PathLike | Pretrained"
+Model: TypeAlias = "PathLike | Pretrained | ExportedModel"
 AnyIndex = HammingIndex | StoreIndex
 
 
@@ -167,11 +168,13 @@ def views_of(
     index: that was searched. model: as search_images. images: the folder that the index's paths are relative to, or the
     tar or Parquet file that was embedded. image_column: of Parquet files; None: as the data set was made.
     """
+    from bigr_repr.features.exported.model import ExportedModel
     from bigr_repr.retrieval.queries import model_of
 
     pre = None if searched.tokens is None or not index.has_tokens else model_of(index.provenance, model)
+    decoder = None if isinstance(pre, ExportedModel) else pre  # an exported network decodes nothing
     source = index.source if isinstance(index, HammingIndex) else None
-    return look_at(index, searched, PhotoFinder(images, source, image_column=image_column), pre)
+    return look_at(index, searched, PhotoFinder(images, source, image_column=image_column), decoder)
 
 
 class _QueryPicture(NamedTuple):

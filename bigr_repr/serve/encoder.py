@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
+from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.extractor import FeatureExtractor, Layer, blocks_of
 from bigr_repr.images.inputs import stack
 
@@ -38,8 +40,13 @@ class EncoderOutput:
 class Encoder:
     """The network, for one thread: a batch runs only up to the deepest block that one of its pictures asks for."""
 
-    def __init__(self, pre: Pretrained, *, dtype: torch.dtype | None, device: torch.device | None) -> None:
+    def __init__(
+        self, pre: Pretrained | ExportedModel, *, dtype: torch.dtype | None, device: torch.device | None
+    ) -> None:
         self._config = pre.config
+        self._layers: Iterable[Layer] = range(pre.config.generator.layers)
+        if isinstance(pre, ExportedModel):
+            self._layers = pre.manifest.layers
         self._extractor = functools.partial(FeatureExtractor, pre, dtype=dtype, device=device)
         self._codes = self._extractor(())
         self._pooled: dict[tuple[str, bool], FeatureExtractor] = {}
@@ -59,8 +66,7 @@ class Encoder:
         if wanted:
             how = tasks[0].pool, tasks[0].mirror
             if how not in self._pooled:
-                everything = range(self._config.generator.layers)
-                self._pooled[how] = self._extractor(everything, how[0], mirror=how[1])
+                self._pooled[how] = self._extractor(self._layers, how[0], mirror=how[1])
             network = self._pooled[how]
             network.layers = {layer: blocks_of(layer, self._config) for layer in wanted}
         found = network(stack([task.pixels for task in tasks]))

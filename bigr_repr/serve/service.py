@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import code_bytes
-from bigr_repr.features.extractor import blocks_of, layer_name
+from bigr_repr.features.exported.model import ExportedModel
+from bigr_repr.features.extractor import FeatureExtractor, blocks_of, layer_name
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.retrieval.codes.columns import plain_rows
@@ -83,17 +84,17 @@ class Hit:
 class Service:
     """A model, and perhaps an index, ready for callers; all methods that wait are coroutines.
 
-    pre: the model, on the device that it runs on. index: an index folder that this model made, watched for changes.
-    images: the folder that the index's paths are relative to, or the tar or Parquet file that was embedded, to show
-    photographs from. image_column: of that Parquet file; None: as it was embedded. poll_seconds: between looks at the
-    index folder. Close it after use.
+    pre: the model, on the device that it runs on, or an exported network, which decodes no codes. index: an index
+    folder that this model made, watched for changes. images: the folder that the index's paths are relative to, or the
+    tar or Parquet file that was embedded, to show photographs from. image_column: of that Parquet file; None: as it was
+    embedded. poll_seconds: between looks at the index folder. Close it after use.
 
     Raises FileNotFoundError or ValueError for an index that is missing, damaged or another model's.
     """
 
     def __init__(
         self,
-        pre: Pretrained,
+        pre: Pretrained | ExportedModel,
         *,
         index: PathLike | None = None,
         images: PathLike | None = None,
@@ -115,7 +116,9 @@ class Service:
 
     def _start(self, device: torch.device | None) -> None:
         limits, workers = self.limits, max(1, min(8, os.cpu_count() or 1))
-        encoder = Encoder(self.pre, dtype=as_dtype(self._precision), device=device)
+        exported = isinstance(self.pre, ExportedModel)
+        dtype = None if exported else as_dtype(self._precision)
+        encoder = Encoder(self.pre, dtype=dtype, device=None if exported else device)
         side = self.pre.config.image_size
         encoder([EncodeTask(pixels=np.zeros((side, side, 3), np.uint8))])  # the first run is slow
         self._encoding: Batcher[EncodeTask, EncoderOutput] = Batcher(
@@ -123,7 +126,7 @@ class Service:
             observe=self.metrics.observe_batch,
         )  # fmt: skip
         self._decoding: Batcher[NDArray[np.uint8], NDArray[np.uint8]] = Batcher(
-            lambda codes: list(decode_codes(self.pre, np.stack(codes))), batch=_DECODE_BATCH,
+            lambda codes: list(decode_codes(self._decoder, np.stack(codes))), batch=_DECODE_BATCH,
             wait_seconds=limits.wait_seconds, waiting=limits.waiting, name="decode",
         )  # fmt: skip
         guard = {"max_pixels": limits.pixels, "timeout": limits.decode_seconds}
@@ -160,18 +163,37 @@ class Service:
         made = None if self.live is None else self.live.current.index.provenance
         if made is not None and isinstance(made["layer"], int):
             return made["layer"]
+        if isinstance(self.pre, ExportedModel):
+            first = self.pre.manifest.layers[0]
+            return first if isinstance(first, int) else int(first.split("+")[0])
         return min(_DEFAULT_LAYER, self.pre.config.generator.layers - 1)
+
+    @property
+    def _decoder(self) -> Pretrained:
+        """The model, to decode codes.  Raises ValueError for an exported network, which lacks what that takes."""
+        if isinstance(self.pre, ExportedModel):
+            raise ValueError("this server runs an exported network, which decodes no codes: serve the model itself")
+        return self.pre
 
     # ---- what callers ask for
 
     async def encode(
-        self, pictures: Sequence[str], layers: Iterable[int | str] = (), *, pool: str = "avg", mirror: bool = False
+        self,
+        pictures: Sequence[str],
+        layers: Iterable[int | str] = (),
+        *,
+        pool: str | None = None,
+        mirror: bool = False,
     ) -> list[EncoderOutput]:
-        """Encode pictures, data URLs or base64. layers, pool, mirror: as of FeatureExtractor.
+        """Encode pictures, data URLs or base64. layers, pool, mirror: as of FeatureExtractor; None: "avg", or its own.
 
         Raises ImageError naming "image <number>", ValueError for a layer out of range, QueueFullError.
         """
         wanted = frozenset(layer_name(blocks_of(layer, self.pre.config)) for layer in layers)
+        own = "avg"
+        if isinstance(self.pre, ExportedModel):
+            own = self.pre.manifest.pool
+            FeatureExtractor(self.pre, wanted, pool or own)  # raises for what was not exported
         if self._queued() + len(pictures) > self.limits.waiting:
             raise QueueFullError(f"{self._queued()} pictures are waiting; the queue holds {self.limits.waiting}")
         self._reading += len(pictures)
@@ -183,7 +205,7 @@ class Service:
             raise
         finally:
             self._reading -= len(pictures)
-        tasks = [EncodeTask(pixels=each, layers=wanted, pool=pool, mirror=mirror) for each in pixels]
+        tasks = [EncodeTask(pixels=each, layers=wanted, pool=pool or own, mirror=mirror) for each in pixels]
         return await _all(self._encoding.submit(tasks))
 
     async def encode_as(self, index: HammingIndex, pictures: Sequence[str]) -> list[EncoderOutput]:
@@ -194,7 +216,7 @@ class Service:
 
     async def decode(self, codes: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
         """Pictures of tokenizer codes, uint8 (bytes,): uint8 (S, S, 3).  Raises ValueError for another length."""
-        length = code_bytes(self.pre.config.code_size)
+        length = code_bytes(self._decoder.config.code_size)
         for number, code in enumerate(codes):
             if code.shape != (length,):
                 raise ValueError(f"code {number} has {code.size} bytes; {self.pre.config.name} decodes {length}")

@@ -85,12 +85,14 @@ def command(
         if error.name not in ("fastapi", "uvicorn", "prometheus_client"):
             raise
         raise ImportError(MISSING) from error
-    from bigr_repr.checkpoints import load
+    from bigr_repr.features.exported.model import open_model
 
     token = None if listen.token_file is None else read_token(listen.token_file)
     access = Access(host=listen.host, token=token, allowed_hosts=tuple(listen.allow_host or ()))
     limits = most.limits()
-    service = Service(load(model), index=index, images=images, image_column=image_column, device=device, limits=limits)
+    service = Service(
+        open_model(model), index=index, images=images, image_column=image_column, device=device, limits=limits
+    )
     what = service.pre.config.name + ("" if index is None else f" and {service.rows:,} rows of {index}")
     app = create_app(service, access)
     run_server(

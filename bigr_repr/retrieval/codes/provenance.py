@@ -13,6 +13,7 @@ from bigr_repr.embed.dataset.schema import Recipe, differences, icc_of
 
 if TYPE_CHECKING:
     from bigr_repr.checkpoints.pretrained import Pretrained
+    from bigr_repr.features.exported.model import ExportedModel
 
 BITS: Final = "tokenizer bits"
 FEATURES: Final = "binarised features"  # as written into index folders: not to be respelled
@@ -73,12 +74,15 @@ def _has(provenance: Mapping[str, Any], name: str, kind: Any) -> bool:
     return name in provenance and isinstance(provenance[name], kind) and not isinstance(provenance[name], bool)
 
 
-def provenance_by(pre: Pretrained, index_provenance: Mapping[str, Any]) -> dict[str, Any]:
+def provenance_by(pre: Pretrained | ExportedModel, index_provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The provenance of codes that this model would make in the way the index's were made."""
+    from bigr_repr.features.exported.model import ExportedModel
+
     reading = reading_of(index_provenance)
+    precision = pre.precision if isinstance(pre, ExportedModel) else index_provenance["precision"]
     recipe = Recipe(
         config=pre.config, weights=pre.fingerprint, layers=reading.layers, pool=reading.pool, mirror=reading.mirror,
-        dtype=index_provenance["precision"], codes=True,
+        dtype=precision, codes=True,
         icc=icc_of(index_provenance),
     )  # fmt: skip
     return provenance_of(recipe.provenance(), index_provenance["of"], reading.layer)

@@ -1,4 +1,4 @@
-"""`bigr-repr models`: list, info and import."""
+"""`bigr-repr models`: list, info, import and export."""
 
 import dataclasses
 import json
@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
+from bigr_repr_cli.models import export
 from bigr_repr_cli.options import Json
 
-app = typer.Typer(no_args_is_help=True, help="List models, look at one, import released weights.")
+app = typer.Typer(no_args_is_help=True, help="List models, look at one, import released weights, export a network.")
+app.command("export")(export.command)
 
 
 @app.command("list")

@@ -1,0 +1,123 @@
+"""What export.json of an exported network says. Knows nothing of tensors or runtimes."""
+
+# B batch, S side in pixels, N tokens, D width
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from bigr_repr.checkpoints.catalog import EXPORT_FILE
+from bigr_repr.codes import BIT_ORDER, code_bytes
+from bigr_repr.config import ModelConfig
+from bigr_repr.features.pools import vector_shape
+from bigr_repr.system.files import sha256_of
+
+__all__ = ["MANIFEST_FILE", "PRECISIONS", "TARGETS", "Manifest", "is_exported", "read_manifest"]
+
+MANIFEST_FILE: Final = EXPORT_FILE
+TARGETS: Final = ("onnx", "openvino", "torch")
+PRECISIONS: Final = ("float32", "bfloat16", "int8")
+_FORMAT: Final = 1
+_PREPROCESSING: Final = {
+    "orientation": "EXIF applied",
+    "colors": "RGB, transparency over white, ICC profiles converted to sRGB",
+    "resize": "shorter side to S, by box halvings and antialiased bicubic, then center crop",
+    "range": "[0, 1], bytes divided by 255, not normalized",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """An exported network: what it computes, of which model, and in which files.
+
+    weights: the model's fingerprint. layers: as layer_name gives them. to: one of TARGETS. precision, tokenizer: what
+    the transformer and the tokenizer compute in, of PRECISIONS. files: {name: SHA-256}. versions: of what wrote them.
+    calibration: images that int8 ranges were measured on.
+    """
+
+    config: ModelConfig
+    weights: str
+    layers: tuple[int | str, ...]
+    pool: str
+    to: str
+    precision: str = "float32"
+    tokenizer: str = "float32"
+    files: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    calibration: int = 0
+
+    @property
+    def label(self) -> str:
+        """The precision as provenance states it: rows of two labels do not belong together."""
+        parts = dict.fromkeys((self.precision, self.tokenizer))
+        return "float32" if tuple(parts) == ("float32",) else f"{self.to} {' with '.join(parts)}"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's results, in order: one per layer, then the code."""
+        several = len(self.layers) > 1
+        return (*(f"features_{layer}".replace("+", "_") if several else "features" for layer in self.layers), "code")
+
+    def shape(self, layer: int | str) -> tuple[int, ...]:
+        """Of an image's features of a layer: (D,), or (N, D) with pool="none"."""
+        generator = self.config.generator
+        return vector_shape(self.pool, generator.tokens, generator.dim, len(str(layer).split("+")))
+
+    def record(self) -> dict[str, Any]:
+        """All of it as plain data, with what others need to feed the graph and to read its results."""
+        side, bits = self.config.image_size, self.config.code_size
+        features = {
+            name: {"layer": layer, "dtype": "float32", "shape": ["batch", *self.shape(layer)]}
+            for name, layer in zip(self.outputs, self.layers, strict=False)
+        }
+        code = {"dtype": "uint8", "shape": ["batch", code_bytes(bits)], "bits": bits, "order": BIT_ORDER}
+        plain = dataclasses.asdict(self)
+        return {
+            "format": _FORMAT,
+            "model": self.config.name,
+            **{name: plain[name] for name in ("to", "precision", "tokenizer", "layers", "pool", "weights")},
+            "inputs": {"images": {"dtype": "float32", "shape": ["batch", 3, side, side], "range": [0, 1]}},
+            "outputs": {**features, "code": code},
+            "preprocessing": _PREPROCESSING,
+            **{name: plain[name] for name in ("calibration", "versions", "files", "config")},
+        }
+
+    def text(self) -> str:
+        """`record` as JSON."""
+        return json.dumps(self.record(), indent=2, ensure_ascii=False) + "\n"
+
+
+def is_exported(folder: object) -> bool:
+    """Whether a name is that of a folder with an exported network."""
+    return isinstance(folder, str | Path) and (Path(folder).expanduser() / MANIFEST_FILE).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a folder's export.json says, its files compared with the checksums there.
+
+    Raises FileNotFoundError without one, ValueError, naming the file, for one that cannot be used or a damaged graph.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: no exported network, as it has no {MANIFEST_FILE}")
+    try:
+        record = json.loads(path.read_bytes())
+        if record["format"] != _FORMAT:
+            raise ValueError(f"format={record['format']!r} is unknown, this version reads {_FORMAT}")
+        named = {each.name: record[each.name] for each in dataclasses.fields(Manifest)}
+        manifest = Manifest(
+            **named | {"config": ModelConfig.from_dict(named["config"]), "layers": tuple(named["layers"])}
+        )
+        if manifest.to not in TARGETS or not manifest.files:
+            raise ValueError(f"to={manifest.to!r}, files={list(manifest.files)}")
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be used: {error!r}; export again with a matching bigr-repr") from error
+    for name, checksum in manifest.files.items():
+        if sha256_of(folder / Path(name).name) != checksum:
+            raise ValueError(f"{folder / name}: damaged or exchanged, its SHA-256 is not the one in {MANIFEST_FILE}")
+    return manifest

@@ -1,0 +1,46 @@
+"""`bigr-repr models export`: a model's feature network as a graph of another runtime."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr_cli.embed.options import Pool
+from bigr_repr_cli.options import Model
+from bigr_repr_cli.parse import parse_layers
+
+Target = StrEnum("Target", ["onnx", "openvino", "torch"])
+
+
+def command(
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    model: Model = DEFAULT_MODEL,
+    layer: Annotated[
+        list[str],
+        typer.Option(help="Blocks whose features to give, counted from 0: 12, -1, mid, 4,8 or 4+8. May be repeated."),
+    ] = ("12",),  # type: ignore[assignment]  # a default that cannot change
+    pool: Annotated[Pool, typer.Option(help="How a block's tokens become one vector, as of bigr-repr embed.")] = (
+        Pool.avg
+    ),
+    to: Annotated[
+        Target,
+        typer.Option(help="onnx: ONNX Runtime and others; openvino; torch: compiled by AOTInductor for this machine."),
+    ] = Target.onnx,
+    force: Annotated[bool, typer.Option("--force", help="Replace the exported network that OUT holds.")] = False,
+) -> None:
+    """Write a model's feature network as one graph: picture tensor in, features and packed code out.
+
+    OUT/export.json states preprocessing, shapes and checksums. bigr-repr embed and serve take OUT as --model.
+    """
+    layers = parse_layers(list(layer), ("mid",), joined=True)
+    from bigr_repr.features.exported.write import export_model
+
+    done = export_model(out, model=model, layer=layers, pool=pool, to=to, overwrite=force)
+    size = sum(file.stat().st_size for file in done.folder.iterdir())
+    typer.echo(
+        f"{done.config.name}, layer {', '.join(map(str, done.manifest.layers))}, to {to}: {out} ({decimal(size)})"
+    )
+    typer.echo(f"embed with it: bigr-repr embed IMAGES --model {out} --layer {done.manifest.layers[0]}")
