@@ -49,8 +49,7 @@ def embed_images(
     inputs: as bigr_repr.embed.inputs.sources.find_sources takes them; memory does not depend on how many there are. An
     image that cannot be read gives no row but a line in failures.jsonl: path, kind of error, message. out: a folder or
     a URL of an object store (`s3://bucket/run`). options and fields: see EmbedOptions, as `layers=(4, 12), codes=True`;
-    fields take precedence. model: a name, a folder, a model, or an exported network or its folder. Read the rows with
-    read_embeddings.
+    fields take precedence. Read the rows with read_embeddings.
 
     Inputs are listed first, then embedded in units, each a file that appears whole. A run that was stopped, however,
     is resumed. What belongs to another model, layer, preprocessing or list of inputs is never mixed:

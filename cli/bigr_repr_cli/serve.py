@@ -89,12 +89,11 @@ def command(
 
     token = None if listen.token_file is None else read_token(listen.token_file)
     access = Access(host=listen.host, token=token, allowed_hosts=tuple(listen.allow_host or ()))
-    limits = most.limits()
     service = Service(
-        open_model(model), index=index, images=images, image_column=image_column, device=device, limits=limits
+        open_model(model), index=index, images=images, image_column=image_column, device=device, limits=most.limits()
     )
     what = service.pre.config.name + ("" if index is None else f" and {service.rows:,} rows of {index}")
-    app = create_app(service, access)
     run_server(
-        app, access, limits, listen.port, begun=lambda url: typer.echo(f"{what} at {url}; Ctrl-C ends it", err=True)
-    )
+        create_app(service, access), access, service.limits, listen.port,
+        begun=lambda url: typer.echo(f"{what} at {url}; Ctrl-C ends it", err=True),
+    )  # fmt: skip

@@ -9,6 +9,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,30 +52,27 @@ def export_model(
     Raises ValueError for a layer, pool, runtime or precision that is not there, FileExistsError unless `out` is new,
     empty or, with overwrite, another exported network, ImportError without the runtime's packages.
     """
-    given = [layer] if isinstance(layer, int | str) else list(layer)
-    if not given:
-        raise ValueError("layer=[] names no layer; an exported network gives features of one at least")
     _check(to, precision)
     target = Path(out).expanduser().resolve()
     _check_place(target, overwrite)
     pre = model if isinstance(model, Pretrained) else load(model)
-    layers = tuple(dict.fromkeys(layer_name(blocks_of(each, pre.config)) for each in given))
     manifest = Manifest(
-        config=pre.config, weights=pre.fingerprint, layers=layers, pool=pool, to=to, precision=precision,
+        config=pre.config, weights=pre.fingerprint, layers=_layers(layer, pre), pool=pool, to=to, precision=precision,
         versions=_versions(to),
     )  # fmt: skip
-    extractor = FeatureExtractor(pre, layers, pool, device="cpu")
+    extractor = FeatureExtractor(pre, manifest.layers, pool, device="cpu")
     with _new_folder(target) as staging:
         _write_graph(extractor, manifest, staging)
         files = {file.name: sha256_of(file) for file in sorted(staging.iterdir())}
-        (staging / MANIFEST_FILE).write_text(_with(manifest, files=files).text(), encoding="utf-8")
+        (staging / MANIFEST_FILE).write_text(replace(manifest, files=files).text(), encoding="utf-8")
     return load_exported(target)
 
 
-def _with(manifest: Manifest, **fields: Any) -> Manifest:
-    import dataclasses
-
-    return dataclasses.replace(manifest, **fields)
+def _layers(given: Layer | Iterable[Layer], pre: Pretrained) -> tuple[Layer, ...]:
+    listed = [given] if isinstance(given, int | str) else list(given)
+    if not listed:
+        raise ValueError("layer=[] names no layer; an exported network gives features of one at least")
+    return tuple(dict.fromkeys(layer_name(blocks_of(each, pre.config)) for each in listed))
 
 
 def _check(to: str, precision: str) -> None:
