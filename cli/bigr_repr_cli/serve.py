@@ -79,8 +79,7 @@ def command(
     The server listens on this machine only, unless --host says otherwise. Ctrl-C finishes what is being answered.
     """
     try:
-        from bigr_repr.serve import Access, Service, create_app, run_server
-        from bigr_repr.serve.settings import read_token
+        from bigr_repr.serve import Access, Service, create_app, read_token, run_server
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "prometheus_client"):
             raise
