@@ -1,4 +1,4 @@
-"""An embedding data set to an index folder, chunk by chunk: memory never holds all vectors. Knows nothing of images."""
+"""Embedding data sets to an index folder, chunk by chunk: memory never holds all vectors. Knows nothing of images."""
 
 # n rows (images), D features
 
@@ -20,7 +20,7 @@ Report = Callable[[int, int], None]
 
 
 def build_index(
-    dataset: PathLike,
+    dataset: PathLike | Sequence[PathLike],
     out: PathLike,
     *,
     binarizer: str | Binarizer = "sign",
@@ -32,12 +32,12 @@ def build_index(
     seed: int = 0,
     on_progress: Report | None = None,
 ) -> HammingIndex:
-    """Build an index folder `out` of an embedding data set that embed_images wrote; returns it opened, mapped.
+    """Build an index folder `out` of embedding data sets that embed_images wrote; returns it opened, mapped.
 
-    binarizer, n_bits, layer, seed: as DataCodes. kind: as HammingIndex.build. vectors: what to keep the data set's
-    vectors as, to rescore by ("float16", "float32", or None: do not). Tokenizer codes in the data set are kept too:
-    hits can be decoded, and regions searched. Ids are the data set's paths. keep: columns of the data set to filter by;
-    `label` is kept always. on_progress(rows done, all rows).
+    dataset: a folder or URL, or several. binarizer, n_bits, layer, seed: as DataCodes. kind: as HammingIndex.build.
+    vectors: what to keep the data sets' vectors as, to rescore by ("float16", "float32", or None: do not). Tokenizer
+    codes are kept too: hits can be decoded, and regions searched. Ids are the data sets' paths. keep: columns to filter
+    by; `label` is kept always. on_progress(rows done, all rows).
 
     Rows pass through memory in chunks: beside FAISS's part (none, if flat) it takes less than 300 MB, whatever the
     number of rows. The index appears whole or not at all.  Raises as DataCodes and HammingIndex.save do.
@@ -55,7 +55,7 @@ def build_index(
         built = HammingIndex.of_rows(
             rows.mapped(), source.n_bits, settings,
             binarizer=source.binarizer, layout=source.layout, provenance=source.provenance,
-            source=DataSource.of(source.data, source.data.rows_of_files),
+            source=DataSource.joined([DataSource.of(each, each.rows_of_files) for each in source.sets]),
         )  # fmt: skip
         rows.commit(built.parts)
     return HammingIndex.load(out)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.codes.provenance import require_same_provenance
+from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.folder import writing
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.storage import RowWriter
@@ -26,7 +27,8 @@ def merge_indexes(indexes: Sequence[PathLike], out: PathLike) -> HammingIndex:
     """Write the rows of several index folders, one after the other, as one index; returns it opened, mapped.
 
     The first index's kind is built anew of all rows. An id that several of them have names several rows. The new index
-    no longer knows the data sets. out: a folder, also one of indexes; it appears whole or not at all.
+    is of all their data sets, if each knows its own. out: a folder, also one of indexes; it appears whole or not at
+    all.
 
     Raises ValueError for codes that cannot be compared, or for rows of another make, naming the folder.
     """
@@ -37,6 +39,7 @@ def merge_indexes(indexes: Sequence[PathLike], out: PathLike) -> HammingIndex:
     for folder, other in zip(indexes[1:], opened[1:], strict=True):
         if found := _difference(first, other):
             raise ValueError(f"{folder} does not go with {indexes[0]}: {found}")
+    sources = [index.source for index in opened if index.source is not None]
     settings = replace(first.settings, lists=None, hash_bits=None, effort=None)
     with writing(Path(out)) as writer:
         rows = RowWriter(writer)
@@ -46,6 +49,7 @@ def merge_indexes(indexes: Sequence[PathLike], out: PathLike) -> HammingIndex:
         built = HammingIndex.of_rows(
             rows.mapped(), first.n_bits, settings, binarizer=first.binarizer, layout=first.layout,
             provenance=first.provenance,
+            source=DataSource.joined(sources) if len(sources) == len(opened) else None,
         )  # fmt: skip
         rows.commit(built.parts)
     return HammingIndex.load(out)

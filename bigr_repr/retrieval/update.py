@@ -1,4 +1,4 @@
-"""An index brought up to date with its data set: new rows in, changed ones replaced, dropped ones out.
+"""An index brought up to date with its data sets: new rows in, changed ones replaced, dropped ones out.
 
 The binarizer stays, so that the codes of rows that stay are what they were. Knows nothing of images.
 """
@@ -7,9 +7,10 @@ The binarizer stays, so that the codes of rows that stay are what they were. Kno
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +19,23 @@ from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.provenance import require_same_provenance
 from bigr_repr.retrieval.codes.rows import IndexRows
-from bigr_repr.retrieval.codes.source import DataFile, DataSource, full_path, part_state
-from bigr_repr.retrieval.index.folder import writing
+from bigr_repr.retrieval.codes.source import DataFile, DataSource, full_path, listing
+from bigr_repr.retrieval.index.folder import FolderReader, FolderWriter, writing
+from bigr_repr.retrieval.index.growth import FolderState, grow
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.storage import RowWriter
+from bigr_repr.system.object_store import as_place
 
-__all__ = ["Updated", "update_index"]
+__all__ = ["Updated", "remove_images", "update_index"]
 
-_KEPT = 1 << 16  # rows copied at a time
+_KEPT: Final = 1 << 16  # rows copied at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Updated:
-    """What an update did. kept, read: rows that stay as they were, and rows read from the data set; dropped: the rest.
+    """What an update did. kept, read: rows that stay as they were, and rows read from the data sets; dropped: the rest.
 
-    files: of the data set that were read.
+    files: of the data sets that were read.
     """
 
     kept: int
@@ -41,56 +44,139 @@ class Updated:
     files: int
 
 
-def update_index(index: PathLike, dataset: PathLike | None = None) -> Updated:
-    """Bring an index folder up to date with its data set; only files that are new or changed are read.
+class _UpdatePlan(NamedTuple):
+    """source: of the index as it will be. gone: rows that do not stay. new: parts to read, of which codes are."""
 
-    dataset: the folder or URL; None: the one that the index was built of. Rows that were removed from the index stay
-    out until their file of the data set changes. Lists of ivf are edited, graphs and tables get what is new and are
-    built anew when rows go. The index is replaced in one step, as build_index does.
+    source: DataSource
+    gone: NDArray[np.int64]
+    new: list[DataFile]
+    codes: list[DataCodes]
+
+    def read(self, vectors: str | None) -> Iterator[IndexRows]:
+        """The rows of the parts to read."""
+        for codes in self.codes:
+            yield from codes.batches(vectors)
+
+
+def update_index(index: PathLike, dataset: PathLike | None = None, *, add: Sequence[PathLike] = ()) -> Updated:
+    """Bring an index folder up to date with its data sets; only files that are new or changed are read.
+
+    dataset: the folder or URL of one of them, or where the only one is now; None: all. add: data sets to take in.
+
+    Rows that stay keep their order, and what is read comes after them. It is appended to the index's files, and rows
+    that go are noted as gone, so the time is that of the change; when an eighth of the rows is gone, or an approximate
+    index has a tenth more than it was made of, all is written anew. Rows that were removed from the index stay out
+    until their file of the data set changes. The change is there whole or not at all.
 
     Raises ValueError for an index that does not say which data set it is of, and for a data set of another make.
     """
-    old = HammingIndex.load(index)
-    if old.source is None or old.provenance is None:
-        raise ValueError(f"{index} does not say which data set it is of; build it again")
-    binarizer = "bits" if old.binarizer is None else old.binarizer
-    folder = old.source.folder if dataset is None else dataset
-    keep = () if old.rows.columns is None else old.rows.columns.column_names
-    data = DataCodes(folder, binarizer, layer=old.provenance["layer"], keep=keep)
-    require_same_provenance(old.provenance, data.provenance)
-    plan = list(_plan(old.source, data))
-    rows_of = np.concatenate([rows for _, rows in plan])
-    kept = int((rows_of >= 0).sum())
-    files = sum(1 for part, rows in plan if part.held and rows[0] < 0)
-    with writing(Path(index)) as writer:
-        rows = RowWriter(writer)
-        for batch in _rows(old, data, plan):
-            rows.append(batch)
-        mapped = rows.mapped()
-        source = DataSource(folder=full_path(data.data.folder), parts=tuple(part for part, _ in plan))
-        built = old.moved(mapped, rows_of, source)
-        rows.commit(built.parts)
-    return Updated(kept=kept, read=len(rows_of) - kept, dropped=len(old) - kept, files=files)
-
-
-def _plan(old: DataSource, data: DataCodes) -> Iterator[tuple[DataFile, NDArray[np.int64]]]:
-    """For each file of the data set: what to record of it, and the index's rows that stay, or -1 for rows to read."""
-    known = {part.name: number for number, part in enumerate(old.parts)}
-    for file, count in zip(data.data.files, data.data.rows_of_files, strict=True):
-        part = DataFile(file.name, count, count, *part_state(file))
-        number = known.get(file.name)
-        if number is not None and old.parts[number]._replace(held=count) == part:
-            start, end = old.starts[number : number + 2]
-            yield part._replace(held=end - start), np.arange(start, end)
+    folder = Path(index)
+    FolderReader(folder)  # raises if there is no index
+    with writing(folder) as writer:
+        reader = FolderReader(folder)
+        state = FolderState.read(reader)
+        if state.source is None or state.provenance is None:
+            raise ValueError(f"{index} does not say which data set it is of; build it again")
+        plan = _plan(state, *_looked_at(state.source, dataset, add, index))
+        new = sum(part.rows for part in plan.new)
+        if state.has_room(len(plan.gone), new) and reader.can_grow():
+            if len(plan.gone) or plan.source != state.source:
+                grow(writer, reader, state.gaps.places(plan.gone), plan.read(state.vectors), plan.source)
         else:
-            yield part, np.full(count, -1, np.int64)
+            _write_anew(writer, HammingIndex.load(folder), plan)
+    kept = state.source.rows - len(plan.gone)
+    return Updated(kept=kept, read=new, dropped=len(plan.gone), files=sum(part.rows > 0 for part in plan.new))
 
 
-def _rows(old: HammingIndex, data: DataCodes, plan: list[tuple[DataFile, NDArray[np.int64]]]) -> Iterator[IndexRows]:
-    vectors = None if old.rows.vectors is None else old.rows.vectors.dtype.name
-    for number, (part, rows) in enumerate(plan):
-        if part.held and rows[0] < 0:
-            yield from data.only(number).batches(vectors)
-        else:
-            for start in range(0, len(rows), _KEPT):
-                yield old.rows.between(rows[start], rows[min(start + _KEPT, len(rows)) - 1] + 1)
+def remove_images(index: PathLike, ids: Sequence[str] | Sequence[int]) -> tuple[int, int]:
+    """Remove the rows with these ids from an index folder; returns how many there were, and how many are left.
+
+    They are noted as gone; when that makes an eighth of all rows, the index is written anew without them.
+    Raises ValueError, and changes nothing, for an id that is not there.
+    """
+    folder = Path(index)
+    FolderReader(folder)
+    with writing(folder) as writer:
+        reader, opened = FolderReader(folder), HammingIndex.load(folder)
+        state, rows = FolderState.read(reader), opened.rows.require(ids)
+        if state.has_room(len(rows), 0) and reader.can_grow():
+            kept = np.delete(np.arange(len(opened)), rows)
+            source = None if opened.source is None else opened.source.keeping(kept)
+            grow(writer, reader, state.gaps.places(rows), iter(()), source)
+            return len(rows), len(opened) - len(rows)
+        removed = opened.remove(ids)
+        written = RowWriter(writer)
+        written.append(opened.rows)
+        written.commit(opened.parts)
+        return removed, len(opened)
+
+
+# ---- what to do
+
+
+def _looked_at(
+    source: DataSource, dataset: PathLike | None, add: Sequence[PathLike], index: PathLike
+) -> tuple[DataSource, Collection[int]]:
+    """The data sets by where they are now, those to add too, and the numbers of those to look at."""
+    known = list(source.folders)
+    chosen: Collection[int] = range(len(known)) if dataset is None and not add else ()
+    if dataset is not None:
+        named = full_path(as_place(dataset))
+        if len(known) == 1:
+            known = [named]
+        elif named not in known:
+            raise ValueError(f"{index} is of {', '.join(known)}, and not of {named}; add it with: index update --add")
+        chosen = [known.index(named)]
+    new = list(dict.fromkeys(full_path(as_place(folder)) for folder in add))
+    if held := [folder for folder in new if folder in known]:
+        raise ValueError(f"{index} is of {held[0]} already; update it without adding that")
+    numbers = range(len(known), len(known) + len(new))
+    return replace(source, folders=(*known, *new)), [*chosen, *numbers]
+
+
+def _plan(state: FolderState, source: DataSource, looked_at: Collection[int]) -> _UpdatePlan:
+    """What becomes of every part, and which files are read.
+
+    Raises FileNotFoundError for a data set that is not at hand, ValueError for one of another make.
+    """
+    stays = [part.dataset not in looked_at for part in source.parts]
+    new: list[DataFile] = []
+    codes: list[DataCodes] = []
+    for dataset in looked_at:
+        known, now = source.files_of(dataset), listing(source.folders[dataset])
+        fresh = set(now)
+        for name, (size_and_time, _) in now.items():
+            number = known.get(name)
+            if number is not None and source.parts[number][3:5] == size_and_time:
+                stays[number] = True
+                fresh.remove(name)
+        if fresh or not now:
+            codes.append(_opened(state, source.folders[dataset], fresh))
+            data = codes[-1].data
+            for file, rows in zip(data.files, data.rows_of_files, strict=True):
+                new.append(DataFile(file.name, rows, rows, *now[file.name][0], dataset))
+    gone = [np.arange(*source.starts[number : number + 2]) for number, stay in enumerate(stays) if not stay]
+    parts = (*(part for part, stay in zip(source.parts, stays, strict=True) if stay), *new)
+    return _UpdatePlan(replace(source, parts=parts), np.concatenate([np.empty(0, np.int64), *gone]), new, codes)
+
+
+def _opened(state: FolderState, folder: str, only: Collection[str]) -> DataCodes:
+    assert state.provenance is not None
+    layer = state.provenance["layer"]
+    codes = DataCodes(folder, state.binarizer or "bits", layer=layer, keep=state.columns, only=only)
+    require_same_provenance(state.provenance, codes.provenance)
+    return codes
+
+
+# ---- doing it
+
+
+def _write_anew(writer: FolderWriter, old: HammingIndex, plan: _UpdatePlan) -> None:
+    rows, kept = RowWriter(writer), np.delete(np.arange(len(old)), plan.gone)
+    for start in range(0, len(kept), _KEPT):
+        rows.append(old.rows.picked(kept[start : start + _KEPT]))
+    for batch in plan.read(None if old.rows.vectors is None else old.rows.vectors.dtype.name):
+        rows.append(batch)
+    mapped = rows.mapped()
+    rows_of = np.concatenate([kept, np.full(len(mapped) - len(kept), -1)])
+    rows.commit(old.moved(mapped, rows_of, plan.source).parts)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -44,10 +44,11 @@ class Embeddings(NamedTuple):
 class EmbeddingSet:
     """A data set that embed_images wrote, opened. Rows are read when asked for.
 
+    only: names of the files to open; None: all.
     Raises FileNotFoundError if the folder holds none, ValueError if its files differ in provenance.
     """
 
-    def __init__(self, folder: PathLike) -> None:
+    def __init__(self, folder: PathLike, *, only: Collection[str] | None = None) -> None:
         self.folder = as_place(folder)
         self.files: list[Place] = list(self.folder.glob("part-*.parquet"))
         self.files.sort(key=lambda file: (len(file.name), file.name))  # numbers have five digits, or more
@@ -55,6 +56,9 @@ class EmbeddingSet:
             raise FileNotFoundError(
                 f"{self.folder}: no embeddings here (part-*.parquet); make them with: bigr-repr embed"
             )
+        self._warn_if_incomplete()
+        if only is not None:
+            self.files = [file for file in self.files if file.name in only]
         self.provenance: dict[str, Any] = {}
         self.rows_of_files: list[int] = []
         for file in self.files:
@@ -66,14 +70,23 @@ class EmbeddingSet:
                 raise ValueError(f"{file} does not belong with {self.files[0].name}: {'; '.join(found)}")
             self.rows_of_files.append(rows)
         self.schema = schema
-        self._warn_if_incomplete()
 
     @property
     def rows(self) -> int:
         """Number of rows."""
         return sum(self.rows_of_files)
 
-    def only(self, number: int) -> EmbeddingSet:
+    def with_others(self, others: Sequence[EmbeddingSet]) -> EmbeddingSet:
+        """The rows of this data set, and behind them those of others.  Raises ValueError for others of another make."""
+        joined = copy.copy(self)
+        for other in others:
+            if found := differences(self.provenance, other.provenance):
+                raise ValueError(f"{other.folder} was not made as {self.folder} was: {'; '.join(found)}")
+        joined.files = [file for each in (self, *others) for file in each.files]
+        joined.rows_of_files = [rows for each in (self, *others) for rows in each.rows_of_files]
+        return joined
+
+    def file(self, number: int) -> EmbeddingSet:
         """The rows of one of its files."""
         part = copy.copy(self)
         part.files, part.rows_of_files = [self.files[number]], [self.rows_of_files[number]]

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from itertools import repeat
 from typing import Any, Final
 
@@ -29,32 +30,36 @@ _BATCH: Final = 8 << 20  # bytes of vectors read at a time
 
 
 class DataCodes:
-    """The codes of an embedding data set, as an index or an export wants them.
+    """The codes of an embedding data set, or of several made alike, as an index or an export wants them.
 
     binarizer: a fitted one, or one of BINARIZERS, to be fitted on a sample of the vectors of `layer` (the only one:
     None), of n_bits; or "bits": the tokenizer's own bits that the data set holds. seed: of sample and fit.
-    keep: columns to keep, beside `label` if there is one; of text, numbers, truth values, dates or times.
+    keep: columns to keep, beside `label` if there is one; of text, numbers, truth values, dates or times. only: names
+    of the files to open; None: all.
 
-    Raises ValueError for a data set without vectors or codes, without rows, of unpooled tokens, or with vectors that
-    are not finite; FileNotFoundError if the folder holds none.
+    Raises ValueError for data sets that differ in make, for one without vectors or codes, without rows, of unpooled
+    tokens, or with vectors that are not finite; FileNotFoundError if a folder holds none.
     """
 
     def __init__(
         self,
-        folder: PathLike,
+        folder: PathLike | Sequence[PathLike],
         binarizer: str | Binarizer = "sign",
         *,
         n_bits: int | None = None,
         layer: int | str | None = None,
         seed: int = 0,
         keep: Sequence[str] = (),
+        only: Collection[str] | None = None,
     ) -> None:
         kind = binarizer.kind if isinstance(binarizer, Binarizer) else binarizer
         if kind != "bits" and kind not in BINARIZERS:
             raise ValueError(f"binarizer={kind!r} is unknown; choose bits or one of {', '.join(BINARIZERS)}")
-        self.data = EmbeddingSet(folder)
+        folders = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
+        self.sets = [EmbeddingSet(each, only=only) for each in folders]
+        self.data = self.sets[0].with_others(self.sets[1:])
         recorded = self.data.provenance
-        if not self.data.rows:
+        if not self.data.rows and only is None:
             raise ValueError(f"{self.data.folder} has no rows: nothing to index")
         self.layout: TokenLayout | None = None
         if self.data.n_bits is not None:
@@ -96,10 +101,10 @@ class DataCodes:
         if n_bits not in (None, self.data.n_bits):
             raise ValueError(f"n_bits={n_bits}: the tokenizer's codes here have {self.data.n_bits}; leave n_bits out")
 
-    def only(self, number: int) -> DataCodes:
+    def file(self, number: int) -> DataCodes:
         """The codes of one file of the data set, made by the same binarizer."""
         part = copy.copy(self)
-        part.data = self.data.only(number)
+        part.data = self.data.file(number)
         return part
 
     def batches(self, vectors: str | None = None) -> Iterator[IndexRows]:

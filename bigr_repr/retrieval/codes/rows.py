@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from bigr_repr.retrieval.codes.binarizer import finite_rows
 from bigr_repr.retrieval.codes.columns import OWN, KeptColumns, column_table, type_name
 from bigr_repr.retrieval.codes.filters import Filter
+from bigr_repr.retrieval.codes.live import Gaps, live_rows
 
 _FILTERS: Final = 4  # whose rows are remembered
 
@@ -26,7 +27,7 @@ IdValues: TypeAlias = Sequence[str] | Sequence[int] | NDArray[Any]  # or an Arro
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IndexRows:
-    """Parallel arrays of n rows, in memory or mapped from files.
+    """Parallel arrays of n rows, in memory or mapped from files, perhaps by way of live.LiveRows.
 
     ids: Arrow array of large strings (the paths of a data set) or of int64. codes: uint8 (n, bytes), what is searched.
     tokens: uint8 (n, bytes), the tokenizer's codes where those are not the search codes. vectors: float16 or float32
@@ -117,6 +118,13 @@ class IndexRows:
         """Which rows have one of these ids: bool (n,)."""
         return np.asarray(self._holding(ids).to_numpy(zero_copy_only=False), np.bool_)
 
+    def require(self, ids: IdValues) -> NDArray[np.int64]:
+        """All rows with these ids, ascending.  Raises ValueError for an id that there is not."""
+        missing = self.places(ids) < 0
+        if missing.any():
+            raise ValueError(f"id {ids[int(missing.argmax())]!r} is not in the index")
+        return np.flatnonzero(self.holding(ids))
+
     def _as_mine(self, ids: IdValues) -> pa.Array:
         """Ids of the type that this index has.  Raises ValueError for others."""
         wanted = id_array(ids, len(ids))
@@ -134,6 +142,23 @@ class IndexRows:
         return IndexRows(
             ids=self.ids.take(rows), codes=self.codes.take(rows, axis=0), tokens=part(self.tokens),
             vectors=part(self.vectors), columns=None if self.columns is None else self.columns.take(rows),
+        )  # fmt: skip
+
+    def picked(self, rows: NDArray[np.int64]) -> IndexRows:
+        """Some rows, ascending; copied only if they are not neighbors."""
+        neighbors = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+        return self.between(int(rows[0]), int(rows[-1]) + 1) if neighbors else self.taken(rows)
+
+    def without(self, gaps: Gaps) -> IndexRows:
+        """Of stored rows, those that are not gone; ids and columns copied."""
+        kept = _numbers(np.delete(np.arange(gaps.stored), gaps.gone))
+
+        def part(array: NDArray[Any] | None) -> NDArray[Any] | None:
+            return None if array is None else live_rows(array, gaps)
+
+        return IndexRows(
+            ids=self.ids.take(kept), codes=live_rows(self.codes, gaps), tokens=part(self.tokens),
+            vectors=part(self.vectors), columns=None if self.columns is None else self.columns.take(kept),
         )  # fmt: skip
 
     def between(self, start: int, stop: int) -> IndexRows:

@@ -1,9 +1,9 @@
-"""Which data set an index was built of, and what has become of it since. Knows nothing of search."""
+"""Which data sets an index was built of, and what has become of them since. Knows nothing of search."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -17,17 +17,21 @@ from numpy.typing import NDArray
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.system.object_store import Place, as_place, is_url, readable
 
-__all__ = ["DataFile", "DataSource", "Drift", "full_path", "part_state"]
+__all__ = ["DataFile", "DataSource", "Drift", "full_path", "listing", "part_state"]
 
 
 class DataFile(NamedTuple):
-    """A file of a data set. rows: that it had; held: of those, in the index. time: of its last change, in ns."""
+    """A file of a data set. rows: that it had; held: of those, in the index. time: of its last change, in ns.
+
+    dataset: number of the data set that it is of.
+    """
 
     name: str
     rows: int
     held: int
     size: int
     time: int | None
+    dataset: int = 0
 
 
 class Drift(NamedTuple):
@@ -43,16 +47,37 @@ class Drift(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """The data set of an index. folder: its path or URL; parts: in the order of the index's rows."""
+    """The data sets of an index. folders: their paths or URLs; parts: files, in the order of the index's rows."""
 
-    folder: str
+    folders: tuple[str, ...]
     parts: tuple[DataFile, ...]
 
     @classmethod
     def of(cls, data: EmbeddingSet, rows: Iterable[int]) -> DataSource:
         """All of an opened data set. rows: of each of its files."""
         parts = [DataFile(file.name, n, n, *part_state(file)) for file, n in zip(data.files, rows, strict=True)]
-        return cls(folder=full_path(data.folder), parts=tuple(parts))
+        return cls(folders=(full_path(data.folder),), parts=tuple(parts))
+
+    @classmethod
+    def joined(cls, sources: Sequence[DataSource]) -> DataSource:
+        """Of rows one after the other. A data set that several have becomes one, unless they share files of it."""
+        folders: list[str] = []
+        names: list[set[str]] = []
+        parts: list[DataFile] = []
+        for source in sources:
+            numbers = []
+            for number, folder in enumerate(source.folders):
+                own = {part.name for part in source.parts if part.dataset == number}
+                at = next(
+                    (i for i, known in enumerate(folders) if known == folder and not own & names[i]), len(folders)
+                )
+                if at == len(folders):
+                    folders.append(folder)
+                    names.append(set())
+                names[at] |= own
+                numbers.append(at)
+            parts += [part._replace(dataset=numbers[part.dataset]) for part in source.parts]
+        return cls(folders=tuple(folders), parts=tuple(parts))
 
     @property
     def rows(self) -> int:
@@ -64,28 +89,29 @@ class DataSource:
         """The first row of each part in the index, and the number of all rows."""
         return list(accumulate((part.held for part in self.parts), initial=0))
 
-    def place_of(self, row: int) -> tuple[DataFile, int]:
-        """The part that a row of the index is of, and its place there among those held."""
+    def place_of(self, row: int) -> tuple[str, DataFile, int]:
+        """The data set and part that a row of the index is of, and its place there among those held."""
         number = int(np.searchsorted(self.starts, row, "right")) - 1
-        return self.parts[number], row - self.starts[number]
+        part = self.parts[number]
+        return self.folders[part.dataset], part, row - self.starts[number]
 
     def keeping(self, rows: NDArray[np.int64]) -> DataSource:
         """Of an index that keeps only these of its rows, ascending."""
         held = np.diff(np.searchsorted(rows, self.starts)).tolist()
         parts = (part._replace(held=count) for part, count in zip(self.parts, held, strict=True))
-        return DataSource(folder=self.folder, parts=tuple(parts))
+        return DataSource(folders=self.folders, parts=tuple(parts))
 
-    def drift(self) -> Drift | None:
-        """How the data set has changed; None: not at all, or it is not at hand."""
-        try:
-            files: list[Place] = list(as_place(self.folder).glob("part-*.parquet"))
-            now = {file.name: (part_state(file), file) for file in files}
-        except OSError:
-            return None
+    def files_of(self, dataset: int) -> dict[str, int]:
+        """The parts of a data set by name: their numbers."""
+        return {part.name: number for number, part in enumerate(self.parts) if part.dataset == dataset}
+
+    def drift(self, dataset: int = 0) -> Drift | None:
+        """How a data set has changed; None: not at all, or it is not at hand."""
+        now = listing(self.folders[dataset])
         if not now:
             return None
-        known = {part.name: part for part in self.parts}
-        same = {name for name, (state, _) in now.items() if name in known and known[name][3:] == state}
+        known = {name: self.parts[number] for name, number in self.files_of(dataset).items()}
+        same = {name for name, (state, _) in now.items() if name in known and known[name][3:5] == state}
         rows = sum(known[name].rows for name in same) + sum(_rows(now[name][1]) for name in now.keys() - same)
         held = sum(known[name].held for name in same)
         files_changed = len(now.keys() - same) + len(known.keys() - now.keys())
@@ -93,21 +119,36 @@ class DataSource:
 
     def to_dict(self, index: Path) -> dict[str, Any]:
         """Plain data for the manifest of the index folder, to which a local data set's path is relative."""
-        folder = self.folder if is_url(self.folder) else os.path.relpath(self.folder, index.absolute())
-        return {"folder": folder, "parts": [list(part) for part in self.parts]}
+        folders = [each if is_url(each) else os.path.relpath(each, index.absolute()) for each in self.folders]
+        if len(folders) == 1:
+            return {"folder": folders[0], "parts": [list(part[:5]) for part in self.parts]}
+        return {"folders": folders, "parts": [list(part) for part in self.parts]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], index: Path) -> DataSource:
         """The inverse of to_dict.  Raises ValueError for anything else."""
         try:
-            folder = str(data["folder"])
+            folders = [str(each) for each in data["folders"]] if "folders" in data else [str(data["folder"])]
             parts = [DataFile(str(name), *numbers) for name, *numbers in data["parts"]]
-            if not all(isinstance(n, int) for _, *numbers, _ in parts for n in numbers):
+            if not all(isinstance(n, int) for part in parts for n in (*part[1:4], part.dataset)):
                 raise ValueError("sizes that are no numbers")
+            if not all(0 <= part.dataset < len(folders) for part in parts):
+                raise ValueError("files of no data set")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"no data set ({error})") from error
-        joined = folder if is_url(folder) else os.path.normpath(index.absolute() / folder)
-        return cls(folder=joined, parts=tuple(parts))
+        joined = (each if is_url(each) else os.path.normpath(index.absolute() / each) for each in folders)
+        return cls(folders=tuple(joined), parts=tuple(parts))
+
+
+def listing(folder: str) -> dict[str, tuple[tuple[int, int | None], Place]]:
+    """The files of a data set by name, in its order: their states and places; none if it is not at hand."""
+    try:
+        files: list[Place] = sorted(
+            as_place(folder).glob("part-*.parquet"), key=lambda file: (len(file.name), file.name)
+        )
+        return {file.name: (part_state(file), file) for file in files}
+    except OSError:
+        return {}
 
 
 def full_path(folder: Place) -> str:

@@ -17,9 +17,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr.retrieval.codes.live import stored_rows
 from bigr_repr.retrieval.index.distinct import Groups, find_distinct
 from bigr_repr.retrieval.index.recall import SelfCheck, check_recall
-from bigr_repr.retrieval.index.scan import Scanned
+from bigr_repr.retrieval.index.scan import Scanned, nearest_of, scan, without_gone
 from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.retrieval.index.workers import omp_threads, on_all_cores, query_parts
 from bigr_repr.system.threads import cores
@@ -77,6 +78,11 @@ class Approximate:
         return int(self._faiss.ntotal)
 
     @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self.distinct if self.groups is None else len(self.groups.of_row)
+
+    @property
     def efforts(self) -> Iterable[int]:
         """Efforts worth trying, cheapest first; the last is the most that there is."""
         if self.settings.kind == "hash":
@@ -122,6 +128,23 @@ class Approximate:
         """As scan.scan, without the promise that nothing nearer is missed. Places left over hold -1."""
         found = self.search_distinct(queries, k, effort)
         return found if self.groups is None else self.groups.expand(found, k)
+
+    def search_with_tail(self, codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, effort: int) -> Scanned:
+        """search() among codes (n, bytes), which begin with this index's rows; those behind them are all compared.
+
+        codes may have gaps: rows that are gone since.
+        """
+        stored, gaps = stored_rows(codes)
+        tail = stored[self.count :]
+
+        def search(most: int) -> Scanned:
+            found = self.search(queries, most, effort)
+            if not len(tail):
+                return found
+            near = scan(tail, queries, min(most, len(tail)))
+            return nearest_of([found, Scanned(near.rows + self.count, near.distances)], most)
+
+        return search(k) if gaps is None else without_gone(search, k, gaps)
 
     def search_distinct(self, queries: NDArray[np.uint8], k: int, effort: int) -> Scanned:
         """search() among the distinct codes, by number."""
@@ -172,6 +195,19 @@ class Approximate:
             of_row[new] = self._numbered(np.ascontiguousarray(codes[new]))
         self._regroup(of_row)
         return self
+
+    def numbers_of(self, rows: NDArray[np.int64], codes: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """What rows of codes, as of search_with_tail, are called here; -1 for -1 and for rows that are not in it."""
+        gaps = stored_rows(codes)[1]
+        stored = rows if gaps is None else np.where(rows < 0, -1, gaps.places(rows))
+        return np.where(stored < self.count, stored, -1)
+
+    def settled(self, codes: NDArray[np.uint8]) -> tuple[Approximate, NDArray[np.uint8]]:
+        """The index of just the rows of codes, as of search_with_tail, which may use this one up; and these rows."""
+        if stored_rows(codes)[1] is None and len(codes) == self.count:
+            return self, codes
+        plain = np.asarray(codes)
+        return self.moved(self.numbers_of(np.arange(len(plain)), codes), plain), plain
 
     def _forget_all_but(self, used: NDArray[np.int64]) -> None:
         """Leave only the codes with these numbers, ascending, which become 0, 1, …"""

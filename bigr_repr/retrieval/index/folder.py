@@ -6,12 +6,16 @@
     ids-<token>.bin         int64, or the text of all names one after the other, with offsets-<token>.bin, int64 (n+1)
     search-<token>.faiss    FAISS's file, for the kinds ivf and hnsw, of the distinct codes
     columns-<token>.arrow   the columns that are kept to filter by, an Arrow IPC stream
-    distinct-<token>.bin    int64 (n,), each row's distinct code by number, unless all codes differ
+    distinct-<token>.bin    int64, each row's distinct code by number, of the rows in FAISS's file, unless all differ
+    gone-<token>.bin        int64, ascending, the numbers of stored rows that the index has dropped
     binarizer-<token>.safetensors
 
 Data files are written and synced first; then the manifest replaces the old one in a single step, and the files that
 only the old one named are removed. So the folder always holds a whole index, and readers that have the old files open
-keep them. What is read is trusted in nothing: names, sizes and shapes are checked before memory is taken.
+keep them. An update appends rows to the files that there are: what the old manifest names stays as it was, and bytes
+past what a manifest states are of an update that was cut short. Such files have a SHA-256 for each piece (format 2; the
+columns of each piece are a stream of their own). What is read is trusted in nothing: names, sizes and shapes are
+checked before memory is taken.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +37,26 @@ from bigr_repr._typing import PathLike
 from bigr_repr.system import files
 
 MANIFEST: Final = "index.json"
-FORMAT: Final = 1
+FORMATS: Final = (1, 2)  # the second: with rows appended or gone
 BINARIZER: Final = "binariser"  # on disk it keeps the spelling of the format's first version
-PARTS: Final = ("codes", "ids", "offsets", "tokens", "vectors", "columns", "search", "distinct", BINARIZER)
-_LONGEST_MANIFEST: Final = 1 << 20
+GROWING: Final = ("codes", "ids", "offsets", "tokens", "vectors", "columns")
+PARTS: Final = (*GROWING, "search", "distinct", "gone", BINARIZER)
+_LONGEST_MANIFEST: Final = 64 << 20  # a data set of ten million pictures has ten thousand files
+_MOST_PIECES: Final = 1 << 20
 _NAME: Final = re.compile(r"(?P<part>[a-z]+)-[0-9a-f]{16}\.(bin|faiss|arrow|safetensors)")
 _SUFFIX: Final = {"columns": ".arrow", "search": ".faiss", BINARIZER: ".safetensors"}
+_BLOCK: Final = 1 << 20  # bytes hashed at a time
 _TRIES: Final = 5  # to read a folder that others replace
 _T = TypeVar("_T")
 _REMEDY: Final = "build the index again, or take a whole copy of it"
+
+
+class _Open(NamedTuple):
+    """A part that is being written. pieces: bytes and SHA-256 of those before."""
+
+    file: BinaryIO
+    digest: Any
+    pieces: list[list[Any]]
 
 
 class FolderWriter:
@@ -49,8 +64,14 @@ class FolderWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._token = folder, secrets.token_hex(8)
-        self._open: dict[str, tuple[BinaryIO, Any]] = {}
+        self._open: dict[str, _Open] = {}
         self._files: dict[str, dict[str, Any]] = {}
+        self._base: FolderReader | None = None
+
+    def extend(self, base: FolderReader) -> None:
+        """Begin with the parts of the state that there is; what is appended goes behind its rows."""
+        self._base = base
+        self._files = {part: base.entry(part) for part in base.parts}
 
     def path(self, part: str) -> Path:
         """Where a part of the new state is."""
@@ -64,20 +85,31 @@ class FolderWriter:
     def append(self, part: str, data: NDArray[Any] | bytes | memoryview) -> None:
         """Append to a part."""
         if part not in self._open:
-            self._open[part] = (self.path(part).open("wb"), hashlib.sha256())
-        file, digest = self._open[part]
+            self._open[part] = self._begin(part)
         view = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else data
-        file.write(view)
-        digest.update(view)
+        self._open[part].file.write(view)
+        self._open[part].digest.update(view)
+
+    def _begin(self, part: str) -> _Open:
+        if part not in GROWING or self._base is None or part not in self._base:
+            return _Open(self.path(part).open("wb"), hashlib.sha256(), [])
+        pieces = self._base.pieces(part)
+        file = (self.folder / self._base.entry(part)["name"]).open("r+b")
+        file.truncate(sum(size for size, _ in pieces))  # of an update that was cut short
+        file.seek(0, os.SEEK_END)
+        return _Open(file, hashlib.sha256(), pieces)
 
     def close_part(self, part: str) -> Path:
         """Finish a part that was appended to: synced, and readable at the path returned."""
-        file, digest = self._open.pop(part)
+        file, digest, pieces = self._open.pop(part)
         with file:
             file.flush()
             os.fsync(file.fileno())
-        self._files[part] = _entry(self.path(part), digest.hexdigest())
-        return self.path(part)
+            size = file.tell() - sum(size for size, _ in pieces)
+        path = Path(file.name)
+        pieces = [*pieces, [size, digest.hexdigest()]] if size or not pieces else pieces
+        self._files[part] = _entry(path.name, pieces)
+        return path
 
     def adopt(self, part: str) -> None:
         """Take a part in that someone else has written to path(part)."""
@@ -85,17 +117,19 @@ class FolderWriter:
         with path.open("rb+") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
-        self._files[part] = _entry(path, digest)
+        self._files[part] = _entry(path.name, [[path.stat().st_size, digest]])
 
     def commit(self, manifest: Mapping[str, Any]) -> None:
         """Replace the folder's state by this one."""
         for part in list(self._open):
             self.close_part(part)
         files.sync_folder(self.folder)
-        record = {"format": FORMAT, **manifest, "files": self._files}
-        text = json.dumps({**record, "sha256": manifest_digest(record)}, indent=1, ensure_ascii=False)
+        grown = "gone" in self._files or any("pieces" in entry for entry in self._files.values())
+        record = {"format": FORMATS[grown], **manifest, "files": self._files}
+        record["sha256"] = manifest_digest(record)
+        fields = ",\n".join(f" {json.dumps(name)}: {json.dumps(record[name], ensure_ascii=False)}" for name in record)
         with files.replacing(self.folder / MANIFEST) as file:
-            file.write(text.encode())
+            file.write(f"{{\n{fields}\n}}\n".encode())
         kept = {entry["name"] for entry in self._files.values()}
         for path in self.folder.iterdir():
             if _NAME.fullmatch(path.name) and path.name not in kept:
@@ -103,10 +137,12 @@ class FolderWriter:
 
     def abandon(self) -> None:
         """Remove what was written, and the folder if it is empty."""
-        for file, _ in self._open.values():
-            file.close()
-        for part in PARTS:
-            self.path(part).unlink(missing_ok=True)
+        for part in self._open.values():
+            part.file.close()
+        for name in PARTS:
+            self.path(name).unlink(missing_ok=True)
+        if self._base is not None:
+            self._base.cut()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
@@ -180,13 +216,35 @@ class FolderReader:
         self.verify(part)
         return self.folder / str(self._files[part]["name"])
 
+    def entry(self, part: str) -> dict[str, Any]:
+        """What the manifest says of a file: its name, its bytes, and the SHA-256 of the whole or of its pieces."""
+        return self._files[part]
+
+    def pieces(self, part: str) -> list[list[Any]]:
+        """Bytes and SHA-256 of each of the pieces that a file was written in."""
+        entry = self._files[part]
+        return entry["pieces"] if "pieces" in entry else [[entry["bytes"], entry["sha256"]]]
+
+    def can_grow(self) -> bool:
+        """Whether rows may be appended to the files: none is shared with another folder by a link."""
+        paths = [self.folder / entry["name"] for entry in self._files.values()]
+        return all(not path.is_symlink() and path.stat().st_nlink == 1 for path in paths)
+
+    def cut(self) -> None:
+        """Take from the files what an update that was cut short has left behind their rows."""
+        for part in GROWING:
+            if part in self._files:
+                path, size = self.folder / self._files[part]["name"], self._files[part]["bytes"]
+                if path.stat().st_size > size:
+                    os.truncate(path, size)
+
     def verify(self, part: str) -> None:
         """Raises ValueError unless a file's content is what was written."""
-        entry = self._files[part]
-        path = self.folder / entry["name"]
+        path = self.folder / self._files[part]["name"]
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                raise ValueError(f"{path}: damaged, its content is not what was written; {_REMEDY}")
+            for size, digest in self.pieces(part):
+                if _digest(file, size) != digest:
+                    raise ValueError(f"{path}: damaged, its content is not what was written; {_REMEDY}")
 
     def array(self, part: str, dtype: str, shape: tuple[int, ...], *, memory_map: bool) -> NDArray[Any]:
         """A part as an array: mapped, its content unverified, or read and verified."""
@@ -204,7 +262,7 @@ class FolderReader:
             return np.empty(shape, dtype)
         if not memory_map:
             self.verify(part)
-            return np.fromfile(path, dtype).reshape(shape)
+            return np.fromfile(path, dtype, size // np.dtype(dtype).itemsize).reshape(shape)
         # Plain views of the map: np.memmap is an array class of its own, whose slices are slow to make.
         return np.asarray(np.memmap(path, dtype, "r", shape=shape))
 
@@ -223,10 +281,9 @@ class FolderReader:
         return value
 
     def _check_file(self, part: str, entry: Any) -> int:
-        shape = {"name": str, "bytes": int, "sha256": str}
         if part not in PARTS or not isinstance(entry, dict):
             raise self.damaged(f"its files hold {part!r:.40}")
-        if any(not isinstance(entry.get(key), kind) for key, kind in shape.items()):
+        if not _described(entry):
             raise self.damaged(f"its entry for {part} is not a name, a size and a checksum")
         match = _NAME.fullmatch(entry["name"])
         if match is None or match["part"] != part:
@@ -235,10 +292,10 @@ class FolderReader:
         if not path.is_file():  # links are followed: model hubs' caches are made of them
             raise ValueError(f"{path}: missing; {_REMEDY}")
         size: int = path.stat().st_size
-        if size != entry["bytes"]:
+        if size < entry["bytes"] or (size > entry["bytes"] and part not in GROWING):
             raise ValueError(f"{path}: {size} bytes where {entry['bytes']} were written; {_REMEDY}")
         self._files[part] = entry
-        return size
+        return int(entry["bytes"])
 
 
 def read_folder(folder: Path, read: Callable[[FolderReader], _T], *, max_bytes: int | None = None) -> _T:
@@ -279,13 +336,38 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged, not JSON ({type(error).__name__}); {_REMEDY}") from error
     if not isinstance(manifest, dict):
         raise ValueError(f"{path}: damaged, not an object; {_REMEDY}")
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in FORMATS:
         found = repr(manifest.get("format"))[:20]
-        raise ValueError(f"{path}: format {found} is not {FORMAT}, the one this program reads; upgrade bigr-repr")
+        raise ValueError(
+            f"{path}: format {found} is not {FORMATS[-1]}, the newest this program reads; upgrade bigr-repr"
+        )
     if manifest.pop("sha256", None) != manifest_digest(manifest):
         raise ValueError(f"{path}: damaged, its content is not what was written; {_REMEDY}")
     return manifest
 
 
-def _entry(path: Path, digest: str) -> dict[str, Any]:
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+def _entry(name: str, pieces: list[list[Any]]) -> dict[str, Any]:
+    total = sum(size for size, _ in pieces)
+    return {"name": name, "bytes": total, **({"pieces": pieces} if len(pieces) > 1 else {"sha256": pieces[0][1]})}
+
+
+def _described(entry: Mapping[str, Any]) -> bool:
+    """Whether a file's entry has the form that _entry gives it."""
+    if not isinstance(entry.get("name"), str) or not isinstance(entry.get("bytes"), int):
+        return False
+    pieces = entry.get("pieces", [[entry["bytes"], entry.get("sha256")]])
+    if not isinstance(pieces, list) or not 1 <= len(pieces) <= _MOST_PIECES:
+        return False
+    if not all(isinstance(piece, list) and [type(each) for each in piece] == [int, str] for piece in pieces):
+        return False
+    sizes: list[int] = [size for size, _ in pieces]
+    return min(sizes) >= 0 and sum(sizes) == int(entry["bytes"])
+
+
+def _digest(file: BinaryIO, size: int) -> str:
+    """SHA-256 of the next so many bytes."""
+    digest = hashlib.sha256()
+    while size and (block := file.read(min(size, _BLOCK))):
+        digest.update(block)
+        size -= len(block)
+    return digest.hexdigest()

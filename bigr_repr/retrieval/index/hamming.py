@@ -166,7 +166,9 @@ class HammingIndex:
         if among is not None:
             return scan_among(self.rows.codes, wanted, k, among)
         if self._approximate is not None:
-            return self._approximate.search(wanted, k, self._effort(effort))
+            chosen = self.settings.effort if effort is None else effort
+            assert chosen is not None
+            return self._approximate.search_with_tail(self.rows.codes, wanted, k, chosen)
         if self._gpu is not None and k <= MOST_NEIGHBORS:
             return self._gpu.search(wanted, k)
         return scan(self.rows.codes, wanted, k)
@@ -269,11 +271,6 @@ class HammingIndex:
     def _found(self, rows: NDArray[np.int64], distances: NDArray[Any]) -> Found:
         return Found(rows, self.rows.named(rows), distances)
 
-    def _effort(self, effort: int | None) -> int:
-        chosen = self.settings.effort if effort is None else effort
-        assert chosen is not None
-        return chosen
-
     def to(self, device: str) -> HammingIndex:
         """Search on "cpu", "cuda", or "auto": a GPU if there is one and the index is flat and large, else the CPU.
 
@@ -303,10 +300,12 @@ class HammingIndex:
         more = self.rows.alike(codes, ids, tokens, vectors, columns)
         check_length(more.codes, self.n_bits)
         rows = self.rows.joined(more)
+        self._settle()
         if self._approximate is not None:
             self._approximate.add(more.codes)
         elif not self.settings.exact:
-            self._take(HammingIndex.of_rows(rows, self.n_bits, self.settings))
+            built = HammingIndex.of_rows(rows, self.n_bits, self.settings)
+            self.settings, self._approximate, self.self_check = built.settings, built._approximate, built.self_check
         self.source = None  # not all rows are of one data set any more
         self._changed(rows)
 
@@ -317,10 +316,8 @@ class HammingIndex:
         Raises ValueError, and changes nothing, for an id that is not there.
         """
         listed: list[Any] = list(ids)
-        missing = self.rows.places(listed) < 0
-        if missing.any():
-            raise ValueError(f"id {listed[int(missing.argmax())]!r} is not in the index")
-        kept = np.flatnonzero(~self.rows.holding(listed))
+        kept = np.delete(np.arange(len(self)), self.rows.require(listed))
+        self._settle()
         removed = len(self) - len(kept)
         rows = self.rows.taken(kept)
         if self._approximate is not None:
@@ -340,12 +337,15 @@ class HammingIndex:
         parts = {"binarizer": self.binarizer, "layout": self.layout, "provenance": self.provenance, "source": source}
         if self._approximate is None or not len(rows):
             return HammingIndex.of_rows(rows, self.n_bits, self.settings, **parts)
-        approximate = self._approximate.moved(rows_of, rows.codes)
+        approximate = self._approximate.moved(self._approximate.numbers_of(rows_of, self.rows.codes), rows.codes)
         check = approximate.check(rows.codes)
         return HammingIndex(rows, self.n_bits, approximate.settings, approximate, self_check=check, **parts)  # type: ignore[arg-type]
 
-    def _take(self, built: HammingIndex) -> None:
-        self.settings, self._approximate, self.self_check = built.settings, built._approximate, built.self_check
+    def _settle(self) -> None:
+        """Make the approximate index one of just these rows, as it is before updates that only append and drop."""
+        if self._approximate is not None and len(self):
+            self._approximate, codes = self._approximate.settled(self.rows.codes)
+            self.rows = replace(self.rows, codes=codes)
 
     def _changed(self, rows: IndexRows) -> None:
         self.rows = rows
@@ -380,6 +380,7 @@ class HammingIndex:
     @property
     def parts(self) -> storage.Parts:
         """What `save` writes."""
+        self._settle()
         return storage.Parts(
             self.rows, self.n_bits, self.settings, self._approximate, self.binarizer, self.layout, self.provenance,
             self.self_check, self.source,

@@ -9,7 +9,7 @@ than there are cores, which take them in turn.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming
+from bigr_repr.retrieval.codes.live import Gaps, stored_rows
 from bigr_repr.retrieval.index.blocks import comparing, rows_a_block, second_level_cache
 from bigr_repr.retrieval.index.workers import on_all_cores
 from bigr_repr.system.threads import cores
@@ -28,6 +29,7 @@ _ROWS_A_NEIGHBOR: Final = 2048  # shorter shards spend more on filling heaps ane
 _QUERIES: Final = 64  # at a time, which bounds what is held
 _GATHERED: Final = 1 << 20  # bytes of chosen codes copied at a time: they are read again while still in the cache
 _AHEAD: Final = 1024  # neighbors, among which those that pass a wide filter are looked for before anything is copied
+_GONE: Final = 32  # rows more than are wanted, of which some may be gone
 _PENDING: Final = 1 << 22  # candidates kept before they are merged
 _ROW_BITS: Final = 40  # of a sorting key: distance above, row below
 _SMALL: Final = 64 << 20  # bytes of codes, times queries, that NumPy compares in less time than FAISS takes to load
@@ -42,6 +44,9 @@ class Scanned(NamedTuple):
 
 def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanned:
     """The k rows of codes (n, bytes) nearest to each of queries (q, bytes), k <= n; ties by row."""
+    codes, gaps = stored_rows(codes)
+    if gaps is not None:
+        return without_gone(lambda most: scan(codes, queries, most), k, gaps)
     if "faiss" not in sys.modules and codes.nbytes * len(queries) <= _SMALL:
         return _split(_small_scan(codes, queries, k))
     parts = [slice(start, start + _QUERIES) for start in range(0, len(queries), _QUERIES)]
@@ -60,6 +65,10 @@ def scan_among(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, row
     Copying codes together takes longer than comparing one query with them. So where many rows pass, the nearest of all
     rows are searched first: they are enough unless the filter leaves out just what is near.
     """
+    codes, gaps = stored_rows(codes)
+    if gaps is not None:
+        found = scan_among(codes, queries, k, gaps.places(rows))
+        return Scanned(gaps.rows(found.rows), found.distances)
     if len(rows) * codes.shape[1] <= _GATHERED:
         near = scan(np.take(codes, rows, axis=0), queries, k)
         return Scanned(rows[near.rows], near.distances)
@@ -111,6 +120,12 @@ def scan_masked(
     """scan() only by the bits that are set in mask (bytes); rows: as of scan_among, None: all."""
     import faiss
 
+    codes, gaps = stored_rows(codes)
+    if gaps is not None:
+        if rows is None:
+            return without_gone(lambda most: scan_masked(codes, queries, mask, most), k, gaps)
+        found_rows, distances = scan_masked(codes, queries, mask, k, gaps.places(rows))
+        return Scanned(gaps.rows(found_rows), distances)
     columns = np.flatnonzero(mask)
     kept = mask[columns]
     wanted = np.ascontiguousarray(queries[:, columns] & kept)
@@ -129,6 +144,31 @@ def scan_masked(
 
     count = len(codes) if rows is None else len(rows)
     return _split(_smallest(on_all_cores(part, [(shard,) for shard in _shards(count, cores())]), k))
+
+
+def without_gone(search: Callable[[int], Scanned], k: int, gaps: Gaps) -> Scanned:
+    """The k nearest rows of the index by a search of all that are stored, gone ones too: search(k).
+
+    It is asked for a few more than k, and for many more if just what is near is gone. Places left over hold -1.
+    """
+    more = min(len(gaps.gone), _GONE)
+    while True:
+        found = search(min(k + more, gaps.stored))
+        here = (found.rows >= 0) & ~gaps.lost(found.rows)
+        if more == len(gaps.gone) or (here.sum(axis=1) >= k).all():
+            break
+        more = min(len(gaps.gone), 8 * more)
+    first = np.argsort(~here, axis=1, kind="stable")[:, :k]
+    rows, distances = (np.where(here, part, -1) for part in (gaps.rows(found.rows), found.distances))
+    return Scanned(np.take_along_axis(rows, first, 1), np.take_along_axis(distances, first, 1))
+
+
+def nearest_of(parts: Sequence[Scanned], k: int) -> Scanned:
+    """The k nearest of what several searches found; ties by row, places left over last."""
+    rows, distances = (np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1))
+    far = np.where(rows < 0, np.iinfo(np.int32).max, distances)
+    order = np.lexsort((rows, far), axis=1)[:, :k]
+    return Scanned(np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1))
 
 
 def _shards(rows: int, count: int) -> list[slice]:

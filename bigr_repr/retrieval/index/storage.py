@@ -17,6 +17,7 @@ from bigr_repr._version import __version__
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.columns import kept_type
+from bigr_repr.retrieval.codes.live import Gaps, stored_rows
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
@@ -51,11 +52,18 @@ class Parts(NamedTuple):
 
 
 class RowWriter:
-    """Appends rows to a folder's new state, chunk by chunk; memory holds one chunk."""
+    """Appends rows to a folder's new state, chunk by chunk; memory holds one chunk.
 
-    def __init__(self, writer: FolderWriter) -> None:
+    base: the state whose rows are before them, in the same files.
+    """
+
+    def __init__(self, writer: FolderWriter, base: FolderReader | None = None) -> None:
         self.count, self._writer, self._end = 0, writer, 0
         self._named: bool | None = None
+        if base is not None:
+            writer.extend(base)
+            self.count, self._named = base.field("count", int), base.field("ids", str) == "names"
+            self._end = base.entry("ids")["bytes"] if self._named else 0
         self._shapes: dict[str, tuple[np.dtype[Any], int]] = {}
         self._columns: pa.RecordBatchStreamWriter | None = None
 
@@ -95,9 +103,7 @@ class RowWriter:
 
     def mapped(self) -> IndexRows:
         """All rows so far, mapped from the files that were written; nothing can be appended any more."""
-        if self._columns is not None:
-            self._columns.close()
-            self._columns = None  # closing it again would begin the file anew
+        self.finish()
         files = {part: self._writer.close_part(part) for part in self._writer.appended}
 
         def part(name: str) -> NDArray[Any] | None:
@@ -117,11 +123,16 @@ class RowWriter:
         kept = None if "columns" not in files else pa.ipc.open_stream(pa.memory_map(str(files["columns"]))).read_all()
         return IndexRows(ids=names, codes=codes, tokens=part("tokens"), vectors=part("vectors"), columns=kept)
 
+    def finish(self) -> None:
+        """Write what ends the rows; none can be appended any more."""
+        if self._columns is not None:
+            self._columns.close()
+            self._columns = None  # closing it again would begin the file anew
+
     def commit(self, index: Parts) -> None:
         """Write what is not rows, and make all of it the folder's state. index: of the rows appended."""
         writer = self._writer
-        if self._columns is not None:
-            self._columns.close()
+        self.finish()
         if index.approximate is not None and index.approximate.write(writer.path("search")):
             writer.adopt("search")
             if index.approximate.groups is not None:
@@ -183,7 +194,7 @@ def _load(reader: FolderReader, memory_map: bool) -> Parts:
         checked = reader.field("self_check", dict, optional=True)
         self_check = None if checked is None else SelfCheck.from_dict(checked)
         provenance = parse_provenance(reader.field("origin", dict, optional=True))
-        source = _source(reader, count)
+        source = read_source(reader, count)
     except (ValueError, TypeError) as error:
         raise reader.damaged(str(error)) from error
     rows = read_rows(reader, memory_map=memory_map)
@@ -194,14 +205,21 @@ def _load(reader: FolderReader, memory_map: bool) -> Parts:
         if settings.effort is None:
             raise reader.damaged("its settings lack an effort")
         if settings.kind == "hash":
-            approximate = Approximate.build(settings, rows.codes)
+            approximate = Approximate.build(settings, stored_rows(rows.codes)[0])
         else:
-            groups = _groups(reader, count)
-            held = count if groups is None else groups.count
+            covered = covered_rows(reader)
+            groups = _groups(reader, covered)
+            held = covered if groups is None else groups.count
             approximate = Approximate.read(settings, reader.path("search"), held, code_bytes(n_bits), groups)
     return Parts(
-        rows, n_bits, settings, approximate, _binarizer(reader, n_bits), layout, provenance, self_check, source
+        rows, n_bits, settings, approximate, read_binarizer(reader, n_bits), layout, provenance, self_check, source
     )
+
+
+def covered_rows(reader: FolderReader) -> int:
+    """Stored rows that FAISS's file of an approximate index holds: those that were there when it was made."""
+    count = _whole(reader, "count", 0, _MOST_ROWS)
+    return count if reader.field("covered", int, optional=True) is None else _whole(reader, "covered", 1, count)
 
 
 def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
@@ -218,8 +236,23 @@ def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
         if dtype not in _VECTORS or not isinstance(width, int) or not 1 <= width <= _MOST_BITS:
             raise reader.damaged(f"vectors are {dtype!r:.20} and {width!r:.20} wide")
         vectors = reader.array("vectors", dtype, (count, width), memory_map=memory_map)
-    ids, columns = _ids(reader, count), _columns(reader, count)
-    return IndexRows(ids=ids, codes=codes, tokens=tokens, vectors=vectors, columns=columns)
+    rows = IndexRows(
+        ids=_ids(reader, count), codes=codes, tokens=tokens, vectors=vectors, columns=_columns(reader, count)
+    )
+    gaps = read_gaps(reader)
+    return rows if gaps is None else rows.without(gaps)
+
+
+def read_gaps(reader: FolderReader) -> Gaps | None:
+    """Which stored rows the index has dropped; None: none."""
+    if "gone" not in reader:
+        return None
+    size = reader.entry("gone")["bytes"]
+    gone = reader.array("gone", "int64", (size // 8,), memory_map=False)
+    try:
+        return Gaps(gone, _whole(reader, "count", 0, _MOST_ROWS))
+    except ValueError as error:
+        raise reader.damaged(str(error)) from error
 
 
 def _ids(reader: FolderReader, count: int) -> pa.Array:
@@ -246,19 +279,35 @@ def _columns(reader: FolderReader, count: int) -> pa.Table | None:
     """Kept columns, mapped, verified as ids are; None: there are none."""
     if "columns" not in reader:
         return None
-    path = reader.path("columns")
+    path, tables = reader.path("columns"), []
     try:
-        with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
-            kinds = [kept_type(field.name, field.type) for field in stream.schema]
-            if len(set(stream.schema.names)) != len(kinds) or kinds != stream.schema.types:
-                raise reader.damaged("columns of other types")
-            columns = stream.read_all()
-            columns.validate(full=True)
+        with pa.memory_map(str(path)) as mapped:
+            for size, _ in reader.pieces("columns"):
+                tables.append(_piece(reader, mapped.read_buffer(size)))
+        columns = pa.concat_tables(tables)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: damaged, no columns ({error}); build the index again") from error
     if len(columns) != count:
         raise reader.damaged(f"columns of {len(columns)} rows for {count} codes")
     return columns
+
+
+def kept_names(reader: FolderReader) -> list[str]:
+    """Names of the columns that a folder keeps, its content unverified."""
+    if "columns" not in reader:
+        return []
+    with pa.memory_map(str(reader.folder / reader.entry("columns")["name"])) as mapped:
+        return list(pa.ipc.open_stream(mapped).schema.names)
+
+
+def _piece(reader: FolderReader, piece: pa.Buffer) -> pa.Table:
+    with pa.ipc.open_stream(piece) as stream:
+        kinds = [kept_type(field.name, field.type) for field in stream.schema]
+        if len(set(stream.schema.names)) != len(kinds) or kinds != stream.schema.types:
+            raise reader.damaged("columns of other types")
+        columns = stream.read_all()
+        columns.validate(full=True)
+        return columns
 
 
 def _groups(reader: FolderReader, count: int) -> Groups | None:
@@ -271,11 +320,14 @@ def _groups(reader: FolderReader, count: int) -> Groups | None:
     return Groups(of_row)
 
 
-def _source(reader: FolderReader, count: int) -> DataSource | None:
+def read_source(reader: FolderReader, count: int) -> DataSource | None:
+    """The data sets of a folder with so many stored rows; None: it does not say."""
     recorded = reader.field("dataset", dict, optional=True)
     if recorded is None:
         return None
     source = DataSource.from_dict(recorded, reader.folder)
+    if "gone" in reader:
+        count -= reader.entry("gone")["bytes"] // 8
     if source.rows != count or min((part.held for part in source.parts), default=0) < 0:
         raise ValueError(f"a data set of {source.rows} rows for {count} codes")
     return source
@@ -289,7 +341,8 @@ def _layout(value: list[Any] | None) -> TokenLayout | None:
     return TokenLayout(height=value[0], width=value[1], bits_per_token=value[2])
 
 
-def _binarizer(reader: FolderReader, n_bits: int) -> Binarizer | None:
+def read_binarizer(reader: FolderReader, n_bits: int) -> Binarizer | None:
+    """What made the codes of a folder, of so many bits, of features; None: they are of something else."""
     kind = reader.field(BINARIZER, str, optional=True)
     if kind is None:
         return None

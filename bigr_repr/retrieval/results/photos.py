@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -50,7 +50,8 @@ class PhotoFinder:
 
     def encoded(self, id: str, row: int) -> Iterator[str | bytes]:
         """The row's picture before it is decoded, from each place that has it: a path, or an encoded file's bytes."""
-        for find in (self._at, self._of_row, self._kept):
+        several = self._source is not None and len(self._source.folders) > 1  # which may have names in common
+        for find in (self._of_row, self._at, self._kept) if several else (self._at, self._of_row, self._kept):
             try:
                 if (found := find(id, row)) is not None:
                     yield found
@@ -67,34 +68,43 @@ class PhotoFinder:
             inside = Path(file).is_relative_to(os.path.normpath(self._images.absolute()))  # ids are not to be trusted
             return file if inside and Path(file).is_file() else None
         entry = member_entry(str(self._images), path)
-        return None if entry is None else self._encoded(entry)
+        return None if entry is None else self._encoded(entry, self._locator_of(row))
 
     def _of_row(self, id: str, row: int) -> str | bytes | None:
-        if self._source is None or self._locator is None:
+        locator = self._locator_of(row)
+        if self._source is None or locator is None:
             entry = None if self._images is not None else container_entry(unescape_path(id))
-            return None if entry is None else self._encoded(entry)
-        part, place = self._source.place_of(row)
-        found = self._locator.entry(part.name, place) if part.held == part.rows else None
-        return self._encoded(found) if found is not None and found.path == id else None
+            return None if entry is None else self._encoded(entry, None)
+        _, part, place = self._source.place_of(row)
+        found = locator.entry(part.name, place) if part.held == part.rows else None
+        return self._encoded(found, locator) if found is not None and found.path == id else None
 
     def _kept(self, id: str, row: int) -> bytes | None:
         """The thumbnail that the data set keeps."""
         if self._source is None:
             return None
-        part, place = self._source.place_of(row)
-        return read_thumbnail(self._source.folder, part.name, place, id) if part.held == part.rows else None
+        folder, part, place = self._source.place_of(row)
+        return read_thumbnail(folder, part.name, place, id) if part.held == part.rows else None
+
+    def _locator_of(self, row: int) -> RowLocator | None:
+        return None if self._source is None else self._locators(self._source.place_of(row)[0])
 
     @cached_property
-    def _locator(self) -> RowLocator | None:
-        try:
-            return None if self._source is None else RowLocator(self._source.folder)
-        except (OSError, ValueError):
-            return None
+    def _locators(self) -> Callable[[str], RowLocator | None]:
+        return cache(_locator)
 
-    def _encoded(self, entry: Entry) -> str | bytes:
-        recorded = USUAL_COLUMNS if self._locator is None else self._locator.columns
+    def _encoded(self, entry: Entry, locator: RowLocator | None) -> str | bytes:
+        recorded = USUAL_COLUMNS if locator is None else locator.columns
         (picture,) = pictures([entry], recorded if self._column is None else Columns(image=self._column))
         return fetch(picture)
+
+
+def _locator(folder: str) -> RowLocator | None:
+    """What finds the inputs of a data set's rows; None if it is not at hand."""
+    try:
+        return RowLocator(folder)
+    except (OSError, ValueError):
+        return None
 
 
 def thumbnail(picture: Image.Image, longest: int = _LONGEST) -> Image.Image:

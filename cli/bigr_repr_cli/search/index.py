@@ -108,7 +108,8 @@ class KeepOptions:
 @flattened
 def build(
     embeddings: Annotated[
-        str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
+        list[str],
+        typer.Argument(metavar="EMBEDDINGS...", help="Folders or URLs that bigr-repr embed wrote into, all alike."),
     ],
     kind: IndexOptions,
     rows: KeepOptions,
@@ -120,7 +121,7 @@ def build(
     layer: StoredLayer = None,
     as_json: Json = False,
 ) -> None:
-    """Build an index from an embedding data set, in chunks: its vectors need not fit into memory.
+    """Build an index from embedding data sets, in chunks: their vectors need not fit into memory.
 
     An approximate index is measured against exact search before it is written.
     """
@@ -157,7 +158,7 @@ def merge(
 ) -> None:
     """Write several indexes as one, of the first one's kind.
 
-    Their codes must be comparable: build the others with --like the first. The new index no longer knows its data sets.
+    Their codes must be comparable: build the others with --like the first. The new index is of all their data sets.
     """
     from bigr_repr.retrieval import merge_indexes
     from bigr_repr_cli.search.index_report import print_index
@@ -188,18 +189,23 @@ def update(
     embeddings: Annotated[
         str | None,
         typer.Argument(
-            metavar="[EMBEDDINGS]", help=r"Data set to take rows from \[default: the one that the index was built of]."
+            metavar="[EMBEDDINGS]",
+            help=r"One of the index's data sets, or where its only one is now \[default: all of them].",
         ),
+    ] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="Data set to take into the index; repeatable.", metavar="EMBEDDINGS")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring an index up to date with its data set: new rows in, changed ones replaced, dropped ones out.
+    """Bring an index up to date with its data sets: new rows in, changed ones replaced, dropped ones out.
 
-    Only files that are new or changed are read, and codes of other rows stay as they are.
+    Only files that are new or changed are read, and codes of other rows stay as they are. It takes the time
+    of the change; when an eighth of all rows is gone, the index is written anew.
     """
     from bigr_repr.retrieval.update import update_index
 
-    done = update_index(index, embeddings)
+    done = update_index(index, embeddings, add=add or ())
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(done), indent=2))
         return
@@ -223,19 +229,17 @@ def remove(
 
     They stay out of it until their file of the data set changes.
     """
-    from bigr_repr.retrieval import HammingIndex
+    from bigr_repr.retrieval.update import remove_images
     from bigr_repr_cli.search.stdin import listed_ids
 
     listed = [*(ids or []), *([] if ids_file is None else listed_ids(ids_file))]
     if not listed:
         raise typer.BadParameter("name at least one image", param_hint="--id")
-    opened = HammingIndex.load(index)
-    removed = opened.remove(list(dict.fromkeys(listed)))
-    opened.save(index)
+    removed, left = remove_images(index, list(dict.fromkeys(listed)))
     if as_json:
-        typer.echo(json.dumps({"removed": removed, "images": len(opened)}, indent=2))
+        typer.echo(json.dumps({"removed": removed, "images": left}, indent=2))
         return
-    typer.echo(f"{removed:,} images removed, {len(opened):,} left: {index}")
+    typer.echo(f"{removed:,} images removed, {left:,} left: {index}")
 
 
 @app.command()

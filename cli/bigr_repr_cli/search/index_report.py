@@ -17,7 +17,7 @@ from rich.text import Text
 from bigr_repr.images.find import escape_path
 from bigr_repr.retrieval import KINDS, HammingIndex
 from bigr_repr.retrieval.codes.provenance import describe_provenance
-from bigr_repr.retrieval.codes.source import Drift
+from bigr_repr.retrieval.codes.source import DataSource, Drift
 from bigr_repr.retrieval.stores.base import StoreIndex
 
 
@@ -36,12 +36,16 @@ def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
 
 
 def drift_of(index: HammingIndex | StoreIndex, folder: str) -> str | None:
-    """A line about a data set that has changed since the index was built; None if it has not, or is not at hand."""
+    """A line on each data set that has changed since the index was built; None if none has, or is at hand."""
     source = index.source if isinstance(index, HammingIndex) else None
-    drift = None if source is None else source.drift()
-    if source is None or drift is None:
+    lines = [] if source is None else [_drift_line(source, number, folder) for number in range(len(source.folders))]
+    return "\n".join(line for line in lines if line) or None
+
+
+def _drift_line(source: DataSource, number: int, folder: str) -> str | None:
+    drift, where = source.drift(number), escape_path(source.folders[number])
+    if drift is None:
         return None
-    where = escape_path(source.folder)
     if not drift.files:
         return f"index holds {drift.held:,} of {drift.rows:,} rows of {where}"
     are = "file is" if drift.files == 1 else "files are"
@@ -51,11 +55,14 @@ def drift_of(index: HammingIndex | StoreIndex, folder: str) -> str | None:
     )
 
 
-def _dataset(index: HammingIndex) -> dict[str, Any] | None:
-    if index.source is None:
-        return None
-    drift = index.source.drift() or Drift(index.source.rows, index.source.rows, 0)
-    return {"folder": escape_path(index.source.folder), **drift._asdict()}
+def _datasets(index: HammingIndex) -> list[dict[str, Any]]:
+    source = index.source
+    if source is None:
+        return []
+    held = [sum(source.parts[i].held for i in source.files_of(n).values()) for n in range(len(source.folders))]
+    drifts = [source.drift(number) or Drift(rows, rows, 0) for number, rows in enumerate(held)]
+    folders = map(escape_path, source.folders)
+    return [{"folder": folder, **drift._asdict()} for folder, drift in zip(folders, drifts, strict=True)]
 
 
 def missed_target(index: HammingIndex) -> str | None:
@@ -71,6 +78,7 @@ def missed_target(index: HammingIndex) -> str | None:
 
 def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
     layout, vectors, binarizer, check = index.layout, index.rows.vectors, index.binarizer, index.self_check
+    datasets = _datasets(index)
     return {
         "index": escape_path(str(folder)),
         "images": len(index),
@@ -82,7 +90,8 @@ def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
         "columns": index.rows.column_names,
         "vectors": None if vectors is None else {"dtype": vectors.dtype.name, "width": vectors.shape[1]},
         "provenance": index.provenance,
-        "dataset": _dataset(index),
+        "dataset": datasets[0] if len(datasets) == 1 else None,
+        "datasets": datasets,
         "self_check": None if check is None else check.to_dict(),
         "target_missed": missed_target(index),
     }
@@ -95,8 +104,9 @@ def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, 
     yield "codes", f"{index.n_bits:,} bits = {index.rows.codes.shape[1]:,} B: {describe_provenance(index.provenance)}"
     if index.binarizer is not None:
         yield "binarizer", f"{index.binarizer.kind}, fitted on {index.binarizer.fitted_on:,} images"
-    if index.source is not None:
-        yield "data set", drift_of(index, str(folder)) or escape_path(index.source.folder)
+    if (source := index.source) is not None:
+        for number, where in enumerate(source.folders):
+            yield "data set", _drift_line(source, number, str(folder)) or escape_path(where)
     yield "kind", f"{settings.kind}: {KINDS[settings.kind]}"
     if settings.effort is not None:
         yield "effort", str(settings.effort)

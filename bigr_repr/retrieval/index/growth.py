@@ -1,0 +1,103 @@
+"""An index folder that gets rows behind those it has and loses some, in the time that those take. Knows no data sets.
+
+Nothing of the index is read but its manifest, and nothing written but the new rows, the numbers of those that are gone,
+and a manifest.
+"""
+
+# n rows
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr._version import __version__
+from bigr_repr.retrieval.codes.binarizer import Binarizer
+from bigr_repr.retrieval.codes.live import Gaps
+from bigr_repr.retrieval.codes.provenance import parse_provenance
+from bigr_repr.retrieval.codes.rows import IndexRows
+from bigr_repr.retrieval.codes.source import DataSource
+from bigr_repr.retrieval.index.folder import FolderReader, FolderWriter
+from bigr_repr.retrieval.index.settings import IndexSettings
+from bigr_repr.retrieval.index.storage import (
+    RowWriter,
+    covered_rows,
+    kept_names,
+    read_binarizer,
+    read_gaps,
+    read_source,
+)
+
+__all__ = ["FolderState", "grow"]
+
+_GONE: Final = 8  # one in so many rows may be gone: searches pass over them
+_TAIL: Final = 10  # one in so many rows may be new to an approximate index: searches compare with all of them
+_FEW: Final = 1024  # new rows that it takes in any case
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderState:
+    """What a folder's manifest says. gaps: of its stored rows. covered: those that an approximate index was made of.
+
+    columns: names of those kept; vectors: their type; None: none.
+    """
+
+    settings: IndexSettings
+    provenance: dict[str, Any] | None
+    source: DataSource | None
+    binarizer: Binarizer | None
+    gaps: Gaps
+    covered: int
+    columns: tuple[str, ...]
+    vectors: str | None
+
+    @classmethod
+    def read(cls, reader: FolderReader) -> FolderState:
+        """The state of a folder.  Raises ValueError for a damaged one."""
+        stored = reader.field("count", int)
+        vectors = reader.field("vectors", dict, optional=True)
+        return cls(
+            settings=IndexSettings.from_dict(reader.field("settings", dict)),
+            provenance=parse_provenance(reader.field("origin", dict, optional=True)),
+            source=read_source(reader, stored), binarizer=read_binarizer(reader, reader.field("n_bits", int)),
+            gaps=read_gaps(reader) or Gaps(np.empty(0, np.int64), stored), covered=covered_rows(reader),
+            columns=tuple(kept_names(reader)),
+            vectors=None if vectors is None else vectors["dtype"],
+        )  # fmt: skip
+
+    def has_room(self, gone: int, new: int) -> bool:
+        """Whether so many more rows may go and come before all should be written anew."""
+        stored = self.gaps.stored + new
+        left = stored - len(self.gaps.gone) - gone
+        if not len(self.gaps) or not left or _GONE * (stored - left) > stored:
+            return False
+        return self.settings.kind in ("flat", "hash") or stored - self.covered <= max(_FEW, self.covered // _TAIL)
+
+
+def grow(
+    writer: FolderWriter,
+    reader: FolderReader,
+    gone: NDArray[np.int64],
+    batches: Iterator[IndexRows],
+    source: DataSource | None,
+) -> None:
+    """Make the folder's state one with more rows behind its own, and without some.
+
+    gone: stored rows, ascending. batches: rows of the make that the index's are of. source: of all rows together.
+    """
+    state = FolderState.read(reader)
+    rows = RowWriter(writer, reader)
+    for batch in batches:
+        rows.append(batch)
+    rows.finish()
+    gaps = state.gaps.more(gone, rows.count)
+    if len(gaps.gone):
+        writer.append("gone", gaps.gone)
+    manifest = {name: value for name, value in reader.manifest.items() if name not in ("files", "format", "sha256")}
+    covered = {} if state.settings.kind in ("flat", "hash") else {"covered": state.covered}
+    dataset = None if source is None else source.to_dict(reader.folder)
+    writer.commit({**manifest, **covered, "package_version": __version__, "count": rows.count, "dataset": dataset})
