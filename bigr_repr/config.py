@@ -10,12 +10,15 @@ from typing import Any, TypeVar
 
 OBJECTIVES = ("flip", "x0", "bce")
 ATTENTIONS = ("full", "causal")
+CONDITIONS = ("class", "text")
+_OF_TEXT = ("condition", "caption_dim", "caption_tokens", "text_encoder", "text_encoder_sha256")
 _T = TypeVar("_T")
 _SHOWN = 80  # characters of a value in an error
 # The largest numbers that a configuration may state, where that is not 65 536.
 _MOST = {
     "layers": 1024, "heads": 4096, "transcoder_blocks": 1024, "res_blocks": 1024, "in_channels": 64, "grid": 4096,
     "code_bits": 4096, "classes": 10_000_000, "train_timesteps": 1_000_000, "sample_timesteps": 1_000_000,
+    "caption_tokens": 4096,
 }  # fmt: skip
 
 
@@ -108,6 +111,8 @@ class GeneratorConfig:
     weights), "x0" (the clean bits) or "bce" (the clean bits without any diffusion, in one step).
     `attention` is "full" (masked tokens are read off all others; BiGR) or "causal": an autoregressive model, in which a
     token reads the class and the tokens before it, in raster order, and tells the bits of the next one.
+    `condition` is what pictures are drawn of: "class", one of `classes`, or "text", a caption of at most
+    `caption_tokens` tokens, each a vector of `caption_dim` that a text encoder gives. Both are 0 in models of classes.
     """
 
     layers: int = 24
@@ -120,6 +125,9 @@ class GeneratorConfig:
     grid: int = 16
     objective: str = "flip"
     attention: str = "full"
+    condition: str = "class"
+    caption_dim: int = 0
+    caption_tokens: int = 0
     train_timesteps: int = 256
     sample_timesteps: int = 100
     rope_base: float = 10000.0
@@ -137,6 +145,12 @@ class GeneratorConfig:
         require(self.dim // self.heads % 4 == 0, "dim / heads", self.dim // self.heads, rule)
         require(self.objective in OBJECTIVES, "objective", self.objective, f"choose one of {', '.join(OBJECTIVES)}")
         require(self.attention in ATTENTIONS, "attention", self.attention, f"choose one of {', '.join(ATTENTIONS)}")
+        require(self.condition in CONDITIONS, "condition", self.condition, f"choose one of {', '.join(CONDITIONS)}")
+        for name in ("caption_dim", "caption_tokens"):
+            if self.condition == "text":
+                _positive(self, name)
+            else:
+                require(getattr(self, name) == 0, name, getattr(self, name), "it is of models with condition='text'")
         rule = f"it must not exceed train_timesteps={self.train_timesteps}"
         require(self.sample_timesteps <= self.train_timesteps, "sample_timesteps", self.sample_timesteps, rule)
 
@@ -150,6 +164,11 @@ class GeneratorConfig:
         """Width of the SwiGLU feed-forward layers: int(8 D / 3), rounded up to a multiple of `ffn_multiple_of`."""
         multiple = self.ffn_multiple_of
         return -(-int(8 * self.dim / 3) // multiple) * multiple
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain data; of a model of classes, as versions without captions knew it."""
+        ours = dataclasses.asdict(self)
+        return ours if self.condition == "text" else {key: ours[key] for key in ours if key not in _OF_TEXT}
 
     def layer_index(self, layer: int | str, model: str = "this model") -> int:
         """Resolve `layer` (0-based, negative from the end, or "mid") to a block index in 0..layers-1."""
@@ -168,13 +187,16 @@ class ModelConfig:
     """A whole model: both architectures and what its users must know about it.
 
     `training` says on what data, under which terms and how it was trained; `quality` holds measured figures.
-    Both are free-form records for people and never change what the model computes.
+    Both are free-form records for people and never change what the model computes. `text_encoder` names the network
+    that encodes a text model's captions, `text_encoder_sha256` its weights; both are empty in models of classes.
     """
 
     name: str
     tokenizer: TokenizerConfig
     generator: GeneratorConfig
     class_names: tuple[str, ...] = ()
+    text_encoder: str = ""
+    text_encoder_sha256: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
 
@@ -187,6 +209,8 @@ class ModelConfig:
         names = len(self.class_names)
         rule = f"the generator has {generator.classes} classes; give one name each, or none"
         require(names in (0, generator.classes), "len(class_names)", names, rule)
+        rule = "a text model names the encoder of its captions, a model of classes none"
+        require(bool(self.text_encoder) == (generator.condition == "text"), "text_encoder", self.text_encoder, rule)
 
     @property
     def image_size(self) -> int:
@@ -200,7 +224,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data, ready for JSON."""
-        return dataclasses.asdict(self)
+        ours = dataclasses.asdict(self) | {"generator": self.generator.to_dict()}
+        return ours if self.text_encoder else {key: ours[key] for key in ours if key not in _OF_TEXT}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:

@@ -31,10 +31,12 @@ class ImageSet(ABC):
     """Images by number, with a label each where the source has labels.
 
     `labels` is int64 (n,) or None; `class_names` has one name per label, or none; `class_ids` the WordNet id of each,
-    where the source states them. A negative label means that the image has none.
+    where the source states them. A negative label means that the image has none. `captions` has those of each image,
+    none or several, or is None.
     """
 
     labels: IntArray | None = None
+    captions: Sequence[Sequence[str]] | None = None
     class_names: tuple[str, ...] = ()
     class_ids: tuple[str, ...] = ()
 
@@ -180,6 +182,8 @@ class DigitsSet(ImageSet):
         return _fingerprint(["digits", self._train])
 
 
+_SCENES = 10_000
+
 # Where torchvision calls its splits otherwise than train and test; and arguments it needs for the usual variant.
 _SPLITS = {
     "ImageNet": ("train", "val"),
@@ -188,6 +192,41 @@ _SPLITS = {
     "Places365": ("train-standard", "val"),
 }
 _ARGUMENTS: dict[str, dict[str, Any]] = {"Places365": {"small": True}}
+
+
+class SceneSet(ImageSet):
+    """Pictures of the synthetic world with their captions, made as they are asked for: scenes 0..count-1 of a seed.
+
+    held_out: scenes that show a pair of color and shape which the others never show.
+    """
+
+    def __init__(self, count: int, *, seed: int = 0, held_out: bool = False, side: int = 64) -> None:
+        from bigr_repr.captions.scenes import make_scene
+        from bigr_repr.captions.wording import captions_of
+
+        self._facts = [count, seed, held_out, side]
+        self._scenes = [make_scene(seed, number, held_out=held_out) for number in range(count)]
+        self._side = side
+        self.captions = [captions_of(scene) for scene in self._scenes]
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def load(self, index: int) -> Image.Image:
+        from bigr_repr.captions.scenes import draw
+
+        return draw(self._scenes[index], self._side)
+
+    def fingerprint(self) -> str:
+        return _fingerprint(["synthetic-captions", *self._facts])
+
+
+def _scene_set(source: str, train: bool) -> SceneSet:
+    """The set of "synthetic-captions", "synthetic-captions:COUNT" or "synthetic-captions:COUNT:held-out"."""
+    _, count, which = (*source.split(":", 2), "", "")[:3]
+    if not (count or "1").isdecimal() or which not in ("", "held-out"):
+        raise ValueError(f"{source}: expected synthetic-captions:COUNT or synthetic-captions:COUNT:held-out")
+    return SceneSet(int(count or _SCENES), seed=0 if train else 1, held_out=which == "held-out")
 
 
 class TorchvisionSet(ImageSet):
@@ -293,6 +332,8 @@ class JoinedSet(ImageSet):
 
 def _open(source: str, train: bool, columns: Columns) -> list[ImageSet]:
     """The parts of one source."""
+    if source.partition(":")[0] == "synthetic-captions":
+        return [_scene_set(source, train)]
     if source.startswith("torchvision:"):
         _, name, root = (*source.split(":", 2), "", "")[:3]
         return [TorchvisionSet(name, root or ".", train=train)]

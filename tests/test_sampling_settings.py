@@ -55,7 +55,7 @@ def test_confidence_steps_need_an_order_that_ranks() -> None:
 
 def test_keywords_are_the_fields_of_the_settings() -> None:
     fields = {field.name for field in dataclasses.fields(SamplingSettings)}
-    others = {"seed", "first", "batch_size", "settings", "callback", *ALIASES}
+    others = {"seed", "first", "batch_size", "prompt", "negative", "settings", "callback", *ALIASES}
     assert Options.__annotations__.keys() == fields | others
     hints, ours = get_type_hints(Options), get_type_hints(SamplingSettings)
     for name in [*fields, *ALIASES]:

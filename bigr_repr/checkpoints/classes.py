@@ -23,6 +23,8 @@ def class_names(config: ModelConfig) -> tuple[str, ...]:
 
 def has_classes(config: ModelConfig) -> bool:
     """Whether the model was trained with classes."""
+    if config.generator.condition == "text":
+        return False
     settings = config.training.get("settings")
     return not (isinstance(settings, Mapping) and settings.get("conditional") is False)
 

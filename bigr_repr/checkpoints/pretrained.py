@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import catalog, released
 from bigr_repr.checkpoints.catalog import CONFIG_FILE, GENERATOR_FILE, TOKENIZER_FILE, ModelEntry, available_models
+from bigr_repr.checkpoints.text_encoders import TextEncoder, load_text_encoder
 from bigr_repr.checkpoints.weights import assign, fingerprint, without_weights
 from bigr_repr.config import ModelConfig, preset, preset_names
 from bigr_repr.models.bigr import BiGR
@@ -56,6 +57,24 @@ class Pretrained:
         after changing weights, make a new Pretrained.
         """
         return fingerprint(_joined(self.tokenizer.state_dict(), self.generator.state_dict()))
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """The encoder of a text model's captions, loaded when first needed, on the CPU.
+
+        Raises ValueError for a model of classes and for another encoder than the model was trained with, else as
+        `load_text_encoder`.
+        """
+        name, wanted = self.config.text_encoder, self.config.text_encoder_sha256
+        if not name:
+            raise ValueError(f"{self.config.name} was trained with classes, not captions; give labels, not a prompt")
+        encoder = load_text_encoder(name)
+        if wanted and encoder.fingerprint != wanted:
+            raise ValueError(
+                f"the text encoder {name} is another than {self.config.name} was trained with: its SHA-256 is "
+                f"{encoder.fingerprint[:12]}…, not {wanted[:12]}…; put that one in its place"
+            )
+        return encoder
 
     @property
     def device(self) -> torch.device:

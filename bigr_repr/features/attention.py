@@ -48,7 +48,7 @@ def token_attention(bits: ArrayLike, pre: Pretrained, layer: int | str, token: i
             part = torch.from_numpy(np.ascontiguousarray(codes[start : start + _BATCH])).to(weight)
             condition = transformer.condition_embedding(None, len(part))
             transformer(part, condition, layers=(block,))
-            x, table = heard.pop()
+            x, table, _ = heard.pop()
             found.append(_weights(attention, x, table, 1 + token).cpu().numpy())
     finally:
         hook.remove()

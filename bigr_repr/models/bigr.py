@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from bigr_repr.config import GeneratorConfig
 from bigr_repr.models.transcoder import BernoulliDiffusion
-from bigr_repr.models.transformer import Transformer
+from bigr_repr.models.transformer import Captions, Transformer
 
 
 def masked_count(step: int, steps: int, tokens: int) -> int:
@@ -39,19 +39,26 @@ class TrainingPass(NamedTuple):
     states: dict[int, Tensor]
 
 
-def drop_labels(
-    labels: Tensor, probability: float, no_class: int, *, generator: torch.Generator | None = None
-) -> Tensor:
-    """Labels (B,), each replaced by `no_class` with this probability: what classifier-free guidance is trained with."""
-    dropped = torch.rand(labels.shape, generator=generator, device=labels.device) < probability
-    return torch.where(dropped, no_class, labels)
+Given: TypeAlias = Tensor | Captions  # labels, or captions, one an image
+
+
+def drop_labels(labels: Given, probability: float, no_class: int, *, generator: torch.Generator | None = None) -> Given:
+    """Labels (B,), each replaced by `no_class` with this probability: what classifier-free guidance is trained with.
+
+    Captions become null captions.
+    """
+    old, new = (labels.lengths, 0) if isinstance(labels, Captions) else (labels, no_class)
+    dropped = torch.rand(old.shape, generator=generator, device=old.device) < probability
+    kept = torch.where(dropped, new, old)
+    return Captions(labels.features, kept) if isinstance(labels, Captions) else kept
 
 
 class BiGR(nn.Module):
     """The generator: reads codes with some tokens masked, and gives hidden states, conditions for sampling, or a loss.
 
     Codes are 0/1 floats (B, N, K), tokens in raster order. Labels are int64 (B,) in 0..C-1, or C for "no class";
-    None stands for "no class" everywhere.
+    None stands for "no class" everywhere. Text models take `Captions` in the place of labels; None stands for the null
+    caption.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -63,7 +70,7 @@ class BiGR(nn.Module):
     def hidden_states(
         self,
         codes: Tensor,
-        labels: Tensor | None = None,
+        labels: Given | None = None,
         *,
         layers: Iterable[int] = (-1,),
         masked: Tensor | None = None,
@@ -78,7 +85,7 @@ class BiGR(nn.Module):
         states = self.transformer(codes, condition, masked, layers=index.values())
         return {layer: states[block] for layer, block in index.items()}
 
-    def condition(self, codes: Tensor, labels: Tensor | None, masked: Tensor | None) -> Tensor:
+    def condition(self, codes: Tensor, labels: Given | None, masked: Tensor | None) -> Tensor:
         """What the transcoder draws the bits of each token from: codes (B, N, K), masked (B, N) bool -> (B, N, D)."""
         embedding = self.transformer.condition_embedding(labels, codes.shape[0])
         return self.transformer.condition(codes, embedding, masked)
@@ -86,7 +93,7 @@ class BiGR(nn.Module):
     def loss(
         self,
         codes: Tensor,
-        labels: Tensor | None = None,
+        labels: Given | None = None,
         *,
         generator: torch.Generator | None = None,
         masked: Tensor | None = None,
@@ -109,7 +116,7 @@ class BiGR(nn.Module):
     def forward(
         self,
         codes: Tensor,
-        labels: Tensor | None,
+        labels: Given | None,
         masked: Tensor,
         *,
         generator: torch.Generator | None = None,
@@ -136,4 +143,4 @@ class BiGR(nn.Module):
         t = torch.randint(1, steps + 1, (rows,), generator=generator, device=codes.device)
         uniform = torch.rand(clean.shape, generator=generator, device=codes.device)
         loss = self.diffusion.loss_per_bit(clean, condition, t, uniform).mean()
-        return TrainingPass(loss, {layer: states[layer][:, 1:] for layer in layers})
+        return TrainingPass(loss, {layer: states[layer][:, -codes.shape[1] :] for layer in layers})

@@ -3,11 +3,13 @@
 Module and parameter names follow the released weights. Source: BiGR (arXiv 2410.14672), section 3.2.
 """
 
-# B batch, N tokens, K bits per token, D width, S sequence (condition token + N tokens), M heads, d head width
+# B batch, N tokens, K bits per token, D width, P rows of the condition (1, with a caption one more for each of its
+# tokens), S sequence (P + N), M heads, d head width, T caption tokens, E width of the text encoder's vectors
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +30,21 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype) * self.weight
 
 
-def rotary_table(grid: int, head_dim: int, base: float, device: torch.device) -> Tensor:
-    """Cosines and sines of 2-D rotary positions, the condition token in front: (2, 1 + grid*grid, head_dim / 2).
+class Captions(NamedTuple):
+    """Captions as a text encoder gives them, one an image, and how many tokens each has.
 
-    The first half of a head turns by row, the second by column. float32.
+    features: (B, T, E), what follows a caption's end being of no account; lengths: (B,), int64 in 0..T, where 0 is the
+    null caption.
+    """
+
+    features: Tensor
+    lengths: Tensor
+
+
+def rotary_table(grid: int, head_dim: int, base: float, device: torch.device, *, captions: int = 0) -> Tensor:
+    """Cosines and sines of 2-D rotary positions, the condition in front: (2, captions + 1 + grid*grid, head_dim / 2).
+
+    The first half of a head turns by row, the second by column; caption tokens do not turn. float32.
     """
     half = head_dim // 2
     frequencies = base ** (-torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
@@ -41,7 +54,8 @@ def rotary_table(grid: int, head_dim: int, base: float, device: torch.device) ->
     angles = torch.cat([by_row, by_column], dim=-1).reshape(grid * grid, half)
     table = torch.stack([angles.cos(), angles.sin()])
     # The condition token has cos = sin = 0: its rotated query and key are zero vectors. Released weights rely on it.
-    return torch.cat([table.new_zeros(2, 1, half), table], dim=1)
+    unturned = torch.stack([table.new_ones(captions, half), table.new_zeros(captions, half)])
+    return torch.cat([unturned, table.new_zeros(2, 1, half), table], dim=1)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
@@ -56,20 +70,41 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return turned.flatten(-2).to(x.dtype)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """Softmax attention, (B, M, S, d) each -> (B, M, S, d); causal: each position reads itself and those before it."""
+def join_conditions(first: Tensor, second: Tensor) -> Tensor:
+    """Conditions one after the other, (B1 + B2, D), or (B1 + B2, P, D) where P is the larger of the two."""
+    if first.ndim == 3:
+        rows = max(first.shape[1], second.shape[1])
+        first, second = (F.pad(each, (0, 0, rows - each.shape[1], 0)) for each in (first, second))
+    return torch.cat([first, second])
+
+
+def trimmed(condition: Tensor) -> Tensor:
+    """A condition without the rows that no caption of it has a token for: what an image gets is then up to itself."""
+    return condition if condition.ndim == 2 else condition[:, (condition != 0).any(-1).any(0)]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, present: Tensor | None) -> Tensor:
+    """Softmax attention, (B, M, S, d) each -> (B, M, S, d); causal: each position reads itself and those before it.
+
+    present: (B, 1, 1, S), bool, which positions there are to read; None: all.
+    """
     if torch.is_grad_enabled() and q.device.type == "cpu":
         # The fused kernel's backward pass is slow there: without it a step in bfloat16 takes 0.6 of the time.
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         if causal:
             later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
             scores = scores.masked_fill(later, -torch.inf)
+        if present is not None:
+            scores = scores.masked_fill(~present, torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1, dtype=torch.float32)
         mixed: Tensor = weights.to(v.dtype) @ v
         return mixed
-    return F.scaled_dot_product_attention(
-        q, k, v, is_causal=causal
-    )  # no mask tensor: that keeps the fused kernels available
+    if present is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # without a mask all fused kernels are open
+    if causal:
+        present = present & torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        present = present | torch.eye(q.shape[-2], dtype=torch.bool, device=q.device)  # padding reads itself: no NaN
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=present)
 
 
 class Attention(nn.Module):
@@ -81,9 +116,9 @@ class Attention(nn.Module):
         self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.wo = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, present: Tensor | None = None) -> Tensor:
         q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = _attend(rotate(q, table), rotate(k, table), v, self.causal)
+        mixed = _attend(rotate(q, table), rotate(k, table), v, self.causal, present)
         return self.wo(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
@@ -111,10 +146,12 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, shared: Tensor, table: Tensor, dropout: float = 0.0) -> Tensor:
-        """`shared` is the modulation that all blocks have in common, (B, 1, 6, D)."""
+    def forward(
+        self, x: Tensor, shared: Tensor, table: Tensor, dropout: float = 0.0, present: Tensor | None = None
+    ) -> Tensor:
+        """`shared` is the modulation that all blocks have in common, (B, 1, 6, D); present: as of attention."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (shared + self.ada_gss).unbind(2)
-        h = self.attention(torch.addcmul(shift1, self.attention_norm(x), 1 + scale1), table)
+        h = self.attention(torch.addcmul(shift1, self.attention_norm(x), 1 + scale1), table, present)
         x = torch.addcmul(x, gate1, F.dropout(h, dropout, self.training))
         h = self.feed_forward(torch.addcmul(shift2, self.ffn_norm(x), 1 + scale2))
         return torch.addcmul(x, gate2, F.dropout(h, dropout, self.training))
@@ -128,10 +165,39 @@ class ClassEmbedding(nn.Module):
         self.embedding_table = nn.Embedding(classes + 1, dim)
 
 
+class CaptionEmbedding(nn.Module):
+    """Captions as rows in front of the tokens, the last the caption as a whole; and a row for the null caption.
+
+    The encoder's vectors are brought to one length, then to width D by two layers; their mean is the whole. Places in
+    the caption are learned, so that an encoder may give vectors of words that know nothing of their neighbors.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.eps = config.norm_eps
+        self.first = nn.Linear(config.caption_dim, config.dim)
+        self.second = nn.Linear(config.dim, config.dim)
+        self.places = nn.Parameter(torch.empty(1, config.caption_tokens, config.dim))
+        self.null = nn.Parameter(torch.empty(1, config.dim))
+
+    def forward(self, captions: Captions) -> Tensor:
+        """-> (B, T + 1, D), zeros where a caption has no token: what a row of zeros stands for is not read."""
+        features = captions.features.to(self.null.dtype)
+        features = F.rms_norm(features.float(), features.shape[-1:], None, self.eps).to(features.dtype)
+        tokens = self.second(F.gelu(self.first(features)))
+        there = torch.arange(tokens.shape[1], device=tokens.device) < captions.lengths[:, None]
+        tokens = tokens * there[:, :, None]
+        whole = tokens.sum(1) / captions.lengths.clamp(min=1)[:, None].to(tokens.dtype)
+        whole = torch.where(captions.lengths[:, None] > 0, whole, self.null.to(tokens.dtype))
+        placed = (tokens + self.places[:, : tokens.shape[1]].to(tokens.dtype)) * there[:, :, None]
+        return torch.cat([placed, whole[:, None]], dim=1)
+
+
 class Transformer(nn.Module):
     """Reads codes with some tokens masked, and a condition; gives hidden states of any blocks.
 
-    Codes are 0/1 floats (B, N, K); conditions are embeddings (B, D) from `condition_embedding`.
+    Codes are 0/1 floats (B, N, K); conditions are embeddings from `condition_embedding`: (B, D), or of a text model (B,
+    P, D), of which the last row drives the modulation and rows of zeros are not read.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -140,7 +206,10 @@ class Transformer(nn.Module):
         dim = config.dim
         self.mask_tok = nn.Parameter(torch.empty(1, dim))
         self.diffusion_pos_embed_learned = nn.Parameter(torch.empty(1, config.tokens, dim))
-        self.cls_embedding = ClassEmbedding(config.classes, dim)
+        if config.condition == "text":
+            self.cap_embedding = CaptionEmbedding(config)
+        else:
+            self.cls_embedding = ClassEmbedding(config.classes, dim)
         self.tok_embeddings = nn.Linear(config.code_bits, dim)
         self.adaLN = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -151,6 +220,9 @@ class Transformer(nn.Module):
     def _initialize(self) -> None:
         nn.init.normal_(self.mask_tok, std=0.02)
         nn.init.normal_(self.diffusion_pos_embed_learned, std=0.02)
+        if self.config.condition == "text":
+            nn.init.normal_(self.cap_embedding.places, std=0.02)
+            nn.init.normal_(self.cap_embedding.null, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -164,8 +236,16 @@ class Transformer(nn.Module):
         with torch.no_grad():
             nn.init.zeros_(self.adaLN[1].weight)  # type: ignore[arg-type]
 
-    def condition_embedding(self, labels: Tensor | None, batch: int) -> Tensor:
-        """Rows of the class table: labels (B,), int64 in 0..C, where C means "no class"; None: C for all. -> (B, D)."""
+    def condition_embedding(self, labels: Tensor | Captions | None, batch: int) -> Tensor:
+        """Conditions of labels or captions; None: of no class, or of the null caption, for all.
+
+        Of a model of classes rows of its table, (B, D): labels (B,), int64 in 0..C, where C means "no class". Of a text
+        model (B, P, D): see `CaptionEmbedding`. Raises ValueError for anything else.
+        """
+        if self.config.condition == "text":
+            return self._of_captions(labels, batch)
+        if isinstance(labels, Captions):
+            raise ValueError("captions are for models with condition='text'; give labels to this one")
         table = self.cls_embedding.embedding_table.weight
         null = self.config.classes
         if labels is None:
@@ -178,6 +258,19 @@ class Transformer(nn.Module):
             found = f"{int(labels.min())}..{int(labels.max())}"
             raise ValueError(f"labels={found} is outside 0..{null} ({null} means no class)")
         return table[labels]
+
+    def _of_captions(self, captions: Tensor | Captions | None, batch: int) -> Tensor:
+        if captions is None:
+            return self.cap_embedding.null.expand(batch, 1, -1)
+        if not isinstance(captions, Captions):
+            raise ValueError("labels are for models with condition='class'; give captions to this one")
+        tokens, width = self.config.caption_tokens, self.config.caption_dim
+        shape = tuple(captions.features.shape)
+        if len(shape) != 3 or shape[0] != batch or shape[1] > tokens or shape[2] != width:
+            raise ValueError(f"captions have shape {shape}; expected ({batch}, T, {width}), T at most {tokens}")
+        if captions.lengths.shape != (batch,):
+            raise ValueError(f"captions have lengths of shape {tuple(captions.lengths.shape)}; expected ({batch},)")
+        return self.cap_embedding(captions)  # type: ignore[no-any-return]
 
     def embed_tokens(self, codes: Tensor, masked: Tensor | None) -> Tensor:
         """(B, N, K) of 0/1 and the masked positions (B, N) -> (B, N, D)."""
@@ -193,7 +286,8 @@ class Transformer(nn.Module):
         Raises ValueError when `codes` is not (B, N, K).
         """
         wanted = {self.config.layers - 1} if layers is None else set(layers)
-        return {layer: state[:, 1:] for layer, state in self.states(codes, condition, masked, wanted).items()}
+        tokens = codes.shape[1]
+        return {layer: state[:, -tokens:] for layer, state in self.states(codes, condition, masked, wanted).items()}
 
     def states(
         self,
@@ -204,23 +298,26 @@ class Transformer(nn.Module):
         *,
         read: Tensor | None = None,
     ) -> dict[int, Tensor]:
-        """Hidden states after the wanted blocks, with the condition token in front: {layer: (B, S, D)}.
+        """Hidden states after the wanted blocks, with the condition in front: {layer: (B, S, D)}.
 
-        `read` (n,), int64, are the positions of the tokens that are read, in raster order; None: all. S = 1 + n.
+        `read` (n,), int64, are the positions of the tokens that are read, in raster order; None: all. S = P + n.
         """
         grid, bits = self.config.grid, self.config.code_bits
         if codes.shape[1:] != (grid * grid, bits):
             raise ValueError(f"codes has shape {tuple(codes.shape)}; expected (B, {grid * grid}, {bits})")
         tokens = self.embed_tokens(codes, masked)
-        x = torch.cat([condition[:, None].to(self.mask_tok.dtype), tokens if read is None else tokens[:, read]], dim=1)
+        front = condition[:, None] if condition.ndim == 2 else condition
+        rows = front.shape[1]
+        x = torch.cat([front.to(self.mask_tok.dtype), tokens if read is None else tokens[:, read]], dim=1)
         head_dim = self.config.dim // self.config.heads
-        table = rotary_table(grid, head_dim, self.config.rope_base, codes.device)
+        table = rotary_table(grid, head_dim, self.config.rope_base, codes.device, captions=rows - 1)
         if read is not None:
-            table = table[:, torch.cat([read.new_zeros(1), read + 1])]
-        shared = self.adaLN(condition).unflatten(-1, (1, 6, -1))  # (B, 1, 6, D)
+            table = table[:, torch.cat([torch.arange(rows, device=read.device), read + rows])]
+        shared = self.adaLN(front[:, -1]).unflatten(-1, (1, 6, -1))  # (B, 1, 6, D)
+        present = None if rows == 1 else _present(front, x.shape[1] - rows)
         states: dict[int, Tensor] = {}
         for index, block in enumerate(self.layers):
-            x = block(x, shared, table, self.dropout)
+            x = block(x, shared, table, self.dropout, present)
             if index in wanted:
                 states[index] = x
                 if len(states) == len(wanted):
@@ -236,7 +333,14 @@ class Transformer(nn.Module):
         return self.condition_of(self.states(codes, condition, masked, {last})[last])
 
     def condition_of(self, state: Tensor, read: Tensor | None = None) -> Tensor:
-        """`condition` from the last block's state (B, 1 + n, D), the condition token in front. -> (B, n, D)."""
-        place = self.diffusion_pos_embed_learned
-        hidden = state[:, :-1] if self.config.attention == "causal" else state[:, 1:]
-        return self.norm(hidden) + (place if read is None else place[:, read])  # type: ignore[no-any-return]
+        """`condition` from the last block's state (B, P + n, D), the condition in front. -> (B, n, D)."""
+        places = self.diffusion_pos_embed_learned
+        place: Tensor = places if read is None else places[:, read]
+        first = state.shape[1] - place.shape[1]
+        hidden = state[:, first - 1 : -1] if self.config.attention == "causal" else state[:, first:]
+        return self.norm(hidden) + place  # type: ignore[no-any-return]
+
+
+def _present(front: Tensor, tokens: int) -> Tensor:
+    """Which positions hold something, (B, 1, 1, P + n): of conditions (B, P, D), the rows that are not all zero."""
+    return F.pad((front != 0).any(-1), (0, tokens), value=True)[:, None, None]

@@ -39,7 +39,7 @@ from bigr_repr.painting.windows import (
 from bigr_repr.sampling.applications import PAINTING, block_rounds
 from bigr_repr.sampling.canvas import decode, lower_detail, partly
 from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_marks, to_picture
-from bigr_repr.sampling.job import Job, Labels, Options, Rounds, at_least_one, class_numbers, in_turn
+from bigr_repr.sampling.job import Job, Labels, Options, Rounds, at_least_one, in_turn, something_named
 from bigr_repr.sampling.sampler import Callback, Iteration
 from bigr_repr.sampling.settings import SamplingSettings
 from bigr_repr.sampling.surroundings import Surroundings
@@ -99,10 +99,10 @@ def inpaint_photo(
 
 
 def edit_photo(
-    pre: Pretrained, photo: ImageLike, mask: MaskLike, labels: Labels, **options: Unpack[PhotoOptions]
+    pre: Pretrained, photo: ImageLike, mask: MaskLike, labels: Labels | None = None, **options: Unpack[PhotoOptions]
 ) -> list[Image.Image]:
-    """A photograph with the marked part replaced by something of the given class: `inpaint_photo` with labels."""
-    return inpaint_photo(pre, photo, mask, class_numbers(pre, labels), **options)
+    """A photograph with the marked part replaced by something of the given class or prompt: see `inpaint_photo`."""
+    return inpaint_photo(pre, photo, mask, something_named(labels, options), **options)
 
 
 def outpaint_photo(
@@ -230,16 +230,16 @@ class _Painting:
         self.left = mask.copy()  # what no window has painted yet
         side = window_side(photo.shape[1], photo.shape[0], call.pasting.window)
         self.band = call.pasting.band or max(1, round(side / self.job.pre.config.generator.grid / 2))
-        classes = None if labels is None else class_numbers(self.job.pre, labels)
+        given = self.job.conditions(labels)
         follow = call.pasting.follow
         if follow is None:
-            follow = _FOLLOW if classes is None else _FOLLOW_WITH_CLASS
+            follow = _FOLLOW if given is None else _FOLLOW_WITH_CLASS
         self.pasting = dataclasses.replace(call.pasting, window=side, band=self.band, follow=float(follow))
         self.windows = self._planned(side)
-        which = in_turn(call.count, 1 if classes is None else len(classes))
-        self.classes = None if classes is None else classes[which]
+        which = in_turn(call.count, 1 if given is None else len(given))
+        self.condition = None if given is None else given[which.to(given.device)]
         self.versions = [photo.copy() for _ in which]
-        self.settings = self.job.settings.resolved(self.job.pre.config.generator, classes is not None)
+        self.settings = self.job.settings.resolved(self.job.pre.config.generator, given is not None)
         self.done = 0
 
     def _planned(self, side: int) -> list[Window]:
@@ -308,7 +308,7 @@ class _Painting:
         if seen.fit and seen.near is not None:
             images, trust = seen.near.continued(images), seen.near.trust(self.pasting.follow or 0.0)
         job = self.job.with_changes(seed=seed, callback=self._callback(window, seen))
-        return seen.fitted(job.repaint(images, seen.tokens, self.classes, None, rounds=self.rounds, trust=trust))
+        return seen.fitted(job.repaint(images, seen.tokens, self.condition, None, rounds=self.rounds, trust=trust))
 
     def _put(self, photo: PixelArray, canvas: Tensor, window: Window, blend: str) -> None:
         """Put a canvas (3, S, S) in [0, 1] where its window is to be painted, without a seam to what is painted.

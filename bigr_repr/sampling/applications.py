@@ -18,7 +18,7 @@ from torch import Tensor
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.sampling.canvas import lower_detail, place, to_canvas, token_mask
 from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_batch
-from bigr_repr.sampling.job import Job, Labels, Options, at_least_one, class_numbers, in_turn
+from bigr_repr.sampling.job import Job, Labels, Options, at_least_one, in_turn, something_named
 from bigr_repr.sampling.noise import Draws
 from bigr_repr.sampling.settings import SamplingSettings
 from bigr_repr.sampling.walk import walk
@@ -30,18 +30,18 @@ PAINTING = SamplingSettings(steps=25, schedule="linear")
 def generate(
     pre: Pretrained, labels: Labels | None = None, *, count: int | None = None, **options: Unpack[Options]
 ) -> Tensor:
-    """New images of the given classes; without labels, of no class in particular.
+    """New images of the given classes; without labels, of no class in particular. Of a text model: of a `prompt`.
 
-    labels: classes in 0..C-1.  count: how many images in all, the labels taken in turn; None: one of each.
+    labels: classes in 0..C-1.  count: how many images in all, the labels or prompts taken in turn; None: one of each.
 
-    Raises ValueError for labels outside the model's classes, impossible settings, or guidance without labels.
+    Raises ValueError for labels outside the model's classes, labels of a text model or a prompt to another, impossible
+    settings, or guidance without labels.
     """
     job = Job(pre, SamplingSettings(), options)
-    classes = None if labels is None else class_numbers(pre, labels)
-    which = in_turn(count, 1 if classes is None else len(classes))
-    classes = None if classes is None else classes[which]
+    given = job.conditions(labels)
+    which = in_turn(count, 1 if given is None else len(given))
     masked = torch.ones(len(which), pre.config.generator.tokens, dtype=torch.bool)
-    return job.run(masked, condition=job.condition(classes))
+    return job.run(masked, condition=None if given is None else given[which.to(given.device)])
 
 
 def inpaint(
@@ -63,20 +63,21 @@ def inpaint(
 
     Raises ValueError for another size, an empty mask, labels outside the model's classes, or guidance without labels.
     """
-    return Job(pre, PAINTING, options).repaint(to_canvas(pre, image), token_mask(pre, mask), labels, count)
+    job = Job(pre, PAINTING, options)
+    return job.repaint(to_canvas(pre, image), token_mask(pre, mask), job.conditions(labels), count)
 
 
 def edit(
     pre: Pretrained,
     image: ImageLike,
     mask: MaskLike,
-    labels: Labels,
+    labels: Labels | None = None,
     *,
     count: int | None = None,
     **options: Unpack[Options],
 ) -> Tensor:
-    """Images with the marked part replaced by something of the given class: `inpaint` with labels."""
-    return inpaint(pre, image, mask, class_numbers(pre, labels), count=count, **options)
+    """Images with the marked part replaced by something of the given class or prompt: `inpaint` with one of them."""
+    return inpaint(pre, image, mask, something_named(labels, options), count=count, **options)
 
 
 def outpaint(
@@ -97,40 +98,43 @@ def outpaint(
     Raises ValueError for an image that leaves or fills the canvas, and as `inpaint` does.
     """
     canvas, masked = place(pre, to_batch(image), at)
-    return Job(pre, PAINTING, options).repaint(canvas, masked, labels, count)
+    job = Job(pre, PAINTING, options)
+    return job.repaint(canvas, masked, job.conditions(labels), count)
 
 
 def interpolate(
     pre: Pretrained,
-    labels: Sequence[int] | Tensor,
+    labels: Sequence[int] | Tensor | None = None,
     *,
     frames: int = 9,
     weights: Tensor | Sequence[Sequence[float]] | None = None,
     smooth: bool = True,
     **options: Unpack[Options],
 ) -> Tensor:
-    """Images between classes: the condition is the weighted sum of class embeddings; all share the noise of `first`.
+    """Images between classes, or prompts: the condition is the weighted sum of theirs; all share the noise of `first`.
 
-    labels: two or more classes.  frames: so many even steps from the first to the last, by way of the others.
-    weights: (B, L), a row for each image and a column for each label, instead of even steps.  smooth: draw the classes
-    themselves first, and what lies between so that neighbors are alike; see `walk`. False: each image by itself.
+    labels: two or more classes; None: as many prompts.  frames: so many even steps from the first to the last, by way
+    of the others.  weights: (B, L), a row for each image and a column for each label, instead of even steps.  smooth:
+    draw the classes themselves first, and what lies between so that neighbors are alike; see `walk`. False: each image
+    by itself.
 
     Raises ValueError for fewer than two labels, labels outside the model's classes, or misshapen weights.
     """
-    job, classes = Job(pre, SamplingSettings(), options), class_numbers(pre, labels)
-    if len(classes) < 2:
-        raise ValueError(f"labels={classes.tolist()} is a single class; interpolation goes between two or more")
-    mix = _even_steps(frames, len(classes)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
-    if mix.ndim != 2 or mix.shape[1] != len(classes) or not len(mix) or not mix.isfinite().all():
+    job = Job(pre, SamplingSettings(), options)
+    condition = job.conditions(labels)
+    if condition is None or len(condition) < 2:
+        named = f"prompt={job.prompts} is a single prompt" if labels is None else f"labels={labels!r} is a single class"
+        raise ValueError(f"{named}; interpolation goes between two or more")
+    ends = len(condition)
+    mix = _even_steps(frames, ends) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
+    if mix.ndim != 2 or mix.shape[1] != ends or not len(mix) or not mix.isfinite().all():
         found = f"weights has shape {tuple(mix.shape)}"
-        raise ValueError(f"{found}; expected (images, {len(classes)}), finite: one column per label")
+        raise ValueError(f"{found}; expected (images, {ends}), finite: one column per label")
     masked = torch.ones(len(mix), pre.config.generator.tokens, dtype=torch.bool)
-    condition = job.condition(classes)
-    assert condition is not None
     if smooth:
         job.check(conditional=True)
         return job.decoded(walk(job, condition, mix))
-    mixed = (mix.to(condition.device)[:, :, None] * condition.float()).sum(dim=1)
+    mixed = (mix.to(condition.device).view(*mix.shape, *(1,) * (condition.ndim - 1)) * condition.float()).sum(dim=1)
     return job.run(masked, condition=mixed, numbers=[job.first] * len(mix))
 
 
@@ -153,7 +157,8 @@ def enrich(
     """
     images = lower_detail(to_canvas(pre, image), at_least_one("scale", scale))
     everything = torch.ones(1, pre.config.generator.tokens, dtype=torch.bool)
-    return Job(pre, SamplingSettings(), options).repaint(images, everything, labels, count, rounds=block_rounds)
+    job = Job(pre, SamplingSettings(), options)
+    return job.repaint(images, everything, job.conditions(labels), count, rounds=block_rounds)
 
 
 def block_rounds(masked: Tensor, draws: Draws) -> list[Tensor]:

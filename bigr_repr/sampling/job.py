@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypeAlias, TypedDict, cast
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.classes import class_number, has_classes
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.models.transformer import trimmed
 from bigr_repr.sampling.canvas import bit_logits, decode, encode
 from bigr_repr.sampling.noise import Draws, SeededDraws
+from bigr_repr.sampling.prompts import Prompt, prompt_list, read_captions
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
 from bigr_repr.sampling.settings import FAST, SamplingSettings, usual_settings
 
@@ -33,6 +36,8 @@ class Options(TypedDict, total=False):
     first       number of the call's first image, 0 by default: to go on where an earlier call stopped.
     batch_size  images computed together; by default 1 on a CPU, where more gains little in float32, else what fits
                 easily. In bfloat16, 32 halve the time of an image on a CPU with AMX, and give up equal bits.
+    prompt      what a text model is to draw, in the place of labels: a text, or several, one an image or in turn.
+    negative    what it is to keep away from, in the place of no caption: a text, for all images.
     settings    a `SamplingSettings` to start from; its fields can be changed by the other keywords.
     callback    called with an `Iteration` after each iteration of each batch.
 
@@ -42,6 +47,8 @@ class Options(TypedDict, total=False):
     seed: int
     first: int
     batch_size: int | None
+    prompt: Prompt | None
+    negative: str | None
     settings: SamplingSettings | None
     callback: Callback | None
     steps: int
@@ -102,7 +109,9 @@ def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
 
     Raises ValueError unless they are names or whole numbers in 0..C-1 of a model that was trained with classes.
     """
-    if not has_classes(check_loaded(pre).config):
+    if check_loaded(pre).config.generator.condition == "text":
+        raise ValueError(f"labels={labels!r}: {pre.config.name} draws from captions, not classes; give a prompt")
+    if not has_classes(pre.config):
         raise ValueError(
             f"labels={labels!r}: {pre.config.name} was trained without classes; name none, and leave guidance out"
         )
@@ -121,6 +130,13 @@ def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
             f"see: bigr-repr models info {pre.config.name} --classes"
         )
     return numbers.view(-1).long().cpu()
+
+
+def something_named(labels: Labels | None, options: Options) -> Labels | None:
+    """The labels. Raises ValueError where neither they nor a prompt say what to draw."""
+    if labels is None and options.get("prompt") is None:
+        raise ValueError("labels=None: nothing is named to put there; give labels, or a prompt to a text model")
+    return labels
 
 
 def in_turn(count: int | None, given: int) -> Tensor:
@@ -145,6 +161,7 @@ class Job:
         self.pre = check_loaded(pre)
         self.seed, self.first = (_at_least(0, name, changes.pop(name, 0)) for name in ("seed", "first"))
         self.callback: Callback | None = changes.pop("callback", None)
+        self.prompts, self.negative = self._texts(changes.pop("prompt", None), changes.pop("negative", None))
         batch_size: int | None = changes.pop("batch_size", None)
         self.batch_size = self._usual_batch() if batch_size is None else at_least_one("batch_size", batch_size)
         start: SamplingSettings | None = changes.pop("settings", None)
@@ -158,6 +175,20 @@ class Job:
         vars(changed).update(changes)
         return changed
 
+    def _texts(self, prompt: Prompt | None, negative: str | None) -> tuple[list[str] | None, list[str] | None]:
+        """The prompts and the negative one, checked."""
+        if prompt is None:
+            if negative is not None:
+                raise ValueError(f"negative={negative!r} goes with a prompt; give one, or leave it out")
+            return None, None
+        texts = prompt_list(prompt)
+        if self.pre.config.generator.condition != "text":
+            raise ValueError(
+                f"prompt={texts[0]!r}: {self.pre.config.name} was trained with classes, not captions; name a class, "
+                "or choose a model that bigr-repr train generator made from train captions"
+            )
+        return texts, None if negative is None else prompt_list([negative], "negative")
+
     def _usual_batch(self) -> int:
         if self.pre.device.type == "cpu":
             return 1
@@ -168,18 +199,31 @@ class Job:
         """Images decoded together: one on a CPU, where more gains nothing and would round otherwise."""
         return 1 if self.pre.device.type == "cpu" else self.batch_size
 
-    def condition(self, classes: Tensor | None) -> Tensor | None:
-        """Embeddings (B, D) of classes (B,); None for None."""
-        if classes is None:
-            return None
-        table = self.pre.generator.transformer.condition_embedding(classes.to(self.pre.device), len(classes))
-        return table.detach()
+    def conditions(self, labels: Labels | None) -> Tensor | None:
+        """One condition for each label, or for each of the call's prompts: (n, D) or (n, P, D); None without either.
+
+        Raises ValueError for labels of a text model, and as `class_numbers`.
+        """
+        embed = self.pre.generator.transformer.condition_embedding
+        if labels is not None:
+            classes = class_numbers(self.pre, labels)
+            return embed(classes.to(self.pre.device), len(classes)).detach()
+        return None if self.prompts is None else self._read(self.prompts)
+
+    def _read(self, texts: Sequence[str]) -> Tensor:
+        embed = self.pre.generator.transformer.condition_embedding
+        return embed(read_captions(self.pre, texts), len(texts)).detach()
+
+    @functools.cached_property
+    def _away(self) -> Tensor | None:
+        """The condition of the negative prompt (1, P, D); None for none."""
+        return None if self.negative is None else self._read(self.negative)
 
     def repaint(
         self,
         images: Tensor,
         masked: Tensor,
-        labels: Labels | None,
+        condition: Tensor | None,
         count: int | None,
         *,
         rounds: Rounds | None = None,
@@ -187,16 +231,18 @@ class Job:
     ) -> Tensor:
         """Fill the masked tokens of images (b, 3, S, S), taken in turn: (B, 3, S, S). See `in_turn` and `run`.
 
-        images, masked (b, N) and labels go together; a single one goes with any number of the others.  trust: (N,), how
-        far the images' own bits of masked tokens count: 0 not at all, 1 as evidence of as much weight as the model's.
+        images, masked (b, N) and condition, as of `conditions`, go together; a single one goes with any number of the
+        others.  trust: (N,), how far the images' own bits of masked tokens count: 0 not at all, 1 as evidence of as
+        much weight as the model's.
         """
-        classes = None if labels is None else class_numbers(self.pre, labels)
-        sizes = [len(images), len(masked), 1 if classes is None else len(classes)]
+        sizes = [len(images), len(masked), 1 if condition is None else len(condition)]
         total = max(sizes)
         if set(sizes) - {1, total}:
-            found = f"{sizes[0]} images, {sizes[1]} masks and {sizes[2]} labels"
+            found = (
+                f"{sizes[0]} images, {sizes[1]} masks and {sizes[2]} {'labels' if self.prompts is None else 'prompts'}"
+            )
             raise ValueError(f"{found} do not go together; give one of each, or as many as of the others")
-        self.check(classes is not None)
+        self.check(condition is not None)
         with torch.inference_mode():
             read = encode if trust is None else bit_logits
             codes = torch.cat([read(self.pre, part) for part in torch.split(images, self.batch_size)])
@@ -204,13 +250,11 @@ class Job:
         if trust is not None:
             prior, codes = codes * trust.to(codes)[:, None], (codes > 0).float()
         which = in_turn(count, total)
-        given = (codes, masked, classes, prior)
+        given = (codes, masked, condition, prior)
         spread = [t if t is None else t.expand(total, *t.shape[1:])[which.to(t.device)] for t in given]
-        every_code, every_mask, every_class, every_prior = spread
+        every_code, every_mask, every_condition, every_prior = spread
         assert every_mask is not None
-        return self.run(
-            every_mask, codes=every_code, condition=self.condition(every_class), prior=every_prior, rounds=rounds
-        )
+        return self.run(every_mask, codes=every_code, condition=every_condition, prior=every_prior, rounds=rounds)
 
     def check(self, conditional: bool) -> None:
         """Raise ValueError for settings that the model cannot follow, before any work is done."""
@@ -254,16 +298,11 @@ class Job:
             masks = [masked[part]] if rounds is None else rounds(masked[part], draws)
             for index, mask in enumerate(masks):
                 filled = sample_codes(
-                    self.pre.generator,
-                    mask,
-                    settings=self.settings,
-                    draws=draws,
-                    codes=filled,
-                    condition=None if condition is None else condition[part],
-                    prior=None if prior is None else prior[part],
-                    by_place=by_place,
+                    self.pre.generator, mask, settings=self.settings, draws=draws, codes=filled,
+                    condition=None if condition is None else trimmed(condition[part]), negative=self._away,
+                    prior=None if prior is None else prior[part], by_place=by_place,
                     callback=self._report(images, index, len(masks)),
-                )
+                )  # fmt: skip
             assert filled is not None
             done.append(filled)
         return torch.cat(done)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bigr_repr.models.bigr import BiGR
+from bigr_repr.models.transformer import join_conditions
 from bigr_repr.sampling.chain import Chain
 from bigr_repr.sampling.noise import Draws
 from bigr_repr.sampling.orders import choose, confidence, fixed_scores, gumbel_noise
@@ -46,6 +47,7 @@ def sample_codes(
     draws: Draws,
     codes: Tensor | None = None,
     condition: Tensor | None = None,
+    negative: Tensor | None = None,
     prior: Tensor | None = None,
     by_place: bool = False,
     callback: Callback | None = None,
@@ -54,8 +56,9 @@ def sample_codes(
 
     masked: (B, N) bool, True where a token is to be made. The schedule counts these tokens only, image by image, and
     tokens that are not masked never change.  codes: (B, N, K) of 0/1; may be left out if every token is masked.
-    condition: (B, D) embeddings as of `Transformer.condition_embedding`, mixed or not; None: "no class".  prior: (B, N,
-    K) logits of what else is known of the bits of masked tokens; see `Chain`.  draws: all randomness; see `Draws`.
+    condition: embeddings as of `Transformer.condition_embedding`, mixed or not; None: "no class".  negative: one for
+    all images that guidance leads away from; None: "no class".  prior: (B, N, K) logits of what else is known of the
+    bits of masked tokens; see `Chain`.  draws: all randomness; see `Draws`.
     by_place: numbers are drawn for known tokens too, so that those of a token depend on its place and the iteration
     only, and not on which others are still masked.
 
@@ -69,7 +72,7 @@ def sample_codes(
     settings.guidance_at(1, condition is not None)
     codes, masked = _check(model, codes, masked, condition)
     with torch.inference_mode():
-        run = _SamplerRun(model, settings, draws, condition, codes, masked, prior, by_place=by_place)
+        run = _SamplerRun(model, settings, draws, condition, codes, masked, prior, negative, by_place=by_place)
         for iteration in range(1, settings.steps + 1):
             run.advance(iteration)
             if callback is not None:
@@ -94,8 +97,10 @@ def _check(model: BiGR, codes: Tensor | None, masked: Tensor, condition: Tensor 
         codes = torch.zeros(batch, tokens, bits)
     if codes.shape != (batch, tokens, bits):
         raise ValueError(f"codes has shape {tuple(codes.shape)}; expected ({batch}, {tokens}, {bits})")
-    if condition is not None and condition.shape != (batch, width):
-        raise ValueError(f"condition has shape {tuple(condition.shape)}; expected ({batch}, {width})")
+    if condition is not None:
+        rows = "" if model.config.condition == "class" else ", P"
+        if condition.ndim != 2 + bool(rows) or (len(condition), condition.shape[-1]) != (batch, width):
+            raise ValueError(f"condition has shape {tuple(condition.shape)}; expected ({batch}{rows}, {width})")
     device = model.transformer.mask_tok.device
     masked = masked.to(device, copy=True)
     return codes.to(device, torch.float32).masked_fill(masked[:, :, None], 0), masked
@@ -113,6 +118,7 @@ class _SamplerRun:
         codes: Tensor,
         masked: Tensor,
         prior: Tensor | None = None,
+        negative: Tensor | None = None,
         *,
         by_place: bool = False,
     ) -> None:
@@ -123,8 +129,9 @@ class _SamplerRun:
         self.codes, self.masked = codes, masked
         self.prior = None if prior is None else prior.to(codes)
         self.conditional = condition is not None
-        self.null = model.transformer.condition_embedding(None, len(masked))
-        self.condition = self.null if condition is None else condition.to(self.null)
+        null = model.transformer.condition_embedding(None, len(masked))
+        self.null = null if negative is None else negative.to(null).expand(len(masked), *negative.shape[1:])
+        self.condition = null if condition is None else condition.to(null)
         self.start = masked.sum(dim=1).tolist()
         self.chain = Chain(model.diffusion, settings.diffusion_steps or model.config.sample_timesteps)
         short = settings.confidence_steps
@@ -174,7 +181,7 @@ class _SamplerRun:
         """What the transcoder reads, with class and, if guided, without, in one pass: (G, B, N, D)."""
         if not guided:
             return self.model.transformer.condition(self.codes, self.condition, self.masked)[None]
-        both = torch.cat([self.condition, self.null])
+        both = join_conditions(self.condition, self.null)
         hidden = self.model.transformer.condition(self.codes.repeat(2, 1, 1), both, self.masked.repeat(2, 1))
         return hidden.view(2, *self.codes.shape[:2], -1)
 

@@ -132,7 +132,8 @@ class SamplingSettings:
         if not conditional:
             if guidance is not None and guidance > 1:
                 raise ValueError(
-                    f"guidance={guidance:g} has no class to guide towards; name a class or leave guidance out"
+                    f"guidance={guidance:g} has no class to guide towards; name one, give a text model a prompt, or "
+                    "leave guidance out"
                 )
             return 1.0
         top = DEFAULT_GUIDANCE if guidance is None else guidance

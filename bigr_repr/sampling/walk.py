@@ -16,7 +16,7 @@ _HELD = 4.0  # logits by which every bit is drawn towards that of an end
 
 
 def walk(job: Job, condition: Tensor, weights: Tensor) -> Tensor:
-    """Codes (B, N, K) on the way between ends: condition (L, D), and weights (B, L), a row for each image.
+    """Codes (B, N, K) on the way between ends: condition (L, D) or (L, P, D), and weights (B, L), a row for each image.
 
     A row of a single 1 gives what `generate` draws of that end. Between, three things keep neighbors alike: noise goes
     with a token's place, so that it is the same in all images; so does the order, Halton's where the settings rank; and
@@ -63,8 +63,9 @@ def _held(ends: Tensor, weights: Tensor, draws: SeededDraws) -> Tensor:
 
 
 def _mixed(conditions: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums (B, D) of conditions (L, D), as long as these are in the mean: sums alone are shorter."""
+    """Weighted sums (B, ...) of conditions (L, ...), as long as these are in the mean: sums alone are shorter."""
     weights = weights.to(conditions)
-    mixed, length = weights @ conditions, weights.abs() @ conditions.norm(dim=1)
-    scaled: Tensor = mixed * (length / mixed.norm(dim=1).clamp(min=1e-9)).unsqueeze(1)
+    mixed = (weights @ conditions.flatten(1)).view(-1, *conditions.shape[1:])
+    length = weights.abs() @ conditions.norm(dim=-1)
+    scaled: Tensor = mixed * (length / mixed.norm(dim=-1).clamp(min=1e-9)).unsqueeze(-1)
     return scaled

@@ -27,7 +27,9 @@ Draw = tuple[int, int]
 class Batch(NamedTuple):
     """Either `images`, uint8 (B, 3, S, S), or `codes`, bool (B, N, K); labels int64 (B,) or None.
 
-    `features` (B, N, F) and `pooled` (B, G), float32, are another network's, where a generator is aligned with it.
+    `captions` (B, T, E), float16, and `caption_lengths` (B,), int64, are those of `Captions`, one an image, where the
+    data have some. `features` (B, N, F) and `pooled` (B, G), float32, are another network's, for a generator that is
+    aligned with it.
     """
 
     images: Tensor | None
@@ -35,6 +37,8 @@ class Batch(NamedTuple):
     labels: Tensor | None
     features: Tensor | None = None
     pooled: Tensor | None = None
+    captions: Tensor | None = None
+    caption_lengths: Tensor | None = None
 
 
 class StreamSampler(Sampler[list[Draw]]):

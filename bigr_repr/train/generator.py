@@ -21,8 +21,9 @@ from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import grid_to_tokens
 from bigr_repr.config import ModelConfig
 from bigr_repr.datasets import ImageSet
-from bigr_repr.models.bigr import BiGR, drop_labels
+from bigr_repr.models.bigr import BiGR, Given, drop_labels
 from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.models.transformer import Captions
 from bigr_repr.train.alignment import AlignmentFeatures, AlignmentHeads, FeatureHeader
 from bigr_repr.train.batches import Batch, batches
 from bigr_repr.train.code_set import CodeSet
@@ -100,18 +101,28 @@ class GeneratorTask:
             bits = tokenizer.encode(batch.images.float() / 255, sample=self._recipe.sample_bits)
         return grid_to_tokens(bits)
 
+    def _given(self, batch: Batch) -> Given | None:
+        """The labels or captions that are learned."""
+        if not self._recipe.conditional:
+            return None
+        if self._config.condition == "class":
+            return batch.labels
+        assert batch.captions is not None
+        assert batch.caption_lengths is not None
+        return Captions(batch.captions, batch.caption_lengths)
+
     def update(self, batch: Batch, step: int, run: Run) -> dict[str, Tensor]:
         recipe, accelerator, model = self._recipe, run.accelerator, self.modules[0].train()
         codes = self._codes(batch)
-        labels = batch.labels if recipe.conditional else None
+        labels = self._given(batch)
         if labels is not None:
             labels = drop_labels(labels, recipe.class_dropout, self._config.classes)
         read = read_positions(codes.shape[1], recipe.read_share, step / run.settings.steps, codes.device)
         masked = draw_masks(
             *codes.shape[:2], masking=recipe.masking, light_share=recipe.light_share, read=read, device=codes.device
         )
-        parts: list[Tensor | None] = [codes, masked, labels, batch.features, batch.pooled]
-        pieces = list(zip(*(_chunks(part, recipe.accumulate, len(codes)) for part in parts), strict=True))
+        parts: list[Given | None] = [codes, masked, labels, batch.features, batch.pooled]
+        pieces: Any = list(zip(*(_chunks(part, recipe.accumulate, len(codes)) for part in parts), strict=True))
         total, aligned = torch.zeros((), device=codes.device), torch.zeros(2, device=codes.device)
         for index, (c, m, y, *features) in enumerate(pieces):
             last = index == len(pieces) - 1
@@ -149,8 +160,10 @@ class GeneratorTask:
         return self._sampler(model.eval())
 
 
-def _chunks(part: Tensor | None, count: int, rows: int) -> Sequence[Tensor | None]:
+def _chunks(part: Given | None, count: int, rows: int) -> Sequence[Given | None]:
     """What a batch holds of one kind, split into passes as its `rows` are."""
+    if isinstance(part, Captions):
+        return [Captions(*pair) for pair in zip(*(each.chunk(count) for each in part), strict=True)]
     return [None] * len(range(0, rows, -(-rows // count))) if part is None else part.chunk(count)
 
 
@@ -189,7 +202,7 @@ def train_generator(
         torch.manual_seed(settings.seed + 1)
         task = GeneratorTask(model, recipe, tokenizer, sampler, header)
     record = identify(
-        settings, task="generator", config=asdict(config.generator), objective=asdict(recipe), items=len(data),
+        settings, task="generator", config=config.generator.to_dict(), objective=asdict(recipe), items=len(data),
         features=None if header is None else [header.network, header.weights_sha256], initial=initial_name,
         tokenizer_sha256=tokenizer_sha256,
     )  # fmt: skip

@@ -33,6 +33,7 @@ API_PACKAGES = [
     "checkpoints",
     "models",
     "images",
+    "captions",
     "features",
     "embed",
     "retrieval",

@@ -1,0 +1,11 @@
+from .judging import Verdict as Verdict
+from .judging import judge as judge
+from .judging import read_picture as read_picture
+from .judging import summarize as summarize
+from .scenes import Scene as Scene
+from .scenes import Thing as Thing
+from .scenes import draw as draw
+from .scenes import make_scene as make_scene
+from .wording import Demand as Demand
+from .wording import captions_of as captions_of
+from .wording import read_caption as read_caption
