@@ -16,6 +16,8 @@ from .features.extract import extract_features as extract_features
 from .features.extractor import FeatureExtractor as FeatureExtractor
 from .features.extractor import Features as Features
 from .images.formats import ImageError as ImageError
+from .integrations.scikit_learn import BigrFeatures as BigrFeatures
+from .integrations.timm_style import as_timm as as_timm
 from .models.bigr import BiGR as BiGR
 from .models.tokenizer import BinaryAutoencoder as BinaryAutoencoder
 from .painting.pasting import Pasting as Pasting

@@ -23,6 +23,7 @@ PACKAGE = Path(bigr_repr.__file__).parent
 PUBLIC = [
     "__version__",
     "BiGR",
+    "BigrFeatures",
     "BinaryAutoencoder",
     "FeatureExtractor",
     "Features",
@@ -35,6 +36,7 @@ PUBLIC = [
     "Pretrained",
     "SamplingSettings",
     "TokenizerConfig",
+    "as_timm",
     "edit",
     "edit_photo",
     "embed_images",
@@ -78,6 +80,7 @@ ALLOWED: dict[str, set[str]] = {
     "painting": {"provenance", "images", "checkpoints", "sampling"},
     "evaluate": {"codes", "images", "datasets", "models", "checkpoints", "features", "embed", "retrieval"},
     "serve": {"config", "codes", "images", "models", "checkpoints", "features", "retrieval"},
+    "integrations": {"codes", "images", "checkpoints", "features"},
     "train": {"config", "codes", "provenance", "images", "datasets", "models", "checkpoints", "sampling"},
 }
 # The same for the rooms inside the larger folders.

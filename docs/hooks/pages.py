@@ -42,6 +42,7 @@ API_PACKAGES = [
     "evaluate",
     "train",
     "serve",
+    "integrations",
 ]
 API_MODULES = ["codes", "config", "datasets"]
 FENCES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml"}

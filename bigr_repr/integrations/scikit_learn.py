@@ -1,0 +1,95 @@
+"""Features as a scikit-learn transformer. Knows nothing of networks."""
+
+# n images, D width
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+
+from bigr_repr._typing import PathLike
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.features.exported.model import ExportedModel, open_model
+from bigr_repr.features.extract import extract_features
+from bigr_repr.features.extractor import FeatureExtractor
+
+__all__ = ["BigrFeatures"]
+
+AnyModel = PathLike | Pretrained | ExportedModel
+
+
+class BigrFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Images to feature vectors, as a step of a Pipeline; layer and pool can be searched by GridSearchCV.
+
+    It learns nothing: fit only checks its parameters. Images are what extract_features takes: a sequence of paths, PIL
+    images or arrays, or an array (n, H, W, 3).
+
+    model: a name or folder, a model, or an exported network. layer, pool, mirror, batch_size, device: as of
+    extract_features. A name is loaded once a process, however often the estimator is cloned.
+    """
+
+    def __init__(
+        self,
+        model: AnyModel = DEFAULT_MODEL,
+        layer: int | str = 12,
+        pool: str = "avg",
+        *,
+        mirror: bool = False,
+        batch_size: int = 32,
+        device: str | None = None,
+    ) -> None:
+        self.model = model
+        self.layer = layer
+        self.pool = pool
+        self.mirror = mirror
+        self.batch_size = batch_size
+        self.device = device
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803 - scikit-learn's name
+        """Check the parameters; images are not looked at.  Raises ValueError, or FileNotFoundError for the model."""
+        (width,) = self._checked().vector_shape(self.layer)
+        self._n_features_out = width
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
+        """Feature vectors, float32 (n, D).  Raises ImageError for a picture that cannot be read."""
+        self._checked()
+        found = extract_features(
+            X, model=_opened(self.model), layer=self.layer, pool=self.pool, mirror=self.mirror,
+            batch_size=self.batch_size, device=self.device,
+        )  # fmt: skip
+        return found
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Always: there is nothing to learn."""
+        return True
+
+    def __sklearn_clone__(self) -> Self:
+        """With the same model, not a copy of its weights."""
+        return type(self)(**self.get_params(deep=False))
+
+    def __sklearn_tags__(self) -> Any:
+        """Images are no rows of numbers, and need no labels."""
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, False
+        return tags
+
+    def _checked(self) -> FeatureExtractor:
+        if self.pool == "none":
+            raise ValueError("pool='none' gives one vector a token; scikit-learn takes one an image: choose another")
+        return FeatureExtractor(_opened(self.model), (self.layer,), self.pool, mirror=self.mirror)
+
+
+def _opened(model: AnyModel) -> Pretrained | ExportedModel:
+    return model if isinstance(model, Pretrained | ExportedModel) else _by_name(str(model))
+
+
+@functools.lru_cache(maxsize=2)
+def _by_name(name: str) -> Pretrained | ExportedModel:
+    return open_model(name)

@@ -1,0 +1,193 @@
+"""A model with the methods and attributes of timm's vision transformers, and its transform. Knows no files."""
+
+# B batch, S side in pixels, N tokens, h w token grid, D width, C classes
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from bigr_repr._typing import PathLike
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr.checkpoints.pretrained import Pretrained, load
+from bigr_repr.codes import grid_to_tokens
+from bigr_repr.features.extractor import Layer
+from bigr_repr.features.pools import POOLS, pool_tokens, pool_width
+from bigr_repr.images.inputs import read
+
+__all__ = ["TimmStyle", "as_timm", "create_transform"]
+
+
+def as_timm(
+    model: PathLike | Pretrained = DEFAULT_MODEL, *, layer: Layer = 12, num_classes: int = 0, global_pool: str = "avg"
+) -> TimmStyle:
+    """A model for code that was written for timm's: see TimmStyle. Raises as load does, and ValueError for a layer."""
+    return TimmStyle(
+        model if isinstance(model, Pretrained) else load(model), layer, num_classes=num_classes, global_pool=global_pool
+    )
+
+
+class TimmStyle(nn.Module):
+    """The tokenizer and the transformer up to a block, with what timm's vision transformers offer.
+
+    Calling it gives features (B, D), or logits (B, C) with num_classes; images are float (B, 3, S, S) in [0, 1], which
+    is what create_transform makes: mean 0 and deviation 1 in `pretrained_cfg`. The weights are copies. The transformer
+    learns in train mode; the tokenizer, which rounds to bits, never does.
+
+    layer: 0-based block whose states are the features; global_pool: "avg", "max", "avg+max" or "grid2". Raises
+    ValueError for others.
+    """
+
+    def __init__(self, pre: Pretrained, layer: Layer = 12, *, num_classes: int = 0, global_pool: str = "avg") -> None:
+        super().__init__()
+        config, generator = pre.config, pre.config.generator
+        block = generator.layer_index(layer, config.name)
+        self.config, self.grid_size = config, (generator.grid, generator.grid)
+        self.tokenizer = copy.deepcopy(pre.tokenizer).requires_grad_(False)
+        del self.tokenizer.generator  # the decoder
+        self.transformer = copy.deepcopy(pre.generator.transformer)
+        self.transformer.layers = self.transformer.layers[: block + 1]
+        # What only drawing reads has no place among what an optimizer is given.
+        self.transformer.norm.requires_grad_(False)
+        self.transformer.diffusion_pos_embed_learned.requires_grad_(False)
+        self.embed_dim = self.num_features = generator.dim
+        self.num_prefix_tokens = 0
+        self.feature_info = [
+            {"num_chs": generator.dim, "reduction": config.tokenizer.downsample, "module": f"layers.{index}"}
+            for index in range(block + 1)
+        ]
+        self.pretrained_cfg = self.default_cfg = _data_config(config.name, config.image_size, num_classes)
+        self.reset_classifier(num_classes, global_pool)
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of what the classifier reads."""
+        return pool_width(self.global_pool, self.num_features)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head for so many classes; 0: none."""
+        pool = self.global_pool if global_pool is None else global_pool
+        if pool not in POOLS:
+            raise ValueError(f"global_pool={pool!r} is unknown; choose one of {', '.join(POOLS)}")
+        self.num_classes, self.global_pool = num_classes, pool
+        self.head: nn.Module = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+
+    def get_classifier(self) -> nn.Module:
+        """The head."""
+        return self.head
+
+    def train(self, mode: bool = True) -> TimmStyle:
+        """As of a module, the tokenizer excepted."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, S, S) -> features (B, D), or logits (B, C)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, 3, S, S) -> states of the last block, (B, N, D)."""
+        last = len(self.transformer.layers) - 1
+        return self._states(x, [last])[last]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """States (B, N, D) -> pooled (B, D), or logits (B, C)."""
+        pooled = pool_tokens(x, self.global_pool)
+        return pooled if pre_logits else self.head(pooled)
+
+    @overload
+    def forward_intermediates(
+        self, x: Tensor, indices: int | Sequence[int] | None = ..., return_prefix_tokens: bool = ..., norm: bool = ...,
+        stop_early: bool = ..., output_fmt: str = ..., *, intermediates_only: Literal[True],
+    ) -> list[Tensor]: ...  # fmt: skip
+    @overload
+    def forward_intermediates(
+        self, x: Tensor, indices: int | Sequence[int] | None = ..., return_prefix_tokens: bool = ..., norm: bool = ...,
+        stop_early: bool = ..., output_fmt: str = ..., intermediates_only: bool = ...,
+    ) -> Any: ...  # fmt: skip
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """States of several blocks, each (B, D, h, w) or, with output_fmt="NLC", (B, N, D); and those of the last.
+
+        indices: of blocks, negative from the end; a number n: the last n; None: all. stop_early: run no block past the
+        last one asked for; the final states are then that one's. There are neither prefix tokens nor a final norm of
+        features, so return_prefix_tokens changes nothing and norm=True is refused.
+
+        Raises ValueError for a block that is not there, another output_fmt, or norm.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt={output_fmt!r} is unknown; choose NCHW or NLC")
+        if norm:
+            raise ValueError("norm=True: features are read before any final norm; leave it out")
+        taken = self._indices(indices)
+        last = max(taken) if stop_early else len(self.transformer.layers) - 1
+        states = self._states(x, {*taken, last})
+        found = [states[index] for index in taken]
+        if output_fmt == "NCHW":
+            found = [each.transpose(1, 2).unflatten(2, self.grid_size) for each in found]  # type: ignore[no-untyped-call]
+        return found if intermediates_only else (states[last], found)
+
+    def _indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        count = len(self.transformer.layers)
+        wanted = range(count) if indices is None else range(-indices, 0) if isinstance(indices, int) else indices
+        for index in wanted:
+            if not -count <= index < count:
+                raise ValueError(f"indices holds {index}, outside -{count}..{count - 1}: this has {count} blocks")
+        return [index % count for index in wanted]
+
+    def _states(self, x: Tensor, wanted: Sequence[int] | set[int]) -> dict[int, Tensor]:
+        with torch.no_grad():
+            codes = grid_to_tokens(self.tokenizer.encode(x))
+        condition = self.transformer.condition_embedding(None, codes.shape[0])
+        return self.transformer(codes, condition, layers=tuple(wanted))  # type: ignore[no-any-return]
+
+
+def _data_config(name: str, side: int, num_classes: int) -> dict[str, Any]:
+    """What timm.data.resolve_model_data_config reads."""
+    return {
+        "architecture": name, "num_classes": num_classes, "input_size": (3, side, side), "fixed_input_size": True,
+        "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center", "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0), "first_conv": None, "classifier": "head",
+    }  # fmt: skip
+
+
+class Square(v2.Transform):  # type: ignore[misc]
+    """The middle square of a picture, as bigr_repr.images.center_crop cuts and resizes it.
+
+    Takes what a picture may be, a PIL image or a tensor (3, H, W), and gives an RGB PIL image.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """torchvision's hook, for each of its inputs."""
+        if not isinstance(inpt, Image.Image | Tensor):
+            return inpt
+        return Image.fromarray(read(inpt, self.size, 0))
+
+
+def create_transform(model: TimmStyle | Pretrained | int) -> v2.Compose:
+    """Pictures to what a model reads, float32 (3, S, S) in [0, 1], as a torchvision v2 pipeline.
+
+    model: a model, or S. The numbers are those that extract_features computes from, up to the rounding of
+    one division: they differ by 6e-8 at most.
+    """
+    side = model if isinstance(model, int) else model.config.image_size
+    return v2.Compose([Square(side), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
