@@ -57,7 +57,7 @@ class TimmStyle(nn.Module):
         self.transformer.norm.requires_grad_(False)
         self.transformer.diffusion_pos_embed_learned.requires_grad_(False)
         self.embed_dim = self.num_features = generator.dim
-        self.num_prefix_tokens = 0
+        self.num_prefix_tokens, self.global_pool = 0, global_pool
         self.feature_info = [
             {"num_chs": generator.dim, "reduction": config.tokenizer.downsample, "module": f"layers.{index}"}
             for index in range(block + 1)
