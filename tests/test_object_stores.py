@@ -23,11 +23,13 @@ from tiny_model import tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
+from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.embed.engines import local
 from bigr_repr.embed.inputs.sources import find_sources
 from bigr_repr.system import object_store, signed
-from bigr_repr.system.object_store import ObjectPath, as_place
+from bigr_repr.system.object_store import ObjectPath, as_place, readable
 
+PARTS = [f"part-{number:05d}.parquet" for number in range(3)]
 USUAL: dict[str, Any] = {"unit_size": 5, "batch_size": 3, "decode_timeout": None}
 
 
@@ -157,8 +159,12 @@ def test_rows_do_not_depend_on_where_pictures_and_rows_are(store: ObjectPath, pr
         (line,) = (out / "failures.jsonl").read_text().splitlines()
         assert json.loads(line)["error"] == "not-an-image"
     assert read_embeddings(store / "out-in").paths == whole.paths
-    local = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("part-*")}
-    assert {file.name: file.read_bytes() for file in (store / "out-in").glob("part-*")} == local
+    local, remote = ([as_place(f"{out}/{name}") for name in PARTS] for out in (tmp_path / "out", store / "out-in"))
+    for here, there in zip(local, remote, strict=True):  # all but whose list the rows are of
+        tables = [pq.read_table(readable(each), partitioning=None) for each in (here, there)]
+        assert tables[0].equals(tables[1])
+        provenances = {table.schema.metadata[METADATA_KEY] for table in tables}
+        assert len(provenances) == 1
 
 
 def test_objects_that_are_gone_are_failures(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:

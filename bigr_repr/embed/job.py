@@ -63,8 +63,16 @@ class EmbedSummary:
 class EmbedJob:
     """One run on one folder: what of the plan is done, and how far it is."""
 
-    def __init__(self, out: Place, folder: Place, recipe: Recipe, report: Callable[[Progress], None]) -> None:
-        self.out, self.folder, self.recipe, self._report = out, folder, recipe, report
+    def __init__(
+        self,
+        out: Place,
+        folder: Place,
+        recipe: Recipe,
+        report: Callable[[Progress], None],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """check: raises when the folder is no longer this run's to write."""
+        self.out, self.folder, self.recipe, self._report, self._check = out, folder, recipe, report, check
         self.ledger = Ledger(out, folder / "units")
         self._progress, self._gone, self._changed = Progress(0, None, 0), 0, 0
 
@@ -90,29 +98,30 @@ class EmbedJob:
         if not options.update and (changed := old.changed_container()):
             raise ValueError(f"{self.out}: {changed}; old and new rows would be mixed; {_REMEDY}")
         self.ledger.tidy()
+        self.ledger.plan = old
         if options.verify:
             reopen_damaged(old, self.ledger, self.recipe.schema)
         return self._extend(old, sources, options) if options.update else old
 
     def _begin(self, sources: Iterable[Source], options: EmbedOptions) -> Plan:
         unit_size = options.unit_size or max(1, min(_UNIT, _UNIT_BYTES // self.recipe.row_bytes))
-        count = list_inputs(self.folder, sources, unit_size, self._listed)
+        listed = list_inputs(self.folder, sources, unit_size, self._listed)
         self._find_duplicates(None, options)
         revoke_plan(self.folder)
         self.ledger.clear()
         self.ledger.tidy()
-        return commit_plan(self.folder, count, unit_size, self.recipe.provenance())
+        return commit_plan(self.folder, listed, unit_size, self.recipe.provenance())
 
     def _extend(self, old: Plan, sources: Iterable[Source], options: EmbedOptions) -> Plan:
         """The plan, and those of the sources that it lacks."""
         known = KnownInputs(old)
-        count = list_inputs(self.folder, known.additions(sources, self._listed), old.unit_size, lambda found: None)
+        listed = list_inputs(self.folder, known.additions(sources, self._listed), old.unit_size, lambda found: None)
         self._gone = self.ledger.list_gone(known.gone())
         self._changed = reopen(old, self.ledger, known.found(), drop_gone=options.drop_gone).changed
-        if not count:
+        if not listed.inputs:
             return old
         self._find_duplicates(old, options)
-        return extend_plan(old, count)
+        return extend_plan(old, listed)
 
     def _find_duplicates(self, before: Plan | None, options: EmbedOptions) -> None:
         if self.recipe.dedup:
@@ -120,6 +129,7 @@ class EmbedJob:
 
     def do(self, plan: Plan, run: RunUnits, *, retry_failed: bool) -> EmbedSummary:
         """Do what is not done.  Raises what run raises; RuntimeError if the files were changed meanwhile."""
+        self.ledger.plan = plan
         if self.recipe.dedup and retry_failed:
             release_doubles(plan, self.ledger)
         duplicates = list_duplicates(plan, self.ledger) if self.recipe.dedup else 0
@@ -128,6 +138,7 @@ class EmbedJob:
         started = time.monotonic()
         try:
             run(plan, todo)
+            self._check()
         except BaseException:
             with suppress(OSError):  # the first error is the one to report
                 deque(self.ledger.list_failures(plan.units), maxlen=0)
@@ -167,5 +178,6 @@ class EmbedJob:
         self._advance_to(Progress(done + images, total, failed + failures))
 
     def _advance_to(self, progress: Progress) -> None:
+        self._check()
         self._progress = progress
         self._report(progress)

@@ -25,6 +25,7 @@ from bigr_repr.embed.job import EmbedJob, EmbedSummary, Progress, RunUnits
 from bigr_repr.embed.options import EmbedOptions
 from bigr_repr.images.find import Source
 from bigr_repr.system.files import locked
+from bigr_repr.system.lease import leased
 from bigr_repr.system.object_store import ObjectPath, Place, as_place
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ def embed_images(
     loaded = _load(model, devices, options)
     target = as_place(out)
     with ExitStack() as stack:
-        folder, held = stack.enter_context(_claimed(target))
+        folder, held, check = stack.enter_context(_claimed(target))
         old = None if options.overwrite else open_plan(folder)
         icc = options.icc or (icc_of(old.provenance) if old else "convert")
         recipe = replace(loaded.recipe, batch_size=_batch_size(options.batch_size, old, loaded.extractor), icc=icc)
-        job = EmbedJob(target, folder, recipe, on_progress or (lambda progress: None))
+        job = EmbedJob(target, folder, recipe, on_progress or (lambda progress: None), check)
         plan = job.plan(old, sources, options)
         return job.do(plan, _engine(loaded, job, options, held, stack), retry_failed=options.retry_failed)
 
@@ -159,10 +160,11 @@ def _begun(sources: Iterator[Source]) -> Iterator[Source]:
 
 
 @contextmanager
-def _claimed(out: Place) -> Iterator[tuple[Place, list[int]]]:
-    """The folder in out for what a run has to remember, held for only this process; in a store nothing is held.
+def _claimed(out: Place) -> Iterator[tuple[Place, list[int], Callable[[], None]]]:
+    """The folder in out for what a run has to remember, held for only this process, in a store by a lease.
 
-    Also the descriptors that hold it: as long as any process has one open, another run is refused.
+    Also the descriptors that hold it: as long as any process has one open, another run is refused; and what raises
+    RuntimeError once another run has taken over.
     """
     folder = out / RUN_FOLDER
     if out.exists() and not out.is_dir():
@@ -170,9 +172,10 @@ def _claimed(out: Place) -> Iterator[tuple[Place, list[int]]]:
     if out.is_dir() and not folder.exists() and (foreign := next(out.glob("part-*.parquet"), None)):
         raise ValueError(f"{foreign} was not written by this program; name another output folder")
     if isinstance(folder, ObjectPath):
-        yield folder, []
+        with leased(folder / "lease", str(out)) as lease:
+            yield folder, [], lease.check
         return
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process is embedding into this folder; wait for it"
     with locked(folder / "lock", busy) as descriptor:
-        yield folder, [] if descriptor is None else [descriptor]
+        yield folder, [] if descriptor is None else [descriptor], lambda: None

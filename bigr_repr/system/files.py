@@ -7,12 +7,13 @@ promises the same: see bigr_repr.system.object_store.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bigr_repr.system.object_store import ObjectPath, Place
 
@@ -59,6 +60,30 @@ def remove(path: Place) -> None:
     path.unlink(missing_ok=True)
     if not isinstance(path, ObjectPath):
         partial_name(path).unlink(missing_ok=True)
+
+
+class HashedFile(io.RawIOBase):
+    """A file to write from front to back, whose digest and size (`tell()`) are known at the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file, self._digest, self._size = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        self._size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._size
+
+    @property
+    def sha256(self) -> str:
+        """Of what has been written so far, hexadecimal."""
+        return self._digest.hexdigest()
 
 
 def sha256_of(path: Path) -> str:

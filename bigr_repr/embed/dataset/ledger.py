@@ -12,7 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bigr_repr.embed.dataset.shards import read_shard, shard_file
+import pyarrow as pa
+
+from bigr_repr.embed.dataset.plan import Plan
+from bigr_repr.embed.dataset.schema import PLAN_KEY
+from bigr_repr.embed.dataset.shards import ShardFile, read_shard, shard_file, write_shard
 from bigr_repr.system.files import remove, replacing
 from bigr_repr.system.object_store import ObjectPath, Place
 from bigr_repr.system.threads import map_ahead
@@ -45,6 +49,7 @@ class UnitRecord:
     released: tuple[int, ...] = ()
     stamps: str = ""
     sha256: str = ""  # unknown: written by an earlier version
+    plan: str = ""  # the same; else the list that the unit is of, as Plan.id_of
 
     @property
     def gone(self) -> int:
@@ -56,10 +61,11 @@ class Ledger:
     """The records of a data set and the files that they speak of.
 
     out: the data set; folder: where records are. writer: a name of its own for each of several that write at a time.
+    plan: that units are of, as soon as it is known: what belongs to another one then does not count.
     """
 
-    def __init__(self, out: Place, folder: Place, writer: str = "") -> None:
-        self.out, self._folder, self.writer = out, folder, writer
+    def __init__(self, out: Place, folder: Place, writer: str = "", plan: Plan | None = None) -> None:
+        self.out, self._folder, self.writer, self.plan = out, folder, writer, plan
         folder.mkdir(exist_ok=True)
         self.failures_file = out / "failures.jsonl"
         self.duplicates_file = out / "duplicates.jsonl"
@@ -69,8 +75,20 @@ class Ledger:
         """Where a unit's rows are."""
         return self.out / f"part-{unit:05d}.parquet"
 
+    def write(self, unit: int, table: pa.Table) -> ShardFile:
+        """Write a unit's rows.  Raises OSError; RuntimeError if another run has begun the data set anew."""
+        if self.plan is not None and not self.plan.stands:
+            raise RuntimeError(f"{self.out}: another run has begun it anew since; this one ends, and has left no rows")
+        metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != PLAN_KEY}
+        named = {PLAN_KEY: self._plan_of(unit)} if self._plan_of(unit) else {}
+        return write_shard(self.shard(unit), table.replace_schema_metadata(metadata | named), self.writer)
+
+    def _plan_of(self, unit: int) -> str:
+        return self.plan.id_of(unit) if self.plan is not None else ""
+
     def seal(self, unit: int, record: UnitRecord) -> None:
         """Record a unit whose shard stands."""
+        plan = self._plan_of(unit)
         content = {
             "rows": record.rows,
             "size": record.size,
@@ -78,6 +96,7 @@ class Ledger:
             **({"released": record.released} if record.released else {}),
             **({"stamps": record.stamps} if record.stamps else {}),
             **({"sha256": record.sha256} if record.sha256 else {}),
+            **({"plan": plan} if plan else {}),
         }
         with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(content, indent=1).encode())
@@ -90,8 +109,12 @@ class Ledger:
         try:
             content = json.loads(self._record(unit).read_text("utf-8"))
             failures = tuple(Failure(**each) for each in content["failures"])
-            more = tuple(content.get("released", ())), str(content.get("stamps", "")), str(content.get("sha256", ""))
-            record = UnitRecord(content["rows"], content["size"], failures, *more)
+            more = (str(content.get(name, "")) for name in ("stamps", "sha256", "plan"))
+            released = tuple(content.get("released", ()))
+            record = UnitRecord(content["rows"], content["size"], failures, released, *more)
+            if record.plan != self._plan_of(unit) and self.plan is not None and record.plan:
+                log.warning("%s is of another run: its images are embedded again", self._record(unit))
+                return None
             if self.shard(unit).stat().st_size == record.size:
                 return record
         except FileNotFoundError:

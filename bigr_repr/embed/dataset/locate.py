@@ -39,7 +39,7 @@ class RowLocator:
         if plan is None:
             raise FileNotFoundError(f"{place}: no record of how it was embedded")
         self._plan: Plan = plan
-        self._ledger = Ledger(place, place / RUN_FOLDER / "units")
+        self._ledger = Ledger(place, place / RUN_FOLDER / "units", plan=plan)
 
     @property
     def columns(self) -> Columns:

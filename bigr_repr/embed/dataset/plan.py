@@ -7,11 +7,13 @@ update adds is one more list, whose units follow; the lists before it stay as th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import accumulate, islice
@@ -21,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigr_repr.images.find import Source, escape_path, unescape_path
-from bigr_repr.system.files import replacing, sync_folder
+from bigr_repr.system.files import HashedFile, replacing, sync_folder
 from bigr_repr.system.object_store import Place, as_place, is_url, readable
 
 RUN_FOLDER = "_run"  # in a data set's; readers of Parquet folders pass over names that begin with an underscore
@@ -58,13 +60,15 @@ class Entry(NamedTuple):
 class Plan:
     """Written lists of inputs. folder: where they are; lists: how many inputs each has, the first and what was added.
 
-    unit_size: inputs of a unit; the last one of a list may have fewer.
+    unit_size: inputs of a unit; the last one of a list may have fewer. ids: what tells each list from others, its
+    inputs and what is made of them: the same for the same; none in plans of earlier versions.
     """
 
     folder: Place
     lists: tuple[int, ...]
     unit_size: int
     provenance: dict[str, Any]
+    ids: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> int:
@@ -80,6 +84,17 @@ class Plan:
         """Number of inputs of a unit."""
         number, group = self._at(unit)
         return min(self.unit_size, self.lists[number] - group * self.unit_size)
+
+    def id_of(self, unit: int) -> str:
+        """What a unit's record and shard name as the list that they are of; empty in plans of earlier versions."""
+        number = self._at(unit)[0]
+        return self.ids[number] if number < len(self.ids) else ""
+
+    @property
+    def stands(self) -> bool:
+        """Whether the folder still holds this plan, and not one that another run made meanwhile."""
+        now = open_plan(self.folder)
+        return now is not None and now.ids[: len(self.ids)] == self.ids and now.lists[: len(self.lists)] == self.lists
 
     def entries(self, unit: int) -> list[Entry]:
         """The inputs of a unit, in order."""
@@ -154,21 +169,30 @@ def open_plan(folder: Place) -> Plan | None:
         written = json.loads(file.read_text("utf-8"))
         if written["format"] != 2:
             raise ValueError(f"{file}: format {written['format']} is of another version; use that, or overwrite")
-        return Plan(folder, tuple(written["lists"]), written["unit_size"], written["provenance"])
+        ids = tuple(map(str, written.get("ids", ())))
+        return Plan(folder, tuple(written["lists"]), written["unit_size"], written["provenance"], ids)
     except FileNotFoundError:
         return None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file}: damaged ({error}); start again with overwrite") from error
 
 
-def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_listed: Callable[[int], None]) -> int:
-    """Write the list of inputs beside that of any plan in the folder, for commit_plan; return how many there are."""
+class Listed(NamedTuple):
+    """A list that list_inputs wrote. sha256: of its file."""
+
+    inputs: int
+    sha256: str
+
+
+def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_listed: Callable[[int], None]) -> Listed:
+    """Write the list of inputs beside that of any plan in the folder, for commit_plan."""
     found, stamps = 0, dict[str, tuple[int, int] | None]()
     entries = map(as_entry, sources)
     with (
         replacing(folder / _named(_INPUTS, None)) as file,
+        closing(HashedFile(file)) as hashed,
         pq.ParquetWriter(
-            file,
+            hashed,
             _SCHEMA,
             compression="zstd",
             use_dictionary=False,
@@ -186,7 +210,7 @@ def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_lis
             }
             on_listed(found)
     _write_stamps(folder, {file: stamp for file, stamp in stamps.items() if stamp})
-    return found
+    return Listed(found, hashed.sha256)
 
 
 def _write_stamps(folder: Place, stamps: Mapping[str, tuple[int, int]]) -> None:
@@ -212,26 +236,30 @@ def _stamp_words(stamp: tuple[int, int] | None) -> str:
     return f"{stamp[0]:,} bytes of {datetime.fromtimestamp(stamp[1] / 1e9):%Y-%m-%d %H:%M:%S}"
 
 
-def commit_plan(folder: Place, inputs: int, unit_size: int, provenance: dict[str, Any]) -> Plan:
+def commit_plan(folder: Place, listed: Listed, unit_size: int, provenance: dict[str, Any]) -> Plan:
     """Make the list that list_inputs wrote the plan. Any plan before it must have been revoked.
 
     So are the digests that list_digests wrote, if the provenance speaks of dedup.
     """
-    return _commit(folder, (inputs,), unit_size, provenance)
+    return _commit(Plan(folder, (), unit_size, provenance), listed)
 
 
-def extend_plan(plan: Plan, inputs: int) -> Plan:
+def extend_plan(plan: Plan, listed: Listed) -> Plan:
     """Add the list that list_inputs wrote to a plan."""
-    return _commit(plan.folder, (*plan.lists, inputs), plan.unit_size, plan.provenance)
+    return _commit(plan, listed)
 
 
-def _commit(folder: Place, lists: tuple[int, ...], unit_size: int, provenance: dict[str, Any]) -> Plan:
-    for kind in (_INPUTS, _CONTAINERS, *([_DIGESTS] if provenance.get("dedup") else [])):
-        (folder / _named(kind, None)).replace(folder / _named(kind, len(lists) - 1))
-    plan = {"format": 2, "lists": lists, "unit_size": unit_size, "provenance": provenance}
-    with replacing(folder / _PLAN) as file:  # what it does not speak of is not there
-        file.write(json.dumps(plan, indent=1).encode())
-    return Plan(folder, lists, unit_size, provenance)
+def _commit(before: Plan, listed: Listed) -> Plan:
+    number = len(before.lists)
+    for kind in (_INPUTS, _CONTAINERS, *([_DIGESTS] if before.provenance.get("dedup") else [])):
+        (before.folder / _named(kind, None)).replace(before.folder / _named(kind, number))
+    told = json.dumps([listed, number, before.unit_size, before.provenance], sort_keys=True)
+    ids = *before.ids, *[""] * (number - len(before.ids)), hashlib.sha256(told.encode()).hexdigest()[:32]
+    plan = replace(before, lists=(*before.lists, listed.inputs), ids=ids)
+    written = {"format": 2, "lists": plan.lists, "unit_size": plan.unit_size, "ids": ids, "provenance": plan.provenance}
+    with replacing(plan.folder / _PLAN) as file:  # what it does not speak of is not there
+        file.write(json.dumps(written, indent=1).encode())
+    return plan
 
 
 def revoke_plan(folder: Place) -> None:

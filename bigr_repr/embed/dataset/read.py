@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
-from bigr_repr.embed.dataset.plan import RUN_FOLDER, open_plan
-from bigr_repr.embed.dataset.schema import differences, read_provenance
+from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, open_plan
+from bigr_repr.embed.dataset.schema import PLAN_KEY, differences, read_provenance
 from bigr_repr.features.pools import NONE
 from bigr_repr.system.object_store import Place, as_place, readable
 
@@ -56,7 +56,10 @@ class EmbeddingSet:
             raise FileNotFoundError(
                 f"{self.folder}: no embeddings here (part-*.parquet); make them with: bigr-repr embed"
             )
-        self._warn_if_incomplete()
+        plan = open_plan(self.folder / RUN_FOLDER)
+        if plan is not None and plan.units != len(self.files):
+            parts = f"{len(self.files)} of {plan.units} parts"
+            log.warning("%s is incomplete (%s): run the same bigr-repr embed again to finish it", self.folder, parts)
         if only is not None:
             self.files = [file for file in self.files if file.name in only]
         self.provenance: dict[str, Any] = {}
@@ -68,6 +71,8 @@ class EmbeddingSet:
             self.provenance = self.provenance or provenance
             if found := differences(self.provenance, provenance):
                 raise ValueError(f"{file} does not belong with {self.files[0].name}: {'; '.join(found)}")
+            if plan is not None and _foreign(plan, file, schema):
+                raise ValueError(f"{file}: rows of another run, written into this one's folder; {_MEND}")
             self.rows_of_files.append(rows)
         self.schema = schema
 
@@ -180,11 +185,13 @@ class EmbeddingSet:
             with _damage_named(file), pq.ParquetFile(readable(file), page_checksum_verification=True) as parquet:
                 yield from parquet.iter_batches(rows, columns=wanted)
 
-    def _warn_if_incomplete(self) -> None:
-        plan = open_plan(self.folder / RUN_FOLDER)
-        if plan is not None and plan.units != len(self.files):
-            parts = f"{len(self.files)} of {plan.units} parts"
-            log.warning("%s is incomplete (%s): run the same bigr-repr embed again to finish it", self.folder, parts)
+
+def _foreign(plan: Plan, file: Place, schema: pa.Schema) -> bool:
+    """Whether a part names another list of inputs than the plan has for it."""
+    named = (schema.metadata or {}).get(PLAN_KEY, b"").decode()
+    unit = file.name.removeprefix("part-").removesuffix(".parquet")
+    known = unit.isdecimal() and int(unit) < plan.units
+    return bool(named) and named != (plan.id_of(int(unit)) if known else "")
 
 
 @contextmanager

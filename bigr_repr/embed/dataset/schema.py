@@ -24,6 +24,7 @@ from bigr_repr.images.color import ICC
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
 METADATA_KEY = b"bigr_repr"
+PLAN_KEY = b"bigr_repr_plan"  # of shards: the list that their rows are of
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # an encoded picture, as model hubs store it
 DTYPES = ("float32", "float16")
 DEDUPS = (None, "exact")

@@ -5,9 +5,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.schema import IMAGE, Recipe
-from bigr_repr.system.files import replacing
+from bigr_repr.system.files import HashedFile, replacing
 from bigr_repr.system.object_store import ObjectPath, Place, readable
 
 _PIECE: Final = 8 << 20  # bytes read at a time
@@ -65,29 +64,6 @@ class ShardFile(NamedTuple):
     sha256: str
 
 
-class _Hashed(io.RawIOBase):
-    """A file to write from front to back, whose digest is known at the end."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__()
-        self._file, self._digest, self._size = file, hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._digest.update(data)
-        self._size += len(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        return self._size
-
-    @property
-    def written(self) -> ShardFile:
-        return ShardFile(self._size, self._digest.hexdigest())
-
-
 def shard_file(path: Place) -> ShardFile:
     """The same of a file that stands.  Raises OSError."""
     opened: Any = path.open_input() if isinstance(path, ObjectPath) else path.open("rb")
@@ -106,7 +82,7 @@ def write_shard(path: Place, table: pa.Table, writer: str = "") -> ShardFile:
     """
     packed = ["path", "label"]  # vectors, codes and digests are noise to a compressor
     with replacing(path, writer) as file:
-        hashed = _Hashed(file)
+        hashed = HashedFile(file)
         pq.write_table(
             table,
             hashed,
@@ -116,7 +92,7 @@ def write_shard(path: Place, table: pa.Table, writer: str = "") -> ShardFile:
             write_statistics=packed,
             write_page_checksum=True,
         )
-    return hashed.written
+    return ShardFile(hashed.tell(), hashed.sha256)
 
 
 def _leaf(field: pa.Field) -> str:

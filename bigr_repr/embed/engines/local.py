@@ -26,7 +26,7 @@ from bigr_repr.codes import to_bytes
 from bigr_repr.embed.dataset.ledger import GONE, Failure, Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Entry, Plan
 from bigr_repr.embed.dataset.schema import Recipe
-from bigr_repr.embed.dataset.shards import ShardRows, merge_rows, read_shard, rows_table, write_shard
+from bigr_repr.embed.dataset.shards import ShardRows, merge_rows, read_shard, rows_table
 from bigr_repr.embed.engines.network import Network
 from bigr_repr.embed.inputs.changed import renewed, stamps_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
@@ -139,6 +139,7 @@ class LocalEngine:
 
     def run_units(self, plan: Plan, units: Iterable[int]) -> None:
         """Do units of a plan; what run says holds."""
+        self.ledger.plan = plan
         self.run(make_task(plan, self.ledger, unit) for unit in units)
 
     def _entries(self, tasks: Iterable[UnitTask], queue: list[UnitTask]) -> Iterator[Entry]:
@@ -299,7 +300,7 @@ class LocalEngine:
         table = pa.concat_tables([self.recipe.schema.empty_table(), *doing.tables]).combine_chunks()
         if task.kept:
             table = self._merged(task, table, doing.failures)
-        size, sha256 = write_shard(self.ledger.shard(task.unit), table, self.ledger.writer)
+        size, sha256 = self.ledger.write(task.unit, table)
         failures = tuple(sorted([*doing.failures, *task.left]))
         self.ledger.seal(task.unit, UnitRecord(table.num_rows, size, failures, task.released, task.stamps, sha256))
 

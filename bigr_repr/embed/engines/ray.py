@@ -120,6 +120,7 @@ class RayEngine:
         self._todo: deque[int] = deque()
         self._lost: Counter[int | None] = Counter()
         self._begun = False  # whether any actor was ever ready
+        self._ledger = Ledger(as_place(options.out), as_place(options.folder) / "units")
 
     def run(self, plan: Plan, units: Iterable[int]) -> None:
         """Do units of a plan.
@@ -130,6 +131,7 @@ class RayEngine:
         import ray
 
         self._todo.extend(units)
+        self._ledger.plan = plan
         with _connected(self._address):
             model = ray.put(self._pre)
             try:
@@ -195,7 +197,7 @@ class RayEngine:
             member.ready = self._begun = True
             return
         member.units.remove(unit)
-        if Ledger(as_place(self._options.out), as_place(self._options.folder) / "units").sealed(unit) is None:
+        if self._ledger.sealed(unit) is None:
             raise RuntimeError(
                 f"{self._options.out}: what a Ray worker wrote is not to be seen from here; name a folder that all "
                 "nodes share, or an object store"

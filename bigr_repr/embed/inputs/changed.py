@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.ledger import CHANGED, GONE, Failure, Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Entry, Plan
-from bigr_repr.embed.dataset.shards import read_shard, write_shard
+from bigr_repr.embed.dataset.shards import read_shard
 from bigr_repr.system.object_store import is_url
 
 __all__ = ["Reopened", "renewed", "reopen", "reopen_damaged", "stamps_of"]
@@ -118,7 +118,7 @@ def _fail(plan: Plan, ledger: Ledger, unit: int, record: UnitRecord, kinds: dict
     rows, size, sha256 = record.rows, record.size, record.sha256
     if len(kept) < len(with_rows):
         table = read_shard(ledger.shard(unit)).take(pa.array(kept, pa.int64())).combine_chunks()
-        rows, (size, sha256) = table.num_rows, write_shard(ledger.shard(unit), table, ledger.writer)
+        rows, (size, sha256) = table.num_rows, ledger.write(unit, table)
     failures = [failure for failure in record.failures if failure.place not in kinds]
     failures += [Failure(place, entries[place].path, kind, _MESSAGES[kind]) for place, kind in kinds.items()]
     released = (*record.released, *sorted(doubles & kinds.keys()))
@@ -139,7 +139,7 @@ def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema) -> int:
         failed = {failure.place for failure in record.failures} | doubles
         lost = [place for place in range(len(entries)) if place not in failed]
         log.warning("%s is damaged: its %d images are embedded again", ledger.shard(unit), len(lost))
-        size, sha256 = write_shard(ledger.shard(unit), schema.empty_table(), ledger.writer)
+        size, sha256 = ledger.write(unit, schema.empty_table())
         failures = [Failure(place, entries[place].path, CHANGED, "its row was damaged") for place in lost]
         everything = tuple(sorted([*record.failures, *failures]))
         ledger.seal(unit, replace(record, rows=0, size=size, sha256=sha256, failures=everything))

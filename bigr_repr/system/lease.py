@@ -1,0 +1,182 @@
+"""One writer at a time in an object store, which has no locks. Knows nothing of what is written.
+
+Each run puts an object of its own, its flag, and then lists the flags: of two runs the later one sees the other's,
+for stores show what was put to every listing after it. So no two runs can both find themselves alone, and nothing is
+asked of the store but puts and lists: conditional puts are not to be had from all of them. A flag is put again every
+few seconds; one that is not is of a run that has ended, and whoever comes takes over from it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+from uuid import uuid4
+
+from bigr_repr.system.object_store import ObjectPath
+
+log = logging.getLogger(__name__)
+
+_BEAT: Final = 10.0  # seconds between signs of life
+_STALE: Final = 60.0  # without one, after which a run is taken to have ended
+_LOOK: Final = 1.0  # between looks at another run's flag
+_ASKING, _HOLDING = "asking", "holding"
+
+
+@dataclass(frozen=True)
+class _Flag:
+    """Another run's. written: by the store's clock, in seconds; 0.0: it does not say."""
+
+    place: ObjectPath
+    content: dict[str, Any]
+    written: float
+
+    @property
+    def state(self) -> str:
+        return str(self.content.get("state", _HOLDING))
+
+    @property
+    def term(self) -> int:
+        return int(self.content.get("term", 0))
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process is known not to run any more: it was one of this very system."""
+        process, system = self.content.get("process"), _system()
+        if not isinstance(process, int) or not system or self.content.get("system") != system:
+            return False
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def __str__(self) -> str:
+        told = self.content
+        return f"process {told.get('process', '?')} on {told.get('host', '?')}, since {told.get('since', '?')}"
+
+
+class Lease:
+    """The right to write a place, while the block of `leased` runs."""
+
+    def __init__(self, flags: ObjectPath, what: str) -> None:
+        self._flags, self._what = flags, what
+        self._name = f"{uuid4().hex}.json"
+        self._content: dict[str, Any] = {
+            "state": _ASKING, "term": 0, "process": os.getpid(), "host": socket.gethostname(), "system": _system(),
+            "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC", "beat": 0,
+        }  # fmt: skip
+        self._lost: _Flag | None = None
+        self._end = Event()
+
+    def check(self) -> None:
+        """Raises RuntimeError if another run has taken over, as from one that gave no sign of life."""
+        if self._lost is not None:
+            raise RuntimeError(
+                f"{self._what}: another run has taken over ({self._lost}), for this one gave no sign of life for "
+                f"{_STALE:.0f} s; finished units are kept"
+            )
+
+    def take(self) -> None:
+        """Raises RuntimeError, with one line on who holds it, if another run does."""
+        seen: dict[str, tuple[int, float]] = {}  # by name: its beat, and since when that has been seen
+        while True:
+            self._show()
+            others = [flag for flag in self._others() if not self._over(flag, seen)]
+            if not others:
+                break
+            for flag in others:
+                beat, since = int(flag.content.get("beat", 0)), time.monotonic()
+                before = seen.setdefault(flag.place.name, (beat, since))
+                alive = beat != before[0] and flag.state == _HOLDING
+                if alive or (flag.state == _ASKING and flag.place.name < self._name):
+                    raise RuntimeError(
+                        f"{self._what}: another run is writing it ({flag}); wait for it, or name another output"
+                    )
+                if before[1] == since:
+                    log.warning("%s: waiting for a sign of life of another run (%s)", self._what, flag)
+            time.sleep(_LOOK)
+        self._content["state"] = _HOLDING
+        self._show()
+        Thread(target=self._keep, name="bigr-lease", daemon=True).start()
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._end.set()
+        with suppress(OSError):
+            (self._flags / self._name).unlink(missing_ok=True)
+
+    def _show(self) -> None:
+        self._content["beat"] += 1
+        with (self._flags / self._name).put() as file:
+            file.write(json.dumps(self._content).encode())
+
+    def _others(self) -> list[_Flag]:
+        """Flags of other runs."""
+        found = []
+        for place in self._flags.glob("*.json"):
+            if place.name != self._name:
+                with suppress(FileNotFoundError, ValueError):  # it has just been taken down
+                    found.append(_Flag(place, json.loads(place.read_text()), place.stat().st_mtime_ns / 1e9))
+        return found
+
+    def _over(self, flag: _Flag, seen: dict[str, tuple[int, float]]) -> bool:
+        """Whether another's run has ended without taking its flag down, which is done here."""
+        own = (self._flags / self._name).stat().st_mtime_ns / 1e9
+        age = own - flag.written if own and flag.written else 0.0
+        if flag.place.name in seen and seen[flag.place.name][0] == flag.content.get("beat"):
+            age = max(age, time.monotonic() - seen[flag.place.name][1])
+        if not flag.ended and age <= _STALE:
+            return False
+        log.info("%s: taken over from a run that has ended (%s)", self._what, flag)
+        self._content["term"] = max(self._content["term"], flag.term + 1)
+        flag.place.unlink(missing_ok=True)
+        return True
+
+    def _keep(self) -> None:
+        """Give signs of life, and look whether another run took over."""
+        while not self._end.wait(_BEAT) and self._lost is None:
+            with suppress(OSError):  # the store does not answer: if that lasts, another run may take over
+                later = [
+                    flag for flag in self._others() if flag.state == _HOLDING and flag.term > self._content["term"]
+                ]
+                if later:
+                    self._lost = later[0]
+                elif not self._end.is_set():
+                    self._show()
+                    if self._end.is_set():
+                        (self._flags / self._name).unlink(missing_ok=True)
+
+
+@contextmanager
+def leased(flags: ObjectPath, what: str) -> Iterator[Lease]:
+    """Hold a place in a store for this run alone. flags: a folder in it for who does; what: how errors call it.
+
+    A run that is killed is taken over from within a minute, at once on its own machine.  Raises RuntimeError where
+    another run holds it.
+    """
+    lease = Lease(flags, what)
+    try:
+        lease.take()
+        yield lease
+    finally:
+        lease.release()
+
+
+def _system() -> str:
+    """What tells this boot, and this container, from others; empty where that cannot be known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")  # noqa: PTH115
+    except OSError:
+        return ""
