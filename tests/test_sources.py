@@ -18,7 +18,7 @@ from tiny_model import picture, tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
-from bigr_repr.embed.dataset.plan import Entry
+from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.inputs.fetch import fetch, pictures
 from bigr_repr.embed.inputs.sources import find_sources
 from bigr_repr.images import parquet
@@ -201,7 +201,7 @@ def test_a_broken_run_over_containers_goes_on(pre: Pretrained, tmp_path: Path) -
 
     with pytest.raises(KeyboardInterrupt):
         run(inputs, tmp_path / "out", pre, on_progress=interrupt)
-    assert run(inputs, tmp_path / "out", pre).embedded == 9
+    assert run(inputs, tmp_path / "out", pre).embedded == 10  # units of whole row groups, which have four rows
     whole, resumed = read_embeddings(tmp_path / "whole"), read_embeddings(tmp_path / "out")
     assert (resumed.paths, resumed.vectors.tobytes()) == (whole.paths, whole.vectors.tobytes())
     write_parquet(tmp_path / "a.parquet", images[:12])

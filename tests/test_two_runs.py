@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -58,13 +59,15 @@ def flag(place: ObjectPath, **content: Any) -> None:
 
 
 def test_of_many_that_ask_at_once_one_holds(store: ObjectPath) -> None:
+    refused = Semaphore(0)
+
     def ask(number: int) -> bool:
         try:
             with leased(store, "out"):
-                time.sleep(1)
-                return True
+                return all(refused.acquire(timeout=20) for _ in range(4))
         except RuntimeError as error:
             assert str(error).startswith("out: another run is writing it (process")  # noqa: PT017
+            refused.release()
             return False
 
     with ThreadPoolExecutor(5) as pool:

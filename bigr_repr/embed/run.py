@@ -20,6 +20,7 @@ from bigr_repr.embed.engines.batching import best_batch_size
 from bigr_repr.embed.engines.gpus import Devices, EngineOptions, saved
 from bigr_repr.embed.engines.local import LocalEngine
 from bigr_repr.embed.engines.ray import RayEngine, require_ray
+from bigr_repr.embed.inputs.remembered import RememberedTars
 from bigr_repr.embed.inputs.sources import find_sources
 from bigr_repr.embed.job import EmbedJob, EmbedSummary, Progress, RunUnits
 from bigr_repr.embed.options import EmbedOptions
@@ -65,9 +66,9 @@ def embed_images(
     if options.engine == "ray":
         require_ray(options.ray_address, str(options.device or "auto"), options.batch_size)
     devices = options.devices
-    sources = _begun(_found(inputs, options))  # before a model is loaded
-    loaded = _load(model, devices, options)
     target = as_place(out)
+    sources = _begun(_found(inputs, target, options))  # before a model is loaded
+    loaded = _load(model, devices, options)
     with ExitStack() as stack:
         folder, held, check = stack.enter_context(_claimed(target))
         old = None if options.overwrite else open_plan(folder)
@@ -78,9 +79,20 @@ def embed_images(
         return job.do(plan, _engine(loaded, job, options, held, stack), retry_failed=options.retry_failed)
 
 
-def _found(inputs: PathLike | Iterable[PathLike], options: EmbedOptions) -> Iterator[Source]:
-    labels = options.labels_from_folders
-    return find_sources(inputs, root=options.root, literal=options.literal, labels=labels, columns=options.columns)
+def _found(inputs: PathLike | Iterable[PathLike], out: Place, options: EmbedOptions) -> Iterator[Source]:
+    known = RememberedTars(None if options.overwrite else _plan_in(out))
+    return find_sources(
+        inputs, root=options.root, literal=options.literal, labels=options.labels_from_folders, columns=options.columns,
+        known=known.pictures,
+    )  # fmt: skip
+
+
+def _plan_in(out: Place) -> Plan | None:
+    """The plan of a data set, for what is only read of it; None also where none can be read."""
+    try:
+        return open_plan(out / RUN_FOLDER)
+    except (OSError, ValueError):  # said when the folder is claimed
+        return None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ def is_container(file: str) -> bool:
     return _suffix(file) in _TAR + PARQUET
 
 
+def is_table(file: str) -> bool:
+    """Whether that is a Parquet file."""
+    return _suffix(file) in PARQUET
+
+
 def _suffix(file: str) -> str:
     """The suffix that tells a container, lower case; of a URL, that of its path."""
     name = file.lower()

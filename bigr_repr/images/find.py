@@ -44,7 +44,8 @@ class Source:
     """One image. path: what is recorded for it; file: what is opened. Both may hold surrogate escapes.
 
     start: None if the image is the whole file; else size bytes of it from start on, or, size being None, row start of a
-    Parquet file. label: what the file itself says the image is.
+    Parquet file. label: what the file itself says the image is. together: how many images, from this one on, are read
+    together, where this is the first of several.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Source:
     start: int | None = None
     size: int | None = None
     label: str | None = None
+    together: int | None = None
 
 
 def find_images(

@@ -28,13 +28,15 @@ class Member(NamedTuple):
     """A picture in a container. start: a Parquet file's row, size being None, or where a tar member's bytes begin.
 
     start < 0: it cannot be read, for one of REASONS. name: of the member, or the row's number; may hold surrogate
-    escapes. label: what the container says it is, if that.
+    escapes. label: what the container says it is, if that. together: how many members, from this one on, are read
+    together, of the first of a Parquet file's row group.
     """
 
     name: str
     start: int
     size: int | None
     label: str | None
+    together: int | None = None
 
 
 def require_file(file: str) -> None:

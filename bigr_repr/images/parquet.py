@@ -9,7 +9,7 @@ import io
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -102,15 +102,23 @@ def parquet_members(file: str, labels: bool, columns: Columns) -> Iterator[Membe
     with open_parquet(file) as parquet:
         image_column(parquet, file, columns)
         _require_rows(parquet, file)
+        starts = _group_starts(parquet)
         if not labels or not _has_labels(parquet, file, columns):
-            yield from (Member(str(row), row, None, None) for row in range(parquet.metadata.num_rows))
+            rows = range(parquet.metadata.num_rows)
+            yield from (Member(str(row), row, None, None, starts.get(row)) for row in rows)
             return
         names = class_names(parquet.schema_arrow.metadata, columns.label)
         batches = parquet.iter_batches(4096, columns=[columns.label])
         values = (value for batch in batches for value in batch.column(0).to_pylist())
         for row, value in enumerate(values):
             known = isinstance(value, int) and 0 <= value < len(names)
-            yield Member(str(row), row, None, names[value] if known else _label_text(value))
+            yield Member(str(row), row, None, names[value] if known else _label_text(value), starts.get(row))
+
+
+def _group_starts(parquet: pq.ParquetFile) -> dict[int, int]:
+    """{first row of a row group: how many it has}."""
+    sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.metadata.num_row_groups)]
+    return dict(zip(accumulate(sizes[:-1], initial=0), sizes, strict=True)) if sizes else {}
 
 
 def _require_rows(parquet: pq.ParquetFile, file: str) -> None:
@@ -204,6 +212,7 @@ class ParquetRows:
         self.file, self._columns = file, columns
         self._held = _Stretch(0, 0, pa.array([], pa.binary()))
         self._following: Generator[_Stretch, None, None] | None = None
+        self._end = 0  # the row group up to which it goes
         self._error: ImageError | None = None
         try:
             with member_errors(file):
@@ -216,14 +225,14 @@ class ParquetRows:
         except ImageError as error:
             self._error = error
 
-    def read(self, row: int) -> bytes | ImageError:
-        """A row's bytes, or why there are none."""
+    def read(self, row: int, last: int = 0) -> bytes | ImageError:
+        """A row's bytes, or why there are none. last: row up to which more will be asked for, in order."""
         name = f"{escape_path(self.file)}#{row}"
         if self._error is None and row >= self._starts[-1]:
             return ImageError("missing", f"{name}: the file has {self._starts[-1]} rows")
         error = self._error
         if error is None:
-            held = self._find(row)
+            held = self._find(row, last)
             if not isinstance(held.content, ImageError):
                 content: bytes | None = held.content[row - held.start].as_py()
                 return content or ImageError("empty", f"{name}: the row holds no bytes")
@@ -235,19 +244,20 @@ class ParquetRows:
         if self._following is not None:
             self._following.close()
 
-    def _find(self, row: int) -> _Stretch:
-        group, latest = (bisect_right(self._starts, place) - 1 for place in (row, max(0, self._held.end - 1)))
-        if self._following is None or row < self._held.start or group > latest + 1:
+    def _find(self, row: int, last: int) -> _Stretch:
+        places = (row, max(0, self._held.end - 1), min(max(row, last), self._starts[-1] - 1))
+        group, latest, end = (bisect_right(self._starts, place) - 1 for place in places)
+        if self._following is None or row < self._held.start or group > latest + 1 or group >= self._end:
             self.close()
-            self._held = _Stretch(self._starts[group], self._starts[group], None)
-            self._following = read_ahead(self._stretches(group), _AHEAD)
+            self._held, self._end = _Stretch(self._starts[group], self._starts[group], None), end + 1
+            self._following = read_ahead(self._stretches(range(group, self._end)), _AHEAD)
         while row >= self._held.end:
             self._held = next(self._following)
         return self._held
 
-    def _stretches(self, group: int) -> Iterator[_Stretch]:
-        """All rows from a row group's first on. What is damaged ends its row group, and the next one follows."""
-        for number in range(group, len(self._starts) - 1):
+    def _stretches(self, groups: Iterable[int]) -> Iterator[_Stretch]:
+        """All rows of row groups. What is damaged ends its row group, and the next one follows."""
+        for number in groups:
             start = self._starts[number]
             try:
                 with member_errors(self.file):

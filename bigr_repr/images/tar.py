@@ -9,14 +9,15 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from bigr_repr.images.find import IMAGE_SUFFIXES, escape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.member import NOWHERE, SPARSE, Member
 from bigr_repr.system.object_store import ObjectPath, is_url
 
-_BUFFER: Final = 4 << 20  # bytes read at a time
+_BUFFER: Final = 1 << 20  # bytes of a store's object that are read at a time where members are small
+_HEADER, _JUMP = 2 << 10, 64 << 10  # the same where they are large, and what is large
 _HOPS: Final = 40  # from link to link, as Linux follows them
 _PACKED: Final = {
     b"\x1f\x8b": ("gzip", "gunzip"), b"BZh": ("bzip2", "bunzip2"), b"\xfd7zXZ": ("xz", "unxz"),
@@ -27,41 +28,71 @@ _PACKED: Final = {
 def tar_members(file: str, labels: bool) -> Iterator[Member]:
     """Pictures in a tar file, in its order: regular files and links with the suffix of an image.
 
-    Raises ImageError for a file that is empty or compressed, and what tarfile raises.
+    The file is read once, its headers alone where members are large. Members wait for the end from the first link on,
+    which may lead to what comes later. Raises ImageError for a file that is empty or compressed, and what tarfile
+    raises.
     """
-    links = _Links(file)
+    links, waiting = _Links(), list[tuple[Member, str | None]]()
     with _open(file) as stream, _open_tar(stream, file) as tar:
-        for infos in _samples(tar):
-            label = next((_text(tar, info) for info in infos if info.name.endswith(".cls")), None) if labels else None
-            for info in infos:
-                folder, base = os.path.split(info.name)
-                if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES and not base.startswith("."):
-                    own = label if label is not None or not folder else escape_path(os.path.basename(folder))
-                    yield Member(info.name, *links.place(info), own)
+        try:
+            for infos in _samples(tar):
+                for member, target in _pictures_of(tar, infos, labels):
+                    if target is None and not waiting:
+                        yield member
+                    else:
+                        waiting.append((member, target))
+                for info in infos:
+                    links.note(info)
+        except Exception:
+            yield from links.resolved(waiting)
+            raise
+    yield from links.resolved(waiting)
+
+
+def _pictures_of(
+    tar: tarfile.TarFile, infos: list[tarfile.TarInfo], labels: bool
+) -> Iterator[tuple[Member, str | None]]:
+    """Pictures of a sample, each with the name that it is a link to, or None."""
+    label = next((_text(tar, info) for info in infos if info.name.endswith(".cls")), None) if labels else None
+    for info in infos:
+        folder, base = os.path.split(info.name)
+        if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES and not base.startswith("."):
+            own = label if label is not None or not folder else escape_path(os.path.basename(folder))
+            yield Member(info.name, *_place(info), own), None if info.isreg() else _target(info)
+
+
+def _place(info: tarfile.TarInfo) -> tuple[int, int]:
+    """Start and size of a member's bytes; of a link's, none."""
+    if info.issparse():
+        return SPARSE, 0
+    return (info.offset_data, info.size) if info.isreg() else (NOWHERE, 0)
 
 
 class _Links:
-    """Where the bytes of members are; the file is listed once more when there is a first link in it."""
+    """Where the bytes of members are, by name."""
 
-    def __init__(self, file: str) -> None:
-        self._file = file
-        self._places: dict[str, tuple[int, int]] | None = None
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[int, int]] = {}
         self._targets: dict[str, str] = {}
 
-    def place(self, info: tarfile.TarInfo) -> tuple[int, int]:
-        """Start and size of a member, of what it links to if it is a link."""
+    def note(self, info: tarfile.TarInfo) -> None:
+        """Remember a member; of a name that comes twice, the last."""
+        name = posixpath.normpath(info.name)
         if info.isreg():
-            return (SPARSE, 0) if info.issparse() else (info.offset_data, info.size)
-        if self._places is None:
-            self._places = {}
-            with _open(self._file) as stream, _open_tar(stream, self._file) as tar:
-                for each in _files(tar):
-                    name = posixpath.normpath(each.name)
-                    if each.isreg():
-                        self._places[name] = self.place(each)
-                    else:
-                        self._targets[name] = _target(each)
-        name = _target(info)
+            self._places[name] = _place(info)
+        else:
+            self._targets[name] = _target(info)
+
+    def resolved(self, members: list[tuple[Member, str | None]]) -> Iterator[Member]:
+        """Members with the places of what they link to."""
+        for member, target in members:
+            if target is None:
+                yield member
+            else:
+                start, size = self._find(target)
+                yield member._replace(start=start, size=size)
+
+    def _find(self, name: str) -> tuple[int, int]:
         for _ in range(_HOPS):
             if name in self._places:
                 return self._places[name]
@@ -77,8 +108,46 @@ def _target(info: tarfile.TarInfo) -> str:
 
 def _open(file: str) -> BinaryIO:
     if is_url(file):
-        return io.BufferedReader(ObjectPath(file).open_input(), _BUFFER)
+        return io.BufferedReader(_Headers(ObjectPath(file).open_input()), tarfile.BLOCKSIZE)
     return Path(file).open("rb")
+
+
+class _Headers(io.RawIOBase):
+    """An object, read in few requests where members are small, and by its headers alone where they are large.
+
+    A piece that follows the one before is twice as long, up to _BUFFER; after a jump over _JUMP bytes, it is short.
+    """
+
+    def __init__(self, file: Any) -> None:
+        super().__init__()
+        self._file, self._place, self._start, self._piece, self._content = file, 0, 0, _HEADER, b""
+        self._size: int = file.size() if callable(file.size) else file.size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place}.get(whence, self._size)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        within = self._place - self._start
+        if not 0 <= within < len(self._content):
+            near = 0 <= within - len(self._content) < _JUMP
+            self._piece = min(_BUFFER, 2 * self._piece) if near else _HEADER
+            self._start, within = self._place, 0
+            size = min(self._piece, self._size - self._place)
+            self._content = self._file.read_at(size, self._place) if size > 0 else b""
+        content = self._content[within : within + len(buffer)]
+        buffer[: len(content)] = content
+        self._place += len(content)
+        return len(content)
 
 
 def _open_tar(stream: BinaryIO, file: str) -> tarfile.TarFile:

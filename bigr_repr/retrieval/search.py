@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._typing import PathLike
-from bigr_repr.embed.dataset.plan import Entry
+from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.schema import icc_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
 from bigr_repr.embed.inputs.sources import container_entry, find_sources

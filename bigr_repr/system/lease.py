@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _BEAT: Final = 10.0  # seconds between signs of life
 _STALE: Final = 60.0  # without one, after which a run is taken to have ended
 _LOOK: Final = 1.0  # between looks at another run's flag
+_TRIES: Final = 4
 _ASKING, _HOLDING = "asking", "holding"
 
 
@@ -124,12 +125,8 @@ class Lease:
 
     def _others(self) -> list[_Flag]:
         """Flags of other runs."""
-        found = []
-        for place in self._flags.glob("*.json"):
-            if place.name != self._name:
-                with suppress(FileNotFoundError, ValueError):  # it has just been taken down
-                    found.append(_Flag(place, json.loads(place.read_text()), place.stat().st_mtime_ns / 1e9))
-        return found
+        places = (place for place in self._flags.glob("*.json") if place.name != self._name)
+        return [flag for flag in map(_read, places) if flag is not None]
 
     def _over(self, flag: _Flag, seen: dict[str, tuple[int, float]]) -> bool:
         """Whether another's run has ended without taking its flag down, which is done here."""
@@ -157,6 +154,16 @@ class Lease:
                     self._show()
                     if self._end.is_set():
                         (self._flags / self._name).unlink(missing_ok=True)
+
+
+def _read(place: ObjectPath) -> _Flag | None:
+    """A flag; None for one that has just been taken down. One that is put anew while it is read is read again."""
+    for _ in range(_TRIES - 1):
+        with suppress(OSError, ValueError):
+            return _Flag(place, json.loads(place.read_text()), place.stat().st_mtime_ns / 1e9)
+        if not place.exists():
+            return None
+    return _Flag(place, json.loads(place.read_text()), place.stat().st_mtime_ns / 1e9)
 
 
 @contextmanager

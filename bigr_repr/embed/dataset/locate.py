@@ -8,8 +8,9 @@ from typing import Final
 import pyarrow.parquet as pq
 
 from bigr_repr._typing import PathLike
+from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.ledger import Ledger
-from bigr_repr.embed.dataset.plan import RUN_FOLDER, Entry, Plan, open_plan
+from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, open_plan
 from bigr_repr.embed.dataset.schema import columns_of
 from bigr_repr.images.parquet import Columns
 from bigr_repr.system.object_store import as_place, readable

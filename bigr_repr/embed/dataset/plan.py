@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import cached_property
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bigr_repr.embed.dataset.containers import Container, ContainerList, changed_file, containers
+from bigr_repr.embed.dataset.cut import Cut
+from bigr_repr.embed.dataset.entry import Entry, as_entry
 from bigr_repr.images.find import Source, escape_path, unescape_path
 from bigr_repr.system.files import HashedFile, replacing, sync_folder
-from bigr_repr.system.object_store import Place, as_place, is_url, readable
+from bigr_repr.system.object_store import Place, readable
 
 RUN_FOLDER = "_run"  # in a data set's; readers of Parquet folders pass over names that begin with an underscore
 _INPUTS, _DIGESTS, _CONTAINERS, _PLAN = "inputs", "digests", "containers", "plan.json"
@@ -43,24 +44,13 @@ _ENCODING = {
 }  # fmt: skip
 
 
-class Entry(NamedTuple):
-    """One input. path: as recorded, escaped to be text; file: absolute, as the system names it, or a URL.
-
-    start, size, label: which part of the file it is, and what the file says of it, as of bigr_repr.images.Source.
-    """
-
-    path: str
-    file: str
-    start: int | None = None
-    size: int | None = None
-    label: str | None = None
-
-
 @dataclass(frozen=True)
 class Plan:
     """Written lists of inputs. folder: where they are; lists: how many inputs each has, the first and what was added.
 
-    unit_size: inputs of a unit; the last one of a list may have fewer. ids: what tells each list from others, its
+    unit_size: inputs of a unit; the last one of a list may have fewer. uneven: for each list how many units it has,
+    where they are not of that size; None where they are. continued: ranges of units, first and last, that begin within
+    the row group that the one before ends in. ids: what tells each list from others, its
     inputs and what is made of them: the same for the same; none in plans of earlier versions.
     """
 
@@ -69,6 +59,8 @@ class Plan:
     unit_size: int
     provenance: dict[str, Any]
     ids: tuple[str, ...] = ()
+    uneven: tuple[int | None, ...] = ()
+    continued: tuple[tuple[int, int], ...] = ()
 
     @property
     def inputs(self) -> int:
@@ -83,7 +75,27 @@ class Plan:
     def size(self, unit: int) -> int:
         """Number of inputs of a unit."""
         number, group = self._at(unit)
+        if self._units_of(number) is not None:
+            return int(self._file(_INPUTS, unit).metadata.row_group(group).num_rows)
         return min(self.unit_size, self.lists[number] - group * self.unit_size)
+
+    def _units_of(self, number: int) -> int | None:
+        return self.uneven[number] if number < len(self.uneven) else None
+
+    def chains(self, units: Iterable[int]) -> Iterator[list[int]]:
+        """Units that rise, those together that are best done by one engine, one after the other."""
+        chain: list[int] = []
+        for unit in units:
+            if chain and not (unit == chain[-1] + 1 and unit in self._continued):
+                yield chain
+                chain = []
+            chain.append(unit)
+        if chain:
+            yield chain
+
+    @cached_property
+    def _continued(self) -> frozenset[int]:
+        return frozenset(unit for first, last in self.continued for unit in range(first, last + 1))
 
     def id_of(self, unit: int) -> str:
         """What a unit's record and shard name as the list that they are of; empty in plans of earlier versions."""
@@ -115,21 +127,39 @@ class Plan:
 
     def changed_container(self) -> str | None:
         """The first file holding several inputs that is no longer the one last listed, in words; None: none is."""
-        stamps: dict[str, tuple[int, int]] = {}
+        return changed_file({each.file: each.stamp for _, each in self.containers()})
+
+    def containers(self) -> Iterator[tuple[int, Container]]:
+        """Files that hold several inputs, each with the number of its list; none in plans of earlier versions."""
         for number in range(len(self.lists)):
-            place = self.folder / _named(_CONTAINERS, number)
-            if place.exists():  # else it is a plan of an earlier version
-                rows = pq.read_table(readable(place), partitioning=None).to_pylist()
-                stamps |= {row["file"]: (row["size"], row["time"]) for row in rows}
-        for file, then in stamps.items():
-            if (now := _stamp(unescape_path(file))) != then:
-                return f"{file} has changed since it was listed ({_stamp_words(then)}, now {_stamp_words(now)})"
-        return None
+            yield from ((number, each) for each in containers(self.folder / _named(_CONTAINERS, number)))
+
+    def stretch(self, number: int, first: int, count: int) -> Iterator[Entry]:
+        """So many inputs of a list, from its first-th on."""
+        file, sizes = self._list(_INPUTS, number), self._sizes(number)
+        group = bisect_right(sizes, first) - 1
+        while count > 0:
+            part = _entries(file, group)[first - sizes[group] :][:count]
+            yield from part
+            first, count, group = first + len(part), count - len(part), group + 1
+
+    def _sizes(self, number: int) -> list[int]:
+        """Where the units of a list begin in it."""
+        if number not in self._begin:
+            metadata = self._list(_INPUTS, number).metadata
+            sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+            self._begin[number] = list(accumulate(sizes, initial=0))
+        return self._begin[number]
+
+    @cached_property
+    def _begin(self) -> dict[int, list[int]]:
+        return {}
 
     @cached_property
     def _starts(self) -> list[int]:
         """The first unit of every list, and the number of all units."""
-        return list(accumulate((-(-count // self.unit_size) for count in self.lists), initial=0))
+        each = ((self._units_of(number), count) for number, count in enumerate(self.lists))
+        return list(accumulate((-(-count // self.unit_size) if own is None else own for own, count in each), initial=0))
 
     def _at(self, unit: int) -> tuple[int, int]:
         """Number of the list that holds a unit, and the unit's number in it."""
@@ -137,7 +167,10 @@ class Plan:
         return number, unit - self._starts[number]
 
     def _file(self, kind: str, unit: int) -> pq.ParquetFile:
-        name = _named(kind, self._at(unit)[0])
+        return self._list(kind, self._at(unit)[0])
+
+    def _list(self, kind: str, number: int) -> pq.ParquetFile:
+        name = _named(kind, number)
         if name not in self._open:
             self._open[name] = pq.ParquetFile(readable(self.folder / name))
         return self._open[name]
@@ -167,10 +200,13 @@ def open_plan(folder: Place) -> Plan | None:
     file = folder / _PLAN
     try:
         written = json.loads(file.read_text("utf-8"))
-        if written["format"] != 2:
+        if written["format"] not in (2, 3):
             raise ValueError(f"{file}: format {written['format']} is of another version; use that, or overwrite")
-        ids = tuple(map(str, written.get("ids", ())))
-        return Plan(folder, tuple(written["lists"]), written["unit_size"], written["provenance"], ids)
+        return Plan(
+            folder, tuple(written["lists"]), written["unit_size"], written["provenance"],
+            tuple(map(str, written.get("ids", ()))), tuple(written.get("uneven", ())),
+            tuple((first, last) for first, last in written.get("continued", ())),
+        )  # fmt: skip
     except FileNotFoundError:
         return None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -178,16 +214,17 @@ def open_plan(folder: Place) -> Plan | None:
 
 
 class Listed(NamedTuple):
-    """A list that list_inputs wrote. sha256: of its file."""
+    """A list that list_inputs wrote. sha256: of its file; uneven, continued: as of Plan, of this list alone."""
 
     inputs: int
     sha256: str
+    uneven: int | None
+    continued: tuple[tuple[int, int], ...]
 
 
 def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_listed: Callable[[int], None]) -> Listed:
     """Write the list of inputs beside that of any plan in the folder, for commit_plan."""
-    found, stamps = 0, dict[str, tuple[int, int] | None]()
-    entries = map(as_entry, sources)
+    found, held, cut = 0, ContainerList(), Cut(unit_size)
     with (
         replacing(folder / _named(_INPUTS, None)) as file,
         closing(HashedFile(file)) as hashed,
@@ -200,40 +237,15 @@ def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_lis
             write_statistics=False,
         ) as writer,
     ):
-        for unit in _units(entries, unit_size):
+        for unit in cut.units(sources):
             paths, files, *parts = zip(*unit, strict=True)
             columns = [paths, map(escape_path, files), *parts]
-            writer.write_table(pa.table(list(map(list, columns)), schema=_SCHEMA), row_group_size=unit_size)
+            writer.write_table(pa.table(list(map(list, columns)), schema=_SCHEMA), row_group_size=len(unit))
+            held.note(unit, found)
             found += len(unit)
-            stamps |= {
-                file: _stamp(file) for file in {each.file for each in unit if each.start is not None} - {*stamps}
-            }
             on_listed(found)
-    _write_stamps(folder, {file: stamp for file, stamp in stamps.items() if stamp})
-    return Listed(found, hashed.sha256)
-
-
-def _write_stamps(folder: Place, stamps: Mapping[str, tuple[int, int]]) -> None:
-    sizes, times = zip(*stamps.values(), strict=True) if stamps else ((), ())
-    kinds = {"file": pa.string(), "size": pa.int64(), "time": pa.int64()}
-    table = pa.table([[*map(escape_path, stamps)], [*sizes], [*times]], schema=pa.schema(kinds))
-    with replacing(folder / _named(_CONTAINERS, None)) as file:
-        pq.write_table(table, file)
-
-
-def _stamp(file: str) -> tuple[int, int] | None:
-    """Size of a file and when it was written; None if that cannot be known."""
-    try:
-        status = as_place(file).stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
-def _stamp_words(stamp: tuple[int, int] | None) -> str:
-    if stamp is None:
-        return "missing"
-    return f"{stamp[0]:,} bytes of {datetime.fromtimestamp(stamp[1] / 1e9):%Y-%m-%d %H:%M:%S}"
+    held.write(folder / _named(_CONTAINERS, None))
+    return Listed(found, hashed.sha256, cut.count if cut.uneven else None, tuple(cut.continued))
 
 
 def commit_plan(folder: Place, listed: Listed, unit_size: int, provenance: dict[str, Any]) -> Plan:
@@ -255,8 +267,15 @@ def _commit(before: Plan, listed: Listed) -> Plan:
         (before.folder / _named(kind, None)).replace(before.folder / _named(kind, number))
     told = json.dumps([listed, number, before.unit_size, before.provenance], sort_keys=True)
     ids = *before.ids, *[""] * (number - len(before.ids)), hashlib.sha256(told.encode()).hexdigest()[:32]
-    plan = replace(before, lists=(*before.lists, listed.inputs), ids=ids)
-    written = {"format": 2, "lists": plan.lists, "unit_size": plan.unit_size, "ids": ids, "provenance": plan.provenance}
+    uneven = *before.uneven, *[None] * (number - len(before.uneven)), listed.uneven
+    continued = *before.continued, *((before.units + first, before.units + last) for first, last in listed.continued)
+    plan = replace(before, lists=(*before.lists, listed.inputs), ids=ids, uneven=uneven, continued=continued)
+    written = {
+        "format": 2 if set(uneven) == {None} else 3,  # earlier versions take the size of units for granted
+        "lists": plan.lists, "unit_size": plan.unit_size, "ids": ids,
+        **({} if set(uneven) == {None} else {"uneven": uneven}), **({"continued": continued} if continued else {}),
+        "provenance": plan.provenance,
+    }  # fmt: skip
     with replacing(plan.folder / _PLAN) as file:  # what it does not speak of is not there
         file.write(json.dumps(written, indent=1).encode())
     return plan
@@ -292,17 +311,6 @@ def _named(kind: str, number: int | None) -> str:
 def _entries(file: pq.ParquetFile, group: int) -> list[Entry]:
     columns = [column.to_pylist() for column in file.read_row_group(group).columns]
     return [Entry(path, unescape_path(name), *part) for path, name, *part in zip(*columns, strict=True)]
-
-
-def as_entry(source: Source) -> Entry:
-    """An input as plans hold it."""
-    file = source.file if is_url(source.file) else os.path.abspath(source.file)  # noqa: PTH100 - keeps symbolic links
-    return Entry(escape_path(source.path), file, source.start, source.size, source.label)
-
-
-def _units(entries: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
-    while unit := list(islice(entries, size)):
-        yield unit
 
 
 def _shown(entry: Entry | None) -> str:

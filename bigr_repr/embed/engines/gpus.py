@@ -6,6 +6,7 @@ does fewer of them. The rows do not depend on which device did a unit, for all o
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -78,6 +79,7 @@ class Devices:
         if not supported():
             raise ValueError(f"this system runs one device at a time; name one of {', '.join(devices)}")
         self._devices, self._options, self._on_batch, self._keep_open = devices, options, on_batch, keep_open
+        self._own: dict[Any, deque[int]] = {}  # by connection: the rest of the units that it does one after the other
 
     def run(self, plan: Plan, units: Iterable[int]) -> None:
         """Do units of a plan.  Raises what a process raises, RuntimeError if one ends before its time."""
@@ -88,7 +90,7 @@ class Devices:
                 children[child.connection] = device, child
                 child.connection.send(self._for(device))
             waiting: list[Any] = list(children)
-            todo = iter(units)
+            todo = plan.chains(units)
             while waiting:
                 for connection in wait(waiting):
                     if not self._answer(connection, *children[connection], todo):
@@ -105,8 +107,9 @@ class Devices:
         decoding = replace(self._options.decoding, workers=workers)
         return replace(self._options, device=device, decoding=decoding, threads=max(1, self._options.threads // count))
 
-    def _answer(self, connection: Any, device: str, child: Child, todo: Iterator[int]) -> bool:
+    def _answer(self, connection: Any, device: str, child: Child, todo: Iterator[list[int]]) -> bool:
         """Deal with one message of a process; False if it was the last."""
+        own = self._own.setdefault(connection, deque())
         try:
             message = connection.recv()
         except (EOFError, ConnectionError):
@@ -116,7 +119,8 @@ class Devices:
         if isinstance(message, BaseException):
             raise message
         if message == "unit":
-            connection.send(next(todo, None))
+            own.extend(() if own else next(todo, ()))
+            connection.send(own.popleft() if own else None)
         elif message == "end":
             return False
         else:

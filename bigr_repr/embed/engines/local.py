@@ -23,13 +23,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bigr_repr.codes import to_bytes
+from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.ledger import GONE, Failure, Ledger, UnitRecord
-from bigr_repr.embed.dataset.plan import Entry, Plan
+from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.schema import Recipe
 from bigr_repr.embed.dataset.shards import ShardRows, merge_rows, read_shard, rows_table
 from bigr_repr.embed.engines.network import Network
 from bigr_repr.embed.inputs.changed import renewed, stamps_of
-from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
+from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures, pictures_of_units
 from bigr_repr.images.decode import MAX_PIXELS
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
@@ -142,14 +143,14 @@ class LocalEngine:
         self.ledger.plan = plan
         self.run(make_task(plan, self.ledger, unit) for unit in units)
 
-    def _entries(self, tasks: Iterable[UnitTask], queue: list[UnitTask]) -> Iterator[Entry]:
+    def _entries(self, tasks: Iterable[UnitTask], queue: list[UnitTask]) -> Iterator[list[Entry]]:
         """What tasks embed; they join the queue as their entries come, and those without any are sealed."""
         for task in tasks:
             if task.entries:
                 queue.append(task)
             else:
                 self._seal(_Doing(task, [], []))
-            yield from task.entries
+            yield task.entries
 
     def run(self, tasks: Iterable[UnitTask]) -> None:
         """Do all tasks. Raises OSError when writing fails, ValueError when the model gives nothing finite."""
@@ -169,7 +170,7 @@ class LocalEngine:
         ahead = (1 + network.ahead) * self.batch_size
         stop = load.stop if isinstance(load, GuardedLoading) else None
         decoded = map_ahead(
-            decode, pictures(self._entries(tasks, queue), recipe.parquet), workers=self.decoding.workers,
+            decode, pictures_of_units(self._entries(tasks, queue), recipe.parquet), workers=self.decoding.workers,
             ahead=ahead, stop=stop,
         )  # fmt: skip
         flying: deque[_Launched] = deque()  # the network is at work on these while the next one's pictures are awaited

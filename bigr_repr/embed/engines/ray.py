@@ -95,11 +95,12 @@ def share_out(machines: Sequence[Mapping[str, float]], device: str, workers: int
 
 @dataclass(eq=False)
 class _ActorState:
-    """An actor of ours. units: that it has been given."""
+    """An actor of ours. units: that it has been given; own: that it will be, for they share row groups with those."""
 
     actor: Any
     ready: bool = False
     units: list[int] = field(default_factory=list)
+    own: deque[int] = field(default_factory=deque)
 
 
 class RayEngine:
@@ -117,7 +118,7 @@ class RayEngine:
         self._address, self._options, self._pre, self._on_batch = address, options, pre, on_batch
         self._members: list[_ActorState] = []
         self._pending: dict[Any, tuple[_ActorState, int | None]] = {}  # by what ray.wait waits for; None: the start
-        self._todo: deque[int] = deque()
+        self._todo: deque[list[int]] = deque()
         self._lost: Counter[int | None] = Counter()
         self._begun = False  # whether any actor was ever ready
         self._ledger = Ledger(as_place(options.out), as_place(options.folder) / "units")
@@ -130,12 +131,12 @@ class RayEngine:
         """
         import ray
 
-        self._todo.extend(units)
+        self._todo.extend(plan.chains(units))
         self._ledger.plan = plan
         with _connected(self._address):
             model = ray.put(self._pre)
             try:
-                while self._todo or any(member.units for member in self._members):
+                while self._todo or any(member.units or member.own for member in self._members):
                     self._recruit(model)
                     self._hand_out()
                     if not self._pending:
@@ -162,7 +163,7 @@ class RayEngine:
             if not self._members:
                 log.warning("waiting for machines to join the Ray cluster: %s", error)
             return
-        work = len(self._todo) + sum(len(member.units) for member in self._members)
+        work = len(self._todo) + sum(bool(member.units) for member in self._members)
         decoding = replace(self._options.decoding, workers=share.cores)
         own = replace(self._options, device="cuda" if share.gpus else "cpu", decoding=decoding, threads=share.cores)
         options = {"num_cpus": share.cores, "num_gpus": share.gpus, "max_restarts": 0, "max_concurrency": 2 * _AHEAD}
@@ -175,8 +176,9 @@ class RayEngine:
         """Give units to actors that are ready for more."""
         for _ in range(_AHEAD):
             for member in self._members:
-                if self._todo and member.ready and len(member.units) < _AHEAD:
-                    unit = self._todo.popleft()
+                if (self._todo or member.own) and member.ready and len(member.units) < _AHEAD:
+                    member.own.extend(() if member.own else self._todo.popleft())
+                    unit = member.own.popleft()
                     member.units.append(unit)
                     self._pending[member.actor.do.remote(unit)] = member, unit
 
@@ -207,10 +209,12 @@ class RayEngine:
     def _lose(self, member: _ActorState, error: Exception) -> None:
         """Give an actor's units to others. Raises RuntimeError when that has happened to one of them too often."""
         reason = re.sub(r"\x1b\[\d+m", "", str(error).strip().splitlines()[-1])[:200]
-        log.warning("a Ray worker was lost, its %d units are done by others: %s", len(member.units), reason)
+        units = len(member.units) + len(member.own)
+        log.warning("a Ray worker was lost, its %d units are done by others: %s", units, reason)
         self._members.remove(member)
         self._pending = {key: value for key, value in self._pending.items() if value[0] is not member}
-        self._todo.extendleft(reversed(member.units))
+        assert self._ledger.plan is not None
+        self._todo.extendleft(reversed([*self._ledger.plan.chains(sorted([*member.units, *member.own]))]))
         others = any(other.ready for other in self._members)
         for unit in member.units if member.ready else [None]:
             self._lost[unit] += unit is not None or not others  # with others at work, no start is needed

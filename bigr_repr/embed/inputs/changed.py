@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.ledger import CHANGED, GONE, Failure, Ledger, UnitRecord
-from bigr_repr.embed.dataset.plan import Entry, Plan
+from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.shards import read_shard
 from bigr_repr.system.object_store import is_url
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.ledger import Failure, Ledger
-from bigr_repr.embed.dataset.plan import Entry, Plan, listed, write_digests
+from bigr_repr.embed.dataset.plan import Plan, listed, write_digests
 from bigr_repr.embed.dataset.schema import columns_of
-from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
+from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures, pictures_of_units
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.parquet import Columns
 from bigr_repr.system.files import replacing
@@ -42,7 +43,7 @@ def list_digests(
     old = range(before.units) if before else range(0)
     digests = bytearray().join(chain.from_iterable(before.digests(unit) for unit in old) if before else ())
     earlier = len(digests) // 32
-    for digest in map_ahead(_digest, pictures(chain.from_iterable(listed(folder)), columns), workers=workers):
+    for digest in map_ahead(_digest, pictures_of_units(listed(folder), columns), workers=workers):
         digests += digest
         count = len(digests) // 32 - earlier
         if count % 1024 == 0:

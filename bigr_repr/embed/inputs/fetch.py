@@ -1,23 +1,29 @@
 """Planned inputs to the encoded bytes of pictures: files, members of tar shards, rows of Parquet files, objects.
 
 Knows nothing of decoding, and nothing of how the inputs were found. It has two ends. `pictures` runs in one place and
-in the order of the plan, so that a Parquet file is read once, front to back; what it gives can be sent to another
-process. `fetch` runs wherever pictures are decoded, many at a time, and reads what can be read at random.
+in the order of the plan, so that a Parquet file is read once, front to back. `fetch` runs in the threads that pictures
+are decoded in, many at a time, and reads what can be read at random. Neighboring members of a tar shard in a store are
+read together, by whichever thread needs the first of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import chain, groupby, repeat
 from pathlib import Path
-from typing import NamedTuple
+from threading import Lock
+from typing import Final, NamedTuple
 
-from bigr_repr.embed.dataset.plan import Entry
+from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.images.containers import is_container, why_unreadable
 from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.member import REASONS
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns, ParquetRows
 from bigr_repr.system.object_store import ObjectPath, is_url
+
+_SPAN: Final = 8 << 20  # bytes of an object that are read together
+_GAP: Final = 64 << 10  # between two members that are: what is not a picture, as labels
 
 
 class Piece(NamedTuple):
@@ -28,24 +34,53 @@ class Piece(NamedTuple):
     size: int | None
 
 
-class EncodedPicture(NamedTuple):
-    """A picture on its way to a decoder; can be pickled.
+class _Span:
+    """Neighboring pieces of an object, read at once when the first of them is needed."""
 
-    name: what errors call it, as text. source: a local path, its encoded bytes, a Piece, or why it cannot be had.
+    def __init__(self, file: str, start: int, end: int) -> None:
+        self._whole, self._lock = Piece(file, start, end - start), Lock()
+        self._content: bytes | None = None
+
+    def read(self, piece: Piece) -> bytes:
+        """A piece's bytes; where the whole cannot be had, it is asked for alone."""
+        with self._lock:
+            if self._content is None:
+                try:
+                    self._content = _read(self._whole)
+                except (OSError, ValueError):
+                    self._content = b""
+        start = piece.start - self._whole.start
+        content = self._content[start : start + (piece.size or 0)]
+        return content if len(content) == piece.size else _read(piece)
+
+
+class EncodedPicture(NamedTuple):
+    """A picture on its way to a decoder.
+
+    name: what errors call it, as text. source: a local path, its encoded bytes, a Piece, or why it cannot be had. span:
+    that the piece is read with.
     """
 
     name: str
     source: str | bytes | Piece | ImageError
+    span: _Span | None = None
 
 
 def pictures(entries: Iterable[Entry], columns: Columns = USUAL_COLUMNS) -> Generator[EncodedPicture, None, None]:
+    """What pictures_of_units gives of one unit."""
+    return pictures_of_units([list(entries)], columns)
+
+
+def pictures_of_units(
+    units: Iterable[Sequence[Entry]], columns: Columns = USUAL_COLUMNS
+) -> Generator[EncodedPicture, None, None]:
     """Entries in order, each as what fetch takes. Neighboring rows of a Parquet file cost one reading of the file.
 
-    columns: of Parquet files.
+    Of no row group is anything read ahead that a unit has no row of. columns: of Parquet files.
     """
     rows: ParquetRows | None = None
     try:
-        for entry in entries:
+        for entry, span, last in chain.from_iterable(map(_with_neighbors, units)):
             if entry.start is None and is_container(entry.file):
                 yield EncodedPicture(entry.path, why_unreadable(entry.file, columns))
             elif entry.start is None:
@@ -55,16 +90,54 @@ def pictures(entries: Iterable[Entry], columns: Columns = USUAL_COLUMNS) -> Gene
             elif entry.start < 0:
                 yield EncodedPicture(entry.path, ImageError("unsupported", f"{entry.path}: {REASONS[entry.start]}"))
             elif entry.size is not None:
-                yield EncodedPicture(entry.path, Piece(entry.file, entry.start, entry.size))
+                yield EncodedPicture(entry.path, Piece(entry.file, entry.start, entry.size), span)
             else:
                 if rows is None or rows.file != entry.file:
                     if rows is not None:
                         rows.close()
                     rows = ParquetRows(entry.file, columns)
-                yield EncodedPicture(entry.path, rows.read(entry.start))
+                yield EncodedPicture(entry.path, rows.read(entry.start, last))
     finally:
         if rows is not None:
             rows.close()
+
+
+def _with_neighbors(entries: Sequence[Entry]) -> Iterator[tuple[Entry, _Span | None, int]]:
+    """Entries, with the bytes that they are read with, and the last row that neighbors of the same file want of it."""
+    for file, group in groupby(entries, lambda entry: entry.file):
+        same = list(group)
+        last = max(entry.start or 0 for entry in same)
+        spans = _with_spans(same) if is_url(file) else zip(same, repeat(None))
+        yield from ((entry, span, last) for entry, span in spans)
+
+
+def _with_spans(entries: Sequence[Entry]) -> Iterator[tuple[Entry, _Span | None]]:
+    together: list[Entry] = []
+    for entry in entries:
+        if together and not _follows(entry, together):
+            yield from _joined(together)
+            together = []
+        if entry.start is not None and entry.start >= 0 and entry.size is not None:
+            together.append(entry)
+        else:
+            yield entry, None
+    yield from _joined(together)
+
+
+def _follows(entry: Entry, together: list[Entry]) -> bool:
+    first, last = together[0], together[-1]
+    if entry.start is None or entry.size is None:
+        return False
+    gap = entry.start - (last.start or 0) - (last.size or 0)
+    return 0 <= gap <= _GAP and entry.start + entry.size - (first.start or 0) <= _SPAN
+
+
+def _joined(together: list[Entry]) -> Iterator[tuple[Entry, _Span | None]]:
+    span = None
+    if len(together) > 1:
+        first, last = together[0], together[-1]
+        span = _Span(first.file, first.start or 0, (last.start or 0) + (last.size or 0))
+    yield from ((entry, span) for entry in together)
 
 
 def fetch(picture: EncodedPicture) -> str | bytes:
@@ -75,7 +148,7 @@ def fetch(picture: EncodedPicture) -> str | bytes:
     if not isinstance(source, Piece):
         return source
     try:
-        content = _read(source)
+        content = _read(source) if picture.span is None else picture.span.read(source)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing", f"{picture.name}: no such object or file") from None
     except (OSError, ValueError) as error:  # ValueError: no file system takes the URL

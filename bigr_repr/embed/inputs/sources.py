@@ -6,18 +6,22 @@ Knows nothing of decoding or models. Folders and patterns mean in a store what t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import PurePath
+from typing import Final
 
 from bigr_repr._typing import PathLike
-from bigr_repr.embed.dataset.plan import Entry
-from bigr_repr.images.containers import is_container, members
+from bigr_repr.embed.dataset.entry import Entry
+from bigr_repr.images.containers import is_container, is_table, members
 from bigr_repr.images.find import MAGIC, Source, escape_path, find_images, nothing_at, require, split_pattern, walk
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.parquet import PARQUET, USUAL_COLUMNS, Columns, parquet_parts
 from bigr_repr.system.object_store import ObjectPath, as_place, is_url
+from bigr_repr.system.threads import map_ahead
+
+_OPENED: Final = 32  # containers that are opened at a time
 
 
 def find_sources(
@@ -27,6 +31,7 @@ def find_sources(
     literal: bool = False,
     labels: bool = False,
     columns: Columns = USUAL_COLUMNS,
+    known: Callable[[str], Sequence[Source] | None] | None = None,
 ) -> Iterator[Source]:
     """List the pictures that inputs name, in the order given; streams.
 
@@ -41,7 +46,8 @@ def find_sources(
 
     A folder whose name ends in a Parquet file's suffix, as Spark writes them, stands for the Parquet files below it.
 
-    labels: also look for the labels that containers hold. columns: of Parquet files.
+    labels: also look for the labels that containers hold. columns: of Parquet files. Containers are opened several at a
+    time, ahead of need. known: what is known of the pictures in a tar shard, so that it need not be read.
 
     Raises what find_images does; OSError that names the URL for a store that does not answer or refuses, so that what
     is out of reach for a while is not left out for good; ValueError for a URL outside root.
@@ -49,7 +55,8 @@ def find_sources(
     listed = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     if isinstance(listed, Sequence) and not literal:
         require(given for given in map(_local, listed) if not is_url(given))
-    return _find(_unfolded(map(_local, listed)), root, literal, labels, columns)
+    opened = partial(_opened, labels=labels, columns=columns, known=known or (lambda file: None))
+    return _find(_unfolded(map(_local, listed)), root, literal, opened)
 
 
 def _local(given: PathLike) -> str:
@@ -66,7 +73,7 @@ def _unfolded(inputs: Iterator[str]) -> Iterator[str]:
 
 
 def _find(
-    inputs: Iterator[str], root: PathLike | None, literal: bool, labels: bool, columns: Columns
+    inputs: Iterator[str], root: PathLike | None, literal: bool, opened: Callable[..., Iterator[Source]]
 ) -> Iterator[Source]:
     first = list(islice(inputs, 2))
     alone = len(first) == 1
@@ -77,13 +84,28 @@ def _find(
             found = _find_objects(run, None if root is None else os.fspath(root), alone, literal)
         else:
             found = find_images(run, root=root, literal=literal, alone=alone)
-        for source in found:
-            if is_container(source.file):
-                yield from _pictures_in(source, outright, labels, columns)
+        for container, some in groupby(found, lambda source: is_container(source.file)):
+            if container:
+                listings = map_ahead(partial(opened, outright=outright), some, workers=_OPENED, ahead=_OPENED)
+                yield from chain.from_iterable(listings)
             else:
-                yield source
+                yield from some
     if not first:
         yield from find_images(iter(()))  # raises that there are none
+
+
+def _opened(
+    source: Source, outright: bool, labels: bool, columns: Columns, known: Callable[[str], Sequence[Source] | None]
+) -> Iterator[Source]:
+    """The pictures in a container; of a tar shard all of them are listed, else what opening it takes is done."""
+    if is_table(source.file):
+        found = _pictures_in(source, outright, labels, columns)
+        return chain(list(islice(found, 1)), found)
+    front = "" if outright else f"{source.path}/"
+    before = known(source.file)
+    if before is not None and all(each.path.startswith(front) for each in before):
+        return iter(before)
+    return iter(list(_pictures_in(source, outright, labels, columns)))
 
 
 def _pictures_in(source: Source, outright: bool, labels: bool, columns: Columns) -> Iterator[Source]:
@@ -91,7 +113,7 @@ def _pictures_in(source: Source, outright: bool, labels: bool, columns: Columns)
     try:
         for member in members(source.file, labels=labels, columns=columns):
             path = f"{source.path}#{member.name}" if member.size is None else front + member.name
-            yield Source(path, source.file, member.start, member.size, member.label)
+            yield Source(path, source.file, member.start, member.size, member.label, member.together)
     except ImageError as error:
         if error.kind == "unreadable" and is_url(source.file):
             raise ConnectionError(f"{error}; nothing is listed until it can be read") from error

@@ -12,7 +12,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.embed.dataset.plan import Entry, Plan, as_entry
+from bigr_repr.embed.dataset.entry import Entry, as_entry
+from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.images.find import Source, escape_path
 
 _BLOCK = 8192

@@ -11,8 +11,8 @@ from typing import Final
 
 from PIL import Image
 
+from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.locate import RowLocator, read_thumbnail
-from bigr_repr.embed.dataset.plan import Entry
 from bigr_repr.embed.inputs.fetch import fetch, pictures
 from bigr_repr.embed.inputs.sources import container_entry, member_entry
 from bigr_repr.images.decode import decode_image

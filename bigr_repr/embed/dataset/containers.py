@@ -1,0 +1,102 @@
+"""Files that hold several of a plan's inputs: what they were when they were listed, and where these are in the plan.
+
+Knows nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import groupby
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bigr_repr.embed.dataset.entry import Entry
+from bigr_repr.images.find import escape_path, unescape_path
+from bigr_repr.system.files import replacing
+from bigr_repr.system.object_store import Place, as_place, readable
+from bigr_repr.system.threads import map_ahead
+
+Stamp = tuple[int, int]  # size in bytes, and when it was written, in nanoseconds
+_REQUESTS: Final = 32
+_KINDS: Final = {name: pa.int64() for name in ("size", "time", "first", "count")}
+_SCHEMA: Final = pa.schema({"file": pa.string(), **_KINDS})
+
+
+class Container(NamedTuple):
+    """A file. run: the number of its first input in the list and how many there are; None: they do not stand together,
+    or not all of them are known.
+    """
+
+    file: str
+    stamp: Stamp
+    run: tuple[int, int] | None
+
+
+class ContainerList:
+    """The files of a list, as it is written."""
+
+    def __init__(self) -> None:
+        self._stamps: dict[str, Stamp | None] = {}
+        self._runs: dict[str, tuple[int, int] | None] = {}
+
+    def note(self, entries: Sequence[Entry], first: int) -> None:
+        """Entries that follow those before, the number of the first of them."""
+        for file, group in groupby(entries, lambda entry: entry.file):
+            run, before = list(group), self._runs.get(file)
+            held = any(entry.start is not None for entry in run)
+            if held and file not in self._stamps:
+                self._stamps[file], self._runs[file] = stamp_of(file), (first, len(run))
+            elif file in self._stamps:
+                follows = before is not None and sum(before) == first
+                self._runs[file] = (before[0], before[1] + len(run)) if before and follows else None
+            if held and any(entry.start is None for entry in run):  # it was damaged
+                self._runs[file] = None
+            first += len(run)
+
+    def write(self, place: Place) -> None:
+        """Write what containers reads.  Raises OSError."""
+        rows = [
+            {"file": escape_path(file), "size": stamp[0], "time": stamp[1]}
+            | dict(zip(("first", "count"), self._runs[file] or (None, None), strict=True))
+            for file, stamp in self._stamps.items()
+            if stamp is not None
+        ]
+        with replacing(place) as file:
+            pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), file)
+
+
+def containers(place: Place) -> Iterator[Container]:
+    """The files that a ContainerList wrote there; none if it wrote none, as in earlier versions."""
+    if not place.exists():
+        return
+    for row in pq.read_table(readable(place), partitioning=None).to_pylist():
+        run = None if row.get("first") is None else (row["first"], row["count"])
+        yield Container(unescape_path(row["file"]), (row["size"], row["time"]), run)
+
+
+def changed_file(stamps: Mapping[str, Stamp]) -> str | None:
+    """The first file that has another stamp now, in words; None: none has."""
+    now = map_ahead(stamp_of, stamps, workers=_REQUESTS)
+    for (file, then), today in zip(stamps.items(), now, strict=True):
+        if today != then:
+            said = f"{_in_words(then)}, now {_in_words(today)}"
+            return f"{escape_path(file)} has changed since it was listed ({said})"
+    return None
+
+
+def stamp_of(file: str) -> Stamp | None:
+    """Size of a file and when it was written; None if that cannot be known."""
+    try:
+        status = as_place(file).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _in_words(stamp: Stamp | None) -> str:
+    if stamp is None:
+        return "missing"
+    return f"{stamp[0]:,} bytes of {datetime.fromtimestamp(stamp[1] / 1e9):%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,50 @@
+"""A list of inputs, cut into units. Knows nothing of files.
+
+Units hold whole row groups of the Parquet files that inputs are in, so that these are read once; a row group that is
+too large for that fills units that follow each other, for one engine to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from bigr_repr.embed.dataset.entry import Entry, as_entry
+from bigr_repr.images.find import Source
+
+
+class Cut:
+    """Cuts a list into units of about the same size, between row groups where these are not much larger.
+
+    count: units so far; uneven, continued: as of Plan.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size, self.count, self.uneven = size, 0, False
+        self.continued: list[tuple[int, int]] = []
+
+    def units(self, sources: Iterable[Source]) -> Iterator[list[Entry]]:
+        unit, left = list[Entry](), 0  # left: how many of a row group are to come
+        for source in sources:
+            within = 0 if source.together or source.start is None else left
+            if source.together:
+                full = len(unit) + source.together / 2 > self._size
+            else:
+                full = len(unit) >= self._size and not 0 < within <= self._size // 2
+            if unit and full:
+                self.uneven |= len(unit) != self._size
+                yield self._next(unit, within > 0)
+                unit = []
+            left = max(0, (source.together or within) - 1)
+            unit.append(as_entry(source))
+        if unit:
+            self.uneven |= len(unit) > self._size
+            yield self._next(unit, False)
+
+    def _next(self, unit: list[Entry], again: bool) -> list[Entry]:
+        """Count a unit. again: whether the next one begins within the row group that this one ends in."""
+        self.count += 1
+        if again:
+            joined = self.continued and self.continued[-1][1] == self.count - 1
+            first = self.continued.pop()[0] if joined else self.count
+            self.continued.append((first, self.count))
+        return unit

@@ -1,0 +1,28 @@
+"""One planned input. Knows nothing of how it was found or is read."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from bigr_repr.images.find import Source, escape_path
+from bigr_repr.system.object_store import is_url
+
+
+class Entry(NamedTuple):
+    """One input. path: as recorded, escaped to be text; file: absolute, as the system names it, or a URL.
+
+    start, size, label: which part of the file it is, and what the file says of it, as of bigr_repr.images.Source.
+    """
+
+    path: str
+    file: str
+    start: int | None = None
+    size: int | None = None
+    label: str | None = None
+
+
+def as_entry(source: Source) -> Entry:
+    """An input as plans hold it."""
+    file = source.file if is_url(source.file) else os.path.abspath(source.file)  # noqa: PTH100 - keeps symbolic links
+    return Entry(escape_path(source.path), file, source.start, source.size, source.label)

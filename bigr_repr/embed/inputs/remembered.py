@@ -1,0 +1,33 @@
+"""Tar shards that a plan has listed already: their pictures come from the plan, and the shards are not read again."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from bigr_repr.embed.dataset.containers import Container, stamp_of
+from bigr_repr.embed.dataset.plan import Plan
+from bigr_repr.images.find import Source, unescape_path
+
+
+class RememberedTars:
+    """What a plan knows of tar shards. May be asked by several threads."""
+
+    def __init__(self, plan: Plan | None) -> None:
+        self._plan, self._lock = plan, Lock()
+        known = plan.containers() if plan is not None else ()
+        self._known: dict[str, tuple[int, Container]] = {
+            each.file: (number, each) for number, each in known if each.run is not None
+        }
+
+    def pictures(self, file: str) -> list[Source] | None:
+        """The pictures in a tar shard, in its order; None if it is not known, or no longer as it was."""
+        if self._plan is None or file not in self._known:
+            return None
+        number, held = self._known[file]
+        if held.run is None or stamp_of(file) != held.stamp:
+            return None
+        with self._lock:
+            entries = list(self._plan.stretch(number, *held.run))
+        if any(entry.start is None or entry.size is None or entry.file != file for entry in entries):
+            return None
+        return [Source(unescape_path(each.path), file, each.start, each.size, each.label) for each in entries]
