@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming, to_bytes
-from bigr_repr.evaluate.data.stratified import stratified_sample, stratified_split
+from bigr_repr.datasets import stratified_split
+from bigr_repr.evaluate.data.stratified import stratified_sample
 from bigr_repr.evaluate.probes.knn import knn, nearest
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.probes.logistic import LogisticRegression

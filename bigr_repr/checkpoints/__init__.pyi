@@ -14,5 +14,6 @@ from .pretrained import load_tokenizer as load_tokenizer
 from .pretrained import save as save
 from .pretrained import save_tokenizer as save_tokenizer
 from .pretrained import tokenizer_fingerprint as tokenizer_fingerprint
+from .pretrained import with_adapter as with_adapter
 from .text_encoders import TextEncoder as TextEncoder
 from .text_encoders import load_text_encoder as load_text_encoder

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from bigr_repr.checkpoints.adapters import ADAPTER_FILE
 from bigr_repr.config import ModelConfig, TokenizerConfig, from_fields, preset, preset_names
 
 DEFAULT_MODEL: Final = "bigr-tiny-aligned"  # bundled: there without a download
@@ -142,6 +143,8 @@ def _reading(folder: Path) -> Iterator[tuple[dict[str, Any], str | None]]:
     path = folder / CONFIG_FILE
     if not path.is_file() and (folder / EXPORT_FILE).is_file():
         raise ValueError(f"{folder} is an exported network: it gives features and codes, for embed, serve and search")
+    if (folder / ADAPTER_FILE).is_file():
+        raise FileNotFoundError(f"{folder} is an adapter, which loads onto its model: name it as MODEL+{folder}")
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: not a model folder, as it has no {CONFIG_FILE}; see: bigr-repr models list")
     try:

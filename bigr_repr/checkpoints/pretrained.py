@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bigr_repr._typing import PathLike
-from bigr_repr.checkpoints import catalog, released
+from bigr_repr.checkpoints import adapters, catalog, released
 from bigr_repr.checkpoints.catalog import CONFIG_FILE, GENERATOR_FILE, TOKENIZER_FILE, ModelEntry, available_models
 from bigr_repr.checkpoints.text_encoders import TextEncoder, load_text_encoder
 from bigr_repr.checkpoints.weights import assign, fingerprint, without_weights
@@ -38,6 +39,7 @@ __all__ = [
     "save",
     "save_tokenizer",
     "tokenizer_fingerprint",
+    "with_adapter",
 ]
 
 
@@ -111,11 +113,14 @@ class Description:
 def load(name: PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Pretrained:
     """A model by the name of a bundled one, from a folder that `save` wrote, or from "hf:owner/repo/VARIANT".
 
-    Weights are float32 unless `dtype` is given. The recorded checksum of a folder's weights is verified.
+    "NAME+FOLDER" is a model with an adapter, as `bigr-repr adapt` writes it. Weights are float32 unless `dtype` is
+    given. The recorded checksum of a folder's weights is verified.
 
     Raises FileNotFoundError for an unknown name, ValueError for files that are damaged or do not fit together,
     ConnectionError when the hub cannot be reached.
     """
+    if (parts := adapters.split_name(str(name))) is not None:
+        return with_adapter(load(parts[0]), parts[1]).to(device, dtype)
     if str(name).startswith("hf:"):
         tokenizer, generator = released.fetch(str(name))
         return load_official(tokenizer=tokenizer, generator=generator, device=device, dtype=dtype)
@@ -127,6 +132,32 @@ def load(name: PathLike, *, device: torch.device | str = "cpu", dtype: torch.dty
     pre = Pretrained(config, tokenizer_module.float().eval(), generator_module.float().eval())
     _check_sum(folder, checksum, pre.fingerprint)
     return pre.to(device, dtype)
+
+
+def with_adapter(base: Pretrained, folder: PathLike) -> Pretrained:
+    """A model with the changes of an adapter that was made for it; `base` stays as it is.
+
+    Raises FileNotFoundError where there is no adapter, ValueError for one of another model or a damaged one.
+    """
+    folder = Path(folder).expanduser()
+    header = adapters.read_header(folder)
+    adapters.check_base(header, folder, name=base.config.name, fingerprint=base.fingerprint)
+    low_rank: Mapping[str, Tensor] = {}
+    settings: dict[str, object] = {}
+    if (folder / adapters.LOW_RANK_FILE).exists():
+        low_rank = _read_safetensors(folder / adapters.LOW_RANK_FILE)
+        settings = json.loads((folder / adapters.LOW_RANK_SETTINGS).read_bytes())
+    tokenizer, generator = _modules(header.config)
+    own = folder / TOKENIZER_FILE
+    encoding = _read_safetensors(own) if own.exists() else _state(base.tokenizer, torch.float32)
+    assign(tokenizer, encoding, str(own if own.exists() else folder))
+    classes = _read_safetensors(folder / adapters.CLASSES_FILE)
+    state = adapters.adapted_state(_state(base.generator, torch.float32), classes, low_rank, settings)
+    assign(generator, state, str(folder))
+    for module in (tokenizer, generator):
+        for weight in module.parameters():  # what is not changed would be shared with the base
+            weight.data = weight.data.clone()
+    return Pretrained(header.config, tokenizer.float().eval(), generator.float().eval())
 
 
 def load_official(
@@ -200,7 +231,8 @@ def load_tokenizer(name: PathLike, *, device: torch.device | str = "cpu") -> Bin
 
     Raises as `load` does.
     """
-    if str(name).startswith("hf:") or (_find_folder(name) / GENERATOR_FILE).exists():
+    hub_or_adapter = str(name).startswith("hf:") or adapters.split_name(str(name)) is not None
+    if hub_or_adapter or (_find_folder(name) / GENERATOR_FILE).exists():
         return load(name, device=device).tokenizer
     folder = _find_folder(name)
     config, checksum = catalog.read_tokenizer_config(folder)
@@ -233,7 +265,7 @@ def describe(name: PathLike) -> Description:
     Raises as `load` does.
     """
     text = str(name)
-    if text.startswith("hf:"):
+    if text.startswith("hf:") and adapters.split_name(text) is None:
         _, variant = released.parse_hub_name(text)
         if not released.in_cache(text):
             config = catalog.released_config(variant)
@@ -244,6 +276,8 @@ def describe(name: PathLike) -> Description:
         config = preset(text)
         location = "none: a preset to train"
         return Description(config=config, parameters=count_parameters(config), fingerprint=None, location=location)
+    elif (parts := adapters.split_name(text)) is not None:
+        location = f"{describe(parts[0]).location}, adapter {parts[1]}"
     else:
         location = str(_find_folder(name))
     pre = load(name)

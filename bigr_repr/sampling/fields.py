@@ -56,6 +56,8 @@ class Option:
             rule, ok = f"choose one of {', '.join(self.choices)}", value in self.choices
         elif self.kind is bool:
             rule, ok = "it must be True or False", isinstance(value, bool)
+        elif self.kind is str:
+            rule, ok = "it must be text", isinstance(value, str)
         else:
             rule = f"it must be {self.range}"
             ok = isinstance(value, int if self.kind is int else int | float) and not isinstance(value, bool)

@@ -1,3 +1,6 @@
+from .adapt_recipe import AdaptRecipe as AdaptRecipe
+from .adaptation import Adapted as Adapted
+from .adaptation import adapt as adapt
 from .code_set import CodeSet as CodeSet
 from .code_set import write_codes as write_codes
 from .generator import train_generator as train_generator

@@ -19,6 +19,7 @@ from bigr_repr.datasets import ImageSet
 from bigr_repr.images.formats import ImageError
 from bigr_repr.train.alignment import AlignmentFeatures
 from bigr_repr.train.code_set import CodeSet
+from bigr_repr.train.stopping import ignore_stop_signals
 
 # One drawn item: which image, and its place in the endless stream of items, which seeds its flip and crop.
 Draw = tuple[int, int]
@@ -148,6 +149,11 @@ def batches(
     context = "spawn" if workers else None  # forking a process that already runs threads can hang
     return _checked(
         DataLoader(
-            items, batch_sampler=sampler, num_workers=workers, collate_fn=_as_is, multiprocessing_context=context
+            items,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_as_is,
+            multiprocessing_context=context,
+            worker_init_fn=ignore_stop_signals,
         )
     )

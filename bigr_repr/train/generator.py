@@ -45,10 +45,12 @@ def for_data(recipe: GeneratorRecipe, data: ImageSet | CodeSet) -> GeneratorReci
 
 
 def parameter_groups(model: BiGR, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices of the transformer with weight decay; vectors and the whole transcoder without."""
+    """Of what is trained, matrices of the transformer with weight decay; vectors and the whole transcoder without."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         matrix = name.startswith("transformer.") and sum(size > 1 for size in parameter.shape) > 1
         (decayed if matrix and "ada_gss" not in name else plain).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

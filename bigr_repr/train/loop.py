@@ -25,11 +25,13 @@ from bigr_repr.provenance import differences
 from bigr_repr.system.devices import mixed_precision
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
-from bigr_repr.train.resume import TrainingError, find_checkpoints, load_checkpoint, read_record, save_checkpoint
+from bigr_repr.train.resume import TrainingError, load_checkpoint, read_record, resumed_from, save_checkpoint
+from bigr_repr.train.stopping import RunStoppedError, StopSignals
 
 log = logging.getLogger(__name__)
 SCHEDULES = ("constant", "cosine")
 AUTO = "auto"
+RESUMES = ("newest", "previous")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,9 @@ class TrainSettings:
     `ema` is the decay of the averaged weights, `clip` the largest gradient norm (0: none). `precision` is float32,
     bfloat16 or float16, kept under Accelerate's names no, bf16 and fp16, which are taken too; auto: float32 or
     bfloat16, whichever the trainers find faster on this machine before they begin. `sample_every` 0: never.
+    `max_time`: seconds after which a run writes a checkpoint and stops. `resume`: from which checkpoint, "newest" or
+    the one "previous" to it. `recompute` computes blocks again for the backward pass instead of keeping what they gave.
+    `tracker`: where scalars go besides metrics.jsonl, by Accelerate's name of it.
     """
 
     out: str
@@ -57,6 +62,10 @@ class TrainSettings:
     keep: int = 2
     workers: int = 0
     cpu: bool = False
+    max_time: float | None = None
+    resume: str = "newest"
+    recompute: bool = False
+    tracker: str = "tensorboard"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "save_every", "log_every", "keep"):
@@ -73,6 +82,10 @@ class TrainSettings:
             raise ValueError(f"seed={self.seed} is outside 0..{2**32 - 1}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+        if self.resume not in RESUMES:
+            raise ValueError(f"resume={self.resume!r} is unknown; choose one of {', '.join(RESUMES)}")
+        if self.max_time is not None and not self.max_time > 0:
+            raise ValueError(f"max_time={self.max_time} must be above 0 seconds; None: no limit")
         if not 0 <= self.warmup <= self.steps:
             raise ValueError(f"warmup={self.warmup} is outside 0..{self.steps} (steps)")
         if self.precision != AUTO:
@@ -204,22 +217,39 @@ def train(
     *,
     record: Mapping[str, Any],
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    finished: Callable[[int, ExponentialAverage], bool] | None = None,
 ) -> dict[str, Tensor]:
-    """Train `task`, resuming from the newest checkpoint under `settings.out`; returns the averaged weights.
+    """Train `task`, resuming from a checkpoint under `settings.out`, if there is one; returns the averaged weights.
 
     `record` identifies the run: a checkpoint with another record is refused. `on_step(step, scalars)` is called on the
-    main process when scalars are logged.
-    Raises TrainingError for a loss that is not finite, a full disk, or a damaged checkpoint.
+    main process when scalars are logged. `finished(steps done, average)` is asked at the start and after each step, on
+    every process, whether training is to end there.
+    Raises RunStoppedError after a signal or `settings.max_time`, once a checkpoint is written; TrainingError for a loss
+    that is not finite, a full disk, or a damaged checkpoint.
     """
+    with StopSignals(settings.max_time) as stop:
+        return _train(task, stream, settings, record, on_step, finished, stop)
+
+
+def _train(
+    task: Task,
+    stream: Stream,
+    settings: TrainSettings,
+    record: Mapping[str, Any],
+    on_step: Callable[[int, dict[str, float]], None] | None,
+    finished: Callable[[int, ExponentialAverage], bool] | None,
+    stop: StopSignals,
+) -> dict[str, Tensor]:
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerate(task, settings)
     average = ExponentialAverage(task.modules[0], settings.ema)
-    first_step = _resume(out, accelerator, average, record)
+    first_step = _resume(out, accelerator, average, record, settings)
     accelerator.init_trackers("bigr")
     logbook = _Log(out, accelerator, first_step, settings.batch_size)
     batches, run = _batches(stream, settings, first_step, accelerator), Run(accelerator, settings)
-    for step in range(first_step, settings.steps):
+    ended = finished is not None and finished(first_step, average)
+    for step in range(first_step, first_step if ended else settings.steps):
         batch, rate = next(batches), _set_rate(task, settings.rate(step))
         with _random_state_of(settings.seed, step, accelerator.process_index, accelerator.device):
             scalars = task.update(batch, step, run)
@@ -229,10 +259,16 @@ def train(
             values = logbook.write(step, scalars, rate)
             if on_step is not None and accelerator.is_main_process:
                 on_step(step, values)
-        if settings.due(done, settings.save_every):
+        reason = stop.reason(accelerator) if done < settings.steps else None
+        if reason or settings.due(done, settings.save_every):
             save_checkpoint(out, done, accelerator, average, dict(record), keep=settings.keep)
+        if reason:
+            accelerator.end_training()
+            raise RunStoppedError(done, settings.steps, out, reason)
         if settings.due(done, settings.sample_every):
             _picture(task, average, accelerator, logbook, done, out)
+        if finished is not None and finished(done, average):
+            break
     accelerator.end_training()
     return average.state()
 
@@ -241,7 +277,7 @@ def _accelerate(task: Task, settings: TrainSettings) -> Accelerator:
     """An accelerator that the task's modules and optimizers are prepared for."""
     project = ProjectConfiguration(project_dir=settings.out, logging_dir=str(Path(settings.out) / "logs"))
     accelerator = Accelerator(
-        mixed_precision=settings.precision, cpu=settings.cpu, log_with="tensorboard", project_config=project
+        mixed_precision=settings.precision, cpu=settings.cpu, log_with=settings.tracker, project_config=project
     )
     prepared = accelerator.prepare(*task.modules, *task.optimizers)
     count = len(task.modules)
@@ -266,11 +302,12 @@ def _set_rate(task: Task, rate: float) -> float:
     return rate
 
 
-def _resume(out: Path, accelerator: Accelerator, average: ExponentialAverage, record: Mapping[str, Any]) -> int:
-    checkpoints = find_checkpoints(out)
-    if not checkpoints:
+def _resume(
+    out: Path, accelerator: Accelerator, average: ExponentialAverage, record: Mapping[str, Any], settings: TrainSettings
+) -> int:
+    newest = resumed_from(out, accelerator, previous=settings.resume == "previous")
+    if newest is None:
         return 0
-    newest = checkpoints[-1][1]
     saved, wanted = read_record(newest), json.loads(json.dumps(record))
     if unknown := sorted(wanted.keys() - saved.keys()):
         log.warning("%s was begun by an older version, which did not record %s: not compared", out, ", ".join(unknown))
@@ -296,6 +333,7 @@ def _picture(
 def identify(settings: TrainSettings, **other: Any) -> dict[str, Any]:
     """The record of a run: what must not change when it is resumed. Where it lies and how it logs may change."""
     free = {"out", "steps", "save_every", "sample_every", "log_every", "keep", "workers", "cpu"}
+    free |= {"max_time", "resume", "recompute", "tracker"}
     if settings.schedule == "cosine":
         free.remove("steps")  # the length shapes the rate of every step
     return {name: value for name, value in {**asdict(settings), **other}.items() if name not in free}

@@ -6,6 +6,7 @@ Knows nothing of what is trained. The state itself is written by Accelerate.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import re
 import shutil
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from bigr_repr.system.files import sha256_of, sync_folder, sync_tree
 from bigr_repr.train.ema import ExponentialAverage
 
+log = logging.getLogger(__name__)
 # What a damaged file may raise besides the usual errors: safetensors' own, and the many of the unpickler.
 _DAMAGE = (SafetensorError, pickle.UnpicklingError, TypeError, AttributeError, IndexError)
 _SUMS = "sha256.json"
@@ -35,6 +37,28 @@ def find_checkpoints(out: Path) -> list[tuple[int, Path]]:
     """All complete checkpoints of a run, oldest first: (step, folder)."""
     found = ((match, path) for path in out.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name)))
     return sorted((int(match[1]), path) for match, path in found)
+
+
+def resumed_from(out: Path, accelerator: Accelerator, *, previous: bool) -> Path | None:
+    """The checkpoint that a run goes on from: its newest, or the one before; None where there are none.
+
+    previous: the newest is set aside as set-aside-STEP. Every process must call it. Raises TrainingError where there is
+    no previous one.
+    """
+    found = find_checkpoints(out)
+    accelerator.wait_for_everyone()  # all have looked before anything moves
+    if not previous or not found:
+        return found[-1][1] if found else None
+    if len(found) < 2:
+        raise TrainingError(f"resume='previous': {out} has one checkpoint only, {found[0][1].name}; start a new run")
+    (_, kept), (step, newest) = found[-2:]
+    if accelerator.is_main_process:
+        aside = out / f"set-aside-{step:09d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        newest.rename(aside)
+        log.warning("%s is set aside as %s; going on from %s", newest, aside.name, kept.name)
+    accelerator.wait_for_everyone()
+    return kept
 
 
 def save_checkpoint(
@@ -111,5 +135,5 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, *_DAMAGE) as error:
         reason = " ".join(str(error).split())[:300]
-        message = f"checkpoint {path} cannot be read ({reason}); move it away to resume from the one before it"
+        message = f"checkpoint {path} cannot be read ({reason}); to go on from the one before it: --resume previous"
         raise TrainingError(message) from error

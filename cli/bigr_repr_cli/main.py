@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bigr_repr_cli import adapt, bench, serve, train
 from bigr_repr_cli import app as page
-from bigr_repr_cli import bench, serve, train
 from bigr_repr_cli.draw import edit, enrich, generate, inpaint, interpolate, outpaint
 from bigr_repr_cli.embed import command as embed
 from bigr_repr_cli.embed import export as embed_export
@@ -82,13 +82,17 @@ for drawing in (generate, inpaint, outpaint, edit, interpolate, enrich):
     app.command(drawing.__name__.rpartition(".")[2])(drawing.command)
 app.command("app")(page.command)
 app.command("serve")(serve.command)
+app.command("adapt")(adapt.command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 
 
 def main() -> None:
-    """Run the command line. Exit code 0: done, 1: failed with one line on stderr, 2: wrong usage, 130: interrupted."""
+    """Run the command line. Exit code 0: done, 1: failed with one line on stderr, 2: wrong usage, 130: interrupted.
+
+    75: a training run was told to stop, and goes on when the command is given again.
+    """
     try:
         code = app(repeat_layer(sys.argv[1:]), standalone_mode=False)
     except typer.Exit as end:
@@ -101,8 +105,9 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if _debug:
             raise
-        typer.echo(f"error: {_with_options(_one_line(error), sys.argv[1:])}", err=True)
-        code = 1
+        code = getattr(error, "exit_code", 1)
+        begins = "error: " if code == 1 else ""
+        typer.echo(f"{begins}{_with_options(_one_line(error), sys.argv[1:])}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 

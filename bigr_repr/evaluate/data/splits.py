@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
-from bigr_repr.datasets import ImageSet
+from bigr_repr.datasets import ImageSet, stratified_split
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.class_matching import Aliases, Classes, match_classes, read_aliases
 from bigr_repr.evaluate.data.feature_files import FeatureSet, joined_classes, open_features
 from bigr_repr.evaluate.data.labeled import Labeled, shared_classes
 from bigr_repr.evaluate.data.sources import DATASETS, BenchSource, find_sides, short_name
-from bigr_repr.evaluate.data.stratified import stratified_sample, stratified_split
+from bigr_repr.evaluate.data.stratified import stratified_sample
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
 __all__ = ["DATASETS", "BenchData", "Part", "open_data", "short_name", "transfer", "with_features"]

@@ -8,18 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def stratified_split(
-    labels: NDArray[np.int64], share: float, generator: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers (kept, drawn), sorted: of each class about `share` is drawn, at least one row and never all."""
-    order = generator.permutation(len(labels))
-    drawn = np.zeros(len(labels), np.bool_)
-    for name in np.unique(labels):
-        rows = order[labels[order] == name]
-        drawn[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
-    return np.flatnonzero(~drawn), np.flatnonzero(drawn)
-
-
 def stratified_sample(labels: NDArray[np.int64], size: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """`size` row numbers, sorted: each class in proportion, and at least one row of each; all rows if there are fewer.
 

@@ -1,0 +1,97 @@
+"""The page of an adaptation: figures before and after, and pictures of each class. Knows nothing of training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from bigr_repr._typing import PathLike
+from bigr_repr.evaluate.runs.bench import BenchRow
+from bigr_repr.images.sheets import contact_sheet
+from bigr_repr.system.files import replacing
+from bigr_repr.system.pages import data_url, render
+
+__all__ = ["ClassShown", "adaptation_page", "figures_of", "save_adaptation_page"]
+
+_METHODS = {
+    "lora": "low-rank changes of attention and feed-forward, and the classes",
+    "full": "all weights of the generator",
+    "classes": "nothing but the classes",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassShown:
+    """Pictures of one class: held-out ones of the user's, and those that the model draws before and after."""
+
+    name: str
+    real: Sequence[Image.Image]
+    before: Sequence[Image.Image]
+    after: Sequence[Image.Image]
+
+
+def figures_of(rows: tuple[BenchRow, BenchRow] | None) -> dict[str, tuple[float, float]]:
+    """What was measured, before and after, in percent: "linear probe" and "20-NN"; nothing without rows."""
+    if rows is None:
+        return {}
+    found: dict[str, tuple[float, float]] = {}
+    before, after = rows
+    if before.probe is not None and after.probe is not None:
+        found["linear probe"] = round(before.probe.top1, 2), round(after.probe.top1, 2)
+    if before.knn is not None and after.knn is not None:
+        k = max(before.knn.top1)
+        found[f"{k}-NN"] = round(before.knn.top1[k], 2), round(after.knn.top1[k], 2)
+    return found
+
+
+def adaptation_page(
+    name: str, record: Mapping[str, Any], figures: Mapping[str, tuple[float, float]], classes: Sequence[ClassShown]
+) -> str:
+    """The page as text. record: that of the adaptation; classes: those shown, at least none."""
+    shown = [{"name": each.name, "sheets": list(_sheets(each))} for each in classes]
+    losses = {int(step): loss for step, loss in record["held_out_losses"].items()}
+    return render(
+        Path(__file__).with_name("adapted.html"),
+        name=name, record=record, figures=figures, classes=shown, method=_METHODS[record["method"]],
+        first_loss=losses[min(losses)], best_loss=min(losses.values()), curve=_curve(losses), best=record["best_step"],
+        share=100 * record["trained_parameters"] / record["parameters"],
+    )  # fmt: skip
+
+
+def save_adaptation_page(
+    path: PathLike, name: str, record: Mapping[str, Any], figures: Mapping[str, tuple[float, float]],
+    classes: Sequence[ClassShown],
+) -> None:  # fmt: skip
+    """Write `adaptation_page` to a file, whole or not at all. Raises OSError."""
+    text = adaptation_page(name, record, figures, classes)
+    with replacing(Path(path)) as file:
+        file.write(text.encode())
+
+
+def _sheets(each: ClassShown) -> list[tuple[str, str, int]]:
+    """Caption, picture and width in percent of each sheet: all pictures equally large."""
+    parts = (("yours, held out", each.real), ("before", each.before), ("after", each.after))
+    most = max(len(pictures) for _, pictures in parts)
+    return [(caption, _sheet(pictures), 100 * len(pictures) // most) for caption, pictures in parts if pictures]
+
+
+def _sheet(pictures: Sequence[Image.Image]) -> str:
+    opened = io.BytesIO()
+    contact_sheet(pictures, len(pictures), gap=1).save(opened, "PNG")
+    return data_url(opened.getvalue(), "image/png")
+
+
+def _curve(losses: Mapping[int, float]) -> str:
+    """The held-out losses as points of an SVG line in a box of 100 x 30; "" for fewer than two."""
+    if len(losses) < 2:
+        return ""
+    last, low, high = max(losses), min(losses.values()), max(losses.values())
+    points = [
+        (100 * step / max(last, 1), 29 - 28 * (loss - low) / (high - low or 1)) for step, loss in sorted(losses.items())
+    ]
+    return " ".join(f"{x:.2f},{y:.2f}" for x, y in points)

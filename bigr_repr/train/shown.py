@@ -1,0 +1,75 @@
+"""What a model makes of pictures of one's own, to look at: reconstructions, and pictures of its classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.datasets import ImageSet
+from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.sampling.applications import generate
+from bigr_repr.sampling.settings import FAST, usual_settings
+
+if TYPE_CHECKING:
+    from bigr_repr.train.adaptation import Adapted
+
+_LOOKED_AT = 64
+_BATCH = 16
+
+
+@torch.inference_mode()
+def reconstruction_db(tokenizer: BinaryAutoencoder, images: ImageSet, rows: NDArray[np.int64]) -> float:
+    """Mean PSNR, in dB, of up to 64 of the images after encoding and decoding; RGB in [0, 1], as training records."""
+    device, side = next(tokenizer.parameters()).device, tokenizer.config.image_size
+    found: list[float] = []
+    for start in range(0, min(len(rows), _LOOKED_AT), _BATCH):
+        chosen = rows[start : min(start + _BATCH, _LOOKED_AT)]
+        pixels = np.stack([images.load_square(int(row), side) for row in chosen])
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device).float() / 255
+        decoded = tokenizer.decode(tokenizer.encode(batch)).clamp(0, 1)
+        errors = (decoded - batch).square().mean((1, 2, 3)).clamp(min=1e-10)
+        found += (-10 * errors.log10()).tolist()
+    return round(float(np.mean(found)), 2)
+
+
+def class_pictures(pre: Pretrained, label: int | None, count: int, *, seed: int = 0) -> list[Image.Image]:
+    """`count` pictures of a class, or of none in particular, drawn with the settings of generate --fast."""
+    config = pre.config.generator
+    fast = FAST.with_changes({"steps": min(16, config.tokens), "diffusion_steps": min(25, config.sample_timesteps)})
+    settings = usual_settings(config, fast)
+    images = generate(pre, labels=label, count=count, settings=settings, seed=seed).clamp(0, 1).cpu()
+    pixels = (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+    return [Image.fromarray(each) for each in pixels]
+
+
+class Subject(NamedTuple):
+    """A class to show: held-out rows of it, its number in the model before (None: it knew none) and after."""
+
+    name: str
+    rows: NDArray[np.int64]
+    before: int | None
+    after: int | None
+
+
+def subjects(made: Adapted, most: int) -> list[Subject]:
+    """The first classes of an adaptation's pictures; without labels, one that stands for no class in particular."""
+    images, names = made.images, made.after.config.class_names
+    if images.labels is None:
+        return [Subject("no class", made.held_out, None, None)]
+    known, found = made.before.config.class_names, []
+    own = images.class_names or tuple(str(number) for number in range(int(images.labels.max()) + 1))
+    for number in np.unique(images.labels[made.held_out]).tolist()[:most]:
+        rows, name = made.held_out[images.labels[made.held_out] == number], own[number]
+        found.append(Subject(name, rows, known.index(name) if name in known else None, names.index(name)))
+    return found
+
+
+def held_out_pictures(made: Adapted, rows: NDArray[np.int64]) -> list[Image.Image]:
+    """The user's own pictures as the model sees them."""
+    side = made.after.config.image_size
+    return [Image.fromarray(made.images.load_square(int(row), side)) for row in rows]

@@ -1,0 +1,107 @@
+"""Which weights an adaptation trains, and the adapter that holds them. Knows nothing of how they are trained."""
+
+# D width, C classes
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bigr_repr.checkpoints.adapters import (
+    ADAPTER_FILE,
+    CLASS_TABLE,
+    CLASSES_FILE,
+    LOW_RANK_FILE,
+    LOW_RANK_SETTINGS,
+    class_table,
+    header_text,
+)
+from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.config import ModelConfig
+from bigr_repr.models.bigr import BiGR
+from bigr_repr.train.adapt_recipe import AdaptRecipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def begun_with_classes(start: Pretrained, config: ModelConfig, taken: Tensor) -> BiGR:
+    """The model's generator with another table of classes; a new class begins as "no class" does."""
+    state = {name: value.detach().clone() for name, value in start.generator.state_dict().items()}
+    table = state[CLASS_TABLE]
+    state[CLASS_TABLE] = class_table(table, taken, table[-1:].expand(int((taken < 0).sum()), -1))
+    model = BiGR(config.generator)
+    model.load_state_dict(state)
+    return model
+
+
+class TrainedPart:
+    """Freezes what a method does not train, in a generator whose first classes' rows are `taken` (C + 1,) or new (-1).
+
+    All rows of classes that the pictures have are trained, and those of new classes; "no class" is, except by the
+    method "classes". Raises ImportError where peft is missing.
+    """
+
+    def __init__(self, model: BiGR, taken: Tensor, labels: list[int], recipe: AdaptRecipe) -> None:
+        self.model, self._taken, self._low_rank = model, taken, None
+        rows = torch.zeros(len(taken), dtype=torch.bool)
+        rows[labels] = True
+        rows[-1] = recipe.method != "classes"
+        self._rows = rows | (taken < 0)
+        if recipe.method == "full":
+            return
+        model.requires_grad_(False)
+        if recipe.method == "lora":
+            self._low_rank = _with_low_rank(model, recipe)
+        table = model.get_parameter(CLASS_TABLE)
+        table.requires_grad_(True)
+        table.register_hook(lambda gradient: gradient * self._rows[:, None].to(gradient))  # type: ignore[no-untyped-call]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the weights that are trained."""
+        return frozenset(name for name, weight in self.model.named_parameters() if weight.requires_grad)
+
+    @property
+    def count(self) -> int:
+        """Numbers that are trained: of the table of classes only the rows that are."""
+        trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        whole = sum(weight.numel() for name, weight in trained.items() if name != CLASS_TABLE)
+        rows = len(self._rows) if len(trained) == len(list(self.model.parameters())) else int(self._rows.sum())
+        return whole + rows * self.model.config.dim
+
+    def write(self, folder: Path, config: ModelConfig, *, base: str, base_sha256: str) -> Path:
+        """Write the adapter of a model that was trained by "lora" or "classes"; it is complete or not there."""
+        partial = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        if self._low_rank is not None:
+            self._low_rank.save_pretrained(str(partial))
+            for file in partial.iterdir():
+                if file.name not in (LOW_RANK_FILE, LOW_RANK_SETTINGS):
+                    file.unlink()
+        table = self.model.get_parameter(CLASS_TABLE).detach().cpu()
+        taken = torch.where(self._rows, -1, self._taken)
+        save_file({"taken": taken, "rows": table[self._rows].contiguous()}, partial / CLASSES_FILE)
+        (partial / ADAPTER_FILE).write_text(header_text(config, base=base, base_sha256=base_sha256), encoding="utf-8")
+        partial.rename(folder)
+        return folder
+
+
+def _with_low_rank(model: BiGR, recipe: AdaptRecipe) -> PeftModel:
+    """Put low-rank changes beside matrices of a model's blocks, in place; drawn with torch's random state."""
+    try:
+        import peft
+    except ImportError as error:
+        remedy = 'install it with: pip install "bigr-repr[adapt]", or take method="full" or "classes"'
+        raise ImportError(f'method="lora" needs peft; {remedy}') from error
+    pattern = rf"transformer\.layers\.\d+\.(attention|feed_forward)\.({'|'.join(recipe.matrices)})"
+    settings = peft.LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules=pattern, lora_dropout=0.0)
+    unchecked: Any = model  # peft's types name models of transformers only
+    made: PeftModel = peft.get_peft_model(unchecked, settings)
+    return made

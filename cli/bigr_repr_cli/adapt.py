@@ -1,0 +1,93 @@
+"""`bigr-repr adapt`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr.train.adapt_recipe import AdaptRecipe
+from bigr_repr_cli.flatten import flattened
+from bigr_repr_cli.options import Json, Model
+from bigr_repr_cli.progress import bench_progress
+from bigr_repr_cli.train.options import Images, ParquetColumns, TrainPrecision
+
+if TYPE_CHECKING:
+    from bigr_repr.evaluate.reports.adapted import ClassShown
+    from bigr_repr.train.adaptation import Adapted, OnProgress
+
+_MOST_CLASSES = 12  # shown
+
+
+@flattened
+def command(
+    data: Images,
+    out: Annotated[Path, typer.Option(help="New model folder.")],
+    recipe: AdaptRecipe,
+    model: Model = DEFAULT_MODEL,
+    name: Annotated[str | None, typer.Option(help=r"Name of the new model \[default: the folder's].")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Pictures to draw of each class for the page; 0: none.")] = 4,
+    measure: Annotated[bool, typer.Option(help="Measure probe and 20-NN before and after.")] = True,
+    precision: Annotated[
+        TrainPrecision, typer.Option(help="Number type that the network is trained in.")
+    ] = TrainPrecision.float32,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    *,
+    columns: ParquetColumns,
+    as_json: Json = False,
+) -> None:
+    """Adapt a model to your pictures: sub-folders are classes, or labels of a Parquet file; or pictures without any.
+
+    Writes OUT, which every command takes as --model, and OUT/adapt.html to look at; unless all weights were trained,
+    also OUT/adapter, a few megabytes that load as --model MODEL+OUT/adapter."""
+    from bigr_repr.evaluate.reports.adapted import figures_of, save_adaptation_page
+    from bigr_repr.evaluate.runs.adapted import compare_models
+    from bigr_repr.train.adaptation import adapt
+
+    with bench_progress() as on_progress:
+        made = adapt(
+            data, model=model, out=out, recipe=recipe, name=name, precision=precision, cpu=cpu, columns=columns.named,
+            on_progress=on_progress,
+        )  # fmt: skip
+        rows = None
+        if measure:
+            sides = (model, str(made.folder))
+            rows = compare_models(sides, made.images, made.kept, made.held_out, on_progress=on_progress)
+        figures, shown = figures_of(rows), _shown(made, pictures, on_progress)
+    save_adaptation_page(out / "adapt.html", made.after.config.name, made.record, figures, shown)
+    record = {**made.record, "figures": figures, "folder": str(out), "adapter": made.adapter and str(made.adapter)}
+    (out / "adapt.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    _tell(record, as_json)
+
+
+def _shown(made: "Adapted", count: int, on_progress: "OnProgress") -> "list[ClassShown]":
+    """Pictures of the first classes, or of none in particular where there are no classes."""
+    from bigr_repr.evaluate.reports.adapted import ClassShown
+    from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
+
+    chosen, found = subjects(made, _MOST_CLASSES) if count else [], []
+    unknown = class_pictures(made.before, None, count) if any(each.before is None for each in chosen) else []
+    for number, each in enumerate(chosen):
+        on_progress("drawing", number, len(chosen))
+        before = unknown if each.before is None else class_pictures(made.before, each.before, count)
+        after, real = class_pictures(made.after, each.after, count), held_out_pictures(made, each.rows[:count])
+        found.append(ClassShown(name=each.name, real=real, before=before, after=after))
+    on_progress("drawing", len(chosen), max(1, len(chosen)))
+    return found
+
+
+def _tell(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        return
+    trained = f"{record['trained_parameters']:,} of {record['parameters']:,} parameters"
+    typer.echo(f"trained {trained} in {record['steps']} steps, ended by {record['ended_by']}")
+    for what, (before, after) in record["figures"].items():
+        typer.echo(f"{what:<13} {before:5.1f} -> {after:5.1f} %")
+    losses = record["held_out_losses"]
+    typer.echo(f"held-out loss {losses['0']:.4f} -> {min(losses.values()):.4f}")
+    typer.echo(f"model: {record['folder']}")
+    if record["adapter"]:
+        typer.echo(f"adapter: --model {record['base']}+{record['adapter']}")
+    typer.echo(f"page: {record['folder']}/adapt.html")

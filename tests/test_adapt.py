@@ -1,0 +1,227 @@
+"""Laws of adaptation: what a method does not train stays, an adapter is the model, and a broken run goes on exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_model import tiny_model, write_pictures
+
+import bigr_repr as br
+from bigr_repr.checkpoints.adapters import CLASS_TABLE, with_classes
+from bigr_repr.checkpoints.pretrained import Pretrained, describe, with_adapter
+from bigr_repr.evaluate.reports.adapted import ClassShown, adaptation_page, figures_of
+from bigr_repr.evaluate.runs.adapted import compare_models
+from bigr_repr.evaluate.runs.settings import BenchSettings
+from bigr_repr.train import Adapted, AdaptRecipe, adapt
+from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
+
+COLORS = {"red": (200, 30, 30), "teal": (20, 150, 150)}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny_model(layers=2)
+    config = dataclasses.replace(model.config, class_names=("cat", "dog", "red"))
+    return br.save(Pretrained(config, model.tokenizer, model.generator), tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, color in COLORS.items():
+        (root / name).mkdir()
+        for number in range(6):
+            pixels = np.clip(np.array(color) + rng.normal(0, 30, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def _adapt(pictures: Path, base: Path, out: Path, **changes: object) -> Adapted:
+    recipe = AdaptRecipe(**{"steps": 6, "held_out": 0.4, **changes})  # type: ignore[arg-type]
+    return adapt(pictures, model=str(base), out=out, recipe=recipe, cpu=True)
+
+
+@pytest.fixture(scope="module")
+def adapted(pictures: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Adapted]:
+    root = tmp_path_factory.mktemp("adapted")
+    return {
+        method: _adapt(pictures, base, root / method, method=method, classes="add", learning_rate=0.05)
+        for method in ("classes", "lora", "full")
+    }
+
+
+def _changed(made: Adapted) -> set[str]:
+    before, after = made.before.generator.state_dict(), made.after.generator.state_dict()
+    return {name for name in before if name != CLASS_TABLE and not torch.equal(before[name], after[name])}
+
+
+def test_each_method_changes_what_it_says_and_nothing_else(adapted: dict[str, Adapted]) -> None:
+    assert _changed(adapted["classes"]) == set()
+    matrices = {name.split(".")[-2] for name in _changed(adapted["lora"])}
+    assert matrices == {"wqkv", "wo", "w1", "w2", "w3"}
+    assert {"transformer.mask_tok", "diffusion.denoiser.final_layer.linear.weight"} <= _changed(adapted["full"])
+    for made in adapted.values():
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(made.before.tokenizer.parameters(), made.after.tokenizer.parameters(), strict=True)
+        )
+
+
+def test_old_classes_keep_their_rows_and_new_ones_are_appended(adapted: dict[str, Adapted]) -> None:
+    made = adapted["classes"]
+    assert made.after.config.class_names == ("cat", "dog", "red", "teal")
+    assert made.record["new_classes"] == ["teal"]
+    old, new = (side.generator.state_dict()[CLASS_TABLE] for side in (made.before, made.after))
+    assert torch.equal(new[[0, 1, 4]], old[[0, 1, 3]])  # cat, dog, no class
+    assert not torch.equal(new[2], old[2])  # red is trained on
+    assert made.record["trained_parameters"] == 2 * made.before.config.generator.dim
+
+
+def test_replaced_classes_keep_what_the_model_knows_of_equal_names(base: Path) -> None:
+    config, taken = with_classes(br.load(base).config, ("dog", "owl"), "replace")
+    assert config.class_names == ("dog", "owl")
+    assert taken.tolist() == [1, -1, 3]
+
+
+@pytest.mark.parametrize("method", ["classes", "lora"])
+def test_the_adapter_on_its_model_is_the_saved_model_bit_for_bit(
+    adapted: dict[str, Adapted], base: Path, method: str
+) -> None:
+    made = adapted[method]
+    assert made.adapter is not None
+    name = f"{base}+{made.adapter}"
+    assert br.load(name).fingerprint == br.load(made.folder).fingerprint == made.after.fingerprint
+    assert describe(name).fingerprint == made.after.fingerprint
+    assert adapted["full"].adapter is None
+
+
+def test_what_an_adapter_makes_of_a_model_is_what_peft_makes_of_it(adapted: dict[str, Adapted]) -> None:
+    import peft
+
+    made = adapted["lora"]
+    assert made.adapter is not None
+    own = br.load(made.record["base"]).generator
+    merged = peft.PeftModel.from_pretrained(own, str(made.adapter)).merge_and_unload().state_dict()
+    ours = made.after.generator.state_dict()
+    for name in _changed(made):
+        assert torch.allclose(merged[name], ours[name], atol=1e-6)
+
+
+def test_the_best_weights_are_kept_and_the_start_is_among_them(adapted: dict[str, Adapted]) -> None:
+    for made in adapted.values():
+        losses = {int(step): loss for step, loss in made.record["held_out_losses"].items()}
+        assert 0 in losses
+        assert losses[made.record["best_step"]] == min(losses.values())
+
+
+def test_training_that_only_harms_leaves_the_model_as_it_was(pictures: Path, base: Path, tmp_path: Path) -> None:
+    made = _adapt(pictures, base, tmp_path / "o", learning_rate=30.0, patience=1, steps=40)
+    assert made.record["best_step"] == 0
+    assert made.record["steps"] < 40
+    assert made.record["ended_by"] == "a held-out loss that fell no more"
+    assert _changed(made) == set()
+
+
+def test_time_given_ends_it(pictures: Path, base: Path, tmp_path: Path) -> None:
+    made = _adapt(pictures, base, tmp_path / "o", minutes=0.01, steps=100_000, patience=1000)
+    assert made.record["ended_by"] == "the time given"
+    assert made.record["steps"] < 100_000
+
+
+def test_an_adapter_is_refused_on_another_model_and_named_when_alone(
+    adapted: dict[str, Adapted], tmp_path: Path
+) -> None:
+    made = adapted["lora"]
+    assert made.adapter is not None
+    other = br.save(tiny_model(1, layers=2), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"belongs to .* is another model .*: load it as "):
+        br.load(f"{other}+{made.adapter}")
+    with pytest.raises(FileNotFoundError, match="is an adapter, which loads onto its model"):
+        br.load(made.adapter)
+    with pytest.raises(FileNotFoundError, match=r"not an adapter, as it has no adapter\.json"):
+        br.load(f"{other}+{tmp_path}")
+    assert with_adapter(made.before, made.adapter).fingerprint == made.after.fingerprint
+
+
+def test_a_damaged_adapter_is_named(adapted: dict[str, Adapted], base: Path, tmp_path: Path) -> None:
+    import shutil
+
+    made = adapted["lora"]
+    assert made.adapter is not None
+    shutil.copytree(made.adapter, tmp_path / "a")
+    settings = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps({**settings, "use_dora": True}))
+    with pytest.raises(ValueError, match="use_dora is unknown here"):
+        br.load(f"{base}+{tmp_path / 'a'}")
+    (tmp_path / "a/classes.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"classes\.safetensors: damaged"):
+        br.load(f"{base}+{tmp_path / 'a'}")
+
+
+@pytest.mark.parametrize(
+    ("made", "changes", "said"),
+    [
+        ({"a": 3}, {}, "3 pictures are too few"),
+        ({"": 9}, {"method": "classes"}, "the pictures have no labels"),
+        ({"a": 9, "b": 1}, {}, r"1 classes have one picture only \(b\)"),
+    ],
+)
+def test_pictures_that_cannot_be_used_are_said(
+    base: Path, tmp_path: Path, made: dict[str, int], changes: dict[str, str], said: str
+) -> None:
+    for name, count in made.items():
+        write_pictures(tmp_path / "p" / name, count)
+    with pytest.raises(ValueError, match=said):
+        _adapt(tmp_path / "p", base, tmp_path / "o", **changes)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("targets", "attention,w9", "choose of attention"), ("method", "dora", "lora"), ("minutes", 0, "at least 0.01")],
+)
+def test_recipes_out_of_range_are_named(field: str, value: object, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field}=.*{said}"):
+        AdaptRecipe(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_folder_that_holds_something_is_left_alone(pictures: Path, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/file").touch()
+    with pytest.raises(FileExistsError, match="is not empty"):
+        _adapt(pictures, base, tmp_path / "o")
+
+
+def test_pictures_without_labels_adapt_what_no_class_draws(base: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", 9)
+    made = _adapt(tmp_path / "p", base, tmp_path / "o")
+    assert made.after.config.class_names == made.before.config.class_names
+    assert compare_models((str(base), str(made.folder)), made.images, made.kept, made.held_out) is None
+    (subject,) = subjects(made, 9)
+    assert subject.after is None
+
+
+def test_probes_are_measured_and_the_page_shows_every_class(
+    adapted: dict[str, Adapted], base: Path, tmp_path: Path
+) -> None:
+    made = adapted["lora"]
+    settings = BenchSettings(k=(3,), cache=tmp_path / "cache", device="cpu")
+    rows = compare_models((str(base), str(made.folder)), made.images, made.kept, made.held_out, settings)
+    assert rows is not None
+    figures = figures_of(rows)
+    assert set(figures) == {"linear probe", "3-NN"}
+    assert rows[0].facts["model"]["model_sha256"] != rows[1].facts["model"]["model_sha256"]
+    shown = []
+    for each in subjects(made, 9):
+        after = class_pictures(made.after, each.after, 2)
+        shown.append(ClassShown(name=each.name, real=held_out_pictures(made, each.rows[:2]), before=after, after=after))
+    assert [(each.name, each.before, each.after) for each in subjects(made, 9)] == [("red", 2, 2), ("teal", None, 3)]
+    page = adaptation_page("mine", made.record, figures, shown)
+    assert page.count("data:image/png") == 6
+    assert "teal" in page
