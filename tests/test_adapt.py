@@ -44,7 +44,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _adapt(pictures: Path, base: Path, out: Path, **changes: object) -> Adapted:
     recipe = AdaptRecipe(**{"steps": 6, "held_out": 0.4, **changes})  # type: ignore[arg-type]
-    return adapt(pictures, model=str(base), out=out, recipe=recipe, cpu=True)
+    return adapt(pictures, model=str(base), out=out, recipe=recipe, cpu=True, precision="float32")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import bigr_repr as br
 from bigr_repr.config import ATTENTIONS, OBJECTIVES
 from bigr_repr.system.devices import mixed_precision
-from bigr_repr.train.loop import AUTO, SCHEDULES
+from bigr_repr.train.loop import AUTO, RESUMES, SCHEDULES
 from bigr_repr.train.tokenizer import OPTIMIZERS, PIXEL_LOSSES
 
 
@@ -108,7 +108,7 @@ def test_mistakes_end_in_one_line(pictures: Path, tmp_path: Path, arguments: tup
 def test_choices_are_those_of_the_library() -> None:
     choices = {
         o.Objective: OBJECTIVES, o.AttentionKind: ATTENTIONS, o.PixelLoss: PIXEL_LOSSES, o.Scheduled: SCHEDULES,
-        o.TokenizerOptimizer: OPTIMIZERS,
+        o.TokenizerOptimizer: OPTIMIZERS, o.ResumedFrom: RESUMES,
     }  # fmt: skip
     for offered, known in choices.items():
         assert tuple(offered) == known
@@ -126,6 +126,8 @@ def test_choices_are_those_of_the_library() -> None:
         (("tokenizer", "--workers", "-1"), "--workers"),
         (("codes", "--batch-size", "0"), "--batch-size"),
         (("codes", "--precision", "fp16"), "'bfloat16'"),
+        (("generator", "--max-time", "2 weeks"), "90s, 45m, 2h"),
+        (("generator", "--resume", "oldest"), "'newest', 'previous'"),
         (("generator", "--objective", "x1"), "'flip', 'x0', 'bce'"),
         (("generator", "--attention", "sparse"), "'full', 'causal'"),
         (("generator", "--optimizer", "lion"), "'adamw', 'muon'"),

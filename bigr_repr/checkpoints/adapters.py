@@ -20,9 +20,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from bigr_repr.checkpoints.catalog import ADAPTER_FILE
 from bigr_repr.config import ModelConfig
 
-ADAPTER_FILE: Final = "adapter.json"
 CLASSES_FILE: Final = "classes.safetensors"
 LOW_RANK_SETTINGS: Final = "adapter_config.json"  # peft's names
 LOW_RANK_FILE: Final = "adapter_model.safetensors"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from bigr_repr.checkpoints.adapters import ADAPTER_FILE
 from bigr_repr.config import ModelConfig, TokenizerConfig, from_fields, preset, preset_names
 
 DEFAULT_MODEL: Final = "bigr-tiny-aligned"  # bundled: there without a download
@@ -20,6 +19,7 @@ CONFIG_FILE = "config.json"
 EXPORT_FILE: Final = "export.json"  # of an exported network: bigr_repr.features.exported
 TOKENIZER_FILE = "tokenizer.safetensors"
 GENERATOR_FILE = "generator.safetensors"
+ADAPTER_FILE = "adapter.json"
 RELEASE_REPOSITORY = "haoosz/BiGR"
 HUB_PAGE = "https://huggingface.co/{}"
 

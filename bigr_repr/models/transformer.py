@@ -9,11 +9,12 @@ Module and parameter names follow the released weights. Source: BiGR (arXiv 2410
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bigr_repr.config import GeneratorConfig
 
@@ -215,6 +216,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(dim, config.norm_eps)
         self.dropout = 0.0
+        self.recompute = False
         self._initialize()
 
     def _initialize(self) -> None:
@@ -317,12 +319,18 @@ class Transformer(nn.Module):
         present = None if rows == 1 else _present(front, x.shape[1] - rows)
         states: dict[int, Tensor] = {}
         for index, block in enumerate(self.layers):
-            x = block(x, shared, table, self.dropout, present)
+            x = self._run(block, x, shared, table, self.dropout, present)
             if index in wanted:
                 states[index] = x
                 if len(states) == len(wanted):
                     break
         return states
+
+    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """A block; with `recompute`, what it computes is computed again for the backward pass, not kept."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(*inputs)  # type: ignore[no-any-return]
 
     def condition(self, codes: Tensor, condition: Tensor, masked: Tensor | None) -> Tensor:
         """What the transcoder reads: final norm plus its positional embedding. -> (B, N, D).

@@ -31,11 +31,12 @@ from bigr_repr.train.adapt_recipe import AdaptRecipe
 from bigr_repr.train.batches import batches
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.ema import ExponentialAverage
-from bigr_repr.train.generator import GeneratorTask
+from bigr_repr.train.generator import GeneratorTask, trial_step
 from bigr_repr.train.held_out import BestWeights
 from bigr_repr.train.loop import TrainSettings, identify, train
+from bigr_repr.train.pace import decided
 from bigr_repr.train.recipe import GeneratorRecipe
-from bigr_repr.train.shown import reconstruction_db
+from bigr_repr.train.reconstruction import reconstruction_db
 from bigr_repr.train.trained_part import TrainedPart, begun_with_classes
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def adapt(
     out: PathLike,
     recipe: AdaptRecipe | None = None,
     name: str | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
     cpu: bool = False,
     columns: Columns = USUAL_COLUMNS,
     on_progress: OnProgress = lambda what, done, total: None,
@@ -90,7 +91,7 @@ def adapt(
         raise FileExistsError(f"{out} is not empty; name a new folder with out, or remove it")
     source = images if isinstance(images, ImageSet) else open_images(images, columns=columns)
     kept, held_out = _split(source, recipe)
-    job = _Job(out, model, source, recipe, on_progress)
+    job = _Adaptation(out, model, source, recipe, on_progress)
     after, adapter, record = job.run(kept, held_out, name or out.name, precision=precision, cpu=cpu)
     return Adapted(
         folder=out,
@@ -148,12 +149,14 @@ def _reconstruction(start: Pretrained, images: ImageSet, rows: NDArray[np.int64]
     return {"reconstruction_db": found, "recorded_db": recorded}
 
 
-class _Job:
+class _Adaptation:
     """One adaptation, in a hidden folder beside the model it makes; an earlier start of the same job left its files."""
 
     def __init__(self, out: Path, model: str, images: ImageSet, recipe: AdaptRecipe, on_progress: OnProgress) -> None:
         self._began, self._out, self._model, self._images = time.monotonic(), out, model, images
         self._recipe, self._on_progress, self.start = recipe, on_progress, load(model)
+        if self.start.config.generator.condition != "class":
+            raise ValueError(f"{model} takes captions, not classes; adapt a model with classes: bigr-repr models list")
         self._folder = out.with_name(f".{out.name}.adapting")
         free = {"minutes": None, "patience": None}
         wanted = {
@@ -235,6 +238,7 @@ class _Job:
         """Train the part, leave its best weights in it, and tell what happened."""
         recipe, conditional, began = self._recipe, kept.labels is not None, time.monotonic()
         seconds = max(1.0, 60 * recipe.minutes - (began - self._began))
+        settings = decided(settings, partial(trial_step, part.model))
         usual = GeneratorRecipe(conditional=conditional, weight_decay=0.0)
         task = GeneratorTask(part.model, usual, None, None)
         Path(settings.out).mkdir(parents=True, exist_ok=True)
@@ -264,6 +268,7 @@ class _Job:
             "steps_at_most": settings.steps,
             "batch_size": settings.batch_size,
             "learning_rate": settings.learning_rate,
+            "precision": settings.precision,
             "training_cpu_minutes": round((time.process_time() - used) / 60, 2),
         }
 

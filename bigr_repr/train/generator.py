@@ -184,21 +184,23 @@ def train_generator(
     initial_name: str = "",
     sampler: Sampler | None = None,
     compile_blocks: bool | None = None,
+    recompute: bool = False,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> BiGR:
     """Train a generator and return it with averaged weights, in eval mode.
 
     `data`: a packed code data set, or images, which then need the `tokenizer`; with codes it is checked to be the one
     that made them. A recipe with alignment takes codes with features beside them. `initial` starts from
-    other weights, which `initial_name` names in the run's record. `compile_blocks` None: where it pays.
+    other weights, which `initial_name` names in the run's record. `compile_blocks` None: where it pays. `recompute`:
+    blocks run again for the backward pass, for less memory.
     Raises ValueError when labels, code widths or the tokenizer do not fit.
     """
     recipe = for_data(recipe or GeneratorRecipe(), data)
     _check(data, config, settings, recipe, tokenizer)
     tokenizer_sha256, features = _tokenizer_of(data, tokenizer), _features_of(data, config, recipe)
     header = None if features is None else features.header
-    model = _new_model(config, settings.seed, initial)
-    settings = decided(settings, partial(_trial, model))
+    model = _new_model(config, settings.seed, initial, recompute)
+    settings = decided(settings, partial(trial_step, model))
     _compile(model, compiling_pays(settings) if compile_blocks is None else compile_blocks)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
@@ -209,9 +211,9 @@ def train_generator(
         tokenizer_sha256=tokenizer_sha256,
     )  # fmt: skip
     stream = partial(batches, data, image_size=config.image_size, features=features)
-    trained = BiGR(config.generator)
-    trained.load_state_dict(train(task, stream, settings, record=record, on_step=on_step))
-    return trained.eval()
+    model = BiGR(config.generator)
+    model.load_state_dict(train(task, stream, settings, record=record, on_step=on_step))
+    return model.eval()
 
 
 def _features_of(data: ImageSet | CodeSet, config: ModelConfig, recipe: GeneratorRecipe) -> AlignmentFeatures | None:
@@ -224,13 +226,14 @@ def _features_of(data: ImageSet | CodeSet, config: ModelConfig, recipe: Generato
     return AlignmentFeatures(data)
 
 
-def _new_model(config: ModelConfig, seed: int, initial: BiGR | None) -> BiGR:
+def _new_model(config: ModelConfig, seed: int, initial: BiGR | None, recompute: bool) -> BiGR:
     """A generator with weights of a seed, or those of another model."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = BiGR(config.generator)
     if initial is not None:
         model.load_state_dict(initial.state_dict())
+    model.transformer.recompute = recompute
     return model
 
 
@@ -239,7 +242,7 @@ def _compile(model: BiGR, wanted: bool) -> None:
         block.compile()
 
 
-def _trial(model: BiGR, device: torch.device) -> Callable[[], None]:
+def trial_step(model: BiGR, device: torch.device) -> Callable[[], None]:
     """Forward and backward on random codes."""
     config = model.to(device).train().config
     codes = (torch.rand(_TRIED, config.tokens, config.code_bits, device=device) > 0.5).float()

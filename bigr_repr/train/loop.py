@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, ProjectConfiguration
 from torch import Tensor, nn
 
 from bigr_repr.provenance import differences
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 SCHEDULES = ("constant", "cosine")
 AUTO = "auto"
 RESUMES = ("newest", "previous")
+NO_TRACKER = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,7 @@ class TrainSettings:
     bfloat16 or float16, kept under Accelerate's names no, bf16 and fp16, which are taken too; auto: float32 or
     bfloat16, whichever the trainers find faster on this machine before they begin. `sample_every` 0: never.
     `max_time`: seconds after which a run writes a checkpoint and stops. `resume`: from which checkpoint, "newest" or
-    the one "previous" to it. `recompute` computes blocks again for the backward pass instead of keeping what they gave.
-    `tracker`: where scalars go besides metrics.jsonl, by Accelerate's name of it.
+    the one "previous" to it. `tracker`: where scalars go besides metrics.jsonl, by Accelerate's name of it.
     """
 
     out: str
@@ -64,7 +65,6 @@ class TrainSettings:
     cpu: bool = False
     max_time: float | None = None
     resume: str = "newest"
-    recompute: bool = False
     tracker: str = "tensorboard"
 
     def __post_init__(self) -> None:
@@ -197,7 +197,10 @@ class _Log:
 
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(out / f"{name}-{step:09d}.png")
         for tracker in self._accelerator.trackers:
-            tracker.log_images({name: image[None].numpy()}, step=step, dataformats="NCHW")
+            if tracker.name == "tensorboard":
+                tracker.log_images({name: image[None].numpy()}, step=step, dataformats="NCHW")
+            elif tracker.name == "wandb":
+                tracker.log_images({name: [image.permute(1, 2, 0).numpy()]}, step=step)
 
 
 class Stream(Protocol):
@@ -277,12 +280,27 @@ def _accelerate(task: Task, settings: TrainSettings) -> Accelerator:
     """An accelerator that the task's modules and optimizers are prepared for."""
     project = ProjectConfiguration(project_dir=settings.out, logging_dir=str(Path(settings.out) / "logs"))
     accelerator = Accelerator(
-        mixed_precision=settings.precision, cpu=settings.cpu, log_with=settings.tracker, project_config=project
+        mixed_precision=settings.precision,
+        cpu=settings.cpu,
+        log_with=_tracker(settings.tracker),
+        project_config=project,
     )
     prepared = accelerator.prepare(*task.modules, *task.optimizers)
     count = len(task.modules)
     task.modules, task.optimizers = list(prepared[:count]), list(prepared[count:])
     return accelerator
+
+
+def _tracker(name: str) -> str | None:
+    """A tracker as Accelerate takes it. Raises ValueError for an unknown one, ImportError for one not installed."""
+    if name == NO_TRACKER:
+        return None
+    known = [each for each in LoggerType.list() if each != "all"]
+    if name not in known:
+        raise ValueError(f"tracker={name!r} is unknown; choose one of {', '.join((NO_TRACKER, *known))}")
+    if LoggerType(name) not in get_available_trackers():
+        raise ImportError(f"tracker={name!r} is not installed; install it, or take tensorboard or {NO_TRACKER}")
+    return name
 
 
 def _batches(stream: Stream, settings: TrainSettings, first_step: int, accelerator: Accelerator) -> Iterator[Batch]:
@@ -333,7 +351,7 @@ def _picture(
 def identify(settings: TrainSettings, **other: Any) -> dict[str, Any]:
     """The record of a run: what must not change when it is resumed. Where it lies and how it logs may change."""
     free = {"out", "steps", "save_every", "sample_every", "log_every", "keep", "workers", "cpu"}
-    free |= {"max_time", "resume", "recompute", "tracker"}
+    free |= {"max_time", "resume", "tracker"}
     if settings.schedule == "cosine":
         free.remove("steps")  # the length shapes the rate of every step
     return {name: value for name, value in {**asdict(settings), **other}.items() if name not in free}

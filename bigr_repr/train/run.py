@@ -120,13 +120,11 @@ def run_generator_training(
     name: str | None = None,
     initial: str | None = None,
     compile_blocks: bool | None = None,
+    recompute: bool = False,
     columns: Columns = USUAL_COLUMNS,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
-    """Train a generator on `data` for the tokenizer at `tokenizer`; returns the model folder, `settings.out`/model.
-
-    columns: of Parquet files.
-    """
+    """Train a generator on `data` for the tokenizer at `tokenizer`; returns the model folder, `settings.out`/model."""
     started = time.time()
     source, encoder = open_training_data(data, columns), load_tokenizer(tokenizer)
     recipe = for_data(recipe, source)
@@ -134,11 +132,11 @@ def run_generator_training(
     training = {"data": [Path(item).name for item in data], "images": len(source), "settings": options}
     config = _config_for(source, encoder, preset, objective, attention)
     config = dataclasses.replace(config, name=name or config.name, training=training)
-    classes = config.generator.classes
-    labels = None if not recipe.conditional else list(range(0, classes, max(1, classes // 16)))
+    labels = list(range(config.generator.classes))[:: max(1, config.generator.classes // 16)]
     start = None if initial is None else load(initial)
     model = train_generator(
-        source, config, settings, recipe, tokenizer=encoder, sampler=sample_grid(config, encoder, labels),
+        source, config, settings, recipe, tokenizer=encoder,
+        sampler=sample_grid(config, encoder, labels if recipe.conditional else None), recompute=recompute,
         initial=None if start is None else begun_from(start, config, seed=settings.seed),
         initial_name="" if start is None else start.fingerprint, compile_blocks=compile_blocks, on_step=on_step,
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""What a model makes of pictures of one's own, to look at: reconstructions, and pictures of its classes."""
+"""Pictures of an adaptation's classes, to look at: the user's own, and those that the model draws."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,31 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.datasets import ImageSet
-from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.sampling.applications import generate
 from bigr_repr.sampling.settings import FAST, usual_settings
-
-if TYPE_CHECKING:
-    from bigr_repr.train.adaptation import Adapted
-
-_LOOKED_AT = 64
-_BATCH = 16
-
-
-@torch.inference_mode()
-def reconstruction_db(tokenizer: BinaryAutoencoder, images: ImageSet, rows: NDArray[np.int64]) -> float:
-    """Mean PSNR, in dB, of up to 64 of the images after encoding and decoding; RGB in [0, 1], as training records."""
-    device, side = next(tokenizer.parameters()).device, tokenizer.config.image_size
-    found: list[float] = []
-    for start in range(0, min(len(rows), _LOOKED_AT), _BATCH):
-        chosen = rows[start : min(start + _BATCH, _LOOKED_AT)]
-        pixels = np.stack([images.load_square(int(row), side) for row in chosen])
-        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device).float() / 255
-        decoded = tokenizer.decode(tokenizer.encode(batch)).clamp(0, 1)
-        errors = (decoded - batch).square().mean((1, 2, 3)).clamp(min=1e-10)
-        found += (-10 * errors.log10()).tolist()
-    return round(float(np.mean(found)), 2)
+from bigr_repr.train.adaptation import Adapted
 
 
 def class_pictures(pre: Pretrained, label: int | None, count: int, *, seed: int = 0) -> list[Image.Image]:

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bigr_repr.checkpoints.adapters import (
-    ADAPTER_FILE,
     CLASS_TABLE,
     CLASSES_FILE,
     LOW_RANK_FILE,
@@ -21,6 +20,7 @@ from bigr_repr.checkpoints.adapters import (
     class_table,
     header_text,
 )
+from bigr_repr.checkpoints.catalog import ADAPTER_FILE
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.config import ModelConfig
 from bigr_repr.models.bigr import BiGR

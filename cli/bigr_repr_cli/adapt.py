@@ -30,8 +30,8 @@ def command(
     pictures: Annotated[int, typer.Option(min=0, help="Pictures to draw of each class for the page; 0: none.")] = 4,
     measure: Annotated[bool, typer.Option(help="Measure probe and 20-NN before and after.")] = True,
     precision: Annotated[
-        TrainPrecision, typer.Option(help="Number type that the network is trained in.")
-    ] = TrainPrecision.float32,
+        TrainPrecision, typer.Option(help="Number type that the network is trained in; auto: what is faster here.")
+    ] = TrainPrecision.auto,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
     *,
     columns: ParquetColumns,

@@ -63,6 +63,21 @@ def repeat_layer(words: list[str]) -> list[str]:
     return found
 
 
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds out of "90", "90s", "45m", "2h", "1.5h" or "1d". Raises BadParameter for anything else."""
+    unit = text[-1:] if text[-1:].isalpha() else ""
+    try:
+        seconds = float(text.removesuffix(unit)) * _UNITS[unit]
+    except (ValueError, KeyError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise typer.BadParameter(f"{text!r} is not a time such as 90s, 45m, 2h or 1d")
+    return seconds
+
+
 def parse_batch_size(text: str | None) -> int | str | None:
     """A batch size: a whole number above 0, "auto", or None. Raises BadParameter for anything else."""
     if text is None or text == "auto":

@@ -11,6 +11,7 @@ import typer
 
 from bigr_repr_cli.flatten import values_of
 from bigr_repr_cli.options import ImageColumn, LabelColumn
+from bigr_repr_cli.parse import parse_duration
 
 if TYPE_CHECKING:
     from bigr_repr.images.parquet import Columns
@@ -21,6 +22,7 @@ AttentionKind = StrEnum("AttentionKind", ["full", "causal"])
 TokenizerOptimizer = StrEnum("TokenizerOptimizer", ["adam", "muon"])
 PixelLoss = StrEnum("PixelLoss", ["l1", "l2"])
 Scheduled = StrEnum("Scheduled", ["constant", "cosine"])
+ResumedFrom = StrEnum("ResumedFrom", ["newest", "previous"])
 TrainPrecision = StrEnum("TrainPrecision", ["auto", "float32", "bfloat16", "float16", "no", "bf16", "fp16"])
 CodePrecision = StrEnum("CodePrecision", ["float32", "bfloat16", "no", "bf16"])
 
@@ -72,6 +74,26 @@ class TrainingOptions:
         int, typer.Option(min=0, help="Random seed of the initial weights, the order of the data and all noise.")
     ] = 0
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False
+    max_time: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_duration,
+            metavar="TIME",
+            help=r"Write a checkpoint and stop after this time, as 90s, 45m or 2h, with exit code 75, as after SIGTERM "
+            r"and SIGUSR1 \[default: no limit].",
+        ),
+    ] = None
+    resume: Annotated[
+        ResumedFrom,
+        typer.Option(help="Go on from the newest checkpoint, or set that aside and go on from the previous one."),
+    ] = ResumedFrom.newest
+    tracker: Annotated[
+        str,
+        typer.Option(
+            help="Where scalars go besides OUT/metrics.jsonl: tensorboard, wandb, mlflow, comet_ml or another "
+            "that Accelerate knows and that is installed; none."
+        ),
+    ] = "tensorboard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +164,14 @@ class Architecture:
             "AMX].",
         ),
     ] = None
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Compute each block again for the backward pass instead of keeping what it computed: far less memory, "
+            "about a third more time.",
+        ),
+    ] = False
 
 
 def print_result(what: str, folder: Path) -> None:

@@ -1,0 +1,28 @@
+"""How well a tokenizer encodes pictures. Knows nothing of generators."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bigr_repr.datasets import ImageSet
+from bigr_repr.models.tokenizer import BinaryAutoencoder
+
+_LOOKED_AT = 64
+_BATCH = 16
+
+
+@torch.inference_mode()
+def reconstruction_db(tokenizer: BinaryAutoencoder, images: ImageSet, rows: NDArray[np.int64]) -> float:
+    """Mean PSNR, in dB, of up to 64 of the images after encoding and decoding; RGB in [0, 1], as training records."""
+    device, side = next(tokenizer.parameters()).device, tokenizer.config.image_size
+    found: list[float] = []
+    for start in range(0, min(len(rows), _LOOKED_AT), _BATCH):
+        chosen = rows[start : min(start + _BATCH, _LOOKED_AT)]
+        pixels = np.stack([images.load_square(int(row), side) for row in chosen])
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device).float() / 255
+        decoded = tokenizer.decode(tokenizer.encode(batch)).clamp(0, 1)
+        errors = (decoded - batch).square().mean((1, 2, 3)).clamp(min=1e-10)
+        found += (-10 * errors.log10()).tolist()
+    return round(float(np.mean(found)), 2)
