@@ -190,10 +190,9 @@ def train_generator(
     """Train a generator and return it with averaged weights, in eval mode.
 
     `data`: a packed code data set, or images, which then need the `tokenizer`; with codes it is checked to be the one
-    that made them. A recipe with alignment takes codes with features beside them. `initial` starts from
-    other weights, which `initial_name` names in the run's record. `compile_blocks` None: where it pays. `recompute`:
-    blocks run again for the backward pass, for less memory.
-    Raises ValueError when labels, code widths or the tokenizer do not fit.
+    that made them. A recipe with alignment takes codes with features beside them. `initial` starts from other weights,
+    which `initial_name` names in the run's record. `compile_blocks` None: where it pays. `recompute`: run blocks again
+    for the backward pass, for less memory. Raises ValueError when labels, code widths or the tokenizer misfit.
     """
     recipe = for_data(recipe or GeneratorRecipe(), data)
     _check(data, config, settings, recipe, tokenizer)
