@@ -11,6 +11,7 @@ import os
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._typing import PathLike
+from bigr_repr.captions.sources import parquet_captions, sidecar_captions
 from bigr_repr.images.decode import as_rgb, center_crop, decode_image
 from bigr_repr.images.find import find_images
 from bigr_repr.images.formats import ImageError, image_errors
@@ -31,17 +33,23 @@ class ImageSet(ABC):
     """Images by number, with a label each where the source has labels.
 
     `labels` is int64 (n,) or None; `class_names` has one name per label, or none; `class_ids` the WordNet id of each,
-    where the source states them. A negative label means that the image has none. `captions` has those of each image,
-    none or several, or is None.
+    where the source states them. A negative label means that the image has none.
     """
 
     labels: IntArray | None = None
-    captions: Sequence[Sequence[str]] | None = None
     class_names: tuple[str, ...] = ()
     class_ids: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    @property
+    def captions(self) -> Sequence[Sequence[str]] | None:
+        """The captions of each image, none or several; None where the source has none. Raises ValueError for bad ones.
+
+        They are read when this is first asked for.
+        """
+        return None
 
     @abstractmethod
     def load(self, index: int) -> Image.Image:
@@ -88,6 +96,10 @@ class FolderSet(ImageSet):
     def __len__(self) -> int:
         return len(self.files)
 
+    @cached_property
+    def captions(self) -> Sequence[Sequence[str]] | None:
+        return sidecar_captions(self.files)
+
     def load(self, index: int) -> Image.Image:
         return decode_image(self.files[index])
 
@@ -115,13 +127,18 @@ class ParquetSet(ImageSet):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @cached_property
+    def captions(self) -> Sequence[Sequence[str]] | None:
+        return parquet_captions(self._file, self._columns.caption)
+
     def load(self, index: int) -> Image.Image:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         content = self._parts[part][index - int(self._starts[part])].as_py()
         return decode_image(content or b"", name=f"{os.fspath(self._file)}#{index}")
 
     def fingerprint(self) -> str:
-        named = [] if self._columns == USUAL_COLUMNS else [self._columns.image, self._columns.label]
+        usual = (self._columns.image, self._columns.label) == (USUAL_COLUMNS.image, USUAL_COLUMNS.label)
+        named = [] if usual else [self._columns.image, self._columns.label]
         return _fingerprint(["parquet", _stamps([self._file]), *named])
 
 
@@ -207,10 +224,14 @@ class SceneSet(ImageSet):
         self._facts = [count, seed, held_out, side]
         self._scenes = [make_scene(seed, number, held_out=held_out) for number in range(count)]
         self._side = side
-        self.captions = [captions_of(scene) for scene in self._scenes]
+        self._captions = [captions_of(scene) for scene in self._scenes]
 
     def __len__(self) -> int:
         return len(self._scenes)
+
+    @property
+    def captions(self) -> Sequence[Sequence[str]]:
+        return self._captions
 
     def load(self, index: int) -> Image.Image:
         from bigr_repr.captions.scenes import draw
@@ -353,6 +374,14 @@ class JoinedSet(ImageSet):
     def load(self, index: int) -> Image.Image:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._parts[part].load(index - int(self._starts[part]))
+
+    @cached_property
+    def captions(self) -> Sequence[Sequence[str]] | None:
+        found = [part.captions for part in self._parts]
+        if all(each is None for each in found):
+            return None
+        pairs = zip(found, self._parts, strict=True)
+        return [captions for own, part in pairs for captions in (own or [()] * len(part))]
 
     def fingerprint(self) -> str:
         return _fingerprint(["joined", [part.fingerprint() for part in self._parts]])

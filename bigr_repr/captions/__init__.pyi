@@ -6,6 +6,8 @@ from .scenes import Scene as Scene
 from .scenes import Thing as Thing
 from .scenes import draw as draw
 from .scenes import make_scene as make_scene
+from .sources import class_captions as class_captions
+from .sources import coco_captions as coco_captions
 from .wording import Demand as Demand
 from .wording import captions_of as captions_of
 from .wording import read_caption as read_caption

@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw
 BACKGROUND: Final = (245, 245, 245)
 COLORS: Final = {
     "red": (214, 39, 40),
-    "green": (44, 160, 44),
+    "green": (40, 190, 70),
     "blue": (31, 90, 220),
     "yellow": (250, 210, 30),
-    "purple": (140, 50, 170),
-    "black": (30, 30, 30),
+    "purple": (150, 50, 190),
+    "black": (20, 20, 20),
 }
 SHAPES: Final = ("circle", "square", "triangle", "cross")
 # Never together in a training scene, alone or beside others.

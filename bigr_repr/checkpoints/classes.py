@@ -35,6 +35,8 @@ def class_number(config: ModelConfig, text: str) -> int:
     Raises ValueError for a number outside 0..C-1, for a name that several classes share and, with the nearest names,
     for one that no class has.
     """
+    if config.generator.condition == "text":
+        raise ValueError(f"class {text!r}: {config.name} draws from captions, not classes; give a prompt")
     wanted, count = text.strip(), config.generator.classes
     if wanted.removeprefix("-").isdecimal():
         if not 0 <= int(wanted) < count:
@@ -62,6 +64,8 @@ def class_list(config: ModelConfig, texts: Iterable[str]) -> list[int]:
     """Classes of several texts, each some of them, or "all", by commas. Raises as `class_number`, also for none."""
     found: list[int] = []
     for text in texts:
+        if config.generator.condition == "text":
+            class_number(config, text)  # says that there are none
         whole = _plain(text) in _table(class_names(config))  # a name may hold commas
         for part in [text] if whole else filter(str.strip, text.split(",")):
             every = part.strip().lower() == ALL

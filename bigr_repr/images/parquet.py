@@ -43,10 +43,11 @@ _WORDNET_ID = re.compile(r"^n\d{8}:")
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of a Parquet file's columns. image: of encoded bytes, plain or in structs {bytes, path}; label."""
+    """Names of a Parquet file's columns. image: of encoded bytes, plain or in structs {bytes, path}; label; caption."""
 
     image: str = "image"
     label: str = "label"
+    caption: str = "caption"
 
 
 USUAL_COLUMNS: Final = Columns()

@@ -31,6 +31,7 @@ from bigr_repr.painting.pictures import check_target, for_animation, grid, write
 from bigr_repr.painting.windows import Margins, Mask, box_mask, margins_to_aspect
 from bigr_repr.sampling.applications import interpolate
 from bigr_repr.sampling.job import Job, Options
+from bigr_repr.sampling.prompts import prompt_list
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
 
@@ -60,7 +61,9 @@ def provenance(
     """What a picture says about how it was made; with model, seed and settings it can be made again."""
     from bigr_repr._version import __version__
 
-    names = class_names(pre.config)
+    names, prompts = class_names(pre.config), prompts_of(options)
+    conditional = labels is not None or prompts is not None
+    of_text = {"prompts": prompts, "negative": options.get("negative")}
     return {
         "command": command,
         "version": __version__,
@@ -70,8 +73,15 @@ def provenance(
         "seed": int(options.get("seed", 0)),
         "labels": None if labels is None else [int(label) for label in labels],
         "classes": None if labels is None or not names else [names[label] for label in labels],
-        "settings": dataclasses.asdict(settings.resolved(pre.config.generator, labels is not None)),
+        **(of_text if pre.config.generator.condition == "text" else {}),
+        "settings": dataclasses.asdict(settings.resolved(pre.config.generator, conditional)),
     }
+
+
+def prompts_of(options: Options) -> list[str] | None:
+    """The prompts of a call; None for none. Raises as `prompt_list`."""
+    prompt = options.get("prompt")
+    return None if prompt is None else prompt_list(prompt)
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:
@@ -205,7 +215,7 @@ def enrich_file(
 
 def _versions(labels: Sequence[int] | None, options: PhotoOptions) -> int:
     """How many pictures a call makes."""
-    return options.get("count") or (len(labels) if labels else 1)
+    return options.get("count") or len(labels or prompts_of(options) or [0])
 
 
 @dataclass
@@ -254,8 +264,9 @@ class _Painter:
             self.frames.append(for_animation(painted.picture()))
 
     def _label(self, made: Mapping[str, Any], version: int) -> dict[str, Any]:
-        """The class of one version, where the versions have classes in turn."""
-        return {key: [made[key][version % len(made[key])]] for key in ("labels", "classes") if made[key] is not None}
+        """The class or prompt of one version, where the versions have them in turn."""
+        in_turn = [key for key in ("labels", "classes", "prompts") if made.get(key) is not None]
+        return {key: [made[key][version % len(made[key])]] for key in in_turn}
 
 
 # ---- a walk between classes
@@ -263,7 +274,7 @@ class _Painter:
 
 def interpolate_file(
     pre: Pretrained,
-    labels: Sequence[int],
+    labels: Sequence[int] | None,
     out: PathLike,
     *,
     frames: int = 9,

@@ -22,6 +22,10 @@ def recorded_options(record: Mapping[str, Any]) -> PhotoOptions:
     options = PhotoOptions(
         seed=record["seed"], settings=SamplingSettings(**record["settings"]), first=record.get("image", 0), count=1
     )
+    if record.get("prompts") is not None:
+        options["prompt"] = record["prompts"]
+    if record.get("negative") is not None:
+        options["negative"] = record["negative"]
     if "pasting" in record:
         options["pasting"] = Pasting(**{"fit": "none", **record["pasting"]})
     return options

@@ -22,7 +22,7 @@ from torch import Tensor
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.images.decode import decode_image
-from bigr_repr.painting.files import Written, images_done, provenance, to_pictures
+from bigr_repr.painting.files import Written, images_done, prompts_of, provenance, to_pictures
 from bigr_repr.painting.pictures import (
     METADATA_KEY,
     check_target,
@@ -61,16 +61,16 @@ def generate_files(
     on_progress: Callable[[float, float], object] | None = None,
     **options: Unpack[Options],
 ) -> Written:
-    """Generate a series into a folder: 000000.png, 000001.png, ..., classes in turn.
+    """Generate a series into a folder: 000000.png, 000001.png, ..., classes or prompts in turn.
 
     Pictures that the folder holds already are not drawn again, and a folder of other settings is refused.  count: how
-    many in all; None: one per label.  sheet: a PNG of the first 64.  npz: all of them as the array that ADM's evaluator
-    reads.  animation: a GIF of the unmasking of the first 64, which are drawn again for it.  options: as of `generate`,
-    but for `first`: a series begins at 0.
+    many in all; None: one per label or prompt.  sheet: a PNG of the first 64.  npz: all of them as the array that ADM's
+    evaluator reads.  animation: a GIF of the unmasking of the first 64, which are drawn again for it.  options: as of
+    `generate`, but for `first`: a series begins at 0.
 
     Raises ValueError as `generate` does and for a folder of another series, OSError when a file cannot be written.
     """
-    started, columns = time.monotonic(), len(labels) if labels else 0
+    started, columns = time.monotonic(), len(labels or prompts_of(options) or ())
     targets = [(Path(path), suffix) for path, suffix in ((sheet, ".png"), (npz, ".npz"), (animation, ".gif")) if path]
     series = _Series(pre, Path(out), labels, count, options)
     _check_targets(targets, series.folder)
@@ -103,14 +103,14 @@ class _Series:
         self.pre, self.folder, self.options = pre, folder, options
         if labels is not None:
             labels = class_numbers(pre, list(labels)).tolist()
-        self.labels = labels
-        self.count = at_least_one("count", (len(labels) if labels else 1) if count is None else count)
+        self.labels, self.prompts = labels, prompts_of(options)
+        self.count = at_least_one("count", len(labels or self.prompts or [0]) if count is None else count)
         if self.count > MOST:
             raise ValueError(
                 f"count={count} is more than {MOST:,} pictures per folder; make several, each of a seed of its own"
             )
         job = Job(pre, SamplingSettings(), options)
-        job.check(labels is not None)
+        job.check(labels is not None or self.prompts is not None)
         self.chunk = job.batch_size  # what is drawn together is written at once: a run that is killed loses no more
         self.provenance = provenance(pre, "generate", job.settings, options, labels)
 
@@ -173,6 +173,10 @@ class _Series:
         """The class of a picture, as it says it; None without classes."""
         return None if self.labels is None else [self.labels[number % len(self.labels)]]
 
+    def _prompts(self, number: int) -> dict[str, list[str]]:
+        """The prompt of a picture, as it says it; nothing without prompts."""
+        return {} if self.prompts is None else {"prompts": [self.prompts[number % len(self.prompts)]]}
+
     def _drawn(self, path: Path, number: int) -> bool:
         """Whether a picture is there already, whole. Raises ValueError for a picture of another series."""
         if not path.exists():
@@ -184,7 +188,8 @@ class _Series:
         except (OSError, SyntaxError, ValueError):
             return False  # damaged: drawn again
         wanted = {key: self.provenance[key] for key in ("weights_sha256", "precision", "seed", "settings")}
-        wanted |= {"image": number, "labels": self._label(number)}
+        wanted |= {"image": number, "labels": self._label(number), **self._prompts(number)}
+        wanted |= {"negative": self.provenance["negative"]} if "negative" in self.provenance else {}
         if not isinstance(said, dict) or {key: said.get(key) for key in wanted} != wanted:
             raise ValueError(
                 f"{path} is not picture {number} of this series; move it away, then give the command again"
@@ -195,9 +200,12 @@ class _Series:
         numbers = range(first, first + size)
         labels = [label for number in numbers for label in self._label(number) or ()] or None
         options: Options = {**self.options, "first": first, "callback": watch}
+        if self.prompts is not None:
+            options["prompt"] = [text for number in numbers for text in self._prompts(number)["prompts"]]
         images = generate(self.pre, labels, count=size, **options)
         for index, picture in enumerate(to_pictures(images)):
             own: dict[str, Any] = {"image": first + index, "labels": self._label(first + index)}
+            own |= self._prompts(first + index)
             if self.provenance["classes"] is not None:
                 own["classes"] = [self.provenance["classes"][(first + index) % len(self.provenance["classes"])]]
             write_png(self.folder / f"{first + index:06d}.png", picture, self.provenance | own)

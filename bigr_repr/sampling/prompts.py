@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import torch
 
+from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.models.transformer import Captions
 
@@ -39,6 +41,21 @@ def prompt_list(prompt: Prompt, name: str = "prompt") -> list[str]:
             shown = text[:_SHOWN].encode(errors="replace").decode()
             raise ValueError(f"{name}={shown!r} is not UTF-8 text; write it in UTF-8") from error
     return [text.strip() for text in texts]
+
+
+def read_prompts(file: PathLike) -> list[str]:
+    """The prompts in a text file, one a line; empty lines do not count.
+
+    Raises OSError for a file that cannot be read, ValueError for one that is not UTF-8 or holds none.
+    """
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text (byte {error.start}); write it again in UTF-8") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ValueError(f"{file} holds no prompts; write one a line")
+    return found
 
 
 def read_captions(pre: Pretrained, texts: Sequence[str]) -> Captions:

@@ -1,6 +1,8 @@
 from .adapt_recipe import AdaptRecipe as AdaptRecipe
 from .adaptation import Adapted as Adapted
 from .adaptation import adapt as adapt
+from .caption_set import CaptionStore as CaptionStore
+from .caption_set import write_captions as write_captions
 from .code_set import CodeSet as CodeSet
 from .code_set import write_codes as write_codes
 from .generator import train_generator as train_generator

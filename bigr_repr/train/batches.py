@@ -103,8 +103,17 @@ class _CodeItems(Dataset[Any]):
         view = np.array([int(np.random.default_rng([self._seed, p, 1]).integers(self._codes.views)) for _, p in draws])
         index = np.array([index for index, _ in draws])
         labels = None if self._codes.labels is None else torch.from_numpy(self._codes.labels[index])
-        features = () if self._features is None else self._features.rows(index, view)
-        return Batch(None, torch.from_numpy(self._codes.bits(index, view)), labels, *features)
+        features = (None, None) if self._features is None else self._features.rows(index, view)
+        bits = torch.from_numpy(self._codes.bits(index, view))
+        return Batch(None, bits, labels, *features, *self._captions(draws))
+
+    def _captions(self, draws: Sequence[Draw]) -> tuple[Tensor, ...]:
+        """A caption of each image, drawn anew every time."""
+        if self._codes.captions is None:
+            return ()
+        choices = [float(np.random.default_rng([self._seed, position, 2]).random()) for _, position in draws]
+        found = self._codes.captions.draw([index for index, _ in draws], choices)
+        return tuple(map(torch.from_numpy, found))
 
 
 def _as_is(batch: Any) -> Any:

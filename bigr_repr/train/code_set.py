@@ -25,6 +25,7 @@ from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, t
 from bigr_repr.system.devices import choose_device, mixed_precision
 from bigr_repr.system.files import remove, replacing, sha256_of
 from bigr_repr.system.threads import map_ahead
+from bigr_repr.train.caption_set import CaptionStore
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ def _read_header(file: Path) -> CodeHeader:
 
 
 class CodeSet:
-    """A packed code data set on disk, memory-mapped.
+    """A packed code data set on disk, memory-mapped; `captions` are those of its images, None where there are none.
 
     Raises FileNotFoundError for a folder that holds none, ValueError for one that is damaged or of another format.
     """
@@ -85,6 +86,7 @@ class CodeSet:
                 self.labels = np.load(self.folder / "labels.npy", allow_pickle=False).astype(np.int64)
                 self._check("labels.npy", True, self.labels, (self.header.images,))
             self._check_sums()
+            self.captions = CaptionStore(self.folder) if (self.folder / "captions.json").exists() else None
         except FileNotFoundError as error:
             remedy = "make one with: bigr-repr train codes"
             message = f"{folder} is not a code data set ({error.filename} is missing); {remedy}"

@@ -26,6 +26,7 @@ from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.models.transformer import Captions
 from bigr_repr.train.alignment import AlignmentFeatures, AlignmentHeads, FeatureHeader
 from bigr_repr.train.batches import Batch, batches
+from bigr_repr.train.caption_set import CaptionStore
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
 from bigr_repr.train.masking import draw_masks, read_positions
@@ -37,11 +38,16 @@ log = logging.getLogger(__name__)
 _TRIED = 16  # images, to find what is fastest
 
 
+def captions_of(data: ImageSet | CodeSet) -> CaptionStore | None:
+    """The encoded captions of the data; None where there are none."""
+    return data.captions if isinstance(data, CodeSet) else None
+
+
 def for_data(recipe: GeneratorRecipe, data: ImageSet | CodeSet) -> GeneratorRecipe:
     """The recipe, with `conditional` decided."""
     if recipe.conditional is not None:
         return recipe
-    return replace(recipe, conditional=data.labels is not None)
+    return replace(recipe, conditional=data.labels is not None or captions_of(data) is not None)
 
 
 def parameter_groups(model: BiGR, weight_decay: float) -> list[dict[str, Any]]:
@@ -207,12 +213,38 @@ def train_generator(
     record = identify(
         settings, task="generator", config=config.generator.to_dict(), objective=asdict(recipe), items=len(data),
         features=None if header is None else [header.network, header.weights_sha256], initial=initial_name,
-        tokenizer_sha256=tokenizer_sha256,
+        tokenizer_sha256=tokenizer_sha256, **_caption_facts(data, config),
     )  # fmt: skip
     stream = partial(batches, data, image_size=config.image_size, features=features)
     model = BiGR(config.generator)
     model.load_state_dict(train(task, stream, settings, record=record, on_step=on_step))
     return model.eval()
+
+
+def _caption_facts(data: ImageSet | CodeSet, config: ModelConfig) -> dict[str, Any]:
+    """What the run's record says of captions; nothing of a model of classes."""
+    store = captions_of(data)
+    if store is None or config.generator.condition == "class":
+        return {}
+    return {"captions": dict(store.header.sha256), "text_encoder_sha256": store.header.encoder_sha256}
+
+
+def _check_captions(data: ImageSet | CodeSet, config: ModelConfig) -> None:
+    """Raises ValueError unless the data have captions that the model can learn."""
+    store, ours = captions_of(data), config.generator
+    if store is None:
+        raise ValueError("the data have no encoded captions; make some with: bigr-repr train captions")
+    theirs = store.header
+    if theirs.encoder_sha256 != config.text_encoder_sha256:
+        raise ValueError(
+            f"the captions were encoded by {theirs.encoder} ({theirs.encoder_sha256[:12]}…), the model reads those of "
+            f"{config.text_encoder} ({config.text_encoder_sha256[:12]}…); make them anew: bigr-repr train captions"
+        )
+    if theirs.width != ours.caption_dim or theirs.longest > ours.caption_tokens:
+        raise ValueError(
+            f"captions have up to {theirs.longest} tokens of width {theirs.width}; the generator reads "
+            f"caption_tokens={ours.caption_tokens} of caption_dim={ours.caption_dim}"
+        )
 
 
 def _features_of(data: ImageSet | CodeSet, config: ModelConfig, recipe: GeneratorRecipe) -> AlignmentFeatures | None:
@@ -274,7 +306,9 @@ def _check(
             raise ValueError(f"codes have (tokens, code_bits)={theirs}; the generator needs {ours}")
     elif tokenizer is None:
         raise ValueError("tokenizer is missing: training from images needs the tokenizer that encodes them")
-    if recipe.conditional:
+    if config.generator.condition == "text":
+        _check_captions(data, config)
+    elif recipe.conditional:
         if data.labels is None:
             raise ValueError(
                 "the data have no labels to learn classes from; leave conditional out, or give class folders"

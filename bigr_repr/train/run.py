@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
@@ -17,8 +17,9 @@ from bigr_repr.config import ModelConfig
 from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
+from bigr_repr.train.caption_set import CaptionStore
 from bigr_repr.train.code_set import CodeSet
-from bigr_repr.train.generator import Sampler, for_data, train_generator
+from bigr_repr.train.generator import Sampler, captions_of, for_data, train_generator
 from bigr_repr.train.initial import begun_from, widened
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.recipe import GeneratorRecipe
@@ -41,8 +42,13 @@ def open_training_data(sources: Sequence[str], columns: Columns = USUAL_COLUMNS)
     return open_images(sources, columns=columns)
 
 
-def sample_grid(config: ModelConfig, tokenizer: BinaryAutoencoder, labels: Sequence[int] | None) -> Sampler:
-    """A function that draws 16 images of a generator, for the labels in turn, as one picture."""
+def sample_grid(
+    config: ModelConfig,
+    tokenizer: BinaryAutoencoder,
+    labels: Sequence[int] | None,
+    prompts: Sequence[str] | None = None,
+) -> Sampler:
+    """A function that draws 16 images of a generator, for the labels or prompts in turn, as one picture."""
     from torchvision.utils import make_grid
 
     from bigr_repr.sampling.applications import generate
@@ -57,7 +63,7 @@ def sample_grid(config: ModelConfig, tokenizer: BinaryAutoencoder, labels: Seque
         few = SamplingSettings(steps=min(8, config.generator.tokens))
         short = min(16, config.generator.sample_timesteps)
         usual = usual_settings(config.generator, few)
-        images = generate(model, labels=chosen, count=16, settings=usual, diffusion_steps=short, seed=0)
+        images = generate(model, labels=chosen, prompt=prompts, count=16, settings=usual, diffusion_steps=short, seed=0)
         grid: Tensor = make_grid(images.clamp(0, 1).cpu(), nrow=8, padding=2)
         return (grid * 255).round().to(torch.uint8)
 
@@ -96,16 +102,44 @@ def run_tokenizer_training(
 
 
 def _config_for(
-    source: ImageSet | CodeSet, tokenizer: BinaryAutoencoder, preset: str, objective: str, attention: str
+    source: ImageSet | CodeSet,
+    tokenizer: BinaryAutoencoder,
+    preset: str,
+    objective: str,
+    attention: str,
+    *,
+    by_text: bool,
 ) -> ModelConfig:
-    """A preset's architecture for the classes of the data and the codes of the tokenizer."""
+    """A preset's architecture for the classes or captions of the data and the codes of the tokenizer."""
     names = source.header.class_names if isinstance(source, CodeSet) else source.class_names
+    store: CaptionStore | None = captions_of(source) if by_text else None
+    of_text: dict[str, Any] = {}
+    if store is not None:
+        names = ()
+        header = store.header
+        of_text = {"text_encoder": header.encoder, "text_encoder_sha256": header.encoder_sha256}
     classes = len(names) or (1 if source.labels is None else int(source.labels.max()) + 1)
     base = architecture(preset, code_bits=tokenizer.config.code_bits, classes=classes)
     generator = dataclasses.replace(
         base.generator, grid=tokenizer.config.grid, objective=objective, attention=attention
     )
-    return ModelConfig(name=base.name, tokenizer=tokenizer.config, generator=generator, class_names=names)
+    if store is not None:
+        generator = dataclasses.replace(
+            generator, condition="text", classes=1, caption_dim=header.width, caption_tokens=header.longest
+        )
+    return ModelConfig(name=base.name, tokenizer=tokenizer.config, generator=generator, class_names=names, **of_text)
+
+
+def _sampler(
+    source: ImageSet | CodeSet, config: ModelConfig, tokenizer: BinaryAutoencoder, recipe: GeneratorRecipe
+) -> Sampler:
+    """Draws of classes, or of the first captions, where the model learns them."""
+    if not recipe.conditional:
+        return sample_grid(config, tokenizer, None)
+    store, classes = captions_of(source), config.generator.classes
+    if store is not None:
+        return sample_grid(config, tokenizer, None, store.texts(16))
+    return sample_grid(config, tokenizer, list(range(0, classes, max(1, classes // 16))))
 
 
 def run_generator_training(
@@ -130,13 +164,12 @@ def run_generator_training(
     recipe = for_data(recipe, source)
     options = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe)}
     training = {"data": [Path(item).name for item in data], "images": len(source), "settings": options}
-    config = _config_for(source, encoder, preset, objective, attention)
+    config = _config_for(source, encoder, preset, objective, attention, by_text=bool(recipe.conditional))
     config = dataclasses.replace(config, name=name or config.name, training=training)
-    labels = list(range(config.generator.classes))[:: max(1, config.generator.classes // 16)]
     start = None if initial is None else load(initial)
     model = train_generator(
-        source, config, settings, recipe, tokenizer=encoder,
-        sampler=sample_grid(config, encoder, labels if recipe.conditional else None), recompute=recompute,
+        source, config, settings, recipe, tokenizer=encoder, sampler=_sampler(source, config, encoder, recipe),
+        recompute=recompute,
         initial=None if start is None else begun_from(start, config, seed=settings.seed),
         initial_name="" if start is None else start.fingerprint, compile_blocks=compile_blocks, on_step=on_step,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bigr_repr_cli.draw.photo import Label, Marks, Out, Photo
-from bigr_repr_cli.draw.sampling import Sampling
+from bigr_repr_cli.draw.sampling import PromptedSampling
 from bigr_repr_cli.flatten import flattened
 
 
@@ -14,7 +14,7 @@ from bigr_repr_cli.flatten import flattened
 def command(
     photo: Photo,
     marks: Marks,
-    sampling: Sampling,
+    sampling: PromptedSampling,
     scale: Annotated[
         int, typer.Option(min=1, help="Shrink the photograph this many times before redrawing; 1: not at all.")
     ] = 2,

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from bigr_repr_cli.draw.photo import Label, Marks, Out, Photo
-from bigr_repr_cli.draw.sampling import Sampling
+from bigr_repr_cli.draw.sampling import PromptedSampling
 from bigr_repr_cli.flatten import flattened
 
 
 @flattened
 def command(
-    photo: Photo, marks: Marks, sampling: Sampling, label: Label = None, out: Out = Path("inpainted.png")
+    photo: Photo, marks: Marks, sampling: PromptedSampling, label: Label = None, out: Out = Path("inpainted.png")
 ) -> None:
     """Repaint the marked part of a photograph, at the photograph's own resolution.
 

@@ -33,10 +33,14 @@ Smooth = Annotated[
 @flattened
 def command(
     sampling: InterpolationSampling,
-    start: Annotated[str, typer.Option("--from", metavar="CLASS", help="First class, by number or name.")],
+    start: Annotated[str, typer.Option("--from", metavar="CLASS", help="First class, by number or name; or a prompt.")],
     to: Annotated[
         str,
-        typer.Option(metavar="CLASS", help="Last class, by number or name; several, as 3,cat: through each in turn."),
+        typer.Option(
+            metavar="CLASS",
+            help="Last class, by number or name; several, as 3,cat: through each in turn. Of a model of captions, the "
+            "last prompt.",
+        ),
     ],
     frames: Annotated[
         int,
@@ -53,15 +57,15 @@ def command(
         Path, typer.Option(help="PNG file for the strip of pictures; a GIF of the same name is written beside it.")
     ] = Path("interpolated.png"),
 ) -> None:
-    """Draw the way from one class to another as a strip and as a GIF."""
+    """Draw the way from one class, or prompt, to another as a strip and as a GIF."""
     from bigr_repr.checkpoints.classes import class_list
     from bigr_repr.painting.files import interpolate_file
 
     pre = sampling.load()
-    classes = class_list(pre.config, [start, to])
+    options = sampling.options()
+    by_text = pre.config.generator.condition == "text"
+    if by_text:
+        options["prompt"] = [start, to]
+    classes = None if by_text else class_list(pre.config, [start, to])
     with sampling.reported("interpolating") as (on_progress, report):
-        report(
-            interpolate_file(
-                pre, classes, out, frames=frames, smooth=smooth, on_progress=on_progress, **sampling.options()
-            )
-        )
+        report(interpolate_file(pre, classes, out, frames=frames, smooth=smooth, on_progress=on_progress, **options))

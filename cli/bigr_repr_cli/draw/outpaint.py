@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bigr_repr_cli.draw.photo import Label, Out, Photo, parse_aspect
-from bigr_repr_cli.draw.sampling import Sampling
+from bigr_repr_cli.draw.sampling import PromptedSampling
 from bigr_repr_cli.flatten import flattened
 
 AddedPixels = Annotated[int, typer.Option(min=0, help="Pixels to add on this side.")]
@@ -15,7 +15,7 @@ AddedPixels = Annotated[int, typer.Option(min=0, help="Pixels to add on this sid
 @flattened
 def command(
     photo: Photo,
-    sampling: Sampling,
+    sampling: PromptedSampling,
     left: AddedPixels = 0,
     top: AddedPixels = 0,
     right: AddedPixels = 0,

@@ -51,6 +51,9 @@ class Sampling:
     precision: Precision = Computed.float32
     compile: Compile = False
     as_json: Json = False
+    negative: Annotated[
+        str | None, typer.Option(help="Beside a prompt: what guidance keeps away from, in words.", metavar="TEXT")
+    ] = None
     fast: Annotated[
         bool,
         typer.Option(
@@ -72,7 +75,8 @@ class Sampling:
         """Keywords for the library: those given only, so that the rest is up to the function called."""
         from bigr_repr.sampling.job import given_options
 
-        return given_options({"seed": self.seed, "batch_size": self.batch_size} | self.settings, fast=self.fast)
+        own = {"seed": self.seed, "batch_size": self.batch_size, "negative": self.negative}
+        return given_options(own | self.settings, fast=self.fast)
 
     @contextmanager
     def reported(self, name: str) -> Iterator[tuple[Callable[[float, float], None], Callable[[Written], None]]]:
@@ -99,3 +103,24 @@ class Sampling:
         typer.echo(f"{result.drawn:,} drawn in {result.seconds:.1f} s{note}")
         shown = files if len(files) <= 8 else [files[0], "…", *files[len(result.images) - 1 :]]
         typer.echo("\n".join(shown))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptedSampling(Sampling):
+    """The shared options, and a prompt."""
+
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            "-p",
+            metavar="TEXT",
+            help="What to draw, in words, with a model of captions. May be repeated: a picture of each.",
+        ),
+    ] = None
+
+    def options(self) -> Options:
+        given = super().options()
+        if self.prompt:
+            given["prompt"] = self.prompt
+        return given

@@ -1,0 +1,122 @@
+"""Captions where people keep them: beside pictures, in Parquet columns, in COCO's JSON, in names of classes.
+
+Every function gives those of each picture, none or several. Errors name the file and are of one line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr._typing import PathLike
+
+Listed = tuple[str, ...]
+_KEYS: Final = ("caption", "captions", "text", "txt")
+
+
+def sidecar_captions(pictures: Sequence[PathLike]) -> list[Listed] | None:
+    """Of pictures, what `name.txt` or `name.json` beside `name.jpg` holds; None if there is neither for any of them.
+
+    A text file holds one caption a line; a JSON file a text, a list of texts, or either under "caption", "captions",
+    "text" or "txt". Raises ValueError for files that are neither UTF-8 nor JSON.
+    """
+    found = [_beside(Path(picture)) for picture in pictures]
+    return found if any(found) else None
+
+
+def _beside(picture: Path) -> Listed:
+    text, record = picture.with_suffix(".txt"), picture.with_suffix(".json")
+    if text.is_file():
+        return tuple(line.strip() for line in _utf8(text).splitlines() if line.strip())
+    return _texts(_json(record), record) if record.is_file() else ()
+
+
+def _utf8(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text (byte {error.start}); write it again in UTF-8") from error
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(_utf8(file))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON ({error.msg}, line {error.lineno})") from error
+
+
+def _texts(value: Any, where: object) -> Listed:
+    """Captions out of a text, a list of texts, an object that holds either, or nothing."""
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in _KEYS if key in value), None)
+    if value is None:
+        return ()
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, Sequence | np.ndarray) or not all(isinstance(each, str) for each in listed):
+        raise ValueError(f"{where}: a caption is a {type(value).__name__}; captions are texts, or lists of texts")
+    return tuple(listed)
+
+
+def parquet_captions(file: PathLike, column: str) -> list[Listed] | None:
+    """Of the rows of a Parquet file, the texts, or lists of texts, in a column; None if there is no such column.
+
+    Rows without a caption (null) have none. Raises ValueError for texts that are not UTF-8, and for other types.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(os.fspath(file)) as parquet:
+        if column not in parquet.schema_arrow.names:
+            return None
+        found: list[Listed] = []
+        for batch in parquet.iter_batches(4096, columns=[column]):
+            for number in range(len(batch)):
+                where = f"{os.fspath(file)}#{len(found)}, column {column}"
+                try:
+                    value = batch.column(0)[number].as_py()
+                    value = value.decode() if isinstance(value, bytes) else value
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{where}: not UTF-8 text; write it again in UTF-8") from error
+                found.append(_texts(value, where))
+    return found
+
+
+def coco_captions(file: PathLike, pictures: Sequence[PathLike]) -> list[Listed]:
+    """Of pictures, by their file names, what a captions file of COCO holds: {"images": …, "annotations": …}.
+
+    Raises ValueError for another file, and for one that knows none of the pictures.
+    """
+    record = _json(Path(file))
+    try:
+        names = {image["id"]: Path(image["file_name"]).name for image in record["images"]}
+        by_name: dict[str, list[str]] = defaultdict(list)
+        for each in record["annotations"]:
+            by_name[names[each["image_id"]]] += _texts(each["caption"], file)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{os.fspath(file)} is no captions file of COCO ({error!r}); it holds images with id and file_name, and "
+            "annotations with image_id and caption"
+        ) from error
+    found = [tuple(by_name.get(Path(picture).name, ())) for picture in pictures]
+    if not any(found):
+        raise ValueError(f"{os.fspath(file)} has captions of none of these pictures; are the file names the same?")
+    return found
+
+
+def class_captions(labels: NDArray[np.int64] | None, names: Sequence[str], template: str) -> list[Listed]:
+    """Of labeled pictures, a caption each by a template such as "a photograph of a {}", without the label none.
+
+    Raises ValueError for a template without {} and for pictures without classes that have names.
+    """
+    if "{}" not in template:
+        raise ValueError(f"template={template!r} has no {{}} where the name of the class goes")
+    if labels is None or not names:
+        raise ValueError("the pictures have no classes with names to make captions of; leave the template out")
+    plain = [name.split(",")[0].replace("_", " ") for name in names]
+    return [(template.replace("{}", plain[label]),) if label >= 0 else () for label in labels.tolist()]

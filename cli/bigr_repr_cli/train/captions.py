@@ -1,0 +1,131 @@
+"""`bigr-repr train captions`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.filesize import decimal
+
+from bigr_repr_cli.flatten import flattened, values_of
+from bigr_repr_cli.progress import counting_progress
+from bigr_repr_cli.train import options as o
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bigr_repr.datasets import ImageSet
+    from bigr_repr.train.code_set import CodeSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSource:
+    """Where the captions are, and how they are encoded."""
+
+    text_encoder: Annotated[
+        str,
+        typer.Option(
+            help="Frozen text encoder: words, which needs no download, or a model for transformers by its name on the "
+            "hub or its folder, as google/flan-t5-xl (the paper's width)."
+        ),
+    ] = "words"
+    caption_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Tokens a caption keeps at most.")] = 120
+    caption_column: Annotated[str, typer.Option(help="Column of Parquet files that holds texts or lists of texts.")] = (
+        "caption"
+    )
+    coco: Annotated[
+        Path | None, typer.Option(help="Captions file of COCO, for a folder of its pictures.", metavar="JSON")
+    ] = None
+    template: Annotated[
+        str | None,
+        typer.Option(help='Make captions of class names, {} being the name: "a photograph of a {}".'),
+    ] = None
+
+    def read(self, images: ImageSet) -> Sequence[Sequence[str]]:
+        """The captions of all images. Raises ValueError where there are none."""
+        from bigr_repr.captions.sources import class_captions, coco_captions
+        from bigr_repr.datasets import FolderSet
+
+        if self.coco is not None:
+            if not isinstance(images, FolderSet):
+                raise ValueError(f"--coco {self.coco} goes with one folder of pictures")
+            return coco_captions(self.coco, images.files)
+        if self.template is not None:
+            return class_captions(images.labels, images.class_names, self.template)
+        found = images.captions
+        if found is None:
+            raise ValueError(
+                "the pictures have no captions: a .txt or .json file beside each, a column of captions "
+                "(--caption-column), a captions file of COCO (--coco) or names of classes (--template) gives some"
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How the images are encoded."""
+
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 64
+    mirror: Annotated[
+        bool, typer.Option(help="Also store the codes of mirror images, whose captions then say left for right.")
+    ] = False
+    precision: Annotated[
+        o.CodePrecision,
+        typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are other names for the two."),
+    ] = o.CodePrecision.float32
+    device: Annotated[
+        str, typer.Option(help="Where the networks run: auto (first GPU, else CPU), cpu, cuda, cuda:1.")
+    ] = "auto"
+
+    def codes(self, images: ImageSet, tokenizer: str, out: Path) -> CodeSet:
+        """The codes of the images; those that a run wrote which was stopped before the captions."""
+        from bigr_repr.checkpoints.pretrained import load_tokenizer
+        from bigr_repr.train.code_set import CodeSet, write_codes
+
+        if (out / "codes.json").exists() and not (out / "captions.json").exists():
+            codes = CodeSet(out)
+            if len(codes) != len(images):
+                found = f"{out} holds codes of {len(codes):,} images, not of these {len(images):,}"
+                raise ValueError(f"{found}; name another folder")
+            return codes
+        encoder = load_tokenizer(tokenizer)
+        with counting_progress("encoding") as on_progress:
+            return write_codes(
+                images, encoder, out, tokenizer_name=tokenizer, on_progress=on_progress, **values_of(self)
+            )
+
+
+@flattened
+def command(
+    data: o.Images,
+    tokenizer: Annotated[str, typer.Option(help="Folder of a tokenizer or of a whole model, or a model's name.")],
+    out: Annotated[Path, typer.Option(help="New folder for the packed codes and the encoded captions.")],
+    captions: CaptionSource,
+    encoding: Encoding,
+    *,
+    columns: o.ParquetColumns,
+) -> None:
+    """Encode images and their captions once, so that a generator of captions trains without either.
+
+    Captions are a .txt or .json file beside each picture, a column of Parquet files, a captions file of COCO, names of
+    classes put into a template, or those of the data set synthetic-captions."""
+    from bigr_repr.checkpoints.text_encoders import load_text_encoder
+    from bigr_repr.datasets import open_images
+    from bigr_repr.system.devices import choose_device
+    from bigr_repr.train.caption_set import write_captions
+
+    images = open_images(data, columns=replace(columns.named, caption=captions.caption_column))
+    texts = captions.read(images)
+    reader = load_text_encoder(captions.text_encoder, device=str(choose_device(encoding.device)))
+    codes = encoding.codes(images, tokenizer, out)
+    with counting_progress("captions") as on_progress:
+        store = write_captions(texts, reader, out, limit=captions.caption_tokens, on_progress=on_progress)
+    header, size = store.header, sum(file.stat().st_size for file in out.iterdir())
+    typer.echo(f"{len(codes):,} images x {codes.views} views, {codes.header.n_bits} bits each: {out} ({decimal(size)})")
+    notes = [f"{header.bare:,} images have none"] if header.bare else []
+    notes += [f"{header.cut:,} texts were cut to {header.limit} tokens"] if header.cut else []
+    what = f"{header.captions:,} captions, {header.texts:,} texts of {header.longest} tokens at most"
+    each = f"by {header.encoder}: {store.bytes_per_caption:,.0f} bytes a caption"
+    typer.echo("; ".join([f"{what}, {each}", *notes]))

@@ -1,0 +1,225 @@
+"""Captions beside codes, where they come from, and the training of generators of captions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_model import write_pictures
+
+from bigr_repr.captions.sources import class_captions, coco_captions, parquet_captions, sidecar_captions
+from bigr_repr.checkpoints.text_encoders import WordEncoder
+from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig
+from bigr_repr.datasets import SceneSet, open_images
+from bigr_repr.models.bigr import BiGR
+from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.train.batches import batches
+from bigr_repr.train.caption_set import CaptionStore, write_captions
+from bigr_repr.train.code_set import CodeSet, write_codes
+from bigr_repr.train.generator import train_generator
+from bigr_repr.train.loop import TrainSettings
+from bigr_repr.train.recipe import GeneratorRecipe
+
+WORDS = WordEncoder()
+TOKENIZER = TokenizerConfig(
+    image_size=32, base_channels=8, channel_multipliers=(1, 1, 1, 2), res_blocks=1, embed_dim=8, code_bits=6,
+    attention_resolutions=(4,), norm_groups=4,
+)  # fmt: skip
+MODEL = ModelConfig(
+    name="test",
+    tokenizer=TOKENIZER,
+    generator=GeneratorConfig(
+        layers=2, heads=2, dim=16, transcoder_blocks=1, transcoder_dim=16, classes=1, code_bits=6, grid=4,
+        condition="text", caption_dim=WORDS.width, caption_tokens=16, train_timesteps=16, sample_timesteps=8,
+        ffn_multiple_of=8,
+    ),
+    text_encoder="words",
+    text_encoder_sha256=WORDS.fingerprint,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> CodeSet:
+    """24 scenes and their captions; image 5 has none."""
+    folder, scenes = tmp_path_factory.mktemp("codes") / "c", SceneSet(24, side=32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        write_codes(scenes, BinaryAutoencoder(TOKENIZER), folder, tokenizer_name="random", mirror=False)
+    captions = [() if number == 5 else own for number, own in enumerate(scenes.captions)]
+    write_captions(captions, WORDS, folder, limit=16)
+    return CodeSet(folder)
+
+
+# ---- where captions come from
+
+
+def test_captions_beside_pictures(tmp_path: Path) -> None:
+    files = write_pictures(tmp_path, 5)
+    assert open_images(tmp_path).captions is None
+    (tmp_path / "00000.txt").write_text("one\n\n  two \n", encoding="utf-8")
+    (tmp_path / "00001.json").write_text('{"caption": "a"}')
+    (tmp_path / "00002.json").write_text('["b", "c"]')
+    (tmp_path / "00003.json").write_text('{"url": "x"}')
+    assert sidecar_captions(files) == [("one", "two"), ("a",), ("b", "c"), (), ()]
+    assert open_images(tmp_path).captions == sidecar_captions(files)
+    (tmp_path / "00004.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"00004\.txt is not UTF-8 text \(byte 3\)"):
+        sidecar_captions(files)
+    (tmp_path / "00004.txt").unlink()
+    (tmp_path / "00004.json").write_text('{"caption": 3}')
+    with pytest.raises(ValueError, match=r"00004\.json: a caption is a int"):
+        sidecar_captions(files)
+    (tmp_path / "00004.json").write_text("{")
+    with pytest.raises(ValueError, match=r"00004\.json is not JSON"):
+        sidecar_captions(files)
+
+
+def test_captions_in_parquet_columns(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    one, several = ["x", None, "z"], [["x", "y"], [], None]
+    pq.write_table(pa.table({"image": [b"", b"", b""], "caption": one, "texts": several}), file)
+    assert parquet_captions(file, "caption") == [("x",), (), ("z",)]
+    assert parquet_captions(file, "texts") == [("x", "y"), (), ()]
+    assert parquet_captions(file, "none") is None
+    pq.write_table(pa.table({"caption": pa.array([b"ok", b"caf\xe9"], pa.binary())}), file)
+    with pytest.raises(ValueError, match=r"a\.parquet#1, column caption: not UTF-8 text"):
+        parquet_captions(file, "caption")
+
+
+def test_captions_of_coco(tmp_path: Path) -> None:
+    file = tmp_path / "captions.json"
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}]
+    annotations = [{"image_id": 7, "caption": "one"}, {"image_id": 7, "caption": "two"}]
+    file.write_text(json.dumps({"images": images, "annotations": annotations}))
+    assert coco_captions(file, ["x/a.jpg", "b.jpg", "c.jpg"]) == [("one", "two"), (), ()]
+    with pytest.raises(ValueError, match="captions of none of these pictures"):
+        coco_captions(file, ["c.jpg"])
+    file.write_text("[]")
+    with pytest.raises(ValueError, match="no captions file of COCO"):
+        coco_captions(file, ["a.jpg"])
+
+
+def test_captions_of_classes() -> None:
+    found = class_captions(np.array([1, -1, 0]), ("tench, Tinca tinca", "great_shark"), "a photograph of a {}")
+    assert found == [("a photograph of a great shark",), (), ("a photograph of a tench",)]
+    with pytest.raises(ValueError, match=r"no \{\} where"):
+        class_captions(np.array([0]), ("a",), "a photograph")
+    with pytest.raises(ValueError, match="no classes"):
+        class_captions(None, (), "a {}")
+
+
+# ---- encoded
+
+
+def test_what_is_stored_is_what_the_encoder_gives(codes: CodeSet) -> None:
+    store, scenes = codes.captions, SceneSet(24, side=32)
+    assert store is not None
+    assert (store.header.images, store.header.bare, store.header.encoder) == (24, 1, "words")
+    assert store.header.captions == sum(map(len, scenes.captions)) - len(scenes.captions[5])
+    for image in (0, 7, 23):
+        own = scenes.captions[image]
+        for which, text in enumerate(own):
+            vectors, lengths = store.draw([image], [(which + 0.5) / len(own)])
+            assert np.array_equal(vectors[0, : lengths[0]], WORDS.encode([text], 16)[0])
+    vectors, lengths = store.draw([5, 0], [0.3, 0.3])
+    assert lengths[0] == 0
+    assert not vectors[0].any()
+    assert store.texts(2) == list(scenes.captions[0][:2])
+    again = pickle.loads(pickle.dumps(store))
+    assert np.array_equal(again.draw([0], [0.0])[0], store.draw([0], [0.0])[0])
+
+
+def test_a_text_that_many_images_share_is_stored_once(tmp_path: Path) -> None:
+    store = write_captions([("a cat",)] * 1000, WORDS, tmp_path, limit=8)
+    assert (store.header.texts, store.header.tokens, store.header.captions) == (1, 2, 1000)
+    assert store.bytes_per_caption < 15
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        ([("",), ("  ",)], "no image has a caption"),
+        ([("a",), (b"b",)], "image 1: a caption is a bytes"),
+        ([("a",), ("caf\udce9",)], "image 1: a caption is not UTF-8"),
+    ],
+)
+def test_captions_that_are_none_are_named(captions: list[tuple[str, ...]], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_captions(captions, WORDS, tmp_path, limit=8)
+    assert not (tmp_path / "captions.json").exists()
+
+
+def test_odd_captions_are_kept_and_long_ones_cut(tmp_path: Path) -> None:
+    store = write_captions([("🔴", "دائرة حمراء"), ("word " * 10_000,), ("a\n\tb",)], WORDS, tmp_path, limit=8)
+    assert (store.header.cut, store.header.longest, store.header.texts) == (1, 8, 4)
+    assert store.texts(9)[3] == "a b"
+
+
+def test_damaged_captions_are_refused(tmp_path: Path) -> None:
+    write_captions([("a cat",)], WORDS, tmp_path, limit=8)
+    with (tmp_path / "captions.npy").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x55")
+    with pytest.raises(ValueError, match=r"captions\.npy is damaged.*train captions"):
+        CaptionStore(tmp_path)
+
+
+# ---- training
+
+
+def test_batches_hold_a_caption_of_each_image_wherever_they_start(codes: CodeSet) -> None:
+    def stream(first_step: int, **options: int) -> object:
+        return batches(codes, batch_size=4, seed=0, first_step=first_step, image_size=32, **options)
+
+    whole = stream(0)
+    listed = [next(whole) for _ in range(4)]  # type: ignore[call-overload]
+    later = next(stream(3))  # type: ignore[call-overload]
+    for name in ("codes", "captions", "caption_lengths"):
+        assert torch.equal(getattr(later, name), getattr(listed[3], name))
+    parts = [next(stream(3, rank=rank, ranks=2)) for rank in range(2)]  # type: ignore[call-overload]
+    lengths = torch.stack([part.caption_lengths for part in parts], dim=1).flatten()
+    assert torch.equal(lengths, later.caption_lengths)
+
+
+def _settings(out: Path, steps: int) -> TrainSettings:
+    return TrainSettings(
+        out=str(out), steps=steps, batch_size=4, learning_rate=1e-3, ema=0.9, save_every=2, log_every=1, cpu=True
+    )
+
+
+def _trained(codes: CodeSet, out: Path, steps: int, **recipe: object) -> BiGR:
+    made = GeneratorRecipe(**recipe)  # type: ignore[arg-type]
+    return train_generator(codes, MODEL, _settings(out, steps), made)
+
+
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(codes: CodeSet, tmp_path: Path) -> None:
+    whole = _trained(codes, tmp_path / "whole", 4)
+    _trained(codes, tmp_path / "parts", 2)
+    parts = _trained(codes, tmp_path / "parts", 4)
+    assert all(map(torch.equal, whole.state_dict().values(), parts.state_dict().values()))
+
+
+def test_accumulated_batches_learn_from_all_captions(codes: CodeSet, tmp_path: Path) -> None:
+    """Passes of one caption each: every caption is split off with its own codes."""
+    model = _trained(codes, tmp_path / "a", 3, accumulate=4, class_dropout=0.0)
+    start = _trained(codes, tmp_path / "b", 3, accumulate=4, class_dropout=1.0)
+    first = [each.transformer.cap_embedding.first.weight for each in (model, start)]
+    assert not torch.equal(*first)
+
+
+def test_captions_of_another_encoder_or_none_are_refused(codes: CodeSet, tmp_path: Path) -> None:
+    other = dataclasses.replace(MODEL, text_encoder="t5", text_encoder_sha256="f" * 64)
+    with pytest.raises(ValueError, match=r"encoded by words .*the model reads those of t5 \(ffffffffffff"):
+        train_generator(codes, other, _settings(tmp_path, 1), GeneratorRecipe())
+    with pytest.raises(ValueError, match="no encoded captions"):
+        train_generator(SceneSet(4, side=32), MODEL, _settings(tmp_path, 1), tokenizer=BinaryAutoencoder(TOKENIZER))
+    short = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, caption_tokens=3))
+    with pytest.raises(ValueError, match=r"up to \d+ tokens.*caption_tokens=3"):
+        train_generator(codes, short, _settings(tmp_path, 1), GeneratorRecipe())
