@@ -29,6 +29,7 @@ from bigr_repr_cli.app.studio import DrawRequest, Studio
 from numpy.typing import NDArray
 from PIL import Image
 from studio_server import Running, served, waited
+from text_model import text_model
 from tiny_model import picture, tiny_model, write_pictures
 
 import bigr_repr as br
@@ -168,6 +169,21 @@ def test_a_model_without_classes_offers_none(tmp_path: Path) -> None:
 
 
 # ---- over HTTP
+def test_a_model_of_captions_takes_them_where_others_take_classes(tmp_path: Path, photo: Path) -> None:
+    studio = Studio(text_model(), tmp_path / "studio")
+    assert (studio.classes, studio.by_text) == ({}, True)
+    away = given_options({**QUICK, "negative": "a black square"})
+    (path,) = studio.generate(["a red circle, large"], 1, away, silent)
+    said = read_provenance(path)
+    assert (said["prompts"], said["negative"]) == (["a red circle, large"], "a black square")
+    assert read_provenance(studio.generate([""], 1, QUICK, silent)[0])["prompts"] is None
+    assert len(studio.interpolate("a red circle", "a cross", 3, QUICK, silent)) == 2
+    with pytest.raises(ValueError, match="name one caption to begin with"):
+        studio.interpolate("a red circle", "", 3, QUICK, silent)
+    order = DrawRequest(photo=photo, mask=marked(64, 96), label="a red circle", options=QUICK)
+    assert read_provenance(studio.inpaint(order, silent)[0])["prompts"] == ["a red circle"]
+
+
 def test_a_press_draws_what_is_asked_for(running: Running, photo: Path) -> None:
     opened = upload(running, photo)
     job = outcome(

@@ -78,7 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     "retrieval": {"config", "codes", "images", "checkpoints", "features", "embed"},
     "sampling": {"config", "codes", "images", "models", "checkpoints"},
     "painting": {"provenance", "images", "checkpoints", "sampling"},
-    "evaluate": {"codes", "images", "datasets", "models", "checkpoints", "features", "embed", "retrieval"},
+    "evaluate": {"codes", "images", "captions", "datasets", "models", "checkpoints", "features", "embed", "retrieval"},
     "serve": {"config", "codes", "images", "models", "checkpoints", "features", "retrieval"},
     "integrations": {"codes", "images", "checkpoints", "features"},
     "train": {"config", "codes", "provenance", "images", "datasets", "models", "checkpoints", "sampling"},

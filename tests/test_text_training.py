@@ -15,6 +15,7 @@ import torch
 from tiny_model import write_pictures
 
 from bigr_repr.captions.sources import class_captions, coco_captions, parquet_captions, sidecar_captions
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.checkpoints.text_encoders import WordEncoder
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig
 from bigr_repr.datasets import SceneSet, open_images
@@ -24,6 +25,7 @@ from bigr_repr.train.batches import batches
 from bigr_repr.train.caption_set import CaptionStore, write_captions
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
+from bigr_repr.train.initial import begun_from
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.recipe import GeneratorRecipe
 
@@ -212,6 +214,37 @@ def test_accumulated_batches_learn_from_all_captions(codes: CodeSet, tmp_path: P
     start = _trained(codes, tmp_path / "b", 3, accumulate=4, class_dropout=1.0)
     first = [each.transformer.cap_embedding.first.weight for each in (model, start)]
     assert not torch.equal(*first)
+
+
+def _begun(start: Pretrained, config: ModelConfig) -> dict[str, torch.Tensor]:
+    return dict(begun_from(start, config).state_dict())
+
+
+def test_a_second_stage_begins_with_the_weights_of_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    """Other data, a finer grid, another encoder; and captions for a model that knew classes."""
+    start = Pretrained(MODEL, BinaryAutoencoder(TOKENIZER), BiGR(MODEL.generator))
+    own = start.generator.state_dict()
+    longer = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, caption_tokens=20))
+    begun = _begun(start, longer)
+    assert torch.equal(begun["transformer.cap_embedding.places"][:, :16], own["transformer.cap_embedding.places"])
+    tokenizer = dataclasses.replace(TOKENIZER, image_size=64)
+    finer = dataclasses.replace(MODEL, tokenizer=tokenizer, generator=dataclasses.replace(MODEL.generator, grid=8))
+    begun = _begun(start, finer)
+    name = "transformer.diffusion_pos_embed_learned"
+    assert begun[name].shape == (1, 64, 16)
+    assert abs(float(begun[name].mean() - own[name].mean())) < 0.01
+    assert torch.equal(begun["transformer.cap_embedding.null"], own["transformer.cap_embedding.null"])
+    other = _begun(start, dataclasses.replace(MODEL, text_encoder="t5", text_encoder_sha256="f" * 64))
+    assert not torch.equal(other["transformer.cap_embedding.null"], own["transformer.cap_embedding.null"])
+    assert torch.equal(other["transformer.adaLN.1.bias"], own["transformer.adaLN.1.bias"])
+    plain = {"condition": "class", "caption_dim": 0, "caption_tokens": 0, "classes": 3}
+    generator = dataclasses.replace(MODEL.generator, **plain)  # type: ignore[arg-type]
+    classes = ModelConfig(name="classes", tokenizer=TOKENIZER, generator=generator)
+    known = Pretrained(classes, BinaryAutoencoder(TOKENIZER), BiGR(generator))
+    caplog.clear()
+    begun = _begun(known, MODEL)
+    assert torch.equal(begun["transformer.mask_tok"], known.generator.state_dict()["transformer.mask_tok"])
+    assert "begun at random in whole or in part: transformer.cap_embedding.first.bias" in caplog.text
 
 
 def test_captions_of_another_encoder_or_none_are_refused(codes: CodeSet, tmp_path: Path) -> None:

@@ -144,9 +144,10 @@ def _open(name: str) -> tuple[Any, Any]:
         raise ModuleNotFoundError(f"the text encoder {name} needs transformers; {remedy}") from error
     with _quiet():
         try:
-            tokenizer = library.AutoTokenizer.from_pretrained(name)
-            config = library.AutoConfig.from_pretrained(name)
-            model = _model_class(library, config).from_pretrained(name)
+            here = _is_here(library, name)
+            tokenizer = library.AutoTokenizer.from_pretrained(name, local_files_only=here)
+            config = library.AutoConfig.from_pretrained(name, local_files_only=here)
+            model = _model_class(library, config).from_pretrained(name, local_files_only=here)
         except OSError as error:
             raise FileNotFoundError(
                 f"the text encoder {name} is neither a folder of a model with its tokenizer, nor in this machine's "
@@ -160,6 +161,21 @@ def _open(name: str) -> tuple[Any, Any]:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     return tokenizer, model
+
+
+def _is_here(library: Any, name: str) -> bool:
+    """Whether a model is a folder or in the cache; if not, the hub has to answer. Raises OSError where it does not."""
+    from huggingface_hub import HfApi
+
+    try:
+        library.AutoConfig.from_pretrained(name, local_files_only=True)
+    except OSError:
+        try:
+            HfApi().model_info(name, timeout=10)  # asks once; the downloads ask again and again
+        except Exception as error:  # the hub's client raises many kinds, its transport's too
+            raise ConnectionError(str(error)) from error
+        return False
+    return True
 
 
 def _model_class(library: Any, config: Any) -> Any:

@@ -22,6 +22,8 @@ from .reports.report import write_reports as write_reports
 from .representations.base import Representation as Representation
 from .representations.base import View as View
 from .representations.open import open_representation as open_representation
+from .runs.agreement import Agreement as Agreement
+from .runs.agreement import bench_agreement as bench_agreement
 from .runs.attention import bench_attentive as bench_attentive
 from .runs.augmented import bench_augmented as bench_augmented
 from .runs.bench import BenchRow as BenchRow

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigr_repr.checkpoints.pretrained import Pretrained
@@ -19,6 +20,9 @@ from bigr_repr.provenance import differences
 
 log = logging.getLogger(__name__)
 _CLASSES = "transformer.cls_embedding.embedding_table.weight"
+_CONDITIONS = ("transformer.cls_embedding.", "transformer.cap_embedding.")
+_PLACES = "transformer.diffusion_pos_embed_learned"
+_FREE = ("code_bits", "grid", "classes", "condition", "caption_dim", "caption_tokens")
 _NEW_SCALE = 0.4  # of the deviation of what is there: new bits begin quieter than trained ones
 
 
@@ -39,27 +43,40 @@ def widened(start: BinaryAutoencoder, code_bits: int, *, seed: int = 0) -> Binar
 def begun_from(start: Pretrained, config: ModelConfig, *, seed: int = 0) -> BiGR:
     """A generator of `config` that begins with the weights of another model, where the two agree.
 
-    Widths and depths must be equal; code width and classes may differ. Classes are matched by name. What begins at
-    random is logged. Raises ValueError, naming every difference, for another architecture.
+    Widths and depths must be equal; code width, grid, classes and captions may differ. Classes are matched by name, the
+    table of places is resized to another grid, and what reads captions is taken over if it reads the same encoder. What
+    begins at random is logged. Raises ValueError, naming every difference, for another architecture.
     """
     theirs, ours = start.config.generator, config.generator
-    free = {"code_bits": ours.code_bits, "classes": ours.classes}
+    free = {name: getattr(ours, name) for name in _FREE}
     comparable = dataclasses.asdict(theirs) | free
     if found := differences({"generator": comparable}, {"generator": dataclasses.asdict(ours)}):
         remedy = "name another model to start from, or train one of its architecture"
         raise ValueError(f"initial={start.config.name} is of another architecture: {'; '.join(found)}; {remedy}")
     weights = dict(start.generator.state_dict())
+    if start.config.text_encoder_sha256 != config.text_encoder_sha256:
+        weights = {name: value for name, value in weights.items() if not name.startswith(_CONDITIONS)}
+    weights[_PLACES] = _resized(weights[_PLACES], ours.grid)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = BiGR(ours)
         names = config.class_names, start.config.class_names
-        if theirs.classes != ours.classes or (all(names) and names[0] != names[1]):
+        if _CLASSES in weights and (theirs.classes != ours.classes or (all(names) and names[0] != names[1])):
             table = model.state_dict()[_CLASSES]
             weights[_CLASSES] = _matched(table, weights[_CLASSES], *names)
-        new = _take(model, weights)
+        new = _take(model, weights) + sorted(model.state_dict().keys() - weights.keys())
     if new:
         log.warning("not in %s, and begun at random in whole or in part: %s", start.config.name, ", ".join(new))
     return model
+
+
+def _resized(places: Tensor, grid: int) -> Tensor:
+    """Vectors of the places of a square grid (1, N, D), of a grid of another size."""
+    side = round(places.shape[1] ** 0.5)
+    if side == grid:
+        return places
+    square = places.float().view(1, side, side, -1).permute(0, 3, 1, 2)
+    return F.interpolate(square, size=grid, mode="bicubic", align_corners=False).flatten(2).mT.to(places.dtype)
 
 
 def _take(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:

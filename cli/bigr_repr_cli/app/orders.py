@@ -31,7 +31,8 @@ _NAMED: Final = re.compile(r"\b([a-z_]+)=")
 _HINTS: Final = (  # words of errors that name no field
     (r"is marked|mask", "mask"),
     (r"iterations", "steps"),
-    (r"class|label", "label"),
+    (r"negative", "negative"),
+    (r"class|label|prompt|caption", "label"),
     (r"pictures|versions|frames", "count"),
     (r"photograph is open", "photo"),
 )
@@ -56,6 +57,7 @@ class DrawBody(BaseModel):
     photo: str | None = Field(None, max_length=100)
     mask: str | None = Field(None, max_length=_MASK_BYTES)
     label: str = Field("", max_length=10_000)
+    negative: str = Field("", max_length=10_000)
     start: str = Field("", max_length=1000)
     end: str = Field("", max_length=1000)
     count: int = 1
@@ -120,6 +122,8 @@ def work_of(studio: Studio, body: DrawBody, photo: Path | None) -> Callable[[Wat
 def _options(body: DrawBody) -> Options:
     given = {name: value for name, value in body.settings.items() if value is not None}
     options = given_options({**_known(SamplingSettings, given), "seed": body.seed}, fast=body.fast)
+    if body.negative.strip():
+        options["negative"] = body.negative
     SamplingSettings().with_changes(given)  # what is wrong by itself is said at once
     return options
 

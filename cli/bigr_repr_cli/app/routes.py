@@ -66,7 +66,7 @@ def page(name: str, request: Request, *more: Path) -> Response:
 def model_line(studio: Studio) -> dict[str, Any]:
     """What the model is, in words."""
     config, side = studio.pre.config, studio.pre.config.image_size
-    classes = f", knows {len(studio.classes):,} classes" if studio.classes else ""
+    classes = f", knows {len(studio.classes):,} classes" if studio.classes else ", of captions" * studio.by_text
     small = side < 128  # as the bundled ones
     return {"name": config.name, "does": f"draws {side}x{side} pixels{classes}", "small": small}
 
@@ -84,7 +84,8 @@ async def about(studio: Drawn, shelf: Shown) -> dict[str, Any]:
     samples = await run_in_threadpool(lambda: shelf.samples)
     return {
         "model": config.name, "image_size": config.image_size, "grid": config.generator.grid,
-        "layers": config.generator.layers, "classes": list(studio.classes), "out": str(studio.out),
+        "layers": config.generator.layers, "classes": list(studio.classes), "captions": studio.by_text,
+        "out": str(studio.out),
         "settings": fields(SamplingSettings), "pasting": fields(Pasting), "samples": [told(each) for each in samples],
         "fast": f"{FAST.steps} iterations, order {FAST.order}, {FAST.diffusion_steps} diffusion steps",
         "most": {"versions": MOST_VERSIONS, "pictures": MOST_PICTURES, "frames": MOST_FRAMES},

@@ -61,13 +61,15 @@ class DrawRequest:
 class Studio:
     """A model and the folder where its pictures are kept. Raises OSError for a folder that cannot be written.
 
-    classes: the model's by name, each with its number, as text; empty for a model without.  max_pixels: photographs of
+    classes: the model's by name, each with its number, as text; empty for a model without.  by_text: whether it draws
+    from captions, which then stand where labels do.  max_pixels: photographs of
     more are refused.
     """
 
     def __init__(self, pre: Pretrained, out: Path, *, max_pixels: int = MAX_PIXELS) -> None:
         self.pre, self.out, self.max_pixels = pre, out, max_pixels
         out.mkdir(parents=True, exist_ok=True)
+        self.by_text = pre.config.generator.condition == "text"
         numbered = tuple(map(str, range(pre.config.generator.classes)))
         names = class_names(pre.config)
         told = [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]
@@ -91,13 +93,12 @@ class Studio:
 
     def generate(self, labels: Sequence[str], count: int, options: Options, watch: Watch) -> list[Path]:
         """A folder of new pictures, the classes in turn. Raises ValueError for more than a press may ask for."""
-        classes = self.label_numbers(labels)
-        _limit("pictures", max(count, len(classes or ())), MOST_PICTURES)
+        classes, options = self.asked(labels, options)
+        count = max(count, len(classes or ()))
+        _limit("pictures", count, MOST_PICTURES)
         folder = self._target("generated").with_suffix("")
         try:
-            done = generate_files(
-                self.pre, folder, classes, count=max(count, len(classes or ())), **self._watched(options, watch)
-            )
+            done = generate_files(self.pre, folder, classes, count=count, **self._watched(options, watch))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)  # the page says that what is stopped is not kept
             raise
@@ -106,10 +107,9 @@ class Studio:
     def interpolate(self, start: str, end: str, frames: int, options: Options, watch: Watch) -> list[Path]:
         """A walk between two classes: the animation, and the strip. Raises as `generate`."""
         _limit("frames", frames, MOST_FRAMES)
-        labels = self.label_numbers([start, end])
-        if len(labels or ()) != 2:
-            raise ValueError("name one class to begin with and one to end with")
-        assert labels is not None
+        labels, options = self.asked([start, end], options)
+        if len(labels or options.get("prompt") or ()) != 2:
+            raise ValueError(f"name one {'caption' if self.by_text else 'class'} to begin with and one to end with")
         done = interpolate_file(
             self.pre, labels, self._target("interpolated"), frames=frames, **self._watched(options, watch)
         )
@@ -121,17 +121,24 @@ class Studio:
             pasting = order.pasting or Pasting()
             _limit("candidates (best_of=)", pasting.best_of, MOST_CANDIDATES)
             _limit("windows (max_windows=)", pasting.max_windows, MOST_WINDOWS)
-            labels = self.label_numbers([order.label] if order.label else [])
+            labels, options = self.asked([order.label] if order.label else [], order.options)
             _limit("classes", len(labels or [None]), MOST_VERSIONS)
             done = paint(
                 self.pre, file, labels, count=order.versions, pasting=order.pasting,
-                on_step=lambda painted: watch(painted.done, painted.total, _look(painted.picture)), **order.options,
+                on_step=lambda painted: watch(painted.done, painted.total, _look(painted.picture)), **options,
             )  # fmt: skip
         except BaseException:
             for mask in file.masks:
                 Path(mask).unlink(missing_ok=True)
             raise
         return list(done.images)
+
+    def asked(self, texts: Sequence[str], options: Options) -> tuple[list[int] | None, Options]:
+        """Classes, and the options; of a model of captions none, and the options with the captions as prompts."""
+        if not self.by_text:
+            return self.label_numbers(texts), options
+        prompts = [text for text in texts if text.strip()]
+        return None, {**options, "prompt": prompts} if prompts else options
 
     def label_numbers(self, texts: Sequence[str]) -> list[int] | None:
         """Classes by the names that the page offers, by numbers and as the commands take them."""

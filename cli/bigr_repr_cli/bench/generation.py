@@ -1,9 +1,12 @@
 """`bigr-repr bench generation`."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +14,10 @@ from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.options import ImageColumn, Json
-from bigr_repr_cli.progress import bench_progress
+from bigr_repr_cli.progress import bench_progress, counting_progress
+
+if TYPE_CHECKING:
+    from bigr_repr.datasets import ImageSet
 
 _Generated = Annotated[
     str,
@@ -45,14 +51,62 @@ class Judge:
     ] = o.Pooling.avg
 
 
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """The captions that pictures were drawn from, and what compares the two."""
+
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Also say how far pictures show what these captions say: one a line, taken in turn."),
+    ] = None
+    scorer: Annotated[
+        str,
+        typer.Option(
+            help="What compares them: synthetic, for the synthetic world, or transformers:NAME, a model of images and "
+            "texts such as CLIP."
+        ),
+    ] = "synthetic"
+
+    def measure(self, generated: str, image_column: str, real: list[str] | None) -> dict[str, Any] | None:
+        """How far they agree; None without captions. Raises BadParameter where there are no real images either."""
+        if self.prompts is None:
+            if real is None:
+                remedy = "give real images, or the prompts of the generated ones"
+                raise typer.BadParameter(remedy, param_hint="--real / --prompts")
+            return None
+        from bigr_repr.evaluate.runs.agreement import bench_agreement
+        from bigr_repr.sampling.prompts import read_prompts
+
+        pictures = _opened(generated, image_column)
+        with counting_progress("judging") as on_progress:
+            found = bench_agreement(pictures, read_prompts(self.prompts), self.scorer, on_progress=on_progress)
+        return dataclasses.asdict(found)
+
+
+def _opened(source: str | list[str], image_column: str) -> ImageSet:
+    from bigr_repr.datasets import open_images
+    from bigr_repr.images.parquet import Columns
+
+    return open_images(source, train=False, columns=Columns(image=image_column))
+
+
+def shown(agreement: dict[str, Any] | None) -> str:
+    """Scores as lines of a name and a number."""
+    assert agreement is not None
+    scores = [(name, value) for name, value in agreement["scores"].items() if name != "pictures" and value is not None]
+    return "\n".join([*(f"{name:<17} {value:.4f}" for name, value in scores), agreement["protocol"]])
+
+
 @flattened
 def command(
     generated: _Generated,
-    real: Annotated[
-        list[str], typer.Option(help="Real images: a folder, a Parquet file or torchvision:NAME:ROOT. May be repeated.")
-    ],
     judge: Judge,
+    captions: Captioned,
     running: o.RunOptions,
+    real: Annotated[
+        list[str] | None,
+        typer.Option(help="Real images: a folder, a Parquet file or torchvision:NAME:ROOT. May be repeated."),
+    ] = None,
     k: Annotated[
         int, typer.Option("-k", "--k", min=1, help="Nearest neighbors that precision and recall reach to.")
     ] = 3,
@@ -61,22 +115,26 @@ def command(
 ) -> None:
     """Compare generated images with real ones: Fréchet distance, precision and recall of a model's features.
 
-    Numbers of different extractors, or of different numbers of images, must not be compared. Only inception:FILE gives
-    the FID.
+    With --prompts, also with the captions that they were drawn from, or with these alone. Numbers of different
+    extractors, or of different numbers of images, must not be compared. Only inception:FILE gives the FID.
     """
+    agreement = captions.measure(generated, image_column, real)
+    if real is None:
+        typer.echo(json.dumps(agreement, indent=2) if as_json else shown(agreement))
+        return
     block, settings = o.single_layer(judge.layer, ("mid",)), o.settings_of(judge, running)
-    from bigr_repr.datasets import open_images
     from bigr_repr.evaluate.runs.bench import bench_generation
-    from bigr_repr.images.parquet import Columns
 
-    columns = Columns(image=image_column)
-    sides = (open_images(generated, train=False, columns=columns), open_images(real, train=False, columns=columns))
+    sides = _opened(generated, image_column), _opened(real, image_column)
     with bench_progress() as on_progress:
         found, facts = bench_generation(judge.model, *sides, settings, layer=block, k=k, on_progress=on_progress)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found) | facts, indent=2))
+        beside = {} if agreement is None else {"agreement": agreement}
+        typer.echo(json.dumps(dataclasses.asdict(found) | facts | beside, indent=2))
         return
     typer.echo(f"Fréchet distance  {found.frechet_distance:.4f}")
     typer.echo(f"precision         {found.precision:.4f}")
     typer.echo(f"recall            {found.recall:.4f}")
     typer.echo(found.protocol)
+    if agreement is not None:
+        typer.echo(shown(agreement))

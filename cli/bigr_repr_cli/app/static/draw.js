@@ -211,12 +211,16 @@ function whole(id, name) {
 function chooseKind() {
   const now = kind();
   for (const each of document.querySelectorAll("[data-for]")) each.hidden = !each.dataset.for.split(" ").includes(now);
-  if (!about.classes.length) for (const each of document.querySelectorAll("[data-classes]")) each.hidden = true;
+  const hide = (what) => document.querySelectorAll(what).forEach((each) => { each.hidden = true; });
+  if (!about.classes.length && !about.captions) hide("[data-classes]");
+  if (!about.captions) hide("[data-captions]");
+  $("label-title").textContent = about.captions ? "Caption" : "Class";
   $("says").textContent = SAYS[now];
   $("count-title").textContent = COUNTS[now][0];
   $("count").max = about.most[COUNTS[now][1]];
   $("count").value = counts[now];
-  $("label-hint").textContent = now === "generate" ? "by commas; empty: none in particular" : "empty: what fits the surroundings";
+  const named = about.captions ? "in words" : "by commas";
+  $("label-hint").textContent = now === "generate" ? `${named}; empty: none in particular` : "empty: what fits the surroundings";
   noErrors();
 }
 
@@ -226,7 +230,7 @@ let running = null; // {id, from}
 
 function order() {
   const asked = {
-    kind: kind(), label: $("label").value.trim(), start: $("start").value, end: $("end").value, aspect: $("aspect").value,
+    kind: kind(), label: $("label").value.trim(), negative: $("negative").value.trim(), start: $("start").value, end: $("end").value, aspect: $("aspect").value,
     count: whole("count", "count"), fast: $("fast").checked, settings: entered("settings", about.settings), seed: 0,
   };
   if (!["inpaint", "outpaint", "enrich"].includes(asked.kind)) return asked;
