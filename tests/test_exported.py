@@ -22,6 +22,9 @@ pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 LAYERS = (1, "0+1")
 PRE = tiny_model(layers=2)
 SLOW = pytest.mark.slow
+RUNTIMES = [
+    ("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8"), ("onnx", "int8"), ("torch", "bfloat16"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,26 @@ def test_features_and_bits_are_those_of_the_model(exported: ExportedModel, count
     assert theirs.layers.keys() == ours.layers.keys()
     for layer, values in ours.layers.items():
         torch.testing.assert_close(theirs.layers[layer], values, rtol=1e-4, atol=1e-5)
+
+
+@SLOW
+@pytest.mark.parametrize(("to", "precision"), RUNTIMES)
+def test_other_runtimes_and_precisions_agree(tmp_path: Path, to: str, precision: str) -> None:
+    """Features point the same way; the bits are equal wherever the tokenizer stays in float32."""
+    calibrate = [picture(seed) for seed in range(16)] if precision == "int8" else None
+    made = br.export_model(tmp_path / "x", model=PRE, layer=1, to=to, precision=precision, calibrate=calibrate)
+    ours = br.FeatureExtractor(PRE, (1,))(_images(5))
+    theirs = br.FeatureExtractor(made, (1,))(_images(5))
+    again = br.FeatureExtractor(br.load_exported(tmp_path / "x"), (1,))(_images(1))
+    assert torch.equal(again.codes, theirs.codes[:1])
+    equal = (theirs.codes == ours.codes).float().mean()
+    assert equal == 1 if made.manifest.tokenizer == "float32" else equal > 0.97
+    exact = precision == "float32"
+    cosine = torch.nn.functional.cosine_similarity(theirs.layers[1], ours.layers[1])
+    assert cosine.min() > (0.999999 if exact else 0.98)
+    assert made.precision == ("float32" if exact else made.precision)
+    assert (made.precision == "float32") == exact
+    assert made.manifest.calibration == (16 if precision == "int8" else 0)
 
 
 @SLOW
@@ -177,6 +200,11 @@ def test_a_model_is_asked_for_where_only_that_serves(exported: ExportedModel) ->
         ({"layer": 7}, ValueError, "layer=7 is outside 0..1"),
         ({"layer": []}, ValueError, "names no layer"),
         ({"pool": "mean"}, ValueError, "pool='mean' is unknown"),
+        ({"precision": "bfloat16"}, ValueError, "ONNX Runtime computes no bfloat16 on CPUs"),
+        ({"precision": "int8"}, ValueError, "precision='int8' needs calibrate"),
+        ({"precision": "int8", "calibrate": []}, ValueError, "calibrate holds no images"),
+        ({"to": "torch", "precision": "int8", "calibrate": []}, ValueError, "choose onnx or openvino"),
+        ({"tokenizer": "int8"}, ValueError, "tokenizer='int8' does not go with precision='float32'"),
     ],
 )
 def test_bad_requests_end_with_one_line(

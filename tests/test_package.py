@@ -90,6 +90,7 @@ ALLOWED_INSIDE: dict[str, dict[str, set[str]]] = {
         "inputs": {"dataset"},
         "engines": {"dataset", "inputs"},
         "options": {"engines"},
+        "precision": {"dataset", "inputs", "engines", "options"},
         "job": {"dataset", "inputs", "options"},
         "run": {"dataset", "inputs", "engines", "options", "job"},
     },

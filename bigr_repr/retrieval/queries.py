@@ -15,6 +15,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
 from bigr_repr.embed.dataset.schema import icc_of
+from bigr_repr.features.exported.manifest import TARGETS
 from bigr_repr.features.exported.model import ExportedModel, open_model
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.images.inputs import Pictures, read_all, stack
@@ -52,6 +53,11 @@ def model_of(
             "code or id, or build it from an embedding data set with: bigr-repr index build"
         )
     pre = open_model(provenance["model"] if model is None else model)
+    if isinstance(pre, Pretrained) and provenance["precision"].split()[0] in TARGETS:
+        raise ValueError(
+            f"the index was made by an exported network ({provenance['precision']}): give its folder as model, which "
+            f"bigr-repr embed keeps beside the rows"
+        )
     require_same_provenance(provenance, provenance_by(pre, provenance))
     return pre
 

@@ -1,4 +1,4 @@
-"""Embedding data sets as the files that other programs read: NumPy arrays and CSV. Knows nothing of how rows arose.
+"""Embedding data sets as the files that other programs read. Knows nothing of how rows arose.
 
 Rows are streamed, so that they need not fit into memory, and a file appears when it is complete.
 """
@@ -8,7 +8,9 @@ Rows are streamed, so that they need not fit into memory, and a file appears whe
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -18,9 +20,11 @@ from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
+from bigr_repr.embed.dataset.row_formats import Rows, write_hdf5, write_webdataset, write_zarr
 from bigr_repr.system.files import replacing
 
-FORMATS = (".npy", ".csv")
+FORMATS = (".npy", ".csv", ".h5", ".hdf5", ".zarr", ".tar")
+_PACKAGES = {".h5": "h5py", ".hdf5": "h5py", ".zarr": "zarr"}
 
 
 class Exported(NamedTuple):
@@ -39,14 +43,14 @@ def export_embeddings(
     .npy: one array, (n, D) or (n, N, D) of the stored dtype, or uint8 (n, bytes) of codes, and beside it the paths, a
     line a row, in NAME.paths.txt (of a path that holds a line break, that is written as bytes that are not UTF-8 are:
     bigr_repr.images.unescape_path reverses it). .csv: with a header, the columns path, label and sha256 if there are
-    such, and one column per number, named 0 and on, or code in hexadecimal. layer: whose vectors; None: the only one's.
+    such, and one column per number, named 0 and on, or code in hexadecimal. .h5 or .hdf5, .zarr (a folder) and .tar
+    (WebDataset): as bigr_repr.embed.dataset.row_formats states. layer: whose vectors; None: the only one's.
 
     Raises FileNotFoundError if the folder holds no data set, ValueError for another suffix, a layer that is not there
     or codes that are not, OSError when the file cannot be written.
     """
     target = Path(to)
-    if target.suffix not in FORMATS:
-        raise ValueError(f"{target} ends in neither of {', '.join(FORMATS)}; name a file that does")
+    _check_format(target)
     opened = EmbeddingSet(folder)
     if codes and opened.n_bits is None:
         raise ValueError(f"{opened.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
@@ -57,21 +61,43 @@ def export_embeddings(
         shape = (opened.rows, *opened.shape(layer))
         dtype = np.dtype(opened.schema.field(opened.column(layer)).type.value_type.to_pandas_dtype())
     batches = _batches(opened, layer, codes)
+    if target.suffix == ".npy":
+        names = target.with_suffix(".paths.txt")
+        _write_npy(target, names, batches, shape, dtype)
+        return Exported((target, names), shape, dtype.name)
     if target.suffix == ".csv":
         with replacing(target) as file:
             _write_csv(file, batches, opened, shape, codes)
-        return Exported((target,), shape, dtype.name)
-    names = target.with_suffix(".paths.txt")
+    else:
+        _write_container(target, batches, shape, dtype, json.dumps(opened.provenance))
+    return Exported((target,), shape, dtype.name)
+
+
+def _write_npy(target: Path, names: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     with replacing(names) as lines, replacing(target) as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for batch, values in batches:
             file.write(np.ascontiguousarray(values).data)
             lines.writelines(f"{_one_line(path)}\n".encode() for path in batch.paths)
-    return Exported((target, names), shape, dtype.name)
 
 
-def _batches(opened: EmbeddingSet, layer: int | str | None, codes: bool) -> Iterator[tuple[Embeddings, NDArray[Any]]]:
+def _check_format(target: Path) -> None:
+    if target.suffix not in FORMATS:
+        raise ValueError(f"{target} ends in neither of {', '.join(FORMATS)}; name a file that does")
+    package = _PACKAGES.get(target.suffix)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ImportError(f"writing {target.suffix} needs {package}; install it with: pip install {package}")
+
+
+def _write_container(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dtype[Any], about: str) -> None:
+    if target.suffix == ".tar":
+        write_webdataset(target, batches)
+    else:
+        (write_zarr if target.suffix == ".zarr" else write_hdf5)(target, batches, shape, dtype, about)
+
+
+def _batches(opened: EmbeddingSet, layer: int | str | None, codes: bool) -> Rows:
     if not codes:
         yield from ((batch, batch.vectors) for batch in opened.batches(layer))
         return

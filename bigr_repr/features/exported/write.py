@@ -8,11 +8,14 @@ import contextlib
 import logging
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
@@ -20,13 +23,21 @@ from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.features.exported.manifest import MANIFEST_FILE, PRECISIONS, TARGETS, Manifest, is_exported
 from bigr_repr.features.exported.model import GRAPH_FILES, ExportedModel, load_exported
 from bigr_repr.features.extractor import FeatureExtractor, Layer, blocks_of, layer_name
+from bigr_repr.images.inputs import Pictures, read_all, singles
 from bigr_repr.system.files import sha256_of, sync_tree
+
+if TYPE_CHECKING:
+    from bigr_repr.features.exported.targets import Calibration
 
 __all__ = ["export_model"]
 
 _NEEDED = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch": ()}
 _INSTALL = "exporting to {} needs {}; install it with: pip install 'bigr-repr[export]'"
-_OPSET = 20
+_CALIBRATED = 128  # images: ranges settle with fewer
+_REFUSED = {
+    ("onnx", "bfloat16"): "ONNX Runtime computes no bfloat16 on CPUs; choose openvino or torch, or int8",
+    ("torch", "int8"): "AOTInductor gets no 8-bit graphs from us; choose onnx or openvino, or bfloat16",
+}
 
 
 def export_model(
@@ -37,35 +48,75 @@ def export_model(
     pool: str = "avg",
     to: str = "onnx",
     precision: str = "float32",
+    tokenizer: str | None = None,
+    calibrate: Pictures | None = None,
     overwrite: bool = False,
 ) -> ExportedModel:
     """Write a model's feature network for another runtime, and open what was written.
 
     The graph takes images, float32 (B, 3, S, S) in [0, 1], B of any size, and gives the features of each layer,
-    float32, and the packed code, uint8 (B, bytes). export.json beside it says all that is needed to use it elsewhere:
-    preprocessing, names, shapes, the model's fingerprint.
+    float32, and the packed code, uint8 (B, bytes). export.json beside it states preprocessing, names and shapes.
 
     out: a new folder. layer, pool: as of FeatureExtractor; a list gives one result per layer. to: "onnx" (ONNX Runtime
     and others), "openvino", or "torch" (compiled ahead of time by AOTInductor, for this kind of machine only).
-    precision: what the network computes in, "float32".
+    precision: "float32", "bfloat16" or "int8", which NNCF fits to 128 of the images in calibrate. tokenizer: what that
+    computes in: "float32" keeps the bits, as `precision` is faster; None: float32 where the runtime can do both.
 
     Raises ValueError for a layer, pool, runtime or precision that is not there, FileExistsError unless `out` is new,
     empty or, with overwrite, another exported network, ImportError without the runtime's packages.
     """
-    _check(to, precision)
+    manifest_of = _plan(to, precision, tokenizer, calibrate is not None)
     target = Path(out).expanduser().resolve()
     _check_place(target, overwrite)
     pre = model if isinstance(model, Pretrained) else load(model)
-    manifest = Manifest(
-        config=pre.config, weights=pre.fingerprint, layers=_layers(layer, pre), pool=pool, to=to, precision=precision,
-        versions=_versions(to),
-    )  # fmt: skip
+    manifest = manifest_of(config=pre.config, weights=pre.fingerprint, layers=_layers(layer, pre), pool=pool)
     extractor = FeatureExtractor(pre, manifest.layers, pool, device="cpu")
+    ranges = None if calibrate is None or precision != "int8" else _calibration(calibrate, pre.config.image_size)
     with _new_folder(target) as staging:
-        _write_graph(extractor, manifest, staging)
+        manifest = replace(manifest, calibration=0 if ranges is None else len(ranges))
+        _write_graph(extractor, manifest, staging, ranges)
         files = {file.name: sha256_of(file) for file in sorted(staging.iterdir())}
         (staging / MANIFEST_FILE).write_text(replace(manifest, files=files).text(), encoding="utf-8")
     return load_exported(target)
+
+
+def _plan(to: str, precision: str, tokenizer: str | None, calibrated: bool) -> Callable[..., Manifest]:
+    """A manifest for what is asked, but for the model.  Raises ValueError for what cannot be had."""
+    together = (to, precision) == ("openvino", "bfloat16")  # its one setting for all that is not in 8 bits
+    own = tokenizer or (precision if together else "float32")
+    for name, value, known in (
+        ("to", to, TARGETS),
+        ("precision", precision, PRECISIONS),
+        ("tokenizer", own, PRECISIONS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
+    if (to, precision) in _REFUSED:
+        raise ValueError(f"precision={precision!r} to {to}: {_REFUSED[to, precision]}")
+    if own not in ("float32", precision) or (together and own != precision):
+        raise ValueError(f"tokenizer={own!r} does not go with precision={precision!r} to {to}; leave it out")
+    if precision == "int8" and not calibrated:
+        raise ValueError("precision='int8' needs calibrate: a hundred images like those that will be embedded")
+    packages = (*_NEEDED[to], *(("nncf",) if precision == "int8" else ()))
+    for package in packages:
+        try:
+            __import__(package)
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise
+            raise ImportError(_INSTALL.format(to, package)) from error
+    versions = {package: metadata.version(package) for package in ("bigr-repr", "torch", "numpy", *packages)}
+    return partial(Manifest, to=to, precision=precision, tokenizer=own, versions=versions)
+
+
+def _calibration(images: Pictures, side: int) -> Calibration:
+    """Images at even distances, float32 (n, 3, S, S) in [0, 1]."""
+    listed = list(singles(images))
+    if not listed:
+        raise ValueError("calibrate holds no images; name some like those that will be embedded")
+    places = np.unique(np.linspace(0, len(listed) - 1, min(_CALIBRATED, len(listed))).astype(int))
+    with contextlib.closing(read_all([listed[place] for place in places], side, workers=None, ahead=16)) as pixels:
+        return np.ascontiguousarray(np.stack(list(pixels)).transpose(0, 3, 1, 2), np.float32) / np.float32(255)
 
 
 def _layers(given: Layer | Iterable[Layer], pre: Pretrained) -> tuple[Layer, ...]:
@@ -75,20 +126,6 @@ def _layers(given: Layer | Iterable[Layer], pre: Pretrained) -> tuple[Layer, ...
     return tuple(dict.fromkeys(layer_name(blocks_of(each, pre.config)) for each in listed))
 
 
-def _check(to: str, precision: str) -> None:
-    if to not in TARGETS:
-        raise ValueError(f"to={to!r} is unknown; choose one of {', '.join(TARGETS)}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
-    for package in _NEEDED[to]:
-        try:
-            __import__(package)
-        except ModuleNotFoundError as error:
-            if error.name != package:
-                raise
-            raise ImportError(_INSTALL.format(to, package)) from error
-
-
 def _check_place(target: Path, overwrite: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
@@ -96,11 +133,6 @@ def _check_place(target: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{target} exists and is no exported network; name another place, or remove it")
     if not overwrite:
         raise FileExistsError(f"{target} holds an exported network; name another place, or overwrite it")
-
-
-def _versions(to: str) -> dict[str, str]:
-    packages = ("bigr-repr", "torch", "numpy", *_NEEDED[to])
-    return {package: metadata.version(package) for package in packages}
 
 
 @contextlib.contextmanager
@@ -119,24 +151,20 @@ def _new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write_graph(extractor: FeatureExtractor, manifest: Manifest, folder: Path) -> None:
-    from bigr_repr.features.exported.graph import FeatureGraph, trace
-
-    with _quiet():
-        program = trace(FeatureGraph(extractor))
-        _write_onnx(program, manifest, folder / GRAPH_FILES["onnx"])
-
-
-def _write_onnx(program: Any, manifest: Manifest, file: Path) -> None:
+def _write_graph(
+    extractor: FeatureExtractor, manifest: Manifest, folder: Path, calibration: Calibration | None
+) -> None:
     import torch
 
-    written = torch.onnx.export(
-        program, input_names=["images"], output_names=list(manifest.outputs), opset_version=_OPSET, dynamo=True,
-        verbose=False,
-    )  # fmt: skip
-    assert written is not None
-    written.model.metadata_props["bigr_repr"] = manifest.text()
-    written.save(file)
+    from bigr_repr.features.exported.graph import FeatureGraph, trace
+    from bigr_repr.features.exported.targets import WRITERS
+
+    assert extractor.transformer is not None
+    if manifest.to == "torch" and manifest.precision == "bfloat16":
+        extractor.transformer.to(torch.bfloat16)
+        extractor.tokenizer.to(torch.bfloat16 if manifest.tokenizer == "bfloat16" else torch.float32)
+    with _quiet():
+        WRITERS[manifest.to](trace(FeatureGraph(extractor)), manifest, folder / GRAPH_FILES[manifest.to], calibration)
 
 
 @contextlib.contextmanager

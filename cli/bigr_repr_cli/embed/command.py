@@ -45,18 +45,18 @@ def command(
         raise typer.BadParameter("- takes all paths from stdin; name nothing else beside it", param_hint="IMG")
     from bigr_repr.embed import embed_images
     from bigr_repr.images.find import read_list
+    from bigr_repr_cli.embed.narrow import NARROW, measured
     from bigr_repr_cli.embed.report import embedding_progress, print_summary
 
     options = _options(columns, runs, decoding, computing) | {"layers": _best_known(layers, columns.model)}
     listed = images == ["-"]
+    inputs: Any = read_list(sys.stdin.buffer) if listed else images
+    options |= {"literal": listed, "batch_size": size}
+    if computing.precision in NARROW:
+        inputs = list(inputs)
+        options = measured(inputs, options)
     with embedding_progress() as on_progress:
-        summary = embed_images(
-            read_list(sys.stdin.buffer) if listed else images,
-            literal=listed,
-            batch_size=size,
-            on_progress=on_progress,
-            **options,
-        )
+        summary = embed_images(inputs, on_progress=on_progress, **options)
     print_summary(summary, as_json=as_json)
     if not summary.rows:
         raise RuntimeError(f"none of the images gave a vector; the reasons are in {summary.out / 'failures.jsonl'}")

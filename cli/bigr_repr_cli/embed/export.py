@@ -1,4 +1,4 @@
-"""`bigr-repr embed export`: an embedding data set as a NumPy array or CSV."""
+"""`bigr-repr embed export`: an embedding data set for other programs."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ def command(
     embeddings: Annotated[
         str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
     ],
-    to: Annotated[Path, typer.Option(help="File to write: NAME.npy or NAME.csv.")],
+    to: Annotated[Path, typer.Option(help="File to write: NAME.npy, .csv, .h5 (HDF5), .zarr or .tar (WebDataset).")],
     layer: StoredLayer = None,
     codes: Annotated[bool, typer.Option("--codes", help="Write the packed codes instead of vectors.")] = False,
     as_json: Json = False,
@@ -24,6 +24,9 @@ def command(
     NAME.npy is one array; NAME.paths.txt beside it has the paths, one per line.
 
     NAME.csv has a header, and columns for the path, for label and sha256 if there are such, and for each number.
+
+    NAME.h5 and NAME.zarr hold values, path and, if stored, label and sha256; NAME.tar one NNNNNNNNN.npy and .json
+    a row.
 
     To embed images that are in a folder called export: bigr-repr embed ./export
     """

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
-from bigr_repr_cli.options import Compile, Computed, ImageColumn, Model, Precision
+from bigr_repr_cli.options import Compile, ImageColumn, Model
 
 Pool = StrEnum("Pool", [("avg", "avg"), ("max", "max"), ("both", "avg+max"), ("grid2", "grid2"), ("none", "none")])
 Dedup = StrEnum("Dedup", ["exact"])
 Stored = StrEnum("Stored", ["float32", "float16"])
 Icc = StrEnum("Icc", ["convert", "ignore"])
 Engine = StrEnum("Engine", ["local", "ray"])
+Reduced = StrEnum("Reduced", ["float32", "bfloat16", "float16", "int8", "fp32", "bf16", "fp16"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,13 @@ class NetworkSettings:
             "process per GPU; with --engine ray: auto (all GPUs, else all cores), cpu or cuda."
         ),
     ] = "auto"
-    precision: Precision = Computed.float32
+    precision: Annotated[
+        Reduced,
+        typer.Option(
+            help="Number type that the network computes in. bfloat16 and int8 are compared with float32 first, on some "
+            "of the images; int8 (OpenVINO, the tokenizer in float32) keeps its network in OUT/network-int8."
+        ),
+    ] = Reduced.float32
     compile: Compile = False
     engine: Annotated[Engine, typer.Option(help="local: this machine; ray: all machines of a Ray cluster.")] = (
         Engine.local

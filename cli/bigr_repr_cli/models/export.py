@@ -1,5 +1,6 @@
 """`bigr-repr models export`: a model's feature network as a graph of another runtime."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +10,40 @@ from rich.filesize import decimal
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.embed.options import Pool
+from bigr_repr_cli.flatten import flattened, values_of
 from bigr_repr_cli.options import Model
 from bigr_repr_cli.parse import parse_layers
 
 Target = StrEnum("Target", ["onnx", "openvino", "torch"])
+Numbers = StrEnum("Numbers", ["float32", "bfloat16", "int8"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class NumberOptions:
+    """What the network computes in."""
+
+    precision: Annotated[
+        Numbers,
+        typer.Option(help="What it computes in: int8 with onnx and openvino, bfloat16 with openvino and torch."),
+    ] = Numbers.float32
+    tokenizer: Annotated[
+        Numbers | None,
+        typer.Option(
+            help="What the tokenizer computes in: float32 keeps the codes' bits, the same as --precision is faster "
+            r"\[default: float32 where the runtime can do both]."
+        ),
+    ] = None
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images like those to embed, a hundred or more, to which int8 is fitted; for --precision int8."
+        ),
+    ] = None
+
+
+@flattened
 def command(
+    *,
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
     model: Model = DEFAULT_MODEL,
     layer: Annotated[
@@ -29,6 +57,7 @@ def command(
         Target,
         typer.Option(help="onnx: ONNX Runtime and others; openvino; torch: compiled by AOTInductor for this machine."),
     ] = Target.onnx,
+    numbers: NumberOptions,
     force: Annotated[bool, typer.Option("--force", help="Replace the exported network that OUT holds.")] = False,
 ) -> None:
     """Write a model's feature network as one graph: picture tensor in, features and packed code out.
@@ -36,11 +65,10 @@ def command(
     OUT/export.json states preprocessing, shapes and checksums. bigr-repr embed and serve take OUT as --model.
     """
     layers = parse_layers(list(layer), ("mid",), joined=True)
-    from bigr_repr.features.exported.write import export_model
+    from bigr_repr.features import export_model
 
-    done = export_model(out, model=model, layer=layers, pool=pool, to=to, overwrite=force)
-    size = sum(file.stat().st_size for file in done.folder.iterdir())
-    typer.echo(
-        f"{done.config.name}, layer {', '.join(map(str, done.manifest.layers))}, to {to}: {out} ({decimal(size)})"
-    )
-    typer.echo(f"embed with it: bigr-repr embed IMAGES --model {out} --layer {done.manifest.layers[0]}")
+    done = export_model(out, model=model, layer=layers, pool=pool, to=to, overwrite=force, **values_of(numbers))
+    size = decimal(sum(file.stat().st_size for file in done.folder.iterdir()))
+    layer_options = f"--layer {done.manifest.layers[0]}" + ("" if pool == Pool.avg else f" --pool {pool}")
+    typer.echo(f"{done.config.name} to {to}, {numbers.precision}: {out} ({size})")
+    typer.echo(f"embed with it: bigr-repr embed IMAGES --model {out} {layer_options}")

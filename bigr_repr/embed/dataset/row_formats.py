@@ -1,0 +1,117 @@
+"""Rows of a data set in the containers of other tools: HDF5, Zarr and WebDataset. Knows nothing of how rows arose."""
+
+# n rows, D width, N tokens
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.embed.dataset.read import Embeddings
+from bigr_repr.system.files import partial_name, sync_file, sync_folder, sync_tree
+
+__all__ = ["Rows", "write_hdf5", "write_webdataset", "write_zarr"]
+
+Rows = Iterator[tuple[Embeddings, NDArray[Any]]]  # batches: their texts, and the values to write
+_CHUNK = 1 << 20  # bytes of a chunk, about
+_TEXTS = 1 << 14  # in a chunk
+
+
+def write_hdf5(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dtype[Any], about: str) -> None:
+    """One file: the data sets "values", of shape and dtype, "path" and, if there are such, "label" and "sha256".
+
+    about: JSON, the attribute `provenance`.
+    """
+    import h5py
+
+    with _whole(target) as beside, h5py.File(beside, "w") as file:
+        file.attrs["provenance"] = about
+        values = file.create_dataset("values", shape, dtype)
+        done = 0
+        for batch, rows in batches:
+            values[done : done + len(rows)] = rows
+            for name, texts in _texts(batch).items():
+                if name not in file:
+                    file.create_dataset(name, shape[:1], h5py.string_dtype())
+                file[name][done : done + len(rows)] = texts
+            done += len(rows)
+
+
+def write_zarr(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dtype[Any], about: str) -> None:
+    """One folder, a Zarr group with the arrays that write_hdf5 states."""
+    import zarr
+
+    if target.exists() and not (target / "zarr.json").is_file():
+        raise FileExistsError(f"{target} exists and is no Zarr group; name another place, or remove it")
+    with _whole(target) as beside:
+        group = zarr.create_group(beside, attributes={"provenance": about})
+        rows_each = max(1, min(shape[0], _CHUNK // max(1, int(np.prod(shape[1:])) * dtype.itemsize)))
+        values = group.create_array("values", shape=shape, dtype=dtype, chunks=(rows_each, *shape[1:]))
+        done, columns = 0, dict[str, Any]()
+        for batch, rows in batches:
+            values[done : done + len(rows)] = rows
+            for name, texts in _texts(batch).items():
+                if name not in columns:
+                    columns[name] = group.create_array(
+                        name, shape=shape[:1], dtype="string", chunks=(min(shape[0], _TEXTS),)
+                    )
+                columns[name][done : done + len(rows)] = np.array(texts, object)
+            done += len(rows)
+
+
+def write_webdataset(target: Path, batches: Rows) -> None:
+    """One tar: for row n NNNNNNNNN.npy, its values, and NNNNNNNNN.json, its path, label and sha256."""
+    done = 0
+    with _whole(target) as beside, tarfile.open(beside, "w") as tar:
+        for batch, rows in batches:
+            texts = _texts(batch)
+            for place, values in enumerate(rows):
+                array = io.BytesIO()
+                np.save(array, values)
+                about = {name: column[place] for name, column in texts.items()}
+                said = json.dumps(about, ensure_ascii=False).encode("utf-8", "surrogateescape")
+                for suffix, content in (("npy", array.getvalue()), ("json", said)):
+                    member = tarfile.TarInfo(f"{done:09d}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+                done += 1
+
+
+def _texts(batch: Embeddings) -> dict[str, list[str]]:
+    columns = {"path": batch.paths, "label": batch.labels, "sha256": batch.sha256}
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A place beside target, which takes its place when the block ends without an error; else it is removed."""
+    beside = partial_name(target)
+    _remove(beside)
+    try:
+        yield beside
+        if beside.is_dir():
+            sync_tree(beside)
+            _remove(target)
+        else:
+            sync_file(beside)
+        os.replace(beside, target)  # noqa: PTH105 - folders too
+        sync_folder(target.parent)
+    finally:
+        _remove(beside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""A traced graph to each runtime's file, in each precision: the libraries' own exporters. Knows nothing of models."""
+
+# n images, S side in pixels
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.features.exported.manifest import Manifest
+
+__all__ = ["WRITERS", "Calibration"]
+
+Calibration = NDArray[np.float32]  # (n, 3, S, S) in [0, 1]
+_OPSET: Final = 20
+_BATCH: Final = 8
+_KEY: Final = "bigr_repr"  # of the manifest in a graph's metadata
+
+
+def _onnx(program: Any, manifest: Manifest, file: Path, calibration: Calibration | None) -> None:
+    import torch
+
+    written = torch.onnx.export(
+        program, input_names=["images"], output_names=list(manifest.outputs), opset_version=_OPSET, dynamo=True,
+        verbose=False,
+    )  # fmt: skip
+    assert written is not None
+    if calibration is None:
+        written.model.metadata_props[_KEY] = manifest.text()
+        written.save(file)
+        return
+    import onnx
+
+    written.save(file)
+    network = onnx.load(file)
+    quantized = _quantized(network, manifest, calibration, _before_bits_onnx(network))
+    onnx.helper.set_model_props(quantized, {_KEY: manifest.text()})
+    onnx.save(quantized, file)
+
+
+def _openvino(program: Any, manifest: Manifest, file: Path, calibration: Calibration | None) -> None:
+    import openvino
+
+    network = openvino.convert_model(program)
+    side = manifest.config.image_size
+    network.inputs[0].set_names({"images"})
+    network.reshape({"images": openvino.PartialShape([-1, 3, side, side])})
+    for output, name in zip(network.outputs, manifest.outputs, strict=True):
+        output.set_names({name})
+    if calibration is not None:
+        network = _quantized(network, manifest, calibration, _before_bits_openvino(network))
+    network.set_rt_info(manifest.text(), [_KEY])
+    openvino.save_model(network, file, compress_to_fp16=False)
+
+
+def _torch(program: Any, manifest: Manifest, file: Path, calibration: Calibration | None) -> None:
+    import torch._inductor
+
+    settings = {"aot_inductor.metadata": {_KEY: manifest.text()}}
+    torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
+
+
+def _before_bits_onnx(network: Any) -> list[str]:
+    """Names of the nodes that lead to the comparison which makes bits: the tokenizer."""
+    makers = {output: node for node in network.graph.node for output in node.output}
+    (last,) = (node for node in network.graph.node if node.op_type == "Greater")
+    return _names(last, lambda node: [makers[name] for name in node.input if name in makers], lambda node: node.name)
+
+
+def _before_bits_openvino(network: Any) -> list[str]:
+    """The same of an OpenVINO network."""
+    (last,) = (node for node in network.get_ops() if node.get_type_name() == "Greater")
+    return _names(
+        last, lambda node: [each.get_source_output().get_node() for each in node.inputs()],
+        lambda node: node.get_friendly_name(),
+    )  # fmt: skip
+
+
+def _names(last: Any, before: Callable[[Any], list[Any]], name: Callable[[Any], str]) -> list[str]:
+    found, open_nodes = {name(last): None}, [last]
+    while open_nodes:
+        for node in before(open_nodes.pop()):
+            if name(node) not in found:
+                found[name(node)] = None
+                open_nodes.append(node)
+    return list(found)
+
+
+def _quantized(network: Any, manifest: Manifest, calibration: Calibration, tokenizer: list[str]) -> Any:
+    """The network with weights and activations in 8 bits, by NNCF. tokenizer: names of its nodes."""
+    import nncf
+
+    batches = [calibration[start : start + _BATCH] for start in range(0, len(calibration), _BATCH)]
+    scope = nncf.IgnoredScope(names=tokenizer, validate=False) if manifest.tokenizer != "int8" else None
+    return nncf.quantize(
+        network, nncf.Dataset(batches, lambda batch: {"images": batch}), subset_size=len(batches),
+        model_type=nncf.ModelType.TRANSFORMER, ignored_scope=scope,
+    )  # fmt: skip
+
+
+Writer = Callable[[Any, Manifest, Path, Calibration | None], None]
+WRITERS: Final[dict[str, Writer]] = {"onnx": _onnx, "openvino": _openvino, "torch": _torch}

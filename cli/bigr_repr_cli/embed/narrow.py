@@ -1,0 +1,42 @@
+"""`bigr-repr embed --precision int8` and bfloat16: what they gain and cost, in one line. Knows nothing of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+NARROW = ("bfloat16", "bf16", "int8")
+
+
+def measured(inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of embed_images for a narrow precision, once it has been compared with float32.
+
+    For int8 the model is replaced by its network in 8 bits.
+    """
+    from bigr_repr.checkpoints import load
+    from bigr_repr.embed.options import EmbedOptions
+    from bigr_repr.embed.precision import measure_tradeoff, network_in_8_bits, sample_images
+    from bigr_repr.features import FeatureExtractor
+    from bigr_repr.system import as_dtype, choose_device
+
+    given = {name: value for name, value in options.items() if name not in ("out", "model", "dtype")}
+    chosen, eight = EmbedOptions(**given), options["dtype"] == "int8"
+    pre = load(options["model"])
+    images = sample_images(inputs, chosen, pre.config.image_size)
+    device = "cpu" if eight else choose_device(chosen.devices[0] if chosen.devices else None)
+    how: dict[str, Any] = {"layers": chosen.layers, "pool": chosen.pool, "mirror": chosen.mirror}
+    if eight:
+        model = network_in_8_bits(options["out"], images, pre, chosen)
+        options = options | {"model": model, "dtype": None}
+        fast = FeatureExtractor(model, **how)
+    else:
+        fast = FeatureExtractor(pre, dtype=as_dtype(options["dtype"]), device=device, **how)
+    found = measure_tradeoff(fast, FeatureExtractor(pre, device=device, **how), images)
+    name = "int8" if eight else "bfloat16"
+    typer.echo(
+        f"{name}: {found.speed:.1f} times float32's speed on this machine; features' cosine {found.cosine:.4f}; "
+        f"{100 * found.bits:.2f} % of the codes' bits equal ({len(images)} images)",
+        err=True,
+    )
+    return options
