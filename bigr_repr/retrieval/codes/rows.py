@@ -69,6 +69,11 @@ class IndexRows:
         """selected(filter): the rows that pass it, ascending. Those of the last few filters are remembered."""
         return lru_cache(_FILTERS)(self._select)
 
+    @cached_property
+    def passing(self) -> Callable[[Filter], NDArray[np.bool_]]:
+        """passing(filter): whether each row passes it, bool (n,); remembered as selected() is."""
+        return lru_cache(_FILTERS)(lambda chosen: flagged(self.selected(chosen), len(self)))
+
     def _select(self, chosen: Filter) -> NDArray[np.int64]:
         passing = reduce(pc.and_kleene, self._masks(chosen))
         rows = np.asarray(pc.indices_nonzero(passing).to_numpy(), np.int64)
@@ -254,6 +259,13 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
     if distinct and len(pc.unique(array)) != len(array):
         raise ValueError("ids hold a name twice; every code needs one of its own")
     return array
+
+
+def flagged(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Which of so many rows are among some: bool (count,)."""
+    flags = np.zeros(count, np.bool_)
+    flags[rows] = True
+    return flags
 
 
 def _words(schema: pa.Schema) -> str:

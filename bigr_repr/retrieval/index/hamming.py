@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -149,22 +150,23 @@ class HammingIndex:
     def find(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None, **within: Unpack[Within]) -> Found:
         """search(), with row numbers too."""
         scope = self._scope(k, within)
-        return self._found(*self._nearest(queries, scope.depth, effort, scope.rows)).cut(scope.radius, scope.offset)
+        return self._found(*self._nearest(queries, scope.depth, effort, scope)).cut(scope.radius, scope.offset)
 
     def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Scanned:
         """search(), naming row numbers: rows (q, k) int64 and distances."""
         return self._nearest(queries, self._scope(k, {}).depth, effort, None)
 
-    def _nearest(self, queries: ArrayLike, k: int, effort: int | None, among: NDArray[np.int64] | None) -> Scanned:
+    def _nearest(self, queries: ArrayLike, k: int, effort: int | None, among: Scope | None) -> Scanned:
         wanted = packed(queries, self.rows.codes.shape[1], "queries")
         check_length(wanted, self.n_bits)
-        if effort is not None and (self._approximate is None or effort < 0 or among is not None):
-            exact = "a search of some rows" if among is not None else "a flat index"
+        rows = None if among is None else among.rows
+        if effort is not None and (self._approximate is None or effort < 0 or rows is not None):
+            exact = "a search of some rows" if rows is not None else "a flat index"
             raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; {exact} is exact")
         if not k:
             return Scanned(np.empty((len(wanted), 0), np.int64), np.empty((len(wanted), 0), np.int32))
-        if among is not None:
-            return scan_among(self.rows.codes, wanted, k, among)
+        if among is not None and rows is not None:
+            return scan_among(self.rows.codes, wanted, k, rows, among.passing)
         if self._approximate is not None:
             chosen = self.settings.effort if effort is None else effort
             assert chosen is not None
@@ -176,7 +178,8 @@ class HammingIndex:
     def _scope(self, k: int, within: Within) -> Scope:
         chosen = as_filter(within.get("where"))
         rows = None if chosen is None else self.rows.selected(chosen)
-        return Scope.of(len(self), k, rows, within.get("radius"), within.get("offset", 0))
+        scope = Scope.of(len(self), k, rows, within.get("radius"), within.get("offset", 0))
+        return scope if chosen is None else scope._replace(passing=partial(self.rows.passing, chosen))
 
     def search_vectors(
         self, vectors: ArrayLike, k: int = 10, *, rescore: int = 0, effort: int | None = None, **within: Unpack[Within]
@@ -227,7 +230,7 @@ class HammingIndex:
         scope = self._scope(k, within)
         order = rescorer(self.rows.vectors, self.rows.codes, self.binarizer, vectors, rescore)
         most = len(self) if scope.rows is None else len(scope.rows)
-        shortlist = self._nearest(queries, min(most, rescore * scope.depth), effort, scope.rows).rows
+        shortlist = self._nearest(queries, min(most, rescore * scope.depth), effort, scope).rows
         return self._found(*order(shortlist, scope.depth)).cut(scope.radius, scope.offset)
 
     def search_region(self, queries: ArrayLike, region: Region, k: int = 10, **within: Unpack[Within]) -> Neighbors:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -64,12 +65,16 @@ class Found(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """What a search looks at. rows: the only ones, ascending; None: all. depth: hits to look for before the cut."""
+    """What a search looks at. rows: the only ones, ascending; None: all. depth: hits to look for before the cut.
+
+    passing(): whether each row of the index is among them.
+    """
 
     rows: NDArray[np.int64] | None
     depth: int
     radius: float | None
     offset: int
+    passing: Callable[[], NDArray[np.bool_]] | None = None
 
     @classmethod
     def of(cls, count: int, k: int, rows: NDArray[np.int64] | None, radius: float | None, offset: int) -> Scope:

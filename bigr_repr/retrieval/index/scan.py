@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming
 from bigr_repr.retrieval.codes.live import Gaps, stored_rows
+from bigr_repr.retrieval.codes.rows import flagged
 from bigr_repr.retrieval.index.blocks import comparing, rows_a_block, second_level_cache
 from bigr_repr.retrieval.index.workers import on_all_cores
 from bigr_repr.system.threads import cores
@@ -28,9 +29,17 @@ _SHARDS_A_CORE: Final = 4  # so that a core that is busy elsewhere, or wakes lat
 _ROWS_A_NEIGHBOR: Final = 2048  # shorter shards spend more on filling heaps anew than more of them save
 _QUERIES: Final = 64  # at a time, which bounds what is held
 _GATHERED: Final = 1 << 20  # bytes of chosen codes copied at a time: they are read again while still in the cache
-_AHEAD: Final = 1024  # neighbors, among which those that pass a wide filter are looked for before anything is copied
+_WIDE: Final = 0.3  # share of rows that pass a filter, from which a few queries are compared with all rows
+_FEW: Final = 8  # queries, up to which copying codes is what takes the time
+_AHEAD: Final = 1024  # neighbors, among which those that pass are looked for before distances are picked
+_PLACES: Final = 8  # where a sample of so many rows each is taken
+_PROBE: Final = 512
+_PROBES: Final = 32  # nearest rows of the sample that are looked at
+_ALIKE: Final = 0.7  # of the share of all rows that pass: what must pass of the nearest of the sample
+_PICKED: Final = 1 << 16  # distances held at a time: they are picked from while still in the cache
 _GONE: Final = 32  # rows more than are wanted, of which some may be gone
 _PENDING: Final = 1 << 22  # candidates kept before they are merged
+_NONE: Final = np.iinfo(np.int64).max  # as a sorting key: no row
 _ROW_BITS: Final = 40  # of a sorting key: distance above, row below
 _SMALL: Final = 64 << 20  # bytes of codes, times queries, that NumPy compares in less time than FAISS takes to load
 
@@ -59,11 +68,18 @@ def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanne
     return _split(np.concatenate(merged)) if merged else _split(np.empty((0, k), np.int64))
 
 
-def scan_among(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, rows: NDArray[np.int64]) -> Scanned:
+def scan_among(
+    codes: NDArray[np.uint8],
+    queries: NDArray[np.uint8],
+    k: int,
+    rows: NDArray[np.int64],
+    passing: Callable[[], NDArray[np.bool_]] | None = None,
+) -> Scanned:
     """scan() of some rows, ascending, k <= their number.
 
-    Copying codes together takes longer than comparing one query with them. So where many rows pass, the nearest of all
-    rows are searched first: they are enough unless the filter leaves out just what is near.
+    Copying codes together takes longer than comparing one query with them. So where many rows pass and queries are few,
+    all rows are compared, and distances are picked instead of codes; for a query alone just the nearest of all, where a
+    sample says that these pass as others do. passing(): whether each row is among them; None: it is made when needed.
     """
     codes, gaps = stored_rows(codes)
     if gaps is not None:
@@ -72,15 +88,61 @@ def scan_among(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, row
     if len(rows) * codes.shape[1] <= _GATHERED:
         near = scan(np.take(codes, rows, axis=0), queries, k)
         return Scanned(rows[near.rows], near.distances)
-    depth = 32 + 4 * k * len(codes) // len(rows)
-    if len(queries) <= 4 and 8 * len(rows) >= len(codes) and depth <= min(_AHEAD, len(codes)):
-        near = scan(codes, queries, depth)
-        passing = rows[np.searchsorted(rows, near.rows).clip(max=len(rows) - 1)] == near.rows
-        if (passing.sum(axis=1) >= k).all():
-            first = np.argsort(~passing, axis=1, kind="stable")[:, :k]
-            return Scanned(np.take_along_axis(near.rows, first, 1), np.take_along_axis(near.distances, first, 1))
+    if len(rows) >= _WIDE * len(codes) and len(queries) <= _FEW and codes.shape[1] % 8 == 0:
+        flags = flagged(rows, len(codes)) if passing is None else passing()
+        wanted = np.ascontiguousarray(queries)
+        if len(queries) == 1 and (found := _passing_ahead(codes, wanted, k, flags, len(rows))) is not None:
+            return found
+        picked = [(codes, wanted, k, flags, shard) for shard in _shards(len(codes), cores())]
+        return _split(_smallest(on_all_cores(_nearest_picked, picked), k))
     parts = [(codes, queries, k, rows[shard]) for shard in _shards(len(rows), cores())]
     return _split(_smallest(on_all_cores(_nearest_among, parts), k))
+
+
+def _passing_ahead(
+    codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, passing: NDArray[np.bool_], count: int
+) -> Scanned | None:
+    """The nearest rows that pass, of which there are so many, among the nearest of all; None: too few of these do."""
+    depth = 32 + 4 * k * len(codes) // count
+    if depth > min(_AHEAD, len(codes)) or len(codes) < _PLACES * _PROBE:
+        return None
+    places = np.linspace(0, len(codes) - _PROBE, _PLACES).astype(np.int64).tolist()
+    probed, flags = (np.concatenate([each[at : at + _PROBE] for at in places]) for each in (codes, passing))
+    nearest = np.argpartition(hamming(probed, queries[0]), _PROBES)[:_PROBES]
+    if flags[nearest].sum() * len(codes) < _ALIKE * _PROBES * count:
+        return None
+    near = scan(codes, queries, depth)
+    at = np.flatnonzero(passing[near.rows[0]])[:k]
+    return Scanned(near.rows[:, at], near.distances[:, at]) if len(at) == k else None
+
+
+def _nearest_picked(
+    codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, passing: NDArray[np.bool_], shard: slice
+) -> NDArray[np.int64]:
+    """Sorting keys (q, k) of the nearest rows of a shard that pass, by the distances of all; _NONE: there are fewer."""
+    import faiss
+
+    step = max(_PICKED // len(queries), _PICKED // 4)
+    apart = np.empty((len(queries), step), np.int32)
+    a, out = faiss.swig_ptr(queries), faiss.swig_ptr(apart)
+    found: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(queries)
+    limits = [np.iinfo(np.int32).max] * len(queries)
+    for start in range(shard.start, shard.stop, step):
+        stop = min(start + step, shard.stop)
+        block, here = codes[start:stop], passing[start:stop]
+        faiss.hammings(a, faiss.swig_ptr(block), len(queries), len(block), codes.shape[1], out)
+        for query, near in enumerate(apart.reshape(-1)[: len(queries) * len(block)].reshape(len(queries), -1)):
+            if len(found[query]) < k < len(near) and np.count_nonzero(here) > k:
+                limits[query] = int(np.partition(near[here], k - 1)[k - 1]) + 1
+            closer = near < limits[query]
+            closer &= here
+            if closer.any():
+                at = closer.nonzero()[0]  # rows ascend, so of equally far ones the earlier are held already
+                keys = np.sort(np.concatenate([found[query], _keys(near[at], at, start)]))[:k]
+                found[query] = keys
+                if len(keys) == k:
+                    limits[query] = int(keys[-1] >> _ROW_BITS)
+    return np.array([np.pad(each, (0, k - len(each)), constant_values=_NONE) for each in found])
 
 
 def _nearest_among(
