@@ -536,7 +536,8 @@ def test_queries_treat_profiles_as_their_index_does(choice: str, tmp_path: Path)
     try:
         state = service.live.current  # type: ignore[union-attr]
         text = base64.b64encode(query.read_bytes()).decode()
-        assert asyncio.run(service.query_of_picture(text, state)).code.tobytes() == index.rows.codes[1].tobytes()
+        (encoded,) = asyncio.run(service.queries_of_pictures([text], state))
+        assert encoded.code.tobytes() == index.rows.codes[1].tobytes()
         other = {"convert": "ignore", "ignore": "convert"}[choice]
         embed_images(tmp_path / "photos", tmp_path / "other", model=model, layers=[2], codes=True, icc=other)
         with pytest.raises(ValueError, match="treats color profiles in another way"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import re
 import tarfile
 import threading
@@ -27,7 +28,16 @@ import bigr_repr as br
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
 from bigr_repr.embed.run import embed_images
-from bigr_repr.retrieval import Filter, HammingIndex, Region, build_index, decode_codes, search_images
+from bigr_repr.retrieval import (
+    Filter,
+    HammingIndex,
+    Region,
+    build_index,
+    decode_codes,
+    find_together,
+    push,
+    search_images,
+)
 from bigr_repr.serve import Access, Limits, Service, create_app
 
 BASE = "http://127.0.0.1"
@@ -196,7 +206,7 @@ def test_filters_and_later_pages_are_the_librarys(folder: Path, pre: Pretrained,
     [
         ("/search", b"{", "the body is not JSON: "),
         ("/search", b"", "the body: is required"),
-        ("/search", b"{}", "give one of image, code, id and row; found none"),
+        ("/search", b"{}", "give one of image, code, id, row and queries; found none"),
         ("/search", b'{"row": 0, "k": 0}', "k: input should be greater than or equal to 1"),
         ("/search", b'{"row": 0, "color": 1}', "color: there is no such field; see /docs"),
         ("/codes", b"{}", "input: is required"),
@@ -454,3 +464,79 @@ def test_an_index_is_replaced_without_a_wrong_answer(tmp_path: Path, pre: Pretra
 def test_another_models_index_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ValueError, match="weights_sha256"):
         Service(tiny_model(seed=1), index=folder / "bits")
+
+
+# ---- several queries, groups, stores
+
+
+def test_several_queries_are_one(client: TestClient, folder: Path) -> None:
+    index = HammingIndex.load(folder / "bits")
+    weights = [1, 0.5, -1]
+    body = [{"id": "00003.png", "weight": 1}, {"row": 7, "weight": 0.5}, {"image": encoded(picture(11)), "weight": -1}]
+    for more in ({}, {"match": "*1*"}, {"radius": 4000.0}, {"region": {"x": 0, "y": 0, "w": 0.5, "h": 1}}):
+        found = client.post("/search", json={"queries": body, "k": 6, **more}).json()
+        region = Region.of_fractions(0, 0, 0.5, 1, index.token_layout()) if "region" in more else None
+        truth = find_together(
+            index, index.rows.codes[[3, 7, 11]], weights, 6, region=region, radius=more.get("radius"),  # type: ignore[arg-type]
+            where=Filter(match=more.get("match")),  # type: ignore[arg-type]
+        )  # fmt: skip
+        assert [hit["row"] for hit in found["hits"]] == truth.rows[0].tolist()
+        assert found["code"] is None
+    for wrong, said in (
+        ({"queries": [{"row": 1, "weight": -1}]}, "one of them above 0"),
+        ({"queries": [{"row": 1, "id": "x"}]}, "queries.0: give one of image, code, id and row; found id, row"),
+        ({"queries": [{"row": 1}], "row": 2}, "found row, queries"),
+        ({"queries": [{"row": 1, "weight": float("nan")}]}, "queries.0.weight"),
+        ({"queries": [{"row": 1}] * 33}, "33 items are outside 1..32"),
+        ({"queries": [{"row": 4000}]}, "no such row"),
+    ):
+        answer = client.post("/search", content=json.dumps(wrong), headers={"Content-Type": "application/json"})
+        assert 400 <= answer.status_code < 500
+        assert said in answer.json()["error"]["message"]
+
+
+def test_hits_are_grouped_under_nearer_ones(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", 12)
+    for number in (3, 4):
+        (tmp_path / "pictures" / f"again{number}.png").write_bytes((tmp_path / "pictures" / "00003.png").read_bytes())
+    embed_images(tmp_path / "pictures", tmp_path / "data", model=pre, codes=True, layers=[2])
+    index = build_index(tmp_path / "data", tmp_path / "index", binarizer="bits")
+    with _client(Service(pre, index=tmp_path / "index", images=tmp_path / "pictures")) as opened:
+        found = opened.post("/search", json={"id": "00003.png", "k": 4, "group": 0}).json()
+        first = found["hits"][0]
+        assert [first["id"], *(each["id"] for each in first["members"])] == ["00003.png", "again3.png", "again4.png"]
+        assert len(found["hits"]) == 4
+        assert len({hit["row"] for hit in found["hits"]} | {each["row"] for each in first["members"]}) == 6
+        assert opened.get(first["members"][0]["image"]).status_code == 200
+        again = opened.post("/search", json={"id": "00003.png", "k": 3, "group": 0, "offset": 1}).json()
+        assert again["hits"] == found["hits"][1:]
+        assert opened.post("/search", json={"row": 1, "group": index.n_bits + 1}).status_code == 400
+
+
+def test_a_store_is_served(folder: Path, pre: Pretrained, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    index = HammingIndex.load(folder / "bits")
+    place = f"lancedb:{tmp_path / 'store'}"
+    push(index, place)
+    with _client(Service(pre, index=place, images=folder / "pictures", poll_seconds=0.05)) as opened:
+        about = opened.get("/about").json()
+        assert (about["rows"], about["kind"], about["pictures"], about["together"]) == (40, "flat", True, False)
+        for query in ({"image": encoded(picture(9))}, {"id": "00009.png"}, {"row": 9}, {"row": 9, "match": "*1*"}):
+            found = opened.post("/search", json={"k": 5, **query}).json()
+            truth = index.find(index.rows.codes[9], 5, where=Filter(match=query.get("match")))  # type: ignore[arg-type]
+            assert [hit["distance"] for hit in found["hits"]] == truth.distances[0].tolist()
+            assert found["hits"][0]["id"] == truth.ids[0][0]
+        assert opened.get("/image/9").content == opened.get(f"/image/9?version={about['version']}").content
+        assert opened.get("/image/9").status_code == 200
+        for refused in ({"queries": [{"row": 1}]}, {"row": 1, "group": 3}, {"row": 1, "rescore": 3}):
+            assert opened.post("/search", json=refused).status_code == 400
+        assert opened.get("/image/9?decoded=true").status_code == 400
+        assert opened.post("/search", json={"id": "none.png"}).status_code == 404
+        index.remove(["00009.png"])
+        push(index, place)
+        until = time.monotonic() + 20
+        while opened.get("/about").json()["rows"] == 40 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert opened.get("/about").json()["rows"] == 39
+        assert opened.post("/search", json={"id": "00009.png"}).status_code == 404
+        assert opened.post("/search", json={"row": 9, "k": 1}).json()["hits"][0]["id"] == "00010.png"

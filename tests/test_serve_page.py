@@ -217,3 +217,28 @@ def test_the_api_page_lists_every_path(open_page: Callable[..., Any]) -> None:
     page.goto(page.url.split("?")[0] + "docs")
     playwright.expect(page.locator("article", has_text="/v1/embeddings")).to_contain_text("encoding_format")
     assert page.locator("article").count() >= 9
+
+
+def test_more_pictures_join_the_query_and_near_duplicates_gather(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.fill("#id", "00004.png")
+    page.press("#id", "Enter")
+    playwright.expect(page.locator("#status")).to_have_text("The nearest 24 of 30 pictures.")
+    names = page.locator(".hit .id")
+    before = names.all_text_contents()
+    card = page.locator(".card").nth(2)
+    card.hover()
+    card.get_by_role("button", name="Unlike").click()
+    playwright.expect(page.locator("#status")).to_have_text("The nearest 24 of 30 pictures to 2 together.")
+    assert page.locator("#others .id").all_text_contents() == [before[2]]
+    assert before[2] not in names.all_text_contents()[:3]
+    page.locator(".hit").nth(1).focus()
+    page.keyboard.press("+")
+    playwright.expect(page.locator("#status")).to_have_text("The nearest 24 of 30 pictures to 3 together.")
+    page.get_by_role("button", name="Leave out").first.click()
+    page.get_by_role("button", name="Leave out").first.click()
+    playwright.expect(page.locator("#status")).to_have_text("The nearest 24 of 30 pictures.")
+    assert names.all_text_contents() == before
+    with page.expect_response("**/search") as answered:
+        page.locator("#group").evaluate("(range) => { range.value = 20; range.dispatchEvent(new Event('change')); }")
+    assert answered.value.request.post_data_json["group"] == int(0.2 * 192)

@@ -12,21 +12,19 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 from PIL import Image
-from starlette.exceptions import HTTPException
 
 from bigr_repr._version import __version__
 from bigr_repr.images.find import escape_path
-from bigr_repr.images.formats import ImageError
 from bigr_repr.retrieval.codes.filters import Filter
 from bigr_repr.retrieval.codes.regions import Region
+from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.serve import metrics
-from bigr_repr.serve.batching import QueueFullError
-from bigr_repr.serve.guard import COOKIE, RefusedError, RequestGuard, error_body, session
+from bigr_repr.serve.errors import handle_errors
+from bigr_repr.serve.guard import COOKIE, RefusedError, RequestGuard, session
 from bigr_repr.serve.live_index import IndexState
 from bigr_repr.serve.schemas import (
     About,
@@ -39,18 +37,29 @@ from bigr_repr.serve.schemas import (
     EmbeddingsBody,
     ErrorAnswer,
     HitAnswer,
+    MemberAnswer,
+    QueryBody,
     SearchAnswer,
     SearchBody,
     listed,
 )
-from bigr_repr.serve.service import Query, SearchOptions, Service, index_code, query_of_code, query_of_row
+from bigr_repr.serve.searching import (
+    Hit,
+    Query,
+    SearchOptions,
+    ServedIndex,
+    codes_are_tokens,
+    column_names,
+    index_code,
+    query_of_code,
+)
+from bigr_repr.serve.service import Service
 from bigr_repr.serve.settings import Access
 from bigr_repr.system.pages import TOKENS, render
 
 _PAGE: Final = FilePath(__file__).parent / "search_page.html"
 _STATIC: Final = FilePath(__file__).parent / "static"
 _FOREVER: Final = "private, max-age=86400, immutable"  # addresses name the index's version
-_IMAGE_STATUS: Final = {"too-large": 413, "timeout": 422, "crashed": 422, "unsupported": 415, "not-an-image": 415}
 
 
 def create_app(service: Service, access: Access | None = None) -> FastAPI:
@@ -86,51 +95,6 @@ def mount_static(app: FastAPI, path: str = "/static", folder: FilePath = _STATIC
         return FileResponse(TOKENS)
 
     app.mount(path, StaticFiles(directory=folder))
-
-
-def handle_errors(app: FastAPI) -> None:
-    """Errors as OpenAI's API words them, none with a path of this machine."""
-
-    def answer(status: int, code: str, message: str) -> JSONResponse:
-        headers = {"Retry-After": "1"} if status == 429 else None
-        return JSONResponse(error_body(status, code, message), status, headers)
-
-    async def refused(request: Request, error: Any) -> Response:
-        return answer(error.status, error.code, error.message)
-
-    async def image(request: Request, error: Any) -> Response:
-        return answer(_IMAGE_STATUS.get(error.kind, 400), error.kind, str(error))
-
-    async def value(request: Request, error: Exception) -> Response:
-        return answer(400, "invalid", str(error))
-
-    async def full(request: Request, error: Exception) -> Response:
-        return answer(429, "busy", str(error))
-
-    async def invalid(request: Request, error: Any) -> Response:
-        return answer(422, "invalid", _in_words(error.errors()[0]))
-
-    async def http(request: Request, error: Any) -> Response:
-        return answer(error.status_code, "http", str(error.detail))
-
-    handlers = {
-        RefusedError: refused, ImageError: image, ValueError: value, QueueFullError: full,
-        RequestValidationError: invalid, HTTPException: http,
-    }  # fmt: skip
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
-
-
-def _in_words(error: dict[str, Any]) -> str:
-    """What is wrong with a body, from what the validator says."""
-    place, kind, said = ".".join(str(part) for part in error["loc"][1:]), error["type"], str(error["msg"])
-    if kind == "json_invalid":
-        return f"the body is not JSON: {error.get('ctx', {}).get('error', 'it cannot be read')}"
-    if kind == "value_error":
-        said = said.removeprefix("Value error, ")
-    known = {"extra_forbidden": "there is no such field; see /docs", "missing": "is required"}
-    said = known.get(kind, said[:1].lower() + said[1:])
-    return f"{place}: {said}" if place else f"the body: {said}" if kind != "value_error" else said
 
 
 router = APIRouter()  # what a search page asks
@@ -219,14 +183,18 @@ async def about(service: Served) -> About:
     return About(
         model=config.name, image_size=config.image_size, layers=config.generator.layers, layer=service.default_layer,
         rows=service.rows, version=None if state is None else state.version,
-        kind=None if index is None else index.settings.kind, n_bits=None if index is None else index.n_bits,
+        kind=None if index is None else _kind(index), n_bits=None if index is None else index.n_bits,
         token_bits=None if layout is None else layout.n_bits,
         grid=None if layout is None else (layout.width, layout.height), decodable=layout is not None,
         pictures=index is not None and index.provenance is not None,
-        rescore=index is not None and index.rows.vectors is not None,
-        columns={} if index is None else index.rows.column_names,
+        rescore=isinstance(index, HammingIndex) and index.rows.vectors is not None,
+        columns={} if index is None else column_names(index), together=isinstance(index, HammingIndex),
         most_neighbors=service.limits.neighbors, most_images=service.limits.images,
     )  # fmt: skip
+
+
+def _kind(index: ServedIndex) -> str:
+    return index.settings.kind if isinstance(index, HammingIndex) else index.header.kind
 
 
 # ---- pictures to numbers
@@ -275,8 +243,7 @@ async def codes(body: CodesBody, service: Served) -> CodesAnswer:
         if index.provenance is None:
             raise RefusedError(400, "invalid", "this index does not say which model its codes come from")
         found = [index_code(index, each) for each in await service.encode_as(index, pictures)]
-        own = index.has_tokens and index.rows.tokens is None
-        bits, per_token = index.n_bits, generator.code_bits if own else None
+        bits, per_token = index.n_bits, generator.code_bits if codes_are_tokens(index) else None
     return CodesAnswer(codes=[_base64(code) for code in found], n_bits=bits, bits_per_token=per_token)
 
 
@@ -289,40 +256,46 @@ async def search(body: SearchBody, service: Served, request: Request) -> SearchA
     if body.k > service.limits.neighbors:
         raise RefusedError(422, "invalid", f"k: {body.k} is more than {service.limits.neighbors}")
     state = _state(service, body.version)
-    query = await _query(service, state, body)
+    asked: list[QueryBody] = [body] if body.queries is None else [*body.queries]
+    _check_count(service, len(asked))
+    queries = await _queries(service, state, asked)
     region = None if body.region is None else (body.region.x, body.region.y, body.region.w, body.region.h)
     ids = None if body.ids is None else tuple(escape_path(id) if isinstance(id, str) else id for id in body.ids)
     options = SearchOptions(
         k=body.k, where=Filter(where=body.where, match=body.match, ids=ids), radius=body.radius, offset=body.offset,  # type: ignore[arg-type]
-        region=region, rescore=body.rescore, effort=body.effort,
+        region=region, rescore=body.rescore, effort=body.effort, group=body.group,
+        weights=None if body.queries is None else tuple(query.weight for query in body.queries),
     )  # fmt: skip
-    hits = await service.search(state, query, options)
+    hits = await service.search(state, queries, options)
     return SearchAnswer(
-        hits=[
-            HitAnswer(
-                row=hit.row, id=hit.id, distance=hit.distance, columns=hit.columns,
-                image=_address(request, hit.row, state),
-            )
-            for hit in hits
-        ],
-        metric="cosine" if body.rescore else "bits",
-        n_bits=_compared(state, region), rows=len(state.index), version=state.version, code=_base64(query.code),
+        hits=[_answer(request, hit, state) for hit in hits], metric="cosine" if body.rescore else "bits",
+        n_bits=_compared(state, region), rows=len(state.index), version=state.version,
+        code=_base64(queries[0].code) if body.queries is None else None,
     )  # fmt: skip
 
 
-def _address(request: Request, row: int, state: IndexState) -> str:
-    return f"{request.app.url_path_for('image', row=row)}?version={state.version}"
+def _answer(request: Request, hit: Hit, state: IndexState) -> HitAnswer:
+    def shown(each: Hit) -> dict[str, Any]:
+        address = f"{request.app.url_path_for('image', row=each.row)}?version={state.version}"
+        return {"row": each.row, "id": each.id, "distance": each.distance, "image": address}
+
+    members = [MemberAnswer(**shown(each)) for each in hit.members]
+    return HitAnswer(**shown(hit), columns=hit.columns, members=members)
 
 
-async def _query(service: Service, state: IndexState, body: SearchBody) -> Query:
-    if body.image is not None:
-        return await service.query_of_picture(body.image, state)
-    if body.code is not None:
-        return query_of_code(state.index, _code(body.code, "code"))
-    row = body.row if body.id is None else await service.row_of(state, body.id)
+async def _queries(service: Service, state: IndexState, asked: list[QueryBody]) -> list[Query]:
+    """The queries that are asked for; pictures are encoded together."""
+    encoded = iter(await service.queries_of_pictures([each.image for each in asked if each.image is not None], state))
+    return [next(encoded) if each.image is not None else await _query(service, state, each) for each in asked]
+
+
+async def _query(service: Service, state: IndexState, asked: QueryBody) -> Query:
+    if asked.code is not None:
+        return query_of_code(state.index, _code(asked.code, "code"))
+    row = asked.row if asked.id is None else await service.row_of(state, asked.id)
     if row is None or row >= len(state.index):
         raise RefusedError(404, "row", "the index has no such row")
-    return query_of_row(state.index, row)
+    return await service.query_of_row(state, row)
 
 
 def _compared(state: IndexState, region: tuple[float, float, float, float] | None) -> int:
@@ -354,7 +327,11 @@ async def image(row: int, service: Served, version: str | None = None, decoded: 
         raise RefusedError(404, "row", "the index has no such row")
     headers = {"Cache-Control": "no-store" if version is None else _FOREVER}
     if decoded:
-        pixels = (await service.decode([state.index.tokens[row]]))[0]
+        tokens = (await service.query_of_row(state, row)).tokens
+        if tokens is None:
+            state.index.token_layout()  # raises
+            raise RefusedError(400, "invalid", "this index holds no tokenizer codes")
+        pixels = (await service.decode([tokens]))[0]
         return Response(_png(pixels), media_type="image/png", headers=headers)
     photo = await service.photo(state, row)
     if photo is None:

@@ -1,4 +1,4 @@
-"""An index folder that may be replaced at any time: the newest whole state of it, and the one before.
+"""An index, folder or store, that may be replaced at any time: its newest whole state, and the one before.
 
 Knows nothing of requests.
 """
@@ -8,47 +8,111 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.index.folder import MANIFEST
 from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.stores.open import is_store, open_store
+from bigr_repr.serve.searching import ServedIndex
 
 log = logging.getLogger(__name__)
-_Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IndexState:
-    """One state of an index folder. version: the first digits of its manifest's SHA-256."""
+    """One state of an index. version: the first digits of a SHA-256 of what tells states apart."""
 
     version: str
-    index: HammingIndex
+    index: ServedIndex
+
+
+class Opener(Protocol):
+    """Where an index is."""
+
+    def stamp(self) -> Hashable | None:
+        """What differs when the index has been replaced; None: it is not there."""
+        ...
+
+    def open(self) -> IndexState:
+        """Its newest state.  Raises OSError or ValueError."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderOpener:
+    """An index folder."""
+
+    folder: Path
+
+    def stamp(self) -> tuple[int, int, int] | None:
+        """See Opener."""
+        try:
+            found = (self.folder / MANIFEST).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def open(self) -> IndexState:
+        """See Opener."""
+        manifest = self.folder / MANIFEST
+        for _ in range(10):
+            before = manifest.read_bytes() if manifest.is_file() else b""
+            index = HammingIndex.load(self.folder)
+            if manifest.read_bytes() == before:
+                break
+        return IndexState(version=hashlib.sha256(before).hexdigest()[:12], index=index)
+
+
+@dataclass(frozen=True)
+class StoreOpener:
+    """An index in a store."""
+
+    place: str
+    name: str
+
+    def stamp(self) -> str | None:
+        """See Opener."""
+        try:
+            return open_store(self.place, self.name).version
+        except OSError:
+            return None
+
+    def open(self) -> IndexState:
+        """See Opener."""
+        index = open_store(self.place, self.name)
+        return IndexState(version=hashlib.sha256(index.version.encode()).hexdigest()[:12], index=index)
+
+
+def opener_of(index: PathLike, name: str) -> Opener:
+    """What opens an index folder, or the index that was pushed to a store under a name."""
+    return StoreOpener(str(index), name) if is_store(str(index)) else FolderOpener(Path(index))
 
 
 class LiveIndex:
-    """An index folder, opened; a thread looks every `interval` seconds whether it changed, and opens it again.
+    """An index, opened; a thread looks every `interval` seconds whether it changed, and opens it again.
 
     A request takes `current` once and works with that state to its end: the old files stay mapped while it does. A
     state that cannot be opened, or that check(index) refuses with ValueError, is logged, and the old one stays.
     reloaded(ok): called after each attempt.
 
-    Raises what HammingIndex.load raises, and what check raises, for the first state.
+    Raises what HammingIndex.load or open_store raises, and what check raises, for the first state.
     """
 
     def __init__(
         self,
-        folder: PathLike,
+        opener: Opener,
         *,
-        check: Callable[[HammingIndex], None] = lambda index: None,
+        check: Callable[[ServedIndex], None] = lambda index: None,
         reloaded: Callable[[bool], None] = lambda ok: None,
         interval: float = 1.0,
     ) -> None:
-        self.folder = Path(folder)
+        self._opener = opener
         self._check, self._reloaded, self._interval = check, reloaded, interval
-        self._stamp = self._stat()
+        self._stamp = opener.stamp()
         self._states = [self._open()]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="index", daemon=True)
@@ -70,7 +134,7 @@ class LiveIndex:
 
     def _watch(self) -> None:
         while not self._ended.wait(self._interval):
-            stamp = self._stat()
+            stamp = self._opener.stamp()
             if stamp is None or stamp == self._stamp:
                 continue
             try:
@@ -86,18 +150,6 @@ class LiveIndex:
             self._reloaded(True)
 
     def _open(self) -> IndexState:
-        manifest = self.folder / MANIFEST
-        for _ in range(10):
-            before = manifest.read_bytes() if manifest.is_file() else b""
-            index = HammingIndex.load(self.folder)
-            if manifest.read_bytes() == before:
-                break
-        self._check(index)
-        return IndexState(version=hashlib.sha256(before).hexdigest()[:12], index=index)
-
-    def _stat(self) -> _Stamp | None:
-        try:
-            found = (self.folder / MANIFEST).stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        state = self._opener.open()
+        self._check(state.index)
+        return state

@@ -97,13 +97,38 @@ class RegionBody(_Body):
     h: float = Field(gt=0, le=1)
 
 
-class SearchBody(_Body):
-    """One of image, code, id and row says what to search for. version: of the index that a row is of."""
+class QueryBody(_Body):
+    """One of image, code, id and row says what to search for; row: of the version that the search names."""
 
     image: Picture | None = None
     code: Code | None = None
     id: str | None = Field(None, max_length=1 << 16)
     row: int | None = Field(None, ge=0)
+
+    @property
+    def given(self) -> list[str]:
+        """Which of them are given."""
+        return [name for name in ("image", "code", "id", "row") if getattr(self, name) is not None]
+
+
+class WeightedQuery(QueryBody):
+    """One of several that are one query. weight: its share; a negative one asks for what is far from it."""
+
+    weight: float = Field(1, ge=-1000, le=1000, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one(self) -> WeightedQuery:
+        if len(self.given) != 1:
+            raise ValueError(f"give one of image, code, id and row; found {', '.join(self.given) or 'none'}")
+        return self
+
+
+class SearchBody(QueryBody):
+    """One query, or several in `queries`. version: of the index that rows are of."""
+
+    queries: list[WeightedQuery] | None = Field(
+        None, min_length=1, description="Several as one: the distance is the weighted mean of those from each."
+    )
     version: str | None = None
     k: int = Field(10, ge=1)
     offset: int = Field(0, ge=0, le=1 << 20, description="Hits to leave out at the front, as later pages do.")
@@ -118,34 +143,43 @@ class SearchBody(_Body):
     region: RegionBody | None = None
     rescore: int = Field(0, ge=0, le=1000, description="Order this many times k hits by their vectors; 0: do not.")
     effort: int | None = Field(None, ge=0, description="Of an approximate index.")
+    group: int | None = Field(
+        None, ge=0, description="Hits that differ from a nearer one in at most so many bits stand under it."
+    )
 
     @model_validator(mode="after")
     def _one_query(self) -> SearchBody:
-        given = [name for name in ("image", "code", "id", "row") if getattr(self, name) is not None]
+        given = [*self.given, *(["queries"] if self.queries is not None else [])]
         if len(given) != 1:
-            raise ValueError(f"give one of image, code, id and row; found {', '.join(given) or 'none'}")
+            raise ValueError(f"give one of image, code, id, row and queries; found {', '.join(given) or 'none'}")
         return self
 
 
-class HitAnswer(BaseModel):
-    """One row that was found. image: where its photograph is. columns: what the index keeps of it."""
+class MemberAnswer(BaseModel):
+    """A hit that stands under a nearer one that it nearly repeats. image: where its photograph is."""
 
     row: int
     id: str | int
     distance: float
     image: str
+
+
+class HitAnswer(MemberAnswer):
+    """One row that was found. columns: what the index keeps of it. members: hits that stand under it."""
+
     columns: dict[str, str | int | float | bool | None] = {}
+    members: list[MemberAnswer] = []
 
 
 class SearchAnswer(BaseModel):
-    """Hits, nearest first. metric: what distances are. n_bits: compared. code: the query's."""
+    """Hits, nearest first. metric: what distances are. n_bits: compared. code: the query's; null for several."""
 
     hits: list[HitAnswer]
     metric: Literal["bits", "cosine"]
     n_bits: int
     rows: int
     version: str
-    code: str
+    code: str | None
 
 
 class DecodeBody(_Body):
@@ -170,7 +204,8 @@ class DecodeAnswer(BaseModel):
 class About(BaseModel):
     """What the server has. n_bits: of the index's codes. grid, token_bits: tokens across and down, and bits of the
     tokenizer's codes, if the index holds those: it can be searched by region then, and decoded. rescore: whether it
-    holds vectors. pictures: whether pictures can be queries. columns: to filter by, and what they hold."""
+    holds vectors. pictures: whether pictures can be queries. columns: to filter by, and what they hold. together:
+    whether several queries can be one, and hits grouped."""
 
     model: str
     image_size: int
@@ -186,6 +221,7 @@ class About(BaseModel):
     pictures: bool
     rescore: bool
     columns: dict[str, str] = {}
+    together: bool = False
     most_neighbors: int
     most_images: int
 

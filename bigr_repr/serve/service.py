@@ -9,9 +9,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,22 +21,28 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import code_bytes
 from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.extractor import FeatureExtractor, blocks_of, layer_name
-from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
-from bigr_repr.retrieval.codes.columns import plain_rows
 from bigr_repr.retrieval.codes.decoding import decode_codes
-from bigr_repr.retrieval.codes.filters import Filter
-from bigr_repr.retrieval.codes.provenance import BITS, reading_of
-from bigr_repr.retrieval.codes.regions import Region
+from bigr_repr.retrieval.codes.provenance import reading_of
 from bigr_repr.retrieval.index.hamming import HammingIndex
-from bigr_repr.retrieval.index.neighbors import Within
 from bigr_repr.retrieval.queries import icc_of, model_of
 from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.serve.batching import Batcher, QueueFullError
 from bigr_repr.serve.encoder import Encoder, EncoderOutput, EncodeTask
-from bigr_repr.serve.live_index import IndexState, LiveIndex
+from bigr_repr.serve.live_index import IndexState, LiveIndex, opener_of
 from bigr_repr.serve.metrics import Metrics
 from bigr_repr.serve.pictures import THUMBNAIL, PictureReader, lies_in
+from bigr_repr.serve.searching import (
+    Hit,
+    Query,
+    SearchOptions,
+    ServedIndex,
+    id_of,
+    index_code,
+    query_of_row,
+    row_of,
+    search,
+)
 from bigr_repr.serve.settings import Limits
 from bigr_repr.system.devices import as_dtype, choose_device
 
@@ -46,46 +51,12 @@ _DEFAULT_LAYER = 12
 _DECODE_BATCH = 8  # codes that become pictures at once: the page asks for a screenful
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Query:
-    """What an index is searched by. code: of the index, uint8 (bytes,). tokens: the tokenizer's code, or None.
-    vector: float32 (D,), or None. Exactly as the index's own rows are."""
-
-    code: NDArray[np.uint8]
-    tokens: NDArray[np.uint8] | None
-    vector: NDArray[Any] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """k: hits at most. where, radius, offset: as of index.neighbors.Within. region: x, y, w, h in shares of the side:
-    compare only inside. rescore: take this many times k by bits, and of them the k nearest by their vectors; 0: do not.
-    effort: of an approximate index."""
-
-    k: int = 10
-    where: Filter | None = None
-    radius: float | None = None
-    offset: int = 0
-    region: tuple[float, float, float, float] | None = None
-    rescore: int = 0
-    effort: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hit:
-    """One row that was found. distance: differing bits, or a cosine distance after rescoring. columns: as kept."""
-
-    row: int
-    id: str | int
-    distance: float
-    columns: dict[str, Any]
-
-
 class Service:
     """A model, and perhaps an index, ready for callers; all methods that wait are coroutines.
 
     pre: the model, on the device that it runs on, or an exported network, which decodes no codes. index: an index
-    folder that this model made, watched for changes. images: the folder that the index's paths are relative to, or the
+    folder that this model made, or a store that it was pushed to under a name, as of open_store; watched for changes.
+    images: the folder that the index's paths are relative to, or the
     tar or Parquet file that was embedded, to show photographs from. image_column: of that Parquet file; None: as it was
     embedded. poll_seconds: between looks at the index folder. Close it after use.
 
@@ -97,6 +68,7 @@ class Service:
         pre: Pretrained | ExportedModel,
         *,
         index: PathLike | None = None,
+        name: str = "images",
         images: PathLike | None = None,
         image_column: str | None = None,
         device: str | None = None,
@@ -109,7 +81,8 @@ class Service:
         self._precision, self._icc = "float32", "convert"
         self.live: LiveIndex | None = None
         if index is not None:
-            self.live = LiveIndex(index, check=self._check_index, reloaded=self._reloaded, interval=poll_seconds)
+            opener = opener_of(index, name)
+            self.live = LiveIndex(opener, check=self._check_index, reloaded=self._reloaded, interval=poll_seconds)
             if made := self.live.current.index.provenance:
                 self._precision, self._icc = made["precision"], icc_of(made)
         self._start(None if device is None else choose_device(device))
@@ -208,7 +181,7 @@ class Service:
         tasks = [EncodeTask(pixels=each, layers=wanted, pool=pool or own, mirror=mirror) for each in pixels]
         return await _all(self._encoding.submit(tasks))
 
-    async def encode_as(self, index: HammingIndex, pictures: Sequence[str]) -> list[EncoderOutput]:
+    async def encode_as(self, index: ServedIndex, pictures: Sequence[str]) -> list[EncoderOutput]:
         """Encode pictures as an index of stated provenance was made.  Raises as encode."""
         assert index.provenance is not None
         reading = reading_of(index.provenance)
@@ -222,27 +195,37 @@ class Service:
                 raise ValueError(f"code {number} has {code.size} bytes; {self.pre.config.name} decodes {length}")
         return await _all(self._decoding.submit(codes))
 
-    async def query_of_picture(self, picture: str, state: IndexState) -> Query:
-        """A picture, encoded as the index was.  Raises as encode, and ValueError for an index without provenance."""
-        made = state.index.provenance
+    async def queries_of_pictures(self, pictures: Sequence[str], state: IndexState) -> list[Query]:
+        """Pictures, encoded as the index was.  Raises as encode, and ValueError for an index without provenance."""
+        if not pictures:
+            return []
+        index, made = state.index, state.index.provenance
         if made is None:
             raise ValueError("this index does not say which model its codes come from; search it by code or id")
-        found = (await self.encode_as(state.index, [picture]))[0]
-        vector = None if made["layer"] is None else found.features[made["layer"]]
-        return Query(code=index_code(state.index, found), tokens=found.tokens, vector=vector)
+        return [
+            Query(
+                code=index_code(index, found), tokens=found.tokens,
+                vector=None if made["layer"] is None else found.features[made["layer"]],
+            )
+            for found in await self.encode_as(index, pictures)
+        ]  # fmt: skip
 
-    async def search(self, state: IndexState, query: Query, options: SearchOptions) -> list[Hit]:
+    async def search(self, state: IndexState, queries: Sequence[Query], options: SearchOptions) -> list[Hit]:
         """The nearest rows.  Raises ValueError for what the index does not have, or options out of range."""
-        return await self._search_thread(lambda: _search(state.index, query, options))
+        return await self._search_thread(lambda: search(state.index, queries, options))
+
+    async def query_of_row(self, state: IndexState, row: int) -> Query:
+        """A row as a query, by what the index stores of it."""
+        return await self._search_thread(lambda: query_of_row(state.index, row))
 
     async def row_of(self, state: IndexState, id: str) -> int | None:
         """The first row with an id; None if there is none."""
-        row = await self._search_thread(lambda: _row_of(state.index, id))
+        row = await self._search_thread(lambda: row_of(state.index, id))
         return None if row < 0 else row
 
     async def photo(self, state: IndexState, row: int) -> NDArray[np.uint8] | None:
         """The photograph of a row, its middle square, uint8 (320, 320, 3); None if it is not at hand."""
-        id = str(state.index.ids[row].as_py())
+        id = await self._search_thread(lambda: id_of(state.index, row))
         source = await self._search_thread(lambda: self._locate(state, id, row))
         if source is None:
             return None
@@ -255,7 +238,8 @@ class Service:
         with self._finding:
             version, finder = self._finder
             if version != state.version:
-                finder = PhotoFinder(self.images, state.index.source, image_column=self._image_column)
+                source = state.index.source if isinstance(state.index, HammingIndex) else None
+                finder = PhotoFinder(self.images, source, image_column=self._image_column)
                 self._finder = state.version, finder
             found = finder.encoded(id, row)
             inside = self.images or Path()
@@ -267,7 +251,7 @@ class Service:
     async def _search_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._searching, work)
 
-    def _check_index(self, index: HammingIndex) -> None:
+    def _check_index(self, index: ServedIndex) -> None:
         """Raises ValueError unless this model made the index, if it states its provenance."""
         if index.provenance is None:
             return
@@ -281,69 +265,6 @@ class Service:
 
     def _reloaded(self, ok: bool) -> None:
         self.metrics.reloads.labels("ok" if ok else "failed").inc()
-
-
-def query_of_row(index: HammingIndex, row: int) -> Query:
-    """A row as a query, by what the index stores of it."""
-    vectors = index.rows.vectors
-    return Query(
-        code=index.rows.codes[row], tokens=index.tokens[row] if index.has_tokens else None,
-        vector=None if vectors is None else vectors[row],
-    )  # fmt: skip
-
-
-def query_of_code(index: HammingIndex, code: NDArray[np.uint8]) -> Query:
-    """A code as a query: as long as the index's; tokenizer codes serve for regions too.  Raises ValueError."""
-    length = index.rows.codes.shape[1]
-    if code.shape != (length,):
-        raise ValueError(f"the code has {code.size} bytes; this index's have {length}")
-    own = index.has_tokens and index.rows.tokens is None
-    return Query(code=code, tokens=code if own else None, vector=None)
-
-
-def index_code(index: HammingIndex, encoded: EncoderOutput) -> NDArray[np.uint8]:
-    """The code by which an index of stated provenance finds an encoded picture: uint8 (bytes,)."""
-    assert index.provenance is not None
-    if index.provenance["of"] == BITS:
-        return encoded.tokens
-    assert index.binarizer is not None
-    code: NDArray[np.uint8] = index.binarizer.encode(encoded.features[index.provenance["layer"]][None])[0]
-    return code
-
-
-def _search(index: HammingIndex, query: Query, options: SearchOptions) -> list[Hit]:
-    k = min(options.k, len(index))
-    if not k:
-        return []
-    within: Within = {"where": options.where, "radius": options.radius, "offset": options.offset}
-    if options.region is not None:
-        if options.rescore:
-            raise ValueError("a region is compared only by bits: leave rescore out")
-        if query.tokens is None:
-            index.token_layout()
-            raise ValueError("a region needs the tokenizer's code of the query: search by picture or id")
-        region = Region.of_fractions(*options.region, index.token_layout())
-        found = index.find_region(query.tokens, region, k, **within)
-    elif options.rescore:
-        if query.vector is None:
-            raise ValueError("rescoring needs a vector of the query: search by picture or id in an index with vectors")
-        vectors, effort = query.vector[None], options.effort
-        found = index.find_rescored(query.code, vectors, k, rescore=options.rescore, effort=effort, **within)
-    else:
-        found = index.find(query.code, k, effort=options.effort, **within)
-    held = np.flatnonzero(found.rows[0] >= 0)
-    rows, ids, distances = (part[0][held] for part in found)
-    return [
-        Hit(row=int(row), id=id if isinstance(id, str) else int(id), distance=float(distance), columns=columns)
-        for row, id, distance, columns in zip(rows, ids, distances, plain_rows(index.rows.columns, rows), strict=True)
-    ]
-
-
-def _row_of(index: HammingIndex, id: str) -> int:
-    try:
-        return int(index.rows.places([escape_path(id)])[0])
-    except ValueError:  # its ids are numbers
-        return int(index.rows.places([int(id)])[0]) if id.isdecimal() and len(id) < 19 else -1
 
 
 async def _all(futures: Sequence[Future[T]]) -> list[T]:

@@ -59,8 +59,13 @@ class LimitOptions:
 def command(
     *,
     index: Annotated[
-        Path | None, typer.Option(help=r"Index folder to search; it may be replaced meanwhile \[default: none].")
+        str | None,
+        typer.Option(
+            help="Index folder to search, or a store that it was pushed to (lancedb:DIR, milvus:URI); it may be "
+            r"replaced meanwhile \[default: none]."
+        ),
     ] = None,
+    name: Annotated[str, typer.Option(help="Name of the index in a store.")] = "images",
     model: Model = DEFAULT_MODEL,
     images: Annotated[
         Path | None,
@@ -89,8 +94,9 @@ def command(
     token = None if listen.token_file is None else read_token(listen.token_file)
     access = Access(host=listen.host, token=token, allowed_hosts=tuple(listen.allow_host or ()))
     service = Service(
-        open_model(model), index=index, images=images, image_column=image_column, device=device, limits=most.limits()
-    )
+        open_model(model), index=index, name=name, images=images, image_column=image_column, device=device,
+        limits=most.limits(),
+    )  # fmt: skip
     what = service.pre.config.name + ("" if index is None else f" and {service.rows:,} rows of {index}")
     run_server(
         create_app(service, access), access, service.limits, listen.port,

@@ -91,8 +91,9 @@ def scan_among(
     if len(rows) >= _WIDE * len(codes) and len(queries) <= _FEW and codes.shape[1] % 8 == 0:
         flags = flagged(rows, len(codes)) if passing is None else passing()
         wanted = np.ascontiguousarray(queries)
-        if len(queries) == 1 and (found := _passing_ahead(codes, wanted, k, flags, len(rows))) is not None:
-            return found
+        ahead = _passing_ahead(codes, wanted, k, flags, len(rows)) if len(queries) == 1 else None
+        if ahead is not None:
+            return ahead
         picked = [(codes, wanted, k, flags, shard) for shard in _shards(len(codes), cores())]
         return _split(_smallest(on_all_cores(_nearest_picked, picked), k))
     parts = [(codes, queries, k, rows[shard]) for shard in _shards(len(rows), cores())]

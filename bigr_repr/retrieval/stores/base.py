@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol, Unpack
 
@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
-from bigr_repr.retrieval.codes.filters import as_filter
+from bigr_repr.retrieval.codes.columns import type_name
+from bigr_repr.retrieval.codes.filters import Filter, as_filter
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.index.neighbors import Found, Neighbors, Scope, Within
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from bigr_repr.retrieval.stores.native import Dialect
 
 _FORMAT: Final = 1
+_SAME: Final = 64  # rows with one id, of which the first is looked for
 _BINARIZER: Final = "binariser"  # in the header it keeps the spelling of the first version
 
 # number of the first row, ids, codes, kept columns
@@ -115,8 +117,8 @@ class StoreTable(Protocol):
         """
         ...
 
-    def codes(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The packed codes of rows, ascending numbers: (n, bytes).  Raises ConnectionError as search does."""
+    def read(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.uint8]]:
+        """Ids and packed codes (n, bytes) of rows, ascending numbers.  Raises ConnectionError as search does."""
         ...
 
 
@@ -204,6 +206,26 @@ class StoreIndex:
             distances[i, : len(order)] = np.array(bits, np.int32)[order]
         return Found(places, ids, distances).cut(scope.radius, scope.offset)
 
+    @property
+    def version(self) -> str:
+        """Of the state that it answers from; another push has another one."""
+        return self._table.version
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """Columns that were pushed, to filter by, and what they hold, in a word."""
+        return {field.name: type_name(field.type) for field in self.header.columns or ()}
+
+    def read(self, rows: Sequence[int]) -> tuple[list[str], NDArray[np.uint8]]:
+        """Ids and packed codes (n, bytes) of rows, ascending.  Raises ConnectionError."""
+        return self._table.read(np.asarray(rows, np.int64))
+
+    def row_of(self, id: str) -> int:
+        """The first row with an id; -1: there is none.  Raises ConnectionError."""
+        any_code = np.zeros((1, code_bytes(self.n_bits)), np.uint8)
+        found = self.find(any_code, min(len(self), _SAME), where=Filter(ids=(id,))).rows
+        return int(min(found[found >= 0], default=-1))
+
     def _hits(self, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None) -> list[Hits]:
         try:
             found = self._table.search(codes, k, effort, where)
@@ -264,7 +286,7 @@ class StoreIndex:
             raise ValueError(f"{len(listed.rows)} query codes but {len(floats)} vectors; give one per code")
 
         def codes_of(query: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-            return self._table.codes(rows)
+            return self._table.read(rows)[1]
 
         rows, distances = asymmetric(self.binarizer, floats, codes_of, listed.rows, scope.depth)
         ids = np.full(rows.shape, None, object)

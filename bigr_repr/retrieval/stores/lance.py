@@ -31,9 +31,9 @@ class _LanceTable:
         """See StoreTable."""
         return self._store.search(self._table, codes, k, effort, where)
 
-    def codes(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.uint8]]:
         """See StoreTable."""
-        return self._store.codes(self._table, rows)
+        return self._store.read(self._table, rows)
 
 
 class LanceStore:
@@ -112,12 +112,13 @@ class LanceStore:
                 found.append((hits.column("row").to_pylist(), hits.column("id").to_pylist(), distances))
         return found
 
-    def codes(self, table: Any, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read(self, table: Any, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.uint8]]:
         """Rows lie in the order in which they were written, which is that of their numbers."""
         with self._reaching():
-            found = table.take_offsets(rows.tolist()).select(["row", "code"]).to_arrow()
+            found = table.take_offsets(rows.tolist()).select(["row", "id", "code"]).to_arrow()
         codes = found.column("code").combine_chunks().values.to_numpy().reshape(len(found), -1)
-        return codes[np.searchsorted(rows, found.column("row").to_numpy()).argsort()]  # type: ignore[no-any-return]
+        order = np.searchsorted(rows, found.column("row").to_numpy()).argsort()
+        return found.column("id").take(order).to_pylist(), codes[order]
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

@@ -43,9 +43,9 @@ class _MilvusTable:
         """See StoreTable."""
         return self._store.search(self.version, codes, k, effort, where)
 
-    def codes(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.uint8]]:
         """See StoreTable."""
-        return self._store.codes(self.version, rows)
+        return self._store.read(self.version, rows)
 
 
 class MilvusStore:
@@ -141,12 +141,13 @@ class MilvusStore:
             found.append((places, names, [round(hit["distance"]) for hit in hits]))
         return found
 
-    def codes(self, collection: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read(self, collection: str, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.uint8]]:
         """By their primary keys."""
         with self._reaching():
-            found = self._client.get(collection, ids=rows.tolist(), output_fields=["row", "code"])
-        by_row = {int(entity["row"]): _packed(entity["code"]) for entity in found}
-        return np.stack([by_row[row] for row in rows.tolist()])
+            found = self._client.get(collection, ids=rows.tolist(), output_fields=["row", "name", "code"])
+        by_row = {int(entity["row"]): (str(entity["name"]), _packed(entity["code"])) for entity in found}
+        listed = [by_row[row] for row in rows.tolist()]
+        return [name for name, _ in listed], np.stack([code for _, code in listed])
 
     @property
     def _header(self) -> str:

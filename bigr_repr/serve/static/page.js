@@ -7,6 +7,7 @@ const SIDE = 2048; // pixels of that copy's longer side
 let about = null;
 let query = null; // {image: data URL} or {row, version, id}
 let region = null; // {x, y, w, h} in tokens
+let others = []; // [{row, version, id, weight, image}]: more pictures that the query is made of
 let running = null;
 const uploads = new Map(); // pictures of the history, by number
 
@@ -22,8 +23,10 @@ async function ask(path, body, signal) {
 }
 
 function source() {
-  if (query.image) return { image: query.image };
-  return query.version ? { row: query.row, version: query.version } : { id: query.id };
+  const one = query.image ? { image: query.image } : query.version ? { row: query.row } : { id: query.id };
+  const version = others[0]?.version ?? query.version;
+  if (!others.length) return { ...one, ...(version && { version }) };
+  return { queries: [{ ...one, weight: 1 }, ...others.map(({ row, weight }) => ({ row, weight }))], version };
 }
 
 function asked() {
@@ -31,6 +34,7 @@ function asked() {
   Object.assign(body, filter());
   if (region) body.region = shares(region);
   else if ($("rescore").checked) body.rescore = 10;
+  if (about.together && +$("group").value >= 0) body.group = Math.floor(+$("group").value / 100 * about.n_bits);
   if (!body.rescore && +$("radius").value < 100) body.radius = Math.floor(+$("radius").value / 100 * bitsCompared());
   return body;
 }
@@ -56,6 +60,7 @@ async function search() {
     } catch (error) {
       if (error.status !== 410) throw error;
       delete query.version; // the index has changed since: its row numbers mean other pictures
+      setOthers([]);
       found = await ask("search", asked(), mine.signal);
     }
     show(found);
@@ -76,7 +81,7 @@ function say(text, wrong = false) {
 }
 
 function show(found) {
-  const part = region ? " by the part you drew" : "";
+  const part = (others.length ? ` to ${others.length + 1} together` : "") + (region ? " by the part you drew" : "");
   say(found.hits.length ? `The nearest ${found.hits.length} of ${found.rows.toLocaleString("en")} pictures${part}.`
     : $("filter").value.trim() ? "No picture passes the filter, or is that near." : "No picture is that near.");
   $("hits").replaceChildren(...found.hits.map((hit) => card(hit, found)));
@@ -92,20 +97,56 @@ function card(hit, found) {
   const alike = cosine ? 1 - hit.distance : 1 - 2 * hit.distance / found.n_bits; // half differ between strangers
   const text = element("span", "text");
   const numbers = element("span", "numbers");
-  numbers.append(element("span", "", {}, cosine ? hit.distance.toFixed(3) : `${hit.distance} bits`));
+  numbers.append(element("span", "", {}, cosine ? hit.distance.toFixed(3) : `${Math.round(hit.distance)} bits`));
   if (!cosine) numbers.append(element("span", "", {}, `${(100 * (1 - hit.distance / found.n_bits)).toFixed(1)} % same`));
   const bar = element("span", "bar");
   const filled = element("i");
   filled.style.width = `${100 * Math.min(1, Math.max(0, alike))}%`;
   bar.append(filled);
   text.append(element("span", "id", {}, String(hit.id).split("/").pop()), numbers, bar);
+  if (hit.members.length) picture.append(element("span", "members", {}, `+${hit.members.length} alike`));
   button.append(picture, text);
   const told = Object.entries(hit.columns).map(([name, value]) => `${name}: ${value ?? "none"}`);
+  told.push(...hit.members.map((each) => `near-duplicate: ${each.id}`));
   if (told.length) button.title = [hit.id, ...told].join("\n");
   button.setAttribute("aria-label", `${hit.id}, ${numbers.textContent}: search for pictures like it`);
   button.addEventListener("click", () => goTo({ row: hit.row, version: found.version, id: String(hit.id) }));
   paint(photo, hit.image);
-  return button;
+  if (!about.together) return button;
+  const held = element("div", "card");
+  const choose = element("span", "choose");
+  for (const [sign, weight, says] of [["+", 1, "Also like"], ["−", -0.5, "Unlike"]]) {
+    const add = element("button", "", { type: "button", tabindex: "-1", title: says, "aria-label": `${says} ${hit.id}` }, sign);
+    add.addEventListener("click", () => include(hit, found.version, weight));
+    choose.append(add);
+  }
+  button.addEventListener("keydown", (event) => {
+    const weight = { "+": 1, "-": -0.5 }[event.key];
+    if (weight) { event.preventDefault(); include(hit, found.version, weight); }
+  });
+  held.append(button, choose);
+  return held;
+}
+
+// One more picture in the query: what is like it, or unlike it.
+function include(hit, version, weight) {
+  const known = others.filter((each) => each.row !== hit.row && each.version === version);
+  setOthers([...known, { row: hit.row, version, id: String(hit.id), weight, image: hit.image }]);
+  search();
+}
+
+function setOthers(next) {
+  others = next;
+  $("together").hidden = !others.length;
+  $("others").replaceChildren(...others.map((each) => {
+    const item = element("li", each.weight < 0 ? "unlike" : "");
+    const photo = element("img", "", { alt: "", decoding: "async" });
+    paint(photo, each.image);
+    const drop = element("button", "", { type: "button", "aria-label": `Leave out ${each.id}`, title: "Leave out" }, "×");
+    drop.addEventListener("click", () => { setOthers(others.filter((other) => other !== each)); search(); });
+    item.append(photo, element("span", "sign", {}, each.weight < 0 ? "−" : "+"), element("span", "id", { title: each.id }, each.id.split("/").pop()), drop);
+    return item;
+  }));
 }
 
 function element(tag, className = "", attributes = {}, text = "") {
@@ -161,6 +202,7 @@ async function paintQuery() {
 
 function goTo(next) {
   region = null;
+  setOthers([]);
   query = next;
   const number = next.image ? uploads.size : null;
   if (next.image) uploads.set(number, next);
@@ -178,6 +220,7 @@ async function begin() {
 
 addEventListener("popstate", ({ state }) => {
   region = null;
+  setOthers([]);
   query = state === null ? fromAddress() : state.number === undefined ? state : uploads.get(state.number) ?? null;
   if (query) begin();
   else { paintQuery(); $("hits").replaceChildren(); say(""); }
@@ -191,7 +234,7 @@ function fromAddress() {
 async function byId(id) {
   goTo({ id });
   try { // to show its picture, its row has to be known
-    const found = await ask("search", { id, k: 1 });
+    const found = await ask("search", { id, k: 1, ids: [id] });
     const hit = found.hits.find((each) => String(each.id) === id);
     if (hit && query.id === id) { query = { ...query, row: hit.row, version: found.version }; paintQuery(); }
   } catch { /* the search itself says what is wrong */ }
@@ -324,13 +367,14 @@ $("bits").addEventListener("change", () => {
   for (const image of $("hits").querySelectorAll("img")) paint(image, image.dataset.photo);
 });
 $("rescore").addEventListener("change", () => { options(); search(); });
-for (const id of ["k", "radius"]) {
+for (const id of ["k", "radius", "group"]) {
   $(id).addEventListener("input", options);
   $(id).addEventListener("change", search);
 }
 
 function options() {
   $("k-value").textContent = $("k").value;
+  $("group-value").textContent = $("group").value === "-1" ? "off" : `up to ${$("group").value} % of the bits`;
   $("radius-value").textContent = $("radius").value === "100" ? "any" : `${$("radius").value} % of the bits`;
   $("radius").disabled = $("rescore").checked && !region;
 }
@@ -348,9 +392,9 @@ addEventListener("keydown", (event) => {
 
 // From picture to picture in the grid.
 function move(event) {
-  const all = [...$("hits").children];
+  const all = [...$("hits").querySelectorAll("button.hit")];
   if (!all.length) return;
-  const columns = all.filter((each) => each.offsetTop === all[0].offsetTop).length;
+  const columns = all.filter((each) => each.getBoundingClientRect().top === all[0].getBoundingClientRect().top).length;
   const now = all.indexOf(document.activeElement);
   const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
   const next = now < 0 ? 0 : now + step;
@@ -376,6 +420,7 @@ try {
   const rows = about.rows.toLocaleString("en");
   $("about").textContent = about.version ? `${rows} pictures · ${about.n_bits.toLocaleString("en")} bits · ${about.model}` : about.model;
   $("rescore-row").hidden = !about.rescore;
+  $("group-row").hidden = !about.together;
   $("bits").disabled = !about.decodable;
   const columns = Object.entries(about.columns);
   $("columns").textContent = columns.length ? `Columns: ${columns.map(([name, kind]) => `${name} (${kind})`).join(", ")}` : "";

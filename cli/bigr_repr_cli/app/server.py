@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, Response
 
 from bigr_repr.serve import Access, Limits, run_server
 from bigr_repr.serve import api as search_api
+from bigr_repr.serve.errors import handle_errors
 from bigr_repr.serve.guard import RequestGuard, error_body
 from bigr_repr.serve.metrics import Metrics
 from bigr_repr.serve.settings import is_loopback
@@ -51,7 +52,7 @@ def build(studio: Studio, folder: Path, access: Access) -> FastAPI:
     app.include_router(search_api.router, prefix="/search")
     search_api.mount_static(app, "/search/static")
     search_api.mount_static(app, "/static", _STATIC)
-    search_api.handle_errors(app)
+    handle_errors(app)
     _handle_errors(app)
     return app
 
