@@ -3,6 +3,8 @@ from .dataset.export import export_embeddings as export_embeddings
 from .dataset.read import Embeddings as Embeddings
 from .dataset.read import EmbeddingSet as EmbeddingSet
 from .dataset.read import read_embeddings as read_embeddings
+from .dataset.status import EmbedStatus as EmbedStatus
+from .dataset.status import embed_status as embed_status
 from .job import EmbedSummary as EmbedSummary
 from .job import Progress as Progress
 from .options import EmbedOptions as EmbedOptions

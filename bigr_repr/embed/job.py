@@ -12,20 +12,31 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bigr_repr.embed.dataset.ledger import CHANGED, Ledger
+from bigr_repr.embed.dataset.ledger import CHANGED, Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, list_inputs, revoke_plan
 from bigr_repr.embed.dataset.schema import Recipe, differences
+from bigr_repr.embed.dataset.status import StatusFile
 from bigr_repr.embed.inputs.changed import reopen, reopen_damaged
 from bigr_repr.embed.inputs.dedup import list_digests, list_duplicates, release_doubles
 from bigr_repr.embed.inputs.update import KnownInputs, changes
 from bigr_repr.embed.options import EmbedOptions
 from bigr_repr.images.find import Source
-from bigr_repr.system.object_store import Place
+from bigr_repr.system.object_store import Place, is_url
 
 RunUnits = Callable[[Plan, Iterable[int]], None]  # does units of a plan
 _UNIT = 1024
 _UNIT_BYTES = 256 << 20
+_AGAIN = (CHANGED, "unreachable")  # failures that any run tries again
 _REMEDY = "name another output folder, or overwrite it"
+
+
+def _worth_another_try(plan: Plan, unit: int, record: UnitRecord) -> bool:
+    """Whether any run tries a unit's failures again: inputs that changed, or were out of reach, or not in a store."""
+    errors = {failure.error for failure in record.failures}
+    if not errors.isdisjoint(_AGAIN) or "missing" not in errors:
+        return not errors.isdisjoint(_AGAIN)
+    entries = plan.entries(unit)
+    return any(failure.error == "missing" and is_url(entries[failure.place].file) for failure in record.failures)
 
 
 class Progress(NamedTuple):
@@ -70,11 +81,14 @@ class EmbedJob:
         recipe: Recipe,
         report: Callable[[Progress], None],
         check: Callable[[], None] = lambda: None,
+        engine: str = "local",
     ) -> None:
         """check: raises when the folder is no longer this run's to write."""
+        self._status = StatusFile(folder, engine)
         self.out, self.folder, self.recipe, self._report, self._check = out, folder, recipe, report, check
         self.ledger = Ledger(out, folder / "units")
         self._progress, self._gone, self._changed = Progress(0, None, 0), 0, 0
+        self._aside: dict[int, str] = {}
 
     def plan(self, old: Plan | None, sources: Iterable[Source], options: EmbedOptions) -> Plan:
         """The plan to follow: the old one, if it is for the same rows of the same inputs; without one, a new one.
@@ -139,10 +153,13 @@ class EmbedJob:
         try:
             run(plan, todo)
             self._check()
+            self._report_aside(plan)
         except BaseException:
             with suppress(OSError):  # the first error is the one to report
                 deque(self.ledger.list_failures(plan.units), maxlen=0)
             raise
+        finally:
+            self._status.tell(*self._progress, ended=True)
         seconds = time.monotonic() - started
         records = filter(None, self.ledger.list_failures(plan.units))
         self.ledger.tidy()  # units of workers that were lost were done by others
@@ -156,12 +173,24 @@ class EmbedJob:
             embedded=plan.inputs - duplicates - done, seconds=seconds, batch_size=self.recipe.batch_size,
         )  # fmt: skip
 
+    def set_aside(self, unit: int, why: str) -> None:
+        """Note a unit that could not be written; others are done all the same."""
+        self._aside[unit] = why
+
+    def _report_aside(self, plan: Plan) -> None:
+        if self._aside:
+            images = sum(map(plan.size, self._aside))
+            raise ConnectionError(
+                f"{len(self._aside)} units of {images:,} images could not be written and were set aside, all else is "
+                f"done; run it again to do them ({next(iter(self._aside.values()))})"
+            )
+
     def _left(self, plan: Plan, retry_failed: bool) -> tuple[list[int], int, int]:
         """Units to do, and how many inputs need nothing more done: all, and those of them that failed."""
         todo, done, failed = [], 0, 0
         for unit, record in enumerate(self.ledger.list_failures(plan.units)):
             left = record.gone if record else 0
-            again = record is not None and any(failure.error == CHANGED for failure in record.failures)
+            again = record is not None and _worth_another_try(plan, unit, record)
             if record is None or again or (retry_failed and record.failures):
                 todo.append(unit)
                 done += left + (record.rows if record else 0)
@@ -172,12 +201,13 @@ class EmbedJob:
     def _listed(self, count: int) -> None:
         self._advance_to(Progress(count, None, 0))
 
-    def advance(self, images: int, failures: int) -> None:
-        """Count images that have been dealt with, failures among them."""
+    def advance(self, images: int, failures: int, by: str = "") -> None:
+        """Count images that have been dealt with, failures among them. by: who did a whole unit of them."""
         done, total, failed = self._progress
-        self._advance_to(Progress(done + images, total, failed + failures))
+        self._advance_to(Progress(done + images, total, failed + failures), by)
 
-    def _advance_to(self, progress: Progress) -> None:
+    def _advance_to(self, progress: Progress, by: str = "") -> None:
         self._check()
         self._progress = progress
+        self._status.tell(*progress, by=by)
         self._report(progress)

@@ -42,7 +42,8 @@ class EmbedOptions:
     since, as units of their own at the end, and again those whose files were written anew (by size and time; not of
     object stores); inputs that are gone are listed in gone.jsonl, and keep their rows unless drop_gone says otherwise.
     verify: read all that earlier runs wrote, and embed again what is not as it was written. overwrite: remove the data
-    set in `out` and begin anew.
+    set in `out` and begin anew. retry_for: seconds that object stores and web servers may be out of reach, at a time,
+    before the run ends; what was out of reach is tried again by the next run.
 
     **Decoding.** icc: "convert" pictures with another ICC profile than sRGB's to sRGB, or "ignore" profiles; None: as
     the data set was begun, or "convert". max_pixels: images with more pixels fail. decode_timeout: seconds that
@@ -81,6 +82,7 @@ class EmbedOptions:
     drop_gone: bool = False
     verify: bool = False
     overwrite: bool = False
+    retry_for: float = 600.0
 
     icc: str | None = None
     max_pixels: int = MAX_PIXELS
@@ -104,6 +106,8 @@ class EmbedOptions:
             raise ValueError("drop_gone belongs to update: only that looks for inputs that are gone")
         if self.engine not in ENGINES:
             raise ValueError(f"engine={self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+        if not 0 <= self.retry_for <= 604800:
+            raise ValueError(f"retry_for={self.retry_for:g} is not within 0..604800 seconds, a week")
         if self.unit_size is not None and self.unit_size < 1:
             raise ValueError(f"unit_size={self.unit_size} must be at least 1")
         _ = self.decoding

@@ -28,6 +28,7 @@ from bigr_repr.images.find import Source
 from bigr_repr.system.files import locked
 from bigr_repr.system.lease import leased
 from bigr_repr.system.object_store import ObjectPath, Place, as_place
+from bigr_repr.system.patience import patience
 
 if TYPE_CHECKING:
     from bigr_repr.checkpoints.pretrained import Pretrained
@@ -70,11 +71,11 @@ def embed_images(
     sources = _begun(_found(inputs, target, options))  # before a model is loaded
     loaded = _load(model, devices, options)
     with ExitStack() as stack:
-        folder, held, check = stack.enter_context(_claimed(target))
+        folder, held, check = stack.enter_context(_claimed(target, options.retry_for))
         old = None if options.overwrite else open_plan(folder)
         icc = options.icc or (icc_of(old.provenance) if old else "convert")
         recipe = replace(loaded.recipe, batch_size=_batch_size(options.batch_size, old, loaded.extractor), icc=icc)
-        job = EmbedJob(target, folder, recipe, on_progress or (lambda progress: None), check)
+        job = EmbedJob(target, folder, recipe, on_progress or (lambda progress: None), check, options.engine)
         plan = job.plan(old, sources, options)
         return job.do(plan, _engine(loaded, job, options, held, stack), retry_failed=options.retry_failed)
 
@@ -141,19 +142,19 @@ def _engine(loaded: _Setup, job: EmbedJob, options: EmbedOptions, held: list[int
 
     recipe = job.recipe
     if loaded.pre is None and len(loaded.devices) <= 1:
-        engine = LocalEngine(loaded.extractor, recipe, job.ledger, recipe.batch_size, options.decoding, job.advance)
-        return engine.run_units
+        size, told = recipe.batch_size, (job.advance, job.set_aside)
+        return LocalEngine(loaded.extractor, recipe, job.ledger, size, options.decoding, *told).run_units
     on_ray = loaded.pre is not None
     order = EngineOptions(
         model=recipe.config.name if on_ray else saved(loaded.given, stack.enter_context(TemporaryDirectory())),
         device=str(options.device or "auto") if on_ray else "",
         compile=options.compile, recipe=recipe, decoding=options.decoding,
         out=str(job.out.resolve()), folder=str(job.folder.resolve()),
-        threads=1 if on_ray else torch.get_num_threads(),
+        threads=1 if on_ray else torch.get_num_threads(), retry_for=options.retry_for,
     )  # fmt: skip
     if loaded.pre is not None:
-        return RayEngine(options.ray_address, order, loaded.pre, job.advance).run
-    return Devices(loaded.devices, order, job.advance, held).run
+        return RayEngine(options.ray_address, order, loaded.pre, job.advance, job.set_aside).run
+    return Devices(loaded.devices, order, job.advance, job.set_aside, held).run
 
 
 def _batch_size(asked: int | str | None, old: Plan | None, extractor: FeatureExtractor) -> int:
@@ -172,11 +173,11 @@ def _begun(sources: Iterator[Source]) -> Iterator[Source]:
 
 
 @contextmanager
-def _claimed(out: Place) -> Iterator[tuple[Place, list[int], Callable[[], None]]]:
+def _claimed(out: Place, retry_for: float) -> Iterator[tuple[Place, list[int], Callable[[], None]]]:
     """The folder in out for what a run has to remember, held for only this process, in a store by a lease.
 
     Also the descriptors that hold it: as long as any process has one open, another run is refused; and what raises
-    RuntimeError once another run has taken over.
+    RuntimeError once another run has taken over. From then on outages of so many seconds are borne.
     """
     folder = out / RUN_FOLDER
     if out.exists() and not out.is_dir():
@@ -184,10 +185,10 @@ def _claimed(out: Place) -> Iterator[tuple[Place, list[int], Callable[[], None]]
     if out.is_dir() and not folder.exists() and (foreign := next(out.glob("part-*.parquet"), None)):
         raise ValueError(f"{foreign} was not written by this program; name another output folder")
     if isinstance(folder, ObjectPath):
-        with leased(folder / "lease", str(out)) as lease:
+        with leased(folder / "lease", str(out)) as lease, patience(retry_for):
             yield folder, [], lease.check
         return
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process is embedding into this folder; wait for it"
-    with locked(folder / "lock", busy) as descriptor:
+    with locked(folder / "lock", busy) as descriptor, patience(retry_for):
         yield folder, [] if descriptor is None else [descriptor], lambda: None

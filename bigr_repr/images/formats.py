@@ -33,7 +33,7 @@ from bigr_repr.images.tiff import open_tiff
 
 ErrorKind = Literal[
     "missing", "unreadable", "empty", "not-an-image", "unsupported", "truncated", "corrupt", "too-large", "timeout",
-    "crashed",
+    "crashed", "unreachable",
 ]  # fmt: skip
 
 
@@ -41,7 +41,8 @@ class ImageError(ValueError):
     """A picture that cannot be had. str() is one line: which picture, what is wrong, and the remedy if there is one.
 
     kind: "missing"      no file there
-          "unreadable"   a folder, a pipe, no permission, or the disk or network failed while reading
+          "unreadable"   a folder, a pipe, no permission, or the disk failed while reading
+          "unreachable"  the store or server that it is in did not answer
           "empty"        a file of no bytes
           "not-an-image" the first bytes are those of no image format
           "unsupported"  an image format, or a variant of one, that this installation cannot decode

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 
 from bigr_repr.images.find import escape_path
-from bigr_repr.images.formats import ImageError, one_line
+from bigr_repr.images.formats import ErrorKind, ImageError, one_line
 from bigr_repr.system.object_store import is_url
 
 # In place of a start: a member that is listed and cannot be read, and why.
@@ -67,5 +67,6 @@ def member_errors(file: str) -> Iterator[None]:
         said = one_line(" ".join(str(error).split()))[:200]
         if isinstance(error, PermissionError | ConnectionError) or getattr(error, "errno", None) or "AWS Error" in said:
             said = getattr(error, "strerror", None) or said
-            raise ImageError("unreadable", f"{name}: {said.removeprefix(f'{name}: ')}") from error
+            kind: ErrorKind = "unreachable" if isinstance(error, ConnectionError) else "unreadable"
+            raise ImageError(kind, f"{name}: {said.removeprefix(f'{name}: ')}") from error
         raise ImageError("corrupt", f"{name}: the file is damaged; fetch it again ({said})") from error

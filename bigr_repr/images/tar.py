@@ -121,7 +121,7 @@ class _Headers(io.RawIOBase):
     def __init__(self, file: Any) -> None:
         super().__init__()
         self._file, self._place, self._start, self._piece, self._content = file, 0, 0, _HEADER, b""
-        self._size: int = file.size() if callable(file.size) else file.size
+        self._size: int = file.size()
 
     def readable(self) -> bool:
         return True

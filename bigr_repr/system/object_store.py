@@ -12,20 +12,23 @@ import io
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from bigr_repr._typing import PathLike
 from bigr_repr.system.http import HttpFileSystem
+from bigr_repr.system.patience import patiently
 from bigr_repr.system.signed import SignedFileSystem, needs_signing
 
 if TYPE_CHECKING:
     import pyarrow.fs
+
+_T = TypeVar("_T")
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _CONNECT, _REQUEST = 5.0, 10.0  # seconds until there is a connection; seconds without a byte
@@ -114,24 +117,39 @@ class ObjectPath(os.PathLike[str]):
             return _open_url(self._url)
 
     def open_input(self) -> Any:
-        """The object to read, with seek(), as a pyarrow file."""
-        with _explained(self._url):
-            return self.filesystem.open_input_file(self.key)
+        """The object to read, with seek() and read_at()."""
+        return _PatientFile(self)
+
+    def _ask(self, call: Callable[[], _T]) -> _T:
+        """What call() gives, with errors in words; asked again while the server does not answer."""
+
+        def once() -> _T:
+            with _explained(self._url):
+                return call()
+
+        return patiently(once, self._url)
 
     def read_bytes(self) -> bytes:
         """The object's bytes."""
-        with _explained(self._url), self.filesystem.open_input_file(self.key) as file:
-            content: bytes = file.readall()
-            return content
+
+        def whole() -> bytes:
+            with self.filesystem.open_input_file(self.key) as file:
+                content: bytes = file.readall()
+                return content
+
+        return self._ask(whole)
 
     def read_piece(self, start: int, size: int) -> bytes:
         """So many bytes from start on; fewer if the object ends there. A thread's last such object stays open."""
         process = os.getpid()
-        with _explained(self._url):
+
+        def piece() -> bytes:
             if getattr(_last, "key", None) != (self._url, process):
                 _last.file, _last.key = self.filesystem.open_input_file(self.key), (self._url, process)
             content: bytes = _last.file.read_at(size, start)
             return content
+
+        return self._ask(piece)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """The object as text."""
@@ -160,8 +178,7 @@ class ObjectPath(os.PathLike[str]):
         return bool(self._info().type == FileType.Directory)
 
     def _info(self) -> Any:
-        with _explained(self._url):
-            return self.filesystem.get_file_info(self.key)
+        return self._ask(lambda: self.filesystem.get_file_info(self.key))
 
     def members(self) -> Iterator[tuple[str, int | None]]:
         """Name and size of each object right below, in no order; of what has objects below itself, None for size.
@@ -170,20 +187,26 @@ class ObjectPath(os.PathLike[str]):
         """
         from pyarrow.fs import FileSelector
 
-        with _explained(self._url):
-            found = self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True))
+        found = self._ask(lambda: self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True)))
         for info in found:
             if info.path == self.key:  # how pyarrow shows that something has an empty name here
                 yield from self._without_name()
             elif info.base_name:  # some stores hold an empty object to stand for the folder
                 yield info.base_name, info.size if info.is_file else None
 
+    def written(self) -> Iterator[tuple[str, float]]:
+        """Name of each object right below, and when it was written, in seconds since 1970; 0.0: not said."""
+        from pyarrow.fs import FileSelector
+
+        found = self._ask(lambda: self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True)))
+        return ((info.base_name, (info.mtime_ns or 0) / 1e9) for info in found if info.is_file)
+
     def _without_name(self) -> Iterator[tuple[str, int | None]]:
         """Objects at any depth below an empty name in this folder."""
         from pyarrow.fs import FileSelector
 
-        with _explained(self._url):
-            found = self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True, recursive=True))
+        select = FileSelector(self.key, allow_not_found=True, recursive=True)
+        found = self._ask(lambda: self.filesystem.get_file_info(select))
         front = f"{self.key}//"
         for info in found:
             if info.is_file and info.path.startswith(front):
@@ -203,17 +226,19 @@ class ObjectPath(os.PathLike[str]):
         """A file to write, which becomes the object when the block ends without an error."""
         content = io.BytesIO()
         yield content
+
         # Nothing may fail between opening and closing but the store itself, for closing is what completes the object.
-        with _explained(self._url):
+        def upload() -> None:
             file = self.filesystem.open_output_stream(self.key)
             file.write(content.getbuffer())
             file.close()
 
+        self._ask(upload)
+
     def replace(self, target: os.PathLike[str]) -> None:
         """Give the object another name: a copy in the store, then a removal; not in one step."""
-        with _explained(self._url):
-            self.filesystem.copy_file(self.key, ObjectPath(os.fspath(target)).key)
-            self.filesystem.delete_file(self.key)
+        self._ask(lambda: self.filesystem.copy_file(self.key, ObjectPath(os.fspath(target)).key))
+        self._ask(lambda: self.filesystem.delete_file(self.key))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object."""
@@ -221,8 +246,63 @@ class ObjectPath(os.PathLike[str]):
             if missing_ok:
                 return
             raise FileNotFoundError(f"{self._url}: no such object")
-        with _explained(self._url):
-            self.filesystem.delete_file(self.key)
+        self._ask(lambda: self.filesystem.delete_file(self.key))
+
+
+class _PatientFile(io.RawIOBase):
+    """An object to read, opened anew and asked again while the server does not answer.  Thread-safe but for seek()."""
+
+    def __init__(self, place: ObjectPath) -> None:
+        super().__init__()
+        self._place, self._at = place, 0
+        self._file: Any = None
+        self._length: int = place._ask(self._open_anew)
+
+    def _open_anew(self) -> int:
+        self._file = self._place.filesystem.open_input_file(self._place.key)
+        size = self._file.size
+        return int(size() if callable(size) else size)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def size(self) -> int:
+        """In bytes."""
+        return self._length
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at}.get(whence, self._length)
+        return self._at
+
+    def read_at(self, size: int, start: int) -> bytes:
+        """So many bytes from start on; fewer where the object ends."""
+
+        def piece() -> bytes:
+            content: bytes = self._file.read_at(size, start)
+            return content
+
+        return self._place._ask(piece)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """So many bytes, or all that follow."""
+        left = max(0, self._length - self._at)
+        content = self.read_at(left if size is None or size < 0 else min(size, left), self._at)
+        self._at += len(content)
+        return content
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
 
 Place = Path | ObjectPath
@@ -290,7 +370,8 @@ _REMEDIES = (
      r"|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|HTTP status 401|authenticat",
      PermissionError, "access refused; check the store's credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
      "GOOGLE_APPLICATION_CREDENTIALS) and the bucket's policy"),
-    (r"NETWORK_CONNECTION|curlCode|REQUEST_TIMEOUT|SLOW_DOWN|SERVICE_UNAVAILABLE|[Tt]imed? ?out",
+    (r"NETWORK_CONNECTION|curlCode|REQUEST_TIMEOUT|SLOW_DOWN|SERVICE_UNAVAILABLE|[Tt]imed? ?out"
+     r"|INTERNAL_FAILURE|HTTP status 5\d\d",
      ConnectionError, "the server does not answer; check AWS_ENDPOINT_URL and the network"),
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ from bigr_repr_cli import app as page
 from bigr_repr_cli.draw import edit, enrich, generate, inpaint, interpolate, outpaint
 from bigr_repr_cli.embed import command as embed
 from bigr_repr_cli.embed import export as embed_export
+from bigr_repr_cli.embed import status as embed_status
 from bigr_repr_cli.models import command as models
 from bigr_repr_cli.parse import repeat_layer
 from bigr_repr_cli.search import codes, index, near_duplicates
@@ -73,6 +74,7 @@ def _options(
 
 app.command("embed")(embed.command)
 app.command("embed export")(embed_export.command)
+app.command("embed status")(embed_status.command)
 app.command("codes")(codes.export)
 app.command("decode")(codes.decode)
 app.command("search")(search.command)

@@ -18,6 +18,7 @@ from bigr_repr.embed.dataset.plan import Plan, open_plan
 from bigr_repr.embed.dataset.schema import Recipe
 from bigr_repr.embed.engines.local import Decoding, LocalEngine
 from bigr_repr.system.object_store import as_place
+from bigr_repr.system.patience import set_patience
 from bigr_repr.system.processes import Child, supported
 from bigr_repr.system.threads import default_workers
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class EngineOptions:
     """What a process has to know. model: a name or folder that load takes; out, folder: as of Ledger, as text.
 
-    threads: for the network, on a CPU.
+    threads: for the network, on a CPU. retry_for: seconds that outages of stores may last.
     """
 
     model: str
@@ -40,8 +41,14 @@ class EngineOptions:
     out: str
     folder: str
     threads: int
+    retry_for: float = 0.0
 
-    def engine(self, on_batch: Callable[[int, int], None], pre: Pretrained | None = None) -> LocalEngine:
+    def engine(
+        self,
+        on_batch: Callable[[int, int], None],
+        on_aside: Callable[[int, str], None],
+        pre: Pretrained | None = None,
+    ) -> LocalEngine:
         """Load the model unless it is given as pre.  Raises ValueError if it is not the recipe's."""
         import torch
 
@@ -49,6 +56,7 @@ class EngineOptions:
         from bigr_repr.features.extractor import FeatureExtractor
         from bigr_repr.system.devices import as_dtype, choose_device
 
+        set_patience(self.retry_for)
         device = choose_device(self.device)
         if device.type == "cpu":
             torch.set_num_threads(self.threads)
@@ -60,7 +68,7 @@ class EngineOptions:
             device=device, compile=self.compile,
         )  # fmt: skip
         ledger = Ledger(as_place(self.out), as_place(self.folder) / "units")
-        return LocalEngine(extractor, self.recipe, ledger, self.recipe.batch_size, self.decoding, on_batch)
+        return LocalEngine(extractor, self.recipe, ledger, self.recipe.batch_size, self.decoding, on_batch, on_aside)
 
 
 class Devices:
@@ -74,11 +82,13 @@ class Devices:
         devices: Sequence[str],
         options: EngineOptions,
         on_batch: Callable[[int, int], None],
+        on_aside: Callable[[int, str], None],
         keep_open: Sequence[int],
     ) -> None:
         if not supported():
             raise ValueError(f"this system runs one device at a time; name one of {', '.join(devices)}")
-        self._devices, self._options, self._on_batch, self._keep_open = devices, options, on_batch, keep_open
+        self._devices, self._options, self._keep_open = devices, options, keep_open
+        self._on_batch, self._on_aside = on_batch, on_aside
         self._own: dict[Any, deque[int]] = {}  # by connection: the rest of the units that it does one after the other
 
     def run(self, plan: Plan, units: Iterable[int]) -> None:
@@ -123,6 +133,8 @@ class Devices:
             connection.send(own.popleft() if own else None)
         elif message == "end":
             return False
+        elif isinstance(message[1], str):
+            self._on_aside(*message)
         else:
             self._on_batch(*message)
         return True
@@ -142,7 +154,7 @@ def _serve(connection: Connection[Any, Any]) -> None:
     """What a process does."""
     options: EngineOptions = connection.recv()
     try:
-        engine = options.engine(lambda images, failures: connection.send((images, failures)))
+        engine = options.engine(lambda *counts: connection.send(counts), lambda *aside: connection.send(aside))
         plan = open_plan(as_place(options.folder))
         assert plan is not None
 

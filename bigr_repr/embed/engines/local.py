@@ -36,7 +36,7 @@ from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.isolated import GuardedLoading, Loaded, Loading
 from bigr_repr.images.parquet import Columns
-from bigr_repr.system.object_store import is_url
+from bigr_repr.system.object_store import ObjectPath, is_url
 from bigr_repr.system.processes import supported
 from bigr_repr.system.threads import map_ahead
 
@@ -47,7 +47,9 @@ log = logging.getLogger(__name__)
 
 _AWAY = 64  # objects in a row that could not be read: it is not the objects
 _HOPELESS = 16  # images in a row without finite numbers: it is not the images
+_REFUSED = 4  # units in a row that a store does not take: it is not the units
 _NON_FINITE = "non-finite"
+_OUT_OF_REACH = ("unreadable", "unreachable")
 
 
 class Unreadable(NamedTuple):
@@ -126,7 +128,10 @@ class _Launched(NamedTuple):
 
 @dataclass
 class LocalEngine:
-    """Does tasks, one after the other. on_batch(images, failures) is called after each batch, from the same thread."""
+    """Does tasks, one after the other. on_batch(images, failures) is called after each batch, from the same thread.
+
+    on_aside(unit, why) is called for a unit that a store refused to take, which the next run does.
+    """
 
     extractor: FeatureExtractor
     recipe: Recipe
@@ -134,6 +139,8 @@ class LocalEngine:
     batch_size: int
     decoding: Decoding
     on_batch: Callable[[int, int], None]
+    on_aside: Callable[[int, str], None] = lambda unit, why: None
+    _refused: int = 0
     _hopeless: int = 0
     _away: int = 0
     _within_reach: Entry | None = None
@@ -253,7 +260,7 @@ class LocalEngine:
     def _watch(self, entries: Sequence[Entry], reasons: Sequence[Unreadable | None]) -> None:
         """Raise ConnectionError when object stores give nothing any more, not even what they gave before."""
         for entry, reason in zip(entries, reasons, strict=True):
-            away = reason is not None and reason.error == "unreadable" and is_url(entry.file)
+            away = reason is not None and reason.error in _OUT_OF_REACH and is_url(entry.file)
             self._away = self._away + 1 if away else 0
             if reason is None and is_url(entry.file):
                 self._within_reach = entry
@@ -297,6 +304,18 @@ class LocalEngine:
         return "its weights are damaged"
 
     def _seal(self, doing: _Doing) -> None:
+        """Write a unit's rows and its record; one that a store does not take is set aside, and others are done."""
+        try:
+            self._write(doing)
+            self._refused = 0
+        except OSError as error:
+            self._refused += 1
+            if not isinstance(self.ledger.out, ObjectPath) or self._refused > _REFUSED:
+                raise
+            log.warning("unit %d is set aside: %s", doing.task.unit, error)
+            self.on_aside(doing.task.unit, str(error))
+
+    def _write(self, doing: _Doing) -> None:
         task = doing.task
         table = pa.concat_tables([self.recipe.schema.empty_table(), *doing.tables]).combine_chunks()
         if task.kept:

@@ -108,14 +108,20 @@ class RayEngine:
 
     address: of a cluster, as ray.init takes it; None: RAY_ADDRESS, or a cluster of only this machine, for this run;
     a connection that this process has already is used as it is. options: for each actor; its device is "auto", "cpu" or
-    "cuda", and decoding.workers are the cores of each (None: one, or a GPU's share of them). on_batch(images, failures)
-    is called for every unit.
+    "cuda", and decoding.workers are the cores of each (None: one, or a GPU's share of them). on_batch(images, failures,
+    by whom) is called for every unit, or on_aside(unit, why).
     """
 
     def __init__(
-        self, address: str | None, options: EngineOptions, pre: Pretrained, on_batch: Callable[[int, int], None]
+        self,
+        address: str | None,
+        options: EngineOptions,
+        pre: Pretrained,
+        on_batch: Callable[[int, int, str], None],
+        on_aside: Callable[[int, str], None],
     ) -> None:
-        self._address, self._options, self._pre, self._on_batch = address, options, pre, on_batch
+        self._address, self._options, self._pre = address, options, pre
+        self._on_batch, self._on_aside = on_batch, on_aside
         self._members: list[_ActorState] = []
         self._pending: dict[Any, tuple[_ActorState, int | None]] = {}  # by what ray.wait waits for; None: the start
         self._todo: deque[list[int]] = deque()
@@ -199,6 +205,9 @@ class RayEngine:
             member.ready = self._begun = True
             return
         member.units.remove(unit)
+        if isinstance(counts, str):
+            self._on_aside(unit, counts)
+            return
         if self._ledger.sealed(unit) is None:
             raise RuntimeError(
                 f"{self._options.out}: what a Ray worker wrote is not to be seen from here; name a folder that all "
@@ -231,7 +240,7 @@ class _Worker:
     def __init__(self, options: EngineOptions, pre: Pretrained) -> None:
         self._options, self._pre = options, pre
         self._units: Queue[int] = Queue()
-        self._sealed: dict[int, Future[tuple[int, int]]] = {}
+        self._sealed: dict[int, Future[tuple[int, int, str] | str]] = {}
         self._images = self._failures = 0
 
     def start(self) -> None:
@@ -242,14 +251,14 @@ class _Worker:
                 f"{self._options.folder}: a Ray worker does not find the plan; name a folder that all nodes share, or "
                 "an object store"
             )
-        engine = self._options.engine(self._count, self._pre)
+        engine = self._options.engine(self._count, self._set_aside, self._pre)
         del self._pre
         engine.ledger = _Announcing(self._options, self._seal)
         Thread(target=self._serve, args=(engine.run_units, plan), daemon=True).start()
 
-    def do(self, unit: int) -> tuple[int, int]:
-        """Do a unit; returns how many images and failures it had, once it is sealed."""
-        done: Future[tuple[int, int]] = Future()
+    def do(self, unit: int) -> tuple[int, int, str] | str:
+        """Do a unit; returns how many images and failures it had, once it is sealed, and by whom; or why it is not."""
+        done: Future[tuple[int, int, str] | str] = Future()
         self._sealed[unit] = done
         self._units.put(unit)
         return done.result()
@@ -271,9 +280,13 @@ class _Worker:
     def _count(self, images: int, failures: int) -> None:
         self._images, self._failures = self._images + images, self._failures + failures
 
+    def _set_aside(self, unit: int, why: str) -> None:
+        self._images = self._failures = 0
+        self._sealed.pop(unit).set_result(why)
+
     def _seal(self, unit: int) -> None:
         counts, self._images, self._failures = (self._images, self._failures), 0, 0
-        self._sealed.pop(unit).set_result(counts)
+        self._sealed.pop(unit).set_result((*counts, f"{socket.gethostname()}, process {os.getpid()}"))
 
 
 class _Announcing(Ledger):

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.images.containers import is_container, why_unreadable
 from bigr_repr.images.find import escape_path
-from bigr_repr.images.formats import ImageError
+from bigr_repr.images.formats import ErrorKind, ImageError
 from bigr_repr.images.member import REASONS
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns, ParquetRows
 from bigr_repr.system.object_store import ObjectPath, is_url
@@ -153,7 +153,8 @@ def fetch(picture: EncodedPicture) -> str | bytes:
         raise ImageError("missing", f"{picture.name}: no such object or file") from None
     except (OSError, ValueError) as error:  # ValueError: no file system takes the URL
         said = str(getattr(error, "strerror", None) or error).removeprefix(f"{source.file}: ")
-        raise ImageError("unreadable", f"{picture.name}: {said}") from error
+        kind: ErrorKind = "unreachable" if isinstance(error, ConnectionError) else "unreadable"
+        raise ImageError(kind, f"{picture.name}: {said}") from error
     if source.size is not None and len(content) < source.size:
         raise ImageError("truncated", f"{picture.name}: {escape_path(source.file)} ends before it does")
     return content

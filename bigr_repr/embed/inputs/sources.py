@@ -115,7 +115,7 @@ def _pictures_in(source: Source, outright: bool, labels: bool, columns: Columns)
             path = f"{source.path}#{member.name}" if member.size is None else front + member.name
             yield Source(path, source.file, member.start, member.size, member.label, member.together)
     except ImageError as error:
-        if error.kind == "unreadable" and is_url(source.file):
+        if error.kind in ("unreadable", "unreachable") and is_url(source.file):
             raise ConnectionError(f"{error}; nothing is listed until it can be read") from error
         yield source  # what is wrong with it is found again, and recorded, when its turn comes
 

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from bigr_repr_cli.embed.options import DecodingOptions, Engine, NetworkSettings, OutputOptions, RowOptions
+from bigr_repr_cli.embed.watch import WatchOptions
 from bigr_repr_cli.flatten import flattened, values_of
 from bigr_repr_cli.options import Json
-from bigr_repr_cli.parse import parse_batch_size, parse_layers
+from bigr_repr_cli.parse import parse_batch_size, parse_duration, parse_layers
 
 _Images = Annotated[
     list[str],
@@ -27,6 +28,7 @@ def command(
     runs: OutputOptions,
     decoding: DecodingOptions,
     computing: NetworkSettings,
+    watching: WatchOptions,
     as_json: Json = False,
 ) -> None:
     """Embed images: one vector per image, in a folder of Parquet files that state their provenance.
@@ -55,7 +57,7 @@ def command(
     if computing.precision in NARROW:
         inputs = list(inputs)
         options = measured(inputs, options)
-    with embedding_progress() as on_progress:
+    with embedding_progress(watching) as on_progress:
         summary = embed_images(inputs, on_progress=on_progress, **options)
     print_summary(summary, as_json=as_json)
     if not summary.rows:
@@ -72,6 +74,7 @@ def _options(
     del values["layer"], values["batch_size"]
     former, dtype = values.pop("old_store_dtype"), values.pop("precision")
     return values | {
+        "retry_for": 0.0 if runs.retry_for == "0" else parse_duration(runs.retry_for),
         "store_dtype": former or columns.store_dtype,
         "dtype": dtype,
         "max_pixels": decoding.max_pixels or MAX_PIXELS,

@@ -122,6 +122,12 @@ class OutputOptions:
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the embeddings that OUT holds, and start over.")
     ] = False
+    retry_for: Annotated[
+        str,
+        typer.Option(
+            help="How long stores and servers may be out of reach, each time, before the run ends: 90s, 10m, 1h; or 0."
+        ),
+    ] = "10m"
     unit_size: Annotated[
         int | None,
         typer.Option(min=1, help=r"Images per Parquet file \[default: 1,024, or fewer if their rows are large]."),

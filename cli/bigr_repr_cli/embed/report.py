@@ -16,6 +16,7 @@ from rich.text import Text
 
 from bigr_repr.embed import EmbeddingSet, EmbedSummary, Progress
 from bigr_repr.images.find import escape_path
+from bigr_repr_cli.embed.watch import Watch, WatchOptions
 
 
 class _Rate(ProgressColumn):
@@ -25,16 +26,19 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def embedding_progress() -> Iterator[Callable[[Progress], None]]:
+def embedding_progress(options: WatchOptions) -> Iterator[Callable[[Progress], None]]:
     """Gives the `on_progress` callback of embed_images."""
     console = Console(stderr=True)
+    terminal = console.is_terminal and not options.log_json
+    watch = Watch(options, lines=not terminal)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Bar(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal) as bar:
+    with Bar(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not terminal) as bar:
         listing = bar.add_task("listing", total=None, note="")
         embedding = None
 
         def show(progress: Progress) -> None:
             nonlocal embedding
+            watch.show(*progress)
             note = f"{progress.failures:,} failed" if progress.failures else ""
             if progress.total is None:
                 bar.update(listing, completed=progress.done)
@@ -50,6 +54,10 @@ def embedding_progress() -> Iterator[Callable[[Progress], None]]:
             bar.stop()
             kept = "finished files are kept, the same command goes on from there"
             raise KeyboardInterrupt("nothing was embedded yet" if embedding is None else kept) from None
+        finally:
+            watch.write(ended=True)
+            if options.log_json:
+                watch.say(ended=True)
 
 
 def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:

@@ -1,0 +1,145 @@
+"""How `bigr-repr embed` shows how far it is: a bar on a terminal, else a line a minute; as JSON; as a metrics file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+_LINE: Final = 60.0  # seconds between lines
+_METRICS: Final = 15.0  # between writings of the metrics file
+_RECENT: Final = 600.0  # that the rate is measured over
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions:
+    """How a run tells how far it is."""
+
+    log_json: Annotated[
+        bool,
+        typer.Option("--log-json", help="Say how far the run is as a line of JSON a minute on stderr, without a bar."),
+    ] = False
+    metrics: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to keep up to date with the run's counts in Prometheus' text format, as for the textfile "
+            r"collector of its node exporter \[default: none]."
+        ),
+    ] = None
+
+
+class Meter:
+    """Counts over time: what is done, how fast lately, and how long the rest takes."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+        self.done, self.failures = 0, 0
+        self.total: int | None = None
+
+    def count(self, done: int, total: int | None, failures: int) -> None:
+        """The counts as they are now; those of the listing do not count as speed."""
+        if (total is None) != (self.total is None):
+            self._marks.clear()
+        now = time.monotonic()
+        if not self._marks or now - self._marks[-1][0] >= 1:
+            self._marks.append((now, done))
+        while now - self._marks[0][0] > _RECENT:
+            self._marks.popleft()
+        self.done, self.total, self.failures = done, total, failures
+
+    @property
+    def rate(self) -> float:
+        """Images per second in the last minutes; 0.0 if that cannot be told yet."""
+        first, done = self._marks[0] if self._marks else (0.0, 0)
+        seconds = time.monotonic() - first
+        return (self.done - done) / seconds if self._marks and seconds > 1 else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest takes at that rate; None if that cannot be told."""
+        return (self.total - self.done) / self.rate if self.total is not None and self.rate else None
+
+    def content(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "phase": "listing" if self.total is None else "embedding", "done": self.done, "total": self.total,
+            "failures": self.failures, "images_per_second": round(self.rate, 2),
+            "seconds_left": None if self.left is None else round(self.left),
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        if self.total is None:
+            return f"listing: {self.done:,} images so far"
+        share = 100 * self.done / max(1, self.total)
+        left = "" if self.left is None else f", about {in_time(self.left)} left"
+        counts = f"{self.done:,} of {self.total:,} images ({share:.1f} %), {self.failures:,} failed"
+        return f"embedding: {counts}, {self.rate:,.1f} images/s{left}"
+
+
+class Watch:
+    """What a run's counts are given to: a line now and then on stderr, and the metrics file."""
+
+    def __init__(self, options: WatchOptions, lines: bool) -> None:
+        self._options, self._lines, self.meter = options, lines, Meter()
+        self._said = self._written = time.monotonic()
+
+    def show(self, done: int, total: int | None, failures: int) -> None:
+        """Count, and tell it if it is time to."""
+        first = total is not None and self.meter.total is None
+        self.meter.count(done, total, failures)
+        now = time.monotonic()
+        if self._lines and (now - self._said >= _LINE or (first and self._options.log_json)):
+            self._said = now
+            self.say()
+        if now - self._written >= _METRICS or first:
+            self._written = now
+            self.write()
+
+    def say(self, **more: Any) -> None:
+        """A line of how far it is."""
+        if self._options.log_json:
+            line = json.dumps({"time": round(time.time(), 3), **self.meter.content(), **more})
+        else:
+            line = str(self.meter)
+        typer.echo(line, err=True)
+
+    def write(self, ended: bool = False) -> None:
+        """Write the metrics file, if there is to be one."""
+        from bigr_repr.system.files import replacing
+
+        if self._options.metrics is not None:
+            with nullcontext() if ended else suppress(OSError), replacing(self._options.metrics) as file:
+                file.write(_metrics(self.meter).encode())
+
+
+def _metrics(meter: Meter) -> str:
+    """Counts in Prometheus' text format."""
+    values = {
+        "images_done": ("Images dealt with, failures among them", meter.done),
+        "images_planned": ("Images in all; 0 while they are being listed", meter.total or 0),
+        "images_failed": ("Images that gave no row", meter.failures),
+        "images_per_second": ("Images per second lately", round(meter.rate, 3)),
+        "updated_seconds": ("When this was written, in seconds since 1970", round(time.time(), 3)),
+    }
+    lines = (
+        f"# HELP bigr_repr_embed_{name} {said}\n# TYPE bigr_repr_embed_{name} gauge\nbigr_repr_embed_{name} {value}\n"
+        for name, (said, value) in values.items()
+    )
+    return "".join(lines)
+
+
+def in_time(seconds: float) -> str:
+    """A duration in words, as "3 h 12 min"."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
