@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bigr_repr_cli.parse import parse_duration
 from s3_server import BUCKET, s3_server
 from store_proxy import StoreProxy, store_proxy
 from tiny_model import tiny_model, write_pictures
@@ -140,8 +139,3 @@ def test_patience_ends(proxy: StoreProxy, store: ObjectPath, pre: Pretrained) ->
     with pytest.raises(ConnectionError, match="the server does not answer"):
         run(store / "in", store / "out", pre, on_progress=away, retry_for=1.0)
     assert time.monotonic() - started < 60
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h", 3600), ("1.5d", 129600)])
-def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text, "--retry-for") == seconds

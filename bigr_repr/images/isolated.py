@@ -29,6 +29,7 @@ from bigr_repr.images.decode import center_crop, decode_image
 from bigr_repr.images.formats import ImageError
 from bigr_repr.system.processes import Child
 
+_BYTES_PER_PIXEL, _OWN_BYTES = 20, 2 << 30  # that a decoder may have: 6 GB for the usual 200 million pixels
 _START = 120.0  # seconds that a process may take to begin, on a machine with a lot to do
 
 
@@ -174,10 +175,22 @@ class _DiedError(Exception):
     """A process is gone. str(): how."""
 
 
+def _limit_memory(size: int) -> None:
+    """Let this process have no more than so many bytes, where the system sees to that; then MemoryError is raised."""
+    try:
+        import resource
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = size if most == resource.RLIM_INFINITY else min(size, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+
+
 def _serve(connection: Connection[Any, Any]) -> None:
     """What the process does."""
     warnings.simplefilter("ignore")  # of damaged metadata, which nobody reads here
     loading, timeout = connection.recv()
+    _limit_memory(_BYTES_PER_PIXEL * loading.max_pixels + _OWN_BYTES)
     connection.send_bytes(b"ready")
     while True:
         source, name = connection.recv()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +15,11 @@ from typing import Any, Final
 
 _SECONDS: Final = 10.0  # without a byte
 _ATTEMPTS: Final = 3
+
+
+def without_password(text: str) -> str:
+    """Text with stars in place of the passwords of URLs in it, as https://name:***@host/path."""
+    return re.sub(r"(?<=://)([^/@:\s]*):[^/@\s]+@", r"\1:***@", text)
 
 
 class HttpFileSystem:
@@ -41,7 +47,7 @@ class HttpFile(io.RawIOBase):
 
     def __init__(self, url: str, name: str | None = None) -> None:
         super().__init__()
-        self._url, self._name, self._place = url, name or url, 0
+        self._url, self._name, self._place = url, name or without_password(url), 0
         self._whole: bytes | None = None
 
     def readable(self) -> bool:

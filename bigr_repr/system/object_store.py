@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from bigr_repr._typing import PathLike
-from bigr_repr.system.http import HttpFileSystem
+from bigr_repr.system.http import HttpFileSystem, without_password
 from bigr_repr.system.patience import patiently
 from bigr_repr.system.signed import SignedFileSystem, needs_signing
 
@@ -378,13 +378,15 @@ _REMEDIES = (
 
 @contextmanager
 def _explained(url: str) -> Iterator[None]:
-    """Say in one line what went wrong with a URL."""
+    """Say in one line what went wrong with a URL, without the password that may be in it."""
     try:
         yield
     except Exception as error:  # each file system has errors of its own
-        said = " ".join(str(error).split())
+        said, url = without_password(" ".join(str(error).split())), without_password(url)
         if said.startswith(url):
-            raise
+            if said == " ".join(str(error).split()):
+                raise
+            raise type(error)(said) from None
         for pattern, kind, remedy in _REMEDIES:
             if re.search(pattern, said):
                 raise kind(f"{url}: {remedy} ({_cause(said)})") from error

@@ -38,16 +38,6 @@ def stored_layer(text: str | None) -> int | str | None:
     return layers[0]
 
 
-def parse_duration(text: str, option: str) -> float:
-    """Seconds out of "90", "90s", "10m", "1h" or "2d".  Raises BadParameter for anything else."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        return float(number) * units[unit]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no duration, as 90s, 10m or 1h", param_hint=option) from None
-
-
 def parse_decimals(text: str, option: str) -> list[float]:
     """Numbers with commas between them.  Raises BadParameter for anything else."""
     try:

@@ -59,7 +59,7 @@ def export_embeddings(
         dtype = np.dtype(np.uint8)
     else:
         shape = (opened.rows, *opened.shape(layer))
-        dtype = np.dtype(opened.schema.field(opened.column(layer)).type.value_type.to_pandas_dtype())
+        dtype = opened.dtype
     batches = _batches(opened, layer, codes)
     if target.suffix == ".npy":
         names = target.with_suffix(".paths.txt")

@@ -108,6 +108,12 @@ class EmbeddingSet:
         bits: int | None = self.provenance["n_bits"]
         return bits
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the stored vectors: float32 or float16."""
+        dtype: np.dtype[Any] = np.dtype(self.provenance["dtype"])
+        return dtype
+
     def shape(self, layer: int | str | None = None) -> tuple[int, ...]:
         """Of one vector of a layer: (D,), or (N, D) if tokens were not pooled."""
         size: int = self.schema.field(self.column(layer)).type.list_size
@@ -162,10 +168,9 @@ class EmbeddingSet:
 
     def read(self, layer: int | str | None = None) -> Embeddings:
         """All rows at once."""
-        column, paths, start = self.column(layer), list[str](), 0
+        paths, start = list[str](), 0
         texts: dict[str, list[str]] = {name: [] for name in _TEXTS if name in self.schema.names}
-        stored = self.schema.field(column).type.value_type.to_pandas_dtype()
-        vectors = np.empty((self.rows, *self.shape(layer)), stored)
+        vectors = np.empty((self.rows, *self.shape(layer)), self.dtype)
         codes = None if self.n_bits is None else np.empty((self.rows, -(-self.n_bits // 8)), np.uint8)
         for batch in self.batches(layer):
             end = start + len(batch.paths)

@@ -115,6 +115,7 @@ class Recipe:
             "package_version": __version__,
             "model": self.config.name,
             "weights_sha256": self.weights,
+            "network": {"heads": generator.heads, "rope_base": generator.rope_base, "norm_eps": generator.norm_eps},
             "layers": list(self.layers),
             "pooling": self.pool,
             "shape": list(self.shape(self.layers[0] if self.layers else 0)),
@@ -188,4 +189,6 @@ def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What makes rows of two provenances incomparable, each as "field was …, is …"; none: they may share a data set."""
     before, after = ({_SAID.get(name, name): value for name, value in each.items()} for each in (old, new))
+    if "network" not in before or "network" not in after:  # written by an earlier version
+        before.pop("network", None), after.pop("network", None)
     return provenance.differences(before, after, ignored=_WRITER)

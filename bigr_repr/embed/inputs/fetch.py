@@ -20,6 +20,7 @@ from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ErrorKind, ImageError
 from bigr_repr.images.member import REASONS
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns, ParquetRows
+from bigr_repr.system.http import without_password
 from bigr_repr.system.object_store import ObjectPath, is_url
 
 _SPAN: Final = 8 << 20  # bytes of an object that are read together
@@ -85,7 +86,8 @@ def pictures_of_units(
                 yield EncodedPicture(entry.path, why_unreadable(entry.file, columns))
             elif entry.start is None:
                 yield EncodedPicture(
-                    escape_path(entry.file), Piece(entry.file, 0, None) if is_url(entry.file) else entry.file
+                    without_password(escape_path(entry.file)),
+                    Piece(entry.file, 0, None) if is_url(entry.file) else entry.file,
                 )
             elif entry.start < 0:
                 yield EncodedPicture(entry.path, ImageError("unsupported", f"{entry.path}: {REASONS[entry.start]}"))
@@ -152,7 +154,7 @@ def fetch(picture: EncodedPicture) -> str | bytes:
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing", f"{picture.name}: no such object or file") from None
     except (OSError, ValueError) as error:  # ValueError: no file system takes the URL
-        said = str(getattr(error, "strerror", None) or error).removeprefix(f"{source.file}: ")
+        said = str(getattr(error, "strerror", None) or error).removeprefix(f"{without_password(source.file)}: ")
         kind: ErrorKind = "unreachable" if isinstance(error, ConnectionError) else "unreadable"
         raise ImageError(kind, f"{picture.name}: {said}") from error
     if source.size is not None and len(content) < source.size:
