@@ -21,7 +21,7 @@ from bigr_repr.images.parquet import PARQUET, USUAL_COLUMNS, Columns, parquet_pa
 from bigr_repr.system.object_store import ObjectPath, as_place, is_url
 from bigr_repr.system.threads import map_ahead
 
-_OPENED: Final = 32  # containers that are opened at a time
+_OPENED: Final = 64  # containers that are opened at a time
 
 
 def find_sources(
