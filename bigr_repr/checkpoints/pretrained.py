@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bigr_repr._typing import PathLike
-from bigr_repr.checkpoints import adapters, catalog, released
+from bigr_repr.checkpoints import adapters, catalog, hub, released
 from bigr_repr.checkpoints.catalog import CONFIG_FILE, GENERATOR_FILE, TOKENIZER_FILE, ModelEntry, available_models
+from bigr_repr.checkpoints.storage import read_safetensors, state_in, write_folder
 from bigr_repr.checkpoints.text_encoders import TextEncoder, load_text_encoder
 from bigr_repr.checkpoints.weights import assign, fingerprint, without_weights
 from bigr_repr.config import ModelConfig, preset, preset_names
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.system.files import sync_file, sync_folder
 
 __all__ = [
     "Description",
@@ -110,25 +106,36 @@ class Description:
     location: str
 
 
-def load(name: PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Pretrained:
-    """A model by the name of a bundled one, from a folder that `save` wrote, or from "hf:owner/repo/VARIANT".
+def load(
+    name: PathLike,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    local_files_only: bool = False,
+) -> Pretrained:
+    """A model by the name of a bundled one, from a folder that `save` wrote, or from the hub.
 
-    "NAME+FOLDER" is a model with an adapter, as `bigr-repr adapt` writes it. Weights are float32 unless `dtype` is
-    given. The recorded checksum of a folder's weights is verified.
+    "hf:user/name" is a model folder there, "hf:user/name@REVISION" one of its branches, tags or commits, and
+    "hf:owner/repo/VARIANT" the authors' release. "NAME+FOLDER" is a model with an adapter, as `bigr-repr adapt` writes
+    it. Weights are float32 unless `dtype` is given. The recorded checksum of a folder's weights is verified.
+    local_files_only: download nothing.
 
     Raises FileNotFoundError for an unknown name, ValueError for files that are damaged or do not fit together,
     ConnectionError when the hub cannot be reached.
     """
     if (parts := adapters.split_name(str(name))) is not None:
-        return with_adapter(load(parts[0]), parts[1]).to(device, dtype)
-    if str(name).startswith("hf:"):
-        tokenizer, generator = released.fetch(str(name))
+        return with_adapter(load(parts[0], local_files_only=local_files_only), parts[1]).to(device, dtype)
+    if (found := hub.parse_folder_name(str(name))) is not None:
+        folder = hub.fetch_folder(found, local_files_only=local_files_only)
+    elif str(name).startswith("hf:"):
+        tokenizer, generator = released.fetch(str(name), local_files_only=local_files_only)
         return load_official(tokenizer=tokenizer, generator=generator, device=device, dtype=dtype)
-    folder = _find_folder(name)
+    else:
+        folder = _find_folder(name)
     config, checksum = catalog.read_config(folder)
     tokenizer_module, generator_module = _modules(config)
     for module, file in ((tokenizer_module, TOKENIZER_FILE), (generator_module, GENERATOR_FILE)):
-        assign(module, _read_safetensors(folder / file), str(folder / file))
+        assign(module, read_safetensors(folder / file), str(folder / file))
     pre = Pretrained(config, tokenizer_module.float().eval(), generator_module.float().eval())
     _check_sum(folder, checksum, pre.fingerprint)
     return pre.to(device, dtype)
@@ -145,14 +152,14 @@ def with_adapter(base: Pretrained, folder: PathLike) -> Pretrained:
     low_rank: Mapping[str, Tensor] = {}
     settings: dict[str, object] = {}
     if (folder / adapters.LOW_RANK_FILE).exists():
-        low_rank = _read_safetensors(folder / adapters.LOW_RANK_FILE)
+        low_rank = read_safetensors(folder / adapters.LOW_RANK_FILE)
         settings = json.loads((folder / adapters.LOW_RANK_SETTINGS).read_bytes())
     tokenizer, generator = _modules(header.config)
     own = folder / TOKENIZER_FILE
-    encoding = _read_safetensors(own) if own.exists() else _state(base.tokenizer, torch.float32)
+    encoding = read_safetensors(own) if own.exists() else state_in(base.tokenizer, torch.float32)
     assign(tokenizer, encoding, str(own if own.exists() else folder))
-    classes = _read_safetensors(folder / adapters.CLASSES_FILE)
-    state = adapters.adapted_state(_state(base.generator, torch.float32), classes, low_rank, settings)
+    classes = read_safetensors(folder / adapters.CLASSES_FILE)
+    state = adapters.adapted_state(state_in(base.generator, torch.float32), classes, low_rank, settings)
     assign(generator, state, str(folder))
     for module in (tokenizer, generator):
         for weight in module.parameters():  # what is not changed would be shared with the base
@@ -210,9 +217,9 @@ def save(pre: Pretrained, folder: PathLike, *, store_dtype: torch.dtype | None =
     Raises FileExistsError when `folder` holds anything but a model, ValueError when a weight is not finite in
     `store_dtype`, OSError when writing fails (the model that was there remains).
     """
-    parts = {TOKENIZER_FILE: _state(pre.tokenizer, store_dtype), GENERATOR_FILE: _state(pre.generator, store_dtype)}
+    parts = {TOKENIZER_FILE: state_in(pre.tokenizer, store_dtype), GENERATOR_FILE: state_in(pre.generator, store_dtype)}
     digest = fingerprint(_joined(parts[TOKENIZER_FILE], parts[GENERATOR_FILE]))
-    return _write_folder(Path(folder), parts, catalog.config_text(pre.config, digest))
+    return write_folder(Path(folder), parts, catalog.config_text(pre.config, digest))
 
 
 def save_tokenizer(tokenizer: BinaryAutoencoder, folder: PathLike, *, store_dtype: torch.dtype | None = None) -> Path:
@@ -220,8 +227,8 @@ def save_tokenizer(tokenizer: BinaryAutoencoder, folder: PathLike, *, store_dtyp
 
     Arguments, promises and errors are those of `save`.
     """
-    state = _state(tokenizer, store_dtype)
-    return _write_folder(
+    state = state_in(tokenizer, store_dtype)
+    return write_folder(
         Path(folder), {TOKENIZER_FILE: state}, catalog.config_text(tokenizer.config, fingerprint(_joined(state, {})))
     )
 
@@ -238,7 +245,7 @@ def load_tokenizer(name: PathLike, *, device: torch.device | str = "cpu") -> Bin
     config, checksum = catalog.read_tokenizer_config(folder)
     with without_weights():
         tokenizer = BinaryAutoencoder(config)
-    assign(tokenizer, _read_safetensors(folder / TOKENIZER_FILE), str(folder / TOKENIZER_FILE))
+    assign(tokenizer, read_safetensors(folder / TOKENIZER_FILE), str(folder / TOKENIZER_FILE))
     tokenizer.float().eval()
     _check_sum(folder, checksum, tokenizer_fingerprint(tokenizer))
     return tokenizer.to(device)
@@ -265,7 +272,10 @@ def describe(name: PathLike) -> Description:
     Raises as `load` does.
     """
     text = str(name)
-    if text.startswith("hf:") and adapters.split_name(text) is None:
+    if (found := hub.parse_folder_name(text)) is not None:
+        location = str(hub.fetch_folder(found, local_files_only=True))
+        name = location
+    elif text.startswith("hf:") and adapters.split_name(text) is None:
         _, variant = released.parse_hub_name(text)
         if not released.in_cache(text):
             config = catalog.released_config(variant)
@@ -299,17 +309,6 @@ def _joined(tokenizer: Mapping[str, Tensor], generator: Mapping[str, Tensor]) ->
     return {f"{part}.{key}": value for part, state in parts for key, value in state.items()}
 
 
-def _state(module: nn.Module, store_dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Weights in `store_dtype`. Raises ValueError when one is not finite there."""
-    state = {}
-    for key, value in module.state_dict().items():
-        state[key] = value if store_dtype is None else value.to(store_dtype)
-        if state[key].dtype != value.dtype and not state[key].isfinite().all():
-            found = f"{key} reaches {value.abs().max().item():.3g}, which is not finite in store_dtype={store_dtype}"
-            raise ValueError(f"{found}; take torch.bfloat16")
-    return state
-
-
 def _check_sum(folder: Path, recorded: str | None, found: str) -> None:
     if recorded is not None and recorded != found:
         raise ValueError(
@@ -336,55 +335,3 @@ def _find_folder(name: PathLike) -> Path:
     else:
         known = f"bundled are {', '.join(bundled) or 'none'}; all: bigr-repr models list"
     raise FileNotFoundError(f"model={str(name)!r} is neither a bundled model nor a folder; {known}")
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
-    with path.open("rb"):  # a file that is not there or may not be read: the plain OSError
-        pass
-    try:
-        return safetensors.torch.load_file(path)
-    except Exception as error:  # the parser raises its own error and several others
-        raise ValueError(f"{path}: damaged, or not a safetensors file ({error}); get the folder again") from error
-
-
-def _write_folder(target: Path, parts: Mapping[str, Mapping[str, Tensor]], config: str) -> Path:
-    """Write a folder of config.json and one safetensors file per part, as `save` promises. Returns its full path."""
-    target = target.resolve()
-    occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    if occupied and not (target / CONFIG_FILE).is_file():
-        raise FileExistsError(f"{target} exists and is not a model folder; name another place, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
-    staging.mkdir()
-    try:
-        (staging / CONFIG_FILE).write_text(config, encoding="utf-8")
-        for file, state in parts.items():
-            _write_safetensors(staging / file, state)
-            shutil.copymode(staging / CONFIG_FILE, staging / file)  # safetensors' own files are for the owner only
-        files = (*parts, CONFIG_FILE)
-        for file in files:
-            sync_file(staging / file)
-        if occupied:
-            for file in files:
-                (staging / file).replace(target / file)
-            sync_folder(target)
-        else:
-            sync_folder(staging)
-            if target.exists():
-                target.rmdir()  # empty; not every system renames over it
-            staging.rename(target)
-        sync_folder(target.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return target
-
-
-def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    content = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    try:
-        safetensors.torch.save_file(content, path, metadata={"format": "pt"})
-    except safetensors.SafetensorError as error:  # how it reports a full disk
-        place = path.parent.parent
-        raise OSError(
-            f"{path.name} cannot be written in {place} ({error}); free space, or name another place"
-        ) from error

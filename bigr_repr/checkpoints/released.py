@@ -53,15 +53,17 @@ def parse_hub_name(name: str) -> tuple[str, str]:
     if len(parts) != 3 or not all(parts) or parts[2] not in RELEASED:
         variants = ", ".join(RELEASED)
         raise ValueError(
-            f"model={name!r} is unknown; the form is hf:owner/repo/VARIANT, with VARIANT one of {variants}"
+            f"model={name!r} is unknown; the forms are hf:user/name and hf:owner/repo/VARIANT, with VARIANT one of "
+            f"{variants}"
         )
     return f"{parts[0]}/{parts[1]}", parts[2]
 
 
-def fetch(name: str) -> tuple[Path, Path]:
+def fetch(name: str, *, local_files_only: bool = False) -> tuple[Path, Path]:
     """The tokenizer file and the generator file of "hf:owner/repo/VARIANT", downloaded unless the hub's cache has them.
 
-    Raises ConnectionError, which says in one line what to download from where, when that cannot be done.
+    What is downloaded is compared with the release's checksums, where they are known. Raises ValueError for another
+    file than the release's, and ConnectionError, which says in one line what to download from where.
     """
     repository, variant = parse_hub_name(name)
     files = RELEASED[variant].tokenizer, RELEASED[variant].generator
@@ -69,7 +71,11 @@ def fetch(name: str) -> tuple[Path, Path]:
         import huggingface_hub
 
         with _quiet_hub():
-            tokenizer, generator = (Path(huggingface_hub.hf_hub_download(repository, file)) for file in files)
+            known = [file for file in files if _cached(repository, file) is not None]
+            tokenizer, generator = (
+                Path(huggingface_hub.hf_hub_download(repository, file, local_files_only=local_files_only))
+                for file in files
+            )
     except Exception as error:  # the hub's client raises many kinds, its transport's too; all have the same remedy
         local = [Path(file).name for file in files]
         raise ConnectionError(
@@ -78,7 +84,31 @@ def fetch(name: str) -> tuple[Path, Path]:
             f"--generator {local[1]} --out FOLDER, or in Python: "
             f'bigr_repr.load_official(tokenizer="{local[0]}", generator="{local[1]}")'
         ) from error
+    if repository == RELEASE_REPOSITORY:
+        for file, path in zip(files, (tokenizer, generator), strict=True):
+            if file not in known:
+                _require_pin(file, path)
     return tokenizer, generator
+
+
+def _cached(repository: str, file: str) -> str | None:
+    """Where a file of the hub lies in its cache."""
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(repository, file)
+    return found if isinstance(found, str) else None
+
+
+def _require_pin(file: str, path: Path) -> None:
+    """Raises ValueError, and removes a download that is not the file of the release."""
+    pin = RELEASED_SHA256.get(file)
+    if pin is None or (found := sha256_of(path)) == pin:
+        return
+    path.resolve().unlink()
+    path.unlink(missing_ok=True)
+    raise ValueError(
+        f"{file}: what was downloaded has the SHA-256 {found[:12]}…, the release's is {pin[:12]}…; try again"
+    )
 
 
 @contextmanager
@@ -96,11 +126,9 @@ def _quiet_hub() -> Iterator[None]:
 
 def in_cache(name: str) -> bool:
     """Whether both files of "hf:owner/repo/VARIANT" lie in the hub's cache, so that `fetch` needs no network."""
-    import huggingface_hub
-
     repository, variant = parse_hub_name(name)
     files = RELEASED[variant].tokenizer, RELEASED[variant].generator
-    return all(isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str) for file in files)
+    return all(_cached(repository, file) is not None for file in files)
 
 
 def _reason(error: Exception) -> str:

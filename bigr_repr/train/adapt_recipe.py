@@ -46,7 +46,7 @@ class AdaptRecipe:
         most=0.9,
     )
     patience: int = option(
-        5, "Training ends when the held-out loss has not fallen in this many looks at it, twenty a run.", least=1
+        3, "Training ends when the held-out loss has not fallen in this many looks at it, ten a run.", least=1
     )
     rank: int = option(8, "Rank of the low-rank changes.", least=1)
     targets: str = option(

@@ -41,7 +41,7 @@ from bigr_repr.train.trained_part import TrainedPart, begun_with_classes
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[str, int, int], None]
-_LOOKS = 20
+_LOOKS = 10
 _EMA = 0.99
 _FEWEST = 8
 _FAR_BELOW = 3.0  # dB

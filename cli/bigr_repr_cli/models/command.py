@@ -1,4 +1,4 @@
-"""`bigr-repr models`: list, info, import and export."""
+"""`bigr-repr models`: list, info, import, export and push."""
 
 import dataclasses
 import json
@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from bigr_repr_cli.models import export
+from bigr_repr_cli.models import export, push
 from bigr_repr_cli.options import Json
 
-app = typer.Typer(no_args_is_help=True, help="List models, look at one, import released weights, export a network.")
+app = typer.Typer(
+    no_args_is_help=True, help="List models, look at one, import released weights, export a network, publish a model."
+)
 app.command("export")(export.command)
+app.command("push")(push.command)
 
 
 @app.command("list")

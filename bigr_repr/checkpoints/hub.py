@@ -1,0 +1,148 @@
+"""Model folders on the Hugging Face hub: fetching and publishing them. Knows nothing of tensors or released files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from bigr_repr.checkpoints.catalog import ADAPTER_FILE, CONFIG_FILE, GENERATOR_FILE, HUB_PAGE, TOKENIZER_FILE
+
+CARD_FILE: Final = "README.md"
+_MODEL_FILES: Final = (CONFIG_FILE, TOKENIZER_FILE, GENERATOR_FILE)
+_FETCHED: Final = ("*.json", "*.safetensors")
+_PUBLISHED: Final = (*_MODEL_FILES, CARD_FILE, "adapter/*.json", "adapter/*.safetensors", "adapt.html", "adapt.json")
+_LOG_IN: Final = "log in with: hf auth login, or set HF_TOKEN"
+
+
+class HubName(NamedTuple):
+    """A repository on the hub, and a branch, tag or commit of it (None: main)."""
+
+    repository: str
+    revision: str | None
+
+
+class Published(NamedTuple):
+    """Where a model lies after `push`: its page, and the commit, which pins it."""
+
+    url: str
+    commit: str
+
+
+def parse_folder_name(name: str) -> HubName | None:
+    """ "hf:user/name" or "hf:user/name@REVISION"; None for a name of another form."""
+    text, _, revision = name.removeprefix("hf:").partition("@")
+    parts = text.split("/")
+    if not name.startswith("hf:") or len(parts) != 2 or not all(parts):
+        return None
+    return HubName(text, revision or None)
+
+
+def fetch_folder(name: HubName, *, local_files_only: bool = False) -> Path:
+    """The files of a model folder, downloaded unless the hub's cache has them.
+
+    Raises ConnectionError, in one line with the remedy, for whatever keeps them away.
+    """
+    import huggingface_hub
+
+    with hub_errors(name):
+        folder = huggingface_hub.snapshot_download(
+            name.repository, revision=name.revision, allow_patterns=list(_FETCHED), local_files_only=local_files_only
+        )
+    return Path(folder)
+
+
+def push(
+    folder: Path,
+    repository: str,
+    *,
+    card: str,
+    pictures: Mapping[str, bytes] | None = None,
+    private: bool = False,
+    branch: str | None = None,
+    message: str = "Upload model",
+) -> Published:
+    """Upload a model folder, its card and pictures (name: PNG) to `repository`, "user/name", in one commit.
+
+    The repository is made if need be. What an interrupted call has uploaded is not uploaded again.
+    Raises ConnectionError in one line, FileNotFoundError or ValueError for a folder or a name that cannot be published.
+    """
+    import huggingface_hub
+    from huggingface_hub import CommitOperationAdd
+
+    name = HubName(repository, branch)
+    if parse_folder_name(f"hf:{repository}") is None or "@" in repository:
+        raise ValueError(f"repository={repository!r} is not of the form user/name")
+    files = published_files(folder)
+    api = huggingface_hub.HfApi()
+    if huggingface_hub.get_token() is None:
+        raise ConnectionError(f"{repository} cannot be written without a token; {_LOG_IN}")
+    content: dict[str, str | bytes] = {file.relative_to(folder).as_posix(): str(file) for file in files}
+    content |= {CARD_FILE: card.encode(), **(pictures or {})}
+    operations = [CommitOperationAdd(path, data) for path, data in sorted(content.items())]
+    with hub_errors(name):
+        api.create_repo(repository, private=private, exist_ok=True)
+        if branch is not None:
+            api.create_branch(repository, branch=branch, exist_ok=True)
+        done = api.create_commit(repository, operations, commit_message=message, revision=branch)
+    return Published(f"{api.endpoint}/{repository}", done.oid)
+
+
+def published_files(folder: Path) -> list[Path]:
+    """The files of a model folder that `push` uploads. Raises FileNotFoundError for a folder that is no model."""
+    missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
+    if missing:
+        hint = f"; it is an adapter: publish the model it made, the folder above ({ADAPTER_FILE})"
+        is_adapter = (folder / ADAPTER_FILE).is_file()
+        raise FileNotFoundError(
+            f"{folder} is not a model folder, as it has no {', '.join(missing)}{hint if is_adapter else ''}"
+        )
+    return sorted({file for pattern in _PUBLISHED for file in folder.glob(pattern)})
+
+
+@contextmanager
+def hub_errors(name: HubName) -> Iterator[None]:
+    """Errors of the hub's client as a ConnectionError in one line; what it reports of attempts is not shown."""
+    from huggingface_hub.utils import logging as hub_logging
+
+    level = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    except Exception as error:  # the client raises many kinds, its transport's too
+        raise ConnectionError(f"{name.repository}: {_reason(error, name)}") from error
+    finally:
+        hub_logging.set_verbosity(level)
+
+
+def _reason(error: Exception, name: HubName) -> str:
+    """What happened and what to do."""
+    import huggingface_hub
+    import huggingface_hub.errors as e
+
+    cause = error.__cause__ if isinstance(error.__cause__, e.HfHubHTTPError) else error
+    page, status = HUB_PAGE.format(name.repository), getattr(getattr(cause, "response", None), "status_code", None)
+    lost = isinstance(cause, e.RepositoryNotFoundError)
+    away = type(error).__module__.split(".")[0] in ("httpx", "httpcore") or (isinstance(error, OSError) and not status)
+    cases = [
+        (isinstance(cause, e.GatedRepoError), f"the model is gated; ask for access on {page}, then {_LOG_IN}"),
+        (isinstance(cause, e.RevisionNotFoundError), f"there is no revision {name.revision!r}; see {page}/commits"),
+        (
+            status == 401 or (lost and huggingface_hub.get_token() is None),
+            f"it does not exist, or is not public: check the name, or {_LOG_IN}",
+        ),
+        (lost, "it does not exist, or the token may not read it; check name and token"),
+        (status == 403, "the token may not do this; take one with write access to this repository"),
+        (
+            isinstance(error, e.LocalEntryNotFoundError | e.OfflineModeIsEnabled),
+            "no connection, or offline mode, and the files are not in the cache; connect, or name a folder",
+        ),
+        (away, f"the hub cannot be reached ({_in_a_line(error)}); try again: what is uploaded is kept"),
+    ]
+    return next((said for is_so, said in cases if is_so), f"{_in_a_line(cause)}; try again: what is uploaded is kept")
+
+
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

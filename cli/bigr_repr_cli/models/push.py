@@ -1,0 +1,45 @@
+"""`bigr-repr models push`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bigr_repr_cli.options import Json
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder, as adapt and train write it.")],
+    repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the hub; made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    branch: Annotated[str | None, typer.Option(help=r"Branch to write to; made if need be \[default: main].")] = None,
+    license: Annotated[
+        str | None, typer.Option(help=r"License of the weights, as the hub names it: mit, cc-by-4.0 \[default: none].")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Sample pictures to draw for the card; 0: none.")] = 8,
+    message: Annotated[str, typer.Option(help="Commit message.")] = "Upload model",
+    card_only: Annotated[
+        Path | None, typer.Option(help="Write the card and its pictures to this folder, and upload nothing.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a model folder on the Hugging Face hub, with a model card written from its record.
+
+    FOLDER/README.md, if there is one, is taken for the card instead. A token is needed: hf auth login, or HF_TOKEN. An
+    upload that was interrupted goes on when the command is given again."""
+    from bigr_repr.checkpoints.hub import push
+    from bigr_repr.train.card import card_and_pictures
+
+    text, pictures = card_and_pictures(folder, repository, license=license, samples=samples)
+    if card_only is not None:
+        card_only.mkdir(parents=True, exist_ok=True)
+        for name, content in {"README.md": text.encode(), **pictures}.items():
+            (card_only / name).write_bytes(content)
+        typer.echo(f"card: {card_only / 'README.md'}")
+        return
+    done = push(folder, repository, card=text, pictures=pictures, private=private, branch=branch, message=message)
+    if as_json:
+        typer.echo(json.dumps(done._asdict(), indent=2))
+    else:
+        typer.echo(f"{done.url}\nload it with: --model hf:{repository}@{done.commit[:12]}")
