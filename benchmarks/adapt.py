@@ -28,12 +28,13 @@ import record
 from PIL import Image, ImageDraw
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
-from bigr_repr.datasets import ChosenSet, DigitsSet, ImageSet, JoinedSet
+from bigr_repr.datasets import DigitsSet, ImageSet, JoinedSet
 from bigr_repr.evaluate.reports.adapted import figures_of
 from bigr_repr.evaluate.runs.adapted import compare_models
 from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.train import Adapted, AdaptRecipe, adapt
+from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
 
 KINDS = ("circle", "triangle", "star", "spiral", "zigzag", "cross")

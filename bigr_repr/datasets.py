@@ -308,24 +308,6 @@ def _download(name: str, root: str, arguments: dict[str, Any]) -> str:
     return f'with: python -c "import torchvision; torchvision.datasets.{name}({root!r}{given}, download=True)"'
 
 
-class ChosenSet(ImageSet):
-    """Some of the images of a set, by their numbers (n,), with labels (n,) of one's own, or none."""
-
-    def __init__(self, images: ImageSet, rows: IntArray, labels: IntArray | None, names: Sequence[str] = ()) -> None:
-        self._images, self._rows = images, rows
-        self.labels, self.class_names = labels, tuple(names)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def load(self, index: int) -> Image.Image:
-        return self._images.load(int(self._rows[index]))
-
-    def fingerprint(self) -> str:
-        labels = None if self.labels is None else self.labels.tolist()
-        return _fingerprint([self._images.fingerprint(), self._rows.tolist(), labels])
-
-
 def stratified_split(labels: IntArray, share: float, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
     """Row numbers (kept, drawn), sorted: of each class about `share` is drawn, at least one row and never all."""
     order = generator.permutation(len(labels))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tiny_model import tiny_model, write_pictures
 
 import bigr_repr as br
 from bigr_repr.checkpoints.adapters import CLASS_TABLE, with_classes
-from bigr_repr.checkpoints.pretrained import Pretrained, describe, with_adapter
+from bigr_repr.checkpoints.pretrained import Pretrained, describe, tokenizer_fingerprint, with_adapter
 from bigr_repr.evaluate.reports.adapted import ClassShown, adaptation_page, figures_of
 from bigr_repr.evaluate.runs.adapted import compare_models
 from bigr_repr.evaluate.runs.settings import BenchSettings
@@ -126,6 +127,29 @@ def test_training_that_only_harms_leaves_the_model_as_it_was(pictures: Path, bas
     assert made.record["steps"] < 40
     assert made.record["ended_by"] == "a held-out loss that fell no more"
     assert _changed(made) == set()
+
+
+def test_a_tokenizer_trained_too_is_in_the_adapter_and_its_codes_are_others(
+    pictures: Path, base: Path, tmp_path: Path
+) -> None:
+    made = _adapt(pictures, base, tmp_path / "o", tokenizer_too=True)
+    assert made.record["reconstruction_after_db"] > made.record["reconstruction_db"]
+    assert (tmp_path / "o/adapter/tokenizer.safetensors").exists()
+    assert br.load(f"{base}+{made.adapter}").fingerprint == br.load(made.folder).fingerprint
+    fingerprints = {tokenizer_fingerprint(side.tokenizer) for side in (made.before, made.after)}
+    assert len(fingerprints) == 2
+
+
+def test_pictures_far_from_the_models_own_are_warned_of(
+    pictures: Path, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = br.load(base)
+    quality = {"reconstruction": {"psnr_mean_of_images_db": 40.0}}
+    config = dataclasses.replace(model.config, quality=quality)
+    known = br.save(Pretrained(config, model.tokenizer, model.generator), tmp_path / "known")
+    with caplog.at_level(logging.WARNING):
+        _adapt(pictures, known, tmp_path / "o", method="classes")
+    assert "those of its record with 40.0 dB" in caplog.text
 
 
 def test_time_given_ends_it(pictures: Path, base: Path, tmp_path: Path) -> None:

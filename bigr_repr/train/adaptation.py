@@ -20,15 +20,19 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.adapters import with_classes
+from bigr_repr.checkpoints.catalog import TOKENIZER_FILE
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save, with_adapter
 from bigr_repr.config import ModelConfig
-from bigr_repr.datasets import ChosenSet, ImageSet, open_images, stratified_split
+from bigr_repr.datasets import ImageSet, open_images, stratified_split
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.train.adapt_recipe import AdaptRecipe
+from bigr_repr.train.adapt_tokenizer import adapted_tokenizer
 from bigr_repr.train.batches import batches
+from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.generator import GeneratorTask, trial_step
@@ -137,11 +141,13 @@ def _classes(
     return config, taken, np.where(images.labels < 0, -1, numbers[images.labels])
 
 
-def _reconstruction(start: Pretrained, images: ImageSet, rows: NDArray[np.int64]) -> dict[str, float | None]:
+def _reconstruction(
+    start: Pretrained, images: ImageSet, rows: NDArray[np.int64], *, warn: bool
+) -> dict[str, float | None]:
     """How well the tokenizer encodes the pictures, in dB, beside what the model's record says of others."""
     found = reconstruction_db(start.tokenizer, images, rows)
     recorded = dict(start.config.quality.get("reconstruction", {})).get("psnr_mean_of_images_db")
-    if recorded is not None and found < recorded - _FAR_BELOW:
+    if warn and recorded is not None and found < recorded - _FAR_BELOW:
         log.warning(
             "the tokenizer reconstructs these pictures with a PSNR of %.1f dB, those of its record with %.1f dB: its "
             "bits hold less of them; train it too (--tokenizer-too)", found, recorded,
@@ -157,6 +163,7 @@ class _Adaptation:
         self._recipe, self._on_progress, self.start = recipe, on_progress, load(model)
         if self.start.config.generator.condition != "class":
             raise ValueError(f"{model} takes captions, not classes; adapt a model with classes: bigr-repr models list")
+        self._tokenizer = self.start.tokenizer
         self._folder = out.with_name(f".{out.name}.adapting")
         free = {"minutes": None, "patience": None}
         wanted = {
@@ -180,7 +187,9 @@ class _Adaptation:
     ) -> tuple[Pretrained, Path | None, dict[str, Any]]:
         """Encode, train and write: the adapted model, its adapter's folder, and the record."""
         config, taken, labels = _classes(self.start, self._images, self._recipe)
-        quality = _reconstruction(self.start, self._images, held_out)
+        quality = _reconstruction(self.start, self._images, held_out, warn=not self._recipe.tokenizer_too)
+        if self._recipe.tokenizer_too:
+            quality["reconstruction_after_db"] = self._train_tokenizer(kept, held_out, cpu)
         trained_on, looked_at = (
             self._codes(what, rows, labels) for what, rows in (("kept", kept), ("held out", held_out))
         )
@@ -201,6 +210,22 @@ class _Adaptation:
         after, adapter = self._write(dataclasses.replace(config, name=name), part, record, conditional)
         return after, adapter, record
 
+    def _train_tokenizer(self, kept: NDArray[np.int64], held_out: NDArray[np.int64], cpu: bool) -> float:
+        """Take a tokenizer trained on in the place of the model's; how well it then does, in dB."""
+        self._tokenizer, (_, after) = adapted_tokenizer(
+            self.start.tokenizer,
+            self._images,
+            kept,
+            held_out,
+            self._folder / "tokenizer",
+            steps=self._recipe.length(len(kept)),
+            seconds=30 * self._recipe.minutes,
+            seed=self._recipe.seed,
+            cpu=cpu,
+            on_progress=partial(self._on_progress, "training, tokenizer"),
+        )
+        return after
+
     def _codes(self, what: str, rows: NDArray[np.int64], labels: NDArray[np.int64] | None) -> CodeSet:
         """The codes of some rows, from an earlier start if it made them."""
         folder = self._folder / f"codes-{what.replace(' ', '-')}"
@@ -208,7 +233,7 @@ class _Adaptation:
             if not (folder / "codes.json").exists():
                 write_codes(
                     ChosenSet(self._images, rows, None if labels is None else labels[rows]),
-                    self.start.tokenizer,
+                    self._tokenizer,
                     folder,
                     tokenizer_name=self._model,
                     mirror=self._recipe.mirror and what == "kept",
@@ -292,10 +317,12 @@ class _Adaptation:
             training["settings"] = dict(self.start.config.training.get("settings", {}))
         config, beside = dataclasses.replace(config, training=training, quality={}), self._folder / "adapter"
         if self._recipe.method == "full":
-            after = Pretrained(config, self.start.tokenizer, part.model)
+            after = Pretrained(config, self._tokenizer.cpu(), part.model)
         else:
             shutil.rmtree(beside, ignore_errors=True)
             part.write(beside, config, base=self._model, base_sha256=self.start.fingerprint)
+            if self._tokenizer is not self.start.tokenizer:
+                save_file(self._tokenizer.cpu().state_dict(), beside / TOKENIZER_FILE)
             after = with_adapter(self.start, beside)
         adapter = None if self._recipe.method == "full" else self._out / "adapter"
         if PartialState().is_main_process:

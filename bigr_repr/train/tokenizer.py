@@ -20,6 +20,7 @@ from bigr_repr.config import TokenizerConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.batches import Batch, batches
+from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.frozen import float_fingerprint
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
 from bigr_repr.train.losses import PatchDiscriminator, PerceptualDistance, adaptive_weight, augment, hinge_discriminator
@@ -197,11 +198,12 @@ def train_tokenizer(
     *,
     initial: BinaryAutoencoder | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    finished: Callable[[int, ExponentialAverage], bool] | None = None,
 ) -> BinaryAutoencoder:
     """Train a tokenizer on `images` and return it with averaged weights, in eval mode.
 
     `initial` starts from other weights, whose fingerprint is in the run's record. Checkpoints, logs and reconstruction
-    grids go to `settings.out`; a broken run resumes from there.
+    grids go to `settings.out`; a broken run resumes from there. `finished`: as `bigr_repr.train.loop.train`.
     """
     recipe = recipe or TokenizerRecipe()
     with torch.random.fork_rng():
@@ -224,7 +226,7 @@ def train_tokenizer(
         initial="" if initial is None else tokenizer_fingerprint(initial),
     )
     stream = partial(batches, images, image_size=config.image_size, crop=recipe.crop)
-    weights = train(task, stream, settings, record=record, on_step=on_step)
+    weights = train(task, stream, settings, record=record, on_step=on_step, finished=finished)
     trained = BinaryAutoencoder(config)
     trained.load_state_dict(weights)
     return trained.eval()

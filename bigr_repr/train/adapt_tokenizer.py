@@ -1,0 +1,61 @@
+"""A tokenizer trained on with pictures of one's own, before the generator is. Knows nothing of generators."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.checkpoints.pretrained import load_tokenizer, save_tokenizer
+from bigr_repr.datasets import ImageSet
+from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.train.chosen import ChosenSet
+from bigr_repr.train.ema import ExponentialAverage
+from bigr_repr.train.loop import TrainSettings
+from bigr_repr.train.reconstruction import reconstruction_db
+from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
+
+_RATE, _BATCH, _EMA = 2e-4, 16, 0.99
+
+
+def adapted_tokenizer(
+    start: BinaryAutoencoder,
+    images: ImageSet,
+    kept: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+    folder: Path,
+    *,
+    steps: int,
+    seconds: float,
+    seed: int,
+    cpu: bool,
+    on_progress: Callable[[int, int], None],
+) -> tuple[BinaryAutoencoder, tuple[float, float]]:
+    """The tokenizer after at most `steps` or `seconds`, and its PSNR on held-out pictures before and after, in dB.
+
+    It is the one given where training made it no better. Its weights lie in `folder`, where an earlier call left them.
+    """
+    before = reconstruction_db(start, images, held_out)
+    if (folder / "tokenizer").exists():
+        made = load_tokenizer(folder / "tokenizer")
+    else:
+        until = time.monotonic() + seconds
+
+        def finished(done: int, average: ExponentialAverage) -> bool:
+            share = max(done / steps, 1 - (until - time.monotonic()) / seconds)
+            on_progress(round(1000 * min(1.0, share)), 1000)
+            return time.monotonic() >= until
+
+        settings = TrainSettings(
+            out=str(folder / "run"), steps=steps, batch_size=min(_BATCH, len(kept)), learning_rate=_RATE, seed=seed,
+            ema=_EMA, cpu=cpu, keep=1, save_every=max(1, steps // 10), log_every=max(1, steps // 100), tracker="none",
+        )  # fmt: skip
+        recipe = TokenizerRecipe(pixel_loss="l2", perceptual=None, gan_start=None)
+        chosen = ChosenSet(images, kept, None)
+        made = train_tokenizer(chosen, start.config, settings, recipe, initial=start, finished=finished)
+        save_tokenizer(made, folder / "tokenizer")
+    after = reconstruction_db(made, images, held_out)
+    return (made, (before, after)) if after > before else (start, (before, before))

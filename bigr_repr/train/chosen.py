@@ -1,0 +1,30 @@
+"""Some images of a set, to train on. Knows nothing of why they were chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from PIL import Image
+
+from bigr_repr.datasets import ImageSet, IntArray
+
+
+class ChosenSet(ImageSet):
+    """Some of the images of a set, by their numbers (n,), with labels (n,) of one's own, or none."""
+
+    def __init__(self, images: ImageSet, rows: IntArray, labels: IntArray | None, names: Sequence[str] = ()) -> None:
+        self._images, self._rows = images, rows
+        self.labels, self.class_names = labels, tuple(names)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def load(self, index: int) -> Image.Image:
+        return self._images.load(int(self._rows[index]))
+
+    def fingerprint(self) -> str:
+        labels = None if self.labels is None else self.labels.tolist()
+        facts = [self._images.fingerprint(), self._rows.tolist(), labels]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
