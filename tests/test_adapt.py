@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -16,10 +17,11 @@ from tiny_model import tiny_model, write_pictures
 import bigr_repr as br
 from bigr_repr.checkpoints.adapters import CLASS_TABLE, with_classes
 from bigr_repr.checkpoints.pretrained import Pretrained, describe, tokenizer_fingerprint, with_adapter
-from bigr_repr.evaluate.reports.adapted import ClassShown, adaptation_page, figures_of
+from bigr_repr.evaluate.reports.adapted import ClassShown, adaptation_page, figures_of, quality_of
 from bigr_repr.evaluate.runs.adapted import compare_models
 from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.train import Adapted, AdaptRecipe, adapt
+from bigr_repr.train.adaptation import note_quality
 from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
 
 COLORS = {"red": (200, 30, 30), "teal": (20, 150, 150)}
@@ -52,8 +54,8 @@ def _adapt(pictures: Path, base: Path, out: Path, **changes: object) -> Adapted:
 def adapted(pictures: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Adapted]:
     root = tmp_path_factory.mktemp("adapted")
     return {
-        method: _adapt(pictures, base, root / method, method=method, classes="add", learning_rate=0.05)
-        for method in ("classes", "lora", "full")
+        method: _adapt(pictures, base, root / method, method=method, classes="add", learning_rate=rate)
+        for method, rate in {"classes": 0.05, "lora": 0.02, "full": 0.002}.items()
     }
 
 
@@ -102,12 +104,12 @@ def test_the_adapter_on_its_model_is_the_saved_model_bit_for_bit(
     assert adapted["full"].adapter is None
 
 
-def test_what_an_adapter_makes_of_a_model_is_what_peft_makes_of_it(adapted: dict[str, Adapted]) -> None:
+def test_what_an_adapter_makes_of_a_model_is_what_peft_makes_of_it(adapted: dict[str, Adapted], base: Path) -> None:
     import peft
 
     made = adapted["lora"]
     assert made.adapter is not None
-    own = br.load(made.record["base"]).generator
+    own = br.load(base).generator
     merged = peft.PeftModel.from_pretrained(own, str(made.adapter)).merge_and_unload().state_dict()
     ours = made.after.generator.state_dict()
     for name in _changed(made):
@@ -121,10 +123,14 @@ def test_the_best_weights_are_kept_and_the_start_is_among_them(adapted: dict[str
         assert losses[made.record["best_step"]] == min(losses.values())
 
 
-def test_training_that_only_harms_leaves_the_model_as_it_was(pictures: Path, base: Path, tmp_path: Path) -> None:
-    made = _adapt(pictures, base, tmp_path / "o", learning_rate=30.0, patience=1, steps=40)
+def test_training_that_only_harms_leaves_the_model_as_it_was(
+    pictures: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worse = itertools.count(1)
+    monkeypatch.setattr("bigr_repr.train.held_out.held_out_loss", lambda *given, **options: float(next(worse)))
+    made = _adapt(pictures, base, tmp_path / "o", patience=2, steps=40)
     assert made.record["best_step"] == 0
-    assert made.record["steps"] < 40
+    assert made.record["steps"] == 2 * 40 // 10
     assert made.record["ended_by"] == "a held-out loss that fell no more"
     assert _changed(made) == set()
 
@@ -249,3 +255,15 @@ def test_probes_are_measured_and_the_page_shows_every_class(
     page = adaptation_page("mine", made.record, figures, shown)
     assert page.count("data:image/png") == 6
     assert "teal" in page
+
+
+def test_what_was_measured_is_in_the_models_record_and_no_place_on_this_machine_is(
+    pictures: Path, base: Path, tmp_path: Path
+) -> None:
+    made = _adapt(pictures, base, tmp_path / "o", method="classes")
+    note_quality(made, quality_of({"20-NN": (50.0, 75.0)}, made.record, 4))
+    config = br.load(made.folder).config
+    assert config.quality["held_out_pictures"] == {"images": 4, "20-NN": "75.0 % (before: 50.0 %)"}
+    assert config.quality["reconstruction"]["psnr_mean_of_images_db"] == made.record["reconstruction_db"]
+    for file in (made.folder / "config.json", made.folder / "adapter/adapter.json"):
+        assert str(base) not in file.read_text()

@@ -24,11 +24,12 @@ from safetensors.torch import save_file
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.adapters import with_classes
-from bigr_repr.checkpoints.catalog import TOKENIZER_FILE
+from bigr_repr.checkpoints.catalog import CONFIG_FILE, TOKENIZER_FILE, config_text
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save, with_adapter
 from bigr_repr.config import ModelConfig
 from bigr_repr.datasets import ImageSet, open_images, stratified_split
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
+from bigr_repr.system.files import replacing
 from bigr_repr.train.adapt_recipe import AdaptRecipe
 from bigr_repr.train.adapt_tokenizer import adapted_tokenizer
 from bigr_repr.train.batches import batches
@@ -109,6 +110,14 @@ def adapt(
     )
 
 
+def note_quality(made: Adapted, quality: dict[str, Any]) -> None:
+    """Put what was measured into the record of an adapted model, in its config.json."""
+    config = dataclasses.replace(made.after.config, quality=quality)
+    if PartialState().is_main_process:
+        with replacing(made.folder / CONFIG_FILE) as file:
+            file.write(config_text(config, made.after.fingerprint).encode())
+
+
 def _split(images: ImageSet, recipe: AdaptRecipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row numbers of what is trained on, and of what is held out: of each class its share. Without the unlabeled."""
     labels = images.labels
@@ -163,6 +172,8 @@ class _Adaptation:
         self._recipe, self._on_progress, self.start = recipe, on_progress, load(model)
         if self.start.config.generator.condition != "class":
             raise ValueError(f"{model} takes captions, not classes; adapt a model with classes: bigr-repr models list")
+        # Not where a folder lies on this machine: the record is published with the model.
+        self._base = self.start.config.name if Path(model).exists() else model
         self._tokenizer = self.start.tokenizer
         self._folder = out.with_name(f".{out.name}.adapting")
         free = {"minutes": None, "patience": None}
@@ -235,7 +246,7 @@ class _Adaptation:
                     ChosenSet(self._images, rows, None if labels is None else labels[rows]),
                     self._tokenizer,
                     folder,
-                    tokenizer_name=self._model,
+                    tokenizer_name=self._base,
                     mirror=self._recipe.mirror and what == "kept",
                     device=None,
                     on_progress=partial(self._on_progress, f"encoding, {what}"),
@@ -299,7 +310,7 @@ class _Adaptation:
 
     def _facts(self, part: TrainedPart) -> dict[str, Any]:
         return {
-            "base": self._model,
+            "base": self._base,
             "base_sha256": self.start.fingerprint,
             "images": len(self._images),
             "method": self._recipe.method,
@@ -312,7 +323,10 @@ class _Adaptation:
     ) -> tuple[Pretrained, Path | None]:
         """The model folder, and the adapter in it: what is saved is the model with the adapter, bit for bit."""
         known = {key: self.start.config.training.get(key) for key in ("data", "terms")}
-        training = {"adapted": record, "begun_with": {key: value for key, value in known.items() if value}}
+        curve = record["held_out_losses"].values()
+        adapted = {name: value for name, value in record.items() if name != "held_out_losses"}
+        adapted["held_out_loss"] = {"before": next(iter(curve)), "after": min(curve)}
+        training = {"adapted": adapted, "begun_with": {key: value for key, value in known.items() if value}}
         if not conditional:
             training["settings"] = dict(self.start.config.training.get("settings", {}))
         config, beside = dataclasses.replace(config, training=training, quality={}), self._folder / "adapter"
@@ -320,7 +334,7 @@ class _Adaptation:
             after = Pretrained(config, self._tokenizer.cpu(), part.model)
         else:
             shutil.rmtree(beside, ignore_errors=True)
-            part.write(beside, config, base=self._model, base_sha256=self.start.fingerprint)
+            part.write(beside, config, base=self._base, base_sha256=self.start.fingerprint)
             if self._tokenizer is not self.start.tokenizer:
                 save_file(self._tokenizer.cpu().state_dict(), beside / TOKENIZER_FILE)
             after = with_adapter(self.start, beside)

@@ -101,7 +101,8 @@ class _CodeItems(Dataset[Any]):
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
         view = np.array([int(np.random.default_rng([self._seed, p, 1]).integers(self._codes.views)) for _, p in draws])
-        index = np.array([index for index, _ in draws])
+        drawn, epochs = (np.array(each) for each in zip(*((i, p // len(self._codes)) for i, p in draws), strict=True))
+        index = self._codes.numbers(drawn, epochs)
         labels = None if self._codes.labels is None else torch.from_numpy(self._codes.labels[index])
         features = (None, None) if self._features is None else self._features.rows(index, view)
         bits = torch.from_numpy(self._codes.bits(index, view))

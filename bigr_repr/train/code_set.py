@@ -114,6 +114,10 @@ class CodeSet:
         """Versions of each image: 2 with mirror images, else 1."""
         return self.header.views
 
+    def numbers(self, draws: NDArray[np.int64], epochs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which images the draws (n,) of some epochs (n,) are: those, whatever the epoch."""
+        return draws
+
     def bits(self, index: np.ndarray[Any, Any], view: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Bits of images `index` (n,), views `view` (n,): bool (n, N, K)."""
         bits = from_bytes(self._codes[index, view], self.header.n_bits)

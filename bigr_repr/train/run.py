@@ -22,6 +22,7 @@ from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.generator import Sampler, captions_of, for_data, train_generator
 from bigr_repr.train.initial import begun_from, widened
 from bigr_repr.train.loop import TrainSettings
+from bigr_repr.train.mixture import CodeMixture, split_weight
 from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 
@@ -33,12 +34,18 @@ if TYPE_CHECKING:
 
 
 def open_training_data(sources: Sequence[str], columns: Columns = USUAL_COLUMNS) -> ImageSet | CodeSet:
-    """A packed code data set when the one source is a folder of that kind, else an image set.
+    """A packed code data set when the one source is a folder of that kind, several as one, else an image set.
 
-    columns: of Parquet files.
+    Of several code sets each may have a weight, as in "FOLDER:3". columns: of Parquet files.
     """
     if len(sources) == 1 and (Path(sources[0]) / "codes.json").exists():
         return CodeSet(sources[0])
+    parts = [split_weight(source) for source in sources]
+    packed = [(Path(folder) / "codes.json").exists() for folder, _ in parts]
+    if all(packed):
+        return CodeMixture([CodeSet(folder) for folder, _ in parts], [weight for _, weight in parts])
+    if any(packed):
+        raise ValueError(f"{', '.join(sources)}: code sets and images are not mixed; pack all of them: train codes")
     return open_images(sources, columns=columns)
 
 

@@ -41,9 +41,9 @@ def command(
 
     Writes OUT, which every command takes as --model, and OUT/adapt.html to look at; unless all weights were trained,
     also OUT/adapter, a few megabytes that load as --model MODEL+OUT/adapter."""
-    from bigr_repr.evaluate.reports.adapted import figures_of, save_adaptation_page
+    from bigr_repr.evaluate.reports.adapted import figures_of, quality_of, save_adaptation_page
     from bigr_repr.evaluate.runs.adapted import compare_models
-    from bigr_repr.train.adaptation import adapt
+    from bigr_repr.train.adaptation import adapt, note_quality
 
     with bench_progress() as on_progress:
         made = adapt(
@@ -55,10 +55,11 @@ def command(
             sides = (model, str(made.folder))
             rows = compare_models(sides, made.images, made.kept, made.held_out, on_progress=on_progress)
         figures, shown = figures_of(rows), _shown(made, pictures, on_progress)
+    note_quality(made, quality_of(figures, made.record, len(made.held_out)))
     save_adaptation_page(out / "adapt.html", made.after.config.name, made.record, figures, shown)
     record = {**made.record, "figures": figures, "folder": str(out), "adapter": made.adapter and str(made.adapter)}
     (out / "adapt.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    _tell(record, as_json)
+    _tell(record, model, as_json)
 
 
 def _shown(made: "Adapted", count: int, on_progress: "OnProgress") -> "list[ClassShown]":
@@ -77,7 +78,7 @@ def _shown(made: "Adapted", count: int, on_progress: "OnProgress") -> "list[Clas
     return found
 
 
-def _tell(record: dict[str, Any], as_json: bool) -> None:
+def _tell(record: dict[str, Any], model: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
         return
@@ -89,5 +90,5 @@ def _tell(record: dict[str, Any], as_json: bool) -> None:
     typer.echo(f"held-out loss {losses['0']:.4f} -> {min(losses.values()):.4f}")
     typer.echo(f"model: {record['folder']}")
     if record["adapter"]:
-        typer.echo(f"adapter: --model {record['base']}+{record['adapter']}")
+        typer.echo(f"adapter: --model {model}+{record['adapter']}")
     typer.echo(f"page: {record['folder']}/adapt.html")

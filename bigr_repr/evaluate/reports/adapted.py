@@ -16,7 +16,7 @@ from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.system.files import replacing
 from bigr_repr.system.pages import data_url, render
 
-__all__ = ["ClassShown", "adaptation_page", "figures_of", "save_adaptation_page"]
+__all__ = ["ClassShown", "adaptation_page", "figures_of", "quality_of", "save_adaptation_page"]
 
 _METHODS = {
     "lora": "low-rank changes of attention and feed-forward, and the classes",
@@ -47,6 +47,16 @@ def figures_of(rows: tuple[BenchRow, BenchRow] | None) -> dict[str, tuple[float,
         k = max(before.knn.top1)
         found[f"{k}-NN"] = round(before.knn.top1[k], 2), round(after.knn.top1[k], 2)
     return found
+
+
+def quality_of(figures: Mapping[str, tuple[float, float]], record: Mapping[str, Any], held_out: int) -> dict[str, Any]:
+    """The figures as a model's record of its quality."""
+    decibels = record.get("reconstruction_after_db", record["reconstruction_db"])
+    quality: dict[str, Any] = {"reconstruction": {"images": min(held_out, 64), "psnr_mean_of_images_db": decibels}}
+    if figures:
+        measured = {name: f"{after} % (before: {before} %)" for name, (before, after) in figures.items()}
+        quality["held_out_pictures"] = {"images": held_out, **measured}
+    return quality
 
 
 def adaptation_page(

@@ -15,7 +15,8 @@ def command(
     data: Annotated[
         list[str],
         typer.Argument(
-            help="Folder that train codes wrote; or images: folders, Parquet files, or torchvision:NAME:ROOT."
+            help="Folders that train codes wrote, of several each with a weight if need be, as a:3 b:1; or images: "
+            "folders, Parquet files, or torchvision:NAME:ROOT."
         ),
     ],
     tokenizer: Annotated[str, typer.Option(help="Tokenizer that made the codes: a folder, or a model's name.")],
