@@ -15,7 +15,6 @@ from tiny_model import picture, tiny_model, write_pictures
 from typer.testing import CliRunner
 
 from bigr_repr.checkpoints.pretrained import save
-from bigr_repr.evaluate.data.augment import random_resized_crop
 from bigr_repr.evaluate.data.splits import open_data
 from bigr_repr.evaluate.probes import protocols
 from bigr_repr.evaluate.representations.base import Reading
@@ -26,6 +25,7 @@ from bigr_repr.evaluate.runs.augmented import bench_augmented
 from bigr_repr.evaluate.runs.bench import bench
 from bigr_repr.evaluate.runs.finetune import FineTuning, bench_finetune
 from bigr_repr.evaluate.runs.settings import BenchSettings
+from bigr_repr.images.augment import random_resized_crop
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,8 @@ def test_what_is_pushed_comes_back_bit_for_bit_and_by_its_commit(hub: Hub, folde
     }
     for name in ("hf:user/mine", f"hf:user/mine@{done.commit}"):
         assert br.load(name).fingerprint == br.load(folder).fingerprint
+    found = Pretrained.from_pretrained("user/mine", revision=done.commit)
+    assert found.fingerprint == Pretrained.from_pretrained(folder).fingerprint
     assert describe("hf:user/mine").config.name == br.load(folder).config.name
     before = len(hub.seen)
     assert br.load(f"hf:user/mine@{done.commit}", local_files_only=True).config.class_names[0] == "fig"

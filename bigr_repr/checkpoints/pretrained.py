@@ -87,6 +87,19 @@ class Pretrained:
         self.generator.to(device=device, dtype=dtype)
         return self
 
+    @classmethod
+    def from_pretrained(
+        cls, name: PathLike, *, revision: str | None = None, local_files_only: bool = False
+    ) -> Pretrained:
+        """`load` as other libraries call it: "user/name" is a model on the hub, unless a folder is called so.
+
+        revision: a branch, tag or commit there. Raises as `load` does.
+        """
+        text = str(name)
+        on_hub = hub.parse_folder_name(f"hf:{text}") is not None and not Path(text).is_dir()
+        text = f"hf:{text}" if on_hub else text
+        return load(text if revision is None else f"{text}@{revision}", local_files_only=local_files_only)
+
 
 class Parameters(NamedTuple):
     """Numbers of weights in the three parts of a model."""

@@ -104,6 +104,8 @@ def write_features(
     """
     if len(images) != len(codes):
         raise ValueError(f"the images are {len(images)}, the codes in {codes.folder} {len(codes)}; give those encoded")
+    if codes.header.crops:
+        raise ValueError(f"{codes.folder} has random parts of its images, whose features are not stored; crops=0")
     place, count = choose_device(device), len(images)
     squares = map_ahead(lambda i: images.load_square(i, network.side), range(count), ahead=2 * batch_size)
     arrays: list[Any] = []  # NumPy's memory maps

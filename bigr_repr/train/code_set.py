@@ -1,7 +1,8 @@
 """Packed code data sets: what the generator trains on, 1 bit a bit. Knows nothing of training.
 
 A folder with `codes.npy` (images, views, bytes; memory-mapped, its header states the shape), `labels.npy` where there
-are labels, and `codes.json` with everything needed to read them. View 0 is the image, view 1 its mirror image.
+are labels, and `codes.json` with everything needed to read them. View 0 is the image, view 1 its
+mirror image, where there is one; random parts of the image follow.
 """
 
 # n images, V views of each, N tokens, K bits per token
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, to_bytes
+from bigr_repr.images.augment import random_resized_crop
 from bigr_repr.system.devices import choose_device, mixed_precision
 from bigr_repr.system.files import remove, replacing, sha256_of
 from bigr_repr.system.threads import map_ahead
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from bigr_repr.models.tokenizer import BinaryAutoencoder
 
 _FORMAT = "bigr-repr codes 1"
+_LEAST = 0.4  # of the image's area, that a random part has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,8 @@ class CodeHeader:
     """What `codes.json` states. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k.
 
     `tokenizer` is where the tokenizer lay, `tokenizer_sha256` its weights' fingerprint; None in sets of older versions.
-    `sha256` of the files beside it, by name; none in sets of older versions.
+    `crops` of the views, the last ones, are random parts of the image. `sha256` of the files beside it, by name; none
+    in sets of older versions.
     """
 
     images: int
@@ -52,6 +56,7 @@ class CodeHeader:
     tokenizer: str
     tokenizer_sha256: str | None = None
     class_names: tuple[str, ...] = ()
+    crops: int = 0
     sha256: Mapping[str, str] = field(default_factory=dict)
     bit_order: str = BIT_ORDER
     format: str = _FORMAT
@@ -111,7 +116,7 @@ class CodeSet:
 
     @property
     def views(self) -> int:
-        """Versions of each image: 2 with mirror images, else 1."""
+        """Versions of each image: itself, its mirror image and random parts, as far as they are there."""
         return self.header.views
 
     def numbers(self, draws: NDArray[np.int64], epochs: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -136,11 +141,26 @@ def _encode(
     return to_bytes(tokens.reshape(len(pixels), -1))
 
 
-def _squares(images: ImageSet, side: int, batch_size: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """All images in batches, uint8 (B, S, S, 3), each with the number of its first."""
-    squares = map_ahead(lambda i: images.load_square(i, side), range(len(images)), ahead=2 * batch_size)
-    for start in range(0, len(images), batch_size):
-        yield start, np.stack(list(islice(squares, batch_size)))
+def _views_of(images: ImageSet, index: int, side: int, mirror: bool, crops: int) -> NDArray[np.uint8]:
+    """An image, its mirror image and random parts of it, each time the same: uint8 (V, S, S, 3)."""
+    square = images.load_square(index, side)
+    found = [square, square[:, ::-1]] if mirror else [square]
+    image = images.load(index) if crops else None
+    for number in range(crops if image is not None else 0):
+        assert image is not None
+        part = random_resized_crop(image, side, np.random.default_rng([index, number]), least=_LEAST)
+        found.append(np.asarray(part))
+    return np.stack(found)
+
+
+def _batches(images: ImageSet, side: int, batch_size: int, header: CodeHeader) -> Iterator[NDArray[np.uint8]]:
+    """All images in batches with their views, uint8 (B, V, S, S, 3)."""
+    mirror = header.views - header.crops > 1
+    views = map_ahead(
+        lambda i: _views_of(images, i, side, mirror, header.crops), range(len(images)), ahead=2 * batch_size
+    )
+    for _ in range(0, len(images), batch_size):
+        yield np.stack(list(islice(views, batch_size)))
 
 
 def write_codes(
@@ -151,11 +171,12 @@ def write_codes(
     tokenizer_name: str,
     batch_size: int = 64,
     mirror: bool = True,
+    crops: int = 0,
     device: torch.device | str | None = "cpu",
     precision: str = "float32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CodeSet:
-    """Encode every image, and its mirror image, into a new code data set at `out`.
+    """Encode every image, its mirror image and `crops` random parts of it into a new code data set at `out`.
 
     Bits are deterministic (P > 0.5). `precision`: float32, or bfloat16, several times as fast on processors made for
     it, where bits whose probability is next to one half may differ. `device`: None or "auto" is a GPU if there is one.
@@ -164,20 +185,19 @@ def write_codes(
     Raises FileExistsError if `out` holds codes, ValueError for a setting that cannot be, both before anything is
     written; ImageError for a picture that cannot be read.
     """
-    folder = Path(out)
-    if (folder / "codes.json").exists():
+    if ((folder := Path(out)) / "codes.json").exists():
         raise FileExistsError(f"{folder} already holds a code data set; choose another folder or remove it")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if batch_size < 1 or crops < 0:
+        raise ValueError(f"batch_size={batch_size} must be at least 1, crops={crops} at least 0")
     half = mixed_precision(precision, ("float32", "bfloat16")) == "bf16"
-    place, header = choose_device(device), _header_of(images, tokenizer, tokenizer_name, mirror)
+    place, header = choose_device(device), _header_of(images, tokenizer, tokenizer_name, mirror, crops)
     packed = _new_file(folder, header)
     tokenizer = tokenizer.to(place).eval()
-    for start, pixels in _squares(images, tokenizer.config.image_size, batch_size):
-        stop = start + len(pixels)
-        packed[start:stop, 0] = _encode(tokenizer, pixels, place, half=half)
-        if mirror:
-            packed[start:stop, 1] = _encode(tokenizer, np.ascontiguousarray(pixels[:, :, ::-1]), place, half=half)
+    stop = 0
+    for pixels in _batches(images, tokenizer.config.image_size, batch_size, header):
+        start, stop = stop, stop + len(pixels)
+        for view in range(header.views):
+            packed[start:stop, view] = _encode(tokenizer, np.ascontiguousarray(pixels[:, view]), place, half=half)
         if on_progress is not None:
             on_progress(stop, len(images))
     packed.flush()
@@ -185,11 +205,12 @@ def write_codes(
     return CodeSet(folder)
 
 
-def _header_of(images: ImageSet, tokenizer: BinaryAutoencoder, name: str, mirror: bool) -> CodeHeader:
+def _header_of(images: ImageSet, tokenizer: BinaryAutoencoder, name: str, mirror: bool, crops: int) -> CodeHeader:
     config = tokenizer.config
     return CodeHeader(
         images=len(images),
-        views=2 if mirror else 1,
+        views=(2 if mirror else 1) + crops,
+        crops=crops,
         tokens=config.grid**2,
         code_bits=config.code_bits,
         n_bits=config.grid**2 * config.code_bits,

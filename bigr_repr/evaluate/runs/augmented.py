@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from bigr_repr.datasets import ImageSet
-from bigr_repr.evaluate.data.augment import random_resized_crop
 from bigr_repr.evaluate.data.labeled import class_indices, labeled, shared_classes
 from bigr_repr.evaluate.data.splits import BenchData, Part
 from bigr_repr.evaluate.probes.heads import Heads, train_renewed
@@ -28,6 +27,7 @@ from bigr_repr.evaluate.representations.base import Representation, View
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.runs.bench import BenchRow
 from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, Layers, OnProgress, features_of
+from bigr_repr.images.augment import random_resized_crop
 from bigr_repr.system.devices import choose_device
 from bigr_repr.system.threads import map_ahead
 

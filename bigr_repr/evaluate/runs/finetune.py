@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bigr_repr.datasets import ImageSet
-from bigr_repr.evaluate.data.augment import random_resized_crop
 from bigr_repr.evaluate.data.labeled import Labeled, class_indices, shared_classes
 from bigr_repr.evaluate.data.splits import BenchData, Part
 from bigr_repr.evaluate.probes.linear_probe import summarized
@@ -31,6 +30,7 @@ from bigr_repr.evaluate.representations.trainable import Trainable, trainable
 from bigr_repr.evaluate.runs.bench import BenchRow
 from bigr_repr.evaluate.runs.extraction import BenchSettings, OnProgress, seen_in_training
 from bigr_repr.evaluate.runs.features import Wanted, facts_of
+from bigr_repr.images.augment import random_resized_crop
 from bigr_repr.system.devices import choose_device
 from bigr_repr.system.threads import map_ahead
 

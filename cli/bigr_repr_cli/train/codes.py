@@ -36,6 +36,9 @@ def command(
     alignment: Alignment,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 64,
     mirror: Annotated[bool, typer.Option(help="Also store the codes of every mirror image.")] = True,
+    crops: Annotated[
+        int, typer.Option(min=0, help="Also store the codes of so many random parts of every image, mirrored or not.")
+    ] = 0,
     precision: Annotated[
         o.CodePrecision,
         typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are other names for the two."),
@@ -57,8 +60,8 @@ def command(
     network = None if name is None else FrozenNetwork(name, grid=grid, weights=weights)
     with counting_progress("encoding") as on_progress:
         codes = write_codes(
-            images, encoder, out, tokenizer_name=tokenizer, batch_size=batch_size, mirror=mirror, device=device,
-            precision=precision, on_progress=on_progress,
+            images, encoder, out, tokenizer_name=tokenizer, batch_size=batch_size, mirror=mirror, crops=crops,
+            device=device, precision=precision, on_progress=on_progress,
         )  # fmt: skip
     if network is not None:
         with counting_progress("features") as on_progress:

@@ -17,15 +17,17 @@ _RATIO: Final = (3 / 4, 4 / 3)  # width by height
 _TRIES: Final = 10
 
 
-def random_resized_crop(image: Image.Image, side: int, random: np.random.Generator) -> Image.Image:
-    """A part of a picture, 0.08..1 of its area, 3/4..4/3 as wide as high, made (S, S), and mirrored half the time.
+def random_resized_crop(
+    image: Image.Image, side: int, random: np.random.Generator, *, least: float = _AREA[0]
+) -> Image.Image:
+    """A part of a picture, `least`..1 of its area, 3/4..4/3 as wide as high, made (S, S), and mirrored half the time.
 
     After ten parts that do not fit into the picture it is the largest middle part of such a ratio.
     """
     width, height = image.size
     box = _fallback(width, height)
     for _ in range(_TRIES):
-        area = width * height * random.uniform(*_AREA)
+        area = width * height * random.uniform(least, _AREA[1])
         ratio = math.exp(random.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
         wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < wide <= width and 0 < high <= height:
