@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,34 @@ def test_bad_requests_end_with_one_line(
     with pytest.raises(error, match=said):
         br.export_model(tmp_path / "x", **{"model": PRE, "layer": 1} | fields)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_an_exporter_cannot_do_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves nothing behind."""
+    from bigr_repr.features.exported import graph
+
+    def fail(*_: object) -> None:
+        raise NotImplementedError("no operator aten::strange\nand pages of advice")
+
+    monkeypatch.setattr(graph, "trace", fail)
+    with pytest.raises(RuntimeError, match=r"tiny-random cannot be exported \(no operator aten::strange\)$"):
+        br.export_model(tmp_path / "x", model=PRE, layer=1)
+    assert not list(tmp_path.iterdir())
+
+
+@SLOW
+def test_a_causal_model_exports_too() -> None:
+    """Its graph, traced, gives what the extractor gives, whatever the batch."""
+    from bigr_repr.features.exported.graph import FeatureGraph, trace
+
+    generator = replace(PRE.config.generator, attention="causal")
+    causal = br.Pretrained(replace(PRE.config, generator=generator), PRE.tokenizer, br.BiGR(generator).eval())
+    extractor = br.FeatureExtractor(causal, (1,))
+    with torch.no_grad():
+        features, code = trace(FeatureGraph(extractor)).module()(_images(3))
+    ours = extractor(_images(3))
+    torch.testing.assert_close(features, ours.layers[1], rtol=1e-4, atol=1e-5)
+    assert np.array_equal(np.unpackbits(code.numpy(), axis=1).astype(bool), ours.codes.flatten(1).numpy())
 
 
 def test_a_folder_of_other_things_stays(tmp_path: Path) -> None:

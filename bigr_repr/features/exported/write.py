@@ -163,8 +163,17 @@ def _write_graph(
     if manifest.to == "torch" and manifest.precision == "bfloat16":
         extractor.transformer.to(torch.bfloat16)
         extractor.tokenizer.to(torch.bfloat16 if manifest.tokenizer == "bfloat16" else torch.float32)
-    with _quiet():
-        WRITERS[manifest.to](trace(FeatureGraph(extractor)), manifest, folder / GRAPH_FILES[manifest.to], calibration)
+    try:
+        with _quiet():
+            program = trace(FeatureGraph(extractor))
+            WRITERS[manifest.to](program, manifest, folder / GRAPH_FILES[manifest.to], calibration)
+    except (ImportError, OSError):
+        raise
+    except Exception as error:  # each exporter has its own, pages long
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise RuntimeError(
+            f"to={manifest.to!r}, precision={manifest.precision!r}: {manifest.config.name} cannot be exported ({said})"
+        ) from error
 
 
 @contextlib.contextmanager
