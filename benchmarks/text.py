@@ -110,15 +110,16 @@ def packing(count: int = 5000) -> dict[str, Any]:
         store = write_captions(texts, load_text_encoder("words"), folder, limit=120)
         seconds, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
+        per_caption = store.bytes_per_caption
     per_token = 2 * store.header.width
     million = 1_000_000 / count
     return {
         "captions": count,
         "tokens_per_caption": store.header.tokens / count,
-        "bytes_per_caption": round(store.bytes_per_caption),
+        "bytes_per_caption": round(per_caption),
         "bytes_per_token": per_token,
         "processor_seconds_per_million": round(seconds * million),
-        "disk_gb_per_million": round(store.bytes_per_caption * 1e6 / 1e9, 2),
+        "disk_gb_per_million": round(per_caption * 1e6 / 1e9, 2),
         "memory_gb_per_million": round(peak * million / 1e9, 2),
         "disk_gb_per_million_of_width_2048": round(store.header.tokens / count * 4096 * 1e6 / 1e9, 1),
     }
