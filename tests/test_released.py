@@ -295,7 +295,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]
     """A hub that has the golden files as variant L-d24; the list grows by what is asked of it."""
     asked = []
 
-    def download(repository: str, filename: str) -> str:
+    def download(repository: str, filename: str, **options: object) -> str:
         asked.append((repository, filename))
         place = tmp_path / "cache" / filename
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -318,6 +318,12 @@ def test_a_released_variant_comes_from_the_hub(hub: list[tuple[str, str]]) -> No
     assert pre.config.class_names == ()  # these files have ten classes, not ImageNet's
     half = load("hf:haoosz/BiGR/L-d24", device="meta", dtype=torch.bfloat16)
     assert {(weight.dtype, weight.device.type) for weight in half.generator.parameters()} == {(torch.bfloat16, "meta")}
+
+
+def test_a_download_that_is_not_the_releases_is_refused_and_removed(hub: list[tuple[str, str]], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^gpt/bigr_XL_d24\.pt: what was downloaded has the SHA-256 .*; try again$"):
+        load("hf:haoosz/BiGR/XL-d24")
+    assert not (tmp_path / "cache/gpt/bigr_XL_d24.pt").exists()
 
 
 def test_classes_of_a_release_have_the_names_that_are_looked_up_before_it_is_there(tmp_path: Path) -> None:
@@ -354,7 +360,7 @@ def test_offline_says_what_to_download_where(tmp_path: Path, monkeypatch: pytest
     "error", [OSError(28, "No space left on device"), RuntimeError("503 Server Error\nfor url"), KeyError("etag")]
 )
 def test_any_failure_of_a_download_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def download(repository: str, filename: str) -> str:
+    def download(repository: str, filename: str, **options: object) -> str:
         raise error
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
@@ -369,7 +375,7 @@ def test_attempts_of_the_hubs_client_are_not_told(
     logger = huggingface_hub.utils.logging.get_logger("huggingface_hub.utils._http")
     before = huggingface_hub.utils.logging.get_verbosity()
 
-    def download(*_: str) -> str:
+    def download(*_: str, **options: object) -> str:
         logger.warning("thrown while requesting HEAD")
         raise OSError("no route to host")
 
