@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bigr_repr.checkpoints.catalog import ADAPTER_FILE, CONFIG_FILE, GENERATOR_FILE, HUB_PAGE, TOKENIZER_FILE
+from bigr_repr.checkpoints.catalog import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    GENERATOR_FILE,
+    HUB_PAGE,
+    RELEASE_REPOSITORY,
+    TOKENIZER_FILE,
+)
 
 CARD_FILE: Final = "README.md"
 _MODEL_FILES: Final = (CONFIG_FILE, TOKENIZER_FILE, GENERATOR_FILE)
@@ -32,10 +39,10 @@ class Published(NamedTuple):
 
 
 def parse_folder_name(name: str) -> HubName | None:
-    """ "hf:user/name" or "hf:user/name@REVISION"; None for a name of another form."""
+    """ "hf:user/name" or "hf:user/name@REVISION"; None for another form, and for the release, no model folder."""
     text, _, revision = name.removeprefix("hf:").partition("@")
     parts = text.split("/")
-    if not name.startswith("hf:") or len(parts) != 2 or not all(parts):
+    if not name.startswith("hf:") or len(parts) != 2 or not all(parts) or text == RELEASE_REPOSITORY:
         return None
     return HubName(text, revision or None)
 

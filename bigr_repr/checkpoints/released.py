@@ -53,8 +53,8 @@ def parse_hub_name(name: str) -> tuple[str, str]:
     if len(parts) != 3 or not all(parts) or parts[2] not in RELEASED:
         variants = ", ".join(RELEASED)
         raise ValueError(
-            f"model={name!r} is unknown; the forms are hf:user/name and hf:owner/repo/VARIANT, with VARIANT one of "
-            f"{variants}"
+            f"model={name!r} is unknown; the form is hf:owner/repo/VARIANT, with VARIANT one of {variants}; "
+            "hf:user/name is a model folder of anyone else"
         )
     return f"{parts[0]}/{parts[1]}", parts[2]
 
