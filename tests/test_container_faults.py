@@ -410,7 +410,7 @@ def test_a_server_that_refuses_is_not_a_missing_file(pre: Pretrained, tmp_path: 
     (good,) = write_pictures(tmp_path / "in", 1)
     run(["http://127.0.0.1:9/x.png", good], tmp_path / "out", pre)
     ((kind, message),) = failures(tmp_path / "out").values()
-    assert kind == "unreadable"
+    assert kind == "unreachable"
     assert "the server does not answer" in message
 
 

@@ -1,7 +1,7 @@
 """Requests that fail because a server does not answer are made again, for as long as a run has patience.
 
 Knows nothing of what is asked for. An outage is one for all threads of a process: it begins with the first request that
-fails, and ends with one that does not. Outside a run nothing is asked twice.
+fails of a server that has answered before, and ends with one that does not. Outside a run nothing is asked twice.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Lock
 from typing import Final, TypeVar
 
@@ -21,15 +22,26 @@ _FIRST, _LONGEST = 0.5, 30.0  # seconds between attempts: twice as long each tim
 _ALONE: Final = 4  # attempts at one request while others succeed: then it is not the server
 _lock = Lock()
 _seconds = 0.0  # that outages may last, one at a time
-_began: float | None = None  # the outage that lasts
-_successes = 0
+
+
+@dataclass
+class _Server:
+    """answers: so far; began: the outage that lasts."""
+
+    answers: int = 0
+    began: float | None = None
+
+
+_servers: dict[str, _Server] = {}
 
 
 def set_patience(seconds: float) -> float:
     """Say for how many seconds outages are to be borne in this process; returns what was said before."""
-    global _seconds, _began
+    global _seconds
     with _lock:
-        before, _seconds, _began = _seconds, seconds, None
+        before, _seconds = _seconds, seconds
+        for server in _servers.values():
+            server.began = None
     return before
 
 
@@ -43,13 +55,15 @@ def patience(seconds: float) -> Iterator[None]:
         set_patience(before)
 
 
-def patiently(call: Callable[[], _T], what: str) -> _T:
-    """What call() gives. While it raises ConnectionError it is called again. what: for the log.
+def patiently(call: Callable[[], _T], url: str) -> _T:
+    """What call() gives. While it raises ConnectionError it is called again. url: what it asks for.
 
-    Raises what it raises, ConnectionError when patience is at its end or when others are answered meanwhile.
+    Raises what it raises, ConnectionError at once if the server has never answered, and when patience is at its end or
+    other requests are answered meanwhile.
     """
-    global _began, _successes  # noqa: PLW0603
-    attempt, seen = 0, _successes
+    with _lock:
+        server = _servers.setdefault("/".join(url.split("/", 3)[:3]), _Server())
+    attempt, seen = 0, server.answers
     while True:
         try:
             result = call()
@@ -57,19 +71,19 @@ def patiently(call: Callable[[], _T], what: str) -> _T:
             attempt += 1
             with _lock:
                 now = time.monotonic()
-                if _began is None and _seconds:
-                    _began = now
+                if server.began is None and _seconds and server.answers:
+                    server.began = now
                     log.warning("%s; trying again for at most %.0f s", error, _seconds)
-                over = _began is None or now - _began > _seconds
-                alone = _successes - seen > attempt >= _ALONE
+                over = server.began is None or now - server.began > _seconds
+                alone = server.answers - seen > attempt >= _ALONE
             if over or alone:
                 raise
             pause = min(_LONGEST, _FIRST * 2 ** (attempt - 1))
             time.sleep(min(pause, _seconds) * random.uniform(0.5, 1.0))  # so that many do not come back at once
             continue
         with _lock:
-            _successes += 1
-            if _began is not None:
-                log.warning("%s: answered again after %.0f s", what, time.monotonic() - _began)
-                _began = None
+            server.answers += 1
+            if server.began is not None:
+                log.warning("%s: answered again after %.0f s", url, time.monotonic() - server.began)
+                server.began = None
         return result
