@@ -17,6 +17,7 @@ from .merge import merge_indexes as merge_indexes
 from .near_duplicates import find_near_duplicates as find_near_duplicates
 from .search import search_ids as search_ids
 from .search import search_images as search_images
+from .sharding import build_shards as build_shards
 from .stores.base import StoreIndex as StoreIndex
 from .stores.open import open_store as open_store
 from .stores.open import push as push

@@ -43,10 +43,21 @@ def build_index(
     number of rows. The index appears whole or not at all.  Raises as DataCodes and HammingIndex.save do.
     """
     settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
+    source = DataCodes(dataset, binarizer, n_bits=n_bits, layer=layer, seed=seed, keep=keep)
+    write_index(source, out, settings, vectors, on_progress or (lambda done, total: None))
+    return HammingIndex.load(out)
+
+
+def write_index(
+    source: DataCodes,
+    out: PathLike,
+    settings: IndexSettings,
+    vectors: str | None,
+    report: Report = lambda done, total: None,
+) -> None:
+    """build_index() of opened data sets."""
     if vectors not in (None, "float16", "float32"):
         raise ValueError(f"vectors={vectors!r} is unknown; keep them as float16 or float32, or None")
-    source = DataCodes(dataset, binarizer, n_bits=n_bits, layer=layer, seed=seed, keep=keep)
-    report = on_progress or (lambda done, total: None)
     with writing(Path(out)) as writer:
         rows = RowWriter(writer)
         for batch in source.batches(vectors):
@@ -58,4 +69,3 @@ def build_index(
             source=DataSource.joined([DataSource.of(each, each.rows_of_files) for each in source.sets]),
         )  # fmt: skip
         rows.commit(built.parts)
-    return HammingIndex.load(out)

@@ -55,26 +55,33 @@ class LimitOptions:
         )  # fmt: skip
 
 
-@flattened
-def command(
-    *,
+@dataclass(frozen=True, kw_only=True)
+class SearchedOptions:
+    """What is searched, and where its pictures are."""
+
     index: Annotated[
         str | None,
         typer.Option(
             help="Index folder to search, or a store that it was pushed to (lancedb:DIR, milvus:URI); it may be "
             r"replaced meanwhile \[default: none]."
         ),
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the index in a store.")] = "images",
-    model: Model = DEFAULT_MODEL,
+    ] = (None,)
+    name: Annotated[str, typer.Option(help="Name of the index in a store.")] = ("images",)
     images: Annotated[
         Path | None,
         typer.Option(help=r"Folder, tar or Parquet file that was embedded \[default: where the command is run]."),
-    ] = None,
+    ] = (None,)
     image_column: Annotated[
         str | None,
         typer.Option(help=r"Column of that Parquet file with the bytes of image files \[default: as it was embedded]."),
-    ] = None,
+    ] = (None,)
+
+
+@flattened
+def command(
+    *,
+    searched: SearchedOptions,
+    model: Model = DEFAULT_MODEL,
     device: Device = "auto",
     listen: ListenOptions,
     most: LimitOptions,
@@ -94,10 +101,13 @@ def command(
     token = None if listen.token_file is None else read_token(listen.token_file)
     access = Access(host=listen.host, token=token, allowed_hosts=tuple(listen.allow_host or ()))
     service = Service(
-        open_model(model), index=index, name=name, images=images, image_column=image_column, device=device,
+        open_model(model), index=searched.index, name=searched.name, images=searched.images,
+        image_column=searched.image_column, device=device,
         limits=most.limits(),
     )  # fmt: skip
-    what = service.pre.config.name + ("" if index is None else f" and {service.rows:,} rows of {index}")
+    what = service.pre.config.name + (
+        "" if searched.index is None else f" and {service.rows:,} rows of {searched.index}"
+    )
     run_server(
         create_app(service, access), access, service.limits, listen.port,
         begun=lambda url: typer.echo(f"{what} at {url}; Ctrl-C ends it", err=True),

@@ -104,6 +104,21 @@ class KeepOptions:
     ] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions:
+    """Into how many indexes, and how many at a time."""
+
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Build so many indexes of whole files of one data set, searched as one; those that are there already "
+            r"are not built again \[default: one index].",
+        ),
+    ] = None
+    processes: Annotated[int, typer.Option(min=1, help="Shards to build at the same time.")] = 1
+
+
 @app.command()
 @flattened
 def build(
@@ -113,6 +128,7 @@ def build(
     ],
     kind: IndexOptions,
     rows: KeepOptions,
+    cut: ShardOptions,
     out: Annotated[Path, typer.Option(help="Folder to write the index into; an index there is replaced.")] = Path(
         "index"
     ),
@@ -130,15 +146,35 @@ def build(
     from bigr_repr_cli.search.index_report import missed_target, print_index
 
     settings = IndexSettings(**values_of(kind))
+    how: dict[str, Any] = {
+        "binarizer": codes if rows.like is None else _binarizer_of(rows.like), "n_bits": n_bits,
+        "layer": stored_layer(layer), "kind": settings, "seed": settings.seed, "keep": rows.keep or (),
+        "vectors": None if rows.vectors == Kept.none else rows.vectors,
+    }  # fmt: skip
+    if cut.shards is not None:
+        _build_shards(embeddings, out, cut.shards, cut.processes, how, as_json=as_json)
+        return
     with counting_progress("indexing") as on_progress:
-        built = build_index(
-            embeddings, out, binarizer=codes if rows.like is None else _binarizer_of(rows.like), n_bits=n_bits,
-            layer=stored_layer(layer), kind=settings, seed=settings.seed, keep=rows.keep or (),
-            vectors=None if rows.vectors == Kept.none else rows.vectors, on_progress=on_progress,
-        )  # fmt: skip
+        built = build_index(embeddings, out, on_progress=on_progress, **how)
     print_index(built, out, as_json=as_json)
     if warning := missed_target(built):
         typer.echo(f"warning: {warning}", err=True)
+
+
+def _build_shards(
+    embeddings: list[str], out: Path, shards: int, processes: int, how: dict[str, Any], *, as_json: bool
+) -> None:
+    from bigr_repr.retrieval import build_shards
+    from bigr_repr_cli.progress import counting_progress
+
+    if len(embeddings) > 1:
+        raise typer.BadParameter("shards are of one data set", param_hint="--shards")
+    with counting_progress("shards") as on_progress:
+        built = build_shards(embeddings[0], out, shards, processes=processes, on_progress=on_progress, **how)
+    if as_json:
+        typer.echo(json.dumps({"index": str(out), "images": len(built), "n_bits": built.n_bits}, indent=2))
+        return
+    typer.echo(f"{len(built):,} codes of {built.n_bits:,} bits in shards: {out}")
 
 
 def _binarizer_of(index: Path) -> Any:

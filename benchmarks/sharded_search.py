@@ -1,0 +1,79 @@
+"""An index in shards, searched by several processes, beside the same rows in one index: the same hits, and how fast.
+
+    python benchmarks/sharded_search.py --rows 20000000 --processes 2
+
+Random codes of 256 bits, in a data set of 16 files; at such lengths many distances tie. There is
+one index of all rows, and one in shards, searched by so many processes. Every hit is compared: rows, ids, distances.
+Written to benchmarks/results/sharded_search.json.
+
+Expected: equal hits, and about the time of one index, for both use all cores. Ten minutes at 20 million rows on 2
+cores, and 4 GB of disk; --rows 200000 is a smoke test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import record
+from filtered_search import write_part
+
+from bigr_repr.retrieval import build_index, build_shards, open_store
+
+K = 10
+FILES = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000_000)
+    parser.add_argument("--bits", type=int, default=256)
+    parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--queries", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each; the median counts")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        data, one, cut = (Path(work) / name for name in ("data", "one", "shards"))
+        data.mkdir()
+        for part in range(FILES):
+            write_part(data / f"part-{part:05}.parquet", part * options.rows, options.rows // FILES, options.bits)
+        built = {}
+        for name, build in (
+            ("one index", lambda: build_index(data, one, binarizer="bits")),
+            ("shards", lambda: build_shards(data, cut, options.shards, processes=options.processes, binarizer="bits")),
+        ):
+            started = time.perf_counter()
+            index = build()
+            built[name] = round(time.perf_counter() - started, 2)
+            assert len(index) == options.rows // FILES * FILES
+        whole = build_index(data, one, binarizer="bits")
+        shards = open_store(str(cut), processes=options.processes)
+        random = np.random.default_rng(1)
+        wanted = np.concatenate([
+            whole.rows.codes[random.integers(0, len(whole), options.queries // 2)],
+            random.integers(0, 256, (options.queries - options.queries // 2, options.bits // 8), np.uint8),
+        ])  # fmt: skip
+        seconds: dict[str, list[float]] = {"one index": [], "shards": []}
+        truth = whole.find(wanted, K)
+        for _ in range(options.rounds + 1):
+            for name, index in (("one index", whole), ("shards", shards)):
+                started = time.perf_counter()
+                found = index.find(wanted, K)
+                seconds[name].append(time.perf_counter() - started)
+                assert np.array_equal(found.rows, truth.rows)
+                assert np.array_equal(found.distances, truth.distances)
+                assert np.array_equal(found.ids, truth.ids)
+        ms = {name: round(1e3 * statistics.median(each[1:]), 2) for name, each in seconds.items()}
+    record.write("sharded_search", {
+        "rows": options.rows, "bits": options.bits, "shards": options.shards, "processes": options.processes,
+        "queries": options.queries, "k": K, "build_s": built, "search_ms": ms, "equal": True,
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
