@@ -103,6 +103,7 @@ ALLOWED_INSIDE: dict[str, dict[str, set[str]]] = {
         "near_duplicates": {"index"},
         "update": {"codes", "index"},
         "merge": {"codes", "index"},
+        "sharding": {"build", "codes", "index", "stores"},
         "queries": {"codes"},
         "search": {"codes", "index", "stores", "results", "queries"},
     },
