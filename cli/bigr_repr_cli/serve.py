@@ -65,16 +65,16 @@ class SearchedOptions:
             help="Index folder to search, or a store that it was pushed to (lancedb:DIR, milvus:URI); it may be "
             r"replaced meanwhile \[default: none]."
         ),
-    ] = (None,)
-    name: Annotated[str, typer.Option(help="Name of the index in a store.")] = ("images",)
+    ] = None
+    name: Annotated[str, typer.Option(help="Name of the index in a store.")] = "images"
     images: Annotated[
         Path | None,
         typer.Option(help=r"Folder, tar or Parquet file that was embedded \[default: where the command is run]."),
-    ] = (None,)
+    ] = None
     image_column: Annotated[
         str | None,
         typer.Option(help=r"Column of that Parquet file with the bytes of image files \[default: as it was embedded]."),
-    ] = (None,)
+    ] = None
 
 
 @flattened
