@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from tiny_model import tiny_model
 
-from bigr_repr.checkpoints.pretrained import load, load_tokenizer, save_tokenizer, tokenizer_fingerprint
+from bigr_repr.checkpoints.pretrained import load, load_tokenizer, save, save_tokenizer, tokenizer_fingerprint
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig, preset
 from bigr_repr.datasets import open_images
 from bigr_repr.images.formats import ImageError
@@ -598,11 +599,12 @@ def test_other_settings_are_refused_by_name(codes: Path, tmp_path: Path) -> None
 def test_a_start_of_another_architecture_is_told_by_what_differs(codes: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_tokenizer(BinaryAutoencoder(TOKENIZER), tmp_path / "t")
-    said = "initial=bigr-tiny is of another architecture: generator.grid was 8, is 4; name another"
+    start = save(tiny_model(), tmp_path / "start")
+    said = "initial=tiny-random is of another architecture: generator.dim was 64, is 192; generator.heads was 2, is 3; "
     with pytest.raises(ValueError, match=said):
         run_generator_training(
             [str(codes)], str(tmp_path / "t"), settings(tmp_path / "g"), GeneratorRecipe(), preset="tiny",
-            initial="bigr-tiny",
+            initial=str(start),
         )  # fmt: skip
 
 
