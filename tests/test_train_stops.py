@@ -257,3 +257,9 @@ def test_a_command_that_is_terminated_ends_with_its_code_and_goes_on(packed: Pat
     done = len(losses(tmp_path / "o"))
     again = subprocess.run([*command, "--steps", str(done + 2)], capture_output=True, text=True, check=True)
     assert f"step {done + 2}/{done + 2}" in again.stderr
+
+
+def test_runs_of_one_process_may_differ_in_precision(packed: Path, tmp_path: Path) -> None:
+    for number, precision in enumerate(("float32", "bfloat16", "float32")):
+        _train(packed, tmp_path / str(number), precision=precision)
+        assert len(losses(tmp_path / str(number))) == 8

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 from torch import Tensor, nn
@@ -279,6 +280,7 @@ def _train(
 def _accelerate(task: Task, settings: TrainSettings) -> Accelerator:
     """An accelerator that the task's modules and optimizers are prepared for."""
     project = ProjectConfiguration(project_dir=settings.out, logging_dir=str(Path(settings.out) / "logs"))
+    AcceleratorState._reset_state()  # an earlier run of this process may have computed in another precision
     accelerator = Accelerator(
         mixed_precision=settings.precision,
         cpu=settings.cpu,
