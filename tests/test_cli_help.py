@@ -16,6 +16,7 @@ from bigr_repr_cli.bench import options as bench_options
 from bigr_repr_cli.draw import enrich, interpolate
 from bigr_repr_cli.embed import options as embed_options
 from bigr_repr_cli.main import app, main
+from bigr_repr_cli.parse import parse_duration
 from bigr_repr_cli.search import command as search
 from bigr_repr_cli.search import index
 from bigr_repr_cli.search.index import StoreKind
@@ -97,7 +98,7 @@ def _defaults(of: Any) -> dict[str, Any]:
         (index.build, build_index, {"keep"}),
         (index.push, push, set()),
         (embed_options.RowOptions, EmbedOptions, set()),
-        (embed_options.OutputOptions, EmbedOptions, set()),
+        (embed_options.OutputOptions, EmbedOptions, {"retry_for"}),
         (embed_options.DecodingOptions, EmbedOptions, {"max_pixels"}),
         (embed_options.NetworkSettings, EmbedOptions, {"device"}),
         (bench_options.NetworkOptions, BenchSettings, set()),
@@ -116,6 +117,10 @@ def test_defaults_are_the_librarys(of_command: Any, of_library: Any, other: set[
     shared = {name for name in ours.keys() & theirs.keys() if theirs[name] is not inspect.Parameter.empty}
     assert other <= shared
     assert {name: ours[name] for name in shared - other} == {name: theirs[name] for name in shared - other}
+
+
+def test_outages_are_sat_out_as_long_as_the_library_does() -> None:
+    assert parse_duration(embed_options.OutputOptions().retry_for) == EmbedOptions().retry_for
 
 
 def test_a_server_accepts_what_the_library_would_have_it_accept() -> None:

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from tiny_model import tiny_model, write_pictures
 
@@ -46,6 +47,13 @@ def flip(file: Path, place: int) -> None:
     file.write_bytes(content)
 
 
+def middle_of_vectors(file: Path) -> int:
+    """Where the page of vectors has its middle."""
+    column = pq.ParquetFile(file).metadata.row_group(0).column(1)
+    assert column.path_in_schema.startswith("embedding")
+    return int(column.data_page_offset + column.total_compressed_size // 2)
+
+
 def test_no_flipped_byte_is_read_as_another_number(pre: Pretrained, photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "out", pre)
     whole, shard = rows(tmp_path / "out"), tmp_path / "out" / "part-00001.parquet"
@@ -76,7 +84,8 @@ def test_what_is_damaged_is_embedded_again(
             record.write_text(json.dumps(content))
     assert run(photos, out, pre, dedup=dedup, verify=True).embedded == 0
     for number in (0, 2):
-        flip(out / f"part-0000{number}.parquet", len(shards[number]) // 3)
+        part = out / f"part-0000{number}.parquet"
+        flip(part, middle_of_vectors(part))
     with pytest.raises(ValueError, match=r"part-00000.parquet: damaged .* --verify"):
         read_embeddings(out)
     assert run(photos, out, pre, dedup=dedup).embedded == 0  # sizes are right

@@ -138,7 +138,7 @@ def test_a_smooth_way_goes_in_small_steps() -> None:
         pre.generator.diffusion.denoiser.final_layer.linear.weight.mul_(0.1)
     call = job.Job(pre, SamplingSettings(), options)  # type: ignore[arg-type]
     shares = torch.linspace(1, 0, 9)
-    condition = call.condition(torch.tensor([3, 1]))
+    condition = call.conditions([3, 1])
     assert condition is not None
     codes = walk.walk(call, condition, torch.stack([shares, 1 - shares], dim=1))
     flips = codes.diff(dim=0).abs().mean(dim=(1, 2)) / (codes[0] - codes[-1]).abs().mean()
