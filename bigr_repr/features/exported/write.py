@@ -90,11 +90,11 @@ def _plan(to: str, precision: str, tokenizer: str | None, calibrated: bool) -> C
         ("tokenizer", own, PRECISIONS),
     ):
         if value not in known:
-            raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
+            raise ValueError(f"{name}={str(value)!r} is unknown; choose one of {', '.join(known)}")
     if (to, precision) in _REFUSED:
-        raise ValueError(f"precision={precision!r} to {to}: {_REFUSED[to, precision]}")
+        raise ValueError(f"precision={str(precision)!r} to {to}: {_REFUSED[to, precision]}")
     if own not in ("float32", precision) or (together and own != precision):
-        raise ValueError(f"tokenizer={own!r} does not go with precision={precision!r} to {to}; leave it out")
+        raise ValueError(f"tokenizer={str(own)!r} does not go with precision={str(precision)!r} to {to}; leave it out")
     if precision == "int8" and not calibrated:
         raise ValueError("precision='int8' needs calibrate: a hundred images like those that will be embedded")
     packages = (*_NEEDED[to], *(("nncf",) if precision == "int8" else ()))
