@@ -18,6 +18,7 @@ LONG_SECONDS = 120.0  # that a job may take without being confirmed
 _SURE_SECONDS: Final = 2.0  # of work, before its length is believed
 _ASK_SECONDS: Final = 300.0
 _LOOK_SECONDS = 0.4  # at least, between looks at what is being drawn
+_TOLD_SECONDS: Final = 0.5  # between two times that those who listen hear how far it is
 _LOOK_SHARE: Final = 0.1  # of the time, at most, goes into looking
 THREAD: Final = "drawing"
 
@@ -56,6 +57,7 @@ class QueuedJob:
     _heard: float = field(default_factory=time.monotonic)
     _begun: float = 0.0
     _looked: float = 0.0
+    _told: float = 0.0
     _cost: float = 0.0
 
     @property
@@ -104,6 +106,9 @@ class QueuedJob:
         self.seconds_left = passed / self.share - passed if self.share else None
         if passed > _SURE_SECONDS and (self.seconds_left or 0) > LONG_SECONDS and not self.confirmed.is_set():
             self._ask()
+        if now - self._told >= _TOLD_SECONDS:  # also where a look costs so much that there are few
+            self.change()
+            self._told = now
         if now - self._looked >= max(_LOOK_SECONDS, self._cost / _LOOK_SHARE):
             self.change(look=self.look if look is None else look())
             self._looked = time.monotonic()
