@@ -116,7 +116,7 @@ class Extractor:
         import torch
 
         self.config, self._layers, self.group = pre.config, list(layers), 2
-        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "float32"
 
     def __call__(self, images: Any) -> Any:
         import torch

@@ -20,7 +20,7 @@ from bigr_repr.train.resume import find_checkpoints, read_record
 log = logging.getLogger(__name__)
 
 _WORTH: Final = 1.1  # times as fast must bfloat16 be to be chosen
-_TRIES: Final = 3
+_TRIES: Final = 2
 _MANY_STEPS: Final = 1000  # for which compiling pays
 
 Trial = Callable[[torch.device], Callable[[], object]]  # forward and backward on a device

@@ -29,7 +29,7 @@ from bigr_repr.train.pace import decided
 
 PIXEL_LOSSES = ("l1", "l2")
 OPTIMIZERS = ("adam", "muon")
-_TRIED = 8  # images, to find what is fastest
+_TRIED = 4  # images, to find what is fastest
 _SMALLEST_JUDGED = 24  # pixels; below, no patch is left after three halvings
 
 
