@@ -236,8 +236,8 @@ def test_known_inputs_take_little_memory(tmp_path: Path) -> None:
 
     peaks = []
     for count in (20_000, 60_000):
-        list_inputs(tmp_path, sources(count), 1000, lambda listed: None)
-        plan = commit_plan(tmp_path, count, 1000, {})
+        listed = list_inputs(tmp_path, sources(count), 1000, lambda listed: None)
+        plan = commit_plan(tmp_path, listed, 1000, {})
         tracemalloc.start()
         try:
             known = KnownInputs(plan)

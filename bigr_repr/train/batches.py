@@ -128,6 +128,12 @@ def _checked(loaded: Iterable[Batch | ImageError]) -> Iterator[Batch]:
         yield batch
 
 
+def check_crop(crop: int | None, image_size: int) -> None:
+    """Raise ValueError for crops with a side that images do not have."""
+    if crop is not None and not 0 < crop <= image_size:
+        raise ValueError(f"crop={crop} is outside 1..{image_size} (image_size)")
+
+
 def batches(
     source: ImageSet | CodeSet,
     *,
@@ -148,8 +154,7 @@ def batches(
     square of that side. `batch_size` is global; it must be a multiple of `ranks`. Raises ImageError for a picture that
     cannot be read, when its batch is due.
     """
-    if crop is not None and not 0 < crop <= image_size:
-        raise ValueError(f"crop={crop} is outside 1..{image_size} (image_size)")
+    check_crop(crop, image_size)
     sampler = StreamSampler(len(source), batch_size, seed=seed, first_step=first_step, rank=rank, ranks=ranks)
     items: Dataset[Any]
     if isinstance(source, CodeSet):

@@ -19,7 +19,7 @@ from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.config import TokenizerConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.train.batches import Batch, batches
+from bigr_repr.train.batches import Batch, batches, check_crop
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.frozen import float_fingerprint
 from bigr_repr.train.loop import Run, TrainSettings, identify, train
@@ -104,6 +104,7 @@ class TokenizerTask:
     """See `bigr_repr.train.loop.Task`."""
 
     def __init__(self, model: BinaryAutoencoder, recipe: TokenizerRecipe, shown: Tensor) -> None:
+        check_crop(recipe.crop, model.config.image_size)
         self.modules: list[nn.Module] = [model]
         self.optimizers: list[torch.optim.Optimizer] = make_optimizers(model, recipe.optimizer)
         self._own = len(self.optimizers)
