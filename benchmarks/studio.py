@@ -132,7 +132,7 @@ def take(opened: Any, url: str, out: Path) -> None:
 def main() -> None:
     """Take them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bigr-tiny")
+    parser.add_argument("--model", default="bigr-tiny-aligned")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "studio")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
