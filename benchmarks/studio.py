@@ -1,6 +1,6 @@
 """Pictures of the studio's pages for the documentation, by a real browser.
 
-Data: examples/images. Command: python benchmarks/studio.py. Expected: five WebP files, under 100 kB each, in
+Data: examples/images. Command: python benchmarks/studio.py. Expected: five WebP files, under 120 kB each, in
 benchmarks/results/studio. Time: about a minute on 2 cores. Needs playwright and a Chromium.
 """
 
