@@ -67,6 +67,7 @@ def photo(tmp_path: Path) -> Path:
 def with_photo(page: Any, photo: Path) -> None:
     page.set_input_files("#file", photo)
     expect(page.locator("#photo")).to_have_attribute("alt", photo.name)
+    page.locator("#photo").evaluate("each => each.decode()")  # it has its size, and so has what is drawn on
 
 
 def quick(page: Any) -> None:
@@ -280,14 +281,14 @@ def test_a_reload_keeps_everything(open_page: Open, photo: Path) -> None:
     assert mask[12, 18]
     choose(page, "kind", "generate")
     page.locator("summary", has_text="More settings").click()
-    page.fill("#option-steps", "8")  # so that it takes longer than a reload
+    page.fill("#option-steps", "16")  # so that it takes longer than a reload
     page.fill("#option-diffusion_steps", "100")
-    page.fill("#count", "24")
+    page.fill("#count", "60")
     page.click("#draw")
     expect(page.locator("#left")).to_contain_text("%")
     page.reload()
     expect(page.locator("#progress")).to_be_visible()
-    expect(page.locator("#history button")).to_have_count(26)
+    expect(page.locator("#history button")).to_have_count(62, timeout=120_000)
 
 
 @pytest.mark.slow
