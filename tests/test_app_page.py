@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bigr_repr_cli.app import jobs
 
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright", reason="playwright is not installed")
 
+from bigr_repr_cli.app import jobs
 from bigr_repr_cli.app.studio import Studio
 from browser import chromium, needs_chromium, pages
 from PIL import Image
@@ -282,14 +282,14 @@ def test_a_reload_keeps_everything(open_page: Open, photo: Path, monkeypatch: py
     assert mask[12, 18]
     choose(page, "kind", "generate")
     page.locator("summary", has_text="More settings").click()
-    page.fill("#option-steps", "12")  # so that it takes longer than a reload
+    page.fill("#option-steps", "16")  # so that it takes longer than a reload
     page.fill("#option-diffusion_steps", "100")
-    page.fill("#count", "40")
+    page.fill("#count", "60")
     page.click("#draw")
     expect(page.locator("#left")).to_contain_text("%")
     page.reload()
     expect(page.locator("#progress")).to_be_visible()
-    expect(page.locator("#history button")).to_have_count(42, timeout=120_000)
+    expect(page.locator("#history button")).to_have_count(62, timeout=120_000)
 
 
 @pytest.mark.slow
@@ -344,7 +344,10 @@ def test_long_work_is_estimated_and_confirmed_and_can_be_stopped(
     monkeypatch.setattr(jobs, "LONG_SECONDS", 0.5)
     page = open_page()
     choose(page, "kind", "generate")
-    page.fill("#count", "40")
+    page.locator("summary", has_text="More settings").click()
+    page.fill("#option-steps", "16")  # so that it goes on for longer than it takes to stop it
+    page.fill("#option-diffusion_steps", "100")
+    page.fill("#count", "60")
     page.click("#draw")
     expect(page.locator("#left")).to_contain_text("on this machine. Go on?")
     page.click("#on")
