@@ -142,7 +142,7 @@ def _open(name: str) -> tuple[Any, Any]:
     except ImportError as error:
         remedy = 'pip install "bigr-repr[text]", or choose the text encoder "words", which needs nothing'
         raise ModuleNotFoundError(f"the text encoder {name} needs transformers; {remedy}") from error
-    with _quiet():
+    with quiet_transformers():
         try:
             here = _is_here(library, name)
             tokenizer = library.AutoTokenizer.from_pretrained(name, local_files_only=here)
@@ -189,7 +189,7 @@ def _model_class(library: Any, config: Any) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bars and reports of transformers meanwhile."""
     logging: Any = importlib.import_module("transformers.utils.logging")
     level = logging.get_verbosity()

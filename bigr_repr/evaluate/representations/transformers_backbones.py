@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import importlib
 import json
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from bigr_repr.checkpoints.text_encoders import quiet_transformers
 from bigr_repr.checkpoints.weights import fingerprint
 from bigr_repr.evaluate.representations.backbone import Backbone, States, states_of
 from bigr_repr.evaluate.representations.weight_files import missing_package
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _RANDOM: Final = "?random"
 
@@ -75,7 +72,7 @@ def _open(name: str, seed: int) -> tuple[Any, Any, bool, dict[str, Any]]:
     except ImportError as error:
         raise missing_package("transformers", f"transformers:{name}") from error
     plain, given = name.removesuffix(_RANDOM), {}
-    with _quiet():
+    with quiet_transformers():  # what matters in their reports is checked
         try:
             processor = library.AutoImageProcessor.from_pretrained(plain, local_files_only=True)
             if name.endswith(_RANDOM):
@@ -100,17 +97,3 @@ def _open(name: str, seed: int) -> tuple[Any, Any, bool, dict[str, Any]]:
     if lost:
         raise ValueError(f"transformers:{plain}: its weights lack {len(lost)} tensors of the model, as {lost[0]}")
     return part, processor, not missing, given
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and reports of transformers meanwhile: what matters in them is checked."""
-    logging: Any = importlib.import_module("transformers.utils.logging")
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
