@@ -64,6 +64,7 @@ def _changed(made: Adapted) -> set[str]:
     return {name for name in before if name != CLASS_TABLE and not torch.equal(before[name], after[name])}
 
 
+@pytest.mark.slow
 def test_each_method_changes_what_it_says_and_nothing_else(adapted: dict[str, Adapted]) -> None:
     assert _changed(adapted["classes"]) == set()
     matrices = {name.split(".")[-2] for name in _changed(adapted["lora"])}
@@ -135,6 +136,7 @@ def test_training_that_only_harms_leaves_the_model_as_it_was(
     assert _changed(made) == set()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_trained_too_is_in_the_adapter_and_its_codes_are_others(
     pictures: Path, base: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +160,7 @@ def test_pictures_far_from_the_models_own_are_warned_of(
     assert "those of its record with 40.0 dB" in caplog.text
 
 
+@pytest.mark.slow
 def test_time_given_ends_it(pictures: Path, base: Path, tmp_path: Path) -> None:
     made = _adapt(pictures, base, tmp_path / "o", minutes=0.01, steps=100_000, patience=1000)
     assert made.record["ended_by"] == "the time given"

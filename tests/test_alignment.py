@@ -124,6 +124,7 @@ RECIPE = GeneratorRecipe(
 )
 
 
+@pytest.mark.slow
 def test_an_aligned_run_learns_the_features_and_leaves_no_trace_of_the_heads(codes: CodeSet, tmp_path: Path) -> None:
     run = settings(tmp_path / "a", steps=120, learning_rate=3e-3, batch_size=8, save_every=120)
     whole = train_generator(codes, MODEL, run, RECIPE)
@@ -264,6 +265,7 @@ def test_muon_takes_matrices_only() -> None:
         Muon([torch.nn.Parameter(torch.zeros(3))])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch 2.9 brought it")
 def test_a_hundred_losses_are_those_of_the_plain_step(
     codes: CodeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

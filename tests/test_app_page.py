@@ -108,6 +108,7 @@ def sent_mask(sent: dict[str, Any]) -> np.ndarray[Any, Any]:
         return np.asarray(image.convert("RGBA"))[..., 3] > 0
 
 
+@pytest.mark.slow
 def test_what_is_marked_is_painted_anew(open_page: Open, photo: Path, running: Running) -> None:
     page = open_page()
     with_photo(page, photo)

@@ -166,6 +166,7 @@ def test_a_mask_is_no_bomb(running: Running) -> None:
         assert words in answer["error"]["message"]
 
 
+@pytest.mark.slow
 # ---- too much
 def test_the_queue_is_limited_and_what_nobody_waits_for_ends(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     studio, began = slow(running), slow(running).began

@@ -77,6 +77,7 @@ def test_what_cannot_be_rescored_by_bits_says_why() -> None:
         index.rescored(codes, features(2), 4, rescore=0)
 
 
+@pytest.mark.slow
 def test_codes_that_no_features_were_made_into_are_not_rescored(tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     opened = push(HammingIndex.build(np.zeros((9, 3), np.uint8)), f"lancedb:{tmp_path}")
@@ -84,6 +85,7 @@ def test_codes_that_no_features_were_made_into_are_not_rescored(tmp_path: Path) 
         opened.rescored(np.zeros((1, 3), np.uint8), np.zeros((1, 24)), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["lancedb", "milvus"])
 def test_a_store_rescores_as_the_folder_does(store: str, tmp_path: Path) -> None:
     pytest.importorskip({"lancedb": "lancedb", "milvus": "milvus_lite"}[store])

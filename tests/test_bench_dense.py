@@ -50,6 +50,7 @@ def test_each_class_is_fitted_as_scikit_learn_does(many: tuple[np.ndarray, ...])
     assert (found.C, found.held_out_map, found.edge) == (0.3, None, None)
 
 
+@pytest.mark.slow
 def test_c_is_chosen_without_the_test_images(many: tuple[np.ndarray, ...]) -> None:
     x, y, z, truth = many
     found, other = (

@@ -222,6 +222,7 @@ def test_pools_are_what_they_say() -> None:
         pool_tokens(states[:, :10], "grid2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bigr", "timm"])
 def test_mirrored_features_are_means_over_both_images(kind: str, tmp_path: Path, settings: BenchSettings) -> None:
     model = str(save(tiny_model(), tmp_path / "tiny")) if kind == "bigr" else "timm:test_vit?random"

@@ -136,6 +136,7 @@ def test_few_shots_are_of_every_class_and_their_draws_differ(tmp_path: Path) -> 
         bench_few_shot("pixels:8", data, settings, shots=(900,))
 
 
+@pytest.mark.slow
 def test_commands(tmp_path: Path) -> None:
     shared = ["--dataset", "digits", "--test-limit", "50", "--cache", str(tmp_path), "--model"]
 

@@ -142,6 +142,7 @@ def test_seeds_that_changed_nothing_make_no_interval(blobs: tuple[Any, ...]) -> 
     assert linear_probe(*blobs, protocol=SGD, seeds=(0, 1, 2)).seed_interval is not None
 
 
+@pytest.mark.slow
 def test_a_block_beside_the_best_that_was_not_measured_is_said(model: str, tmp_path: Path) -> None:
     settings = BenchSettings(cache=tmp_path, k=(1,), device="cpu")
     data = open_data("digits", limit=60, test_limit=20)
@@ -198,6 +199,7 @@ def test_a_training_record_tells_what_was_seen(data: str, training: str, seen: b
         assert "images and labels" in str(trained_on(data, training, labels=True))
 
 
+@pytest.mark.slow
 def test_bench_says_that_a_model_was_trained_on_the_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in "ab":
         write_pictures(tmp_path / "cifar10" / name, 6, first=ord(name))
@@ -236,6 +238,7 @@ def test_no_two_classes_share_a_color() -> None:
         assert len({tuple(color) for color in plots.class_colors(count)}) == count
 
 
+@pytest.mark.slow
 def test_pictures_name_all_classes_and_explain_their_marks(tmp_path: Path) -> None:
     names = [f"kind{i:03d}" for i in range(100)]
     points, labels = np.random.default_rng(0).normal(size=(200, 2)), np.arange(200) % 100

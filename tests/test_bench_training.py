@@ -107,6 +107,7 @@ def test_crops_of_an_epoch_are_always_the_same_and_of_others_not(
     assert not torch.allclose(first, next_)
 
 
+@pytest.mark.slow
 def test_the_command_names_its_protocol(model: str, photos: str, tmp_path: Path) -> None:
     arguments = ["augmented-probe", "--model", model, "--dataset", photos, "--layer", "2", "--epochs", "2"]
     arguments += ["--cache", str(tmp_path), "--device", "cpu", "--json"]

@@ -72,6 +72,7 @@ def test_a_row_says_where_its_best_layer_comes_from(model: str, tmp_path: Path) 
         bench(model, data, mirrored, layers=["best"])
 
 
+@pytest.mark.slow
 def test_embeddings_have_a_best_layer_too(model: str, tmp_path: Path) -> None:
     photos = Path(_photos(tmp_path / "photos", 5))
     for side in ("train", "test"):

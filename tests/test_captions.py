@@ -11,6 +11,7 @@ from bigr_repr.captions.scenes import COLORS, HELD_OUT, KINDS, SHAPES, Scene, Th
 from bigr_repr.datasets import open_images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [False, True])
 def test_the_judge_reads_real_pictures_without_error(held_out: bool) -> None:
     verdicts = []

@@ -63,6 +63,7 @@ def test_the_whole_way_in_a_process_of_its_own(place: Path, tmp_path: Path) -> N
     assert pasted.stdout == "(7, 64) a/00000.png\n"
 
 
+@pytest.mark.slow
 def test_layers_in_either_notation(place: Path, tmp_path: Path, bigr: Run) -> None:
     assert (
         bigr("embed", place / "photos", "--layer", "0,3", "--layer", "mid", "--codes", "--labels-from-folders")[0] == 0
@@ -75,6 +76,7 @@ def test_layers_in_either_notation(place: Path, tmp_path: Path, bigr: Run) -> No
     assert data.labels == ["a"] * 4 + ["b"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["--store-dtype", "--dtype"])  # the second one: its former name
 def test_vectors_are_stored_and_computed_as_asked(place: Path, tmp_path: Path, bigr: Run, name: str) -> None:
     assert bigr("embed", place / "photos", "--layer", "2", name, "float16", "--precision", "bf16")[0] == 0
@@ -108,6 +110,7 @@ def test_a_list_on_stdin(place: Path, tmp_path: Path, bigr: Run, monkeypatch: py
     assert read_embeddings(tmp_path / "embeddings").paths == [listed[0], listed[2]]
 
 
+@pytest.mark.slow
 def test_failures_are_counted_and_listed(place: Path, tmp_path: Path, bigr: Run) -> None:
     write_pictures(tmp_path / "in", 3)
     (tmp_path / "in/00001.png").write_bytes(b"")
@@ -163,6 +166,7 @@ def test_an_unknown_model_is_one_line(place: Path, bigr: Run) -> None:
     assert "bigr-unheard-of" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [[], ["photos", "--layer", "twelve"], ["-", "photos"], ["photos", "--pool", "sum"], ["photos", "--unheard-of"]],
@@ -237,6 +241,7 @@ def test_devices_whose_run_was_killed_never_write_beside_the_next(place: Path, t
 # ---- growing, doubles, devices, and files for others
 
 
+@pytest.mark.slow
 def test_inputs_that_were_added_need_update(place: Path, tmp_path: Path, bigr: Run) -> None:
     write_pictures(tmp_path / "in", 3)
     usual = ["embed", "in", "--layer", "2", "--batch-size", "auto", "--decode-timeout", "0"]
@@ -252,6 +257,7 @@ def test_inputs_that_were_added_need_update(place: Path, tmp_path: Path, bigr: R
     assert "gone: embeddings/gone.jsonl" in text
 
 
+@pytest.mark.slow
 def test_doubles_are_counted_and_listed(tmp_path: Path, bigr: Run) -> None:
     paths = write_pictures(tmp_path / "in", 3)
     paths[2].write_bytes(paths[0].read_bytes())

@@ -156,6 +156,7 @@ def test_precision_takes_what_the_library_takes() -> None:
         as_dtype("float8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "listed"),
     [

@@ -79,6 +79,7 @@ def test_painting_commands_take_prompts(bigr: Run, tmp_path: Path) -> None:
     assert read_provenance(tmp_path / "w.png")["prompts"] == ["a cat", "a dog"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [

@@ -57,6 +57,7 @@ def bigr(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: py
     return run
 
 
+@pytest.mark.slow
 def test_bits_from_pictures_to_a_page(place: Path, tmp_path: Path, bigr: Run) -> None:
     code, text, errors = bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
     assert (code, errors) == (0, "")
@@ -156,6 +157,7 @@ def test_several_pictures_as_one_query_grouped_and_as_csv(place: Path, bigr: Run
         assert (code != 0, message in error) == (True, True)
 
 
+@pytest.mark.slow
 def test_queries_come_from_standard_input(place: Path, bigr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
     photo = place / "photos" / "00005.png"
@@ -213,6 +215,7 @@ def test_a_missed_target_is_one_line_that_names_flat(place: Path, bigr: Run) -> 
     assert (json.loads(text)["settings"]["lists"], json.loads(text)["settings"]["effort"]) == (3, 3)
 
 
+@pytest.mark.slow
 def test_codes_and_decoding_go_round(place: Path, tmp_path: Path, bigr: Run) -> None:
     expected = encode_codes(place / "photos", model=place / "model")
     for name in ("c.parquet", "c.npz", "c.npy"):
@@ -298,6 +301,7 @@ def test_options_that_would_do_nothing_are_refused(place: Path, bigr: Run) -> No
     assert bigr("codes", place / "data", "--model", place / "model")[0] == 2
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_known_before_the_work(
     place: Path, bigr: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +363,7 @@ def test_near_duplicates_as_a_list_and_a_page(place: Path, tmp_path: Path, bigr:
     assert "1 cluster of 2 of 21 images within 0 bits" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -143,6 +143,7 @@ def test_the_picture_says_what_else_the_command_was_told(bigr: Run, tmp_path: Pa
     assert read_provenance(tmp_path / "o.png")["margins"] == [5, 0, 5, 0]
 
 
+@pytest.mark.slow
 def test_what_is_transparent_in_a_mask_is_not_marked(bigr: Run, tmp_path: Path) -> None:
     """White strokes on a transparent layer mark the strokes, though what lies under the transparency is white too."""
     layer = Image.new("RGBA", (50, 36), (255, 255, 255, 0))
@@ -245,6 +246,7 @@ def test_photographs_are_upright_and_of_any_kind(bigr: Run, tmp_path: Path) -> N
     assert pixels(tmp_path / "o.png").shape == (36, 50, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "size"),
     [
@@ -372,6 +374,7 @@ def test_ctrl_c_ends_with_a_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_grid_and_an_array_may_go_into_the_folder_of_the_pictures(bigr: Run, tmp_path: Path) -> None:
     extra = ["--grid", "new/grid.png", "--npz", "new/all.npz"]
     assert bigr("generate", "--out", "new", *extra)[0] == 0
@@ -454,6 +457,7 @@ def test_the_grid_may_lie_in_the_folder_to_be_made(bigr: Run, tmp_path: Path) ->
     assert (tmp_path / "new" / "grid.png").exists()
 
 
+@pytest.mark.slow
 def test_pictures_of_another_class_or_origin_are_refused(bigr: Run, tmp_path: Path) -> None:
     assert bigr("generate", "-l", "0,1", "--count", "2", "--out", "two")[0] == 0
     assert bigr("generate", "-l", "2", "--count", "2", "--out", "other")[0] == 0
@@ -526,6 +530,7 @@ def test_precision_by_either_name(bigr: Run, tmp_path: Path, name: str) -> None:
     assert read_provenance(tmp_path / "o" / "000000.png")["precision"] == "bfloat16"
 
 
+@pytest.mark.slow
 # ---- what goes wrong
 @pytest.mark.parametrize(
     ("arguments", "says"),

@@ -82,6 +82,7 @@ def column(kind: str) -> pa.Array:
     return pa.array(PICTURES, {"binary": pa.binary(), "large": pa.large_binary(), "view": pa.binary_view()}[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "large", "view", "dictionary", "fixed"])
 @pytest.mark.parametrize("struct", [False, True])
 def test_bytes_of_any_kind_are_read(pre: Pretrained, tmp_path: Path, kind: str, struct: bool) -> None:

@@ -114,6 +114,7 @@ def test_a_crash_and_an_endless_loop_cost_a_picture_each(tmp_path: Path) -> None
         np.testing.assert_array_equal(vector, rows[path])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sabotage")
 def test_a_decoder_without_a_caller_ends(tmp_path: Path) -> None:
     path = spoilt(tmp_path / "in", ["hang.png"])[-1].parent / "hang.png"
@@ -126,6 +127,7 @@ def test_a_decoder_without_a_caller_ends(tmp_path: Path) -> None:
     assert child._process.wait(60) == -signal.SIGALRM
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sabotage")
 def test_ctrl_c_does_not_wait_for_a_decoder_that_hangs(tmp_path: Path) -> None:
     spoilt(tmp_path / "in", ["hang.png"])

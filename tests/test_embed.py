@@ -113,6 +113,7 @@ def test_tokens_unpooled_and_half_precision(pre: Pretrained, photos: Path, tmp_p
     np.testing.assert_allclose(data.vectors, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["max", "avg+max", "grid2"])
 def test_pools_mirrors_and_blocks_side_by_side_are_those_of_extract_features(
     pre: Pretrained, photos: Path, tmp_path: Path, pool: str
@@ -175,6 +176,7 @@ def test_how_it_is_run_changes_nothing(pre: Pretrained, photos: Path, tmp_path: 
     np.testing.assert_allclose(one.vectors, two.vectors, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_order_does_not_depend_on_how_long_decoding_takes(
     pre: Pretrained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +221,7 @@ def spoil(folder: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_bad_file_becomes_a_line_and_shifts_no_row(pre: Pretrained, tmp_path: Path) -> None:
     write_pictures(tmp_path / "clean", 23)
     write_pictures(tmp_path / "spoiled", 23)
@@ -339,6 +342,7 @@ def spoil_features(monkeypatch: pytest.MonkeyPatch, spoiled: Any) -> None:
     monkeypatch.setattr(FeatureExtractor, "forward", spoiling)
 
 
+@pytest.mark.slow
 def test_a_row_that_is_not_finite_is_a_failure(
     pre: Pretrained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +377,7 @@ def test_what_float16_cannot_hold_is_not_written(photos: Path, tmp_path: Path) -
 # ---- stopping and going on
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_equals_an_unbroken_one(pre: Pretrained, photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "whole", pre)
 
@@ -458,6 +463,7 @@ def test_a_full_disk_at_any_moment_loses_nothing(
     assert rows_of(out) == rows_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_failed_images_are_tried_again_and_only_they(pre: Pretrained, tmp_path: Path) -> None:
     paths = write_pictures(tmp_path / "in", 23)
     spoil(tmp_path / "in")
@@ -505,6 +511,7 @@ def test_data_of_another_kind_is_refused(
     assert state_of(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_color_profiles_are_recorded_and_kept_by_resumed_runs(pre: Pretrained, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(photos, out, pre, icc="ignore")
@@ -596,6 +603,7 @@ def test_reading_in_batches_gives_all_rows_once(pre: Pretrained, photos: Path, t
     assert from_bytes(whole.codes, 192).any()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_said(
     pre: Pretrained, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -77,6 +77,7 @@ def rewrite(path: Path, number: int) -> None:
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9 * (1 + number)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dedup", [None, "exact"])
 def test_an_update_equals_a_run_anew_where_files_changed_came_and_went(
     dedup: str | None, pre: Pretrained, tmp_path: Path
@@ -212,6 +213,7 @@ def test_an_update_of_nothing_is_a_first_run(pre: Pretrained, tmp_path: Path) ->
     assert run(tmp_path / "in", tmp_path / "out", pre, update=True).rows == 3
 
 
+@pytest.mark.slow
 def test_failures_of_additions_are_tried_again(pre: Pretrained, tmp_path: Path) -> None:
     photos, out = tmp_path / "in", tmp_path / "out"
     write_pictures(photos, 6)
@@ -333,6 +335,7 @@ def test_retried_failures_among_duplicates_find_their_places(pre: Pretrained, tm
     assert read_embeddings(tmp_path / "out").paths == ["00000.png", "00002.png", "00003.png"]
 
 
+@pytest.mark.slow
 def test_doubles_of_a_failure_that_are_mended_get_rows(pre: Pretrained, tmp_path: Path) -> None:
     photos, out = tmp_path / "in", tmp_path / "out"
     paths = write_pictures(photos, 9)

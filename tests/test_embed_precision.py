@@ -41,6 +41,7 @@ def _embed(place: Path, out: Path, *options: str) -> re.Match[str]:
     return found
 
 
+@pytest.mark.slow
 def test_bfloat16_says_what_it_costs(place: Path, tmp_path: Path) -> None:
     found = _embed(place, tmp_path / "out", "--precision", "bfloat16")
     assert float(found[3]) > 0.99

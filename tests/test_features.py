@@ -52,6 +52,7 @@ def test_features_are_mean_hidden_states_of_unmasked_codes_without_class(pre: Pr
     assert states[2].std(0).mean() > 0.1, "the pictures must differ for this test to say anything"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [*POOLS, "none"])
 @pytest.mark.parametrize("mirror", [False, True])
 def test_features_are_pooled_states_of_blocks_side_by_side_and_of_the_mirror_image(

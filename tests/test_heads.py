@@ -92,6 +92,7 @@ def test_rates_warm_up_and_fall() -> None:
     assert sgd_protocol("dinov2").steps(10**6) == (12500, 0)
 
 
+@pytest.mark.slow
 def test_probe_by_gradient_descent_finds_the_classes_and_the_rate() -> None:
     from sklearn.datasets import load_digits
 

@@ -47,6 +47,7 @@ def folder(tmp_path: Path) -> Path:
     return br.save(Pretrained(config, model.tokenizer, model.generator), tmp_path / "mine")
 
 
+@pytest.mark.slow
 def test_what_is_pushed_comes_back_bit_for_bit_and_by_its_commit(hub: Hub, folder: Path) -> None:
     done = push(folder, "user/mine", card="# mine\n", pictures={"samples.png": b"png"})
     assert done.url == f"{hub.url}/user/mine"

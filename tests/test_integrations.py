@@ -21,6 +21,7 @@ PRE = tiny_model()
 # ---- scikit-learn
 
 
+@pytest.mark.slow
 def test_a_pipeline_searches_layers_and_pools() -> None:
     """Features of the whole set beside those of the folds: cross-validation computes what extract_features does."""
     from sklearn.linear_model import LogisticRegression

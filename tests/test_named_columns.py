@@ -174,6 +174,7 @@ def test_the_search_command_takes_the_column(
 # ---- commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

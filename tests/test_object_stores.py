@@ -136,6 +136,7 @@ def test_folders_patterns_and_objects_are_listed_as_files_are(store: ObjectPath,
         paths(f"{top}/*.gif")
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_where_pictures_and_rows_are(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:
     files = write_pictures(tmp_path / "in", 13)
     files[4].write_bytes(b"junk")
@@ -216,6 +217,7 @@ def test_a_run_into_a_store_goes_on_wherever_it_was_broken(
     )  # of eleven puts: list, containers and plan, failures so far, three units of two objects each, all failures
 
 
+@pytest.mark.slow
 def test_retrying_overwriting_and_other_data(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:
     files = write_pictures(tmp_path / "in", 7)
     good = files[3].read_bytes()

@@ -76,6 +76,7 @@ def test_an_outage_is_sat_out(proxy: StoreProxy, store: ObjectPath, pre: Pretrai
     assert read_embeddings(store / "out").vectors.tobytes() == read_embeddings(tmp_path / "whole").vectors.tobytes()
 
 
+@pytest.mark.slow
 def test_pieces_that_break_off_are_asked_for_again(
     proxy: StoreProxy, store: ObjectPath, pre: Pretrained, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_pieces_that_break_off_are_asked_for_again(
     assert read_embeddings(tmp_path / "out").vectors.tobytes() == read_embeddings(tmp_path / "whole").vectors.tobytes()
 
 
+@pytest.mark.slow
 def test_what_is_refused_for_good_is_a_failure_and_the_rest_is_done(
     proxy: StoreProxy, store: ObjectPath, pre: Pretrained
 ) -> None:
@@ -99,6 +101,7 @@ def test_what_is_refused_for_good_is_a_failure_and_the_rest_is_done(
     assert run(store / "in", store / "out", pre).embedded == 0
 
 
+@pytest.mark.slow
 def test_what_is_out_of_reach_or_missing_is_tried_by_the_next_run(
     proxy: StoreProxy, store: ObjectPath, pre: Pretrained
 ) -> None:
@@ -115,6 +118,7 @@ def test_what_is_out_of_reach_or_missing_is_tried_by_the_next_run(
     assert (again.rows, again.embedded, again.failures) == (COUNT - 1, 2, 1)  # the damaged one is not tried
 
 
+@pytest.mark.slow
 def test_a_unit_that_the_store_does_not_take_is_set_aside(
     proxy: StoreProxy, store: ObjectPath, pre: Pretrained, tmp_path: Path
 ) -> None:

@@ -300,6 +300,7 @@ def test_nothing_imports_the_command_line() -> None:
 HEAVY = ("torch", "faiss", "sklearn", "timm", "pyarrow", "pandas", "accelerate", "fastapi")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "heavy"),
     [
@@ -314,6 +315,7 @@ def test_imports_leave_heavy_libraries_alone(code: str, heavy: tuple[str, ...]) 
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["-c", "import bigr_repr"], ["-m", "bigr_repr_cli", "--help"]])
 def test_answers_at_once(command: list[str]) -> None:
     def seconds() -> float:

@@ -76,6 +76,7 @@ def test_planning_looks_at_a_window_as_if_it_had_counted_all_anew() -> None:
     assert not left.any()
 
 
+@pytest.mark.slow
 def test_an_upper_bound_of_the_windows_is_known_before_they_are_listed() -> None:
     for seed in range(20):
         mask = some_mask(70, 53, seed)

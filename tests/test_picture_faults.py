@@ -361,6 +361,7 @@ def test_a_png_that_lacks_no_more_than_its_end_mark_is_whole() -> None:
         assert caught.value.kind == "truncated"
 
 
+@pytest.mark.slow
 def test_a_million_blocks_of_metadata_do_not_fill_memory() -> None:
     chunks = ck(b"tEXt", b"", 1) * 300_000
     data = PNG[:33] + chunks + PNG[33:]
@@ -522,6 +523,7 @@ def test_a_profile_that_is_srgb_or_damaged_changes_no_bit() -> None:
         assert np.array_equal(decoded(saved(PICTURE, "PNG", icc_profile=profile)), np.asarray(PICTURE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["convert", "ignore"])
 def test_queries_treat_profiles_as_their_index_does(choice: str, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()

@@ -66,6 +66,7 @@ def test_jpeg_xl_gives_its_pixels(boxed: bool) -> None:
     assert np.array_equal(decoded(jxl(shades), icc="ignore")[..., 0], np.rint(shades * 255))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (16, 8), (320, 240), (1000, 7), (7, 1000), (1920, 1080), (12, 10)])
 def test_jpeg_xl_is_measured_before_it_is_decoded(size: tuple[int, int]) -> None:
     width, height = size

@@ -96,6 +96,7 @@ def test_a_container_is_read_once(
     assert proxy.read(name) < 0.05 * sizes[name]
 
 
+@pytest.mark.slow
 def test_units_hold_whole_row_groups(sizes: dict[str, int], pre: Pretrained, tmp_path: Any) -> None:
     run("small.parquet", tmp_path / "small", pre)
     plan = open_plan(tmp_path / "small" / "_run")
@@ -112,6 +113,7 @@ def test_units_hold_whole_row_groups(sizes: dict[str, int], pre: Pretrained, tmp
     assert read[0].vectors.tobytes() == read[1].vectors.tobytes()
 
 
+@pytest.mark.slow
 def test_a_tar_that_was_written_anew_is_listed_anew(
     proxy: StoreProxy, sizes: dict[str, int], pre: Pretrained, tmp_path: Any
 ) -> None:

@@ -247,6 +247,7 @@ print((status("VmHWM") - before) / Path(sys.argv[2]).stat().st_size)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
 def test_loading_peaks_below_1_2_times_the_files_size(tmp_path: Path) -> None:
     large = dataclasses.replace(GENERATOR, layers=4, heads=16, dim=1024, classes=1000)

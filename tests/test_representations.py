@@ -186,6 +186,7 @@ def test_an_image_tower_of_open_clip_is_read_as_its_library_reads_it(tmp_path: P
         open_representation("open_clip:ViT-B-32/openai", device="cpu")
 
 
+@pytest.mark.slow
 def test_the_fids_network_is_torchvisions_with_other_pools(tmp_path: Path) -> None:
     """One weight at the border tells the pools apart: a mean over what is there, and a maximum in the last block."""
     from torchvision.models.inception import Inception3

@@ -180,6 +180,7 @@ def test_what_cannot_be_kept_is_refused() -> None:
         built("ivf").find(codes_of(1), 3, where="good", effort=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["lancedb", "milvus"])
 def test_a_store_filters_as_the_folder_does(store: str, tmp_path: Path) -> None:
     pytest.importorskip({"lancedb": "lancedb", "milvus": "milvus_lite"}[store])

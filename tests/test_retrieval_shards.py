@@ -44,6 +44,7 @@ def test_shards_find_what_one_index_finds(processes: int, data: Path, tmp_path: 
     assert shards.row_of("none") == -1
 
 
+@pytest.mark.slow
 def test_a_build_that_was_cut_short_goes_on(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
     build_shards(data, out, 3, binarizer="bits")

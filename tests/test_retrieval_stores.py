@@ -90,6 +90,7 @@ def test_an_open_index_goes_on_with_what_replaces_it(place: str) -> None:
         opened.search(other.rows.codes[:1], 5)
 
 
+@pytest.mark.slow
 def test_pushing_again_and_again_leaves_nothing_behind(place: str, tmp_path: Path) -> None:
     def size() -> int:
         return sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())

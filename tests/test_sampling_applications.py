@@ -237,6 +237,7 @@ def test_a_grid_of_512_pixels_works() -> None:
     assert torch.equal(watch.seen[-1].codes[:, ~mask.flatten()], known[:, ~mask.flatten()])
 
 
+@pytest.mark.slow
 def test_calls_of_all_kinds_share_what_was_compiled() -> None:
     """Guided and not, one token or many: torch.compile gives up silently on a block that meets too many kinds."""
     torch._dynamo.reset()
@@ -248,6 +249,7 @@ def test_calls_of_all_kinds_share_what_was_compiled() -> None:
             generate(compiled, labels, steps=steps, diffusion_steps=2)
 
 
+@pytest.mark.slow
 def test_compiled_networks_draw_the_same() -> None:
     """And every part is among what was compiled: a caller that passes by a compiled `forward` leaves it as slow."""
     torch._dynamo.reset()

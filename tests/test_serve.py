@@ -93,6 +93,7 @@ def test_embeddings_are_extract_features(client: TestClient, pre: Pretrained, fo
         np.testing.assert_allclose(mine, wanted[layer], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "pool", "mirror"), [("1+3", "grid2", True), (2, "max", False)])
 def test_an_index_of_other_pools_is_searched_by_pictures_read_alike(
     pre: Pretrained, folder: Path, tmp_path: Path, layer: int | str, pool: str, mirror: bool
@@ -416,6 +417,7 @@ def test_more_than_the_queue_holds_are_told_to_try_again(pre: Pretrained) -> Non
         assert client.post("/codes", json={"input": [encoded(picture(0))] * 2}).status_code == 200
 
 
+@pytest.mark.slow
 def test_more_requests_than_allowed_and_slow_ones_are_refused(pre: Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service(pre, limits=Limits(requests=1, seconds=1.0))
     entered = threading.Event()

@@ -97,6 +97,7 @@ def test_reading_a_part_of_the_tokens_keeps_the_captions(pre: Pretrained) -> Non
 # ---- configurations and files
 
 
+@pytest.mark.slow
 def test_class_models_are_written_as_before() -> None:
     """Older versions refuse fields that they do not know, and compare records of runs."""
     written = tiny_model().config.to_dict()

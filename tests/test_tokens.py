@@ -163,6 +163,7 @@ def test_tokens_are_near_whatever_all_have_in_common() -> None:
         near_tokens(states, 3, 0)
 
 
+@pytest.mark.slow
 def test_the_picture_of_tokens_has_a_row_an_image(pre: Pretrained, tmp_path: Path) -> None:
     write_pictures(tmp_path / "images", 3)
     save(pre, tmp_path / "model")

@@ -382,6 +382,7 @@ def test_generator_from_codes_and_from_images(folder: Path, codes: Path, tmp_pat
     assert len(losses(tmp_path / "b")) == 3
 
 
+@pytest.mark.slow
 def test_data_without_labels_train_without_classes(folder: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()

@@ -56,6 +56,7 @@ def faster(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
     monkeypatch.setattr(pace, "_seconds", lambda *a, half: taken(*a, half=half) * 0 + (1 if half else by))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "chosen"), [(3.0, "bfloat16"), (1.05, "float32"), (0.5, "float32")])
 def test_deciding_changes_no_weight(
     images: Path,

@@ -163,6 +163,7 @@ def test_gradient_checkpointing_changes_no_weight(packed: Path, tmp_path: Path, 
     assert _equal(model.state_dict(), whole)
 
 
+@pytest.mark.slow
 def test_signals_reach_loading_processes_and_other_threads_unharmed() -> None:
     code = f"""
 import os, signal, threading

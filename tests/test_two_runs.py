@@ -77,6 +77,7 @@ def test_of_many_that_ask_at_once_one_holds(store: ObjectPath) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_run_that_gives_no_sign_of_life_is_taken_over_from(
     store: ObjectPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_killed_run_of_this_machine_is_taken_over_from_at_once(store: ObjectPa
 # ---- runs
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_and_the_first_is_not_disturbed(
     store: ObjectPath, pre: Pretrained, tmp_path: Path
 ) -> None:
