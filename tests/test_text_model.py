@@ -12,11 +12,11 @@ from tiny_model import tiny_model
 
 import bigr_repr as br
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save
+from bigr_repr.checkpoints.prompts import read_captions
 from bigr_repr.checkpoints.text_encoders import WordEncoder
 from bigr_repr.config import GeneratorConfig, ModelConfig
 from bigr_repr.models.bigr import drop_labels
 from bigr_repr.models.transformer import Captions
-from bigr_repr.sampling.prompts import read_captions
 
 FEW = {"steps": 3, "diffusion_steps": 3}
 RED, BLUE = "a red circle", "a blue square left of a large green cross"

@@ -14,6 +14,7 @@ from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 if TYPE_CHECKING:
     import torch
 
+    from bigr_repr.features.condition import FeatureCondition
     from bigr_repr.features.extractor import Layer
 
 ENGINES = ("local", "ray")
@@ -26,12 +27,13 @@ class EmbedOptions:
     **Columns.** layers: whose vectors are stored, in the column `embedding`, or `embedding_4` and so on if there are
     several; "4+8": both side by side, as one. pool: how tokens become one vector, "avg", "max", "avg+max" (both in a
     row), "grid2" (the means over the four quarters in a row), or "none" (one a token). mirror: vectors are means over
-    the image and its mirror image, at twice the time. codes: also store `code`, the tokenizer's bits,
-    packed as bigr_repr.codes states. labels_from_folders: also `label`, the name of the file's folder, or what its
-    Parquet or tar file states. sha256: also `sha256` of the encoded image, hexadecimal. store_dtype: of the stored
-    vectors, "float32" or "float16". dedup="exact": of inputs with the same bytes only the first gets a row (or a
-    failure); duplicates.jsonl lists the others with its path. thumbnails: also `image`, the whole picture as WebP with
-    a longer side of so many pixels, 16..1024, a struct of `bytes` and `path`.
+    the image and its mirror image, at twice the time. condition: a class or caption that vectors are read with, or
+    masked tokens, as of FeatureExtractor. codes: also store `code`, the tokenizer's bits, packed as bigr_repr.codes
+    states. labels_from_folders: also `label`, the name of the file's folder, or what its Parquet or tar file states.
+    sha256: also `sha256` of the encoded image, hexadecimal. store_dtype: of the stored vectors, "float32" or "float16".
+    dedup="exact": of inputs with the same bytes only the first gets a row (or a failure); duplicates.jsonl lists the
+    others with its path. thumbnails: also `image`, the whole picture as WebP with a longer side of so many pixels,
+    16..1024, a struct of `bytes` and `path`.
 
     **Inputs.** root, literal: as bigr_repr.embed.inputs.sources.find_sources takes them. image_column, label_column:
     names of the columns of Parquet inputs.
@@ -64,6 +66,7 @@ class EmbedOptions:
     layers: Iterable[Layer] = (12,)
     pool: str = "avg"
     mirror: bool = False
+    condition: FeatureCondition | int | str | None = None
     codes: bool = False
     labels_from_folders: bool = False
     sha256: bool = False

@@ -123,15 +123,14 @@ def _load(model: PathLike | Pretrained | ExportedModel, devices: tuple[str, ...]
         place = None  # the network will not run in this process
     layers = dict.fromkeys(layer_name(blocks_of(layer, pre.config)) for layer in options.layers)
     extractor = FeatureExtractor(
-        pre, layers, options.pool, mirror=options.mirror, dtype=as_dtype(options.dtype), device=place,
-        compile=options.compile,
+        pre, layers, options.pool, mirror=options.mirror, condition=options.condition, dtype=as_dtype(options.dtype),
+        device=place, compile=options.compile,
     )  # fmt: skip
     recipe = Recipe(
         config=pre.config, weights=pre.fingerprint, layers=tuple(layers), pool=options.pool, mirror=options.mirror,
         store_dtype=options.store_dtype, dtype=extractor.precision, codes=options.codes,
         labels=options.labels_from_folders, sha256=options.sha256, dedup=options.dedup,
-        thumbnails=options.thumbnails,
-        parquet=options.columns,
+        condition=extractor.condition, thumbnails=options.thumbnails, parquet=options.columns,
     )  # fmt: skip
     return _Setup(model, extractor, recipe, pre if on_ray and isinstance(pre, Pretrained) else None, devices)
 

@@ -1,6 +1,7 @@
 from .attention import NearTokens as NearTokens
 from .attention import near_tokens as near_tokens
 from .attention import token_attention as token_attention
+from .condition import FeatureCondition as FeatureCondition
 from .exported.model import ExportedModel as ExportedModel
 from .exported.model import load_exported as load_exported
 from .exported.write import export_model as export_model

@@ -17,6 +17,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import code_bytes, to_bytes
+from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.features.exported.model import ExportedModel, open_model
 from bigr_repr.features.extractor import FeatureExtractor, Features, Layer
 from bigr_repr.images.inputs import Pictures, read_all, stack
@@ -35,6 +36,7 @@ def extract_features(
     layer: Layer = ...,
     pool: str = ...,
     mirror: bool = ...,
+    condition: FeatureCondition | int | str | None = ...,
     batch_size: int = ...,
     device: torch.device | str | None = ...,
     dtype: str | torch.dtype | None = ...,
@@ -49,6 +51,7 @@ def extract_features(
     layer: Layers,
     pool: str = ...,
     mirror: bool = ...,
+    condition: FeatureCondition | int | str | None = ...,
     batch_size: int = ...,
     device: torch.device | str | None = ...,
     dtype: str | torch.dtype | None = ...,
@@ -62,6 +65,7 @@ def extract_features(
     layer: Layer | Layers = 12,
     pool: str = "avg",
     mirror: bool = False,
+    condition: FeatureCondition | int | str | None = None,
     batch_size: int = 32,
     device: torch.device | str | None = None,
     dtype: str | torch.dtype | None = None,
@@ -77,7 +81,8 @@ def extract_features(
     model: a name or folder that load takes, a model, or an exported network or its folder. layer: 0-based block,
     negative from the end, "mid", several side by side as "4+8", or a list of these, for which the result is {layer as
     given: array}. pool: "avg", "max", "avg+max", "grid2" (the means over the four quarters in a row) or "none"; mirror:
-    means over each image and its mirror image, at twice the time; both as of FeatureExtractor. device: None: a GPU if
+    means over each image and its mirror image, at twice the time; condition: a class or caption that features are read
+    with, or masked tokens; all three as of FeatureExtractor. device: None: a GPU if
     there is one, or where the given model is. dtype: what the network computes in ("float32", "bfloat16", "float16").
     workers: threads that decode.
 
@@ -89,7 +94,7 @@ def extract_features(
     layers: list[Layer] = [layer] if isinstance(layer, int | str) else list(layer)
     if not layers:
         raise ValueError("layer=[] names no layer; for only codes see encode_codes")
-    extractor = _extractor(model, layers, pool, device, dtype, compile, mirror=mirror)
+    extractor = _extractor(model, layers, pool, device, dtype, compile, mirror=mirror, condition=condition)
     arrays = _arrays(_batches(images, extractor, batch_size, workers), extractor, layers)
     return arrays if several else arrays[layers[0]]
 
@@ -138,12 +143,15 @@ def _extractor(
     compile: bool,
     *,
     mirror: bool = False,
+    condition: FeatureCondition | int | str | None = None,
 ) -> FeatureExtractor:
     computed_in = as_dtype(dtype)
     pre = open_model(model)
     moves = isinstance(pre, Pretrained) and (pre is not model or device is not None)
     place = choose_device(device) if moves else device
-    return FeatureExtractor(pre, layers, pool, mirror=mirror, dtype=computed_in, device=place, compile=compile)
+    return FeatureExtractor(
+        pre, layers, pool, mirror=mirror, condition=condition, dtype=computed_in, device=place, compile=compile
+    )
 
 
 def _check_finite(features: Features, first: int, dtype: torch.dtype) -> None:

@@ -1,8 +1,8 @@
 """FeatureExtractor: images as tensors in, hidden states and bits of a pretrained model out. Knows nothing of files.
 
-The codes of an image, none masked, and the no-class condition go through the transformer; the features are the hidden
-state after a block, without final norm and condition token, averaged over the tokens (BiGR, section 4.3) or pooled in
-another way, of one block or of several side by side.
+The codes of an image go through the transformer, none masked and without a class, unless a condition says otherwise;
+the features are the hidden state after a block, without final norm and condition token, averaged over the tokens (BiGR,
+section 4.3) or pooled in another way, of one block or of several side by side.
 """
 
 # B batch, S side in pixels, N tokens, K bits per token, D width
@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.checkpoints.prompts import read_captions
 from bigr_repr.codes import from_bytes, grid_to_tokens
 from bigr_repr.config import ModelConfig
+from bigr_repr.features.condition import FeatureCondition, as_condition
 from bigr_repr.features.exported.manifest import Manifest
 from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.pools import NONE, POOLS, pool_tokens, vector_shape
-from bigr_repr.models.transformer import Transformer
+from bigr_repr.models.transformer import Captions, Transformer
 
 __all__ = ["FeatureExtractor", "Features", "Layer", "blocks_of", "layer_name"]
 
@@ -57,11 +59,13 @@ class FeatureExtractor(nn.Module):
     by "+" as "4+8", whose features are set side by side; blocks past the deepest are neither kept nor run; none: codes
     only. pool: how tokens become one vector: "avg", "max", "avg+max" (both in a row), "grid2" (the means over the four
     quarters in a row), or "none". mirror: features are means over an image and its mirror image, at twice the time;
-    codes are the image's own.
+    codes are the image's own. condition: a class or a caption that features are read with, or a FeatureCondition,
+    which can also mask a share of the tokens; None: neither.
     dtype: what the network computes in; None: as the weights are. In bfloat16 or float16 some bits of the codes differ
     from those in float32. device: None: where the weights are. compile: use torch.compile.
 
-    Raises ValueError for a layer out of range, an unknown pool, or what an exported network was not exported for.
+    Raises ValueError for a layer out of range, an unknown pool, a class that the model does not have, or what an
+    exported network was not exported for.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class FeatureExtractor(nn.Module):
         pool: str = "avg",
         *,
         mirror: bool = False,
+        condition: FeatureCondition | int | str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         compile: bool = False,
@@ -81,6 +86,7 @@ class FeatureExtractor(nn.Module):
         config = pre.config
         self.config, self.pool, self.mirror = config, pool, mirror
         self.layers = {layer: blocks_of(layer, config) for layer in layers}
+        self.condition = as_condition(condition).of(config)
         self._exported, self._compiled, self._largest = None, compile, 0
         self.transformer: Transformer | None = None
         if isinstance(pre, ExportedModel):
@@ -98,6 +104,7 @@ class FeatureExtractor(nn.Module):
             transformer = _without(pre.generator.transformer, "layers")
             transformer.layers = pre.generator.transformer.layers[: max(map(max, self.layers.values())) + 1]
             self.transformer = _own(transformer, device, dtype)
+            self._told, self._masked = _told(pre, self.condition)
         self._logits: Callable[..., Tensor] = self.tokenizer.bit_logits
         if self._compiled:
             self._logits = torch.compile(self._logits)
@@ -115,6 +122,8 @@ class FeatureExtractor(nn.Module):
             raise ValueError(
                 f"pool={self.pool!r}, but this network was exported with {manifest.pool!r}; export it again"
             )
+        if self.condition:
+            raise ValueError(f"condition={self.condition.words!r}: exported networks have none; give the model itself")
         if self._compiled or dtype not in (None, torch.float32) or (device and torch.device(device).type != "cpu"):
             raise ValueError(
                 f"this network was exported to {manifest.to} in {manifest.precision}: leave out dtype, device, compile"
@@ -219,8 +228,9 @@ class FeatureExtractor(nn.Module):
         blocks = tuple({block for several in self.layers.values() for block in several})
         parts = []
         for part in torch.split(bits, self.group if self.group > 1 else len(bits)):
-            condition = self.transformer.condition_embedding(None, len(part))
-            parts.append(self.transformer(part.to(self.dtype), condition, layers=blocks))
+            condition = self.transformer.condition_embedding(_rows(self._told, len(part), self.device), len(part))
+            masked = None if self._masked is None else self._masked.to(self.device).expand(len(part), -1)
+            parts.append(self.transformer(part.to(self.dtype), condition, masked, layers=blocks))
         return {block: torch.cat([part[block] for part in parts]) for block in blocks}
 
     def _inputs(self, images: Tensor) -> Tensor:
@@ -263,6 +273,25 @@ def blocks_of(layer: Layer, config: ModelConfig) -> tuple[int, ...]:
 def layer_name(blocks: Sequence[int]) -> Layer:
     """The inverse of `blocks_of`: a number, or several joined by "+"."""
     return blocks[0] if len(blocks) == 1 else "+".join(map(str, blocks))
+
+
+def _told(pre: Pretrained, condition: FeatureCondition) -> tuple[Tensor | Captions | None, Tensor | None]:
+    """What the transformer is given: a class (1,) or caption of one row, and the masked places (N,)."""
+    places = condition.masked(pre.config.generator.tokens)
+    masked = None if places is None else torch.from_numpy(places)
+    if condition.given is None:
+        return None, masked
+    if pre.config.generator.condition == "text":
+        return read_captions(pre, [str(condition.given)]), masked
+    return torch.tensor([condition.given]), masked
+
+
+def _rows(told: Tensor | Captions | None, rows: int, device: torch.device) -> Tensor | Captions | None:
+    """The same for so many images."""
+    if isinstance(told, Captions):
+        features, lengths = told.features.to(device), told.lengths.to(device)
+        return Captions(features.expand(rows, -1, -1), lengths.expand(rows))
+    return None if told is None else told.to(device).expand(rows)
 
 
 def _images_at_a_time(side: int) -> int:

@@ -74,7 +74,9 @@ def encode_queries(
     require_same_provenance(provenance, provenance_by(pre, provenance))
     reading = reading_of(provenance)
     dtype = as_dtype(provenance["precision"]) if isinstance(pre, Pretrained) else None
-    extractor = FeatureExtractor(pre, reading.layers, reading.pool, mirror=reading.mirror, dtype=dtype)
+    extractor = FeatureExtractor(
+        pre, reading.layers, reading.pool, mirror=reading.mirror, condition=reading.condition, dtype=dtype
+    )
     pixels = list(read_all(images, pre.config.image_size, workers=None, ahead=8, icc=icc_of(provenance)))
     found = extractor(stack(pixels))
     if not bool(found.finite.all()):

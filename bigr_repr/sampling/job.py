@@ -15,10 +15,11 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.classes import class_number, has_classes
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.checkpoints.prompts import read_captions
 from bigr_repr.models.transformer import trimmed
 from bigr_repr.sampling.canvas import bit_logits, decode, encode
 from bigr_repr.sampling.noise import Draws, SeededDraws
-from bigr_repr.sampling.prompts import Prompt, prompt_list, read_captions
+from bigr_repr.sampling.prompts import Prompt, prompt_list
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
 from bigr_repr.sampling.settings import FAST, SamplingSettings, usual_settings
 

@@ -1,22 +1,12 @@
-"""Prompts as people write them, brought to what a text model reads. Knows nothing of sampling."""
-
-# n prompts, T tokens of the longest, E width of the text encoder's vectors
+"""Prompts as people write them: checked, or read from a file. Knows nothing of sampling."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-import torch
-
 from bigr_repr._typing import PathLike
-from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.models.transformer import Captions
-
-log = logging.getLogger(__name__)
 
 Prompt: TypeAlias = str | Sequence[str]
 _SHOWN = 60  # characters of a prompt in a message
@@ -56,21 +46,3 @@ def read_prompts(file: PathLike) -> list[str]:
     if not found:
         raise ValueError(f"{file} holds no prompts; write one a line")
     return found
-
-
-def read_captions(pre: Pretrained, texts: Sequence[str]) -> Captions:
-    """Captions of a text model as it reads them, on its device: features (n, T, E) and lengths (n,).
-
-    A text longer than the model reads is cut, with a warning. Raises ValueError for a model of classes.
-    """
-    encoder, limit = pre.text_encoder, pre.config.generator.caption_tokens
-    found = encoder.encode(texts, limit)
-    for text, vectors in zip(texts, found, strict=True):
-        if len(vectors) == limit and (count := encoder.count(text)) > limit:
-            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-            log.warning("%r has %s tokens; %s reads the first %d", shown, f"{count:,}", pre.config.name, limit)
-    features = np.zeros((len(texts), max(map(len, found)), encoder.width), np.float16)
-    for row, vectors in zip(features, found, strict=True):
-        row[: len(vectors)] = vectors
-    lengths = torch.tensor([len(vectors) for vectors in found])
-    return Captions(torch.from_numpy(features).to(pre.device), lengths.to(pre.device))

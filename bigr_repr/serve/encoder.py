@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
+from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.extractor import FeatureExtractor, Layer, blocks_of
 from bigr_repr.images.inputs import stack
@@ -21,12 +22,18 @@ from bigr_repr.images.inputs import stack
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodeTask:
-    """One picture, uint8 (S, S, 3), and the layers whose features are wanted; pool, mirror: as of FeatureExtractor."""
+    """One picture, uint8 (S, S, 3), and the layers whose features are wanted; the rest as of FeatureExtractor."""
 
     pixels: NDArray[np.uint8]
     layers: frozenset[Layer] = frozenset()
     pool: str = "avg"
     mirror: bool = False
+    condition: FeatureCondition = NO_CONDITION
+
+    @property
+    def how(self) -> tuple[str, bool, FeatureCondition]:
+        """What one pass of the network has in common."""
+        return self.pool, self.mirror, self.condition
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,24 +56,24 @@ class Encoder:
             self._layers = pre.manifest.layers
         self._extractor = functools.partial(FeatureExtractor, pre, dtype=dtype, device=device)
         self._codes = self._extractor(())
-        self._pooled: dict[tuple[str, bool], FeatureExtractor] = {}
+        self._pooled: dict[tuple[str, bool, FeatureCondition], FeatureExtractor] = {}
 
     def __call__(self, tasks: list[EncodeTask]) -> list[EncoderOutput]:
         """Features and codes of pictures.  Raises RuntimeError for features that are not finite."""
         found: dict[int, EncoderOutput] = {}
-        for pool, mirror in dict.fromkeys((task.pool, task.mirror) for task in tasks):
-            places = [place for place, task in enumerate(tasks) if (task.pool, task.mirror) == (pool, mirror)]
+        for how in dict.fromkeys(task.how for task in tasks):
+            places = [place for place, task in enumerate(tasks) if task.how == how]
             found |= zip(places, self._alike([tasks[place] for place in places]), strict=True)
         return [found[place] for place in range(len(tasks))]
 
     def _alike(self, tasks: list[EncodeTask]) -> list[EncoderOutput]:
-        """Of tasks whose tokens are pooled alike."""
+        """Of tasks that are read alike."""
         wanted = frozenset[Layer]().union(*(task.layers for task in tasks))
         network = self._codes
         if wanted:
-            how = tasks[0].pool, tasks[0].mirror
+            how = pool, mirror, condition = tasks[0].how
             if how not in self._pooled:
-                self._pooled[how] = self._extractor(self._layers, how[0], mirror=how[1])
+                self._pooled[how] = self._extractor(self._layers, pool, mirror=mirror, condition=condition)
             network = self._pooled[how]
             network.layers = {layer: blocks_of(layer, self._config) for layer in wanted}
         found = network(stack([task.pixels for task in tasks]))

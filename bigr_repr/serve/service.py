@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import code_bytes
+from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.extractor import FeatureExtractor, blocks_of, layer_name
 from bigr_repr.images.formats import ImageError
@@ -157,8 +158,9 @@ class Service:
         *,
         pool: str | None = None,
         mirror: bool = False,
+        condition: FeatureCondition = NO_CONDITION,
     ) -> list[EncoderOutput]:
-        """Encode pictures, data URLs or base64. layers, pool, mirror: as of FeatureExtractor; None: "avg", or its own.
+        """Encode pictures, data URLs or base64. The rest as of FeatureExtractor; pool None: "avg", or its own.
 
         Raises ImageError naming "image <number>", ValueError for a layer out of range, QueueFullError.
         """
@@ -178,14 +180,16 @@ class Service:
             raise
         finally:
             self._reading -= len(pictures)
-        tasks = [EncodeTask(pixels=each, layers=wanted, pool=pool or own, mirror=mirror) for each in pixels]
+        how: dict[str, Any] = {"layers": wanted, "pool": pool or own, "mirror": mirror, "condition": condition}
+        tasks = [EncodeTask(pixels=each, **how) for each in pixels]
         return await _all(self._encoding.submit(tasks))
 
     async def encode_as(self, index: ServedIndex, pictures: Sequence[str]) -> list[EncoderOutput]:
         """Encode pictures as an index of stated provenance was made.  Raises as encode."""
         assert index.provenance is not None
         reading = reading_of(index.provenance)
-        return await self.encode(pictures, reading.layers, pool=reading.pool, mirror=reading.mirror)
+        how: dict[str, Any] = {"pool": reading.pool, "mirror": reading.mirror, "condition": reading.condition}
+        return await self.encode(pictures, reading.layers, **how)
 
     async def decode(self, codes: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
         """Pictures of tokenizer codes, uint8 (bytes,): uint8 (S, S, 3).  Raises ValueError for another length."""

@@ -1,9 +1,15 @@
 """The options that commands of several groups share, and their choices. Knows no single command."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bigr_repr.features.condition import FeatureCondition
 
 # Rich takes square brackets in help texts for markup, unless they are escaped.
 Codes = StrEnum("Codes", ["bits", "sign", "median", "pca", "rotation", "itq"])
@@ -48,3 +54,30 @@ Bits = Annotated[
         help=r"Length of a code in bits, for pca, rotation and itq \[default: one per feature].",
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadWith:
+    """What a BiGR model is told beside an image's bits when features are read."""
+
+    condition: Annotated[
+        str | None,
+        typer.Option(
+            help="Read features with this class, by number or name, or, of a model of captions, with this caption "
+            r"\[default: neither].",
+            metavar="CLASS|CAPTION",
+        ),
+    ] = None
+    masked_share: Annotated[
+        float, typer.Option(help="Share of the tokens to mask when features are read, from 0 to below 1.")
+    ] = 0.0
+    mask_seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of which tokens are masked, the same in every image.")
+    ] = 0
+
+    @property
+    def value(self) -> FeatureCondition:
+        """As the library takes it. Raises ValueError for values out of range."""
+        from bigr_repr.features.condition import FeatureCondition
+
+        return FeatureCondition(given=self.condition, masked_share=self.masked_share, mask_seed=self.mask_seed)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from bigr_repr import provenance
 from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.config import ModelConfig
+from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.features.pools import vector_shape
 from bigr_repr.images.color import ICC
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
@@ -47,7 +48,7 @@ def _decoder() -> dict[str, Any]:
 class Recipe:
     """How a row comes from an image.
 
-    layers: block indices, 0-based, not negative, or several side by side as "4+8". pool, mirror: as of
+    layers: block indices, 0-based, not negative, or several side by side as "4+8". pool, mirror, condition: as of
     FeatureExtractor. store_dtype: of the stored vectors, float32 or float16. dtype: what the network computes in.
     codes, labels, sha256: whether there are such columns. dedup: "exact" if there is one row for inputs of the same
     bytes. batch_size: images that the network takes at a time. icc: "convert" or "ignore", as of
@@ -60,6 +61,7 @@ class Recipe:
     layers: tuple[int | str, ...]
     pool: str = "avg"
     mirror: bool = False
+    condition: FeatureCondition = NO_CONDITION
     store_dtype: str = "float32"
     dtype: str = "float32"
     codes: bool = False
@@ -121,7 +123,7 @@ class Recipe:
             "shape": list(self.shape(self.layers[0] if self.layers else 0)),
             "dtype": self.store_dtype,
             "precision": self.dtype,
-            "condition": "no class, no token masked",
+            "condition": self.condition.record(),
             "preprocessing": {
                 "image_size": self.config.image_size,
                 "orientation": "EXIF applied",

@@ -64,8 +64,8 @@ class EngineOptions:
         if pre.fingerprint != self.recipe.weights:
             raise ValueError(f"{self.model} has changed since the run began; run it again")
         extractor = FeatureExtractor(
-            pre, self.recipe.layers, self.recipe.pool, mirror=self.recipe.mirror, dtype=as_dtype(self.recipe.dtype),
-            device=device, compile=self.compile,
+            pre, self.recipe.layers, self.recipe.pool, mirror=self.recipe.mirror, condition=self.recipe.condition,
+            dtype=as_dtype(self.recipe.dtype), device=device, compile=self.compile,
         )  # fmt: skip
         ledger = Ledger(as_place(self.out), as_place(self.folder) / "units")
         return LocalEngine(extractor, self.recipe, ledger, self.recipe.batch_size, self.decoding, on_batch, on_aside)

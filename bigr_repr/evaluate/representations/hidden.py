@@ -15,6 +15,7 @@ from PIL import Image
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
 from bigr_repr.evaluate.representations.base import TOKENS, Reading, Representation, View
+from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.features.pools import POOLS, pool_tokens
 from bigr_repr.images.decode import center_crop
@@ -37,10 +38,17 @@ def untrained(pre: Pretrained, seed: int, *, tokenizer: bool = True) -> Pretrain
 
 
 class Hidden(Representation):
-    """Hidden states and bits of a BiGR model."""
+    """Hidden states and bits of a BiGR model. condition: that states are read with."""
 
     def __init__(
-        self, name: str, pre: Pretrained, device: torch.device, *, bits_only: bool = False, seed: int | None = None
+        self,
+        name: str,
+        pre: Pretrained,
+        device: torch.device,
+        *,
+        bits_only: bool = False,
+        seed: int | None = None,
+        condition: FeatureCondition = NO_CONDITION,
     ) -> None:
         self.name, self.fingerprint = name, pre.fingerprint
         self.layers, self.n_bits = 0 if bits_only else pre.config.generator.layers, pre.config.code_size
@@ -49,6 +57,9 @@ class Hidden(Representation):
         self.labels_seen = pre.config.generator.classes > 0
         self.record = {"model": name, "model_sha256": pre.fingerprint, "image_size": pre.config.image_size}
         self.record["blocks"] = self.layers
+        self._condition = condition.of(pre.config)
+        if self._condition:
+            self.record["condition"] = self._condition.record()
         if seed is not None:
             self.record["weights_seed"] = seed
             self.training = ""
@@ -86,7 +97,9 @@ class Hidden(Representation):
 
     def _extractor(self, layers: tuple[int, ...], pool: str) -> FeatureExtractor:
         if (layers, pool) not in self._extractors:
-            self._extractors[layers, pool] = FeatureExtractor(self.pretrained, layers, pool, device=self.device)
+            self._extractors[layers, pool] = FeatureExtractor(
+                self.pretrained, layers, pool, condition=self._condition, device=self.device
+            )
         return self._extractors[layers, pool]
 
 

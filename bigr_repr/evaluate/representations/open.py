@@ -35,6 +35,7 @@ from bigr_repr.evaluate.representations.open_clip_backbones import OpenClipBackb
 from bigr_repr.evaluate.representations.pixels import PixelRepresentation
 from bigr_repr.evaluate.representations.timm_backbones import TimmBackbone
 from bigr_repr.evaluate.representations.transformers_backbones import TransformersBackbone
+from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.system.devices import choose_device
 
 _PACKAGED: Final = {
@@ -54,12 +55,17 @@ def judge() -> str:
     return DEFAULT_MODEL if found is None else "efficientnet-lite0"
 
 
-def open_representation(name: str, *, device: str | None = None, seed: int = 0) -> Representation:
-    """A representation by its name (see the module). seed: of untrained weights.
+def open_representation(
+    name: str, *, device: str | None = None, seed: int = 0, condition: FeatureCondition = NO_CONDITION
+) -> Representation:
+    """A representation by its name (see the module). seed: of untrained weights. condition: of a BiGR model's states.
 
-    Raises ValueError or FileNotFoundError, in one line, for a name or weights that are not there.
+    Raises ValueError or FileNotFoundError, in one line, for a name or weights that are not there, or a condition that
+    they do not know.
     """
     kind, _, rest = name.partition(":")
+    if condition and (kind in (*_LIBRARIES, "pixels", "tokenizer-bits") or name in _PACKAGED):
+        raise ValueError(f"{name} is read without a class, caption or masked tokens; only BiGR's blocks know them")
     if kind == "pixels":
         return PixelRepresentation(name, rest)
     if name in _PACKAGED:
@@ -68,7 +74,8 @@ def open_representation(name: str, *, device: str | None = None, seed: int = 0) 
         return _LIBRARIES[kind](rest, choose_device(device), seed)
     if kind in ("random", "random-generator"):
         pre = load(rest or DEFAULT_MODEL)
-        return Hidden(name, untrained(pre, seed, tokenizer=kind == "random"), choose_device(device), seed=seed)
+        pre = untrained(pre, seed, tokenizer=kind == "random")
+        return Hidden(name, pre, choose_device(device), seed=seed, condition=condition)
     if kind == "tokenizer-bits":
         return Hidden(name, load(rest or DEFAULT_MODEL), choose_device(device), bits_only=True)
-    return Hidden(name, load(name), choose_device(device))
+    return Hidden(name, load(name), choose_device(device), condition=condition)

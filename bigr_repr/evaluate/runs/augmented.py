@@ -64,8 +64,9 @@ def bench_augmented(
         raise ValueError(f"{data.name}: crops are taken of images; name a data set of images, and leave codes out")
     plain = features_of(model, data, settings, layers=layers, on_progress=on_progress)
     representation = open_representation(
-        plain.facts["model"]["model"], device=str(choose_device(settings.device)), seed=settings.seeds[0]
-    )
+        plain.facts["model"]["model"], device=str(choose_device(settings.device)), seed=settings.seeds[0],
+        condition=settings.condition,
+    )  # fmt: skip
     total = protocol.steps(len(data.train))[0] // -(-len(data.train) // protocol.batch) or 1
     views = list(plain.train)
 

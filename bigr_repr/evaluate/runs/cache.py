@@ -88,6 +88,7 @@ class FeatureCache:
             "representation": representation.fingerprint,
             "preprocessing": representation.record.get("preprocessing", representation.record["image_size"]),
             "images": part.source.fingerprint(),
+            **({"condition": told} if (told := representation.record.get("condition")) else {}),
         }
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
         folder = self.folder / "features" / key

@@ -69,7 +69,9 @@ def features_of(
 def _extracted(wanted: Wanted) -> BenchFeatures:
     data, settings = wanted.data, wanted.settings
     device = str(choose_device(settings.device))
-    representation = open_representation(wanted.model or DEFAULT_MODEL, device=device, seed=settings.seeds[0])
+    representation = open_representation(
+        wanted.model or DEFAULT_MODEL, device=device, seed=settings.seeds[0], condition=settings.condition
+    )
     views, chosen_by = _views(representation, wanted)
     views = with_tokens(views, representation.n_bits if wanted.tokens else None)
     cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)

@@ -62,6 +62,7 @@ def facts_of(wanted: Wanted, record: dict[str, Any], duplicates: int) -> dict[st
         "model": record,
         "pool": wanted.settings.pool,
         "mirror": wanted.settings.mirror,
+        **({"condition": wanted.settings.condition.record()} if wanted.settings.condition else {}),
         "train": wanted.data.train.record,
         "test": wanted.data.test.record,
         "test_images_in_train": duplicates,

@@ -89,6 +89,8 @@ def bench_finetune(
     given = tuning or FineTuning()
     if not (isinstance(data.train.source, ImageSet) and isinstance(data.test.source, ImageSet)):
         raise ValueError(f"{data.name}: networks are trained on images; name a data set of images")
+    if settings.condition:
+        raise ValueError(f"networks are trained on without a condition ({settings.condition.words}); leave it out")
     device, seed = choose_device(settings.device), settings.seeds[0]
     representation = open_representation(model, device=str(device), seed=seed)
     block = None if layer is None else representation.layer_index(layer)

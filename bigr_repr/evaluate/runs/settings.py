@@ -11,6 +11,7 @@ from bigr_repr.evaluate.probes.protocols import LOGREG, SgdProtocol, protocol_na
 from bigr_repr.evaluate.representations.base import Reading
 from bigr_repr.evaluate.representations.hidden import ALL_POOLS
 from bigr_repr.evaluate.runs.cache import default_cache
+from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 
 __all__ = ["BenchSettings", "Layers", "OnProgress"]
 
@@ -26,9 +27,9 @@ class BenchSettings:
     rates, batch: in place of the protocol's, where it trains by gradient descent; C: penalties in place of the usual
     grid of logreg. One rate, or one C, is taken without a choice, so that one image per class is enough.
     pool: how the tokens of a block become one vector, as in `pool_tokens`. mirror: features are means over an image and
-    its mirror image. codes: the tokenizer's bits instead of hidden states. device: "cpu", "cuda" …; None: a GPU if
-    there is one. cache: folder for features, the user's cache folder by default. batch_size, workers: of the
-    extraction.
+    its mirror image. condition: that a BiGR model's states are read with. codes: the tokenizer's bits instead of hidden
+    states. device: "cpu", "cuda" …; None: a GPU if there is one. cache: folder for features, the user's cache folder by
+    default. batch_size, workers: of the extraction.
     """
 
     protocol: str = LOGREG
@@ -41,6 +42,7 @@ class BenchSettings:
     center: bool = False
     pool: str = "avg"
     mirror: bool = False
+    condition: FeatureCondition = NO_CONDITION
     codes: bool = False
     device: str | None = None
     cache: PathLike = field(default_factory=default_cache)
@@ -52,6 +54,8 @@ class BenchSettings:
             raise ValueError(f"protocol={self.protocol!r} is unknown; choose one of {', '.join(protocol_names())}")
         if self.pool not in ALL_POOLS:
             raise ValueError(f"pool={self.pool!r} is unknown; choose one of {', '.join(ALL_POOLS)}")
+        if self.codes and self.condition:
+            raise ValueError(f"codes have no condition ({self.condition.words}), only blocks do; leave one of them out")
         if not self.seeds:
             raise ValueError("seeds=() holds none; give at least one, as (0,)")
         if not self.k or min(self.k) < 1 or not self.temperature > 0 or self.batch_size < 1:
@@ -67,8 +71,8 @@ class BenchSettings:
 
     @property
     def pool_key(self) -> str:
-        """What the pooling is called where its best block is noted."""
-        return f"{self.pool}.mirror" if self.mirror else self.pool
+        """What the reading is called where its best block is noted."""
+        return ".".join(filter(None, (self.pool, "mirror" if self.mirror else "", self.condition.tag)))
 
     @property
     def reading(self) -> Reading:

@@ -20,6 +20,7 @@ from bigr_repr.evaluate.representations.base import TOKENS, View
 from bigr_repr.evaluate.representations.hidden import pooled
 from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.features import BenchFeatures, Wanted, count_equal_rows, facts_of, with_tokens
+from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.features.pools import NONE
 
 __all__ = ["read_embeddings", "read_features"]
@@ -32,8 +33,9 @@ def read_features(wanted: Wanted) -> BenchFeatures:
     """Of files that any tool wrote."""
     data, settings = wanted.data, wanted.settings
     sources = data.train.source, data.test.source
-    if wanted.layers or settings.codes or settings.mirror:
-        raise ValueError(f"{data.name} holds features, which have no layer, codes or mirror image; leave these out")
+    if wanted.layers or settings.codes or settings.mirror or settings.condition:
+        has_no = "no layer, codes, mirror image or condition"
+        raise ValueError(f"{data.name} holds features, which have {has_no}; leave these out")
     first = sources[0]
     assert isinstance(first, FeatureSet)
     if first.features.ndim == 2 and settings.pool != "avg":
@@ -64,7 +66,9 @@ def read_embeddings(wanted: Wanted) -> BenchFeatures:
     name, pooling = first.provenance["model"], first.provenance["pooling"]
     if pooling != NONE:
         settings = dataclasses.replace(settings, pool=pooling, mirror=bool(first.provenance.get("mirror")))
-        wanted = dataclasses.replace(wanted, settings=settings)
+    if not settings.codes:
+        settings = dataclasses.replace(settings, condition=_condition_of(first))
+    wanted = dataclasses.replace(wanted, settings=settings)
     views = with_tokens(_stored_views(wanted, first), first.n_bits if wanted.tokens else None)
     sides = [{view: _read(part, view, settings.pool) for view in views} for part in wanted.parts]
     record = {"model": name, "model_sha256": first.provenance["weights_sha256"], "pooling": pooling}
@@ -84,8 +88,16 @@ def _check_stored(wanted: Wanted, first: EmbeddingSet, second: EmbeddingSet) -> 
         raise ValueError(f"model={wanted.model!r}, but {first.folder} holds features of {name!r}; leave model out")
     if held != NONE and settings.pool not in (_AS_THEY_ARE, held):
         raise ValueError(f"pool={settings.pool!r}, but {first.folder} holds vectors pooled by {held!r}; leave pool out")
+    told = settings.condition
+    if told and told.record() != _condition_of(first).record():
+        held = _condition_of(first).words
+        raise ValueError(f"{first.folder} holds features with {held}, not with {told.words}; leave the condition out")
     if settings.mirror and not first.provenance.get("mirror"):
         raise ValueError(f"{first.folder} holds features without mirror images; leave mirror out, or give the images")
+
+
+def _condition_of(embeddings: EmbeddingSet) -> FeatureCondition:
+    return FeatureCondition.from_record(embeddings.provenance.get("condition"))
 
 
 def _stored_views(wanted: Wanted, embeddings: EmbeddingSet) -> list[View]:

@@ -19,12 +19,14 @@ from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.bench import bench
 from bigr_repr.evaluate.runs.extraction import BenchSettings
 from bigr_repr.evaluate.runs.suite_file import ALL, Suite, SuiteData, SuiteModel, read_suite
+from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.system.files import replacing
 
 __all__ = ["Suite", "SuiteData", "SuiteModel", "read_suite", "run_suite"]
 
 _ROWS: Final = "rows"
 _Identity = tuple[str, dict[str, Any]]  # a representation's fingerprint and record
+_Reading = tuple[str, FeatureCondition]  # a model's name, and what it is read with
 
 _log = logging.getLogger(__name__)
 
@@ -80,33 +82,34 @@ def _opened(suite: Suite) -> list[BenchData]:
     return found
 
 
-def _identities(suite: Suite) -> dict[str, _Identity]:
+def _identities(suite: Suite) -> dict[_Reading, _Identity]:
     """What each model is; an optional one whose weights are not there is left out, with a warning."""
-    found: dict[str, _Identity] = {}
+    found: dict[_Reading, _Identity] = {}
     for model in suite.models:
-        if not model.model or model.model in found:
+        reading = model.model, model.read_with
+        if not model.model or reading in found:
             continue
         try:
-            representation = open_representation(model.model, device="cpu", seed=suite.seed)
+            representation = open_representation(model.model, device="cpu", seed=suite.seed, condition=model.read_with)
         except FileNotFoundError as error:
             if not model.optional:
                 raise
             _log.warning("%s is left out: %s", model.label, error)
             continue
-        found[model.model] = representation.fingerprint, representation.record
+        found[reading] = representation.fingerprint, representation.record
     return found
 
 
-def _fits(data: BenchData, model: SuiteModel, identities: Mapping[str, _Identity]) -> bool:
+def _fits(data: BenchData, model: SuiteModel, identities: Mapping[_Reading, _Identity]) -> bool:
     if model.features:
         return data.name in model.features
-    return not isinstance(data.train.source, ImageSet) or model.model in identities
+    return not isinstance(data.train.source, ImageSet) or (model.model, model.read_with) in identities
 
 
-def _identity_on(data: BenchData, model: SuiteModel, identities: Mapping[str, _Identity]) -> _Identity:
+def _identity_on(data: BenchData, model: SuiteModel, identities: Mapping[_Reading, _Identity]) -> _Identity:
     source = data.train.source
     if isinstance(source, ImageSet):
-        return identities[model.model]
+        return identities[model.model, model.read_with]
     return (source.provenance["weights_sha256"] if isinstance(source, EmbeddingSet) else ""), {}
 
 
@@ -119,8 +122,9 @@ def _measured(
     on_progress: Callable[..., None],
 ) -> list[dict[str, Any]]:
     settings = dataclasses.replace(
-        settings, codes=model.codes, pool=model.pool, mirror=model.mirror, center=model.center
-    )
+        settings, codes=model.codes, pool=model.pool, mirror=model.mirror, condition=model.read_with,
+        center=model.center,
+    )  # fmt: skip
     layers = model.layers
     if not isinstance(layers, str) and best_layer.BEST in layers:
         noted = best_layer.noted(

@@ -33,6 +33,7 @@ from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
 from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
 from bigr_repr.evaluate.representations.hidden import VECTOR_POOLS
+from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
 __all__ = ["ALL", "Suite", "SuiteData", "SuiteModel", "read_suite"]
@@ -42,6 +43,7 @@ _T = TypeVar("_T")
 # Types of fields as they are written, and what YAML may give for them.
 _PLAIN: Final[dict[str, tuple[type, ...]]] = {
     "str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "int | None": (int, type(None)),
+    "int | str | None": (int, str, type(None)),
 }  # fmt: skip
 
 
@@ -84,7 +86,8 @@ class SuiteModel:
     """One representation, a name as in `representations`.
 
     layers: "all", or a list of block numbers, "mid" and "best", and lists of those that are set side by side; none: the
-    representation's own. name: in the reports. codes, pool, mirror, center: as in BenchSettings. optional: left out if
+    representation's own. name: in the reports. codes, pool, mirror, center: as in BenchSettings. condition,
+    masked_share, mask_seed: of the condition there. optional: left out if
     its weights are not there. features: in the place of a model, {name of a data set: {"train": FILE, "test": FILE}} of
     all its images, in their order; other data sets have no row of it.
     """
@@ -95,6 +98,9 @@ class SuiteModel:
     codes: bool = False
     pool: str = "avg"
     mirror: bool = False
+    condition: int | str | None = None
+    masked_share: float = 0.0
+    mask_seed: int = 0
     center: bool = False
     optional: bool = False
     features: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -104,6 +110,7 @@ class SuiteModel:
             raise ValueError(f"layers={self.layers!r} is neither {ALL!r} nor a list of blocks")
         if self.pool not in VECTOR_POOLS:
             raise ValueError(f"pool={self.pool!r} is unknown; choose one of {', '.join(VECTOR_POOLS)}")
+        _ = self.read_with
         if bool(self.model) == bool(self.features) or (self.features and not self.name):
             raise ValueError("give model, or features and name")
         for data, files in self.features.items():
@@ -114,6 +121,11 @@ class SuiteModel:
     def label(self) -> str:
         """What the reports call it."""
         return self.name or self.model + (" bits" if self.codes else "")
+
+    @property
+    def read_with(self) -> FeatureCondition:
+        """The condition. Raises ValueError for values out of range."""
+        return FeatureCondition(given=self.condition, masked_share=self.masked_share, mask_seed=self.mask_seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bigr_repr.embed.dataset.schema import Recipe, differences, icc_of
+from bigr_repr.features.condition import FeatureCondition
 
 if TYPE_CHECKING:
     from bigr_repr.checkpoints.pretrained import Pretrained
@@ -26,11 +27,12 @@ _SEVERAL = re.compile(r"\d+(\+\d+)+")  # layers side by side, as "4+8"
 
 
 class IndexReading(NamedTuple):
-    """What features are read. layer: one, several as "4+8", or None; pool, mirror: as of FeatureExtractor."""
+    """What features are read. layer: one, several as "4+8", or None; the rest as of FeatureExtractor."""
 
     layer: int | str | None
     pool: str
     mirror: bool
+    condition: FeatureCondition
 
     @property
     def layers(self) -> tuple[int | str, ...]:
@@ -44,15 +46,20 @@ def provenance_of(recorded: Mapping[str, Any], of: str, layer: int | str | None)
     of: BITS or FEATURES. layer: of the features, or of the vectors beside tokenizer bits; None: there are none.
     """
     shared = {name: recorded[name] for name in _SHARED}
-    mirror = {"mirror": True} if layer is not None and recorded.get("mirror") else {}
-    return {"of": of, "layer": layer, "pooling": None if layer is None else recorded["pooling"], **mirror, **shared}
+    own: dict[str, Any] = {}
+    if layer is not None and recorded.get("mirror"):
+        own["mirror"] = True
+    if layer is not None and FeatureCondition.from_record(recorded.get("condition")):
+        own["condition"] = recorded["condition"]
+    return {"of": of, "layer": layer, "pooling": None if layer is None else recorded["pooling"], **own, **shared}
 
 
 def reading_of(index_provenance: Mapping[str, Any]) -> IndexReading:
     """How the vectors of an index, of stated provenance, were read."""
     return IndexReading(
-        index_provenance["layer"], index_provenance["pooling"] or "avg", bool(index_provenance.get("mirror"))
-    )
+        index_provenance["layer"], index_provenance["pooling"] or "avg", bool(index_provenance.get("mirror")),
+        FeatureCondition.from_record(index_provenance.get("condition")),
+    )  # fmt: skip
 
 
 def parse_provenance(provenance: Any) -> dict[str, Any] | None:
@@ -67,6 +74,10 @@ def parse_provenance(provenance: Any) -> dict[str, Any] | None:
         wrong.append("layer")
     if wrong or provenance["of"] not in (BITS, FEATURES):
         raise ValueError(f"origin: {', '.join(wrong) or 'of'} missing, or not what it should be")
+    try:
+        FeatureCondition.from_record(provenance.get("condition"))
+    except ValueError as error:
+        raise ValueError(f"origin: {error}") from error
     return dict(provenance)
 
 
@@ -82,8 +93,7 @@ def provenance_by(pre: Pretrained | ExportedModel, index_provenance: Mapping[str
     precision = pre.precision if isinstance(pre, ExportedModel) else index_provenance["precision"]
     recipe = Recipe(
         config=pre.config, weights=pre.fingerprint, layers=reading.layers, pool=reading.pool, mirror=reading.mirror,
-        dtype=precision, codes=True,
-        icc=icc_of(index_provenance),
+        condition=reading.condition, dtype=precision, codes=True, icc=icc_of(index_provenance),
     )  # fmt: skip
     return provenance_of(recipe.provenance(), index_provenance["of"], reading.layer)
 
@@ -104,4 +114,5 @@ def describe_provenance(provenance: Mapping[str, Any] | None) -> str:
     if provenance["of"] != BITS:
         pool = "" if reading.pool == "avg" else f" pooled by {reading.pool}"
         layer = f", layer {reading.layer}{pool}{' with mirror images' if reading.mirror else ''}"
+        layer += f", read with {reading.condition.words}" if reading.condition else ""
     return f"{provenance['of']} of {provenance['model']}{layer}"

@@ -11,7 +11,7 @@ import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.flatten import values_of
-from bigr_repr_cli.options import Device, ImageColumn, Json, LabelColumn
+from bigr_repr_cli.options import Device, ImageColumn, Json, LabelColumn, ReadWith
 from bigr_repr_cli.parse import parse_layers, parse_numbers
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class NetworkOptions:
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average the features of every image and its mirror image.")
     ] = False
+    read_with: ReadWith
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +200,7 @@ class TokenBlocks:
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average the features of every image and its mirror image.")
     ] = False
+    read_with: ReadWith
     layer: Annotated[
         list[str],
         typer.Option(
@@ -312,6 +314,8 @@ def settings_of(*groups: Any) -> BenchSettings:
     values["C"] = parse_rates(values.pop("penalties", ""), "--C")
     seed = values.pop("seed", 0)
     values["seeds"] = tuple(range(seed, seed + values.pop("seeds", 1)))
+    if "read_with" in values:
+        values["condition"] = values.pop("read_with").value
     values |= {name: str(values[name]) for name in ("protocol", "pool") if name in values}
     from bigr_repr.evaluate.runs.cache import default_cache
     from bigr_repr.evaluate.runs.settings import BenchSettings

@@ -75,6 +75,7 @@ def _options(
     former, dtype = values.pop("old_store_dtype"), values.pop("precision")
     return values | {
         "retry_for": 0.0 if runs.retry_for == "0" else parse_duration(runs.retry_for),
+        "condition": values.pop("read_with").value,
         "store_dtype": former or columns.store_dtype,
         "dtype": dtype,
         "max_pixels": decoding.max_pixels or MAX_PIXELS,

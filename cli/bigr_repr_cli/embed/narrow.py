@@ -20,12 +20,15 @@ def measured(inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
     from bigr_repr.features import FeatureExtractor
     from bigr_repr.system import as_dtype, choose_device
 
+    if options["dtype"] == "int8" and options["condition"]:
+        raise ValueError(f"int8 networks have no condition ({options['condition'].words}); use another precision")
     given = {name: value for name, value in options.items() if name not in ("out", "model", "dtype")}
     chosen, eight = EmbedOptions(**given), options["dtype"] == "int8"
     pre = load(options["model"])
     images = sample_images(inputs, chosen, pre.config.image_size)
     device = "cpu" if eight else choose_device(chosen.devices[0] if chosen.devices else None)
     how: dict[str, Any] = {"layers": chosen.layers, "pool": chosen.pool, "mirror": chosen.mirror}
+    how["condition"] = chosen.condition
     if eight:
         model = network_in_8_bits(options["out"], images, pre, chosen)
         options = options | {"model": model, "dtype": None}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
-from bigr_repr_cli.options import Compile, ImageColumn, Model
+from bigr_repr_cli.options import Compile, ImageColumn, Model, ReadWith
 
 Pool = StrEnum("Pool", [("avg", "avg"), ("max", "max"), ("both", "avg+max"), ("grid2", "grid2"), ("none", "none")])
 Dedup = StrEnum("Dedup", ["exact"])
@@ -43,6 +43,7 @@ class RowOptions:
         bool,
         typer.Option("--mirror", help="Store the mean of an image's vector and its mirror image's; twice the time."),
     ] = False
+    read_with: ReadWith
     store_dtype: Annotated[Stored, typer.Option("--store-dtype", help="Number type of the stored vectors.")] = (
         Stored.float32
     )

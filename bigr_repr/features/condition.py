@@ -1,0 +1,112 @@
+"""What the transformer is told beside an image's bits when features are read. Knows no networks."""
+
+# N tokens
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.checkpoints.classes import class_number, has_classes
+from bigr_repr.config import ModelConfig
+
+__all__ = ["NO_CONDITION", "FeatureCondition", "as_condition"]
+
+_NOTHING: Final = "no class, no token masked"  # as written into data sets
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCondition:
+    """A class or caption that features are read with, and a share of tokens that the transformer does not see.
+
+    given: a class by number or name; of a text model a caption; None: neither, as in the paper. masked_share: in
+    [0, 1), of the tokens, at the same places in every image, drawn with mask_seed; their states are pooled with the
+    others'. Raises ValueError for values out of range.
+    """
+
+    given: int | str | None = None
+    masked_share: float = 0.0
+    mask_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.given, bool) or not isinstance(self.given, int | str | None):
+            raise ValueError(f"condition={self.given!r} is neither a class nor a caption")
+        if isinstance(self.given, str) and not self.given.strip():
+            raise ValueError("condition='' is empty; give a class or a caption, or leave it out")
+        if not 0 <= self.masked_share < 1:
+            raise ValueError(f"masked_share={self.masked_share} is outside [0, 1); 0 masks nothing")
+        if self.mask_seed < 0:
+            raise ValueError(f"mask_seed={self.mask_seed} must be at least 0")
+
+    def __bool__(self) -> bool:
+        return self.given is not None or self.masked_share > 0
+
+    def of(self, config: ModelConfig) -> FeatureCondition:
+        """The same for this model: a class as its number, a caption without the white space around it.
+
+        Raises ValueError for a class that the model does not have, and for tokens masked in a model that reads them one
+        after the other.
+        """
+        given, generator = self.given, config.generator
+        if given is not None and generator.condition == "text":
+            given = str(given).strip()
+        elif given is not None:
+            if not has_classes(config):
+                raise ValueError(f"condition={given!r}: {config.name} was trained without classes; leave it out")
+            given = class_number(config, str(given))
+        if self.masked_share and generator.attention == "causal":
+            raise ValueError(f"masked_share={self.masked_share}: {config.name} predicts tokens in order, unmasked")
+        return dataclasses.replace(self, given=given, mask_seed=self.mask_seed if self.masked_share else 0)
+
+    def masked(self, tokens: int) -> NDArray[np.bool_] | None:
+        """Which of N tokens are masked, (N,); None for none. Of a share above 0 at least one is, and one is not."""
+        if not self.masked_share:
+            return None
+        count = min(max(1, round(self.masked_share * tokens)), tokens - 1)
+        places = np.zeros(tokens, np.bool_)
+        places[np.random.default_rng(self.mask_seed).permutation(tokens)[:count]] = True
+        return places
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        told = "no class" if self.given is None else f"condition {self.given!r}"
+        return f"{told}, {self.masked_share:.0%} of tokens masked" if self.masked_share else f"{told}, no token masked"
+
+    def record(self) -> str | dict[str, Any]:
+        """For provenance, ready for JSON; `from_record` reads it."""
+        if not self:
+            return _NOTHING
+        masked = {"masked_share": self.masked_share, "mask_seed": self.mask_seed} if self.masked_share else {}
+        return masked if self.given is None else {"given": self.given, **masked}
+
+    @classmethod
+    def from_record(cls, record: Any) -> FeatureCondition:
+        """Raises ValueError for anything that `record` does not give."""
+        if record is None or record == _NOTHING:
+            return cls()
+        try:
+            return cls(**dict(record))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"condition {record!r:.60} cannot be read: {error}") from error
+
+    @property
+    def tag(self) -> str:
+        """A short name of it in keys; "" for none."""
+        if not self:
+            return ""
+        return hashlib.sha256(json.dumps(self.record(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+NO_CONDITION: Final = FeatureCondition()
+
+
+def as_condition(condition: FeatureCondition | int | str | None) -> FeatureCondition:
+    """A class or caption as one. Raises ValueError for what is neither."""
+    return condition if isinstance(condition, FeatureCondition) else FeatureCondition(given=condition)
