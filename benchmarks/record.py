@@ -45,8 +45,8 @@ def load(model: str, **options: Any) -> Pretrained:
         raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from error
 
 
-def write(name: str, results: dict[str, Any], pre: Pretrained | None = None) -> Path:
-    """Write benchmarks/results/<name>.json, print it, and return its path."""
+def write(name: str, results: dict[str, Any], pre: Pretrained | None = None, *, folder: Path = RESULTS) -> Path:
+    """Write benchmarks/results/<name>.json, or <name>.json in another folder; print it, and return its path."""
     record: dict[str, Any] = {
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -55,8 +55,8 @@ def write(name: str, results: dict[str, Any], pre: Pretrained | None = None) -> 
     }
     if pre is not None:
         record["model"] = {"name": pre.config.name, "fingerprint": pre.fingerprint}
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
     text = without_machine_paths(json.dumps(record | results, indent=1)) + "\n"
     path.write_text(text)
     print(text, end="")

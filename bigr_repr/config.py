@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 OBJECTIVES = ("flip", "x0", "bce")
 ATTENTIONS = ("full", "causal")
 CONDITIONS = ("class", "text")
+HEADS = ("bernoulli", "categorical")
+MOST_CATEGORICAL_BITS = 14  # a softmax over 2^K codes
 _OF_TEXT = ("condition", "caption_dim", "caption_tokens", "text_encoder", "text_encoder_sha256")
 _T = TypeVar("_T")
 _SHOWN = 80  # characters of a value in an error
@@ -111,6 +113,8 @@ class GeneratorConfig:
     weights), "x0" (the clean bits) or "bce" (the clean bits without any diffusion, in one step).
     `attention` is "full" (masked tokens are read off all others; BiGR) or "causal": an autoregressive model, in which a
     token reads the class and the tokens before it, in raster order, and tells the bits of the next one.
+    `head` is what draws a token's bits: "bernoulli", the binary transcoder of BiGR, or, to compare with it and for
+    code_bits of at most 14, "categorical", a softmax over all 2^code_bits codes. `objective` is of the former.
     `condition` is what pictures are drawn of: "class", one of `classes`, or "text", a caption of at most
     `caption_tokens` tokens, each a vector of `caption_dim` that a text encoder gives. Both are 0 in models of classes.
     """
@@ -126,6 +130,7 @@ class GeneratorConfig:
     objective: str = "flip"
     attention: str = "full"
     condition: str = "class"
+    head: str = "bernoulli"
     caption_dim: int = 0
     caption_tokens: int = 0
     train_timesteps: int = 256
@@ -146,6 +151,7 @@ class GeneratorConfig:
         require(self.objective in OBJECTIVES, "objective", self.objective, f"choose one of {', '.join(OBJECTIVES)}")
         require(self.attention in ATTENTIONS, "attention", self.attention, f"choose one of {', '.join(ATTENTIONS)}")
         require(self.condition in CONDITIONS, "condition", self.condition, f"choose one of {', '.join(CONDITIONS)}")
+        self._check_head()
         for name in ("caption_dim", "caption_tokens"):
             if self.condition == "text":
                 _positive(self, name)
@@ -153,6 +159,15 @@ class GeneratorConfig:
                 require(getattr(self, name) == 0, name, getattr(self, name), "it is of models with condition='text'")
         rule = f"it must not exceed train_timesteps={self.train_timesteps}"
         require(self.sample_timesteps <= self.train_timesteps, "sample_timesteps", self.sample_timesteps, rule)
+
+    def _check_head(self) -> None:
+        require(self.head in HEADS, "head", self.head, f"choose one of {', '.join(HEADS)}")
+        if self.head == "categorical":
+            most = MOST_CATEGORICAL_BITS
+            rule = f"head='categorical' has a class for each of 2^code_bits codes; at most {most}, or head='bernoulli'"
+            require(self.code_bits <= most, "code_bits", self.code_bits, rule)
+            rule = "head='categorical' predicts the code itself; leave objective out"
+            require(self.objective == OBJECTIVES[0], "objective", self.objective, rule)
 
     @property
     def tokens(self) -> int:
@@ -166,9 +181,11 @@ class GeneratorConfig:
         return -(-int(8 * self.dim / 3) // multiple) * multiple
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain data; of a model of classes, as versions without captions knew it."""
+        """The configuration as plain data; without captions or another head, as earlier versions knew it."""
         ours = dataclasses.asdict(self)
-        return ours if self.condition == "text" else {key: ours[key] for key in ours if key not in _OF_TEXT}
+        unused = () if self.condition == "text" else _OF_TEXT
+        unused = unused if self.head == "categorical" else (*unused, "head")
+        return {key: ours[key] for key in ours if key not in unused}
 
     def layer_index(self, layer: int | str, model: str = "this model") -> int:
         """Resolve `layer` (0-based, negative from the end, or "mid") to a block index in 0..layers-1."""

@@ -1,4 +1,4 @@
-"""Features with a class or caption given, or tokens masked: what is computed, what is recorded, and what does not mix."""
+"""Features with a class or caption given, or tokens masked: what is computed and recorded, and what does not mix."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bigr_repr.checkpoints.prompts import read_captions
 from bigr_repr.codes import grid_to_tokens
 from bigr_repr.config import ModelConfig
 from bigr_repr.embed import embed_images, read_embeddings
+from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.splits import open_data
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.runs.bench import bench
@@ -135,17 +136,17 @@ def test_data_sets_record_it_and_refuse_another(pre: Pretrained, tmp_path: Path)
     usual: dict[str, object] = {"model": pre, "layers": (2,), "decode_timeout": None}
     embed_images(photos, out, condition=HALF, **usual)
     found = read_embeddings(out)
-    assert found.provenance["condition"] == {"given": 1, "masked_share": 0.5, "mask_seed": 7}
+    assert EmbeddingSet(out).provenance["condition"] == {"given": 1, "masked_share": 0.5, "mask_seed": 7}
     np.testing.assert_allclose(
         found.vectors, extract_features(photos, model=pre, layer=2, condition=HALF), rtol=0, atol=1e-5
     )
     assert embed_images(photos, out, condition=HALF, **usual).rows == 5
     with pytest.raises(ValueError, match=r"condition was .*mask_seed.*, is no class, no token masked"):
         embed_images(photos, out, **usual)
-    with pytest.raises(ValueError, match="condition.mask_seed was 7, is 8"):
+    with pytest.raises(ValueError, match=r"condition\.mask_seed was 7, is 8"):
         embed_images(photos, out, condition=dataclasses.replace(HALF, mask_seed=8), **usual)
     embed_images(photos, tmp_path / "plain", **usual)
-    assert read_embeddings(tmp_path / "plain").provenance["condition"] == "no class, no token masked"
+    assert EmbeddingSet(tmp_path / "plain").provenance["condition"] == "no class, no token masked"
 
 
 def test_pictures_search_an_index_as_its_rows_were_read(pre: Pretrained, tmp_path: Path) -> None:
@@ -179,6 +180,7 @@ def settings(tmp_path: Path) -> BenchSettings:
     return BenchSettings(cache=tmp_path / "cache", k=(1,), device="cpu")
 
 
+@pytest.mark.slow
 def test_benchmarks_measure_what_is_asked_for_and_keep_it_apart(
     pre: Pretrained, tmp_path: Path, settings: BenchSettings
 ) -> None:

@@ -275,7 +275,7 @@ def tokenizer_fingerprint(tokenizer: BinaryAutoencoder) -> str:
 def count_parameters(config: ModelConfig) -> Parameters:
     """Numbers of weights of an architecture, without making them."""
     tokenizer, generator = _modules(config)
-    modules = (tokenizer, generator.transformer, generator.diffusion)
+    modules = (tokenizer, generator.transformer, generator.head)
     return Parameters(*(sum(weight.numel() for weight in module.parameters()) for module in modules))
 
 

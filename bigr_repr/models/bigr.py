@@ -1,4 +1,4 @@
-"""BiGR: transformer and transcoder joined into one generator over binary codes. Knows nothing of images or files.
+"""BiGR: a transformer and a head joined into one generator over binary codes. Knows nothing of images or files.
 
 Source: BiGR (arXiv 2410.14672), sections 3.2 and 3.4.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bigr_repr.config import GeneratorConfig
+from bigr_repr.models.categorical import CategoricalHead
 from bigr_repr.models.transcoder import BernoulliDiffusion
 from bigr_repr.models.transformer import Captions, Transformer
 
@@ -65,7 +66,15 @@ class BiGR(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = Transformer(config)
-        self.diffusion = BernoulliDiffusion(config)
+        if config.head == "categorical":
+            self.categorical = CategoricalHead(config)
+        else:
+            self.diffusion = BernoulliDiffusion(config)
+
+    @property
+    def head(self) -> BernoulliDiffusion | CategoricalHead:
+        """What learns and gives the bits of a token from the transformer's output."""
+        return self.categorical if self.config.head == "categorical" else self.diffusion
 
     def hidden_states(
         self,
@@ -100,7 +109,7 @@ class BiGR(nn.Module):
         class_dropout: float = 0.1,
         diffusion_draws: int = 1,
     ) -> Tensor:
-        """Training loss: mean weighted BCE over the bits of masked tokens, a scalar in float32.
+        """Training loss: mean weighted BCE over the bits of masked tokens, a scalar in float32; or the head's own.
 
         `masked` (B, N) is drawn from the cosine schedule unless given; a causal model reads and learns every token,
         whatever is masked. Labels become "no class" with probability `class_dropout`. `diffusion_draws` noisy versions
@@ -138,9 +147,5 @@ class BiGR(nn.Module):
         if read is not None:
             codes, targets = codes[:, read], targets[:, read]
         condition = self.transformer.condition_of(states[last], read)[targets]
-        clean = codes[targets].repeat(diffusion_draws, 1)
-        steps, rows = self.diffusion.steps, clean.shape[0]
-        t = torch.randint(1, steps + 1, (rows,), generator=generator, device=codes.device)
-        uniform = torch.rand(clean.shape, generator=generator, device=codes.device)
-        loss = self.diffusion.loss_per_bit(clean, condition, t, uniform).mean()
+        loss = self.head.loss(codes[targets], condition, draws=diffusion_draws, generator=generator)
         return TrainingPass(loss, {layer: states[layer][:, -codes.shape[1] :] for layer in layers})

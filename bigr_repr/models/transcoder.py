@@ -160,6 +160,15 @@ class BernoulliDiffusion(nn.Module):
         """What the logits are trained towards: the flip x_0 XOR x_t, or the clean bits. (R, K)."""
         return (x_0 - x_t).abs() if self.objective == "flip" else x_0
 
+    def loss(
+        self, clean: Tensor, condition: Tensor, *, draws: int = 1, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The mean of `loss_per_bit` over this many noisy versions of each row: (R, K), (R, D) -> scalar, float32."""
+        clean = clean.repeat(draws, 1)
+        t = torch.randint(1, self.steps + 1, (len(clean),), generator=generator, device=clean.device)
+        uniform = torch.rand(clean.shape, generator=generator, device=clean.device)
+        return self.loss_per_bit(clean, condition, t, uniform).mean()
+
     def loss_per_bit(self, x_0: Tensor, condition: Tensor, t: Tensor, uniform: Tensor) -> Tensor:
         """Weighted BCE of every bit: x_0 (R, K), condition (R, D), t (R,) in 1..T, uniform (R, K) -> (R, K), float32.
 

@@ -14,7 +14,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from bigr_repr.models.bigr import BiGR
+from bigr_repr.models.categorical import CategoricalHead
 from bigr_repr.models.transcoder import BernoulliDiffusion
+from bigr_repr.sampling.categorical import CategoricalChain
+from bigr_repr.sampling.orders import confidence
 from bigr_repr.sampling.settings import chain_times
 
 _SURE = 1e-6  # nothing is surer than that, where there is a prior
@@ -66,6 +70,18 @@ class Chain:
             x_t = (next(stream) < self.diffusion.step_probability(p_0, x_t, t, s)).float()
         return _weighed(self._clean(x_t, projected + self._time_rows[-1], guidance, temperature), prior)
 
+    def bit_probabilities(self, predicted: Tensor) -> Tensor:
+        """P(bit = 1) of each bit: what is predicted."""
+        return predicted
+
+    def confidence(self, order: str, predicted: Tensor) -> Tensor:
+        """The score by which a ranked order goes, highest first: (R, K) -> (R,) in [0, 1]. KeyError for any other."""
+        return confidence(order, predicted)
+
+    def bits(self, predicted: Tensor, uniform: Callable[[int], Tensor], *, deterministic: bool) -> Tensor:
+        """Bits drawn each by itself, or the likelier values: (R, K) of 0/1, float32. uniform: gives (R, width)."""
+        return ((0.5 if deterministic else uniform(predicted.shape[1])) < predicted).float()
+
     def _stream(self, uniform: Callable[[int], Tensor]) -> Iterator[Tensor]:
         left = len(self.times)
         while left:
@@ -84,6 +100,12 @@ class Chain:
         logits = denoiser.final_layer(x, rows).float().unflatten(0, c.shape[:2])
         mixed = torch.lerp(logits[1], logits[0], guidance) if guidance > 1 else logits[0]
         return self.diffusion.clean_probability(mixed / temperature, x_t)
+
+
+def make_chain(model: BiGR, steps: int) -> Chain | CategoricalChain:
+    """What predicts the bits of a model's tokens: in so many steps, or by a categorical head, which takes one."""
+    head = model.head
+    return CategoricalChain(head) if isinstance(head, CategoricalHead) else Chain(head, steps)
 
 
 def _weighed(probabilities: Tensor, prior: Tensor | None) -> Tensor:

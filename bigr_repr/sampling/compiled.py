@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.models.categorical import CategoricalHead
 
 
 def compile_for_sampling(pre: Pretrained, *, backend: Any = "inductor") -> Pretrained:
@@ -15,8 +16,9 @@ def compile_for_sampling(pre: Pretrained, *, backend: Any = "inductor") -> Pretr
     kernels are made for any number and no CUDA graphs are recorded. Results agree with those of the uncompiled networks
     to rounding.
     """
-    denoiser = pre.generator.diffusion.denoiser
-    blocks = (*pre.generator.transformer.layers, *denoiser.blocks, denoiser.final_layer)
+    head = pre.generator.head
+    network = head if isinstance(head, CategoricalHead) else head.denoiser
+    blocks = (*pre.generator.transformer.layers, *network.blocks, network.final_layer)
     for module in (*blocks, pre.tokenizer.encoder, pre.tokenizer.generator):
         module.compile(dynamic=True, backend=backend)
     return pre

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.sampling.chain import Chain
+from bigr_repr.sampling.chain import make_chain
 from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.orders import halton_order
 
@@ -44,13 +44,13 @@ def predict_bits(
     given = transformer.condition_embedding(None, count) if condition is None else condition.to(device)
     turn = torch.empty(config.tokens, dtype=torch.long, device=device)
     turn[torch.tensor(halton_order(config.grid), device=device)] = torch.arange(config.tokens, device=device) % rounds
-    chain, draws = Chain(pre.generator.diffusion, 1), SeededDraws(seed, range(count))
+    chain, draws = make_chain(pre.generator, 1), SeededDraws(seed, range(count))
     found = torch.empty(count, config.tokens, config.code_bits, device=device)
     for index in range(rounds):
         masked = (turn == index).expand(count, -1)
         hidden = transformer.condition(bits.masked_fill(masked[:, :, None], 0), given, masked)
         uniform = partial(_uniform, draws, [int(masked[0].sum())] * count, config.code_bits, device)
-        found[masked] = chain(hidden[masked][None], uniform)
+        found[masked] = chain.bit_probabilities(chain(hidden[masked][None], uniform))
     return found
 
 

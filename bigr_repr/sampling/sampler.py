@@ -16,9 +16,10 @@ from torch import Tensor
 
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.transformer import join_conditions
-from bigr_repr.sampling.chain import Chain
+from bigr_repr.sampling.categorical import CategoricalChain
+from bigr_repr.sampling.chain import Chain, make_chain
 from bigr_repr.sampling.noise import Draws
-from bigr_repr.sampling.orders import choose, confidence, fixed_scores, gumbel_noise
+from bigr_repr.sampling.orders import choose, fixed_scores, gumbel_noise
 from bigr_repr.sampling.settings import SamplingSettings
 
 
@@ -133,9 +134,9 @@ class _SamplerRun:
         self.null = null if negative is None else negative.to(null).expand(len(masked), *negative.shape[1:])
         self.condition = null if condition is None else condition.to(null)
         self.start = masked.sum(dim=1).tolist()
-        self.chain = Chain(model.diffusion, settings.diffusion_steps or model.config.sample_timesteps)
+        self.chain = make_chain(model, settings.diffusion_steps or model.config.sample_timesteps)
         short = settings.confidence_steps
-        self.ranking_chain = self.chain if short is None else Chain(model.diffusion, short)
+        self.ranking_chain = self.chain if short is None else make_chain(model, short)
         self.scores: Tensor | None = None
         if not settings.ranked:
             everywhere = torch.ones_like(masked)
@@ -162,19 +163,21 @@ class _SamplerRun:
         waiting = self.masked & taking_part
         guidance = settings.guidance_at(iteration, self.conditional)
         hidden = self._hidden(guidance > 1)
-        probabilities: Tensor | None = None
+        predicted: Tensor | None = None
         if waits == release:
             chosen = waiting  # all that is left: nothing to rank
         elif self.scores is not None:
             chosen = choose(self.scores, waiting, release)
         else:
-            ranked = self._probabilities(self.ranking_chain, hidden, waiting, waits, guidance)
+            ranked = self._predicted(self.ranking_chain, hidden, waiting, waits, guidance)
             chosen = choose(self._rank(ranked, waiting, waits, iteration), waiting, release)
             if self.ranking_chain is self.chain:
-                probabilities = ranked[chosen[waiting]]
-        if probabilities is None:
-            probabilities = self._probabilities(self.chain, hidden, chosen, release, guidance)
-        self.codes[chosen] = self._bits(probabilities, chosen, release)
+                predicted = ranked[chosen[waiting]]
+        if predicted is None:
+            predicted = self._predicted(self.chain, hidden, chosen, release, guidance)
+        self.codes[chosen] = self.chain.bits(
+            predicted, lambda width: self._uniform(chosen, release, 1, width)[0], deterministic=settings.deterministic
+        )
         self.masked &= ~chosen
 
     def _hidden(self, guided: bool) -> Tensor:
@@ -185,10 +188,15 @@ class _SamplerRun:
         hidden = self.model.transformer.condition(self.codes.repeat(2, 1, 1), both, self.masked.repeat(2, 1))
         return hidden.view(2, *self.codes.shape[:2], -1)
 
-    def _probabilities(
-        self, chain: Chain, hidden: Tensor, where: Tensor, counts: Sequence[int], guidance: float
+    def _predicted(
+        self,
+        chain: Chain | CategoricalChain,
+        hidden: Tensor,
+        where: Tensor,
+        counts: Sequence[int],
+        guidance: float,
     ) -> Tensor:
-        """P(bit = 1) of the tokens `where` (B, N), of which each image has `counts`: (R, K)."""
+        """What the chain says of the tokens `where` (B, N), of which each image has `counts`: (R, K) or (R, 2^K)."""
         bits = self.codes.shape[2]
         found = chain(
             hidden[:, where],
@@ -203,17 +211,12 @@ class _SamplerRun:
             raise RuntimeError(f"the network's numbers are not finite in {kind}; {remedy}")
         return found
 
-    def _rank(self, probabilities: Tensor, waiting: Tensor, counts: Sequence[int], iteration: int) -> Tensor:
+    def _rank(self, predicted: Tensor, waiting: Tensor, counts: Sequence[int], iteration: int) -> Tensor:
         """Scores of the waiting tokens, the rest lowest: (B, N)."""
-        scores = confidence(self.settings.order, probabilities)
+        scores = self.chain.confidence(self.settings.order, predicted)
         weight = self.settings.gumbel_at(iteration)
         if weight > 0:
             scores = scores + weight * gumbel_noise(self._uniform(waiting, counts, 1, 1).view(-1))
         table = torch.full(waiting.shape, -torch.inf, device=scores.device)
         table[waiting] = scores
         return table
-
-    def _bits(self, probabilities: Tensor, where: Tensor, counts: Sequence[int]) -> Tensor:
-        if self.settings.deterministic:
-            return (probabilities > 0.5).float()
-        return (self._uniform(where, counts, 1, probabilities.shape[1])[0] < probabilities).float()

@@ -112,12 +112,14 @@ def _config_for(
     source: ImageSet | CodeSet,
     tokenizer: BinaryAutoencoder,
     preset: str,
-    objective: str,
-    attention: str,
     *,
     by_text: bool,
+    **network: str,
 ) -> ModelConfig:
-    """A preset's architecture for the classes or captions of the data and the codes of the tokenizer."""
+    """A preset's architecture for the classes or captions of the data and the codes of the tokenizer.
+
+    network: other fields of the generator.
+    """
     names = source.header.class_names if isinstance(source, CodeSet) else source.class_names
     store: CaptionStore | None = captions_of(source) if by_text else None
     of_text: dict[str, Any] = {}
@@ -127,9 +129,7 @@ def _config_for(
         of_text = {"text_encoder": header.encoder, "text_encoder_sha256": header.encoder_sha256}
     classes = len(names) or (1 if source.labels is None else int(source.labels.max()) + 1)
     base = architecture(preset, code_bits=tokenizer.config.code_bits, classes=classes)
-    generator = dataclasses.replace(
-        base.generator, grid=tokenizer.config.grid, objective=objective, attention=attention
-    )
+    generator = dataclasses.replace(base.generator, grid=tokenizer.config.grid, **network)  # type: ignore[arg-type]
     if store is not None:
         generator = dataclasses.replace(
             generator, condition="text", classes=1, caption_dim=header.width, caption_tokens=header.longest
@@ -158,6 +158,7 @@ def run_generator_training(
     preset: str,
     objective: str = "flip",
     attention: str = "full",
+    head: str = "bernoulli",
     name: str | None = None,
     initial: str | None = None,
     compile_blocks: bool | None = None,
@@ -171,7 +172,9 @@ def run_generator_training(
     recipe = for_data(recipe, source)
     options = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe)}
     training = {"data": [Path(item).name for item in data], "images": len(source), "settings": options}
-    config = _config_for(source, encoder, preset, objective, attention, by_text=bool(recipe.conditional))
+    config = _config_for(
+        source, encoder, preset, by_text=bool(recipe.conditional), objective=objective, attention=attention, head=head
+    )
     config = dataclasses.replace(config, name=name or config.name, training=training)
     start = None if initial is None else load(initial)
     model = train_generator(

@@ -81,6 +81,8 @@ def _facts(description: Description) -> Iterator[tuple[str, str]]:
 
 def _chain(description: Description) -> str:
     generator = description.config.generator
+    if generator.head == "categorical":
+        return f"one step (categorical, {2**generator.code_bits:,} codes)"
     if generator.objective == "bce":
         return "one step (bce)"
     return f"{generator.sample_timesteps} of {generator.train_timesteps} diffusion steps ({generator.objective})"

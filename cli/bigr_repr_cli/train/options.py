@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Objective = StrEnum("Objective", ["flip", "x0", "bce"])
 AttentionKind = StrEnum("AttentionKind", ["full", "causal"])
+Head = StrEnum("Head", ["bernoulli", "categorical"])
 TokenizerOptimizer = StrEnum("TokenizerOptimizer", ["adam", "muon"])
 PixelLoss = StrEnum("PixelLoss", ["l1", "l2"])
 Scheduled = StrEnum("Scheduled", ["constant", "cosine"])
@@ -156,6 +157,13 @@ class Architecture:
     attention: Annotated[
         AttentionKind, typer.Option(help="full: bidirectional, for masked tokens; causal: for an autoregressive model.")
     ] = AttentionKind.full
+    head: Annotated[
+        Head,
+        typer.Option(
+            help="What draws a token's bits: the binary transcoder (bernoulli), or, to compare with it and for tokens "
+            "of up to 14 bits, a softmax over all codes (categorical)."
+        ),
+    ] = Head.bernoulli
     compile_blocks: Annotated[
         bool | None,
         typer.Option(
