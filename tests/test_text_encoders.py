@@ -69,6 +69,26 @@ def test_captions_are_encoded_each_by_itself(folders: dict[str, Path], name: str
     assert encoder.count("a red circle " * 50) == 151
 
 
+def test_the_vector_of_a_word_tells_the_words_around_it() -> None:
+    words = load_text_encoder("words")
+    first, turned, alone = words.encode(["a red circle, a Blue square", "a blue square, a red circle", "circle"], 24)
+    assert first.shape == (7, words.width)
+    half = words.width // 2
+    assert (first[2, :half] == turned[6, :half]).all()  # the word itself
+    assert (alone[0, :half] == first[2, :half]).all()
+    assert not alone[0, half:].any()
+
+    def nearness(which: int, word: int) -> float:
+        """How far "red circle" has another word around it: a cosine."""
+        around, sought = words.encode(["red circle, a blue square"], 24)[0][which, half:], first[word, :half]
+        return float(np.dot(around, sought) / np.linalg.norm(around) / np.linalg.norm(sought))
+
+    circle = [nearness(1, word) for word in (1, 3, 4, 5)]  # red; then the comma, "a" and "blue", ever farther away
+    assert circle[0] > 0.3
+    assert circle[1] > circle[2] > 0.15
+    assert abs(nearness(1, 2)) < 0.15  # itself is not among its neighbors
+
+
 def test_of_a_t5_only_the_encoder_is_taken(folders: dict[str, Path]) -> None:
     whole = transformers.T5ForConditionalGeneration.from_pretrained(folders["t5"]).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders["t5"])

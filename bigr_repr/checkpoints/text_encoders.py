@@ -1,7 +1,8 @@
 """Text encoders by name: captions in, one vector a token out. Knows nothing of images or of what is drawn.
 
-"words" needs no file and no other package: a vector of each word, made of its letters, which a generator learns to
-read. Any other name is that of a model for transformers, a T5, CLIP or causal model: a folder, or one on the hub.
+"words" needs no file and no other package: a vector of each word, made of its letters and its neighbors, which a
+generator learns to read. Any other name is that of a model for transformers, a T5, CLIP or causal model: a folder, or
+one on the hub.
 """
 
 # T tokens of a caption, E width of their vectors
@@ -24,7 +25,8 @@ from numpy.typing import NDArray
 __all__ = ["WORDS", "TextEncoder", "load_text_encoder"]
 
 WORDS: Final = "words"
-_WORDS_WIDTH: Final = 256
+_WORD_WIDTH: Final = 256  # numbers of a word itself; as many more of the words around it
+_FADE: Final = 0.5  # what each further neighbor counts, of the one before
 _WORD: Final = re.compile(r"\w+|[^\w\s]")
 _LONGEST_WORD: Final = 64  # letters; a longer one is cut
 
@@ -59,11 +61,13 @@ def load_text_encoder(name: str, *, device: str = "cpu") -> TextEncoder:
 class WordEncoder:
     """Vectors of words, in lower case, and of signs: made of a word's letters and groups of three, by SHAKE-256.
 
-    Alike where words are spelled alike, else at random: what words mean, and their order, the generator has to learn.
+    Alike where words are spelled alike, else at random: what words mean the generator has to learn. Half of a vector
+    stands for the word, a quarter each for the words before it and after it, the nearest counting most. Without those a
+    small generator learned the things of a caption but not which of them "left of" puts on the left.
     """
 
     name: str = WORDS
-    width: int = _WORDS_WIDTH
+    width: int = 2 * _WORD_WIDTH
 
     def __init__(self) -> None:
         probe = self.encode(["a red circle left of a blue square"], 8)[0]
@@ -73,7 +77,7 @@ class WordEncoder:
         found = []
         for text in texts:
             rows = [_word_vector(word) for word in self._words(text)[:limit]]
-            found.append(np.stack(rows) if rows else np.empty((0, self.width), np.float16))
+            found.append(_among_neighbors(np.stack(rows)) if rows else np.empty((0, self.width), np.float16))
         return found
 
     def count(self, text: str) -> int:
@@ -84,17 +88,27 @@ class WordEncoder:
         return [word[:_LONGEST_WORD] for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold())]
 
 
+def _among_neighbors(words: NDArray[np.float32]) -> Vectors:
+    """Vectors of the words of a text (T, E / 2) -> with what stands before and after each, (T, E)."""
+    half = _WORD_WIDTH // 2
+    before, after = np.zeros((2, len(words), half), np.float32)
+    for i in range(1, len(words)):
+        before[i] = words[i - 1, :half] + _FADE * before[i - 1]
+        after[-1 - i] = words[-i, half:] + _FADE * after[-i]
+    return np.concatenate([words, before, after], axis=1).astype(np.float16)
+
+
 @functools.lru_cache(maxsize=65_536)
-def _word_vector(word: str) -> Vectors:
+def _word_vector(word: str) -> NDArray[np.float32]:
     marked = f"<{word}>"
     parts = [marked[i : i + 3] for i in range(len(marked) - 2)]
     whole = _noise(marked) + sum(_noise(f"#{part}") for part in parts) / len(parts)
-    return np.asarray(whole / np.sqrt(np.mean(np.square(whole))), np.float16)
+    return np.asarray(whole / np.sqrt(np.mean(np.square(whole))), np.float32)
 
 
 def _noise(text: str) -> NDArray[np.float32]:
-    """Numbers (E,) between -1 and 1 that a text stands for, the same everywhere."""
-    content = hashlib.shake_256(text.encode("utf-8", "replace")).digest(_WORDS_WIDTH)
+    """Numbers (E / 2,) between -1 and 1 that a text stands for, the same everywhere."""
+    content = hashlib.shake_256(text.encode("utf-8", "replace")).digest(_WORD_WIDTH)
     return np.frombuffer(content, np.uint8).astype(np.float32) / 127.5 - 1
 
 
