@@ -1,4 +1,4 @@
-"""Captions where people keep them: beside pictures, in Parquet columns, in COCO's JSON, in names of classes.
+"""Captions where people keep them: beside pictures, in tar shards, Parquet columns, COCO's JSON, names of classes.
 
 Every function gives those of each picture, none or several. Errors name the file and are of one line.
 """
@@ -32,24 +32,34 @@ def sidecar_captions(pictures: Sequence[PathLike]) -> list[Listed] | None:
 
 
 def _beside(picture: Path) -> Listed:
-    text, record = picture.with_suffix(".txt"), picture.with_suffix(".json")
-    if text.is_file():
-        return tuple(line.strip() for line in _utf8(text).splitlines() if line.strip())
-    return _texts(_json(record), record) if record.is_file() else ()
+    for suffix in ("txt", "json"):
+        if (file := picture.with_suffix(f".{suffix}")).is_file():
+            return captions_in(file.read_bytes(), suffix, file)
+    return ()
 
 
-def _utf8(file: Path) -> str:
+def captions_in(content: bytes, suffix: str, where: object) -> Listed:
+    """The captions in what a file beside a picture holds, "txt" or "json", as `sidecar_captions` says.
+
+    where: what errors name. Raises ValueError as that does.
+    """
+    if suffix == "txt":
+        return tuple(line.strip() for line in _utf8(content, where).splitlines() if line.strip())
+    return _texts(_json(content, where), where)
+
+
+def _utf8(content: bytes, where: object) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text (byte {error.start}); write it again in UTF-8") from error
+        raise ValueError(f"{where} is not UTF-8 text (byte {error.start}); write it again in UTF-8") from error
 
 
-def _json(file: Path) -> Any:
+def _json(content: bytes, where: object) -> Any:
     try:
-        return json.loads(_utf8(file))
+        return json.loads(_utf8(content, where))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON ({error.msg}, line {error.lineno})") from error
+        raise ValueError(f"{where} is not JSON ({error.msg}, line {error.lineno})") from error
 
 
 def _texts(value: Any, where: object) -> Listed:
@@ -92,7 +102,7 @@ def coco_captions(file: PathLike, pictures: Sequence[PathLike]) -> list[Listed]:
 
     Raises ValueError for another file, and for one that knows none of the pictures.
     """
-    record = _json(Path(file))
+    record = _json(Path(file).read_bytes(), file)
     try:
         names = {image["id"]: Path(image["file_name"]).name for image in record["images"]}
         by_name: dict[str, list[str]] = defaultdict(list)

@@ -7,7 +7,7 @@ import io
 import os
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -47,6 +47,19 @@ def tar_members(file: str, labels: bool) -> Iterator[Member]:
             yield from links.resolved(waiting)
             raise
     yield from links.resolved(waiting)
+
+
+def tar_texts(file: str, suffixes: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
+    """What members with one of the suffixes hold, in the order of a tar file: (key of the sample, suffix, content).
+
+    A suffix is all that follows a name's first dot, in lower case. Raises as `tar_members` does.
+    """
+    with _open(file) as stream, _open_tar(stream, file) as tar:
+        for info in _files(tar):
+            suffix = os.path.basename(info.name).partition(".")[2].lower()
+            content = tar.extractfile(info) if suffix in suffixes and info.isreg() else None
+            if content is not None:
+                yield sample_key(info.name), suffix, content.read()
 
 
 def _pictures_of(
@@ -182,7 +195,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
     sample: list[tarfile.TarInfo] = []
     try:
         for info in _files(tar):
-            if sample and _key(info.name) != _key(sample[0].name):
+            if sample and sample_key(info.name) != sample_key(sample[0].name):
                 yield sample
                 sample = []
             sample.append(info)
@@ -192,8 +205,8 @@ def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
     yield sample
 
 
-def _key(name: str) -> str:
-    """What members of one WebDataset sample share."""
+def sample_key(name: str) -> str:
+    """What members of one WebDataset sample share: folder, and name up to its first dot."""
     folder, base = os.path.split(name)
     return f"{folder}/{base.partition('.')[0]}"
 

@@ -34,6 +34,7 @@ API_PACKAGES = [
     "models",
     "images",
     "captions",
+    "datasets",
     "features",
     "embed",
     "retrieval",
@@ -44,7 +45,7 @@ API_PACKAGES = [
     "serve",
     "integrations",
 ]
-API_MODULES = ["codes", "config", "datasets"]
+API_MODULES = ["codes", "config"]
 FENCES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml"}
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
 

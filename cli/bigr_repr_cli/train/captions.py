@@ -57,8 +57,9 @@ class CaptionSource:
         found = images.captions
         if found is None:
             raise ValueError(
-                "the pictures have no captions: a .txt or .json file beside each, a column of captions "
-                "(--caption-column), a captions file of COCO (--coco) or names of classes (--template) gives some"
+                "the pictures have no captions: a .txt or .json file beside each, in tar shards too, a column of "
+                "captions (--caption-column), a captions file of COCO (--coco) or names of classes (--template) gives "
+                "some"
             )
         return found
 
@@ -109,8 +110,10 @@ def command(
 ) -> None:
     """Encode images and their captions once, so that a generator of captions trains without either.
 
-    Captions are a .txt or .json file beside each picture, a column of Parquet files, a captions file of COCO, names of
-    classes put into a template, or those of the data set synthetic-captions."""
+    Captions are a .txt or .json file beside each picture, in a folder or a tar shard of WebDataset, a column of Parquet
+    files, a captions file of COCO, names of classes put into a template, or those of synthetic-captions:COUNT, scenes
+    of plain shapes that are made as they are asked for; synthetic-captions:COUNT:held-out shows pairs of color and
+    shape that those never show."""
     from bigr_repr.checkpoints.text_encoders import load_text_encoder
     from bigr_repr.datasets import open_images
     from bigr_repr.system.devices import choose_device

@@ -16,7 +16,7 @@ def command(
         list[str],
         typer.Argument(
             help="Folders that train codes wrote, of several each with a weight if need be, as a:3 b:1; or images: "
-            "folders, Parquet files, or torchvision:NAME:ROOT."
+            "folders, Parquet files, tar shards or torchvision:NAME:ROOT."
         ),
     ],
     tokenizer: Annotated[str, typer.Option(help="Tokenizer that made the codes: a folder, or a model's name.")],

@@ -1,0 +1,12 @@
+from .files import ArraySet as ArraySet
+from .files import FolderSet as FolderSet
+from .files import ParquetSet as ParquetSet
+from .image_set import ImageSet as ImageSet
+from .image_set import IntArray as IntArray
+from .image_set import JoinedSet as JoinedSet
+from .image_set import stratified_split as stratified_split
+from .named import DigitsSet as DigitsSet
+from .named import TorchvisionSet as TorchvisionSet
+from .opening import open_images as open_images
+from .scenes import SceneSet as SceneSet
+from .shards import TarSet as TarSet
