@@ -18,10 +18,11 @@ _TRIES: Final = 10
 
 
 def random_resized_crop(
-    image: Image.Image, side: int, random: np.random.Generator, *, least: float = _AREA[0]
+    image: Image.Image, side: int, random: np.random.Generator, *, least: float = _AREA[0], mirror: bool = True
 ) -> Image.Image:
-    """A part of a picture, `least`..1 of its area, 3/4..4/3 as wide as high, made (S, S), and mirrored half the time.
+    """A part of a picture, `least`..1 of its area, 3/4..4/3 as wide as high, made (S, S).
 
+    With `mirror` it is mirrored half the time.
     After ten parts that do not fit into the picture it is the largest middle part of such a ratio.
     """
     width, height = image.size
@@ -35,7 +36,8 @@ def random_resized_crop(
             box = (left, top, left + wide, top + high)
             break
     cut = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
-    return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else cut
+    turned = random.random() < 0.5
+    return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror and turned else cut
 
 
 def _fallback(width: int, height: int) -> tuple[int, int, int, int]:

@@ -8,7 +8,7 @@ Knows nothing of models, losses or files of checkpoints.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -72,15 +72,19 @@ class StreamSampler(Sampler[list[Draw]]):
 
 
 class _ImageItems(Dataset[Any]):
-    def __init__(self, images: ImageSet, size: int, crop: int, flip: bool, seed: int) -> None:
-        self._images, self._size, self._crop, self._flip, self._seed = images, size, crop, flip, seed
+    def __init__(self, images: ImageSet, size: int, crop: int, flip: bool, least: float, seed: int) -> None:
+        self._images, self._size, self._crop, self._seed = images, size, crop, seed
+        self._flip, self._least = flip, least
 
     def _pixels(self, draw: Draw) -> np.ndarray[Any, np.dtype[np.uint8]]:
         index, position = draw
-        pixels = self._images.load_square(index, self._size)
         rng = np.random.default_rng([self._seed, position, 1])
-        if self._flip and rng.random() < 0.5:
-            pixels = pixels[:, ::-1]
+        if self._least < 1:
+            pixels = self._images.load_part(index, self._size, rng, least=self._least, mirror=self._flip)
+        else:
+            pixels = self._images.load_square(index, self._size)
+            if self._flip and rng.random() < 0.5:
+                pixels = pixels[:, ::-1]
         top, left = rng.integers(0, self._size - self._crop + 1, size=2)
         return pixels[top : top + self._crop, left : left + self._crop]
 
@@ -134,6 +138,25 @@ def check_crop(crop: int | None, image_size: int) -> None:
         raise ValueError(f"crop={crop} is outside 1..{image_size} (image_size)")
 
 
+class Drawn(Protocol):
+    """A recipe that says how images are drawn."""
+
+    @property
+    def mirror(self) -> bool:
+        """Whether every other one is mirrored."""
+        ...
+
+    @property
+    def least_area(self) -> float:
+        """The least share of its area that is drawn."""
+        ...
+
+
+def views_of(recipe: Drawn) -> dict[str, Any]:
+    """How images are drawn by a recipe, as `batches` takes it."""
+    return {"flip": recipe.mirror, "least_area": recipe.least_area}
+
+
 def batches(
     source: ImageSet | CodeSet,
     *,
@@ -143,6 +166,7 @@ def batches(
     image_size: int,
     crop: int | None = None,
     flip: bool = True,
+    least_area: float = 1.0,
     features: AlignmentFeatures | None = None,
     workers: int = 0,
     rank: int = 0,
@@ -150,9 +174,10 @@ def batches(
 ) -> Iterator[Batch]:
     """Endless batches of this rank from `first_step` on.
 
-    Images are resized and center-cropped to `image_size`, then flipped at random and, with `crop`, cut to a random
-    square of that side. `batch_size` is global; it must be a multiple of `ranks`. Raises ImageError for a picture that
-    cannot be read, when its batch is due.
+    Images are resized and center-cropped to `image_size`; with `least_area` below 1 a random part of at least that
+    share of the area takes the place of the middle. Then they are mirrored half the time, with `flip`, and, with
+    `crop`, cut to a random square of that side. `batch_size` is global; it must be a multiple of `ranks`. Raises
+    ImageError for a picture that cannot be read, when its batch is due.
     """
     check_crop(crop, image_size)
     sampler = StreamSampler(len(source), batch_size, seed=seed, first_step=first_step, rank=rank, ranks=ranks)
@@ -160,7 +185,7 @@ def batches(
     if isinstance(source, CodeSet):
         items = _CodeItems(source, seed, features)
     else:
-        items = _ImageItems(source, image_size, crop or image_size, flip, seed)
+        items = _ImageItems(source, image_size, crop or image_size, flip, least_area, seed)
     context = "spawn" if workers else None  # forking a process that already runs threads can hang
     return _checked(
         DataLoader(

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ SCHEDULES = ("constant", "cosine")
 AUTO = "auto"
 RESUMES = ("newest", "previous")
 NO_TRACKER = "none"
+_NEWER = ("mirror", "least_area")  # fields of recipes that runs of older versions do not state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +349,12 @@ def _picture(
         image = task.samples(weights)
         if image is not None:
             logbook.picture(step, "samples", image.cpu(), out)
+
+
+def objective_of(recipe: Any) -> dict[str, Any]:
+    """The fields of a recipe, for `identify`. Those that older versions lacked count where they are not the usual."""
+    usual = {field.name: field.default for field in fields(recipe) if field.name in _NEWER}
+    return {name: value for name, value in asdict(recipe).items() if name not in usual or value != usual[name]}
 
 
 def identify(settings: TrainSettings, **other: Any) -> dict[str, Any]:

@@ -34,6 +34,13 @@ class GeneratorRecipe:
     sample_bits: bool = option(
         True, "When training on images, draw the tokenizer's bits at random instead of thresholding them."
     )
+    mirror: bool = option(True, "When training on images, mirror every other one; not for writing and the like.")
+    least_area: float = option(
+        1.0,
+        "When training on images, draw a random part of each, of at least this share of its area; 1: whole images.",
+        least=0.01,
+        most=1,
+    )
     optimizer: str = option(
         "adamw",
         "AdamW for all weights (adamw), or Muon, at the same rate, for the matrices of the blocks (muon).",

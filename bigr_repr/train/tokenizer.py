@@ -19,10 +19,10 @@ from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.config import TokenizerConfig
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.train.batches import Batch, batches, check_crop
+from bigr_repr.train.batches import Batch, batches, check_crop, views_of
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.frozen import float_fingerprint
-from bigr_repr.train.loop import Run, TrainSettings, identify, train
+from bigr_repr.train.loop import Run, TrainSettings, identify, objective_of, train
 from bigr_repr.train.losses import PatchDiscriminator, PerceptualDistance, adaptive_weight, augment, hinge_discriminator
 from bigr_repr.train.muon import Muon
 from bigr_repr.train.pace import decided
@@ -41,6 +41,8 @@ class TokenizerRecipe:
     None for no perceptual loss; `perceptual_weights` is a file of its weights (None: timm's). `gan_start` is the step
     from which the discriminator takes part, or None for never; `sample_bits` draws bits instead of thresholding them;
     `bit_entropy` weighs a term that keeps every bit used (mean entropy of each bit over the batch, in bits).
+    `crop` is the side of random squares cut from the pictures; `least_area`, below 1, the least share of a picture's
+    area that a random part has, which is made to size; `mirror` mirrors every other one.
     `optimizer` is "adam", or "muon" (orthogonalized momentum, at the same rate) for the kernels between feature maps.
     """
 
@@ -53,6 +55,8 @@ class TokenizerRecipe:
     sample_bits: bool = True
     bit_entropy: float = 0.0
     crop: int | None = None
+    mirror: bool = True
+    least_area: float = 1.0
     optimizer: str = "adam"
 
     def __post_init__(self) -> None:
@@ -64,6 +68,8 @@ class TokenizerRecipe:
             raise ValueError(f"pixel_loss={self.pixel_loss!r} is unknown; choose one of {', '.join(PIXEL_LOSSES)}")
         if self.gan_start is not None and self.gan_start < 0:
             raise ValueError(f"gan_start={self.gan_start} must be at least 0; None: the discriminator never takes part")
+        if not 0 < self.least_area <= 1:
+            raise ValueError(f"least_area={self.least_area} is outside 0..1, 0 excluded; 1: whole images")
         if self.crop is not None and self.crop < 1:
             raise ValueError(f"crop={self.crop} must be at least 1; None: whole images")
 
@@ -221,12 +227,12 @@ def train_tokenizer(
         settings,
         task="tokenizer",
         config=asdict(config),
-        objective=asdict(replace(recipe, perceptual_weights=None)),
+        objective=objective_of(replace(recipe, perceptual_weights=None)),
         perceptual_sha256=task.perceptual_sha256,
         images=len(images),
         initial="" if initial is None else tokenizer_fingerprint(initial),
     )
-    stream = partial(batches, images, image_size=config.image_size, crop=recipe.crop)
+    stream = partial(batches, images, image_size=config.image_size, crop=recipe.crop, **views_of(recipe))
     weights = train(task, stream, settings, record=record, on_step=on_step, finished=finished)
     trained = BinaryAutoencoder(config)
     trained.load_state_dict(weights)

@@ -27,7 +27,13 @@ ResumedFrom = StrEnum("ResumedFrom", ["newest", "previous"])
 TrainPrecision = StrEnum("TrainPrecision", ["auto", "float32", "bfloat16", "float16", "no", "bf16", "fp16"])
 CodePrecision = StrEnum("CodePrecision", ["float32", "bfloat16", "no", "bf16"])
 
-Images = Annotated[list[str], typer.Argument(help="Folders, Parquet files, or torchvision:NAME:ROOT.")]
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        help="Folders, Parquet files, tar shards (several as shards/{000..012}.tar), torchvision:NAME:ROOT, or "
+        "synthetic-captions:COUNT."
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the result.")]
 Preset = Annotated[str, typer.Option(help="Architecture: the name of a preset, as bigr-repr models list gives it.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per optimizer step, summed over all processes.")]
@@ -105,6 +111,15 @@ class TokenizerLosses:
         int | None,
         typer.Option(min=1, help=r"Train on random square crops with this side in pixels \[default: on whole images]."),
     ] = None
+    mirror: Annotated[bool, typer.Option(help="Mirror every other image; not for writing and the like.")] = True
+    least_area: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Train on random parts of images, of at least this share of the area; 1: whole images.",
+        ),
+    ] = 1.0
     pixel_loss: Annotated[
         PixelLoss, typer.Option(help="l1: mean absolute error; l2: mean squared error, for a better PSNR.")
     ] = PixelLoss.l1
