@@ -13,7 +13,7 @@ from tiny_model import picture, tiny_model, write_pictures
 
 import bigr_repr as br
 from bigr_repr.images import center_crop
-from bigr_repr.integrations import TimmStyle, create_transform
+from bigr_repr.integrations import BatchEmbedder, TimmStyle, create_transform
 
 PRE = tiny_model()
 
@@ -66,6 +66,30 @@ def test_the_estimator_keeps_to_scikit_learns_rules(tmp_path: Path) -> None:
 def test_the_estimator_refuses_at_fit(fields: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         br.BigrFeatures(PRE, **{"layer": 1} | fields).fit([])  # type: ignore[arg-type]
+
+
+# ---- batches
+
+
+def test_batches_give_what_extract_features_gives(tmp_path: Path) -> None:
+    br.save(PRE, tmp_path / "model")
+    embedder = BatchEmbedder(tmp_path / "model", layer=2, column="photo", codes=True)
+    images = [picture(seed) for seed in range(3)]
+    found = embedder({"photo": images, "other": [1, 2, 3]})
+    ours = br.extract_features(images, model=PRE, layer=2)
+    assert np.array_equal(np.stack(found["embedding"]), ours)
+    assert found["code"] == [row.tobytes() for row in br.encode_codes(images, model=PRE)]
+    assert np.allclose(embedder.embed(images[1]), ours[1], atol=1e-5)
+    again = pickle.loads(pickle.dumps(embedder))
+    assert len(pickle.dumps(embedder)) < 1000  # no weights
+    assert np.array_equal(again.embed_all(images), ours)
+
+
+def test_batches_without_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match="column='image' is not in the batch, which has photo, label"):
+        BatchEmbedder(PRE)({"photo": [], "label": []})
+    with pytest.raises(ValueError, match="pool='none' gives one vector a token"):
+        BatchEmbedder(PRE, pool="none")
 
 
 # ---- timm

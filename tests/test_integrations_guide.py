@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+import sqlglot
 
 import bigr_repr as br
+from bigr_repr.images import decode_image
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "guides" / "integrations.md").read_text()
@@ -47,17 +49,37 @@ def test_the_example_runs(place: Path, title: str, monkeypatch: pytest.MonkeyPat
     names: dict[str, object] = {}
     exec(compile(SECTIONS[title], f"integrations.md, {title}", "exec"), names)
     for check in CHECKS.get(title, []):
-        assert eval(check, names), check
+        assert eval(check, {**names, "statements": _statements, "decode_image": decode_image}), check
+
+
+def _statements(file: str) -> list[str]:
+    """The kinds of the statements in a file of SQL, as a parser of PostgreSQL's reads them; values in rows of two."""
+    kinds = []
+    for each in sqlglot.parse(Path(file).read_text(), read="postgres"):
+        assert each is not None
+        kinds.append(f"{each.key.upper()} {each.args.get('kind') or ''}".strip())
+        for row in each.find_all(sqlglot.exp.Tuple):
+            assert len(row.expressions[1].name) == 4096
+    return kinds
 
 
 # What the examples find, where it can be said.
 CHECKS = {
     "timm and torchvision": ["features.shape == (1, 192)", "[each.shape for each in maps] == [(1, 192, 8, 8)] * 3"],
-    "datasets": ["len(embedded) == 2", "len(embedded[1]['embedding']) == 192"],
+    "datasets": [
+        "len(embedded) == 2",
+        "len(embedded[1]['embedding']) == 192",
+        "len(embedded[0]['code']) == 512",
+        "pictures.map(br_batch, batched=True, batch_size=32)._fingerprint == embedded._fingerprint",
+    ],
     "sentence-transformers": ["vectors.shape == (3, 192)", "util.cos_sim(vectors, vectors)[0, 1] > 0.3"],
     "DuckDB and Polars": ["nearest[0][0] == 'grass.jpg'", "vectors.shape == (12, 192)"],
     "usearch": ["found.keys[0] == 0 and found.distances[0] == 0"],
     "Qdrant": ["distances[0] == 0", "hits[0].payload['path'] == data.paths[0]"],
-    "pgvector": ["__import__('pathlib').Path('codes.sql').read_text().count('\\n') == 17"],
-    "Embedding Atlas and FiftyOne": ["len(vectors) == 12 and all(Path(path).is_file() for path in vectors)"],
+    "pgvector": ["statements('codes.sql') == ['COMMAND', 'CREATE TABLE', 'INSERT', 'CREATE INDEX']", "bits == 4096"],
+    "Embedding Atlas": [
+        "str(table.schema.field('image').type) == 'struct<bytes: binary, path: string>'",
+        "decode_image(table['image'][0]['bytes'].as_py()).width <= 96",
+    ],
+    "FiftyOne": ["vectors.shape == (12, 192)"],
 }

@@ -1,3 +1,4 @@
+from .batches import BatchEmbedder as BatchEmbedder
 from .scikit_learn import BigrFeatures as BigrFeatures
 from .sentence import BigrModule as BigrModule
 from .timm_style import TimmStyle as TimmStyle

@@ -4,23 +4,18 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
-from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.features.exported.model import ExportedModel, open_model
 from bigr_repr.features.extract import extract_features
 from bigr_repr.features.extractor import FeatureExtractor
+from bigr_repr.integrations.opened import AnyModel, opened
 
 __all__ = ["BigrFeatures"]
-
-AnyModel = PathLike | Pretrained | ExportedModel
 
 
 class BigrFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -60,7 +55,7 @@ class BigrFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """Feature vectors, float32 (n, D).  Raises ImageError for a picture that cannot be read."""
         self._checked()
         found = extract_features(
-            X, model=_opened(self.model), layer=self.layer, pool=self.pool, mirror=self.mirror,
+            X, model=opened(self.model), layer=self.layer, pool=self.pool, mirror=self.mirror,
             batch_size=self.batch_size, device=self.device,
         )  # fmt: skip
         return found
@@ -83,13 +78,4 @@ class BigrFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def _checked(self) -> FeatureExtractor:
         if self.pool == "none":
             raise ValueError("pool='none' gives one vector a token; scikit-learn takes one an image: choose another")
-        return FeatureExtractor(_opened(self.model), (self.layer,), self.pool, mirror=self.mirror)
-
-
-def _opened(model: AnyModel) -> Pretrained | ExportedModel:
-    return model if isinstance(model, Pretrained | ExportedModel) else _by_name(str(model))
-
-
-@functools.lru_cache(maxsize=2)
-def _by_name(name: str) -> Pretrained | ExportedModel:
-    return open_model(name)
+        return FeatureExtractor(opened(self.model), (self.layer,), self.pool, mirror=self.mirror)

@@ -1,0 +1,71 @@
+"""Features of batches as other programs hand them over: columns of datasets, lists of FiftyOne. Knows no networks."""
+
+# n images, D width
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr.features.extract import encode_codes, extract_features
+from bigr_repr.integrations.opened import AnyModel, opened
+
+__all__ = ["BatchEmbedder"]
+
+
+class BatchEmbedder:
+    """Images in, features out: `Dataset.map(embedder, batched=True)`, or `embed_all` as FiftyOne's models have it.
+
+    model: a name or folder, a model, or an exported network. layer, pool, batch_size, device: as of extract_features.
+    column: of the pictures in a batch. codes: also the packed codes, as "code". A name is loaded once a process and
+    pickled as a name, so that `datasets` recognizes what it has computed before.
+    """
+
+    media_type = "image"
+    has_embeddings = True
+
+    def __init__(
+        self,
+        model: AnyModel = DEFAULT_MODEL,
+        layer: int | str = 12,
+        pool: str = "avg",
+        *,
+        column: str = "image",
+        codes: bool = False,
+        batch_size: int = 32,
+        device: str | None = None,
+    ) -> None:
+        if pool == "none":
+            raise ValueError("pool='none' gives one vector a token; here an image has one: choose another")
+        self.model, self.layer, self.pool, self.column, self.codes = model, layer, pool, column, codes
+        self.batch_size, self.device = batch_size, device
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """The new columns of a batch of columns: "embedding", float32 vectors (D,), and "code", bytes, if asked for.
+
+        Raises ValueError where the column of pictures is missing, ImageError for a picture that cannot be read.
+        """
+        if self.column not in batch:
+            raise ValueError(f"column={self.column!r} is not in the batch, which has {', '.join(map(str, batch))}")
+        images = batch[self.column]
+        found: dict[str, list[Any]] = {"embedding": list(self.embed_all(images))}
+        if self.codes:
+            packed = encode_codes(images, model=opened(self.model), batch_size=self.batch_size, device=self.device)
+            found["code"] = [row.tobytes() for row in packed]
+        return found
+
+    def embed(self, image: Any) -> NDArray[np.float32]:
+        """Features of one image, (D,)."""
+        found: NDArray[np.float32] = self.embed_all([image])[0]
+        return found
+
+    def embed_all(self, images: Sequence[Any]) -> NDArray[np.float32]:
+        """Features of several images, (n, D): paths, PIL images or arrays. Raises as extract_features does."""
+        return extract_features(
+            images, model=opened(self.model), layer=self.layer, pool=self.pool, batch_size=self.batch_size,
+            device=self.device,
+        )  # fmt: skip
