@@ -102,11 +102,10 @@ def row(made: Adapted, model: str, images: ImageSet, test: ImageSet) -> dict[str
     kept, tested = np.arange(first), np.arange(first, len(both))
     figures = figures_of(compare_models((model, str(made.folder)), both, kept, tested, BenchSettings(k=(20,))))
     facts = made.record
-    losses = list(facts["held_out_losses"].values())
     names = ("method", "trained_parameters", "parameters", "steps", "best_step", "batch_size", "learning_rate")
     more = ("precision", "training_cpu_minutes", "ended_by", "reconstruction_db", "recorded_db")
     found = {name: facts[name] for name in (*names, *more)}
-    found |= {"held_out_loss": [losses[0], min(losses)], "images": len(images), "test_images": len(test)}
+    found |= {"held_out_loss": list(facts["held_out_loss"].values()), "images": len(images), "test_images": len(test)}
     if made.adapter is not None:
         found["adapter_bytes"] = sum(file.stat().st_size for file in made.adapter.iterdir())
     return found | {name.replace(" ", "_"): list(pair) for name, pair in figures.items()}

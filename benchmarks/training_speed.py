@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import bigr_repr as br
 from bigr_repr.config import ModelConfig
-from bigr_repr.train.generator import make_optimizers
+from bigr_repr.train.generator_task import make_optimizers
 from bigr_repr.train.masking import draw_masks, read_positions
 from bigr_repr.train.recipe import GeneratorRecipe
 

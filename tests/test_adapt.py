@@ -121,7 +121,9 @@ def test_the_best_weights_are_kept_and_the_start_is_among_them(adapted: dict[str
     for made in adapted.values():
         losses = {int(step): loss for step, loss in made.record["held_out_losses"].items()}
         assert 0 in losses
-        assert losses[made.record["best_step"]] == min(losses.values())
+        neighbors = {int(step): share for step, share in made.record["held_out_neighbors"].items()}
+        kept = [step for step in losses if not neighbors or neighbors[step] >= neighbors[0] - 100 / len(made.held_out)]
+        assert losses[made.record["best_step"]] == min(losses[step] for step in kept)
 
 
 def test_training_that_only_harms_leaves_the_model_as_it_was(
@@ -132,7 +134,7 @@ def test_training_that_only_harms_leaves_the_model_as_it_was(
     made = _adapt(pictures, base, tmp_path / "o", patience=2, steps=40)
     assert made.record["best_step"] == 0
     assert made.record["steps"] == 2 * 40 // 10
-    assert made.record["ended_by"] == "a held-out loss that fell no more"
+    assert made.record["ended_by"] == "held-out pictures that did no better"
     assert _changed(made) == set()
 
 

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from test_train import losses
+from test_train_stops import run_on
 from tiny_model import write_pictures
 
 from bigr_repr.captions.sources import class_captions, coco_captions, parquet_captions, sidecar_captions
@@ -214,6 +216,33 @@ def test_accumulated_batches_learn_from_all_captions(codes: CodeSet, tmp_path: P
     start = _trained(codes, tmp_path / "b", 3, accumulate=4, class_dropout=1.0)
     first = [each.transformer.cap_embedding.first.weight for each in (model, start)]
     assert not torch.equal(*first)
+
+
+SPLIT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import dataclasses
+from test_text_training import MODEL, _settings
+from bigr_repr.train.code_set import CodeSet
+from bigr_repr.train.generator import train_generator
+from bigr_repr.train.recipe import GeneratorRecipe
+still = dataclasses.replace(MODEL.generator, objective="bce", attention="causal")
+config = dataclasses.replace(MODEL, generator=still)
+train_generator(CodeSet({codes!r}), config, _settings(Path({out!r}), 6), GeneratorRecipe(dropout=0, class_dropout=0))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_captions_what_one_learns(codes: CodeSet, tmp_path: Path) -> None:
+    """Of a generator whose steps draw nothing at random; one image of a batch may have no caption."""
+    for count in (1, 2):
+        file, out = tmp_path / f"run{count}.py", tmp_path / str(count)
+        file.write_text(SPLIT.format(tests=str(Path(__file__).parent), codes=str(codes.folder), out=str(out)))
+        run_on(count, file, 29738)
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    assert one == pytest.approx(two, rel=2e-5)
+    assert len(set(one)) == len(one) == 6
 
 
 def _begun(start: Pretrained, config: ModelConfig) -> dict[str, torch.Tensor]:

@@ -31,7 +31,8 @@ from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.batches import StreamSampler, batches
 from bigr_repr.train.code_set import CodeSet, write_codes
-from bigr_repr.train.generator import make_optimizers, parameter_groups, train_generator
+from bigr_repr.train.generator import train_generator
+from bigr_repr.train.generator_task import make_optimizers, parameter_groups
 from bigr_repr.train.loop import TrainSettings, identify
 from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
 from bigr_repr.train.recipe import GeneratorRecipe

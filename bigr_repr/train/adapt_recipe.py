@@ -46,7 +46,15 @@ class AdaptRecipe:
         most=0.9,
     )
     patience: int = option(
-        3, "Training ends when the held-out loss has not fallen in this many looks at it, ten a run.", least=1
+        3,
+        "Training ends when the held-out pictures have done no better in this many looks at them, ten a run.",
+        least=1,
+    )
+    anchor: float = option(
+        5.0,
+        "Weight of a loss that keeps features near those of the old model, so that what it tells apart it still does; "
+        "0: only drawing counts.",
+        least=0,
     )
     rank: int = option(8, "Rank of the low-rank changes.", least=1)
     targets: str = option(

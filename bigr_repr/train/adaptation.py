@@ -1,56 +1,29 @@
-"""Adaptation of a trained model to pictures of one's own. Knows nothing of probes or pages.
-
-A model keeps its architecture but for its classes; what is trained is up to the recipe.
-"""
+"""Adaptation of a trained model to pictures of one's own. Knows nothing of probes or pages."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from bigr_repr._typing import PathLike
-from bigr_repr.checkpoints.adapters import with_classes
-from bigr_repr.checkpoints.catalog import CONFIG_FILE, TOKENIZER_FILE, config_text
-from bigr_repr.checkpoints.pretrained import Pretrained, load, save, with_adapter
-from bigr_repr.config import ModelConfig
+from bigr_repr.checkpoints.catalog import CONFIG_FILE, config_text
+from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.datasets import ImageSet, open_images, stratified_split
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.system.files import replacing
+from bigr_repr.train.adapt_job import AdaptJob, OnProgress
 from bigr_repr.train.adapt_recipe import AdaptRecipe
-from bigr_repr.train.adapt_tokenizer import adapted_tokenizer
-from bigr_repr.train.batches import batches
-from bigr_repr.train.chosen import ChosenSet
-from bigr_repr.train.code_set import CodeSet, write_codes
-from bigr_repr.train.ema import ExponentialAverage
-from bigr_repr.train.generator import GeneratorTask, trial_step
-from bigr_repr.train.held_out import BestWeights
-from bigr_repr.train.loop import TrainSettings, identify, train
-from bigr_repr.train.pace import decided
-from bigr_repr.train.recipe import GeneratorRecipe
-from bigr_repr.train.reconstruction import reconstruction_db
-from bigr_repr.train.trained_part import TrainedPart, begun_with_classes
 
 log = logging.getLogger(__name__)
-OnProgress = Callable[[str, int, int], None]
-_LOOKS = 10
-_EMA = 0.99
 _FEWEST = 8
-_FAR_BELOW = 3.0  # dB
-_PARTS = 1000  # of a bar
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +69,7 @@ def adapt(
         raise FileExistsError(f"{out} is not empty; name a new folder with out, or remove it")
     source = images if isinstance(images, ImageSet) else open_images(images, columns=columns)
     kept, held_out = _split(source, recipe)
-    job = _Adaptation(out, model, source, recipe, on_progress)
+    job = AdaptJob(out, model, source, recipe, on_progress)
     after, adapter, record = job.run(kept, held_out, name or out.name, precision=precision, cpu=cpu)
     return Adapted(
         folder=out,
@@ -135,213 +108,3 @@ def _split(images: ImageSet, recipe: AdaptRecipe) -> tuple[NDArray[np.int64], ND
         raise ValueError(f"{len(single)} classes have one picture only ({names}); give each at least 2")
     kept, held_out = stratified_split(groups, recipe.held_out, np.random.default_rng(recipe.seed))
     return rows[kept], rows[held_out]
-
-
-def _classes(
-    start: Pretrained, images: ImageSet, recipe: AdaptRecipe
-) -> tuple[ModelConfig, torch.Tensor, NDArray[np.int64] | None]:
-    """The configuration with the classes of the pictures, the rows it takes over, and labels in its numbers (n,)."""
-    if images.labels is None:
-        config, taken = with_classes(start.config, (), "add")
-        return dataclasses.replace(config, class_names=start.config.class_names), taken, None
-    names = images.class_names or tuple(str(number) for number in range(int(images.labels.max()) + 1))
-    config, taken = with_classes(start.config, names, recipe.classes)
-    numbers = np.array([config.class_names.index(each) for each in names])
-    return config, taken, np.where(images.labels < 0, -1, numbers[images.labels])
-
-
-def _reconstruction(
-    start: Pretrained, images: ImageSet, rows: NDArray[np.int64], *, warn: bool
-) -> dict[str, float | None]:
-    """How well the tokenizer encodes the pictures, in dB, beside what the model's record says of others."""
-    found = reconstruction_db(start.tokenizer, images, rows)
-    recorded = dict(start.config.quality.get("reconstruction", {})).get("psnr_mean_of_images_db")
-    if warn and recorded is not None and found < recorded - _FAR_BELOW:
-        log.warning(
-            "the tokenizer reconstructs these pictures with a PSNR of %.1f dB, those of its record with %.1f dB: its "
-            "bits hold less of them; train it too (--tokenizer-too)", found, recorded,
-        )  # fmt: skip
-    return {"reconstruction_db": found, "recorded_db": recorded}
-
-
-class _Adaptation:
-    """One adaptation, in a hidden folder beside the model it makes; an earlier start of the same job left its files."""
-
-    def __init__(self, out: Path, model: str, images: ImageSet, recipe: AdaptRecipe, on_progress: OnProgress) -> None:
-        self._began, self._out, self._model, self._images = time.monotonic(), out, model, images
-        self._recipe, self._on_progress, self.start = recipe, on_progress, load(model)
-        if self.start.config.generator.condition != "class":
-            raise ValueError(f"{model} takes captions, not classes; adapt a model with classes: bigr-repr models list")
-        # Not where a folder lies on this machine: the record is published with the model.
-        self._base = self.start.config.name if Path(model).exists() else model
-        self._tokenizer = self.start.tokenizer
-        self._folder = out.with_name(f".{out.name}.adapting")
-        free = {"minutes": None, "patience": None}
-        wanted = {
-            "images": images.fingerprint(),
-            "model": self.start.fingerprint,
-            **dataclasses.asdict(recipe),
-            **free,
-        }
-        file = self._folder / "request.json"
-        if not PartialState().is_main_process:
-            return
-        if file.exists() and json.loads(file.read_text()) == json.loads(json.dumps(wanted)):
-            log.info("going on with the run in %s", self._folder)
-            return
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
-        file.write_text(json.dumps(wanted))
-
-    def run(
-        self, kept: NDArray[np.int64], held_out: NDArray[np.int64], name: str, *, precision: str, cpu: bool
-    ) -> tuple[Pretrained, Path | None, dict[str, Any]]:
-        """Encode, train and write: the adapted model, its adapter's folder, and the record."""
-        config, taken, labels = _classes(self.start, self._images, self._recipe)
-        quality = _reconstruction(self.start, self._images, held_out, warn=not self._recipe.tokenizer_too)
-        if self._recipe.tokenizer_too:
-            quality["reconstruction_after_db"] = self._train_tokenizer(kept, held_out, cpu)
-        trained_on, looked_at = (
-            self._codes(what, rows, labels) for what, rows in (("kept", kept), ("held out", held_out))
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(self._recipe.seed)
-            present = [] if trained_on.labels is None else np.unique(trained_on.labels).tolist()
-            part = TrainedPart(begun_with_classes(self.start, config, taken), taken, present, self._recipe)
-        settings = self._settings(len(kept), precision, cpu)
-        new = [each for each, row in zip(config.class_names, taken.tolist(), strict=False) if row < 0]
-        record = {
-            **self._facts(part),
-            **self._train(part, trained_on, looked_at, settings),
-            **quality,
-            "new_classes": new,
-            "seconds": round(time.monotonic() - self._began, 1),
-        }
-        conditional = trained_on.labels is not None
-        after, adapter = self._write(dataclasses.replace(config, name=name), part, record, conditional)
-        return after, adapter, record
-
-    def _train_tokenizer(self, kept: NDArray[np.int64], held_out: NDArray[np.int64], cpu: bool) -> float:
-        """Take a tokenizer trained on in the place of the model's; how well it then does, in dB."""
-        self._tokenizer, (_, after) = adapted_tokenizer(
-            self.start.tokenizer,
-            self._images,
-            kept,
-            held_out,
-            self._folder / "tokenizer",
-            steps=self._recipe.length(len(kept)),
-            seconds=30 * self._recipe.minutes,
-            seed=self._recipe.seed,
-            cpu=cpu,
-            on_progress=partial(self._on_progress, "training, tokenizer"),
-        )
-        return after
-
-    def _codes(self, what: str, rows: NDArray[np.int64], labels: NDArray[np.int64] | None) -> CodeSet:
-        """The codes of some rows, from an earlier start if it made them."""
-        folder = self._folder / f"codes-{what.replace(' ', '-')}"
-        with PartialState().main_process_first():
-            if not (folder / "codes.json").exists():
-                write_codes(
-                    ChosenSet(self._images, rows, None if labels is None else labels[rows]),
-                    self._tokenizer,
-                    folder,
-                    tokenizer_name=self._base,
-                    mirror=self._recipe.mirror and what == "kept",
-                    device=None,
-                    on_progress=partial(self._on_progress, f"encoding, {what}"),
-                )
-        return CodeSet(folder)
-
-    def _settings(self, images: int, precision: str, cpu: bool) -> TrainSettings:
-        recipe, steps = self._recipe, self._recipe.length(images)
-        return TrainSettings(
-            out=str(self._folder / "run"),
-            steps=steps,
-            batch_size=recipe.batch(images),
-            learning_rate=recipe.rate(),
-            warmup=min(20, steps),
-            seed=recipe.seed,
-            ema=_EMA,
-            precision=precision,
-            cpu=cpu,
-            keep=1,
-            save_every=max(1, steps // 10),
-            log_every=max(1, steps // 100),
-        )
-
-    def _train(self, part: TrainedPart, kept: CodeSet, held_out: CodeSet, settings: TrainSettings) -> dict[str, Any]:
-        """Train the part, leave its best weights in it, and tell what happened."""
-        recipe, conditional, began = self._recipe, kept.labels is not None, time.monotonic()
-        seconds = max(1.0, 60 * recipe.minutes - (began - self._began))
-        settings = decided(settings, partial(trial_step, part.model))
-        usual = GeneratorRecipe(conditional=conditional, weight_decay=0.0)
-        task = GeneratorTask(part.model, usual, None, None)
-        Path(settings.out).mkdir(parents=True, exist_ok=True)
-        best = BestWeights(
-            lambda: getattr(task.modules[0], "module", task.modules[0]),
-            held_out,
-            Path(settings.out),
-            names=part.names,
-            conditional=conditional,
-            every=max(1, settings.steps // _LOOKS),
-            patience=recipe.patience,
-            seconds=seconds,
-        )
-
-        def finished(done: int, average: ExponentialAverage) -> bool:
-            share = max(done / settings.steps, (time.monotonic() - began) / seconds)
-            self._on_progress("training", min(_PARTS, round(_PARTS * share)), _PARTS)
-            return best(done, average)
-
-        record = identify(settings, task="adapt", model=self.start.fingerprint, objective=dataclasses.asdict(usual))
-        stream, used = partial(batches, kept, image_size=self.start.config.image_size), time.process_time()
-        train(task, stream, settings, record=record, finished=finished)
-        self._on_progress("training", _PARTS, _PARTS)
-        part.model.cpu().load_state_dict(best.weights(), strict=False)
-        part.model.eval()
-        return best.record() | {
-            "steps_at_most": settings.steps,
-            "batch_size": settings.batch_size,
-            "learning_rate": settings.learning_rate,
-            "precision": settings.precision,
-            "training_cpu_minutes": round((time.process_time() - used) / 60, 2),
-        }
-
-    def _facts(self, part: TrainedPart) -> dict[str, Any]:
-        return {
-            "base": self._base,
-            "base_sha256": self.start.fingerprint,
-            "images": len(self._images),
-            "method": self._recipe.method,
-            "trained_parameters": part.count,
-            "parameters": sum(weight.numel() for weight in self.start.generator.parameters()),
-        }
-
-    def _write(
-        self, config: ModelConfig, part: TrainedPart, record: dict[str, Any], conditional: bool
-    ) -> tuple[Pretrained, Path | None]:
-        """The model folder, and the adapter in it: what is saved is the model with the adapter, bit for bit."""
-        known = {key: self.start.config.training.get(key) for key in ("data", "terms")}
-        curve = record["held_out_losses"].values()
-        adapted = {name: value for name, value in record.items() if name != "held_out_losses"}
-        adapted["held_out_loss"] = {"before": next(iter(curve)), "after": min(curve)}
-        training = {"adapted": adapted, "begun_with": {key: value for key, value in known.items() if value}}
-        if not conditional:
-            training["settings"] = dict(self.start.config.training.get("settings", {}))
-        config, beside = dataclasses.replace(config, training=training, quality={}), self._folder / "adapter"
-        if self._recipe.method == "full":
-            after = Pretrained(config, self._tokenizer.cpu(), part.model)
-        else:
-            shutil.rmtree(beside, ignore_errors=True)
-            part.write(beside, config, base=self._base, base_sha256=self.start.fingerprint)
-            if self._tokenizer is not self.start.tokenizer:
-                save_file(self._tokenizer.cpu().state_dict(), beside / TOKENIZER_FILE)
-            after = with_adapter(self.start, beside)
-        adapter = None if self._recipe.method == "full" else self._out / "adapter"
-        if PartialState().is_main_process:
-            save(after, self._out)
-            if adapter is not None:
-                beside.rename(adapter)
-            shutil.rmtree(self._folder, ignore_errors=True)
-        return after, adapter

@@ -1,9 +1,10 @@
 """When an adaptation ends: by the loss on held-out codes, or by the clock; and its best weights so far.
 
-Knows nothing of what is trained, or how.
+The best are those of the smallest loss whose features tell the classes apart as well as at the start. Knows nothing of
+what is trained, or how.
 """
 
-# n held-out images
+# n held-out images, m of those trained on, D width
 
 from __future__ import annotations
 
@@ -15,17 +16,24 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.system.files import replacing
+from bigr_repr.train.anchor import usual_block
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.ema import ExponentialAverage
 
 _LOOKED_AT = 128  # images; enough to tell whether the loss still falls
+_LEARNED_FROM = 384  # images that their neighbors are among
+_NEIGHBORS = 20
+_TEMPERATURE = 0.07
+_SLACK = 1.0  # points of 20-NN: what counts as no fall
 _BATCH = 32
 _SEED = 20_240
 
@@ -48,6 +56,34 @@ def held_out_loss(model: BiGR, codes: CodeSet, *, conditional: bool) -> float:
     return total / seen
 
 
+def held_out_neighbors(model: BiGR, kept: CodeSet, held_out: CodeSet) -> float:
+    """20-NN of the first held-out images among some of those trained on, in percent, by features of the usual block.
+
+    Neighbors are weighed by exp(cosine / 0.07), as `bench` weighs them. Both sets have labels.
+    """
+    assert kept.labels is not None
+    assert held_out.labels is not None
+    chosen = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), _LEARNED_FROM)).astype(int))
+    looked_at = np.arange(min(len(held_out), _LOOKED_AT))
+    base, queries = _features(model, kept, chosen), _features(model, held_out, looked_at)
+    cosine, nearest = (queries @ base.T).topk(min(_NEIGHBORS, len(base)))
+    labels = torch.from_numpy(kept.labels[chosen])
+    votes = torch.zeros(len(queries), int(labels.max()) + 1)
+    votes.scatter_add_(1, labels[nearest], (cosine / _TEMPERATURE).exp())
+    return 100 * float((votes.argmax(1).numpy() == held_out.labels[looked_at]).mean())
+
+
+def _features(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> Tensor:
+    """Features of images (n,) of a code set, of length 1: float32 (n, D)."""
+    device, block, found = next(model.parameters()).device, usual_block(model.config.layers), []
+    for start in range(0, len(rows), _BATCH):
+        batch = rows[start : start + _BATCH]
+        bits = torch.from_numpy(codes.bits(batch, np.zeros_like(batch))).float().to(device)
+        with torch.inference_mode():
+            found.append(model.hidden_states(bits, layers=(block,))[block].float().mean(1).cpu())
+    return F.normalize(torch.cat(found))
+
+
 def _shares(count: int) -> Tensor:
     """Shares of masked tokens (count, 1), evenly over the cosine schedule."""
     return torch.cos(torch.pi / 2 * (torch.arange(count) + 0.5) / count)[:, None]
@@ -57,7 +93,8 @@ class BestWeights:
     """Asked after each step whether to end there; keeps the averaged weights that did best on held-out codes.
 
     They lie in `folder` as best.safetensors, with best.json, so that a run that goes on after a stop has them. `names`
-    are the weights that are trained: no others are kept.
+    are the weights that are trained: no others are kept. `kept`: the codes that are trained on, if classes are to be
+    told apart as well as at the start, by 20-NN; None: only the loss counts.
     """
 
     def __init__(
@@ -71,15 +108,17 @@ class BestWeights:
         every: int,
         patience: int,
         seconds: float,
-        on_look: Callable[[int, float], None] = lambda step, loss: None,
+        kept: CodeSet | None = None,
     ) -> None:
         self._module, self._codes, self._folder, self._names = module, codes, folder, names
         self._conditional, self._every, self._patience = conditional, every, patience
-        self._until, self._on_look = time.monotonic() + seconds, on_look
+        self._until, self._kept = time.monotonic() + seconds, kept
         self.losses: dict[int, float] = {}
+        self.neighbors: dict[int, float] = {}
         self.ended = "all steps"
         if (folder / "best.json").exists():
-            self.losses = {int(step): loss for step, loss in json.loads((folder / "best.json").read_text()).items()}
+            known = json.loads((folder / "best.json").read_text())
+            self.losses, self.neighbors = ({int(step): value for step, value in each.items()} for each in known)
 
     def __call__(self, done: int, average: ExponentialAverage) -> bool:
         """Whether to end after `done` steps; the same on every process."""
@@ -90,22 +129,32 @@ class BestWeights:
             self.ended = "the time given"
             return True
         if done % self._every == 0 and sum(step > self.best_step for step in self.losses) >= self._patience:
-            self.ended = "a held-out loss that fell no more"
+            self.ended = "held-out pictures that did no better"
             return True
         return False
 
     @property
     def best_step(self) -> int:
-        """The step with the smallest held-out loss."""
-        return min(self.losses, key=lambda step: self.losses[step])
+        """The step with the smallest held-out loss, of those whose features are no worse than the first ones."""
+        return min((step for step in self.losses if self._keeps_features(step)), key=lambda step: self.losses[step])
+
+    def _keeps_features(self, step: int) -> bool:
+        if not self.neighbors:
+            return True
+        slack = max(_SLACK, 100 / min(len(self._codes), _LOOKED_AT))  # one picture, where there are few
+        return self.neighbors[step] >= self.neighbors[min(self.neighbors)] - slack
 
     def record(self) -> dict[str, Any]:
-        """What happened, as plain data."""
+        """What happened, as plain data; before and after are of the first look and of the weights kept."""
+        first, kept = min(self.losses), self.best_step
+        pairs = {"held_out_loss": self.losses, "held_out_20nn": self.neighbors}
         return {
+            **{name: {"before": each[first], "after": each[kept]} for name, each in pairs.items() if each},
             "steps": max(self.losses),
             "best_step": self.best_step,
             "ended_by": self.ended,
             "held_out_losses": {str(step): round(loss, 5) for step, loss in sorted(self.losses.items())},
+            "held_out_neighbors": {str(step): round(share, 2) for step, share in sorted(self.neighbors.items())},
         }
 
     def weights(self) -> dict[str, Tensor]:
@@ -117,15 +166,17 @@ class BestWeights:
         own = {name: value.detach().clone() for name, value in module.state_dict().items()}
         was_training = module.training
         module.load_state_dict(state)
-        self.losses[done] = held_out_loss(module.eval(), self._codes, conditional=self._conditional)  # type: ignore[arg-type]
+        model: Any = module.eval()
+        self.losses[done] = held_out_loss(model, self._codes, conditional=self._conditional)
+        if self._kept is not None:
+            self.neighbors[done] = held_out_neighbors(model, self._kept, self._codes)
         module.load_state_dict(own)
         module.train(was_training)
         if PartialState().is_main_process:
             if self.best_step == done:
                 save_file({name: state[name].contiguous() for name in self._names}, self._folder / "best.safetensors")
             with replacing(self._folder / "best.json") as file:
-                file.write(json.dumps(self.losses).encode())
-        self._on_look(done, self.losses[done])
+                file.write(json.dumps([self.losses, self.neighbors]).encode())
 
 
 def _anywhere(late: bool) -> bool:

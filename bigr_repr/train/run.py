@@ -19,7 +19,8 @@ from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.train.caption_set import CaptionStore
 from bigr_repr.train.code_set import CodeSet
-from bigr_repr.train.generator import Sampler, captions_of, for_data, train_generator
+from bigr_repr.train.generator import captions_of, for_data, train_generator
+from bigr_repr.train.generator_task import Sampler
 from bigr_repr.train.initial import begun_from, widened
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.mixture import CodeMixture, split_weight

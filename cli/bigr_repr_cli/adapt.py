@@ -15,7 +15,8 @@ from bigr_repr_cli.train.options import Images, ParquetColumns, TrainPrecision
 
 if TYPE_CHECKING:
     from bigr_repr.evaluate.reports.adapted import ClassShown
-    from bigr_repr.train.adaptation import Adapted, OnProgress
+    from bigr_repr.train.adapt_job import OnProgress
+    from bigr_repr.train.adaptation import Adapted
 
 _MOST_CLASSES = 12  # shown
 
@@ -86,8 +87,8 @@ def _tell(record: dict[str, Any], model: str, as_json: bool) -> None:
     typer.echo(f"trained {trained} in {record['steps']} steps, ended by {record['ended_by']}")
     for what, (before, after) in record["figures"].items():
         typer.echo(f"{what:<13} {before:5.1f} -> {after:5.1f} %")
-    losses = record["held_out_losses"]
-    typer.echo(f"held-out loss {losses['0']:.4f} -> {min(losses.values()):.4f}")
+    loss = record["held_out_loss"]
+    typer.echo(f"held-out loss {loss['before']:.4f} -> {loss['after']:.4f}")
     typer.echo(f"model: {record['folder']}")
     if record["adapter"]:
         typer.echo(f"adapter: --model {model}+{record['adapter']}")

@@ -16,8 +16,9 @@ from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.system.files import replacing
 from bigr_repr.system.pages import data_url, render
 
-__all__ = ["ClassShown", "adaptation_page", "figures_of", "quality_of", "save_adaptation_page"]
+__all__ = ["ClassShown", "adaptation_page", "fallen", "figures_of", "quality_of", "save_adaptation_page"]
 
+_NOISE = 1.0  # points
 _METHODS = {
     "lora": "low-rank changes of attention and feed-forward, and the classes",
     "full": "all weights of the generator",
@@ -49,6 +50,11 @@ def figures_of(rows: tuple[BenchRow, BenchRow] | None) -> dict[str, tuple[float,
     return found
 
 
+def fallen(figures: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The figures that are lower after than before, by more than a point: what the adaptation cost."""
+    return [name for name, (before, after) in figures.items() if after < before - _NOISE]
+
+
 def quality_of(figures: Mapping[str, tuple[float, float]], record: Mapping[str, Any], held_out: int) -> dict[str, Any]:
     """The figures as a model's record of its quality."""
     decibels = record.get("reconstruction_after_db", record["reconstruction_db"])
@@ -68,7 +74,7 @@ def adaptation_page(
     return render(
         Path(__file__).with_name("adapted.html"),
         name=name, record=record, figures=figures, classes=shown, method=_METHODS[record["method"]],
-        first_loss=losses[min(losses)], best_loss=min(losses.values()), curve=_curve(losses), best=record["best_step"],
+        curve=_curve(losses), best=record["best_step"], fell=fallen(figures),
         share=100 * record["trained_parameters"] / record["parameters"],
     )  # fmt: skip
 

@@ -1,0 +1,56 @@
+"""Features held near those of the model that training began with. Knows nothing of files, classes or steps.
+
+The loss of a generator says nothing of its features: in a minute of adaptation to other pictures they may lose much of
+what they told apart. As in learning without forgetting (arXiv 1606.09282), the old model is asked at every step.
+"""
+
+# B batch, A images of it that are anchored, N tokens, K bits per token, D width
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigr_repr.models.bigr import BiGR
+
+USUAL_BLOCK: Final = 12  # whose features commands read, where there are as many blocks
+_SHARE: Final = 4  # every fourth image of a batch
+
+
+def usual_block(layers: int) -> int:
+    """The block that features are read from unless another is named."""
+    return min(USUAL_BLOCK, layers - 1)
+
+
+class Anchor:
+    """Asks of some images of each batch that their features be what an old model gives.
+
+    They are read as features are: nothing masked, no class. weight: of the term in the loss.
+    """
+
+    def __init__(self, old: BiGR, weight: float) -> None:
+        self._old, self.weight, self.block = old.requires_grad_(False).eval(), weight, usual_block(old.config.layers)
+
+    def beside(self, codes: Tensor, labels: Tensor | None, masked: Tensor, no_class: int) -> tuple[Tensor, ...]:
+        """A batch (B, N, K), (B,) or None, (B, N) with its first A images once more, unmasked and without a class."""
+        count = self._count(len(codes))
+        if labels is None:
+            labels = torch.full((len(codes),), no_class, device=codes.device)
+        without = torch.full((count,), no_class, device=codes.device)
+        whole = torch.zeros_like(masked[:count])
+        return torch.cat([codes, codes[:count]]), torch.cat([labels, without]), torch.cat([masked, whole])
+
+    def term(self, states: dict[int, Tensor], codes: Tensor) -> Tensor:
+        """1 - cosine of new and old features, a scalar. states: of the batch that `beside` made of `codes`."""
+        count = self._count(len(codes))
+        with torch.no_grad():
+            old = self._old.to(codes.device).hidden_states(codes[:count], layers=(self.block,))[self.block]
+        new = states[self.block][-count:]
+        return 1 - F.cosine_similarity(new.float().mean(1), old.float().mean(1)).mean()
+
+    @staticmethod
+    def _count(batch: int) -> int:
+        return max(1, batch // _SHARE)
