@@ -28,25 +28,29 @@ HEAVY = (
 )
 
 
+OTHERS = ("bigr_repr_cli.embed", "bigr_repr_cli.train", "bigr_repr_cli.draw")  # commands that are not asked for
+READING = ("PIL", "pyarrow.parquet", "pyarrow.dataset", "bigr_repr.embed.dataset.schema")  # pictures and data sets
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command",
+    ("command", "more"),
     [
-        ["--help"],
-        ["near-duplicates", "--help"],
-        ["models", "list"],
-        ["index", "info", "i"],
-        ["search", "7.jpg", "--id", "--index", "i", "-k", "3"],
+        (["--help"], ("numpy", "pyarrow", "PIL")),
+        (["near-duplicates", "--help"], ("numpy", "pyarrow", "PIL", *OTHERS)),
+        (["models", "list"], ("pyarrow", "PIL", *OTHERS[1:])),
+        (["index", "info", "i"], ("pyarrow.compute", *READING, *OTHERS)),
+        (["search", "7.jpg", "--id", "--index", "i", "-k", "3"], OTHERS),
     ],
 )
-def test_a_look_at_an_index_loads_nothing_heavy(command: list[str], tmp_path: Path) -> None:
+def test_a_look_at_an_index_loads_nothing_heavy(command: list[str], more: tuple[str, ...], tmp_path: Path) -> None:
     codes = np.random.default_rng(0).integers(0, 256, (100, 32), np.uint8)
     HammingIndex.build(codes, ids=[f"{i}.jpg" for i in range(100)]).save(tmp_path / "i")
     script = (
         "import sys; from bigr_repr_cli import main\n"
         f"sys.argv = ['bigr-repr', *{command!r}]\n"
         "try: main.main()\n"
-        f"except SystemExit as end: print(end.code, [name for name in {HEAVY!r} if name in sys.modules])"
+        f"except SystemExit as end: print(end.code, [name for name in {HEAVY + more!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"

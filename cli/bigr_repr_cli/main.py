@@ -1,24 +1,44 @@
-"""The `bigr-repr` application: its commands, and how their errors end. Light to import: --help must answer at once."""
+"""The `bigr-repr` application: its commands, and how their errors end. Light to import: --help must answer at once.
+
+Only the command that is asked for is imported, and Typer makes a parser of it alone.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
-from typing import Annotated, Any
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from bigr_repr_cli import adapt, bench, serve, train
-from bigr_repr_cli import app as page
-from bigr_repr_cli.draw import edit, enrich, generate, inpaint, interpolate, outpaint
-from bigr_repr_cli.embed import command as embed
-from bigr_repr_cli.embed import export as embed_export
-from bigr_repr_cli.embed import status as embed_status
-from bigr_repr_cli.models import command as models
 from bigr_repr_cli.parse import repeat_layer
-from bigr_repr_cli.search import codes, index, near_duplicates
-from bigr_repr_cli.search import command as search
+
+# Where each command is: a function, or an application of its own. The help lists them in this order.
+_COMMANDS: Final = {
+    "embed": "embed.command:command",
+    "embed export": "embed.export:command",
+    "embed status": "embed.status:command",
+    "codes": "search.codes:export",
+    "decode": "search.codes:decode",
+    "search": "search.command:command",
+    "near-duplicates": "search.near_duplicates:command",
+    "generate": "draw.generate:command",
+    "inpaint": "draw.inpaint:command",
+    "outpaint": "draw.outpaint:command",
+    "edit": "draw.edit:command",
+    "interpolate": "draw.interpolate:command",
+    "enrich": "draw.enrich:command",
+    "app": "app:command",
+    "serve": "serve:command",
+    "adapt": "adapt:command",
+    "index": "search.index:app",
+    "bench": "bench:app",
+    "models": "models.command:app",
+    "train": "train:app",
+}
 
 
 class _Commands(TyperGroup):
@@ -40,14 +60,6 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
-app = typer.Typer(
-    cls=_Commands,
-    name="bigr-repr",
-    help="Image representations from a generator: features, bit codes, search and edits from one model.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 _debug = False
 # Typer may bring a click of its own, so its errors are found by way of typer.
 _UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -61,7 +73,6 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
     version: Annotated[
@@ -72,22 +83,37 @@ def _options(
     _debug = debug
 
 
-app.command("embed")(embed.command)
-app.command("embed export")(embed_export.command)
-app.command("embed status")(embed_status.command)
-app.command("codes")(codes.export)
-app.command("decode")(codes.decode)
-app.command("search")(search.command)
-app.command("near-duplicates")(near_duplicates.command)
-app.add_typer(index.app, name="index")
-for drawing in (generate, inpaint, outpaint, edit, interpolate, enrich):
-    app.command(drawing.__name__.rpartition(".")[2])(drawing.command)
-app.command("app")(page.command)
-app.command("serve")(serve.command)
-app.command("adapt")(adapt.command)
-app.add_typer(bench.app, name="bench")
-app.add_typer(models.app, name="models")
-app.add_typer(train.app, name="train")
+def application(words: Sequence[str] = ()) -> typer.Typer:
+    """All commands; or, of a command line that begins with one, that one and those that begin with the same word."""
+    made = typer.Typer(
+        cls=_Commands,
+        name="bigr-repr",
+        help="Image representations from a generator: features, bit codes, search and edits from one model.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_options)
+    first = next((word for word in words if not word.startswith("-")), "")
+    asked = [name for name in _COMMANDS if name.split()[0] == first]
+    for name in asked or _COMMANDS:
+        module, _, attribute = _COMMANDS[name].partition(":")
+        found = getattr(import_module(f"bigr_repr_cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            made.add_typer(found, name=name)
+        else:
+            made.command(name)(found)
+    return made
+
+
+def __getattr__(name: str) -> typer.Typer:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return application()
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "app"]
 
 
 def main() -> None:
@@ -95,6 +121,7 @@ def main() -> None:
 
     75: a training run was told to stop, and goes on when the command is given again.
     """
+    app = application(sys.argv[1:])
     try:
         code = app(repeat_layer(sys.argv[1:]), standalone_mode=False)
     except typer.Exit as end:
@@ -109,11 +136,11 @@ def main() -> None:
             raise
         code = getattr(error, "exit_code", 1)
         begins = "error: " if code == 1 else ""
-        typer.echo(f"{begins}{_with_options(_one_line(error), sys.argv[1:])}", err=True)
+        typer.echo(f"{begins}{_with_options(app, _one_line(error), sys.argv[1:])}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _with_options(text: str, words: list[str]) -> str:
+def _with_options(app: typer.Typer, text: str, words: list[str]) -> str:
     """A message of the library, which names its arguments, with the options of the command that set them."""
     command: Any = typer.main.get_command(app)
     words = [word for word in words if not word.startswith("-")]

@@ -1,6 +1,6 @@
 """Where codes come from: model, layer and all else that must agree before two codes may be compared.
 
-Knows nothing of images or of search.
+Knows nothing of images or of search. What it needs of data sets is imported when two provenances meet: it takes long.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from bigr_repr.embed.dataset.schema import Recipe, differences, icc_of
 from bigr_repr.features.condition import FeatureCondition
 
 if TYPE_CHECKING:
@@ -87,6 +86,7 @@ def _has(provenance: Mapping[str, Any], name: str, kind: Any) -> bool:
 
 def provenance_by(pre: Pretrained | ExportedModel, index_provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The provenance of codes that this model would make in the way the index's were made."""
+    from bigr_repr.embed.dataset.schema import Recipe, icc_of
     from bigr_repr.features.exported.model import ExportedModel
 
     reading = reading_of(index_provenance)
@@ -100,6 +100,8 @@ def provenance_by(pre: Pretrained | ExportedModel, index_provenance: Mapping[str
 
 def require_same_provenance(index_provenance: Mapping[str, Any], query_provenance: Mapping[str, Any]) -> None:
     """Raises ValueError, which states both sides, unless codes of the two can be compared."""
+    from bigr_repr.embed.dataset.schema import differences
+
     if found := differences(index_provenance, query_provenance):
         raise ValueError(
             f"index and query were not made alike: {'; '.join(found)}; search an index with the model that made it"

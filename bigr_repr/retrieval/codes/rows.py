@@ -1,4 +1,7 @@
-"""The rows of an index: ids, search codes, and what was stored beside them. Knows nothing of search or of files."""
+"""The rows of an index: ids, search codes, and what was stored beside them. Knows nothing of search or of files.
+
+Arrow's functions are imported where they are called, for they take as long to load as Arrow itself.
+"""
 
 # n rows
 
@@ -12,7 +15,6 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.retrieval.codes.binarizer import finite_rows
@@ -57,6 +59,8 @@ class IndexRows:
 
     def places(self, ids: IdValues) -> NDArray[np.int64]:
         """The first row with each of these ids, int64; -1 where there is none."""
+        import pyarrow.compute as pc
+
         wanted = self._as_mine(ids)
         # A table of all ids would take seconds at ten million; one of the few that are wanted takes none.
         rows = pc.indices_nonzero(pc.is_in(self.ids, value_set=wanted))
@@ -75,6 +79,8 @@ class IndexRows:
         return lru_cache(_FILTERS)(lambda chosen: flagged(self.selected(chosen), len(self)))
 
     def _select(self, chosen: Filter) -> NDArray[np.int64]:
+        import pyarrow.compute as pc
+
         passing = reduce(pc.and_kleene, self._masks(chosen))
         rows = np.asarray(pc.indices_nonzero(passing).to_numpy(), np.int64)
         rows.flags.writeable = False
@@ -111,12 +117,16 @@ class IndexRows:
         return {} if self.columns is None else {field.name: type_name(field.type) for field in self.columns.schema}
 
     def _matching(self, pattern: str) -> pa.Array:
+        import pyarrow.compute as pc
+
         if pa.types.is_integer(self.ids.type):
             raise ValueError(f"ids are numbers in this index, which no pattern such as {pattern!r} matches")
         parts = (".*" if letter == "*" else "." if letter == "?" else re.escape(letter) for letter in pattern)
         return pc.match_substring_regex(self.ids, rf"(?s)\A{''.join(parts)}\z")
 
     def _holding(self, ids: IdValues) -> pa.Array:
+        import pyarrow.compute as pc
+
         return pc.is_in(self.ids, value_set=self._as_mine(ids))
 
     def holding(self, ids: IdValues) -> NDArray[np.bool_]:
@@ -203,6 +213,8 @@ class IndexRows:
 
         Raises ValueError for parts that one side lacks or that differ in width, or for an id that is there already.
         """
+        import pyarrow.compute as pc
+
         if self.ids.type != more.ids.type:
             raise ValueError(f"ids of type {more.ids.type} do not go with this index's, {self.ids.type}")
         known = pc.is_in(more.ids, value_set=self.ids).to_numpy(zero_copy_only=False)
@@ -241,6 +253,8 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
 
     Raises ValueError for another number or kind; if they have to be distinct, for one that comes twice.
     """
+    import pyarrow.compute as pc
+
     if ids is None:
         return pa.array(np.arange(count, dtype=np.int64))
     try:

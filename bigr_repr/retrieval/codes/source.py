@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.system.object_store import Place, as_place, is_url, readable
+
+if TYPE_CHECKING:
+    from bigr_repr.embed.dataset.read import EmbeddingSet
 
 __all__ = ["DataFile", "DataSource", "Drift", "full_path", "listing", "part_state"]
 
@@ -163,6 +164,8 @@ def part_state(file: Place) -> tuple[int, int | None]:
 
 
 def _rows(file: Place) -> int:
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(readable(file)) as parquet:
             return int(parquet.metadata.num_rows)
