@@ -3,10 +3,11 @@
     python benchmarks/serve.py --root data
 
 `bigr-repr serve` runs as a process of its own; 64 clients on loopback send one picture a request, three to
-/v1/embeddings for every one to /search. One request in a hundred is hostile. Halfway through, the index folder is
-replaced by one with other ids. Every answer is compared: vectors with extract_features', hits with those of the index
-state that the answer names. The rate is that of the pictures, beside extract_features on the same files before and
-after in the same run. Written to benchmarks/results/serve.json.
+/v1/embeddings for every one to /search. Beside them there is a hostile request for every hundred. Halfway through, the
+index folder is replaced by one with other ids. Every answer is compared, after the load: vectors with
+extract_features', hits with those of the index state that the answer names. The rate is that of the pictures, beside
+extract_features on the same files before and after in the same run: by the clock, where the clients take their share of
+the same cores, which the record states, and by processor time. Written to benchmarks/results/serve.json.
 
 Expected: 0 lost, 0 wrong, every hostile request a 4xx, 0.85 times the rate of extract_features or more, resident
 memory flat. Four minutes on 2 cores with --requests 10000; --requests 500 is a smoke test.
@@ -34,9 +35,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import record
+from http_load import Answer, load, post
 
 import bigr_repr as br
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.retrieval import build_index
+from bigr_repr.system.threads import cores
 
 LAYER, NEIGHBORS = 12, 10
 TOLERANCE = 1e-4  # of a vector's entries: other batches round otherwise
@@ -62,7 +66,7 @@ HOSTILE: list[tuple[str, str, bytes, dict[str, str]]] = [  # name, path, body, h
 
 @dataclass
 class Tally:
-    """What the clients saw; appended to by many threads."""
+    """What the clients saw."""
 
     seconds: list[float] = field(default_factory=list)
     versions: Counter[str] = field(default_factory=Counter)
@@ -104,7 +108,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=1000, help="different ones")
-    parser.add_argument("--model", default="bigr-tiny")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--note", help="what else the machine did, for the record")
     options = parser.parse_args()
     pre = record.load(options.model)
@@ -237,81 +241,75 @@ def copy_index(source: Path, target: Path) -> None:
 
 
 def drive(server: Server, files: list[Path], expected: Expected, options: argparse.Namespace, work: Path) -> Any:
-    """Send all requests, and swap the index in the middle."""
-    bodies = [base64.b64encode(file.read_bytes()).decode() for file in files]
-    tally, numbers, lock = Tally(), iter(range(options.requests)), threading.Lock()
+    """Send all requests, swap the index in the middle, and look at the answers when all are there."""
+    requests, answers = prepared(files), list[Answer]()
     memory: list[tuple[float, int, float]] = []
     finished = threading.Event()
-
-    def next_number() -> int | None:
-        with lock:
-            return next(numbers, None)
+    tally = Tally()
 
     def watch() -> None:
-        swapped = False
-        while not finished.wait(0.25):
-            done = len(tally.seconds)
+        swapped, asked, last = False, 0, False
+        while not last:
+            last, done = finished.wait(0.25), len(answers)
             memory.append((time.perf_counter() - start, done, server.megabytes()))
+            while asked * 100 + 50 <= done:
+                _hostile(server.port, asked % len(HOSTILE), tally)
+                asked += 1
             if not swapped and done > options.requests / 2:
                 copy_index(work / "new", server.index)
                 swapped = True
                 say(f"the index is replaced after {done} answers")
 
-    warm = Tally()
-    for _ in range(2):
-        _client(server.port, iter(range(1, 33)).__next__, bodies, expected, warm)
-    start, used = time.perf_counter(), server.processor_seconds()
+    list(load(server.port, range(64), requests, options.clients))  # what is slow once
+    start, used, own = time.perf_counter(), server.processor_seconds(), time.process_time()
     watcher = threading.Thread(target=watch)
-    clients = [
-        threading.Thread(target=_client, args=(server.port, next_number, bodies, expected, tally))
-        for _ in range(options.clients)
-    ]
-    for thread in (watcher, *clients):
-        thread.start()
-    for thread in clients:
-        thread.join()
-    seconds, used = time.perf_counter() - start, server.processor_seconds() - used
+    watcher.start()
+    for answer in load(server.port, range(options.requests), requests, options.clients):
+        answers.append(answer)
+    seconds, used, own = time.perf_counter() - start, server.processor_seconds() - used, time.process_time() - own
     finished.set()
     watcher.join()
+    judge(answers, expected, len(files), tally)
     rate = Rate(len(tally.seconds) / seconds, len(tally.seconds) / used)
-    return {"rate": rate, **summary(tally, memory, seconds, options.requests)}
+    shares = {"server": used / seconds / cores(), "clients": own / seconds / cores()}
+    return {
+        "rate": rate, "share_of_all_cores": {name: round(share, 3) for name, share in shares.items()},
+        **summary(tally, memory, seconds, options.requests),
+    }  # fmt: skip
 
 
-def _client(port: int, next_number: Any, bodies: list[str], expected: Expected, tally: Tally) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    while (number := _next(next_number)) is not None:
-        if number % 100 == 50:
-            _hostile(port, number // 100 % len(HOSTILE), tally)
-            continue
-        which, path = number % len(bodies), "/search" if number % 4 == 3 else "/v1/embeddings"
-        extra = {"k": NEIGHBORS} if path == "/search" else {}
-        body = {"image" if extra else "input": bodies[which], **extra}
-        began = time.perf_counter()
-        try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            data = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            tally.lost.append(repr(error))
-            connection.close()
-            continue
-        tally.seconds.append(time.perf_counter() - began)
+def asked(number: int, pictures: int) -> tuple[str, int]:
+    """What a request asks, and of which picture."""
+    return "/search" if number % 4 == 3 else "/v1/embeddings", number % pictures
+
+
+def prepared(files: list[Path]) -> Callable[[int], bytes]:
+    """The request of a number, made before the load."""
+    pictures = [base64.b64encode(file.read_bytes()).decode() for file in files]
+    ready = {
+        "/search": [post("/search", json.dumps({"image": text, "k": NEIGHBORS}).encode()) for text in pictures],
+        "/v1/embeddings": [post("/v1/embeddings", json.dumps({"input": text}).encode()) for text in pictures],
+    }
+
+    def request_of(number: int) -> bytes:
+        path, which = asked(number, len(files))
+        return ready[path][which]
+
+    return request_of
+
+
+def judge(answers: list[Answer], expected: Expected, pictures: int, tally: Tally) -> None:
+    """Look at every answer."""
+    for answer in answers:
+        path, which = asked(answer.number, pictures)
         if answer.status != 200:
-            tally.lost.append(f"{answer.status}: {data[:200]!r}")
+            tally.lost.append(f"{answer.status}: {answer.body[:200]!r}")
             continue
-        found = json.loads(data)
+        tally.seconds.append(answer.seconds)
+        found = json.loads(answer.body)
         tally.versions[found.get("version", "none")] += 1
         if problem := expected.check(which, path, found):
             tally.wrong.append(problem)
-    connection.close()
-
-
-def _next(next_number: Any) -> int | None:
-    try:
-        number: int | None = next_number()
-    except StopIteration:
-        return None
-    return number
 
 
 def _hostile(port: int, kind: int, tally: Tally) -> None:

@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel
 
 from bigr_repr._version import __version__
 from bigr_repr.images.find import escape_path
@@ -200,8 +201,8 @@ def _kind(index: ServedIndex) -> str:
 # ---- pictures to numbers
 
 
-@router.post("/v1/embeddings")
-async def embeddings(body: EmbeddingsBody, service: Served) -> EmbeddingsAnswer:
+@router.post("/v1/embeddings", response_model=EmbeddingsAnswer)
+async def embeddings(body: EmbeddingsBody, service: Served) -> Response:
     """Vectors of pictures, in the form of OpenAI's API."""
     name = service.pre.config.name
     if body.model not in (None, name):
@@ -218,15 +219,16 @@ async def embeddings(body: EmbeddingsBody, service: Served) -> EmbeddingsAnswer:
         for i, each in enumerate(found)
         for layer, block in zip(wanted, blocks, strict=True)
     ]
-    return EmbeddingsAnswer(data=data, model=name)
+    return _json(EmbeddingsAnswer(data=data, model=name))
 
 
 def _encoded(vector: NDArray[np.float32], form: str) -> list[float] | list[int] | str:
     if form == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
     if form == "ubinary":
-        return [int(value) for value in np.packbits(vector > 0)]
-    return [float(value) for value in vector]
+        return list(map(int, np.packbits(vector > 0)))
+    numbers: list[float] = vector.tolist()
+    return numbers
 
 
 @router.post("/codes")
@@ -250,8 +252,8 @@ async def codes(body: CodesBody, service: Served) -> CodesAnswer:
 # ---- search
 
 
-@router.post("/search")
-async def search(body: SearchBody, service: Served, request: Request) -> SearchAnswer:
+@router.post("/search", response_model=SearchAnswer)
+async def search(body: SearchBody, service: Served, request: Request) -> Response:
     """The pictures of the index that are nearest to a picture, a code, or one of themselves."""
     if body.k > service.limits.neighbors:
         raise RefusedError(422, "invalid", f"k: {body.k} is more than {service.limits.neighbors}")
@@ -267,11 +269,11 @@ async def search(body: SearchBody, service: Served, request: Request) -> SearchA
         weights=None if body.queries is None else tuple(query.weight for query in body.queries),
     )  # fmt: skip
     hits = await service.search(state, queries, options)
-    return SearchAnswer(
+    return _json(SearchAnswer(
         hits=[_answer(request, hit, state) for hit in hits], metric="cosine" if body.rescore else "bits",
         n_bits=_compared(state, region), rows=len(state.index), version=state.version,
         code=_base64(queries[0].code) if body.queries is None else None,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _answer(request: Request, hit: Hit, state: IndexState) -> HitAnswer:
@@ -339,6 +341,11 @@ async def image(row: int, service: Served, version: str | None = None, decoded: 
     file = io.BytesIO()
     Image.fromarray(photo).save(file, "JPEG", quality=85)
     return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
+
+
+def _json(answer: BaseModel) -> Response:
+    """An answer written by the class that checked it: FastAPI would check and copy it once more."""
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _code(text: str, name: str) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -20,7 +21,8 @@ class QueueFullError(RuntimeError):
 class Batcher(Generic[T, R]):
     """A queue, and a thread that calls run(items) with up to `batch` items at a time: one result per item, in order.
 
-    The first item of a batch waits at most wait_seconds for others; while a batch runs, the next one gathers.
+    A batch begins as soon as run is free and its first item has waited wait_seconds for others; while it runs, the next
+    one gathers.
     waiting: items that the queue holds. If run raises, every item of the batch is tried alone, so that only the item
     at fault fails.
     """
@@ -53,16 +55,40 @@ class Batcher(Generic[T, R]):
 
     def submit(self, items: Sequence[T]) -> list[Future[R]]:
         """Queue items, all or none.  Raises QueueFullError without room for all, RuntimeError once closed."""
+        futures: list[Future[R]] = [Future() for _ in items]
+        self._enqueue(items, futures)
+        return futures
+
+    def submit_later(self, coming: Future[S], item_of: Callable[[S], T]) -> Future[R]:
+        """Queue item_of(what is coming) in the thread in which it comes: nobody else has to wake for that.
+
+        The result fails with what fails before it; when it is cancelled, so is what is coming.
+        """
+        result: Future[R] = Future()
+
+        def came(done: Future[S]) -> None:
+            if done.cancelled():
+                result.cancel()
+                return
+            try:
+                self._enqueue([item_of(done.result())], [result])
+            except Exception as error:
+                if result.set_running_or_notify_cancel():
+                    result.set_exception(error)
+
+        result.add_done_callback(lambda done: coming.cancel() if done.cancelled() else None)
+        coming.add_done_callback(came)
+        return result
+
+    def _enqueue(self, items: Sequence[T], futures: Sequence[Future[R]]) -> None:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the server is shutting down")
             if len(self._queue) + len(items) > self._waiting:
                 raise QueueFullError(f"{len(self._queue)} items are waiting; the queue holds {self._waiting}")
-            futures: list[Future[R]] = [Future() for _ in items]
             now = time.monotonic()
             self._queue.extend((item, future, now) for item, future in zip(items, futures, strict=True))
             self._changed.notify()
-        return futures
 
     def close(self) -> None:
         """Finish what is queued, accept nothing more, and end the thread."""

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,8 +108,8 @@ class Service:
         self._reader = PictureReader(side, workers=workers, icc=self._icc, **guard)  # type: ignore[arg-type]
         self._photos = PictureReader(THUMBNAIL, workers=workers, **guard)  # type: ignore[arg-type]
         self._searching = ThreadPoolExecutor(workers, thread_name_prefix="search")
-        self._reading = 0
-        self.metrics.gauge("bigr_queue_pictures", "Pictures waiting or being decoded.", self._queued)
+        self._waiting = 0
+        self.metrics.gauge("bigr_queue_pictures", "Pictures being decoded, waiting or encoded.", lambda: self._waiting)
         self.metrics.gauge("bigr_index_rows", "Rows of the index.", lambda: 0 if self.live is None else self.rows)
 
     def close(self) -> None:
@@ -169,20 +170,18 @@ class Service:
         if isinstance(self.pre, ExportedModel):
             own = self.pre.manifest.pool
             FeatureExtractor(self.pre, wanted, pool or own)  # raises for what was not exported
-        if self._queued() + len(pictures) > self.limits.waiting:
-            raise QueueFullError(f"{self._queued()} pictures are waiting; the queue holds {self.limits.waiting}")
-        self._reading += len(pictures)
+        if self._waiting + len(pictures) > self.limits.waiting:
+            raise QueueFullError(f"{self._waiting} pictures are waiting; the queue holds {self.limits.waiting}")
+        self._waiting += len(pictures)
+        task = partial(_task, layers=wanted, pool=pool or own, mirror=mirror, condition=condition)
         try:
-            decoded = [self._reader.read(text, f"image {number}") for number, text in enumerate(pictures)]
-            pixels = await _all(decoded)
+            decoded = (self._reader.read(text, f"image {number}") for number, text in enumerate(pictures))
+            return await _all([self._encoding.submit_later(each, task) for each in decoded])
         except ImageError as error:
             self.metrics.unreadable.labels(error.kind).inc()
             raise
         finally:
-            self._reading -= len(pictures)
-        how: dict[str, Any] = {"layers": wanted, "pool": pool or own, "mirror": mirror, "condition": condition}
-        tasks = [EncodeTask(pixels=each, **how) for each in pixels]
-        return await _all(self._encoding.submit(tasks))
+            self._waiting -= len(pictures)
 
     async def encode_as(self, index: ServedIndex, pictures: Sequence[str]) -> list[EncoderOutput]:
         """Encode pictures as an index of stated provenance was made.  Raises as encode."""
@@ -249,9 +248,6 @@ class Service:
             inside = self.images or Path()
             return next((each for each in found if isinstance(each, bytes) or lies_in(each, inside)), None)
 
-    def _queued(self) -> int:
-        return self._reading + len(self._encoding)
-
     async def _search_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._searching, work)
 
@@ -269,6 +265,10 @@ class Service:
 
     def _reloaded(self, ok: bool) -> None:
         self.metrics.reloads.labels("ok" if ok else "failed").inc()
+
+
+def _task(pixels: NDArray[np.uint8], **how: Any) -> EncodeTask:
+    return EncodeTask(pixels=pixels, **how)
 
 
 async def _all(futures: Sequence[Future[T]]) -> list[T]:

@@ -21,7 +21,8 @@ class Limits:
     requests: admitted at once; further ones get status 429. waiting: pictures in the queue; a request that does not
     fit gets 429. pending_bytes: bodies held at once. neighbors: the largest k.
     seconds: for one request, its upload included. decode_seconds: for one picture.
-    batch: pictures that the network takes at once. wait_seconds: how long a picture waits for others.
+    batch: pictures that the network takes at once. wait_seconds: how long a picture waits for others while the network
+    is free; 0: not at all, for the next ones gather while it runs.
     """
 
     body_bytes: int = 16 << 20
@@ -34,7 +35,7 @@ class Limits:
     seconds: float = 30.0
     decode_seconds: float = 10.0
     batch: int = 32
-    wait_seconds: float = 0.005
+    wait_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
