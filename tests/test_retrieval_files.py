@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from bigr_repr.retrieval import KINDS, HammingIndex, IndexSettings, fit_binarizer
-from bigr_repr.retrieval.index.folder import FolderReader, FolderWriter, manifest_digest
+from bigr_repr.retrieval.index.folder import FolderReader, manifest_digest
+from bigr_repr.retrieval.index.folder_writer import FolderWriter
 
 PROVENANCE = {
     "of": "tokenizer bits", "layer": 3, "pooling": "avg", "model": "m", "weights_sha256": "0" * 64,
@@ -152,7 +153,7 @@ def test_every_file_is_on_the_disk_before_the_manifest_names_it(
 
 
 def test_two_writers_do_not_mix(tmp_path: Path) -> None:
-    from bigr_repr.retrieval.index.folder import writing
+    from bigr_repr.retrieval.index.folder_writer import writing
 
     with pytest.raises(RuntimeError, match="another process is writing"), writing(tmp_path / "i"):
         made("flat").save(tmp_path / "i")

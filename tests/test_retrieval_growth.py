@@ -25,7 +25,7 @@ from bigr_repr.retrieval import (
     merge_indexes,
     update_index,
 )
-from bigr_repr.retrieval.index.folder import FolderWriter
+from bigr_repr.retrieval.index.folder_writer import FolderWriter
 from bigr_repr.retrieval.update import remove_images
 
 BITS, PER_TOKEN = 64, 4

@@ -8,10 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_retrieval_growth import BITS, write_part
+from test_retrieval_growth import BITS, same_answers, write_part
 
-from bigr_repr.retrieval import Filter, HammingIndex, build_index, build_shards, open_store
-from bigr_repr.retrieval.stores.shards import shard_folders
+from bigr_repr.retrieval import (
+    Filter,
+    HammingIndex,
+    Region,
+    build_index,
+    build_shards,
+    merge_indexes,
+    search_ids,
+    update_index,
+)
+from bigr_repr.retrieval.index.shards import Shards, shard_folders
+from bigr_repr.retrieval.index.together import group_hits
+from bigr_repr.retrieval.update import remove_images
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +41,105 @@ def test_shards_find_what_one_index_finds(processes: int, data: Path, tmp_path: 
     sizes = [len(HammingIndex.load(folder)) for folder in shard_folders(tmp_path / "shards")]
     assert len(sizes) == 4
     assert sum(sizes) == 600
-    shards = open_store(str(tmp_path / "shards"), processes=processes)
+    shards = HammingIndex.load(tmp_path / "shards", processes=processes)
     queries = np.concatenate([one.rows.codes[::57], np.zeros((1, BITS // 8), np.uint8)])
     for where in (None, 'label = "cat" and not path like "a/02%"', Filter(ids=tuple(one.ids.to_pylist()[::9]))):
         for k, radius, offset in ((1, None, 0), (12, 25, 3), (600, None, 0)):
             found, wanted = (each.find(queries, k, where=where, radius=radius, offset=offset) for each in (shards, one))
             for mine, theirs in zip(found, wanted, strict=True):
                 np.testing.assert_array_equal(mine, theirs)  # equal distances too: half of the codes are near copies
-    names, codes = shards.read([0, 99, 100, 599])
-    assert names == one.ids.take([0, 99, 100, 599]).to_pylist()
-    np.testing.assert_array_equal(codes, one.rows.codes[[0, 99, 100, 599]])
-    assert shards.row_of("a/03/00007.jpg") == 307
-    assert shards.row_of("none") == -1
+        region = Region(x=1, y=0, w=2, h=2)
+        for mine, theirs in zip(
+            *(each.find_region(queries, region, 9, where=where) for each in (shards, one)), strict=True
+        ):
+            np.testing.assert_array_equal(mine, theirs)
+    assert shards.ids.equals(one.ids)
+    np.testing.assert_array_equal(shards.rows.codes[[0, 599, 99, 100, -1]], one.rows.codes[[0, 599, 99, 100, -1]])
+    np.testing.assert_array_equal(shards.rows.codes[95:310:7], one.rows.codes[95:310:7])
+    np.testing.assert_array_equal(np.asarray(shards.rows.codes), one.rows.codes)
+    assert shards.shards is not None
+    shards.shards.close()
+
+
+def test_shards_answer_all_that_one_index_does(data: Path, tmp_path: Path) -> None:
+    one = build_index(data, tmp_path / "one", binarizer="bits")
+    shards = build_shards(data, tmp_path / "shards", 4, binarizer="bits")
+    same_answers(shards)  # several codes as one, near-duplicates
+    groups = [group_hits(each, lambda k, each=each: each.find(one.rows.codes[:3], k), 7, 4) for each in (shards, one)]
+    np.testing.assert_array_equal(groups[0].found.rows, groups[1].found.rows)
+    assert groups[0].members == groups[1].members
+    asked = {"weights": (1, -0.5), "group": 3, "where": 'label != "dog"'}
+    mine, theirs = (search_ids(each, ["a/00/00003.jpg", "a/05/00100.jpg"], 5, **asked) for each in (shards, one))
+    np.testing.assert_array_equal(mine.found.ids, theirs.found.ids)
+    assert mine.near == theirs.near
+    merged = merge_indexes([tmp_path / "shards"], tmp_path / "merged")
+    assert merged.ids.equals(one.ids)
+    assert merged.source == one.source == shards.source
+
+
+def test_rescoring_reads_the_vectors_of_all_shards() -> None:
+    random = np.random.default_rng(0)
+    codes, vectors = random.integers(0, 256, (90, 8), np.uint8), random.standard_normal((90, 5)).astype(np.float32)
+    one = HammingIndex.build(codes, vectors=vectors)
+    parts = [HammingIndex.build(codes[run], vectors=vectors[run], ids=np.arange(90)[run])
+             for run in (slice(0, 20), slice(20, 21), slice(21, 90))]  # fmt: skip
+    shards = Shards(parts, [Path(str(i)) for i in range(3)], 1, HammingIndex.load)
+    whole = HammingIndex(**shards.joined()._asdict(), shards=shards)
+    for mine, theirs in zip(
+        *(each.find_rescored(codes[:4], vectors[:4], 6, rescore=5) for each in (whole, one)), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_shards_are_brought_up_to_date_each_by_its_own_files(kind: str, data: Path, tmp_path: Path) -> None:
+    mine, out = tmp_path / "data", tmp_path / "shards"
+    shutil.copytree(data, mine)
+    build_shards(mine, out, 3, binarizer="bits", kind=kind)
+    unchanged = update_index(out)
+    assert (unchanged.kept, unchanged.read, unchanged.dropped) == (600, 0, 0)
+    (mine / "part-00001.parquet").unlink()  # 40 rows gone, 20 changed, 70 new
+    write_part(mine, 3, 25)
+    write_part(mine, 6, 70)
+    done = update_index(out)
+    assert (done.kept, done.read, done.dropped) == (540, 95, 60)
+    index = HammingIndex.load(out)
+    assert sorted(index.ids.to_pylist()) == sorted(
+        build_index(mine, tmp_path / "anew", binarizer="bits").ids.to_pylist()
+    )
+    if kind == "flat":
+        same_answers(index)
+    assert update_index(out).read == 0
+    write_part(tmp_path / "more", 0, 30, name="b")
+    assert update_index(out, add=[tmp_path / "more"]).read == 30
+    with pytest.raises(ValueError, match="already; update it without adding that"):
+        update_index(out, add=[tmp_path / "more"])
+    with pytest.raises(ValueError, match="and not of"):
+        update_index(out, tmp_path / "elsewhere")
+    gone = ["a/00/00000.jpg", "b/00/00007.jpg", "a/06/00069.jpg"]
+    with pytest.raises(ValueError, match=r"'nowhere\.jpg' is not in the index"):
+        remove_images(out, [*gone, "nowhere.jpg"])
+    assert remove_images(out, gone) == (3, 662)
+    index = HammingIndex.load(out)
+    assert not set(gone) & set(index.ids.to_pylist())
+    assert index.source is not None
+    assert update_index(out).read == 0  # what was removed stays out
+
+
+def test_what_shards_cannot_do_is_said(data: Path, tmp_path: Path) -> None:
+    index = build_shards(data, tmp_path / "shards", 3, binarizer="bits")
+    for change in (
+        lambda: index.remove(["a/00/00000.jpg"]),
+        lambda: index.add(index.rows.codes[:1], ["new"]),
+        lambda: index.save(tmp_path / "i"),
+    ):
+        with pytest.raises(ValueError, match="an index in shards is changed in its folder"):
+            change()
+    with pytest.raises(ValueError, match="processes=0 must be at least 1"):
+        HammingIndex.load(tmp_path / "shards", processes=0)
+    build_index(data, tmp_path / "shards" / "shard-00001", binarizer="bits", kind="ivf")
+    with pytest.raises(ValueError, match="shard-00001 differs in kind from the other shards"):
+        HammingIndex.load(tmp_path / "shards")
 
 
 @pytest.mark.slow
@@ -61,4 +159,4 @@ def test_a_build_that_was_cut_short_goes_on(data: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in out.glob("shard-*")) == ["shard-00000", "shard-00001"]
     (out / "shards.json").write_text(json.dumps({"format": 1, "shards": ["../elsewhere"]}))
     with pytest.raises(ValueError, match="is no shard"):
-        open_store(str(out))
+        HammingIndex.load(out)

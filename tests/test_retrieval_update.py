@@ -116,7 +116,7 @@ def test_an_update_equals_a_build_with_the_same_binarizer(pre: Pretrained, tmp_p
 
 
 def test_an_update_is_whole_or_not_at_all(pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval.index.folder import FolderWriter
+    from bigr_repr.retrieval.index.folder_writer import FolderWriter
 
     write_pictures(tmp_path / "photos", 9)
     embed(tmp_path / "photos", tmp_path / "data", pre)

@@ -11,7 +11,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.source import DataSource
-from bigr_repr.retrieval.index.folder import writing
+from bigr_repr.retrieval.index.folder_writer import writing
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.retrieval.index.storage import RowWriter

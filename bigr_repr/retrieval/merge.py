@@ -14,7 +14,7 @@ import pyarrow as pa
 from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.codes.provenance import require_same_provenance
 from bigr_repr.retrieval.codes.source import DataSource
-from bigr_repr.retrieval.index.folder import writing
+from bigr_repr.retrieval.index.folder_writer import writing
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.storage import RowWriter
 

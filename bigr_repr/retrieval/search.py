@@ -125,7 +125,7 @@ def search_images(
 
 
 def search_ids(
-    index: HammingIndex,
+    index: AnyIndex,
     ids: Sequence[str],
     k: int = 10,
     *,
@@ -140,14 +140,20 @@ def search_ids(
     Raises ValueError for an id that is not in the index; otherwise as search_images.
     """
     request = _Request.of(k, asked)
-    rows = index.rows.places(list(ids))
+    if isinstance(index, HammingIndex):
+        rows = index.rows.places(list(ids))
+        example, source = index.ids[0].as_py() if len(index) else None, index.source
+    else:
+        rows, example, source = np.array([index.row_of(id) for id in ids], np.int64), None, None
     if (rows < 0).any():
-        remedy = f"ids are paths as embedded, for example {index.ids[0].as_py()!r}" if len(index) else "it is empty"
+        remedy = "ids are paths as embedded" + ("" if example is None else f", for example {example!r}")
         raise ValueError(f"id {ids[int((rows < 0).argmax())]!r} is not in the index; {remedy}")
-    tokens = index.tokens[rows] if index.has_tokens else None
-    vectors = None if index.rows.vectors is None else index.rows.vectors[rows]
-    found, near = _grouped(index, index.rows.codes[rows], tokens, vectors, request)
-    photo_of = PhotoFinder(images, index.source, image_column=image_column)
+    codes, tokens, vectors = index.codes_of(rows), None, None
+    if isinstance(index, HammingIndex):
+        tokens = index.tokens[rows] if index.has_tokens else None
+        vectors = None if index.rows.vectors is None else index.rows.vectors[rows]
+    found, near = _grouped(index, codes, tokens, vectors, request)
+    photo_of = PhotoFinder(images, source, image_column=image_column)
     photos = [photo_of(id, row) for id, row in zip(ids, rows.tolist(), strict=True)][: len(found.rows)]
     return Searched(
         names=_as_one(ids, request), titles=_as_one(ids, request), found=found, photos=photos, region=request.region,
@@ -261,8 +267,6 @@ def _grouped(
     """What is found, and, if it is to be grouped, the ids of the hits that stand under each."""
     if request.group is None:
         return _find(index, codes, tokens, vectors, request), ()
-    if not isinstance(index, HammingIndex):
-        raise ValueError("a store gives out no codes, by which hits are grouped: search the index folder")
     from bigr_repr.retrieval.index.together import group_hits
 
     whole: Within = {**request.within, "offset": 0}
@@ -270,7 +274,8 @@ def _grouped(
         index, lambda k: _find(index, codes, tokens, vectors, replace(request, k=k, within=whole)), request.k,
         request.group, offset=request.within.get("offset", 0),
     )  # fmt: skip
-    return found, [[[str(index.ids[row]) for row, _ in group] for group in groups] for groups in members]
+    names = [[index.names_of(np.array([row for row, _ in group], np.int64)) for group in groups] for groups in members]
+    return found, names
 
 
 def _find(

@@ -21,8 +21,7 @@ from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.settings import IndexSettings
-from bigr_repr.retrieval.stores.base import StoreIndex
-from bigr_repr.retrieval.stores.shards import ShardStore, write_list
+from bigr_repr.retrieval.index.shards import write_list
 
 __all__ = ["build_shards"]
 
@@ -43,7 +42,7 @@ def build_shards(
     keep: Sequence[str] = (),
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> StoreIndex:
+) -> HammingIndex:
     """Build an index in shards of a data set that embed_images wrote; returns it opened, to search in this process.
 
     shards: at most, of whole files of the data set, about as many rows each. processes: that build at the same time.
@@ -68,7 +67,7 @@ def build_shards(
     for path in folder.iterdir():
         if _NAME.fullmatch(path.name) and path.name not in names:
             shutil.rmtree(path)
-    return StoreIndex(ShardStore(folder))
+    return HammingIndex.load(folder)
 
 
 def _build_all(jobs: list[tuple[Any, ...]], processes: int, on_progress: Callable[[int, int], None]) -> None:

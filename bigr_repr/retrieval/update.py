@@ -7,10 +7,10 @@ The binarizer stays, so that the codes of rows that stay are what they were. Kno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,18 @@ from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.provenance import require_same_provenance
 from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.codes.source import DataFile, DataSource, full_path, listing
-from bigr_repr.retrieval.index.folder import FolderReader, FolderWriter, writing
+from bigr_repr.retrieval.index.folder import FolderReader
+from bigr_repr.retrieval.index.folder_writer import FolderWriter, writing
 from bigr_repr.retrieval.index.growth import FolderState, grow
 from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.index.shards import is_sharded, shard_folders
 from bigr_repr.retrieval.index.storage import RowWriter
 from bigr_repr.system.object_store import as_place
 
 __all__ = ["Updated", "remove_images", "update_index"]
 
 _KEPT: Final = 1 << 16  # rows copied at a time
+Own: TypeAlias = Callable[[str, str], bool]  # (data set, file name): whether an index is to hold that file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +69,26 @@ def update_index(index: PathLike, dataset: PathLike | None = None, *, add: Seque
     Rows that stay keep their order, and what is read comes after them. It is appended to the index's files, and rows
     that go are noted as gone, so the time is that of the change; when an eighth of the rows is gone, or an approximate
     index has a tenth more than it was made of, all is written anew. Rows that were removed from the index stay out
-    until their file of the data set changes. The change is there whole or not at all.
+    until their file of the data set changes. The change is there whole or not at all. Of an index in shards, that is
+    true of each shard: each is updated by its own files, and new files go to the shard that has the fewest rows.
 
     Raises ValueError for an index that does not say which data set it is of, and for a data set of another make.
     """
     folder = Path(index)
+    if is_sharded(folder):
+        return _update_shards(folder, dataset, add)
+    return _update(folder, dataset, add, lambda folder, name: True)
+
+
+def _update(folder: Path, dataset: PathLike | None, add: Sequence[PathLike], own: Own) -> Updated:
+    """update_index() of one folder, as far as the files of its data sets are its own."""
     FolderReader(folder)  # raises if there is no index
     with writing(folder) as writer:
         reader = FolderReader(folder)
         state = FolderState.read(reader)
         if state.source is None or state.provenance is None:
-            raise ValueError(f"{index} does not say which data set it is of; build it again")
-        plan = _plan(state, *_looked_at(state.source, dataset, add, index))
+            raise ValueError(f"{folder} does not say which data set it is of; build it again")
+        plan = _plan(state, *_looked_at(state.source, dataset, add, folder), own)
         new = sum(part.rows for part in plan.new)
         if state.has_room(len(plan.gone), new) and reader.can_grow():
             if len(plan.gone) or plan.source != state.source:
@@ -91,10 +102,12 @@ def update_index(index: PathLike, dataset: PathLike | None = None, *, add: Seque
 def remove_images(index: PathLike, ids: Sequence[str] | Sequence[int]) -> tuple[int, int]:
     """Remove the rows with these ids from an index folder; returns how many there were, and how many are left.
 
-    They are noted as gone; when that makes an eighth of all rows, the index is written anew without them.
+    They are noted as gone; when that makes an eighth of the rows, the index, or shard, is written anew without them.
     Raises ValueError, and changes nothing, for an id that is not there.
     """
     folder = Path(index)
+    if is_sharded(folder):
+        return _remove_from_shards(folder, ids)
     FolderReader(folder)
     with writing(folder) as writer:
         reader, opened = FolderReader(folder), HammingIndex.load(folder)
@@ -111,6 +124,67 @@ def remove_images(index: PathLike, ids: Sequence[str] | Sequence[int]) -> tuple[
         return removed, len(opened)
 
 
+# ---- shards
+
+
+def _update_shards(index: Path, dataset: PathLike | None, add: Sequence[PathLike]) -> Updated:
+    """update_index() of shards, one after the other; files that none has go to the smallest one of their data set."""
+    folders = shard_folders(index)
+    sources = [_source_of(folder) for folder in folders]
+    known = list(dict.fromkeys(folder for source in sources for folder in source.folders))
+    named = None if dataset is None else full_path(as_place(dataset))
+    _check_named(index, known, named, [full_path(as_place(folder)) for folder in add])
+    moved = {known[0]: named} if len(known) == 1 and named is not None else {}
+    held = {moved.get(folder, folder): [_names(source, folder) for source in sources] for folder in known}
+    rows = [source.rows for source in sources]
+    smallest, done = rows.index(min(rows)), []
+    for number, folder in enumerate(folders):
+        more = add if number == smallest else ()
+        its = named is not None and held[named][number] is not None
+        if its or more or (named is None and not add):
+            own = _own_files(held, rows, number)
+            done.append(_update(folder, named if its else None, more, own))
+    return Updated(**{field.name: sum(getattr(each, field.name) for each in done) for field in fields(Updated)})
+
+
+def _source_of(folder: Path) -> DataSource:
+    source = FolderState.read(FolderReader(folder)).source
+    if source is None:
+        raise ValueError(f"{folder} does not say which data set it is of; build it again")
+    return source
+
+
+def _names(source: DataSource, folder: str) -> set[str] | None:
+    """The files of a data set that a shard holds; None: it is not of that."""
+    return set(source.files_of(source.folders.index(folder))) if folder in source.folders else None
+
+
+def _own_files(held: Mapping[str, Sequence[set[str] | None]], rows: Sequence[int], number: int) -> Own:
+    """Which files of a data set are a shard's: those that it holds, and if it is the smallest, those that none does."""
+
+    def own(dataset: str, name: str) -> bool:
+        names = held.get(dataset)
+        if names is None:  # added now
+            return True
+        mine = [shard for shard, held_there in enumerate(names) if name in (held_there or ())]
+        its = [shard for shard, held_there in enumerate(names) if held_there is not None]
+        return number == mine[0] if mine else number == min(its, key=rows.__getitem__)
+
+    return own
+
+
+def _remove_from_shards(index: Path, ids: Sequence[str] | Sequence[int]) -> tuple[int, int]:
+    folders, removed, left = shard_folders(index), 0, 0
+    HammingIndex.load(index).rows.require(ids)
+    listed: list[Any] = list(ids)
+    for folder in folders:
+        rows = HammingIndex.load(folder).rows
+        here = [id for id, place in zip(listed, rows.places(listed).tolist(), strict=True) if place >= 0]
+        gone, kept = remove_images(folder, here) if here else (0, len(rows))
+        removed, left = removed + gone, left + kept
+    return removed, left
+
+
 # ---- what to do
 
 
@@ -120,21 +194,26 @@ def _looked_at(
     """The data sets by where they are now, those to add too, and the numbers of those to look at."""
     known = list(source.folders)
     chosen: Collection[int] = range(len(known)) if dataset is None and not add else ()
-    if dataset is not None:
-        named = full_path(as_place(dataset))
-        if len(known) == 1:
-            known = [named]
-        elif named not in known:
-            raise ValueError(f"{index} is of {', '.join(known)}, and not of {named}; add it with: index update --add")
-        chosen = [known.index(named)]
+    named = None if dataset is None else full_path(as_place(dataset))
     new = list(dict.fromkeys(full_path(as_place(folder)) for folder in add))
-    if held := [folder for folder in new if folder in known]:
-        raise ValueError(f"{index} is of {held[0]} already; update it without adding that")
+    _check_named(index, known, named, new)
+    if named is not None:
+        known = [named] if len(known) == 1 else known
+        chosen = [known.index(named)]
     numbers = range(len(known), len(known) + len(new))
     return replace(source, folders=(*known, *new)), [*chosen, *numbers]
 
 
-def _plan(state: FolderState, source: DataSource, looked_at: Collection[int]) -> _UpdatePlan:
+def _check_named(index: PathLike, known: Sequence[str], named: str | None, new: Sequence[str]) -> None:
+    """Raises ValueError for a data set that the index is not of, or one to add that it is of."""
+    if named is not None and len(known) > 1 and named not in known:
+        raise ValueError(f"{index} is of {', '.join(known)}, and not of {named}; add it with: index update --add")
+    now = [named] if len(known) == 1 and named is not None else known
+    if held := [folder for folder in new if folder in now]:
+        raise ValueError(f"{index} is of {held[0]} already; update it without adding that")
+
+
+def _plan(state: FolderState, source: DataSource, looked_at: Collection[int], own: Own) -> _UpdatePlan:
     """What becomes of every part, and which files are read.
 
     Raises FileNotFoundError for a data set that is not at hand, ValueError for one of another make.
@@ -143,15 +222,17 @@ def _plan(state: FolderState, source: DataSource, looked_at: Collection[int]) ->
     new: list[DataFile] = []
     codes: list[DataCodes] = []
     for dataset in looked_at:
-        known, now = source.files_of(dataset), listing(source.folders[dataset])
+        folder = source.folders[dataset]
+        known, there = source.files_of(dataset), listing(folder)
+        now = {name: found for name, found in there.items() if own(folder, name)}
         fresh = set(now)
         for name, (size_and_time, _) in now.items():
             number = known.get(name)
             if number is not None and source.parts[number][3:5] == size_and_time:
                 stays[number] = True
                 fresh.remove(name)
-        if fresh or not now:
-            codes.append(_opened(state, source.folders[dataset], fresh))
+        if fresh or not there:
+            codes.append(_opened(state, folder, fresh))
             data = codes[-1].data
             for file, rows in zip(data.files, data.rows_of_files, strict=True):
                 new.append(DataFile(file.name, rows, rows, *now[file.name][0], dataset))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from bigr_repr._typing import PathLike
-from bigr_repr.retrieval.index.folder import MANIFEST
 from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.index.shards import manifests
 from bigr_repr.retrieval.stores.open import is_store, open_store
 from bigr_repr.serve.searching import ServedIndex
 
@@ -44,27 +44,29 @@ class Opener(Protocol):
 
 @dataclass(frozen=True)
 class FolderOpener:
-    """An index folder."""
+    """An index folder, in shards or not."""
 
     folder: Path
 
-    def stamp(self) -> tuple[int, int, int] | None:
+    def stamp(self) -> Hashable | None:
         """See Opener."""
         try:
-            found = (self.folder / MANIFEST).stat()
-        except OSError:
+            found = [manifest.stat() for manifest in manifests(self.folder)]
+        except (OSError, ValueError):
             return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in found)
 
     def open(self) -> IndexState:
         """See Opener."""
-        manifest = self.folder / MANIFEST
         for _ in range(10):
-            before = manifest.read_bytes() if manifest.is_file() else b""
+            before = self._state()
             index = HammingIndex.load(self.folder)
-            if manifest.read_bytes() == before:
+            if self._state() == before:
                 break
         return IndexState(version=hashlib.sha256(before).hexdigest()[:12], index=index)
+
+    def _state(self) -> bytes:
+        return b"".join(manifest.read_bytes() for manifest in manifests(self.folder) if manifest.is_file())
 
 
 @dataclass(frozen=True)

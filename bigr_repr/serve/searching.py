@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -136,18 +136,18 @@ def search(index: ServedIndex, queries: Sequence[Query], options: SearchOptions)
     within: Within = {"where": options.where, "radius": options.radius, "offset": options.offset}
     if options.group is None:
         return _hits(index, _found(index, queries, options, within, k))
-    if isinstance(index, StoreIndex):
-        raise ValueError("a store does not group hits: search the index folder")
     from bigr_repr.retrieval.index.together import group_hits
 
     find = partial(_found, index, queries, options, {**within, "offset": 0})
     found, members = group_hits(index, find, k, options.group, offset=options.offset)
-    return [
-        Hit(row=hit.row, id=hit.id, distance=hit.distance, columns=hit.columns, members=[
-            Hit(row=row, id=id_of(index, row), distance=distance, columns={}) for row, distance in under
-        ])
-        for hit, under in zip(_hits(index, found), members[0], strict=False)
-    ]  # fmt: skip
+    grouped = []
+    for hit, under in zip(_hits(index, found), members[0], strict=False):
+        names = index.names_of(np.array([row for row, _ in under], np.int64))
+        held = [
+            Hit(row=row, id=id, distance=distance, columns={}) for id, (row, distance) in zip(names, under, strict=True)
+        ]
+        grouped.append(replace(hit, members=held))
+    return grouped
 
 
 def _found(index: ServedIndex, queries: Sequence[Query], options: SearchOptions, within: Within, k: int) -> Found:

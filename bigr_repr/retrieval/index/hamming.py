@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -24,20 +22,21 @@ from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, id_array, packed
 from bigr_repr.retrieval.codes.source import DataSource
-from bigr_repr.retrieval.index import storage
 from bigr_repr.retrieval.index.gpu import MOST_NEIGHBORS, GpuFlat, on_device
 from bigr_repr.retrieval.index.neighbors import Found, Neighbors, Scope, Within
+from bigr_repr.retrieval.index.parts import Parts
+from bigr_repr.retrieval.index.reading import load_parts
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.rescore import rescorer
 from bigr_repr.retrieval.index.scan import Scanned, scan, scan_among, scan_masked
 from bigr_repr.retrieval.index.settings import IndexSettings
+from bigr_repr.retrieval.index.shards import Shards, is_sharded, shard_folders
+from bigr_repr.retrieval.index.storage import save_parts
 
 if TYPE_CHECKING:
     from bigr_repr.retrieval.index.approximate import Approximate
 
 __all__ = ["HammingIndex", "Neighbors"]
-
-log = logging.getLogger(__name__)
 
 
 class HammingIndex:
@@ -49,6 +48,7 @@ class HammingIndex:
     settings: kind and parameters. n_bits: length of a code. binarizer: turns features into codes; None for other codes.
     layout: of the tokenizer's codes, if the index has them. provenance: the model, layer and so on behind the codes.
     self_check: what was measured of an approximate index when it was built. source: the data set it was built of.
+    shards: those of an index in shards, which is changed only by update_index and remove_images; None: it is one.
     """
 
     def __init__(
@@ -63,8 +63,9 @@ class HammingIndex:
         provenance: Mapping[str, Any] | None = None,
         self_check: SelfCheck | None = None,
         source: DataSource | None = None,
+        shards: Shards | None = None,
     ) -> None:
-        self.rows, self.n_bits, self.settings = rows, n_bits, settings
+        self.rows, self.n_bits, self.settings, self.shards = rows, n_bits, settings, shards
         self.binarizer, self.layout, self.provenance, self.self_check = binarizer, layout, provenance, self_check
         self.source, self._approximate = source, approximate
         self._gpu: GpuFlat | None = None
@@ -111,15 +112,12 @@ class HammingIndex:
     @classmethod
     def of_rows(cls, rows: IndexRows, n_bits: int, settings: IndexSettings, **parts: Any) -> HammingIndex:
         """An index of rows as they are; parts: as the constructor's. Builds, tunes and checks approximate kinds."""
-        if settings.exact or not len(rows):
-            return cls(rows, n_bits, settings, None, **parts)
-        from bigr_repr.retrieval.index.approximate import Approximate
+        return cls.of_parts(Parts.built(rows, n_bits, settings, **parts))
 
-        approximate = Approximate.build(settings, rows.codes)
-        check = approximate.check(rows.codes)
-        approximate.settings = settings = check.tuned(approximate.settings)
-        log.info("%s: %s", settings.kind, check)
-        return cls(rows, n_bits, settings, approximate, self_check=check, **parts)
+    @classmethod
+    def of_parts(cls, parts: Parts) -> HammingIndex:
+        """An index of what `parts` gives of another one."""
+        return cls(**parts._asdict())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -128,6 +126,14 @@ class HammingIndex:
     def ids(self) -> pa.Array:
         """All ids, in order: large strings or int64."""
         return self.rows.ids
+
+    def codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Packed codes (n, bytes) of rows."""
+        return self.rows.codes[rows]
+
+    def names_of(self, rows: NDArray[np.int64]) -> list[str]:
+        """Ids of rows, as text."""
+        return [str(id) for id in self.rows.named(rows)]
 
     @property
     def effort(self) -> int | None:
@@ -160,11 +166,13 @@ class HammingIndex:
         wanted = packed(queries, self.rows.codes.shape[1], "queries")
         check_length(wanted, self.n_bits)
         rows = None if among is None else among.rows
-        if effort is not None and (self._approximate is None or effort < 0 or rows is not None):
+        if effort is not None and (self.settings.exact or effort < 0 or rows is not None):
             exact = "a search of some rows" if rows is not None else "a flat index"
             raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; {exact} is exact")
         if not k:
             return Scanned(np.empty((len(wanted), 0), np.int64), np.empty((len(wanted), 0), np.int32))
+        if self.shards is not None:
+            return self.shards.nearest(wanted, k, effort, None if among is None else among.chosen)
         if among is not None and rows is not None:
             return scan_among(self.rows.codes, wanted, k, rows, among.passing)
         if self._approximate is not None:
@@ -179,7 +187,7 @@ class HammingIndex:
         chosen = as_filter(within.get("where"))
         rows = None if chosen is None else self.rows.selected(chosen)
         scope = Scope.of(len(self), k, rows, within.get("radius"), within.get("offset", 0))
-        return scope if chosen is None else scope._replace(passing=partial(self.rows.passing, chosen))
+        return scope if chosen is None else scope._replace(chosen=chosen, passing=partial(self.rows.passing, chosen))
 
     def search_vectors(
         self, vectors: ArrayLike, k: int = 10, *, rescore: int = 0, effort: int | None = None, **within: Unpack[Within]
@@ -249,7 +257,10 @@ class HammingIndex:
         scope = self._scope(k, within)
         if not scope.depth:
             return self._found(*self._nearest(wanted, 0, None, None))
-        found = scan_masked(tokens, wanted, mask, scope.depth, scope.rows)
+        if self.shards is not None:
+            found = self.shards.in_region(wanted, scope.depth, region, scope.chosen)
+        else:
+            found = scan_masked(tokens, wanted, mask, scope.depth, scope.rows)
         return self._found(*found).cut(scope.radius, scope.offset)
 
     @property
@@ -281,7 +292,10 @@ class HammingIndex:
 
         Raises ValueError for "cuda" without a GPU, or for a kind that FAISS has no GPU search of.
         """
-        self._gpu = on_device(self.rows.codes, device, self.settings.kind)
+        if self.shards is not None:
+            self.shards.to(device)
+        else:
+            self._gpu = on_device(self.rows.codes, device, self.settings.kind)
         return self
 
     # ---- changing
@@ -300,17 +314,9 @@ class HammingIndex:
         Every call copies the arrays: add many rows at a time. The self-check stays that of the first build.
         Raises ValueError, and changes nothing, for rows that do not fit the index.
         """
-        more = self.rows.alike(codes, ids, tokens, vectors, columns)
+        parts, more = self.parts, self.rows.alike(codes, ids, tokens, vectors, columns)
         check_length(more.codes, self.n_bits)
-        rows = self.rows.joined(more)
-        self._settle()
-        if self._approximate is not None:
-            self._approximate.add(more.codes)
-        elif not self.settings.exact:
-            built = HammingIndex.of_rows(rows, self.n_bits, self.settings)
-            self.settings, self._approximate, self.self_check = built.settings, built._approximate, built.self_check
-        self.source = None  # not all rows are of one data set any more
-        self._changed(rows)
+        self._become(parts.joined(more))
 
     def remove(self, ids: Sequence[str] | Sequence[int]) -> int:
         """Remove the rows with these ids, and return how many there were. Graphs and tables are built anew.
@@ -318,18 +324,10 @@ class HammingIndex:
         What is added to an index without rows makes it anew, its lists, hash keys and effort chosen for that.
         Raises ValueError, and changes nothing, for an id that is not there.
         """
-        listed: list[Any] = list(ids)
+        parts, listed = self.parts, list[Any](ids)
         kept = np.delete(np.arange(len(self)), self.rows.require(listed))
-        self._settle()
         removed = len(self) - len(kept)
-        rows = self.rows.taken(kept)
-        if self._approximate is not None:
-            self._approximate = self._approximate.moved(kept, rows.codes) if len(kept) else None
-        if not len(kept):
-            self.settings, self.self_check = replace(self.settings, lists=None, hash_bits=None, effort=None), None
-        if self.source is not None:
-            self.source = self.source.keeping(kept)
-        self._changed(rows)
+        self._become(parts.keeping(kept))
         return removed
 
     def moved(self, rows: IndexRows, rows_of: NDArray[np.int64], source: DataSource) -> HammingIndex:
@@ -337,23 +335,13 @@ class HammingIndex:
 
         An approximate index keeps its effort, and is measured again.
         """
-        parts = {"binarizer": self.binarizer, "layout": self.layout, "provenance": self.provenance, "source": source}
-        if self._approximate is None or not len(rows):
-            return HammingIndex.of_rows(rows, self.n_bits, self.settings, **parts)
-        approximate = self._approximate.moved(self._approximate.numbers_of(rows_of, self.rows.codes), rows.codes)
-        check = approximate.check(rows.codes)
-        return HammingIndex(rows, self.n_bits, approximate.settings, approximate, self_check=check, **parts)  # type: ignore[arg-type]
+        return HammingIndex.of_parts(self.parts.moved(rows, rows_of, source))
 
-    def _settle(self) -> None:
-        """Make the approximate index one of just these rows, as it is before updates that only append and drop."""
-        if self._approximate is not None and len(self):
-            self._approximate, codes = self._approximate.settled(self.rows.codes)
-            self.rows = replace(self.rows, codes=codes)
-
-    def _changed(self, rows: IndexRows) -> None:
-        self.rows = rows
+    def _become(self, parts: Parts) -> None:
+        self.rows, self.settings, self._approximate = parts.rows, parts.settings, parts.approximate
+        self.self_check, self.source = parts.self_check, parts.source
         if self._gpu is not None:
-            self._gpu = GpuFlat(rows.codes)
+            self._gpu = GpuFlat(parts.rows.codes)
 
     # ---- files
 
@@ -362,29 +350,39 @@ class HammingIndex:
 
         Raises FileExistsError for a folder of other things, OSError when writing fails: the old index then remains.
         """
-        return storage.save(self.parts, Path(folder))
+        self._become(self.parts.settled())
+        return save_parts(self.parts, Path(folder))
 
     @classmethod
-    def load(cls, folder: PathLike, *, memory_map: bool = True, max_bytes: int | None = None) -> HammingIndex:
-        """Open an index that `save` or build_index wrote, trusting nothing in its files.
+    def load(
+        cls, folder: PathLike, *, memory_map: bool = True, max_bytes: int | None = None, processes: int = 1
+    ) -> HammingIndex:
+        """Open an index that `save`, build_index or build_shards wrote, trusting nothing in its files.
 
         memory_map: codes and vectors stay on the disk and are read as searches touch them; False: they are read, and
         checked, now. FAISS's part of ivf and hnsw is always read and checked, hash tables are built anew. max_bytes:
-        refuse files that hold more together.
+        refuse files that hold more together. processes: that search an index in shards, each on its share of the
+        cores; 1: this one.
 
         Raises FileNotFoundError if there is no index, ValueError for damage, naming the file and what to do.
         """
-        found = storage.load(Path(folder), memory_map=memory_map, max_bytes=max_bytes)
-        return cls(
-            found.rows, found.n_bits, found.settings, found.approximate, binarizer=found.binarizer,
-            layout=found.layout, provenance=found.provenance, self_check=found.self_check, source=found.source,
-        )  # fmt: skip
+        place = Path(folder)
+        if not is_sharded(place):
+            return cls.of_parts(load_parts(place, memory_map=memory_map, max_bytes=max_bytes))
+        folders = shard_folders(place)
+        opened = [cls.load(each, memory_map=memory_map, max_bytes=max_bytes) for each in folders]
+        shards = Shards(opened, folders, processes, cls.load)
+        return cls(**shards.joined()._asdict(), shards=shards)
 
     @property
-    def parts(self) -> storage.Parts:
-        """What `save` writes."""
-        self._settle()
-        return storage.Parts(
+    def parts(self) -> Parts:
+        """What it consists of.  Raises ValueError for an index in shards, which has no parts of its own."""
+        if self.shards is not None:
+            raise ValueError(
+                "an index in shards is changed in its folder, by index update and index remove; index merge makes one "
+                "index of it"
+            )
+        return Parts(
             self.rows, self.n_bits, self.settings, self._approximate, self.binarizer, self.layout, self.provenance,
             self.self_check, self.source,
         )  # fmt: skip

@@ -67,7 +67,7 @@ class Found(NamedTuple):
 class Scope(NamedTuple):
     """What a search looks at. rows: the only ones, ascending; None: all. depth: hits to look for before the cut.
 
-    passing(): whether each row of the index is among them.
+    passing(): whether each row of the index is among them. chosen: the filter that they pass.
     """
 
     rows: NDArray[np.int64] | None
@@ -75,6 +75,7 @@ class Scope(NamedTuple):
     radius: float | None
     offset: int
     passing: Callable[[], NDArray[np.bool_]] | None = None
+    chosen: Filter | None = None
 
     @classmethod
     def of(cls, count: int, k: int, rows: NDArray[np.int64] | None, radius: float | None, offset: int) -> Scope:

@@ -8,7 +8,7 @@ Knows nothing of pictures.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Unpack
+from typing import Any, Final, NamedTuple, Protocol, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -117,7 +117,19 @@ def _by_mean(
     return by_cosine(index.rows.vectors, mean[None], near, k)
 
 
-def group_hits(index: HammingIndex, find: Callable[[int], Found], k: int, radius: int, *, offset: int = 0) -> Grouped:
+class Coded(Protocol):
+    """An index that gives out its codes: a HammingIndex, or one in a store."""
+
+    n_bits: int
+
+    def __len__(self) -> int: ...
+
+    def codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Packed codes (n, bytes) of rows."""
+        ...
+
+
+def group_hits(index: Coded, find: Callable[[int], Found], k: int, radius: int, *, offset: int = 0) -> Grouped:
     """k groups of hits for each query: a hit at most radius bits from one that is nearer stands under it.
 
     find(depth): that many hits, or all. offset: groups to leave out at the front.
@@ -135,6 +147,7 @@ def group_hits(index: HammingIndex, find: Callable[[int], Found], k: int, radius
         depth = min(len(index), _DEEPER * depth)
     width = max((len(leaders[offset:wanted]) for leaders, _ in groups), default=0)
     rows = np.full((len(groups), width), -1, np.int64)
+    ids = np.full((len(groups), width), None if found.ids.dtype == object else -1, found.ids.dtype)
     distances = np.full(
         (len(groups), width), -1 if found.distances.dtype.kind == "i" else np.nan, found.distances.dtype
     )
@@ -142,19 +155,18 @@ def group_hits(index: HammingIndex, find: Callable[[int], Found], k: int, radius
     for query, (leaders, of_leader) in enumerate(groups):
         shown = leaders[offset:wanted]
         rows[query, : len(shown)] = found.rows[query][shown]
+        ids[query, : len(shown)] = found.ids[query][shown]
         distances[query, : len(shown)] = found.distances[query][shown]
         pairs = [
             (int(found.rows[query][place]), float(found.distances[query][place])) for place in range(len(of_leader))
         ]
         members.append([[pairs[i] for i in np.flatnonzero(of_leader == lead) if i != lead] for lead in shown])
-    return Grouped(Found(rows, index.rows.named(rows), distances), members)
+    return Grouped(Found(rows, ids, distances), members)
 
 
-def _gathered(
-    index: HammingIndex, rows: NDArray[np.int64], radius: int, most: int
-) -> tuple[list[int], NDArray[np.int64]]:
+def _gathered(index: Coded, rows: NDArray[np.int64], radius: int, most: int) -> tuple[list[int], NDArray[np.int64]]:
     """Places of the first hits of groups, at most so many; and for each hit the place of its first, -1: of no group."""
-    codes = index.rows.codes[rows]
+    codes = index.codes_of(rows)
     of_leader = np.full(len(rows), -1, np.int64)
     leaders: list[int] = []
     for place in range(len(rows)):

@@ -1,7 +1,8 @@
 """What every store of codes can do, and an index in one, searched as HammingIndex is. Knows no particular store.
 
 A store keeps one table of row number, id and code per name, and a header that says what the codes are. Vectors and the
-tokenizer's codes beside the search codes stay in the index folder: regions and decoding are done there.
+tokenizer's codes beside the search codes stay in the index folder: regions, decoding and several codes as one query are
+done there.
 """
 
 # q queries, k neighbors
@@ -219,6 +220,19 @@ class StoreIndex:
     def read(self, rows: Sequence[int]) -> tuple[list[str], NDArray[np.uint8]]:
         """Ids and packed codes (n, bytes) of rows, ascending.  Raises ConnectionError."""
         return self._table.read(np.asarray(rows, np.int64))
+
+    def codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Packed codes (n, bytes) of rows, in any order.  Raises ConnectionError."""
+        if not len(rows):
+            return np.empty((0, code_bytes(self.n_bits)), np.uint8)
+        listed, places = np.unique(rows, return_inverse=True)
+        return self._table.read(listed)[1][places]
+
+    def names_of(self, rows: NDArray[np.int64]) -> list[str]:
+        """Ids of rows, in any order.  Raises ConnectionError."""
+        listed, places = np.unique(rows, return_inverse=True)
+        names = self._table.read(listed)[0] if len(listed) else []
+        return [names[place] for place in places.tolist()]
 
     def row_of(self, id: str) -> int:
         """The first row with an id; -1: there is none.  Raises ConnectionError."""

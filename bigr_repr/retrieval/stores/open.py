@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -19,7 +18,6 @@ from bigr_repr.retrieval.index.recall import check_recall
 from bigr_repr.retrieval.index.scan import Scanned
 from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.retrieval.stores.base import CodeBatch, Header, Store, StoreIndex, StoreTable
-from bigr_repr.retrieval.stores.shards import LIST, ShardStore
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +29,16 @@ _SCHEMES: Final = ("lancedb", "milvus")
 
 
 def is_store(place: str) -> bool:
-    """Whether a place names a store, or a folder of shards, and not an index folder."""
-    return place.split(":", 1)[0] in _SCHEMES or (Path(place) / LIST).is_file()
+    """Whether a place names a store, and not an index folder."""
+    return place.split(":", 1)[0] in _SCHEMES
 
 
-def open_store(place: str, name: str = "images", *, processes: int = 1) -> StoreIndex:
+def open_store(place: str, name: str = "images") -> StoreIndex:
     """The index that was pushed to "lancedb:DIR" (any place that LanceDB takes, as s3://…) or "milvus:URI".
-
-    It may also be a folder of shards, which so many processes search.
 
     Raises ValueError for another place, ImportError without the extra `stores`, FileNotFoundError if nothing was pushed
     there, ConnectionError for a server that does not answer.
     """
-    if (Path(place) / LIST).is_file():
-        return StoreIndex(ShardStore(Path(place), processes))
     return StoreIndex(_connect(place, name))
 
 

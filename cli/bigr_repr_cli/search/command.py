@@ -129,7 +129,8 @@ _Query = Annotated[
     ),
 ]
 _Index = Annotated[
-    str, typer.Option(help="Index to search: a folder, or a store that was pushed to: lancedb:DIR or milvus:URI.")
+    str,
+    typer.Option(help="Index to search: a folder, in shards or not, or a store: lancedb:DIR or milvus:URI."),
 ]
 
 
@@ -202,11 +203,8 @@ def _listed_ids(file: str | None, opened: HammingIndex | StoreIndex) -> tuple[st
 
 def _by_id(opened: HammingIndex | StoreIndex, query: list[str], show: Show, options: dict[str, Any]) -> Searched:
     from bigr_repr.images.find import escape_path, read_list
-    from bigr_repr.retrieval import HammingIndex
     from bigr_repr.retrieval.search import search_ids
 
-    if not isinstance(opened, HammingIndex):
-        raise ValueError("a store gives out no codes, which --id needs: search the index folder that was pushed")
     ids = [escape_path(id) for id in read_list(sys.stdin.buffer)] if query == ["-"] else query
     return search_ids(opened, ids, images=show.images, image_column=show.image_column, **options)
 

@@ -23,7 +23,7 @@ from bigr_repr.retrieval.stores.base import StoreIndex
 
 def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
     """Everything about one index, one line per fact."""
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if as_json:
         typer.echo(json.dumps(_record(index, folder, size), indent=2, ensure_ascii=False))
         return
@@ -82,6 +82,7 @@ def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
     return {
         "index": escape_path(str(folder)),
         "images": len(index),
+        "shards": None if index.shards is None else len(index.shards),
         "n_bits": index.n_bits,
         "bytes": size,
         "settings": index.settings.to_dict(),
@@ -107,6 +108,8 @@ def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, 
     if (source := index.source) is not None:
         for number, where in enumerate(source.folders):
             yield "data set", _drift_line(source, number, str(folder)) or escape_path(where)
+    if index.shards is not None:
+        yield "shards", f"{len(index.shards)}"
     yield "kind", f"{settings.kind}: {KINDS[settings.kind]}"
     if settings.effort is not None:
         yield "effort", str(settings.effort)

@@ -1,0 +1,96 @@
+"""What an index consists of, and how that changes with its rows. Knows nothing of files or queries."""
+
+# n rows (images)
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigr_repr.retrieval.codes.binarizer import Binarizer
+from bigr_repr.retrieval.codes.regions import TokenLayout
+from bigr_repr.retrieval.codes.rows import IndexRows
+from bigr_repr.retrieval.codes.source import DataSource
+from bigr_repr.retrieval.index.recall import SelfCheck
+from bigr_repr.retrieval.index.settings import IndexSettings
+
+if TYPE_CHECKING:
+    from bigr_repr.retrieval.index.approximate import Approximate
+
+log = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """What an index consists of: the rows, what searches them, and what they are."""
+
+    rows: IndexRows
+    n_bits: int
+    settings: IndexSettings
+    approximate: Approximate | None
+    binarizer: Binarizer | None
+    layout: TokenLayout | None
+    provenance: Mapping[str, Any] | None
+    self_check: SelfCheck | None
+    source: DataSource | None = None
+
+    @classmethod
+    def built(cls, rows: IndexRows, n_bits: int, settings: IndexSettings, **made: Any) -> Parts:
+        """Of rows as they are; made: the other fields. Builds, tunes and checks what searches approximate kinds."""
+        plain: dict[str, Any] = dict.fromkeys(("binarizer", "layout", "provenance", "self_check", "source")) | made
+        if settings.exact or not len(rows):
+            return cls(rows, n_bits, settings, None, **plain)
+        from bigr_repr.retrieval.index.approximate import Approximate
+
+        approximate = Approximate.build(settings, rows.codes)
+        check = approximate.check(rows.codes)
+        approximate.settings = check.tuned(approximate.settings)
+        log.info("%s: %s", settings.kind, check)
+        return cls(rows, n_bits, approximate.settings, approximate, **plain | {"self_check": check})
+
+    def settled(self) -> Parts:
+        """With an approximate index of just these rows, as it is before updates that only append and drop."""
+        if self.approximate is None or not len(self.rows):
+            return self
+        approximate, codes = self.approximate.settled(self.rows.codes)
+        return self._replace(approximate=approximate, rows=replace(self.rows, codes=codes))
+
+    def joined(self, more: IndexRows) -> Parts:
+        """With more rows; the self-check stays that of the first build.  Raises ValueError for rows of another make."""
+        rows, settled = self.rows.joined(more), self.settled()
+        if settled.approximate is not None:
+            settled.approximate.add(more.codes)
+        elif not self.settings.exact:
+            settled = Parts.built(rows, self.n_bits, self.settings, binarizer=self.binarizer, layout=self.layout,
+                                  provenance=self.provenance)  # fmt: skip
+        return settled._replace(rows=rows, source=None)  # not all rows are of one data set any more
+
+    def keeping(self, kept: NDArray[np.int64]) -> Parts:
+        """With only these rows, ascending. Without any, what is added next makes the index anew."""
+        settled = self.settled()
+        rows, source = settled.rows.taken(kept), None if self.source is None else self.source.keeping(kept)
+        approximate = settled.approximate
+        if not len(kept):
+            settings = replace(self.settings, lists=None, hash_bits=None, effort=None)
+            return settled._replace(rows=rows, approximate=None, settings=settings, self_check=None, source=source)
+        if approximate is not None:
+            approximate = approximate.moved(kept, rows.codes)
+        return settled._replace(rows=rows, approximate=approximate, source=source)
+
+    def moved(self, rows: IndexRows, rows_of: NDArray[np.int64], source: DataSource) -> Parts:
+        """Of other rows, where row i is this one's row rows_of[i], or new where that is -1; this is used up.
+
+        An approximate index keeps its effort, and is measured again.
+        """
+        if self.approximate is None or not len(rows):
+            return Parts.built(rows, self.n_bits, self.settings, binarizer=self.binarizer, layout=self.layout,
+                               provenance=self.provenance, source=source)  # fmt: skip
+        approximate = self.approximate.moved(self.approximate.numbers_of(rows_of, self.rows.codes), rows.codes)
+        check = approximate.check(rows.codes)
+        return self._replace(
+            rows=rows, settings=approximate.settings, approximate=approximate, self_check=check, source=source
+        )

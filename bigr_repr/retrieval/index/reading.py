@@ -1,0 +1,208 @@
+"""An index out of a folder: which parts there are, and how each is checked. Knows nothing of search."""
+
+# n rows, D features
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from bigr_repr.codes import code_bytes
+from bigr_repr.retrieval.codes.binarizer import Binarizer
+from bigr_repr.retrieval.codes.columns import kept_type
+from bigr_repr.retrieval.codes.live import Gaps, stored_rows
+from bigr_repr.retrieval.codes.provenance import parse_provenance
+from bigr_repr.retrieval.codes.regions import TokenLayout
+from bigr_repr.retrieval.codes.rows import IndexRows
+from bigr_repr.retrieval.codes.source import DataSource
+from bigr_repr.retrieval.index.distinct import Groups
+from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, read_folder
+from bigr_repr.retrieval.index.parts import Parts
+from bigr_repr.retrieval.index.recall import SelfCheck
+from bigr_repr.retrieval.index.settings import IndexSettings
+
+_MOST_BITS: Final = 1 << 20
+_MOST_ROWS: Final = 1 << 40
+_VECTORS: Final = ("float16", "float32")
+
+
+def load_parts(folder: Path, *, memory_map: bool, max_bytes: int | None) -> Parts:
+    """See HammingIndex.load."""
+    return read_folder(folder, lambda reader: _load(reader, memory_map), max_bytes=max_bytes)
+
+
+def _load(reader: FolderReader, memory_map: bool) -> Parts:
+    n_bits, count = _whole(reader, "n_bits", 1, _MOST_BITS), _whole(reader, "count", 0, _MOST_ROWS)
+    try:
+        settings = IndexSettings.from_dict(reader.field("settings", dict))
+        layout = _layout(reader.field("layout", list, optional=True))
+        checked = reader.field("self_check", dict, optional=True)
+        self_check = None if checked is None else SelfCheck.from_dict(checked)
+        provenance = parse_provenance(reader.field("origin", dict, optional=True))
+        source = read_source(reader, count)
+    except (ValueError, TypeError) as error:
+        raise reader.damaged(str(error)) from error
+    rows = read_rows(reader, memory_map=memory_map)
+    approximate = None
+    if not settings.exact and count:
+        from bigr_repr.retrieval.index.approximate import Approximate
+
+        if settings.effort is None:
+            raise reader.damaged("its settings lack an effort")
+        if settings.kind == "hash":
+            approximate = Approximate.build(settings, stored_rows(rows.codes)[0])
+        else:
+            covered = covered_rows(reader)
+            groups = _groups(reader, covered)
+            held = covered if groups is None else groups.count
+            approximate = Approximate.read(settings, reader.path("search"), held, code_bytes(n_bits), groups)
+    return Parts(
+        rows, n_bits, settings, approximate, read_binarizer(reader, n_bits), layout, provenance, self_check, source
+    )
+
+
+def covered_rows(reader: FolderReader) -> int:
+    """Stored rows that FAISS's file of an approximate index holds: those that were there when it was made."""
+    count = _whole(reader, "count", 0, _MOST_ROWS)
+    return count if reader.field("covered", int, optional=True) is None else _whole(reader, "covered", 1, count)
+
+
+def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
+    """The rows of a folder."""
+    n_bits, count = _whole(reader, "n_bits", 1, _MOST_BITS), _whole(reader, "count", 0, _MOST_ROWS)
+    codes = reader.array("codes", "uint8", (count, code_bytes(n_bits)), memory_map=memory_map)
+    tokens = vectors = None
+    if "tokens" in reader:
+        layout = _layout(reader.field("layout", list))
+        assert layout is not None
+        tokens = reader.array("tokens", "uint8", (count, code_bytes(layout.n_bits)), memory_map=memory_map)
+    if (stored := reader.field("vectors", dict, optional=True)) is not None:
+        dtype, width = stored.get("dtype"), stored.get("width")
+        if dtype not in _VECTORS or not isinstance(width, int) or not 1 <= width <= _MOST_BITS:
+            raise reader.damaged(f"vectors are {dtype!r:.20} and {width!r:.20} wide")
+        vectors = reader.array("vectors", dtype, (count, width), memory_map=memory_map)
+    rows = IndexRows(
+        ids=_ids(reader, count), codes=codes, tokens=tokens, vectors=vectors, columns=_columns(reader, count)
+    )
+    gaps = read_gaps(reader)
+    return rows if gaps is None else rows.without(gaps)
+
+
+def read_gaps(reader: FolderReader) -> Gaps | None:
+    """Which stored rows the index has dropped; None: none."""
+    if "gone" not in reader:
+        return None
+    size = reader.entry("gone")["bytes"]
+    gone = reader.array("gone", "int64", (size // 8,), memory_map=False)
+    try:
+        return Gaps(gone, _whole(reader, "count", 0, _MOST_ROWS))
+    except ValueError as error:
+        raise reader.damaged(str(error)) from error
+
+
+def _ids(reader: FolderReader, count: int) -> pa.Array:
+    """Ids, verified: a wrong one would be a wrong answer."""
+    kind = reader.field("ids", str)
+    if kind == "numbers":
+        return pa.array(reader.array("ids", "int64", (count,), memory_map=False))
+    if kind != "names":
+        raise reader.damaged(f"ids are {kind!r:.20}")
+    offsets = reader.array("offsets", "int64", (count + 1,), memory_map=False)
+    size = int(offsets[-1])
+    if offsets[0] != 0 or size < 0 or (np.diff(offsets) < 0).any():
+        raise reader.damaged("names that overlap")
+    text = reader.array("ids", "uint8", (size,), memory_map=False)
+    names = pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))
+    try:
+        names.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise reader.damaged(f"names that are no text: {error}") from error
+    return names
+
+
+def _columns(reader: FolderReader, count: int) -> pa.Table | None:
+    """Kept columns, mapped, verified as ids are; None: there are none."""
+    if "columns" not in reader:
+        return None
+    path, tables = reader.path("columns"), []
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            for size, _ in reader.pieces("columns"):
+                tables.append(_piece(reader, mapped.read_buffer(size)))
+        columns = pa.concat_tables(tables)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged, no columns ({error}); build the index again") from error
+    if len(columns) != count:
+        raise reader.damaged(f"columns of {len(columns)} rows for {count} codes")
+    return columns
+
+
+def kept_names(reader: FolderReader) -> list[str]:
+    """Names of the columns that a folder keeps, its content unverified."""
+    if "columns" not in reader:
+        return []
+    with pa.memory_map(str(reader.folder / reader.entry("columns")["name"])) as mapped:
+        return list(pa.ipc.open_stream(mapped).schema.names)
+
+
+def _piece(reader: FolderReader, piece: pa.Buffer) -> pa.Table:
+    with pa.ipc.open_stream(piece) as stream:
+        kinds = [kept_type(field.name, field.type) for field in stream.schema]
+        if len(set(stream.schema.names)) != len(kinds) or kinds != stream.schema.types:
+            raise reader.damaged("columns of other types")
+        columns = stream.read_all()
+        columns.validate(full=True)
+        return columns
+
+
+def _groups(reader: FolderReader, count: int) -> Groups | None:
+    """Which rows have equal codes, verified; None: none have."""
+    if "distinct" not in reader:
+        return None
+    of_row = reader.array("distinct", "int64", (count,), memory_map=False)
+    if of_row.min() < 0 or of_row.max() >= count:
+        raise reader.damaged("rows of codes that there are not")
+    return Groups(of_row)
+
+
+def read_source(reader: FolderReader, count: int) -> DataSource | None:
+    """The data sets of a folder with so many stored rows; None: it does not say."""
+    recorded = reader.field("dataset", dict, optional=True)
+    if recorded is None:
+        return None
+    source = DataSource.from_dict(recorded, reader.folder)
+    if "gone" in reader:
+        count -= reader.entry("gone")["bytes"] // 8
+    if source.rows != count or min((part.held for part in source.parts), default=0) < 0:
+        raise ValueError(f"a data set of {source.rows} rows for {count} codes")
+    return source
+
+
+def _layout(value: list[Any] | None) -> TokenLayout | None:
+    if value is None:
+        return None
+    if len(value) != 3:
+        raise ValueError(f"layout={value!r:.40} is not height, width and bits per token")
+    return TokenLayout(height=value[0], width=value[1], bits_per_token=value[2])
+
+
+def read_binarizer(reader: FolderReader, n_bits: int) -> Binarizer | None:
+    """What made the codes of a folder, of so many bits, of features; None: they are of something else."""
+    kind = reader.field(BINARIZER, str, optional=True)
+    if kind is None:
+        return None
+    path = reader.path(BINARIZER)
+    binarizer = Binarizer.from_safetensors(path.read_bytes(), kind, str(path))
+    if binarizer.n_bits != n_bits:
+        raise reader.damaged(f"a binarizer of {binarizer.n_bits} bits for codes of {n_bits}")
+    return binarizer
+
+
+def _whole(reader: FolderReader, name: str, low: int, high: int) -> int:
+    value: int = reader.field(name, int)
+    if not low <= value <= high:
+        raise reader.damaged(f"{name} is {value}")
+    return value

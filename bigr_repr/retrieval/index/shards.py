@@ -1,0 +1,228 @@
+"""An index in shards, each an index folder of its own, searched together or by processes. Knows nothing of images.
+
+    shards.json     the names of the shards, in the order of their rows
+    shard-00000/    an index folder, and so on
+
+Rows are numbered through all shards, and what the shards find is merged exactly: equal distances in the order of rows.
+"""
+
+# n rows, q queries, k neighbors
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final, Protocol, Unpack
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bigr_repr.retrieval.codes.filters import Filter
+from bigr_repr.retrieval.codes.regions import Region, TokenLayout
+from bigr_repr.retrieval.codes.rows import IndexRows
+from bigr_repr.retrieval.codes.source import DataSource
+from bigr_repr.retrieval.codes.stacked import stacked
+from bigr_repr.retrieval.index.folder import MANIFEST
+from bigr_repr.retrieval.index.neighbors import Found, Within
+from bigr_repr.retrieval.index.parts import Parts
+from bigr_repr.retrieval.index.scan import Scanned, nearest_of
+from bigr_repr.system import files
+from bigr_repr.system.threads import cores
+
+__all__ = ["Shard", "Shards", "is_sharded", "manifests", "shard_folders", "write_list"]
+
+_LIST: Final = "shards.json"
+_FORMAT: Final = 1
+_REMEDY: Final = "build it again: bigr-repr index build --shards"
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether a folder is of an index in shards."""
+    return (folder / _LIST).is_file()
+
+
+def shard_folders(folder: Path) -> list[Path]:
+    """The shards of a folder.  Raises FileNotFoundError if it holds none, ValueError for a damaged list."""
+    path = folder / _LIST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: no shards here ({_LIST}); {_REMEDY}")
+    try:
+        record = json.loads(path.read_bytes())
+        names = record["shards"]
+        if record["format"] != _FORMAT or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("no list of shards")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); {_REMEDY}") from error
+    if wrong := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{path}: damaged ({wrong[0]!r:.60} is no shard); {_REMEDY}")
+    return [folder / name for name in names]
+
+
+def manifests(folder: Path) -> list[Path]:
+    """The files that change with an index, in shards or not."""
+    return [each / MANIFEST for each in (shard_folders(folder) if is_sharded(folder) else [folder])]
+
+
+def write_list(folder: Path, names: Sequence[str]) -> None:
+    """Make these the shards of a folder."""
+    with files.replacing(folder / _LIST) as file:
+        file.write(json.dumps({"format": _FORMAT, "shards": list(names)}).encode())
+
+
+class Shard(Protocol):
+    """What a shard does, as HammingIndex does it."""
+
+    rows: IndexRows
+    layout: TokenLayout | None
+
+    def __len__(self) -> int: ...
+
+    @property
+    def parts(self) -> Parts: ...
+
+    def to(self, device: str) -> Any: ...
+
+    def find(self, queries: NDArray[np.uint8], k: int, *, effort: int | None, **within: Unpack[Within]) -> Found: ...
+
+    def find_region(self, queries: NDArray[np.uint8], region: Region, k: int, **within: Unpack[Within]) -> Found: ...
+
+
+Load = Callable[[Path], Shard]
+
+
+class Shards:
+    """Opened shards, all of one make.
+
+    processes: that search them, each on its share of the cores and with its own run of shards; 1: this one.
+    load: opens a folder, there too.
+    Raises ValueError for a shard of another make.
+    """
+
+    def __init__(self, opened: Sequence[Shard], folders: Sequence[Path], processes: int, load: Load) -> None:
+        if processes < 1:
+            raise ValueError(f"processes={processes} must be at least 1")
+        self._opened = list(opened)
+        for folder, shard in zip(folders, opened, strict=True):
+            if (found := _make(shard)) != (first := _make(opened[0])):
+                differs = next(name for name in first if first[name] != found[name])
+                raise ValueError(f"{folder} differs in {differs} from the other shards; {_REMEDY}")
+        self.starts = np.cumsum([0, *map(len, opened)]).tolist()
+        runs = np.array_split(np.array([str(folder) for folder in folders]), processes) if processes > 1 else []
+        self._workers = [
+            ProcessPoolExecutor(
+                1, get_context("spawn"), initializer=_begin, initargs=(run.tolist(), i, len(runs), load)
+            )
+            for i, run in enumerate(runs)
+            if len(run)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    def joined(self) -> Parts:
+        """What the shards are together: their rows one after the other, nothing copied but ids."""
+        parts = [shard.parts for shard in self._opened]
+        first, rows = parts[0], [part.rows for part in parts]
+        ids = pa.concat_arrays([each.ids for each in rows])
+        for shard, start in zip(self._opened, self.starts, strict=False):
+            shard.rows = replace(shard.rows, ids=ids.slice(start, len(shard)))  # so that memory holds them once
+        columns = [each.columns for each in rows if each.columns is not None]
+        codes = stacked([each.codes for each in rows])
+        assert codes is not None
+        whole = IndexRows(
+            ids=ids, codes=codes, tokens=stacked([each.tokens for each in rows]),
+            vectors=stacked([each.vectors for each in rows]), columns=pa.concat_tables(columns) if columns else None,
+        )  # fmt: skip
+        sources = [part.source for part in parts if part.source is not None]
+        checks = [part.self_check for part in parts if part.self_check is not None]
+        efforts = {part.settings.effort for part in parts}
+        return Parts(
+            whole, first.n_bits, first.settings if len(efforts) == 1 else replace(first.settings, effort=None), None,
+            first.binarizer, first.layout, first.provenance, min(checks, key=lambda check: check.recall, default=None),
+            DataSource.joined(sources) if len(sources) == len(parts) else None,
+        )  # fmt: skip
+
+    def nearest(self, queries: NDArray[np.uint8], k: int, effort: int | None, chosen: Filter | None) -> Scanned:
+        """The k nearest rows of all shards that pass a filter."""
+        return self._merged(k, _nearest, queries, k, effort, chosen)
+
+    def in_region(self, queries: NDArray[np.uint8], k: int, region: Region, chosen: Filter | None) -> Scanned:
+        """The k nearest rows by the tokenizer's bits inside a region."""
+        return self._merged(k, _nearest_in_region, queries, k, region, chosen)
+
+    def to(self, device: str) -> None:
+        """See HammingIndex.to.  Raises ValueError for a GPU where processes search."""
+        if self._workers and device == "cuda":
+            raise ValueError("device='cuda': processes share a GPU badly; open the shards with processes=1")
+        for shard in [] if self._workers else self._opened:
+            shard.to(device)
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            worker.shutdown(cancel_futures=True)
+
+    def _merged(self, k: int, search: Callable[..., Scanned], *asked: Any) -> Scanned:
+        if self._workers:
+            waiting = [worker.submit(_search_own, search, asked) for worker in self._workers]
+            found = [each for answer in waiting for each in answer.result()]
+        else:
+            found = [search(shard, *asked) for shard in self._opened]
+        numbered = [
+            Scanned(np.where(rows < 0, -1, rows + start), distances)
+            for (rows, distances), start in zip(found, self.starts, strict=False)
+        ]
+        return nearest_of(numbered, k)
+
+
+def _nearest(shard: Shard, queries: NDArray[np.uint8], k: int, effort: int | None, chosen: Filter | None) -> Scanned:
+    if not len(shard):
+        return _nothing(queries)
+    found = shard.find(queries, min(k, len(shard)), effort=effort, where=chosen)
+    return Scanned(found.rows, found.distances)
+
+
+def _nearest_in_region(
+    shard: Shard, queries: NDArray[np.uint8], k: int, region: Region, chosen: Filter | None
+) -> Scanned:
+    if not len(shard):
+        return _nothing(queries)
+    found = shard.find_region(queries, region, min(k, len(shard)), where=chosen)
+    return Scanned(found.rows, found.distances)
+
+
+def _nothing(queries: NDArray[np.uint8]) -> Scanned:
+    return Scanned(np.full((len(queries), 0), -1, np.int64), np.full((len(queries), 0), -1, np.int32))
+
+
+def _make(shard: Shard) -> dict[str, Any]:
+    """What shards of one index have in common."""
+    parts, vectors = shard.parts, shard.rows.vectors
+    return {
+        "n_bits": parts.n_bits, "kind": parts.settings.kind, "provenance": parts.provenance, "layout": parts.layout,
+        "binarizer": parts.binarizer and parts.binarizer.to_safetensors(), "columns": parts.rows.column_names,
+        "ids": parts.rows.ids.type, "tokens": parts.rows.tokens is None,
+        "vectors": vectors is None or (vectors.dtype.name, vectors.shape[1]),
+    }  # fmt: skip
+
+
+# ---- in the processes
+
+_own: list[Shard] = []
+
+
+def _begin(folders: Sequence[str], number: int, processes: int, load: Load) -> None:
+    """Open shards, and keep to a share of the cores, so that processes do not wait for each other."""
+    if hasattr(os, "sched_setaffinity") and cores() >= processes:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number::processes])
+    _own[:] = [load(Path(folder)) for folder in folders]
+
+
+def _search_own(search: Callable[..., Scanned], asked: tuple[Any, ...]) -> list[Scanned]:
+    return [search(shard, *asked) for shard in _own]
