@@ -10,6 +10,7 @@ import re
 import tarfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,14 @@ from bigr_repr.retrieval import (
     HammingIndex,
     Region,
     build_index,
+    build_shards,
     decode_codes,
     find_together,
     push,
     search_images,
 )
+from bigr_repr.retrieval.index.together import group_hits
+from bigr_repr.retrieval.update import remove_images
 from bigr_repr.serve import Access, Limits, Service, create_app
 
 BASE = "http://127.0.0.1"
@@ -515,10 +519,41 @@ def test_hits_are_grouped_under_nearer_ones(pre: Pretrained, tmp_path: Path) -> 
         assert opened.post("/search", json={"row": 1, "group": index.n_bits + 1}).status_code == 400
 
 
-def test_a_store_is_served(folder: Path, pre: Pretrained, tmp_path: Path) -> None:
-    pytest.importorskip("lancedb")
+def test_an_index_in_shards_is_served_and_followed(folder: Path, pre: Pretrained, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    embed_images(folder / "pictures", data, model=pre, layers=[2], codes=True, shard_size=10)
+    one = build_index(data, tmp_path / "one", binarizer="bits")
+    build_shards(data, tmp_path / "shards", 3, binarizer="bits")
+    with _client(Service(pre, index=tmp_path / "shards", images=folder / "pictures", poll_seconds=0.05)) as opened:
+        about = opened.get("/about").json()
+        assert (about["rows"], about["together"], about["decodable"], about["rescore"]) == (len(one), True, True, True)
+        first = opened.post("/search", json={"image": encoded(picture(9)), "k": 5}).json()
+        assert first["hits"][0]["id"] == "00009.png"
+        assert [hit["row"] for hit in first["hits"]] == one.find(one.rows.codes[9], 5).rows[0].tolist()
+        part = opened.post("/search", json={"row": 39, "k": 4, "region": {"x": 0, "y": 0, "w": 0.5, "h": 0.5}}).json()
+        side = one.token_layout().width // 2
+        wanted = one.find_region(one.tokens[39], Region(x=0, y=0, w=side, h=side), 4)
+        assert [hit["row"] for hit in part["hits"]] == wanted.rows[0].tolist()
+        asked = {"queries": [{"row": 1}, {"id": "00030.png", "weight": -0.5}], "k": 4, "group": 2}
+        assert len(opened.post("/search", json=asked).json()["hits"]) == 4
+        rescored = opened.post("/search", json={"row": 25, "k": 3, "rescore": 4}).json()
+        assert (rescored["metric"], rescored["hits"][0]["row"]) == ("cosine", 25)
+        assert opened.get("/image/35?decoded=true").status_code == 200
+        remove_images(tmp_path / "shards", ["00009.png"])
+        until = time.monotonic() + 20
+        while opened.get("/about").json()["rows"] == len(one) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert opened.post("/search", json={"id": "00009.png"}).status_code == 404
+
+
+@pytest.mark.filterwarnings("ignore")  # the back ends warn about each other's and their own internals
+@pytest.mark.parametrize("kind", ["lancedb", pytest.param("milvus", marks=pytest.mark.slow)])  # it starts a server
+def test_a_store_is_served(kind: str, folder: Path, pre: Pretrained, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("lancedb" if kind == "lancedb" else "milvus_lite")
     index = HammingIndex.load(folder / "bits")
-    place = f"lancedb:{tmp_path / 'store'}"
+    place = f"{kind}:{tmp_path / ('store' if kind == 'lancedb' else 'm.db')}"
     push(index, place)
     with _client(Service(pre, index=place, images=folder / "pictures", poll_seconds=0.05)) as opened:
         about = opened.get("/about").json()
@@ -530,8 +565,15 @@ def test_a_store_is_served(folder: Path, pre: Pretrained, tmp_path: Path) -> Non
             assert found["hits"][0]["id"] == truth.ids[0][0]
         assert opened.get("/image/9").content == opened.get(f"/image/9?version={about['version']}").content
         assert opened.get("/image/9").status_code == 200
-        for refused in ({"queries": [{"row": 1}]}, {"row": 1, "group": 3}, {"row": 1, "rescore": 3}):
+        part = {"x": 0, "y": 0, "w": 1, "h": 1}
+        for refused in ({"queries": [{"row": 1}]}, {"row": 1, "rescore": 3}, {"row": 1, "region": part}):
             assert opened.post("/search", json=refused).status_code == 400
+        grouped = opened.post("/search", json={"row": 9, "k": 3, "group": index.n_bits // 3}).json()["hits"]
+        theirs = group_hits(index, lambda k: index.find(index.rows.codes[9], k), 3, index.n_bits // 3)
+        assert [hit["distance"] for hit in grouped] == theirs.found.distances[0].tolist()
+        assert [[each["row"] for each in hit["members"]] for hit in grouped] == [
+            [row for row, _ in members] for members in theirs.members[0]
+        ]
         assert opened.get("/image/9?decoded=true").status_code == 400
         assert opened.post("/search", json={"id": "none.png"}).status_code == 404
         index.remove(["00009.png"])

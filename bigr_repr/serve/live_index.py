@@ -10,13 +10,15 @@ import logging
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.shards import manifests
-from bigr_repr.retrieval.stores.open import is_store, open_store
+from bigr_repr.retrieval.stores.base import Store, StoreIndex
+from bigr_repr.retrieval.stores.open import connect, is_store
 from bigr_repr.serve.searching import ServedIndex
 
 log = logging.getLogger(__name__)
@@ -71,21 +73,25 @@ class FolderOpener:
 
 @dataclass(frozen=True)
 class StoreOpener:
-    """An index in a store."""
+    """An index in a store, to which it stays connected."""
 
     place: str
     name: str
 
+    @cached_property
+    def _store(self) -> Store:
+        return connect(self.place, self.name)
+
     def stamp(self) -> str | None:
         """See Opener."""
         try:
-            return open_store(self.place, self.name).version
+            return self._store.open().version
         except OSError:
             return None
 
     def open(self) -> IndexState:
         """See Opener."""
-        index = open_store(self.place, self.name)
+        index = StoreIndex(self._store)
         return IndexState(version=hashlib.sha256(index.version.encode()).hexdigest()[:12], index=index)
 
 

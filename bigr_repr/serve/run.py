@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -62,7 +61,7 @@ def run_server(
             limit_concurrency=4 * limits.requests, timeout_keep_alive=15,
             timeout_graceful_shutdown=max(1, int(limits.seconds if grace is None else grace)), lifespan="on",
         )  # fmt: skip
-        asyncio.run(_ApiServer(config, begun, ended, address).serve(sockets=[listening]))
+        _ApiServer(config, begun, ended, address).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

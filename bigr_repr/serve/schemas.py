@@ -205,7 +205,7 @@ class About(BaseModel):
     """What the server has. n_bits: of the index's codes. grid, token_bits: tokens across and down, and bits of the
     tokenizer's codes, if the index holds those: it can be searched by region then, and decoded. rescore: whether it
     holds vectors. pictures: whether pictures can be queries. columns: to filter by, and what they hold. together:
-    whether several queries can be one, and hits grouped."""
+    whether several queries can be one."""
 
     model: str
     image_size: int

@@ -39,7 +39,7 @@ def open_store(place: str, name: str = "images") -> StoreIndex:
     Raises ValueError for another place, ImportError without the extra `stores`, FileNotFoundError if nothing was pushed
     there, ConnectionError for a server that does not answer.
     """
-    return StoreIndex(_connect(place, name))
+    return StoreIndex(connect(place, name))
 
 
 def push(index: HammingIndex, place: str, name: str = "images", *, kind: str = "flat") -> StoreIndex:
@@ -53,7 +53,7 @@ def push(index: HammingIndex, place: str, name: str = "images", *, kind: str = "
         raise ValueError(f"kind={kind!r} is unknown to stores; choose {' or '.join(KINDS)}")
     if not len(index):
         raise ValueError("the index is empty: nothing to push")
-    store = _connect(place, name)
+    store = connect(place, name)
     distinct = find_distinct(index.rows.codes).firsts if kind == "ivf" else np.empty(0, np.int64)
     if kind == "ivf" and len(distinct) < _FEW:
         log.info("%d different codes are few: %s is flat", len(distinct), place)
@@ -94,7 +94,8 @@ def _batches(index: HammingIndex) -> Iterator[CodeBatch]:
         yield start, ids, np.ascontiguousarray(index.rows.codes[start : start + step]), kept
 
 
-def _connect(place: str, name: str) -> Store:
+def connect(place: str, name: str = "images") -> Store:
+    """The store at a place, whether or not anything was pushed there.  Raises as open_store, but FileNotFoundError."""
     scheme, _, where = place.partition(":")
     if scheme not in _SCHEMES or not where:
         raise ValueError(f"{place!r} is no store; name lancedb:DIR or milvus:URI")

@@ -34,7 +34,7 @@ function asked() {
   Object.assign(body, filter());
   if (region) body.region = shares(region);
   else if ($("rescore").checked) body.rescore = 10;
-  if (about.together && +$("group").value >= 0) body.group = Math.floor(+$("group").value / 100 * about.n_bits);
+  if (+$("group").value >= 0) body.group = Math.floor(+$("group").value / 100 * about.n_bits);
   if (!body.rescore && +$("radius").value < 100) body.radius = Math.floor(+$("radius").value / 100 * bitsCompared());
   return body;
 }
@@ -420,7 +420,7 @@ try {
   const rows = about.rows.toLocaleString("en");
   $("about").textContent = about.version ? `${rows} pictures · ${about.n_bits.toLocaleString("en")} bits · ${about.model}` : about.model;
   $("rescore-row").hidden = !about.rescore;
-  $("group-row").hidden = !about.together;
+  $("group-row").hidden = !about.rows;
   $("bits").disabled = !about.decodable;
   const columns = Object.entries(about.columns);
   $("columns").textContent = columns.length ? `Columns: ${columns.map(([name, kind]) => `${name} (${kind})`).join(", ")}` : "";
