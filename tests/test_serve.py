@@ -521,7 +521,7 @@ def test_hits_are_grouped_under_nearer_ones(pre: Pretrained, tmp_path: Path) -> 
 
 def test_an_index_in_shards_is_served_and_followed(folder: Path, pre: Pretrained, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    embed_images(folder / "pictures", data, model=pre, layers=[2], codes=True, shard_size=10)
+    embed_images(folder / "pictures", data, model=pre, layers=[2], codes=True, unit_size=10)
     one = build_index(data, tmp_path / "one", binarizer="bits")
     build_shards(data, tmp_path / "shards", 3, binarizer="bits")
     with _client(Service(pre, index=tmp_path / "shards", images=folder / "pictures", poll_seconds=0.05)) as opened:
