@@ -86,7 +86,7 @@ class StoreOpener:
         """See Opener."""
         try:
             return self._store.open().version
-        except OSError:
+        except (OSError, ValueError):  # ValueError: its header is being written
             return None
 
     def open(self) -> IndexState:
@@ -142,12 +142,12 @@ class LiveIndex:
 
     def _watch(self) -> None:
         while not self._ended.wait(self._interval):
-            stamp = self._opener.stamp()
-            if stamp is None or stamp == self._stamp:
-                continue
             try:
+                stamp = self._opener.stamp()
+                if stamp is None or stamp == self._stamp:
+                    continue
                 state = self._open()
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever a store's client raises, the watch goes on
                 # Perhaps caught in the middle of a change: the stamp stays, so that the next look tries again.
                 log.warning("the index changed and cannot be opened; the old one stays: %s", error)
                 self._reloaded(False)
