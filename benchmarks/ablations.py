@@ -216,11 +216,17 @@ def measure(variant: Variant, model: Path, data: BenchData, budget: Budget, opti
             "attentive": round(attentive.probe.top1, 2), "knn20": round(best.knn.top1[20], 2),
             "frechet": round(distance(model, data, budget.images, variant, options.device), 3),
             "judge": judge(), "steps": budget.steps,
-            "rows": [row.record() for row in (*rows, attentive)],
+            "blocks": {row.view.layer: {"top1": _top1(row.probe), "knn20": _top1(row.knn)} for row in rows},
+            "rows": [best.record(), attentive.record()],
         }  # fmt: skip
         kept.write_text(json.dumps(line))
     found: dict[str, Any] = json.loads(kept.read_text())
     return {"variant": variant.name, **found}
+
+
+def _top1(found: Any) -> float:
+    """Of a probe, or of the 20 nearest neighbors."""
+    return round(found.top1 if isinstance(found.top1, float) else found.top1[20], 2)
 
 
 def _budget(options: Any) -> Budget:

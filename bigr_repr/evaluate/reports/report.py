@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from bigr_repr._typing import PathLike
 from bigr_repr.evaluate.reports.plots import plot_bars, plot_sweeps
 from bigr_repr.evaluate.reports.tables import as_csv, as_latex
-from bigr_repr.features.condition import FeatureCondition
+from bigr_repr.evaluate.runs.features import how_read
 from bigr_repr.system.files import replacing
 from bigr_repr.system.pages import data_url, render
 
@@ -168,9 +168,7 @@ def _of_record(record: RunRecord) -> list[str]:
     said.append(f"Neighbors: {record['knn']['protocol']}.")
     if model["model_sha256"]:
         drawn = f", weights drawn with seed {model['weights_seed']}" if "weights_seed" in model else ""
-        read = f", tokens pooled by {record['pool']}" if record.get("pool", "avg") != "avg" else ""
-        read += ", averaged with the mirror image" if record.get("mirror") else ""
-        read += f", read with {FeatureCondition.from_record(told).words}" if (told := record.get("condition")) else ""
+        read = f", {how}" if (how := how_read(record)) else ""
         said.append(f"{record['representation']}: {model['model']}, SHA-256 {model['model_sha256']}{drawn}{read}.")
     return said
 

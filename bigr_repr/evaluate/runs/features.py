@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.evaluate.data.splits import BenchData, Part
-from bigr_repr.evaluate.representations.base import View
+from bigr_repr.evaluate.representations.base import TOKENS, View
 from bigr_repr.evaluate.runs.settings import BenchSettings, Layers, OnProgress
+from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.system.machine import describe_machine
 
-__all__ = ["BenchFeatures", "Wanted", "count_duplicates", "count_equal_rows", "facts_of", "with_tokens"]
+__all__ = ["BenchFeatures", "Wanted", "count_duplicates", "count_equal_rows", "facts_of", "how_read", "with_tokens"]
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +72,17 @@ def facts_of(wanted: Wanted, record: dict[str, Any], duplicates: int) -> dict[st
         "version": __version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def how_read(facts: Mapping[str, Any]) -> str:
+    """What is unusual in how the features of these facts were read, in words; "" for nothing."""
+    pool = facts.get("pool", "avg")
+    said = [
+        f"tokens pooled by {pool}" if pool not in ("avg", TOKENS) else "",
+        "averaged with the mirror image" if facts.get("mirror") else "",
+        f"read with {FeatureCondition.from_record(told).words}" if (told := facts.get("condition")) else "",
+    ]
+    return ", ".join(filter(None, said))
 
 
 def count_equal_rows(sides: Sequence[dict[View, NDArray[Any]]], view: View, data: BenchData) -> int:

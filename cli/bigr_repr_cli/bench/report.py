@@ -133,6 +133,8 @@ def _of_seeds(rows: Sequence[BenchRow]) -> Iterator[str]:
 def _cautions(rows: Sequence[BenchRow]) -> Iterator[str]:
     """What a reader must know: the model has seen this data, a choice is at the end of its grid, where best is from."""
     facts = rows[0].facts
+    if how := _how_read(facts):
+        yield how
     if facts["trained_on"]:
         yield f"note: {rows[0].representation} was {facts['trained_on']}"
     if noted := facts.get("layer_chosen_by"):
@@ -228,6 +230,8 @@ def _emit_measured(
 ) -> None:
     first = rows[0]
     seen = [f"note: {first.representation} was {first.facts['trained_on']}"] if first.facts["trained_on"] else []
+    if how := _how_read(first.facts):
+        seen.append(how)
     head = f"{first.representation} on {dataset}: {_size(first.facts, 'test')}"
     emit(form, sheet, {"rows": [row.record() for row in rows]} | first.facts, head=head, notes=[*seen, *notes])
 
@@ -252,6 +256,14 @@ def print_retrieval(rows: Sequence[RetrievalRow], features: BenchFeatures, form:
             f"{first.recall_at} nearest in the first row; of float: share of its mAP@{first.depth}"
         ],
     )
+
+
+def _how_read(facts: Mapping[str, Any]) -> str:
+    """What is unusual in how features were read; "" for nothing."""
+    from bigr_repr.evaluate.runs.features import how_read
+
+    found = how_read(facts)
+    return f"features: {found}" if found else ""
 
 
 def _size(facts: Mapping[str, Any], side: str) -> str:
