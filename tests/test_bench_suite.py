@@ -22,9 +22,10 @@ from bigr_repr.embed import embed_images
 from bigr_repr.evaluate.reports import plots
 from bigr_repr.evaluate.reports.inspection import cka, confusion, neighbor_strips, plane
 from bigr_repr.evaluate.reports.report import write_reports
+from bigr_repr.evaluate.representations.hidden import Hidden
 from bigr_repr.evaluate.runs import suite as suite_module
 from bigr_repr.evaluate.runs.extraction import BenchSettings
-from bigr_repr.evaluate.runs.suite import SuiteData, SuiteModel, read_suite, run_suite
+from bigr_repr.evaluate.runs.suite import Suite, SuiteData, SuiteModel, read_suite, run_suite
 
 SUITE = """
 name: tried
@@ -113,6 +114,42 @@ def test_a_suite_that_is_killed_goes_on_with_what_is_done(tmp_path: Path) -> Non
     assert len(found) == 12
     for one, other in zip(found, whole, strict=True):
         assert {**one, "date": ""} == {**other, "date": ""}
+
+
+@pytest.mark.slow
+def test_images_pass_a_model_once_for_all_its_lines(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for masked tokens, which are another pass; lines give what each gives by itself."""
+    lines = (
+        SuiteModel(model=model, name="one", layers=(1,)),
+        SuiteModel(model=model, name="grid", layers=((1, 3),), pool="grid2"),
+        SuiteModel(model=model, name="masked", layers=(1,), masked_share=0.5),
+    )
+    data = (SuiteData(dataset="digits", limit=60, test_limit=30),)
+    seen, compute = [], Hidden.compute
+
+    def counted(self: Hidden, batch: list[np.ndarray], items: list[str]) -> dict[str, np.ndarray]:
+        seen.append(len(batch))
+        return compute(self, batch, items)
+
+    monkeypatch.setattr(Hidden, "compute", counted)
+    settings = BenchSettings(cache=tmp_path / "cache", device="cpu", workers=1)
+    suite = Suite(name="tried", datasets=data, models=lines, k=(5,))
+    together = run_suite(suite, tmp_path / "out", settings)
+    assert sum(seen) == 2 * 90
+    alone = [
+        record
+        for line in lines
+        for record in run_suite(
+            dataclasses.replace(suite, models=(line,)), tmp_path / line.name,
+            dataclasses.replace(settings, cache=tmp_path / f"cache-{line.name}"),
+        )
+    ]  # fmt: skip
+    for one, other in zip(together, alone, strict=True):
+        assert one["linear_probe"] == other["linear_probe"]
+        assert one.get("condition") == other.get("condition")
+    assert together[2]["condition"] == {"masked_share": 0.5, "mask_seed": 0}
 
 
 def test_an_optional_data_set_that_is_not_at_hand_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -121,7 +122,7 @@ def _layer(record: RunRecord) -> str:
     """The block, or the several that stand side by side."""
     if record["layer"] is not None:
         return str(record["layer"])
-    return record["features"].replace("layer-", "") if "+" in record["features"] else ""
+    return "+".join(re.findall(r"layer-(\d+)", record["features"])) if "+" in record["features"] else ""
 
 
 def _sweeps(records: Sequence[RunRecord]) -> list[_DatasetTable]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
@@ -28,7 +28,15 @@ from bigr_repr.evaluate.runs.settings import BenchSettings, Layers, OnProgress
 from bigr_repr.evaluate.runs.stored import read_embeddings, read_features
 from bigr_repr.system.devices import choose_device
 
-__all__ = ["BenchFeatures", "BenchSettings", "Layers", "OnProgress", "features_of", "seen_in_training"]
+__all__ = [
+    "BenchFeatures",
+    "BenchSettings",
+    "Layers",
+    "OnProgress",
+    "extract_together",
+    "features_of",
+    "seen_in_training",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +97,29 @@ def _extracted(wanted: Wanted) -> BenchFeatures:
         test=sides[-1],
         facts=facts_of(wanted, representation.record, duplicates) | chosen_by | seen_in_training(representation, data),
     )
+
+
+def extract_together(
+    model: str, data: BenchData, readings: Sequence[tuple[BenchSettings, Layers | None]], on_progress: OnProgress
+) -> None:
+    """Put the features of several readings of one model into the cache, in one pass over the images.
+
+    readings: settings that differ in pool, mirror and codes only, and layers, without "best".
+    """
+    settings = readings[0][0]
+    representation = open_representation(
+        model, device=str(choose_device(settings.device)), seed=settings.seeds[0], condition=settings.condition
+    )
+    items: list[str] = []
+    for each, layers in readings:
+        wanted = Wanted(
+            model=model, data=data, settings=each, layers=layers, train=True, tokens=False, on_progress=on_progress
+        )
+        items += [item for view in _views(representation, wanted)[0] for item in view.items]
+    cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
+    for part in (data.train, data.test):
+        what = f"{representation.name}, {part.name}"
+        cache.get(representation, part, [*dict.fromkeys(items), DIGESTS], functools.partial(on_progress, what))
 
 
 def _views(representation: Representation, wanted: Wanted) -> tuple[list[View], dict[str, Any]]:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ from bigr_repr.evaluate.data.splits import BenchData, with_features
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.bench import bench
-from bigr_repr.evaluate.runs.extraction import BenchSettings
+from bigr_repr.evaluate.runs.extraction import BenchSettings, extract_together
+from bigr_repr.evaluate.runs.settings import Layers
 from bigr_repr.evaluate.runs.suite_file import ALL, Suite, SuiteData, SuiteModel, read_suite
 from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.system.files import replacing
@@ -59,6 +60,9 @@ def run_suite(
     pairs = [(data, model) for data in opened for model in suite.models if _fits(data, model, identities)]
     for done, (data, model) in enumerate(pairs):
         on_progress("suite", done, len(pairs))
+        if not done or data is not pairs[done - 1][0]:
+            models = [other for its, other in pairs if its is data]
+            _extract_ahead(folder, data, models, identities, settings, on_progress)
         if model.features:
             files = model.features[data.name]
             data = with_features(data, files["train"], files.get("test"))  # noqa: PLW2901
@@ -113,6 +117,36 @@ def _identity_on(data: BenchData, model: SuiteModel, identities: Mapping[_Readin
     return (source.provenance["weights_sha256"] if isinstance(source, EmbeddingSet) else ""), {}
 
 
+def _extract_ahead(
+    folder: Path,
+    data: BenchData,
+    models: Sequence[SuiteModel],
+    identities: Mapping[_Reading, _Identity],
+    settings: BenchSettings,
+    on_progress: Callable[..., None],
+) -> None:
+    """What several lines of one model need of a data set, in one pass; lines that are measured need nothing."""
+    alike: dict[_Reading, list[tuple[BenchSettings, Layers | None]]] = {}
+    for model in models:
+        if model.features or not isinstance(data.train.source, ImageSet) or best_layer.BEST in model.layers:
+            continue
+        own = _own_settings(model, settings)
+        key = _key(data, model, model.layers, _identity_on(data, model, identities), own)
+        if not (folder / f"{key}.json").exists():
+            layers = None if isinstance(model.layers, str) else model.layers
+            alike.setdefault((model.model, model.read_with), []).append((own, layers))
+    for (name, _), readings in alike.items():
+        if len(readings) > 1:
+            extract_together(name, data, readings, on_progress)
+
+
+def _own_settings(model: SuiteModel, settings: BenchSettings) -> BenchSettings:
+    return dataclasses.replace(
+        settings, codes=model.codes, pool=model.pool, mirror=model.mirror, condition=model.read_with,
+        center=model.center,
+    )  # fmt: skip
+
+
 def _measured(
     folder: Path,
     data: BenchData,
@@ -121,11 +155,7 @@ def _measured(
     settings: BenchSettings,
     on_progress: Callable[..., None],
 ) -> list[dict[str, Any]]:
-    settings = dataclasses.replace(
-        settings, codes=model.codes, pool=model.pool, mirror=model.mirror, condition=model.read_with,
-        center=model.center,
-    )  # fmt: skip
-    layers = model.layers
+    settings, layers = _own_settings(model, settings), model.layers
     if not isinstance(layers, str) and best_layer.BEST in layers:
         noted = best_layer.noted(
             settings.cache, identity[0], settings.pool_key, model=model.model, train=data.train, dataset=data.name
