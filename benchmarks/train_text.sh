@@ -16,5 +16,5 @@ bigr-repr train tokenizer synthetic-captions:8000 --out "$out/tokenizer" --prese
     --tokenizer "$out/tokenizer/tokenizer" --precision bfloat16 --out "$out/captions"
 
 bigr-repr train generator "$out/captions" --tokenizer "$out/tokenizer/tokenizer" --out "$out/generator" --preset mini \
-    --name mini-text --optimizer muon --learning-rate 2e-3 --batch-size 64 --steps 6500 --warmup 100 --schedule cosine \
+    --name mini-text --optimizer muon --learning-rate 1.5e-3 --batch-size 64 --steps 6500 --warmup 100 --schedule cosine \
     --ema 0.995 --dropout 0 --diffusion-draws 2 --precision bfloat16 --no-compile --sample-every 0 --cpu
