@@ -6,6 +6,10 @@ import dataclasses
 import itertools
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +25,10 @@ from bigr_repr.evaluate.reports.adapted import ClassShown, adaptation_page, figu
 from bigr_repr.evaluate.runs.adapted import compare_models
 from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.train import Adapted, AdaptRecipe, adapt
+from bigr_repr.train.adapt_job import OnProgress
 from bigr_repr.train.adaptation import note_quality
 from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
+from bigr_repr.train.stopping import RunStoppedError
 
 COLORS = {"red": (200, 30, 30), "teal": (20, 150, 150)}
 
@@ -45,9 +51,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _adapt(pictures: Path, base: Path, out: Path, **changes: object) -> Adapted:
+def _adapt(
+    pictures: Path,
+    base: Path,
+    out: Path,
+    *,
+    on_progress: OnProgress = lambda what, done, total: None,
+    **changes: object,
+) -> Adapted:
     recipe = AdaptRecipe(**{"steps": 6, "held_out": 0.4, **changes})  # type: ignore[arg-type]
-    return adapt(pictures, model=str(base), out=out, recipe=recipe, cpu=True, precision="float32")
+    return adapt(
+        pictures, model=str(base), out=out, recipe=recipe, cpu=True, precision="float32", on_progress=on_progress
+    )
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +287,111 @@ def test_what_was_measured_is_in_the_models_record_and_no_place_on_this_machine_
     assert config.quality["reconstruction"]["psnr_mean_of_images_db"] == made.record["reconstruction_db"]
     for file in (made.folder / "config.json", made.folder / "adapter/adapter.json"):
         assert str(base) not in file.read_text()
+
+
+# ---- what is broken off goes on
+
+
+@pytest.fixture(scope="module")
+def whole(pictures: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapted:
+    return _adapt(pictures, base, tmp_path_factory.mktemp("whole") / "o")
+
+
+def _same(one: Adapted, other: Adapted) -> bool:
+    """Whether two adaptations gave the same weights by the same way."""
+    curves = ("held_out_losses", "held_out_neighbors", "best_step", "steps", "ended_by")
+    return one.after.fingerprint == other.after.fingerprint and all(one.record[c] == other.record[c] for c in curves)
+
+
+def test_an_adaptation_that_was_terminated_goes_on_to_the_same_weights(
+    pictures: Path, base: Path, whole: Adapted, tmp_path: Path
+) -> None:
+    def terminate(what: str, done: int, total: int) -> None:
+        if what == "training" and done >= total // 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(RunStoppedError, match="stopped by SIGTERM after step 4 of 6"):
+        _adapt(pictures, base, tmp_path / "o", on_progress=terminate)
+    assert not (tmp_path / "o").exists()
+    assert _same(_adapt(pictures, base, tmp_path / "o"), whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_adapt import _adapt
+from bigr_repr.train import adapt_job, held_out
+calls = []
+def dies(given, path):
+    calls.append(path)
+    if len(calls) == 3:
+        Path(path).write_bytes(b"half of the best wei")
+        os.kill(os.getpid(), signal.SIGKILL)
+    own(given, path)
+def on_progress(what, done, total):
+    if what == {what!r} and done >= total // 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+if {what!r} == "look":
+    own, held_out.save_file = held_out.save_file, dies
+_adapt(Path({pictures!r}), Path({base!r}), Path({out!r}), on_progress=on_progress)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["encoding, kept", "training", "look"])
+def test_an_adaptation_that_was_killed_goes_on_to_the_same_weights(
+    pictures: Path, base: Path, whole: Adapted, tmp_path: Path, what: str
+) -> None:
+    """Killed while it encodes, between two steps, or while the best weights are being written."""
+    places = {"tests": str(Path(__file__).parent), "pictures": str(pictures), "base": str(base)}
+    code = KILLED.format(what=what, out=str(tmp_path / "o"), **places)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert not (tmp_path / "o").exists()
+    assert _same(_adapt(pictures, base, tmp_path / "o"), whole)
+
+
+# ---- features
+
+
+def test_features_are_held_near_the_old_ones(pictures: Path, base: Path, tmp_path: Path) -> None:
+    """The loss of drawing alone moves them further, at the same rate and for as many steps."""
+
+    def moved(anchor: float) -> float:
+        changes = {"method": "full", "learning_rate": 0.01, "steps": 12, "patience": 100, "anchor": anchor}
+        kept = _adapt(pictures, base, tmp_path / f"{anchor}", **changes)
+        old, new = (
+            br.extract_features(pictures, model=each, layer=1, dtype="float32") for each in (kept.before, kept.after)
+        )
+        assert kept.record["best_step"] > 0
+        cosine = (old * new).sum(1) / np.linalg.norm(old, axis=1) / np.linalg.norm(new, axis=1)
+        return float(1 - cosine.mean())
+
+    assert moved(50.0) < 0.5 * moved(0.0)
+
+
+def test_weights_that_tell_classes_apart_less_well_are_not_kept(
+    pictures: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However small their loss is: of the others the best are kept, or the old ones."""
+    losses, shares = itertools.count(100, -1), iter([80.0, 80.0, 40.0, 90.0, 30.0, 30.0, 30.0])
+    monkeypatch.setattr("bigr_repr.train.held_out.held_out_loss", lambda *given, **options: float(next(losses)))
+    monkeypatch.setattr("bigr_repr.train.held_out.held_out_neighbors", lambda *given: next(shares))
+    made = _adapt(pictures, base, tmp_path / "a", patience=10)
+    assert made.record["best_step"] == 3
+    assert made.record["held_out_20nn"] == {"before": 80.0, "after": 90.0}
+    shares = iter([80.0, *[30.0] * 6])
+    made = _adapt(pictures, base, tmp_path / "b", patience=10)
+    assert made.record["best_step"] == 0
+    assert _changed(made) == set()
+    assert "the old weights are kept" in caplog.text
+
+
+def test_the_page_tells_what_fell(adapted: dict[str, Adapted]) -> None:
+    made = adapted["lora"]
+    page = adaptation_page("mine", made.record, {"20-NN": (92.0, 74.0), "linear probe": (98.0, 97.5)}, ())
+    assert page.count('class="fell"') == 1
+    assert "less well than before (20-NN fell)" in page
+    assert 'class="fell"' not in adaptation_page("mine", made.record, {"20-NN": (92.0, 92.5)}, ())
