@@ -152,6 +152,33 @@ def test_a_tracker_that_is_not_installed_is_said(
         _train(packed, tmp_path, tracker="wandb")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the trackers
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
+def test_trackers_have_the_losses_without_a_network(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracker: str
+) -> None:
+    """By the tracker's own offline mode, as the guide says; what it then has on disk is what metrics.jsonl has."""
+    package = pytest.importorskip(tracker, reason=f"{tracker} is not installed")
+    place = tmp_path / "tracked"
+    place.mkdir()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(place))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place.as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    _train(packed, tmp_path / "o", tracker=tracker)
+    assert len(losses(tmp_path / "o")) == 8
+    if tracker == "wandb":
+        (kept,) = place.rglob("*.wandb")
+        assert kept.stat().st_size > 0
+        return
+    client = package.MlflowClient()
+    (experiment,) = (each for each in client.search_experiments() if each.name == "bigr")
+    (run,) = client.search_runs([experiment.experiment_id])
+    tracked = [each.value for each in client.get_metric_history(run.info.run_id, "loss")]
+    assert tracked == pytest.approx(losses(tmp_path / "o"))
+
+
 def test_without_a_tracker_the_metrics_are_there_all_the_same(packed: Path, tmp_path: Path) -> None:
     _train(packed, tmp_path, tracker="none")
     assert len(losses(tmp_path)) == 8

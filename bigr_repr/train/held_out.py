@@ -149,7 +149,11 @@ class BestWeights:
         first, kept = min(self.losses), self.best_step
         pairs = {"held_out_loss": self.losses, "held_out_20nn": self.neighbors}
         return {
-            **{name: {"before": each[first], "after": each[kept]} for name, each in pairs.items() if each},
+            **{
+                name: {"before": round(each[first], 5), "after": round(each[kept], 5)}
+                for name, each in pairs.items()
+                if each
+            },
             "steps": max(self.losses),
             "best_step": self.best_step,
             "ended_by": self.ended,
