@@ -147,7 +147,7 @@ def test_a_block_beside_the_best_that_was_not_measured_is_said(model: str, tmp_p
     settings = BenchSettings(cache=tmp_path, k=(1,), device="cpu")
     data = open_data("digits", limit=60, test_limit=20)
     rows = bench(model, data, settings, layers=[1, 3])
-    best = {1: "0 and 2", 3: "2"}
+    best = {1: "0 and 2 beside it are", 3: "2 beside it is"}
     probes = [row.probe for row in rows]
     assert all(probes)
     for layer, beside in best.items():
@@ -156,7 +156,7 @@ def test_a_block_beside_the_best_that_was_not_measured_is_said(model: str, tmp_p
             for row, probe in zip(rows, probes, strict=True)
             if probe is not None
         ]
-        assert unmeasured_neighbor(ranked) == f"block {layer} is the best of those measured; {beside} beside it is not"
+        assert unmeasured_neighbor(ranked) == f"block {layer} is the best of those measured; {beside} not"
     assert unmeasured_neighbor(bench(model, data, settings, layers=None)) is None
 
 
@@ -168,7 +168,7 @@ def test_dinov2_measures_its_published_grid_of_blocks(model: str, tmp_path: Path
         patch.setattr("bigr_repr.evaluate.runs.settings.sgd_protocol", lambda name: short)
         rows = bench(model, data, settings, neighbors=False)
         classes = bench("timm:test_vit?random", data, settings, neighbors=False)
-    assert [row.view.where for row in rows] == ["layer 3", "layer-0+layer-1+layer-2+layer-3"]
+    assert [row.view.where for row in rows] == ["layer 3", "layers 0+1+2+3"]
     widths = [row.probe.n_features for row in rows if row.probe]
     assert widths[1] == 4 * widths[0]
     assert len(classes) == 4  # one block or four, with the mean beside the class token or without

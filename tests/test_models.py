@@ -18,8 +18,8 @@ from bigr_repr.checkpoints.pretrained import Pretrained, load_official
 from bigr_repr.config import GeneratorConfig, TokenizerConfig
 from bigr_repr.models import winograd
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
+from bigr_repr.models.blocks import rotary_table, rotate
 from bigr_repr.models.tokenizer import BinaryAutoencoder, ResBlock
-from bigr_repr.models.transformer import rotary_table, rotate
 
 TOLERANCE = 1e-4
 Loaded = tuple["Size", Pretrained, dict[str, reference.Array]]

@@ -15,8 +15,8 @@ from sampling_model import Watch, one_thread, some_images, tiny_model
 from bigr_repr import edit_photo, enrich, enrich_photo, inpaint, inpaint_photo, outpaint_photo
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.images.formats import ImageError
+from bigr_repr.painting.call import Painted
 from bigr_repr.painting.pasting import BLENDS, Pasting
-from bigr_repr.painting.photos import Painted
 from bigr_repr.painting.windows import Margins, box_mask, grow, windows
 from bigr_repr.sampling import job
 from bigr_repr.sampling.noise import SeededDraws

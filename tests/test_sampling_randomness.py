@@ -37,8 +37,8 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.models.bits import bit_entropy
 from bigr_repr.models.transcoder import BernoulliDiffusion
 from bigr_repr.painting import series
+from bigr_repr.painting.call import Painted
 from bigr_repr.painting.pasting import Pasting
-from bigr_repr.painting.photos import Painted
 from bigr_repr.painting.pictures import write_gif, write_npz, write_png
 from bigr_repr.painting.series import generate_files
 from bigr_repr.sampling import SamplingSettings, generate, interpolate, noise, sample_codes

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.models.transformer import rotate
+from bigr_repr.models.blocks import rotate
 
 __all__ = ["NearTokens", "near_tokens", "token_attention"]
 

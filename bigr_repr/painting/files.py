@@ -25,8 +25,9 @@ from bigr_repr.checkpoints.classes import class_names
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.images.decode import MAX_PIXELS, decode_image
 from bigr_repr.images.find import escape_path
+from bigr_repr.painting.call import Painted, PhotoOptions
 from bigr_repr.painting.masks import color_profile, read_mask
-from bigr_repr.painting.photos import Painted, PhotoOptions, enrich_photo, inpaint_photo, outpaint_photo
+from bigr_repr.painting.photos import enrich_photo, inpaint_photo, outpaint_photo
 from bigr_repr.painting.pictures import check_target, for_animation, grid, write_gif, write_png
 from bigr_repr.painting.windows import Margins, Mask, box_mask, margins_to_aspect
 from bigr_repr.sampling.applications import interpolate

@@ -9,72 +9,26 @@ seeing what the earlier ones painted. Photographs in: as `to_picture` takes them
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.images.decode import MAX_PIXELS, center_crop
-from bigr_repr.painting.blend import PixelArray, paste
-from bigr_repr.painting.pasting import Pasting
-from bigr_repr.painting.quality import LITTLE, detail_kept
+from bigr_repr.images.decode import MAX_PIXELS
+from bigr_repr.painting.blend import PixelArray
+from bigr_repr.painting.call import Call, PhotoOptions
 from bigr_repr.painting.windows import (
     Margins,
     Mask,
-    Window,
     grow,
-    most_windows,
-    tokens_of,
     usual_side,
-    window_side,
-    windows,
 )
 from bigr_repr.sampling.applications import PAINTING, block_rounds
-from bigr_repr.sampling.canvas import decode, lower_detail, partly
 from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_marks, to_picture
-from bigr_repr.sampling.job import Job, Labels, Options, Rounds, at_least_one, in_turn, something_named
-from bigr_repr.sampling.sampler import Callback, Iteration
+from bigr_repr.sampling.job import Labels, at_least_one, something_named
 from bigr_repr.sampling.settings import SamplingSettings
-from bigr_repr.sampling.surroundings import Surroundings
-
-_log = logging.getLogger(__name__)
-
-_FOLLOW, _FOLLOW_WITH_CLASS = 2.0, 0.5  # tokens
-_MANY_WINDOWS = 50  # minutes on two cores
-
-
-class Painted(NamedTuple):
-    """How far a call is: `done` of `total` iterations of batches, over all windows.
-
-    picture: gives the first version as it stands, tokens that are still masked in gray, as long as the callback has not
-    returned; None while it is the others' turn.  settings, pasting: as they are used, with nothing left open.
-    """
-
-    done: int
-    total: int
-    picture: Callable[[], Image.Image] | None
-    settings: SamplingSettings
-    pasting: Pasting
-
-
-class PhotoOptions(Options, total=False):
-    """Keywords of every call that paints into a photograph: those of `Options` and these.
-
-    count       versions, the labels taken in turn; None: one per label.
-    pasting     a `Pasting`; None: the usual one.
-    on_step     called with a `Painted` after each iteration of each batch.
-    """
-
-    count: int | None
-    pasting: Pasting | None
-    on_step: Callable[[Painted], object] | None
 
 
 def inpaint_photo(
@@ -92,7 +46,7 @@ def inpaint_photo(
 
     Raises ValueError for a mask of another size or an empty one, and as `inpaint` does.
     """
-    call, pixels = _Call(pre, PAINTING, options), np.array(to_picture(photo))
+    call, pixels = Call(pre, PAINTING, options), np.array(to_picture(photo))
     marked = _checked(mask, pixels)
     call.usual_window(usual_side(marked, pre.config.image_size))
     return call.paint(pixels, marked, labels)
@@ -120,7 +74,7 @@ def outpaint_photo(
 
     Raises ValueError for margins that are negative or leave nothing to paint, and as `inpaint` does.
     """
-    call, pixels, wanted = _Call(pre, PAINTING, options), np.array(to_picture(photo)), Margins(*margins)
+    call, pixels, wanted = Call(pre, PAINTING, options), np.array(to_picture(photo)), Margins(*margins)
     height, width = (pixels.shape[0] + wanted.top + wanted.bottom, pixels.shape[1] + wanted.left + wanted.right)
     if height * width > MAX_PIXELS:
         raise ValueError(f"the result would have {width}x{height} pixels, more than {MAX_PIXELS:,}; grow it by less")
@@ -146,7 +100,7 @@ def enrich_photo(
 
     Raises ValueError as `inpaint_photo` and `enrich` do.
     """
-    call, pixels = _Call(pre, SamplingSettings(), options), np.array(to_picture(photo))
+    call, pixels = Call(pre, SamplingSettings(), options), np.array(to_picture(photo))
     marked = np.ones(pixels.shape[:2], np.bool_) if mask is None else _checked(mask, pixels)
     call.usual_window(min(pre.config.image_size, *pixels.shape[:2]))
     return call.paint(pixels, marked, labels, rounds=block_rounds, detail=at_least_one("scale", scale))
@@ -161,194 +115,3 @@ def _checked(mask: MaskLike, photo: PixelArray) -> Mask:
     if not marked.any():
         raise ValueError("mask is empty: nothing is to be painted; mark what to replace with white (1)")
     return marked
-
-
-class _Call:
-    """The options of one call, in their parts. Raises TypeError for an option that does not exist."""
-
-    def __init__(self, pre: Pretrained, usual: SamplingSettings, options: PhotoOptions) -> None:
-        rest: Any = dict(options)
-        self.count: int | None = rest.pop("count", None)
-        self.on_step: Callable[[Painted], object] | None = rest.pop("on_step", None)
-        pasting = rest.pop("pasting", None)
-        if not isinstance(pasting, Pasting | None):
-            raise TypeError(f"pasting={pasting!r} is not a Pasting; make one: Pasting(blend='feather')")
-        self.pasting = pasting or Pasting()
-        self.job = Job(pre, usual, rest)
-
-    def usual_window(self, side: int) -> None:
-        """The window's side where none is given."""
-        if self.pasting.window is None:
-            self.pasting = dataclasses.replace(self.pasting, window=side)
-
-    def paint(
-        self, photo: PixelArray, mask: Mask, labels: Labels | None, *, rounds: Rounds | None = None, detail: int = 1
-    ) -> list[Image.Image]:
-        """Paint what is marked, in every version."""
-        return _Painting(self, photo, mask, labels, rounds, detail).run()
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the model sees of a window: canvases (V, 3, S, S), tokens to be painted (1, N), and what surrounds these.
-
-    near: None where all of the window is to be painted.  fit: whether paintings are fitted to their surroundings.
-    """
-
-    canvases: Tensor
-    tokens: Tensor
-    near: Surroundings | None
-    fit: bool
-
-    def fitted(self, painted: Tensor) -> Tensor:
-        """Paintings of the first so many canvases, in the tones of their surroundings."""
-        if self.near is None or not self.fit:
-            return painted
-        return self.near.fitted(painted, self.canvases[: len(painted)])
-
-    def better(self, first: Tensor, second: Tensor) -> Tensor:
-        """Of two paintings of each canvas, the one with smaller steps at the border; the first where there is none."""
-        if self.near is None:
-            return first
-        steps = [self.near.border_steps(painted, self.canvases) for painted in (first, second)]
-        return torch.where((steps[1] < steps[0]).to(first.device)[:, None, None, None], second, first)
-
-
-class _Painting:
-    """One call at work: the versions as far as they are, and the windows that are left."""
-
-    def __init__(
-        self,
-        call: _Call,
-        photo: PixelArray,
-        mask: Mask,
-        labels: Labels | None,
-        rounds: Rounds | None,
-        detail: int,
-    ) -> None:
-        self.job, self.on_step, self.mask, self.rounds, self.detail = call.job, call.on_step, mask, rounds, detail
-        self.left = mask.copy()  # what no window has painted yet
-        side = window_side(photo.shape[1], photo.shape[0], call.pasting.window)
-        self.band = call.pasting.band or max(1, round(side / self.job.pre.config.generator.grid / 2))
-        given = self.job.conditions(labels)
-        follow = call.pasting.follow
-        if follow is None:
-            follow = _FOLLOW if given is None else _FOLLOW_WITH_CLASS
-        self.pasting = dataclasses.replace(call.pasting, window=side, band=self.band, follow=float(follow))
-        self.windows = self._planned(side)
-        which = in_turn(call.count, 1 if given is None else len(given))
-        self.condition = None if given is None else given[which.to(given.device)]
-        self.versions = [photo.copy() for _ in which]
-        self.settings = self.job.settings.resolved(self.job.pre.config.generator, given is not None)
-        self.done = 0
-
-    def _planned(self, side: int) -> list[Window]:
-        """The windows, in order. Raises ValueError for more than the options allow, without listing them."""
-        most, found = self.pasting.max_windows, most_windows(self.mask, side)
-        if found > most:
-            raise ValueError(
-                f"this takes up to {found:,} windows of {side} pixels, more than max_windows={most:,}; choose a larger "
-                "window, mark less, or allow more windows"
-            )
-        return list(windows(self.mask, side))
-
-    def run(self) -> list[Image.Image]:
-        """Paint window after window."""
-        self._warn()
-        for index, window in enumerate(self.windows):
-            seen = self._seen(window)
-            best = seen.canvases
-            for candidate in range(self.pasting.best_of):
-                # Noise of its own for every window and candidate; the first has that of `inpaint`.
-                seed = self.job.seed + (index << 64) + (candidate << 96)
-                painted = self._drawn(seen, window, seed)
-                best = painted if candidate == 0 else seen.better(best, painted)
-            for version, canvas in zip(self.versions, best, strict=True):
-                self._put(version, canvas, window, self.pasting.blend)
-            self.left[window.area] = False
-        return [Image.fromarray(version) for version in self.versions]
-
-    def _warn(self) -> None:
-        """Say, before any work, where it is much, or where the model has far less detail than the photograph."""
-        window, name = self.windows[0], self.job.pre.config.name
-        if len(self.windows) > _MANY_WINDOWS:
-            _log.warning(
-                "%s windows of %d pixels are painted one after another; a larger window, or fewer marks, take less",
-                f"{len(self.windows):,}",
-                self.pasting.window,
-            )
-        share = detail_kept(self.job.pre, self.versions[0][window.area])
-        if share < LITTLE:
-            _log.warning(
-                "%s keeps %.0f %% of this photograph's fine detail in what it redraws: %s",
-                name,
-                100 * share,
-                "expect a blurred area" if self.rounds is None else "it takes out more than it adds",
-            )
-
-    def _seen(self, window: Window) -> _Seen:
-        side, grid, part = self.job.pre.config.image_size, self.job.pre.config.generator.grid, self.left[window.area]
-        crops = [center_crop(Image.fromarray(version[window.area]), side) for version in self.versions]
-        hole = tokens_of(part, side).view(side, side).numpy()
-        return _Seen(
-            torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255,
-            tokens_of(part, grid),
-            None if hole.all() else Surroundings(hole, grid),
-            fit=self.pasting.fit == "surroundings" and self.rounds is None,
-        )
-
-    def _drawn(self, seen: _Seen, window: Window, seed: int) -> Tensor:
-        """One painting of a window, in every version."""
-        images, trust = seen.canvases, None
-        if self.detail > 1:
-            grid = self.job.pre.config.generator.grid
-            step = images.shape[-1] // grid
-            chosen = seen.tokens.view(1, 1, grid, grid).repeat_interleave(step, 2).repeat_interleave(step, 3)
-            images = torch.where(chosen, lower_detail(images, self.detail), images)
-        if seen.fit and seen.near is not None:
-            images, trust = seen.near.continued(images), seen.near.trust(self.pasting.follow or 0.0)
-        job = self.job.with_changes(seed=seed, callback=self._callback(window, seen))
-        return seen.fitted(job.repaint(images, seen.tokens, self.condition, None, rounds=self.rounds, trust=trust))
-
-    def _put(self, photo: PixelArray, canvas: Tensor, window: Window, blend: str) -> None:
-        """Put a canvas (3, S, S) in [0, 1] where its window is to be painted, without a seam to what is painted.
-
-        The painting is mirrored at the window's border over the width of the band, so that it can fade out wherever its
-        part of the mask ends, on the border too.
-        """
-        pixels = (canvas.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
-        small = np.array(Image.fromarray(pixels).resize((window.side, window.side), Image.Resampling.BICUBIC))
-        area, margins = window.with_margins(self.band, self.mask.shape)
-        painting = np.pad(small, (*margins, (0, 0)), mode="symmetric")
-        part = np.pad(self.left[window.area], margins)
-        crop, earlier = photo[area], self.mask[area] & ~self.left[area]
-        pasted = paste(crop, painting, part, blend, self.band)
-        if blend != "poisson" and earlier.any():  # poisson has fitted the painting to its neighbors already
-            faded = pasted if blend == "feather" else paste(crop, painting, part, "feather", self.band)
-            pasted[earlier] = faded[earlier]
-        later = self.left[area] & ~part  # another window's
-        pasted[later] = crop[later]
-        photo[area] = pasted
-
-    def _callback(self, window: Window, seen: _Seen) -> Callback | None:
-        if self.on_step is None:
-            return self.job.callback
-        tell, callback = self.on_step, self.job.callback
-        batches = -(-len(self.versions) // self.job.batch_size)
-
-        def report(at: Iteration) -> None:
-            if callback is not None:
-                callback(at)
-            self.done += 1
-            picture = (lambda: self._picture(window, at, seen)) if at.images[0] == 0 else None
-            total = at.iterations * batches * self.pasting.best_of * len(self.windows)
-            tell(Painted(self.done, total, picture, self.settings, self.pasting))
-
-        return report
-
-    @torch.inference_mode()
-    def _picture(self, window: Window, at: Iteration, seen: _Seen) -> Image.Image:
-        pre, photo = self.job.pre, self.versions[0].copy()
-        canvas = partly(pre, seen.fitted(decode(pre, at.codes[:1])), at.masked[:1])[0]
-        self._put(photo, canvas, window, "none")
-        return Image.fromarray(photo)

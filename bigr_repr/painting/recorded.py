@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bigr_repr.painting.call import PhotoOptions
 from bigr_repr.painting.pasting import Pasting
-from bigr_repr.painting.photos import PhotoOptions
 from bigr_repr.sampling.settings import SamplingSettings
 
 

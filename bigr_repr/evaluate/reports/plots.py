@@ -67,10 +67,10 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
         pane.xaxis.get_major_locator().set_params(integer=True)
         handles |= {text: handle for handle, text in zip(*pane.get_legend_handles_labels(), strict=True)}
     handles |= _key(plt)
-    figure.tight_layout(rect=(0, 0.06 * -(-len(handles) // 4), 1, 1))
-    figure.legend(
-        handles.values(), handles.keys(), loc="lower center", ncols=min(4, len(handles)), fontsize=7, frameon=False
-    )
+    widest = 0.8 + 0.055 * max(map(len, handles))  # inches that an entry takes
+    columns = max(1, min(4, len(handles), int(figure.get_figwidth() / widest)))
+    figure.tight_layout(rect=(0, 0.06 * -(-len(handles) // columns), 1, 1))
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns, fontsize=7, frameon=False)
     save_figure(figure, path)
 
 

@@ -7,6 +7,7 @@ Knows nothing of data sets, labels or caches.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,8 +59,13 @@ class View:
 
     @property
     def where(self) -> str:
-        """For people: the block, or what else was read."""
-        return f"layer {self.layer}" if self.layer is not None else self.item
+        """For people: the block, the blocks side by side, or what else was read."""
+        if self.layer is not None:
+            return f"layer {self.layer}"
+        found = [re.fullmatch(r"layer-(\d+)(.*)", item) for item in self.parts]
+        blocks = [each for each in found if each]
+        alike = len({each[2] for each in blocks}) == 1 and len(blocks) == len(found)
+        return f"layers {'+'.join(each[1] for each in blocks)}" if alike else self.item
 
     @property
     def items(self) -> tuple[str, ...]:

@@ -192,7 +192,9 @@ def unmeasured_neighbor(rows: Sequence[BenchRow]) -> str | None:
         return None
     measured = {row.view.layer for row in rows}
     missing = [str(block) for block in (best - 1, best + 1) if 0 <= block < blocks and block not in measured]
-    return f"block {best} is the best of those measured; {' and '.join(missing)} beside it is not" if missing else None
+    verb = "is" if len(missing) == 1 else "are"
+    said = f"block {best} is the best of those measured; {' and '.join(missing)} beside it {verb} not"
+    return said if missing else None
 
 
 def _remember(row: BenchRow, train: Part, settings: BenchSettings) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bigr_repr_cli.bench import data as d
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.progress import bench_progress
@@ -53,7 +54,7 @@ def segment(
             "pixel, 255 for none; classes.txt may name the classes."
         ),
     ],
-    limits: o.SampleSizes,
+    limits: d.SampleSizes,
     features: o.TokenBlocks,
     running: o.RunOptions,
     output: o.Printing,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bigr_repr_cli.bench import data as d
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.parse import parse_numbers
@@ -13,8 +14,8 @@ from bigr_repr_cli.progress import bench_progress
 
 @flattened
 def attentive_probe(
-    source: o.DataOptions,
-    limits: o.SampleSizes,
+    source: d.DataOptions,
+    limits: d.SampleSizes,
     features: o.TokenBlocks,
     running: o.RunOptions,
     output: o.Printing,
@@ -50,8 +51,8 @@ def attentive_probe(
 
 @flattened
 def augmented_probe(
-    source: o.DataOptions,
-    limits: o.SampleSizes,
+    source: d.DataOptions,
+    limits: d.SampleSizes,
     features: o.Blocks,
     probing: o.Probing,
     running: o.RunOptions,
@@ -77,8 +78,8 @@ def augmented_probe(
 
 @flattened
 def finetune(
-    source: o.DataOptions,
-    limits: o.SampleSizes,
+    source: d.DataOptions,
+    limits: d.SampleSizes,
     features: o.OneBlock,
     running: o.RunOptions,
     output: o.Printing,
@@ -113,15 +114,15 @@ def finetune(
 
 @flattened
 def few_shot(
-    source: o.DataOptions,
+    source: d.DataOptions,
     features: o.Blocks,
     running: o.RunOptions,
     output: o.Printing,
     shots: Annotated[str, typer.Option(help="Labeled images of each class, separated by commas.")] = "1,5,10",
     draws: Annotated[int, typer.Option(min=1, help="Times to draw them.")] = 5,
     penalty: Annotated[float, typer.Option("--C", help="Penalty of the logistic regression, which is not chosen.")] = 1,
-    limit: o.Limit = None,
-    test_limit: o.TestLimit = None,
+    limit: d.Limit = None,
+    test_limit: d.TestLimit = None,
 ) -> None:
     """Train the linear probe on a few images of each class, drawn several times."""
     settings, blocks, numbers = o.settings_of(features, running), features.blocks, parse_numbers(shots, "--shots")
@@ -139,11 +140,11 @@ def few_shot(
 
 @flattened
 def clusters(
-    source: o.DataOptions,
+    source: d.DataOptions,
     features: o.Blocks,
     running: o.RunOptions,
     output: o.Printing,
-    test_limit: o.TestLimit = None,
+    test_limit: d.TestLimit = None,
 ) -> None:
     """Cluster the test images' features and compare with their classes; measure effective rank and uniformity."""
     settings, blocks = o.settings_of(features, running), features.blocks

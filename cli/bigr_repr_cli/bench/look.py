@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bigr_repr_cli.bench import data as d
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.options import Json
@@ -19,13 +20,13 @@ _Out = Annotated[Path, typer.Option(help="File to draw into: .png or .svg.")]
 @flattened
 def map_command(
     out: _Out,
-    source: o.DataOptions,
+    source: d.DataOptions,
     features: o.OneBlockOrBits,
     running: o.RunOptions,
     method: Annotated[
         Method, typer.Option(help="How features become points in the plane; umap needs umap-learn.")
     ] = Method.tsne,
-    test_limit: o.TestSample = 2000,
+    test_limit: d.TestSample = 2000,
 ) -> None:
     """Draw the test images' features as points in the plane, colored by class."""
     o.check_picture(out, ".png", ".svg")
@@ -41,7 +42,7 @@ def map_command(
 @flattened
 def neighbors(
     out: Annotated[Path, typer.Option(help="File to draw into: .png.")],
-    source: o.DataOptions,
+    source: d.DataOptions,
     features: o.OneBlockOrBits,
     running: o.RunOptions,
     queries: Annotated[int, typer.Option(min=1, help="Test images to show, from every class in proportion.")] = 10,
@@ -49,7 +50,7 @@ def neighbors(
     center: Annotated[
         bool, typer.Option("--center", help="Subtract the mean of the training features before the cosine.")
     ] = False,
-    limit: o.Limit = None,
+    limit: d.Limit = None,
 ) -> None:
     """Draw test images with the training images nearest to them; a green frame: of the same class."""
     o.check_picture(out, ".png")
@@ -67,8 +68,8 @@ def neighbors(
 @flattened
 def confusion(
     out: _Out,
-    source: o.DataOptions,
-    limits: o.SampleSizes,
+    source: d.DataOptions,
+    limits: d.SampleSizes,
     features: o.OneBlockOrBits,
     probing: o.Probing,
     running: o.RunOptions,
@@ -91,11 +92,11 @@ def confusion(
 @flattened
 def cka(
     out: _Out,
-    source: o.DataOptions,
+    source: d.DataOptions,
     network: o.NetworkOptions,
     running: o.RunOptions,
     other: Annotated[str | None, typer.Option(help=r"Model to compare with \[default: the model with itself].")] = None,
-    test_limit: o.TestSample = 1000,
+    test_limit: d.TestSample = 1000,
     as_json: Json = False,
 ) -> None:
     """Draw how similar the blocks of a model, or of two, are: linear CKA on the test images, 1 for equal."""

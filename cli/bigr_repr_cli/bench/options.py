@@ -1,4 +1,4 @@
-"""Options that the benchmark commands share, in groups, and what they make of them. Knows no results."""
+"""Options of networks, probes and output that the benchmark commands share, in groups. Knows no data and no results."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.flatten import values_of
-from bigr_repr_cli.options import Device, ImageColumn, Json, LabelColumn, ReadWith
+from bigr_repr_cli.options import Device, Json, ReadWith
 from bigr_repr_cli.parse import parse_layers, parse_numbers
 
 if TYPE_CHECKING:
-    from bigr_repr.evaluate.data.splits import BenchData
     from bigr_repr.evaluate.runs.settings import BenchSettings
 
 Pooling = StrEnum(
@@ -25,88 +24,6 @@ Pooling = StrEnum(
 Format = StrEnum("Format", ["table", "json", "csv", "latex"])
 Probe = StrEnum("Probe", ["logreg", "mae", "mage", "dinov2"])
 NAMES = ("mid", "best")
-
-_Limit = Annotated[
-    int | None,
-    typer.Option(min=1, help=r"Training images to take, from every class in proportion \[default: all]."),
-]
-_Data = Annotated[
-    str,
-    typer.Option(
-        help="Data set: digits, cifar10, cifar100, stl10, tiny-imagenet, imagenette, imagenet, places365, flowers102, "
-        "pets, dtd, eurosat or food101; or an image folder, Parquet files, or embeddings."
-    ),
-]
-_FEATURES = "Features of any tool instead of a model's: .npy, .npz, .parquet or a folder of Parquet files"
-_LABELS = "Labels of --{}features: .npy, .npz, .parquet, or text with one a line"
-TestSample = Annotated[int, typer.Option(min=1, help="Test images to take at most, from every class in proportion.")]
-Limit = _Limit
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """Where images, or features, and labels come from."""
-
-    dataset: _Data = ""
-    train_on: Annotated[str, typer.Option(help="Instead of --dataset: data set whose training images to take.")] = ""
-    test_on: Annotated[str, typer.Option(help="With --train-on: data set whose test images to take.")] = ""
-    root: Annotated[Path, typer.Option(help="Folder that holds the data sets given by name.")] = Path("data")
-    aliases: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --train-on: YAML file of names that mean one class, CLASS: {same: [NAME], kinds: [NAME or "
-            r"WordNet id]} \[default: the package's]."
-        ),
-    ] = None
-    features: Annotated[
-        str, typer.Option(help=f"{_FEATURES}; of the images of --dataset in their order, or with labels of their own.")
-    ] = ""
-    labels: Annotated[str, typer.Option(help=rf"{_LABELS.format('')} \[default: an array or column label in it].")] = ""
-    test_features: Annotated[
-        str, typer.Option(help=r"The same of the test images \[default: a fifth of the training images is held back].")
-    ] = ""
-    test_labels: Annotated[str, typer.Option(help=f"{_LABELS.format('test-')}.")] = ""
-    image_column: ImageColumn = "image"
-    label_column: LabelColumn = "label"
-
-    def open(self, seed: int, *, limit: int | None = None, test_limit: int | None = None) -> BenchData:
-        """The data that the options name. Raises BadParameter unless they name one data set, or both sides."""
-        self._check()
-        from bigr_repr.evaluate.data.splits import open_data, transfer, with_features
-        from bigr_repr.images.parquet import Columns
-
-        shared: dict[str, Any] = {"root": self.root, "limit": limit, "test_limit": test_limit, "seed": seed}
-        shared["columns"] = Columns(image=self.image_column, label=self.label_column)
-        if self.features and not self.dataset:
-            train, test = _named(self.features, self.labels), _named(self.test_features, self.test_labels)
-            return transfer(train, test, **shared) if self.test_features else open_data(train, **shared)
-        if self.dataset:
-            data = open_data(self.dataset, **shared)
-            return with_features(data, self.features, self.test_features or None) if self.features else data
-        return transfer(self.train_on, self.test_on, aliases=self.aliases, **shared)
-
-    def _check(self) -> None:
-        named = bool(self.dataset), bool(self.train_on)
-        if bool(self.train_on) != bool(self.test_on) or sum(named) > 1 or not (any(named) or self.features):
-            wanted = "give --dataset, or both --train-on and --test-on, or --features with --labels"
-            raise typer.BadParameter(wanted, param_hint="--dataset")
-        if not self.features and (self.labels or self.test_features or self.test_labels):
-            raise typer.BadParameter("belongs to --features; give these too", param_hint="--labels")
-        if self.features and (self.train_on or (self.dataset and (self.labels or self.test_labels))):
-            raise typer.BadParameter("takes --dataset, or labels of its own, not both", param_hint="--features")
-
-
-TestLimit = Annotated[
-    int | None, typer.Option(min=1, help=r"Test images to take, from every class in proportion \[default: all].")
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleSizes:
-    """How many images."""
-
-    limit: _Limit = None
-    test_limit: TestLimit = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,8 +275,3 @@ def check_picture(path: Path, *endings: str, option: str = "--out") -> None:
         raise typer.BadParameter(f"{path} must end in {' or '.join(endings)}", param_hint=option)
     if not path.absolute().parent.is_dir():
         raise typer.BadParameter(f"{path.absolute().parent} is not a folder", param_hint=option)
-
-
-def _named(features: str, labels: str) -> str:
-    """How the library calls a file of features."""
-    return f"features:{features}" + (f"?labels={labels}" if labels else "")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bigr_repr_cli.bench import data as d
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.progress import bench_progress
@@ -12,7 +13,7 @@ from bigr_repr_cli.progress import bench_progress
 
 @flattened
 def linear_probe(
-    source: o.DataOptions, limits: o.SampleSizes, features: o.Blocks, probing: o.Probing, running: o.RunOptions,
+    source: d.DataOptions, limits: d.SampleSizes, features: o.Blocks, probing: o.Probing, running: o.RunOptions,
     output: o.Printing,
 ) -> None:  # fmt: skip
     """Train a linear classifier on frozen features and test it.
@@ -32,8 +33,8 @@ def linear_probe(
 
 @flattened
 def knn(
-    source: o.DataOptions,
-    limits: o.SampleSizes,
+    source: d.DataOptions,
+    limits: d.SampleSizes,
     features: o.Blocks,
     voting: o.Voting,
     running: o.RunOptions,
@@ -55,8 +56,8 @@ def knn(
 
 @flattened
 def layers(
-    source: o.DataOptions,
-    limits: o.SampleSizes,
+    source: d.DataOptions,
+    limits: d.SampleSizes,
     network: o.NetworkOptions,
     probing: o.Probing,
     voting: o.Voting,

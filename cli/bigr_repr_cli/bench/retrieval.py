@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from bigr_repr_cli.bench import data as d
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.parse import parse_numbers
@@ -12,8 +13,8 @@ from bigr_repr_cli.progress import bench_progress
 
 @flattened
 def command(
-    source: o.DataOptions,
-    limits: o.SampleSizes,
+    source: d.DataOptions,
+    limits: d.SampleSizes,
     features: o.OneBlock,
     running: o.RunOptions,
     output: o.Printing,
