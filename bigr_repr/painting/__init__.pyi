@@ -1,5 +1,5 @@
+from .call import Painted as Painted
 from .pasting import Pasting as Pasting
-from .photos import Painted as Painted
 from .photos import edit_photo as edit_photo
 from .photos import enrich_photo as enrich_photo
 from .photos import inpaint_photo as inpaint_photo
