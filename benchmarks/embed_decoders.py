@@ -60,7 +60,7 @@ def _difference(files: list[str], side: int) -> int:
 
 def seconds_to_decode(files: list[str], side: int, timeout: float | None) -> float:
     """Time for all files, as the engine decodes them; timeout=None: in threads. Starting processes does not count."""
-    from bigr_repr.embed.engines.local import Decoding
+    from bigr_repr.embed.engines.decoding import Decoding
     from bigr_repr.images.isolated import GuardedLoading
     from bigr_repr.system.threads import map_ahead
 

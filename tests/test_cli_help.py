@@ -96,7 +96,7 @@ def _defaults(of: Any) -> dict[str, Any]:
         (codes.command, write_codes, {"device"}),
         (index.IndexOptions, IndexSettings, set()),
         (index.build, build_index, {"keep"}),
-        (index.push, push, set()),
+        (index.push, push, {"timeout"}),
         (embed_options.RowOptions, EmbedOptions, set()),
         (embed_options.OutputOptions, EmbedOptions, {"retry_for"}),
         (embed_options.DecodingOptions, EmbedOptions, {"max_pixels"}),

@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_synced_is_named(tmp_path: Path, monkeypatch: pyte
 
     (tmp_path / "file").write_text("x")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"No space left on device: '.*file'"):
+    with pytest.raises(OSError, match=r"No space left on device; free some space .*: '.*file'"):
         files.sync_file(tmp_path / "file")
 
 

@@ -22,8 +22,9 @@ from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.embed import EmbedSummary, Progress, embed_images
 from bigr_repr.embed.dataset.schema import Recipe
 from bigr_repr.embed.engines import ray as ray_engine
+from bigr_repr.embed.engines.decoding import Decoding
 from bigr_repr.embed.engines.gpus import EngineOptions
-from bigr_repr.embed.engines.local import Decoding
+from bigr_repr.system import cluster
 from bigr_repr.system.object_store import ObjectPath
 
 ray = pytest.importorskip("ray")
@@ -264,10 +265,10 @@ def test_a_cluster_without_room_is_said() -> None:
 
 def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
     with pytest.raises(ConnectionError, match="no Ray cluster answers"):
-        ray_engine._reach(f"127.0.0.1:{free_port()}")
+        cluster._reach(f"127.0.0.1:{free_port()}")
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        ray_engine._reach(f"127.0.0.1:{listening.getsockname()[1]}")
-    ray_engine._reach("auto")
+        cluster._reach(f"127.0.0.1:{listening.getsockname()[1]}")
+    cluster._reach("auto")
 
 
 def test_a_folder_that_a_worker_does_not_see_is_said(pre: Pretrained, tmp_path: Path) -> None:

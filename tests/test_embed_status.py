@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from bigr_repr_cli.embed import report, watch
+from bigr_repr_cli.embed.metrics import parse_address, serving
 from bigr_repr_cli.embed.watch import Meter, WatchOptions, in_time
 from bigr_repr_cli.main import app
 from tiny_model import tiny_model, write_pictures
@@ -117,6 +123,45 @@ def test_without_a_terminal_there_is_a_line_a_minute(
     assert found["bigr_repr_embed_images_done"] == "2990"
     assert found["bigr_repr_embed_images_planned"] == "4000"
     assert found["bigr_repr_embed_images_failed"] == "2"
+
+
+def test_counts_are_asked_for_at_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = []
+
+    @contextmanager
+    def noted(address: str, text: Callable[[], str]) -> Iterator[int]:
+        with serving(address, text) as port:
+            ports.append(port)
+            yield port
+
+    monkeypatch.setattr(watch, "serving", noted)
+    with report.embedding_progress(WatchOptions(metrics_port="0")) as show:
+        show(Progress(7, 40, 2))
+        place = f"http://127.0.0.1:{ports[0]}"
+        with urllib.request.urlopen(f"{place}/metrics", timeout=5) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            told = answer.read().decode()
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{place}/", timeout=5)
+        with pytest.raises(OSError, match="cannot listen there"), serving(str(ports[0]), str):
+            pass
+    assert "bigr_repr_embed_images_done 7\n" in told
+    assert "bigr_repr_embed_images_failed 2\n" in told
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"{place}/metrics", timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"), [("9464", ("127.0.0.1", 9464)), ("0.0.0.0:1", ("0.0.0.0", 1)), ("[::]:5", ("::", 5))]
+)
+def test_addresses(text: str, place: tuple[str, int]) -> None:
+    assert parse_address(text) == place
+
+
+@pytest.mark.parametrize("text", ["", "host", "99999", "::1", "1:2:3"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a port"):
+        parse_address(text)
 
 
 def test_the_commands_tell(pre: Pretrained, tmp_path: Path) -> None:

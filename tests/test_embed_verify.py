@@ -12,7 +12,8 @@ import pytest
 from tiny_model import tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
+from bigr_repr.embed import EmbeddingSet, EmbedSummary, embed_images, read_embeddings
+from bigr_repr.embed.dataset import parts
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +87,66 @@ def test_what_is_damaged_is_embedded_again(
     for number in (0, 2):
         part = out / f"part-0000{number}.parquet"
         flip(part, middle_of_vectors(part))
-    with pytest.raises(ValueError, match=r"part-00000.parquet: damaged .* --verify"):
-        read_embeddings(out)
-    assert run(photos, out, pre, dedup=dedup).embedded == 0  # sizes are right
+    assert run(photos, out, pre, dedup=dedup).embedded == 0  # sizes are right, and nobody has read them
     again = run(photos, out, pre, dedup=dedup, verify=True)
     assert (again.rows, again.failures, again.duplicates) == (first.rows, first.failures, first.duplicates)
     assert 0 < again.embedded <= 8
     assert rows(out) == whole
     if known:  # else what means nothing may differ
         assert [file.read_bytes() for file in sorted(out.glob("part-*"))] == shards
+
+
+def test_what_a_reader_found_damaged_is_embedded_again_by_the_same_command(
+    pre: Pretrained, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(photos, out, pre)
+    whole, content = rows(out), (out / "part-00001.parquet").read_bytes()
+    flip(out / "part-00001.parquet", middle_of_vectors(out / "part-00001.parquet"))
+    with pytest.raises(ValueError, match=r"part-00001.parquet: damaged .* the same bigr-repr embed"):
+        read_embeddings(out)
+    assert run(photos, out, pre).embedded == 4
+    assert (rows(out), (out / "part-00001.parquet").read_bytes()) == (whole, content)
+    assert run(photos, out, pre).embedded == 0
+    assert not list((out / "_run").glob("damaged-*"))
+
+
+def test_damage_where_nothing_can_be_noted_names_verify(pre: Pretrained, photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "out", pre)
+    (tmp_path / "copy").mkdir()
+    part = tmp_path / "copy" / "part-00000.parquet"
+    part.write_bytes((tmp_path / "out" / part.name).read_bytes())
+    flip(part, middle_of_vectors(part))
+    with pytest.raises(ValueError, match=r"copy/part-00000.parquet: damaged .*--verify"):
+        read_embeddings(tmp_path / "copy")
+
+
+def test_a_damaged_list_of_inputs_is_named(pre: Pretrained, photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "out", pre)
+    listed = tmp_path / "out" / "_run" / "inputs.parquet"
+    flip(listed, 40)
+    with pytest.raises(ValueError, match=r"inputs.parquet: damaged .*overwrite"):
+        run(photos, tmp_path / "out", pre)
+
+
+def test_a_finished_data_set_is_opened_by_its_list_of_parts(
+    pre: Pretrained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a part that is not the one listed is opened itself."""
+    out, opened = tmp_path / "out", []
+    run(photos, out, pre)
+    alone = read_embeddings(out)
+    plain = parts.pq.ParquetFile
+    monkeypatch.setattr(
+        parts.pq, "ParquetFile", lambda file, **how: opened.append(Path(file).name) or plain(file, **how)
+    )
+    whole = EmbeddingSet(out)
+    assert (opened, whole.rows, whole.rows_of_files) == ([], 10, [3, 4, 3])
+    (out / "_run" / "parts.parquet").unlink()
+    listed = EmbeddingSet(out)
+    assert (sorted(opened), listed.rows_of_files) == (
+        ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"],
+        [3, 4, 3],
+    )
+    assert whole.schema.equals(listed.schema)
+    assert read_embeddings(out).paths == alone.paths

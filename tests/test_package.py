@@ -93,6 +93,7 @@ ALLOWED_INSIDE: dict[str, dict[str, set[str]]] = {
         "precision": {"dataset", "inputs", "engines", "options"},
         "job": {"dataset", "inputs", "options"},
         "run": {"dataset", "inputs", "engines", "options", "job"},
+        "estimate": {"dataset", "job", "options", "run"},
     },
     "retrieval": {
         "codes": set(),

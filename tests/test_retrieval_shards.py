@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,15 @@ def test_what_shards_cannot_do_is_said(data: Path, tmp_path: Path) -> None:
     build_index(data, tmp_path / "shards" / "shard-00001", binarizer="bits", kind="ivf")
     with pytest.raises(ValueError, match="shard-00001 differs in kind from the other shards"):
         HammingIndex.load(tmp_path / "shards")
+
+
+def test_what_cannot_be_built(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="engine='slurm' is unknown; choose one of local, ray"):
+        build_shards(data, tmp_path / "shards", 2, engine="slurm", binarizer="bits")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'bigr-repr\[ray\]'"):
+        build_shards(data, tmp_path / "shards", 2, engine="ray", binarizer="bits")
+    assert not (tmp_path / "shards").exists()
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_a_disk_too_small_for_all_codes_is_said_before_any_is_made(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     seen: list[int] = []
-    with pytest.raises(OSError, match=r"No space left on device: .*codes\.npy"):
+    with pytest.raises(OSError, match=r"No space left on device; free some space .*: .*codes\.npy"):
         write_codes(
             open_images(folder), BinaryAutoencoder(TOKENIZER), tmp_path / "c", tokenizer_name="t",
             on_progress=lambda done, total: seen.append(done),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bigr_repr.checkpoints.catalog import CONFIG_FILE
-from bigr_repr.system.files import sync_file, sync_folder
+from bigr_repr.system.files import naming, sync_file, sync_folder
 
 
 def read_safetensors(path: Path) -> Mapping[str, Tensor]:
@@ -36,13 +36,16 @@ def write_folder(target: Path, parts: Mapping[str, Mapping[str, Tensor]], config
     staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     staging.mkdir()
     try:
-        (staging / CONFIG_FILE).write_text(config, encoding="utf-8")
+        with naming(target / CONFIG_FILE, staging):
+            (staging / CONFIG_FILE).write_text(config, encoding="utf-8")
         for file, state in parts.items():
-            _write_safetensors(staging / file, state)
+            with naming(target / file, staging):
+                _write_safetensors(staging / file, state)
             shutil.copymode(staging / CONFIG_FILE, staging / file)  # safetensors' own files are for the owner only
         files = (*parts, CONFIG_FILE)
         for file in files:
-            sync_file(staging / file)
+            with naming(target / file, staging):
+                sync_file(staging / file)
         if occupied:
             for file in files:
                 (staging / file).replace(target / file)
@@ -60,13 +63,7 @@ def write_folder(target: Path, parts: Mapping[str, Mapping[str, Tensor]], config
 
 def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
     content = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    try:
-        safetensors.torch.save_file(content, path, metadata={"format": "pt"})
-    except safetensors.SafetensorError as error:  # how it reports a full disk
-        place = path.parent.parent
-        raise OSError(
-            f"{path.name} cannot be written in {place} ({error}); free space, or name another place"
-        ) from error
+    safetensors.torch.save_file(content, path, metadata={"format": "pt"})
 
 
 def state_in(module: nn.Module, store_dtype: torch.dtype | None) -> dict[str, Tensor]:

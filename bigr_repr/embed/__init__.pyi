@@ -5,6 +5,10 @@ from .dataset.read import EmbeddingSet as EmbeddingSet
 from .dataset.read import read_embeddings as read_embeddings
 from .dataset.status import EmbedStatus as EmbedStatus
 from .dataset.status import embed_status as embed_status
+from .estimate import Estimate as Estimate
+from .estimate import Prices as Prices
+from .estimate import count_inputs as count_inputs
+from .estimate import estimate_run as estimate_run
 from .job import EmbedSummary as EmbedSummary
 from .job import Progress as Progress
 from .options import EmbedOptions as EmbedOptions

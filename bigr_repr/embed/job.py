@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from bigr_repr.embed.dataset.damage import forget_damage, noted
 from bigr_repr.embed.dataset.ledger import CHANGED, Ledger, UnitRecord
+from bigr_repr.embed.dataset.parts import ListedPart, forget_parts, write_parts
 from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, list_inputs, revoke_plan
 from bigr_repr.embed.dataset.schema import Recipe, differences
 from bigr_repr.embed.dataset.status import StatusFile
@@ -28,6 +30,11 @@ _UNIT = 1024
 _UNIT_BYTES = 256 << 20
 _AGAIN = (CHANGED, "unreachable")  # failures that any run tries again
 _REMEDY = "name another output folder, or overwrite it"
+
+
+def usual_unit_size(recipe: Recipe) -> int:
+    """Images of a unit, unless it is said: as many as make a file of reasonable size."""
+    return max(1, min(_UNIT, _UNIT_BYTES // recipe.row_bytes))
 
 
 def _worth_another_try(plan: Plan, unit: int, record: UnitRecord) -> bool:
@@ -113,16 +120,20 @@ class EmbedJob:
             raise ValueError(f"{self.out}: {changed}; old and new rows would be mixed; {_REMEDY}")
         self.ledger.tidy()
         self.ledger.plan = old
-        if options.verify:
-            reopen_damaged(old, self.ledger, self.recipe.schema)
+        only = None if options.verify else noted(self.folder)
+        if only is None or only:
+            reopen_damaged(old, self.ledger, self.recipe.schema, only=only)
+            forget_damage(self.folder)
         return self._extend(old, sources, options) if options.update else old
 
     def _begin(self, sources: Iterable[Source], options: EmbedOptions) -> Plan:
-        unit_size = options.unit_size or max(1, min(_UNIT, _UNIT_BYTES // self.recipe.row_bytes))
+        unit_size = options.unit_size or usual_unit_size(self.recipe)
         listed = list_inputs(self.folder, sources, unit_size, self._listed)
         self._find_duplicates(None, options)
         revoke_plan(self.folder)
         self.ledger.clear()
+        forget_damage(self.folder)
+        forget_parts(self.folder)
         self.ledger.tidy()
         return commit_plan(self.folder, listed, unit_size, self.recipe.provenance())
 
@@ -149,6 +160,8 @@ class EmbedJob:
         duplicates = list_duplicates(plan, self.ledger) if self.recipe.dedup else 0
         todo, done, failed = self._left(plan, retry_failed)
         self._advance_to(Progress(done + duplicates, plan.inputs, failed))
+        if todo:
+            forget_parts(self.folder)
         started = time.monotonic()
         try:
             run(plan, todo)
@@ -161,12 +174,16 @@ class EmbedJob:
         finally:
             self._status.tell(*self._progress, ended=True)
         seconds = time.monotonic() - started
-        records = filter(None, self.ledger.list_failures(plan.units))
+        rows = without = dropped = 0
+        parts = dict[int, ListedPart]()
+        for unit, record in enumerate(self.ledger.list_failures(plan.units)):
+            if record is not None:
+                rows, without, dropped = rows + record.rows, without + len(record.failures), dropped + record.gone
+                parts[unit] = ListedPart(record.rows, record.size, plan.id_of(unit))
         self.ledger.tidy()  # units of workers that were lost were done by others
-        each = ((record.rows, len(record.failures), record.gone) for record in records)
-        rows, without, dropped = map(sum, zip((0, 0, 0), *each, strict=True))
         if rows + without + duplicates != plan.inputs:
             raise RuntimeError(f"{self.out}: files were changed while this ran; run it again to do what they held")
+        write_parts(self.folder, parts.items(), self.recipe.schema)
         return EmbedSummary(
             out=self.out, inputs=plan.inputs, rows=rows, failures=without - dropped, duplicates=duplicates,
             gone=self._gone, dropped=dropped, changed=self._changed, shards=plan.units,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bigr_repr._typing import PathLike
-from bigr_repr.embed.engines.local import Decoding
+from bigr_repr.embed.engines.decoding import Decoding
 from bigr_repr.images.decode import MAX_PIXELS
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 

@@ -66,10 +66,20 @@ def embed_images(
     options = replace(options or EmbedOptions(), **fields)
     if options.engine == "ray":
         require_ray(options.ray_address, str(options.device or "auto"), options.batch_size)
-    devices = options.devices
     target = as_place(out)
-    sources = _begun(_found(inputs, target, options))  # before a model is loaded
-    loaded = _load(model, devices, options)
+    _ = options.devices  # what is wrong with them is known before anything is listed
+    sources = found_sources(inputs, target, options)  # before a model is loaded
+    return embed_sources(sources, target, load_setup(model, options), options, on_progress)
+
+
+def embed_sources(
+    sources: Iterator[Source],
+    target: Place,
+    loaded: Setup,
+    options: EmbedOptions,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> EmbedSummary:
+    """embed_images() of inputs that are found already, by a model that is loaded."""
     with ExitStack() as stack:
         folder, held, check = stack.enter_context(_claimed(target, options.retry_for))
         old = None if options.overwrite else open_plan(folder)
@@ -80,12 +90,14 @@ def embed_images(
         return job.do(plan, _engine(loaded, job, options, held, stack), retry_failed=options.retry_failed)
 
 
-def _found(inputs: PathLike | Iterable[PathLike], out: Place, options: EmbedOptions) -> Iterator[Source]:
-    known = RememberedTars(None if options.overwrite else _plan_in(out))
-    return find_sources(
+def found_sources(inputs: PathLike | Iterable[PathLike], out: Place | None, options: EmbedOptions) -> Iterator[Source]:
+    """The pictures that inputs name, the first one already found. out: a data set that may know some of them."""
+    known = RememberedTars(None if options.overwrite or out is None else _plan_in(out))
+    found = find_sources(
         inputs, root=options.root, literal=options.literal, labels=options.labels_from_folders, columns=options.columns,
         known=known.pictures,
     )  # fmt: skip
+    return _begun(found)
 
 
 def _plan_in(out: Place) -> Plan | None:
@@ -97,7 +109,7 @@ def _plan_in(out: Place) -> Plan | None:
 
 
 @dataclass(frozen=True)
-class _Setup:
+class Setup:
     """A model as it was given and as it computes here. pre: to be sent to other machines; places: of the network."""
 
     given: PathLike | Pretrained | ExportedModel
@@ -107,13 +119,14 @@ class _Setup:
     devices: tuple[str, ...]
 
 
-def _load(model: PathLike | Pretrained | ExportedModel, devices: tuple[str, ...], options: EmbedOptions) -> _Setup:
+def load_setup(model: PathLike | Pretrained | ExportedModel, options: EmbedOptions) -> Setup:
+    """Load a model, and say how it computes with these options.  Raises as embed_images does."""
     from bigr_repr.checkpoints.pretrained import Pretrained
     from bigr_repr.features.exported.model import open_model
     from bigr_repr.features.extractor import FeatureExtractor, blocks_of, layer_name
     from bigr_repr.system.devices import as_dtype, choose_device
 
-    on_ray = options.engine == "ray"
+    on_ray, devices = options.engine == "ray", options.devices
     places = [choose_device(each) for each in devices or (None,)]
     pre = open_model(model)
     if not isinstance(pre, Pretrained) and (on_ray or len(places) > 1):
@@ -132,10 +145,10 @@ def _load(model: PathLike | Pretrained | ExportedModel, devices: tuple[str, ...]
         labels=options.labels_from_folders, sha256=options.sha256, dedup=options.dedup,
         condition=extractor.condition, thumbnails=options.thumbnails, parquet=options.columns,
     )  # fmt: skip
-    return _Setup(model, extractor, recipe, pre if on_ray and isinstance(pre, Pretrained) else None, devices)
+    return Setup(model, extractor, recipe, pre if on_ray and isinstance(pre, Pretrained) else None, devices)
 
 
-def _engine(loaded: _Setup, job: EmbedJob, options: EmbedOptions, held: list[int], stack: ExitStack) -> RunUnits:
+def _engine(loaded: Setup, job: EmbedJob, options: EmbedOptions, held: list[int], stack: ExitStack) -> RunUnits:
     """What does a job's units."""
     import torch
 

@@ -13,11 +13,13 @@ import heapq
 import logging
 import os
 import re
+import tempfile
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import chain, islice
-from typing import BinaryIO
+from itertools import chain, islice, pairwise
+from typing import BinaryIO, cast
 
 from bigr_repr._typing import PathLike
 
@@ -34,7 +36,9 @@ IMAGE_SUFFIXES = frozenset({
 # fmt: on
 _SUFFIXES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
 _TABLES = (b".parquet", b".pq", b".parq")  # of folders that hold Parquet files, as Spark writes them
-_RUN = 1 << 14  # names sorted at a time
+_RUN, _LONG_RUN = 1 << 14, 1 << 18  # names sorted at a time, in memory and of many on a disk
+_HELD = 32 << 20  # bytes of a folder's names that memory holds
+_PIECE = 1 << 13  # bytes of a run on a disk that are read at a time
 _CHUNK = 1 << 16  # bytes of a list read at a time; more than the longest path, so the first chunk shows the separator
 MAGIC = re.compile(rb"[*?\[]")
 
@@ -264,12 +268,46 @@ def _is_folder(entry: os.DirEntry[bytes], follow_links: bool) -> bool:
 
 
 def _sorted(names: Iterable[bytes]) -> Iterator[bytes]:
-    """Names in byte order: sorted runs are kept joined by NUL, which no name holds, and merged while they are read."""
-    names = iter(names)
-    runs = []
+    """Names in byte order: sorted runs are kept joined by NUL, which no name holds, and merged while they are read.
+
+    Past some megabytes they are kept in a temporary file.
+    """
+    names, size = iter(names), 0
+    runs: deque[bytes] = deque()
     while run := sorted(islice(names, _RUN)):
         runs.append(b"\0".join(run))
+        size += len(runs[-1])
+        if size > _HELD:
+            return _sorted_on_disk(*_spilled(runs, names))
     return heapq.merge(*map(_split_run, runs))
+
+
+def _spilled(runs: deque[bytes], names: Iterator[bytes]) -> tuple[BinaryIO, list[int]]:
+    """A temporary file of sorted runs, and of such of the names that follow, and where they begin and end."""
+    file, bounds = cast(BinaryIO, tempfile.TemporaryFile()), [0]  # noqa: SIM115 - closed when all is read
+    while runs or (more := sorted(islice(names, _LONG_RUN))):
+        run = runs.popleft() if runs else b"\0".join(more)
+        file.write(run)
+        bounds.append(bounds[-1] + len(run))
+    return file, bounds
+
+
+def _sorted_on_disk(file: BinaryIO, bounds: list[int]) -> Iterator[bytes]:
+    """The names of sorted runs in a file, merged."""
+    with file:
+        yield from heapq.merge(*(_read_run(file, start, end) for start, end in pairwise(bounds)))
+
+
+def _read_run(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    """The names of a run in a file, which is read a piece at a time."""
+    rest = b""
+    while start < end:
+        file.seek(start)
+        piece = file.read(min(_PIECE, end - start))
+        start += len(piece)
+        *whole, rest = (rest + piece).split(b"\0")
+        yield from whole
+    yield rest
 
 
 def _split_run(run: bytes) -> Iterator[bytes]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +20,18 @@ from bigr_repr.retrieval.build import write_index
 from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.source import DataSource
+from bigr_repr.retrieval.index.folder import MANIFEST
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.retrieval.index.shards import write_list
+from bigr_repr.system.cluster import connected, last_line, require_cluster
 
 __all__ = ["build_shards"]
 
+ENGINES: Final = ("local", "ray")
 _NAME: Final = re.compile(r"shard-\d{5}")
+_RETRIES: Final = 2
+_Job = tuple[Any, ...]  # what _build and _is_built take
 
 
 def build_shards(
@@ -34,6 +40,8 @@ def build_shards(
     shards: int,
     *,
     processes: int = 1,
+    engine: str = "local",
+    ray_address: str | None = None,
     binarizer: str | Binarizer = "sign",
     n_bits: int | None = None,
     layer: int | str | None = None,
@@ -45,38 +53,92 @@ def build_shards(
 ) -> HammingIndex:
     """Build an index in shards of a data set that embed_images wrote; returns it opened, to search in this process.
 
-    shards: at most, of whole files of the data set, about as many rows each. processes: that build at the same time.
-    The others as build_index; one binarizer is fitted for all. Shards that are there already, as a run that was cut
-    short leaves them, are not built again. on_progress(shards done, all).  Raises ValueError as build_index does.
+    shards: at most, of whole files of the data set, about as many rows each. engine: "local", so many processes of this
+    machine at a time; "ray", the cores of the Ray cluster at ray_address (None: RAY_ADDRESS, or a cluster of only this
+    machine), whose machines must all see the data set and out. The others as build_index; one binarizer is fitted for
+    all. Shards that are there already are not built again; those of a lost machine are built by others. on_progress(
+    shards done, all).  Raises as build_index does, as embed_images for a cluster that is not there, and RuntimeError if
+    what its machines write is not to be seen from here.
     """
-    if shards < 1 or processes < 1:
-        raise ValueError(f"shards={shards} and processes={processes} must be at least 1")
+    _check(shards, processes, engine, ray_address)
     settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
     codes = DataCodes(dataset, binarizer, n_bits=n_bits, layer=layer, seed=seed, keep=keep)
-    folder = Path(out)
+    folder = Path(out).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    runs = _runs(codes.data.rows_of_files, shards)
-    names = [f"shard-{number:05d}" for number in range(len(runs))]
-    jobs: list[tuple[Any, ...]] = [
-        (dataset, folder / name, {codes.data.files[i].name for i in run}, codes.binarizer or "bits", codes.layer,
-         settings, vectors, tuple(keep))
-        for name, run in zip(names, runs, strict=True)
-    ]  # fmt: skip
-    _build_all(jobs, processes, on_progress)
-    write_list(folder, names)
-    for path in folder.iterdir():
-        if _NAME.fullmatch(path.name) and path.name not in names:
-            shutil.rmtree(path)
+    jobs = _jobs(codes, folder, shards, (settings, vectors, tuple(keep)))
+    waiting = [job for job in jobs if not _is_built(*job)]
+    built = _built_on_ray(waiting, ray_address) if engine == "ray" else _built_here(waiting, processes)
+    for done, _ in enumerate(chain([None], built), len(jobs) - len(waiting)):
+        on_progress(done, len(jobs))
+    _commit(folder, [job[1].name for job in jobs])
     return HammingIndex.load(folder)
 
 
-def _build_all(jobs: list[tuple[Any, ...]], processes: int, on_progress: Callable[[int, int], None]) -> None:
-    waiting = [job for job in jobs if not _is_built(*job)]
-    on_progress(len(jobs) - len(waiting), len(jobs))
+def _commit(folder: Path, names: list[str]) -> None:
+    """Make these the shards of a folder, and remove others."""
+    write_list(folder, names)
+    for path in list(folder.iterdir()):
+        if _NAME.fullmatch(path.name) and path.name not in names:
+            shutil.rmtree(path)
+
+
+def _jobs(codes: DataCodes, folder: Path, shards: int, how: tuple[Any, ...]) -> list[_Job]:
+    """A job for each shard. how: the last arguments of _build."""
+    data = codes.data
+    return [
+        (str(data.folder.resolve()), folder / f"shard-{number:05d}", {data.files[place].name for place in run},
+         codes.binarizer or "bits", codes.layer, *how)
+        for number, run in enumerate(_runs(data.rows_of_files, shards))
+    ]  # fmt: skip
+
+
+def _check(shards: int, processes: int, engine: str, ray_address: str | None) -> None:
+    if shards < 1 or processes < 1:
+        raise ValueError(f"shards={shards} and processes={processes} must be at least 1")
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+    if engine == "ray":
+        require_cluster(ray_address)
+
+
+def _built_here(jobs: list[_Job], processes: int) -> Iterator[None]:
+    """Build shards in processes; gives something for each that is built."""
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        for done, future in enumerate(as_completed([pool.submit(_build, *job) for job in waiting]), 1):
-            future.result()
-            on_progress(len(jobs) - len(waiting) + done, len(jobs))
+        for future in as_completed([pool.submit(_build, *job) for job in jobs]):
+            yield future.result()
+
+
+def _built_on_ray(jobs: list[_Job], address: str | None) -> Iterator[None]:
+    """The same on a Ray cluster, a core each."""
+    if not jobs:
+        return
+    with connected(address):
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        task = ray.remote(_build_alone).options(num_cpus=1, max_retries=_RETRIES)
+        waiting = {task.remote(job): job for job in jobs}
+        try:
+            while waiting:
+                (done,), _ = ray.wait(list(waiting))
+                ray.get(done)
+                folder = waiting.pop(done)[1]
+                if not (folder / MANIFEST).is_file():
+                    raise RuntimeError(
+                        f"{folder}: what a machine of the Ray cluster wrote is not to be seen from here; name a folder "
+                        "that all of them share"
+                    )
+                yield
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError as error:
+            raise RuntimeError(
+                f"a shard was lost {_RETRIES + 1} times with its machine ({last_line(error)}); what is built is kept: "
+                "give the same command again"
+            ) from error
+        finally:
+            for reference in waiting:
+                ray.cancel(reference, force=True)
 
 
 def _runs(rows: Sequence[int], shards: int) -> list[list[int]]:
@@ -110,6 +172,14 @@ def _is_built(
         and (None if held.rows.vectors is None else held.rows.vectors.dtype.name) == stored
         and list(held.rows.column_names) == codes.kept.names
     )
+
+
+def _build_alone(job: _Job) -> None:
+    """_build() with a thread, as a core of a cluster has it.  Takes over from a process that was lost at it."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    _build(*job)
 
 
 def _build(

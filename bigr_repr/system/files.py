@@ -6,18 +6,26 @@ promises the same: see bigr_repr.system.object_store.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import logging
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from bigr_repr.system.object_store import ObjectPath, Place
 
 log = logging.getLogger(__name__)
+
+_FULL: Final = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_FULL_SAID: Final = re.compile(r"No space left on device|Disk quota exceeded|File too large|os error (28|27|122)\b")
+_SPACE: Final = 1 << 16  # bytes free, below which a disk is full
+FULL_REMEDY: Final = "free some space or name another place, then give the same command again"
 
 
 @contextmanager
@@ -40,14 +48,55 @@ def replacing(path: Place, writer: str = "") -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         beside.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
-        if error.errno is None or error.filename not in (None, str(beside)):
+        if (named := _named(error, path, also=beside)) is None:
             raise
-        raise type(error)(error.errno, error.strerror, str(path)) from error
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        raise named from error
+
+
+@contextmanager
+def naming(path: Path, also: Path | None = None) -> Iterator[None]:
+    """Have what fails in the block, which writes path, say which file it is, and of a full disk what to do.
+
+    also: what is written in its place at first, the file or a folder that holds it.
+    Raises OSError, also in place of what other libraries raise where the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (named := _named(error, path, also)) is None:
+            raise
+        raise named from error
+
+
+def is_full(error: BaseException, place: Path | None = None) -> bool:
+    """Whether an error says that a disk is full, in its code or in its text. place: on the disk that it may be of."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    if _FULL_SAID.search(str(error)) is not None:
+        return True
+    if place is None or not isinstance(error, RuntimeError):  # PyTorch does not say why a file could not be written
+        return False
+    try:
+        return shutil.disk_usage(place.parent).free < _SPACE
+    except OSError:
+        return False
+
+
+def _named(error: BaseException, path: Path, also: Path | None = None) -> OSError | None:
+    """The same error with the file that could not be written; None: it names one already, or is of another kind."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None:
+        if not is_full(error, also or path):
+            return None
+        return OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; {FULL_REMEDY}", str(path))
+    assert isinstance(error, OSError)
+    known = None if error.filename is None else os.fsdecode(error.filename)
+    own = known is None or (also is not None and Path(known).is_relative_to(also))
+    if code in _FULL and FULL_REMEDY not in str(error.strerror):
+        return OSError(code, f"{error.strerror}; {FULL_REMEDY}", str(path) if own else known)
+    return type(error)(code, error.strerror, str(path)) if own else None
 
 
 def partial_name(path: Path, writer: str = "") -> Path:
@@ -117,9 +166,8 @@ def sync_tree(folder: Path) -> None:
 def _sync(path: Path, flags: int) -> None:
     handle = os.open(path, flags)
     try:
-        os.fsync(handle)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from error
+        with naming(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -14,16 +14,15 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from bigr_repr._typing import PathLike
-from bigr_repr.system.http import HttpFileSystem, without_password
+from bigr_repr.system.filesystems import explained, open_url
 from bigr_repr.system.patience import patiently
-from bigr_repr.system.signed import SignedFileSystem, needs_signing
+from bigr_repr.system.signed import has_pages, needs_signing, page_of
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_CONNECT, _REQUEST = 5.0, 10.0  # seconds until there is a connection; seconds without a byte
-_ATTEMPTS = 3  # an unreachable server is an error after half a minute
 
 
 def is_url(text: str) -> bool:
@@ -113,8 +110,8 @@ class ObjectPath(os.PathLike[str]):
         return self._opened()[1]
 
     def _opened(self) -> tuple[Any, str]:
-        with _explained(self._url):
-            return _open_url(self._url)
+        with explained(self._url):
+            return open_url(self._url)
 
     def open_input(self) -> Any:
         """The object to read, with seek() and read_at()."""
@@ -124,7 +121,7 @@ class ObjectPath(os.PathLike[str]):
         """What call() gives, with errors in words; asked again while the server does not answer."""
 
         def once() -> _T:
-            with _explained(self._url):
+            with explained(self._url):
                 return call()
 
         return patiently(once, self._url)
@@ -193,6 +190,27 @@ class ObjectPath(os.PathLike[str]):
                 yield from self._without_name()
             elif info.base_name:  # some stores hold an empty object to stand for the folder
                 yield info.base_name, info.size if info.is_file else None
+
+    def sorted_members(self) -> Iterator[str]:
+        """Names that members gives, in byte order, a slash behind those that have objects below.
+
+        In S3 they come a page at a time where boto3 is installed; else memory holds all of them.
+        """
+        if self._url.startswith("s3://") and has_pages() and not needs_signing(self._url.removeprefix("s3://")):
+            yield from self._paged()
+            return
+        found = (name if size is not None else f"{name}/" for name, size in self.members())
+        yield from sorted(found, key=str.encode)
+
+    def _paged(self) -> Iterator[str]:
+        path, endpoint, following = self._url.removeprefix("s3://"), os.environ.get("AWS_ENDPOINT_URL"), None
+        while True:
+            page = self._ask(partial(page_of, path, endpoint, os.getpid(), following))
+            for name in page.names:
+                yield from [name] if name != "/" else sorted((each for each, _ in self._without_name()), key=str.encode)
+            following = page.following
+            if following is None:
+                return
 
     def written(self) -> Iterator[tuple[str, float]]:
         """Name of each object right below, and when it was written, in seconds since 1970; 0.0: not said."""
@@ -314,90 +332,3 @@ def readable(place: str | Place) -> Any:
     if isinstance(place, str):
         place = as_place(place)
     return place.open_input() if isinstance(place, ObjectPath) else place
-
-
-def _open_url(url: str) -> tuple[Any, str]:
-    """File system and key of a URL."""
-    scheme, _, rest = url.partition("://")
-    scheme, process = scheme.lower(), os.getpid()  # connections are not shared with a forked child
-    if scheme == "s3" and needs_signing(rest):
-        return SignedFileSystem(os.environ.get("AWS_ENDPOINT_URL"), process), rest
-    if scheme == "s3":
-        return _open_s3(rest.partition("/")[0], os.environ.get("AWS_ENDPOINT_URL"), process), rest
-    if scheme in ("gs", "gcs"):
-        return _open_gcs(process), rest
-    if scheme in ("http", "https"):
-        return HttpFileSystem(), url
-    return _open_fsspec(scheme, process), rest if scheme == "memory" else url
-
-
-@lru_cache(32)
-def _open_s3(bucket: str, endpoint: str | None, process: int) -> Any:
-    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
-
-    if not bucket:
-        raise ValueError("s3:// names no bucket; write s3://bucket/key")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region is None and endpoint is None:
-        region = resolve_s3_region(bucket)
-    scheme, _, server = (endpoint or "").rpartition("://")
-    return S3FileSystem(
-        region=region or "us-east-1", endpoint_override=server.rstrip("/") or None, scheme=scheme or None,
-        connect_timeout=_CONNECT, request_timeout=_REQUEST, allow_delayed_open=True,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-    )  # fmt: skip
-
-
-@lru_cache(1)
-def _open_gcs(process: int) -> Any:
-    from pyarrow.fs import GcsFileSystem
-
-    return GcsFileSystem(retry_time_limit=timedelta(seconds=_REQUEST))
-
-
-@lru_cache(8)
-def _open_fsspec(scheme: str, process: int) -> Any:
-    import fsspec
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    return PyFileSystem(FSSpecHandler(fsspec.filesystem(scheme)))
-
-
-# What file systems say, and what to do about it.
-_REMEDIES = (
-    (r"NO_SUCH_BUCKET|NoSuchBucket", FileNotFoundError, "no such bucket; make it first"),
-    (r"ACCESS_DENIED|HTTP status 403|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|UNRECOGNIZED_CLIENT|[Cc]redential"
-     r"|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|HTTP status 401|authenticat",
-     PermissionError, "access refused; check the store's credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-     "GOOGLE_APPLICATION_CREDENTIALS) and the bucket's policy"),
-    (r"NETWORK_CONNECTION|curlCode|REQUEST_TIMEOUT|SLOW_DOWN|SERVICE_UNAVAILABLE|[Tt]imed? ?out"
-     r"|INTERNAL_FAILURE|HTTP status 5\d\d",
-     ConnectionError, "the server does not answer; check AWS_ENDPOINT_URL and the network"),
-)  # fmt: skip
-
-
-@contextmanager
-def _explained(url: str) -> Iterator[None]:
-    """Say in one line what went wrong with a URL, without the password that may be in it."""
-    try:
-        yield
-    except Exception as error:  # each file system has errors of its own
-        said, url = without_password(" ".join(str(error).split())), without_password(url)
-        if said.startswith(url):
-            if said == " ".join(str(error).split()):
-                raise
-            raise type(error)(said) from None
-        for pattern, kind, remedy in _REMEDIES:
-            if re.search(pattern, said):
-                raise kind(f"{url}: {remedy} ({_cause(said)})") from error
-        if isinstance(error, FileNotFoundError):
-            raise FileNotFoundError(f"{url}: no such object") from error
-        raise (ValueError if isinstance(error, ValueError | ImportError) else OSError)(
-            f"{url}: {said[:300]}"
-        ) from error
-
-
-def _cause(said: str) -> str:
-    """The part of an AWS error that tells something."""
-    found = re.search(r"AWS Error .*", said)
-    return (found.group() if found else said)[:200]

@@ -1,14 +1,16 @@
-"""Objects in S3 whose keys have an empty part, as `data//a.jpg`: pyarrow refuses to read them, signed URLs lead there.
+"""What pyarrow cannot do in S3 and boto3 can, where it is installed: listings by the page, and keys with an empty part.
 
-boto3 signs them, where it is installed; its credentials and endpoints are those of the usual environment and files.
+Of objects as `data//a.jpg`, which pyarrow refuses to read, signed URLs are read. Credentials and endpoints are those of
+the usual environment and files.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bigr_repr.system.http import HttpFile
 
@@ -47,6 +49,33 @@ class SignedFileSystem:
     def open_output_stream(self, path: str) -> Any:
         """Raises PermissionError: such keys are only read."""
         raise PermissionError(f"s3://{path}: a key with an empty part is not written; leave // out of it")
+
+
+class Page(NamedTuple):
+    """A piece of a listing, in byte order, a slash behind the names of what has objects below.
+
+    following: what to ask for the next page with; None: it was the last.
+    """
+
+    names: list[str]
+    following: str | None
+
+
+def page_of(path: str, endpoint: str | None, process: int, following: str | None) -> Page:
+    """A page of what lies right below bucket/key, a thousand names at most.  Raises ImportError without boto3."""
+    bucket, _, key = path.partition("/")
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    more = {"ContinuationToken": following} if following else {}
+    answer = _client(endpoint, process).list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/", **more)
+    found = [each["Key"] for each in answer.get("Contents", ())]
+    found += [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
+    names = [name.removeprefix(prefix) for name in found if name != prefix]
+    return Page(sorted(names, key=str.encode), answer.get("NextContinuationToken"))
+
+
+def has_pages() -> bool:
+    """Whether boto3 is installed."""
+    return importlib.util.find_spec("boto3") is not None
 
 
 @lru_cache(4)

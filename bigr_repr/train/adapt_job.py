@@ -26,6 +26,7 @@ from bigr_repr.checkpoints.catalog import TOKENIZER_FILE
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save, with_adapter
 from bigr_repr.config import ModelConfig
 from bigr_repr.datasets import ImageSet
+from bigr_repr.system.files import naming, replacing
 from bigr_repr.train.adapt_recipe import AdaptRecipe
 from bigr_repr.train.adapt_tokenizer import adapted_tokenizer
 from bigr_repr.train.anchor import Anchor
@@ -105,7 +106,8 @@ class AdaptJob:
             return
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
-        file.write_text(json.dumps(wanted))
+        with replacing(file) as opened:
+            opened.write(json.dumps(wanted).encode())
 
     def run(
         self, kept: NDArray[np.int64], held_out: NDArray[np.int64], name: str, *, precision: str, cpu: bool
@@ -272,7 +274,8 @@ class AdaptJob:
             shutil.rmtree(beside, ignore_errors=True)
             part.write(beside, config, base=self._base, base_sha256=self.start.fingerprint)
             if self._tokenizer is not self.start.tokenizer:
-                save_file(self._tokenizer.cpu().state_dict(), beside / TOKENIZER_FILE)
+                with naming(beside / TOKENIZER_FILE):
+                    save_file(self._tokenizer.cpu().state_dict(), beside / TOKENIZER_FILE)
             after = with_adapter(self.start, beside)
         adapter = None if self._recipe.method == "full" else self._out / "adapter"
         if PartialState().is_main_process:

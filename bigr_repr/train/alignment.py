@@ -25,7 +25,7 @@ from bigr_repr.datasets import ImageSet
 from bigr_repr.system.devices import choose_device
 from bigr_repr.system.files import replacing
 from bigr_repr.system.threads import map_ahead
-from bigr_repr.train.code_set import CodeSet
+from bigr_repr.train.code_set import CodeSet, mapped_array
 from bigr_repr.train.frozen import float_fingerprint, frozen_maps
 
 _PREFIX = "timm:"
@@ -118,7 +118,7 @@ def write_features(
                 if len(arrays) <= number:
                     shape = (count, codes.views, *part.shape[1:])
                     file = codes.folder / ("features.npy", "pooled.npy")[number]
-                    arrays.append(np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape))
+                    arrays.append(mapped_array(file, np.float16, shape))
                 arrays[number][start:stop, view] = part.numpy()
         if on_progress is not None:
             on_progress(stop, count)

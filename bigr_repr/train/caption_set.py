@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.system.files import remove, replacing, sha256_of
+from bigr_repr.system.files import naming, remove, replacing, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -203,19 +203,21 @@ def _encode_all(
     lengths: list[int] = []
     cut = 0
     raw = file.with_suffix(".part")
-    with raw.open("wb") as parts:
-        for start in range(0, len(texts), _BATCH):
-            batch = texts[start : start + _BATCH]
-            for text, vectors in zip(batch, encoder.encode(batch, limit), strict=True):
-                parts.write(np.ascontiguousarray(vectors, np.float16).tobytes())
-                lengths.append(len(vectors))
-                cut += len(vectors) == limit and encoder.count(text) > limit
-            if on_progress is not None:
-                on_progress(len(lengths), len(texts))
-    shape = (sum(lengths), encoder.width)
-    with replacing(file) as target, raw.open("rb") as parts:
-        np.lib.format.write_array_header_2_0(target, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        while block := parts.read(1 << 22):
-            target.write(block)
-    remove(raw)
+    try:
+        with naming(file, raw), raw.open("wb") as parts:
+            for start in range(0, len(texts), _BATCH):
+                batch = texts[start : start + _BATCH]
+                for text, vectors in zip(batch, encoder.encode(batch, limit), strict=True):
+                    parts.write(np.ascontiguousarray(vectors, np.float16).tobytes())
+                    lengths.append(len(vectors))
+                    cut += len(vectors) == limit and encoder.count(text) > limit
+                if on_progress is not None:
+                    on_progress(len(lengths), len(texts))
+        shape = (sum(lengths), encoder.width)
+        with replacing(file) as target, raw.open("rb") as parts:
+            np.lib.format.write_array_header_2_0(target, {"descr": "<f2", "fortran_order": False, "shape": shape})
+            while block := parts.read(1 << 22):
+                target.write(block)
+    finally:
+        remove(raw)
     return lengths, cut

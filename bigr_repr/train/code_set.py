@@ -9,7 +9,6 @@ mirror image, where there is one; random parts of the image follow.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -19,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, to_bytes
 from bigr_repr.images.augment import random_resized_crop
 from bigr_repr.system.devices import choose_device, mixed_precision
-from bigr_repr.system.files import remove, replacing, sha256_of
+from bigr_repr.system.files import HashedFile, is_full, naming, remove, replacing, sha256_of
 from bigr_repr.system.threads import map_ahead
 from bigr_repr.train.caption_set import CaptionStore
 
@@ -191,7 +190,7 @@ def write_codes(
         raise ValueError(f"batch_size={batch_size} must be at least 1, crops={crops} at least 0")
     half = mixed_precision(precision, ("float32", "bfloat16")) == "bf16"
     place, header = choose_device(device), _header_of(images, tokenizer, tokenizer_name, mirror, crops)
-    packed = _new_file(folder, header)
+    packed = mapped_array(folder / "codes.npy", np.uint8, header.shape)
     tokenizer = tokenizer.to(place).eval()
     stop = 0
     for pixels in _batches(images, tokenizer.config.image_size, batch_size, header):
@@ -225,19 +224,24 @@ def _finish(folder: Path, header: CodeHeader, images: ImageSet) -> None:
     remove(folder / "labels.npy")  # of an interrupted run
     if images.labels is not None:
         with replacing(folder / "labels.npy") as file:
-            np.save(file, images.labels)
+            np.save(HashedFile(file), images.labels)  # else NumPy does not notice that the disk is full
     present = [folder / name for name in ("codes.npy", "labels.npy") if (folder / name).exists()]
     header = replace(header, sha256={file.name: sha256_of(file) for file in present})
     with replacing(folder / "codes.json") as file:
         file.write(json.dumps(asdict(header), indent=1).encode())
 
 
-def _new_file(folder: Path, header: CodeHeader) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """The packed codes, memory-mapped, still zero."""
-    folder.mkdir(parents=True, exist_ok=True)
-    packed = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint8, shape=header.shape)
-    _take_the_disk(folder / "codes.npy")
-    return packed
+def mapped_array(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[Any]]:
+    """An array in a new .npy file, memory-mapped, still zero.  Raises OSError, leaving no file, on a full disk."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with naming(file):
+        array = np.lib.format.open_memmap(file, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        try:
+            _take_the_disk(file)
+        except OSError:
+            remove(file)
+            raise
+    return array
 
 
 def _take_the_disk(file: Path) -> None:
@@ -247,5 +251,5 @@ def _take_the_disk(file: Path) -> None:
             try:
                 os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise type(error)(error.errno, error.strerror, str(file)) from error
+                if is_full(error):
+                    raise

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from bigr_repr.models.bigr import BiGR
@@ -178,7 +178,8 @@ class BestWeights:
         module.train(was_training)
         if PartialState().is_main_process:
             if self.best_step == done:
-                save_file({name: state[name].contiguous() for name in self._names}, self._folder / "best.safetensors")
+                with replacing(self._folder / "best.safetensors") as file:
+                    file.write(save({name: state[name].contiguous() for name in self._names}))
             with replacing(self._folder / "best.json") as file:
                 file.write(json.dumps([self.losses, self.neighbors]).encode())
 

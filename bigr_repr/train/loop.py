@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from bigr_repr.provenance import differences
 from bigr_repr.system.devices import mixed_precision
+from bigr_repr.system.files import naming, replacing
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.resume import TrainingError, load_checkpoint, read_record, resumed_from, save_checkpoint
@@ -180,7 +181,8 @@ class _Log:
         if self._path.exists():
             lines = self._path.read_text().splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < first_step]
-        self._path.write_text("".join(f"{line}\n" for line in kept))
+        with replacing(self._path) as file:
+            file.writelines(f"{line}\n".encode() for line in kept)
 
     def write(self, step: int, scalars: Mapping[str, Tensor], rate: float) -> dict[str, float]:
         """Log a step's scalars, its learning rate and the speed since the last time; returns them all."""
@@ -189,7 +191,7 @@ class _Log:
         values |= {"learning_rate": rate, "images_per_second": images / (time.perf_counter() - self._since)}
         self._accelerator.log(values, step=step)
         if self._accelerator.is_main_process:
-            with self._path.open("a") as file:
+            with naming(self._path), self._path.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         self._since, self._done = time.perf_counter(), step + 1
         return values
@@ -197,7 +199,8 @@ class _Log:
     def picture(self, step: int, name: str, image: Tensor, out: Path) -> None:
         from PIL import Image
 
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(out / f"{name}-{step:09d}.png")
+        with replacing(out / f"{name}-{step:09d}.png") as file:
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
         for tracker in self._accelerator.trackers:
             if tracker.name == "tensorboard":
                 tracker.log_images({name: image[None].numpy()}, step=step, dataformats="NCHW")

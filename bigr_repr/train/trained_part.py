@@ -24,6 +24,7 @@ from bigr_repr.checkpoints.catalog import ADAPTER_FILE
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.config import ModelConfig
 from bigr_repr.models.bigr import BiGR
+from bigr_repr.system.files import naming, sync_tree
 from bigr_repr.train.adapt_recipe import AdaptRecipe
 
 if TYPE_CHECKING:
@@ -80,17 +81,26 @@ class TrainedPart:
         partial = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        try:
+            with naming(folder, partial):
+                self._write_parts(partial)
+                about = header_text(config, base=base, base_sha256=base_sha256)
+                (partial / ADAPTER_FILE).write_text(about, encoding="utf-8")
+                sync_tree(partial)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+    def _write_parts(self, folder: Path) -> None:
         if self._low_rank is not None:
-            self._low_rank.save_pretrained(str(partial))
-            for file in partial.iterdir():
+            self._low_rank.save_pretrained(str(folder))
+            for file in folder.iterdir():
                 if file.name not in (LOW_RANK_FILE, LOW_RANK_SETTINGS):
                     file.unlink()
         table = self.model.get_parameter(CLASS_TABLE).detach().cpu()
         taken = torch.where(self._rows, -1, self._taken)
-        save_file({"taken": taken, "rows": table[self._rows].contiguous()}, partial / CLASSES_FILE)
-        (partial / ADAPTER_FILE).write_text(header_text(config, base=base, base_sha256=base_sha256), encoding="utf-8")
-        partial.rename(folder)
-        return folder
+        save_file({"taken": taken, "rows": table[self._rows].contiguous()}, folder / CLASSES_FILE)
 
 
 def _with_low_rank(model: BiGR, recipe: AdaptRecipe) -> PeftModel:

@@ -59,8 +59,15 @@ def command(
     note_quality(made, quality_of(figures, made.record, len(made.held_out)))
     save_adaptation_page(out / "adapt.html", made.after.config.name, made.record, figures, shown)
     record = {**made.record, "figures": figures, "folder": str(out), "adapter": made.adapter and str(made.adapter)}
-    (out / "adapt.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    _write(record, out / "adapt.json")
     _tell(record, model, as_json)
+
+
+def _write(record: dict[str, Any], path: Path) -> None:
+    from bigr_repr.system.files import replacing
+
+    with replacing(path) as file:
+        file.write(f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode())
 
 
 def _shown(made: "Adapted", count: int, on_progress: "OnProgress") -> "list[ClassShown]":

@@ -20,6 +20,7 @@ from bigr_repr_cli.parse import repeat_layer
 _COMMANDS: Final = {
     "embed": "embed.command:command",
     "embed export": "embed.export:command",
+    "embed plan": "embed.plan:command",
     "embed status": "embed.status:command",
     "codes": "search.codes:export",
     "decode": "search.codes:decode",
@@ -159,4 +160,9 @@ def _one_line(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError):
+        from bigr_repr.system.files import FULL_REMEDY, is_full
+
+        if is_full(error) and FULL_REMEDY not in text:  # of a file that the library does not write itself
+            text += f"; {FULL_REMEDY}"
     return " ".join(text.split())

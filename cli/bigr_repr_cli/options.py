@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Codes = StrEnum("Codes", ["bits", "sign", "median", "pca", "rotation", "itq"])
 Computed = StrEnum("Computed", ["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"])
 
+Engine = StrEnum("Engine", ["local", "ray"])
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 Model = Annotated[str, typer.Option(help="A model's name, as bigr-repr models list gives it, or a model folder.")]
 Device = Annotated[str, typer.Option(help="Where the network runs: auto (first GPU, else CPU), cpu, cuda or cuda:1.")]
@@ -26,6 +28,13 @@ Precision = Annotated[
     ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first: slow to start, then faster.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of the Ray cluster's head, as HOST:6379 "
+        r"\[default: the environment's RAY_ADDRESS, else a cluster of only this machine]."
+    ),
+]
 
 ImageColumn = Annotated[str, typer.Option(help="Column of Parquet files with the bytes of image files.")]
 LabelColumn = Annotated[str, typer.Option(help="Column of Parquet files with labels.")]

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bigr_repr.embed.dataset.damage import damage_named
 from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.images.find import escape_path, unescape_path
 from bigr_repr.system.files import replacing
@@ -65,14 +66,16 @@ class ContainerList:
             if stamp is not None
         ]
         with replacing(place) as file:
-            pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), file)
+            pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), file, write_page_checksum=True)
 
 
 def containers(place: Place) -> Iterator[Container]:
     """The files that a ContainerList wrote there; none if it wrote none, as in earlier versions."""
     if not place.exists():
         return
-    for row in pq.read_table(readable(place), partitioning=None).to_pylist():
+    with damage_named(place, remedy="start again with overwrite"):
+        table = pq.read_table(readable(place), partitioning=None, page_checksum_verification=True)
+    for row in table.to_pylist():
         run = None if row.get("first") is None else (row["first"], row["count"])
         yield Container(unescape_path(row["file"]), (row["size"], row["time"]), run)
 

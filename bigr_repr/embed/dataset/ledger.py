@@ -17,7 +17,7 @@ import pyarrow as pa
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.schema import PLAN_KEY
 from bigr_repr.embed.dataset.shards import ShardFile, read_shard, shard_file, write_shard
-from bigr_repr.system.files import remove, replacing
+from bigr_repr.system.files import naming, remove, replacing
 from bigr_repr.system.object_store import ObjectPath, Place
 from bigr_repr.system.threads import map_ahead
 
@@ -101,7 +101,8 @@ class Ledger:
         with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(content, indent=1).encode())
         if record.failures and not isinstance(self.failures_file, ObjectPath):  # objects do not grow
-            with self.failures_file.open("ab") as lines:  # for people who watch; list_failures writes it for good
+            # For people who watch; list_failures writes it for good.
+            with naming(self.failures_file), self.failures_file.open("ab") as lines:
                 lines.writelines(map(_line, record.failures))
 
     def sealed(self, unit: int) -> UnitRecord | None:
@@ -134,11 +135,11 @@ class Ledger:
         except (OSError, ValueError):  # pyarrow's errors are of both kinds
             return False
 
-    def records(self, units: int) -> Iterator[UnitRecord | None]:
-        """What sealed says of units 0..units-1, in order; a store is asked about many at a time."""
+    def records(self, units: Iterable[int]) -> Iterator[UnitRecord | None]:
+        """What sealed says of units, in order; a store is asked about many at a time."""
         if isinstance(self._folder, ObjectPath):
-            return map_ahead(self.sealed, range(units), workers=_REQUESTS)
-        return map(self.sealed, range(units))
+            return map_ahead(self.sealed, units, workers=_REQUESTS)
+        return map(self.sealed, units)
 
     def list_failures(self, units: int) -> Iterator[UnitRecord | None]:
         """What records gives; writes failures.jsonl meanwhile, which is there when the last one has been taken.
@@ -146,7 +147,7 @@ class Ledger:
         What was dropped because it is gone stands in gone.jsonl.
         """
         with replacing(self.failures_file) as file:
-            for record in self.records(units):
+            for record in self.records(range(units)):
                 failures = record.failures if record else ()
                 file.writelines(_line(failure) for failure in failures if failure.error != GONE)
                 yield record

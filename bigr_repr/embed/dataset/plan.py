@@ -15,18 +15,20 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigr_repr.embed.dataset.containers import Container, ContainerList, changed_file, containers
 from bigr_repr.embed.dataset.cut import Cut
+from bigr_repr.embed.dataset.damage import damage_named
 from bigr_repr.embed.dataset.entry import Entry, as_entry
 from bigr_repr.images.find import Source, escape_path, unescape_path
 from bigr_repr.system.files import HashedFile, replacing, sync_folder
 from bigr_repr.system.object_store import Place, readable
 
+_REMEDY = "start again with overwrite"
 RUN_FOLDER = "_run"  # in a data set's; readers of Parquet folders pass over names that begin with an underscore
 _INPUTS, _DIGESTS, _CONTAINERS, _PLAN = "inputs", "digests", "containers", "plan.json"
 _SCHEMA = pa.schema(
@@ -110,18 +112,18 @@ class Plan:
 
     def entries(self, unit: int) -> list[Entry]:
         """The inputs of a unit, in order."""
-        return _entries(self._file(_INPUTS, unit), self._at(unit)[1])
+        return _entries(self._rows(_INPUTS, unit))
 
     def duplicates(self, unit: int) -> dict[int, str]:
         """Inputs of a unit that have the bytes of an earlier one: {place: path of that one}; none without dedup."""
         if not self.provenance.get("dedup"):
             return {}
-        table = self._file(_DIGESTS, unit).read_row_group(self._at(unit)[1], columns=["same_as"])
+        table = self._rows(_DIGESTS, unit, ["same_as"])
         return {place: path for place, path in enumerate(table.column("same_as").to_pylist()) if path is not None}
 
     def digests(self, unit: int) -> list[bytes]:
         """SHA-256 of each input of a unit, or 32 zeros for one that could not be read; of a plan with dedup."""
-        table = self._file(_DIGESTS, unit).read_row_group(self._at(unit)[1], columns=["sha256"])
+        table = self._rows(_DIGESTS, unit, ["sha256"])
         digests: list[bytes] = table.column("sha256").to_pylist()
         return digests
 
@@ -136,10 +138,10 @@ class Plan:
 
     def stretch(self, number: int, first: int, count: int) -> Iterator[Entry]:
         """So many inputs of a list, from its first-th on."""
-        file, sizes = self._list(_INPUTS, number), self._sizes(number)
+        sizes = self._sizes(number)
         group = bisect_right(sizes, first) - 1
         while count > 0:
-            part = _entries(file, group)[first - sizes[group] :][:count]
+            part = self.entries(self._starts[number] + group)[first - sizes[group] :][:count]
             yield from part
             first, count, group = first + len(part), count - len(part), group + 1
 
@@ -172,8 +174,15 @@ class Plan:
     def _list(self, kind: str, number: int) -> pq.ParquetFile:
         name = _named(kind, number)
         if name not in self._open:
-            self._open[name] = pq.ParquetFile(readable(self.folder / name))
+            with damage_named(self.folder / name, remedy=_REMEDY):
+                self._open[name] = pq.ParquetFile(readable(self.folder / name), page_checksum_verification=True)
         return self._open[name]
+
+    def _rows(self, kind: str, unit: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """What a list holds of a unit."""
+        number, group = self._at(unit)
+        with damage_named(self.folder / _named(kind, number), remedy=_REMEDY):
+            return self._list(kind, number).read_row_group(group, columns=columns)
 
     @cached_property
     def _open(self) -> dict[str, pq.ParquetFile]:
@@ -210,7 +219,7 @@ def open_plan(folder: Place) -> Plan | None:
     except FileNotFoundError:
         return None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file}: damaged ({error}); start again with overwrite") from error
+        raise ValueError(f"{file}: damaged ({error}); {_REMEDY}") from error
 
 
 class Listed(NamedTuple):
@@ -235,6 +244,7 @@ def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_lis
             use_dictionary=False,
             column_encoding=_ENCODING,
             write_statistics=False,
+            write_page_checksum=True,
         ) as writer,
     ):
         for unit in cut.units(sources):
@@ -291,16 +301,25 @@ def listed(folder: Place) -> Iterator[list[Entry]]:
     """The inputs that list_inputs wrote and that are not yet a plan's, a unit at a time."""
     file = pq.ParquetFile(readable(folder / _named(_INPUTS, None)))
     for group in range(file.num_row_groups):
-        yield _entries(file, group)
+        yield _entries(file.read_row_group(group))
+
+
+def listed_count(folder: Place) -> int:
+    """How many inputs list_inputs wrote that are not yet a plan's."""
+    return int(pq.read_metadata(readable(folder / _named(_INPUTS, None))).num_rows)
 
 
 def write_digests(folder: Place, units: Iterable[tuple[Sequence[bytes], Sequence[str | None]]]) -> None:
     """Write, beside the list that list_inputs wrote: of every unit the SHA-256s, and the paths of equal inputs."""
     schema = pa.schema([pa.field("sha256", pa.binary(32), nullable=False), pa.field("same_as", pa.string())])
-    with replacing(folder / _named(_DIGESTS, None)) as file, pq.ParquetWriter(file, schema, use_dictionary=False) as to:
+    with replacing(folder / _named(_DIGESTS, None)) as file, _digest_writer(file, schema) as to:
         for digests, same_as in units:
             columns = [pa.array(digests, pa.binary(32)), pa.array(same_as, pa.string())]
             to.write_table(pa.table(columns, schema=schema), row_group_size=len(digests))
+
+
+def _digest_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(file, schema, use_dictionary=False, write_page_checksum=True)
 
 
 def _named(kind: str, number: int | None) -> str:
@@ -308,8 +327,8 @@ def _named(kind: str, number: int | None) -> str:
     return f"{kind}.new.parquet" if number is None else f"{kind}-{number}.parquet" if number else f"{kind}.parquet"
 
 
-def _entries(file: pq.ParquetFile, group: int) -> list[Entry]:
-    columns = [column.to_pylist() for column in file.read_row_group(group).columns]
+def _entries(table: pa.Table) -> list[Entry]:
+    columns = [column.to_pylist() for column in table.columns]
     return [Entry(path, unescape_path(name), *part) for path, name, *part in zip(*columns, strict=True)]
 
 

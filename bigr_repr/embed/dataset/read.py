@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,15 +16,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
+from bigr_repr.embed.dataset.damage import MEND, damage_named
+from bigr_repr.embed.dataset.parts import DataPart, find_parts, open_parts, plan_named
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, open_plan
-from bigr_repr.embed.dataset.schema import PLAN_KEY, differences, read_provenance
+from bigr_repr.embed.dataset.schema import differences, read_provenance
 from bigr_repr.features.pools import NONE
 from bigr_repr.system.object_store import Place, as_place, readable
 
 log = logging.getLogger(__name__)
 
 _TEXTS = ("label", "sha256")
-_MEND = "mend it with the same bigr-repr embed and --verify"
 
 
 class Embeddings(NamedTuple):
@@ -50,31 +51,36 @@ class EmbeddingSet:
 
     def __init__(self, folder: PathLike, *, only: Collection[str] | None = None) -> None:
         self.folder = as_place(folder)
-        self.files: list[Place] = list(self.folder.glob("part-*.parquet"))
-        self.files.sort(key=lambda file: (len(file.name), file.name))  # numbers have five digits, or more
-        if not self.files:
+        found = find_parts(self.folder)
+        if not found:
             raise FileNotFoundError(
                 f"{self.folder}: no embeddings here (part-*.parquet); make them with: bigr-repr embed"
             )
         plan = open_plan(self.folder / RUN_FOLDER)
-        if plan is not None and plan.units != len(self.files):
-            parts = f"{len(self.files)} of {plan.units} parts"
+        if plan is not None and plan.units != len(found):
+            parts = f"{len(found)} of {plan.units} parts"
             log.warning("%s is incomplete (%s): run the same bigr-repr embed again to finish it", self.folder, parts)
-        if only is not None:
-            self.files = [file for file in self.files if file.name in only]
+        found = [part for part in found if only is None or part[0].name in only]
+        self.files: list[Place] = [file for file, _ in found]
         self.provenance: dict[str, Any] = {}
         self.rows_of_files: list[int] = []
-        for file in self.files:
-            with _damage_named(file), pq.ParquetFile(readable(file)) as parquet:
-                schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
-            provenance = read_provenance(schema, str(file))
-            self.provenance = self.provenance or provenance
-            if found := differences(self.provenance, provenance):
-                raise ValueError(f"{file} does not belong with {self.files[0].name}: {'; '.join(found)}")
-            if plan is not None and _foreign(plan, file, schema):
-                raise ValueError(f"{file}: rows of another run, written into this one's folder; {_MEND}")
-            self.rows_of_files.append(rows)
-        self.schema = schema
+        self._plan, before = plan, None
+        for part in open_parts(self.folder / RUN_FOLDER, found):
+            if part.schema is not before:  # those that are listed share one
+                self._check_make(part, self.files[0])
+            self._check_plan(part.file, part.plan)
+            self.rows_of_files.append(part.rows)
+            self.schema = before = part.schema
+
+    def _check_make(self, part: DataPart, first: Place) -> None:
+        provenance = read_provenance(part.schema, str(part.file))
+        self.provenance = self.provenance or provenance
+        if differing := differences(self.provenance, provenance):
+            raise ValueError(f"{part.file} does not belong with {first.name}: {'; '.join(differing)}")
+
+    def _check_plan(self, file: Place, named: str) -> None:
+        if self._plan is not None and _foreign(self._plan, file, named):
+            raise ValueError(f"{file}: rows of another run, written into this one's folder; {MEND}")
 
     @property
     def rows(self) -> int:
@@ -160,7 +166,7 @@ class EmbeddingSet:
     def column_batches(self, names: list[str], *, rows: int = 65536) -> Iterator[pa.RecordBatch]:
         """Some columns of all rows in order.  Raises ValueError for one that a file lacks."""
         for file in self.files:
-            with pq.ParquetFile(readable(file)) as parquet:
+            with self._damage_named(file), pq.ParquetFile(readable(file), page_checksum_verification=True) as parquet:
                 if lacking := sorted(set(names) - set(parquet.schema_arrow.names)):
                     held = ", ".join(parquet.schema_arrow.names)
                     raise ValueError(f"{file} has no column {lacking[0]!r}; its columns are {held}")
@@ -187,27 +193,21 @@ class EmbeddingSet:
     def _record_batches(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         wanted = [name for name in columns if name in self.schema.names]
         for file in self.files:
-            with _damage_named(file), pq.ParquetFile(readable(file), page_checksum_verification=True) as parquet:
+            with self._damage_named(file), pq.ParquetFile(readable(file), page_checksum_verification=True) as parquet:
+                schema = parquet.schema_arrow  # of what is there now, which a list of parts does not see
+                self._check_make(DataPart(file, parquet.metadata.num_rows, schema, ""), self.files[0])
+                self._check_plan(file, plan_named(schema))
                 yield from parquet.iter_batches(rows, columns=wanted)
 
+    def _damage_named(self, file: Place) -> AbstractContextManager[None]:
+        return damage_named(file, file.parent / RUN_FOLDER)
 
-def _foreign(plan: Plan, file: Place, schema: pa.Schema) -> bool:
+
+def _foreign(plan: Plan, file: Place, named: str) -> bool:
     """Whether a part names another list of inputs than the plan has for it."""
-    named = (schema.metadata or {}).get(PLAN_KEY, b"").decode()
     unit = file.name.removeprefix("part-").removesuffix(".parquet")
     known = unit.isdecimal() and int(unit) < plan.units
     return bool(named) and named != (plan.id_of(int(unit)) if known else "")
-
-
-@contextmanager
-def _damage_named(file: Place) -> Iterator[None]:
-    """Say of what pyarrow raises for a damaged file which one it is, and the remedy."""
-    try:
-        yield
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        if getattr(error, "errno", None) or isinstance(error, ConnectionError | PermissionError | FileNotFoundError):
-            raise
-        raise ValueError(f"{file}: damaged ({' '.join(str(error).split())}); {_MEND}") from error
 
 
 def read_embeddings(folder: PathLike, layer: int | str | None = None) -> Embeddings:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.read import Embeddings
-from bigr_repr.system.files import partial_name, sync_file, sync_folder, sync_tree
+from bigr_repr.system.files import naming, partial_name, sync_file, sync_folder, sync_tree
 
 __all__ = ["Rows", "write_hdf5", "write_webdataset", "write_zarr"]
 
@@ -98,12 +98,11 @@ def _whole(target: Path) -> Iterator[Path]:
     beside = partial_name(target)
     _remove(beside)
     try:
-        yield beside
+        with naming(target, beside):
+            yield beside
+            (sync_tree if beside.is_dir() else sync_file)(beside)
         if beside.is_dir():
-            sync_tree(beside)
             _remove(target)
-        else:
-            sync_file(beside)
         os.replace(beside, target)  # noqa: PTH105 - folders too
         sync_folder(target.parent)
     finally:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from bigr_repr.embed.dataset.ledger import Ledger
 from bigr_repr.embed.dataset.plan import Plan, open_plan
 from bigr_repr.embed.dataset.schema import Recipe
-from bigr_repr.embed.engines.local import Decoding, LocalEngine
+from bigr_repr.embed.engines.decoding import Decoding
+from bigr_repr.embed.engines.local import LocalEngine
 from bigr_repr.system.object_store import as_place
 from bigr_repr.system.patience import set_patience
 from bigr_repr.system.processes import Child, supported

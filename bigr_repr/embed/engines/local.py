@@ -10,7 +10,6 @@ the last one lacks is filled up, so that what the other rows are computed from, 
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -24,20 +23,18 @@ from numpy.typing import NDArray
 
 from bigr_repr.codes import to_bytes
 from bigr_repr.embed.dataset.entry import Entry
-from bigr_repr.embed.dataset.ledger import GONE, Failure, Ledger, UnitRecord
+from bigr_repr.embed.dataset.ledger import Failure, Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.schema import Recipe
 from bigr_repr.embed.dataset.shards import ShardRows, merge_rows, read_shard, rows_table
+from bigr_repr.embed.engines.decoding import Decoded, Decoding, Unreadable
 from bigr_repr.embed.engines.network import Network
-from bigr_repr.embed.inputs.changed import renewed, stamps_of
+from bigr_repr.embed.engines.tasks import UnitTask, label, make_task
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures, pictures_of_units
-from bigr_repr.images.decode import MAX_PIXELS
-from bigr_repr.images.find import escape_path
 from bigr_repr.images.formats import ImageError
-from bigr_repr.images.isolated import GuardedLoading, Loaded, Loading
+from bigr_repr.images.isolated import GuardedLoading
 from bigr_repr.images.parquet import Columns
 from bigr_repr.system.object_store import ObjectPath, is_url
-from bigr_repr.system.processes import supported
 from bigr_repr.system.threads import map_ahead
 
 if TYPE_CHECKING:
@@ -50,63 +47,6 @@ _HOPELESS = 16  # images in a row without finite numbers: it is not the images
 _REFUSED = 4  # units in a row that a store does not take: it is not the units
 _NON_FINITE = "non-finite"
 _OUT_OF_REACH = ("unreadable", "unreachable")
-
-
-class Unreadable(NamedTuple):
-    """Why there are no pixels. Unlike the exception it holds no picture in memory."""
-
-    error: str
-    message: str
-
-
-Decoded = Loaded | Unreadable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How pictures are decoded. workers: at a time; None: one per core.
-
-    timeout: seconds that one may take, in a process of its own that can be ended; None: in threads of this process,
-    which a crash or an endless loop in a decoder then takes with it. Raises ValueError for values out of range.
-    """
-
-    workers: int | None = None
-    timeout: float | None = 120.0
-    max_pixels: int = MAX_PIXELS
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers={self.workers} must be at least 1")
-        if self.timeout is not None and not 0 < self.timeout <= 86400:
-            raise ValueError(f"decode_timeout={self.timeout:g} is not within 0..86400 seconds; None sets no limit")
-        if self.max_pixels < 1:
-            raise ValueError(f"max_pixels={self.max_pixels} must be at least 1")
-
-    def loader(self, size: int, *, sha256: bool, icc: str, thumbnail: int | None = None) -> Loading | GuardedLoading:
-        """What decodes one picture; a GuardedLoading has to be closed."""
-        loading = Loading(size=size, max_pixels=self.max_pixels, sha256=sha256, icc=icc, thumbnail=thumbnail)
-        if self.timeout is None:
-            return loading
-        if not supported():
-            log.warning("this system cannot guard decoders: a picture that crashes or holds one will end the run")
-            return loading
-        return GuardedLoading(loading, self.timeout)
-
-
-class UnitTask(NamedTuple):
-    """Work on one unit. entries: what to embed; places: theirs in the unit; kept: places of rows that its shard has.
-
-    released, stamps: as of UnitRecord. again: whether these are what failed before. left: failures that stay.
-    """
-
-    unit: int
-    entries: list[Entry]
-    places: list[int]
-    kept: list[int]
-    released: tuple[int, ...]
-    again: bool
-    stamps: str
-    left: tuple[Failure, ...] = ()
 
 
 class _Doing(NamedTuple):
@@ -341,25 +281,3 @@ def _can_be_had(entry: Entry | None, columns: Columns) -> bool:
         except ImageError:
             return False
     return True
-
-
-def make_task(plan: Plan, ledger: Ledger, unit: int) -> UnitTask:
-    """What a unit needs: all its inputs that are no duplicates, or those of them that failed and are not gone."""
-    entries, record = plan.entries(unit), ledger.sealed(unit)
-    duplicates, released = plan.duplicates(unit), record.released if record else ()
-    places = [place for place in range(len(entries)) if place not in duplicates or place in released]
-    if record is None:
-        return UnitTask(unit, [entries[place] for place in places], places, [], released, False, stamps_of(entries))
-    failed = {failure.place for failure in record.failures}
-    left = tuple(failure for failure in record.failures if failure.error == GONE)
-    again = sorted(failed - {failure.place for failure in left})
-    kept = [place for place in places if place not in failed]
-    stamps = renewed(record.stamps, entries, again)
-    return UnitTask(unit, [entries[place] for place in again], again, kept, released, True, stamps, left)
-
-
-def label(entry: Entry) -> str:
-    """What the input's file says that it is, or the name of the folder that the file lies in, as text."""
-    if entry.label is not None:
-        return entry.label
-    return escape_path(os.path.basename(os.path.dirname(entry.file)))  # noqa: PTH119, PTH120 - names need not be UTF-8

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from queue import Empty, Queue
@@ -30,6 +29,7 @@ from uuid import uuid4
 from bigr_repr.embed.dataset.ledger import Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Plan, open_plan
 from bigr_repr.embed.engines.gpus import EngineOptions
+from bigr_repr.system.cluster import connected, last_line, require_cluster
 from bigr_repr.system.object_store import as_place
 
 if TYPE_CHECKING:
@@ -50,16 +50,11 @@ def require_ray(address: str | None, device: str, batch_size: int | str | None) 
     That is ImportError, which says what to install, if Ray is missing; ValueError for what the engine does not take;
     ConnectionError if nobody listens at the address, for which Ray itself would wait for minutes.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("engine='ray' needs Ray, which is not installed: pip install 'bigr-repr[ray]'") from error
     if device not in _DEVICES:
         raise ValueError(f"device={device!r}: Ray hands out the GPUs; name one of {', '.join(_DEVICES)}")
     if batch_size == "auto":
         raise ValueError('batch_size="auto" measures this machine, not those of the cluster; give a number')
-    if not ray.is_initialized():
-        _reach(_address(address))
+    require_cluster(address)
 
 
 class Share(NamedTuple):
@@ -139,7 +134,7 @@ class RayEngine:
 
         self._todo.extend(plan.chains(units))
         self._ledger.plan = plan
-        with _connected(self._address):
+        with connected(self._address):
             model = ray.put(self._pre)
             try:
                 while self._todo or any(member.units or member.own for member in self._members):
@@ -217,7 +212,7 @@ class RayEngine:
 
     def _lose(self, member: _ActorState, error: Exception) -> None:
         """Give an actor's units to others. Raises RuntimeError when that has happened to one of them too often."""
-        reason = re.sub(r"\x1b\[\d+m", "", str(error).strip().splitlines()[-1])[:200]
+        reason = last_line(error)
         units = len(member.units) + len(member.own)
         log.warning("a Ray worker was lost, its %d units are done by others: %s", units, reason)
         self._members.remove(member)
@@ -303,34 +298,3 @@ class _Announcing(Ledger):
     def seal(self, unit: int, record: UnitRecord) -> None:
         super().seal(unit, record)
         self._on_sealed(unit)
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """A connection to a cluster; one that was not there before ends with the run."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = _address(address)
-    own = {"include_dashboard": False} if address == "local" else {}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _address(given: str | None) -> str:
-    return given or os.environ.get("RAY_ADDRESS") or "local"
-
-
-def _reach(address: str) -> None:
-    if found := re.fullmatch(r"(?:ray://)?\[?([^\]]+?)\]?:(\d+)", address):
-        try:
-            socket.create_connection((found[1], int(found[2])), timeout=5).close()
-        except OSError as error:
-            raise ConnectionError(
-                f"ray_address={address}: no Ray cluster answers ({error}); start one with: ray start --head"
-            ) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
@@ -72,7 +72,7 @@ def reopen(plan: Plan, ledger: Ledger, found: NDArray[np.bool_], *, drop_gone: b
     """
     touched, starts = set[str](), np.cumsum([0, *map(plan.size, range(plan.units))])
     changed = dropped = 0
-    for unit, record in enumerate(ledger.records(plan.units)):
+    for unit, record in enumerate(ledger.records(range(plan.units))):
         if record is None:
             continue
         here, entries = found[starts[unit] : starts[unit + 1]], plan.entries(unit)
@@ -127,13 +127,15 @@ def _fail(plan: Plan, ledger: Ledger, unit: int, record: UnitRecord, kinds: dict
     ledger.seal(unit, replace(record, rows=rows, size=size, sha256=sha256, failures=everything, released=released))
 
 
-def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema) -> int:
+def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema, *, only: Collection[int] | None = None) -> int:
     """Make failures of all inputs that have a row in a damaged shard, to be embedded again; returns how many.
 
-    Every shard is read. Doubles that were given rows of their own keep them. schema: of shards.  Raises OSError.
+    Every shard is read, or those of the units in `only`. Doubles that were given rows of their own keep them. schema:
+    of shards.  Raises OSError.
     """
     count = 0
-    for unit, record in enumerate(ledger.records(plan.units)):
+    units = range(plan.units) if only is None else sorted(unit for unit in only if unit < plan.units)
+    for unit, record in zip(units, ledger.records(units), strict=True):
         if record is None or ledger.intact(unit, record):
             continue
         entries, doubles = plan.entries(unit), set(plan.duplicates(unit)) - set(record.released)

@@ -1,7 +1,7 @@
 """Inputs of the same bytes, found before the work begins, so that each distinct image is embedded once.
 
-Every input is read for its SHA-256, in threads; some 150 bytes of memory per input, and the paths of those that have
-doubles. Knows nothing of pixels: the same picture encoded anew is another image here.
+Every input is read for its SHA-256, in threads. What is compared, 120 bytes an input, lies in temporary files where it
+is large: see bigr_repr.system.spilled. Knows nothing of pixels: the same picture encoded anew is another image here.
 
 Doubles of an image that failed may be fetched again, and be doubles no more: see release_doubles.
 """
@@ -10,26 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.ledger import Failure, Ledger
-from bigr_repr.embed.dataset.plan import Plan, listed, write_digests
+from bigr_repr.embed.dataset.plan import Plan, listed, listed_count, write_digests
 from bigr_repr.embed.dataset.schema import columns_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures, pictures_of_units
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.parquet import Columns
-from bigr_repr.system.files import replacing
+from bigr_repr.system.files import naming, replacing
 from bigr_repr.system.object_store import Place
+from bigr_repr.system.spilled import SpilledArray, sorted_by
 from bigr_repr.system.threads import map_ahead
 
 _UNREAD = bytes(32)
+_REPORT = 1024  # inputs between two reports
 
 
 def list_digests(
@@ -40,44 +45,86 @@ def list_digests(
     before: the plan that they will be added to, whose inputs are earlier. What cannot be read is nobody's double.
     columns: of Parquet files.
     """
-    old = range(before.units) if before else range(0)
-    digests = bytearray().join(chain.from_iterable(before.digests(unit) for unit in old) if before else ())
-    earlier = len(digests) // 32
-    for digest in map_ahead(_digest, pictures_of_units(listed(folder), columns), workers=workers):
-        digests += digest
-        count = len(digests) // 32 - earlier
-        if count % 1024 == 0:
-            on_listed(count)
-    first = _first_of_each(np.frombuffer(digests, "S32"))
-    originals = np.unique(first[first != np.arange(len(first))])
-
-    def entries() -> Iterator[Entry]:
-        if before:
-            yield from chain.from_iterable(map(before.entries, old))
-        yield from chain.from_iterable(listed(folder))
-
-    wanted = iter([*originals.tolist(), -1])
-    following, paths = next(wanted), {}
-    for number, entry in enumerate(entries()):
-        if number == following:
-            paths[number], following = entry.path, next(wanted)
+    earlier, new = before.inputs if before else 0, listed_count(folder)
+    digests = SpilledArray(earlier + new, np.dtype([("sha256", "S32")]))
+    own = digests.values["sha256"]
+    if before is not None:
+        _fill(own, chain.from_iterable(map(before.digests, range(before.units))), digests.release)
+    found = map_ahead(_digest, pictures_of_units(listed(folder), columns), workers=workers)
+    _fill(own[earlier:], found, digests.release, on_listed)
+    first = _first_of_each(digests)
+    paths = _Paths(first, before, folder)
 
     def units() -> Iterator[tuple[list[bytes], list[str | None]]]:
         start = earlier
         for unit in listed(folder):
             numbers = range(start, start + len(unit))
-            own = [bytes(digests[32 * number : 32 * number + 32]) for number in numbers]
-            yield own, [None if first[number] == number else paths[int(first[number])] for number in numbers]
+            each = [digest.ljust(32, b"\0") for digest in own[start : start + len(unit)].tolist()]
+            firsts = first.values[start : start + len(unit)].tolist()
+            yield each, [None if at == number else paths.of(at) for number, at in zip(numbers, firsts, strict=True)]
+            digests.release()
+            first.release()
             start += len(unit)
 
-    write_digests(folder, units())
+    with closing(paths):
+        write_digests(folder, units())
+
+
+def _fill(
+    target: NDArray[np.bytes_],
+    digests: Iterable[bytes],
+    release: Callable[[], None],
+    report: Callable[[int], None] = lambda count: None,
+) -> None:
+    for count, digest in enumerate(digests):
+        target[count] = digest
+        if count % _REPORT == _REPORT - 1:
+            release()
+            report(count + 1)
+
+
+class _Paths:
+    """Recorded paths of the inputs that have doubles, in a temporary file; eight bytes of memory for each."""
+
+    def __init__(self, first: SpilledArray, before: Plan | None, folder: Place) -> None:
+        doubled = [chunk[chunk != np.arange(start, start + len(chunk))] for start, chunk in first.chunks()]
+        self._numbers = np.unique(np.concatenate([np.empty(0, np.int64), *doubled]))
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._ends = np.zeros(len(self._numbers) + 1, np.int64)
+        start, done = 0, 0
+        for unit in chain(_units_of(before), listed(folder)):
+            end = start + len(unit)
+            for number in self._numbers[done : np.searchsorted(self._numbers, end)].tolist():
+                text = unit[number - start].path.encode()
+                with naming(Path(tempfile.gettempdir())):
+                    self._file.write(text)
+                self._ends[done + 1] = self._ends[done] + len(text)
+                done += 1
+            start = end
+        self._file.flush()
+
+    def of(self, number: int) -> str:
+        """The path of an input that has doubles."""
+        at = int(np.searchsorted(self._numbers, number))
+        start, end = self._ends[at : at + 2].tolist()
+        self._file.seek(start)
+        return self._file.read(end - start).decode()
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+
+def _units_of(before: Plan | None) -> Iterator[list[Entry]]:
+    """The inputs of a plan, unit by unit; none without one."""
+    return iter(()) if before is None else map(before.entries, range(before.units))
 
 
 def list_duplicates(plan: Plan, ledger: Ledger) -> int:
     """Write a line of JSON for each input that is the double of an earlier one; returns how many there are."""
     count = 0
     with replacing(ledger.duplicates_file) as lines:
-        for unit, record in enumerate(ledger.records(plan.units)):
+        for unit, record in enumerate(ledger.records(range(plan.units))):
             duplicates = plan.duplicates(unit)
             for place in record.released if record else ():
                 duplicates.pop(place, None)
@@ -97,7 +144,7 @@ def release_doubles(plan: Plan, ledger: Ledger) -> None:
     """
     failed = {
         failure.path: (unit, failure.place)
-        for unit, record in enumerate(ledger.records(plan.units))
+        for unit, record in enumerate(ledger.records(range(plan.units)))
         for failure in (record.failures if record else ())
     }
     if not failed:
@@ -140,13 +187,26 @@ def _release(plan: Plan, ledger: Ledger, unit: int, freed: Mapping[int, str]) ->
     ledger.seal(unit, replace(record, failures=everything, released=(*record.released, *freed)))
 
 
-def _first_of_each(digests: np.ndarray[tuple[int], np.dtype[np.bytes_]]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _first_of_each(digests: SpilledArray) -> SpilledArray:
     """For each the number of the first one that equals it; its own for what was not read."""
-    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    numbers = first[inverse]
-    unread = np.flatnonzero(digests == b"")  # as NumPy sees 32 zeros
-    numbers[unread] = unread
-    return numbers
+    records = SpilledArray(len(digests), np.dtype([("sha256", "S32"), ("number", np.int64)]))
+    for start, chunk in digests.chunks():
+        part = records.values[start : start + len(chunk)]
+        part["sha256"], part["number"] = chunk["sha256"], np.arange(start, start + len(chunk))
+        records.release()
+    first, before, number = SpilledArray(len(digests), np.int64), b"", 0
+    for _, chunk in sorted_by(records, "sha256").chunks():
+        texts, numbers = np.ascontiguousarray(chunk["sha256"]), np.ascontiguousarray(chunk["number"])
+        begins = np.ones(len(texts), bool)
+        begins[1:] = texts[1:] != texts[:-1]
+        begins[0] = texts[0] != before
+        begins |= texts == b""  # as NumPy sees 32 zeros: nobody's double
+        at = np.maximum.accumulate(np.where(begins, np.arange(len(texts)), -1))
+        firsts = np.where(at < 0, number, numbers[at])
+        first.values[numbers] = firsts
+        before, number = texts[-1], int(firsts[-1])
+        first.release()
+    return first
 
 
 def _digest(picture: EncodedPicture) -> bytes:

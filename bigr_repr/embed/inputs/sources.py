@@ -186,6 +186,5 @@ def _shown(url: str, root: str | None) -> str:
 
 def _members(top: str, folder: bytes) -> Iterator[bytes]:
     """Names in a folder of a store, as bigr_repr.images.find.walk takes them."""
-    below = ObjectPath(f"{top}/{folder.decode()}").members()
-    found = (name if size is not None else f"{name}/" for name, size in below)
-    return iter(sorted(name.encode() for name in found if not name.startswith(".")))
+    below = ObjectPath(f"{top}/{folder.decode()}").sorted_members()
+    return (name.encode() for name in below if not name.startswith("."))

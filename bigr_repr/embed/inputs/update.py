@@ -1,6 +1,7 @@
 """Which of the inputs that are found a plan has already, and which of its own are gone. Knows nothing of what they are.
 
-Inputs are told apart by digests of 16 bytes in sorted arrays: under 100 bytes of memory per input of the plan.
+Inputs are told apart by digests of 16 bytes in sorted arrays, 57 bytes an input of the plan, which lie in temporary
+files where they are large: see bigr_repr.system.spilled.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from bigr_repr.embed.dataset.entry import Entry, as_entry
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.images.find import Source, escape_path
+from bigr_repr.system.spilled import SpilledArray, columns_of, sorted_by
 
 _BLOCK = 8192
 _KIND = "S16"  # NumPy passes over zeros at the end of such a string; at a fixed length no two become equal by that
+_RECORD = np.dtype([("path", _KIND), ("place", _KIND), ("number", np.int64)])
 _Digests = NDArray[np.bytes_]
 
 
@@ -26,18 +29,21 @@ class KnownInputs:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        paths, places = np.empty(plan.inputs, _KIND), np.empty(plan.inputs, _KIND)
+        records = SpilledArray(plan.inputs, _RECORD)
+        places = SpilledArray(plan.inputs, np.dtype([("place", _KIND)]))
         start = 0
         for unit in range(plan.units):
             entries = plan.entries(unit)
             part = slice(start, start + len(entries))
-            paths[part], places[part] = _digests(entries)
+            records.values["path"][part], records.values["place"][part] = _digests(entries)
+            records.values["number"][part] = np.arange(part.start, part.stop)
+            places.values["place"][part] = records.values["place"][part]
             start += len(entries)
-        self._order = np.argsort(paths, kind="stable")
-        self._paths, self._places = paths[self._order], places[self._order]
-        places.sort()
-        self._sorted_places = places
-        self._seen = np.zeros(plan.inputs, bool)
+            records.release()
+            places.release()
+        self._by_path = columns_of(sorted_by(records, "path"))
+        self._sorted_places = sorted_by(places, "place")
+        self._seen = SpilledArray(plan.inputs, np.bool_)
 
     def additions(self, sources: Iterable[Source], on_listed: Callable[[int], None]) -> Iterator[Source]:
         """Those that the plan lacks, in order.
@@ -67,8 +73,7 @@ class KnownInputs:
 
     def found(self) -> NDArray[np.bool_]:
         """Which of the plan's inputs were among the sources, in the plan's order; when additions has ended."""
-        seen = np.empty_like(self._seen)
-        seen[self._order] = self._seen
+        seen: NDArray[np.bool_] = self._seen.values
         return seen
 
     def gone(self) -> Iterator[str]:
@@ -84,15 +89,25 @@ class KnownInputs:
     def _known(self, entries: list[Entry]) -> list[str]:
         """For each, what of it the plan has: "" nothing, "path" or "place" only that, "all"."""
         paths, places = _digests(entries)
-        first, last = (np.searchsorted(self._paths, paths, side) for side in ("left", "right"))
-        known = []
-        for place, start, end in zip(places, first, last, strict=True):
-            same = self._places[start:end] == place
-            self._seen[start:end] |= same
-            known.append("all" if same.any() else "path" if end > start else "")
-        at = np.searchsorted(self._sorted_places, places).clip(max=len(self._sorted_places) - 1)
-        elsewhere = self._sorted_places[at] == places
-        return ["place" if there and not what else what for what, there in zip(known, elsewhere, strict=True)]
+        held = {name: column.values for name, column in self._by_path.items()}
+        order = np.argsort(paths)  # neighbors are looked up one after the other
+        known = np.zeros(len(entries), "S5")
+        starts, ends = (np.searchsorted(held["path"], paths[order], side) for side in ("left", "right"))
+        for ask, start, end in zip(order.tolist(), starts.tolist(), ends.tolist(), strict=True):
+            if end > start:
+                same = held["place"][start:end] == places[ask]
+                self._seen.values[held["number"][start:end][same]] = True
+                known[ask] = b"all" if same.any() else b"path"
+        left = np.flatnonzero(known == b"")
+        if len(left) and len(self._sorted_places):
+            held_places = self._sorted_places.values["place"]
+            asked = np.sort(places[left])
+            at = np.searchsorted(held_places, asked).clip(max=len(held_places) - 1)
+            elsewhere = asked[held_places[at] == asked]
+            known[left[np.isin(places[left], elsewhere)]] = b"place"
+        for array in (*self._by_path.values(), self._sorted_places, self._seen):
+            array.release()
+        return [word.decode() for word in known.tolist()]
 
 
 def changes(plan: Plan, sources: Iterable[Source], on_listed: Callable[[int], None]) -> str | None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
 
-__all__ = ["FeatureSet", "open_features"]
+__all__ = ["FeatureSet", "named_if_damaged", "open_features"]
 
 _FEATURES: Final = ("features", "embedding", "embeddings", "feature", "vector", "vectors", "emb", "x", "arr_0")
 _LABELS: Final = ("label", "labels", "target", "targets", "class", "y")
@@ -104,14 +107,29 @@ def _labels_in(path: PathLike) -> NDArray[Any]:
 
 def _arrays(file: Path) -> dict[str, NDArray[Any]]:
     """All arrays of a file by name; the one of an .npy file is called ""."""
-    if file.suffix == ".npy":
-        return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
-    if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
     if file.suffix == ".parquet" or file.is_dir():
         return _columns(file)
-    raise ValueError(f"{file}: features and labels are read from .npy, .npz, .parquet or a folder of Parquet files")
+    if file.suffix not in (".npy", ".npz"):
+        raise ValueError(f"{file}: features and labels are read from .npy, .npz, .parquet or a folder of Parquet files")
+    with named_if_damaged(file):
+        if file.suffix == ".npy":
+            return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+@contextmanager
+def named_if_damaged(file: Path) -> Iterator[None]:
+    """Say of what NumPy and pyarrow raise for a damaged file which one it is.  Raises ValueError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, OSError, pa.ArrowException) as error:
+        if getattr(error, "errno", None):
+            raise
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{file}: damaged, or of another kind ({said}); write it again") from error
 
 
 def _columns(file: Path) -> dict[str, NDArray[Any]]:
@@ -121,7 +139,11 @@ def _columns(file: Path) -> dict[str, NDArray[Any]]:
     files = sorted(file.rglob("*.parquet")) if file.is_dir() else [file]
     if not files:
         raise FileNotFoundError(f"{file}: no Parquet files here")
-    table = pa.concat_tables([pq.read_table(each) for each in files])
+    tables = []
+    for each in files:
+        with named_if_damaged(each):
+            tables.append(pq.read_table(each, partitioning=None, page_checksum_verification=True))
+    table = pa.concat_tables(tables)
     found = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
+from bigr_repr.evaluate.data.feature_files import named_if_damaged
 
 __all__ = ["MultiLabels", "read_multi_labels"]
 
@@ -53,12 +54,14 @@ def _lines(file: Path) -> list[frozenset[str]]:
 
 
 def _matrix(file: Path) -> NDArray[np.int8]:
-    found = np.load(file, allow_pickle=False)
+    with named_if_damaged(file):
+        found = np.load(file, allow_pickle=False)
     if not isinstance(found, np.ndarray):
         with found:
             if len(found.files) != 1:
                 raise ValueError(f"{file} holds {', '.join(found.files)}; labels are the only array of a file")
-            found = found[found.files[0]]
+            with named_if_damaged(file):
+                found = found[found.files[0]]
     if found.ndim != 2 or found.dtype.kind not in "biu":
         raise ValueError(f"{file}: labels have shape {found.shape} and dtype {found.dtype}; expected 0 and 1, (n, K)")
     if found.size and int(found.max()) > 1:

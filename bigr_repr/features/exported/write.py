@@ -24,7 +24,7 @@ from bigr_repr.features.exported.manifest import MANIFEST_FILE, PRECISIONS, TARG
 from bigr_repr.features.exported.model import GRAPH_FILES, ExportedModel, load_exported
 from bigr_repr.features.extractor import FeatureExtractor, Layer, blocks_of, layer_name
 from bigr_repr.images.inputs import Pictures, read_all, singles
-from bigr_repr.system.files import sha256_of, sync_tree
+from bigr_repr.system.files import is_full, naming, sha256_of, sync_tree
 
 if TYPE_CHECKING:
     from bigr_repr.features.exported.targets import Calibration
@@ -142,8 +142,9 @@ def _new_folder(target: Path) -> Iterator[Path]:
     staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     staging.mkdir()
     try:
-        yield staging
-        sync_tree(staging)
+        with naming(target, staging):
+            yield staging
+            sync_tree(staging)
         if target.exists():
             shutil.rmtree(target)
         staging.rename(target)
@@ -170,6 +171,8 @@ def _write_graph(
     except (ImportError, OSError):
         raise
     except Exception as error:  # each exporter has its own, pages long
+        if is_full(error, folder):
+            raise
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         raise RuntimeError(
             f"to={manifest.to!r}, precision={manifest.precision!r}: {manifest.config.name} cannot be exported ({said})"

@@ -26,11 +26,12 @@ from bigr_repr.images.inputs import Pictures
 from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.provenance import BITS, parse_provenance, provenance_of
 from bigr_repr.retrieval.codes.rows import id_array
-from bigr_repr.system.files import replacing
+from bigr_repr.system.files import HashedFile, replacing
 
 __all__ = ["CodeFile", "export_data_codes", "export_image_codes", "read_codes"]
 
 SUFFIXES: Final = (".parquet", ".npz", ".npy")
+_WRITTEN: Final[dict[str, Any]] = {"compression": {"path": "zstd", "code": "none"}, "write_page_checksum": True}
 _FILES: Final = 512  # encoded between two writes
 _LONGEST: Final = 1 << 34  # bytes of codes that are read back into memory
 
@@ -116,7 +117,7 @@ def _write(
         parts = list(batches)
         codes = np.concatenate([part for _, part in parts]) if parts else np.empty((0, code_bytes(n_bits)), np.uint8)
         if path.suffix == ".npy":
-            np.save(file, codes)
+            np.save(HashedFile(file), codes)  # of a file of the system's, NumPy does not notice that the disk is full
         else:
             paths = np.array([name for names, _ in parts for name in names], np.str_)
             recorded = np.str_(json.dumps(dict(provenance)))
@@ -134,7 +135,7 @@ def _write_parquet(
     count = 0
     with ExitStack() as stack:
         file = stack.enter_context(replacing(path))
-        writer = stack.enter_context(pq.ParquetWriter(file, schema, compression={"path": "zstd", "code": "none"}))
+        writer = stack.enter_context(pq.ParquetWriter(file, schema, **_WRITTEN))
         for names, codes in batches:
             packed = pa.FixedSizeBinaryArray.from_buffers(kind, len(codes), [None, pa.py_buffer(codes.tobytes())])
             writer.write_table(pa.table([id_array(names, len(codes)), packed], schema=schema))
@@ -153,7 +154,7 @@ def _read_numpy(file: BinaryIO, suffix: str, n_bits: int | None) -> CodeFile:
 
 
 def _read_parquet(file: BinaryIO) -> CodeFile:
-    with pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         schema = parquet.schema_arrow
         kind = schema.field("code").type if "code" in schema.names else None
         if kind is None or not pa.types.is_fixed_size_binary(kind):

@@ -23,6 +23,7 @@ from bigr_repr.retrieval.index.recall import SelfCheck, check_recall
 from bigr_repr.retrieval.index.scan import Scanned, nearest_of, scan, without_gone
 from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.retrieval.index.workers import omp_threads, on_all_cores, query_parts
+from bigr_repr.system.files import naming
 from bigr_repr.system.threads import cores
 
 _CHUNK: Final = 64 << 20  # bytes of codes handed to FAISS at a time
@@ -221,7 +222,8 @@ class Approximate:
         """Write FAISS's file; False if there is none, because the index is made anew from the codes when loaded."""
         if self.settings.kind == "hash":
             return False
-        faiss.write_index_binary(self._faiss, str(path))
+        with naming(path):
+            faiss.write_index_binary(self._faiss, str(path))
         return True
 
     @classmethod

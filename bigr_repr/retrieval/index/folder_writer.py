@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -65,7 +65,8 @@ class FolderWriter:
         if part not in self._open:
             self._open[part] = self._begin(part)
         view = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else data
-        self._open[part].file.write(view)
+        with files.naming(Path(self._open[part].file.name)):
+            self._open[part].file.write(view)
         self._open[part].digest.update(view)
 
     def _begin(self, part: str) -> _Open:
@@ -80,11 +81,11 @@ class FolderWriter:
     def close_part(self, part: str) -> Path:
         """Finish a part that was appended to: synced, and readable at the path returned."""
         file, digest, pieces = self._open.pop(part)
-        with file:
+        path = Path(file.name)
+        with files.naming(path), file:
             file.flush()
             os.fsync(file.fileno())
             size = file.tell() - sum(size for size, _ in pieces)
-        path = Path(file.name)
         pieces = [*pieces, [size, digest.hexdigest()]] if size or not pieces else pieces
         self._files[part] = _entry(path.name, pieces)
         return path
@@ -116,7 +117,8 @@ class FolderWriter:
     def abandon(self) -> None:
         """Remove what was written, and the folder if it is empty."""
         for part in self._open.values():
-            part.file.close()
+            with suppress(OSError):  # a full disk does not take what was still to be written
+                part.file.close()
         for name in PARTS:
             self.path(name).unlink(missing_ok=True)
         if self._base is not None:

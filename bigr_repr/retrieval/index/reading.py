@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
@@ -24,6 +26,7 @@ from bigr_repr.retrieval.index.parts import Parts
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.settings import IndexSettings
 
+_STEP: Final = 1 << 20  # offsets looked at in one go
 _MOST_BITS: Final = 1 << 20
 _MOST_ROWS: Final = 1 << 40
 _VECTORS: Final = ("float16", "float32")
@@ -85,7 +88,11 @@ def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
             raise reader.damaged(f"vectors are {dtype!r:.20} and {width!r:.20} wide")
         vectors = reader.array("vectors", dtype, (count, width), memory_map=memory_map)
     rows = IndexRows(
-        ids=_ids(reader, count), codes=codes, tokens=tokens, vectors=vectors, columns=_columns(reader, count)
+        ids=_ids(reader, count, memory_map),
+        codes=codes,
+        tokens=tokens,
+        vectors=vectors,
+        columns=_columns(reader, count),
     )
     gaps = read_gaps(reader)
     return rows if gaps is None else rows.without(gaps)
@@ -103,24 +110,35 @@ def read_gaps(reader: FolderReader) -> Gaps | None:
         raise reader.damaged(str(error)) from error
 
 
-def _ids(reader: FolderReader, count: int) -> pa.Array:
-    """Ids, verified: a wrong one would be a wrong answer."""
+def _ids(reader: FolderReader, count: int, memory_map: bool) -> pa.Array:
+    """Ids, verified, for a wrong one would be a wrong answer; mapped, for there may be billions."""
     kind = reader.field("ids", str)
     if kind == "numbers":
-        return pa.array(reader.array("ids", "int64", (count,), memory_map=False))
+        return pa.array(_verified(reader, "ids", "int64", count, memory_map))
     if kind != "names":
         raise reader.damaged(f"ids are {kind!r:.20}")
-    offsets = reader.array("offsets", "int64", (count + 1,), memory_map=False)
+    offsets = _verified(reader, "offsets", "int64", count + 1, memory_map)
     size = int(offsets[-1])
-    if offsets[0] != 0 or size < 0 or (np.diff(offsets) < 0).any():
+    if offsets[0] != 0 or size < 0 or any((np.diff(part) < 0).any() for part in _stretches(offsets)):
         raise reader.damaged("names that overlap")
-    text = reader.array("ids", "uint8", (size,), memory_map=False)
+    text = _verified(reader, "ids", "uint8", size, memory_map)
     names = pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))
     try:
         names.validate(full=True)
     except pa.ArrowInvalid as error:
         raise reader.damaged(f"names that are no text: {error}") from error
     return names
+
+
+def _verified(reader: FolderReader, part: str, dtype: str, count: int, memory_map: bool) -> NDArray[Any]:
+    if memory_map:
+        reader.verify(part)
+    return reader.array(part, dtype, (count,), memory_map=memory_map)
+
+
+def _stretches(values: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Stretches of an array, each of which begins with the last value of the one before."""
+    return (values[start : start + _STEP + 1] for start in range(0, len(values), _STEP))
 
 
 def _columns(reader: FolderReader, count: int) -> pa.Table | None:

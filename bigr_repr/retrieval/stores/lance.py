@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.retrieval.stores.base import CodeBatch, Finish, Header, Hits
+from bigr_repr.retrieval.stores.limits import ANSWER, ROWS, Signs, within
 from bigr_repr.retrieval.stores.native import LANCE, pushed_columns
 
 
@@ -37,16 +38,16 @@ class _LanceTable:
 
 
 class LanceStore:
-    """See Store. where: a folder, or whatever else lancedb.connect takes."""
+    """See Store. where: a folder, or whatever else lancedb.connect takes. seconds: that it may take to answer."""
 
     dialect = LANCE
 
-    def __init__(self, where: str, name: str) -> None:
+    def __init__(self, where: str, name: str, seconds: float = ANSWER) -> None:
         os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings are addressed to programmers
         import lancedb
 
         self.place, self._name, self._local = f"lancedb:{where}", name, "://" not in where
-        self._where = where
+        self._where, self._seconds = where, seconds
         self._connect: Any = partial(lancedb.connect, where)
 
     def check(self, header: Header, k: int = 1) -> None:
@@ -62,8 +63,11 @@ class LanceStore:
         fields += [] if kept is None else kept.schema
         schema = pa.schema(fields, metadata={METADATA_KEY: header.to_json()})
 
+        signs = Signs()
+
         def records() -> Iterator[pa.RecordBatch]:
             for start, ids, codes, columns in batches:
+                signs.note()
                 more = pushed_columns(columns, self.place, nulls=True)
                 held = [] if more is None else [column.combine_chunks() for column in more.columns]
                 flat = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), type=kind)
@@ -71,16 +75,20 @@ class LanceStore:
 
         with self._reaching():
             reader = pa.RecordBatchReader.from_batches(schema, records())
-            table = self._connect().create_table(self._name, data=reader, schema=schema, mode="overwrite")
+            database, more = self._timed(self._connect), header.count / ROWS
+            table = self._timed(
+                lambda: database.create_table(self._name, data=reader, schema=schema, mode="overwrite"), signs=signs
+            )
             if header.lists is not None:
-                table.create_index("code", config=IvfFlat(distance_type="hamming", num_partitions=header.lists))
+                config = IvfFlat(distance_type="hamming", num_partitions=header.lists)
+                self._timed(lambda: table.create_index("code", config=config), more)
             tuned = finish(_LanceTable(self, table, header.to_json()), header)
             if tuned is not header:  # in a field's metadata: the schema's cannot be changed
                 text = json.dumps({"effort": tuned.effort, "recall": tuned.recall})
-                table.replace_field_metadata("code", {METADATA_KEY.decode(): text})
+                self._timed(lambda: table.replace_field_metadata("code", {METADATA_KEY.decode(): text}))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that readers of old versions will fail: they open the new one
-                table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+                self._timed(lambda: table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True), more)
 
     def open(self) -> _LanceTable:
         """The current version of the table; its schema holds the header."""
@@ -89,7 +97,7 @@ class LanceStore:
             raise FileNotFoundError(nothing)
         with self._reaching():
             try:
-                table = self._connect().open_table(self._name)
+                table = self._timed(lambda: self._connect().open_table(self._name))
             except ValueError:
                 raise FileNotFoundError(nothing) from None
             metadata, measured = table.schema.metadata or {}, table.schema.field("code").metadata or {}
@@ -107,7 +115,7 @@ class LanceStore:
                 query = query.bypass_vector_index() if effort is None else query.nprobes(effort)
                 if where is not None:
                     query = query.where(where, prefilter=True)
-                hits = query.select(["row", "id", "_distance"]).limit(k).to_arrow()
+                hits = self._timed(query.select(["row", "id", "_distance"]).limit(k).to_arrow)
                 distances = [round(value) for value in hits.column("_distance").to_pylist()]
                 found.append((hits.column("row").to_pylist(), hits.column("id").to_pylist(), distances))
         return found
@@ -115,10 +123,15 @@ class LanceStore:
     def read(self, table: Any, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.uint8]]:
         """Rows lie in the order in which they were written, which is that of their numbers."""
         with self._reaching():
-            found = table.take_offsets(rows.tolist()).select(["row", "id", "code"]).to_arrow()
+            found = self._timed(table.take_offsets(rows.tolist()).select(["row", "id", "code"]).to_arrow)
         codes = found.column("code").combine_chunks().values.to_numpy().reshape(len(found), -1)
         order = np.searchsorted(rows, found.column("row").to_numpy()).argsort()
         return found.column("id").take(order).to_pylist(), codes[order]
+
+    def _timed(self, call: Callable[[], Any], more: float = 0.0, signs: Signs | None = None) -> Any:
+        """What call() gives. more: seconds that it may take beyond the usual ones."""
+        local = self._where if self._local else None
+        return within(call, self._seconds + more, self.place, local=local, signs=signs)
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

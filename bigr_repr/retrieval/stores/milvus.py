@@ -12,7 +12,7 @@ import re
 import secrets
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bigr_repr.retrieval.stores.base import CodeBatch, Finish, Header, Hits
+from bigr_repr.retrieval.stores.limits import ANSWER, ROWS, Timed, within
 from bigr_repr.retrieval.stores.native import MILVUS, pushed_columns
 
 _TEXT: Final = 60_000  # of a header in one row; Milvus takes 65 535 bytes
@@ -50,18 +51,18 @@ class _MilvusTable:
 
 class MilvusStore:
     """See Store. where: a server's address, or a file ending in .db for milvus-lite. The environment's MILVUS_TOKEN is
-    the server's token or user:password."""
+    the server's token or user:password. seconds: that it may take to answer."""
 
     dialect = MILVUS
 
-    def __init__(self, where: str, name: str) -> None:
+    def __init__(self, where: str, name: str, seconds: float = ANSWER) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of milvus-lite about its own imports
             from pymilvus import DataType
 
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised, and once is enough
         self.place, self._where, self._name, self._types = f"milvus:{where}", where, name, DataType
-        self._lite = where.endswith(".db")
+        self._lite, self._seconds = where.endswith(".db"), seconds
 
     @cached_property
     def _client(self) -> Any:
@@ -73,7 +74,12 @@ class MilvusStore:
         try:
             with warnings.catch_warnings(), self._reaching():
                 warnings.simplefilter("ignore")
-                return MilvusClient(self._where, token=os.environ.get("MILVUS_TOKEN", ""), timeout=_SECONDS)
+                token, local = os.environ.get("MILVUS_TOKEN", ""), self._where if self._lite else None
+                client = within(
+                    lambda: MilvusClient(self._where, token=token, timeout=_SECONDS), self._seconds, self.place,
+                    local=local,
+                )  # fmt: skip
+                return Timed(client, self._seconds, self.place, local)
         except RuntimeError as error:  # of milvus-lite, about the file's name
             raise ValueError(
                 f"{self.place}: name the file with at most 35 of a-z, 0-9, '.', '_', '-' ({error})"
@@ -102,11 +108,11 @@ class MilvusStore:
                     more = [{}] * len(codes) if kept is None else kept.to_pylist()
                     records = self._records(start, ids.to_pylist(), codes)
                     self._client.insert(rows, [record | also for record, also in zip(records, more, strict=True)])
-                self._client.load_collection(rows)
+                self._client.patient(self._seconds + header.count / ROWS).load_collection(rows)
                 self._write_header(rows, finish(_MilvusTable(self, rows, header.to_json()), header).to_json())
         except BaseException:
-            if self._has(rows):
-                self._client.drop_collection(rows)
+            with suppress(Exception):  # else the next push removes it
+                self._client.patient(_SECONDS).drop_collection(rows)
             raise
         with self._reaching():
             for other in self._client.list_collections():

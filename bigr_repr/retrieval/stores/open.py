@@ -18,6 +18,7 @@ from bigr_repr.retrieval.index.recall import check_recall
 from bigr_repr.retrieval.index.scan import Scanned
 from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.retrieval.stores.base import CodeBatch, Header, Store, StoreIndex, StoreTable
+from bigr_repr.retrieval.stores.limits import ANSWER, STEP
 
 log = logging.getLogger(__name__)
 
@@ -37,23 +38,28 @@ def open_store(place: str, name: str = "images") -> StoreIndex:
     """The index that was pushed to "lancedb:DIR" (any place that LanceDB takes, as s3://…) or "milvus:URI".
 
     Raises ValueError for another place, ImportError without the extra `stores`, FileNotFoundError if nothing was pushed
-    there, ConnectionError for a server that does not answer.
+    there, ConnectionError for a store that does not answer within a minute.
     """
     return StoreIndex(connect(place, name))
 
 
-def push(index: HammingIndex, place: str, name: str = "images", *, kind: str = "flat") -> StoreIndex:
+def push(
+    index: HammingIndex, place: str, name: str = "images", *, kind: str = "flat", timeout: float = STEP
+) -> StoreIndex:
     """Copy an index's ids and codes to a store, and return the index there; what has the name there is replaced.
 
     kind: "flat" (exact), or "ivf", whose lists to search are chosen by measuring recall; of fewer than a thousand
-    different codes it becomes flat. milvus-lite has only "flat".
+    different codes it becomes flat. milvus-lite has only "flat". timeout: seconds that the store may take for a step,
+    as to take some thousand rows; to make an index of them, a second more per thousand.
     Raises as open_store, and ValueError for an empty index or codes that the store cannot hold.
     """
+    if not 0 < timeout < float("inf"):
+        raise ValueError(f"timeout={timeout:g} must be a number of seconds above 0")
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown to stores; choose {' or '.join(KINDS)}")
     if not len(index):
         raise ValueError("the index is empty: nothing to push")
-    store = connect(place, name)
+    store = connect(place, name, timeout)
     distinct = find_distinct(index.rows.codes).firsts if kind == "ivf" else np.empty(0, np.int64)
     if kind == "ivf" and len(distinct) < _FEW:
         log.info("%d different codes are few: %s is flat", len(distinct), place)
@@ -94,7 +100,7 @@ def _batches(index: HammingIndex) -> Iterator[CodeBatch]:
         yield start, ids, np.ascontiguousarray(index.rows.codes[start : start + step]), kept
 
 
-def connect(place: str, name: str = "images") -> Store:
+def connect(place: str, name: str = "images", seconds: float = ANSWER) -> Store:
     """The store at a place, whether or not anything was pushed there.  Raises as open_store, but FileNotFoundError."""
     scheme, _, where = place.partition(":")
     if scheme not in _SCHEMES or not where:
@@ -105,10 +111,10 @@ def connect(place: str, name: str = "images") -> Store:
         if scheme == "lancedb":
             from bigr_repr.retrieval.stores.lance import LanceStore
 
-            return LanceStore(where, name)
+            return LanceStore(where, name, seconds)
         from bigr_repr.retrieval.stores.milvus import MilvusStore
 
-        return MilvusStore(where, name)
+        return MilvusStore(where, name, seconds)
     except ImportError as error:
         raise ImportError(
             f"{place}: {error.name or error} is not installed; pip install 'bigr-repr[stores]'"

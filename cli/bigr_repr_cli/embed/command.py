@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from bigr_repr_cli.embed.options import DecodingOptions, Engine, NetworkSettings, OutputOptions, RowOptions
+from bigr_repr_cli.embed.options import DecodingOptions, NetworkSettings, OutputOptions, RowOptions
 from bigr_repr_cli.embed.watch import WatchOptions
 from bigr_repr_cli.flatten import flattened, values_of
-from bigr_repr_cli.options import Json
+from bigr_repr_cli.options import Engine, Json
 from bigr_repr_cli.parse import parse_batch_size, parse_duration, parse_layers
 
-_Images = Annotated[
+Images = Annotated[
     list[str],
     typer.Argument(
         metavar="IMG",
@@ -23,7 +23,7 @@ _Images = Annotated[
 
 @flattened
 def command(
-    images: _Images,
+    images: Images,
     columns: RowOptions,
     runs: OutputOptions,
     decoding: DecodingOptions,
@@ -39,21 +39,11 @@ def command(
 
     --layer best is the block that bigr-repr bench layers found for this model.
     """
-    layers = parse_layers(list(columns.layer), ("mid", "best"), joined=True)
-    size = parse_batch_size(computing.batch_size)
-    if computing.ray_address is not None and computing.engine != Engine.ray:
-        raise typer.BadParameter("belongs to --engine ray", param_hint="--ray-address")
-    if "-" in images and len(images) > 1:
-        raise typer.BadParameter("- takes all paths from stdin; name nothing else beside it", param_hint="IMG")
+    inputs, options = inputs_of(images), keywords(columns, runs, decoding, computing) | {"literal": images == ["-"]}
     from bigr_repr.embed import embed_images
-    from bigr_repr.images.find import read_list
     from bigr_repr_cli.embed.narrow import NARROW, measured
     from bigr_repr_cli.embed.report import embedding_progress, print_summary
 
-    options = _options(columns, runs, decoding, computing) | {"layers": _best_known(layers, columns.model)}
-    listed = images == ["-"]
-    inputs: Any = read_list(sys.stdin.buffer) if listed else images
-    options |= {"literal": listed, "batch_size": size}
     if computing.precision in NARROW:
         inputs = list(inputs)
         options = measured(inputs, options)
@@ -62,6 +52,27 @@ def command(
     print_summary(summary, as_json=as_json)
     if not summary.rows:
         raise RuntimeError(f"none of the images gave a vector; the reasons are in {summary.out / 'failures.jsonl'}")
+
+
+def inputs_of(images: list[str]) -> Any:
+    """The inputs of embed_images; - stands for the paths on standard input.  Raises BadParameter."""
+    if "-" in images and len(images) > 1:
+        raise typer.BadParameter("- takes all paths from stdin; name nothing else beside it", param_hint="IMG")
+    from bigr_repr.images.find import read_list
+
+    return read_list(sys.stdin.buffer) if images == ["-"] else images
+
+
+def keywords(
+    columns: RowOptions, runs: OutputOptions, decoding: DecodingOptions, computing: NetworkSettings
+) -> dict[str, Any]:
+    """Keywords of embed_images for options of the command line.  Raises BadParameter."""
+    layers = parse_layers(list(columns.layer), ("mid", "best"), joined=True)
+    size = parse_batch_size(computing.batch_size)
+    if computing.ray_address is not None and computing.engine != Engine.ray:
+        raise typer.BadParameter("belongs to --engine ray", param_hint="--ray-address")
+    options = _options(columns, runs, decoding, computing)
+    return options | {"batch_size": size, "layers": _best_known(layers, columns.model)}
 
 
 def _options(

@@ -7,13 +7,12 @@ from typing import Annotated
 import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
-from bigr_repr_cli.options import Compile, ImageColumn, Model, ReadWith
+from bigr_repr_cli.options import Compile, Engine, ImageColumn, Model, RayAddress, ReadWith
 
 Pool = StrEnum("Pool", [("avg", "avg"), ("max", "max"), ("both", "avg+max"), ("grid2", "grid2"), ("none", "none")])
 Dedup = StrEnum("Dedup", ["exact"])
 Stored = StrEnum("Stored", ["float32", "float16"])
 Icc = StrEnum("Icc", ["convert", "ignore"])
-Engine = StrEnum("Engine", ["local", "ray"])
 Reduced = StrEnum("Reduced", ["float32", "bfloat16", "float16", "int8", "fp32", "bf16", "fp16"])
 
 
@@ -197,10 +196,4 @@ class NetworkSettings:
     engine: Annotated[Engine, typer.Option(help="local: this machine; ray: all machines of a Ray cluster.")] = (
         Engine.local
     )
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of the Ray cluster's head, as HOST:6379 "
-            r"\[default: the environment's RAY_ADDRESS, else a cluster of only this machine]."
-        ),
-    ] = None
+    ray_address: RayAddress = None

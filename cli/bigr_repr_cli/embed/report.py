@@ -32,7 +32,8 @@ def embedding_progress(options: WatchOptions) -> Iterator[Callable[[Progress], N
     terminal = console.is_terminal and not options.log_json
     watch = Watch(options, lines=not terminal)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Bar(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not terminal) as bar:
+    bars = Bar(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not terminal)
+    with watch.served(), bars as bar:
         listing = bar.add_task("listing", total=None, note="")
         embedding = None
 

@@ -1,16 +1,18 @@
-"""How `bigr-repr embed` shows how far it is: a bar on a terminal, else a line a minute; as JSON; as a metrics file."""
+"""How `bigr-repr embed` shows how far it is: a bar on a terminal, else a line a minute; as JSON; as metrics."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import deque
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+
+from bigr_repr_cli.embed.metrics import metrics_text, serving
 
 _LINE: Final = 60.0  # seconds between lines
 _METRICS: Final = 15.0  # between writings of the metrics file
@@ -30,6 +32,14 @@ class WatchOptions:
         typer.Option(
             help="File to keep up to date with the run's counts in Prometheus' text format, as for the textfile "
             r"collector of its node exporter \[default: none]."
+        ),
+    ] = None
+    metrics_port: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Port where Prometheus may ask for the same counts, as 9464: this machine only; 0.0.0.0:9464: from "
+            r"others too \[default: none].",
         ),
     ] = None
 
@@ -109,29 +119,18 @@ class Watch:
             line = str(self.meter)
         typer.echo(line, err=True)
 
+    def served(self) -> AbstractContextManager[object]:
+        """While the block runs, whoever asks at the port is told the counts, if there is to be one."""
+        port = self._options.metrics_port
+        return nullcontext() if port is None else serving(port, lambda: metrics_text(self.meter))
+
     def write(self, ended: bool = False) -> None:
         """Write the metrics file, if there is to be one."""
         from bigr_repr.system.files import replacing
 
         if self._options.metrics is not None:
             with nullcontext() if ended else suppress(OSError), replacing(self._options.metrics) as file:
-                file.write(_metrics(self.meter).encode())
-
-
-def _metrics(meter: Meter) -> str:
-    """Counts in Prometheus' text format."""
-    values = {
-        "images_done": ("Images dealt with, failures among them", meter.done),
-        "images_planned": ("Images in all; 0 while they are being listed", meter.total or 0),
-        "images_failed": ("Images that gave no row", meter.failures),
-        "images_per_second": ("Images per second lately", round(meter.rate, 3)),
-        "updated_seconds": ("When this was written, in seconds since 1970", round(time.time(), 3)),
-    }
-    lines = (
-        f"# HELP bigr_repr_embed_{name} {said}\n# TYPE bigr_repr_embed_{name} gauge\nbigr_repr_embed_{name} {value}\n"
-        for name, (said, value) in values.items()
-    )
-    return "".join(lines)
+                file.write(metrics_text(self.meter).encode())
 
 
 def in_time(seconds: float) -> str:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from bigr_repr_cli.flatten import flattened, values_of
-from bigr_repr_cli.options import Bits, CodeKind, Codes, Json, StoredLayer
-from bigr_repr_cli.parse import stored_layer
+from bigr_repr_cli.options import Bits, CodeKind, Codes, Engine, Json, RayAddress, StoredLayer
+from bigr_repr_cli.parse import parse_duration, stored_layer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -117,6 +117,14 @@ class ShardOptions:
         ),
     ] = None
     processes: Annotated[int, typer.Option(min=1, help="Shards to build at the same time.")] = 1
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="Where shards are built. local: processes of this machine; ray: all cores of a Ray cluster, whose "
+            "machines must see EMBEDDINGS and OUT."
+        ),
+    ] = Engine.local
+    ray_address: RayAddress = None
 
 
 @app.command()
@@ -152,8 +160,10 @@ def build(
         "vectors": None if rows.vectors == Kept.none else rows.vectors,
     }  # fmt: skip
     if cut.shards is not None:
-        _build_shards(embeddings, out, cut.shards, cut.processes, how, as_json=as_json)
+        _build_shards(embeddings, out, cut, how, as_json=as_json)
         return
+    if cut.engine == Engine.ray:
+        raise typer.BadParameter("builds shards: say how many with --shards", param_hint="--engine ray")
     with counting_progress("indexing") as on_progress:
         built = build_index(embeddings, out, on_progress=on_progress, **how)
     print_index(built, out, as_json=as_json)
@@ -161,16 +171,14 @@ def build(
         typer.echo(f"warning: {warning}", err=True)
 
 
-def _build_shards(
-    embeddings: list[str], out: Path, shards: int, processes: int, how: dict[str, Any], *, as_json: bool
-) -> None:
+def _build_shards(embeddings: list[str], out: Path, cut: ShardOptions, how: dict[str, Any], *, as_json: bool) -> None:
     from bigr_repr.retrieval import build_shards
     from bigr_repr_cli.progress import counting_progress
 
     if len(embeddings) > 1:
         raise typer.BadParameter("shards are of one data set", param_hint="--shards")
     with counting_progress("shards") as on_progress:
-        built = build_shards(embeddings[0], out, shards, processes=processes, on_progress=on_progress, **how)
+        built = build_shards(embeddings[0], out, on_progress=on_progress, **values_of(cut), **how)
     if as_json:
         typer.echo(json.dumps({"index": str(out), "images": len(built), "n_bits": built.n_bits}, indent=2))
         return
@@ -291,11 +299,14 @@ def push(
     kind: Annotated[
         StoreKind, typer.Option(help="flat: exact search; ivf: approximate, searches the nearest lists of codes.")
     ] = StoreKind.flat,
+    timeout: Annotated[
+        str, typer.Option(help="How long the store may take for a step, as some thousand rows: 90s, 10m, 1h.")
+    ] = "2m",
 ) -> None:
     """Copy an index's codes to a store, to be searched from there by the same command."""
     from bigr_repr.retrieval import HammingIndex
     from bigr_repr.retrieval.stores.open import push as push_index
 
-    pushed = push_index(HammingIndex.load(index), to, name, kind=str(kind))
+    pushed = push_index(HammingIndex.load(index), to, name, kind=str(kind), timeout=parse_duration(timeout))
     typer.echo(f"{len(pushed):,} codes of {pushed.n_bits:,} bits: {to}, {name}")
     typer.echo(f"search them with: bigr-repr search IMAGE --index {to}{'' if name == 'images' else f' --name {name}'}")

@@ -1,0 +1,58 @@
+"""Damaged files of a data set: named in errors, and noted beside the plan, so that the next run mends them by itself.
+
+Knows nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import pyarrow as pa
+
+from bigr_repr.system.files import replacing
+from bigr_repr.system.object_store import Place
+
+MEND: Final = "mend it with the same bigr-repr embed and --verify"
+_NOTED: Final = "mend it with the same bigr-repr embed, which embeds its images again; --verify looks for more damage"
+_PART: Final = re.compile(r"part-(\d+)\.parquet")
+_NOTE: Final = "damaged-"
+
+
+@contextmanager
+def damage_named(file: Place, run: Place | None = None, remedy: str = MEND) -> Iterator[None]:
+    """Say of what pyarrow raises for a damaged file which one it is, and the remedy.
+
+    run: where a part of a data set is noted as damaged, if that folder is there and may be written.
+    """
+    try:
+        yield
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        if getattr(error, "errno", None) or isinstance(error, ConnectionError | PermissionError | FileNotFoundError):
+            raise
+        if run is not None and note_damage(file, run):
+            remedy = _NOTED
+        raise ValueError(f"{file}: damaged ({' '.join(str(error).split())[:300]}); {remedy}") from error
+
+
+def note_damage(file: Place, run: Place) -> bool:
+    """Note a part as damaged; whether that could be done."""
+    with suppress(OSError):
+        if _PART.fullmatch(file.name) and run.is_dir():
+            with replacing(run / f"{_NOTE}{file.name}"):
+                return True
+    return False
+
+
+def noted(run: Place) -> set[int]:
+    """Numbers of the units whose parts readers found damaged."""
+    found = (_PART.fullmatch(place.name.removeprefix(_NOTE)) for place in run.glob(f"{_NOTE}part-*.parquet"))
+    return {int(match[1]) for match in found if match is not None}
+
+
+def forget_damage(run: Place) -> None:
+    """Remove all such notes."""
+    for unit in noted(run):
+        (run / f"{_NOTE}part-{unit:05d}.parquet").unlink(missing_ok=True)

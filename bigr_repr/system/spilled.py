@@ -1,0 +1,112 @@
+"""Records past what memory should hold: arrays that lie in a temporary file where they are large, sorted there too.
+
+Knows nothing of what the records are. A temporary file has no name and is gone with the process; it lies in the
+system's folder for such files (TMPDIR).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from bigr_repr.system.files import naming
+
+IN_MEMORY: Final = 64 << 20  # bytes of an array up to which it is held in memory
+_CHUNK: Final = 8 << 20  # bytes looked at in one go
+_BUCKETS: Final = 256
+
+
+class SpilledArray:
+    """An array of one dimension, in memory or, past so many bytes, in a temporary file, to read and write in place.
+
+    All zeros at first.  Raises OSError, which names the folder, where the disk is full.
+    """
+
+    def __init__(self, count: int, dtype: DTypeLike, in_memory: int = IN_MEMORY) -> None:
+        kind = np.dtype(dtype)
+        self._map: mmap.mmap | None = None
+        size = count * kind.itemsize
+        if size <= in_memory:
+            self.values: NDArray[Any] = np.zeros(count, kind)
+            return
+        place = Path(tempfile.gettempdir())
+        with naming(place), tempfile.TemporaryFile(dir=place) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk later would end the process
+            else:
+                file.truncate(size)
+            self._map = mmap.mmap(file.fileno(), size)
+        self.values = np.frombuffer(self._map, kind)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def spilled(self) -> bool:
+        """Whether it lies in a file."""
+        return self._map is not None
+
+    def release(self) -> None:
+        """Give the memory back that reading and writing took; the file keeps what was written."""
+        if self._map is not None and hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def chunks(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """All of it in pieces of some megabytes, each with its place; memory is given back behind them."""
+        step = max(1, _CHUNK // self.values.itemsize)
+        for start in range(0, len(self.values), step):
+            yield start, self.values[start : start + step]
+            self.release()
+
+
+def sorted_by(array: SpilledArray, field: str, in_memory: int = IN_MEMORY) -> SpilledArray:
+    """The same records in the order of a field of bytes; equal ones stay in their order.
+
+    Past what memory holds they are dealt out by the field's first byte, and each share is sorted alone: the field
+    should be as random as digests are.
+    """
+    if not array.spilled:
+        array.values = array.values[np.argsort(array.values[field], kind="stable")]
+        return array
+    counts = np.zeros(_BUCKETS, np.int64)
+    for _, chunk in array.chunks():
+        counts += np.bincount(_first_bytes(chunk, field), minlength=_BUCKETS)
+    ends = np.cumsum(counts)
+    ordered, at = SpilledArray(len(array), array.values.dtype, in_memory), ends - counts
+    for _, chunk in array.chunks():
+        first = _first_bytes(chunk, field)
+        order = np.argsort(first, kind="stable")
+        bounds = np.searchsorted(first[order], np.arange(_BUCKETS + 1))
+        for bucket, (start, stop) in enumerate(pairwise(bounds)):
+            ordered.values[at[bucket] : at[bucket] + stop - start] = chunk[order[start:stop]]
+        at += np.diff(bounds)
+        ordered.release()
+    for start, stop in zip(ends - counts, ends, strict=True):
+        share = ordered.values[start:stop]
+        share[:] = share[np.argsort(share[field], kind="stable")]
+        ordered.release()
+    return ordered
+
+
+def columns_of(array: SpilledArray, in_memory: int = IN_MEMORY) -> dict[str, SpilledArray]:
+    """The fields of records, each as an array of its own."""
+    names = array.values.dtype.names or ()
+    columns = {name: SpilledArray(len(array), array.values.dtype[name], in_memory) for name in names}
+    for start, chunk in array.chunks():
+        for name, column in columns.items():
+            column.values[start : start + len(chunk)] = chunk[name]
+            column.release()
+    return columns
+
+
+def _first_bytes(records: NDArray[Any], field: str) -> NDArray[np.uint8]:
+    keys = np.ascontiguousarray(records[field])
+    return keys.view(np.uint8).reshape(len(keys), -1)[:, 0]

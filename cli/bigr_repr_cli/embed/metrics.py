@@ -1,0 +1,94 @@
+"""A run's counts in Prometheus' text format, and the port where they are asked for. Knows nothing of runs."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Protocol
+
+import typer
+
+
+class Counts(Protocol):
+    """What is told: images dealt with, in all (None while they are listed), without a row, and per second."""
+
+    done: int
+    total: int | None
+    failures: int
+
+    @property
+    def rate(self) -> float:
+        """Images per second lately."""
+        ...
+
+
+def metrics_text(meter: Counts) -> str:
+    """Counts in Prometheus' text format."""
+    values = {
+        "images_done": ("Images dealt with, failures among them", meter.done),
+        "images_planned": ("Images in all; 0 while they are being listed", meter.total or 0),
+        "images_failed": ("Images that gave no row", meter.failures),
+        "images_per_second": ("Images per second lately", round(meter.rate, 3)),
+        "updated_seconds": ("When this was written, in seconds since 1970", round(time.time(), 3)),
+    }
+    lines = (
+        f"# HELP bigr_repr_embed_{name} {said}\n# TYPE bigr_repr_embed_{name} gauge\nbigr_repr_embed_{name} {value}\n"
+        for name, (said, value) in values.items()
+    )
+    return "".join(lines)
+
+
+@contextmanager
+def serving(address: str, text: Callable[[], str]) -> Iterator[int]:
+    """While the block runs, give text() to whoever asks at "[HOST:]PORT" for /metrics.  Gives the port.
+
+    Raises BadParameter for another address, OSError for a port that is taken.
+    """
+    server = _server(address, text)
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="bigr-metrics", daemon=True).start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port out of "9464", "host:9464" or "[::]:9464".  Raises BadParameter for anything else."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not int(port) <= 65535 or (":" in host and not host.startswith("[")):
+        raise typer.BadParameter(f"{text!r} is not a port, as 9464 or 0.0.0.0:9464", param_hint="--metrics-port")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _server(address: str, text: Callable[[], str]) -> ThreadingHTTPServer:
+    """What gives text() to whoever asks for /metrics."""
+
+    class MetricsAnswer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path.partition("?")[0] == "/metrics"
+            content = text().encode() if found else b"ask for /metrics\n"
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Nothing."""
+
+    place = parse_address(address)
+
+    class MetricsServer(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+
+    try:
+        return MetricsServer(place, MetricsAnswer)
+    except OSError as error:
+        raise OSError(
+            f"metrics_port={address}: cannot listen there ({error.strerror or error}); name another"
+        ) from error
