@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from bigr_repr.config import ModelConfig, TokenizerConfig, from_fields, preset, preset_names
+from bigr_repr.system.sums import sealed, unsealed, without_seal
 
 DEFAULT_MODEL: Final = "bigr-tiny-aligned"  # bundled: there without a download
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -118,7 +119,7 @@ def config_text(config: ModelConfig | TokenizerConfig, fingerprint: str) -> str:
         "preprocessing": _PREPROCESSING,
         "weights_sha256": fingerprint,
     }
-    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(sealed(record), indent=2, ensure_ascii=False) + "\n"
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
@@ -151,11 +152,14 @@ def _reading(folder: Path) -> Iterator[tuple[dict[str, Any], str | None]]:
         record = json.loads(path.read_bytes())
         if not isinstance(record, dict):
             raise ValueError(f"it holds a {type(record).__name__} where an object is expected")
+        whole = dict(record)
+        record = without_seal(record)
         _check_format(record)
         fingerprint = record.pop("weights_sha256", None)
         if fingerprint is not None and not isinstance(fingerprint, str):
             raise ValueError(f"weights_sha256={fingerprint!r} is not text")
         yield record, fingerprint
+        unsealed(whole)  # last: what is wrong is said in its own words
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
 

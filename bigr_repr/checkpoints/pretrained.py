@@ -21,6 +21,7 @@ from bigr_repr.checkpoints.weights import assign, fingerprint, without_weights
 from bigr_repr.config import ModelConfig, preset, preset_names
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.system.sums import check_sums
 
 __all__ = [
     "Description",
@@ -162,6 +163,7 @@ def with_adapter(base: Pretrained, folder: PathLike) -> Pretrained:
     folder = Path(folder).expanduser()
     header = adapters.read_header(folder)
     adapters.check_base(header, folder, name=base.config.name, fingerprint=base.fingerprint)
+    check_sums(folder)
     low_rank: Mapping[str, Tensor] = {}
     settings: dict[str, object] = {}
     if (folder / adapters.LOW_RANK_FILE).exists():

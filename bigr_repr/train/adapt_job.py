@@ -19,14 +19,12 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from bigr_repr.checkpoints.adapters import with_classes
-from bigr_repr.checkpoints.catalog import TOKENIZER_FILE
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save, with_adapter
 from bigr_repr.config import ModelConfig
 from bigr_repr.datasets import ImageSet
-from bigr_repr.system.files import naming, replacing
+from bigr_repr.system.files import replacing
 from bigr_repr.train.adapt_recipe import AdaptRecipe
 from bigr_repr.train.adapt_tokenizer import adapted_tokenizer
 from bigr_repr.train.anchor import Anchor
@@ -272,10 +270,8 @@ class AdaptJob:
             after = Pretrained(config, self._tokenizer.cpu(), part.model)
         else:
             shutil.rmtree(beside, ignore_errors=True)
-            part.write(beside, config, base=self._base, base_sha256=self.start.fingerprint)
-            if self._tokenizer is not self.start.tokenizer:
-                with naming(beside / TOKENIZER_FILE):
-                    save_file(self._tokenizer.cpu().state_dict(), beside / TOKENIZER_FILE)
+            own = None if self._tokenizer is self.start.tokenizer else self._tokenizer
+            part.write(beside, config, base=self._base, base_sha256=self.start.fingerprint, tokenizer=own)
             after = with_adapter(self.start, beside)
         adapter = None if self._recipe.method == "full" else self._out / "adapter"
         if PartialState().is_main_process:

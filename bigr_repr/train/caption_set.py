@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.system.files import naming, remove, replacing, sha256_of
+from bigr_repr.system.sums import sealed, unsealed, without_seal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,11 +70,12 @@ class CaptionStore:
             header = json.loads((self.folder / _HEADER).read_text())
             if header.get("format") != _FORMAT:
                 raise ValueError(f"format={header.get('format')!r}; this version reads {_FORMAT!r}")
-            self.header = CaptionHeader(**header)
+            self.header = CaptionHeader(**without_seal(header))
             for name, digest in self.header.sha256.items():
                 if sha256_of(self.folder / Path(name).name) != digest:
                     raise ValueError(f"{name} is damaged: its SHA-256 is not the one in {_HEADER}")
             self._open()
+            unsealed(header)
         except (TypeError, KeyError, ValueError, AttributeError, EOFError) as error:
             raise ValueError(f"{folder}: no captions that can be read ({error}); {remedy}") from error
 
@@ -172,7 +174,7 @@ def write_captions(
     )  # fmt: skip
     header = replace(header, sha256={name: sha256_of(target / name) for name in (_VECTORS, _INDEX, _TEXTS)})
     with replacing(target / _HEADER) as file:
-        file.write(json.dumps(asdict(header), indent=1).encode())
+        file.write(json.dumps(sealed(asdict(header)), indent=1).encode())
     return CaptionStore(target)
 
 

@@ -25,6 +25,7 @@ from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, t
 from bigr_repr.images.augment import random_resized_crop
 from bigr_repr.system.devices import choose_device, mixed_precision
 from bigr_repr.system.files import HashedFile, is_full, naming, remove, replacing, sha256_of
+from bigr_repr.system.sums import sealed, unsealed, without_seal
 from bigr_repr.system.threads import map_ahead
 from bigr_repr.train.caption_set import CaptionStore
 
@@ -70,7 +71,8 @@ def _read_header(file: Path) -> CodeHeader:
     header = json.loads(file.read_text())
     if header.get("format") != _FORMAT:
         raise ValueError(f"codes.json says format {header.get('format')!r}; this version reads {_FORMAT!r}")
-    return CodeHeader(**{**header, "class_names": tuple(header["class_names"])})
+    plain = without_seal(header)
+    return CodeHeader(**{**plain, "class_names": tuple(plain["class_names"])})
 
 
 class CodeSet:
@@ -90,6 +92,7 @@ class CodeSet:
                 self.labels = np.load(self.folder / "labels.npy", allow_pickle=False).astype(np.int64)
                 self._check("labels.npy", True, self.labels, (self.header.images,))
             self._check_sums()
+            unsealed(json.loads((self.folder / "codes.json").read_bytes()))
             self.captions = CaptionStore(self.folder) if (self.folder / "captions.json").exists() else None
         except FileNotFoundError as error:
             remedy = "make one with: bigr-repr train codes"
@@ -228,7 +231,7 @@ def _finish(folder: Path, header: CodeHeader, images: ImageSet) -> None:
     present = [folder / name for name in ("codes.npy", "labels.npy") if (folder / name).exists()]
     header = replace(header, sha256={file.name: sha256_of(file) for file in present})
     with replacing(folder / "codes.json") as file:
-        file.write(json.dumps(asdict(header), indent=1).encode())
+        file.write(json.dumps(sealed(asdict(header)), indent=1).encode())
 
 
 def mapped_array(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[Any]]:

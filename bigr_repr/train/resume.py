@@ -19,13 +19,13 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bigr_repr.system.files import sha256_of, sync_folder, sync_tree
+from bigr_repr.system.files import sync_folder, sync_tree
+from bigr_repr.system.sums import check_sums, write_sums
 from bigr_repr.train.ema import ExponentialAverage
 
 log = logging.getLogger(__name__)
 # What a damaged file may raise besides the usual errors: safetensors' own, and the many of the unpickler.
 _DAMAGE = (SafetensorError, pickle.UnpicklingError, TypeError, AttributeError, IndexError)
-_SUMS = "sha256.json"
 _NAME = re.compile(r"checkpoint-(\d{9})")
 
 
@@ -81,7 +81,7 @@ def save_checkpoint(
             (partial / "run.json").write_text(json.dumps({**record, "step": step, "ema_updates": average.updates}))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _write_sums(partial)
+            write_sums(partial)
             sync_tree(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
@@ -109,24 +109,9 @@ def load_checkpoint(path: Path, accelerator: Accelerator, average: ExponentialAv
     """Restore model, optimizers, random states and EMA. Raises TrainingError as `read_record` does."""
     updates = read_record(path)["ema_updates"]
     with _damage_named(path):
-        _check_sums(path)
+        check_sums(path)
         accelerator.load_state(str(path))
         average.load(load_file(path / "ema.safetensors"), updates)
-
-
-def _write_sums(folder: Path) -> None:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    sums = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
-    (folder / _SUMS).write_text(json.dumps(sums, indent=1))
-
-
-def _check_sums(folder: Path) -> None:
-    """Raises ValueError for files that are not as they were written; checkpoints of older versions state no sums."""
-    if not (folder / _SUMS).exists():
-        return
-    for name, digest in json.loads((folder / _SUMS).read_text()).items():
-        if sha256_of(folder / name) != digest:
-            raise ValueError(f"{name} is damaged: its SHA-256 is not the one in {_SUMS}")
 
 
 @contextmanager

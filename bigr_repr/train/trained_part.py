@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from bigr_repr.checkpoints.adapters import (
     CLASS_TABLE,
@@ -20,11 +20,12 @@ from bigr_repr.checkpoints.adapters import (
     class_table,
     header_text,
 )
-from bigr_repr.checkpoints.catalog import ADAPTER_FILE
+from bigr_repr.checkpoints.catalog import ADAPTER_FILE, TOKENIZER_FILE
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.config import ModelConfig
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.system.files import naming, sync_tree
+from bigr_repr.system.sums import write_sums
 from bigr_repr.train.adapt_recipe import AdaptRecipe
 
 if TYPE_CHECKING:
@@ -76,16 +77,24 @@ class TrainedPart:
         rows = len(self._rows) if len(trained) == len(list(self.model.parameters())) else int(self._rows.sum())
         return whole + rows * self.model.config.dim
 
-    def write(self, folder: Path, config: ModelConfig, *, base: str, base_sha256: str) -> Path:
-        """Write the adapter of a model that was trained by "lora" or "classes"; it is complete or not there."""
+    def write(
+        self, folder: Path, config: ModelConfig, *, base: str, base_sha256: str, tokenizer: nn.Module | None = None
+    ) -> Path:
+        """Write the adapter of a model that was trained by "lora" or "classes"; it is complete or not there.
+
+        tokenizer: one that was trained on, in place of the model's.
+        """
         partial = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             with naming(folder, partial):
                 self._write_parts(partial)
+                if tokenizer is not None:
+                    save_file(tokenizer.cpu().state_dict(), partial / TOKENIZER_FILE)
                 about = header_text(config, base=base, base_sha256=base_sha256)
                 (partial / ADAPTER_FILE).write_text(about, encoding="utf-8")
+                write_sums(partial)
                 sync_tree(partial)
             partial.rename(folder)
         finally:

@@ -19,6 +19,7 @@ from bigr_repr.embed.dataset.schema import PLAN_KEY
 from bigr_repr.embed.dataset.shards import ShardFile, read_shard, shard_file, write_shard
 from bigr_repr.system.files import naming, remove, replacing
 from bigr_repr.system.object_store import ObjectPath, Place
+from bigr_repr.system.sums import sealed, unsealed
 from bigr_repr.system.threads import map_ahead
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Ledger:
             **({"plan": plan} if plan else {}),
         }
         with replacing(self._record(unit), self.writer) as file:
-            file.write(json.dumps(content, indent=1).encode())
+            file.write(json.dumps(sealed(content), indent=1).encode())
         if record.failures and not isinstance(self.failures_file, ObjectPath):  # objects do not grow
             # For people who watch; list_failures writes it for good.
             with naming(self.failures_file), self.failures_file.open("ab") as lines:
@@ -108,7 +109,7 @@ class Ledger:
     def sealed(self, unit: int) -> UnitRecord | None:
         """A unit's record; None if the unit has still to be done."""
         try:
-            content = json.loads(self._record(unit).read_text("utf-8"))
+            content = unsealed(json.loads(self._record(unit).read_text("utf-8")))
             failures = tuple(Failure(**each) for each in content["failures"])
             more = (str(content.get(name, "")) for name in ("stamps", "sha256", "plan"))
             released = tuple(content.get("released", ()))
@@ -120,7 +121,7 @@ class Ledger:
                 return record
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s is damaged (%s): its images are embedded again", self._record(unit), error)
             return None
         log.warning("%s is not the file that was recorded: its images are embedded again", self.shard(unit))

@@ -27,6 +27,7 @@ from bigr_repr.embed.dataset.entry import Entry, as_entry
 from bigr_repr.images.find import Source, escape_path, unescape_path
 from bigr_repr.system.files import HashedFile, replacing, sync_folder
 from bigr_repr.system.object_store import Place, readable
+from bigr_repr.system.sums import sealed, unsealed
 
 _REMEDY = "start again with overwrite"
 RUN_FOLDER = "_run"  # in a data set's; readers of Parquet folders pass over names that begin with an underscore
@@ -209,17 +210,18 @@ def open_plan(folder: Place) -> Plan | None:
     file = folder / _PLAN
     try:
         written = json.loads(file.read_text("utf-8"))
-        if written["format"] not in (2, 3):
-            raise ValueError(f"{file}: format {written['format']} is of another version; use that, or overwrite")
-        return Plan(
-            folder, tuple(written["lists"]), written["unit_size"], written["provenance"],
-            tuple(map(str, written.get("ids", ()))), tuple(written.get("uneven", ())),
-            tuple((first, last) for first, last in written.get("continued", ())),
-        )  # fmt: skip
+        if written["format"] in (2, 3):
+            written = unsealed(written)
+            return Plan(
+                folder, tuple(written["lists"]), written["unit_size"], written["provenance"],
+                tuple(map(str, written.get("ids", ()))), tuple(written.get("uneven", ())),
+                tuple((first, last) for first, last in written.get("continued", ())),
+            )  # fmt: skip
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{file}: damaged ({error}); {_REMEDY}") from error
+    raise ValueError(f"{file}: format {written['format']} is of another version; use that, or overwrite")
 
 
 class Listed(NamedTuple):
@@ -287,7 +289,7 @@ def _commit(before: Plan, listed: Listed) -> Plan:
         "provenance": plan.provenance,
     }  # fmt: skip
     with replacing(plan.folder / _PLAN) as file:  # what it does not speak of is not there
-        file.write(json.dumps(written, indent=1).encode())
+        file.write(json.dumps(sealed(written), indent=1).encode())
     return plan
 
 
