@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -123,9 +124,8 @@ def index(shared: Shared, kind: str) -> Kind:
 
 
 def shards(shared: Shared) -> Kind:
-    from bigr_repr.retrieval.stores.shards import shard_folders
-
     from bigr_repr.retrieval import HammingIndex, build_shards
+    from bigr_repr.retrieval.index.shards import shard_folders
 
     def read(folder: Path) -> str:
         found = [HammingIndex.load(shard, memory_map=False) for shard in shard_folders(folder)]
@@ -327,6 +327,7 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
+    logging.disable()  # what is mended is told, and not of interest here
     torch.set_num_threads(1)
     results, bad = dict[str, Any](), 0
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:

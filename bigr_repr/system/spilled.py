@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from bigr_repr.system.files import naming
 
-IN_MEMORY: Final = 64 << 20  # bytes of an array up to which it is held in memory
+IN_MEMORY: Final = 16 << 20  # bytes of an array up to which it is held in memory
 _CHUNK: Final = 8 << 20  # bytes looked at in one go
 _BUCKETS: Final = 256
 
