@@ -26,7 +26,7 @@ from bigr_repr.images.inputs import Pictures
 from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.provenance import BITS, parse_provenance, provenance_of
 from bigr_repr.retrieval.codes.rows import id_array
-from bigr_repr.system.files import HashedFile, replacing
+from bigr_repr.system.files import HashedFile, replacing, sha256_of
 
 __all__ = ["CodeFile", "export_data_codes", "export_image_codes", "read_codes"]
 
@@ -62,7 +62,8 @@ def export_image_codes(
     """Write the tokenizer's codes of image files to a file; returns the number of rows. Whole or not at all.
 
     out: *.parquet, with columns path and code and the provenance as metadata; *.npz, with arrays paths, codes, n_bits
-    and origin (the provenance, as JSON); or *.npy, only the codes. bigr_repr.codes states how they are packed.
+    and origin (the provenance, as JSON); or *.npy, only the codes, with their SHA-256 in *.npy.sha256 as sha256sum
+    writes it. bigr_repr.codes states how they are packed.
 
     Raises ImageError for the first picture that cannot be read (bigr-repr embed --codes goes on past those), ValueError
     for another suffix.
@@ -89,6 +90,7 @@ def read_codes(path: PathLike, n_bits: int | None = None) -> CodeFile:
     _suffix(path)
     with path.open("rb") as file:
         try:
+            _check_digest(path)
             found = _read_parquet(file) if path.suffix == ".parquet" else _read_numpy(file, path.suffix, n_bits)
         except Exception as error:  # zip, NumPy's headers and Parquet each have errors of their own for damage
             said = str(error) or type(error).__name__
@@ -113,16 +115,34 @@ def _write(
     _suffix(path)
     if path.suffix == ".parquet":
         return _write_parquet(path, batches, n_bits, provenance)
+    digest = _digest_of(path)
     with replacing(path) as file:  # opened first: a place that cannot be written is known before the work
         parts = list(batches)
         codes = np.concatenate([part for _, part in parts]) if parts else np.empty((0, code_bytes(n_bits)), np.uint8)
         if path.suffix == ".npy":
-            np.save(HashedFile(file), codes)  # of a file of the system's, NumPy does not notice that the disk is full
+            hashed = HashedFile(file)  # to a file of the system's own NumPy writes without noticing a full disk
+            np.save(hashed, codes)
+            digest.unlink(missing_ok=True)
         else:
             paths = np.array([name for names, _ in parts for name in names], np.str_)
             recorded = np.str_(json.dumps(dict(provenance)))
             np.savez(file, paths=paths, codes=codes, n_bits=np.int64(n_bits), origin=recorded)
+    if path.suffix == ".npy":
+        with replacing(digest) as file:
+            file.write(f"{hashed.sha256}  {path.name}\n".encode("utf-8", "surrogateescape"))
     return len(codes)
+
+
+def _digest_of(path: Path) -> Path:
+    """Where the SHA-256 of an array is, as sha256sum writes it: .npy files have no room for one."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _check_digest(path: Path) -> None:
+    """Raises ValueError for an array that is not as it was written; those of older versions, or of others, pass."""
+    file = _digest_of(path)
+    if file.is_file() and file.read_bytes()[:64].decode("ascii", "replace") != sha256_of(path):
+        raise ValueError(f"its SHA-256 is not the one in {file.name}; if you changed it yourself, remove that file")
 
 
 def _write_parquet(
