@@ -207,6 +207,9 @@ def test_a_damaged_adapter_is_named(adapted: dict[str, Adapted], base: Path, tmp
     shutil.copytree(made.adapter, tmp_path / "a")
     settings = json.loads((tmp_path / "a/adapter_config.json").read_text())
     (tmp_path / "a/adapter_config.json").write_text(json.dumps({**settings, "use_dora": True}))
+    with pytest.raises(ValueError, match=r"a/adapter_config.json is damaged: its SHA-256"):
+        br.load(f"{base}+{tmp_path / 'a'}")
+    (tmp_path / "a/sha256.json").unlink()
     with pytest.raises(ValueError, match="use_dora is unknown here"):
         br.load(f"{base}+{tmp_path / 'a'}")
     (tmp_path / "a/classes.safetensors").write_bytes(b"damaged")

@@ -216,6 +216,7 @@ def test_a_tokenizer_alone_and_a_models(pre: Pretrained, tmp_path: Path) -> None
 def _edit_config(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         record = json.loads((folder / "config.json").read_text())
+        del record["record_sha256"]  # as one does who changes it on purpose
         change(record)
         (folder / "config.json").write_text(json.dumps(record))
 
@@ -245,6 +246,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), FileNotFoundError, r"no config\.json; see: bigr-repr models"),
     "no weights": (lambda f: (f / "generator.safetensors").unlink(), FileNotFoundError, "generator.safetensors"),
     "config cut": (_truncate("config.json", 40), ValueError, r"config\.json cannot be used"),
+    "config damaged": (
+        lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace('"name": "', '"name": "x')),
+        ValueError,
+        "config.json cannot be used: it is not what was written; .* take record_sha256 out of it",
+    ),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), ValueError, "holds a list"),
     "config not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), ValueError, "cannot be used"),
     "config deep": (lambda f: (f / "config.json").write_text("[" * 100_000), ValueError, "cannot be used"),
