@@ -1,4 +1,4 @@
-"""What a token of an image attends to, and which tokens are like it. Knows nothing of files or drawing."""
+"""What a token attends to, and which tokens are similar to it. Knows nothing of files or drawing."""
 
 # n images, N tokens, K bits per token, D width, M heads
 
@@ -29,7 +29,8 @@ class NearTokens(NamedTuple):
 
 @torch.no_grad()
 def token_attention(bits: ArrayLike, pre: Pretrained, layer: int | str, token: int) -> NDArray[np.float32]:
-    """How much a token attends to each in a block: bits (n, N, K), as of `token_views` -> (n, M, 1 + N), rows sum to 1.
+    """How much a token attends to each position in a block: bits (n, N, K), as of `token_views` -> (n, M, 1 + N), rows
+    sum to 1.
 
     The condition, "no class", comes first. token: 0..N-1, in raster order. In a causal model later tokens get 0.
     Raises ValueError for a layer or token that is not there, or bits of another shape.
@@ -69,10 +70,10 @@ def _weights(attention: Any, x: torch.Tensor, table: torch.Tensor, place: int) -
 
 
 def near_tokens(states: ArrayLike, image: int, token: int, *, k: int = 8) -> NearTokens:
-    """Tokens like one of an image, by the cosine of states (n, N, D) less their mean over all tokens.
+    """Tokens similar to one of an image, by the cosine of states (n, N, D) minus their mean over all tokens.
 
-    What all tokens have in common would make all of them alike. Raises ValueError for an image or token that is not
-    there, or states of another shape.
+    Without that, what all tokens share would make all of them similar. Raises ValueError for an image or token that is
+    not there, or states of another shape.
     """
     values = np.asarray(states, np.float32)
     if values.ndim != 3 or not values.size:

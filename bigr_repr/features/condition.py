@@ -1,4 +1,4 @@
-"""What the transformer is told beside an image's bits when features are read. Knows no networks."""
+"""What the transformer is given, besides an image's bits, when features are read. Knows no networks."""
 
 # N tokens
 
@@ -23,11 +23,11 @@ _NOTHING: Final = "no class, no token masked"  # as written into data sets
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureCondition:
-    """A class or caption that features are read with, and a share of tokens that the transformer does not see.
+    """A class or caption to read features with, and a share of tokens to hide from the transformer.
 
-    given: a class by number or name; of a text model a caption; None: neither, as in the paper. masked_share: in
-    [0, 1), of the tokens, at the same places in every image, drawn with mask_seed; their states are pooled with the
-    others'. Raises ValueError for values out of range.
+    given: a class by number or name; of a text model a caption; None: neither, as in the paper. masked_share: share of
+    the tokens in [0, 1), the same ones in every image, drawn with mask_seed; their states are pooled with the others'.
+    Raises ValueError for values out of range.
     """
 
     given: int | str | None = None
@@ -50,7 +50,7 @@ class FeatureCondition:
     def of(self, config: ModelConfig) -> FeatureCondition:
         """The same for this model: a class as its number, a caption without the white space around it.
 
-        Raises ValueError for a class that the model does not have, and for tokens masked in a model that reads them one
+        Raises ValueError for a class that the model does not have, or for masked tokens in a model that reads them one
         after the other.
         """
         given, generator = self.given, config.generator
@@ -65,7 +65,9 @@ class FeatureCondition:
         return dataclasses.replace(self, given=given, mask_seed=self.mask_seed if self.masked_share else 0)
 
     def masked(self, tokens: int) -> NDArray[np.bool_] | None:
-        """Which of N tokens are masked, (N,); None for none. Of a share above 0 at least one is, and one is not."""
+        """Which of N tokens are masked, (N,); None for none. A share above 0 masks at least one token, and never
+        all.
+        """
         if not self.masked_share:
             return None
         count = min(max(1, round(self.masked_share * tokens)), tokens - 1)

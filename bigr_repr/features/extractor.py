@@ -37,9 +37,9 @@ _GROUP_TOKENS = 512
 class Features(NamedTuple):
     """What a FeatureExtractor gives for a batch.
 
-    layers: {layer as asked for: (B, D), or (B, N, D) with pool="none"}, float32.  codes: (B, N, K), bool.
-    finite: (B,), bool; False: the tokenizer's numbers for the image, or its mirror image, overflowed or were not
-    numbers, so that its codes mean nothing; its layers are NaN.
+    layers: {layer as asked for: (B, D), or (B, N, D) with pool="none"}, float32. codes: (B, N, K), bool. finite: (B,),
+    bool; False: the tokenizer's numbers for the image, or its mirror image, overflowed or were not numbers, so that its
+    codes mean nothing; its layers are NaN.
     """
 
     layers: dict[Layer, Tensor]
@@ -190,7 +190,7 @@ class FeatureExtractor(nn.Module):
         return self.device.type == "cpu" and self.dtype in (torch.float32, torch.float64)
 
     def _read(self, inputs: Tensor) -> Features:
-        """Of prepared images, as they are."""
+        """Features of prepared images, not mirrored."""
         if self._exported is not None:
             return self._read_exported(self._exported, inputs)
         logits = self._bit_logits(inputs)[: len(inputs)]
@@ -295,7 +295,8 @@ def _rows(told: Tensor | Captions | None, rows: int, device: torch.device) -> Te
 
 
 def _images_at_a_time(side: int) -> int:
-    """Images of this side that the tokenizer takes at a time on a CPU: as fast as more, and a single one is not slow.
+    """Images of this side that the tokenizer takes at a time on a CPU: as fast as larger groups, without slowing down
+    single images.
 
     Two of 256 pixels fill a processor, as eight small ones do.
     """

@@ -38,7 +38,7 @@ def pool_tokens(states: Tensor, pool: str, grid: tuple[int, int] | None = None) 
 
 
 def pool_width(pool: str, width: int) -> int:
-    """Features that a pool makes of `width`."""
+    """Width of the vector that a pool makes of tokens of this width."""
     return width * {"avg+max": 2, "grid2": 4}.get(pool, 1)
 
 

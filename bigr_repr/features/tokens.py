@@ -1,4 +1,4 @@
-"""What single tokens of images hold: states as colors, how sure their bits are. Knows nothing of files or drawing."""
+"""What single tokens hold: states as colors, and how certain their bits are. Knows nothing of files or drawing."""
 
 # n images, N tokens, K bits per token, h w token grid, D width, S side in pixels
 
@@ -30,9 +30,9 @@ _CLIPPED = 1.0  # percent of tokens at either end of a color's range
 class TokenViews(NamedTuple):
     """What `token_views` finds.
 
-    bits: (n, N, K), bool.  entropy: (n, N), float32 in [0, 1]: mean binary entropy of each token's bits, as sure as the
-    tokenizer is of them; 0: quite sure.  states: {layer as asked for: (n, N, D)}, float32.  reconstruction: what the
-    decoder makes of the bits, uint8 (n, S, S, 3), RGB.
+    bits: (n, N, K), bool. entropy: (n, N), float32 in [0, 1]: mean binary entropy of each token's bits by the
+    tokenizer; 0: certain. states: {layer as asked for: (n, N, D)}, float32. reconstruction: what the decoder makes of
+    the bits, uint8 (n, S, S, 3), RGB.
     """
 
     bits: NDArray[np.bool_]
@@ -42,7 +42,7 @@ class TokenViews(NamedTuple):
 
 
 def token_views(images: Pictures, pre: Pretrained, layers: Iterable[Layer] = (12,)) -> TokenViews:
-    """The tokens of images, each by itself, on the model's device and in its dtype.
+    """The tokens of images, computed on the model's device and in its dtype.
 
     images: as `extract_features` takes them; all is held in memory.  layers: blocks, as there; none: only the bits.
     Raises as `extract_features` does.

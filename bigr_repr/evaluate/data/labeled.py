@@ -1,4 +1,4 @@
-"""Features with labels, and what every evaluation refuses, in one clear line each. Knows nothing of classifiers."""
+"""Features with labels, and the checks that all evaluations share. Knows nothing of classifiers."""
 
 # n rows (images), D features
 

@@ -1,4 +1,4 @@
-"""Several labels an image, from files: a matrix of 0 and 1, or names on lines. Knows no images, features or probes."""
+"""Several labels per image, from files: a matrix of 0 and 1, or lines of names. Knows no images, features or probes."""
 
 # n rows (images), K classes
 
@@ -27,7 +27,7 @@ def read_multi_labels(files: tuple[PathLike, PathLike]) -> tuple[MultiLabels, Mu
     """Labels of the training and of the test images, of the same classes.
 
     files: .npy or the only array of an .npz, (n, K) whole numbers or booleans, negative: unknown; or text with a line
-    an image, its classes' names separated by commas, an empty line for none. Raises ValueError that names the file.
+    per image: names of classes separated by commas, or an empty line. Raises ValueError that names the file.
     """
     train, test = (_lines(Path(file)) if _is_text(file) else _matrix(Path(file)) for file in files)
     if isinstance(train, np.ndarray) and isinstance(test, np.ndarray):

@@ -1,8 +1,7 @@
-"""Images with a mask of classes each: folders of pictures and PNG files. Knows no models and no heads.
+"""Images with class masks: folders of pictures and PNG files. Knows no models and no heads.
 
-A folder holds `train` and `test` (or `val`), and each of these `images` and `masks`: a mask has the picture's name but
-for the ending, its size, and a whole number a pixel, 255 where there is none. `classes.txt` may name the classes, one a
-line.
+A folder holds `train` and `test` (or `val`), and each of these `images` and `masks`: a mask is a PNG with the picture's
+name and size, and a class number in each pixel, 255 for none. `classes.txt` may name the classes, one per line.
 """
 
 # H W size of a picture, S side of a square in pixels

@@ -55,7 +55,7 @@ class Part:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        """What tells the source from others, whichever of its rows are taken: of names, sizes and times of files."""
+        """Identifies the source, whichever rows are taken: a hash of its files' names, sizes and times."""
         if not isinstance(self.source, EmbeddingSet):
             return self.source.fingerprint()
         files = [file.absolute() if isinstance(file, Path) else file for file in self.source.files]
@@ -64,7 +64,7 @@ class Part:
         return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
     def taking(self, places: Labels, note: dict[str, Any]) -> Part:
-        """Some of the rows, in the order given, with a note for the record."""
+        """A selection of the rows, in the order given, with a note for the record."""
         return dataclasses.replace(
             self, rows=self.rows[places], labels=self.labels[places], record={**self.record, **note}
         )

@@ -1,7 +1,7 @@
-"""How near generated images come to real ones: Fréchet distance, precision and recall of features. Knows no images.
+"""How close generated images come to real ones: Fréchet distance, precision and recall of features. Knows no images.
 
-Features of any extractor will do, and the extractor's name goes with every result: numbers of different extractors
-must not be compared. Only with features of the usual Inception network is the Fréchet distance the FID.
+Features of any extractor will do, and the extractor's name goes with every result: numbers of different extractors must
+not be compared. The Fréchet distance is the FID only with features of the usual Inception network.
 """
 
 # n rows (images), D features
@@ -33,7 +33,7 @@ class PrecisionRecall(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationQuality:
-    """All measures of one set of generated images. `extractor` and `protocol` say in words what they are of."""
+    """All measures of one set of generated images. `extractor` and `protocol` describe them in words."""
 
     frechet_distance: float
     precision: float

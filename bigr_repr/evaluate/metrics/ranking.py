@@ -1,9 +1,9 @@
-"""Label retrieval, equal distances treated fairly. Knows nothing of images, models or indexes.
+"""Label retrieval that treats equal distances fairly. Knows nothing of images, models or indexes.
 
-Hamming distances tie often, and an order among ties would be an accident. So every measure here is the expectation
-over random orders of the ties, and the average precision has the bounds of the best and the worst order beside it.
-The expected average precision of tied ranks: McSherry and Najork, "Computing information retrieval performance
-measures efficiently in the presence of tied scores", ECIR 2008, section 3.
+Hamming distances often tie, and any order among ties is arbitrary. So every measure here is the expectation over random
+orders of the ties, and the average precision has the bounds of the best and the worst order beside it. The expected
+average precision of tied ranks: McSherry and Najork, "Computing information retrieval performance measures efficiently
+in the presence of tied scores", ECIR 2008, section 3.
 """
 
 # q queries, m database rows, k neighbors

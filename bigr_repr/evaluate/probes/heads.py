@@ -130,7 +130,7 @@ class _Trainer:
         self._x = x
 
     def _rows_of(self, seed: int) -> Tensor:
-        """Row numbers of a seed's next batch: every row once, in random order, then anew. The last one may be short."""
+        """Row numbers of a seed's next batch: each row once per epoch, in random order; the last batch may be short."""
         if not len(self._order[seed]):
             self._order[seed] = torch.randperm(self._rows, generator=self._draws[seed])
         rows, self._order[seed] = self._order[seed][: self._batch], self._order[seed][self._batch :]

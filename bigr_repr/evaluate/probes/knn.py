@@ -36,7 +36,7 @@ class Knn:
     """What nearest neighbors found: accuracies in percent for each k, in the order asked for.
 
     `top5` counts a hit among the five classes with the most votes. `interval`: 95 % of top1, by resampling the test
-    images. `predicted`: {k: classes with the most votes, (n_test,)}. `protocol` says in words how they came about.
+    images. `predicted`: {k: classes with the most votes, (n_test,)}. `protocol` describes the method in words.
     """
 
     top1: dict[int, float]

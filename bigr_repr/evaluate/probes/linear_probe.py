@@ -73,7 +73,7 @@ def linear_probe(
     seeds: Sequence[int] = (0,),
     device: torch.device | str | None = None,
 ) -> LinearProbe:
-    """Train a linear classifier on frozen features and measure it on a test set that it has never seen.
+    """Train a linear classifier on frozen features and measure it on a held-back test set.
 
     Features are (n, D) bool, integers or floats, labels whole numbers (n,). protocol: "logreg", "mae", "mage",
     "dinov2", or your own SgdProtocol. Every setting is chosen by the accuracy on a held-out fifth of the training set,
@@ -158,7 +158,7 @@ def summarized(
     seeds: tuple[int, ...],
     words: str,
 ) -> LinearProbe:
-    """What heads of one layer, one a seed, found; words: the protocol."""
+    """The result of one layer's heads, one per seed; words: the protocol."""
     ranked = [classes[head.ranked] for head in heads]
     hits = np.mean([order[:, 0] == test.labels for order in ranked], axis=0)
     top1 = tuple(accuracy(order, test.labels, 1) for order in ranked)

@@ -1,4 +1,4 @@
-"""The linear probe where images have several labels: a logistic regression a class, to its optimum. Knows no images."""
+"""The linear probe for several labels per image: a logistic regression per class, to its optimum. Knows no images."""
 
 # n rows (images), D features, K classes
 

@@ -1,6 +1,6 @@
 """The protocols of MAE, MAGE and DINOv2 on features of many layers: choose on a held-out part, retrain, rank.
 
-Knows no images; how a step is taken is `heads`' business.
+Knows no images; `heads` takes the steps.
 """
 
 # L layers, S seeds, H heads, n rows (images), D features, K classes

@@ -51,7 +51,7 @@ def figures_of(rows: tuple[BenchRow, BenchRow] | None) -> dict[str, tuple[float,
 
 
 def fallen(figures: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The figures that are lower after than before, by more than a point: what the adaptation cost."""
+    """The figures that fell by more than a point: what the adaptation cost."""
     return [name for name, (before, after) in figures.items() if after < before - _NOISE]
 
 

@@ -1,4 +1,4 @@
-"""What can be seen of features: 2-D maps, nearest-neighbor strips, confusion matrices, CKA. Knows nothing of files."""
+"""Views of features: 2-D maps, nearest-neighbor strips, confusion matrices, CKA. Knows nothing of files."""
 
 # n rows (images), D features, K classes
 

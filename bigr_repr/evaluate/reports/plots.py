@@ -1,4 +1,4 @@
-"""Plots of benchmark results, as PNG or SVG by the file's ending. Knows nothing of how results came about."""
+"""Plots of benchmark results, as PNG or SVG by the file's ending. Knows nothing of how results were measured."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def plot_layers(rows: Sequence[BenchRow], path: PathLike) -> None:
 
 
 def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
-    """As `plot_layers`, of many records: a panel a data set, a color a representation, bands of 95 %.
+    """As `plot_layers`, for many records: a panel per data set, a color per representation, 95 % bands.
 
     Representations without blocks are horizontal lines.
     """
@@ -105,7 +105,7 @@ def _interval(found: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _top1(found: Mapping[str, Any]) -> float:
-    """Of several numbers of neighbors that of the smallest: the best one would be chosen on the test images."""
+    """Of several numbers of neighbors, the smallest one's: taking the best would be choosing on the test images."""
     top1 = found["top1"]
     return float(top1[min(top1, key=int)] if isinstance(top1, Mapping) else top1)
 
@@ -116,7 +116,7 @@ def _neighbors(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot_bars(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
-    """Linear-probe accuracy with its interval: a panel a data set, a bar a representation."""
+    """Linear-probe accuracy with its interval: a panel per data set, a bar per representation."""
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
     names = list(dict.fromkeys(record["representation"] for record in records))
     colors = {name: COLORS[number % len(COLORS)] for number, name in enumerate(names)}
@@ -144,7 +144,7 @@ def plot_bars(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
 
 
 def plot_map(points: NDArray[Any], labels: NDArray[Any], names: Sequence[str], title: str, path: PathLike) -> None:
-    """Points (n, 2) in a color of its own for every class, up to 200 of them named beside it."""
+    """Points (n, 2), a color per class; the legend names up to 200 classes."""
     import numpy as np
 
     plt = pyplot()

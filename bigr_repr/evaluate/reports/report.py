@@ -1,4 +1,4 @@
-"""Reports of suites: Markdown, JSON, and an HTML page that needs nothing else. Knows nothing of measuring."""
+"""Reports of suites: Markdown, JSON, and a self-contained HTML page. Knows nothing of measuring."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _of_record(record: RunRecord) -> list[str]:
 
 
 def _of_choice(chosen: RunRecord) -> list[str]:
-    """What is to be known of one line's settings."""
+    """Notes on one line's settings."""
     what = f"{chosen['representation']} on {chosen['dataset']}"
     said = [f"{what}: {edge}; a better one may lie beyond." for edge in chosen["linear_probe"].get("edges", ())]
     if seeds := chosen["linear_probe"]["seed_interval"]:

@@ -19,7 +19,7 @@ def as_csv(lines: Iterable[Sequence[object]]) -> str:
 def as_latex(lines: Sequence[Sequence[str]], *, names: int = 1) -> str:
     """Lines as a tabular for the package booktabs; the first holds the headings.
 
-    names: columns at the left that hold words; the others hold numbers.
+    names: how many columns at the left hold words; the others hold numbers.
     """
     first, *rest = (" & ".join(map(_escaped, line)) + r" \\" for line in lines)
     columns = "l" * names + "r" * (len(lines[0]) - names)

@@ -1,7 +1,7 @@
-"""Networks of other libraries as representations: what they have in common. Knows no library, and no data.
+"""What networks of other libraries have in common as representations. Knows no library and no data.
 
-A network gives states of its blocks, positions on a grid and perhaps a class token, and what it makes of all of them at
-its end ("pooled").
+A network gives the states of its blocks (positions on a grid, perhaps a class token) and its final pooled features
+("pooled").
 """
 
 # B batch, N tokens, h w grid, C channels, D width

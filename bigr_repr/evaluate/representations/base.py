@@ -82,12 +82,12 @@ class View:
 
 
 class Representation(ABC):
-    """A way to turn pictures into features. `fingerprint` tells it from any other; `record` describes it for reports,
-    with `crop`, the middle share of a square that it sees, unless it sees all.
+    """A way to turn pictures into features. `fingerprint` identifies it; `record` describes it for reports, with
+    `crop`, the share of a square image's side that it sees, unless it sees all.
 
     layers: number of blocks; 0 if it has none. n_bits: of a code; None if it has none. pools: how tokens may become one
-    vector. along: items that cost nothing when others are computed, and are kept for later. training: what is known of
-    the images it was trained on, in words. labels_seen: whether their labels were used.
+    vector. along: items that come for free with others, and are cached too. training: what is known of the images it
+    was trained on, in words. labels_seen: whether their labels were used.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Representation(ABC):
         return layer % self.layers
 
     def views(self, layers: Sequence[BlockChoice], reading: Reading) -> list[View]:
-        """What is measured for these blocks; for none given, what the representation is by default.
+        """The views of these blocks; without blocks, the default view.
 
         Raises ValueError for bits or a pool that the representation lacks.
         """

@@ -30,7 +30,7 @@ _DEVIATION: Final = (0.229, 0.224, 0.225)
 
 
 class ModuleBackbone(Backbone):
-    """What the function makes. A module that gives tokens or a map has one block, and their mean is "pooled"."""
+    """The module that the function returns. If it gives tokens or a map, it has one block, and "pooled" is the mean."""
 
     def __init__(self, name: str, device: torch.device, seed: int) -> None:
         with torch.random.fork_rng():

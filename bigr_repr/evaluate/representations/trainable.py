@@ -1,4 +1,4 @@
-"""Networks that are trained on with a head: BiGR's transformer and timm's backbones. Knows no data and no losses."""
+"""Networks that can be fine-tuned: BiGR's transformer and timm's backbones. Knows no data and no losses."""
 
 # B batch, N tokens, K bits per token, D width
 
@@ -38,7 +38,7 @@ class Trainable:
 
 
 def trainable(representation: Representation, layer: int | None, pool: str) -> Trainable:
-    """The network behind a representation, its weights copied by no one: what is trained is what it computes with then.
+    """The network behind a representation, not a copy: training changes what the representation computes.
 
     layer: the last block that runs; None: the representation's default. pool: as of `pool_tokens`.
     Raises ValueError for a representation without such a network, a layer of a timm backbone, or a pool it lacks.

@@ -1,4 +1,4 @@
-"""Linear probe and 20-NN of one's own labels, by a model and by what became of it. Knows nothing of training."""
+"""Linear probe and 20-NN on a user's own labels, before and after adapting a model. Knows nothing of training."""
 
 # n rows (images)
 
@@ -30,8 +30,7 @@ def compare_models(
 ) -> tuple[BenchRow, BenchRow] | None:
     """Rows for two models, each at its default layer: trained on the images `kept` (n,), tested on those `held_out`.
 
-    None where the images have no labels, or of one class only: there is nothing to tell apart.
-    Raises as `bench` does.
+    None if the images have no labels or only one class: there is nothing to tell apart. Raises as `bench` does.
     """
     if images.labels is None or len(np.unique(images.labels[kept])) < 2:
         return None

@@ -1,6 +1,6 @@
-"""How far pictures show what their captions say, by a judge that the user names. Knows neither commands nor tables.
+"""How well pictures match their captions, scored by a judge that the user names. Knows neither commands nor tables.
 
-"synthetic" reads the pictures of the synthetic world exactly; transformers:NAME is a model of images and texts, as
+"synthetic" reads the pictures of the synthetic world exactly; transformers:NAME is a model of images and texts such as
 CLIP, whose score is a cosine.
 """
 
@@ -29,7 +29,7 @@ _BATCH: Final = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far pictures agree with their captions. `scores` are shares or cosines by name; `scorer` says whose.
+    """How well pictures match their captions. `scores`: shares or cosines by name; `scorer`: who gave them.
 
     Of "synthetic": those of `bigr_repr.captions.summarize`. Of a model: `cosine`, the mean over the pictures, and
     `found`, the share of pictures whose own caption is the nearest of all different captions.

@@ -1,4 +1,4 @@
-"""The published linear probes as they were published: on random crops, computed anew in every epoch. No cache.
+"""Linear probes as published: on random crops, with features recomputed in every epoch. No cache.
 
 Knows neither commands nor tables.
 """
@@ -82,7 +82,7 @@ def bench_augmented(
 def _cropped(
     representation: Representation, part: Part, views: list[View], settings: BenchSettings, epoch: int
 ) -> Tensor:
-    """Features (L, n, D) of one epoch's crops: of a seed, an epoch and a row they are always the same."""
+    """Features (L, n, D) of one epoch's crops, which depend only on seed, epoch and row."""
     source, side = part.source, representation.record["image_size"]
     assert isinstance(source, ImageSet)
 

@@ -1,6 +1,6 @@
-"""Benchmarks of representations: features once, then probes and nearest neighbors, as rows that say how they came.
+"""Benchmarks: features extracted once, then probes and nearest neighbors, as rows that say how they were measured.
 
-Puts together what the modules beside it do; knows neither commands nor tables.
+Combines the modules beside it; knows neither commands nor tables.
 """
 
 # n rows (images), D features
@@ -75,10 +75,10 @@ def bench(
     layers: block numbers, negative from the end, "mid", or "best", the block that an earlier sweep of this model found
     on the same training images; a tuple of them sets their features side by side. None given: the representation's
     default, or with the protocol "dinov2" the grid of its published run (the last block, and the last four). None:
-    every block, in one pass over the images, after which the best one is remembered. model: None for bigr-tiny, or
-    where `data` holds features.
+    every block, in one pass over the images, after which the best one is remembered. model: None for the default model,
+    or where `data` holds features.
 
-    Raises ValueError or FileNotFoundError in one line for what cannot be measured, before anything is extracted.
+    Raises ValueError or FileNotFoundError in one line, before anything is extracted, for what cannot be measured.
     """
     fitting = _fitting(settings.k, data.train) if neighbors else []
     features = features_of(model, data, settings, layers=layers, on_progress=on_progress)
@@ -140,11 +140,12 @@ def bench_generation(
     k: int = 3,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> tuple[GenerationQuality, dict[str, Any]]:
-    """How near generated images come to real ones, on the features that a representation has of both.
+    """How close generated images come to real ones, in the features of a representation.
 
-    model: a name as in `representations`; None: efficientnet-lite0, or bigr-tiny where that is not installed. Only with
-    inception:FILE is the distance the FID. layer: None: its default. k: of precision and recall. Also returned: facts
-    of the model and the machine. Raises ValueError for a representation by bits, and as `generation_quality` does.
+    model: a name as in `representations`; None: efficientnet-lite0, or the default model where that is not installed.
+    The distance is the FID only with inception:FILE. layer: None: its default. k: of precision and recall. Also
+    returned: facts of the model and the machine. Raises ValueError for a representation that has only bits, and as
+    `generation_quality` does.
     """
     representation = open_representation(model or judge(), device=settings.device, seed=settings.seeds[0])
     layers = () if layer is None else (representation.layer_index(layer),)
@@ -177,7 +178,7 @@ def best_row(rows: Sequence[BenchRow]) -> BenchRow:
 
 
 def chosen_row(rows: Sequence[BenchRow]) -> BenchRow | None:
-    """As `best_row`; None without a probe, or if there were too few images to hold any out."""
+    """As `best_row`, but None without a probe or with too few images to hold any out."""
     scored = [row for row in rows if row.probe is not None and row.probe.held_out_top1 is not None]
     if len(scored) < len(rows):
         return None
@@ -185,7 +186,7 @@ def chosen_row(rows: Sequence[BenchRow]) -> BenchRow | None:
 
 
 def unmeasured_neighbor(rows: Sequence[BenchRow]) -> str | None:
-    """In words, if a block beside the best one was not measured, so that the best may be another."""
+    """A warning if a neighbor of the best block was not measured, so that another may be better; else None."""
     chosen, blocks = chosen_row(rows), rows[0].facts["model"].get("blocks", 0)
     best = None if chosen is None else chosen.view.layer
     if best is None:

@@ -1,4 +1,4 @@
-"""Features on disk by what determines them: never computed twice, and a broken run goes on. Knows no classifiers.
+"""Features on disk, keyed by what determines them: nothing is computed twice, and a run resumes. Knows no classifiers.
 
 A cache folder holds one folder for each representation and source of images, named by a hash of both, with `facts.json`
 (what was hashed) and blocks of images `ITEM.HASH.npz`: their rows in the source, and their values. A subset, or another

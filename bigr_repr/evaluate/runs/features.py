@@ -1,4 +1,4 @@
-"""What is asked of a benchmark's features, and what comes of it with its facts. Knows not where features come from."""
+"""The request for a benchmark's features, and the features with their facts. Does not know where features come from."""
 
 # n rows (images), D features
 
@@ -75,7 +75,7 @@ def facts_of(wanted: Wanted, record: dict[str, Any], duplicates: int) -> dict[st
 
 
 def how_read(facts: Mapping[str, Any]) -> str:
-    """What is unusual in how the features of these facts were read, in words; "" for nothing."""
+    """How these features were read, in words, where it differs from the default; else ""."""
     pool = facts.get("pool", "avg")
     said = [
         f"tokens pooled by {pool}" if pool not in ("avg", TOKENS) else "",
@@ -97,7 +97,7 @@ def _row_bytes(features: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def count_duplicates(train: NDArray[np.uint8], test: NDArray[np.uint8], data: BenchData, how: str) -> int:
-    """How many test images are also in the training set, going by a row of bytes each; logged if there are any."""
+    """The number of test images that are also training images, compared by a row of bytes each; logged if not zero."""
     seen = {row.tobytes() for row in train}
     count = sum(row.tobytes() in seen for row in test)
     if count:

@@ -1,4 +1,4 @@
-"""Few-shot probes and structure: what features give with few labels, or none. Knows neither commands nor tables."""
+"""Few-shot probes and cluster structure: features with few labels, or none. Knows neither commands nor tables."""
 
 # n rows (images)
 
@@ -48,7 +48,7 @@ class FewShotRow:
 
 @dataclass(frozen=True, kw_only=True)
 class StructureRow:
-    """A view of the test images, and what they look like."""
+    """A view of the test images, and the structure of its features."""
 
     representation: str
     view: View
@@ -71,10 +71,11 @@ def bench_few_shot(
     layers: Layers = (),
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> list[FewShotRow]:
-    """The linear probe on so many labeled images of each class, drawn several times: a row for each layer and number.
+    """The linear probe on a few labeled images per class, drawn several times: a row for each layer and number of
+    shots.
 
-    The penalty is given, not chosen (C of the settings, or 1): a handful of images leaves none to hold out. Arguments
-    as for `bench`; a draw follows from the settings' first seed and its own number.
+    The penalty is fixed (C of the settings, or 1): so few images leave none to hold out. Arguments as for `bench`; a
+    draw follows from the settings' first seed and its own number.
 
     Raises ValueError for shots that a class has too few training images for, and as `bench` does.
     """

@@ -1,4 +1,5 @@
-"""Fine-tuning: a network trained on with a linear head, early blocks more slowly. Knows neither commands nor tables.
+"""Fine-tuning: a network trained further with a linear head, early blocks more slowly. Knows neither commands nor
+tables.
 
 Source of the layer-wise rates: BEiT (arXiv 2106.08254), as MAE fine-tunes too.
 """
@@ -39,9 +40,9 @@ __all__ = ["FineTuning", "bench_finetune"]
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """How a network is trained on. rate: for a batch of 256, falling along half a cosine after a linear warm-up over a
+    """How a network is fine-tuned. rate: for a batch of 256, falling along half a cosine after a linear warm-up over a
     tenth of the steps. layer_decay: what a block's rate is multiplied by for each block behind it. crops: train on
-    random resized crops and mirror images. Nothing of it is chosen. Raises ValueError for values out of range.
+    random resized crops and mirror images. No value is searched for. Raises ValueError for values out of range.
     """
 
     epochs: int = 10
@@ -78,13 +79,13 @@ def bench_finetune(
     layer: int | str | None = None,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> BenchRow:
-    """Train a network on with a linear head, and test it once, at the end.
+    """Fine-tune a network with a linear head, and test it once, at the end.
 
     model: a BiGR model, whose tokenizer stays as it is, or a timm backbone. layer: the last block that is used.
     Of the settings the first seed, pool and where to compute. The trained network is not kept.
 
-    Raises ValueError for a representation that cannot be trained on, features instead of images, or losses that are
-    not finite.
+    Raises ValueError for a representation that cannot be fine-tuned, a condition, features instead of images, or losses
+    that are not finite.
     """
     given = tuning or FineTuning()
     if not (isinstance(data.train.source, ImageSet) and isinstance(data.test.source, ImageSet)):

@@ -1,4 +1,4 @@
-"""Features that are there already: of embedding data sets, and of files that any tool wrote. Knows no networks."""
+"""Features that exist already: in embedding data sets, and in files that any tool wrote. Knows no networks."""
 
 # n rows (images), N tokens, D features
 
@@ -30,7 +30,7 @@ _ITEM: Final = "layer-"
 
 
 def read_features(wanted: Wanted) -> BenchFeatures:
-    """Of files that any tool wrote."""
+    """Features from files that any tool wrote."""
     data, settings = wanted.data, wanted.settings
     sources = data.train.source, data.test.source
     if wanted.layers or settings.codes or settings.mirror or settings.condition:
@@ -57,7 +57,7 @@ def read_features(wanted: Wanted) -> BenchFeatures:
 
 
 def read_embeddings(wanted: Wanted) -> BenchFeatures:
-    """Of embedding data sets."""
+    """Features from embedding data sets."""
     data, settings = wanted.data, wanted.settings
     first, second = data.train.source, data.test.source
     assert isinstance(first, EmbeddingSet)

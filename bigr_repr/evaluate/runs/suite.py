@@ -1,4 +1,4 @@
-"""Suites measured: many representations on many data sets, resumable. Knows no tables and no pages."""
+"""Runs suites: many representations on many data sets, resumable. Knows no tables and no pages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_suite(
 ) -> list[dict[str, Any]]:
     """Measure all of it and return the records, data set by data set; what `out` already holds is not measured again.
 
-    A measurement is kept as a file in OUT/rows once it is complete, under a name made of everything that determines it:
+    A measurement is kept as a file in OUT/rows once it is complete, under a hash of everything that determines it:
     weights, images, layers, protocol and seeds. settings: cache, device and the extraction's; the rest is the suite's.
     """
     settings = dataclasses.replace(
@@ -125,7 +125,7 @@ def _extract_ahead(
     settings: BenchSettings,
     on_progress: Callable[..., None],
 ) -> None:
-    """What several lines of one model need of a data set, in one pass; lines that are measured need nothing."""
+    """Extract what several lines of one model need from a data set, in one pass; skips lines already measured."""
     alike: dict[_Reading, list[tuple[BenchSettings, Layers | None]]] = {}
     for model in models:
         if model.features or not isinstance(data.train.source, ImageSet) or best_layer.BEST in model.layers:

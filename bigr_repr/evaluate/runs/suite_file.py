@@ -1,4 +1,4 @@
-"""Suites as files: many representations on many data sets in one YAML file. Knows not how they are measured.
+"""Suites as files: many representations on many data sets in one YAML file. Does not know how they are measured.
 
 name: representation        # of the reports
 root: data                  # where data sets given by name lie
@@ -161,7 +161,7 @@ class Suite:
                 raise ValueError(f"{kind}: {', '.join(sorted(twice))} occurs twice; give each entry a name of its own")
 
     def limited(self, limit: int | None, test_limit: int | None) -> Suite:
-        """The same with at most so many images per side, for a quick run."""
+        """The same suite with at most this many images per side, for a quick run."""
         return dataclasses.replace(
             self,
             datasets=tuple(

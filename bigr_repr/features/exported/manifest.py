@@ -1,4 +1,4 @@
-"""What export.json of an exported network says. Knows nothing of tensors or runtimes."""
+"""The contents of an exported network's export.json. Knows nothing of tensors or runtimes."""
 
 # B batch, S side in pixels, N tokens, D width
 

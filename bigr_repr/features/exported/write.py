@@ -81,7 +81,7 @@ def export_model(
 
 
 def _plan(to: str, precision: str, tokenizer: str | None, calibrated: bool) -> Callable[..., Manifest]:
-    """A manifest for what is asked, but for the model.  Raises ValueError for what cannot be had."""
+    """A manifest for what is asked, but for the model. Raises ValueError for what cannot be exported."""
     together = (to, precision) == ("openvino", "bfloat16")  # its one setting for all that is not in 8 bits
     own = tokenizer or (precision if together else "float32")
     for name, value, known in (
@@ -181,7 +181,7 @@ def _write_graph(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' own words on stdout and in warnings: they are about graphs, not about what to do."""
+    """Silences the exporters' output and warnings, which are about graphs, not about what to do."""
     import io
     import warnings
 
