@@ -26,7 +26,9 @@ def masked_count(step: int, steps: int, tokens: int) -> int:
 
 
 def draw_mask(batch: int, tokens: int, *, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Training masks (B, N), bool: one step of the cosine schedule a batch; every image the same count, any places."""
+    """Training masks (B, N), bool: one step of the cosine schedule per batch; the same count in every image, at random
+    places.
+    """
     step = int(torch.randint(tokens, (), generator=generator, device=device))
     count = max(1, masked_count(step, tokens, tokens))
     order = torch.rand(batch, tokens, generator=generator, device=device).argsort(dim=1)
@@ -73,7 +75,7 @@ class BiGR(nn.Module):
 
     @property
     def head(self) -> BernoulliDiffusion | CategoricalHead:
-        """What learns and gives the bits of a token from the transformer's output."""
+        """The part that predicts a token's bits from the transformer's output."""
         return self.categorical if self.config.head == "categorical" else self.diffusion
 
     def hidden_states(

@@ -1,4 +1,4 @@
-"""The categorical head: one softmax over all 2^K codes of a token, in the place of the binary transcoder.
+"""The categorical head: one softmax over all 2^K codes of a token, instead of the binary transcoder.
 
 For comparison with it (BiGR, arXiv 2410.14672, section 4.2). Knows nothing of images, grids or files.
 """

@@ -22,7 +22,7 @@ def _norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 def _silu(x: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else reads, in its place unless gradients are wanted.
+    """SiLU of a tensor that nobody else reads, in place unless gradients are needed.
 
     At 256 pixels, the system takes longer to provide a new feature map than the processor to compute it.
     """
@@ -30,7 +30,7 @@ def _silu(x: Tensor) -> Tensor:
 
 
 def _add(x: Tensor, residual: Tensor) -> Tensor:
-    """x + residual, likewise in the place of x."""
+    """x + residual, likewise in place."""
     if torch.is_grad_enabled() or x.dtype != residual.dtype:
         return x + residual
     return x.add_(residual)

@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Noisy bits (R, K) of 0/1, times t in 1..T (R,), conditions (R, D) -> logits (R, K).
 
-        Of conditions there may be fewer, R / n: they are then those of the first rows, and again of the next.
+        There may be fewer conditions, R / n: they are repeated n times.
         """
         c = self.c_embedder(condition)
         if len(c) != len(x_t):
@@ -157,7 +157,7 @@ class BernoulliDiffusion(nn.Module):
         return (uniform < self.noise_probability(x_0, t)).to(x_0.dtype)
 
     def target(self, x_0: Tensor, x_t: Tensor) -> Tensor:
-        """What the logits are trained towards: the flip x_0 XOR x_t, or the clean bits. (R, K)."""
+        """The training target of the logits: the flip x_0 XOR x_t, or the clean bits. (R, K)."""
         return (x_0 - x_t).abs() if self.objective == "flip" else x_0
 
     def loss(

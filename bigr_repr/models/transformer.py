@@ -21,10 +21,10 @@ from bigr_repr.models.blocks import Block, RMSNorm, rotary_table
 
 
 class Captions(NamedTuple):
-    """Captions as a text encoder gives them, one an image, and how many tokens each has.
+    """Captions as a text encoder gives them, one per image, and the number of tokens of each.
 
-    features: (B, T, E), what follows a caption's end being of no account; lengths: (B,), int64 in 0..T, where 0 is the
-    null caption.
+    features: (B, T, E), values past a caption's end are ignored; lengths: (B,), int64 in 0..T, where 0 is the null
+    caption.
     """
 
     features: Tensor
@@ -32,7 +32,7 @@ class Captions(NamedTuple):
 
 
 def join_conditions(first: Tensor, second: Tensor) -> Tensor:
-    """Conditions one after the other, (B1 + B2, D), or (B1 + B2, P, D) where P is the larger of the two."""
+    """Conditions concatenated, (B1 + B2, D), or (B1 + B2, P, D) where P is the larger of the two."""
     if first.ndim == 3:
         rows = max(first.shape[1], second.shape[1])
         first, second = (F.pad(each, (0, 0, rows - each.shape[1], 0)) for each in (first, second))
@@ -40,7 +40,7 @@ def join_conditions(first: Tensor, second: Tensor) -> Tensor:
 
 
 def trimmed(condition: Tensor) -> Tensor:
-    """A condition without the rows that no caption of it has a token for: what an image gets is then up to itself."""
+    """A condition without the rows past its longest caption, so that an image's result does not depend on the batch."""
     return condition if condition.ndim == 2 else condition[:, (condition != 0).any(-1).any(0)]
 
 
@@ -55,8 +55,8 @@ class ClassEmbedding(nn.Module):
 class CaptionEmbedding(nn.Module):
     """Captions as rows in front of the tokens, the last the caption as a whole; and a row for the null caption.
 
-    The encoder's vectors are brought to one length, then to width D by two layers; their mean is the whole. Places in
-    the caption are learned, so that an encoder may give vectors of words that know nothing of their neighbors.
+    The encoder's vectors are brought to one length, then to width D by two layers; their mean is the whole. Positions
+    in the caption are learned, so that encoders without context work too.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -213,7 +213,7 @@ class Transformer(nn.Module):
         return states
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
-        """A block; with `recompute`, what it computes is computed again for the backward pass, not kept."""
+        """Run a block; with `recompute`, its activations are recomputed in the backward pass, not kept."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
         return block(*inputs)  # type: ignore[no-any-return]
@@ -221,7 +221,7 @@ class Transformer(nn.Module):
     def condition(self, codes: Tensor, condition: Tensor, masked: Tensor | None) -> Tensor:
         """What the transcoder reads: final norm plus its positional embedding. -> (B, N, D).
 
-        Of a causal model, what the token before each, or the condition, tells of it.
+        In a causal model, the output at the token before each, or at the condition.
         """
         last = self.config.layers - 1
         return self.condition_of(self.states(codes, condition, masked, {last})[last])

@@ -1,4 +1,4 @@
-"""A painting put into a photograph through a mask. Knows nothing of models or files; arrays in, arrays out."""
+"""Blending a painting into a photograph through a mask. Knows nothing of models or files; arrays in, arrays out."""
 
 # H W pixels
 

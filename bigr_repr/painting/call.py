@@ -44,10 +44,10 @@ _MANY_WINDOWS = 50  # minutes on two cores
 
 
 class Painted(NamedTuple):
-    """How far a call is: `done` of `total` iterations of batches, over all windows.
+    """The progress of a call: `done` of `total` iterations of batches, over all windows.
 
-    picture: gives the first version as it stands, tokens that are still masked in gray, as long as the callback has not
-    returned; None while it is the others' turn.  settings, pasting: as they are used, with nothing left open.
+    picture: gives the first version so far, masked tokens in gray, until the callback returns; None while other
+    versions are drawn. settings, pasting: those in use, with all defaults filled in.
     """
 
     done: int
@@ -71,7 +71,7 @@ class PhotoOptions(Options, total=False):
 
 
 class Call:
-    """The options of one call, in their parts. Raises TypeError for an option that does not exist."""
+    """The options of one call, split up. Raises TypeError for an option that does not exist."""
 
     def __init__(self, pre: Pretrained, usual: SamplingSettings, options: PhotoOptions) -> None:
         rest: Any = dict(options)
@@ -122,7 +122,7 @@ class _Seen:
 
 
 class _Painting:
-    """One call at work: the versions as far as they are, and the windows that are left."""
+    """A call in progress: the versions so far, and the windows that are left."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class _Painting:
         return [Image.fromarray(version) for version in self.versions]
 
     def _warn(self) -> None:
-        """Say, before any work, where it is much, or where the model has far less detail than the photograph."""
+        """Warn, before any work, if it will take long, or if the model has far less detail than the photograph."""
         window, name = self.windows[0], self.job.pre.config.name
         if len(self.windows) > _MANY_WINDOWS:
             _log.warning(

@@ -45,7 +45,7 @@ _WALK_MS = 250
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a call wrote: the pictures themselves, other files made of them, and how long it took.
+    """What a call wrote: the pictures, other files made of them, and the time it took.
 
     drawn: pictures that this call drew; others were there from an earlier one.
     """
@@ -59,7 +59,7 @@ class Written:
 def provenance(
     pre: Pretrained, command: str, settings: SamplingSettings, options: Options, labels: Sequence[int] | None
 ) -> dict[str, Any]:
-    """What a picture says about how it was made; with model, seed and settings it can be made again."""
+    """The provenance that a picture records: with model, seed and settings it can be made again."""
     from bigr_repr._version import __version__
 
     names, prompts = class_names(pre.config), prompts_of(options)
@@ -125,19 +125,19 @@ class PhotoFile:
         return decode_image(self.photo, max_pixels=self.max_pixels)
 
     def check(self, count: int | None = None) -> None:
-        """See to inputs and outputs before a large model is loaded. Raises as `read` and `marked` do."""
+        """Check inputs and outputs before a large model is loaded. Raises as `read` and `marked` do."""
         photo = self.read(count or 1)
         if self.masks or self.boxes:
             self.marked(photo)
 
     def targets(self, versions: int) -> list[Path]:
-        """Where so many versions go."""
+        """Paths of this many versions."""
         out = Path(self.out)
         return [out] if versions == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(versions)]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a picture says of the files that it was made of."""
+        """The source files, as a picture records them."""
         return {
             "photograph": _file_facts(self.photo),
             "masks": [_file_facts(mask) for mask in self.masks],
@@ -146,7 +146,7 @@ class PhotoFile:
 
     @property
     def animation(self) -> Path:
-        """Where the GIF goes."""
+        """Path of the GIF."""
         return Path(self.out).with_suffix(".gif")
 
     def marked(self, photo: Image.Image) -> Mask:

@@ -1,4 +1,4 @@
-"""Photographs and masks as files: what of them goes beyond RGB pixels. Knows nothing of models or painting."""
+"""Photographs and masks as files: marks and color profiles. Knows nothing of models or painting."""
 
 # H W pixels
 

@@ -38,7 +38,7 @@ def inpaint_photo(
     labels: Labels | None = None,
     **options: Unpack[PhotoOptions],
 ) -> list[Image.Image]:
-    """A photograph of any size with the marked part painted anew; one image per version.
+    """A photograph of any size with the marked part repainted; one image per version.
 
     photo: a file, PIL image, array (H, W, 3) or tensor (3, H, W).  mask: of the photograph's size; an array or tensor
     (H, W), or an image that is white where to paint; see `to_marks`.  labels: what to paint; None leaves it to the
@@ -93,7 +93,7 @@ def enrich_photo(
     scale: int = 2,
     **options: Unpack[PhotoOptions],
 ) -> list[Image.Image]:
-    """A photograph with new detail: one token of every 2x2 block drawn anew at a time, as `enrich` does.
+    """A photograph with new detail: one token of every 2x2 block is redrawn at a time, as `enrich` does.
 
     mask: the part to enrich; None: all of it.  scale: as of `enrich`.  pasting: its window, unless given, has the side
     of the model's canvas, so that detail is drawn at the photograph's own scale.  The rest as for `inpaint_photo`.

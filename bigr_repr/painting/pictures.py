@@ -26,7 +26,7 @@ _LONGEST = 384  # pixels of an animation's longer side
 
 
 def check_target(path: Path, suffix: str, *, made: Path | None = None) -> None:
-    """Find out before any work whether a file can be written.
+    """Check, before any work, whether a file can be written.
 
     made: a folder that will be there by then.
 
@@ -44,7 +44,7 @@ def check_target(path: Path, suffix: str, *, made: Path | None = None) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out whether files can be made in a folder. Raises OSError that names it otherwise."""
+    """Check whether files can be created in a folder. Raises OSError that names it otherwise."""
     probe = partial_name(folder / "writable")
     try:
         probe.touch()
@@ -72,7 +72,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 
 def for_animation(frame: Image.Image) -> Image.Image:
-    """A picture of at most 384 pixels per side: what to keep of a large one that is to be a frame."""
+    """A picture scaled to at most 384 pixels per side, for a frame of an animation."""
     scale = min(1.0, _LONGEST / max(frame.size))
     size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
     return frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""How much a model can give a photograph, measured on the photograph itself. Knows nothing of masks or files."""
+"""How much detail a model can give a photograph, measured on the photograph itself. Knows nothing of masks or files."""
 
 # S side of the canvas in pixels
 
@@ -18,7 +18,7 @@ LITTLE = 0.5  # a share of detail that a person notices the lack of
 
 @torch.inference_mode()
 def detail_kept(pre: Pretrained, window: PixelArray) -> float:
-    """The share of a window's fine detail that is left when the tokenizer has encoded and decoded it: 0 for none.
+    """The share of a window's fine detail that survives encoding and decoding by the tokenizer: 0 for none.
 
     window: uint8 (side, side, 3) of any size; it goes through the canvas, S x S, as every window does. No sampler can
     give more than that: it draws codes, and these are the codes of the photograph itself. Detail is the mean difference

@@ -1,4 +1,4 @@
-"""From what a picture says of its making to the keywords that make it again. Knows nothing of files."""
+"""From a picture's recorded provenance to the keywords that make it again. Knows nothing of files."""
 
 from __future__ import annotations
 

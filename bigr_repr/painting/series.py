@@ -1,6 +1,6 @@
 """Series of generated pictures in a folder, of any length: numbered files, resumable. Knows nothing of how they look.
 
-A picture's number decides its noise and its class, so a series can be cut short, gone on with and made longer.
+A picture's number decides its noise and its class, so a series can be interrupted, resumed and extended.
 """
 
 # S side of the canvas in pixels, N tokens, K bits per token
@@ -115,7 +115,7 @@ class _Series:
         self.provenance = provenance(pre, "generate", job.settings, options, labels)
 
     def claim(self) -> None:
-        """Make the folder, or see that it holds this series and no other."""
+        """Create the folder, or check that it holds this series."""
         file = self.folder / SERIES_FILE
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"{self.folder} is a file; name a folder for the pictures")
@@ -178,7 +178,7 @@ class _Series:
         return {} if self.prompts is None else {"prompts": [self.prompts[number % len(self.prompts)]]}
 
     def _drawn(self, path: Path, number: int) -> bool:
-        """Whether a picture is there already, whole. Raises ValueError for a picture of another series."""
+        """Whether a picture exists already, complete. Raises ValueError for a picture of another series."""
         if not path.exists():
             return False
         try:
@@ -223,7 +223,7 @@ def _read_series(file: Path) -> dict[str, Any]:
 
 
 def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """In words, where the provenance of two differs, but for the version; settings by their own names."""
+    """In words, how two provenances differ, ignoring the version; settings by their own names."""
     return [each.removeprefix("settings.") for each in differences(found, wanted, ignored=["version"])]
 
 

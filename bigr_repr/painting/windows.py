@@ -29,7 +29,7 @@ class Window(NamedTuple):
 
     @property
     def area(self) -> tuple[slice, slice]:
-        """Where it lies in an array (H, W, ...)."""
+        """Its slices of an array (H, W, ...)."""
         return slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
 
     def with_margins(

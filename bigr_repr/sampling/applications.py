@@ -30,7 +30,7 @@ PAINTING = SamplingSettings(steps=25, schedule="linear")
 def generate(
     pre: Pretrained, labels: Labels | None = None, *, count: int | None = None, **options: Unpack[Options]
 ) -> Tensor:
-    """New images of the given classes; without labels, of no class in particular. Of a text model: of a `prompt`.
+    """New images of the given classes; without labels, of no particular class; with a text model, of a `prompt`.
 
     labels: classes in 0..C-1.  count: how many images in all, the labels or prompts taken in turn; None: one of each.
 
@@ -53,7 +53,7 @@ def inpaint(
     count: int | None = None,
     **options: Unpack[Options],
 ) -> Tensor:
-    """Images with the marked part painted anew; tokens outside the mask keep their bits.
+    """Images with the marked part repainted; tokens outside the mask keep their bits.
 
     image: one or a batch, of the model's size; tensor (3, S, S) or (B, 3, S, S), array, PIL image or file.  mask: what
     to paint, in pixels (S, S) or tokens (g, g), one for all or one each, array or tensor, or an image that is white

@@ -1,4 +1,4 @@
-"""Images and masks as users hold them, brought to a model's square canvas. Knows nothing of sampling or files."""
+"""Users' images and masks, brought to a model's square canvas. Knows nothing of sampling or files."""
 
 # B batch, S side of the canvas in pixels, g grid (tokens per side), N = g*g tokens in raster order, K bits per token
 
@@ -96,7 +96,7 @@ def lower_detail(images: Tensor, scale: int) -> Tensor:
 
 
 def partly(pre: Pretrained, images: Tensor, masked: Tensor) -> Tensor:
-    """Images (B, 3, S, S) with the masked tokens (B, N), bool, in gray: what is there so far."""
+    """Images (B, 3, S, S) with the masked tokens (B, N), bool, in gray, to show progress."""
     grid, step = pre.config.generator.grid, pre.config.tokenizer.downsample
     hidden = masked.view(-1, 1, grid, grid).repeat_interleave(step, 2).repeat_interleave(step, 3)
     return images.masked_fill(hidden, 0.5)

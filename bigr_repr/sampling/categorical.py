@@ -1,4 +1,4 @@
-"""The categorical head where the sampler expects a chain: one pass to the probabilities of all codes of a token.
+"""The categorical head in the role of a chain: one pass to the probabilities of all codes of a token.
 
 Knows nothing of orders or images.
 """
@@ -19,7 +19,7 @@ __all__ = ["CategoricalChain"]
 
 
 class CategoricalChain:
-    """As `Chain`, but what it predicts of a row is the probability of each of its 2^K codes."""
+    """Like `Chain`, but predicts the probability of each of a row's 2^K codes."""
 
     def __init__(self, head: CategoricalHead) -> None:
         self._head, self._bits = head, head.code_bits
@@ -50,7 +50,7 @@ class CategoricalChain:
         return (mixed if prior is None else mixed + prior @ self._table.T).softmax(dim=-1)
 
     def bit_probabilities(self, predicted: Tensor) -> Tensor:
-        """P(bit = 1) of each bit by itself: (R, K)."""
+        """Marginal P(bit = 1): (R, K)."""
         return predicted @ self._table
 
     def confidence(self, order: str, predicted: Tensor) -> Tensor:

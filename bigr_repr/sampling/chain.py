@@ -71,7 +71,7 @@ class Chain:
         return _weighed(self._clean(x_t, projected + self._time_rows[-1], guidance, temperature), prior)
 
     def bit_probabilities(self, predicted: Tensor) -> Tensor:
-        """P(bit = 1) of each bit: what is predicted."""
+        """P(bit = 1) of each bit, which is what this chain predicts."""
         return predicted
 
     def confidence(self, order: str, predicted: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Chain:
         return confidence(order, predicted)
 
     def bits(self, predicted: Tensor, uniform: Callable[[int], Tensor], *, deterministic: bool) -> Tensor:
-        """Bits drawn each by itself, or the likelier values: (R, K) of 0/1, float32. uniform: gives (R, width)."""
+        """Bits drawn independently, or their likelier values: (R, K) of 0/1, float32. uniform: gives (R, width)."""
         return ((0.5 if deterministic else uniform(predicted.shape[1])) < predicted).float()
 
     def _stream(self, uniform: Callable[[int], Tensor]) -> Iterator[Tensor]:
@@ -103,7 +103,7 @@ class Chain:
 
 
 def make_chain(model: BiGR, steps: int) -> Chain | CategoricalChain:
-    """What predicts the bits of a model's tokens: in so many steps, or by a categorical head, which takes one."""
+    """The predictor of a model's bits: a chain of this many steps, or a categorical head, which takes one."""
     head = model.head
     return CategoricalChain(head) if isinstance(head, CategoricalHead) else Chain(head, steps)
 

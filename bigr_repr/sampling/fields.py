@@ -1,4 +1,4 @@
-"""Dataclasses of options whose fields say what they are, once for Python, command line and page.
+"""Dataclasses of options whose fields document themselves, once for Python, command line and page.
 
 A field made by `option` carries an `Option`: its help, default in words, choices and range. Knows no single option.
 """
@@ -74,7 +74,7 @@ def option(default: Any, help: str, **says: Any) -> Any:
 
 
 def is_documented(kind: type) -> bool:
-    """Whether the fields of a dataclass say what they are."""
+    """Whether the fields of a dataclass document themselves."""
     return all(_KEY in each.metadata for each in dataclasses.fields(kind))
 
 

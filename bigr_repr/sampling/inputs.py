@@ -1,4 +1,4 @@
-"""Pictures and masks in any form a caller has them: files, PIL images, arrays, tensors. Knows nothing of models."""
+"""Pictures and masks in any form: files, PIL images, arrays, tensors. Knows nothing of models."""
 
 # B batch, H W pixels
 
@@ -64,7 +64,7 @@ def to_batch(image: ImageLike) -> Tensor:
 
 
 def to_marks(mask: MaskLike) -> NDArray[np.bool_]:
-    """What a mask marks: bool, of its own shape, an image's being (H, W).
+    """The marks of a mask: bool, of its shape; (H, W) for an image.
 
     Arrays and tensors: bool or whole numbers, where anything but 0 is marked, or floats, from 0.5.  Files and PIL
     images: what is light and opaque, both from 128. Transparent pixels are unmarked, whatever color they hide: white
@@ -84,7 +84,7 @@ def to_marks(mask: MaskLike) -> NDArray[np.bool_]:
 
 
 def marks_in_file(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
-    """`to_marks` of a file of at most so many pixels."""
+    """`to_marks` of a file, with a limit on its pixels."""
     image = decode_image(path, max_pixels=max_pixels)
     name = os.fspath(path)
     with Path(path).open("rb") as file, image_errors(name):

@@ -141,7 +141,7 @@ def something_named(labels: Labels | None, options: Options) -> Labels | None:
 
 
 def in_turn(count: int | None, given: int) -> Tensor:
-    """Which of the given inputs each of `count` images is made from, in turn and over and over; None: one of each."""
+    """The input that each of `count` images is made from, cycling through them; None: one of each."""
     count = given if count is None else at_least_one("count", count)
     if count < given:
         raise ValueError(f"count={count} is fewer than the {given} classes or images given; ask for {given} or more")
@@ -197,7 +197,7 @@ class Job:
 
     @property
     def _decoded(self) -> int:
-        """Images decoded together: one on a CPU, where more gains nothing and would round otherwise."""
+        """How many images are decoded together: one on a CPU, where more gains nothing and changes the rounding."""
         return 1 if self.pre.device.type == "cpu" else self.batch_size
 
     def conditions(self, labels: Labels | None) -> Tensor | None:

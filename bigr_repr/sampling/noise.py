@@ -30,7 +30,7 @@ def _generator(seed: int, image: int) -> torch.Generator:
 
 
 class SeededDraws:
-    """Draws from one CPU generator an image: image `i` of a seed gets the same numbers in any batch, on any device.
+    """Draws from one CPU generator per image: image `i` of a seed gets the same numbers in any batch, on any device.
 
     seed: 0 or more; images: the number of each image of the batch, 0 or more (the same number twice: the same noise).
     """

@@ -1,4 +1,4 @@
-"""What a model expects of each token of an image, the others given. Knows nothing of images or drawing."""
+"""What a model expects of each token of an image, given the others. Knows nothing of images or drawing."""
 
 # B batch, N tokens, K bits per token, D width
 
@@ -23,10 +23,10 @@ def predict_bits(
 ) -> Tensor:
     """P(bit = 1) of every token while it is masked: (B, N, K), float32, on the model's device.
 
-    codes: bits (B, N, K), 0/1 or bool.  rounds: in each, every so manyth token of a Halton sequence over the grid is
-    masked, so that a token has neighbors to go by on all sides; as many rounds as tokens: each by all others.
-    condition: class embeddings (B, D); None: no class.  The transcoder looks once, at pure noise: its chain would
-    settle on one answer.  `bit_entropy` says how open a token is, `bit_surprise` how unexpected its bits are.
+    codes: bits (B, N, K), 0/1 or bool. rounds: in each, a token in every `rounds` along a Halton sequence over the grid
+    is masked, so that each has known neighbors on all sides; with as many rounds as tokens, each is predicted from all
+    others. condition: class embeddings (B, D); None: no class. The transcoder looks once, at pure noise: its chain
+    would settle on one answer. `bit_entropy` says how open a token is, `bit_surprise` how unexpected its bits are.
 
     Raises ValueError for another shape of codes, rounds outside 2..N, or an autoregressive model, which sees only
     earlier tokens.

@@ -26,7 +26,7 @@ _MOST = 1000  # of guidance and noise: more changes nothing but what overflows
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """Everything that decides how codes are drawn, but for the seed. Defaults: the paper's for the L size.
+    """Everything but the seed that decides how codes are drawn. Defaults: the paper's for the L size.
 
     Raises ValueError when made with a value that is not allowed.
     """
@@ -178,7 +178,7 @@ FAST = SamplingSettings(steps=16, order="halton", diffusion_steps=25)
 
 
 def usual_settings(config: GeneratorConfig, usual: SamplingSettings) -> SamplingSettings:
-    """What a model is sampled with unless told otherwise: `usual`, but token after token if it is autoregressive."""
+    """A model's default settings: `usual`, or token by token if it is autoregressive."""
     if config.attention == "causal":
         return SamplingSettings(order="raster", schedule="linear", steps=config.tokens)
     return usual

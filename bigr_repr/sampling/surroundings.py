@@ -1,6 +1,6 @@
 """What surrounds a hole in a canvas: its colors continued into the hole, and paintings fitted to it. Knows no model.
 
-Continued are smooth colors: the solution of Laplace's equation in the hole, its border as it is (a membrane). Source of
+Smooth colors are continued by a membrane: the solution of Laplace's equation in the hole, given its border. Source of
 fitting a painting by the membrane of its error at the border: Pérez et al., Poisson image editing, 2003.
 """
 
@@ -26,8 +26,8 @@ _NEIGHBORS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 class Surroundings:
     """The known pixels of canvases around one hole.
 
-    hole: (S, S), bool: what is to be painted, some of it and not all.  grid: g, tokens per side.
-    Raises ValueError for a hole of nothing or of everything: it has no surroundings.
+    hole: (S, S), bool, True where to paint; neither empty nor full. grid: g, tokens per side. Raises ValueError for an
+    empty or full hole, which has no surroundings.
     """
 
     def __init__(self, hole: Hole, grid: int) -> None:
@@ -47,7 +47,8 @@ class Surroundings:
         return _images(np.where(self.hole[..., None], inside, known), images)
 
     def fitted(self, painted: Tensor, images: Tensor) -> Tensor:
-        """Paintings (B, 3, S, S) in [0, 1] whose colors go over into those of the images (B, 3, S, S) at the hole.
+        """Paintings (B, 3, S, S) in [0, 1] whose colors blend into those of the images (B, 3, S, S) at the hole's
+        border.
 
         What a painting misses of the known pixels around the hole is continued into it and added; its detail stays.
         """

@@ -1,4 +1,6 @@
-"""A smooth way between conditions: the ends first, then what lies between, held to them bit by bit. Knows no labels."""
+"""A smooth path between conditions: the ends first, then what lies between, tied to them bit by bit. Knows no
+labels.
+"""
 
 # B images of the way, L ends, N tokens, K bits per token, D width
 
@@ -16,7 +18,8 @@ _HELD = 4.0  # logits by which every bit is drawn towards that of an end
 
 
 def walk(job: Job, condition: Tensor, weights: Tensor) -> Tensor:
-    """Codes (B, N, K) on the way between ends: condition (L, D) or (L, P, D), and weights (B, L), a row for each image.
+    """Codes (B, N, K) on the path between ends: condition (L, D) or (L, P, D), and weights (B, L), a row for each
+    image.
 
     A row of a single 1 gives what `generate` draws of that end. Between, three things keep neighbors alike: noise goes
     with a token's place, so that it is the same in all images; so does the order, Halton's where the settings rank; and
@@ -52,7 +55,7 @@ def _in_step(job: Job) -> Job:
 def _held(ends: Tensor, weights: Tensor, draws: SeededDraws) -> Tensor:
     """For each row of weights (B, L), bits of the ends (L, N, K), each from an end as often as its weight: (B, N, K).
 
-    A bit goes over from end to end at a weight of its own, and does not return.
+    Each bit switches from one end to the next at a weight of its own, once.
     """
     shares = weights.clamp(min=0).to(ends)
     edges = (shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-9)).cumsum(dim=1)

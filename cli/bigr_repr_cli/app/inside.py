@@ -1,4 +1,6 @@
-"""The page Look inside: the tokens of a picture, and how a new one is unmasked. Knows no queue but asks one."""
+"""The page Look inside: the tokens of a picture, and how a new one is unmasked. Asks a queue for work, and knows no
+other.
+"""
 
 # N tokens, K bits per token, L blocks
 
@@ -109,7 +111,7 @@ def look_inside(pre: Pretrained, image: Image.Image) -> dict[str, Any]:
 
 @router.post("/inside/unmask")
 async def unmask(body: UnmaskBody, studio: Drawn, desk: Queue) -> dict[str, str]:
-    """Draw a picture, and keep how it came about."""
+    """Draw a picture, and record its unmasking."""
     if body.order not in ORDERS:
         raise FieldError("order", f"order={body.order[:50]!r} is unknown; choose one of {', '.join(ORDERS)}")
     return {"job": desk.submit(unmasking(studio, body)).id}

@@ -1,4 +1,4 @@
-"""Work that waits its turn, is watched, asks before it takes long, and ends when nobody listens. Knows no drawing."""
+"""A work queue: jobs report progress, ask before they take long, and end when nobody listens. Knows no drawing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THREAD: Final = "drawing"
 
 
 class StopError(Exception):
-    """The work is to end, because it was stopped or nobody waits for it."""
+    """The work must end, because it was stopped or nobody waits for it."""
 
 
 class BusyError(Exception):
@@ -62,7 +62,7 @@ class QueuedJob:
 
     @property
     def over(self) -> bool:
-        """Whether nothing changes any more."""
+        """Whether it is finished, one way or another."""
         return self.state in ("done", "failed", "stopped")
 
     @property
@@ -172,7 +172,7 @@ class Desk:
                 job.change(state="stopped")
 
     def halt(self) -> None:
-        """Tell all to end; no more will begin."""
+        """Ask all jobs to end, and start no more."""
         with self._changed:
             self._ended = True
             for job in [*self._waiting, *([self._current] if self._current else [])]:
@@ -180,7 +180,7 @@ class Desk:
             self._changed.notify()
 
     def close(self) -> None:
-        """End all, and wait until it has."""
+        """End all jobs, and wait for it."""
         self.halt()
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""What the page sends and gets: bodies of requests, the fields it shows, and errors by field. Knows no routes."""
+"""What the page sends and receives: request bodies, the fields it shows, and errors by field. Knows no routes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Value = int | float | str | bool | None
 
 
 class FieldError(ValueError):
-    """Something that is wrong with one field of the page."""
+    """An error in one field of the page."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -49,7 +49,9 @@ class FieldError(ValueError):
 
 
 class DrawBody(BaseModel):
-    """One press. photo: a picture by its id. mask: a PNG in base64, light or opaque where to paint; any size."""
+    """One press of the Draw button. photo: a picture by its id. mask: a PNG in base64, light or opaque where to paint;
+    any size.
+    """
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What the drawing page asks over HTTP: pictures, presses, how far they are. Knows nothing of how they are drawn."""
+"""The drawing page's HTTP routes: pictures, presses, progress. Knows nothing of how pictures are drawn."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def about(studio: Drawn, shelf: Shown) -> dict[str, Any]:
 
 
 def told(picture: ShelfPicture) -> dict[str, Any]:
-    """What the page knows of a picture."""
+    """A picture's description for the page."""
     width, height = picture.size
     return {"id": picture.id, "name": picture.name, "width": width, "height": height, "animated": picture.animated}
 
@@ -161,7 +161,7 @@ Asked = Annotated[QueuedJob, Depends(job_of)]
 
 @router.get("/jobs/{id}")
 async def watch(request: Request, job: Asked, desk: Queue, seen: int = -1) -> dict[str, Any]:
-    """How far a job is, as soon as that differs from version `seen`."""
+    """A job's progress, as soon as it differs from version `seen`."""
     until = time.monotonic() + _POLL_SECONDS
     with job.heard():
         while job.version == seen and not job.over and time.monotonic() < until:
@@ -178,7 +178,7 @@ async def watch(request: Request, job: Asked, desk: Queue, seen: int = -1) -> di
 
 @router.post("/jobs/{id}/confirm")
 async def confirm(job: Asked) -> dict[str, bool]:
-    """Go on, however long it takes."""
+    """Confirm that a job may take long."""
     job.confirmed.set()
     return {"confirmed": True}
 

@@ -1,4 +1,4 @@
-"""The studio on a socket until a signal ends it, with a folder of its own for what passes through. Knows no page."""
+"""Serves the studio on a socket until a signal ends it, with a private folder for its files. Knows no page."""
 
 from __future__ import annotations
 

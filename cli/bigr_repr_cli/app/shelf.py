@@ -36,7 +36,7 @@ class ShelfPicture:
 
     @property
     def animated(self) -> bool:
-        """Whether it moves, so that only the file itself shows it."""
+        """Whether it is animated, so that only the file itself shows it fully."""
         return self.path.suffix == ".gif"
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What the page does with what is entered on it: files in, files out, by the library's calls. Knows no HTTP."""
+"""Carries out what is entered on the page: files in, files out, by the library's calls. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Studio:
         self.classes = dict(zip(told or numbered, numbered, strict=True)) if has_classes(pre.config) else {}
 
     def inpaint(self, order: DrawRequest, watch: Watch) -> list[Path]:
-        """What is marked painted anew."""
+        """The marked part repainted."""
         file = self._file(order, "inpainted")
         if not file.masks:
             raise ValueError("nothing is marked; paint over what is to be replaced")
@@ -182,7 +182,7 @@ class Studio:
 
 
 def _look(picture: Callable[[], Image.Image] | None) -> Callable[[], Image.Image] | None:
-    """The same, small enough to be sent at every look."""
+    """The same, small enough to be sent at every update."""
 
     def small() -> Image.Image:
         assert picture is not None

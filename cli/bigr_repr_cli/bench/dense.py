@@ -32,7 +32,7 @@ def multi_label(
     output: o.Printing,
     penalties: _Penalties = "",
 ) -> None:
-    """Train a linear classifier a class where images have several labels; mean average precision."""
+    """Train a linear classifier per class on images with several labels; report mean average precision."""
     settings, blocks = o.settings_of(features, running, o.Probing(penalties=penalties)), features.blocks
     from bigr_repr.evaluate.runs.multi_label import bench_multi_label
     from bigr_repr_cli.bench.report import print_multi_label
@@ -63,7 +63,7 @@ def segment(
         int, typer.Option(min=1, help="Side of the squares, in pixels, that predictions are compared with masks at.")
     ] = 256,
 ) -> None:
-    """Train a linear head on the tokens of images to tell the class of every pixel; mean intersection over union."""
+    """Train a linear head on tokens to predict the class of every pixel; report mean intersection over union."""
     settings, blocks = o.settings_of(features, running, o.Probing(penalties=penalties)), features.blocks
     from bigr_repr.evaluate.runs.segment import bench_segment
     from bigr_repr_cli.bench.report import print_segment

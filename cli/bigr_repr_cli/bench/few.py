@@ -61,9 +61,9 @@ def augmented_probe(
         int | None, typer.Option(min=1, help=r"Passes over the training images \[default: the protocol's].")
     ] = None,
 ) -> None:
-    """Train the linear probe of --protocol mae, mage or dinov2 on random crops, computed anew in every epoch.
+    """Train the linear probe of --protocol mae, mage or dinov2 on random crops, recomputed in every epoch.
 
-    As published, at the price of a pass through the network an epoch. Rates are chosen on a held-out part.
+    This is the published protocol; it costs a pass through the network per epoch. Rates are chosen on a held-out part.
     """
     settings, blocks = o.settings_of(features, probing, running), features.blocks
     data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
@@ -92,9 +92,9 @@ def finetune(
     batch: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 64,
     crops: Annotated[bool, typer.Option(help="Train on random crops and mirror images.")] = True,
 ) -> None:
-    """Train a whole network on with a linear head, early blocks more slowly, and test it once, at the end.
+    """Fine-tune a whole network with a linear head, early blocks more slowly, and test it once, at the end.
 
-    BiGR models, whose tokenizer stays as it is, and timm backbones. The trained network is not kept.
+    For BiGR models, whose tokenizer stays frozen, and timm backbones. The trained network is not kept.
     """
     settings, block = o.settings_of(features, running), features.block
     data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
