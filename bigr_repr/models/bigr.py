@@ -26,9 +26,7 @@ def masked_count(step: int, steps: int, tokens: int) -> int:
 
 
 def draw_mask(batch: int, tokens: int, *, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Training masks (B, N), bool: one step of the cosine schedule per batch; the same count in every image, at random
-    places.
-    """
+    """Training masks (B, N), bool: one step of the cosine schedule per batch; every image the same count, at random."""
     step = int(torch.randint(tokens, (), generator=generator, device=device))
     count = max(1, masked_count(step, tokens, tokens))
     order = torch.rand(batch, tokens, generator=generator, device=device).argsort(dim=1)

@@ -1,6 +1,4 @@
-"""A smooth path between conditions: the ends first, then what lies between, tied to them bit by bit. Knows no
-labels.
-"""
+"""A smooth path between conditions: the ends first, then what lies between, tied to them by bits. Knows no labels."""
 
 # B images of the way, L ends, N tokens, K bits per token, D width
 

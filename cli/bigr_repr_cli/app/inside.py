@@ -1,6 +1,4 @@
-"""The page Look inside: the tokens of a picture, and how a new one is unmasked. Asks a queue for work, and knows no
-other.
-"""
+"""The page Look inside: the tokens of a picture, and how a new one is unmasked. Its work goes to a queue."""
 
 # N tokens, K bits per token, L blocks
 
