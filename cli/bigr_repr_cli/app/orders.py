@@ -49,7 +49,7 @@ class FieldError(ValueError):
 
 
 class DrawBody(BaseModel):
-    """One press of Draw. photo: a picture by its id. mask: a PNG in base64 of any size, light or opaque where to paint."""
+    """One press of Draw. photo: a picture by its id. mask: a base64 PNG of any size, light or opaque where to paint."""
 
     model_config = ConfigDict(extra="forbid")
 
