@@ -1,4 +1,4 @@
-"""What a run would take, before it begins: inputs counted, some of them embedded here, the rest worked out from that.
+"""What a run would take: inputs are counted, a sample of them is embedded here, and the rest is estimated from that.
 
 Nothing is written but to a temporary folder. Knows nothing of how rows are computed.
 """
@@ -83,7 +83,7 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What listing the inputs gave; nothing of it is estimated.
+    """What listing the inputs gave. Nothing of this is estimated.
 
     images: inputs; units: that they would be cut into. single, tables, tars: files that are a picture, Parquet files,
     tar shards; container_bytes: of the last two together. stored: what of all this lies in object stores. seconds: that
@@ -102,7 +102,7 @@ class Counted:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What embedding a sample on this machine gave.
+    """Measured on a sample that was embedded on this machine.
 
     images: of the sample; failures: of them without a row. images_per_second: from the end of the first batch on, so
     that starting does not count. single_bytes: mean size of those that are a file of their own, 0.0 without any.
@@ -126,7 +126,7 @@ class Requests(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run would take. counted: as it is; measured: of a sample. All else is worked out from these two.
+    """What a run would take. counted: as it is; measured: of a sample. Everything else is estimated from these two.
 
     rows: inputs that give one, at the sample's share of failures. input_bytes: to read; output_bytes: of the data
     set's Parquet files. hours: of embedding alone, on so many machines like this one. money: by item, at the stated
@@ -194,7 +194,7 @@ def _unit_size(options: EmbedOptions, setup: Setup) -> int:
 
 
 class _Sample:
-    """Stretches of a stream, chosen at random while it passes: each as likely as any other."""
+    """A random sample of stretches of a stream, taken as it passes (reservoir sampling)."""
 
     def __init__(self, images: int) -> None:
         self._most, self._seen = -(-images // _STRETCH), 0
@@ -329,7 +329,7 @@ def _worked_out(counted: Counted, measured: Measured, machines: int, out_in_stor
 
 
 def _requests(counted: Counted, written: int, hours: float, out_in_store: bool) -> Requests:
-    """By what a request moves; those that are made again are not among them."""
+    """From the bytes that a request moves; repeated requests are not counted."""
     held = counted.stored
     headers = held.tar_images if held.tar_bytes >= _JUMP * held.tar_images else -(-held.tar_bytes // _HEADERS)
     reads = 2 * (held.single + held.tables) + headers + -(-held.table_bytes // _PARQUET) + -(-held.tar_bytes // _TAR)

@@ -1,4 +1,4 @@
-"""One run on one folder: what of the plan is done already, what is left, and how far the run is.
+"""One run on one folder: what of the plan is done, what is left, and the run's progress.
 
 Knows nothing of how rows are computed.
 """
@@ -47,7 +47,7 @@ def _worth_another_try(plan: Plan, unit: int, record: UnitRecord) -> bool:
 
 
 class Progress(NamedTuple):
-    """How far a run is. total: None while inputs are being listed, done being how many so far. failures: in all."""
+    """The progress of a run. total: None while inputs are listed, and done counts those so far. failures: in all."""
 
     done: int
     total: int | None
@@ -79,7 +79,7 @@ class EmbedSummary:
 
 
 class EmbedJob:
-    """One run on one folder: what of the plan is done, and how far it is."""
+    """One run on one folder: what of the plan is done, and the progress."""
 
     def __init__(
         self,

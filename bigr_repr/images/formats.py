@@ -38,7 +38,7 @@ ErrorKind = Literal[
 
 
 class ImageError(ValueError):
-    """A picture that cannot be had. str() is one line: which picture, what is wrong, and the remedy if there is one.
+    """A picture that cannot be read. str() is one line: which picture, what is wrong, and the remedy if there is one.
 
     kind: "missing"      no file there
           "unreadable"   a folder, a pipe, no permission, or the disk failed while reading
@@ -103,7 +103,7 @@ _PROCESSES: Final = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS"} | dict.fromkeys(
 
 
 def explained(error: ImageError, data: bytes, name: str) -> ImageError:
-    """An error about encoded bytes with what they themselves tell of its cause."""
+    """An error about encoded bytes, with what the bytes say about its cause."""
     if coding := _PROCESSES.get(jpeg_process(data) or 0):
         return ImageError("unsupported", f"{name}: {coding} cannot be decoded; convert it to JPEG or PNG")
     if error.kind == "truncated" and is_complete(data):

@@ -1,4 +1,4 @@
-"""Pictures in whatever form a caller has them, read as pixels of one size. Knows nothing of models."""
+"""Pictures in any form that callers have, read as pixels of one size. Knows nothing of models."""
 
 # H W pixels, S side in pixels
 

@@ -1,4 +1,4 @@
-"""Decoding in processes: a picture that kills its decoder, or holds it for ever, costs that picture and not the run.
+"""Decoding in processes: a picture that crashes its decoder, or hangs it, costs that picture and not the run.
 
 A native decoder can crash on a crafted file, or never end; no exception tells of either, and a thread cannot be
 stopped. So every decoding thread has a process of its own at the end of a pipe, asks it for one picture at a time,

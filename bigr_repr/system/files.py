@@ -57,10 +57,10 @@ def replacing(path: Place, writer: str = "") -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: Path, also: Path | None = None) -> Iterator[None]:
-    """Have what fails in the block, which writes path, say which file it is, and of a full disk what to do.
+    """Make errors of a block that writes path name that file and, if the disk is full, say what to do.
 
-    also: what is written in its place at first, the file or a folder that holds it.
-    Raises OSError, also in place of what other libraries raise where the disk is full.
+    also: the file or folder that is written first and takes the place of path at the end.
+    Raises OSError, also in place of what other libraries raise when the disk is full.
     """
     try:
         yield
@@ -71,7 +71,7 @@ def naming(path: Path, also: Path | None = None) -> Iterator[None]:
 
 
 def is_full(error: BaseException, place: Path | None = None) -> bool:
-    """Whether an error says that a disk is full, in its code or in its text. place: on the disk that it may be of."""
+    """Whether an error says that a disk is full, by its code or its text. place: something on that disk."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
     if _FULL_SAID.search(str(error)) is not None:
@@ -85,7 +85,7 @@ def is_full(error: BaseException, place: Path | None = None) -> bool:
 
 
 def _named(error: BaseException, path: Path, also: Path | None = None) -> OSError | None:
-    """The same error with the file that could not be written; None: it names one already, or is of another kind."""
+    """The error with the file that could not be written; None if it names one already or is of another kind."""
     code = error.errno if isinstance(error, OSError) else None
     if code is None:
         if not is_full(error, also or path):
@@ -142,19 +142,19 @@ def sha256_of(path: Path) -> str:
 
 
 def sync_file(path: Path) -> None:
-    """Have the content of a file written to the disk. Raises OSError that names it."""
+    """Flush the content of a file to the disk. Raises OSError that names it."""
     _sync(path, os.O_RDWR)  # Windows does not sync what is open for reading only
 
 
 def sync_folder(folder: Place) -> None:
-    """Have the names in a folder written to the disk, where the system can do that. Raises OSError that names it."""
+    """Flush the names in a folder to the disk, where the system can do that. Raises OSError that names it."""
     if os.name == "nt" or isinstance(folder, ObjectPath):
         return  # folders cannot be opened there
     _sync(folder, os.O_RDONLY)
 
 
 def sync_tree(folder: Path) -> None:
-    """Have all that is in a folder, at any depth, written to the disk. Raises OSError that names what cannot be."""
+    """Flush everything in a folder, at any depth, to the disk. Raises OSError that names what cannot be flushed."""
     for path in folder.rglob("*"):
         if path.is_dir():
             sync_folder(path)
@@ -174,9 +174,9 @@ def _sync(path: Path, flags: int) -> None:
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[int | None]:
-    """Hold a folder, or a file, which is made, for this process alone; without locks in the system, for whoever comes.
+    """Hold a folder, or a file, which is created, for this process alone; on systems without locks, for anyone.
 
-    Gives the descriptor that holds it, or None: as long as any process has it open, another one is turned away.
+    Gives the descriptor that holds it, or None. As long as any process has that open, others are refused.
     Raises RuntimeError(busy) where another process holds it.
     """
     try:

@@ -18,7 +18,7 @@ _ATTEMPTS: Final = 3
 
 
 def without_password(text: str) -> str:
-    """Text with stars in place of the passwords of URLs in it, as https://name:***@host/path."""
+    """Text with passwords in URLs replaced by stars: https://name:***@host/path."""
     return re.sub(r"(?<=://)([^/@:\s]*):[^/@\s]+@", r"\1:***@", text)
 
 
@@ -39,7 +39,7 @@ class HttpFileSystem:
 
 
 class HttpFile(io.RawIOBase):
-    """A file on a web server, read in the pieces that are asked for, or at once where the server knows no pieces.
+    """A file on a web server, read in the pieces asked for, or whole if the server does not support ranges.
 
     name: what errors call it; None: its URL. Raises FileNotFoundError, PermissionError or, for a server that does not
     answer or fails, ConnectionError.

@@ -1,9 +1,9 @@
 """One writer at a time in an object store, which has no locks. Knows nothing of what is written.
 
-Each run puts an object of its own, its flag, and then lists the flags: of two runs the later one sees the other's,
-for stores show what was put to every listing after it. So no two runs can both find themselves alone, and nothing is
-asked of the store but puts and lists: conditional puts are not to be had from all of them. A flag is put again every
-few seconds; one that is not is of a run that has ended, and whoever comes takes over from it.
+Each run puts an object of its own, its flag, and then lists all flags. Stores show every put to all later listings, so
+of two runs the later one sees the other's flag, and they cannot both believe that they are alone. Only puts and lists
+are needed: not every store has conditional puts. A run renews its flag every few seconds; a flag that is not renewed
+belongs to a run that has ended, and the next run takes over.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Flag:
 
     @property
     def ended(self) -> bool:
-        """Whether its process is known not to run any more: it was one of this very system."""
+        """Whether its process is known to have ended, which can only be told on the same system."""
         process, system = self.content.get("process"), _system()
         if not isinstance(process, int) or not system or self.content.get("system") != system:
             return False
@@ -69,7 +69,7 @@ class _Flag:
 
 
 class Lease:
-    """The right to write a place, while the block of `leased` runs."""
+    """The right to write to a place while the block of `leased` runs."""
 
     def __init__(self, flags: ObjectPath, what: str) -> None:
         self._flags, self._what = flags, what
@@ -113,7 +113,7 @@ class Lease:
         Thread(target=self._keep, name="bigr-lease", daemon=True).start()
 
     def release(self) -> None:
-        """Let others have it."""
+        """Give the place up."""
         self._end.set()
         with suppress(OSError):
             (self._flags / self._name).unlink(missing_ok=True)
@@ -124,12 +124,12 @@ class Lease:
             file.write(json.dumps(self._content).encode())
 
     def _others(self) -> list[_Flag]:
-        """Flags of other runs."""
+        """The flags of other runs."""
         places = (place for place in self._flags.glob("*.json") if place.name != self._name)
         return [flag for flag in map(_read, places) if flag is not None]
 
     def _over(self, flag: _Flag, seen: dict[str, tuple[int, float]]) -> bool:
-        """Whether another's run has ended without taking its flag down, which is done here."""
+        """Whether another run has ended without removing its flag; the flag is then removed here."""
         own = (self._flags / self._name).stat().st_mtime_ns / 1e9
         age = own - flag.written if own and flag.written else 0.0
         if flag.place.name in seen and seen[flag.place.name][0] == flag.content.get("beat"):
@@ -142,7 +142,7 @@ class Lease:
         return True
 
     def _keep(self) -> None:
-        """Give signs of life, and look whether another run took over."""
+        """Renew the flag, and notice when another run has taken over."""
         while not self._end.wait(_BEAT) and self._lost is None:
             with suppress(OSError):  # the store does not answer: if that lasts, another run may take over
                 later = [
@@ -157,7 +157,7 @@ class Lease:
 
 
 def _read(place: ObjectPath) -> _Flag | None:
-    """A flag; None for one that has just been taken down. One that is put anew while it is read is read again."""
+    """A flag; None if it has just been removed. One that changes while it is read is read again."""
     for _ in range(_TRIES - 1):
         with suppress(OSError, ValueError):
             return _Flag(place, json.loads(place.read_text()), place.stat().st_mtime_ns / 1e9)
@@ -168,10 +168,10 @@ def _read(place: ObjectPath) -> _Flag | None:
 
 @contextmanager
 def leased(flags: ObjectPath, what: str) -> Iterator[Lease]:
-    """Hold a place in a store for this run alone. flags: a folder in it for who does; what: how errors call it.
+    """Hold a place in a store for this run alone. flags: a folder there for the runs' flags; what: its name in errors.
 
-    A run that is killed is taken over from within a minute, at once on its own machine.  Raises RuntimeError where
-    another run holds it.
+    The place of a killed run is free within a minute, on the same machine at once.  Raises RuntimeError if another run
+    holds it.
     """
     lease = Lease(flags, what)
     try:
@@ -182,7 +182,7 @@ def leased(flags: ObjectPath, what: str) -> Iterator[Lease]:
 
 
 def _system() -> str:
-    """What tells this boot, and this container, from others; empty where that cannot be known."""
+    """What identifies this boot and container; empty if that cannot be known."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")  # noqa: PTH115
     except OSError:

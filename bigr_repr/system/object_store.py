@@ -1,8 +1,8 @@
-"""Object stores: URLs that are used as paths are, over pyarrow's and fsspec's file systems. Knows nothing of pictures.
+"""Object stores: URLs used like paths, on pyarrow's and fsspec's file systems. Knows nothing of pictures.
 
-Objects are not renamed: one that is written is collected in memory and put in one piece when it is complete. The store
-then has all of it or what it had before, whenever the process dies, and a put that it has confirmed is durable. There
-are no locks. Credentials and endpoints are those of the usual environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+Objects cannot be renamed, so one that is written is collected in memory and put in one piece when it is complete. If
+the process dies, the store has the whole object or what it had before, and a confirmed put is durable. There are no
+locks. Credentials and endpoints are those of the usual environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
 AWS_ENDPOINT_URL, AWS_REGION; GOOGLE_APPLICATION_CREDENTIALS) and of the usual files.
 """
 
@@ -49,7 +49,7 @@ class _Status(NamedTuple):
 
 
 class ObjectPath(os.PathLike[str]):
-    """A URL with those of pathlib.Path's methods that this package uses, meaning the same.
+    """A URL with the methods of pathlib.Path that this package uses, with the same meaning.
 
     Raises OSError of one line that names the URL: FileNotFoundError for a bucket or an object that is not there,
     PermissionError for credentials that are missing or refused; ValueError for a URL that no file system takes.
@@ -118,7 +118,7 @@ class ObjectPath(os.PathLike[str]):
         return _PatientFile(self)
 
     def _ask(self, call: Callable[[], _T]) -> _T:
-        """What call() gives, with errors in words; asked again while the server does not answer."""
+        """The result of call(), with errors in words; repeated while the server does not answer."""
 
         def once() -> _T:
             with explained(self._url):
@@ -237,7 +237,7 @@ class ObjectPath(os.PathLike[str]):
     # ---- writing
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: objects need no folder."""
+        """Does nothing: objects need no folders."""
 
     @contextmanager
     def put(self) -> Iterator[BinaryIO]:
@@ -268,7 +268,7 @@ class ObjectPath(os.PathLike[str]):
 
 
 class _PatientFile(io.RawIOBase):
-    """An object to read, opened anew and asked again while the server does not answer.  Thread-safe but for seek()."""
+    """An object to read; requests are repeated while the server does not answer.  Thread-safe except for seek()."""
 
     def __init__(self, place: ObjectPath) -> None:
         super().__init__()

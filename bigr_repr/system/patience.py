@@ -1,7 +1,7 @@
-"""Requests that fail because a server does not answer are made again, for as long as a run has patience.
+"""Requests to a server that does not answer are repeated, for as long as the run's patience lasts.
 
-Knows nothing of what is asked for. An outage is one for all threads of a process: it begins with the first request that
-fails of a server that has answered before, and ends with one that does not. Outside a run nothing is asked twice.
+Knows nothing of what is asked for. All threads of a process share an outage: it begins when a request fails to a server
+that has answered before, and ends when one succeeds. Outside a run nothing is repeated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _servers: dict[str, _Server] = {}
 
 
 def set_patience(seconds: float) -> float:
-    """Say for how many seconds outages are to be borne in this process; returns what was said before."""
+    """Set how many seconds an outage may last in this process; returns the previous setting."""
     global _seconds
     with _lock:
         before, _seconds = _seconds, seconds
@@ -47,7 +47,7 @@ def set_patience(seconds: float) -> float:
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """While the block runs, outages of so many seconds are borne."""
+    """While the block runs, outages may last so many seconds."""
     before = set_patience(seconds)
     try:
         yield
@@ -56,10 +56,10 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 def patiently(call: Callable[[], _T], url: str) -> _T:
-    """What call() gives. While it raises ConnectionError it is called again. url: what it asks for.
+    """The result of call(), which is repeated while it raises ConnectionError. url: what it asks for.
 
-    Raises what it raises, ConnectionError at once if the server has never answered, and when patience is at its end or
-    other requests are answered meanwhile.
+    Raises what call() raises; ConnectionError at once if the server has never answered, and when patience has run out
+    or other requests are answered meanwhile.
     """
     with _lock:
         server = _servers.setdefault("/".join(url.split("/", 3)[:3]), _Server())

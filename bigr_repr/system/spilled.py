@@ -1,4 +1,4 @@
-"""Records past what memory should hold: arrays that lie in a temporary file where they are large, sorted there too.
+"""Arrays that move to a temporary file when they are large, and sorting them there.
 
 Knows nothing of what the records are. A temporary file has no name and is gone with the process; it lies in the
 system's folder for such files (TMPDIR).
@@ -51,16 +51,16 @@ class SpilledArray:
 
     @property
     def spilled(self) -> bool:
-        """Whether it lies in a file."""
+        """Whether the array is in a file."""
         return self._map is not None
 
     def release(self) -> None:
-        """Give the memory back that reading and writing took; the file keeps what was written."""
+        """Give back the memory that reading and writing took; the file keeps its content."""
         if self._map is not None and hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def chunks(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        """All of it in pieces of some megabytes, each with its place; memory is given back behind them."""
+        """The array in pieces of some megabytes, each with its offset; memory is given back after each."""
         step = max(1, _CHUNK // self.values.itemsize)
         for start in range(0, len(self.values), step):
             yield start, self.values[start : start + step]
@@ -68,10 +68,10 @@ class SpilledArray:
 
 
 def sorted_by(array: SpilledArray, field: str, in_memory: int = IN_MEMORY) -> SpilledArray:
-    """The same records in the order of a field of bytes; equal ones stay in their order.
+    """The records sorted by a field of bytes; equal ones keep their order.
 
-    Past what memory holds they are dealt out by the field's first byte, and each share is sorted alone: the field
-    should be as random as digests are.
+    Large arrays are split by the field's first byte, and each share is sorted on its own: the field should be as random
+    as a digest.
     """
     if not array.spilled:
         array.values = array.values[np.argsort(array.values[field], kind="stable")]

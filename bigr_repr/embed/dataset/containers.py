@@ -1,4 +1,4 @@
-"""Files that hold several of a plan's inputs: what they were when they were listed, and where these are in the plan.
+"""Files that hold several of a plan's inputs: their size and time when listed, and where their inputs are in the plan.
 
 Knows nothing of what is in them.
 """

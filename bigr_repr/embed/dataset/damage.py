@@ -23,7 +23,7 @@ _NOTE: Final = "damaged-"
 
 @contextmanager
 def damage_named(file: Place, run: Place | None = None, remedy: str = MEND) -> Iterator[None]:
-    """Say of what pyarrow raises for a damaged file which one it is, and the remedy.
+    """Make pyarrow's errors about a damaged file name it, and the remedy.
 
     run: where a part of a data set is noted as damaged, if that folder is there and may be written.
     """

@@ -1,4 +1,4 @@
-"""Embedding data sets as the files that other programs read. Knows nothing of how rows arose.
+"""Embedding data sets as the files that other programs read. Knows nothing of how rows are made.
 
 Rows are streamed, so that they need not fit into memory, and a file appears when it is complete.
 """

@@ -39,9 +39,9 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What became of a unit. size, sha256: of its shard. stamps: of its inputs' files when they were read.
+    """The result of a unit. size, sha256: of its shard. stamps: of its inputs' files when they were read.
 
-    released: places of inputs that the plan calls doubles and that have rows or failures of their own all the same.
+    released: places of inputs that the plan calls duplicates but that have rows or failures of their own.
     """
 
     rows: int
@@ -88,7 +88,7 @@ class Ledger:
         return self.plan.id_of(unit) if self.plan is not None else ""
 
     def seal(self, unit: int, record: UnitRecord) -> None:
-        """Record a unit whose shard stands."""
+        """Record a unit whose shard is written."""
         plan = self._plan_of(unit)
         content = {
             "rows": record.rows,
@@ -107,7 +107,7 @@ class Ledger:
                 lines.writelines(map(_line, record.failures))
 
     def sealed(self, unit: int) -> UnitRecord | None:
-        """A unit's record; None if the unit has still to be done."""
+        """A unit's record; None if the unit is still to be done."""
         try:
             content = unsealed(json.loads(self._record(unit).read_text("utf-8")))
             failures = tuple(Failure(**each) for each in content["failures"])

@@ -1,6 +1,6 @@
-"""What the parts of a finished data set are, in one file: opening it then takes a listing and two small objects.
+"""The parts of a finished data set in one list, so that opening it takes one listing and two small objects.
 
-A part counts as listed if its size is the one in the list; all others are opened. Knows nothing of rows.
+A part whose size differs from the list is opened itself. Knows nothing of rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROWS_KEY: Final = b"schema"
 
 
 class DataPart(NamedTuple):
-    """A file of a data set. plan: the list of inputs that it says to be of; empty: it does not say."""
+    """A file of a data set. plan: the list of inputs that it names; empty if it names none."""
 
     file: Place
     rows: int
@@ -35,7 +35,7 @@ class DataPart(NamedTuple):
 
 
 class ListedPart(NamedTuple):
-    """What the list holds of a part. size: of its file."""
+    """A part in the list. size: of its file."""
 
     rows: int
     size: int
@@ -71,7 +71,7 @@ def find_parts(folder: Place) -> list[tuple[Place, int]]:
 
 
 def open_parts(run: Place, files: Sequence[tuple[Place, int]]) -> Iterator[DataPart]:
-    """What each file is: as listed, or as itself says, several at a time.  Raises ValueError for a damaged one."""
+    """The part of each file, from the list or the file itself, in parallel.  Raises ValueError for a damaged one."""
     listed, schema = _listed(run)
 
     def opened(file: tuple[Place, int]) -> DataPart:

@@ -86,7 +86,7 @@ class Plan:
         return self.uneven[number] if number < len(self.uneven) else None
 
     def chains(self, units: Iterable[int]) -> Iterator[list[int]]:
-        """Units that rise, those together that are best done by one engine, one after the other."""
+        """Ascending units, grouped into those that one engine should do one after the other."""
         chain: list[int] = []
         for unit in units:
             if chain and not (unit == chain[-1] + 1 and unit in self._continued):
@@ -101,7 +101,7 @@ class Plan:
         return frozenset(unit for first, last in self.continued for unit in range(first, last + 1))
 
     def id_of(self, unit: int) -> str:
-        """What a unit's record and shard name as the list that they are of; empty in plans of earlier versions."""
+        """The id of a unit's list, which its record and shard name; empty in plans of earlier versions."""
         number = self._at(unit)[0]
         return self.ids[number] if number < len(self.ids) else ""
 
@@ -138,7 +138,7 @@ class Plan:
             yield from ((number, each) for each in containers(self.folder / _named(_CONTAINERS, number)))
 
     def stretch(self, number: int, first: int, count: int) -> Iterator[Entry]:
-        """So many inputs of a list, from its first-th on."""
+        """`count` inputs of a list, from number `first` on."""
         sizes = self._sizes(number)
         group = bisect_right(sizes, first) - 1
         while count > 0:
@@ -190,7 +190,7 @@ class Plan:
         return {}
 
     def difference(self, sources: Iterable[Source], on_listed: Callable[[int], None]) -> str | None:
-        """Where a list of inputs departs from this one, in words; None: nowhere. For a plan of one list."""
+        """Where a list of inputs first differs from this one, in words; None: nowhere. For a plan of one list."""
         found, first = 0, None
         ours = (entry for unit in range(self.units) for entry in self.entries(unit))
         for new in map(as_entry, sources):
@@ -261,9 +261,9 @@ def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_lis
 
 
 def commit_plan(folder: Place, listed: Listed, unit_size: int, provenance: dict[str, Any]) -> Plan:
-    """Make the list that list_inputs wrote the plan. Any plan before it must have been revoked.
+    """Make the list that list_inputs wrote the plan. Any earlier plan must have been revoked.
 
-    So are the digests that list_digests wrote, if the provenance speaks of dedup.
+    With dedup in the provenance, the digests that list_digests wrote become part of it.
     """
     return _commit(Plan(folder, (), unit_size, provenance), listed)
 

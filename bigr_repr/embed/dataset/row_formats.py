@@ -1,4 +1,4 @@
-"""Rows of a data set in the containers of other tools: HDF5, Zarr and WebDataset. Knows nothing of how rows arose."""
+"""Rows of a data set in other tools' containers: HDF5, Zarr and WebDataset. Knows nothing of how rows are made."""
 
 # n rows, D width, N tokens
 

@@ -25,7 +25,7 @@ class ShardRows(NamedTuple):
 
     vectors: {layer: (B, *recipe.shape(layer))}; codes: (B, bytes), uint8; of the others, B each.
 
-    What the recipe has no column for is not looked at.
+    Fields without a column in the recipe are ignored.
     """
 
     paths: Sequence[str]
@@ -58,14 +58,14 @@ def rows_table(recipe: Recipe, rows: ShardRows) -> pa.Table:
 
 
 class ShardFile(NamedTuple):
-    """What tells a file from others. size: in bytes; sha256: hexadecimal."""
+    """What identifies a file. size: in bytes; sha256: hexadecimal."""
 
     size: int
     sha256: str
 
 
 def shard_file(path: Place) -> ShardFile:
-    """The same of a file that stands.  Raises OSError."""
+    """Size and digest of a file on the disk or in a store.  Raises OSError."""
     opened: Any = path.open_input() if isinstance(path, ObjectPath) else path.open("rb")
     digest, size = hashlib.sha256(), 0
     with opened as file:

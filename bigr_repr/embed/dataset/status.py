@@ -1,7 +1,7 @@
-"""How far a data set is, asked from any machine while it is being written. Knows nothing of how rows are computed.
+"""The progress of a data set, asked from any machine while it is being written. Knows nothing of how rows are computed.
 
-Whoever runs writes a small file beside the plan, every few seconds: by whom, how many images, how fast. What is done
-for good is counted from the units' records, whose names and times one listing gives.
+A run writes a small file beside the plan every few seconds: who it is, how many images it has done. What is sealed is
+counted from the units' records, whose names and times one listing gives.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _SILENT: Final = 60.0  # after which a run is taken to have ended
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedStatus:
-    """How far a data set is.
+    """The progress of a data set.
 
     units, units_done: parts of the plan, and those that are sealed. images: inputs of the plan; images_done: of sealed
-    units, about. rate: images per second lately, 0.0 if that cannot be told; seconds_left: None likewise. running:
-    whether a run gave a sign of life in the last minute. told: what it says of itself: `host`, `process`, `engine`,
+    units, about. rate: images per second lately, 0.0 if unknown; seconds_left: None if unknown. running: whether a run
+    gave a sign of life in the last minute. told: what the run reports about itself: `host`, `process`, `engine`,
     `since`, `updated` (seconds since 1970), `done`, `total`, `failures`, and `units` by worker.
     """
 
@@ -49,14 +49,14 @@ class EmbedStatus:
 
 
 class StatusFile:
-    """What a run tells of itself; nothing for the first seconds, so that short runs write nothing."""
+    """What a run reports about itself; short runs write nothing."""
 
     def __init__(self, folder: Place, engine: str) -> None:
         self._place, self._engine, self._began = folder / _NAME, engine, time.time()
         self._written, self._units, self._told = time.monotonic(), Counter[str](), False
 
     def tell(self, done: int, total: int | None, failures: int, *, by: str = "", ended: bool = False) -> None:
-        """How far the run is, written now and then. by: who has just done images.  Raises nothing."""
+        """Write the progress now and then. by: who has just done images.  Raises nothing."""
         if by:
             self._units[by] += 1
         if not (self._told if ended else time.monotonic() - self._written >= _EVERY):
@@ -72,7 +72,7 @@ class StatusFile:
 
 
 def embed_status(out: PathLike) -> EmbedStatus:
-    """How far a data set is that is being written, or was.  Raises FileNotFoundError if there is no plan yet."""
+    """The progress of a data set that is being written, or was.  Raises FileNotFoundError if there is no plan yet."""
     place = as_place(out)
     plan = open_plan(place / RUN_FOLDER)
     told = _told(place / RUN_FOLDER / _NAME)

@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_AWAY = 64  # objects in a row that could not be read: it is not the objects
-_HOPELESS = 16  # images in a row without finite numbers: it is not the images
-_REFUSED = 4  # units in a row that a store does not take: it is not the units
+_AWAY = 64  # objects in a row that could not be read: then the store is at fault
+_HOPELESS = 16  # images in a row without finite numbers: then the model is at fault
+_REFUSED = 4  # units in a row that a store refused: then the store is at fault
 _NON_FINITE = "non-finite"
 _OUT_OF_REACH = ("unreadable", "unreachable")
 
 
 class _Doing(NamedTuple):
-    """A task that has begun, and what has come of it so far."""
+    """A task that has begun, and its results so far."""
 
     task: UnitTask
     tables: list[pa.Table]
@@ -58,7 +58,7 @@ class _Doing(NamedTuple):
 
 
 class _Launched(NamedTuple):
-    """A batch that the model is at work on. features: None if no picture of it could be read."""
+    """A batch that the model is working on. features: None if no picture of it could be read."""
 
     doing: _Doing
     part: slice
@@ -68,9 +68,9 @@ class _Launched(NamedTuple):
 
 @dataclass
 class LocalEngine:
-    """Does tasks, one after the other. on_batch(images, failures) is called after each batch, from the same thread.
+    """Runs tasks one after the other. on_batch(images, failures) is called after each batch, from the same thread.
 
-    on_aside(unit, why) is called for a unit that a store refused to take, which the next run does.
+    on_aside(unit, why) is called for a unit that a store refused; the next run does it.
     """
 
     extractor: FeatureExtractor
@@ -198,7 +198,7 @@ class LocalEngine:
         return rows_table(recipe, rows)
 
     def _watch(self, entries: Sequence[Entry], reasons: Sequence[Unreadable | None]) -> None:
-        """Raise ConnectionError when object stores give nothing any more, not even what they gave before."""
+        """Raise ConnectionError when object stores no longer give anything, not even what they gave before."""
         for entry, reason in zip(entries, reasons, strict=True):
             away = reason is not None and reason.error in _OUT_OF_REACH and is_url(entry.file)
             self._away = self._away + 1 if away else 0
@@ -244,7 +244,7 @@ class LocalEngine:
         return "its weights are damaged"
 
     def _seal(self, doing: _Doing) -> None:
-        """Write a unit's rows and its record; one that a store does not take is set aside, and others are done."""
+        """Write a unit's rows and its record; a unit that a store refuses is set aside."""
         try:
             self._write(doing)
             self._refused = 0

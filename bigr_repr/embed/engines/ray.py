@@ -5,8 +5,8 @@ plan, and writes shards and records where the local engine would write them, so 
 stopped. Two units at a time are handed to an actor, so that its decoders do not wait at the end of one. What a lost
 actor had goes to others; machines that join the cluster get actors, and those that leave are done without.
 
-These are plain actors and not Ray Data's: that waits for a lost actor to be restarted, and a machine that leaves for
-good would hold up what was on it; and it reports a task when all of its rows are there, not when a unit is sealed.
+These are plain actors, not Ray Data. Ray Data waits for a lost actor to restart, so a machine that leaves for good
+would hold up its work; and it reports a task when all of its rows are there, not when a unit is sealed.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class RayEngine:
                     self._pending[member.actor.do.remote(unit)] = member, unit
 
     def _take(self, reference: Any) -> None:
-        """Deal with what an actor has done."""
+        """Take an actor's result."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 

@@ -1,7 +1,7 @@
-"""Inputs that were written anew, or are gone, since they were embedded: their rows go, to be embedded again or not.
+"""Inputs that were rewritten or removed since they were embedded: their rows are dropped, to be made again or not.
 
-A unit's record holds a stamp of every input, of its file's size and time, taken before the file was read. An input
-whose stamp differs loses its row and becomes a failure, which the run then tries again.
+A unit's record holds a stamp of every input, made of its file's size and time before the file was read. An input whose
+stamp differs loses its row and becomes a failure, which the run then tries again.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Reopened(NamedTuple):
 
 
 def stamps_of(entries: Iterable[Entry]) -> str:
-    """16 letters for each input, which change when its file is written anew; hyphens for objects and missing files."""
+    """16 letters for each input, which change when its file is rewritten; hyphens for objects and missing files."""
     known: dict[str, str] = {}
     return "".join(known.get(entry.file) or known.setdefault(entry.file, _stamp(entry.file)) for entry in entries)
 
 
 def renewed(stamps: str, entries: Sequence[Entry], places: Sequence[int]) -> str:
-    """Stamps of a unit with those of some of its inputs taken anew; none, if there were none."""
+    """A unit's stamps, renewed for some of its inputs; empty if there were none."""
     if not stamps:
         return ""
     each = [stamps[_LENGTH * place : _LENGTH * (place + 1)] for place in range(len(entries))]
@@ -66,9 +66,9 @@ def _stamp(file: str) -> str:
 
 
 def reopen(plan: Plan, ledger: Ledger, found: NDArray[np.bool_], *, drop_gone: bool) -> Reopened:
-    """Make failures of inputs that changed or came back, and with drop_gone of those that are gone; their rows go.
+    """Turn inputs that changed or came back into failures, with drop_gone those that are gone too; their rows go.
 
-    found: which of the plan's inputs there are. With dedup, doubles of such inputs get a row of their own.
+    found: which of the plan's inputs still exist. With dedup, duplicates of such inputs get a row of their own.
     """
     touched, starts = set[str](), np.cumsum([0, *map(plan.size, range(plan.units))])
     changed = dropped = 0
@@ -94,7 +94,7 @@ def reopen(plan: Plan, ledger: Ledger, found: NDArray[np.bool_], *, drop_gone: b
 def _judged(
     record: UnitRecord, entries: Sequence[Entry], here: NDArray[np.bool_], doubles: set[int], drop_gone: bool
 ) -> dict[int, str]:
-    """What has become of a unit's inputs, by place: CHANGED or GONE; nothing for those that are as they were."""
+    """What happened to a unit's inputs, by place: CHANGED or GONE; nothing for those that are unchanged."""
     before, now = record.stamps, stamps_of(entries) if record.stamps else ""
     errors = {failure.place: failure.error for failure in record.failures}
     kinds = {}
@@ -109,7 +109,7 @@ def _judged(
 
 
 def _fail(plan: Plan, ledger: Ledger, unit: int, record: UnitRecord, kinds: dict[int, str]) -> None:
-    """Make failures of inputs, and take their rows out of the unit's shard."""
+    """Turn inputs into failures, and remove their rows from the unit's shard."""
     if not kinds:
         return
     doubles = set(plan.duplicates(unit)) - set(record.released)
@@ -128,10 +128,10 @@ def _fail(plan: Plan, ledger: Ledger, unit: int, record: UnitRecord, kinds: dict
 
 
 def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema, *, only: Collection[int] | None = None) -> int:
-    """Make failures of all inputs that have a row in a damaged shard, to be embedded again; returns how many.
+    """Turn all inputs with a row in a damaged shard into failures, to be embedded again; returns how many.
 
-    Every shard is read, or those of the units in `only`. Doubles that were given rows of their own keep them. schema:
-    of shards.  Raises OSError.
+    Every shard is read, or those of the units in `only`. Duplicates that have rows of their own keep them. schema: of
+    shards.  Raises OSError.
     """
     count = 0
     units = range(plan.units) if only is None else sorted(unit for unit in only if unit < plan.units)

@@ -1,9 +1,9 @@
-"""Inputs of the same bytes, found before the work begins, so that each distinct image is embedded once.
+"""Byte-identical inputs, found before the work begins, so that each distinct image is embedded once.
 
-Every input is read for its SHA-256, in threads. What is compared, 120 bytes an input, lies in temporary files where it
-is large: see bigr_repr.system.spilled. Knows nothing of pixels: the same picture encoded anew is another image here.
+Every input is read for its SHA-256, in threads. About 120 bytes an input are compared, in temporary files if they are
+many: see bigr_repr.system.spilled. Knows nothing of pixels: the same picture encoded again is another image here.
 
-Doubles of an image that failed may be fetched again, and be doubles no more: see release_doubles.
+Duplicates of an image that failed may differ from it when they are fetched again: see release_doubles.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _REPORT = 1024  # inputs between two reports
 def list_digests(
     folder: Place, before: Plan | None, workers: int | None, on_listed: Callable[[int], None], columns: Columns
 ) -> None:
-    """Write the digests of the inputs that list_inputs wrote, and of which earlier input each is a double.
+    """Write the digests of the inputs that list_inputs wrote, and which earlier input each is a duplicate of.
 
-    before: the plan that they will be added to, whose inputs are earlier. What cannot be read is nobody's double.
+    before: the plan that they will be added to, whose inputs come first. What cannot be read is no duplicate.
     columns: of Parquet files.
     """
     earlier, new = before.inputs if before else 0, listed_count(folder)
@@ -84,7 +84,7 @@ def _fill(
 
 
 class _Paths:
-    """Recorded paths of the inputs that have doubles, in a temporary file; eight bytes of memory for each."""
+    """Recorded paths of the inputs that have duplicates, in a temporary file; 16 bytes of memory for each."""
 
     def __init__(self, first: SpilledArray, before: Plan | None, folder: Place) -> None:
         doubled = [chunk[chunk != np.arange(start, start + len(chunk))] for start, chunk in first.chunks()]
@@ -104,7 +104,7 @@ class _Paths:
         self._file.flush()
 
     def of(self, number: int) -> str:
-        """The path of an input that has doubles."""
+        """The path of an input that has duplicates."""
         at = int(np.searchsorted(self._numbers, number))
         start, end = self._ends[at : at + 2].tolist()
         self._file.seek(start)
@@ -121,7 +121,7 @@ def _units_of(before: Plan | None) -> Iterator[list[Entry]]:
 
 
 def list_duplicates(plan: Plan, ledger: Ledger) -> int:
-    """Write a line of JSON for each input that is the double of an earlier one; returns how many there are."""
+    """Write a line of JSON for each input that duplicates an earlier one; returns how many there are."""
     count = 0
     with replacing(ledger.duplicates_file) as lines:
         for unit, record in enumerate(ledger.records(range(plan.units))):
@@ -138,9 +138,9 @@ def list_duplicates(plan: Plan, ledger: Ledger) -> int:
 
 
 def release_doubles(plan: Plan, ledger: Ledger) -> None:
-    """Make failures of the doubles of failed images that are no longer the same bytes, to be tried again.
+    """Turn duplicates of failed images whose bytes now differ into failures, to be tried again.
 
-    Each then gets a row of its own. Only failed images that still have doubles are read for it, and those doubles.
+    Each then gets a row of its own. Only failed images that still have duplicates are read, and those duplicates.
     """
     failed = {
         failure.path: (unit, failure.place)
@@ -160,7 +160,7 @@ def release_doubles(plan: Plan, ledger: Ledger) -> None:
 
 
 def _doubles(plan: Plan, ledger: Ledger, unit: int, failed: Collection[str]) -> dict[int, str]:
-    """Doubles of failed images in a sealed unit that have no row of their own: {place: path of the failed one}."""
+    """Duplicates of failed images in a sealed unit that have no row of their own: {place: path of the failed one}."""
     record = ledger.sealed(unit)
     if record is None:
         return {}
@@ -169,7 +169,7 @@ def _doubles(plan: Plan, ledger: Ledger, unit: int, failed: Collection[str]) -> 
 
 
 def _digests_now(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    """Digests of the inputs at (unit, place), read anew; places of one unit follow each other."""
+    """Digests of the inputs at (unit, place), read again; places of one unit follow each other."""
     found: dict[tuple[int, int], bytes] = {}
     for unit, group in groupby(places, itemgetter(0)):
         entries, own = plan.entries(unit), [place for _, place in group]
@@ -179,7 +179,7 @@ def _digests_now(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[in
 
 
 def _release(plan: Plan, ledger: Ledger, unit: int, freed: Mapping[int, str]) -> None:
-    """Make failures of doubles in a sealed unit. freed: {place: path of the failed one}."""
+    """Turn duplicates in a sealed unit into failures. freed: {place: path of the failed one}."""
     record, entries = ledger.sealed(unit), plan.entries(unit)
     assert record is not None
     failures = [Failure(place, entries[place].path, "duplicate", f"{path} failed") for place, path in freed.items()]
@@ -188,7 +188,7 @@ def _release(plan: Plan, ledger: Ledger, unit: int, freed: Mapping[int, str]) ->
 
 
 def _first_of_each(digests: SpilledArray) -> SpilledArray:
-    """For each the number of the first one that equals it; its own for what was not read."""
+    """For each digest the number of the first equal one; its own number for what was not read."""
     records = SpilledArray(len(digests), np.dtype([("sha256", "S32"), ("number", np.int64)]))
     for start, chunk in digests.chunks():
         part = records.values[start : start + len(chunk)]
@@ -200,7 +200,7 @@ def _first_of_each(digests: SpilledArray) -> SpilledArray:
         begins = np.ones(len(texts), bool)
         begins[1:] = texts[1:] != texts[:-1]
         begins[0] = texts[0] != before
-        begins |= texts == b""  # as NumPy sees 32 zeros: nobody's double
+        begins |= texts == b""  # as NumPy sees 32 zeros: no duplicate
         at = np.maximum.accumulate(np.where(begins, np.arange(len(texts)), -1))
         firsts = np.where(at < 0, number, numbers[at])
         first.values[numbers] = firsts

@@ -1,4 +1,4 @@
-"""Planned inputs to the encoded bytes of pictures: files, members of tar shards, rows of Parquet files, objects.
+"""From planned inputs to the encoded bytes of pictures: files, members of tar shards, rows of Parquet files, objects.
 
 Knows nothing of decoding, and nothing of how the inputs were found. It has two ends. `pictures` runs in one place and
 in the order of the plan, so that a Parquet file is read once, front to back. `fetch` runs in the threads that pictures
@@ -43,7 +43,7 @@ class _Span:
         self._content: bytes | None = None
 
     def read(self, piece: Piece) -> bytes:
-        """A piece's bytes; where the whole cannot be had, it is asked for alone."""
+        """A piece's bytes; if the whole span cannot be read, the piece alone is requested."""
         with self._lock:
             if self._content is None:
                 try:
@@ -58,8 +58,8 @@ class _Span:
 class EncodedPicture(NamedTuple):
     """A picture on its way to a decoder.
 
-    name: what errors call it, as text. source: a local path, its encoded bytes, a Piece, or why it cannot be had. span:
-    that the piece is read with.
+    name: its name in errors, as text. source: a local path, its encoded bytes, a Piece, or the reason why it cannot be
+    read. span: the bytes that the piece is read with.
     """
 
     name: str
@@ -68,7 +68,7 @@ class EncodedPicture(NamedTuple):
 
 
 def pictures(entries: Iterable[Entry], columns: Columns = USUAL_COLUMNS) -> Generator[EncodedPicture, None, None]:
-    """What pictures_of_units gives of one unit."""
+    """pictures_of_units() of one unit."""
     return pictures_of_units([list(entries)], columns)
 
 

@@ -1,4 +1,4 @@
-"""Inputs of every kind to a list of pictures: files and folders, here or in object stores, Parquet files, tar shards.
+"""From inputs of every kind to a list of pictures: files and folders, local or in stores, Parquet files, tar shards.
 
 Knows nothing of decoding or models. Folders and patterns mean in a store what they mean here; see find_images.
 """

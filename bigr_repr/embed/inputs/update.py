@@ -1,7 +1,7 @@
-"""Which of the inputs that are found a plan has already, and which of its own are gone. Knows nothing of what they are.
+"""Which inputs a plan has already, and which of its inputs are gone. Knows nothing of what they are.
 
-Inputs are told apart by digests of 16 bytes in sorted arrays, 57 bytes an input of the plan, which lie in temporary
-files where they are large: see bigr_repr.system.spilled.
+Inputs are identified by digests of 16 bytes in sorted arrays, 57 bytes for each input of the plan, which move to
+temporary files when they are large: see bigr_repr.system.spilled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Digests = NDArray[np.bytes_]
 
 
 class KnownInputs:
-    """The inputs of a plan, to look up the ones that are found in."""
+    """The inputs of a plan, in which others can be looked up."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -46,7 +46,7 @@ class KnownInputs:
         self._seen = SpilledArray(plan.inputs, np.bool_)
 
     def additions(self, sources: Iterable[Source], on_listed: Callable[[int], None]) -> Iterator[Source]:
-        """Those that the plan lacks, in order.
+        """The sources that the plan lacks, in order.
 
         Raises ValueError for one that has the recorded path of another: a path would no longer say which image it is;
         and for one that is recorded under another path: it would get a second row.
@@ -111,7 +111,7 @@ class KnownInputs:
 
 
 def changes(plan: Plan, sources: Iterable[Source], on_listed: Callable[[int], None]) -> str | None:
-    """How the inputs that are found differ from a plan's, in whatever order, in words; None: not at all."""
+    """How sources differ from a plan's inputs, whatever their order, in words; None: not at all."""
     known = KnownInputs(plan)
     added = [escape_path(source.file) for source in islice(known.additions(sources, on_listed), 1)]
     if added:

@@ -1,4 +1,4 @@
-"""Calls that end: what a store does not answer in time is one clear line. Knows nothing of what is asked.
+"""Time limits for calls to stores: one that is not answered in time ends with one line. Knows nothing of what is asked.
 
 A call that takes too long goes on in its thread, which does not keep the process from ending; its result is dropped.
 """
@@ -24,13 +24,13 @@ _T = TypeVar("_T")
 
 
 class Signs:
-    """When something last happened."""
+    """The time of the last sign of life."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()
 
     def note(self) -> None:
-        """Something happens now."""
+        """Note a sign of life."""
         self.last = time.monotonic()
 
 
