@@ -1,12 +1,13 @@
 """Files of every kind with a byte changed or an end cut off: how many are read as other numbers without a word.
 
-    python benchmarks/damaged_files.py                     # 10 000 mutations of 13 kinds: some minutes on a core
+    python benchmarks/damaged_files.py                     # 10 000 mutations of 15 kinds: some minutes on a core
     python benchmarks/damaged_files.py --count 300         # a try
 
 Data: small files that it makes with a model of random weights: embeddings, what a run notes beside them, codes as
-Parquet, .npz and .npy, indexes (flat, ivf, hnsw, in shards), code sets, caption sets, training checkpoints, models and
-adapters. A mutation changes one byte, clears up to 64, or cuts the file; the place is random. Then the files are read
-as programs read them. Indexes are read whole, as `index info --verify` does: searches map the codes, unverified.
+Parquet, .npz and .npy, indexes (flat, ivf, hnsw, in shards), code sets, caption sets, training checkpoints, models,
+files of the authors' form, and adapters. A mutation changes one byte, clears up to 64, or cuts the file; the place is
+random. Then the files are read as programs read them. Indexes are read whole, as `index info --verify` does: searches
+map the codes, unverified.
 
 Expected: none read as other numbers, no crash, and every refusal names the file or its folder. Writes
 benchmarks/results/damaged_files.json, and ends with an error otherwise.
@@ -200,6 +201,21 @@ def model(shared: Shared) -> Kind:
     return Kind(lambda folder: void(save(shared.model, folder)), lambda folder: weights(load(folder)))
 
 
+def released(shared: Shared) -> Kind:
+    """Read as `models import` does."""
+    from released_files import random_release
+
+    from bigr_repr.checkpoints.pretrained import load_official
+
+    config = shared.model.config
+
+    def read(folder: Path) -> str:
+        files = {"tokenizer": folder / "binaryae_ema.th", "generator": folder / "bigr.pt"}
+        return weights(load_official(**files, heads=config.generator.heads, verify=True))
+
+    return Kind(lambda folder: void(random_release(folder, config.tokenizer, config.generator)), read)
+
+
 def adapter(shared: Shared) -> Kind:
     import torch
 
@@ -229,7 +245,8 @@ def kinds(shared: Shared) -> dict[str, Kind]:
         **{f"codes {suffix}": codes(shared, suffix) for suffix in (".parquet", ".npz", ".npy")},
         **{f"index, {kind}": index(shared, kind) for kind in ("flat", "ivf", "hnsw")},
         "index in shards": shards(shared), "code set": code_set(shared), "caption set": captions(shared),
-        "training checkpoint": checkpoint(shared), "model": model(shared), "adapter": adapter(shared),
+        "training checkpoint": checkpoint(shared), "model": model(shared), "released files": released(shared),
+        "adapter": adapter(shared),
     }  # fmt: skip
 
 
