@@ -22,7 +22,7 @@ import numpy as np
 import record
 from filtered_search import write_part
 
-from bigr_repr.retrieval import build_index, build_shards, open_store
+from bigr_repr.retrieval import HammingIndex, build_index, build_shards
 
 K = 10
 FILES = 16
@@ -52,7 +52,7 @@ def main() -> None:
             built[name] = round(time.perf_counter() - started, 2)
             assert len(index) == options.rows // FILES * FILES
         whole = build_index(data, one, binarizer="bits")
-        shards = open_store(str(cut), processes=options.processes)
+        shards = HammingIndex.load(cut, processes=options.processes)
         random = np.random.default_rng(1)
         wanted = np.concatenate([
             whole.rows.codes[random.integers(0, len(whole), options.queries // 2)],

@@ -171,7 +171,7 @@ def test_expressions_that_do_not_fit_are_refused_in_one_line(where: str, said: s
 def test_what_cannot_be_kept_is_refused() -> None:
     for columns, said in (
         ({"x": [1]}, "column 'x' has 1 values for 3 codes"),
-        ({"x": [[1], [2], [3]]}, "text, numbers, truth values, dates and times can be kept"),
+        ({"x": [[1], [2], [3]]}, "text, numbers, booleans, dates and times can be kept"),
         ({"path": ["a", "b", "c"]}, "what filters call the ids"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -26,7 +26,7 @@ _ROWS: Final = 1 << 16  # copied at a time
 def merge_indexes(indexes: Sequence[PathLike], out: PathLike) -> HammingIndex:
     """Write the rows of several index folders, one after the other, as one index; returns it opened, mapped.
 
-    The first index's kind is built anew of all rows. An id that several of them have names several rows. The new index
+    The first index's kind is rebuilt from all rows. An id that several of them have names several rows. The new index
     is of all their data sets, if each knows its own. out: a folder, also one of indexes; it appears whole or not at
     all.
 

@@ -22,9 +22,9 @@ def find_near_duplicates(index: HammingIndex, radius: int, *, new: ArrayLike | N
     new: row numbers, such as IndexRows.matching finds: only these are compared, with each other and with all others,
     and only clusters that hold one are given. None: all rows are compared.
 
-    Exact for every kind of index. A small radius takes far less than comparing all pairs: a million codes of 256
+    Exact for every kind of index. A small radius takes far less time than comparing all pairs: a million codes of 256
     bits at radius 8 take seconds. Links chain: two rows of a cluster can be farther apart than radius.
-    Raises ValueError for a radius outside 0..n_bits, or rows that there are not.
+    Raises ValueError for a radius outside 0..n_bits, or row numbers out of range.
     """
     if not 0 <= radius <= index.n_bits:
         raise ValueError(f"radius={radius} is outside 0..{index.n_bits}, the bits of a code")

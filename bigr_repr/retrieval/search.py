@@ -49,7 +49,7 @@ class Asked(Within, total=False):
     """How to search, beside what Within states.
 
     rescore, region, effort: as HammingIndex.rescored, search_region and search. weights: one per picture: all are one
-    query, as of find_together; a negative one asks for what is far from its picture. group: hits that differ from a
+    query, as in find_together; a negative one asks for what is far from its picture. group: hits that differ from a
     nearer one in at most so many bits stand under that.
     """
 

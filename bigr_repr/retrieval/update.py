@@ -68,7 +68,7 @@ def update_index(index: PathLike, dataset: PathLike | None = None, *, add: Seque
 
     Rows that stay keep their order, and what is read comes after them. It is appended to the index's files, and rows
     that go are noted as gone, so the time is that of the change; when an eighth of the rows is gone, or an approximate
-    index has a tenth more than it was made of, all is written anew. Rows that were removed from the index stay out
+    index has grown by a tenth since it was built, all is rewritten. Rows that were removed from the index stay out
     until their file of the data set changes. The change is there whole or not at all. Of an index in shards, that is
     true of each shard: each is updated by its own files, and new files go to the shard that has the fewest rows.
 
@@ -102,7 +102,7 @@ def _update(folder: Path, dataset: PathLike | None, add: Sequence[PathLike], own
 def remove_images(index: PathLike, ids: Sequence[str] | Sequence[int]) -> tuple[int, int]:
     """Remove the rows with these ids from an index folder; returns how many there were, and how many are left.
 
-    They are noted as gone; when that makes an eighth of the rows, the index, or shard, is written anew without them.
+    They are noted as gone; once an eighth of the rows is gone, the index (or the shard) is rewritten without them.
     Raises ValueError, and changes nothing, for an id that is not there.
     """
     folder = Path(index)

@@ -102,7 +102,7 @@ router = APIRouter()  # what a search page asks
 own = APIRouter()  # what only a server of its own has
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # not in a thread of its own
     service: Service | None = request.app.state.service
     if service is None:
         raise RefusedError(404, "no-index", "no index is open")

@@ -22,7 +22,7 @@ from bigr_repr.images.inputs import stack
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodeTask:
-    """One picture, uint8 (S, S, 3), and the layers whose features are wanted; the rest as of FeatureExtractor."""
+    """One picture, uint8 (S, S, 3), and the layers whose features are wanted; the rest as in FeatureExtractor."""
 
     pixels: NDArray[np.uint8]
     layers: frozenset[Layer] = frozenset()

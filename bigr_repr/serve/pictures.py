@@ -44,7 +44,7 @@ def picture_bytes(text: str, name: str) -> bytes:
 class PictureReader:
     """Threads that each have a process to decode in: a hostile file costs its own request only.
 
-    size: S. workers: threads. icc: as of decode_image. Processes start with the first picture that a thread decodes.
+    size: S. workers: threads. icc: as in decode_image. Processes start with the first picture that a thread decodes.
     """
 
     def __init__(self, size: int, *, max_pixels: int, timeout: float, workers: int, icc: str = "convert") -> None:

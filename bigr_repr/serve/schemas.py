@@ -131,7 +131,7 @@ class SearchBody(QueryBody):
     )
     version: str | None = None
     k: int = Field(10, ge=1)
-    offset: int = Field(0, ge=0, le=1 << 20, description="Hits to leave out at the front, as later pages do.")
+    offset: int = Field(0, ge=0, le=1 << 20, description="Hits to skip at the front, for later pages.")
     radius: float | None = Field(None, ge=0, description="The largest distance of a hit.")
     where: str | None = Field(
         None, max_length=1 << 14, description='Only rows that pass: label = "cat" and not path like "drafts/%".'
@@ -144,7 +144,7 @@ class SearchBody(QueryBody):
     rescore: int = Field(0, ge=0, le=1000, description="Order this many times k hits by their vectors; 0: do not.")
     effort: int | None = Field(None, ge=0, description="Of an approximate index.")
     group: int | None = Field(
-        None, ge=0, description="Hits that differ from a nearer one in at most so many bits stand under it."
+        None, ge=0, description="Hits that differ from a nearer one in at most this many bits are listed under it."
     )
 
     @model_validator(mode="after")
@@ -156,7 +156,7 @@ class SearchBody(QueryBody):
 
 
 class MemberAnswer(BaseModel):
-    """A hit that stands under a nearer one that it nearly repeats. image: where its photograph is."""
+    """A hit listed under a nearer one, of which it is a near-duplicate. image: where its photograph is."""
 
     row: int
     id: str | int
@@ -165,7 +165,7 @@ class MemberAnswer(BaseModel):
 
 
 class HitAnswer(MemberAnswer):
-    """One row that was found. columns: what the index keeps of it. members: hits that stand under it."""
+    """One row that was found. columns: what the index keeps of it. members: its near-duplicates among the hits."""
 
     columns: dict[str, str | int | float | bool | None] = {}
     members: list[MemberAnswer] = []

@@ -37,7 +37,7 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """k: hits at most. where, radius, offset: as of index.neighbors.Within. region: x, y, w, h in shares of the side:
+    """k: hits at most. where, radius, offset: as in index.neighbors.Within. region: x, y, w, h in shares of the side:
     compare only inside. rescore: take this many times k by bits, and of them the k nearest by their vectors; 0: do not.
     effort: of an approximate index. group: hits that differ from a nearer one in at most so many bits stand under it.
     weights: one for each of several queries, which are one then; a negative one asks for what is far from its query."""

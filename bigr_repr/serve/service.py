@@ -57,7 +57,7 @@ class Service:
     """A model, and perhaps an index, ready for callers; all methods that wait are coroutines.
 
     pre: the model, on the device that it runs on, or an exported network, which decodes no codes. index: an index
-    folder that this model made, or a store that it was pushed to under a name, as of open_store; watched for changes.
+    folder that this model made, or a store that it was pushed to under a name, as in open_store; watched for changes.
     images: the folder that the index's paths are relative to, or the
     tar or Parquet file that was embedded, to show photographs from. image_column: of that Parquet file; None: as it was
     embedded. poll_seconds: between looks at the index folder. Close it after use.
@@ -161,7 +161,7 @@ class Service:
         mirror: bool = False,
         condition: FeatureCondition = NO_CONDITION,
     ) -> list[EncoderOutput]:
-        """Encode pictures, data URLs or base64. The rest as of FeatureExtractor; pool None: "avg", or its own.
+        """Encode pictures, data URLs or base64. The rest as in FeatureExtractor; pool None: "avg", or its own.
 
         Raises ImageError naming "image <number>", ValueError for a layer out of range, QueueFullError.
         """

@@ -36,7 +36,7 @@ class Binarizer:
     """A fitted map from features to bits.
 
     kind: one of BINARIZERS. matrix: float32 (b, D), or None for the features themselves. thresholds: float64 (b,).
-    fitted_on: rows that it was fitted on. scales: float32 (b,), how far those lie from each threshold in the mean; None
+    fitted_on: rows that it was fitted on. scales: float32 (b,), their mean distance from each threshold; None
     in files of older versions.
     """
 
@@ -173,7 +173,7 @@ def fit_binarizer(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
 
 
 def rows_needed(kind: str, n_bits: int) -> int:
-    """How many rows a binarizer of so many bits is fitted on at the least."""
+    """The fewest rows to fit a binarizer of so many bits on."""
     return {"pca": n_bits, "itq": 2 * n_bits}.get(kind, 1)
 
 

@@ -18,7 +18,7 @@ OWN: Final = ("path", "id")  # what expressions call the ids
 
 
 def column_table(columns: KeptColumns | None, count: int) -> pa.Table | None:
-    """Columns as a table of text, numbers, truth values, dates and times; None: there are none.
+    """Columns as a table of text, numbers, booleans, dates and times; None: there are none.
 
     Raises ValueError for columns of another length than count, of another type, or called as the ids are.
     """
@@ -60,7 +60,7 @@ def kept_type(name: str, kind: pa.DataType) -> pa.DataType:
         return pa.float32()
     if is_kept(kind):
         return kind
-    raise ValueError(f"column {name!r} is of type {kind}; text, numbers, truth values, dates and times can be kept")
+    raise ValueError(f"column {name!r} is of type {kind}; text, numbers, booleans, dates and times can be kept")
 
 
 def is_kept(kind: pa.DataType) -> bool:

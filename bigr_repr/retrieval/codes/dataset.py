@@ -34,7 +34,7 @@ class DataCodes:
 
     binarizer: a fitted one, or one of BINARIZERS, to be fitted on a sample of the vectors of `layer` (the only one:
     None), of n_bits; or "bits": the tokenizer's own bits that the data set holds. seed: of sample and fit.
-    keep: columns to keep, beside `label` if there is one; of text, numbers, truth values, dates or times. only: names
+    keep: columns to keep, beside `label` if there is one; of text, numbers, booleans, dates or times. only: names
     of the files to open; None: all.
 
     Raises ValueError for data sets that differ in make, for one without vectors or codes, without rows, of unpooled

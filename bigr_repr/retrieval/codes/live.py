@@ -1,6 +1,6 @@
 """Rows that are stored, less those that an index has dropped since. Knows nothing of search or files.
 
-Dropping rows from files would take as long as writing the files anew. Instead the numbers of dropped rows are kept, and
+Dropping rows from files would take as long as rewriting the files. Instead the numbers of dropped rows are kept, and
 the others are counted without them.
 """
 
@@ -34,7 +34,7 @@ class Gaps:
         return rows + np.searchsorted(self._before, rows, "right")
 
     def rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of the index by where they are stored, of such as are not gone."""
+        """Rows of the index by where they are stored; none of them may be gone."""
         return places - np.searchsorted(self.gone, places)
 
     def lost(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -26,7 +26,7 @@ _SEVERAL = re.compile(r"\d+(\+\d+)+")  # layers side by side, as "4+8"
 
 
 class IndexReading(NamedTuple):
-    """What features are read. layer: one, several as "4+8", or None; the rest as of FeatureExtractor."""
+    """What features are read. layer: one, several as "4+8", or None; the rest as in FeatureExtractor."""
 
     layer: int | str | None
     pool: str

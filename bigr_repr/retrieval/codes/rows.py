@@ -87,7 +87,7 @@ class IndexRows:
         return rows
 
     def _masks(self, chosen: Filter) -> Iterator[pa.Array | pa.ChunkedArray]:
-        """Which rows pass, by each of the filter's conditions: truth values, or null."""
+        """Which rows pass, by each of the filter's conditions: booleans, or null."""
         if chosen.match is not None:
             yield self._matching(chosen.match)
         if chosen.ids is not None:
@@ -134,7 +134,7 @@ class IndexRows:
         return np.asarray(self._holding(ids).to_numpy(zero_copy_only=False), np.bool_)
 
     def require(self, ids: IdValues) -> NDArray[np.int64]:
-        """All rows with these ids, ascending.  Raises ValueError for an id that there is not."""
+        """All rows with these ids, ascending.  Raises ValueError for an unknown id."""
         missing = self.places(ids) < 0
         if missing.any():
             raise ValueError(f"id {ids[int(missing.argmax())]!r} is not in the index")

@@ -37,7 +37,7 @@ class StackedRows:
         return self.take(np.flatnonzero(listed) if listed.dtype == np.bool_ else listed)
 
     def take(self, rows: Any, axis: int = 0, out: None = None, mode: str = "raise") -> NDArray[Any]:
-        """As numpy.take along the first axis.  Raises IndexError for rows that there are not."""
+        """As numpy.take along the first axis.  Raises IndexError for a row out of range."""
         wanted = np.asarray(rows, np.int64)
         wanted = wanted + len(self) * (wanted < 0)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):

@@ -124,7 +124,7 @@ def constant(node: Node, name: str, kind: pa.DataType) -> pa.Scalar:
 
 
 def mask_of(node: Node, column: Callable[[str], pa.ChunkedArray]) -> pa.ChunkedArray:
-    """Which rows an expression leaves: truth values, null where a null was compared, as in SQL.
+    """Which rows pass an expression: booleans, and null where a null was compared, as in SQL.
 
     column(name): its values, or ValueError.
     """

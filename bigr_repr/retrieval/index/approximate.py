@@ -85,7 +85,7 @@ class Approximate:
 
     @property
     def efforts(self) -> Iterable[int]:
-        """Efforts worth trying, cheapest first; the last is the most that there is."""
+        """Efforts worth trying, cheapest first; the last is the maximum."""
         if self.settings.kind == "hash":
             return range(4)
         most = self.settings.lists if self.settings.kind == "ivf" else max(16, min(4096, self.distinct))
@@ -182,7 +182,7 @@ class Approximate:
     def moved(self, rows_of: NDArray[np.int64], codes: NDArray[np.uint8]) -> Approximate:
         """The index of codes (n, bytes), where row i is row rows_of[i] of this one, or new where that is -1.
 
-        This one is used up. Lists are edited; graphs and tables cannot forget, so they are built anew if codes go.
+        This one is used up. Lists are edited; graphs and tables cannot forget, so they are rebuilt if codes go.
         """
         stay, new = np.flatnonzero(rows_of >= 0), np.flatnonzero(rows_of < 0)
         used, numbers = np.unique(self._of_row[rows_of[stay]], return_inverse=True)
@@ -198,13 +198,13 @@ class Approximate:
         return self
 
     def numbers_of(self, rows: NDArray[np.int64], codes: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """What rows of codes, as of search_with_tail, are called here; -1 for -1 and for rows that are not in it."""
+        """This index's numbers for rows of codes (see search_with_tail); -1 for -1, and for rows that it lacks."""
         gaps = stored_rows(codes)[1]
         stored = rows if gaps is None else np.where(rows < 0, -1, gaps.places(rows))
         return np.where(stored < self.count, stored, -1)
 
     def settled(self, codes: NDArray[np.uint8]) -> tuple[Approximate, NDArray[np.uint8]]:
-        """The index of just the rows of codes, as of search_with_tail, which may use this one up; and these rows."""
+        """The index of just the rows of codes, as in search_with_tail, which may use this one up; and these rows."""
         if stored_rows(codes)[1] is None and len(codes) == self.count:
             return self, codes
         plain = np.asarray(codes)
@@ -219,7 +219,7 @@ class Approximate:
             rows[:] = numbers[rows]
 
     def write(self, path: Path) -> bool:
-        """Write FAISS's file; False if there is none, because the index is made anew from the codes when loaded."""
+        """Write FAISS's file; False if there is none, because loading rebuilds the index from the codes."""
         if self.settings.kind == "hash":
             return False
         with naming(path):
@@ -254,7 +254,7 @@ class Approximate:
         return read
 
     def _sound(self) -> bool:
-        """Whether all row numbers in it are of rows that there are."""
+        """Whether all row numbers in it are of existing rows."""
         if self.settings.kind == "ivf":
             lists = self._faiss.nlist == self.settings.lists == self._faiss.quantizer.ntotal
             return lists and all(rows.min() >= 0 and rows.max() < self.distinct for rows in self._lists())

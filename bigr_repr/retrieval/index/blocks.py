@@ -44,7 +44,7 @@ def second_level_cache() -> int:
 
 @contextmanager
 def comparing(rows: int) -> Iterator[None]:
-    """While it lasts, FAISS compares a query with so many codes at a time.
+    """Within it, FAISS compares a query with this many codes at a time.
 
     It is one number for the whole process. Another thread that sets it changes how long a search takes, not its result.
     """

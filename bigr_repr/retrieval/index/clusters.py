@@ -1,4 +1,4 @@
-"""Groups of rows that pairs hold together, and which of a group to keep. Knows nothing of how pairs are found."""
+"""Clusters of rows that pairs link, and which rows of a cluster to keep. Knows nothing of how pairs are found."""
 
 # n rows, c rows of a cluster
 
@@ -18,7 +18,7 @@ __all__ = ["Cluster", "Kept", "components", "keep_first"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cluster:
-    """Rows that hang together. ids, rows: in the order of the index; distances: of each from the first, int32."""
+    """Rows that are linked. ids, rows: in the order of the index; distances: of each from the first, int32."""
 
     ids: NDArray[Any]
     rows: NDArray[np.int64]
@@ -39,7 +39,7 @@ class Kept:
 
 
 def components(count: int, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> NDArray[np.int64]:
-    """The smallest of `count` nodes that each hangs together with, int64 (count,), given pairs that do."""
+    """The smallest node that each of `count` nodes is connected with, int64 (count,), by pairs of linked nodes."""
     parent = np.arange(count)
     for a, b in pairs:
         _join(parent, a, b)

@@ -234,7 +234,7 @@ def _described(entry: Mapping[str, Any]) -> bool:
 
 
 def _digest(file: BinaryIO, size: int) -> str:
-    """SHA-256 of the next so many bytes."""
+    """SHA-256 of the next `size` bytes."""
     digest = hashlib.sha256()
     while size and (block := file.read(min(size, _BLOCK))):
         digest.update(block)

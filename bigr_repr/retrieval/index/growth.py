@@ -29,8 +29,8 @@ from bigr_repr.retrieval.index.storage import RowWriter
 
 __all__ = ["FolderState", "grow"]
 
-_GONE: Final = 8  # one in so many rows may be gone: searches pass over them
-_TAIL: Final = 10  # one in so many rows may be new to an approximate index: searches compare with all of them
+_GONE: Final = 8  # one row in this many may be gone: searches pass over them
+_TAIL: Final = 10  # one row in this many may be new to an approximate index: searches compare with all of them
 _FEW: Final = 1024  # new rows that it takes in any case
 
 
@@ -65,7 +65,7 @@ class FolderState:
         )  # fmt: skip
 
     def has_room(self, gone: int, new: int) -> bool:
-        """Whether so many more rows may go and come before all should be written anew."""
+        """Whether this many rows can be dropped and added without rewriting the index."""
         stored = self.gaps.stored + new
         left = stored - len(self.gaps.gone) - gone
         if not len(self.gaps) or not left or _GONE * (stored - left) > stored:

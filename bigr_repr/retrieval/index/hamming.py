@@ -88,7 +88,7 @@ class HammingIndex:
         ids: n different strings or whole numbers; None: 0, 1, … kind: "flat" (exact), "ivf", "hnsw", "hash", or
         settings for more choice. n_bits: if the last byte is not full. bits_per_token: for tokenizer codes of square
         pictures, which can be searched by region. vectors: (n, D) numbers, for rescoring. columns: {name: n values} to
-        filter by: text, numbers, truth values, dates or times. provenance: what the codes come from, as
+        filter by: text, numbers, booleans, dates or times. provenance: what the codes come from, as
         codes.provenance.provenance_of makes it, so that pictures can be queries.
 
         An approximate index is checked against exact search: see `self_check`.
@@ -218,7 +218,7 @@ class HammingIndex:
         """The k nearest by cosine to vectors (q, D), among the rescore * k nearest by Hamming distance to queries.
 
         It is the cosine with the stored vectors of those rows, or if the index keeps none, with what their bits stand
-        for: the numbers that rows with such bits have in the mean. radius: a cosine distance.
+        for: the mean of the numbers of rows with that bit. radius: a cosine distance.
         Raises ValueError for vectors of another width or number than the queries, and for an index of tokenizer bits
         that keeps no vectors.
         """
@@ -319,9 +319,9 @@ class HammingIndex:
         self._become(parts.joined(more))
 
     def remove(self, ids: Sequence[str] | Sequence[int]) -> int:
-        """Remove the rows with these ids, and return how many there were. Graphs and tables are built anew.
+        """Remove the rows with these ids, and return how many there were. Graphs and tables are rebuilt.
 
-        What is added to an index without rows makes it anew, its lists, hash keys and effort chosen for that.
+        Adding to an index without rows rebuilds it, and chooses its lists, hash keys and effort again.
         Raises ValueError, and changes nothing, for an id that is not there.
         """
         parts, listed = self.parts, list[Any](ids)
@@ -360,7 +360,7 @@ class HammingIndex:
         """Open an index that `save`, build_index or build_shards wrote, trusting nothing in its files.
 
         memory_map: codes and vectors stay on the disk and are read as searches touch them; False: they are read, and
-        checked, now. FAISS's part of ivf and hnsw is always read and checked, hash tables are built anew. max_bytes:
+        checked, now. FAISS's part of ivf and hnsw is always read and checked, hash tables are rebuilt. max_bytes:
         refuse files that hold more together. processes: that search an index in shards, each on its share of the
         cores; 1: this one.
 

@@ -19,7 +19,7 @@ class Within(TypedDict, total=False):
     """What narrows a search.
 
     where: only rows that pass: an expression over the columns that the index keeps, or a Filter. radius: the largest
-    distance of a hit. offset: hits to leave out at the front, as a list's later pages do.
+    distance of a hit. offset: hits to skip at the front, for the later pages of a list.
     """
 
     where: str | Filter | None

@@ -70,7 +70,7 @@ class Parts(NamedTuple):
         return settled._replace(rows=rows, source=None)  # not all rows are of one data set any more
 
     def keeping(self, kept: NDArray[np.int64]) -> Parts:
-        """With only these rows, ascending. Without any, what is added next makes the index anew."""
+        """With only these rows, ascending. If none are left, the next addition rebuilds the index."""
         settled = self.settled()
         rows, source = settled.rows.taken(kept), None if self.source is None else self.source.keeping(kept)
         approximate = settled.approximate

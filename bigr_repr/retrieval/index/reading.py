@@ -182,7 +182,7 @@ def _groups(reader: FolderReader, count: int) -> Groups | None:
         return None
     of_row = reader.array("distinct", "int64", (count,), memory_map=False)
     if of_row.min() < 0 or of_row.max() >= count:
-        raise reader.damaged("rows of codes that there are not")
+        raise reader.damaged("numbers of codes that do not exist")
     return Groups(of_row)
 
 

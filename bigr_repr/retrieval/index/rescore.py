@@ -72,7 +72,7 @@ def asymmetric(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # fmt: skip
     """The k best of each query's shortlist (q, s; -1: nothing) by floats (q, D) of the queries and bits of the rows.
 
-    A bit stands for a number: as far above or below the bit's threshold as rows are in the mean. The distance is
+    A bit stands for a number: as far above or below the bit's threshold as rows lie on average. The distance is
     1 - cosine between the query and these numbers, 0..2. codes(query, rows): packed codes of some rows.
     """
     rows = np.full((len(shortlist), k), -1, np.int64)

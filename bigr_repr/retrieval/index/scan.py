@@ -24,12 +24,13 @@ from bigr_repr.retrieval.index.workers import on_all_cores
 from bigr_repr.system.threads import cores
 
 _WAKING: Final = 2 << 20  # bytes of codes, times queries, that are not worth waking a thread for
-_SHARD: Final = 8 << 20  # bytes of codes; in smaller shards, filling heaps anew costs more than a hundredth of the time
+_SHARD: Final = 8 << 20  # bytes of codes; in smaller shards, refilling heaps costs more than a hundredth of the time
 _SHARDS_A_CORE: Final = 4  # so that a core that is busy elsewhere, or wakes late, leaves its share to the others
-_ROWS_A_NEIGHBOR: Final = 2048  # shorter shards spend more on filling heaps anew than more of them save
+_ROWS_A_NEIGHBOR: Final = 2048  # shorter shards spend more on refilling heaps than more of them save
 _QUERIES: Final = 64  # at a time, which bounds what is held
 _GATHERED: Final = 1 << 20  # bytes of chosen codes copied at a time: they are read again while still in the cache
 _WIDE: Final = 0.3  # share of rows that pass a filter, from which a few queries are compared with all rows
+_WIDE_ALONE: Final = 0.15  # the same for one query
 _FEW: Final = 8  # queries, up to which copying codes is what takes the time
 _AHEAD: Final = 1024  # neighbors, among which those that pass are looked for before distances are picked
 _PLACES: Final = 8  # where a sample of so many rows each is taken
@@ -37,6 +38,7 @@ _PROBE: Final = 512
 _PROBES: Final = 32  # nearest rows of the sample that are looked at
 _ALIKE: Final = 0.7  # of the share of all rows that pass: what must pass of the nearest of the sample
 _PICKED: Final = 1 << 16  # distances held at a time: they are picked from while still in the cache
+_FIRST_PICKED: Final = 1 << 12  # rows from which the first limit comes: picking without one takes longer
 _GONE: Final = 32  # rows more than are wanted, of which some may be gone
 _PENDING: Final = 1 << 22  # candidates kept before they are merged
 _NONE: Final = np.iinfo(np.int64).max  # as a sorting key: no row
@@ -88,7 +90,8 @@ def scan_among(
     if len(rows) * codes.shape[1] <= _GATHERED:
         near = scan(np.take(codes, rows, axis=0), queries, k)
         return Scanned(rows[near.rows], near.distances)
-    if len(rows) >= _WIDE * len(codes) and len(queries) <= _FEW and codes.shape[1] % 8 == 0:
+    wide = _WIDE_ALONE if len(queries) == 1 else _WIDE
+    if len(rows) >= wide * len(codes) and len(queries) <= _FEW and codes.shape[1] % 8 == 0:
         flags = flagged(rows, len(codes)) if passing is None else passing()
         wanted = np.ascontiguousarray(queries)
         ahead = _passing_ahead(codes, wanted, k, flags, len(rows)) if len(queries) == 1 else None
@@ -109,7 +112,7 @@ def _passing_ahead(
         return None
     places = np.linspace(0, len(codes) - _PROBE, _PLACES).astype(np.int64).tolist()
     probed, flags = (np.concatenate([each[at : at + _PROBE] for at in places]) for each in (codes, passing))
-    nearest = np.argpartition(hamming(probed, queries[0]), _PROBES)[:_PROBES]
+    nearest = np.argpartition(_apart(queries, probed), _PROBES)[:_PROBES]
     if flags[nearest].sum() * len(codes) < _ALIKE * _PROBES * count:
         return None
     near = scan(codes, queries, depth)
@@ -117,25 +120,37 @@ def _passing_ahead(
     return Scanned(near.rows[:, at], near.distances[:, at]) if len(at) == k else None
 
 
+def _apart(
+    queries: NDArray[np.uint8], codes: NDArray[np.uint8], out: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
+    """Distances (q * n,) of codes (n, bytes), of whole words, from queries (q, bytes), in `out` if that is given."""
+    import faiss
+
+    size = len(queries) * len(codes)
+    found = np.empty(size, np.int32) if out is None else out[:size]
+    a, b, apart = (faiss.swig_ptr(array) for array in (queries, codes, found))
+    faiss.hammings(a, b, len(queries), len(codes), codes.shape[1], apart)
+    return found
+
+
 def _nearest_picked(
     codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, passing: NDArray[np.bool_], shard: slice
 ) -> NDArray[np.int64]:
     """Sorting keys (q, k) of the nearest rows of a shard that pass, by the distances of all; _NONE: there are fewer."""
-    import faiss
-
     step = max(_PICKED // len(queries), _PICKED // 4)
-    apart = np.empty((len(queries), step), np.int32)
-    a, out = faiss.swig_ptr(queries), faiss.swig_ptr(apart)
+    apart, flags = np.empty(len(queries) * step, np.int32), np.empty(step, np.bool_)
     found: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(queries)
     limits = [np.iinfo(np.int32).max] * len(queries)
-    for start in range(shard.start, shard.stop, step):
-        stop = min(start + step, shard.stop)
-        block, here = codes[start:stop], passing[start:stop]
-        faiss.hammings(a, faiss.swig_ptr(block), len(queries), len(block), codes.shape[1], out)
-        for query, near in enumerate(apart.reshape(-1)[: len(queries) * len(block)].reshape(len(queries), -1)):
+    first = min(shard.start + _FIRST_PICKED, shard.stop)
+    for start, stop in pairwise([shard.start, first, *range(first + step, shard.stop, step), shard.stop]):
+        if start == stop:
+            continue
+        here = passing[start:stop]
+        distances = _apart(queries, codes[start:stop], apart).reshape(len(queries), -1)
+        for query, near in enumerate(distances):
             if len(found[query]) < k < len(near) and np.count_nonzero(here) > k:
                 limits[query] = int(np.partition(near[here], k - 1)[k - 1]) + 1
-            closer = near < limits[query]
+            closer = np.less(near, limits[query], out=flags[: len(near)])
             closer &= here
             if closer.any():
                 at = closer.nonzero()[0]  # rows ascend, so of equally far ones the earlier are held already
@@ -180,7 +195,7 @@ def scan_masked(
     k: int,
     rows: NDArray[np.int64] | None = None,
 ) -> Scanned:
-    """scan() only by the bits that are set in mask (bytes); rows: as of scan_among, None: all."""
+    """scan() only by the bits that are set in mask (bytes); rows: as in scan_among, None: all."""
     import faiss
 
     codes, gaps = stored_rows(codes)
@@ -240,7 +255,7 @@ def _shards(rows: int, count: int) -> list[slice]:
 
 
 def _shard_count(codes: NDArray[np.uint8], queries: int, parts: int, k: int) -> int:
-    """Into how many shards so many parts of so many queries should find the rows cut."""
+    """How many shards to cut the rows into, for so many parts of so many queries."""
     needed = min(1 if parts >= cores() else cores(), codes.nbytes * queries // _WAKING)
     wanted = min(-(-_SHARDS_A_CORE * cores() // max(1, parts)), codes.nbytes // _SHARD)
     count = max(1, needed, min(wanted, len(codes) // (_ROWS_A_NEIGHBOR * k)))

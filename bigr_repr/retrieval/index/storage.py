@@ -97,7 +97,7 @@ class RowWriter:
         """Write what ends the rows; none can be appended any more."""
         if self._columns is not None:
             self._columns.close()
-            self._columns = None  # closing it again would begin the file anew
+            self._columns = None  # closing it again would start the file over
 
     def commit(self, index: Parts) -> None:
         """Write what is not rows, and make all of it the folder's state. index: of the rows appended."""

@@ -1,4 +1,4 @@
-"""Several codes as one query, with weights, and hits gathered under those that they nearly repeat.
+"""Several codes as one query, with weights, and near-duplicates among the hits gathered into groups.
 
 Knows nothing of pictures.
 """

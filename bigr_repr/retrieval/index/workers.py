@@ -28,7 +28,7 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
 @contextmanager
 def omp_threads(count: int) -> Iterator[None]:
-    """While it lasts, FAISS's own parallel loops in this thread use so many threads."""
+    """Within it, FAISS's own parallel loops in this thread use this many threads."""
     import faiss
 
     before = faiss.omp_get_max_threads()

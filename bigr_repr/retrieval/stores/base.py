@@ -46,7 +46,7 @@ Hits = tuple[list[int], list[Any], list[int]]  # row numbers, ids and distances 
 class Header:
     """What the codes in a store are.
 
-    kind: "flat" or "ivf", with so many lists. effort: lists to search, as measured when it was pushed; recall: the
+    kind: "flat" or "ivf". lists: of kind "ivf". effort: lists to search, as measured when it was pushed; recall: the
     recall@10 measured at that effort; None for flat, and for what an older version pushed. columns: that were kept.
     """
 
@@ -321,8 +321,8 @@ class StoreIndex:
     ) -> Neighbors:
         """The k nearest by cosine to vectors (q, D), among the rescore * k nearest by Hamming distance to queries.
 
-        A store keeps no vectors: it is the cosine with what the bits stand for, the numbers that rows with such bits
-        have in the mean. radius: a cosine distance.
+        A store keeps no vectors: it is the cosine with what the bits stand for: the mean of the numbers of rows with
+        that bit. radius: a cosine distance.
         Raises ValueError for tokenizer bits, and for vectors of another width or number than the queries.
         """
         return self.find_rescored(queries, vectors, k, rescore=rescore, effort=effort, **within).neighbors

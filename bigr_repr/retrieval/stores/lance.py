@@ -107,7 +107,7 @@ class LanceStore:
         return _LanceTable(self, table, json.dumps(header))
 
     def search(self, table: Any, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None) -> list[Hits]:
-        """Flat without effort, by so many lists with it."""
+        """Exact without effort; with it, in that many lists."""
         found: list[Hits] = []
         with self._reaching():
             for code in codes:

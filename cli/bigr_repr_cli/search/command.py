@@ -72,12 +72,12 @@ class Search:
     group: Annotated[
         int | None,
         typer.Option(
-            min=0, help=r"Put hits that differ from a nearer one in at most so many bits under that \[default: do not]."
+            min=0,
+            help="List hits that differ from a nearer one in at most this many bits under that one "
+            r"\[default: do not].",
         ),
     ] = None
-    offset: Annotated[
-        int, typer.Option(min=0, help="Leave so many of the nearest images out, to see the next ones.")
-    ] = 0
+    offset: Annotated[int, typer.Option(min=0, help="Skip this many of the nearest images, to see the next ones.")] = 0
     effort: Annotated[
         int | None,
         typer.Option(

@@ -112,7 +112,7 @@ class ShardOptions:
         int | None,
         typer.Option(
             min=1,
-            help="Build so many indexes of whole files of one data set, searched as one; those that are there already "
+            help="Build this many indexes of whole files of one data set, searched as one; those that exist already "
             r"are not built again \[default: one index].",
         ),
     ] = None
@@ -245,7 +245,7 @@ def update(
     """Bring an index up to date with its data sets: new rows in, changed ones replaced, dropped ones out.
 
     Only files that are new or changed are read, and codes of other rows stay as they are. It takes the time
-    of the change; when an eighth of all rows is gone, the index is written anew.
+    of the change; when an eighth of all rows is gone, the index is rewritten.
     """
     from bigr_repr.retrieval.update import update_index
 
