@@ -32,11 +32,6 @@ _GATHERED: Final = 1 << 20  # bytes of chosen codes copied at a time: they are r
 _WIDE: Final = 0.3  # share of rows that pass a filter, from which a few queries are compared with all rows
 _WIDE_ALONE: Final = 0.15  # the same for one query
 _FEW: Final = 8  # queries, up to which copying codes is what takes the time
-_AHEAD: Final = 1024  # neighbors, among which those that pass are looked for before distances are picked
-_PLACES: Final = 8  # where a sample of so many rows each is taken
-_PROBE: Final = 512
-_PROBES: Final = 32  # nearest rows of the sample that are looked at
-_ALIKE: Final = 0.7  # of the share of all rows that pass: what must pass of the nearest of the sample
 _PICKED: Final = 1 << 16  # distances held at a time: they are picked from while still in the cache
 _FIRST_PICKED: Final = 1 << 12  # rows from which the first limit comes: picking without one takes longer
 _GONE: Final = 32  # rows more than are wanted, of which some may be gone
@@ -80,8 +75,8 @@ def scan_among(
     """scan() of some rows, ascending, k <= their number.
 
     Copying codes together takes longer than comparing one query with them. So where many rows pass and queries are few,
-    all rows are compared, and distances are picked instead of codes; for a query alone just the nearest of all, where a
-    sample says that these pass as others do. passing(): whether each row is among them; None: it is made when needed.
+    all rows are compared, and distances are picked instead of codes. passing(): whether each row is among them; None:
+    that is made when needed.
     """
     codes, gaps = stored_rows(codes)
     if gaps is not None:
@@ -94,30 +89,10 @@ def scan_among(
     if len(rows) >= wide * len(codes) and len(queries) <= _FEW and codes.shape[1] % 8 == 0:
         flags = flagged(rows, len(codes)) if passing is None else passing()
         wanted = np.ascontiguousarray(queries)
-        ahead = _passing_ahead(codes, wanted, k, flags, len(rows)) if len(queries) == 1 else None
-        if ahead is not None:
-            return ahead
         picked = [(codes, wanted, k, flags, shard) for shard in _shards(len(codes), cores())]
         return _split(_smallest(on_all_cores(_nearest_picked, picked), k))
     parts = [(codes, queries, k, rows[shard]) for shard in _shards(len(rows), cores())]
     return _split(_smallest(on_all_cores(_nearest_among, parts), k))
-
-
-def _passing_ahead(
-    codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, passing: NDArray[np.bool_], count: int
-) -> Scanned | None:
-    """The nearest rows that pass, of which there are so many, among the nearest of all; None: too few of these do."""
-    depth = 32 + 4 * k * len(codes) // count
-    if depth > min(_AHEAD, len(codes)) or len(codes) < _PLACES * _PROBE:
-        return None
-    places = np.linspace(0, len(codes) - _PROBE, _PLACES).astype(np.int64).tolist()
-    probed, flags = (np.concatenate([each[at : at + _PROBE] for at in places]) for each in (codes, passing))
-    nearest = np.argpartition(_apart(queries, probed), _PROBES)[:_PROBES]
-    if flags[nearest].sum() * len(codes) < _ALIKE * _PROBES * count:
-        return None
-    near = scan(codes, queries, depth)
-    at = np.flatnonzero(passing[near.rows[0]])[:k]
-    return Scanned(near.rows[:, at], near.distances[:, at]) if len(at) == k else None
 
 
 def _apart(
