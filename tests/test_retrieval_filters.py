@@ -95,6 +95,24 @@ def test_what_is_near_but_left_out_does_not_hide_what_passes() -> None:
     np.testing.assert_array_equal(found.distances, distances)
 
 
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("k", [1, 9, 150])
+def test_picking_among_all_distances_is_exact_however_rows_are_cut(
+    k: int, queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("_GATHERED", 1), ("_PICKED", 120), ("_FIRST_PICKED", 16)):
+        monkeypatch.setattr(scanning, name, size)
+    codes = codes_of(1000, n_bytes=8) & np.uint8(3)  # many equal distances
+    wanted = codes_of(queries, 1, n_bytes=8) & np.uint8(3)
+    places = np.arange(1000)
+    for passing in (places >= 400, places % 3 > 0, places < 700, (places % 2 == 0) | (places > 990)):
+        rows = np.flatnonzero(passing)
+        found = scanning.scan_among(codes, wanted, k, rows)
+        theirs, distances = brute(codes, wanted, rows.tolist(), k)
+        np.testing.assert_array_equal(found.rows, theirs)
+        np.testing.assert_array_equal(found.distances, distances)
+
+
 def test_filters_go_with_regions_and_rescoring() -> None:
     vectors = np.random.default_rng(2).standard_normal((COUNT, 8)).astype(np.float32)
     index = built(bits_per_token=8, vectors=vectors)
