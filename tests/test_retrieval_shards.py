@@ -54,7 +54,7 @@ def test_shards_find_what_one_index_finds(processes: int, data: Path, tmp_path: 
             *(each.find_region(queries, region, 9, where=where) for each in (shards, one)), strict=True
         ):
             np.testing.assert_array_equal(mine, theirs)
-    assert shards.ids.equals(one.ids)
+    assert shards.ids.to_pylist() == one.ids.to_pylist()
     np.testing.assert_array_equal(shards.rows.codes[[0, 599, 99, 100, -1]], one.rows.codes[[0, 599, 99, 100, -1]])
     np.testing.assert_array_equal(shards.rows.codes[95:310:7], one.rows.codes[95:310:7])
     np.testing.assert_array_equal(np.asarray(shards.rows.codes), one.rows.codes)

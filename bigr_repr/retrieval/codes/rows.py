@@ -31,12 +31,13 @@ IdValues: TypeAlias = Sequence[str] | Sequence[int] | NDArray[Any]  # or an Arro
 class IndexRows:
     """Parallel arrays of n rows, in memory or mapped from files, perhaps by way of live.LiveRows.
 
-    ids: Arrow array of large strings (the paths of a data set) or of int64. codes: uint8 (n, bytes), what is searched.
-    tokens: uint8 (n, bytes), the tokenizer's codes where those are not the search codes. vectors: float16 or float32
-    (n, D), for rescoring. columns: to filter by, a table of n rows of the types that columns.kept_type gives.
+    ids: Arrow array of large strings (the paths of a data set) or of int64; of shards it is in chunks. codes: uint8
+    (n, bytes), what is searched. tokens: uint8 (n, bytes), the tokenizer's codes where those are not the search codes.
+    vectors: float16 or float32 (n, D), for rescoring. columns: to filter by, a table of n rows of the types that
+    columns.kept_type gives.
     """
 
-    ids: pa.Array
+    ids: pa.Array | pa.ChunkedArray
     codes: NDArray[np.uint8]
     tokens: NDArray[np.uint8] | None = None
     vectors: NDArray[Any] | None = None
@@ -103,7 +104,7 @@ class IndexRows:
     def column(self, name: str) -> pa.ChunkedArray:
         """The values of a kept column, or the ids as `path` or `id`.  Raises ValueError for another name."""
         if name in OWN:
-            return pa.chunked_array([self.ids])
+            return self.ids if isinstance(self.ids, pa.ChunkedArray) else pa.chunked_array([self.ids])
         held = [] if self.columns is None else self.columns.column_names
         if name not in held:
             kept = f"its columns are {', '.join(['path', *held])}"
@@ -131,7 +132,7 @@ class IndexRows:
 
     def holding(self, ids: IdValues) -> NDArray[np.bool_]:
         """Which rows have one of these ids: bool (n,)."""
-        return np.asarray(self._holding(ids).to_numpy(zero_copy_only=False), np.bool_)
+        return np.asarray(self._holding(ids), np.bool_)
 
     def require(self, ids: IdValues) -> NDArray[np.int64]:
         """All rows with these ids, ascending.  Raises ValueError for an unknown id."""
@@ -155,7 +156,7 @@ class IndexRows:
             return None if array is None else array.take(rows, axis=0)
 
         return IndexRows(
-            ids=self.ids.take(rows), codes=self.codes.take(rows, axis=0), tokens=part(self.tokens),
+            ids=_whole(self.ids.take(rows)), codes=self.codes.take(rows, axis=0), tokens=part(self.tokens),
             vectors=part(self.vectors), columns=None if self.columns is None else self.columns.take(rows),
         )  # fmt: skip
 
@@ -183,7 +184,7 @@ class IndexRows:
             return None if array is None else array[start:stop]
 
         return IndexRows(
-            ids=self.ids.slice(start, stop - start), codes=self.codes[start:stop], tokens=part(self.tokens),
+            ids=_whole(self.ids.slice(start, stop - start)), codes=self.codes[start:stop], tokens=part(self.tokens),
             vectors=part(self.vectors),
             columns=None if self.columns is None else self.columns.slice(start, stop - start),
         )  # fmt: skip
@@ -258,7 +259,7 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
     if ids is None:
         return pa.array(np.arange(count, dtype=np.int64))
     try:
-        array = ids if isinstance(ids, pa.Array) else _texts(ids)
+        array = _whole(ids) if isinstance(ids, pa.Array | pa.ChunkedArray) else _texts(ids)
         array = pa.array(ids) if array is None else array
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
         raise ValueError(f"ids must be all strings or all whole numbers ({error})") from error
@@ -273,6 +274,11 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
     if distinct and len(pc.unique(array)) != len(array):
         raise ValueError("ids hold a name twice; every code needs one of its own")
     return array
+
+
+def _whole(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Ids without chunks."""
+    return ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
 
 
 def flagged(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

@@ -123,8 +123,8 @@ class HammingIndex:
         return len(self.rows)
 
     @property
-    def ids(self) -> pa.Array:
-        """All ids, in order: large strings or int64."""
+    def ids(self) -> pa.Array | pa.ChunkedArray:
+        """All ids, in order: large strings or int64; of shards in chunks."""
         return self.rows.ids
 
     def codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -165,9 +165,9 @@ class HammingIndex:
     def _nearest(self, queries: ArrayLike, k: int, effort: int | None, among: Scope | None) -> Scanned:
         wanted = packed(queries, self.rows.codes.shape[1], "queries")
         check_length(wanted, self.n_bits)
-        rows = None if among is None else among.rows
-        if effort is not None and (self.settings.exact or effort < 0 or rows is not None):
-            exact = "a search of some rows" if rows is not None else "a flat index"
+        rows, filtered = (None, False) if among is None else (among.rows, among.chosen is not None)
+        if effort is not None and (self.settings.exact or effort < 0 or filtered):
+            exact = "a search of some rows" if filtered else "a flat index"
             raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; {exact} is exact")
         if not k:
             return Scanned(np.empty((len(wanted), 0), np.int64), np.empty((len(wanted), 0), np.int32))
@@ -185,7 +185,9 @@ class HammingIndex:
 
     def _scope(self, k: int, within: Within) -> Scope:
         chosen = as_filter(within.get("where"))
-        rows = None if chosen is None else self.rows.selected(chosen)
+        rows = None
+        if chosen is not None and self.shards is None:  # shards select their own rows
+            rows = self.rows.selected(chosen)
         scope = Scope.of(len(self), k, rows, within.get("radius"), within.get("offset", 0))
         return scope if chosen is None else scope._replace(chosen=chosen, passing=partial(self.rows.passing, chosen))
 

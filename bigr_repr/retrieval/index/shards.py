@@ -126,17 +126,15 @@ class Shards:
         return len(self._opened)
 
     def joined(self) -> Parts:
-        """What the shards are together: their rows one after the other, nothing copied but ids."""
+        """What the shards are together: their rows one after the other, nothing copied."""
         parts = [shard.parts for shard in self._opened]
         first, rows = parts[0], [part.rows for part in parts]
-        ids = pa.concat_arrays([each.ids for each in rows])
-        for shard, start in zip(self._opened, self.starts, strict=False):
-            shard.rows = replace(shard.rows, ids=ids.slice(start, len(shard)))  # so that memory holds them once
         columns = [each.columns for each in rows if each.columns is not None]
         codes = stacked([each.codes for each in rows])
         assert codes is not None
         whole = IndexRows(
-            ids=ids, codes=codes, tokens=stacked([each.tokens for each in rows]),
+            ids=pa.chunked_array([each.ids for each in rows]), codes=codes,
+            tokens=stacked([each.tokens for each in rows]),
             vectors=stacked([each.vectors for each in rows]), columns=pa.concat_tables(columns) if columns else None,
         )  # fmt: skip
         sources = [part.source for part in parts if part.source is not None]
@@ -150,11 +148,12 @@ class Shards:
 
     def nearest(self, queries: NDArray[np.uint8], k: int, effort: int | None, chosen: Filter | None) -> Scanned:
         """The k nearest rows of all shards that pass a filter."""
-        return self._merged(k, _nearest, queries, k, effort, chosen)
+        found = self._merged(k, _nearest, queries, k, effort, chosen)
+        return found if chosen is None else _held(found)
 
     def in_region(self, queries: NDArray[np.uint8], k: int, region: Region, chosen: Filter | None) -> Scanned:
         """The k nearest rows by the tokenizer's bits inside a region."""
-        return self._merged(k, _nearest_in_region, queries, k, region, chosen)
+        return _held(self._merged(k, _nearest_in_region, queries, k, region, chosen))
 
     def to(self, device: str) -> None:
         """See HammingIndex.to.  Raises ValueError for a GPU where processes search."""
@@ -195,6 +194,12 @@ def _nearest_in_region(
         return _nothing(queries)
     found = shard.find_region(queries, region, min(k, len(shard)), where=chosen)
     return Scanned(found.rows, found.distances)
+
+
+def _held(found: Scanned) -> Scanned:
+    """Without the places that are left over for every query, as where few rows pass a filter."""
+    width = int((found.rows >= 0).sum(axis=1).max(initial=0))
+    return Scanned(found.rows[:, :width], found.distances[:, :width])
 
 
 def _nothing(queries: NDArray[np.uint8]) -> Scanned:

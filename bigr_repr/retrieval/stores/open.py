@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bigr_repr.retrieval.codes.rows import id_array
 from bigr_repr.retrieval.index.distinct import find_distinct
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.recall import check_recall
@@ -95,7 +96,8 @@ def _batches(index: HammingIndex) -> Iterator[CodeBatch]:
     step = max(1, min(_CHUNK_ROWS, _CHUNK // index.rows.codes.shape[1]))
     for start in range(0, len(index), step):
         # Copied, for a slice still counts as all text, which may be more than the 2 GB of plain strings.
-        ids = index.ids.take(pa.array(np.arange(start, min(start + step, len(index))))).cast(pa.string())
+        rows = pa.array(np.arange(start, min(start + step, len(index))))
+        ids = id_array(index.ids.take(rows), len(rows)).cast(pa.string())
         kept = None if index.rows.columns is None else index.rows.columns.slice(start, step)
         yield start, ids, np.ascontiguousarray(index.rows.codes[start : start + step]), kept
 

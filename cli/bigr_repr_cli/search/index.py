@@ -245,7 +245,8 @@ def update(
     """Bring an index up to date with its data sets: new rows in, changed ones replaced, dropped ones out.
 
     Only files that are new or changed are read, and codes of other rows stay as they are. It takes the time
-    of the change; when an eighth of all rows is gone, the index is rewritten.
+    of the change; when an eighth of all rows is gone, the index is rewritten. Shards are updated one after the other,
+    each by its own files; new files go to the smallest.
     """
     from bigr_repr.retrieval.update import update_index
 
