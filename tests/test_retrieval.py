@@ -178,7 +178,7 @@ def test_many_threads_search_at_once() -> None:
 
 
 def test_what_a_gpu_cannot_do_is_searched_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.retrieval.index import gpu, hamming
+    from bigr_repr.retrieval.index import gpu, searcher
 
     asked: list[int] = []
 
@@ -191,7 +191,7 @@ def test_what_a_gpu_cannot_do_is_searched_on_the_cpu(monkeypatch: pytest.MonkeyP
             return scan(self.codes, queries, k)
 
     monkeypatch.setattr(gpu, "GpuFlat", Gpu)
-    monkeypatch.setattr(hamming, "GpuFlat", Gpu)
+    monkeypatch.setattr(searcher, "GpuFlat", Gpu)
     monkeypatch.setattr(gpu, "gpu_count", lambda: 1)
     monkeypatch.setattr(gpu, "_SMALL", 0)
     codes = clustered(3000)

@@ -15,20 +15,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr._typing import PathLike
 from bigr_repr.codes import check_length
-from bigr_repr.retrieval.codes.binarizer import Binarizer, finite_rows
-from bigr_repr.retrieval.codes.columns import KeptColumns, column_table
+from bigr_repr.retrieval.codes.binarizer import Binarizer
+from bigr_repr.retrieval.codes.columns import KeptColumns
 from bigr_repr.retrieval.codes.filters import as_filter
-from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
-from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, id_array, packed
+from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, packed
 from bigr_repr.retrieval.codes.source import DataSource
-from bigr_repr.retrieval.index.gpu import MOST_NEIGHBORS, GpuFlat, on_device
 from bigr_repr.retrieval.index.neighbors import Found, Neighbors, Scope, Within
 from bigr_repr.retrieval.index.parts import Parts
 from bigr_repr.retrieval.index.reading import load_parts
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.rescore import rescorer
-from bigr_repr.retrieval.index.scan import Scanned, scan, scan_among, scan_masked
+from bigr_repr.retrieval.index.scan import Scanned
+from bigr_repr.retrieval.index.searcher import RowSearcher
 from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.retrieval.index.shards import Shards, is_sharded, shard_folders
 from bigr_repr.retrieval.index.storage import save_parts
@@ -65,10 +64,19 @@ class HammingIndex:
         source: DataSource | None = None,
         shards: Shards | None = None,
     ) -> None:
-        self.rows, self.n_bits, self.settings, self.shards = rows, n_bits, settings, shards
+        self.rows, self.n_bits, self.source = rows, n_bits, source
         self.binarizer, self.layout, self.provenance, self.self_check = binarizer, layout, provenance, self_check
-        self.source, self._approximate = source, approximate
-        self._gpu: GpuFlat | None = None
+        self._searcher = RowSearcher(settings=settings, approximate=approximate, shards=shards)
+
+    @property
+    def settings(self) -> IndexSettings:
+        """Kind and parameters."""
+        return self._searcher.settings
+
+    @property
+    def shards(self) -> Shards | None:
+        """Of an index in shards; None: it is one."""
+        return self._searcher.shards
 
     @classmethod
     def build(
@@ -94,20 +102,11 @@ class HammingIndex:
         An approximate index is checked against exact search: see `self_check`.
         Raises ValueError for codes of another type or shape, and for ids or vectors that do not fit them.
         """
-        array = packed(codes, None, "codes")
-        bits = 8 * array.shape[1] if n_bits is None else n_bits
-        check_length(array, bits)
-        settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
-        floats = None
-        if vectors is not None:
-            floats = finite_rows("vectors", vectors)
-            floats = floats if floats.dtype in (np.float16, np.float32) else floats.astype(np.float32)
-            if len(floats) != len(array):
-                raise ValueError(f"{len(floats)} vectors for {len(array)} codes; give one per code")
-        layout = None if bits_per_token is None else TokenLayout.square(bits, bits_per_token)
-        kept = column_table(columns, len(array))
-        rows = IndexRows(ids=id_array(ids, len(array), distinct=True), codes=array, vectors=floats, columns=kept)
-        return cls.of_rows(rows, bits, settings, layout=layout, provenance=parse_provenance(provenance))
+        parts = Parts.of_codes(
+            codes, ids=ids, settings=IndexSettings(kind=kind) if isinstance(kind, str) else kind, n_bits=n_bits,
+            bits_per_token=bits_per_token, vectors=vectors, columns=columns, provenance=provenance,
+        )  # fmt: skip
+        return cls.of_parts(parts)
 
     @classmethod
     def of_rows(cls, rows: IndexRows, n_bits: int, settings: IndexSettings, **parts: Any) -> HammingIndex:
@@ -165,23 +164,7 @@ class HammingIndex:
     def _nearest(self, queries: ArrayLike, k: int, effort: int | None, among: Scope | None) -> Scanned:
         wanted = packed(queries, self.rows.codes.shape[1], "queries")
         check_length(wanted, self.n_bits)
-        rows, filtered = (None, False) if among is None else (among.rows, among.chosen is not None)
-        if effort is not None and (self.settings.exact or effort < 0 or filtered):
-            exact = "a search of some rows" if filtered else "a flat index"
-            raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; {exact} is exact")
-        if not k:
-            return Scanned(np.empty((len(wanted), 0), np.int64), np.empty((len(wanted), 0), np.int32))
-        if self.shards is not None:
-            return self.shards.nearest(wanted, k, effort, None if among is None else among.chosen)
-        if among is not None and rows is not None:
-            return scan_among(self.rows.codes, wanted, k, rows, among.passing)
-        if self._approximate is not None:
-            chosen = self.settings.effort if effort is None else effort
-            assert chosen is not None
-            return self._approximate.search_with_tail(self.rows.codes, wanted, k, chosen)
-        if self._gpu is not None and k <= MOST_NEIGHBORS:
-            return self._gpu.search(wanted, k)
-        return scan(self.rows.codes, wanted, k)
+        return self._searcher.nearest(self.rows.codes, wanted, k, effort, among)
 
     def _scope(self, k: int, within: Within) -> Scope:
         chosen = as_filter(within.get("where"))
@@ -254,15 +237,9 @@ class HammingIndex:
     def find_region(self, queries: ArrayLike, region: Region, k: int = 10, **within: Unpack[Within]) -> Found:
         """search_region(), with row numbers too."""
         tokens = self.tokens
-        mask = region.mask(self.token_layout())
         wanted = packed(queries, tokens.shape[1], "queries")
         scope = self._scope(k, within)
-        if not scope.depth:
-            return self._found(*self._nearest(wanted, 0, None, None))
-        if self.shards is not None:
-            found = self.shards.in_region(wanted, scope.depth, region, scope.chosen)
-        else:
-            found = scan_masked(tokens, wanted, mask, scope.depth, scope.rows)
+        found = self._searcher.in_region(tokens, wanted, region, self.token_layout(), scope)
         return self._found(*found).cut(scope.radius, scope.offset)
 
     @property
@@ -294,10 +271,7 @@ class HammingIndex:
 
         Raises ValueError for "cuda" without a GPU, or for a kind that FAISS has no GPU search of.
         """
-        if self.shards is not None:
-            self.shards.to(device)
-        else:
-            self._gpu = on_device(self.rows.codes, device, self.settings.kind)
+        self._searcher = self._searcher.on(device, self.rows.codes)
         return self
 
     # ---- changing
@@ -340,10 +314,8 @@ class HammingIndex:
         return HammingIndex.of_parts(self.parts.moved(rows, rows_of, source))
 
     def _become(self, parts: Parts) -> None:
-        self.rows, self.settings, self._approximate = parts.rows, parts.settings, parts.approximate
-        self.self_check, self.source = parts.self_check, parts.source
-        if self._gpu is not None:
-            self._gpu = GpuFlat(parts.rows.codes)
+        self.rows, self.self_check, self.source = parts.rows, parts.self_check, parts.source
+        self._searcher = self._searcher.following(parts)
 
     # ---- files
 
@@ -385,11 +357,11 @@ class HammingIndex:
                 "index of it"
             )
         return Parts(
-            self.rows, self.n_bits, self.settings, self._approximate, self.binarizer, self.layout, self.provenance,
+            self.rows, self.n_bits, self.settings, self.approximate, self.binarizer, self.layout, self.provenance,
             self.self_check, self.source,
         )  # fmt: skip
 
     @property
     def approximate(self) -> Approximate | None:
         """FAISS's part; None for a flat index."""
-        return self._approximate
+        return self._searcher.approximate

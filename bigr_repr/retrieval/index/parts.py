@@ -10,11 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from bigr_repr.retrieval.codes.binarizer import Binarizer
+from bigr_repr.codes import check_length
+from bigr_repr.retrieval.codes.binarizer import Binarizer, finite_rows
+from bigr_repr.retrieval.codes.columns import KeptColumns, column_table
+from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import TokenLayout
-from bigr_repr.retrieval.codes.rows import IndexRows
+from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, id_array, packed
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.settings import IndexSettings
@@ -51,6 +54,34 @@ class Parts(NamedTuple):
         approximate.settings = check.tuned(approximate.settings)
         log.info("%s: %s", settings.kind, check)
         return cls(rows, n_bits, approximate.settings, approximate, **plain | {"self_check": check})
+
+    @classmethod
+    def of_codes(
+        cls,
+        codes: ArrayLike,
+        *,
+        ids: IdValues | None,
+        settings: IndexSettings,
+        n_bits: int | None,
+        bits_per_token: int | None,
+        vectors: ArrayLike | None,
+        columns: KeptColumns | None,
+        provenance: Mapping[str, Any] | None,
+    ) -> Parts:
+        """See HammingIndex.build."""
+        array = packed(codes, None, "codes")
+        bits = 8 * array.shape[1] if n_bits is None else n_bits
+        check_length(array, bits)
+        floats = None
+        if vectors is not None:
+            floats = finite_rows("vectors", vectors)
+            floats = floats if floats.dtype in (np.float16, np.float32) else floats.astype(np.float32)
+            if len(floats) != len(array):
+                raise ValueError(f"{len(floats)} vectors for {len(array)} codes; give one per code")
+        layout = None if bits_per_token is None else TokenLayout.square(bits, bits_per_token)
+        kept = column_table(columns, len(array))
+        rows = IndexRows(ids=id_array(ids, len(array), distinct=True), codes=array, vectors=floats, columns=kept)
+        return cls.built(rows, bits, settings, layout=layout, provenance=parse_provenance(provenance))
 
     def settled(self) -> Parts:
         """With an approximate index of just these rows, as it is before updates that only append and drop."""
