@@ -78,6 +78,20 @@ def test_features_of_any_file_are_the_same_features(tmp_path: Path, features: tu
     assert open_features(tmp_path / "x.npy").fingerprint() == open_features(tmp_path / "x.npz").fingerprint()
 
 
+@pytest.mark.parametrize(
+    ("texts", "names", "numbers"),
+    [(["3", "-1", "", "0"], (), [3, -1, -1, 0]), (["3", "x", "", "12"], ("12", "3", "x"), [1, 2, -1, 0])],
+)
+def test_labels_are_numbers_only_where_all_of_them_are(
+    tmp_path: Path, texts: list[str], names: tuple[str, ...], numbers: list[int]
+) -> None:
+    np.savez(tmp_path / "x.npz", features=np.eye(4, dtype=np.float32), labels=np.array(texts))
+    found = open_features(tmp_path / "x.npz")
+    assert found.class_names == names
+    assert found.labels is not None
+    assert found.labels.tolist() == numbers
+
+
 def test_features_that_cannot_be_told_are_refused(tmp_path: Path, features: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = features
     np.savez(tmp_path / "two.npz", one=x, two=x)

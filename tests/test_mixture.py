@@ -65,6 +65,10 @@ def test_classes_are_joined_by_name(places: dict[str, Path]) -> None:
     assert len(mixed) == 2 * 5 + 5
 
 
+def test_a_set_of_hardly_any_weight_has_a_draw_an_epoch(places: dict[str, Path]) -> None:
+    assert len(CodeMixture([CodeSet(places[name]) for name in ("a", "b")], [0.01, 1])) == 1 + 5
+
+
 def test_a_mixture_trains_and_resumes_exactly(places: dict[str, Path], tmp_path: Path) -> None:
     config = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, classes=3))
     mixed = CodeMixture([CodeSet(place) for place in places.values()], [1.5, 1])

@@ -54,6 +54,15 @@ def test_training_on_more_views_resumes_exactly(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
 
 
+def test_codes_are_never_written_over_others(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", 3)
+    _packed(tmp_path / "p", tmp_path / "c", mirror=False)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "c").iterdir()}
+    with pytest.raises(FileExistsError, match="already holds a code data set"):
+        _packed(tmp_path / "p", tmp_path / "c", mirror=False, crops=1)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "c").iterdir()} == before
+
+
 def test_features_of_random_parts_are_refused(tmp_path: Path) -> None:
     write_pictures(tmp_path / "p", 3)
     codes = _packed(tmp_path / "p", tmp_path / "c", crops=1)
