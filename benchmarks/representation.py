@@ -4,8 +4,9 @@
     python benchmarks/representation.py --root data --limit 10000  # the figures of the README: 40 minutes
     python benchmarks/representation.py --root data --reduced      # suites/representation-small.yaml: 12 minutes
     python benchmarks/representation.py --root data --limit 400    # a try, about a minute
-    python benchmarks/representation.py --root data --suite pools --record pools --out runs/pools    # 10 minutes
-    python benchmarks/representation.py --root data --suite transfer --record transfer --out runs/transfer  # 15 min
+    python benchmarks/representation.py --root data --suite pools --record pools --out runs/pools  # 12 min. on a core
+    python benchmarks/representation.py --root data --suite transfer --record transfer --out runs/transfer  # 15 minutes
+    # the same of the other model: --model bigr-tiny-aligned --record pools_aligned --out runs/pools-aligned, and so on
 
 `data` holds CIFAR-10 and Tiny-ImageNet as Parquet files (cifar10-train.parquet, cifar10-test.parquet,
 tinyimagenet-train-*.parquet, tinyimagenet-val.parquet), or as torchvision and the web give them. The same command goes
