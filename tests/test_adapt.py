@@ -149,7 +149,7 @@ def test_training_that_only_harms_leaves_the_model_as_it_was(
     made = _adapt(pictures, base, tmp_path / "o", patience=2, steps=40)
     assert made.record["best_step"] == 0
     assert made.record["steps"] == 2 * 40 // 10
-    assert made.record["ended_by"] == "held-out pictures that did no better"
+    assert made.record["ended_by"] == "the held-out pictures did no better"
     assert _changed(made) == set()
 
 
@@ -180,7 +180,7 @@ def test_pictures_far_from_the_models_own_are_warned_of(
 @pytest.mark.slow
 def test_time_given_ends_it(pictures: Path, base: Path, tmp_path: Path) -> None:
     made = _adapt(pictures, base, tmp_path / "o", minutes=0.01, steps=100_000, patience=1000)
-    assert made.record["ended_by"] == "the time given"
+    assert made.record["ended_by"] == "the time given was over"
     assert made.record["steps"] < 100_000
 
 
@@ -237,7 +237,7 @@ def test_pictures_that_cannot_be_used_are_said(
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
-    [("targets", "attention,w9", "choose of attention"), ("method", "dora", "lora"), ("minutes", 0, "at least 0.01")],
+    [("targets", "attention,w9", "choose from attention"), ("method", "dora", "lora"), ("minutes", 0, "at least 0.01")],
 )
 def test_recipes_out_of_range_are_named(field: str, value: object, said: str) -> None:
     with pytest.raises(ValueError, match=f"^{field}=.*{said}"):
@@ -251,13 +251,26 @@ def test_a_folder_that_holds_something_is_left_alone(pictures: Path, base: Path,
         _adapt(pictures, base, tmp_path / "o")
 
 
-def test_pictures_without_labels_adapt_what_no_class_draws(base: Path, tmp_path: Path) -> None:
+def test_pictures_without_labels_adapt_what_no_class_draws(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_pictures(tmp_path / "p", 9)
     made = _adapt(tmp_path / "p", base, tmp_path / "o")
+    assert "the pictures have no classes" in caplog.text
     assert made.after.config.class_names == made.before.config.class_names
     assert compare_models((str(base), str(made.folder)), made.images, made.kept, made.held_out) is None
     (subject,) = subjects(made, 9)
     assert subject.after is None
+
+
+def test_pictures_of_one_class_are_adapted_to_and_said(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_pictures(tmp_path / "p" / "red", 9)
+    made = _adapt(tmp_path / "p", base, tmp_path / "o", steps=2)
+    assert made.after.config.class_names == ("red",)
+    assert made.record["held_out_neighbors"] == {}
+    assert "all pictures are of one class" in caplog.text
 
 
 def test_probes_are_measured_and_the_page_shows_every_class(

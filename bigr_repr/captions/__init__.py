@@ -1,4 +1,4 @@
-"""Captions: the synthetic world with its reader and judge, and captions beside pictures of one's own."""
+"""Captions: the synthetic world with its reader and judge, and the captions of a user's own pictures."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The exact reader of the synthetic world's pictures, and how well a picture shows what a caption demands.
+"""The exact reader of the synthetic world's pictures, and how well a picture shows what a caption asks for.
 
 Works on pixels alone, so that it judges any generator's pictures.
 """
@@ -56,7 +56,7 @@ def _thing(pixels: Pixels, own: NDArray[np.bool_], area: tuple[slice, ...], side
 
 
 def _color(pixels: Pixels) -> str:
-    """The color nearest to the middle one of a thing's pixels, (n, 3)."""
+    """The color nearest to the median of a thing's pixels (n, 3)."""
     middle = np.median(pixels.astype(np.float32), axis=0)
     off = {name: float(np.linalg.norm(middle - np.array(value, np.float32))) for name, value in COLORS.items()}
     best = min(off, key=lambda name: off[name])
@@ -76,7 +76,7 @@ def _shape(own: NDArray[np.bool_]) -> str:
 
 @functools.cache
 def _templates() -> dict[str, NDArray[np.bool_]]:
-    """What each shape covers of its frame."""
+    """The part of its frame that each shape covers."""
     found = {}
     for shape in SHAPES:
         image = Image.new("1", (_TEMPLATE, _TEMPLATE))
@@ -88,7 +88,7 @@ def _templates() -> dict[str, NDArray[np.bool_]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How far one picture shows what its caption demands.
+    """How far a picture shows what its caption asks for.
 
     things: demanded in all. Of these, `colors` and `shapes`: how many have a thing of that color, or shape, in the
     picture, each thing counted once; `pairs`: of both at once. `placed`, `sized`, `related`: None where the caption

@@ -126,7 +126,7 @@ def is_at(place: str, x: float, y: float, *, third: float = 1 / 3) -> bool:
 
 
 def is_related(relation: str, first: tuple[float, float], second: tuple[float, float], *, slack: float = 1.0) -> bool:
-    """Whether the first center lies to the second as the relation says: more that way than to either side.
+    """Whether the first center lies as the relation says from the second: more that way than to either side.
 
     slack: how far it may be off to the side, of how far it is that way.
     """

@@ -1,6 +1,6 @@
 """Captions where people keep them: beside pictures, in tar shards, Parquet columns, COCO's JSON, names of classes.
 
-Every function gives those of each picture, none or several. Errors name the file and are of one line.
+Every function returns the captions of each picture, none or several. Errors name the file, in one line.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _KEYS: Final = ("caption", "captions", "text", "txt")
 
 
 def sidecar_captions(pictures: Sequence[PathLike]) -> list[Listed] | None:
-    """Of pictures, what `name.txt` or `name.json` beside `name.jpg` holds; None if there is neither for any of them.
+    """The captions in `name.txt` or `name.json` beside each picture `name.jpg`; None if no picture has either.
 
-    A text file holds one caption a line; a JSON file a text, a list of texts, or either under "caption", "captions",
+    A text file holds one caption per line; a JSON file a text, a list of texts, or either under "caption", "captions",
     "text" or "txt". Raises ValueError for files that are neither UTF-8 nor JSON.
     """
     found = [_beside(Path(picture)) for picture in pictures]
@@ -39,7 +39,7 @@ def _beside(picture: Path) -> Listed:
 
 
 def captions_in(content: bytes, suffix: str, where: object) -> Listed:
-    """The captions in what a file beside a picture holds, "txt" or "json", as `sidecar_captions` says.
+    """The captions in the content of a "txt" or "json" file beside a picture, as `sidecar_captions` says.
 
     where: what errors name. Raises ValueError as that does.
     """
@@ -63,7 +63,7 @@ def _json(content: bytes, where: object) -> Any:
 
 
 def _texts(value: Any, where: object) -> Listed:
-    """Captions out of a text, a list of texts, an object that holds either, or nothing."""
+    """Captions from a text, a list of texts, an object that holds either, or nothing."""
     if isinstance(value, Mapping):
         value = next((value[key] for key in _KEYS if key in value), None)
     if value is None:
@@ -75,7 +75,7 @@ def _texts(value: Any, where: object) -> Listed:
 
 
 def parquet_captions(file: PathLike, column: str) -> list[Listed] | None:
-    """Of the rows of a Parquet file, the texts, or lists of texts, in a column; None if there is no such column.
+    """The captions in a column of a Parquet file, texts or lists of texts, by row; None if there is no such column.
 
     Rows without a caption (null) have none. Raises ValueError for texts that are not UTF-8, and for other types.
     """
@@ -98,7 +98,7 @@ def parquet_captions(file: PathLike, column: str) -> list[Listed] | None:
 
 
 def coco_captions(file: PathLike, pictures: Sequence[PathLike]) -> list[Listed]:
-    """Of pictures, by their file names, what a captions file of COCO holds: {"images": …, "annotations": …}.
+    """The captions of pictures, by file name, in a COCO captions file: {"images": …, "annotations": …}.
 
     Raises ValueError for another file, and for one that knows none of the pictures.
     """
@@ -110,8 +110,8 @@ def coco_captions(file: PathLike, pictures: Sequence[PathLike]) -> list[Listed]:
             by_name[names[each["image_id"]]] += _texts(each["caption"], file)
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{os.fspath(file)} is no captions file of COCO ({error!r}); it holds images with id and file_name, and "
-            "annotations with image_id and caption"
+            f"{os.fspath(file)} is no captions file of COCO ({error!r}); one holds images with id and file_name, "
+            "and annotations with image_id and caption"
         ) from error
     found = [tuple(by_name.get(Path(picture).name, ())) for picture in pictures]
     if not any(found):
@@ -120,7 +120,7 @@ def coco_captions(file: PathLike, pictures: Sequence[PathLike]) -> list[Listed]:
 
 
 def class_captions(labels: NDArray[np.int64] | None, names: Sequence[str], template: str) -> list[Listed]:
-    """Of labeled pictures, a caption each by a template such as "a photograph of a {}", without the label none.
+    """A caption of each labeled picture from a template such as "a photograph of a {}"; none without a label.
 
     Raises ValueError for a template without {} and for pictures without classes that have names.
     """

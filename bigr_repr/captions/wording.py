@@ -1,4 +1,4 @@
-"""Captions of the synthetic world's scenes, and what a caption demands of a picture. Knows nothing of pictures."""
+"""Captions of the synthetic world's scenes, and what a caption asks of a picture. Knows nothing of pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _THING: Final = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Demanded:
-    """So many things of a color and shape that a caption names."""
+    """Things of one color and shape that a caption names, and how many."""
 
     number: int
     color: str
@@ -73,7 +73,7 @@ def captions_of(scene: Scene) -> tuple[str, ...]:
 
 
 def read_caption(text: str) -> Demand:
-    """What a caption of this world demands; upper case, commas and full stops do not matter.
+    """What a caption of this world asks for; case, commas and full stops do not matter.
 
     Raises ValueError for a text that names nothing of this world.
     """
@@ -102,7 +102,7 @@ def read_caption(text: str) -> Demand:
 
 
 def _named(table: Mapping[str, tuple[str, ...]], text: str) -> str | None:
-    """The word whose phrases occur in a text; None for none of them."""
+    """The word one of whose phrases occurs in a text; None if none does."""
     for word, phrases in table.items():
         if any(re.search(rf"\b{phrase}\b", text) for phrase in phrases):
             return word

@@ -1,4 +1,4 @@
-"""Adapters: what an adaptation changed of a model, in a small folder that loads onto it. Knows nothing of training.
+"""Adapters: what an adaptation changed in a model, in a small folder that loads onto it. Knows nothing of training.
 
 A folder of `adapter.json` (the adapted model's configuration, and the model it belongs to), `classes.safetensors` (the
 table of classes: rows taken over, and rows of its own), where matrices changed the files of peft (`adapter_config.json`
@@ -57,7 +57,7 @@ def header_text(config: ModelConfig, *, base: str, base_sha256: str) -> str:
 
 
 def read_header(folder: Path) -> AdapterHeader:
-    """What an adapter says of itself. Raises FileNotFoundError where there is none, ValueError for a damaged one."""
+    """The header of an adapter. Raises FileNotFoundError where there is none, ValueError for a damaged one."""
     path = folder / ADAPTER_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: not an adapter, as it has no {ADAPTER_FILE}; make one: bigr-repr adapt")

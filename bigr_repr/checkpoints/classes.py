@@ -15,7 +15,7 @@ _LIST = "bigr-repr models info {} --classes"
 
 
 def class_names(config: ModelConfig) -> tuple[str, ...]:
-    """One name per class: the configuration's; for models of ImageNet-1k that carry none, ImageNet's; else none."""
+    """One name per class: from the configuration; for models of ImageNet-1k without names, ImageNet's; else none."""
     if config.class_names or config.generator.classes != 1000:
         return config.class_names
     return imagenet_class_names() if str(config.training.get("data", "")).startswith("ImageNet-1k") else ()

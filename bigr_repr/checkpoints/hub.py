@@ -32,7 +32,7 @@ class HubName(NamedTuple):
 
 
 class Published(NamedTuple):
-    """Where a model lies after `push`: its page, and the commit, which pins it."""
+    """Where `push` put a model: its page, and the commit that pins it."""
 
     url: str
     commit: str

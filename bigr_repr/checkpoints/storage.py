@@ -17,7 +17,7 @@ from bigr_repr.system.files import naming, sync_file, sync_folder
 
 
 def read_safetensors(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file, by name. Raises OSError for one that cannot be opened, ValueError for a damaged one."""
+    """The tensors of a file, by name. Raises OSError for a file that cannot be opened, ValueError for a damaged one."""
     with path.open("rb"):  # a file that is not there or may not be read: the plain OSError
         pass
     try:

@@ -178,7 +178,7 @@ def _open(name: str) -> tuple[Any, Any]:
 
 
 def _is_here(library: Any, name: str) -> bool:
-    """Whether a model is a folder or in the cache; if not, the hub has to answer. Raises OSError where it does not."""
+    """Whether a model is a folder or cached; else the hub is asked. Raises OSError where it does not answer."""
     from huggingface_hub import HfApi
 
     try:
@@ -193,7 +193,7 @@ def _is_here(library: Any, name: str) -> bool:
 
 
 def _model_class(library: Any, config: Any) -> Any:
-    """The class of the text part of such a model, as far as it gives hidden states."""
+    """The class of a model's text part, if it gives hidden states."""
     kind = config.model_type.removesuffix("_text_model")
     texts = {"clip": "CLIPTextModel", "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
     if kind in texts:
@@ -204,7 +204,7 @@ def _model_class(library: Any, config: Any) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and reports of transformers meanwhile."""
+    """Without progress bars and reports of transformers."""
     logging: Any = importlib.import_module("transformers.utils.logging")
     level = logging.get_verbosity()
     logging.set_verbosity_error()

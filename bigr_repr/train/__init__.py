@@ -1,4 +1,4 @@
-"""Training a tokenizer, a generator, and the data sets of codes between them."""
+"""Training of tokenizers and generators, the code data sets between them, and adaptation of trained models."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
-"""One adaptation from pictures to a model folder, in steps that an earlier start may have made. Knows no pages.
+"""One adaptation from pictures to a model folder; it resumes what an earlier start left. Knows no pages.
 
-A model keeps its architecture but for its classes; what is trained is up to the recipe.
+A model keeps its architecture except for its classes; the recipe says what is trained.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _CURVES = ("held_out_losses", "held_out_neighbors")  # which the page shows, and
 def _classes(
     start: Pretrained, images: ImageSet, recipe: AdaptRecipe
 ) -> tuple[ModelConfig, torch.Tensor, NDArray[np.int64] | None]:
-    """The configuration with the classes of the pictures, the rows it takes over, and labels in its numbers (n,)."""
+    """The configuration with the pictures' classes, the rows it takes over, and the labels in its numbering (n,)."""
     if images.labels is None:
         config, taken = with_classes(start.config, (), "add")
         return dataclasses.replace(config, class_names=start.config.class_names), taken, None
@@ -66,19 +66,19 @@ def _classes(
 def _reconstruction(
     start: Pretrained, images: ImageSet, rows: NDArray[np.int64], *, warn: bool
 ) -> dict[str, float | None]:
-    """How well the tokenizer encodes the pictures, in dB, beside what the model's record says of others."""
+    """How well the tokenizer reconstructs the pictures, in dB, and what the model's record states for its own."""
     found = reconstruction_db(start.tokenizer, images, rows)
     recorded = dict(start.config.quality.get("reconstruction", {})).get("psnr_mean_of_images_db")
     if warn and recorded is not None and found < recorded - _FAR_BELOW:
         log.warning(
-            "the tokenizer reconstructs these pictures with a PSNR of %.1f dB, those of its record with %.1f dB: its "
-            "bits hold less of them; train it too (--tokenizer-too)", found, recorded,
+            "the tokenizer reconstructs these pictures with a PSNR of %.1f dB, those of its record with %.1f dB: "
+            "its bits keep less of them; train it too (--tokenizer-too)", found, recorded,
         )  # fmt: skip
     return {"reconstruction_db": found, "recorded_db": recorded}
 
 
 class AdaptJob:
-    """One adaptation, in a hidden folder beside the model it makes; an earlier start of the same job left its files."""
+    """One adaptation, with its files in a hidden folder beside the model it makes, where the same job resumes."""
 
     def __init__(self, out: Path, model: str, images: ImageSet, recipe: AdaptRecipe, on_progress: OnProgress) -> None:
         self._began, self._out, self._model, self._images = time.monotonic(), out, model, images
@@ -136,7 +136,7 @@ class AdaptJob:
         return after, adapter, record
 
     def _train_tokenizer(self, kept: NDArray[np.int64], held_out: NDArray[np.int64], cpu: bool) -> float:
-        """Take a tokenizer trained on in the place of the model's; how well it then does, in dB."""
+        """Train the tokenizer further and use it from here on; returns its PSNR, in dB."""
         self._tokenizer, (_, after) = adapted_tokenizer(
             self.start.tokenizer,
             self._images,
@@ -152,7 +152,7 @@ class AdaptJob:
         return after
 
     def _codes(self, what: str, rows: NDArray[np.int64], labels: NDArray[np.int64] | None) -> CodeSet:
-        """The codes of some rows, from an earlier start if it made them."""
+        """The codes of some rows, reused if an earlier start made them."""
         folder = self._folder / f"codes-{what.replace(' ', '-')}"
         with PartialState().main_process_first():
             if not (folder / "codes.json").exists():
@@ -185,7 +185,7 @@ class AdaptJob:
         )
 
     def _train(self, part: TrainedPart, kept: CodeSet, held_out: CodeSet, settings: TrainSettings) -> dict[str, Any]:
-        """Train the part, leave its best weights in it, and tell what happened."""
+        """Train the part, leave its best weights in it, and return what happened."""
         began, used = time.monotonic(), time.process_time()
         seconds = max(1.0, 60 * self._recipe.minutes - (began - self._began))
         settings = decided(settings, partial(trial_step, part.model))
@@ -217,7 +217,7 @@ class AdaptJob:
         }
 
     def _anchor(self) -> Anchor | None:
-        """What holds the features; None where nothing moves them, or nothing is to hold them."""
+        """What holds the features in place; None where nothing moves them, or the recipe lets them move."""
         free = self._recipe.method == "classes" or not self._recipe.anchor
         return None if free else Anchor(self.start.generator, self._recipe.anchor)
 
@@ -230,7 +230,7 @@ class AdaptJob:
         settings: TrainSettings,
         seconds: float,
     ) -> BestWeights:
-        """What looks at the held-out pictures; at their neighbors too, where features change and there are classes."""
+        """What judges weights on the held-out pictures; by neighbors too, where there are classes and features change."""
         labels = kept.labels
         told_apart = labels is not None and len(np.unique(labels)) > 1 and self._recipe.method != "classes"
         Path(settings.out).mkdir(parents=True, exist_ok=True)
@@ -259,7 +259,7 @@ class AdaptJob:
     def _write(
         self, config: ModelConfig, part: TrainedPart, record: dict[str, Any], conditional: bool
     ) -> tuple[Pretrained, Path | None]:
-        """The model folder, and the adapter in it: what is saved is the model with the adapter, bit for bit."""
+        """Write the model folder with its adapter; the saved model equals the base with the adapter, bit for bit."""
         known = {key: self.start.config.training.get(key) for key in ("data", "terms")}
         adapted = {name: value for name, value in record.items() if name not in _CURVES}
         training = {"adapted": adapted, "begun_with": {key: value for key, value in known.items() if value}}

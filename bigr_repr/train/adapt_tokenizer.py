@@ -1,4 +1,4 @@
-"""A tokenizer trained on with pictures of one's own, before the generator is. Knows nothing of generators."""
+"""Adapts a tokenizer to the user's pictures, before the generator is adapted. Knows nothing of generators."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def adapted_tokenizer(
     cpu: bool,
     on_progress: Callable[[int, int], None],
 ) -> tuple[BinaryAutoencoder, tuple[float, float]]:
-    """The tokenizer after at most `steps` or `seconds`, and its PSNR on held-out pictures before and after, in dB.
+    """The tokenizer trained for at most `steps` or `seconds`, and its held-out PSNR before and after, in dB.
 
-    It is the one given where training made it no better. Its weights lie in `folder`, where an earlier call left them.
+    It is `start` where training did not improve it. Its weights are kept in `folder`, for a call that resumes.
     """
     before = reconstruction_db(start, images, held_out)
     if (folder / "tokenizer").exists():

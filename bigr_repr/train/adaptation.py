@@ -28,9 +28,9 @@ _FEWEST = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adapted:
-    """An adapted model: its folder, the adapter's beside it (None after "full"), and what happened.
+    """An adapted model: its folder, its adapter's folder (None after "full"), and what happened.
 
-    `kept` and `held_out` are row numbers of the images: those trained on, and the others. `record` is plain data.
+    `kept` and `held_out` are row numbers of the images trained on and of the others. `record` is plain data.
     """
 
     folder: Path
@@ -55,18 +55,18 @@ def adapt(
     columns: Columns = USUAL_COLUMNS,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Adapted:
-    """Train a model on with pictures of one's own, and write it to the new folder `out`, which `load` takes.
+    """Adapt a model to your pictures, and write it to the new folder `out`, which `load` takes.
 
     images: what `open_images` takes; with labels, classes are learned. model: what `load` takes. name: of the new
-    model; the folder's unless given. columns: of Parquet files. `on_progress(what, done, total)` tells how far it is.
-    A run that was stopped goes on when the same call is made again; until it ends, its files are in a hidden folder
-    beside `out`.
+    model, by default the folder's. columns: of Parquet files. `on_progress(what, done, total)` reports progress.
+    A stopped run resumes when you make the same call again; until it ends, its files are in a hidden folder beside
+    `out`.
     Raises ValueError for pictures that cannot be used, FileExistsError where `out` is not empty, TrainingError as
     `bigr_repr.train.loop.train` does, RunStoppedError among it.
     """
     recipe, out = recipe or AdaptRecipe(), Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is not empty; name a new folder with out, or remove it")
+        raise FileExistsError(f"{out} is not empty; name another folder, or remove it")
     source = images if isinstance(images, ImageSet) else open_images(images, columns=columns)
     kept, held_out = _split(source, recipe)
     job = AdaptJob(out, model, source, recipe, on_progress)
@@ -84,7 +84,7 @@ def adapt(
 
 
 def note_quality(made: Adapted, quality: dict[str, Any]) -> None:
-    """Put what was measured into the record of an adapted model, in its config.json."""
+    """Add what was measured to an adapted model's record, in its config.json."""
     config = dataclasses.replace(made.after.config, quality=quality)
     if PartialState().is_main_process:
         with replacing(made.folder / CONFIG_FILE) as file:
@@ -92,7 +92,7 @@ def note_quality(made: Adapted, quality: dict[str, Any]) -> None:
 
 
 def _split(images: ImageSet, recipe: AdaptRecipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers of what is trained on, and of what is held out: of each class its share. Without the unlabeled."""
+    """Row numbers to train on and to hold out, the latter a share of each class; rows without a label are left out."""
     labels = images.labels
     if labels is None and recipe.method == "classes":
         raise ValueError('the pictures have no labels, and method="classes" learns nothing else; give class folders')
@@ -101,6 +101,10 @@ def _split(images: ImageSet, recipe: AdaptRecipe) -> tuple[NDArray[np.int64], ND
         raise ValueError(f"{len(rows)} pictures are too few to adapt a model to; give at least {_FEWEST}")
     if len(rows) < len(images):
         log.warning("%d of %d pictures have no label and are left out", len(images) - len(rows), len(images))
+    if labels is None:
+        log.warning("the pictures have no classes (sub-folders, or labels): only what is drawn of no class is adapted")
+    elif len(np.unique(labels[rows])) == 1:
+        log.warning("all pictures are of one class: there is nothing to tell apart, so features are not measured")
     groups = np.zeros(len(rows), np.int64) if labels is None else labels[rows]
     single = [value for value, count in zip(*np.unique(groups, return_counts=True), strict=True) if count < 2]
     if single:

@@ -1,7 +1,7 @@
 """Features held near those of the model that training began with. Knows nothing of files, classes or steps.
 
 The loss of a generator says nothing of its features: in a minute of adaptation to other pictures they may lose much of
-what they told apart. As in learning without forgetting (arXiv 1606.09282), the old model is asked at every step.
+what they told apart. As in learning without forgetting (arXiv 1606.09282), the old model takes part in every step.
 """
 
 # B batch, A images of it that are anchored, N tokens, K bits per token, D width
@@ -26,9 +26,9 @@ def usual_block(layers: int) -> int:
 
 
 class Anchor:
-    """Asks of some images of each batch that their features be what an old model gives.
+    """Keeps the features of some images of each batch near those of an old model.
 
-    They are read as features are: nothing masked, no class. weight: of the term in the loss.
+    They are read as users read them: nothing masked, no class. weight: of the term in the loss.
     """
 
     def __init__(self, old: BiGR, weight: float) -> None:

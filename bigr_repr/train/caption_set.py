@@ -1,4 +1,4 @@
-"""Captions of a packed code data set, encoded once: what a text generator trains on. Knows nothing of training.
+"""The captions of a packed code data set, encoded once for training a text generator. Knows nothing of training.
 
 Beside the codes lie `captions.npy` (tokens of all different texts one after the other, float16 (tokens, E),
 memory-mapped), `captions-index.npz` (where each text begins, and which texts each image has), `captions.jsonl` (the
@@ -114,13 +114,13 @@ class CaptionStore:
         return int(self._text[first + int(choice * (last - first))]) if last > first else -1
 
     def texts(self, count: int) -> list[str]:
-        """The first so many different texts."""
+        """The first `count` different texts."""
         with (self.folder / _TEXTS).open(encoding="utf-8") as lines:
             return [json.loads(line) for line in islice(lines, count)]
 
     @property
     def bytes_per_caption(self) -> float:
-        """What a caption of an image takes on disk, in the mean: its share of vectors, texts and index."""
+        """Mean size of a caption on disk: its share of vectors, texts and index."""
         names = (_VECTORS, _INDEX, _TEXTS)
         return sum((self.folder / name).stat().st_size for name in names) / max(1, self.header.captions)
 
@@ -201,7 +201,7 @@ def _encode_all(
     limit: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[list[int], int]:
-    """Write the vectors of all texts, batch by batch; how many tokens each has, and how many texts were cut."""
+    """Write the vectors of all texts, batch by batch. Returns the tokens of each, and how many texts were cut."""
     lengths: list[int] = []
     cut = 0
     raw = file.with_suffix(".part")

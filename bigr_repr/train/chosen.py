@@ -12,7 +12,7 @@ from bigr_repr.datasets import ImageSet, IntArray
 
 
 class ChosenSet(ImageSet):
-    """Some of the images of a set, by their numbers (n,), with labels (n,) of one's own, or none."""
+    """Some images of a set, by number (n,), with labels (n,) of their own or none."""
 
     def __init__(self, images: ImageSet, rows: IntArray, labels: IntArray | None, names: Sequence[str] = ()) -> None:
         self._images, self._rows = images, rows

@@ -1,4 +1,4 @@
-"""Packed code data sets: what the generator trains on, 1 bit a bit. Knows nothing of training.
+"""Packed code data sets, which the generator trains on: one bit on disk per bit of code. Knows nothing of training.
 
 A folder with `codes.npy` (images, views, bytes; memory-mapped, its header states the shape), `labels.npy` where there
 are labels, and `codes.json` with everything needed to read them. View 0 is the image, view 1 its
@@ -103,7 +103,7 @@ class CodeSet:
             raise ValueError(f"{folder}: no code data set that can be read ({error}); {remedy}") from error
 
     def _check_sums(self) -> None:
-        """Raises ValueError for files that are not as they were written; reads them."""
+        """Read the files. Raises ValueError for one that is not as it was written."""
         for name, digest in self.header.sha256.items():
             if sha256_of(self.folder / Path(name).name) != digest:
                 raise ValueError(f"{name} is damaged: its SHA-256 is not the one in codes.json")
@@ -118,11 +118,11 @@ class CodeSet:
 
     @property
     def views(self) -> int:
-        """Versions of each image: itself, its mirror image and random parts, as far as they are there."""
+        """Versions of each image: itself and, if stored, its mirror image and random parts."""
         return self.header.views
 
     def numbers(self, draws: NDArray[np.int64], epochs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which images the draws (n,) of some epochs (n,) are: those, whatever the epoch."""
+        """The images that draws (n,) of some epochs (n,) stand for: here the same in every epoch."""
         return draws
 
     def bits(self, index: np.ndarray[Any, Any], view: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -144,7 +144,7 @@ def _encode(
 
 
 def _views_of(images: ImageSet, index: int, side: int, mirror: bool, crops: int) -> NDArray[np.uint8]:
-    """An image, its mirror image and random parts of it, each time the same: uint8 (V, S, S, 3)."""
+    """An image, its mirror image and random parts of it, the same at every call: uint8 (V, S, S, 3)."""
     square = images.load_square(index, side)
     found = [square, square[:, ::-1]] if mirror else [square]
     image = images.load(index) if crops else None
@@ -248,7 +248,7 @@ def mapped_array(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.mem
 
 
 def _take_the_disk(file: Path) -> None:
-    """Have the disk give a mapped file all its room: when that is lacking later, the system ends the process."""
+    """Reserve a mapped file's space on disk: if it ran out later, the system would end the process."""
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as opened:
             try:

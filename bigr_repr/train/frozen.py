@@ -42,7 +42,7 @@ def float_fingerprint(network: nn.Module) -> str:
 
 
 def _assign_in_order(network: nn.Module, file: Path, name: str) -> None:
-    """Load weights by name, or, where all names differ, by their order. Raises ValueError when neither fits."""
+    """Load weights by name or, where all names differ, by order. Raises ValueError when neither fits."""
     found: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     wanted = network.state_dict()
     if found.keys() != wanted.keys():

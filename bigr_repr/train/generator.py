@@ -83,7 +83,7 @@ def train_generator(
 
 
 def _caption_facts(data: ImageSet | CodeSet, config: ModelConfig) -> dict[str, Any]:
-    """What the run's record says of captions; nothing of a model of classes."""
+    """What the run's record says about captions; nothing for a model of classes."""
     store = captions_of(data)
     if store is None or config.generator.condition == "class":
         return {}
@@ -119,7 +119,7 @@ def _features_of(data: ImageSet | CodeSet, config: ModelConfig, recipe: Generato
 
 
 def _new_model(config: ModelConfig, seed: int, initial: BiGR | None, recompute: bool) -> BiGR:
-    """A generator with weights of a seed, or those of another model."""
+    """A generator with random weights from a seed, or with those of another model."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = BiGR(config.generator)

@@ -1,4 +1,4 @@
-"""A training step of the generator: what is masked, what is lost, which optimizers. Knows nothing of data or files.
+"""A training step of the generator: masks, losses, optimizers. Knows nothing of data or files.
 
 Source: BiGR sections 3.2 and 4.1 and its appendix: AdamW(0.9, 0.95), weight decay 0.02 on matrices of the transformer,
 clipping at 1, EMA, class dropout 0.1, residual dropout 0.1.
@@ -31,7 +31,7 @@ Sampler = Callable[[BiGR], Tensor]
 
 
 def parameter_groups(model: BiGR, weight_decay: float) -> list[dict[str, Any]]:
-    """Of what is trained, matrices of the transformer with weight decay; vectors and the whole transcoder without."""
+    """The trained weights: the transformer's matrices with weight decay, vectors and the whole transcoder without."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -133,7 +133,7 @@ class GeneratorTask:
     def _pass(
         self, codes: Tensor, given: Given | None, masked: Tensor, features: list[Tensor | None], read: Tensor | None
     ) -> tuple[TrainingPass, dict[str, tuple[float, Tensor]]]:
-        """A pass of the generator, and what else its states are asked for: weight and value of each term."""
+        """A pass of the generator, and the further terms of the loss, {name: (weight, value)}."""
         recipe, model, anchor = self._recipe, self.modules[0], self._anchor
         if anchor is not None:
             assert not isinstance(given, Captions)
@@ -164,7 +164,7 @@ class GeneratorTask:
 
 
 def _chunks(part: Given | None, count: int, rows: int) -> Sequence[Given | None]:
-    """What a batch holds of one kind, split into passes as its `rows` are."""
+    """One part of a batch, split into passes like its `rows`."""
     if isinstance(part, Captions):
         return [Captions(*pair) for pair in zip(*(each.chunk(count) for each in part), strict=True)]
     return [None] * len(range(0, rows, -(-rows // count))) if part is None else part.chunk(count)

@@ -1,7 +1,7 @@
-"""When an adaptation ends: by the loss on held-out codes, or by the clock; and its best weights so far.
+"""When an adaptation ends, by its loss on held-out codes or by the clock, and its best weights so far.
 
-The best are those of the smallest loss whose features tell the classes apart as well as at the start. Knows nothing of
-what is trained, or how.
+The best weights have the smallest loss of those whose features tell the classes apart as well as at the start. Knows
+nothing of what is trained, or how.
 """
 
 # n held-out images, m of those trained on, D width
@@ -57,9 +57,9 @@ def held_out_loss(model: BiGR, codes: CodeSet, *, conditional: bool) -> float:
 
 
 def held_out_neighbors(model: BiGR, kept: CodeSet, held_out: CodeSet) -> float:
-    """20-NN of the first held-out images among some of those trained on, in percent, by features of the usual block.
+    """20-NN accuracy of the first held-out images among training images, in percent, on features of the usual block.
 
-    Neighbors are weighed by exp(cosine / 0.07), as `bench` weighs them. Both sets have labels.
+    Neighbors are weighted by exp(cosine / 0.07), as in `bench`. Both sets have labels.
     """
     assert kept.labels is not None
     assert held_out.labels is not None
@@ -90,11 +90,10 @@ def _shares(count: int) -> Tensor:
 
 
 class BestWeights:
-    """Asked after each step whether to end there; keeps the averaged weights that did best on held-out codes.
+    """Decides after each step whether training ends, and keeps the averaged weights that did best on held-out codes.
 
-    They lie in `folder` as best.safetensors, with best.json, so that a run that goes on after a stop has them. `names`
-    are the weights that are trained: no others are kept. `kept`: the codes that are trained on, if classes are to be
-    told apart as well as at the start, by 20-NN; None: only the loss counts.
+    They are in `folder` as best.safetensors, with best.json, for a run that resumes. `names` are the trained weights;
+    only those are kept. `kept`: the codes trained on, for the 20-NN; None: only the loss counts.
     """
 
     def __init__(
@@ -115,27 +114,27 @@ class BestWeights:
         self._until, self._kept = time.monotonic() + seconds, kept
         self.losses: dict[int, float] = {}
         self.neighbors: dict[int, float] = {}
-        self.ended = "all steps"
+        self.ended = "all steps were done"
         if (folder / "best.json").exists():
             known = json.loads((folder / "best.json").read_text())
             self.losses, self.neighbors = ({int(step): value for step, value in each.items()} for each in known)
 
     def __call__(self, done: int, average: ExponentialAverage) -> bool:
-        """Whether to end after `done` steps; the same on every process."""
+        """Whether to end after `done` steps: the same answer on every process."""
         late = _anywhere(time.monotonic() >= self._until)
         if done not in self.losses and (done % self._every == 0 or late or not self.losses):
             self._look(done, average)
         if late:
-            self.ended = "the time given"
+            self.ended = "the time given was over"
             return True
         if done % self._every == 0 and sum(step > self.best_step for step in self.losses) >= self._patience:
-            self.ended = "held-out pictures that did no better"
+            self.ended = "the held-out pictures did no better"
             return True
         return False
 
     @property
     def best_step(self) -> int:
-        """The step with the smallest held-out loss, of those whose features are no worse than the first ones."""
+        """The step with the smallest held-out loss, of those whose features are no worse than at the start."""
         return min((step for step in self.losses if self._keeps_features(step)), key=lambda step: self.losses[step])
 
     def _keeps_features(self, step: int) -> bool:
@@ -145,7 +144,7 @@ class BestWeights:
         return self.neighbors[step] >= self.neighbors[min(self.neighbors)] - slack
 
     def record(self) -> dict[str, Any]:
-        """What happened, as plain data; before and after are of the first look and of the weights kept."""
+        """What happened, as plain data; "before" is the first look, "after" that of the weights kept."""
         first, kept = min(self.losses), self.best_step
         pairs = {"held_out_loss": self.losses, "held_out_20nn": self.neighbors}
         return {

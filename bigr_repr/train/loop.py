@@ -36,7 +36,7 @@ SCHEDULES = ("constant", "cosine")
 AUTO = "auto"
 RESUMES = ("newest", "previous")
 NO_TRACKER = "none"
-_NEWER = ("mirror", "least_area")  # fields of recipes that runs of older versions do not state
+_NEWER = ("mirror", "least_area")  # fields that recipes of older versions lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class TrainSettings:
             object.__setattr__(self, "precision", mixed_precision(self.precision))
 
     def due(self, done: int, every: int) -> bool:
-        """Whether what happens every so many steps, and after the last, happens after `done` steps. 0: never."""
+        """Whether what happens every `every` steps, and after the last, is due after `done` steps. 0: never."""
         return every > 0 and (done % every == 0 or done == self.steps)
 
     def rate(self, step: int) -> float:
@@ -282,7 +282,7 @@ def _train(
 
 
 def _accelerate(task: Task, settings: TrainSettings) -> Accelerator:
-    """An accelerator that the task's modules and optimizers are prepared for."""
+    """An accelerator, with the task's modules and optimizers prepared for it."""
     project = ProjectConfiguration(project_dir=settings.out, logging_dir=str(Path(settings.out) / "logs"))
     AcceleratorState._reset_state()  # an earlier run of this process may have computed in another precision
     accelerator = Accelerator(
@@ -298,7 +298,7 @@ def _accelerate(task: Task, settings: TrainSettings) -> Accelerator:
 
 
 def _tracker(name: str) -> str | None:
-    """A tracker as Accelerate takes it. Raises ValueError for an unknown one, ImportError for one not installed."""
+    """The tracker's name for Accelerate. Raises ValueError for an unknown one, ImportError for one not installed."""
     if name == NO_TRACKER:
         return None
     known = [each for each in LoggerType.list() if each != "all"]
@@ -355,7 +355,7 @@ def _picture(
 
 
 def objective_of(recipe: Any) -> dict[str, Any]:
-    """The fields of a recipe, for `identify`. Those that older versions lacked count where they are not the usual."""
+    """The fields of a recipe, for `identify`; those that older versions lacked only where they are not the default."""
     usual = {field.name: field.default for field in fields(recipe) if field.name in _NEWER}
     return {name: value for name, value in asdict(recipe).items() if name not in usual or value != usual[name]}
 

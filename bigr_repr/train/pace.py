@@ -54,7 +54,7 @@ def _measured(trial: Trial, device: torch.device) -> str:
 
 
 def _seconds(step: Callable[[], object], device: torch.device, *, half: bool) -> float:
-    """The shortest of a few tries, after one that does not count."""
+    """The shortest of a few runs, after a warm-up."""
     taken = []
     for _ in range(1 + _TRIES):
         since = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Pictures of an adaptation's classes, to look at: the user's own, and those that the model draws."""
+"""Pictures of an adaptation's classes to look at: the user's, and what the model draws."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Subject(NamedTuple):
 
 
 def subjects(made: Adapted, most: int) -> list[Subject]:
-    """The first classes of an adaptation's pictures; without labels, one that stands for no class in particular."""
+    """The first classes of an adaptation's pictures; without labels, a single subject, "no class"."""
     images, names = made.images, made.after.config.class_names
     if images.labels is None:
         return [Subject("no class", made.held_out, None, None)]

@@ -1,4 +1,4 @@
-"""What ends a run before its last step: signals of schedulers, and a time limit. Knows nothing of what is trained."""
+"""What ends a run early: schedulers' signals and a time limit. Knows nothing of what is trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGNALS: Final = tuple(number for name in ("SIGTERM", "SIGUSR1") if (number := g
 
 
 class RunStoppedError(TrainingError):
-    """A run was told to stop, and did so after writing a checkpoint. `exit_code` is what a command ends with."""
+    """A run was told to stop, and did so after writing a checkpoint. `exit_code` is the command's."""
 
     exit_code = EXIT_CODE
 
@@ -67,6 +67,6 @@ class StopSignals:
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """For processes that load data: a scheduler signals them too, but they end with the process that they load for."""
+    """For processes that load data: a scheduler signals them too, but they end with the one they load for."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -43,10 +43,10 @@ def begun_with_classes(start: Pretrained, config: ModelConfig, taken: Tensor) ->
 
 
 class TrainedPart:
-    """Freezes what a method does not train, in a generator whose first classes' rows are `taken` (C + 1,) or new (-1).
+    """Freezes what a method does not train. `taken` (C + 1,): the base's row of each class, or -1 for a new one.
 
-    All rows of classes that the pictures have are trained, and those of new classes; "no class" is, except by the
-    method "classes". Raises ImportError where peft is missing.
+    The rows of the pictures' classes and of new classes are trained; so is "no class", except by the method "classes".
+    Raises ImportError where peft is missing.
     """
 
     def __init__(self, model: BiGR, taken: Tensor, labels: list[int], recipe: AdaptRecipe) -> None:
@@ -66,12 +66,12 @@ class TrainedPart:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the weights that are trained."""
+        """Names of the trained weights."""
         return frozenset(name for name, weight in self.model.named_parameters() if weight.requires_grad)
 
     @property
     def count(self) -> int:
-        """Numbers that are trained: of the table of classes only the rows that are."""
+        """How many numbers are trained; of the table of classes, only the trained rows count."""
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         whole = sum(weight.numel() for name, weight in trained.items() if name != CLASS_TABLE)
         rows = len(self._rows) if len(trained) == len(list(self.model.parameters())) else int(self._rows.sum())
@@ -80,9 +80,9 @@ class TrainedPart:
     def write(
         self, folder: Path, config: ModelConfig, *, base: str, base_sha256: str, tokenizer: nn.Module | None = None
     ) -> Path:
-        """Write the adapter of a model that was trained by "lora" or "classes"; it is complete or not there.
+        """Write the adapter after "lora" or "classes", whole or not at all.
 
-        tokenizer: one that was trained on, in place of the model's.
+        tokenizer: an adapted one, in place of the model's.
         """
         partial = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
@@ -113,7 +113,7 @@ class TrainedPart:
 
 
 def _with_low_rank(model: BiGR, recipe: AdaptRecipe) -> PeftModel:
-    """Put low-rank changes beside matrices of a model's blocks, in place; drawn with torch's random state."""
+    """Add low-rank changes to matrices of a model's blocks, in place; drawn with torch's random state."""
     try:
         import peft
     except ImportError as error:

@@ -91,7 +91,7 @@ def _tell(record: dict[str, Any], model: str, as_json: bool) -> None:
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
         return
     trained = f"{record['trained_parameters']:,} of {record['parameters']:,} parameters"
-    typer.echo(f"trained {trained} in {record['steps']} steps, ended by {record['ended_by']}")
+    typer.echo(f"trained {trained} in {record['steps']} steps; {record['ended_by']}")
     for what, (before, after) in record["figures"].items():
         typer.echo(f"{what:<13} {before:5.1f} -> {after:5.1f} %")
     loss = record["held_out_loss"]
