@@ -106,7 +106,7 @@ def test_captions_of_coco(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="captions of none of these pictures"):
         coco_captions(file, ["c.jpg"])
     file.write_text("[]")
-    with pytest.raises(ValueError, match="no captions file of COCO"):
+    with pytest.raises(ValueError, match="not a COCO captions file"):
         coco_captions(file, ["a.jpg"])
 
 

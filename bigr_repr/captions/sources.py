@@ -110,7 +110,7 @@ def coco_captions(file: PathLike, pictures: Sequence[PathLike]) -> list[Listed]:
             by_name[names[each["image_id"]]] += _texts(each["caption"], file)
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{os.fspath(file)} is no captions file of COCO ({error!r}); one holds images with id and file_name, "
+            f"{os.fspath(file)} is not a COCO captions file ({error!r}); one holds images with id and file_name, "
             "and annotations with image_id and caption"
         ) from error
     found = [tuple(by_name.get(Path(picture).name, ())) for picture in pictures]

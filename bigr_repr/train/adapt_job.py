@@ -230,7 +230,7 @@ class AdaptJob:
         settings: TrainSettings,
         seconds: float,
     ) -> BestWeights:
-        """What judges weights on the held-out pictures; by neighbors too, where there are classes and features change."""
+        """What judges weights on held-out pictures; by neighbors too, where there are classes and features change."""
         labels = kept.labels
         told_apart = labels is not None and len(np.unique(labels)) > 1 and self._recipe.method != "classes"
         Path(settings.out).mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,9 @@ class GeneratorRecipe:
     sample_bits: bool = option(
         True, "When training on images, draw the tokenizer's bits at random instead of thresholding them."
     )
-    mirror: bool = option(True, "When training on images, mirror every other one; not for writing and the like.")
+    mirror: bool = option(
+        True, "When training on images, mirror every other one; turn it off for writing and the like."
+    )
     least_area: float = option(
         1.0,
         "When training on images, draw a random part of each, of at least this share of its area; 1: whole images.",

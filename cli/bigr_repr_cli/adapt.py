@@ -31,17 +31,17 @@ def command(
     pictures: Annotated[int, typer.Option(min=0, help="Pictures to draw of each class for the page; 0: none.")] = 4,
     measure: Annotated[bool, typer.Option(help="Measure probe and 20-NN before and after.")] = True,
     precision: Annotated[
-        TrainPrecision, typer.Option(help="Number type that the network is trained in; auto: what is faster here.")
+        TrainPrecision, typer.Option(help="Number type to train in; auto: whichever is faster here.")
     ] = TrainPrecision.auto,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
     *,
     columns: ParquetColumns,
     as_json: Json = False,
 ) -> None:
-    """Adapt a model to your pictures: sub-folders are classes, or labels of a Parquet file; or pictures without any.
+    """Adapt a model to your pictures, with sub-folders or the labels of a Parquet file as classes, or without any.
 
-    Writes OUT, which every command takes as --model, and OUT/adapt.html to look at; unless all weights were trained,
-    also OUT/adapter, a few megabytes that load as --model MODEL+OUT/adapter."""
+    Writes OUT, which every command takes as --model, with OUT/adapt.html to look at and, unless --method full, a
+    small adapter, which loads as --model MODEL+OUT/adapter."""
     from bigr_repr.evaluate.reports.adapted import figures_of, quality_of, save_adaptation_page
     from bigr_repr.evaluate.runs.adapted import compare_models
     from bigr_repr.train.adaptation import adapt, note_quality
@@ -71,7 +71,7 @@ def _write(record: dict[str, Any], path: Path) -> None:
 
 
 def _shown(made: "Adapted", count: int, on_progress: "OnProgress") -> "list[ClassShown]":
-    """Pictures of the first classes, or of none in particular where there are no classes."""
+    """Pictures of the first classes, or without a class where there are none."""
     from bigr_repr.evaluate.reports.adapted import ClassShown
     from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
 

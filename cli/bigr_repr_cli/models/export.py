@@ -1,4 +1,4 @@
-"""`bigr-repr models export`: a model's feature network as a graph of another runtime."""
+"""`bigr-repr models export`: a model's feature network as a graph for another runtime."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,24 +20,22 @@ Numbers = StrEnum("Numbers", ["float32", "bfloat16", "int8"])
 
 @dataclass(frozen=True, kw_only=True)
 class NumberOptions:
-    """What the network computes in."""
+    """The number types that the network computes in."""
 
     precision: Annotated[
         Numbers,
-        typer.Option(help="What it computes in: int8 with onnx and openvino, bfloat16 with openvino and torch."),
+        typer.Option(help="Number type it computes in: int8 with onnx and openvino, bfloat16 with openvino and torch."),
     ] = Numbers.float32
     tokenizer: Annotated[
         Numbers | None,
         typer.Option(
-            help="What the tokenizer computes in: float32 keeps the codes' bits, the same as --precision is faster "
-            r"\[default: float32 where the runtime can do both]."
+            help="Number type of the tokenizer: float32 keeps every bit of the codes, the same as --precision is "
+            r"faster \[default: float32 where the runtime can do both]."
         ),
     ] = None
     calibrate: Annotated[
         Path | None,
-        typer.Option(
-            help="Images like those to embed, a hundred or more, to which int8 is fitted; for --precision int8."
-        ),
+        typer.Option(help="A hundred or more images like those you will embed, to calibrate int8 with."),
     ] = None
 
 
@@ -48,7 +46,7 @@ def command(
     model: Model = DEFAULT_MODEL,
     layer: Annotated[
         list[str],
-        typer.Option(help="Blocks whose features to give, counted from 0: 12, -1, mid, 4,8 or 4+8. May be repeated."),
+        typer.Option(help="Blocks to take features from, counted from 0: 12, -1, mid, 4,8 or 4+8. May be repeated."),
     ] = ("12",),  # type: ignore[assignment]  # a default that cannot change
     pool: Annotated[Pool, typer.Option(help="How a block's tokens become one vector, as of bigr-repr embed.")] = (
         Pool.avg

@@ -11,9 +11,13 @@ from bigr_repr_cli.options import Json
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder, as adapt and train write it.")],
-    repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the hub; made if need be.")],
+    repository: Annotated[
+        str, typer.Argument(metavar="USER/NAME", help="Repository on the hub, created if it does not exist.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    branch: Annotated[str | None, typer.Option(help=r"Branch to write to; made if need be \[default: main].")] = None,
+    branch: Annotated[
+        str | None, typer.Option(help=r"Branch to write to, created if it does not exist \[default: main].")
+    ] = None,
     license: Annotated[
         str | None, typer.Option(help=r"License of the weights, as the hub names it: mit, cc-by-4.0 \[default: none].")
     ] = None,
@@ -26,8 +30,8 @@ def command(
 ) -> None:
     """Publish a model folder on the Hugging Face hub, with a model card written from its record.
 
-    FOLDER/README.md, if there is one, is taken for the card instead. A token is needed: hf auth login, or HF_TOKEN. An
-    upload that was interrupted goes on when the command is given again."""
+    FOLDER/README.md, if there is one, is the card instead. You need a token: hf auth login, or HF_TOKEN. To resume an
+    interrupted upload, give the command again."""
     from bigr_repr.checkpoints.hub import push
     from bigr_repr.train.card import card_and_pictures
 

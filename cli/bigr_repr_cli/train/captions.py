@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionSource:
-    """Where the captions are, and how they are encoded."""
+    """Where the captions come from, and how they are encoded."""
 
     text_encoder: Annotated[
         str,
@@ -31,16 +31,16 @@ class CaptionSource:
             "hub or its folder, as google/flan-t5-xl (the paper's width)."
         ),
     ] = "words"
-    caption_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Tokens a caption keeps at most.")] = 120
-    caption_column: Annotated[str, typer.Option(help="Column of Parquet files that holds texts or lists of texts.")] = (
+    caption_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Most tokens kept of a caption.")] = 120
+    caption_column: Annotated[str, typer.Option(help="Column of Parquet files with texts or lists of texts.")] = (
         "caption"
     )
     coco: Annotated[
-        Path | None, typer.Option(help="Captions file of COCO, for a folder of its pictures.", metavar="JSON")
+        Path | None, typer.Option(help="COCO captions file, for a folder of its pictures.", metavar="JSON")
     ] = None
     template: Annotated[
         str | None,
-        typer.Option(help='Make captions of class names, {} being the name: "a photograph of a {}".'),
+        typer.Option(help='Make captions from class names, with {} for the name: "a photograph of a {}".'),
     ] = None
 
     def read(self, images: ImageSet) -> Sequence[Sequence[str]]:
@@ -81,7 +81,7 @@ class Encoding:
     ] = "auto"
 
     def codes(self, images: ImageSet, tokenizer: str, out: Path) -> CodeSet:
-        """The codes of the images; those that a run wrote which was stopped before the captions."""
+        """The codes of the images, reused if an earlier run was stopped after writing them."""
         from bigr_repr.checkpoints.pretrained import load_tokenizer
         from bigr_repr.train.code_set import CodeSet, write_codes
 
@@ -108,12 +108,12 @@ def command(
     *,
     columns: o.ParquetColumns,
 ) -> None:
-    """Encode images and their captions once, so that a generator of captions trains without either.
+    """Encode images and their captions once, so that a text model trains without either.
 
-    Captions are a .txt or .json file beside each picture, in a folder or a tar shard of WebDataset, a column of Parquet
-    files, a captions file of COCO, names of classes put into a template, or those of synthetic-captions:COUNT, scenes
-    of plain shapes that are made as they are asked for; synthetic-captions:COUNT:held-out shows pairs of color and
-    shape that those never show."""
+    Captions come from a .txt or .json file beside each picture, in a folder or a WebDataset tar shard, from a column of
+    Parquet files, from a COCO captions file, or from class names by a template. synthetic-captions:COUNT makes scenes
+    of plain shapes with captions; synthetic-captions:COUNT:held-out shows pairs of color and
+    shape that the others lack."""
     from bigr_repr.checkpoints.text_encoders import load_text_encoder
     from bigr_repr.datasets import open_images
     from bigr_repr.system.devices import choose_device

@@ -14,7 +14,7 @@ from bigr_repr_cli.train import options as o
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """Another network, whose features of the images are stored beside the codes."""
+    """Another network whose features of the images are stored beside the codes."""
 
     align: Annotated[
         str | None,
@@ -37,7 +37,7 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 64,
     mirror: Annotated[bool, typer.Option(help="Also store the codes of every mirror image.")] = True,
     crops: Annotated[
-        int, typer.Option(min=0, help="Also store the codes of so many random parts of every image, mirrored or not.")
+        int, typer.Option(min=0, help="Also store the codes of this many random crops of every image, some mirrored.")
     ] = 0,
     precision: Annotated[
         o.CodePrecision,
@@ -49,7 +49,7 @@ def command(
     *,
     columns: o.ParquetColumns,
 ) -> None:
-    """Encode images once into a packed code data set, so that a generator trains without images."""
+    """Encode images once into a packed code data set, from which a generator trains without them."""
     from bigr_repr.checkpoints.pretrained import load_tokenizer
     from bigr_repr.datasets import open_images
     from bigr_repr.train.alignment import FrozenNetwork, write_features

@@ -15,7 +15,7 @@ def command(
     data: Annotated[
         list[str],
         typer.Argument(
-            help="Folders that train codes wrote, of several each with a weight if need be, as a:3 b:1; or images: "
+            help="Folders that train codes wrote, several with weights as in a:3 b:1; or images: "
             "folders, Parquet files, tar shards or torchvision:NAME:ROOT."
         ),
     ],

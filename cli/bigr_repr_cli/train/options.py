@@ -57,7 +57,7 @@ class ParquetColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How a run goes on in time, what it keeps, and where it computes; the rest is up to each trainer."""
+    """How long a run takes, what it keeps, and where it computes; the rest is up to each trainer."""
 
     warmup: Annotated[int, typer.Option(min=0, help="Steps in which the learning rate rises linearly to its peak.")] = 0
     schedule: Annotated[Scheduled, typer.Option(help="How the learning rate changes after the warm-up.")] = (
@@ -105,13 +105,13 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerLosses:
-    """What a tokenizer is trained on and towards."""
+    """What a tokenizer sees in training, and what it optimizes."""
 
     crop: Annotated[
         int | None,
         typer.Option(min=1, help=r"Train on random square crops with this side in pixels \[default: on whole images]."),
     ] = None
-    mirror: Annotated[bool, typer.Option(help="Mirror every other image; not for writing and the like.")] = True
+    mirror: Annotated[bool, typer.Option(help="Mirror every other image; turn it off for writing and the like.")] = True
     least_area: Annotated[
         float,
         typer.Option(
@@ -152,7 +152,7 @@ class TokenizerLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Which generator is trained, and what it begins with."""
+    """Which generator is trained, and what it starts from."""
 
     preset: Preset = "tiny"
     name: Annotated[str | None, typer.Option(help=r"Name of the model \[default: the preset's].")] = None
@@ -198,7 +198,7 @@ class Architecture:
 
 
 def print_result(what: str, folder: Path) -> None:
-    """Say where the result lies: once, however many processes trained."""
+    """Say where the result is, once, however many processes trained."""
     from accelerate import PartialState
 
     if PartialState().is_main_process:
