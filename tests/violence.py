@@ -115,8 +115,11 @@ class Extractor:
     def __init__(self, pre: Any, layers: Any, *arguments: Any, **options: Any) -> None:
         import torch
 
+        from bigr_repr.features.condition import NO_CONDITION
+
         self.config, self._layers, self.group = pre.config, list(layers), 2
         self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "float32"
+        self.condition = NO_CONDITION
 
     def __call__(self, images: Any) -> Any:
         import torch

@@ -35,7 +35,7 @@ def command(
 
     Images that cannot be read are listed in OUT/failures.jsonl. To use the rows elsewhere: bigr-repr embed export.
 
-    Give the same command again to resume a run that was stopped.
+    Run the same command again to resume a run that was stopped.
 
     --layer best is the block that bigr-repr bench layers found for this model.
     """

@@ -1,4 +1,4 @@
-"""A run's counts in Prometheus' text format, and the port where they are asked for. Knows nothing of runs."""
+"""A run's counts in Prometheus' text format, and a port that answers with them. Knows nothing of runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 
 
 class Counts(Protocol):
-    """What is told: images dealt with, in all (None while they are listed), without a row, and per second."""
+    """Images dealt with, in all (None while they are listed), without a row, and per second."""
 
     done: int
     total: int | None
@@ -44,7 +44,7 @@ def metrics_text(meter: Counts) -> str:
 
 @contextmanager
 def serving(address: str, text: Callable[[], str]) -> Iterator[int]:
-    """While the block runs, give text() to whoever asks at "[HOST:]PORT" for /metrics.  Gives the port.
+    """While the block runs, answer /metrics at "[HOST:]PORT" with text().  Gives the port.
 
     Raises BadParameter for another address, OSError for a port that is taken.
     """
@@ -66,7 +66,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def _server(address: str, text: Callable[[], str]) -> ThreadingHTTPServer:
-    """What gives text() to whoever asks for /metrics."""
+    """A server that answers /metrics with text()."""
 
     class MetricsAnswer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -79,7 +79,7 @@ def _server(address: str, text: Callable[[], str]) -> ThreadingHTTPServer:
             self.wfile.write(content)
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     place = parse_address(address)
 

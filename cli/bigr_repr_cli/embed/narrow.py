@@ -1,4 +1,4 @@
-"""`bigr-repr embed --precision int8` and bfloat16: what they gain and cost, in one line. Knows nothing of rows."""
+"""`bigr-repr embed --precision int8` and bfloat16: their gain and cost, in one line. Knows nothing of rows."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class EstimateOptions:
 
     estimate: Annotated[
         bool,
-        typer.Option("--estimate", help="Embed a sample here, and work out bytes, requests, hours and money from it."),
+        typer.Option("--estimate", help="Embed a sample here, and estimate bytes, requests, hours and money from it."),
     ] = False
     sample: Annotated[int, typer.Option(min=1, help="Images of the sample.")] = 256
     machines: Annotated[int, typer.Option(min=1, help="Machines like this one that would share the work.")] = 1
@@ -61,10 +61,10 @@ def command(
     prices: PriceOptions,
     as_json: Json = False,
 ) -> None:
-    """Say what a run would take: put "plan" into the command that you mean to give. Nothing is written.
+    """Show what a run would take: put "plan" into its command. Nothing is written.
 
     The inputs are listed and counted. With --estimate a sample of them is embedded on this machine, and hours, bytes
-    and requests are worked out from it; money too, by the prices that you state, in whatever currency.
+    and requests are estimated from it, and money at the prices that you state, in any currency.
 
     To embed images that are in a folder called plan: bigr-repr embed ./plan
     """

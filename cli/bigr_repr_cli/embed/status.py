@@ -1,4 +1,4 @@
-"""`bigr-repr embed status`: how far a data set is, from any machine."""
+"""`bigr-repr embed status`: the progress of a data set, from any machine."""
 
 import dataclasses
 import json
@@ -14,9 +14,9 @@ def command(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL that bigr-repr embed writes into.")],
     as_json: Json = False,
 ) -> None:
-    """Say how far a data set is that is being written: units done, by whom, how fast, and the time left.
+    """Show the progress of a data set that is being written: units done, by whom, how fast, and the time left.
 
-    It may be asked from any machine that sees OUT, and reads only names, times and two small files.
+    Works on any machine that can read OUT; it reads only names, times and two small files.
 
     To embed images that are in a folder called status: bigr-repr embed ./status
     """
@@ -42,4 +42,4 @@ def command(
         for who, units in sorted(told.get("units", {}).items()):
             typer.echo(f"  {who}: {units:,} units")
     elif status.units_done < status.units:
-        typer.echo("no run gave a sign of life in the last minute: give the same bigr-repr embed again to go on")
+        typer.echo("no run has given a sign of life in the last minute; run the same bigr-repr embed again to continue")

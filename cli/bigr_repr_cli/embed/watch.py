@@ -1,4 +1,4 @@
-"""How `bigr-repr embed` shows how far it is: a bar on a terminal, else a line a minute; as JSON; as metrics."""
+"""How `bigr-repr embed` shows its progress: a bar on a terminal, else a line a minute; as JSON; as metrics."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _RECENT: Final = 600.0  # that the rate is measured over
 
 @dataclass(frozen=True, kw_only=True)
 class WatchOptions:
-    """How a run tells how far it is."""
+    """How a run shows its progress."""
 
     log_json: Annotated[
         bool,
-        typer.Option("--log-json", help="Say how far the run is as a line of JSON a minute on stderr, without a bar."),
+        typer.Option("--log-json", help="Report progress as a line of JSON a minute on stderr, instead of a bar."),
     ] = False
     metrics: Annotated[
         Path | None,
         typer.Option(
-            help="File to keep up to date with the run's counts in Prometheus' text format, as for the textfile "
+            help="File to keep up to date with the run's counts in Prometheus' text format, for the textfile "
             r"collector of its node exporter \[default: none]."
         ),
     ] = None
@@ -45,7 +45,7 @@ class WatchOptions:
 
 
 class Meter:
-    """Counts over time: what is done, how fast lately, and how long the rest takes."""
+    """Counts over time: what is done, the recent rate, and the time that the rest takes."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, int]] = deque()
@@ -53,7 +53,7 @@ class Meter:
         self.total: int | None = None
 
     def count(self, done: int, total: int | None, failures: int) -> None:
-        """The counts as they are now; those of the listing do not count as speed."""
+        """Take the current counts; those of the listing do not enter the rate."""
         if (total is None) != (self.total is None):
             self._marks.clear()
         now = time.monotonic()
@@ -65,14 +65,14 @@ class Meter:
 
     @property
     def rate(self) -> float:
-        """Images per second in the last minutes; 0.0 if that cannot be told yet."""
+        """Images per second in the last minutes; 0.0 if not known yet."""
         first, done = self._marks[0] if self._marks else (0.0, 0)
         seconds = time.monotonic() - first
         return (self.done - done) / seconds if self._marks and seconds > 1 else 0.0
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest takes at that rate; None if that cannot be told."""
+        """Seconds that the rest takes at that rate; None if not known."""
         return (self.total - self.done) / self.rate if self.total is not None and self.rate else None
 
     def content(self) -> dict[str, Any]:
@@ -93,14 +93,14 @@ class Meter:
 
 
 class Watch:
-    """What a run's counts are given to: a line now and then on stderr, and the metrics file."""
+    """Reports a run's counts: a line now and then on stderr, the metrics file, and the port."""
 
     def __init__(self, options: WatchOptions, lines: bool) -> None:
         self._options, self._lines, self.meter = options, lines, Meter()
         self._said = self._written = time.monotonic()
 
     def show(self, done: int, total: int | None, failures: int) -> None:
-        """Count, and tell it if it is time to."""
+        """Take the counts, and report them if it is time to."""
         first = total is not None and self.meter.total is None
         self.meter.count(done, total, failures)
         now = time.monotonic()
@@ -112,7 +112,7 @@ class Watch:
             self.write()
 
     def say(self, **more: Any) -> None:
-        """A line of how far it is."""
+        """Write a line of progress."""
         if self._options.log_json:
             line = json.dumps({"time": round(time.time(), 3), **self.meter.content(), **more})
         else:
@@ -120,12 +120,12 @@ class Watch:
         typer.echo(line, err=True)
 
     def served(self) -> AbstractContextManager[object]:
-        """While the block runs, whoever asks at the port is told the counts, if there is to be one."""
+        """While the block runs, answer at the port with the counts, if a port was asked for."""
         port = self._options.metrics_port
         return nullcontext() if port is None else serving(port, lambda: metrics_text(self.meter))
 
     def write(self, ended: bool = False) -> None:
-        """Write the metrics file, if there is to be one."""
+        """Write the metrics file, if one was asked for."""
         from bigr_repr.system.files import replacing
 
         if self._options.metrics is not None:
