@@ -18,7 +18,7 @@ from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.images.find import Source, escape_path
 from bigr_repr.system.spilled import SpilledArray, columns_of, sorted_by
 
-_BLOCK = 8192
+_BLOCK, _STEPS = 8192, 32  # inputs looked up at a time, and in how many steps
 _KIND = "S16"  # NumPy passes over zeros at the end of such a string; at a fixed length no two become equal by that
 _RECORD = np.dtype([("path", _KIND), ("place", _KIND), ("number", np.int64)])
 _Digests = NDArray[np.bytes_]
@@ -90,23 +90,25 @@ class KnownInputs:
         """For each, what of it the plan has: "" nothing, "path" or "place" only that, "all"."""
         paths, places = _digests(entries)
         held = {name: column.values for name, column in self._by_path.items()}
-        order = np.argsort(paths)  # neighbors are looked up one after the other
         known = np.zeros(len(entries), "S5")
-        starts, ends = (np.searchsorted(held["path"], paths[order], side) for side in ("left", "right"))
-        for ask, start, end in zip(order.tolist(), starts.tolist(), ends.tolist(), strict=True):
-            if end > start:
-                same = held["place"][start:end] == places[ask]
-                self._seen.values[held["number"][start:end][same]] = True
-                known[ask] = b"all" if same.any() else b"path"
+        for asked in np.array_split(np.argsort(paths), _STEPS):  # neighbors together, so that few pages are mapped
+            starts, ends = (np.searchsorted(held["path"], paths[asked], side) for side in ("left", "right"))
+            for ask, start, end in zip(asked.tolist(), starts.tolist(), ends.tolist(), strict=True):
+                if end > start:
+                    same = held["place"][start:end] == places[ask]
+                    self._seen.values[held["number"][start:end][same]] = True
+                    known[ask] = b"all" if same.any() else b"path"
+            for column in self._by_path.values():
+                column.release()
         left = np.flatnonzero(known == b"")
         if len(left) and len(self._sorted_places):
             held_places = self._sorted_places.values["place"]
-            asked = np.sort(places[left])
-            at = np.searchsorted(held_places, asked).clip(max=len(held_places) - 1)
-            elsewhere = asked[held_places[at] == asked]
+            wanted = np.sort(places[left])
+            at = np.searchsorted(held_places, wanted).clip(max=len(held_places) - 1)
+            elsewhere = wanted[held_places[at] == wanted]
             known[left[np.isin(places[left], elsewhere)]] = b"place"
-        for array in (*self._by_path.values(), self._sorted_places, self._seen):
-            array.release()
+        self._sorted_places.release()
+        self._seen.release()
         return [word.decode() for word in known.tolist()]
 
 
