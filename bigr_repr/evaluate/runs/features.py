@@ -59,11 +59,12 @@ def with_tokens(views: list[View], n_bits: int | None) -> list[View]:
 def facts_of(wanted: Wanted, record: dict[str, Any], duplicates: int) -> dict[str, Any]:
     from bigr_repr._version import __version__
 
+    told = record.get("condition") or (wanted.settings.condition.record() if wanted.settings.condition else None)
     return {
         "model": record,
         "pool": wanted.settings.pool,
         "mirror": wanted.settings.mirror,
-        **({"condition": wanted.settings.condition.record()} if wanted.settings.condition else {}),
+        **({"condition": told} if told else {}),
         "train": wanted.data.train.record,
         "test": wanted.data.test.record,
         "test_images_in_train": duplicates,

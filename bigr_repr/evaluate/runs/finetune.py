@@ -63,8 +63,9 @@ class FineTuning:
     def words(self, count: int) -> str:
         """The protocol, for reports."""
         crops = "random resized crops (0.08..1) and mirror images" if self.crops else "whole images"
+        passes = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
         return (
-            f"fine-tuned with a linear head by AdamW: {self.epochs} epochs of {count} images, batch {self.batch}, rate "
+            f"fine-tuned with a linear head by AdamW: {passes} of {count} images, batch {self.batch}, rate "
             f"{self.rate:g} x batch/256, layer decay {self.layer_decay:g}, weight decay {self.weight_decay:g}, label "
             f"smoothing {self.smoothing:g}; {crops}; settings given, not chosen"
         )
