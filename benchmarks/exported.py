@@ -13,8 +13,9 @@ equal the share of code bits that are. The probe is a logistic regression on eac
 
 Rows are written to benchmarks/results/exported.json as they come, and a run goes on after those that are there, which
 --again measures anew; --models and --only run a part.
-Expected: int8 of OpenVINO at least 2 times eager's speed for bigr-tiny-aligned and 3 times for L; with the tokenizer in
-float32 all bits equal; cosines above 0.998. About 10 minutes for each model on an idle machine with a C++ compiler.
+Expected: for bigr-tiny-aligned ONNX Runtime in float32, and int8 of either with the tokenizer in float32, at least 2
+times eager's speed, with all bits equal and cosines above 0.999; for L int8 of OpenVINO 3 times. About 10 minutes for
+each model on an idle machine with a C++ compiler.
 """
 
 from __future__ import annotations
