@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -25,9 +24,9 @@ from torch import Tensor, nn
 
 from bigr_repr.provenance import differences
 from bigr_repr.system.devices import mixed_precision
-from bigr_repr.system.files import naming, replacing
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
+from bigr_repr.train.logbook import Logbook
 from bigr_repr.train.resume import TrainingError, load_checkpoint, read_record, resumed_from, save_checkpoint
 from bigr_repr.train.stopping import RunStoppedError, StopSignals
 
@@ -168,46 +167,6 @@ def _random_state_of(seed: int, step: int, rank: int, device: torch.device) -> I
         yield
 
 
-class _Log:
-    """Scalars to TensorBoard and to `metrics.jsonl`; a resumed run continues the file where its checkpoint stood."""
-
-    def __init__(self, out: Path, accelerator: Accelerator, first_step: int, batch_size: int) -> None:
-        self._accelerator, self._batch_size = accelerator, batch_size
-        self._since, self._done = time.perf_counter(), first_step
-        self._path = out / "metrics.jsonl"
-        if not accelerator.is_main_process:
-            return
-        kept = []
-        if self._path.exists():
-            lines = self._path.read_text().splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < first_step]
-        with replacing(self._path) as file:
-            file.writelines(f"{line}\n".encode() for line in kept)
-
-    def write(self, step: int, scalars: Mapping[str, Tensor], rate: float) -> dict[str, float]:
-        """Log a step's scalars, its learning rate and the speed since the last time; returns them all."""
-        values = {name: float(value) for name, value in scalars.items()}
-        images = (step + 1 - self._done) * self._batch_size
-        values |= {"learning_rate": rate, "images_per_second": images / (time.perf_counter() - self._since)}
-        self._accelerator.log(values, step=step)
-        if self._accelerator.is_main_process:
-            with naming(self._path), self._path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-        self._since, self._done = time.perf_counter(), step + 1
-        return values
-
-    def picture(self, step: int, name: str, image: Tensor, out: Path) -> None:
-        from PIL import Image
-
-        with replacing(out / f"{name}-{step:09d}.png") as file:
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
-        for tracker in self._accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images({name: image[None].numpy()}, step=step, dataformats="NCHW")
-            elif tracker.name == "wandb":
-                tracker.log_images({name: [image.permute(1, 2, 0).numpy()]}, step=step)
-
-
 class Stream(Protocol):
     """What to train on: `bigr_repr.train.batches.batches`, all but these arguments given."""
 
@@ -254,7 +213,7 @@ def _train(
     average = ExponentialAverage(task.modules[0], settings.ema)
     first_step = _resume(out, accelerator, average, record, settings)
     accelerator.init_trackers("bigr")
-    logbook = _Log(out, accelerator, first_step, settings.batch_size)
+    logbook = Logbook(out, accelerator, first_step, settings.batch_size)
     batches, run = _batches(stream, settings, first_step, accelerator), Run(accelerator, settings)
     ended = finished is not None and finished(first_step, average)
     for step in range(first_step, first_step if ended else settings.steps):
@@ -345,7 +304,7 @@ def _resume(
 
 
 def _picture(
-    task: Task, average: ExponentialAverage, accelerator: Accelerator, logbook: _Log, step: int, out: Path
+    task: Task, average: ExponentialAverage, accelerator: Accelerator, logbook: Logbook, step: int, out: Path
 ) -> None:
     weights = average.state()
     if accelerator.is_main_process:
