@@ -276,8 +276,9 @@ def _measured(sources: list[Source], setup: Setup, options: EmbedOptions) -> Mea
 
     with TemporaryDirectory(prefix="bigr-estimate-") as folder:
         batch = options.batch_size if isinstance(options.batch_size, int) else None
-        size = None if len(setup.devices) <= 1 else batch or 32  # so that processes tell of every batch
-        own = replace(options, engine="local", unit_size=size or max(1, len(sources)), update=False, drop_gone=False)
+        many = len(setup.devices) > 1  # then in small units, so that processes tell of every batch
+        size = batch or 32 if many else min(_unit_size(options, setup), max(1, len(sources)))
+        own = replace(options, engine="local", unit_size=size, update=False, drop_gone=False)
         done = embed_sources(iter(sources), Path(folder) / "rows", setup, own, mark)
         if not done.rows:
             raise ValueError(f"none of {done.inputs} sampled images gave a row, so there is nothing to measure")
