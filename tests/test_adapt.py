@@ -27,6 +27,7 @@ from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.train import Adapted, AdaptRecipe, adapt
 from bigr_repr.train.adapt_job import OnProgress
 from bigr_repr.train.adaptation import note_quality
+from bigr_repr.train.held_out import no_fall
 from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
 from bigr_repr.train.stopping import RunStoppedError
 
@@ -137,7 +138,8 @@ def test_the_best_weights_are_kept_and_the_start_is_among_them(adapted: dict[str
         losses = {int(step): loss for step, loss in made.record["held_out_losses"].items()}
         assert 0 in losses
         neighbors = {int(step): share for step, share in made.record["held_out_neighbors"].items()}
-        kept = [step for step in losses if not neighbors or neighbors[step] >= neighbors[0] - 100 / len(made.held_out)]
+        least = neighbors[0] - no_fall(neighbors[0], len(made.held_out)) if neighbors else 0.0
+        kept = [step for step in losses if neighbors.get(step, 0.0) >= least]
         assert losses[made.record["best_step"]] == min(losses[step] for step in kept)
 
 
@@ -385,6 +387,11 @@ def test_features_are_held_near_the_old_ones(pictures: Path, base: Path, tmp_pat
         return float(1 - cosine.mean())
 
     assert moved(50.0) < 0.5 * moved(0.0)
+
+
+@pytest.mark.parametrize(("share", "images", "points"), [(50.0, 100, 5.0), (80.0, 128, 3.54), (100.0, 128, 0.78)])
+def test_a_fall_is_more_than_chance(share: float, images: int, points: float) -> None:
+    assert no_fall(share, images) == pytest.approx(points, rel=0.02)
 
 
 def test_weights_that_tell_classes_apart_less_well_are_not_kept(

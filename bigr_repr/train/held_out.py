@@ -1,7 +1,7 @@
 """When an adaptation ends, by its loss on held-out codes or by the clock, and its best weights so far.
 
-The best weights have the smallest loss of those whose features tell the classes apart as well as at the start. Knows
-nothing of what is trained, or how.
+The best weights have the smallest loss of those whose features tell the classes apart as well as at the start, give or
+take a standard error. Knows nothing of what is trained, or how.
 """
 
 # n held-out images, m of those trained on, D width
@@ -33,7 +33,6 @@ _LOOKED_AT = 128  # images; enough to tell whether the loss still falls
 _LEARNED_FROM = 384  # images that their neighbors are among
 _NEIGHBORS = 20
 _TEMPERATURE = 0.07
-_SLACK = 1.0  # points of 20-NN: what counts as no fall
 _BATCH = 32
 _SEED = 20_240
 
@@ -71,6 +70,12 @@ def held_out_neighbors(model: BiGR, kept: CodeSet, held_out: CodeSet) -> float:
     votes = torch.zeros(len(queries), int(labels.max()) + 1)
     votes.scatter_add_(1, labels[nearest], (cosine / _TEMPERATURE).exp())
     return 100 * float((votes.argmax(1).numpy() == held_out.labels[looked_at]).mean())
+
+
+def no_fall(share: float, images: int) -> float:
+    """By how many points a share of images, in percent, may differ by chance: one standard error, or one image."""
+    likely = (share / 100 * images + 1) / (images + 2)  # so that all, or none, right is not taken for certain
+    return max(1.0, images**0.5 * (likely * (1 - likely)) ** 0.5) * 100 / images
 
 
 def _features(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> Tensor:
@@ -140,8 +145,8 @@ class BestWeights:
     def _keeps_features(self, step: int) -> bool:
         if not self.neighbors:
             return True
-        slack = max(_SLACK, 100 / min(len(self._codes), _LOOKED_AT))  # one picture, where there are few
-        return self.neighbors[step] >= self.neighbors[min(self.neighbors)] - slack
+        before = self.neighbors[min(self.neighbors)]
+        return self.neighbors[step] >= before - no_fall(before, min(len(self._codes), _LOOKED_AT))
 
     def record(self) -> dict[str, Any]:
         """What happened, as plain data; "before" is the first look, "after" that of the weights kept."""
