@@ -9,13 +9,15 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 import torch
+from tiny_model import tiny_model
 
+import bigr_repr as br
 from bigr_repr.models.bigr import masked_count
 from bigr_repr.models.bits import bit_entropy
 from bigr_repr.painting import Pasting
 from bigr_repr.sampling import SamplingSettings
 from bigr_repr.sampling.fields import options_of
-from bigr_repr.sampling.job import Options, given_options
+from bigr_repr.sampling.job import Job, Options, given_options
 from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.orders import bit_margin, choose, fixed_scores, gumbel_noise, halton_order
 from bigr_repr.sampling.settings import ALIASES, FAST, chain_times
@@ -177,3 +179,14 @@ def test_images_and_seeds_have_their_own_noise() -> None:
 def test_seeds_are_whole_numbers(seed: Any, images: list[int]) -> None:
     with pytest.raises(ValueError, match="whole number"):
         SeededDraws(seed, images)
+
+
+@pytest.mark.parametrize("settings", [None, FAST])
+def test_presets_fit_a_model_of_few_tokens(settings: SamplingSettings | None) -> None:
+    pre = tiny_model(side=16)  # 4 tokens
+    given: Options = {} if settings is None else {"settings": settings}
+    assert Job(pre, SamplingSettings(), given).settings.steps == 4
+    asked = Job(pre, SamplingSettings(), {**given, "steps": 5}).settings
+    with pytest.raises(ValueError, match="5 iterations are more than the 4 tokens"):
+        asked.check(pre.config.generator)
+    assert br.generate(pre, labels=[0], diffusion_steps=2, **given).shape == (1, 3, 16, 16)

@@ -21,7 +21,7 @@ from bigr_repr.sampling.canvas import bit_logits, decode, encode
 from bigr_repr.sampling.noise import Draws, SeededDraws
 from bigr_repr.sampling.prompts import Prompt, prompt_list
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
-from bigr_repr.sampling.settings import FAST, SamplingSettings, usual_settings
+from bigr_repr.sampling.settings import FAST, SamplingSettings, preset, usual_settings
 
 Labels: TypeAlias = int | str | Sequence[int | str] | Tensor  # by number or name
 Rounds: TypeAlias = Callable[[Tensor, Draws], list[Tensor]]
@@ -168,7 +168,11 @@ class Job:
         start: SamplingSettings | None = changes.pop("settings", None)
         if not isinstance(start, SamplingSettings | None):
             raise TypeError(f"settings={start!r} is not a SamplingSettings")
-        self.settings = (start or usual_settings(pre.config.generator, default)).with_changes(changes)
+        if start is None:
+            start = usual_settings(pre.config.generator, default)
+        elif start == FAST:
+            start = preset(pre.config.generator, start)
+        self.settings = start.with_changes(changes)
 
     def with_changes(self, **changes: Any) -> Job:
         """The same with another `seed`, `callback` or `settings`."""

@@ -178,10 +178,16 @@ FAST = SamplingSettings(steps=16, order="halton", diffusion_steps=25)
 
 
 def usual_settings(config: GeneratorConfig, usual: SamplingSettings) -> SamplingSettings:
-    """A model's default settings: `usual`, or token by token if it is autoregressive."""
+    """A model's default settings: `usual` as far as the model allows, or token by token if it is autoregressive."""
     if config.attention == "causal":
         return SamplingSettings(order="raster", schedule="linear", steps=config.tokens)
-    return usual
+    return preset(config, usual)
+
+
+def preset(config: GeneratorConfig, settings: SamplingSettings) -> SamplingSettings:
+    """Settings that nobody asked for one by one, with no more iterations and diffusion steps than suit the model."""
+    longest = settings.diffusion_steps and min(settings.diffusion_steps, config.sample_timesteps)
+    return dataclasses.replace(settings, steps=min(settings.steps, config.tokens), diffusion_steps=longest)
 
 
 def chain_times(steps: int, train_timesteps: int) -> Sequence[int]:

@@ -68,9 +68,8 @@ def sample_grid(
         model = Pretrained(config=config, tokenizer=own, generator=generator)
         chosen = None if labels is None else [labels[i % len(labels)] for i in range(16)]
         # Few and short iterations: a glance at the progress, not the best that the model can do.
-        few = SamplingSettings(steps=min(8, config.generator.tokens))
+        usual = usual_settings(config.generator, SamplingSettings(steps=8))
         short = min(16, config.generator.sample_timesteps)
-        usual = usual_settings(config.generator, few)
         images = generate(model, labels=chosen, prompt=prompts, count=16, settings=usual, diffusion_steps=short, seed=0)
         grid: Tensor = make_grid(images.clamp(0, 1).cpu(), nrow=8, padding=2)
         return (grid * 255).round().to(torch.uint8)

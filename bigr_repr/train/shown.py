@@ -17,9 +17,7 @@ from bigr_repr.train.adaptation import Adapted
 
 def class_pictures(pre: Pretrained, label: int | None, count: int, *, seed: int = 0) -> list[Image.Image]:
     """`count` pictures of a class, or of none in particular, drawn with the settings of generate --fast."""
-    config = pre.config.generator
-    fast = FAST.with_changes({"steps": min(16, config.tokens), "diffusion_steps": min(25, config.sample_timesteps)})
-    settings = usual_settings(config, fast)
+    settings = usual_settings(pre.config.generator, FAST)
     images = generate(pre, labels=label, count=count, settings=settings, seed=seed).clamp(0, 1).cpu()
     pixels = (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
     return [Image.fromarray(each) for each in pixels]
