@@ -9,6 +9,7 @@ take a standard error. Knows nothing of what is trained, or how.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,7 @@ def held_out_neighbors(model: BiGR, kept: CodeSet, held_out: CodeSet) -> float:
 def no_fall(share: float, images: int) -> float:
     """By how many points a share of images, in percent, may differ by chance: one standard error, or one image."""
     likely = (share / 100 * images + 1) / (images + 2)  # so that all, or none, right is not taken for certain
-    return max(1.0, images**0.5 * (likely * (1 - likely)) ** 0.5) * 100 / images
+    return max(1.0, math.sqrt(images * likely * (1 - likely))) * 100 / images
 
 
 def _features(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> Tensor:
