@@ -45,6 +45,7 @@ def parse_where(text: str) -> Node:
     except (SqlglotError, RecursionError) as error:
         errors = getattr(error, "errors", None)
         said = errors[0].get("description", "") if errors else ""
+        said = "it is not complete" if "missing for <class" in said else said
         raise ValueError(f"where={text!r:.80} cannot be read{f' ({said})' if said else ''}; {_EXAMPLE}") from None
     try:
         return _checked(found, text, 0)

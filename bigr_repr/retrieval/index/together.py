@@ -60,7 +60,9 @@ def find_together(
     codes = packed(queries, stored.shape[1], "queries")
     shares = np.asarray(weights, np.float64)
     if shares.shape != (len(codes),) or not np.isfinite(shares).all() or not (shares > 0).any():
-        raise ValueError(f"weights={list(weights)!r:.80} must be {len(codes)} finite numbers, one of them above 0")
+        raise ValueError(
+            f"weights={list(weights)!r:.80} must be a finite number for each of {len(codes)} pictures, one above 0"
+        )
     chosen = as_filter(within.get("where"))
     rows = None if chosen is None else index.rows.selected(chosen)
     scope = Scope.of(len(index), k, rows, within.get("radius"), within.get("offset", 0))

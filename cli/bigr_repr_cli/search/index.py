@@ -284,7 +284,7 @@ def remove(
     if as_json:
         typer.echo(json.dumps({"removed": removed, "images": left}, indent=2))
         return
-    typer.echo(f"{removed:,} images removed, {left:,} left: {index}")
+    typer.echo(f"{removed:,} image{'s' * (removed != 1)} removed, {left:,} left: {index}")
 
 
 @app.command()
