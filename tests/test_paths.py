@@ -1,5 +1,6 @@
 """Laws of finding images: order, recorded paths, patterns, links, names that are not UTF-8, lists."""
 
+import errno
 import glob
 import io
 import itertools
@@ -230,3 +231,28 @@ def test_a_large_folder_costs_little_more_than_its_names(monkeypatch: pytest.Mon
     finally:
         tracemalloc.stop()
     assert peak < count * 25 + find._RUN * 160  # the names once, and one run of them as objects
+
+
+def test_a_folder_is_not_gone_where_there_is_no_room_to_sort_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, *(f"photos/{number}.jpg" for number in range(30)))
+    temporary = tmp_path / "temporary"
+    for name, value in {"_RUN": 10, "_HELD": 20}.items():
+        monkeypatch.setattr(find, name, value)
+    monkeypatch.setattr(find.tempfile, "gettempdir", lambda: str(temporary))
+    with pytest.raises(FileNotFoundError) as missing:
+        list(find_images(tmp_path / "photos"))
+    assert str(temporary) in str(missing.value)
+    temporary.mkdir()
+    assert len(list(find_images(tmp_path / "photos"))) == 30
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(find.tempfile, "TemporaryFile", lambda dir: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match="free some space") as told:
+        list(find_images(tmp_path / "photos"))
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(temporary))
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(find.tempfile, "TemporaryFile", lambda dir: (_ for _ in ()).throw(refused))
+    with pytest.raises(PermissionError) as told:
+        list(find_images(tmp_path / "photos"))
+    assert told.value.filename == str(temporary)

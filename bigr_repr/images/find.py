@@ -16,12 +16,15 @@ import re
 import tempfile
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain, islice, pairwise
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from bigr_repr._typing import PathLike
+from bigr_repr.system.files import naming
 
 log = logging.getLogger(__name__)
 
@@ -245,19 +248,21 @@ def _identity(folder: bytes) -> tuple[int, int] | None:
 
 def _members(folder: bytes, follow_links: bool) -> Iterator[bytes]:
     """Names in a folder, hidden ones left out, folders with a slash at the end, in the byte order of whole paths."""
+    return _sorted(_names(folder, follow_links))
+
+
+def _names(folder: bytes, follow_links: bool) -> Iterator[bytes]:
+    """The same in no order.  A generator, so that it answers for errors of listing alone, not of what takes names."""
     try:
         with os.scandir(folder) as entries:
-            return _sorted(
-                entry.name + b"/" if _is_folder(entry, follow_links) else entry.name
-                for entry in entries
-                if not entry.name.startswith(b".")
-            )
+            for entry in entries:
+                if not entry.name.startswith(b"."):
+                    yield entry.name + b"/" if _is_folder(entry, follow_links) else entry.name
     except PermissionError:
         name = escape_path(os.fsdecode(folder))
         raise PermissionError(f"{name}: the folder cannot be listed; change its permissions or leave it out") from None
     except FileNotFoundError:
         log.warning("folder vanished while it was being listed: %r", folder)
-        return iter(())
 
 
 def _is_folder(entry: os.DirEntry[bytes], follow_links: bool) -> bool:
@@ -283,12 +288,20 @@ def _sorted(names: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _spilled(runs: deque[bytes], names: Iterator[bytes]) -> tuple[BinaryIO, list[int]]:
-    """A temporary file of sorted runs, and of such of the names that follow, and where they begin and end."""
-    file, bounds = cast(BinaryIO, tempfile.TemporaryFile()), [0]  # noqa: SIM115 - closed when all is read
-    while runs or (more := sorted(islice(names, _LONG_RUN))):
-        run = runs.popleft() if runs else b"\0".join(more)
-        file.write(run)
-        bounds.append(bounds[-1] + len(run))
+    """A temporary file of sorted runs, and of such of the names that follow, and where they begin and end.
+
+    Raises OSError, which names the folder for temporary files, where there is none or its disk is full.
+    """
+    place = Path(tempfile.gettempdir())
+    with naming(place), ExitStack() as stack:
+        file = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile(dir=place)))
+        bounds = [0]
+        while runs or (more := sorted(islice(names, _LONG_RUN))):
+            run = runs.popleft() if runs else b"\0".join(more)
+            file.write(run)
+            bounds.append(bounds[-1] + len(run))
+        file.flush()
+        stack.pop_all()  # closed when all is read
     return file, bounds
 
 
