@@ -17,7 +17,7 @@ from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.models.transcoder import Denoiser
-from bigr_repr.train import generator as generator_module
+from bigr_repr.train import generator_task
 from bigr_repr.train.alignment import AlignmentFeatures, AlignmentHeads, FrozenNetwork, write_features
 from bigr_repr.train.batches import batches
 from bigr_repr.train.code_set import CodeSet, write_codes
@@ -280,7 +280,7 @@ def test_a_hundred_losses_are_those_of_the_plain_step(
     fast = train(tmp_path / "fast")
     monkeypatch.setattr(Denoiser, "forward", _plain_forward)
     monkeypatch.setattr(
-        generator_module, "Muon", lambda matrices, weight_decay: torch.optim.Muon(
+        generator_task, "Muon", lambda matrices, weight_decay: torch.optim.Muon(
             matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         ),
     )  # fmt: skip

@@ -26,7 +26,7 @@ from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
 from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.embed.engines import local
 from bigr_repr.embed.inputs.sources import find_sources
-from bigr_repr.system import object_store, signed
+from bigr_repr.system import filesystems, signed
 from bigr_repr.system.object_store import ObjectPath, as_place, readable
 
 PARTS = [f"part-{number:05d}.parquet" for number in range(3)]
@@ -312,7 +312,7 @@ def test_an_unreachable_server_is_said_soon(
 
 @pytest.mark.slow
 def test_a_server_that_never_answers_is_given_up(store: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "_REQUEST", 1.0)
+    monkeypatch.setattr(filesystems, "_REQUEST", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
