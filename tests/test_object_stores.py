@@ -480,3 +480,22 @@ def test_the_command_takes_urls(
     code, text, error = bigr("s3://no-such-bucket/x", "--out", f"{store}/three")
     assert (code, text, error.count("\n")) == (1, "", 1)
     assert error.startswith("error: s3://no-such-bucket/x: no such")
+
+
+def test_a_public_bucket_is_listed_without_credentials(store: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.png", "a/x.png", "c.png"):
+        put(store / name, b"x")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    signed._client.cache_clear()
+    try:
+        assert list(store.sorted_members()) == ["a/", "b.png", "c.png"]
+    finally:
+        signed._client.cache_clear()
+
+
+def test_a_directory_bucket_is_sorted_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ObjectPath, "members", lambda self: iter([("b.png", 1), ("a", None), ("a.png", 1)]))
+    assert list(ObjectPath("s3://pictures--use1-az4--x-s3/in").sorted_members()) == ["a.png", "a/", "b.png"]

@@ -194,9 +194,11 @@ class ObjectPath(os.PathLike[str]):
     def sorted_members(self) -> Iterator[str]:
         """Names that members gives, in byte order, a slash behind those that have objects below.
 
-        In S3 they come a page at a time where boto3 is installed; else memory holds all of them.
+        In S3 they come a page at a time where boto3 is installed; else, and of directory buckets, which list in no
+        order, memory holds all of them.
         """
-        if self._url.startswith("s3://") and has_pages() and not needs_signing(self._url.removeprefix("s3://")):
+        path = self._url.removeprefix("s3://")
+        if path != self._url and has_pages(path) and not needs_signing(path):
             yield from self._paged()
             return
         found = (name if size is not None else f"{name}/" for name, size in self.members())

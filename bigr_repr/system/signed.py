@@ -73,20 +73,24 @@ def page_of(path: str, endpoint: str | None, process: int, following: str | None
     return Page(sorted(names, key=str.encode), answer.get("NextContinuationToken"))
 
 
-def has_pages() -> bool:
-    """Whether boto3 is installed."""
-    return importlib.util.find_spec("boto3") is not None
+def has_pages(path: str) -> bool:
+    """Whether page_of lists bucket/key in order: boto3 is installed, and it is no directory bucket."""
+    ordered = not path.partition("/")[0].endswith("--x-s3")  # the suffix that S3 keeps for directory buckets
+    return ordered and importlib.util.find_spec("boto3") is not None
 
 
 @lru_cache(4)
 def _client(endpoint: str | None, process: int) -> Any:
     try:
         import boto3
+        from botocore import UNSIGNED
         from botocore.config import Config
     except ImportError:
         raise ImportError("keys with an empty part (//) are read with boto3: pip install boto3") from None
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     style = {"addressing_style": "path" if endpoint else "auto"}
-    return boto3.client(
-        "s3", endpoint_url=endpoint, region_name=region, config=Config(signature_version="s3v4", s3=style)
+    session = boto3.Session()
+    signature = UNSIGNED if session.get_credentials() is None else "s3v4"  # public buckets need none
+    return session.client(
+        "s3", endpoint_url=endpoint, region_name=region, config=Config(signature_version=signature, s3=style)
     )
