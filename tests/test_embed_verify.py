@@ -14,6 +14,8 @@ from tiny_model import tiny_model, write_pictures
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbeddingSet, EmbedSummary, embed_images, read_embeddings
 from bigr_repr.embed.dataset import parts
+from bigr_repr.embed.dataset.damage import damage_named
+from bigr_repr.system.filesystems import explained
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +152,14 @@ def test_a_finished_data_set_is_opened_by_its_list_of_parts(
     )
     assert whole.schema.equals(listed.schema)
     assert read_embeddings(out).paths == alone.paths
+
+
+@pytest.mark.parametrize("remedy", ["mend it", "start again with overwrite"])
+def test_what_a_store_refuses_is_not_damage(tmp_path: Path, remedy: str) -> None:
+    part, run = tmp_path / "part-00001.parquet", tmp_path / "_run"
+    run.mkdir()
+    with pytest.raises(OSError, match="HTTP status 429"), damage_named(part, run, remedy), explained("s3://b/part"):
+        raise OSError("AWS Error UNKNOWN: HTTP status 429, too many requests")
+    assert not list(run.iterdir())
+    with pytest.raises(ValueError, match=f"damaged .*CRC checksum.*{remedy}"), damage_named(part, None, remedy):
+        raise OSError("could not verify page integrity, CRC checksum verification failed")

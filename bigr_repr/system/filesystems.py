@@ -81,6 +81,10 @@ _REMEDIES = (
 )  # fmt: skip
 
 
+class StoreError(OSError):
+    """What a store or its library said that is none of the usual errors."""
+
+
 @contextmanager
 def explained(url: str) -> Iterator[None]:
     """Say in one line what went wrong with a URL, without the password that may be in it."""
@@ -97,7 +101,7 @@ def explained(url: str) -> Iterator[None]:
                 raise kind(f"{url}: {remedy} ({_cause(said)})") from error
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(f"{url}: no such object") from error
-        raise (ValueError if isinstance(error, ValueError | ImportError) else OSError)(
+        raise (ValueError if isinstance(error, ValueError | ImportError) else StoreError)(
             f"{url}: {said[:300]}"
         ) from error
 

@@ -13,12 +13,14 @@ from typing import Final
 import pyarrow as pa
 
 from bigr_repr.system.files import replacing
+from bigr_repr.system.filesystems import StoreError
 from bigr_repr.system.object_store import Place
 
 MEND: Final = "mend it with the same bigr-repr embed and --verify"
 _NOTED: Final = "mend it with the same bigr-repr embed, which embeds its images again; --verify looks for more damage"
 _PART: Final = re.compile(r"part-(\d+)\.parquet")
 _NOTE: Final = "damaged-"
+_ELSEWHERE: Final = (ConnectionError, PermissionError, FileNotFoundError, StoreError)  # the file may be sound
 
 
 @contextmanager
@@ -30,7 +32,7 @@ def damage_named(file: Place, run: Place | None = None, remedy: str = MEND) -> I
     try:
         yield
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        if getattr(error, "errno", None) or isinstance(error, ConnectionError | PermissionError | FileNotFoundError):
+        if getattr(error, "errno", None) or isinstance(error, _ELSEWHERE):
             raise
         if run is not None and note_damage(file, run):
             remedy = _NOTED
