@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -500,3 +501,15 @@ def test_the_index_says_when_it_holds_nothing_to_show(place: Path, bigr: Run) ->
     assert "--images FOLDER" in error
     code, _, error = bigr("search", "00001.png", "--id", "--index", "index", "--rescore", 2)
     assert (code, "a query has no vector here" in error) == (1, True)
+
+
+@pytest.mark.parametrize("form", ["{digest}  codes.npy\n", "{DIGEST} *codes.npy\n", "SHA256 (codes.npy) = {digest}\n"])
+def test_a_digest_of_another_form_does_not_refuse_an_array(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "codes.npy"
+    np.save(file, np.arange(64, dtype=np.uint8).reshape(8, 8))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    (tmp_path / "codes.npy.sha256").write_text(form.format(digest=digest, DIGEST=digest.upper()))
+    assert read_codes(file).codes.shape == (8, 8)
+    (tmp_path / "codes.npy.sha256").write_text(f"{'0' * 64}  codes.npy\n")
+    with pytest.raises(ValueError, match="its SHA-256 is not the one in"):
+        read_codes(file)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ __all__ = ["CodeFile", "export_data_codes", "export_image_codes", "read_codes"]
 SUFFIXES: Final = (".parquet", ".npz", ".npy")
 _WRITTEN: Final[dict[str, Any]] = {"compression": {"path": "zstd", "code": "none"}, "write_page_checksum": True}
 _FILES: Final = 512  # encoded between two writes
+_DIGEST: Final = re.compile(rb"[0-9a-fA-F]{64}")
 _LONGEST: Final = 1 << 34  # bytes of codes that are read back into memory
 
 
@@ -139,9 +141,14 @@ def _digest_of(path: Path) -> Path:
 
 
 def _check_digest(path: Path) -> None:
-    """Raises ValueError for an array that is not as it was written; those of older versions, or of others, pass."""
+    """Raises ValueError for an array that is not as it was written; those of older versions, or of others, pass.
+
+    A file beside it that does not begin with a digest is not ours, and says nothing.
+    """
     file = _digest_of(path)
-    if file.is_file() and file.read_bytes()[:64].decode("ascii", "replace") != sha256_of(path):
+    first = file.read_bytes()[:80].split(maxsplit=1)[:1] if file.is_file() else []
+    stated = next((word.decode().lower() for word in first if _DIGEST.fullmatch(word)), None)
+    if stated is not None and stated != sha256_of(path):
         raise ValueError(f"its SHA-256 is not the one in {file.name}; if you changed it yourself, remove that file")
 
 
