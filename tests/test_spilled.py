@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +94,20 @@ def test_an_update_finds_the_same_on_a_disk(tmp_path: Path, monkeypatch: pytest.
             list(update.KnownInputs(plan).additions([Source("0003.jpg", "/elsewhere")], lambda count: None))
         with pytest.raises(ValueError, match="recorded under another path"):
             list(update.KnownInputs(plan).additions([Source("new.jpg", "/photos/0003.jpg")], lambda count: None))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot")
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSPC])
+def test_a_file_system_that_cannot_reserve_is_not_a_full_one(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refused(handle: int, start: int, size: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    if code == errno.ENOSPC:
+        with pytest.raises(OSError, match="free some space"):
+            SpilledArray(100, np.int64, 0)
+    else:
+        array = SpilledArray(100, np.int64, 0)
+        array.values[:] = 5
+        assert array.spilled
+        assert array.values.sum() == 500

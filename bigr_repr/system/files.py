@@ -70,6 +70,20 @@ def naming(path: Path, also: Path | None = None) -> Iterator[None]:
         raise named from error
 
 
+def reserve(file: BinaryIO, size: int) -> None:
+    """Make a file so long, and take its space on the disk where the file system can do that.
+
+    A mapped file ends the process when the disk is full later.  Raises OSError where it is full now.
+    """
+    file.truncate(size)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if is_full(error):
+                raise
+
+
 def is_full(error: BaseException, place: Path | None = None) -> bool:
     """Whether an error says that a disk is full, by its code or its text. place: something on that disk."""
     if isinstance(error, OSError) and error.errno is not None:

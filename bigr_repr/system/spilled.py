@@ -7,7 +7,6 @@ system's folder for such files (TMPDIR).
 from __future__ import annotations
 
 import mmap
-import os
 import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -17,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from bigr_repr.system.files import naming
+from bigr_repr.system.files import naming, reserve
 
 IN_MEMORY: Final = 16 << 20  # bytes of an array up to which it is held in memory
 _CHUNK: Final = 8 << 20  # bytes looked at in one go
@@ -39,10 +38,7 @@ class SpilledArray:
             return
         place = Path(tempfile.gettempdir())
         with naming(place), tempfile.TemporaryFile(dir=place) as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk later would end the process
-            else:
-                file.truncate(size)
+            reserve(file, size)
             self._map = mmap.mmap(file.fileno(), size)
         self.values = np.frombuffer(self._map, kind)
 

@@ -24,7 +24,7 @@ from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, to_bytes
 from bigr_repr.images.augment import random_resized_crop
 from bigr_repr.system.devices import choose_device, mixed_precision
-from bigr_repr.system.files import HashedFile, is_full, naming, remove, replacing, sha256_of
+from bigr_repr.system.files import HashedFile, naming, remove, replacing, reserve, sha256_of
 from bigr_repr.system.sums import sealed, unsealed, without_seal
 from bigr_repr.system.threads import map_ahead
 from bigr_repr.train.caption_set import CaptionStore
@@ -240,19 +240,9 @@ def mapped_array(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.mem
     with naming(file):
         array = np.lib.format.open_memmap(file, mode="w+", dtype=np.dtype(dtype), shape=shape)
         try:
-            _take_the_disk(file)
+            with file.open("r+b") as opened:
+                reserve(opened, file.stat().st_size)
         except OSError:
             remove(file)
             raise
     return array
-
-
-def _take_the_disk(file: Path) -> None:
-    """Reserve a mapped file's space on disk: if it ran out later, the system would end the process."""
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as opened:
-            try:
-                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-            except OSError as error:
-                if is_full(error):
-                    raise
