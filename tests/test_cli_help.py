@@ -15,7 +15,7 @@ from bigr_repr_cli.bench import few, look
 from bigr_repr_cli.bench import options as bench_options
 from bigr_repr_cli.draw import enrich, interpolate
 from bigr_repr_cli.embed import options as embed_options
-from bigr_repr_cli.main import app, main
+from bigr_repr_cli.main import app, application, main
 from bigr_repr_cli.parse import parse_duration
 from bigr_repr_cli.search import command as search
 from bigr_repr_cli.search import index
@@ -33,6 +33,7 @@ from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.painting.files import enrich_file, interpolate_file
 from bigr_repr.retrieval import IndexSettings, build_index, search_images
 from bigr_repr.retrieval.codes.binarizer import BINARIZERS
+from bigr_repr.retrieval.stores.limits import STEP
 from bigr_repr.retrieval.stores.open import KINDS, push
 from bigr_repr.serve.settings import Limits
 from bigr_repr.system.devices import as_dtype
@@ -123,6 +124,10 @@ def test_outages_are_sat_out_as_long_as_the_library_does() -> None:
     assert parse_duration(embed_options.OutputOptions().retry_for) == EmbedOptions().retry_for
 
 
+def test_a_step_of_a_push_may_take_as_long_as_the_library_lets_it() -> None:
+    assert parse_duration(_defaults(index.push)["timeout"]) == STEP
+
+
 def test_a_server_accepts_what_the_library_would_have_it_accept() -> None:
     given, usual = serve.LimitOptions(), Limits()
     assert (given.max_body << 20, given.max_pixels, given.max_images) == (usual.body_bytes, usual.pixels, usual.images)
@@ -172,3 +177,8 @@ def test_a_misspelt_choice_is_wrong_usage_that_lists_the_choices(arguments: list
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     assert listed in " ".join(done.output.replace("│", " ").split())
+
+
+def test_help_asked_for_before_the_first_word_lists_all_commands() -> None:
+    assert len(application(["--help", "embed"]).registered_commands) == len(app.registered_commands)
+    assert len(application(["--debug", "embed", "--help"]).registered_commands) == 4

@@ -121,6 +121,12 @@ def test_the_command_says_what_is_counted_and_what_is_not(pre: Pretrained, mixed
     assert plain.exit_code == 0, plain.output
     assert "images    52, in 40 single files, 1 Parquet file, 1 tar shard" in plain.stdout
     assert "estimated" not in plain.stdout
+    unused = ["--sample", "32", "--price-gb-read", "1"]
+    idle = CliRunner(env={"COLUMNS": "600"}).invoke(app, ["embed plan", *mixed, *options, *unused])
+    assert idle.exit_code == 2
+    for part in ("--sample", "--price-gb-read", "does nothing without --estimate"):
+        assert part in idle.stderr
+    assert "--machines" not in idle.stderr
     priced = ["--estimate", "--sample", "32", "--machines", "2", "--price-machine-hour", "1000"]
     asked = CliRunner().invoke(app, ["embed plan", *mixed, *options, *priced])
     assert asked.exit_code == 0, asked.output

@@ -125,7 +125,7 @@ def test_without_a_terminal_there_is_a_line_a_minute(
     assert found["bigr_repr_embed_images_failed"] == "2"
 
 
-def test_counts_are_asked_for_at_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_asked_for_at_a_port(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     ports = []
 
     @contextmanager
@@ -145,6 +145,7 @@ def test_counts_are_asked_for_at_a_port(monkeypatch: pytest.MonkeyPatch) -> None
             urllib.request.urlopen(f"{place}/", timeout=5)
         with pytest.raises(OSError, match="cannot listen there"), serving(str(ports[0]), str):
             pass
+    assert f"metrics at port {ports[0]}, /metrics" in capsys.readouterr().err
     assert "bigr_repr_embed_images_done 7\n" in told
     assert "bigr_repr_embed_images_failed 2\n" in told
     with pytest.raises(OSError, match="refused"):

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import takewhile
 from typing import Annotated, Any, Final
 
 import typer
@@ -85,7 +86,10 @@ def _options(
 
 
 def application(words: Sequence[str] = ()) -> typer.Typer:
-    """All commands; or, of a command line that begins with one, that one and those that begin with the same word."""
+    """All commands; or, of a command line that begins with one, that one and those that begin with the same word.
+
+    A command line whose help flag comes before the first word asks for help on all.
+    """
     made = typer.Typer(
         cls=_Commands,
         name="bigr-repr",
@@ -95,7 +99,8 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     made.callback()(_options)
-    first = next((word for word in words if not word.startswith("-")), "")
+    flags = list(takewhile(lambda word: word.startswith("-"), words))
+    first = "" if {"-h", "--help"}.intersection(flags) else "".join(words[len(flags) : len(flags) + 1])
     asked = [name for name in _COMMANDS if name.split()[0] == first]
     for name in asked or _COMMANDS:
         module, _, attribute = _COMMANDS[name].partition(":")

@@ -64,10 +64,13 @@ def command(
     """Show what a run would take: put "plan" into its command. Nothing is written.
 
     The inputs are listed and counted. With --estimate a sample of them is embedded on this machine, and hours, bytes
-    and requests are estimated from it, and money at the prices that you state, in any currency.
+    and requests are estimated from it, and money at the prices that you state, in any currency. Rows that OUT already
+    holds count too, also with --update, and so do duplicates that --dedup would find.
 
     To embed images that are in a folder called plan: bigr-repr embed ./plan
     """
+    if idle := [] if asked.estimate else _given(asked, prices):
+        raise typer.BadParameter("does nothing without --estimate; add that, or leave it out", param_hint=idle)
     if computing.precision == "int8":
         raise typer.BadParameter("int8 keeps its network in OUT; measure another one", param_hint="--precision")
     from bigr_repr.embed.estimate import Prices, count_inputs, estimate_run
@@ -85,6 +88,13 @@ def command(
         lines = counted_lines(found.counted) + estimate_lines(found)
         record = dataclasses.asdict(found) | {"requests": found.requests._asdict()}
     typer.echo(json.dumps(record, indent=2) if as_json else "\n".join(lines))
+
+
+def _given(asked: EstimateOptions, prices: PriceOptions) -> list[str]:
+    """The options of an estimate that are not as usual."""
+    sizes, usual = values_of(asked), values_of(EstimateOptions())
+    given = [f"--{name}" for name in sizes if sizes[name] != usual[name]]
+    return given + [f"--price-{name.replace('_', '-')}" for name, price in values_of(prices).items() if price]
 
 
 def counted_lines(counted: "Counted") -> list[str]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from bigr_repr_cli.embed.metrics import metrics_text, serving
+from bigr_repr_cli.embed.metrics import metrics_text, parse_address, serving
 
 _LINE: Final = 60.0  # seconds between lines
 _METRICS: Final = 15.0  # between writings of the metrics file
@@ -119,10 +120,18 @@ class Watch:
             line = str(self.meter)
         typer.echo(line, err=True)
 
-    def served(self) -> AbstractContextManager[object]:
-        """While the block runs, answer at the port with the counts, if a port was asked for."""
-        port = self._options.metrics_port
-        return nullcontext() if port is None else serving(port, lambda: metrics_text(self.meter))
+    @contextmanager
+    def served(self) -> Iterator[None]:
+        """While the block runs, answer at the port with the counts, if a port was asked for; tell one that was free."""
+        address = self._options.metrics_port
+        if address is None:
+            yield
+            return
+        with serving(address, lambda: metrics_text(self.meter)) as port:
+            if not parse_address(address)[1]:
+                told = json.dumps({"time": round(time.time(), 3), "metrics_port": port})
+                typer.echo(told if self._options.log_json else f"metrics at port {port}, /metrics", err=True)
+            yield
 
     def write(self, ended: bool = False) -> None:
         """Write the metrics file, if one was asked for."""
