@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,12 @@ from bigr_repr.retrieval import (
     build_shards,
     merge_indexes,
     search_ids,
+    sharding,
+    update,
     update_index,
 )
-from bigr_repr.retrieval.index.shards import Shards, shard_folders
+from bigr_repr.retrieval.index import shards as shards_module
+from bigr_repr.retrieval.index.shards import Shards, shard_folders, unfinished_removal
 from bigr_repr.retrieval.index.together import group_hits
 from bigr_repr.retrieval.update import remove_images
 
@@ -58,6 +63,8 @@ def test_shards_find_what_one_index_finds(processes: int, data: Path, tmp_path: 
     np.testing.assert_array_equal(shards.rows.codes[[0, 599, 99, 100, -1]], one.rows.codes[[0, 599, 99, 100, -1]])
     np.testing.assert_array_equal(shards.rows.codes[95:310:7], one.rows.codes[95:310:7])
     np.testing.assert_array_equal(np.asarray(shards.rows.codes), one.rows.codes)
+    with pytest.raises(ValueError, match="step=-1 must be at least 1"):
+        shards.rows.codes[::-1]
     assert shards.shards is not None
     shards.shards.close()
 
@@ -166,7 +173,109 @@ def test_a_build_that_was_cut_short_goes_on(data: Path, tmp_path: Path) -> None:
     again = [(folder / "index.json").stat().st_mtime_ns for folder in folders]
     assert [mine == theirs for mine, theirs in zip(held, again, strict=True)] == [True, False, True]
     assert len(build_shards(data, out, 2, binarizer="bits")) == 600  # other shards
-    assert sorted(path.name for path in out.glob("shard-*")) == ["shard-00000", "shard-00001"]
+    names = sorted(path.name for path in out.glob("shard-*"))
+    assert names == sorted(folder.name for folder in shard_folders(out))
+    assert len(names) == 2
     (out / "shards.json").write_text(json.dumps({"format": 1, "shards": ["../elsewhere"]}))
     with pytest.raises(ValueError, match="is no shard"):
         HammingIndex.load(out)
+
+
+def _here(jobs: list[sharding._Job], processes: int) -> Iterator[None]:
+    """Shards built one after the other in this process."""
+    for job in jobs:
+        sharding._build(*job)
+        yield
+
+
+@pytest.mark.parametrize("change", ["fewer shards", "updated shards"])
+def test_an_index_stays_whole_until_all_new_shards_are_built(
+    change: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken off after each shard of a rebuild: what opens is the old index; the next run builds only the rest."""
+    monkeypatch.setattr(sharding, "_built_here", _here)
+    out, mine, shards = tmp_path / "shards", tmp_path / "data", 3
+    shutil.copytree(data, mine)
+    old = build_shards(mine, out, 3 if change == "updated shards" else 6, binarizer="bits").ids.to_pylist()
+    if change == "updated shards":
+        gone = ["a/00/00001.jpg", "a/05/00002.jpg"]
+        remove_images(out, gone)
+        old = [each for each in old if each not in gone]
+    totals = []
+
+    def broken_off(done: int, total: int) -> None:
+        totals.append((done, total))
+        if len(totals) > 1:
+            raise KeyboardInterrupt
+
+    for _ in range(shards):
+        totals.clear()
+        with pytest.raises(KeyboardInterrupt):
+            build_shards(mine, out, shards, binarizer="bits", on_progress=broken_off)
+        assert totals[-1] == (totals[0][0] + 1, shards)
+        assert HammingIndex.load(out).ids.to_pylist() == old
+        if totals[-1][0] == shards:
+            break
+    built = build_shards(mine, out, shards, binarizer="bits")
+    assert built.ids.to_pylist() == build_index(mine, tmp_path / "one", binarizer="bits").ids.to_pylist()
+    assert len(list(out.glob("shard-*"))) == 3
+
+
+@pytest.mark.parametrize("ends", ["remove", "update"])
+def test_a_removal_that_was_cut_short_is_finished(
+    ends: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same command, by another removal or by an update."""
+    monkeypatch.setattr(sharding, "_built_here", _here)
+    out = tmp_path / "shards"
+    build_shards(data, out, 3, binarizer="bits")
+    gone = ["a/00/00000.jpg", "a/02/00007.jpg", "a/05/00069.jpg"]
+    with monkeypatch.context() as patched:
+        calls = []
+
+        def killed(folder: Path, ids: list[str]) -> tuple[int, int]:
+            calls.append(folder)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return remove_images(folder, ids)
+
+        patched.setattr(update, "remove_images", killed)
+        with pytest.raises(KeyboardInterrupt):
+            update._remove_from_shards(out, gone)
+    assert len(HammingIndex.load(out)) == 599
+    with pytest.raises(ValueError, match=r"'nowhere\.jpg' is not in the index"):
+        remove_images(out, [*gone, "nowhere.jpg"])
+    assert len(HammingIndex.load(out)) == 599
+    if ends == "remove":
+        assert remove_images(out, [*gone, "a/01/00001.jpg"]) == (3, 596)
+    else:
+        assert update_index(out).read == 0
+    assert not set(gone) & set(HammingIndex.load(out).ids.to_pylist())
+    assert unfinished_removal(out) == []
+    with pytest.raises(ValueError, match="is not in the index"):
+        remove_images(out, gone)
+    assert remove_images(out, []) == (0, len(HammingIndex.load(out)))
+
+
+def test_a_shard_of_another_machine_may_come_to_sight_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            (tmp_path / "late").touch()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert sharding._is_seen(tmp_path / "late")
+    assert len(waits) == 3
+    assert not sharding._is_seen(tmp_path / "never")
+    assert sum(waits[3:]) == 60
+
+
+def test_cores_are_shared_among_the_processes_that_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are no more than the shards."""
+    begun = []
+    monkeypatch.setattr(shards_module, "ProcessPoolExecutor", lambda *_, initargs, **__: begun.append(initargs))
+    index = HammingIndex.build(np.zeros((2, 8), np.uint8))
+    Shards([index, index], [Path("0"), Path("1")], 8, HammingIndex.load)
+    assert [each[:3] for each in begun] == [(["0"], 0, 2), (["1"], 1, 2)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import chain
@@ -23,14 +24,15 @@ from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.folder import MANIFEST
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.settings import IndexSettings
-from bigr_repr.retrieval.index.shards import write_list
+from bigr_repr.retrieval.index.shards import is_sharded, shard_folders, write_list
 from bigr_repr.system.cluster import connected, last_line, require_cluster
 
 __all__ = ["build_shards"]
 
 ENGINES: Final = ("local", "ray")
-_NAME: Final = re.compile(r"shard-\d{5}")
+_NAME: Final = re.compile(r"shard-\d{5}b?")
 _RETRIES: Final = 2
+_UNSEEN: Final = 60  # seconds for which a network file system may still say that a file is missing
 _Job = tuple[Any, ...]  # what _build and _is_built take
 
 
@@ -56,22 +58,41 @@ def build_shards(
     shards: at most, of whole files of the data set, about as many rows each. engine: "local", so many processes of this
     machine at a time; "ray", the cores of the Ray cluster at ray_address (None: RAY_ADDRESS, or a cluster of only this
     machine), whose machines must all see the data set and out. The others as build_index; one binarizer is fitted for
-    all. Shards that are there already are not built again; those of a lost machine are built by others. on_progress(
-    shards done, all).  Raises as build_index does, as embed_images for a cluster that is not there, and RuntimeError if
-    what its machines write is not to be seen from here.
+    all. Shards that are there already are not built again; those of a lost machine are built by others. An index in out
+    stays as it is until all shards of the new one are built. on_progress(shards done, all).
+
+    Raises as build_index does, as embed_images for a cluster that is not there, and RuntimeError if what its machines
+    write is not to be seen from here within a minute.
     """
     _check(shards, processes, engine, ray_address)
     settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
     codes = DataCodes(dataset, binarizer, n_bits=n_bits, layer=layer, seed=seed, keep=keep)
     folder = Path(out).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = _jobs(codes, folder, shards, (settings, vectors, tuple(keep)))
-    waiting = [job for job in jobs if not _is_built(*job)]
+    jobs, waiting = _placed(folder, _jobs(codes, folder, shards, (settings, vectors, tuple(keep))))
     built = _built_on_ray(waiting, ray_address) if engine == "ray" else _built_here(waiting, processes)
     for done, _ in enumerate(chain([None], built), len(jobs) - len(waiting)):
         on_progress(done, len(jobs))
     _commit(folder, [job[1].name for job in jobs])
     return HammingIndex.load(folder)
+
+
+def _placed(folder: Path, jobs: list[_Job]) -> tuple[list[_Job], list[_Job]]:
+    """The jobs with the folders that they are for, and those of them still to do.
+
+    Each shard has two names. What is listed now is never written over, so the old index lasts until the new list is
+    written: a build takes the name that is free.
+    """
+    listed = set(shard_folders(folder)) if is_sharded(folder) else set()
+    placed, waiting = [], []
+    for dataset, first, *rest in jobs:
+        names = (first, first.with_name(f"{first.name}b"))
+        done = next((name for name in names if _is_built(dataset, name, *rest)), None)
+        free = next(name for name in names if name not in listed)
+        placed.append((dataset, done or free, *rest))
+        if done is None:
+            waiting.append(placed[-1])
+    return placed, waiting
 
 
 def _commit(folder: Path, names: list[str]) -> None:
@@ -123,7 +144,7 @@ def _built_on_ray(jobs: list[_Job], address: str | None) -> Iterator[None]:
                 (done,), _ = ray.wait(list(waiting))
                 ray.get(done)
                 folder = waiting.pop(done)[1]
-                if not (folder / MANIFEST).is_file():
+                if not _is_seen(folder / MANIFEST):
                     raise RuntimeError(
                         f"{folder}: what a machine of the Ray cluster wrote is not to be seen from here; name a folder "
                         "that all of them share"
@@ -139,6 +160,15 @@ def _built_on_ray(jobs: list[_Job], address: str | None) -> Iterator[None]:
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
+
+
+def _is_seen(path: Path) -> bool:
+    """Whether a file that another machine wrote is there; looks for up to a minute, as NFS remembers what was not."""
+    for _ in range(_UNSEEN):
+        if path.is_file():
+            return True
+        time.sleep(1)
+    return path.is_file()
 
 
 def _runs(rows: Sequence[int], shards: int) -> list[list[int]]:

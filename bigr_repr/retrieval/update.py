@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from bigr_repr.retrieval.index.folder import FolderReader
 from bigr_repr.retrieval.index.folder_writer import FolderWriter, writing
 from bigr_repr.retrieval.index.growth import FolderState, grow
 from bigr_repr.retrieval.index.hamming import HammingIndex
-from bigr_repr.retrieval.index.shards import is_sharded, shard_folders
+from bigr_repr.retrieval.index.shards import is_sharded, shard_folders, unfinished_removal, write_list
 from bigr_repr.retrieval.index.storage import RowWriter
 from bigr_repr.system.object_store import as_place
 
@@ -70,7 +70,8 @@ def update_index(index: PathLike, dataset: PathLike | None = None, *, add: Seque
     that go are noted as gone, so the time is that of the change; when an eighth of the rows is gone, or an approximate
     index has grown by a tenth since it was built, all is rewritten. Rows that were removed from the index stay out
     until their file of the data set changes. The change is there whole or not at all. Of an index in shards, that is
-    true of each shard: each is updated by its own files, and new files go to the shard that has the fewest rows.
+    true of each shard: each is updated by its own files, and new files go to the shard that has the fewest rows. A
+    removal that was cut short is finished first.
 
     Raises ValueError for an index that does not say which data set it is of, and for a data set of another make.
     """
@@ -102,7 +103,8 @@ def _update(folder: Path, dataset: PathLike | None, add: Sequence[PathLike], own
 def remove_images(index: PathLike, ids: Sequence[str] | Sequence[int]) -> tuple[int, int]:
     """Remove the rows with these ids from an index folder; returns how many there were, and how many are left.
 
-    They are noted as gone; once an eighth of the rows is gone, the index (or the shard) is rewritten without them.
+    They are noted as gone; once an eighth of the rows is gone, the index (or the shard) is rewritten without them. Of
+    an index in shards, a removal that was cut short is finished by the next one, and counted there.
     Raises ValueError, and changes nothing, for an id that is not there.
     """
     folder = Path(index)
@@ -129,6 +131,8 @@ def remove_images(index: PathLike, ids: Sequence[str] | Sequence[int]) -> tuple[
 
 def _update_shards(index: Path, dataset: PathLike | None, add: Sequence[PathLike]) -> Updated:
     """update_index() of shards, one after the other; files that none has go to the smallest one of their data set."""
+    if unfinished_removal(index):
+        _finish_removal(index)
     folders = shard_folders(index)
     sources = [_source_of(folder) for folder in folders]
     known = list(dict.fromkeys(folder for source in sources for folder in source.folders))
@@ -174,14 +178,25 @@ def _own_files(held: Mapping[str, Sequence[set[str] | None]], rows: Sequence[int
 
 
 def _remove_from_shards(index: Path, ids: Sequence[str] | Sequence[int]) -> tuple[int, int]:
+    begun = unfinished_removal(index)
+    known, rows = set(begun), HammingIndex.load(index).rows
+    new = rows.require([id for id in ids if id not in known])  # type: ignore[arg-type]
+    names = [folder.name for folder in shard_folders(index)]
+    write_list(index, names, [*begun, *rows.ids.take(new).to_pylist()])  # so that a run that is killed can be finished
+    return _finish_removal(index)
+
+
+def _finish_removal(index: Path) -> tuple[int, int]:
+    """Remove what is noted in the list of shards, shard by shard; as remove_images."""
     folders, removed, left = shard_folders(index), 0, 0
-    HammingIndex.load(index).rows.require(ids)
-    listed: list[Any] = list(ids)
+    listed = unfinished_removal(index)
     for folder in folders:
         rows = HammingIndex.load(folder).rows
         here = [id for id, place in zip(listed, rows.places(listed).tolist(), strict=True) if place >= 0]
         gone, kept = remove_images(folder, here) if here else (0, len(rows))
         removed, left = removed + gone, left + kept
+    if listed:
+        write_list(index, [folder.name for folder in folders])
     return removed, left
 
 

@@ -15,7 +15,7 @@ __all__ = ["StackedRows", "stacked"]
 
 
 class StackedRows:
-    """The rows of several arrays, as NumPy sees an array: sliced, taken or copied when asked for."""
+    """The rows of several arrays, as NumPy sees an array: sliced forward, taken or copied when asked for."""
 
     def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
         self._parts = list(parts)
@@ -53,7 +53,9 @@ class StackedRows:
         return np.concatenate([np.asarray(part) for part in self._parts]).astype(dtype or self.dtype, copy=False)
 
     def _between(self, start: int, stop: int, step: int) -> NDArray[Any]:
-        """A slice; of one array alone, a view."""
+        """A slice; of one array alone, a view.  Raises ValueError for a step below 1."""
+        if step < 1:
+            raise ValueError(f"step={step} must be at least 1: rows of several arrays are sliced forward only")
         bounds = zip(self._parts, self.starts.tolist(), strict=False)
         pieces = [part[max(0, start - low) : max(0, stop - low)] for part, low in bounds if low < stop]
         held = [piece for piece in pieces if len(piece)] or [self._parts[0][:0]]
