@@ -337,21 +337,27 @@ def test_an_adaptation_that_was_terminated_goes_on_to_the_same_weights(
 
 KILLED = """
 import os, signal, sys
+from contextlib import contextmanager
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_adapt import _adapt
 from bigr_repr.train import held_out
 calls = []
-def dies(weights):
-    calls.append(weights)
-    if len(calls) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return own(weights)
+@contextmanager
+def dies(path):
+    with own(path) as file:
+        if path.name == "best.safetensors":
+            calls.append(path)
+        if len(calls) == 3:
+            file.write(b"half of it")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield file
 def on_progress(what, done, total):
     if what == {what!r} and done >= total // 2:
         os.kill(os.getpid(), signal.SIGKILL)
 if {what!r} == "look":
-    own, held_out.save = held_out.save, dies
+    own, held_out.replacing = held_out.replacing, dies
 _adapt(Path({pictures!r}), Path({base!r}), Path({out!r}), on_progress=on_progress)
 """
 

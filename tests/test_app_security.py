@@ -166,8 +166,10 @@ def test_a_mask_is_no_bomb(running: Running) -> None:
         assert words in answer["error"]["message"]
 
 
-@pytest.mark.slow
 # ---- too much
+
+
+@pytest.mark.slow
 def test_the_queue_is_limited_and_what_nobody_waits_for_ends(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     studio, began = slow(running), slow(running).began
     found = [running.post("/jobs", kind="generate") for _ in range(30)]

@@ -530,8 +530,10 @@ def test_precision_by_either_name(bigr: Run, tmp_path: Path, name: str) -> None:
     assert read_provenance(tmp_path / "o" / "000000.png")["precision"] == "bfloat16"
 
 
-@pytest.mark.slow
 # ---- what goes wrong
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

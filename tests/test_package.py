@@ -301,7 +301,6 @@ def test_nothing_imports_the_command_line() -> None:
 HEAVY = ("torch", "faiss", "sklearn", "timm", "pyarrow", "pandas", "accelerate", "fastapi")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "heavy"),
     [

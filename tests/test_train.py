@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from s3_server import free_port
 from tiny_model import tiny_model
 
 from bigr_repr.checkpoints.pretrained import load, load_tokenizer, save, save_tokenizer, tokenizer_fingerprint
@@ -576,7 +577,7 @@ def test_two_processes_train_resume_and_agree(codes: Path, tmp_path: Path) -> No
 
 
 def clean_environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MASTER_PORT": "29731"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MASTER_PORT": str(free_port())}
 
 
 # Bad luck

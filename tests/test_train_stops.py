@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from s3_server import free_port
 from test_train import MODEL, TOKENIZER, losses, settings
 from tiny_model import write_pictures
 from torch import Tensor
@@ -226,11 +227,11 @@ train_tokenizer(open_images({images!r}), TOKENIZER, settings(out / "t", steps=6)
 """
 
 
-def run_on(count: int, file: Path, port: int) -> None:
-    """Run a script on so many processes, which meet at a port."""
+def run_on(count: int, file: Path) -> None:
+    """Run a script on so many processes, which meet at a free port."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MASTER_PORT": str(port)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MASTER_PORT": str(free_port())}
     command = [*launch, *plain, "--num_cpu_threads_per_process", "1", str(file)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -247,7 +248,7 @@ def test_two_processes_learn_what_one_learns_from_the_same_batch(
         file, out = tmp_path / f"run{count}.py", tmp_path / str(count)
         places = {"tests": str(Path(__file__).parent), "codes": str(packed), "images": str(images), "out": str(out)}
         file.write_text(SPLIT.format(**places))
-        run_on(count, file, 29737)
+        run_on(count, file)
     for kind in ("g", "t"):
         one, two = losses(tmp_path / "1" / kind), losses(tmp_path / "2" / kind)
         assert one == pytest.approx(two, rel=2e-5)

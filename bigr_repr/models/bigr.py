@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,13 @@ from bigr_repr.config import GeneratorConfig
 from bigr_repr.models.categorical import CategoricalHead
 from bigr_repr.models.transcoder import BernoulliDiffusion
 from bigr_repr.models.transformer import Captions, Transformer
+
+_USUAL_BLOCK: Final = 12  # the default of what reads features, where there are as many blocks
+
+
+def usual_block(layers: int) -> int:
+    """The block that features are read from unless another is named: 12, or the last of a shallower model."""
+    return min(_USUAL_BLOCK, layers - 1)
 
 
 def masked_count(step: int, steps: int, tokens: int) -> int:

@@ -24,6 +24,7 @@ from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.extractor import FeatureExtractor, blocks_of, layer_name
 from bigr_repr.images.formats import ImageError
+from bigr_repr.models.bigr import usual_block
 from bigr_repr.retrieval.codes.decoding import decode_codes
 from bigr_repr.retrieval.codes.provenance import reading_of
 from bigr_repr.retrieval.index.hamming import HammingIndex
@@ -49,7 +50,6 @@ from bigr_repr.serve.settings import Limits
 from bigr_repr.system.devices import as_dtype, choose_device
 
 T = TypeVar("T")
-_DEFAULT_LAYER = 12
 _DECODE_BATCH = 8  # codes that become pictures at once: the page asks for a screenful
 
 
@@ -141,7 +141,7 @@ class Service:
         if isinstance(self.pre, ExportedModel):
             first = self.pre.manifest.layers[0]
             return first if isinstance(first, int) else int(first.split("+")[0])
-        return min(_DEFAULT_LAYER, self.pre.config.generator.layers - 1)
+        return usual_block(self.pre.config.generator.layers)
 
     @property
     def _decoder(self) -> Pretrained:

@@ -260,6 +260,7 @@ class AdaptJob:
         self, config: ModelConfig, part: TrainedPart, record: dict[str, Any], conditional: bool
     ) -> tuple[Pretrained, Path | None]:
         """Write the model folder with its adapter; the saved model equals the base with the adapter, bit for bit."""
+        state = PartialState()
         known = {key: self.start.config.training.get(key) for key in ("data", "terms")}
         adapted = {name: value for name, value in record.items() if name not in _CURVES}
         training = {"adapted": adapted, "begun_with": {key: value for key, value in known.items() if value}}
@@ -269,14 +270,18 @@ class AdaptJob:
         if self._recipe.method == "full":
             after = Pretrained(config, self._tokenizer.cpu(), part.model)
         else:
-            shutil.rmtree(beside, ignore_errors=True)
-            own = None if self._tokenizer is self.start.tokenizer else self._tokenizer
-            part.write(beside, config, base=self._base, base_sha256=self.start.fingerprint, tokenizer=own)
+            if state.is_main_process:  # all processes share the folder
+                shutil.rmtree(beside, ignore_errors=True)
+                own = None if self._tokenizer is self.start.tokenizer else self._tokenizer
+                part.write(beside, config, base=self._base, base_sha256=self.start.fingerprint, tokenizer=own)
+            state.wait_for_everyone()
             after = with_adapter(self.start, beside)
+            state.wait_for_everyone()
         adapter = None if self._recipe.method == "full" else self._out / "adapter"
-        if PartialState().is_main_process:
+        if state.is_main_process:
             save(after, self._out)
             if adapter is not None:
                 beside.rename(adapter)
             shutil.rmtree(self._folder, ignore_errors=True)
+        state.wait_for_everyone()
         return after, adapter

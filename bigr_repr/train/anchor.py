@@ -14,15 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigr_repr.models.bigr import BiGR
+from bigr_repr.models.bigr import BiGR, usual_block
 
-USUAL_BLOCK: Final = 12  # whose features commands read, where there are as many blocks
 _SHARE: Final = 4  # every fourth image of a batch
-
-
-def usual_block(layers: int) -> int:
-    """The block that features are read from unless another is named."""
-    return min(USUAL_BLOCK, layers - 1)
 
 
 class Anchor:

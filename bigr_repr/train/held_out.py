@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from bigr_repr.models.bigr import BiGR
+from bigr_repr.models.bigr import BiGR, usual_block
 from bigr_repr.system.files import replacing
-from bigr_repr.train.anchor import usual_block
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.ema import ExponentialAverage
 
@@ -140,7 +139,7 @@ class BestWeights:
 
     @property
     def best_step(self) -> int:
-        """The step with the smallest held-out loss, of those whose features are no worse than at the start."""
+        """The step with the smallest held-out loss, of those whose 20-NN fell by no more than a standard error."""
         return min((step for step in self.losses if self._keeps_features(step)), key=lambda step: self.losses[step])
 
     def _keeps_features(self, step: int) -> bool:

@@ -20,12 +20,11 @@ from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.features.pools import POOLS, pool_tokens
 from bigr_repr.images.decode import center_crop
 from bigr_repr.images.inputs import stack
-from bigr_repr.models.bigr import BiGR
+from bigr_repr.models.bigr import BiGR, usual_block
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 
 VECTOR_POOLS: Final = (*POOLS, "cls", "cls+avg")  # of any representation
 ALL_POOLS: Final = (*VECTOR_POOLS, TOKENS)
-_DEFAULT: Final = 12  # the block whose features are taken if none is named
 
 
 def untrained(pre: Pretrained, seed: int, *, tokenizer: bool = True) -> Pretrained:
@@ -74,7 +73,7 @@ class Hidden(Representation):
     @property
     def default_block(self) -> int:
         """The block that is read if none is named."""
-        return min(_DEFAULT, self.layers - 1)
+        return usual_block(self.layers)
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         return center_crop(image, self._side)

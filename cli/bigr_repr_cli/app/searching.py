@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed.run import embed_images
+from bigr_repr.models.bigr import usual_block
 from bigr_repr.retrieval import build_index
 from bigr_repr.retrieval.index.folder import MANIFEST
 from bigr_repr.serve import Service, api
@@ -70,7 +71,7 @@ class Finder:
             watch(done, total or 0, look)
 
         summary = embed_images(
-            pictures, codes, model=self.pre, codes=True, layers=(min(12, self.pre.config.generator.layers - 1),),
+            pictures, codes, model=self.pre, codes=True, layers=(usual_block(self.pre.config.generator.layers),),
             root=pictures, update=True, unit_size=256,
             on_progress=lambda at: report(at.done, at.total),
         )  # fmt: skip

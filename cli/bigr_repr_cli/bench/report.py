@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -179,7 +180,7 @@ def print_few_shot(rows: Sequence[FewShotRow], dataset: str, form: Format) -> No
     columns = {"features": "", "shots": "", "top-1": ".2f", "95 %": "", "mean per class": ".2f"}
     lines: list[list[Cell]] = [[row.view.where, row.shots, row.top1, row.interval, row.mean_per_class] for row in rows]
     draws = len(rows[0].top1_by_draw)
-    protocol = rows[0].protocol.rpartition("; fitted on ")[0]  # on how many images, the table says
+    protocol = re.sub(r"; (re)?fitted on .*", "", rows[0].protocol)  # on how many images, the table says
     note = f"means over {draws} draws; 95 % of the mean by Student's t over draws; {protocol}"
     _emit_measured(form, Sheet(columns, lines), rows, dataset, [note])
 
