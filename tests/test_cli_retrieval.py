@@ -153,7 +153,7 @@ def test_several_pictures_as_one_query_grouped_and_as_csv(place: Path, bigr: Run
     listed = list(csv.DictReader(io.StringIO(bigr(*search, "--csv", "--group", 0)[1])))
     assert {row["query"] for row in listed} == {"00003.png", "00005.png"}
     assert ("twin.png" in {row["id"] for row in listed if row["near_duplicate_of"]}) or len(listed) >= 8
-    for wrong, message in ((("--weights", "1,x"), "1,1,-0.5"), (("--weights", "1"), "number for each of 2")):
+    for wrong, message in ((("--weights", "1,x"), "1,1,-0.5"), (("--weights", "1"), "one finite number a picture, 2")):
         code, _, error = bigr(*search, *wrong)
         assert (code != 0, message in error) == (True, True)
 
