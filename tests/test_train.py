@@ -552,20 +552,15 @@ def test_two_processes_train_resume_and_agree(codes: Path, tmp_path: Path) -> No
     def launch(out: Path, steps: int) -> None:
         code = _script(codes, out).replace("steps=40", f"steps={steps}")
         file = tmp_path / f"run-{out.name}-{steps}.py"
-        file.write_text(code)
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-        command += [
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--num_cpu_threads_per_process",
-            "1",
-        ]
+        file.write_text(f"{code}\nfrom accelerate import PartialState\nassert PartialState().num_processes == 2\n")
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
         done = subprocess.run(
-            [*command, str(file)], check=False, capture_output=True, text=True, timeout=240, env=clean_environment()
+            [*command, str(free_port()), str(file)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env=clean_environment(),
         )
         assert done.returncode == 0, done.stderr[-2000:]
 
@@ -577,7 +572,7 @@ def test_two_processes_train_resume_and_agree(codes: Path, tmp_path: Path) -> No
 
 
 def clean_environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MASTER_PORT": str(free_port())}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "ACCELERATE_USE_CPU": "true"}
 
 
 # Bad luck

@@ -221,18 +221,22 @@ still = dataclasses.replace(MODEL.generator, objective="bce", attention="causal"
 config = dataclasses.replace(MODEL, generator=still)
 recipe = GeneratorRecipe(dropout=0, class_dropout=0)
 out = Path({out!r})
-train_generator(CodeSet({codes!r}), config, settings(out / "g", steps=6), recipe)
-plain = TokenizerRecipe(perceptual=None, gan_start=None, sample_bits=False)
-train_tokenizer(open_images({images!r}), TOKENIZER, settings(out / "t", steps=6), plain)
+if out.name == "g":
+    train_generator(CodeSet({codes!r}), config, settings(out, steps=6), recipe)
+else:
+    plain = TokenizerRecipe(perceptual=None, gan_start=None, sample_bits=False)
+    train_tokenizer(open_images({images!r}), TOKENIZER, settings(out, steps=6), plain)
 """
 
 
 def run_on(count: int, file: Path) -> None:
     """Run a script on so many processes, which meet at a free port."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
-    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MASTER_PORT": str(free_port())}
-    command = [*launch, *plain, "--num_cpu_threads_per_process", "1", str(file)]
+    file.write_text(
+        f"{file.read_text()}\nfrom accelerate import PartialState\nassert PartialState().num_processes == {count}\n"
+    )
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(count), "--master_port", str(free_port())]
+    command = [sys.executable, *(launch if count > 1 else []), str(file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -244,12 +248,12 @@ def test_two_processes_learn_what_one_learns_from_the_same_batch(
     tmp_path: Path,
 ) -> None:
     """Of a generator and a tokenizer whose steps draw nothing at random: what is drawn differs by process."""
-    for count in (1, 2):
-        file, out = tmp_path / f"run{count}.py", tmp_path / str(count)
-        places = {"tests": str(Path(__file__).parent), "codes": str(packed), "images": str(images), "out": str(out)}
-        file.write_text(SPLIT.format(**places))
-        run_on(count, file)
     for kind in ("g", "t"):
+        for count in (1, 2):
+            file, out = tmp_path / f"{kind}{count}.py", tmp_path / str(count) / kind
+            places = {"tests": str(Path(__file__).parent), "codes": str(packed), "images": str(images), "out": str(out)}
+            file.write_text(SPLIT.format(**places))
+            run_on(count, file)
         one, two = losses(tmp_path / "1" / kind), losses(tmp_path / "2" / kind)
         assert one == pytest.approx(two, rel=2e-5)
         assert len(set(one)) == len(one)

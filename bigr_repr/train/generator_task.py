@@ -70,6 +70,8 @@ class GeneratorTask:
         anchor: Anchor | None = None,
     ) -> None:
         model.transformer.dropout = recipe.dropout
+        if model.config.attention == "causal":
+            model.transformer.mask_tok.requires_grad_(False)  # never read: processes would wait for its gradient
         self.modules: list[nn.Module] = [model]
         self.optimizers = make_optimizers(model, recipe)
         self._blocks: tuple[int, ...] = ()
