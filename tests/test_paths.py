@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bigr_repr.images import find
+from bigr_repr.images import find, sorting
 from bigr_repr.images.find import Source, escape_path, find_images, read_list, unescape_path
 
 
@@ -51,7 +51,7 @@ def test_the_order_does_not_depend_on_how_many_names_are_sorted_at_a_time(
     names = [f"{n:x}.jpg" for n in random.Random(0).sample(range(10_000), 50)]
     make(tmp_path, *names)
     for run in (1, 7, 1000):
-        monkeypatch.setattr(find, "_RUN", run)
+        monkeypatch.setattr(sorting, "_RUN", run)
         assert paths(tmp_path) == sorted(names)
 
 
@@ -221,16 +221,16 @@ def test_escaped_paths_are_utf8_and_reverse_exactly() -> None:
 
 
 def test_a_large_folder_costs_little_more_than_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find, "_RUN", 4096)
+    monkeypatch.setattr(sorting, "_RUN", 4096)
     count = 60_000
     tracemalloc.start()
     try:
-        merged = find._sorted(b"%020d.jpg" % (n * 7919 % count) for n in range(count))
+        merged = sorting.sorted_names(b"%020d.jpg" % (n * 7919 % count) for n in range(count))
         assert all(name == b"%020d.jpg" % n for n, name in enumerate(merged))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < count * 25 + find._RUN * 160  # the names once, and one run of them as objects
+    assert peak < count * 25 + sorting._RUN * 160  # the names once, and one run of them as objects
 
 
 def test_a_folder_is_not_gone_where_there_is_no_room_to_sort_it(
@@ -239,20 +239,20 @@ def test_a_folder_is_not_gone_where_there_is_no_room_to_sort_it(
     make(tmp_path, *(f"photos/{number}.jpg" for number in range(30)))
     temporary = tmp_path / "temporary"
     for name, value in {"_RUN": 10, "_HELD": 20}.items():
-        monkeypatch.setattr(find, name, value)
-    monkeypatch.setattr(find.tempfile, "gettempdir", lambda: str(temporary))
+        monkeypatch.setattr(sorting, name, value)
+    monkeypatch.setattr(sorting.tempfile, "gettempdir", lambda: str(temporary))
     with pytest.raises(FileNotFoundError) as missing:
         list(find_images(tmp_path / "photos"))
     assert str(temporary) in str(missing.value)
     temporary.mkdir()
     assert len(list(find_images(tmp_path / "photos"))) == 30
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(find.tempfile, "TemporaryFile", lambda dir: (_ for _ in ()).throw(full))
+    monkeypatch.setattr(sorting.tempfile, "TemporaryFile", lambda dir: (_ for _ in ()).throw(full))
     with pytest.raises(OSError, match="free some space") as told:
         list(find_images(tmp_path / "photos"))
     assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(temporary))
     refused = PermissionError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr(find.tempfile, "TemporaryFile", lambda dir: (_ for _ in ()).throw(refused))
+    monkeypatch.setattr(sorting.tempfile, "TemporaryFile", lambda dir: (_ for _ in ()).throw(refused))
     with pytest.raises(PermissionError) as told:
         list(find_images(tmp_path / "photos"))
     assert told.value.filename == str(temporary)

@@ -11,7 +11,7 @@ import pytest
 
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.inputs import dedup, update
-from bigr_repr.images import find
+from bigr_repr.images import sorting
 from bigr_repr.system import spilled
 from bigr_repr.system.spilled import SpilledArray, columns_of, sorted_by
 
@@ -64,11 +64,11 @@ def test_doubles_are_found_on_a_disk_too(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_names_of_a_large_folder_are_sorted_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"_RUN": 10, "_LONG_RUN": 25, "_HELD": 300, "_PIECE": 7}.items():
-        monkeypatch.setattr(find, name, value)
+        monkeypatch.setattr(sorting, name, value)
     names = [f"{number * 7919 % 1000:x}".encode() * (1 + number % 3) for number in range(1000)]
-    assert list(find._sorted(iter(names))) == sorted(names)
-    assert list(find._sorted(iter(names[:9]))) == sorted(names[:9])
-    assert list(find._sorted(iter([]))) == []
+    assert list(sorting.sorted_names(iter(names))) == sorted(names)
+    assert list(sorting.sorted_names(iter(names[:9]))) == sorted(names[:9])
+    assert list(sorting.sorted_names(iter([]))) == []
 
 
 def test_an_update_finds_the_same_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,22 +9,17 @@ a time, packed, so that a folder of a million files costs the bytes of its names
 
 from __future__ import annotations
 
-import heapq
 import logging
 import os
 import re
-import tempfile
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import chain, islice, pairwise
-from pathlib import Path
-from typing import BinaryIO, cast
+from itertools import chain, islice
+from typing import BinaryIO
 
 from bigr_repr._typing import PathLike
-from bigr_repr.system.files import naming
+from bigr_repr.images.sorting import sorted_names
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +34,6 @@ IMAGE_SUFFIXES = frozenset({
 # fmt: on
 _SUFFIXES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
 _TABLES = (b".parquet", b".pq", b".parq")  # of folders that hold Parquet files, as Spark writes them
-_RUN, _LONG_RUN = 1 << 14, 1 << 18  # names sorted at a time, in memory and of many on a disk
-_HELD = 32 << 20  # bytes of a folder's names that memory holds
-_PIECE = 1 << 13  # bytes of a run on a disk that are read at a time
 _CHUNK = 1 << 16  # bytes of a list read at a time; more than the longest path, so the first chunk shows the separator
 MAGIC = re.compile(rb"[*?\[]")
 
@@ -248,7 +240,7 @@ def _identity(folder: bytes) -> tuple[int, int] | None:
 
 def _members(folder: bytes, follow_links: bool) -> Iterator[bytes]:
     """Names in a folder, hidden ones left out, folders with a slash at the end, in the byte order of whole paths."""
-    return _sorted(_names(folder, follow_links))
+    return sorted_names(_names(folder, follow_links))
 
 
 def _names(folder: bytes, follow_links: bool) -> Iterator[bytes]:
@@ -270,65 +262,6 @@ def _is_folder(entry: os.DirEntry[bytes], follow_links: bool) -> bool:
         return entry.is_dir(follow_symlinks=follow_links)
     except OSError:  # a link that leads to itself
         return False
-
-
-def _sorted(names: Iterable[bytes]) -> Iterator[bytes]:
-    """Names in byte order: sorted runs are kept joined by NUL, which no name holds, and merged while they are read.
-
-    Past some megabytes they are kept in a temporary file.
-    """
-    names, size = iter(names), 0
-    runs: deque[bytes] = deque()
-    while run := sorted(islice(names, _RUN)):
-        runs.append(b"\0".join(run))
-        size += len(runs[-1])
-        if size > _HELD:
-            return _sorted_on_disk(*_spilled(runs, names))
-    return heapq.merge(*map(_split_run, runs))
-
-
-def _spilled(runs: deque[bytes], names: Iterator[bytes]) -> tuple[BinaryIO, list[int]]:
-    """A temporary file of sorted runs, and of such of the names that follow, and where they begin and end.
-
-    Raises OSError, which names the folder for temporary files, where there is none or its disk is full.
-    """
-    place = Path(tempfile.gettempdir())
-    with naming(place), ExitStack() as stack:
-        file = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile(dir=place)))
-        bounds = [0]
-        while runs or (more := sorted(islice(names, _LONG_RUN))):
-            run = runs.popleft() if runs else b"\0".join(more)
-            file.write(run)
-            bounds.append(bounds[-1] + len(run))
-        file.flush()
-        stack.pop_all()  # closed when all is read
-    return file, bounds
-
-
-def _sorted_on_disk(file: BinaryIO, bounds: list[int]) -> Iterator[bytes]:
-    """The names of sorted runs in a file, merged."""
-    with file:
-        yield from heapq.merge(*(_read_run(file, start, end) for start, end in pairwise(bounds)))
-
-
-def _read_run(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    """The names of a run in a file, which is read a piece at a time."""
-    rest = b""
-    while start < end:
-        file.seek(start)
-        piece = file.read(min(_PIECE, end - start))
-        start += len(piece)
-        *whole, rest = (rest + piece).split(b"\0")
-        yield from whole
-    yield rest
-
-
-def _split_run(run: bytes) -> Iterator[bytes]:
-    start = 0
-    while (end := run.find(b"\0", start)) >= 0:
-        yield run[start:end]
-        start = end + 1
-    yield run[start:]
 
 
 # ---- lists and text forms
