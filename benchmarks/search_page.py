@@ -7,30 +7,18 @@ decoded, and a telephone's width with a filter. Time: half a minute on 2 cores. 
 
 from __future__ import annotations
 
-import argparse
-import io
-import os
-import shutil
-import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+from screens import PHOTOS, ROOT, photograph, serving, shoot
 
 import bigr_repr as br
-from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.retrieval import build_index
 from bigr_repr.serve import Service, create_app
-
-ROOT = Path(__file__).parent.parent
-PHOTOS = ROOT / "examples" / "images"
-expect.set_options(timeout=60_000)
 
 
 @contextmanager
@@ -41,16 +29,8 @@ def served(model: str) -> Iterator[str]:
         br.embed_images(PHOTOS, f"{work}/data", model=pre, codes=True)
         build_index(f"{work}/data", f"{work}/index", binarizer="bits")
         app = create_app(Service(pre, index=f"{work}/index", images=PHOTOS))
-        listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-            listening.close()
+        with serving(app) as url:
+            yield url
 
 
 def take(opened: Any, url: str, out: Path) -> None:
@@ -86,28 +66,5 @@ def take(opened: Any, url: str, out: Path) -> None:
     shoot(at, out, "phone")
 
 
-def shoot(page: Any, out: Path, name: str) -> None:
-    """The page as WebP."""
-    page.wait_for_timeout(1500)
-    with Image.open(io.BytesIO(page.screenshot())) as image:
-        image.convert("RGB").save(out / f"{name}.webp", quality=80, method=6)
-    print(f"{out / name}.webp: {(out / f'{name}.webp').stat().st_size:,} bytes")
-
-
-def main() -> None:
-    """Take them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "serve")
-    arguments = parser.parse_args()
-    out = arguments.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with served(arguments.model) as url, sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        take(opened, url, out)
-        opened.close()
-
-
 if __name__ == "__main__":
-    main()
+    photograph(__doc__, served, take, ROOT / "benchmarks" / "results" / "serve")

@@ -6,31 +6,22 @@ benchmarks/results/studio. Time: about a minute on 2 cores. Needs playwright and
 
 from __future__ import annotations
 
-import argparse
-import io
 import os
-import shutil
-import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from bigr_repr_cli.app.server import build, private_folder
 from bigr_repr_cli.app.studio import Studio
-from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+from screens import PHOTOS, ROOT, photograph, serving, shoot
 
 import bigr_repr as br
 from bigr_repr.serve import Access
 
-ROOT = Path(__file__).parent.parent
-PHOTOS = ROOT / "examples" / "images"
 LABEL = "seashore"
-expect.set_options(timeout=60_000)
 
 
 @contextmanager
@@ -39,17 +30,13 @@ def studio(model: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as drawn, private_folder() as folder:
         os.chdir(drawn)  # so that the page names no folder of this machine
         app = build(Studio(br.load(model), Path("drawn")), folder, Access())
-        listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
         try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            with serving(app) as url:
+                try:
+                    yield url
+                finally:
+                    app.state.desk.halt()
         finally:
-            app.state.desk.halt()
-            server.should_exit = True
-            thread.join()
-            listening.close()
             os.chdir(ROOT)
 
 
@@ -77,14 +64,6 @@ def press(page: Any) -> None:
     page.click("#draw")
     expect(page.locator("#shown")).to_be_visible()
     expect(page.locator("#draw")).to_be_enabled()
-
-
-def shoot(page: Any, out: Path, name: str, *, full: bool = False) -> None:
-    """The page as WebP."""
-    page.wait_for_timeout(500)
-    with Image.open(io.BytesIO(page.screenshot(full_page=full))) as image:
-        image.convert("RGB").save(out / f"{name}.webp", quality=80, method=6)
-    print(f"{out / name}.webp: {(out / f'{name}.webp').stat().st_size:,} bytes")
 
 
 def take(opened: Any, url: str, out: Path) -> None:
@@ -129,20 +108,5 @@ def take(opened: Any, url: str, out: Path) -> None:
     shoot(at, out, "inside", full=True)
 
 
-def main() -> None:
-    """Take them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bigr-tiny-aligned")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "studio")
-    arguments = parser.parse_args()
-    out = arguments.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with studio(arguments.model) as url, sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        take(opened, url, out)
-        opened.close()
-
-
 if __name__ == "__main__":
-    main()
+    photograph(__doc__, studio, take, ROOT / "benchmarks" / "results" / "studio")
