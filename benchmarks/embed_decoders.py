@@ -64,7 +64,7 @@ def seconds_to_decode(files: list[str], side: int, timeout: float | None) -> flo
     from bigr_repr.images.isolated import GuardedLoading
     from bigr_repr.system.threads import map_ahead
 
-    load = Decoding(timeout=timeout).loader(side, sha256=False)
+    load = Decoding(timeout=timeout).loader(side, sha256=False, icc="convert")
     stream = map_ahead(lambda file: load(file, file).pixels, [*files[:64], *files], ahead=64)
     try:
         for _ in range(64):

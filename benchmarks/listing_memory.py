@@ -58,9 +58,9 @@ def listed(run: Path, given: Iterator[Any]) -> Any:
 
 
 def folder(run: Path, count: int) -> None:
-    from bigr_repr.images import find
+    from bigr_repr.images.sorting import sorted_names
 
-    listed(run, sources(find._sorted(names(count))))
+    listed(run, sources(sorted_names(names(count))))
 
 
 def store(run: Path, count: int) -> None:

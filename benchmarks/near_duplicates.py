@@ -22,6 +22,7 @@ import sys
 import time
 from typing import Any
 
+import faiss
 import numpy as np
 import record
 
@@ -98,7 +99,7 @@ def main() -> None:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             rows_of.append(json.loads(done.stdout))
             print(rows_of[-1], flush=True)
-    record.write("near_duplicates", {"bits": BITS, "radius": RADIUS, "runs": rows_of})
+    record.write("near_duplicates", {"faiss": faiss.__version__, "bits": BITS, "radius": RADIUS, "runs": rows_of})
 
 
 if __name__ == "__main__":
