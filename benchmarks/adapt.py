@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -149,19 +148,18 @@ def main() -> None:
         made: dict[str, Adapted] = {}
         rows: list[dict[str, Any]] = []
         results["domains"][name] = rows
-        folder = Path(tempfile.mkdtemp(prefix="adapt-"))
-        for method in given.methods:
-            chosen: dict[str, Any] = {"method": method, **METHODS[method]}
-            recipe = AdaptRecipe(
-                steps=given.steps, batch_size=given.batch_size, minutes=given.minutes, mirror=name != "digits",
-                **chosen,
-            )  # fmt: skip
-            made[method] = adapt(images, model=given.model, out=folder / method, recipe=recipe)
-            rows.append({"method": method, **row(made[method], given.model, images, test)})
-            record.write("adapt", results, made[method].before)
-        if given.drawn:
-            sheet(made, record.RESULTS / f"adapt_{name}.png", given.drawn)
-        shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(prefix="adapt-") as folder:
+            for method in given.methods:
+                chosen: dict[str, Any] = {"method": method, **METHODS[method]}
+                recipe = AdaptRecipe(
+                    steps=given.steps, batch_size=given.batch_size, minutes=given.minutes, mirror=name != "digits",
+                    **chosen,
+                )  # fmt: skip
+                made[method] = adapt(images, model=given.model, out=Path(folder) / method, recipe=recipe)
+                rows.append({"method": method, **row(made[method], given.model, images, test)})
+                record.write("adapt", results, made[method].before)
+            if given.drawn:
+                sheet(made, record.RESULTS / f"adapt_{name}.png", given.drawn)
 
 
 if __name__ == "__main__":

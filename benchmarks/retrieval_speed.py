@@ -7,7 +7,6 @@ take turns, round after round, and the median of each one's runs is recorded.
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import tempfile
 import time
@@ -240,8 +239,9 @@ def store_latencies(rows: int, rounds: int) -> list[dict[str, Any]]:
 
     codes = clustered(rows, 256, 0)
     index = HammingIndex.build(codes, ids=[f"{row}.jpg" for row in range(rows)])
-    folder, found = Path(tempfile.mkdtemp()), []
-    try:
+    found = []
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
         for place, kind in (("lancedb:" + str(folder / "flat"), "flat"), ("lancedb:" + str(folder / "ivf"), "ivf"),
                             ("milvus:" + str(folder / "m.db"), "flat")):  # fmt: skip
             started = time.perf_counter()
@@ -253,8 +253,6 @@ def store_latencies(rows: int, rounds: int) -> list[dict[str, Any]]:
                 {"store": name, "rows": rows, "push_s": round(seconds, 2), "single_ms": round(1e3 * median, 3)}
             )
             print(found[-1], flush=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return found
 
 

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bigr_repr_cli.app.server import build, private_folder
+from bigr_repr_cli.app.server import build
 from bigr_repr_cli.app.studio import Studio
 from playwright.sync_api import expect
 from screens import PHOTOS, ROOT, photograph, serving, shoot
 
 import bigr_repr as br
 from bigr_repr.serve import Access
+from bigr_repr.system.scratch import scratch_folder
 
 LABEL = "seashore"
 
@@ -27,7 +28,7 @@ LABEL = "seashore"
 @contextmanager
 def studio(model: str) -> Iterator[str]:
     """The address of a studio that is served."""
-    with tempfile.TemporaryDirectory() as drawn, private_folder() as folder:
+    with tempfile.TemporaryDirectory() as drawn, scratch_folder() as folder:
         os.chdir(drawn)  # so that the page names no folder of this machine
         app = build(Studio(br.load(model), Path("drawn")), folder, Access())
         try:

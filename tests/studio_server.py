@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from bigr_repr_cli.app.server import build, private_folder
+from bigr_repr_cli.app.server import build
 from bigr_repr_cli.app.studio import Studio
 from fastapi import FastAPI
 
 from bigr_repr.serve import Access
+from bigr_repr.system.scratch import scratch_folder
 
 JSON = {"content-type": "application/json"}
 
@@ -58,7 +59,7 @@ class Running:
 
 @contextmanager
 def served(studio: Studio, access: Access | None = None) -> Iterator[Running]:
-    with private_folder() as folder:
+    with scratch_folder() as folder:
         app = build(studio, folder, access or Access(anyone=True))
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", timeout_graceful_shutdown=1))

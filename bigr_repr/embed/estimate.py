@@ -10,8 +10,6 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow.parquet as pq
@@ -27,6 +25,7 @@ from bigr_repr.embed.run import Setup, embed_sources, found_sources, load_setup
 from bigr_repr.images.containers import is_container, is_table
 from bigr_repr.images.find import Source
 from bigr_repr.system.object_store import is_url
+from bigr_repr.system.scratch import scratch_folder
 from bigr_repr.system.threads import map_ahead
 
 if TYPE_CHECKING:
@@ -274,12 +273,12 @@ def _measured(sources: list[Source], setup: Setup, options: EmbedOptions) -> Mea
         if progress.total is not None:
             marks.append((time.perf_counter(), progress.done))
 
-    with TemporaryDirectory(prefix="bigr-estimate-") as folder:
+    with scratch_folder() as folder:
         batch = options.batch_size if isinstance(options.batch_size, int) else None
         many = len(setup.devices) > 1  # then in small units, so that processes tell of every batch
         size = batch or 32 if many else min(_unit_size(options, setup), max(1, len(sources)))
         own = replace(options, engine="local", unit_size=size, update=False, drop_gone=False)
-        done = embed_sources(iter(sources), Path(folder) / "rows", setup, own, mark)
+        done = embed_sources(iter(sources), folder / "rows", setup, own, mark)
         if not done.rows:
             raise ValueError(f"none of {done.inputs} sampled images gave a row, so there is nothing to measure")
         parts = [pq.read_metadata(part) for part in sorted(done.out.glob("part-*.parquet"))]

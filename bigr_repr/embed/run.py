@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from bigr_repr._typing import PathLike
@@ -29,6 +28,7 @@ from bigr_repr.system.files import locked
 from bigr_repr.system.lease import leased
 from bigr_repr.system.object_store import ObjectPath, Place, as_place
 from bigr_repr.system.patience import patience
+from bigr_repr.system.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from bigr_repr.checkpoints.pretrained import Pretrained
@@ -158,7 +158,7 @@ def _engine(loaded: Setup, job: EmbedJob, options: EmbedOptions, held: list[int]
         return LocalEngine(loaded.extractor, recipe, job.ledger, size, options.decoding, *told).run_units
     on_ray = loaded.pre is not None
     order = EngineOptions(
-        model=recipe.config.name if on_ray else saved(loaded.given, stack.enter_context(TemporaryDirectory())),
+        model=recipe.config.name if on_ray else saved(loaded.given, stack.enter_context(scratch_folder())),
         device=str(options.device or "auto") if on_ray else "",
         compile=options.compile, recipe=recipe, decoding=options.decoding,
         out=str(job.out.resolve()), folder=str(job.folder.resolve()),

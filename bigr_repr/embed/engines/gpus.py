@@ -141,13 +141,13 @@ class Devices:
         return True
 
 
-def saved(model: object, folder: str) -> str:
+def saved(model: object, folder: Path) -> str:
     """A name or folder for load: as given, or where the model was saved."""
     from bigr_repr.checkpoints.pretrained import Pretrained, save
 
     if isinstance(model, Pretrained):
-        save(model, Path(folder) / "model")
-        return str(Path(folder) / "model")
+        save(model, folder / "model")
+        return str(folder / "model")
     return str(model)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import signal
 import socket
-import tempfile
 import threading
 import webbrowser
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from bigr_repr.serve.errors import handle_errors
 from bigr_repr.serve.guard import RequestGuard, error_body
 from bigr_repr.serve.metrics import Metrics
 from bigr_repr.serve.settings import is_loopback
+from bigr_repr.system.scratch import scratch_folder
 from bigr_repr_cli.app import inside, routes, searching
 from bigr_repr_cli.app.jobs import BusyError, Desk
 from bigr_repr_cli.app.orders import field_of
@@ -33,7 +33,7 @@ _STATIC: Final = Path(__file__).with_name("static")
 
 
 def build(studio: Studio, folder: Path, access: Access) -> FastAPI:
-    """The application. folder: see `private_folder`."""
+    """The application. folder: for uploads and indexes."""
     shelf, desk = Shelf(folder, studio.max_pixels), Desk()
     finder = searching.Finder(studio.pre, folder, open_paths=is_loopback(access.host) or access.password is not None)
 
@@ -79,13 +79,6 @@ def _handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(FullError, full)
 
 
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder for uploads and indexes, of this user only, which is removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="bigr-repr-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
 class _EndError(Exception):
     """A signal asked the server to end."""
 
@@ -115,20 +108,18 @@ def serve(
     if not is_loopback(host):
         warning = "every machine that reaches this one can use the page"
         typer.echo(f"warning: {warning}" + ("" if password else "; set a password with --password"), err=True)
-    with private_folder() as folder:
-        app = build(studio, folder, access)
-        desk: Desk = app.state.desk
-        if search is not None:
-            app.state.finder.open(search, images, lambda done, total, look: None)
-            app.state.service = app.state.finder.service
-        usual = signal.signal(signal.SIGTERM, _raise_end)  # uvicorn passes the signal on when it has ended
-        try:
-            run_server(app, access, LIMITS, port, begun=begun, ended=desk.halt, grace=1)
-        except (_EndError, KeyboardInterrupt):
-            pass
-        finally:
-            signal.signal(signal.SIGTERM, usual)
-            desk.close()
+    usual = signal.signal(signal.SIGTERM, _raise_end)  # uvicorn passes the signal on when it has ended
+    try:
+        with suppress(_EndError, KeyboardInterrupt), scratch_folder() as folder:
+            app = build(studio, folder, access)
+            desk: Desk = app.state.desk
+            with closing(desk):
+                if search is not None:
+                    app.state.finder.open(search, images, lambda done, total, look: None)
+                    app.state.service = app.state.finder.service
+                run_server(app, access, LIMITS, port, begun=begun, ended=desk.halt, grace=1)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 def _raise_end(*_: Any) -> None:

@@ -1,0 +1,54 @@
+"""The suite leaves nothing on disk but the folders of tests that failed, and needs room for only one module at a time.
+
+pytest removes a passed test's `tmp_path` at once (pyproject.toml). Here the folders that a module's fixtures made go
+with the module, and so does what tests and the processes they start leave in the system's folder for temporary files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Of other packages, which keep them on purpose: PyTorch's compiler, Ray, Milvus' log, browsers.
+_KEPT_BY_OTHERS = ("torchinductor_*", "ray", "milvus.*", "playwright*", "org.chromium.*", ".org.chromium.*")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder for temporary files of this run and its processes: short, for it holds sockets."""
+    tmp_path_factory.getbasetemp()  # is not in it
+    usual = {name: os.environ.get(name) for name in ("TMPDIR", "RAY_TMPDIR")}
+    folder = tempfile.mkdtemp(prefix="test-")
+    os.environ.update(dict.fromkeys(usual, folder))
+    tempfile.tempdir = None
+    yield Path(folder)
+    for name, value in usual.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+    tempfile.tempdir = None
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frugal(_temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Removes what the module's fixtures wrote; tests that leave temporary files behind fail."""
+    root = tmp_path_factory.getbasetemp()
+    before = set(root.iterdir())
+    yield
+    for folder in set(root.iterdir()) - before:
+        if not folder.name.startswith("test_"):  # that of a test that failed
+            shutil.rmtree(folder, ignore_errors=True)
+    left = [path.name for path in _temporary.iterdir() if not any(path.match(pattern) for pattern in _KEPT_BY_OTHERS)]
+    for path in _temporary.iterdir():
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
+    assert not left, f"these tests left temporary files behind: {', '.join(sorted(left))}"
