@@ -27,6 +27,7 @@ def _temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tmp_path_factory.getbasetemp()  # is not in it
     usual = {name: os.environ.get(name) for name in ("TMPDIR", "RAY_TMPDIR")}
     folder = tempfile.mkdtemp(prefix="test-")
+    Path(folder).chmod(0o711)  # some tests run as another user
     os.environ.update(dict.fromkeys(usual, folder))
     tempfile.tempdir = None
     yield Path(folder)
