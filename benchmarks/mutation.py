@@ -139,7 +139,7 @@ def _alone(tree: Path, fault: Fault, tests: list[str], limit: float) -> str | No
     """As `Trial.attempt`, in a process that imports the package anew: for what runs at import."""
     files = sorted({test.partition("::")[0] for test in tests})
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
-    chosen = ["-p", "mutation", "--chosen", os.pathsep.join(tests)]
+    chosen = ["-p", "mutation", "--chosen", "\n".join(tests)]
     place = tree / fault.file
     place.write_bytes(faulty(fault))
     try:
@@ -158,7 +158,7 @@ def pytest_addoption(parser: Any) -> None:
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     """The same."""
-    tests = config.getoption("--chosen").split(os.pathsep)
+    tests = config.getoption("--chosen").split("\n")
     items[:] = sorted((item for item in items if item.nodeid in tests), key=lambda item: tests.index(item.nodeid))
 
 
