@@ -10,12 +10,15 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_train_stops import run_on
 from tiny_model import tiny_model, write_pictures
 
 import bigr_repr as br
@@ -24,7 +27,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained, describe, tokenizer_fin
 from bigr_repr.evaluate.reports.adapted import ClassShown, adaptation_page, figures_of, quality_of
 from bigr_repr.evaluate.runs.adapted import compare_models
 from bigr_repr.evaluate.runs.settings import BenchSettings
-from bigr_repr.train import Adapted, AdaptRecipe, adapt
+from bigr_repr.train import Adapted, AdaptRecipe, GeneratorRecipe, adapt, adapt_job
 from bigr_repr.train.adapt_job import OnProgress
 from bigr_repr.train.adaptation import note_quality
 from bigr_repr.train.held_out import no_fall
@@ -292,6 +295,9 @@ def test_probes_are_measured_and_the_page_shows_every_class(
     assert [(each.name, each.before, each.after) for each in subjects(made, 9)] == [("red", 2, 2), ("teal", None, 3)]
     page = adaptation_page("mine", made.record, figures, shown)
     assert page.count("data:image/png") == 6
+    curve = made.record["held_out_losses"].values()
+    assert all(f">{loss:.4f}</span>" in page for loss in (min(curve), max(curve)))
+    assert all(f">{step}</span>" in page for step in ("step 0", made.record["steps"]))
     assert "teal" in page
 
 
@@ -374,6 +380,54 @@ def test_an_adaptation_that_was_killed_goes_on_to_the_same_weights(
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert not (tmp_path / "o").exists()
     assert _same(_adapt(pictures, base, tmp_path / "o"), whole)
+
+
+def _noting(said: set[str]) -> OnProgress:
+    return lambda what, done, total: said.add(what)
+
+
+def adapt_in_turn(pictures: Path, base: Path, out: Path) -> list[Any]:
+    """A model, and one with its tokenizer, by steps that draw nothing at random: what is drawn differs by process."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapt_job, "GeneratorRecipe", partial(GeneratorRecipe, dropout=0, class_dropout=0))
+        for name, changes in {"plain": {"learning_rate": 0.01}, "both": {"tokenizer_too": True}}.items():
+            said = set[str]()
+            made = _adapt(pictures, base, out / name, on_progress=_noting(said), **changes)
+            curves = made.record["held_out_losses"], made.record["held_out_neighbors"]
+            found.append([made.after.fingerprint, *curves, sorted(said)])
+    return found
+
+
+TOGETHER = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_adapt import adapt_in_turn
+from bigr_repr.train.together import processes
+out = Path({out!r})
+found = adapt_in_turn(Path({pictures!r}), Path({base!r}), out)
+out.with_name(str(processes().process_index)).write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_adapt_one_model_after_another_as_one_does(pictures: Path, tmp_path: Path) -> None:
+    base = br.save(tiny_model(layers=2, objective="bce", attention="causal"), tmp_path / "base")
+    one = adapt_in_turn(pictures, base, tmp_path / "alone")
+    file, out = tmp_path / "run.py", tmp_path / "together"
+    places = {"tests": str(Path(__file__).parent), "pictures": str(pictures), "base": str(base), "out": str(out)}
+    file.write_text(TOGETHER.format(**places))
+    run_on(2, file)
+    first, second = (json.loads((tmp_path / each).read_text()) for each in "01")
+    alone, together = (list(side[0][1].values()) for side in (one, first))
+    assert alone == pytest.approx(together, abs=3e-5)
+    assert len(set(alone)) == len(alone)
+    for number, name in enumerate(("plain", "both")):
+        assert first[number][:3] == second[number][:3]
+        assert first[number][0] == br.load(out / name).fingerprint
+        assert (first[number][3], second[number][3]) == (one[number][3], [])
+    assert sorted(path.name for path in out.iterdir()) == ["both", "plain"]
 
 
 # ---- features

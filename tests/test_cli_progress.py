@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bigr_repr_cli import progress
+from rich.console import Console
 
 
 def test_without_a_terminal_each_thing_has_a_line_a_minute(
@@ -26,3 +27,37 @@ def test_without_a_terminal_each_thing_has_a_line_a_minute(
         "cifar10 train: 180 of 400, about 4 min left", "probe: 18 of 20, about 0 min left",
         "encoding: 1 of 2, about 2 min left",
     ]  # fmt: skip
+
+
+def test_without_a_terminal_what_takes_long_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing is counted for minutes, and between one thing and the next."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    lines = progress._Lines(Console(stderr=True))
+
+    def at(second: float) -> None:
+        clock[0] = second
+        lines.beat()
+
+    at(100)
+    lines.tell("linear probe", 0, 2)
+    for second in (130, 170, 220, 300):
+        at(second)
+    lines.tell("linear probe", 2, 2)
+    for second in (310, 420):
+        at(second)
+    assert capsys.readouterr().err.splitlines() == [
+        "linear probe: 0 of 2", "linear probe: 0 of 2, for 2 min now", "linear probe: 0 of 2, for 3 min now",
+        "linear probe: done, 2 min ago",
+    ]  # fmt: skip
+
+
+def test_a_thread_sees_to_the_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.01)
+    with progress.counting_progress("indexing") as count:
+        count(0, 3)
+        said = ""
+        while "indexing: 0 of 3" not in said:  # the suite's limit ends it if it never comes
+            said += capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +15,16 @@ from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 
 
-def tiny_model(seed: int = 0, *, layers: int = 4, side: int = 32, name: str = "tiny-random") -> Pretrained:
+def tiny_model(
+    seed: int = 0, *, layers: int = 4, side: int = 32, name: str = "tiny-random", **generator_fields: Any
+) -> Pretrained:
     """16 tokens of 12 bits at 32 px, width 64; every weight random, so that nothing is accidentally the identity."""
     tokenizer = TokenizerConfig(
         image_size=side, base_channels=32, channel_multipliers=(1, 1, 1, 1), res_blocks=1, embed_dim=32, code_bits=12
     )
     generator = GeneratorConfig(
         layers=layers, heads=2, dim=64, transcoder_blocks=1, transcoder_dim=32, classes=3, code_bits=12,
-        grid=tokenizer.grid, ffn_multiple_of=64,
+        grid=tokenizer.grid, ffn_multiple_of=64, **generator_fields,
     )  # fmt: skip
     random = torch.Generator().manual_seed(seed)
     pre = Pretrained(

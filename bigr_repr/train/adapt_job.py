@@ -11,13 +11,13 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
 
 from bigr_repr.checkpoints.adapters import with_classes
@@ -39,6 +39,7 @@ from bigr_repr.train.loop import TrainSettings, identify, objective_of, train
 from bigr_repr.train.pace import decided
 from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.reconstruction import reconstruction_db
+from bigr_repr.train.together import processes, shared_out, told
 from bigr_repr.train.trained_part import TrainedPart, begun_with_classes
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,12 @@ _LOOKS = 10
 _EMA = 0.99
 _FAR_BELOW = 3.0  # dB
 _PARTS = 1000  # of a bar
+_PATIENCE = timedelta(hours=6)  # of processes that wait while one encodes
 _CURVES = ("held_out_losses", "held_out_neighbors")  # which the page shows, and the model's record leaves out
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """No progress: the main process tells it."""
 
 
 def _classes(
@@ -78,27 +84,40 @@ def _reconstruction(
 
 
 class AdaptJob:
-    """One adaptation, with its files in a hidden folder beside the model it makes, where the same job resumes."""
+    """One adaptation, with its files in a hidden folder beside the model it makes, where the same job resumes.
 
-    def __init__(self, out: Path, model: str, images: ImageSet, recipe: AdaptRecipe, on_progress: OnProgress) -> None:
+    Of several processes all train; the main one encodes, judges, writes and reports progress.
+    """
+
+    def __init__(
+        self, out: Path, model: str, images: ImageSet, recipe: AdaptRecipe, on_progress: OnProgress, *, cpu: bool
+    ) -> None:
+        together = processes(cpu=cpu, patience=_PATIENCE)
+        if (recipe.batch_size or 0) % together.num_processes:
+            count = f"the number of processes ({together.num_processes})"
+            raise ValueError(f"batch_size={recipe.batch_size} must be a multiple of {count}")
         self._began, self._out, self._model, self._images = time.monotonic(), out, model, images
-        self._recipe, self._on_progress, self.start = recipe, on_progress, load(model)
+        self._recipe, self._cpu, self.start = recipe, cpu, load(model)
+        self._on_progress = on_progress if together.is_main_process else _silent
         if self.start.config.generator.condition != "class":
             raise ValueError(f"{model} takes captions, not classes; adapt a model with classes: bigr-repr models list")
         # Not where a folder lies on this machine: the record is published with the model.
         self._base = self.start.config.name if Path(model).exists() else model
         self._tokenizer = self.start.tokenizer
         self._folder = out.with_name(f".{out.name}.adapting")
-        free = {"minutes": None, "patience": None}
+        told(self._claim)
+
+    def _claim(self) -> None:
+        """Keep what the same job left in its folder; remove what another one did."""
+        count = processes().num_processes  # which random draws depend on
         wanted = {
-            "images": images.fingerprint(),
+            "images": self._images.fingerprint(),
             "model": self.start.fingerprint,
-            **dataclasses.asdict(recipe),
-            **free,
+            **dataclasses.asdict(self._recipe),
+            **{"minutes": None, "patience": None},
+            **({"processes": count} if count > 1 else {}),
         }
         file = self._folder / "request.json"
-        if not PartialState().is_main_process:
-            return
         if file.exists() and json.loads(file.read_text()) == json.loads(json.dumps(wanted)):
             log.info("going on with the run in %s", self._folder)
             return
@@ -108,21 +127,23 @@ class AdaptJob:
             opened.write(json.dumps(wanted).encode())
 
     def run(
-        self, kept: NDArray[np.int64], held_out: NDArray[np.int64], name: str, *, precision: str, cpu: bool
+        self, kept: NDArray[np.int64], held_out: NDArray[np.int64], name: str, *, precision: str
     ) -> tuple[Pretrained, Path | None, dict[str, Any]]:
         """Encode, train and write: the adapted model, its adapter's folder, and the record."""
         config, taken, labels = _classes(self.start, self._images, self._recipe)
-        quality = _reconstruction(self.start, self._images, held_out, warn=not self._recipe.tokenizer_too)
+        warn = not self._recipe.tokenizer_too
+        quality = told(lambda: _reconstruction(self.start, self._images, held_out, warn=warn))
         if self._recipe.tokenizer_too:
-            quality["reconstruction_after_db"] = self._train_tokenizer(kept, held_out, cpu)
+            quality["reconstruction_after_db"] = self._train_tokenizer(kept, held_out)
         trained_on, looked_at = (
             self._codes(what, rows, labels) for what, rows in (("kept", kept), ("held out", held_out))
         )
+        self._tokenizer.cpu()  # encoding may have moved it; what follows has codes
         with torch.random.fork_rng():
             torch.manual_seed(self._recipe.seed)
             present = [] if trained_on.labels is None else np.unique(trained_on.labels).tolist()
             part = TrainedPart(begun_with_classes(self.start, config, taken), taken, present, self._recipe)
-        settings = self._settings(len(kept), precision, cpu)
+        settings = self._settings(len(kept), precision)
         new = [each for each, row in zip(config.class_names, taken.tolist(), strict=False) if row < 0]
         record = {
             **self._facts(part),
@@ -135,7 +156,7 @@ class AdaptJob:
         after, adapter = self._write(dataclasses.replace(config, name=name), part, record, conditional)
         return after, adapter, record
 
-    def _train_tokenizer(self, kept: NDArray[np.int64], held_out: NDArray[np.int64], cpu: bool) -> float:
+    def _train_tokenizer(self, kept: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
         """Train the tokenizer further and use it from here on; returns its PSNR, in dB."""
         self._tokenizer, (_, after) = adapted_tokenizer(
             self.start.tokenizer,
@@ -146,7 +167,7 @@ class AdaptJob:
             steps=self._recipe.length(len(kept)),
             seconds=30 * self._recipe.minutes,
             seed=self._recipe.seed,
-            cpu=cpu,
+            cpu=self._cpu,
             on_progress=partial(self._on_progress, "training, tokenizer"),
         )
         return after
@@ -154,7 +175,8 @@ class AdaptJob:
     def _codes(self, what: str, rows: NDArray[np.int64], labels: NDArray[np.int64] | None) -> CodeSet:
         """The codes of some rows, reused if an earlier start made them."""
         folder = self._folder / f"codes-{what.replace(' ', '-')}"
-        with PartialState().main_process_first():
+
+        def encode() -> None:
             if not (folder / "codes.json").exists():
                 write_codes(
                     ChosenSet(self._images, rows, None if labels is None else labels[rows]),
@@ -162,23 +184,25 @@ class AdaptJob:
                     folder,
                     tokenizer_name=self._base,
                     mirror=self._recipe.mirror and what == "kept",
-                    device=None,
+                    device=processes().device,
                     on_progress=partial(self._on_progress, f"encoding, {what}"),
                 )
+
+        told(encode)
         return CodeSet(folder)
 
-    def _settings(self, images: int, precision: str, cpu: bool) -> TrainSettings:
+    def _settings(self, images: int, precision: str) -> TrainSettings:
         recipe, steps = self._recipe, self._recipe.length(images)
         return TrainSettings(
             out=str(self._folder / "run"),
             steps=steps,
-            batch_size=recipe.batch(images),
+            batch_size=shared_out(recipe.batch(images)),
             learning_rate=recipe.rate(),
             warmup=min(20, steps),
             seed=recipe.seed,
             ema=_EMA,
             precision=precision,
-            cpu=cpu,
+            cpu=self._cpu,
             keep=1,
             save_every=max(1, steps // 10),
             log_every=max(1, steps // 100),
@@ -260,7 +284,6 @@ class AdaptJob:
         self, config: ModelConfig, part: TrainedPart, record: dict[str, Any], conditional: bool
     ) -> tuple[Pretrained, Path | None]:
         """Write the model folder with its adapter; the saved model equals the base with the adapter, bit for bit."""
-        state = PartialState()
         known = {key: self.start.config.training.get(key) for key in ("data", "terms")}
         adapted = {name: value for name, value in record.items() if name not in _CURVES}
         training = {"adapted": adapted, "begun_with": {key: value for key, value in known.items() if value}}
@@ -270,18 +293,21 @@ class AdaptJob:
         if self._recipe.method == "full":
             after = Pretrained(config, self._tokenizer.cpu(), part.model)
         else:
-            if state.is_main_process:  # all processes share the folder
-                shutil.rmtree(beside, ignore_errors=True)
-                own = None if self._tokenizer is self.start.tokenizer else self._tokenizer
-                part.write(beside, config, base=self._base, base_sha256=self.start.fingerprint, tokenizer=own)
-            state.wait_for_everyone()
+            told(lambda: self._write_adapter(part, beside, config))
             after = with_adapter(self.start, beside)
-            state.wait_for_everyone()
+            processes().wait_for_everyone()  # until all have read it
         adapter = None if self._recipe.method == "full" else self._out / "adapter"
-        if state.is_main_process:
+
+        def finish() -> None:
             save(after, self._out)
             if adapter is not None:
                 beside.rename(adapter)
             shutil.rmtree(self._folder, ignore_errors=True)
-        state.wait_for_everyone()
+
+        told(finish)
         return after, adapter
+
+    def _write_adapter(self, part: TrainedPart, folder: Path, config: ModelConfig) -> None:
+        own = None if self._tokenizer is self.start.tokenizer else self._tokenizer
+        shutil.rmtree(folder, ignore_errors=True)
+        part.write(folder, config, base=self._base, base_sha256=self.start.fingerprint, tokenizer=own)

@@ -16,6 +16,7 @@ from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.reconstruction import reconstruction_db
+from bigr_repr.train.together import anywhere, shared_out, told
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 
 _RATE, _BATCH, _EMA = 2e-4, 16, 0.99
@@ -38,8 +39,8 @@ def adapted_tokenizer(
 
     It is `start` where training did not improve it. Its weights are kept in `folder`, for a call that resumes.
     """
-    before = reconstruction_db(start, images, held_out)
-    if (folder / "tokenizer").exists():
+    before = told(lambda: reconstruction_db(start, images, held_out))
+    if told((folder / "tokenizer").exists):
         made = load_tokenizer(folder / "tokenizer")
     else:
         until = time.monotonic() + seconds
@@ -47,15 +48,16 @@ def adapted_tokenizer(
         def finished(done: int, average: ExponentialAverage) -> bool:
             share = max(done / steps, 1 - (until - time.monotonic()) / seconds)
             on_progress(round(1000 * min(1.0, share)), 1000)
-            return time.monotonic() >= until
+            return anywhere(time.monotonic() >= until)
 
         settings = TrainSettings(
-            out=str(folder / "run"), steps=steps, batch_size=min(_BATCH, len(kept)), learning_rate=_RATE, seed=seed,
-            ema=_EMA, cpu=cpu, keep=1, save_every=max(1, steps // 10), log_every=max(1, steps // 100), tracker="none",
+            out=str(folder / "run"), steps=steps, batch_size=shared_out(min(_BATCH, len(kept))), learning_rate=_RATE,
+            seed=seed, ema=_EMA, cpu=cpu, keep=1, save_every=max(1, steps // 10), log_every=max(1, steps // 100),
+            tracker="none",
         )  # fmt: skip
         recipe = TokenizerRecipe(pixel_loss="l2", perceptual=None, gan_start=None)
         chosen = ChosenSet(images, kept, None)
         made = train_tokenizer(chosen, start.config, settings, recipe, initial=start, finished=finished)
-        save_tokenizer(made, folder / "tokenizer")
-    after = reconstruction_db(made, images, held_out)
+        told(lambda: save_tokenizer(made, folder / "tokenizer"))
+    after = told(lambda: reconstruction_db(made, images, held_out))
     return (made, (before, after)) if after > before else (start, (before, before))

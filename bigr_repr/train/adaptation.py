@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
@@ -21,6 +20,7 @@ from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.system.files import replacing
 from bigr_repr.train.adapt_job import AdaptJob, OnProgress
 from bigr_repr.train.adapt_recipe import AdaptRecipe
+from bigr_repr.train.together import processes
 
 log = logging.getLogger(__name__)
 _FEWEST = 8
@@ -60,7 +60,7 @@ def adapt(
     images: what `open_images` takes; with labels, classes are learned. model: what `load` takes. name: of the new
     model, by default the folder's. columns: of Parquet files. `on_progress(what, done, total)` reports progress.
     A stopped run resumes when you make the same call again; until it ends, its files are in a hidden folder beside
-    `out`.
+    `out`. Processes launched together (accelerate launch, torchrun) share out each batch and return the same model.
     Raises ValueError for pictures that cannot be used, FileExistsError where `out` is not empty, TrainingError as
     `bigr_repr.train.loop.train` does, RunStoppedError among it.
     """
@@ -69,8 +69,8 @@ def adapt(
         raise FileExistsError(f"{out} is not empty; name another folder, or remove it")
     source = images if isinstance(images, ImageSet) else open_images(images, columns=columns)
     kept, held_out = _split(source, recipe)
-    job = AdaptJob(out, model, source, recipe, on_progress)
-    after, adapter, record = job.run(kept, held_out, name or out.name, precision=precision, cpu=cpu)
+    job = AdaptJob(out, model, source, recipe, on_progress, cpu=cpu)
+    after, adapter, record = job.run(kept, held_out, name or out.name, precision=precision)
     return Adapted(
         folder=out,
         adapter=adapter,
@@ -86,7 +86,7 @@ def adapt(
 def note_quality(made: Adapted, quality: dict[str, Any]) -> None:
     """Add what was measured to an adapted model's record, in its config.json."""
     config = dataclasses.replace(made.after.config, quality=quality)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         with replacing(made.folder / CONFIG_FILE) as file:
             file.write(config_text(config, made.after.fingerprint).encode())
 

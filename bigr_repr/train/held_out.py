@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
-from accelerate.utils import gather
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -28,6 +26,7 @@ from bigr_repr.models.bigr import BiGR, usual_block
 from bigr_repr.system.files import replacing
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.ema import ExponentialAverage
+from bigr_repr.train.together import anywhere, told
 
 _LOOKED_AT = 128  # images; enough to tell whether the loss still falls
 _LEARNED_FROM = 384  # images that their neighbors are among
@@ -126,7 +125,7 @@ class BestWeights:
 
     def __call__(self, done: int, average: ExponentialAverage) -> bool:
         """Whether to end after `done` steps: the same answer on every process."""
-        late = _anywhere(time.monotonic() >= self._until)
+        late = anywhere(time.monotonic() >= self._until)
         if done not in self.losses and (done % self._every == 0 or late or not self.losses):
             self._look(done, average)
         if late:
@@ -170,7 +169,12 @@ class BestWeights:
         return load_file(self._folder / "best.safetensors")
 
     def _look(self, done: int, average: ExponentialAverage) -> None:
-        state, module = average.state(), self._module()
+        state = average.state()  # which every process takes part in
+        self.losses, self.neighbors = told(lambda: self._looked(done, state))
+
+    def _looked(self, done: int, state: dict[str, Tensor]) -> tuple[dict[int, float], dict[int, float]]:
+        """Both curves with another step; its weights are kept if they are the best so far."""
+        module = self._module()
         own = {name: value.detach().clone() for name, value in module.state_dict().items()}
         was_training = module.training
         module.load_state_dict(state)
@@ -180,18 +184,9 @@ class BestWeights:
             self.neighbors[done] = held_out_neighbors(model, self._kept, self._codes)
         module.load_state_dict(own)
         module.train(was_training)
-        if PartialState().is_main_process:
-            if self.best_step == done:
-                with replacing(self._folder / "best.safetensors") as file:
-                    file.write(save({name: state[name].contiguous() for name in self._names}))
-            with replacing(self._folder / "best.json") as file:
-                file.write(json.dumps([self.losses, self.neighbors]).encode())
-
-
-def _anywhere(late: bool) -> bool:
-    state = PartialState()
-    if state.num_processes == 1:
-        return late
-    asked = gather(torch.tensor([late], device=state.device))
-    assert isinstance(asked, Tensor)
-    return bool(asked.any())
+        if self.best_step == done:
+            with replacing(self._folder / "best.safetensors") as file:
+                file.write(save({name: state[name].contiguous() for name in self._names}))
+        with replacing(self._folder / "best.json") as file:
+            file.write(json.dumps([self.losses, self.neighbors]).encode())
+        return self.losses, self.neighbors

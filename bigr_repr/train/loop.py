@@ -29,6 +29,7 @@ from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.logbook import Logbook
 from bigr_repr.train.resume import TrainingError, load_checkpoint, read_record, resumed_from, save_checkpoint
 from bigr_repr.train.stopping import RunStoppedError, StopSignals
+from bigr_repr.train.together import processes
 
 log = logging.getLogger(__name__)
 SCHEDULES = ("constant", "cosine")
@@ -230,20 +231,27 @@ def _train(
         if reason or settings.due(done, settings.save_every):
             save_checkpoint(out, done, accelerator, average, dict(record), keep=settings.keep)
         if reason:
-            accelerator.end_training()
+            _end(accelerator)
             raise RunStoppedError(done, settings.steps, out, reason)
         if settings.due(done, settings.sample_every):
             _picture(task, average, accelerator, logbook, done, out)
         if finished is not None and finished(done, average):
             break
-    accelerator.end_training()
+    _end(accelerator)
     return average.state()
+
+
+def _end(accelerator: Accelerator) -> None:
+    """Close the trackers; the processes stay together, for what follows."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 def _accelerate(task: Task, settings: TrainSettings) -> Accelerator:
     """An accelerator, with the task's modules and optimizers prepared for it."""
     project = ProjectConfiguration(project_dir=settings.out, logging_dir=str(Path(settings.out) / "logs"))
     AcceleratorState._reset_state()  # an earlier run of this process may have computed in another precision
+    processes(cpu=settings.cpu)
     accelerator = Accelerator(
         mixed_precision=settings.precision,
         cpu=settings.cpu,

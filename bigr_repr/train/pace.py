@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from bigr_repr.train.loop import AUTO, TrainSettings
 from bigr_repr.train.resume import find_checkpoints, read_record
+from bigr_repr.train.together import processes, told
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +32,13 @@ def decided(settings: TrainSettings, trial: Trial) -> TrainSettings:
     """
     if settings.precision != AUTO:
         return settings
-    state, chosen = PartialState(cpu=settings.cpu), [""]
-    if state.is_main_process:
+    device = processes(cpu=settings.cpu).device
+
+    def chosen() -> str:
         begun = find_checkpoints(Path(settings.out))
-        chosen = [read_record(begun[-1][1])["precision"] if begun else _measured(trial, state.device)]
-    if state.num_processes > 1:
-        broadcast_object_list(chosen)
-    return replace(settings, precision=chosen[0])
+        return str(read_record(begun[-1][1])["precision"]) if begun else _measured(trial, device)
+
+    return replace(settings, precision=told(chosen))
 
 
 def _measured(trial: Trial, device: torch.device) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
 
 from bigr_repr.checkpoints.pretrained import Pretrained, load, load_tokenizer, save, save_tokenizer
 from bigr_repr.config import ModelConfig
@@ -25,6 +24,7 @@ from bigr_repr.train.initial import begun_from, widened
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.mixture import CodeMixture, split_weight
 from bigr_repr.train.recipe import GeneratorRecipe
+from bigr_repr.train.together import told
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def run_tokenizer_training(
     images = open_images(data, columns=columns)
     model = train_tokenizer(images, config, settings, recipe, initial=start, on_step=on_step)
     folder = Path(settings.out) / "tokenizer"
-    if PartialState().is_main_process:
-        save_tokenizer(model, folder)
+    told(lambda: save_tokenizer(model, folder))
     return folder
 
 
@@ -184,8 +183,7 @@ def run_generator_training(
         initial_name="" if start is None else start.fingerprint, compile_blocks=compile_blocks, on_step=on_step,
     )  # fmt: skip
     folder = Path(settings.out) / "model"
-    if PartialState().is_main_process:
-        hours = (time.time() - started) / 3600
-        config = dataclasses.replace(config, training={**training, "hours_of_last_start": round(hours, 2)})
-        save(Pretrained(config=config, tokenizer=encoder, generator=model), folder)
+    hours = (time.time() - started) / 3600
+    config = dataclasses.replace(config, training={**training, "hours_of_last_start": round(hours, 2)})
+    told(lambda: save(Pretrained(config=config, tokenizer=encoder, generator=model), folder))
     return folder

@@ -42,20 +42,19 @@ def command(
 
     Writes OUT, which every command takes as --model, with OUT/adapt.html to look at and, unless --method full, a
     small adapter, which loads as --model MODEL+OUT/adapter."""
-    from bigr_repr.evaluate.reports.adapted import figures_of, quality_of, save_adaptation_page
-    from bigr_repr.evaluate.runs.adapted import compare_models
+    from bigr_repr.evaluate.reports.adapted import quality_of, save_adaptation_page
     from bigr_repr.train.adaptation import adapt, note_quality
+    from bigr_repr.train.together import part
 
     with bench_progress() as on_progress:
         made = adapt(
             data, model=model, out=out, recipe=recipe, name=name, precision=precision, cpu=cpu, columns=columns.named,
             on_progress=on_progress,
         )  # fmt: skip
-        rows = None
-        if measure:
-            sides = (model, str(made.folder))
-            rows = compare_models(sides, made.images, made.kept, made.held_out, on_progress=on_progress)
-        figures, shown = figures_of(rows), _shown(made, pictures, on_progress)
+        if not part():
+            return
+        figures = _measured(made, model, "cpu" if cpu else None, on_progress) if measure else {}
+        shown = _shown(made, pictures, on_progress)
     note_quality(made, quality_of(figures, made.record, len(made.held_out)))
     save_adaptation_page(out / "adapt.html", made.after.config.name, made.record, figures, shown)
     record = {**made.record, "figures": figures, "folder": str(out), "adapter": made.adapter and str(made.adapter)}
@@ -68,6 +67,19 @@ def _write(record: dict[str, Any], path: Path) -> None:
 
     with replacing(path) as file:
         file.write(f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode())
+
+
+def _measured(
+    made: "Adapted", model: str, device: str | None, on_progress: "OnProgress"
+) -> dict[str, tuple[float, float]]:
+    """Probe and neighbors of the held-out pictures, before and after."""
+    from bigr_repr.evaluate.reports.adapted import figures_of
+    from bigr_repr.evaluate.runs.adapted import compare_models
+
+    sides = (model, str(made.folder))
+    return figures_of(
+        compare_models(sides, made.images, made.kept, made.held_out, device=device, on_progress=on_progress)
+    )
 
 
 def _shown(made: "Adapted", count: int, on_progress: "OnProgress") -> "list[ClassShown]":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import (
@@ -57,20 +59,59 @@ def training_progress(steps: int, name: str) -> Iterator[Callable[[int, dict[str
 
 
 class _Lines:
-    """A line a minute of what is counted, for those who read a file."""
+    """A line a minute of each thing that is counted, and of what takes long to count one, for those who read a file."""
 
-    def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name = console, name
-        self._started = self._said = time.monotonic()
+    def __init__(self, console: Console, *begun: str) -> None:
+        self._console, self._lock = console, threading.Lock()
+        self._changed = self._last = time.monotonic()
+        self._begun, self._said = dict.fromkeys(begun, self._last), dict[str, float]()
+        self._latest: tuple[str, float, float] | None = None
 
-    def tell(self, done: float, total: float) -> None:
+    def tell(self, what: str, done: float, total: float) -> None:
         """Say how far it is, unless that was said less than a minute ago."""
-        now = time.monotonic()
-        if now - self._said >= _QUIET_SECONDS and done > 0:
-            self._said, left = now, (now - self._started) * (total - done) / done / 60
-            self._console.print(
-                f"{self._name}: {done:,.0f} of {total:,.0f}, about {left:,.0f} min left", highlight=False
-            )
+        with self._lock:
+            now = time.monotonic()
+            begun = self._begun.setdefault(what, now)
+            if (what, done, total) != self._latest:
+                self._latest, self._changed = (what, done, total), now
+            if done > 0 and now - self._said.setdefault(what, begun) >= _QUIET_SECONDS:
+                left = (now - begun) * (total - done) / done / 60
+                self._say(what, f"{what}: {done:,.0f} of {total:,.0f}, about {left:,.0f} min left", now)
+
+    def beat(self) -> None:
+        """Say what is under way where nothing was said for a minute."""
+        with self._lock:
+            now = time.monotonic()
+            if self._latest is None or now - self._last < _QUIET_SECONDS:
+                return
+            what, done, total = self._latest
+            minutes = int((now - self._changed) / 60)
+            how_far, since = f"{done:,.0f} of {total:,.0f}", f", for {minutes:,} min now"
+            if done >= total:
+                how_far, since = "done", f", {minutes:,} min ago"
+            self._say(what, f"{what}: {how_far}{since if minutes else ''}", now)
+
+    def _say(self, what: str, text: str, now: float) -> None:
+        self._said[what] = self._last = now
+        self._console.print(text, highlight=False)
+
+
+@contextmanager
+def _lines(console: Console, *begun: str) -> Iterator[_Lines]:
+    """Lines, and a thread beside what is being done that sees to one a minute."""
+    lines, ended = _Lines(console, *begun), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_QUIET_SECONDS / 4):
+            lines.beat()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield lines
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
@@ -78,7 +119,8 @@ def counting_progress(name: str) -> Iterator[Callable[[float, float], None]]:
     """Gives an `on_progress(done, total)` callback, parts of one counting too. Without a terminal, a line a minute."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(console, name).tell
+        with _lines(console, name) as lines:
+            yield partial(lines.tell, name)
         return
     columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -91,8 +133,8 @@ def bench_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Gives an `on_progress(what, done, total)` callback: a bar for each thing. Without a terminal, a line a minute."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        lines: dict[str, _Lines] = {}
-        yield lambda what, done, total: lines.setdefault(what, _Lines(console, what)).tell(done, total)
+        with _lines(console) as lines:
+            yield lines.tell
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

@@ -74,7 +74,7 @@ def adaptation_page(
     return render(
         Path(__file__).with_name("adapted.html"),
         name=name, record=record, figures=figures, classes=shown, method=_METHODS[record["method"]],
-        curve=_curve(losses), best=record["best_step"], fell=fallen(figures),
+        curve=_curve(losses, record["best_step"]), best=record["best_step"], fell=fallen(figures),
         share=100 * record["trained_parameters"] / record["parameters"],
     )  # fmt: skip
 
@@ -102,12 +102,20 @@ def _sheet(pictures: Sequence[Image.Image]) -> str:
     return data_url(opened.getvalue(), "image/png")
 
 
-def _curve(losses: Mapping[int, float]) -> str:
-    """The held-out losses as points of an SVG line in a box of 100 x 30; "" for fewer than two."""
+def _curve(losses: Mapping[int, float], best: int) -> dict[str, Any] | None:
+    """The held-out losses as a line in a box of 100 x 100, with what stands at its axes; None for fewer than two.
+
+    `points` of the line, `levels` (loss, place from the top) and `steps` (step, place from the left) of the axes, and
+    the place of the `best` step.
+    """
     if len(losses) < 2:
-        return ""
+        return None
     last, low, high = max(losses), min(losses.values()), max(losses.values())
-    points = [
-        (100 * step / max(last, 1), 29 - 28 * (loss - low) / (high - low or 1)) for step, loss in sorted(losses.items())
-    ]
-    return " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+    points = [(100 * step / last, 100 * (high - loss) / (high - low or 1)) for step, loss in sorted(losses.items())]
+    halves = (0, 50, 100)
+    return {
+        "points": " ".join(f"{x:.2f},{y:.2f}" for x, y in points),
+        "levels": [(f"{high - (high - low) * place / 100:.4f}", place) for place in (halves if high > low else (0,))],
+        "steps": [(round(last * place / 100), place) for place in halves],
+        "best": 100 * best / last,
+    }

@@ -26,11 +26,13 @@ def compare_models(
     held_out: NDArray[np.int64],
     settings: BenchSettings | None = None,
     *,
+    device: str | None = None,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> tuple[BenchRow, BenchRow] | None:
     """Rows for two models, each at its default layer: trained on the images `kept` (n,), tested on those `held_out`.
 
-    None if the images have no labels or only one class: there is nothing to tell apart. Raises as `bench` does.
+    device: of the usual settings, where none are given. None if the images have no labels or only one class: there is
+    nothing to tell apart. Raises as `bench` does.
     """
     if images.labels is None or len(np.unique(images.labels[kept])) < 2:
         return None
@@ -39,7 +41,7 @@ def compare_models(
         train=_part("pictures", images, kept),
         test=_part("held-out pictures", images, held_out),
     )
-    given = settings or BenchSettings(k=(min(_NEIGHBORS, len(kept)),))
+    given = settings or BenchSettings(k=(min(_NEIGHBORS, len(kept)),), device=device)
     (before,), (after,) = (bench(model, data, given, on_progress=on_progress) for model in models)
     return before, after
 
