@@ -99,12 +99,12 @@ class Variant:
     objective: str = "flip"
     conditional: bool = True
     attention: str = "full"
-    head: str = "bernoulli"
+    output_head: str = "bernoulli"
 
     @property
     def folder(self) -> str:
         """Of its generator; variants of several ablations may be one model."""
-        head = "" if self.head == "bernoulli" else f"-{self.head}"
+        head = "" if self.output_head == "bernoulli" else f"-{self.output_head}"
         return f"generator-{self.tokenizer}-{self.objective}-{self.conditional}-{self.attention}{head}"
 
 
@@ -114,7 +114,8 @@ ABLATIONS = {
     "condition": [Variant(name="with classes"), Variant(name="without classes", conditional=False)],
     "order": [Variant(name="masked"), Variant(name="autoregressive", attention="causal")],
     "tokens": [
-        Variant(name="binary", tokenizer="d14"), Variant(name="categorical", tokenizer="d14", head="categorical"),
+        Variant(name="binary", tokenizer="d14"),
+        Variant(name="categorical", tokenizer="d14", output_head="categorical"),
     ],
 }  # fmt: skip
 
@@ -130,7 +131,7 @@ def train(variant: Variant, budget: Budget, options: Any) -> Path:
     generator = options.out / variant.folder
     _command(
         "generator", codes, "--tokenizer", tokenizer, "--out", generator, "--preset", "tiny",
-        "--objective", variant.objective, "--attention", variant.attention, "--head", variant.head,
+        "--objective", variant.objective, "--attention", variant.attention, "--output-head", variant.output_head,
         "--conditional" if variant.conditional else "--no-conditional",
         "--steps", steps, "--batch-size", _BATCH, "--warmup", steps // 30,
         "--compile" if steps >= 1000 else "--no-compile",

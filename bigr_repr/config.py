@@ -12,6 +12,7 @@ OBJECTIVES = ("flip", "x0", "bce")
 ATTENTIONS = ("full", "causal")
 CONDITIONS = ("class", "text")
 HEADS = ("bernoulli", "categorical")
+_RENAMED = {"head": "output_head"}  # fields of a generator in files of earlier versions
 MOST_CATEGORICAL_BITS = 14  # a softmax over 2^K codes
 _OF_TEXT = ("condition", "caption_dim", "caption_tokens", "text_encoder", "text_encoder_sha256")
 _T = TypeVar("_T")
@@ -113,8 +114,8 @@ class GeneratorConfig:
     weights), "x0" (the clean bits) or "bce" (the clean bits without any diffusion, in one step).
     `attention` is "full" (masked tokens are read off all others; BiGR) or "causal": an autoregressive model, in which a
     token reads the class and the tokens before it, in raster order, and tells the bits of the next one.
-    `head` is what draws a token's bits: "bernoulli", the binary transcoder of BiGR, or, to compare with it and for
-    code_bits of at most 14, "categorical", a softmax over all 2^code_bits codes. `objective` is of the former.
+    `output_head` draws a token's bits: "bernoulli" is the binary transcoder of BiGR; "categorical", to compare with it
+    and for code_bits of at most 14, is a softmax over all 2^code_bits codes. `objective` concerns only the former.
     `condition` is what pictures are drawn of: "class", one of `classes`, or "text", a caption of at most
     `caption_tokens` tokens, each a vector of `caption_dim` that a text encoder gives. Both are 0 in models of classes.
     """
@@ -130,7 +131,7 @@ class GeneratorConfig:
     objective: str = "flip"
     attention: str = "full"
     condition: str = "class"
-    head: str = "bernoulli"
+    output_head: str = "bernoulli"
     caption_dim: int = 0
     caption_tokens: int = 0
     train_timesteps: int = 256
@@ -161,12 +162,12 @@ class GeneratorConfig:
         require(self.sample_timesteps <= self.train_timesteps, "sample_timesteps", self.sample_timesteps, rule)
 
     def _check_head(self) -> None:
-        require(self.head in HEADS, "head", self.head, f"choose one of {', '.join(HEADS)}")
-        if self.head == "categorical":
+        require(self.output_head in HEADS, "output_head", self.output_head, f"choose one of {', '.join(HEADS)}")
+        if self.output_head == "categorical":
             most = MOST_CATEGORICAL_BITS
-            rule = f"head='categorical' has a class for each of 2^code_bits codes; at most {most}, or head='bernoulli'"
+            rule = f"a softmax over 2^code_bits codes takes at most {most}; choose fewer, or output_head='bernoulli'"
             require(self.code_bits <= most, "code_bits", self.code_bits, rule)
-            rule = "head='categorical' predicts the code itself; leave objective out"
+            rule = "output_head='categorical' predicts the code itself; leave objective out"
             require(self.objective == OBJECTIVES[0], "objective", self.objective, rule)
 
     @property
@@ -184,7 +185,7 @@ class GeneratorConfig:
         """The configuration as plain data; without captions or another head, as earlier versions knew it."""
         ours = dataclasses.asdict(self)
         unused = () if self.condition == "text" else _OF_TEXT
-        unused = unused if self.head == "categorical" else (*unused, "head")
+        unused = unused if self.output_head == "categorical" else (*unused, "output_head")
         return {key: ours[key] for key in ours if key not in unused}
 
     def layer_index(self, layer: int | str, model: str = "this model") -> int:
@@ -249,7 +250,8 @@ class ModelConfig:
         """The inverse of `to_dict`. Raises ValueError on unknown or missing fields."""
         try:
             tokenizer = from_fields(TokenizerConfig, data["tokenizer"], "tokenizer")
-            generator = from_fields(GeneratorConfig, data["generator"], "generator")
+            described = {_RENAMED.get(key, key): value for key, value in data["generator"].items()}
+            generator = from_fields(GeneratorConfig, described, "generator")
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"model configuration: cannot read {error}; expected tokenizer, generator, name"

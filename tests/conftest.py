@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")  # they take 300 MB
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Of other packages, which keep them on purpose: PyTorch's compiler, Ray, Milvus' log, browsers.
-_KEPT_BY_OTHERS = ("torchinductor_*", "ray", "milvus.*", "playwright*", "org.chromium.*", ".org.chromium.*")
+# What other packages leave: PyTorch's compiler and launcher, Ray, Milvus, browsers.
+_OF_OTHERS = (
+    *("torchinductor_*", "torchelastic_*", "ray", "milvus.*", "tmp*.db.sock"),
+    *("playwright*", "org.chromium.*", ".org.chromium.*"),
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,7 +53,7 @@ def _frugal(_temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     for folder in set(root.iterdir()) - before:
         if not folder.name.startswith("test_"):  # that of a test that failed
             shutil.rmtree(folder, ignore_errors=True)
-    left = [path.name for path in _temporary.iterdir() if not any(path.match(pattern) for pattern in _KEPT_BY_OTHERS)]
+    left = [path.name for path in _temporary.iterdir() if not any(path.match(pattern) for pattern in _OF_OTHERS)]
     for path in _temporary.iterdir():
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
     assert not left, f"these tests left temporary files behind: {', '.join(sorted(left))}"

@@ -220,6 +220,17 @@ def test_a_draw_uses_what_other_draws_computed(tmp_path: Path, monkeypatch: pyte
     assert len(seen) == 300 - shared
 
 
+def test_what_comes_for_free_is_stored_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "in" / "a", 3)
+    write_pictures(tmp_path / "in" / "b", 3, first=10)
+    save(tiny_model(), tmp_path / "model")
+    network, part = open_representation(str(tmp_path / "model"), device="cpu"), open_data(str(tmp_path / "in")).train
+    cache = FeatureCache(tmp_path / "cache", workers=1)
+    cache.get(network, part, ["layer-1"])
+    monkeypatch.setattr(FeatureCache, "_block", lambda *arguments: pytest.fail("computed again"))
+    assert len(cache.get(network, part, ["codes"])["codes"]) == len(part)
+
+
 # ---- pools and mirror images
 
 

@@ -259,3 +259,47 @@ def test_pictures_name_all_classes_and_explain_their_marks(tmp_path: Path) -> No
     assert "chosen on held-out images" in text
     assert "95 %" in text
     assert "FillBetween" in text or "PolyCollection" in text
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Figures, as they would be saved."""
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def test_sweeps_stand_side_by_side_with_a_mark_for_every_block(drawn: list[Any]) -> None:
+    rows = [
+        {
+            "dataset": name, "representation": "r", "layer": layer, "knn": None,
+            "linear_probe": {"top1": 50.0 + layer, "interval": [48.0, 53.0], "held_out_top1": layer},
+        }
+        for name in "ab"
+        for layer in range(3)
+    ]  # fmt: skip
+    plots.plot_sweeps(rows, "x.png")
+    left, right = drawn[0].axes
+    assert left.get_position().y0 == right.get_position().y0
+    assert left.get_position().x1 < right.get_position().x0
+    line = left.get_lines()[0]
+    assert (line.get_marker(), line.get_ydata().tolist()) == ("o", [50, 51, 52])
+
+
+@pytest.mark.parametrize(("most", "texts"), [(1, ["0.50", "1.00", "0.00", "0.25"]), (2, ["0", "1", "0", "0"])])
+def test_a_matrix_names_its_rows_and_columns_and_writes_its_numbers(
+    most: float, texts: list[str], drawn: list[Any]
+) -> None:
+    values = np.array([[0.5, 1], [0, 0.25]])
+    plots.plot_matrix(values, ["r", "s"], ["t", "u"], "x.png", title="", labels=("", ""), span=(0, most))
+    pane = drawn[0].axes[0]
+    assert [each.get_text() for each in pane.get_yticklabels()] == ["r", "s"]
+    assert [each.get_text() for each in pane.get_xticklabels()] == ["t", "u"]
+    assert [each.get_text() for each in pane.texts] == texts
+
+
+@pytest.mark.parametrize("count", [3, 10, 11, 40, 200])
+def test_no_two_classes_have_the_same_color(count: int) -> None:
+    colors = plots.class_colors(count)
+    assert len(set(colors)) == count
+    assert all(0 <= level <= 1 for color in colors for level in color)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from bigr_repr_cli.main import main
@@ -13,7 +15,7 @@ from tiny_model import picture, tiny_model, write_pictures
 from bigr_repr.checkpoints.pretrained import load, save
 from bigr_repr.embed import EmbeddingSet, embed_images
 from bigr_repr.evaluate.data.splits import open_data, transfer
-from bigr_repr.evaluate.runs.bench import bench, best_row
+from bigr_repr.evaluate.runs.bench import bench, best_row, unmeasured_neighbor
 from bigr_repr.evaluate.runs.best_layer import recall, recall_any, remember
 from bigr_repr.evaluate.runs.extraction import BenchSettings
 
@@ -116,3 +118,27 @@ def test_embed_takes_the_layer_that_all_sweeps_found(
     assert _embed(model, sources[0], tmp_path / "other", monkeypatch) == 1
     assert not (tmp_path / "other").exists()
     assert json.loads(next((cache / "best-layer").glob("*-max.json")).read_text())
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [
+        ({2: 50.0, 5: 60.0, 9: 40.0}, "block 5 is the best of those measured; 4 and 6 beside it are not"),
+        ({4: 50.0, 5: 60.0}, "block 5 is the best of those measured; 6 beside it is not"),
+        ({4: 50.0, 5: 60.0, 6: 40.0}, None),
+        ({10: 50.0, 11: 60.0}, None),  # the last one has no other beside it
+        ({2: None, 5: 60.0}, None),  # nothing to choose by
+    ],
+)
+def test_a_neighbor_of_the_best_block_that_was_not_measured_is_named(
+    measured: dict[int, float | None], said: str | None
+) -> None:
+    rows: Any = [
+        SimpleNamespace(
+            view=SimpleNamespace(layer=layer),
+            probe=SimpleNamespace(held_out_top1=top1),
+            facts={"model": {"blocks": 12}},
+        )
+        for layer, top1 in measured.items()
+    ]
+    assert unmeasured_neighbor(rows) == said

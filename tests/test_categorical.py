@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sampling_model import GENERATOR, K, N, tiny_model
 
 from bigr_repr.checkpoints.pretrained import Pretrained, count_parameters, load, save
-from bigr_repr.config import GeneratorConfig
+from bigr_repr.config import GeneratorConfig, ModelConfig
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.categorical import CategoricalHead, bits_of, class_of
@@ -27,7 +27,7 @@ CODES = 2**K
 
 
 def model(**changes: object) -> Pretrained:
-    return tiny_model(head="categorical", **changes)
+    return tiny_model(output_head="categorical", **changes)
 
 
 def none_drawn(width: int) -> torch.Tensor:
@@ -161,7 +161,7 @@ def test_the_loss_is_the_cross_entropy_of_whole_codes(attention: str) -> None:
 
 def test_a_fresh_head_holds_all_codes_equally_likely_and_learns_those_it_sees() -> None:
     torch.manual_seed(0)
-    generator = BiGR(dataclasses.replace(GENERATOR, head="categorical"))
+    generator = BiGR(dataclasses.replace(GENERATOR, output_head="categorical"))
     codes = bits_of(torch.tensor([7, 11]).repeat(N // 2), K)[None].expand(8, -1, -1)
     draw = torch.Generator().manual_seed(0)
     first = generator.loss(codes, generator=draw)
@@ -186,7 +186,7 @@ def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
     pre = model()
     again = load(save(pre, tmp_path / "model"))
     assert again.config == pre.config
-    assert again.config.generator.head == "categorical"
+    assert again.config.generator.output_head == "categorical"
     assert again.fingerprint == pre.fingerprint
     assert torch.equal(generate(pre, [1], steps=2), generate(again, [1], steps=2))
     assert count_parameters(pre.config).transcoder == sum(p.numel() for p in pre.generator.categorical.parameters())
@@ -202,16 +202,24 @@ def test_features_do_not_depend_on_the_head() -> None:
 
 
 def test_configurations_without_the_head_are_as_they_were() -> None:
-    assert "head" not in GENERATOR.to_dict()
-    assert GeneratorConfig(**{**GENERATOR.to_dict(), "head": "categorical"}).to_dict()["head"] == "categorical"
+    assert "output_head" not in GENERATOR.to_dict()
+    changed = GeneratorConfig(**{**GENERATOR.to_dict(), "output_head": "categorical"})
+    assert changed.to_dict()["output_head"] == "categorical"
+
+
+def test_files_that_call_it_head_are_read() -> None:
+    config = model().config
+    written = config.to_dict()
+    written["generator"]["head"] = written["generator"].pop("output_head")
+    assert ModelConfig.from_dict(written) == config
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head": "softmax"}, "choose one of bernoulli, categorical"),
-        ({"head": "categorical", "code_bits": 15}, "at most 14"),
-        ({"head": "categorical", "objective": "bce"}, "leave objective out"),
+        ({"output_head": "softmax"}, "choose one of bernoulli, categorical"),
+        ({"output_head": "categorical", "code_bits": 15}, "at most 14"),
+        ({"output_head": "categorical", "objective": "bce"}, "leave objective out"),
     ],
 )
 def test_what_a_head_cannot_be(changes: dict[str, object], message: str) -> None:
@@ -220,10 +228,10 @@ def test_what_a_head_cannot_be(changes: dict[str, object], message: str) -> None
 
 
 def test_a_model_does_not_go_on_with_another_head() -> None:
-    with pytest.raises(ValueError, match="head was bernoulli, is categorical"):
+    with pytest.raises(ValueError, match="output_head was bernoulli, is categorical"):
         begun_from(tiny_model(), model().config)
 
 
 def test_fourteen_bits_are_a_head_of_their_codes() -> None:
-    config = dataclasses.replace(GENERATOR, head="categorical", code_bits=14)
+    config = dataclasses.replace(GENERATOR, output_head="categorical", code_bits=14)
     assert CategoricalHead(config)(torch.zeros(1, config.dim)).shape == (1, 2**14)

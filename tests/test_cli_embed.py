@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -236,6 +237,8 @@ def test_devices_whose_run_was_killed_never_write_beside_the_next(place: Path, t
     resumed, whole = read_embeddings(tmp_path / "out"), read_embeddings(tmp_path / "whole")
     assert resumed.paths == whole.paths
     np.testing.assert_array_equal(resumed.vectors, whole.vectors)
+    (left,) = Path(tempfile.gettempdir()).glob("bigr-repr-*")  # a run a minute later would remove it
+    left.rmdir()
 
 
 # ---- growing, doubles, devices, and files for others

@@ -513,3 +513,46 @@ def test_a_digest_of_another_form_does_not_refuse_an_array(tmp_path: Path, form:
     (tmp_path / "codes.npy.sha256").write_text(f"{'0' * 64}  codes.npy\n")
     with pytest.raises(ValueError, match="its SHA-256 is not the one in"):
         read_codes(file)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npz"])
+def test_codes_say_how_they_were_made_and_become_pictures(
+    suffix: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bigr_repr.retrieval.codes.files import export_image_codes
+    from bigr_repr.retrieval.results import png_folder
+
+    pre = load(place / "model")
+    file = tmp_path / f"c.{suffix}"
+    assert export_image_codes(place / "photos", file, pre) == len(list((place / "photos").iterdir()))
+    written = read_codes(file)
+    assert written.provenance is not None
+    assert written.provenance["weights_sha256"] == pre.fingerprint
+    assert written.ids is not None
+    monkeypatch.setattr(png_folder, "_BATCH", 2)
+    chosen = [written.ids[row] for row in (4, 0, 2)]
+    assert png_folder.decode_to_folder(file, tmp_path / "some", only=chosen, model=pre) == 3
+    expected = decode_codes(pre, written.codes)
+    found = sorted((tmp_path / "some").iterdir())
+    assert [int(path.name[:5]) for path in found] == [0, 2, 4]
+    for path, row in zip(found, (0, 2, 4), strict=True):
+        pixels = np.array(Image.open(path)).astype(int)
+        assert np.abs(pixels - expected[row]).max() <= 1  # other batches round otherwise
+    with pytest.raises(ValueError, match="id 'nobody' is not among the codes"):
+        png_folder.decode_to_folder(file, tmp_path / "none", only=["nobody"], model=pre)
+
+
+def test_the_more_bits_differ_the_redder_is_a_token() -> None:
+    import base64
+    import io
+
+    from bigr_repr.retrieval.results.page import _heat
+    from bigr_repr.retrieval.results.views import HitView, SearchView
+
+    hit = HitView(id="a", distance=9, photo=None, decoded=None, differing=np.array([[0, 2], [4, 8]], np.int32))
+    view = SearchView(
+        name="q", photo=None, decoded=None, hits=[hit], n_bits=32, bits_per_token=8, provenance="", rows=1
+    )
+    image = Image.open(io.BytesIO(base64.b64decode(_heat(hit, view).partition(",")[2])))
+    alpha = np.asarray(image.convert("RGBA"))[..., 3]
+    assert alpha.tolist() == [[0, 112], [225, 225]]  # half of the bits give full red

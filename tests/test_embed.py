@@ -27,6 +27,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import from_bytes
 from bigr_repr.embed import EmbeddingSet, EmbedSummary, Progress, embed_images, read_embeddings
 from bigr_repr.embed.dataset import plan
+from bigr_repr.embed.dataset.shards import read_shard
 from bigr_repr.features.extract import encode_codes, extract_features
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.images import isolated
@@ -53,6 +54,16 @@ def run(inputs: Any, out: Path, model: Pretrained, **options: Any) -> EmbedSumma
     """Embeds in small units and batches, decoding in threads: processes take a while to start."""
     usual = {"layers": [2], "unit_size": 5, "batch_size": 3, "decode_timeout": None}
     return embed_images(inputs, out, model=model, **{**usual, **options})
+
+
+@pytest.mark.parametrize("codes", [False, True])
+def test_no_column_may_lack_a_value(codes: bool, photos: Path, pre: Pretrained, tmp_path: Path) -> None:
+    out = tmp_path / "day=3"  # which says nothing of the rows
+    run([photos / "a"], out, pre, codes=codes, sha256=True, labels_from_folders=True, thumbnails=16 if codes else None)
+    schema = pq.read_schema(next(out.glob("part-*.parquet")))
+    assert ("image" in schema.names) == codes
+    assert [name for name in schema.names if schema.field(name).nullable] == []
+    assert read_shard(next(out.glob("part-*.parquet"))).column_names == schema.names
 
 
 def rows_of(out: Path, layer: int | None = None) -> Rows:

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -179,3 +180,24 @@ def test_the_commands_tell(pre: Pretrained, tmp_path: Path) -> None:
     assert told.stdout.startswith(f"{out}: 2 of 2 units done (100.0 %)\nimages: about 4 of 4\n")
     as_json = CliRunner().invoke(app, ["embed status", str(out), "--json"])
     assert json.loads(as_json.stdout)["units_done"] == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "rate", "left"),
+    [
+        ([], 0.0, None),  # nothing to tell by
+        ([1000.0], 0.0, None),
+        ([1000.0, 1010.0, 1020.0], 0.3, 39 / 0.3),  # a unit of three images in ten seconds
+        ([0.0, 1.0, 2.0, 9000.0, 9010.0], 0.3, 33 / 0.3),  # of the last minutes
+        ([1000.0] * 16, 0.0, 0.0),
+    ],
+)
+def test_the_rate_is_that_of_the_last_units(
+    written: list[float], rate: float, left: float | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = SimpleNamespace(units=16, inputs=48)
+    monkeypatch.setattr(status, "open_plan", lambda folder: plan)
+    monkeypatch.setattr(status, "_records", lambda folder: list(enumerate(written)))
+    found = embed_status(tmp_path)
+    assert found.rate == pytest.approx(rate)
+    assert found.seconds_left == (left if left is None else pytest.approx(left))

@@ -18,6 +18,7 @@ from bigr_repr.evaluate.data.stratified import stratified_sample
 from bigr_repr.evaluate.probes.knn import knn, nearest
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.probes.logistic import LogisticRegression
+from bigr_repr.evaluate.probes.scaling import scaling_of
 
 Array = NDArray[Any]
 Split = tuple[Array, Array, Array, Array]
@@ -228,6 +229,9 @@ def test_settings_must_fit(blobs: Split) -> None:
     assert "cosine, hamming" in _message(blobs, knn, metric="euclidean")
     assert "needs n_bits" in _message(blobs, knn, metric="hamming")
     assert "temperature=0" in _message(blobs, knn, temperature=0)
+    assert "center=True is for metric='cosine', not 'hamming'" in _message(
+        blobs, knn, metric="hamming", n_bits=12, center=True
+    )
     assert "above 0" in _message(blobs, linear_probe, grid=[0.0, 1.0])
     alone = np.arange(len(labels))
     assert "too few to hold any out" in _message(blobs, linear_probe, train_labels=alone)
@@ -286,6 +290,8 @@ def test_intervals_hold_what_they_promise() -> None:
     held = [low <= 70 <= high for low, high in (bootstrap(rng.random(300) < 0.7) for _ in range(200))]
     assert 0.9 <= np.mean(held) <= 0.99
     assert bootstrap(np.ones(10, bool)) == (100, 100)
+    low, high = bootstrap(np.arange(1000) % 2)
+    assert (low, high) == pytest.approx((50 - 1.96 * 1.581, 50 + 1.96 * 1.581), abs=0.2)  # normal, at so many images
     assert over_seeds([50.0]) is None
     assert over_seeds([98.0, 100.0]) == pytest.approx((99 - 12.706, 100), abs=0.01)
     assert over_seeds([50.0, 52.0]) == pytest.approx((51 - 12.706, 51 + 12.706), abs=0.01)
@@ -301,3 +307,13 @@ def test_samples_are_of_the_size_asked_for_and_hold_every_class() -> None:
     assert counts[:3].tolist() == [49, 10, 1]
     with pytest.raises(ValueError, match="4 classes"):
         stratified_sample(labels, 3, np.random.default_rng(0))
+    many = np.repeat(np.arange(40), 3)  # half a row over for every class: the first ones get it
+    counts = np.bincount(many[stratified_sample(many, 60, np.random.default_rng(0))])
+    assert counts.tolist() == [2] * 20 + [1] * 20
+
+
+def test_many_rows_in_half_precision_are_scaled_as_in_double() -> None:
+    features = (np.random.default_rng(0).normal(size=(2000, 3)) * [1, 5, 20] + 100).astype(np.float16)
+    mean, deviation = scaling_of(features)  # the sums are far above what half precision holds
+    np.testing.assert_allclose(mean, features.astype(np.float64).mean(axis=0))
+    np.testing.assert_allclose(deviation, features.astype(np.float64).std(axis=0))

@@ -66,7 +66,20 @@ def test_classes_are_joined_by_name(places: dict[str, Path]) -> None:
 
 
 def test_a_set_of_hardly_any_weight_has_a_draw_an_epoch(places: dict[str, Path]) -> None:
-    assert len(CodeMixture([CodeSet(places[name]) for name in ("a", "b")], [0.01, 1])) == 1 + 5
+    mixed = CodeMixture([CodeSet(places[name]) for name in ("a", "b")], [0.01, 1])
+    assert len(mixed) == 1 + 5
+    drawn = mixed.numbers(np.arange(6), np.zeros(6, np.int64))
+    assert (drawn < 5).tolist() == [True, False, False, False, False, False]
+
+
+def test_classes_without_names_are_joined_by_number(places: dict[str, Path]) -> None:
+    sets = [CodeSet(places[name]) for name in ("a", "b")]
+    for each in sets:
+        each.header = dataclasses.replace(each.header, class_names=())
+    mixed = CodeMixture(sets, [1, 1])
+    assert mixed.header.class_names == ("0", "1")
+    assert mixed.labels is not None
+    assert mixed.labels.tolist() == [label for each in sets for label in np.asarray(each.labels).tolist()]
 
 
 def test_a_mixture_trains_and_resumes_exactly(places: dict[str, Path], tmp_path: Path) -> None:

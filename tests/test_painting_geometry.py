@@ -237,6 +237,17 @@ def test_classes_by_number_name_and_part() -> None:
     assert class_list(config, ["all", "1"]) == [0, 1, 2, 3, 4, 1]
 
 
+def test_a_model_of_a_thousand_classes_has_its_own_names_or_imagenets() -> None:
+    config = tiny_model().config
+    thousand = dataclasses.replace(config, generator=dataclasses.replace(config.generator, classes=1000))
+    imagenet = dataclasses.replace(thousand, training={"data": "ImageNet-1k, train"})
+    assert class_names(config) == class_names(thousand) == ()
+    assert class_names(dataclasses.replace(config, training=imagenet.training)) == ()
+    assert class_names(imagenet)[1].startswith("goldfish")
+    own = tuple(map(str, range(1000)))
+    assert class_names(dataclasses.replace(imagenet, class_names=own)) == own
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -547,3 +547,35 @@ def test_bad_fits_say_what_is_wrong() -> None:
     vectors[3, 4] = np.nan
     with pytest.raises(ValueError, match="the first is row 3"):
         binarizer.encode(vectors)
+
+
+def test_the_cache_is_what_the_system_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigr_repr.retrieval.index import blocks
+
+    measure = blocks.second_level_cache.__wrapped__
+    monkeypatch.setattr(blocks, "_CACHES", tmp_path)
+    assert measure() == 1 << 20  # the system does not tell
+    for number, level, size in ((0, "1\n", "48K\n"), (2, "2\n", "2048K\n"), (3, "3\n", "33792K\n")):
+        folder = tmp_path / f"index{number}"
+        folder.mkdir()
+        (folder / "level").write_text(level)
+        (folder / "size").write_text(size)
+    assert measure() == 2 << 20
+    (tmp_path / "index2" / "size").write_text("unknown")
+    assert measure() == 1 << 20
+
+
+def test_no_effort_is_an_effort() -> None:
+    codes = random_codes(300, 8)
+    index = HammingIndex.build(codes, kind="hash")
+    assert index.search(codes[:5], 1, effort=0).ids[:, 0].tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="effort=-1"):
+        index.search(codes[:5], 1, effort=-1)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "hash"])
+def test_no_queries_have_no_answers_of_the_usual_types(kind: str) -> None:
+    index = HammingIndex.build(random_codes(300, 8), kind=kind)  # type: ignore[arg-type]
+    found = index._searcher.approximate.search_distinct(np.empty((0, 8), np.uint8), 3, 1)
+    assert (found.rows.dtype, found.distances.dtype) == (np.int64, np.int32)
+    assert found.rows.shape == found.distances.shape == (0, 3)

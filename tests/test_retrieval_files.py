@@ -334,6 +334,25 @@ def test_settings_are_checked() -> None:
             IndexSettings(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("lists", 1, 1 << 22),
+        ("links", 2, 512),
+        ("build_effort", 1, 1 << 16),
+        ("hash_bits", 1, 32),
+        ("tables", 1, 64),
+        ("effort", 0, 1 << 22),
+    ],
+)
+def test_settings_go_up_to_their_limits(name: str, least: int, most: int) -> None:
+    for value in (least, most):
+        assert getattr(IndexSettings(**{name: value}), name) == value  # type: ignore[arg-type]
+    for value in (least - 1, most + 1):
+        with pytest.raises(ValueError, match=name):
+            IndexSettings(**{name: value})  # type: ignore[arg-type]
+
+
 def test_settings_go_by_the_names_that_faiss_gives_them() -> None:
     ours = IndexSettings(kind="hnsw", links=8, build_effort=40, effort=30)
     assert IndexSettings(kind="hnsw", M=8, efConstruction=40, efSearch=30) == ours

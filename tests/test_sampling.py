@@ -354,3 +354,20 @@ def test_ranked_orders_unmask_by_their_measure(pre: Pretrained, order: str) -> N
     score = {"entropy": 1 - bit_entropy(p), "margin": bit_margin(p), "reversed": bit_entropy(p)}[order]
     lowest = score.argsort(descending=True, stable=True)[N - masked_count(1, 4, N) :]
     assert watch.seen[0].masked[0].nonzero().flatten().tolist() == sorted(lowest.tolist())
+
+
+def test_guidance_above_one_leads_away_from_no_class(pre: Pretrained) -> None:
+    chain, random = Chain(pre.generator.diffusion, 2), torch.Generator().manual_seed(0)
+    condition = torch.randn(2, 5, GENERATOR.dim, generator=random)
+    x_t = torch.rand(5, K, generator=random).round()
+    projected = chain.diffusion.denoiser.c_embedder(condition)
+
+    def logits(guidance: float, halves: slice) -> Tensor:
+        return chain._clean(x_t, projected[halves], guidance, 20.0).logit()  # warm: none is 0 or 1
+
+    with torch.no_grad():
+        with_class, without = logits(1, slice(0, 1)), logits(1, slice(1, 2))
+        assert (with_class - without).abs().max() > 0.01
+        for guidance in (1.25, 2.0, 4.0):
+            guided = without + guidance * (with_class - without)
+            torch.testing.assert_close(logits(guidance, slice(None)), guided, rtol=1e-4, atol=1e-5)

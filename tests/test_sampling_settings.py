@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from typing import Any, get_type_hints
 
@@ -190,3 +191,29 @@ def test_presets_fit_a_model_of_few_tokens(settings: SamplingSettings | None) ->
     with pytest.raises(ValueError, match="5 iterations are more than the 4 tokens"):
         asked.check(pre.config.generator)
     assert br.generate(pre, labels=[0], diffusion_steps=2, **given).shape == (1, 3, 16, 16)
+
+
+# By field: least and most that are allowed, and a little beyond.
+LIMITS: dict[str, tuple[float, ...]] = {
+    "steps": (1, 0),
+    "diffusion_steps": (1, 0),
+    "confidence_steps": (1, 0),
+    "guidance": (0, -0.01, 1000, 1000.1),
+    "gumbel": (0, -0.01, 1000, 1000.1),
+}
+
+
+@pytest.mark.parametrize("field", LIMITS)
+def test_settings_go_up_to_their_limits(field: str) -> None:
+    limits = LIMITS[field]
+    for good, bad in zip(limits[::2], limits[1::2], strict=True):
+        assert getattr(SamplingSettings(**{field: good}), field) == good  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=f"{field}={bad}"):
+            SamplingSettings(**{field: bad})  # type: ignore[arg-type]
+
+
+def test_a_number_of_frames_is_the_same_on_the_command_line() -> None:
+    from bigr_repr_cli.draw.interpolate import command
+
+    usual = inspect.signature(br.interpolate).parameters["frames"].default
+    assert inspect.signature(command).parameters["frames"].default == usual

@@ -340,3 +340,10 @@ def test_an_input_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
         next(find_sources([]))
     with pytest.raises(FileNotFoundError, match="matches no image"):
         next(find_sources(f"{tmp_path}/*.tar"))
+
+
+def test_an_address_is_recorded_below_its_root() -> None:
+    urls = ["https://host.example/in/a/1.png", "https://host.example/in/2.png"]
+    assert list(find_sources(urls)) == [Source(url, url) for url in urls]
+    below = list(find_sources(urls, root="https://host.example/in"))
+    assert below == [Source("a/1.png", urls[0]), Source("2.png", urls[1])]

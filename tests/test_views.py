@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_train import MODEL, TOKENIZER, losses, settings
 from tiny_model import write_pictures
 
@@ -135,3 +136,33 @@ def test_codes_have_their_views_already(tmp_path: Path) -> None:
     for value in (0, 1.5):
         with pytest.raises(ValueError, match=r"^least_area="):
             TokenizerRecipe(least_area=value)
+
+
+class _Cut:
+    """Stands for a picture; remembers which box of it is asked for."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.size, self.boxes = (width, height), list[tuple[int, int, int, int]]()
+
+    def resize(self, size: tuple[int, int], resample: object, box: tuple[int, int, int, int]) -> Image.Image:
+        self.boxes.append(box)
+        return Image.new("RGB", size)
+
+
+def test_random_parts_have_the_published_areas_and_ratios() -> None:
+    picture, random = _Cut(400, 300), np.random.default_rng(0)
+    for _ in range(400):
+        random_resized_crop(picture, 8, random, least=0.2)  # type: ignore[arg-type]
+    left, top, right, bottom = np.array(picture.boxes).T
+    assert left.min() >= 0
+    assert top.min() >= 0
+    assert right.max() <= 400
+    assert bottom.max() <= 300
+    areas, ratios = (right - left) * (bottom - top) / 120_000, (right - left) / (bottom - top)
+    assert 0.19 < areas.min() < 0.25
+    assert areas.max() > 0.9
+    assert 0.74 < ratios.min() < 0.77
+    assert 1.3 < ratios.max() < 1.345
+    long = _Cut(1000, 10)  # into which no such part fits: the largest of 4/3 in the middle
+    random_resized_crop(long, 8, random, least=0.9)  # type: ignore[arg-type]
+    assert long.boxes == [(493, 0, 506, 10)]

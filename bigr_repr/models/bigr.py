@@ -73,7 +73,7 @@ class BiGR(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = Transformer(config)
-        if config.head == "categorical":
+        if config.output_head == "categorical":
             self.categorical = CategoricalHead(config)
         else:
             self.diffusion = BernoulliDiffusion(config)
@@ -81,7 +81,7 @@ class BiGR(nn.Module):
     @property
     def head(self) -> BernoulliDiffusion | CategoricalHead:
         """The part that predicts a token's bits from the transformer's output."""
-        return self.categorical if self.config.head == "categorical" else self.diffusion
+        return self.categorical if self.config.output_head == "categorical" else self.diffusion
 
     def hidden_states(
         self,

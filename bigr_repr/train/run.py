@@ -157,7 +157,7 @@ def run_generator_training(
     preset: str,
     objective: str = "flip",
     attention: str = "full",
-    head: str = "bernoulli",
+    output_head: str = "bernoulli",
     name: str | None = None,
     initial: str | None = None,
     compile_blocks: bool | None = None,
@@ -172,8 +172,9 @@ def run_generator_training(
     options = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe)}
     training = {"data": [Path(item).name for item in data], "images": len(source), "settings": options}
     config = _config_for(
-        source, encoder, preset, by_text=bool(recipe.conditional), objective=objective, attention=attention, head=head
-    )
+        source, encoder, preset, by_text=bool(recipe.conditional), objective=objective, attention=attention,
+        output_head=output_head,
+    )  # fmt: skip
     config = dataclasses.replace(config, name=name or config.name, training=training)
     start = None if initial is None else load(initial)
     model = train_generator(

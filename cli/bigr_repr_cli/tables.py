@@ -81,7 +81,7 @@ def _facts(description: Description) -> Iterator[tuple[str, str]]:
 
 def _chain(description: Description) -> str:
     generator = description.config.generator
-    if generator.head == "categorical":
+    if generator.output_head == "categorical":
         return f"one step (categorical, {2**generator.code_bits:,} codes)"
     if generator.objective == "bce":
         return "one step (bce)"

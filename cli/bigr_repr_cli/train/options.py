@@ -172,7 +172,7 @@ class Architecture:
     attention: Annotated[
         AttentionKind, typer.Option(help="full: bidirectional, for masked tokens; causal: for an autoregressive model.")
     ] = AttentionKind.full
-    head: Annotated[
+    output_head: Annotated[
         Head,
         typer.Option(
             help="What draws a token's bits: the binary transcoder (bernoulli), or, to compare with it and for tokens "
