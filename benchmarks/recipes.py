@@ -1,0 +1,203 @@
+"""How the bundled recipe was found: short runs of a small generator that differ in one thing each, best first.
+
+    python benchmarks/recipes.py runs/codes64                          # all of them: about two hours of one core
+    python benchmarks/recipes.py runs/codes64 --only aligned "aligned, seed 1"
+    python benchmarks/recipes.py runs/codes64 --steps 3 --images 300   # a try, a few minutes
+
+CODES is the code data set with EfficientNet-Lite0's features beside it that `train_tiny.sh DATA OUT aligned WEIGHTS`
+makes: Tiny-ImageNet, then CIFAR-10. Every run sees as many images (300 steps of 64, drawn from all) with a generator of
+8 blocks of 192, half as deep as the bundled one, unless its size is what differs. "plain" learns codes and classes,
+masked as in the sampler; "aligned" is the recipe of the bundled model; the others change what their name says.
+
+Linear probe (logistic regression) and 20-NN are on 4 000 and 2 000 images of CIFAR-10's training set, the best block of
+each: what chooses a recipe is not the test set that reports it. The loss is on 512 images without a class, with masks
+that are the same for all runs. A run takes 3 seeds where the name says so: they show what is chance.
+
+Writes results/recipes/NAME.json as each run ends, and results/recipes.json, the table of all that are there. What has
+been run is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+import torch
+from numpy.typing import NDArray
+
+from bigr_repr.config import ModelConfig, preset
+from bigr_repr.evaluate.probes.knn import knn
+from bigr_repr.evaluate.probes.linear_probe import linear_probes
+from bigr_repr.models.bigr import BiGR
+from bigr_repr.train import CodeSet, GeneratorRecipe, TrainSettings, train_generator
+
+_BATCH = 64
+_SIZE = {"layers": 8}  # of the preset tiny: 16
+_PROBED = 10  # the last classes of the code set are CIFAR-10's
+_LOSS_IMAGES = 512
+
+_PLAIN: dict[str, Any] = {"optimizer": "muon", "dropout": 0.0, "diffusion_draws": 2}
+_HALF: dict[str, Any] = _PLAIN | {"masking": "half", "light_share": 0.35}
+_ALIGNED: dict[str, Any] = _HALF | {"class_dropout": 0.3, "read_share": 0.5, "align_weight": 0.7, "pool_weight": 0.5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One short run: a recipe, what differs from the usual settings and sizes, and a seed."""
+
+    name: str
+    recipe: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    size: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def file(self) -> str:
+        """The name as part of a file's name."""
+        return "-".join("".join(c if c.isalnum() or c == "." else " " for c in self.name).split())
+
+
+RUNS = [
+    Run(name="plain", recipe=_PLAIN),
+    Run(name="plain, seed 1", recipe=_PLAIN, seed=1),
+    Run(name="plain, seed 2", recipe=_PLAIN, seed=2),
+    Run(name="plain, half of the tokens masked", recipe=_PLAIN | {"masking": "half"}),
+    Run(name="plain, 35 % of the images lightly masked", recipe=_PLAIN | {"light_share": 0.35}),
+    Run(name="plain, both", recipe=_HALF),
+    Run(name="plain, both, half of the tokens read", recipe=_HALF | {"read_share": 0.5}),
+    Run(name="plain, no classes", recipe=_PLAIN | {"conditional": False}),
+    Run(name="plain, class dropout 0.5", recipe=_PLAIN | {"class_dropout": 0.5}),
+    Run(name="plain, dropout 0.1", recipe=_PLAIN | {"dropout": 0.1}),
+    Run(name="plain, AdamW", recipe=_PLAIN | {"optimizer": "adamw"}),
+    Run(name="plain, one noise draw", recipe=_PLAIN | {"diffusion_draws": 1}),
+    Run(name="aligned", recipe=_ALIGNED),
+    Run(name="aligned, seed 1", recipe=_ALIGNED, seed=1),
+    Run(name="aligned, seed 2", recipe=_ALIGNED, seed=2),
+    Run(name="aligned, by token only", recipe=_ALIGNED | {"pool_weight": 0.0}),
+    Run(name="aligned, pooled only", recipe=_ALIGNED | {"align_weight": 0.0}),
+    Run(name="aligned, twice the weights", recipe=_ALIGNED | {"align_weight": 1.4, "pool_weight": 1.0}),
+    Run(name="aligned, blocks 1 and 3", recipe=_ALIGNED | {"align_block": 1, "pool_block": 3}),
+    Run(name="aligned, blocks 4 and 6", recipe=_ALIGNED | {"align_block": 4, "pool_block": 6}),
+    Run(name="aligned, all tokens read", recipe=_ALIGNED | {"read_share": 1.0}),
+    Run(name="aligned, a quarter of the tokens read", recipe=_ALIGNED | {"read_share": 0.25}),
+    Run(name="aligned, masked as in the sampler", recipe=_ALIGNED | {"masking": "cosine", "light_share": 0.0}),
+    Run(name="aligned, no classes", recipe=_ALIGNED | {"conditional": False}),
+    Run(name="aligned, rate 0.0006", recipe=_ALIGNED, settings={"learning_rate": 6e-4}),
+    Run(name="aligned, rate 0.0024", recipe=_ALIGNED, settings={"learning_rate": 2.4e-3}),
+    Run(name="aligned, batch 32", recipe=_ALIGNED, settings={"batch_size": 32}),
+    Run(name="aligned, batch 128", recipe=_ALIGNED, settings={"batch_size": 128}),
+    Run(name="aligned, EMA 0.98", recipe=_ALIGNED, settings={"ema": 0.98}),
+    Run(name="aligned, AdamW", recipe=_ALIGNED | {"optimizer": "adamw"}),
+    Run(name="aligned, 4 blocks of 256", recipe=_ALIGNED, size={"layers": 4, "dim": 256, "heads": 4}),
+    Run(name="aligned, 14 blocks of 144", recipe=_ALIGNED, size={"layers": 14, "dim": 144}),
+    Run(name="aligned, 6 heads", recipe=_ALIGNED, size={"heads": 6}),
+]  # fmt: skip
+
+
+def train(run: Run, codes: CodeSet, views: int, out: Path) -> tuple[BiGR, ModelConfig, float]:
+    """The trained generator, its architecture, and the processor's seconds."""
+    usual = preset("tiny", code_bits=codes.header.code_bits, classes=len(codes.header.class_names))
+    config = dataclasses.replace(usual, generator=dataclasses.replace(usual.generator, **_SIZE | run.size))
+    batch = run.settings.get("batch_size", _BATCH)
+    settings = TrainSettings(
+        out=str(out), steps=views // batch, tracker="none", cpu=True, seed=run.seed, save_every=10**6,
+        log_every=10, **{"batch_size": batch, "learning_rate": 1.2e-3, "warmup": 20, "schedule": "cosine",
+        "ema": 0.99, "precision": "bf16"} | run.settings,
+    )  # fmt: skip
+    start = time.process_time()
+    model = train_generator(codes, config, settings, GeneratorRecipe(**run.recipe), compile_blocks=False)
+    return model, config, time.process_time() - start
+
+
+def features(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> dict[int, NDArray[np.float32]]:
+    """Mean hidden states of every block but the last, (n, D) each, of images that nothing is masked in."""
+    layers, found = range(model.config.layers), []
+    for start in range(0, len(rows), 100):
+        bits = _bits(codes, rows[start : start + 100])
+        with torch.inference_mode():
+            states = model.hidden_states(bits, layers=tuple(layers))
+        found.append([states[layer].float().mean(1).numpy() for layer in layers])
+    return {layer: np.concatenate([part[layer] for part in found]) for layer in layers}
+
+
+def _bits(codes: CodeSet, rows: NDArray[np.int64]) -> torch.Tensor:
+    return torch.from_numpy(codes.bits(rows, np.zeros_like(rows))).float()
+
+
+def loss(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> float:
+    """Mean loss per bit without a class, under masks of the sampler's shares that are the same at every call."""
+    total, generator = 0.0, torch.Generator().manual_seed(0)
+    shares = torch.cos(torch.pi / 2 * (torch.arange(64) + 0.5) / 64)[:, None]
+    for start in range(0, len(rows), 64):
+        bits = _bits(codes, rows[start : start + 64])
+        masked = torch.rand(bits.shape[:2], generator=generator) < shares[: len(bits)]
+        masked[:, 0] |= ~masked.any(1)
+        with torch.inference_mode():
+            total += float(model.loss(bits, generator=generator, masked=masked)) * len(bits)
+    return total / len(rows)
+
+
+def measure(model: BiGR, codes: CodeSet, images: int) -> dict[str, Any]:
+    """Probe and 20-NN at every block, the best of each, and the loss."""
+    assert codes.labels is not None
+    own = np.flatnonzero(codes.labels >= len(codes.header.class_names) - _PROBED)
+    chosen = np.random.default_rng(0).permutation(own)[: images + images // 2]
+    kept, held = np.sort(chosen[:images]), np.sort(chosen[images:])
+    train, test = features(model, codes, kept), features(model, codes, held)
+    labels, wanted = codes.labels[kept], codes.labels[held]
+    probes = {layer: found.top1 for layer, found in linear_probes(train, labels, test, wanted).items()}
+    nearest = {layer: knn(train[layer], labels, test[layer], wanted, k=[20]).top1[20] for layer in train}
+    return {
+        "probe": round(max(probes.values()), 2),
+        "probe_block": max(probes, key=lambda layer: probes[layer]),
+        "knn20": round(max(nearest.values()), 2),
+        "knn20_block": max(nearest, key=lambda layer: nearest[layer]),
+        "loss": round(loss(model, codes, held[:_LOSS_IMAGES]), 4),
+        "blocks": {layer: {"probe": round(probes[layer], 2), "knn20": round(nearest[layer], 2)} for layer in probes},
+    }
+
+
+def table(lines: list[dict[str, Any]]) -> list[str]:
+    """Markdown, the best 20-NN and probe together first."""
+    rows = ["| run | probe | 20-NN | loss | processor minutes |", "|---|---:|---:|---:|---:|"]
+    for line in sorted(lines, key=lambda line: -line["probe"] - line["knn20"]):
+        shares = f"{line['probe']:.1f} | {line['knn20']:.1f} | {line['loss']:.4f} | {line['cpu_seconds'] / 60:.1f}"
+        rows.append(f"| {line['run']} | {shares} |")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("codes", type=Path, help="code data set with features beside it")
+    parser.add_argument("--only", nargs="+", choices=[run.name for run in RUNS], metavar="RUN", help="these runs")
+    parser.add_argument("--steps", type=int, default=300, help="of 64 images")
+    parser.add_argument("--images", type=int, default=4000, help="that probes are trained on; half as many test them")
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "recipes", help="folder of the runs' records")
+    options = parser.parse_args()
+    codes = CodeSet(options.codes)
+    for run in RUNS:
+        if (options.only and run.name not in options.only) or (options.out / f"{run.file}.json").exists():
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            model, config, seconds = train(run, codes, options.steps * _BATCH, Path(folder))
+        found = measure(model, codes, options.images)
+        changed = {"recipe": run.recipe, "settings": run.settings, "size": run.size, "seed": run.seed}
+        size = {"parameters": sum(each.numel() for each in model.parameters()), "layers": config.generator.layers}
+        facts = {"run": run.name, "images_seen": options.steps * _BATCH, "cpu_seconds": round(seconds)}
+        record.write(run.file, facts | found | changed | size, folder=options.out)
+    lines = [json.loads(file.read_text()) for file in sorted(options.out.glob("*.json"))]
+    whole = options.out == record.RESULTS / "recipes"
+    record.write("recipes", {"table": table(lines)}, folder=record.RESULTS if whole else options.out.parent)
+    print("\n".join(table(lines)))
+
+
+if __name__ == "__main__":
+    main()
