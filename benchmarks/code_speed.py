@@ -4,11 +4,11 @@
     python benchmarks/code_speed.py --before /tmp/before             # a minute of processor time
     python benchmarks/code_speed.py --before /tmp/before --commands  # embed and generate too: ten minutes
 
-One thread, float32. A training step and features: random codes and random weights of preset tiny, batches of 16. Search:
-100 queries among a million random codes of 256 bits. Commands: with bigr-tiny, which both trees bundle; 100 copies of
-the example photographs embedded, 32 images drawn. A process of each of the two trees takes its turn, and the medians of
-their times are divided: above 1, the tree that this file is in is faster. Expected: 1.00 within 0.03 where a change was
-not to cost anything. Prints a line each; writes no record.
+One thread, float32. A training step and features: random codes and random weights of preset tiny, batches of 16.
+Search: 100 queries among a million random codes of 256 bits. Commands: with bigr-tiny, which both trees bundle; 100
+copies of the example photographs embedded, 32 images drawn. A process of each of the two trees takes its turn, and
+the medians of their times are divided: above 1, the tree that this file is in is faster. Expected: 1.00 within 0.03
+where a change was not to cost anything. Prints a line each; writes no record.
 """
 
 from __future__ import annotations
