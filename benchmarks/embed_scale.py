@@ -39,8 +39,8 @@ import numpy as np
 import record
 from embed_decoders import decoders, seconds_to_decode
 
-from bigr_repr.embed.engines.network import Network
 from bigr_repr.features.extractor import Features
+from bigr_repr.features.network import Network
 
 STAGES = ("exact", "rows", "rate", "memory", "decoders", "engines")
 SMALL, LARGE = 20_000, 200_000  # inputs of the memory stage

@@ -169,7 +169,7 @@ def test_a_server_reads_tasks_of_one_batch_each_in_its_way(pre: Pretrained, pixe
     tasks = [
         EncodeTask(pixels=picture, layers=frozenset({2}), condition=condition) for condition in (NO_CONDITION, HALF)
     ]
-    found = [output.features[2] for output in Encoder(pre, dtype=None, device=None)(tasks)]
+    found = [output.features[2] for output in Encoder(pre, dtype=None, device=None, batch=8)(tasks)]
     for vector, condition in zip(found, (None, HALF), strict=True):
         expected = extract_features(pixels[:1], model=pre, layer=2, condition=condition)[0]
         np.testing.assert_allclose(vector, expected, rtol=0, atol=1e-5)

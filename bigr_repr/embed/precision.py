@@ -18,10 +18,10 @@ import numpy as np
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.entry import as_entry
-from bigr_repr.embed.engines.network import Network
 from bigr_repr.embed.inputs.fetch import fetch, pictures
 from bigr_repr.embed.inputs.sources import find_sources
 from bigr_repr.embed.options import EmbedOptions
+from bigr_repr.features.network import Network
 from bigr_repr.images.decode import load_image
 from bigr_repr.images.formats import ImageError
 from bigr_repr.system.object_store import is_url

@@ -17,6 +17,7 @@ from bigr_repr.codes import to_bytes
 from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.extractor import FeatureExtractor, Layer, blocks_of
+from bigr_repr.features.network import Network
 from bigr_repr.images.inputs import stack
 
 
@@ -45,10 +46,13 @@ class EncoderOutput:
 
 
 class Encoder:
-    """The network, for one thread: a batch runs only up to the deepest block that one of its pictures asks for."""
+    """The network, for one caller at a time, at most `batch` pictures a call. Close it after use.
+
+    A batch runs only up to the deepest block that one of its pictures asks for.
+    """
 
     def __init__(
-        self, pre: Pretrained | ExportedModel, *, dtype: torch.dtype | None, device: torch.device | None
+        self, pre: Pretrained | ExportedModel, *, dtype: torch.dtype | None, device: torch.device | None, batch: int
     ) -> None:
         self._config = pre.config
         self._layers: Iterable[Layer] = range(pre.config.generator.layers)
@@ -56,7 +60,12 @@ class Encoder:
             self._layers = pre.manifest.layers
         self._extractor = functools.partial(FeatureExtractor, pre, dtype=dtype, device=device)
         self._codes = self._extractor(())
+        self._network = Network(self._codes, batch)
         self._pooled: dict[tuple[str, bool, FeatureCondition], FeatureExtractor] = {}
+
+    def close(self) -> None:
+        """End the network's threads."""
+        self._network.close()
 
     def __call__(self, tasks: list[EncodeTask]) -> list[EncoderOutput]:
         """Features and codes of pictures.  Raises RuntimeError for features that are not finite."""
@@ -69,14 +78,16 @@ class Encoder:
     def _alike(self, tasks: list[EncodeTask]) -> list[EncoderOutput]:
         """Of tasks that are read alike."""
         wanted = frozenset[Layer]().union(*(task.layers for task in tasks))
-        network = self._codes
+        extractor = self._codes
         if wanted:
             how = pool, mirror, condition = tasks[0].how
             if how not in self._pooled:
                 self._pooled[how] = self._extractor(self._layers, pool, mirror=mirror, condition=condition)
-            network = self._pooled[how]
-            network.layers = {layer: blocks_of(layer, self._config) for layer in wanted}
-        found = network(stack([task.pixels for task in tasks]))
+            extractor = self._pooled[how]
+            extractor.layers = {layer: blocks_of(layer, self._config) for layer in wanted}
+        images = stack([task.pixels for task in tasks])
+        few = len(images) < self._network.full  # then all threads share them, for the sake of who waits
+        found = extractor(images) if few else self._network.start(images, extractor)()
         if not bool(found.finite.all()):
             raise RuntimeError(
                 "the features are not finite: the model's weights are damaged, or its precision too narrow"

@@ -93,8 +93,9 @@ class Service:
         limits, workers = self.limits, max(1, min(8, os.cpu_count() or 1))
         exported = isinstance(self.pre, ExportedModel)
         dtype = None if exported else as_dtype(self._precision)
-        encoder = Encoder(self.pre, dtype=dtype, device=None if exported else device)
+        encoder = Encoder(self.pre, dtype=dtype, device=None if exported else device, batch=limits.batch)
         side = self.pre.config.image_size
+        self._encoder = encoder
         encoder([EncodeTask(pixels=np.zeros((side, side, 3), np.uint8))])  # the first run is slow
         self._encoding: Batcher[EncodeTask, EncoderOutput] = Batcher(
             encoder, batch=limits.batch, wait_seconds=limits.wait_seconds, waiting=limits.waiting, name="encode",
@@ -117,6 +118,7 @@ class Service:
         self._reader.close()
         self._photos.close()
         self._encoding.close()
+        self._encoder.close()
         self._decoding.close()
         self._searching.shutdown(wait=True, cancel_futures=True)
         if self.live is not None:

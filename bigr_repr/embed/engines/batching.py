@@ -8,7 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from bigr_repr.embed.engines.network import Network
+from bigr_repr.features.network import Network
 
 if TYPE_CHECKING:
     from bigr_repr.features.extractor import FeatureExtractor

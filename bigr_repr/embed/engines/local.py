@@ -28,9 +28,9 @@ from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.schema import Recipe
 from bigr_repr.embed.dataset.shards import ShardRows, merge_rows, read_shard, rows_table
 from bigr_repr.embed.engines.decoding import Decoded, Decoding, Unreadable
-from bigr_repr.embed.engines.network import Network
 from bigr_repr.embed.engines.tasks import UnitTask, label, make_task
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures, pictures_of_units
+from bigr_repr.features.network import Network
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.isolated import GuardedLoading
 from bigr_repr.images.parquet import Columns

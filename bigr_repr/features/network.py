@@ -22,28 +22,33 @@ if TYPE_CHECKING:
 class Network:
     """Batches to features. Has threads, as many as torch had for one operation, until it is closed.
 
-    ahead: batches that are worth starting before the first one's features are asked for.
+    ahead: batches that are worth starting before the first one's features are asked for. full: images that give each
+    thread a group.
     """
 
     def __init__(self, extractor: FeatureExtractor, batch_size: int) -> None:
         import torch
 
-        self._extractor, self._pool, self.ahead = extractor, None, 1
+        self._extractor, self._pool, self.ahead, self.full = extractor, None, 1, 1
         if extractor.group > 1:
             threads = torch.get_num_threads()
+            self.full = threads * extractor.group
             self._pool = _single_threaded(threads)
             groups = -(-batch_size // extractor.group)
             self.ahead = -(-threads // groups)
 
-    def start(self, images: Tensor) -> Callable[[], Features]:
-        """Begin to work on a batch, (B, 3, S, S) as the extractor takes it; returns what waits for its features."""
+    def start(self, images: Tensor, extractor: FeatureExtractor | None = None) -> Callable[[], Features]:
+        """Begin to work on a batch, (B, 3, S, S) as the extractor takes it; returns what waits for its features.
+
+        extractor: another one of the same model.
+        """
         import torch
 
+        extractor = extractor or self._extractor
         if self._pool is None:
-            features = self._extractor(images)
+            features = extractor(images)
             return lambda: features
-        groups = torch.split(images, self._extractor.group)
-        parts = [self._pool.submit(self._extractor, group) for group in groups]
+        parts = [self._pool.submit(extractor, group) for group in torch.split(images, extractor.group)]
         return lambda: _joined([part.result() for part in parts])
 
     def close(self) -> None:
