@@ -6,6 +6,7 @@ import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,6 +95,29 @@ def test_the_block_is_measured_once_and_faiss_is_left_as_it_was(monkeypatch: pyt
     monkeypatch.setattr(blocks, "_trial", lambda codes: pytest.fail("measured again"))
     np.testing.assert_array_equal(scan(codes, wanted, 9).rows, whole.rows)
     assert faiss.cvar.hamming_batch_size == before
+
+
+@pytest.mark.parametrize("fast", [1, 9])
+def test_one_query_takes_the_cores_that_a_trial_finds_faster(monkeypatch: pytest.MonkeyPatch, fast: int) -> None:
+    codes, now, tried = random_codes(3000, 4), [0], []
+    expected, run = scan(codes, codes[7:8], 9), scanning._scan_shards
+
+    def slowly(codes: np.ndarray, queries: np.ndarray, k: int, parts: list[slice], count: int) -> np.ndarray:
+        tried.append((len(codes), count))
+        now[0] += 1 if count == fast else 3
+        return run(codes, queries, k, parts, count)
+
+    for name, value in {
+        "_scan_shards": slowly, "_enough": {}, "_TRIAL": 4000, "_shard_count": lambda *_: 9,
+        "time": SimpleNamespace(perf_counter=lambda: now[0]),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(scanning, name, value)
+    for _ in range(2):
+        found = scan(codes, codes[7:8], 9)
+        np.testing.assert_array_equal(found.rows, expected.rows)
+        np.testing.assert_array_equal(found.distances, expected.distances)
+    assert [count for rows, count in tried if rows == len(codes)] == [fast, fast]
+    assert len(tried) == 2 * scanning._TURNS + 2  # one trial a process
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 16])

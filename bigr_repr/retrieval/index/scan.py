@@ -8,7 +8,9 @@ than there are cores, which take them in turn.
 
 from __future__ import annotations
 
+import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -38,6 +40,8 @@ _GONE: Final = 32  # rows more than are wanted, of which some may be gone
 _PENDING: Final = 1 << 22  # candidates kept before they are merged
 _NONE: Final = np.iinfo(np.int64).max  # as a sorting key: no row
 _ROW_BITS: Final = 40  # of a sorting key: distance above, row below
+_TRIAL: Final = 16 << 20  # bytes of codes in a trial of one core
+_TURNS: Final = 7
 _SMALL: Final = 64 << 20  # bytes of codes, times queries, that NumPy compares in less time than FAISS takes to load
 
 
@@ -56,13 +60,40 @@ def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanne
     if "faiss" not in sys.modules and codes.nbytes * len(queries) <= _SMALL:
         return _split(_small_scan(codes, queries, k))
     parts = [slice(start, start + _QUERIES) for start in range(0, len(queries), _QUERIES)]
-    shards = _shards(len(codes), _shard_count(codes, min(len(queries), _QUERIES), len(parts), k))
-    block = rows_a_block(codes, len(queries))
+    count = _shard_count(codes, min(len(queries), _QUERIES), len(parts), k)
+    if len(queries) == 1 and count > 1 and _one_core_is_enough(codes, queries, k):
+        count = 1
+    return _split(_scan_shards(codes, queries, k, parts, count))
+
+
+def _scan_shards(
+    codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, parts: Sequence[slice], count: int
+) -> NDArray[np.int64]:
+    """Sorting keys (q, k), each part of the queries with each of `count` shards of the rows."""
+    shards, block = _shards(len(codes), count), rows_a_block(codes, len(queries))
     tasks = [(codes, queries[part], k, shard, block) for part in parts for shard in shards]
     keys = on_all_cores(_nearest_keys, tasks)
     step = len(shards)
     merged = [_smallest(keys[i : i + step], k) for i in range(0, len(keys), step)]
-    return _split(np.concatenate(merged)) if merged else _split(np.empty((0, k), np.int64))
+    return np.concatenate(merged) if merged else np.empty((0, k), np.int64)
+
+
+def _one_core_is_enough(codes: NDArray[np.uint8], query: NDArray[np.uint8], k: int) -> bool:
+    """Whether one core reads codes of this length as fast as all: a trial of some milliseconds, once a process."""
+    width = codes.shape[1]
+    if width not in _enough and codes.nbytes >= _TRIAL:
+        some, count = codes[: _TRIAL // width], _shard_count(codes, 1, 1, k)
+        seconds: dict[int, list[float]] = {1: [], count: []}
+        for _ in range(_TURNS):
+            for shards, taken in seconds.items():
+                started = time.perf_counter()
+                _scan_shards(some, query, min(k, len(some)), [slice(1)], shards)
+                taken.append(time.perf_counter() - started)
+        _enough[width] = statistics.median(seconds[1]) <= statistics.median(seconds[count])
+    return _enough.get(width, False)
+
+
+_enough: dict[int, bool] = {}  # by bytes of a code
 
 
 def scan_among(
