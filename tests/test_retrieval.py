@@ -108,7 +108,7 @@ def test_one_query_takes_the_cores_that_a_trial_finds_faster(monkeypatch: pytest
         return run(codes, queries, k, parts, count)
 
     for name, value in {
-        "_scan_shards": slowly, "_enough": {}, "_TRIAL": 4000, "_shard_count": lambda *_: 9,
+        "_scan_shards": slowly, "_enough": {}, "_TRIAL": 4000, "_SMALL": 0, "_shard_count": lambda *_: 9,
         "time": SimpleNamespace(perf_counter=lambda: now[0]),
     }.items():  # fmt: skip
         monkeypatch.setattr(scanning, name, value)
