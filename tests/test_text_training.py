@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,18 @@ from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig
 from bigr_repr.datasets import SceneSet, open_images
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.system.sums import sealed, without_seal
 from bigr_repr.train.batches import batches
 from bigr_repr.train.caption_set import CaptionStore, write_captions
+from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
 from bigr_repr.train.initial import begun_from
 from bigr_repr.train.loop import TrainSettings
+from bigr_repr.train.mixture import CodeMixture
 from bigr_repr.train.recipe import GeneratorRecipe
+from bigr_repr.train.resume import TrainingError
+from bigr_repr.train.run import open_training_data
 
 WORDS = WordEncoder()
 TOKENIZER = TokenizerConfig(
@@ -274,6 +280,82 @@ def test_a_second_stage_begins_with_the_weights_of_the_first(caplog: pytest.LogC
     begun = _begun(known, MODEL)
     assert torch.equal(begun["transformer.mask_tok"], known.generator.state_dict()["transformer.mask_tok"])
     assert "begun at random in whole or in part: transformer.cap_embedding.first.bias" in caplog.text
+
+
+# ---- several sets
+
+
+@pytest.fixture(scope="module")
+def mixed(codes: CodeSet, tmp_path_factory: pytest.TempPathFactory) -> CodeMixture:
+    """Those 24 scenes and, drawn twice as often, 6 others with three captions each, one of them long."""
+    folder, scenes = tmp_path_factory.mktemp("other") / "c", SceneSet(30, side=32)
+    rows = np.arange(24, 30)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        chosen = ChosenSet(scenes, rows, None)
+        write_codes(chosen, BinaryAutoencoder(TOKENIZER), folder, tokenizer_name="random", mirror=False)
+    texts = [(f"scene {row}", f"a picture of number {row}", " ".join([f"scene {row}"] * 7)) for row in rows]
+    write_captions(texts, WORDS, folder, limit=16)
+    found = open_training_data([str(codes.folder), f"{folder}:2"])
+    assert isinstance(found, CodeMixture)
+    return found
+
+
+def _captions_of(codes: CodeSet, image: int) -> set[bytes]:
+    """All that may be drawn for an image."""
+    assert codes.captions is not None
+    drawn = (codes.captions.draw([image], [choice]) for choice in np.arange(0, 1, 0.05).tolist())
+    return {vectors[0, : int(lengths[0])].tobytes() for vectors, lengths in drawn}
+
+
+def test_images_of_mixed_sets_keep_their_captions(mixed: CodeMixture) -> None:
+    known: dict[bytes, set[bytes]] = {}
+    for each in mixed.sets:
+        for image in range(len(each)):
+            bits = each.bits(np.array([image]), np.array([0])).tobytes()
+            known.setdefault(bits, set()).update(_captions_of(each, image))
+    stream = batches(pickle.loads(pickle.dumps(mixed)), batch_size=len(mixed), seed=0, first_step=0, image_size=32)
+    drawn = set[bytes]()
+    for _ in range(8):
+        batch = next(stream)
+        assert batch.codes is not None
+        assert batch.captions is not None
+        assert batch.caption_lengths is not None
+        for bits, vectors, length in zip(batch.codes, batch.captions, batch.caption_lengths.tolist(), strict=True):
+            own = vectors[:length].numpy().tobytes()
+            assert own in known[bits.numpy().tobytes()]
+            assert not vectors[length:].any()
+            drawn.add(own)
+    assert len(mixed) == 24 + 2 * 6
+    assert len(drawn) > 20 + 3 * 5  # several of each image of the second set
+    assert mixed.captions is not None
+    assert mixed.captions.texts(4)[1::2] == ["scene 24", "a picture of number 24"]
+
+
+def test_a_model_learns_captions_of_mixed_sets_and_goes_on_exactly(mixed: CodeMixture, tmp_path: Path) -> None:
+    whole = _trained(mixed, tmp_path / "whole", 4)
+    _trained(mixed, tmp_path / "parts", 2)
+    parts = _trained(mixed, tmp_path / "parts", 4)
+    assert all(map(torch.equal, whole.state_dict().values(), parts.state_dict().values()))
+    with pytest.raises(TrainingError, match=r"holds another run: captions.*; codes\.0/codes\.npy was"):
+        _trained(CodeMixture([mixed.sets[1], mixed.sets[0]], [2, 1]), tmp_path / "parts", 4)
+
+
+def test_captions_that_do_not_mix_are_named(codes: CodeSet, mixed: CodeMixture, tmp_path: Path) -> None:
+    other, bare = tmp_path / "other", tmp_path / "bare"
+    for place in (other, bare):
+        shutil.copytree(mixed.sets[1].folder, place)
+    (bare / "captions.json").unlink()
+    with pytest.raises(ValueError, match=r"/c has captions, .*/bare has none; give all sets captions, or none"):
+        CodeMixture([CodeSet(bare), codes], [1, 1])
+    header = json.loads((other / "captions.json").read_text())
+    header |= {"encoder_sha256": "f" * 64}
+    (other / "captions.json").write_text(json.dumps(sealed(without_seal(header))))
+    with pytest.raises(ValueError, match=r"of words \(.*/other has captions of words \(ffffffffffff…\); encode"):
+        CodeMixture([codes, CodeSet(other)], [1, 1])
+
+
+# ---- what does not fit
 
 
 def test_captions_of_another_encoder_or_none_are_refused(codes: CodeSet, tmp_path: Path) -> None:

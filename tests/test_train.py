@@ -31,6 +31,7 @@ from bigr_repr.images.formats import ImageError
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.batches import StreamSampler, batches
+from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
 from bigr_repr.train.generator_task import make_optimizers, parameter_groups
@@ -593,6 +594,18 @@ def test_other_settings_are_refused_by_name(codes: Path, tmp_path: Path) -> None
     )
     with pytest.raises(TrainingError, match=said):
         train_generator(CodeSet(codes), config, settings(tmp_path, steps=4), GeneratorRecipe(dropout=0))
+
+
+def test_a_run_goes_on_with_its_own_codes_only(folder: Path, codes: Path, tmp_path: Path) -> None:
+    """As many of as many bits are not enough."""
+    train_generator(CodeSet(codes), MODEL, settings(tmp_path / "g", steps=2))
+    torch.manual_seed(0)
+    images = open_images(folder)
+    turned = ChosenSet(images, np.roll(np.arange(len(images)), 1), images.labels, images.class_names)
+    other = write_codes(turned, BinaryAutoencoder(TOKENIZER), tmp_path / "other", tokenizer_name="t")
+    assert other.header.shape == CodeSet(codes).header.shape
+    with pytest.raises(TrainingError, match=r"another run: codes\.codes\.npy was \w{12}…, is \w{12}…; choose another"):
+        train_generator(other, MODEL, settings(tmp_path / "g", steps=4))
 
 
 def test_a_start_of_another_architecture_is_told_by_what_differs(codes: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -110,14 +111,14 @@ class _CodeItems(Dataset[Any]):
         labels = None if self._codes.labels is None else torch.from_numpy(self._codes.labels[index])
         features = (None, None) if self._features is None else self._features.rows(index, view)
         bits = torch.from_numpy(self._codes.bits(index, view))
-        return Batch(None, bits, labels, *features, *self._captions(draws))
+        return Batch(None, bits, labels, *features, *self._captions(index, draws))
 
-    def _captions(self, draws: Sequence[Draw]) -> tuple[Tensor, ...]:
-        """A caption of each image, drawn anew every time."""
+    def _captions(self, index: NDArray[np.int64], draws: Sequence[Draw]) -> tuple[Tensor, ...]:
+        """A caption of each image (B,), drawn anew every time."""
         if self._codes.captions is None:
             return ()
         choices = [float(np.random.default_rng([self._seed, position, 2]).random()) for _, position in draws]
-        found = self._codes.captions.draw([index for index, _ in draws], choices)
+        found = self._codes.captions.draw(index.tolist(), choices)
         return tuple(map(torch.from_numpy, found))
 
 

@@ -21,6 +21,7 @@ from bigr_repr.train.caption_set import CaptionStore
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.generator_task import GeneratorTask, Sampler
 from bigr_repr.train.loop import TrainSettings, identify, objective_of, train
+from bigr_repr.train.mixture import CodeMixture
 from bigr_repr.train.pace import compiling_pays, decided
 from bigr_repr.train.recipe import GeneratorRecipe
 
@@ -74,12 +75,20 @@ def train_generator(
     record = identify(
         settings, task="generator", config=config.generator.to_dict(), objective=objective_of(recipe), items=len(data),
         features=None if header is None else [header.network, header.weights_sha256], initial=initial_name,
-        tokenizer_sha256=tokenizer_sha256, **_caption_facts(data, config),
+        tokenizer_sha256=tokenizer_sha256, **_code_facts(data), **_caption_facts(data, config),
     )  # fmt: skip
     stream = partial(batches, data, image_size=config.image_size, features=features, **views_of(recipe))
     model = BiGR(config.generator)
     model.load_state_dict(train(task, stream, settings, record=record, on_step=on_step))
     return model.eval()
+
+
+def _code_facts(data: ImageSet | CodeSet) -> dict[str, Any]:
+    """What the run's record says about packed codes; sets of older versions state no checksums."""
+    if not isinstance(data, CodeSet):
+        return {}
+    drawn = {"draws": data.draws} if isinstance(data, CodeMixture) else {}
+    return {"codes": dict(data.header.sha256), **drawn} if data.header.sha256 else drawn
 
 
 def _caption_facts(data: ImageSet | CodeSet, config: ModelConfig) -> dict[str, Any]:
@@ -115,6 +124,8 @@ def _features_of(data: ImageSet | CodeSet, config: ModelConfig, recipe: Generato
     recipe.aligned_blocks(config.generator)  # raises ValueError for a block that is not there
     if not isinstance(data, CodeSet):
         raise ValueError("align_weight needs features made beforehand; encode first: bigr-repr train codes --align")
+    if isinstance(data, CodeMixture):
+        raise ValueError("align_weight is for one code set: features of several are not mixed; encode them together")
     return AlignmentFeatures(data)
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export_model"]
 
+OnProgress = Callable[[str, int, int], None]
+
 _NEEDED = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch": ()}
 _INSTALL = "exporting to {} needs {}; install it with: pip install 'bigr-repr[export]'"
 _CALIBRATED = 128  # images: ranges settle with fewer
@@ -51,6 +53,7 @@ def export_model(
     tokenizer: str | None = None,
     calibrate: Pictures | None = None,
     overwrite: bool = False,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> ExportedModel:
     """Write a model's feature network for another runtime, and open what was written.
 
@@ -61,6 +64,7 @@ def export_model(
     and others), "openvino", or "torch" (compiled ahead of time by AOTInductor, for this kind of machine only).
     precision: "float32", "bfloat16" or "int8", which NNCF fits to 128 of the images in calibrate. tokenizer: what that
     computes in: "float32" keeps the bits, as `precision` is faster; None: float32 where the runtime can do both.
+    `on_progress(what, done, total)` tells the stages.
 
     Raises ValueError for a layer, pool, runtime or precision that is not there, FileExistsError unless `out` is new,
     empty or, with overwrite, another exported network, ImportError without the runtime's packages.
@@ -74,7 +78,7 @@ def export_model(
     ranges = None if calibrate is None or precision != "int8" else _calibration(calibrate, pre.config.image_size)
     with _new_folder(target) as staging:
         manifest = replace(manifest, calibration=0 if ranges is None else len(ranges))
-        _write_graph(extractor, manifest, staging, ranges)
+        _write_graph(extractor, manifest, staging, ranges, on_progress)
         files = {file.name: sha256_of(file) for file in sorted(staging.iterdir())}
         (staging / MANIFEST_FILE).write_text(replace(manifest, files=files).text(), encoding="utf-8")
     return load_exported(target)
@@ -153,7 +157,11 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def _write_graph(
-    extractor: FeatureExtractor, manifest: Manifest, folder: Path, calibration: Calibration | None
+    extractor: FeatureExtractor,
+    manifest: Manifest,
+    folder: Path,
+    calibration: Calibration | None,
+    on_progress: OnProgress,
 ) -> None:
     import torch
 
@@ -166,8 +174,13 @@ def _write_graph(
         extractor.tokenizer.to(torch.bfloat16 if manifest.tokenizer == "bfloat16" else torch.float32)
     try:
         with _quiet():
+            on_progress("tracing the network", 0, 1)
             program = trace(FeatureGraph(extractor))
+            on_progress("tracing the network", 1, 1)
+            written = f"making the {manifest.to} network"
+            on_progress(written, 0, 1)
             WRITERS[manifest.to](program, manifest, folder / GRAPH_FILES[manifest.to], calibration)
+            on_progress(written, 1, 1)
     except (ImportError, OSError):
         raise
     except Exception as error:  # each exporter has its own, pages long

@@ -13,6 +13,7 @@ from bigr_repr_cli.embed.options import Pool
 from bigr_repr_cli.flatten import flattened, values_of
 from bigr_repr_cli.options import Model
 from bigr_repr_cli.parse import parse_layers
+from bigr_repr_cli.progress import bench_progress
 
 Target = StrEnum("Target", ["onnx", "openvino", "torch"])
 Numbers = StrEnum("Numbers", ["float32", "bfloat16", "int8"])
@@ -65,7 +66,11 @@ def command(
     layers = parse_layers(list(layer), ("mid",), joined=True)
     from bigr_repr.features import export_model
 
-    done = export_model(out, model=model, layer=layers, pool=pool, to=to, overwrite=force, **values_of(numbers))
+    with bench_progress() as on_progress:
+        done = export_model(
+            out, model=model, layer=layers, pool=pool, to=to, overwrite=force, on_progress=on_progress,
+            **values_of(numbers),
+        )  # fmt: skip
     size = decimal(sum(file.stat().st_size for file in done.folder.iterdir()))
     layer_options = f"--layer {done.manifest.layers[0]}" + ("" if pool == Pool.avg else f" --pool {pool}")
     typer.echo(f"{done.config.name} to {to}, {numbers.precision}: {out} ({size})")
