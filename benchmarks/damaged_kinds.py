@@ -101,7 +101,7 @@ def index(shared: Shared, kind: str) -> Kind:
 
 def shards(shared: Shared) -> Kind:
     from bigr_repr.retrieval import HammingIndex, build_shards
-    from bigr_repr.retrieval.index.shards import shard_folders
+    from bigr_repr.retrieval.index.shard_list import shard_folders
 
     def read(folder: Path) -> str:
         found = [HammingIndex.load(shard, memory_map=False) for shard in shard_folders(folder)]

@@ -34,9 +34,11 @@ from tiny_model import picture, tiny_model, write_pictures
 
 import bigr_repr as br
 from bigr_repr.codes import from_bytes
+from bigr_repr.embed import embed_images
 from bigr_repr.features.tokens import token_pca, token_views
 from bigr_repr.painting.pasting import Pasting
 from bigr_repr.painting.pictures import read_provenance
+from bigr_repr.retrieval import build_shards
 from bigr_repr.sampling.fields import options_of
 from bigr_repr.sampling.job import given_options
 from bigr_repr.sampling.settings import SamplingSettings
@@ -436,6 +438,20 @@ def test_a_folder_of_pictures_is_searched(running: Running, tmp_path: Path) -> N
         assert (job["state"], job["error"]["field"]) == ("failed", "path")
         assert words in job["error"]["message"]
     assert running_json(running, "GET", "/search/opened")["rows"] == 15  # what was open stays
+
+
+@pytest.mark.slow
+def test_an_index_in_shards_is_searched_as_one(running: Running, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", 12)
+    embed_images(
+        tmp_path / "pictures", tmp_path / "rows", model=running.studio.pre, layers=[2], codes=True, unit_size=4
+    )
+    build_shards(tmp_path / "rows", tmp_path / "shards", 3, binarizer="bits")
+    job = outcome(running, "/search/open", path=str(tmp_path / "shards"), images=str(tmp_path / "pictures"))
+    assert (job["state"], job["result"]) == ("done", {"rows": 12})
+    query = base64.b64encode((tmp_path / "pictures" / "00007.png").read_bytes()).decode()
+    status, found = running.post("/search/search", image=query, k=12)
+    assert (status, found["hits"][0]["id"], len(found["hits"])) == (200, "00007.png", 12)
 
 
 def test_the_pages_load_nothing_from_elsewhere(running: Running) -> None:

@@ -161,6 +161,33 @@ def test_what_goes_wrong_is_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--overwrite --update", "--overwrite removes the rows that --update would go on from"),
+        (
+            "--retry-failed --update --overwrite",
+            "--overwrite removes the rows that --retry-failed and --update would go on from; leave one of them out",
+        ),
+        ("--overwrite --verify", "--overwrite removes the rows that --verify would go on from"),
+        ("--no-resume --retry-failed", "--no-resume refuses the rows that --retry-failed would go on from"),
+        ("--no-resume --update", "--no-resume refuses the rows that --update would go on from"),
+        ("--overwrite --no-resume", "--overwrite removes the rows that --no-resume protects"),
+        ("--drop-gone", "--drop-gone belongs to"),
+        ("--label-column class", "does nothing without --labels-from-folders"),
+        ("--dtype float32 --store-dtype float16", "is the former name of --store-dtype, which says otherwise"),
+        ("--precision int8 --engine ray", "int8 runs on this machine's CPU"),
+        ("--precision int8 --device cuda:1 --compile", "int8 runs on this machine's CPU"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(place: Path, bigr: Run, options: str, said: str) -> None:
+    code, text, error = bigr("embed", place / "photos", "--layer", "2", *options.split())
+    assert code in (1, 2)
+    assert text == ""
+    assert said in " ".join(error.replace("│", "").split())
+    assert not Path("embeddings").exists()
+
+
 def test_an_unknown_model_is_one_line(place: Path, bigr: Run) -> None:
     code, _, error = bigr("embed", place / "photos", model="bigr-unheard-of")
     assert (code, error.count("\n")) == (1, 1)

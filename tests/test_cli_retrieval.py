@@ -300,6 +300,79 @@ def test_options_that_would_do_nothing_are_refused(place: Path, bigr: Run) -> No
     for option in (("--bits", 8), ("--layer", 3), ("--codes", "pca")):
         assert bigr("codes", place / "photos", "--model", place / "model", *option)[0] == 2
     assert bigr("codes", place / "data", "--model", place / "model")[0] == 2
+    assert (
+        "codes are of no layer" in bigr("embed", "export", place / "data", "--to", "x.npy", "--codes", "--layer", 1)[2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--lists", 8), "belongs to --kind ivf, and this index is flat"),
+        (("--kind", "ivf", "--links", 8), "belongs to --kind hnsw, and this index is ivf"),
+        (("--kind", "hnsw", "--tables", 2), "belongs to --kind hash, and this index is hnsw"),
+        (("--effort", 8), "a flat index is exact"),
+        (("--target-recall", 0.9), "a flat index is exact"),
+        (("--processes", 2), "builds shards: say how many with --shards"),
+        (("--engine", "ray"), "builds shards: say how many with --shards"),
+        (("--shards", 2, "--ray-address", "head:6379"), "belongs to --engine ray"),
+        (("--shards", 2, "--engine", "ray", "--processes", 2), "a Ray cluster builds a shard on each of its cores"),
+        (("--like", "other", "--codes", "itq"), "--like takes the other index's codes"),
+        (("--like", "other", "--bits", 32), "--like takes the other index's codes"),
+    ],
+)
+def test_options_of_an_index_that_would_do_nothing_are_refused(
+    place: Path, bigr: Run, options: tuple[str | int, ...], said: str
+) -> None:
+    code, text, error = bigr("index", "build", place / "data", "--layer", 3, *options)
+    assert (code, text) == (2, "")
+    assert said in " ".join(error.replace("│", "").split())
+    assert not (place / "index").exists()
+
+
+def test_options_of_a_store_are_refused_for_a_folder_and_the_other_way_round(place: Path, bigr: Run) -> None:
+    code, _, error = bigr("search", "x.png", "--index", place, "--name", "faces")
+    assert (code, "names an index in a store" in error) == (2, True)
+    code, _, error = bigr("search", "x.png", "--index", "lancedb:there", "--device", "cpu")
+    assert (code, "a store searches by itself" in error) == (2, True)
+
+
+@pytest.mark.parametrize("source", ["data", "codes"])
+def test_what_holds_tokenizer_codes_is_decoded(source: str, place: Path, tmp_path: Path, bigr: Run) -> None:
+    """A data set with codes as embed writes it, and a code set to train on: the pictures are those of an index."""
+    from bigr_repr.datasets import open_images
+    from bigr_repr.train.code_set import write_codes
+
+    pre, model = load(place / "model"), ("--model", place / "model")
+    folder = place / "data"
+    if source == "codes":
+        folder = tmp_path / "codes"
+        write_codes(open_images(place / "photos"), pre.tokenizer, folder, tokenizer_name=str(place / "model"))
+        model = ()
+    assert bigr("decode", folder, "--out", "decoded", "--limit", 3, *model)[:2] == (0, "3 pictures: decoded\n")
+    expected = decode_codes(pre, encode_codes(sorted((place / "photos").iterdir())[:3], model=pre))
+    files = sorted((tmp_path / "decoded").iterdir())
+    for file, pixels in zip(files, expected, strict=True):
+        with Image.open(file) as image:
+            np.testing.assert_array_equal(np.asarray(image), pixels)
+    other = tiny_model(seed=1, name="other")
+    save(other, tmp_path / "other")
+    code, _, error = bigr("decode", folder, "--out", "again", "--model", tmp_path / "other")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "model" in error
+    assert not (tmp_path / "again").exists()
+
+
+def test_what_holds_no_tokenizer_codes_says_what_does(place: Path, bigr: Run) -> None:
+    code, _, error = bigr("decode", place / "plain")
+    assert (code, error) == (
+        1,
+        f"error: {place / 'plain'} holds no codes; embed with codes (bigr-repr embed --codes)\n",
+    )
+    code, _, error = bigr("decode", place / "photos")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "neither embeddings with codes (bigr-repr embed --codes), nor an index, nor a code set" in error
+    assert bigr("decode", place / "data", "--id", "nowhere.png")[0] == 1
 
 
 @pytest.mark.slow

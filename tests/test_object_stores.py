@@ -26,6 +26,7 @@ from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
 from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.embed.engines import local
 from bigr_repr.embed.inputs.sources import find_sources
+from bigr_repr.retrieval import build_index
 from bigr_repr.system import filesystems, signed
 from bigr_repr.system.object_store import ObjectPath, as_place, readable
 
@@ -480,6 +481,25 @@ def test_the_command_takes_urls(
     code, text, error = bigr("s3://no-such-bucket/x", "--out", f"{store}/three")
     assert (code, text, error.count("\n")) == (1, "", 1)
     assert error.startswith("error: s3://no-such-bucket/x: no such")
+
+
+def test_an_index_asks_a_store_a_fixed_number_of_times_whether_it_is_up_to_date(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(write_pictures(tmp_path / "in", 24), store / "in")
+    run(store / "in", store / "out", pre, unit_size=2)
+    index = build_index(str(store / "out"), tmp_path / "index")
+    assert index.source is not None
+    asked: list[str] = []
+    ask = ObjectPath._ask
+    monkeypatch.setattr(ObjectPath, "_ask", lambda place, call: (asked.append(place.name), ask(place, call))[1])
+    assert index.source.drift() is None
+    assert len(asked) == 1  # of 12 parts
+    upload(write_pictures(tmp_path / "in", 16, first=24)[-16:], store / "in")
+    run(store / "in", store / "out", pre, unit_size=2, update=True)
+    asked.clear()
+    assert index.source.drift() == (40, 24, 8)
+    assert len(asked) < 8  # the list of parts, which is one object
 
 
 def test_a_public_bucket_is_listed_without_credentials(store: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:

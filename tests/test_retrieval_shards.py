@@ -26,7 +26,8 @@ from bigr_repr.retrieval import (
     update_index,
 )
 from bigr_repr.retrieval.index import shards as shards_module
-from bigr_repr.retrieval.index.shards import Shards, shard_folders, unfinished_removal
+from bigr_repr.retrieval.index.shard_list import shard_folders, unfinished_removal
+from bigr_repr.retrieval.index.shards import Shards
 from bigr_repr.retrieval.index.together import group_hits
 from bigr_repr.retrieval.update import remove_images
 
@@ -157,6 +158,32 @@ def test_what_cannot_be_built(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ImportError, match=r"pip install 'bigr-repr\[ray\]'"):
         build_shards(data, tmp_path / "shards", 2, engine="ray", binarizer="bits")
     assert not (tmp_path / "shards").exists()
+
+
+def test_a_folder_takes_either_form_of_an_index(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index in place of shards, and shards in place of an index: nothing of what was there stays."""
+    monkeypatch.setattr(sharding, "_built_here", _here)
+    out = tmp_path / "index"
+    one = build_index(data, out, binarizer="bits")
+    shards = build_shards(data, out, 3, binarizer="bits")
+    assert shards.ids.to_pylist() == one.ids.to_pylist()  # `one` keeps the files that it has open
+    assert sorted(path.name for path in out.iterdir()) == ["shard-00000", "shard-00001", "shard-00002", "shards.json"]
+    again = merge_indexes([out], out)
+    assert again.shards is None
+    assert again.ids.to_pylist() == shards.ids.to_pylist() == one.ids.to_pylist()
+    assert not list(out.glob("shard*"))
+    (out / "shard-00000").mkdir()  # of a build that was killed before its first list
+    assert len(build_index(data, out, binarizer="bits")) == 600
+    assert not list(out.glob("shard*"))
+
+
+def test_shards_are_not_built_among_other_things(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"a picture")
+    with pytest.raises(FileExistsError, match="holds other things than an index; name another folder"):
+        build_shards(data, tmp_path, 2, binarizer="bits")
+    with pytest.raises(FileExistsError, match="is a file; name a folder for the index"):
+        build_shards(data, tmp_path / "holiday.jpg", 2, binarizer="bits")
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import re
@@ -279,6 +280,37 @@ def test_metrics_count_and_the_api_describes_itself(client: TestClient) -> None:
         client.get("/openapi.json").json()["paths"]
     )
     assert client.get("/ready").json() == {"status": "ready"}
+
+
+@pytest.mark.slow
+def test_nothing_is_kept_of_a_request_once_it_is_answered(folder: Path, pre: Pretrained) -> None:
+    """Objects that live are counted, after more requests of each kind than any cache here holds."""
+    service = Service(pre, index=folder / "bits", images=folder / "pictures")
+    image = encoded(picture(1))
+    with _client(service) as client:
+
+        def ask(number: int) -> None:
+            client.post("/v1/embeddings", json={"input": image, "layer": 2})
+            client.post("/search", json={"image": image, "k": 5})
+            client.post("/search", json={"row": number % 40, "where": f"path like '%{number}%'"})
+            client.post("/codes", json={"input": f"AAAA{number}"})
+            client.post(f"/nowhere/{number}")
+            client.get(f"/image/{number % 40}?version={number}")
+            client.get(f"/image/{number % 40}")
+            client.get(f"/image/{number % 40}?decoded=true")
+
+        def living() -> tuple[int, int]:
+            gc.collect()
+            return len(gc.get_objects()), service.metrics.text().count(b"\n")
+
+        for number in range(20):
+            ask(number)
+        objects, lines = living()
+        for number in range(20, 70):
+            ask(number)
+        later = living()
+    assert later[0] - objects < 50  # of 400 requests
+    assert later[1] == lines
 
 
 def test_without_an_index_only_search_is_missing(pre: Pretrained) -> None:

@@ -13,7 +13,7 @@ from tiny_model import tiny_model, write_pictures
 
 from bigr_repr.embed import Progress, embed_images
 from bigr_repr.retrieval import HammingIndex, build_shards
-from bigr_repr.retrieval.index.shards import shard_folders
+from bigr_repr.retrieval.index.shard_list import shard_folders
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

@@ -38,14 +38,15 @@ class EmbedOptions:
     **Inputs.** root, literal: as bigr_repr.embed.inputs.sources.find_sources takes them. image_column, label_column:
     names of the columns of Parquet inputs.
 
-    **Earlier runs.** resume=False: fail if `out` holds embeddings. retry_failed: try the images that failed again, and
-    with dedup also the duplicates of failed images whose bytes have changed; an image that has a row keeps it, even if
-    its file was written anew. update: also embed inputs that were added
-    since, as units of their own at the end, and again those whose files were written anew (by size and time; not of
-    object stores); inputs that are gone are listed in gone.jsonl, and keep their rows unless drop_gone says otherwise.
-    verify: read all that earlier runs wrote, and embed again what is not as it was written. overwrite: remove the data
-    set in `out` and begin anew. retry_for: seconds that object stores and web servers may be out of reach, at a time,
-    before the run ends; what was out of reach is tried again by the next run.
+    **Earlier runs.** What starts over (overwrite) or refuses to go on (resume=False) excludes what goes on.
+    resume=False: fail if `out` holds embeddings. retry_failed: try the images that failed again, and with dedup also
+    the duplicates of failed images whose bytes have changed; an image that has a row keeps it, even if its file was
+    written anew. update: also embed inputs that were added since, as units of their own at the end, and again those
+    whose files were written anew (by size and time; not of object stores); inputs that are gone are listed in
+    gone.jsonl, and keep their rows unless drop_gone says otherwise. verify: read all that earlier runs wrote, and embed
+    again what is not as it was written. overwrite: remove the data set in `out` and begin anew. retry_for: seconds that
+    object stores and web servers may be out of reach, at a time, before the run ends; what was out of reach is tried
+    again by the next run.
 
     **Decoding.** icc: "convert" pictures with another ICC profile than sRGB's to sRGB, or "ignore" profiles; None: as
     the data set was begun, or "convert". max_pixels: images with more pixels fail. decode_timeout: seconds that
@@ -105,8 +106,7 @@ class EmbedOptions:
         size = self.batch_size
         if not (size in (None, "auto") or (isinstance(size, int) and size >= 1)):
             raise ValueError(f'batch_size={size!r} must be at least 1, or "auto"')
-        if self.drop_gone and not self.update:
-            raise ValueError("drop_gone belongs to update: only that looks for inputs that are gone")
+        self._check_earlier_runs()
         if self.engine not in ENGINES:
             raise ValueError(f"engine={self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
         if not 0 <= self.retry_for <= 604800:
@@ -114,6 +114,18 @@ class EmbedOptions:
         if self.unit_size is not None and self.unit_size < 1:
             raise ValueError(f"unit_size={self.unit_size} must be at least 1")
         _ = self.decoding
+
+    def _check_earlier_runs(self) -> None:
+        """Raises ValueError for options that exclude each other."""
+        if self.drop_gone and not self.update:
+            raise ValueError("drop_gone belongs to update: only that looks for inputs that are gone")
+        going_on = " and ".join(f"{name}=True" for name in ("retry_failed", "update", "verify") if getattr(self, name))
+        if self.overwrite and not self.resume:
+            raise ValueError("overwrite=True removes the rows that resume=False protects; leave one of them out")
+        if self.overwrite and going_on:
+            raise ValueError(f"overwrite=True removes the rows that {going_on} would go on from; leave one of them out")
+        if going_on and not self.resume:
+            raise ValueError(f"resume=False refuses the rows that {going_on} would go on from; leave one of them out")
 
     @property
     def columns(self) -> Columns:

@@ -131,7 +131,8 @@ def load_setup(model: PathLike | Pretrained | ExportedModel, options: EmbedOptio
     pre = open_model(model)
     if not isinstance(pre, Pretrained) and (on_ray or len(places) > 1):
         raise ValueError("an exported network runs in one process on this machine: leave out engine and device")
-    place = None if not isinstance(pre, Pretrained) or (pre is model and not devices) else places[0]
+    exported = not isinstance(pre, Pretrained)  # it runs where it was exported for
+    place = None if (exported and devices in ((), ("auto",))) or (pre is model and not devices) else places[0]
     if on_ray or (len(places) > 1 and options.batch_size != "auto"):
         place = None  # the network will not run in this process
     layers = dict.fromkeys(layer_name(blocks_of(layer, pre.config)) for layer in options.layers)

@@ -47,6 +47,7 @@ SHOWN = 64  # pictures in a grid or an animation at most
 _MOST_COLUMNS = 16
 _DECODED = 16  # pictures of an animation decoded together
 _FRAME_MS = 120
+_REMEDY = "name another folder: out=DIR"
 
 
 def generate_files(
@@ -122,12 +123,12 @@ class _Series:
         if file.exists():
             differing = _differing(_read_series(file), self.provenance)
             if differing:
-                raise ValueError(f"{self.folder} holds another series: {'; '.join(differing)}; name another folder")
+                raise ValueError(f"{self.folder} holds another series: {'; '.join(differing)}; {_REMEDY}")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         check_writable(self.folder)
         if (self.folder / "000000.png").exists():
-            raise ValueError(f"{self.folder} holds pictures that do not say how they were made; name another folder")
+            raise ValueError(f"{self.folder} holds pictures that do not say how they were made; {_REMEDY}")
         with replacing(file) as target:
             target.write(json.dumps(self.provenance, indent=1, ensure_ascii=False).encode())
 
@@ -218,7 +219,7 @@ def _read_series(file: Path) -> dict[str, Any]:
     except ValueError:  # no JSON, or no text at all
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged, so that nobody knows what the pictures are of; name another folder")
+        raise ValueError(f"{file} is damaged, so that nobody knows what the pictures are of; {_REMEDY}")
     return found
 
 

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,15 +20,15 @@ from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.folder import MANIFEST
+from bigr_repr.retrieval.index.folder_writer import check_place, remove_files
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.settings import IndexSettings
-from bigr_repr.retrieval.index.shards import is_sharded, shard_folders, write_list
+from bigr_repr.retrieval.index.shard_list import is_sharded, remove_unlisted, shard_folders, write_list
 from bigr_repr.system.cluster import connected, last_line, require_cluster
 
 __all__ = ["build_shards"]
 
 ENGINES: Final = ("local", "ray")
-_NAME: Final = re.compile(r"shard-\d{5}b?")
 _RETRIES: Final = 2
 _UNSEEN: Final = 60  # seconds for which a network file system may still say that a file is missing
 _Job = tuple[Any, ...]  # what _build and _is_built take
@@ -68,6 +66,7 @@ def build_shards(
     settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
     codes = DataCodes(dataset, binarizer, n_bits=n_bits, layer=layer, seed=seed, keep=keep)
     folder = Path(out).absolute()
+    check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     jobs, waiting = _placed(folder, _jobs(codes, folder, shards, (settings, vectors, tuple(keep))))
     built = _built_on_ray(waiting, ray_address) if engine == "ray" else _built_here(waiting, processes)
@@ -96,11 +95,11 @@ def _placed(folder: Path, jobs: list[_Job]) -> tuple[list[_Job], list[_Job]]:
 
 
 def _commit(folder: Path, names: list[str]) -> None:
-    """Make these the shards of a folder, and remove others."""
+    """Make these the shards of a folder, and remove others, and the index that it was."""
     write_list(folder, names)
-    for path in list(folder.iterdir()):
-        if _NAME.fullmatch(path.name) and path.name not in names:
-            shutil.rmtree(path)
+    remove_unlisted(folder, names)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    remove_files(folder)
 
 
 def _jobs(codes: DataCodes, folder: Path, shards: int, how: tuple[Any, ...]) -> list[_Job]:

@@ -24,7 +24,7 @@ from bigr_repr.retrieval.index.folder import FolderReader
 from bigr_repr.retrieval.index.folder_writer import FolderWriter, writing
 from bigr_repr.retrieval.index.growth import FolderState, grow
 from bigr_repr.retrieval.index.hamming import HammingIndex
-from bigr_repr.retrieval.index.shards import is_sharded, shard_folders, unfinished_removal, write_list
+from bigr_repr.retrieval.index.shard_list import is_sharded, shard_folders, unfinished_removal, write_list
 from bigr_repr.retrieval.index.storage import RowWriter
 from bigr_repr.system.object_store import as_place
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.index.hamming import HammingIndex
-from bigr_repr.retrieval.index.shards import manifests
+from bigr_repr.retrieval.index.shard_list import manifests
 from bigr_repr.retrieval.stores.base import Store, StoreIndex
 from bigr_repr.retrieval.stores.open import connect, is_store
 from bigr_repr.serve.searching import ServedIndex

@@ -117,6 +117,11 @@ class CodeSet:
         return self.header.images
 
     @property
+    def packed(self) -> NDArray[np.uint8]:
+        """The codes as they are stored: uint8 (images, views, bytes), memory-mapped."""
+        return self._codes
+
+    @property
     def views(self) -> int:
         """Versions of each image: itself and, if stored, its mirror image and random parts."""
         return self.header.views

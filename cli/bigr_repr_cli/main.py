@@ -155,6 +155,10 @@ def _with_options(app: typer.Typer, text: str, words: list[str]) -> str:
     for parameter in command.params:
         flag = next((flag for flag in parameter.opts if flag.startswith("--")), None)
         if flag is not None:
+            # Of a switch, the flag says its value.
+            text = re.sub(rf"(?<![\w./-]){parameter.name}=True(?![\w./-])", flag, text)
+            for other in parameter.secondary_opts[:1]:
+                text = re.sub(rf"(?<![\w./-]){parameter.name}=False(?![\w./-])", other, text)
             # A name of one word is an argument's only before its value: steps=0, but not "in few steps".
             value = "" if "_" in parameter.name else "(?==)"
             text = re.sub(rf"(?<![\w./-]){parameter.name}(?![\w./-]){value}", flag, text)

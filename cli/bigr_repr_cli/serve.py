@@ -97,7 +97,10 @@ def command(
             raise
         raise ImportError(MISSING) from error
     from bigr_repr.features.exported.model import open_model
+    from bigr_repr_cli.search.report import check_name
 
+    if searched.index is not None:
+        check_name(searched.index, searched.name)
     token = None if listen.token_file is None else read_token(listen.token_file)
     access = Access(host=listen.host, token=token, allowed_hosts=tuple(listen.allow_host or ()))
     service = Service(

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.system.object_store import Place, as_place, is_url, readable
+from bigr_repr.system.object_store import ObjectPath, Place, as_place, is_url
 
 if TYPE_CHECKING:
     from bigr_repr.embed.dataset.read import EmbeddingSet
 
 __all__ = ["DataFile", "DataSource", "Drift", "full_path", "listing", "part_state"]
+
+_PART: Final = re.compile(r"part-.*\.parquet")
 
 
 class DataFile(NamedTuple):
@@ -56,8 +60,13 @@ class DataSource:
     @classmethod
     def of(cls, data: EmbeddingSet, rows: Iterable[int]) -> DataSource:
         """All of an opened data set. rows: of each of its files."""
-        parts = [DataFile(file.name, n, n, *part_state(file)) for file, n in zip(data.files, rows, strict=True)]
-        return cls(folders=(full_path(data.folder),), parts=tuple(parts))
+        folder = full_path(data.folder)
+        states = {name: state for name, (state, _) in listing(folder).items()}
+        parts = (
+            DataFile(file.name, n, n, *(states.get(file.name) or part_state(file)))
+            for file, n in zip(data.files, rows, strict=True)
+        )
+        return cls(folders=(folder,), parts=tuple(parts))
 
     @classmethod
     def joined(cls, sources: Sequence[DataSource]) -> DataSource:
@@ -113,9 +122,10 @@ class DataSource:
             return None
         known = {name: self.parts[number] for name, number in self.files_of(dataset).items()}
         same = {name for name, (state, _) in now.items() if name in known and known[name][3:5] == state}
-        rows = sum(known[name].rows for name in same) + sum(_rows(now[name][1]) for name in now.keys() - same)
+        fresh = [(place, state[0]) for name, (state, place) in now.items() if name not in same]
+        rows = sum(known[name].rows for name in same) + _rows(self.folders[dataset], fresh)
         held = sum(known[name].held for name in same)
-        files_changed = len(now.keys() - same) + len(known.keys() - now.keys())
+        files_changed = len(fresh) + len(known.keys() - now.keys())
         return Drift(rows, held, files_changed) if files_changed or held != rows else None
 
     def to_dict(self, index: Path) -> dict[str, Any]:
@@ -142,14 +152,21 @@ class DataSource:
 
 
 def listing(folder: str) -> dict[str, tuple[tuple[int, int | None], Place]]:
-    """The files of a data set by name, in its order: their states and places; none if it is not at hand."""
+    """The files of a data set by name, in its order: their states and places; none if it is not at hand.
+
+    A store is asked once for all of them.
+    """
+    place, found = as_place(folder), dict[str, tuple[int, int | None]]()
     try:
-        files: list[Place] = sorted(
-            as_place(folder).glob("part-*.parquet"), key=lambda file: (len(file.name), file.name)
-        )
-        return {file.name: (part_state(file), file) for file in files}
+        if isinstance(place, ObjectPath):
+            found = {name: (size, None) for name, size in place.members() if size is not None}
+        elif place.is_dir():
+            with os.scandir(place) as entries:
+                found = {entry.name: part_state(Path(entry.path)) for entry in entries if _PART.fullmatch(entry.name)}
     except OSError:
         return {}
+    names = sorted(filter(_PART.fullmatch, found), key=lambda name: (len(name), name))
+    return {name: (found[name], place / name) for name in names}
 
 
 def full_path(folder: Place) -> str:
@@ -163,11 +180,15 @@ def part_state(file: Place) -> tuple[int, int | None]:
     return status.st_size, getattr(status, "st_mtime_ns", None)
 
 
-def _rows(file: Place) -> int:
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(readable(file)) as parquet:
-            return int(parquet.metadata.num_rows)
-    except (OSError, ValueError):
+def _rows(folder: str, files: Sequence[tuple[Place, int]]) -> int:
+    """Rows of files of a data set, by its list of parts, or where that does not know one, by the file itself."""
+    if not files:
         return 0
+    from bigr_repr.embed.dataset.parts import open_parts
+    from bigr_repr.embed.dataset.plan import RUN_FOLDER
+
+    rows = 0
+    with suppress(OSError, ValueError):  # damaged, or being written
+        for part in open_parts(as_place(folder) / RUN_FOLDER, files):
+            rows += part.rows
+    return rows

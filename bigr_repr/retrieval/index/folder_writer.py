@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -24,6 +24,7 @@ from bigr_repr.retrieval.index.folder import (
     FolderReader,
     manifest_digest,
 )
+from bigr_repr.retrieval.index.shard_list import SHARD_LIST, SHARD_NAME, is_index, unlist
 from bigr_repr.system import files
 
 _SUFFIX: Final = {"columns": ".arrow", "search": ".faiss", BINARIZER: ".safetensors"}
@@ -110,9 +111,8 @@ class FolderWriter:
         with files.replacing(self.folder / MANIFEST) as file:
             file.write(f"{{\n{fields}\n}}\n".encode())
         kept = {entry["name"] for entry in self._files.values()}
-        for path in self.folder.iterdir():
-            if FILE_NAME.fullmatch(path.name) and path.name not in kept:
-                path.unlink(missing_ok=True)
+        remove_files(self.folder, kept)
+        unlist(self.folder)
 
     def abandon(self) -> None:
         """Remove what was written, and the folder if it is empty."""
@@ -134,10 +134,7 @@ def writing(folder: Path) -> Iterator[FolderWriter]:
     Raises FileExistsError for a folder that holds something other than an index, RuntimeError while another process
     writes it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder for the index")
-    if folder.is_dir() and not (folder / MANIFEST).is_file() and not all(map(_left_over, folder.iterdir())):
-        raise FileExistsError(f"{folder} holds other things than an index; name another folder")
+    check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder, f"{folder}: another process is writing this index; wait for it"):
         writer = FolderWriter(folder)
@@ -148,9 +145,26 @@ def writing(folder: Path) -> Iterator[FolderWriter]:
             raise
 
 
+def check_place(folder: Path) -> None:
+    """Raises FileExistsError for what is neither a new or empty folder nor one of an index, in shards or not."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a folder for the index")
+    if folder.is_dir() and not is_index(folder) and not all(map(_left_over, folder.iterdir())):
+        raise FileExistsError(f"{folder} holds other things than an index; name another folder")
+
+
+def remove_files(folder: Path, kept: Collection[str] = ()) -> None:
+    """Remove the files of an index from a folder, all but some."""
+    for path in folder.iterdir():
+        if FILE_NAME.fullmatch(path.name) and path.name not in kept:
+            path.unlink(missing_ok=True)
+
+
 def _left_over(path: Path) -> bool:
-    """Whether a file is what a process that was killed leaves of an index."""
-    return FILE_NAME.fullmatch(path.name) is not None or path.name == files.partial_name(Path(MANIFEST)).name
+    """Whether a file or folder is what a process that was killed leaves of an index."""
+    partial = {files.partial_name(Path(name)).name for name in (MANIFEST, SHARD_LIST)}
+    shard = SHARD_NAME.fullmatch(path.name) is not None and path.is_dir()
+    return shard or FILE_NAME.fullmatch(path.name) is not None or path.name in partial
 
 
 def _entry(name: str, pieces: list[list[Any]]) -> dict[str, Any]:

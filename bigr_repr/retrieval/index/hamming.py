@@ -29,7 +29,8 @@ from bigr_repr.retrieval.index.rescore import rescorer
 from bigr_repr.retrieval.index.scan import Scanned
 from bigr_repr.retrieval.index.searcher import RowSearcher
 from bigr_repr.retrieval.index.settings import IndexSettings
-from bigr_repr.retrieval.index.shards import Shards, is_sharded, shard_folders
+from bigr_repr.retrieval.index.shard_list import is_sharded, shard_folders
+from bigr_repr.retrieval.index.shards import Shards
 from bigr_repr.retrieval.index.storage import save_parts
 
 if TYPE_CHECKING:

@@ -1,8 +1,5 @@
 """An index in shards, each an index folder of its own, searched together or by processes. Knows nothing of images.
 
-    shards.json     the names of the shards, in the order of their rows, and ids whose removal has begun
-    shard-00000/    an index folder, and so on
-
 Rows are numbered through all shards, and what the shards find is merged exactly: equal distances in the order of rows.
 """
 
@@ -10,14 +7,13 @@ Rows are numbered through all shards, and what the shards find is merged exactly
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -28,64 +24,13 @@ from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.codes.stacked import stacked
-from bigr_repr.retrieval.index.folder import MANIFEST
 from bigr_repr.retrieval.index.neighbors import Found, Within
 from bigr_repr.retrieval.index.parts import Parts
 from bigr_repr.retrieval.index.scan import Scanned, nearest_of
-from bigr_repr.system import files
+from bigr_repr.retrieval.index.shard_list import REMEDY
 from bigr_repr.system.threads import cores
 
-__all__ = ["Shard", "Shards", "is_sharded", "manifests", "shard_folders", "unfinished_removal", "write_list"]
-
-_LIST: Final = "shards.json"
-_FORMAT: Final = 1
-_REMEDY: Final = "build it again: bigr-repr index build --shards"
-
-
-def is_sharded(folder: Path) -> bool:
-    """Whether a folder is of an index in shards."""
-    return (folder / _LIST).is_file()
-
-
-def shard_folders(folder: Path) -> list[Path]:
-    """The shards of a folder.  Raises FileNotFoundError if it holds none, ValueError for a damaged list."""
-    names = _record(folder)["shards"]
-    if wrong := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{folder / _LIST}: damaged ({wrong[0]!r:.60} is no shard); {_REMEDY}")
-    return [folder / name for name in names]
-
-
-def unfinished_removal(folder: Path) -> list[Any]:
-    """The ids, strings or numbers, of a removal that began and did not end.  Raises as shard_folders does."""
-    return list(_record(folder).get("removing", []))
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / _LIST
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder}: no shards here ({_LIST}); {_REMEDY}")
-    try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
-        names, ids = record["shards"], record.get("removing", [])
-        if record["format"] != _FORMAT or not names or not all(isinstance(name, str) for name in names):
-            raise ValueError("no list of shards")
-        if not isinstance(ids, list) or not all(type(each) in (str, int) for each in ids):
-            raise ValueError("no list of ids to remove")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); {_REMEDY}") from error
-    return record
-
-
-def manifests(folder: Path) -> list[Path]:
-    """The files that change with an index, in shards or not."""
-    return [each / MANIFEST for each in (shard_folders(folder) if is_sharded(folder) else [folder])]
-
-
-def write_list(folder: Path, names: Sequence[str], removing: Sequence[Any] = ()) -> None:
-    """Make these the shards of a folder. removing: ids that are being removed from them."""
-    record = {"format": _FORMAT, "shards": list(names), **({"removing": list(removing)} if removing else {})}
-    with files.replacing(folder / _LIST) as file:
-        file.write(json.dumps(record).encode())
+__all__ = ["Shard", "Shards"]
 
 
 class Shard(Protocol):
@@ -124,7 +69,7 @@ class Shards:
         for folder, shard in zip(folders, opened, strict=True):
             if (found := _make(shard)) != (first := _make(opened[0])):
                 differs = next(name for name in first if first[name] != found[name])
-                raise ValueError(f"{folder} differs in {differs} from the other shards; {_REMEDY}")
+                raise ValueError(f"{folder} differs in {differs} from the other shards; {REMEDY}")
         self.starts = np.cumsum([0, *map(len, opened)]).tolist()
         processes = min(processes, len(folders))
         runs = np.array_split(np.array([str(folder) for folder in folders]), processes) if processes > 1 else []

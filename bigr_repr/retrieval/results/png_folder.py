@@ -13,11 +13,15 @@ from PIL import Image
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained, load
+from bigr_repr.codes import code_bytes
+from bigr_repr.embed.dataset.parts import find_parts
+from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.images.formats import one_line
 from bigr_repr.retrieval.codes.decoding import decode_codes
-from bigr_repr.retrieval.codes.files import read_codes
-from bigr_repr.retrieval.codes.provenance import BITS
+from bigr_repr.retrieval.codes.files import CodeFile, read_codes
+from bigr_repr.retrieval.codes.provenance import BITS, provenance_of
 from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.index.shard_list import is_index
 
 __all__ = ["decode_to_folder"]
 
@@ -26,16 +30,17 @@ _LONGEST_NAME: Final = 200  # bytes, of the 255 that file systems take
 
 
 def decode_to_folder(
-    source: PathLike,
+    source: PathLike | CodeFile,
     out: PathLike,
     *,
     only: Sequence[str] | None = None,
     limit: int | None = None,
     model: PathLike | Pretrained | None = None,
 ) -> int:
-    """Decode tokenizer codes of an index folder or of a file of codes; returns how many.
+    """Decode tokenizer codes of a data set, an index folder or a file of codes; returns how many.
 
-    only: ids; None: all, or the first `limit`. model: that made the codes; None: by the name recorded with them.
+    source: a folder that embed_images wrote with codes, an index folder, a file that read_codes takes, or what it
+    gives. only: ids; None: all, or the first `limit`. model: that made the codes; None: by the name recorded with them.
     Files are named by number and id, as 00003-cat.png, in a folder that is new or empty. All appear, or none.
 
     Raises FileExistsError for a folder that holds things, ValueError for codes that are no tokenizer's, for an id that
@@ -44,9 +49,10 @@ def decode_to_folder(
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty; name a new folder")
-    ids, codes, provenance = _stored(Path(source))
+    found = source if isinstance(source, CodeFile) else _stored(Path(source), limit if only is None else None)
+    ids, codes = found.ids, found.codes
     rows = (np.arange(len(codes)) if only is None else _rows(ids, only))[:limit]
-    pre = _model(source, provenance, model)
+    pre = _model("codes" if isinstance(source, CodeFile) else source, found.provenance, model)
     decode_codes(pre, codes[rows[:1]])  # a wrong model fails here, before a folder is made
     with _all_or_none(folder) as written:
         for start in range(0, len(rows), _BATCH):
@@ -80,14 +86,34 @@ def _file_name(row: int, id: str) -> str:
     return f"{row:05d}-{name}.png"
 
 
-def _stored(source: Path) -> tuple[Sequence[str] | None, NDArray[np.uint8], Mapping[str, Any] | None]:
+def _stored(source: Path, most: int | None) -> CodeFile:
+    """What is stored with tokenizer codes; of a data set, the first `most` rows or a few more."""
+    if source.is_dir() and find_parts(source):
+        return _of_data_set(source, most)
+    if source.is_dir() and not is_index(source):
+        raise FileNotFoundError(
+            f"{source}: neither embeddings with codes (bigr-repr embed --codes), nor an index, nor a code set"
+        )
     if source.is_dir():
         index = HammingIndex.load(source)
-        return [str(id) for id in index.ids.to_pylist()], index.tokens, index.provenance
+        ids = [str(id) for id in index.ids.to_pylist()]
+        return CodeFile(ids=ids, codes=index.tokens, n_bits=index.token_layout().n_bits, provenance=index.provenance)
     found = read_codes(source)
     if found.provenance is not None and found.provenance.get("of") != BITS:
         raise ValueError(f"{source} holds {found.provenance.get('of')}, which are no pictures; decode tokenizer bits")
-    return found.ids, found.codes, found.provenance
+    return found
+
+
+def _of_data_set(folder: Path, most: int | None) -> CodeFile:
+    data = EmbeddingSet(folder)
+    ids, parts = list[str](), list[NDArray[np.uint8]]()
+    for names, codes in data.code_batches():
+        ids += names
+        parts.append(codes)
+        if most is not None and len(ids) >= most:
+            break
+    held = np.concatenate(parts) if parts else np.empty((0, code_bytes(data.n_bits or 0)), np.uint8)
+    return CodeFile(ids=ids, codes=held, n_bits=data.n_bits or 0, provenance=provenance_of(data.provenance, BITS, None))
 
 
 def _rows(ids: Sequence[str] | None, only: Sequence[str]) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed.run import embed_images
 from bigr_repr.models.bigr import usual_block
 from bigr_repr.retrieval import build_index
-from bigr_repr.retrieval.index.folder import MANIFEST
+from bigr_repr.retrieval.index.shard_list import is_index
 from bigr_repr.serve import Service, api
 from bigr_repr.serve.guard import RefusedError
 from bigr_repr_cli.app.jobs import Look, Watch
@@ -55,7 +55,7 @@ class Finder:
         index, photos = path, None if images is None else images.expanduser()
         if photos is not None and not photos.exists():
             raise FieldError("images", f"{photos}: no such folder")
-        if not (path / MANIFEST).is_file():
+        if not is_index(path):
             index, photos = self._indexed(path, watch), path
         service = Service(self.pre, index=index, images=photos)
         before, self.service, self.path = self.service, service, path

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bigr_repr_cli.embed.options import DecodingOptions, NetworkSettings, OutputOptions, RowOptions
+from bigr_repr_cli.embed.options import DecodingOptions, NetworkSettings, OutputOptions, RowOptions, Stored
 from bigr_repr_cli.embed.watch import WatchOptions
 from bigr_repr_cli.flatten import flattened, values_of
 from bigr_repr_cli.options import Engine, Json
@@ -71,6 +71,10 @@ def keywords(
     size = parse_batch_size(computing.batch_size)
     if computing.ray_address is not None and computing.engine != Engine.ray:
         raise typer.BadParameter("belongs to --engine ray", param_hint="--ray-address")
+    if columns.old_store_dtype is not None and columns.store_dtype not in (Stored.float32, columns.old_store_dtype):
+        raise typer.BadParameter("is the former name of --store-dtype, which says otherwise", param_hint="--dtype")
+    if runs.label_column != "label" and not columns.labels_from_folders:
+        raise typer.BadParameter("does nothing without --labels-from-folders; add that", param_hint="--label-column")
     options = _options(columns, runs, decoding, computing)
     return options | {"batch_size": size, "layers": _best_known(layers, columns.model)}
 

@@ -30,6 +30,8 @@ def command(
 
     To embed images that are in a folder called export: bigr-repr embed ./export
     """
+    if codes and layer is not None:
+        raise typer.BadParameter("codes are of no layer; leave it out", param_hint="--layer")
     from bigr_repr.embed import export_embeddings
     from bigr_repr.images.find import escape_path
 

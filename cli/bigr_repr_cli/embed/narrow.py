@@ -20,6 +20,10 @@ def measured(inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
     from bigr_repr.features import FeatureExtractor
     from bigr_repr.system import as_dtype, choose_device
 
+    usual = {"engine": ("local",), "device": ("auto", "cpu"), "compile": (False,)}
+    if options["dtype"] == "int8" and (other := [name for name in usual if options[name] not in usual[name]]):
+        hint = [f"--{name}" for name in other]
+        raise typer.BadParameter("int8 runs on this machine's CPU, as it is; leave it out", param_hint=hint)
     if options["dtype"] == "int8" and options["condition"]:
         raise ValueError(f"int8 networks have no condition ({options['condition'].words}); use another precision")
     given = {name: value for name, value in options.items() if name not in ("out", "model", "dtype")}

@@ -1,13 +1,19 @@
 """`bigr-repr codes` and `bigr-repr decode`: binary codes to a file, and tokenizer codes back to pictures."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.options import Bits, CodeKind, Codes, StoredLayer
 from bigr_repr_cli.parse import stored_layer
+
+if TYPE_CHECKING:
+    from bigr_repr.checkpoints import Pretrained
+    from bigr_repr.retrieval.codes.files import CodeFile
 
 _Source = Annotated[
     list[str], typer.Argument(metavar="SOURCE", help="Images, or one folder that bigr-repr embed wrote.")
@@ -59,7 +65,11 @@ def export(
 def decode(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE", help="File that bigr-repr codes wrote, or index folder with tokenizer codes."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder that bigr-repr embed --codes or train codes wrote, index folder with tokenizer codes, or file "
+            "that bigr-repr codes wrote.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the PNG files into, new or empty.")] = Path("decoded"),
     only: Annotated[
@@ -77,5 +87,25 @@ def decode(
     """Turn stored tokenizer codes back into pictures, without the original files."""
     from bigr_repr.retrieval.results.png_folder import decode_to_folder
 
-    count = decode_to_folder(source, out, only=only, limit=limit, model=model)
+    if (source / "codes.json").is_file():
+        if only:
+            raise typer.BadParameter("a code set has no paths; leave it out", param_hint="--id")
+        found, pre = _code_set(source, model)
+        count = decode_to_folder(found, out, limit=limit, model=pre)
+    else:
+        count = decode_to_folder(source, out, only=only, limit=limit, model=model)
     typer.echo(f"{count:,} pictures: {out}")
+
+
+def _code_set(folder: Path, model: str | None) -> tuple[CodeFile, Pretrained]:
+    """The images of a code set, without their other views, and the model that decodes them."""
+    from bigr_repr.checkpoints.pretrained import load, tokenizer_fingerprint
+    from bigr_repr.retrieval.codes.files import CodeFile
+    from bigr_repr.train.code_set import CodeSet
+
+    opened = CodeSet(folder)
+    header, pre = opened.header, load(model or opened.header.tokenizer)
+    if header.tokenizer_sha256 not in (None, tokenizer_fingerprint(pre.tokenizer)):
+        remedy = "name a model that has it: --model"
+        raise ValueError(f"{folder}: codes of another tokenizer than that of {pre.config.name}; {remedy}")
+    return CodeFile(ids=None, codes=opened.packed[:, 0], n_bits=header.n_bits, provenance=None), pre

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -154,6 +155,7 @@ def build(
     from bigr_repr_cli.search.index_report import missed_target, print_index
 
     settings = IndexSettings(**values_of(kind))
+    _check(kind, rows, cut, codes, n_bits)
     how: dict[str, Any] = {
         "binarizer": codes if rows.like is None else _binarizer_of(rows.like), "n_bits": n_bits,
         "layer": stored_layer(layer), "kind": settings, "seed": settings.seed, "keep": rows.keep or (),
@@ -162,13 +164,39 @@ def build(
     if cut.shards is not None:
         _build_shards(embeddings, out, cut, how, as_json=as_json)
         return
-    if cut.engine == Engine.ray:
-        raise typer.BadParameter("builds shards: say how many with --shards", param_hint="--engine ray")
     with counting_progress("indexing") as on_progress:
         built = build_index(embeddings, out, on_progress=on_progress, **how)
     print_index(built, out, as_json=as_json)
     if warning := missed_target(built):
         typer.echo(f"warning: {warning}", err=True)
+
+
+_OF_KINDS = {"lists": "ivf", "links": "hnsw", "build_effort": "hnsw", "hash_bits": "hash", "tables": "hash"}
+
+
+def _check(kind: IndexOptions, rows: KeepOptions, cut: ShardOptions, codes: Codes, n_bits: int | None) -> None:
+    """Raises BadParameter for options that others leave without effect."""
+    given, usual = values_of(kind, cut), values_of(IndexOptions(), ShardOptions())
+    changed = {name for name in given if given[name] != usual[name]}
+
+    def refuse(names: Iterable[str], why: str) -> None:
+        if hint := [f"--{name.replace('_', '-')}" for name in names if name in changed]:
+            raise typer.BadParameter(why, param_hint=hint)
+
+    for name, its in _OF_KINDS.items():
+        if its != kind.kind:
+            refuse([name], f"belongs to --kind {its}, and this index is {kind.kind}; leave it out")
+    if kind.kind == IndexKind.flat:
+        refuse(["effort", "target_recall"], "a flat index is exact: leave it out, or choose another --kind")
+    if cut.shards is None:
+        refuse(["processes", "engine", "ray_address"], "builds shards: say how many with --shards")
+    if cut.engine == Engine.ray:
+        refuse(["processes"], "a Ray cluster builds a shard on each of its cores; leave it out")
+    else:
+        refuse(["ray_address"], "belongs to --engine ray")
+    if rows.like is not None and (codes != Codes.sign or n_bits is not None):
+        hint = "--codes" if n_bits is None else "--bits"
+        raise typer.BadParameter("--like takes the other index's codes; leave it out", param_hint=hint)
 
 
 def _build_shards(embeddings: list[str], out: Path, cut: ShardOptions, how: dict[str, Any], *, as_json: bool) -> None:

@@ -36,23 +36,33 @@ def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
 
 
 def drift_of(index: HammingIndex | StoreIndex, folder: str) -> str | None:
-    """A line on each data set that has changed since the index was built; None if none has, or is at hand."""
+    """A line on each data set that has changed since the index was built; None if none has, or is at hand.
+
+    Rows that were removed from the index are not missing from it.
+    """
     source = index.source if isinstance(index, HammingIndex) else None
-    lines = [] if source is None else [_drift_line(source, number, folder) for number in range(len(source.folders))]
-    return "\n".join(line for line in lines if line) or None
-
-
-def _drift_line(source: DataSource, number: int, folder: str) -> str | None:
-    drift, where = source.drift(number), escape_path(source.folders[number])
-    if drift is None:
+    if source is None:
         return None
-    if not drift.files:
-        return f"index holds {drift.held:,} of {drift.rows:,} rows of {where}"
+    drifts = ((source.drift(number), where) for number, where in enumerate(source.folders))
+    return "\n".join(_changed(drift, where, folder) for drift, where in drifts if drift and drift.files) or None
+
+
+def _changed(drift: Drift, where: str, folder: str) -> str:
     are = "file is" if drift.files == 1 else "files are"
     return (
-        f"{where} has changed since the index was built: {drift.files:,} {are} new, changed or gone; bring the index "
-        f"up to date with: bigr-repr index update {shlex.quote(escape_path(folder))}"
+        f"index holds {drift.held:,} of {drift.rows:,} rows of {escape_path(where)}: {drift.files:,} {are} new, "
+        f"changed or gone; bring it up to date with: bigr-repr index update {shlex.quote(escape_path(folder))}"
     )
+
+
+def _dataset(source: DataSource, number: int, folder: str) -> str:
+    """A data set, and what the index lacks of it."""
+    drift, where = source.drift(number), source.folders[number]
+    if drift is not None and drift.files:
+        return _changed(drift, where, folder)
+    if drift is None:
+        return escape_path(where)
+    return f"{escape_path(where)}, without {drift.rows - drift.held:,} of its {drift.rows:,} rows, which were removed"
 
 
 def _datasets(index: HammingIndex) -> list[dict[str, Any]]:
@@ -106,8 +116,8 @@ def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, 
     if index.binarizer is not None:
         yield "binarizer", f"{index.binarizer.kind}, fitted on {index.binarizer.fitted_on:,} images"
     if (source := index.source) is not None:
-        for number, where in enumerate(source.folders):
-            yield "data set", _drift_line(source, number, str(folder)) or escape_path(where)
+        for number in range(len(source.folders)):
+            yield "data set", _dataset(source, number, str(folder))
     if index.shards is not None:
         yield "shards", f"{len(index.shards)}"
     yield "kind", f"{settings.kind}: {KINDS[settings.kind]}"

@@ -22,8 +22,17 @@ if TYPE_CHECKING:
 
 
 def open_index(place: str, name: str, device: str) -> HammingIndex | StoreIndex:
-    """The index in a folder, on a device, or in a store."""
+    """The index in a folder, on a device, or in a store.  Raises BadParameter for options of the other."""
+    if is_store(place) and device != "auto":
+        raise typer.BadParameter("a store searches by itself; leave it out", param_hint="--device")
+    check_name(place, name)
     return open_store(place, name) if is_store(place) else HammingIndex.load(place).to(device)
+
+
+def check_name(place: str, name: str) -> None:
+    """Raises BadParameter for the name of an index in a folder, which has none."""
+    if name != "images" and not is_store(place):
+        raise typer.BadParameter("names an index in a store; a folder holds only one", param_hint="--name")
 
 
 def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bool, as_csv: bool = False) -> None:
