@@ -119,7 +119,8 @@ class CodeSet:
     @property
     def packed(self) -> NDArray[np.uint8]:
         """The codes as they are stored: uint8 (images, views, bytes), memory-mapped."""
-        return self._codes
+        packed: NDArray[np.uint8] = self._codes
+        return packed
 
     @property
     def views(self) -> int:
