@@ -24,7 +24,7 @@ from bigr_repr.checkpoints.pretrained import load, save
 from bigr_repr.codes import from_bytes, hamming, tokens_to_grid
 from bigr_repr.embed import embed_images, read_embeddings
 from bigr_repr.features.extract import encode_codes
-from bigr_repr.retrieval import HammingIndex
+from bigr_repr.retrieval import HammingIndex, sharding
 from bigr_repr.retrieval.codes.decoding import decode_codes
 from bigr_repr.retrieval.codes.files import read_codes
 
@@ -202,7 +202,7 @@ def test_several_queries_and_an_approximate_index(place: Path, bigr: Run) -> Non
     assert [line for line in text.splitlines() if not line.startswith(" ")][:1] == ["00001.png"]
 
 
-def test_a_missed_target_is_one_line_that_names_flat(place: Path, bigr: Run) -> None:
+def test_a_missed_target_is_one_line_that_names_flat(place: Path, bigr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     hard = ("index", "build", place / "data", "--layer", 3, "--kind", "hash", "--effort", 0, "--tables", 1)
     code, text, error = bigr(*hard, "--json")
     assert code == 0
@@ -210,6 +210,9 @@ def test_a_missed_target_is_one_line_that_names_flat(place: Path, bigr: Run) -> 
     assert record["self_check"]["recall"] < 0.95
     assert error == f"warning: {record['target_missed']}\n"
     assert "below the target of 0.95; --kind flat is exact" in error
+    monkeypatch.setattr(sharding, "_built_here", lambda jobs, processes: (sharding._build(*job) for job in jobs))
+    code, text, again = bigr(*hard, "--shards", 1, "--out", "shards", "--json")
+    assert (code, json.loads(text)["target_missed"], again) == (0, record["target_missed"], error)
     fine = ("index", "build", place / "data", "--layer", 3, "--kind", "ivf", "--nlist", 3, "--nprobe", 3)
     code, text, error = bigr(*fine, "--json")
     assert (json.loads(text)["target_missed"], error) == (None, "")

@@ -387,7 +387,8 @@ def test_vectors_that_overflow_are_not_added() -> None:
 
 
 def test_rows_of_one_id_are_told_apart() -> None:
-    from bigr_repr.retrieval.codes.rows import IndexRows, id_array
+    from bigr_repr.retrieval.codes.ids import id_array
+    from bigr_repr.retrieval.codes.rows import IndexRows
 
     codes = random_codes(4)
     rows = IndexRows(ids=id_array(["a", "twin", "twin", "b"], 4), codes=codes)

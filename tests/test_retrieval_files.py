@@ -16,6 +16,7 @@ import pytest
 from bigr_repr.retrieval import KINDS, HammingIndex, IndexSettings, fit_binarizer
 from bigr_repr.retrieval.index.folder import FolderReader, manifest_digest
 from bigr_repr.retrieval.index.folder_writer import FolderWriter
+from bigr_repr.serve.live_index import FolderOpener
 
 PROVENANCE = {
     "of": "tokenizer bits", "layer": 3, "pooling": "avg", "model": "m", "weights_sha256": "0" * 64,
@@ -257,7 +258,10 @@ for turn in range(int(sys.argv[5])):
         (work / "index.json").write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
     try:
         index = HammingIndex.load(work, memory_map=turn % 2 == 0)
-        index.search(queries, 5)
+        if turn % 3:
+            index.search(queries, 5)
+        else:
+            index.rows.check()
         outcomes["fine"] += 1
     except (ValueError, OSError) as error:
         assert len(str(error).splitlines()) == 1, error
@@ -287,6 +291,37 @@ def test_verifying_finds_what_mapping_does_not_look_at(tmp_path: Path) -> None:
     HammingIndex.load(tmp_path / "i")
     with pytest.raises(ValueError, match="not what was written"):
         HammingIndex.load(tmp_path / "i", memory_map=False)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_of_ids_only_the_pieces_that_are_read_are_checked(named: bool, tmp_path: Path) -> None:
+    """Damage at the end of a megabyte of ids: what lies before is answered, what is damaged never is."""
+    count = 150_000
+    codes = np.arange(count, dtype=">u4").view(np.uint8).reshape(count, 4)
+    ids = [f"a/{i:08d}" for i in range(count)] if named else list(range(7, count + 7))
+    HammingIndex.build(codes, ids=ids).save(tmp_path / "i")
+    (file,) = (tmp_path / "i").glob("ids-*")
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    index = HammingIndex.load(tmp_path / "i")
+    assert len(index) == count
+    assert index.search(codes[[5, 900]], 1).ids.tolist() == [[ids[5]], [ids[900]]]
+    for ask in (
+        lambda: index.search(codes[-1:], 1),
+        lambda: index.ids,
+        lambda: index.rows.places([ids[0]]),
+        lambda: HammingIndex.load(tmp_path / "i", memory_map=False),
+        lambda: FolderOpener(tmp_path / "i").open(),  # a server asks for all before it serves
+    ):
+        with pytest.raises(ValueError, match=f"{file.name}: damaged, its content is not what was written"):
+            ask()
+    data[-3] ^= 1
+    file.write_bytes(data)
+    again = HammingIndex.load(tmp_path / "i")
+    kept = np.delete(np.arange(count), [3, count - 2])
+    assert again.rows.named(kept[::1111]).tolist() == [ids[i] for i in kept[::1111]]
+    assert again.ids.to_pylist() == ids
 
 
 @pytest.mark.parametrize("memory_map", [True, False])

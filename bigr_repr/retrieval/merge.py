@@ -78,7 +78,7 @@ def _made(index: HammingIndex, part: str) -> str:
     if part == "bits":
         return str(index.n_bits)
     if part == "ids":
-        return "numbers" if pa.types.is_integer(index.ids.type) else "names"
+        return "numbers" if pa.types.is_integer(index.rows.id_type) else "names"
     if part == "columns":
         return ", ".join(f"{name} ({kind})" for name, kind in index.rows.column_names.items()) or "none"
     array = getattr(index.rows, part)

@@ -63,6 +63,7 @@ class FolderOpener:
         for _ in range(10):
             before = self._state()
             index = HammingIndex.load(self.folder)
+            index.rows.check()  # damage is found here, and not by whoever asks
             if self._state() == before:
                 break
         return IndexState(version=hashlib.sha256(before).hexdigest()[:12], index=index)

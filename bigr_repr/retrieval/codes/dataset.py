@@ -19,9 +19,10 @@ from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
 from bigr_repr.features.pools import NONE
 from bigr_repr.retrieval.codes.binarizer import BINARIZERS, Binarizer, fit_binarizer
 from bigr_repr.retrieval.codes.columns import column_table, kept_type
+from bigr_repr.retrieval.codes.ids import id_array
 from bigr_repr.retrieval.codes.provenance import BITS, FEATURES, provenance_of
 from bigr_repr.retrieval.codes.regions import TokenLayout
-from bigr_repr.retrieval.codes.rows import IndexRows, id_array
+from bigr_repr.retrieval.codes.rows import IndexRows
 
 _SAMPLE: Final = 48 << 20  # bytes of float32 that a binarizer is fitted on
 _SAMPLE_ROWS: Final = 1 << 16

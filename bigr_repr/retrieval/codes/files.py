@@ -25,8 +25,8 @@ from bigr_repr.features.extract import encode_codes
 from bigr_repr.images.find import escape_path, find_images
 from bigr_repr.images.inputs import Pictures
 from bigr_repr.retrieval.codes.dataset import DataCodes
+from bigr_repr.retrieval.codes.ids import id_array
 from bigr_repr.retrieval.codes.provenance import BITS, parse_provenance, provenance_of
-from bigr_repr.retrieval.codes.rows import id_array
 from bigr_repr.system.files import HashedFile, replacing, sha256_of
 
 __all__ = ["CodeFile", "export_data_codes", "export_image_codes", "read_codes"]

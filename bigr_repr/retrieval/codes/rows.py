@@ -1,7 +1,4 @@
-"""The rows of an index: ids, search codes, and what was stored beside them. Knows nothing of search or of files.
-
-Arrow's functions are imported where they are called, for they take as long to load as Arrow itself.
-"""
+"""The rows of an index: ids, search codes, and what was stored beside them. Knows nothing of search or of files."""
 
 # n rows
 
@@ -9,9 +6,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, reduce
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -20,43 +16,117 @@ from numpy.typing import ArrayLike, NDArray
 from bigr_repr.retrieval.codes.binarizer import finite_rows
 from bigr_repr.retrieval.codes.columns import OWN, KeptColumns, column_table, type_name
 from bigr_repr.retrieval.codes.filters import Filter
+from bigr_repr.retrieval.codes.ids import (
+    Ids,
+    IdValues,
+    StoredIds,
+    all_ids,
+    few_ids,
+    id_array,
+    one_array,
+    row_numbers,
+    taken_ids,
+    without_gone,
+)
 from bigr_repr.retrieval.codes.live import Gaps, live_rows
+from bigr_repr.retrieval.codes.stacked import stacked
 
 _FILTERS: Final = 4  # whose rows are remembered
+_FEW: Final = 1 << 14  # ids that are read by themselves
 
-IdValues: TypeAlias = Sequence[str] | Sequence[int] | NDArray[Any]  # or an Arrow array
+
+class StoredColumns:
+    """A table of kept columns that is read and checked when it is asked for.  whole() raises ValueError for damage."""
+
+    def __init__(self, schema: pa.Schema, whole: Callable[[], pa.Table]) -> None:
+        self.schema, self._whole = schema, whole
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All of it."""
+        return self._whole()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class IndexRows:
     """Parallel arrays of n rows, in memory or mapped from files, perhaps by way of live.LiveRows.
 
     ids: Arrow array of large strings (the paths of a data set) or of int64; of shards it is in chunks. codes: uint8
     (n, bytes), what is searched. tokens: uint8 (n, bytes), the tokenizer's codes where those are not the search codes.
     vectors: float16 or float32 (n, D), for rescoring. columns: to filter by, a table of n rows of the types that
-    columns.kept_type gives.
+    columns.kept_type gives. Ids and columns that are stored are read and checked when they are asked for: ValueError
+    then names a damaged file.
     """
 
-    ids: pa.Array | pa.ChunkedArray
-    codes: NDArray[np.uint8]
-    tokens: NDArray[np.uint8] | None = None
-    vectors: NDArray[Any] | None = None
-    columns: pa.Table | None = None
+    def __init__(
+        self,
+        *,
+        ids: Ids,
+        codes: NDArray[np.uint8],
+        tokens: NDArray[np.uint8] | None = None,
+        vectors: NDArray[Any] | None = None,
+        columns: pa.Table | StoredColumns | None = None,
+    ) -> None:
+        self._ids, self._columns = ids, columns
+        self.codes, self.tokens, self.vectors = codes, tokens, vectors
 
     def __len__(self) -> int:
         return len(self.codes)
 
+    @property
+    def ids(self) -> pa.Array | pa.ChunkedArray:
+        """All ids."""
+        return all_ids(self._ids)
+
+    @property
+    def id_type(self) -> pa.DataType:
+        """Large strings or int64."""
+        return self._ids.type
+
+    @property
+    def columns(self) -> pa.Table | None:
+        """Kept columns; None: there are none."""
+        return self._columns.table if isinstance(self._columns, StoredColumns) else self._columns
+
+    @property
+    def column_schema(self) -> pa.Schema | None:
+        """Names and types of the kept columns."""
+        return None if self._columns is None else self._columns.schema
+
+    def check(self) -> None:
+        """Read and check ids and columns that are stored, now.  Raises ValueError for damage."""
+        _ = self.ids, self.columns
+
+    @classmethod
+    def of_all(cls, parts: Sequence[IndexRows]) -> IndexRows:
+        """Rows of the same make one behind the other; nothing is copied."""
+        codes = stacked([each.codes for each in parts])
+        assert codes is not None
+        schema, columns = parts[0].column_schema, None
+        if schema is not None:
+            columns = StoredColumns(schema, lambda: pa.concat_tables([each.columns for each in parts]))
+        return cls(
+            ids=StoredIds.joined([each._ids for each in parts]), codes=codes,
+            tokens=stacked([each.tokens for each in parts]), vectors=stacked([each.vectors for each in parts]),
+            columns=columns,
+        )  # fmt: skip
+
+    def with_codes(self, codes: NDArray[np.uint8]) -> IndexRows:
+        """The same with other arrays of the same codes."""
+        return IndexRows(ids=self._ids, codes=codes, tokens=self.tokens, vectors=self.vectors, columns=self._columns)
+
     def named(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Ids of rows of any shape: object array of str with None for -1, or int64 with -1 for -1."""
         flat = rows.reshape(-1)
-        taken = self.ids.take(_numbers(np.where(flat < 0, 0, flat))) if len(self) else self.ids
-        values = taken.to_pylist()  # to_numpy would load pandas
         missing = flat < 0
-        if pa.types.is_integer(self.ids.type):
+        values = self._named(np.where(missing, 0, flat)) if len(self) else []
+        if pa.types.is_integer(self.id_type):
             return np.where(missing, -1, np.array(values, np.int64)).reshape(rows.shape)
         named = np.array(values, dtype=object)
         named[missing] = None
         return named.reshape(rows.shape)
+
+    def _named(self, rows: NDArray[np.int64]) -> list[Any]:
+        return few_ids(self._ids, rows) if len(rows) <= _FEW else taken_ids(self.ids, rows)
 
     def places(self, ids: IdValues) -> NDArray[np.int64]:
         """The first row with each of these ids, int64; -1 where there is none."""
@@ -105,7 +175,7 @@ class IndexRows:
         """The values of a kept column, or the ids as `path` or `id`.  Raises ValueError for another name."""
         if name in OWN:
             return self.ids if isinstance(self.ids, pa.ChunkedArray) else pa.chunked_array([self.ids])
-        held = [] if self.columns is None else self.columns.column_names
+        held = [] if self.column_schema is None else self.column_schema.names
         if name not in held:
             kept = f"its columns are {', '.join(['path', *held])}"
             raise ValueError(f"column {name!r:.60} is not in this index: {kept}; keep more with: index build --keep")
@@ -115,12 +185,12 @@ class IndexRows:
     @property
     def column_names(self) -> dict[str, str]:
         """Kept columns, and what they hold, in a word."""
-        return {} if self.columns is None else {field.name: type_name(field.type) for field in self.columns.schema}
+        return {field.name: type_name(field.type) for field in self.column_schema or ()}
 
     def _matching(self, pattern: str) -> pa.Array:
         import pyarrow.compute as pc
 
-        if pa.types.is_integer(self.ids.type):
+        if pa.types.is_integer(self.id_type):
             raise ValueError(f"ids are numbers in this index, which no pattern such as {pattern!r} matches")
         parts = (".*" if letter == "*" else "." if letter == "?" else re.escape(letter) for letter in pattern)
         return pc.match_substring_regex(self.ids, rf"(?s)\A{''.join(parts)}\z")
@@ -144,10 +214,10 @@ class IndexRows:
     def _as_mine(self, ids: IdValues) -> pa.Array:
         """Ids of the type that this index has.  Raises ValueError for others."""
         wanted = id_array(ids, len(ids))
-        if len(wanted) and pa.types.is_integer(wanted.type) != pa.types.is_integer(self.ids.type):
+        if len(wanted) and pa.types.is_integer(wanted.type) != pa.types.is_integer(self.id_type):
             kinds = ("names", "numbers") if pa.types.is_integer(wanted.type) else ("numbers", "names")
             raise ValueError(f"ids are {kinds[0]} in this index, not {kinds[1]} such as {wanted[0].as_py()!r}")
-        return wanted.cast(self.ids.type)
+        return wanted.cast(self.id_type)
 
     def taken(self, rows: NDArray[np.int64]) -> IndexRows:
         """Some rows, copied."""
@@ -156,7 +226,7 @@ class IndexRows:
             return None if array is None else array.take(rows, axis=0)
 
         return IndexRows(
-            ids=_whole(self.ids.take(rows)), codes=self.codes.take(rows, axis=0), tokens=part(self.tokens),
+            ids=one_array(self.ids.take(rows)), codes=self.codes.take(rows, axis=0), tokens=part(self.tokens),
             vectors=part(self.vectors), columns=None if self.columns is None else self.columns.take(rows),
         )  # fmt: skip
 
@@ -166,15 +236,21 @@ class IndexRows:
         return self.between(int(rows[0]), int(rows[-1]) + 1) if neighbors else self.taken(rows)
 
     def without(self, gaps: Gaps) -> IndexRows:
-        """Of stored rows, those that are not gone; ids and columns copied."""
-        kept = _numbers(np.delete(np.arange(gaps.stored), gaps.gone))
+        """Of stored rows, those that are not gone; ids and columns are copied when they are asked for."""
+
+        def kept() -> pa.Table:
+            assert self.columns is not None
+            return self.columns.take(row_numbers(gaps.places(np.arange(len(gaps)))))
+
+        schema = self.column_schema
+        columns = None if schema is None else StoredColumns(schema, kept)
 
         def part(array: NDArray[Any] | None) -> NDArray[Any] | None:
             return None if array is None else live_rows(array, gaps)
 
         return IndexRows(
-            ids=self.ids.take(kept), codes=live_rows(self.codes, gaps), tokens=part(self.tokens),
-            vectors=part(self.vectors), columns=None if self.columns is None else self.columns.take(kept),
+            ids=without_gone(self._ids, gaps), codes=live_rows(self.codes, gaps), tokens=part(self.tokens),
+            vectors=part(self.vectors), columns=columns,
         )  # fmt: skip
 
     def between(self, start: int, stop: int) -> IndexRows:
@@ -184,7 +260,7 @@ class IndexRows:
             return None if array is None else array[start:stop]
 
         return IndexRows(
-            ids=_whole(self.ids.slice(start, stop - start)), codes=self.codes[start:stop], tokens=part(self.tokens),
+            ids=one_array(self.ids.slice(start, stop - start)), codes=self.codes[start:stop], tokens=part(self.tokens),
             vectors=part(self.vectors),
             columns=None if self.columns is None else self.columns.slice(start, stop - start),
         )  # fmt: skip
@@ -216,8 +292,8 @@ class IndexRows:
         """
         import pyarrow.compute as pc
 
-        if self.ids.type != more.ids.type:
-            raise ValueError(f"ids of type {more.ids.type} do not go with this index's, {self.ids.type}")
+        if self.id_type != more.id_type:
+            raise ValueError(f"ids of type {more.id_type} do not go with this index's, {self.id_type}")
         known = pc.is_in(more.ids, value_set=self.ids).to_numpy(zero_copy_only=False)
         if known.any():
             raise ValueError(f"id {more.ids[int(known.argmax())].as_py()!r} is in the index already; remove it first")
@@ -235,10 +311,10 @@ class IndexRows:
                 if stored.dtype.kind == "f" and not np.isfinite(stored).all():
                     raise ValueError(f"{name} do not fit {mine.dtype}, as this index keeps them; build it with float32")
                 parts[name] = np.concatenate([mine, stored])
-        return replace(self, **parts)
+        return IndexRows(**parts)
 
     def _joined_columns(self, more: IndexRows) -> pa.Table | None:
-        mine, other = (rows.columns.schema if rows.columns is not None else pa.schema([]) for rows in (self, more))
+        mine, other = (rows.column_schema or pa.schema([]) for rows in (self, more))
         if set(mine.names) != set(other.names):
             raise ValueError(f"this index keeps columns {_words(mine)}, not {_words(other)}; add rows of the same make")
         if self.columns is None or more.columns is None:
@@ -247,38 +323,6 @@ class IndexRows:
             return pa.concat_tables([self.columns, more.columns.select(mine.names).cast(mine)])
         except pa.ArrowException as error:
             raise ValueError(f"columns {_words(other)} do not go with this index's, {_words(mine)}: {error}") from error
-
-
-def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.Array:
-    """Ids as an Arrow array of large strings or int64; None: 0, 1, …
-
-    Raises ValueError for another number or kind; if they have to be distinct, for one that comes twice.
-    """
-    import pyarrow.compute as pc
-
-    if ids is None:
-        return pa.array(np.arange(count, dtype=np.int64))
-    try:
-        array = _whole(ids) if isinstance(ids, pa.Array | pa.ChunkedArray) else _texts(ids)
-        array = pa.array(ids) if array is None else array
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
-        raise ValueError(f"ids must be all strings or all whole numbers ({error})") from error
-    if pa.types.is_null(array.type) and not count:
-        array = pa.array([], pa.large_string())
-    if len(array) != count:
-        raise ValueError(f"{len(array)} ids for {count} codes; give one per code")
-    text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    if array.null_count or not (text or pa.types.is_integer(array.type)):
-        raise ValueError(f"ids of type {array.type} must be all strings or all whole numbers")
-    array = array.cast(pa.large_string() if text else pa.int64())
-    if distinct and len(pc.unique(array)) != len(array):
-        raise ValueError("ids hold a name twice; every code needs one of its own")
-    return array
-
-
-def _whole(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Ids without chunks."""
-    return ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
 
 
 def flagged(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
@@ -290,19 +334,6 @@ def flagged(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
 
 def _words(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
-
-
-def _texts(ids: IdValues) -> pa.Array | None:
-    """A list of names as an array, without pandas, which pa.array would load; None for anything else, or no names."""
-    if not isinstance(ids, list | tuple) or not ids or not all(isinstance(id, str) for id in ids):
-        return None
-    encoded = [id.encode() for id in ids if isinstance(id, str)]
-    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
-
-
-def _numbers(values: NDArray[np.int64]) -> pa.Array:
-    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values, np.int64))])
 
 
 def packed(codes: ArrayLike, length: int | None, name: str) -> NDArray[np.uint8]:

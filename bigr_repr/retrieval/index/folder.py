@@ -14,8 +14,8 @@ Data files are written and synced first; then the manifest replaces the old one 
 only the old one named are removed. So the folder always holds a whole index, and readers that have the old files open
 keep them. An update appends rows to the files that there are: what the old manifest names stays as it was, and bytes
 past what a manifest states are of an update that was cut short. Such files have a SHA-256 for each piece (format 2; the
-columns of each piece are a stream of their own). What is read is trusted in nothing: names, sizes and shapes are
-checked before memory is taken.
+columns of each piece are a stream of their own). So have ids of a megabyte or more, of which searches check only what
+they read. What is read is trusted in nothing: names, sizes and shapes are checked before memory is taken.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -45,6 +45,7 @@ _BLOCK: Final = 1 << 20  # bytes hashed at a time
 _TRIES: Final = 5  # to read a folder that others replace
 _T = TypeVar("_T")
 _REMEDY: Final = "build the index again, or take a whole copy of it"
+_CHANGED: Final = f"damaged, its content is not what was written; {_REMEDY}"
 
 
 class FolderReader:
@@ -113,7 +114,7 @@ class FolderReader:
         with path.open("rb") as file:
             for size, digest in self.pieces(part):
                 if _digest(file, size) != digest:
-                    raise ValueError(f"{path}: damaged, its content is not what was written; {_REMEDY}")
+                    raise ValueError(f"{path}: {_CHANGED}")
 
     def array(self, part: str, dtype: str, shape: tuple[int, ...], *, memory_map: bool) -> NDArray[Any]:
         """A part as an array: mapped, its content unverified, or read and verified."""
@@ -134,6 +135,11 @@ class FolderReader:
             return np.fromfile(path, dtype, size // np.dtype(dtype).itemsize).reshape(shape)
         # Plain views of the map: np.memmap is an array class of its own, whose slices are slow to make.
         return np.asarray(np.memmap(path, dtype, "r", shape=shape))
+
+    def mapped(self, part: str, dtype: str, count: int) -> MappedPart:
+        """A part as an array of so many numbers, mapped, and checked piece by piece when that is asked for."""
+        array = self.array(part, dtype, (count,), memory_map=True)
+        return MappedPart(array, self.pieces(part), self.folder / str(self._files[part]["name"]))
 
     @property
     def parts(self) -> list[str]:
@@ -165,6 +171,40 @@ class FolderReader:
             raise ValueError(f"{path}: {size} bytes where {entry['bytes']} were written; {_REMEDY}")
         self._files[part] = entry
         return int(entry["bytes"])
+
+
+class MappedPart:
+    """A mapped file of an index, whose content is checked, once, where it is asked for.
+
+    array: all of it, unchecked. pieces: bytes and SHA-256 of each. path: to name in errors.
+    """
+
+    def __init__(self, array: NDArray[Any], pieces: Sequence[Sequence[Any]], path: Path) -> None:
+        self.array, self._bytes, self._path = array, array.view(np.uint8), path
+        self._ends = np.cumsum([size for size, _ in pieces])
+        self._digests = [digest for _, digest in pieces]
+        self._left = set(range(len(pieces)))
+
+    def check(self, firsts: NDArray[np.int64], lasts: NDArray[np.int64]) -> None:
+        """Check the pieces that hold the bytes from each of firsts to that of lasts, both in the file.
+
+        Raises ValueError for one that is not as it was written.
+        """
+        if not len(firsts):
+            return
+        bounds = np.unique(np.searchsorted(self._ends, np.stack([firsts, lasts], 1), "right"), axis=0)
+        self._check({number for low, high in bounds.tolist() for number in range(low, high + 1)})
+
+    def check_all(self) -> None:
+        """Check the whole file.  Raises ValueError as check does."""
+        self._check(set(self._left))
+
+    def _check(self, pieces: set[int]) -> None:
+        for number in sorted(pieces & self._left):
+            start = int(self._ends[number - 1]) if number else 0
+            if hashlib.sha256(self._bytes[start : int(self._ends[number])].data).hexdigest() != self._digests[number]:
+                raise ValueError(f"{self._path}: {_CHANGED}")
+            self._left.discard(number)
 
 
 def read_folder(folder: Path, read: Callable[[FolderReader], _T], *, max_bytes: int | None = None) -> _T:
@@ -216,7 +256,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: format {found} is not {FORMATS[-1]}, the newest this program reads; upgrade bigr-repr"
         )
     if manifest.pop("sha256", None) != manifest_digest(manifest):
-        raise ValueError(f"{path}: damaged, its content is not what was written; {_REMEDY}")
+        raise ValueError(f"{path}: {_CHANGED}")
     return manifest
 
 

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,30 @@ from bigr_repr.retrieval.index.folder import (
 from bigr_repr.retrieval.index.shard_list import SHARD_LIST, SHARD_NAME, is_index, unlist
 from bigr_repr.system import files
 
+_PIECED: Final = ("ids", "offsets")  # of which searches read a few
+_PIECE: Final = 1 << 20  # bytes
 _SUFFIX: Final = {"columns": ".arrow", "search": ".faiss", BINARIZER: ".safetensors"}
 
 
-class _Open(NamedTuple):
-    """A part that is being written. pieces: bytes and SHA-256 of those before."""
+class _Open:
+    """A part that is being written, in pieces that are checked by themselves. pieces: bytes and SHA-256 of each."""
 
-    file: BinaryIO
-    digest: Any
-    pieces: list[list[Any]]
+    def __init__(self, file: BinaryIO, pieces: list[list[Any]]) -> None:
+        self.file, self.pieces, self._held, self._digest = file, pieces, 0, hashlib.sha256()
+
+    def append(self, data: bytes | memoryview, piece: int | None) -> None:
+        """Write to the file. piece: bytes from which on a piece ends; None: it does not."""
+        self.file.write(data)
+        self._digest.update(data)
+        self._held += memoryview(data).nbytes
+        if piece is not None and self._held >= piece:
+            self.end_piece()
+
+    def end_piece(self) -> None:
+        """End a piece; a file has one at least."""
+        if self._held or not self.pieces:
+            self.pieces.append([self._held, self._digest.hexdigest()])
+            self._held, self._digest = 0, hashlib.sha256()
 
 
 class FolderWriter:
@@ -67,28 +82,26 @@ class FolderWriter:
             self._open[part] = self._begin(part)
         view = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else data
         with files.naming(Path(self._open[part].file.name)):
-            self._open[part].file.write(view)
-        self._open[part].digest.update(view)
+            self._open[part].append(view, _PIECE if part in _PIECED else None)
 
     def _begin(self, part: str) -> _Open:
         if part not in GROWING or self._base is None or part not in self._base:
-            return _Open(self.path(part).open("wb"), hashlib.sha256(), [])
-        pieces = self._base.pieces(part)
+            return _Open(self.path(part).open("wb"), [])
+        pieces = list(self._base.pieces(part))
         file = (self.folder / self._base.entry(part)["name"]).open("r+b")
         file.truncate(sum(size for size, _ in pieces))  # of an update that was cut short
         file.seek(0, os.SEEK_END)
-        return _Open(file, hashlib.sha256(), pieces)
+        return _Open(file, pieces)
 
     def close_part(self, part: str) -> Path:
         """Finish a part that was appended to: synced, and readable at the path returned."""
-        file, digest, pieces = self._open.pop(part)
-        path = Path(file.name)
-        with files.naming(path), file:
+        opened = self._open.pop(part)
+        path = Path(opened.file.name)
+        with files.naming(path), opened.file as file:
             file.flush()
             os.fsync(file.fileno())
-            size = file.tell() - sum(size for size, _ in pieces)
-        pieces = [*pieces, [size, digest.hexdigest()]] if size or not pieces else pieces
-        self._files[part] = _entry(path.name, pieces)
+        opened.end_piece()
+        self._files[part] = _entry(path.name, opened.pieces)
         return path
 
     def adopt(self, part: str) -> None:

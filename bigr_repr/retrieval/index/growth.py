@@ -23,7 +23,8 @@ from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.folder import FolderReader
 from bigr_repr.retrieval.index.folder_writer import FolderWriter
-from bigr_repr.retrieval.index.reading import covered_rows, kept_names, read_binarizer, read_gaps, read_source
+from bigr_repr.retrieval.index.reading import covered_rows, read_binarizer, read_gaps, read_source
+from bigr_repr.retrieval.index.reading_ids import kept_names
 from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.retrieval.index.storage import RowWriter
 

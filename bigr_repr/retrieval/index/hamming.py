@@ -18,8 +18,9 @@ from bigr_repr.codes import check_length
 from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.columns import KeptColumns
 from bigr_repr.retrieval.codes.filters import as_filter
+from bigr_repr.retrieval.codes.ids import IdValues
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
-from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, packed
+from bigr_repr.retrieval.codes.rows import IndexRows, packed
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.neighbors import Found, Neighbors, Scope, Within
 from bigr_repr.retrieval.index.parts import Parts

@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from bigr_repr.codes import check_length
 from bigr_repr.retrieval.codes.binarizer import Binarizer, finite_rows
 from bigr_repr.retrieval.codes.columns import KeptColumns, column_table
+from bigr_repr.retrieval.codes.ids import IdValues, id_array
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import TokenLayout
-from bigr_repr.retrieval.codes.rows import IdValues, IndexRows, id_array, packed
+from bigr_repr.retrieval.codes.rows import IndexRows, packed
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.settings import IndexSettings
@@ -88,7 +89,7 @@ class Parts(NamedTuple):
         if self.approximate is None or not len(self.rows):
             return self
         approximate, codes = self.approximate.settled(self.rows.codes)
-        return self._replace(approximate=approximate, rows=replace(self.rows, codes=codes))
+        return self._replace(approximate=approximate, rows=self.rows.with_codes(codes))
 
     def joined(self, more: IndexRows) -> Parts:
         """With more rows; the self-check stays that of the first build.  Raises ValueError for rows of another make."""

@@ -4,17 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
-from bigr_repr.retrieval.codes.columns import kept_type
 from bigr_repr.retrieval.codes.live import Gaps, stored_rows
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import TokenLayout
@@ -23,10 +17,10 @@ from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.distinct import Groups
 from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, read_folder
 from bigr_repr.retrieval.index.parts import Parts
+from bigr_repr.retrieval.index.reading_ids import stored_columns, stored_ids
 from bigr_repr.retrieval.index.recall import SelfCheck
 from bigr_repr.retrieval.index.settings import IndexSettings
 
-_STEP: Final = 1 << 20  # offsets looked at in one go
 _MOST_BITS: Final = 1 << 20
 _MOST_ROWS: Final = 1 << 40
 _VECTORS: Final = ("float16", "float32")
@@ -88,11 +82,11 @@ def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
             raise reader.damaged(f"vectors are {dtype!r:.20} and {width!r:.20} wide")
         vectors = reader.array("vectors", dtype, (count, width), memory_map=memory_map)
     rows = IndexRows(
-        ids=_ids(reader, count, memory_map),
+        ids=stored_ids(reader, count, memory_map=memory_map),
         codes=codes,
         tokens=tokens,
         vectors=vectors,
-        columns=_columns(reader, count),
+        columns=stored_columns(reader, count, memory_map=memory_map),
     )
     gaps = read_gaps(reader)
     return rows if gaps is None else rows.without(gaps)
@@ -108,72 +102,6 @@ def read_gaps(reader: FolderReader) -> Gaps | None:
         return Gaps(gone, _whole(reader, "count", 0, _MOST_ROWS))
     except ValueError as error:
         raise reader.damaged(str(error)) from error
-
-
-def _ids(reader: FolderReader, count: int, memory_map: bool) -> pa.Array:
-    """Ids, verified, for a wrong one would be a wrong answer; mapped, for there may be billions."""
-    kind = reader.field("ids", str)
-    if kind == "numbers":
-        return pa.array(_verified(reader, "ids", "int64", count, memory_map))
-    if kind != "names":
-        raise reader.damaged(f"ids are {kind!r:.20}")
-    offsets = _verified(reader, "offsets", "int64", count + 1, memory_map)
-    size = int(offsets[-1])
-    if offsets[0] != 0 or size < 0 or any((np.diff(part) < 0).any() for part in _stretches(offsets)):
-        raise reader.damaged("names that overlap")
-    text = _verified(reader, "ids", "uint8", size, memory_map)
-    names = pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))
-    try:
-        names.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise reader.damaged(f"names that are no text: {error}") from error
-    return names
-
-
-def _verified(reader: FolderReader, part: str, dtype: str, count: int, memory_map: bool) -> NDArray[Any]:
-    if memory_map:
-        reader.verify(part)
-    return reader.array(part, dtype, (count,), memory_map=memory_map)
-
-
-def _stretches(values: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Stretches of an array, each of which begins with the last value of the one before."""
-    return (values[start : start + _STEP + 1] for start in range(0, len(values), _STEP))
-
-
-def _columns(reader: FolderReader, count: int) -> pa.Table | None:
-    """Kept columns, mapped, verified as ids are; None: there are none."""
-    if "columns" not in reader:
-        return None
-    path, tables = reader.path("columns"), []
-    try:
-        with pa.memory_map(str(path)) as mapped:
-            for size, _ in reader.pieces("columns"):
-                tables.append(_piece(reader, mapped.read_buffer(size)))
-        columns = pa.concat_tables(tables)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: damaged, no columns ({error}); build the index again") from error
-    if len(columns) != count:
-        raise reader.damaged(f"columns of {len(columns)} rows for {count} codes")
-    return columns
-
-
-def kept_names(reader: FolderReader) -> list[str]:
-    """Names of the columns that a folder keeps, its content unverified."""
-    if "columns" not in reader:
-        return []
-    with pa.memory_map(str(reader.folder / reader.entry("columns")["name"])) as mapped:
-        return list(pa.ipc.open_stream(mapped).schema.names)
-
-
-def _piece(reader: FolderReader, piece: pa.Buffer) -> pa.Table:
-    with pa.ipc.open_stream(piece) as stream:
-        kinds = [kept_type(field.name, field.type) for field in stream.schema]
-        if len(set(stream.schema.names)) != len(kinds) or kinds != stream.schema.types:
-            raise reader.damaged("columns of other types")
-        columns = stream.read_all()
-        columns.validate(full=True)
-        return columns
 
 
 def _groups(reader: FolderReader, count: int) -> Groups | None:

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from bigr_repr.retrieval.codes.filters import Filter
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.codes.source import DataSource
-from bigr_repr.retrieval.codes.stacked import stacked
 from bigr_repr.retrieval.index.neighbors import Found, Within
 from bigr_repr.retrieval.index.parts import Parts
 from bigr_repr.retrieval.index.scan import Scanned, nearest_of
@@ -87,20 +85,13 @@ class Shards:
         """What the shards are together: their rows one after the other, nothing copied."""
         parts = [shard.parts for shard in self._opened]
         first, rows = parts[0], [part.rows for part in parts]
-        columns = [each.columns for each in rows if each.columns is not None]
-        codes = stacked([each.codes for each in rows])
-        assert codes is not None
-        whole = IndexRows(
-            ids=pa.chunked_array([each.ids for each in rows]), codes=codes,
-            tokens=stacked([each.tokens for each in rows]),
-            vectors=stacked([each.vectors for each in rows]), columns=pa.concat_tables(columns) if columns else None,
-        )  # fmt: skip
         sources = [part.source for part in parts if part.source is not None]
         checks = [part.self_check for part in parts if part.self_check is not None]
         efforts = {part.settings.effort for part in parts}
         return Parts(
-            whole, first.n_bits, first.settings if len(efforts) == 1 else replace(first.settings, effort=None), None,
-            first.binarizer, first.layout, first.provenance, min(checks, key=lambda check: check.recall, default=None),
+            IndexRows.of_all(rows), first.n_bits,
+            first.settings if len(efforts) == 1 else replace(first.settings, effort=None), None, first.binarizer,
+            first.layout, first.provenance, min(checks, key=lambda check: check.recall, default=None),
             DataSource.joined(sources) if len(sources) == len(parts) else None,
         )  # fmt: skip
 
@@ -170,7 +161,7 @@ def _make(shard: Shard) -> dict[str, Any]:
     return {
         "n_bits": parts.n_bits, "kind": parts.settings.kind, "provenance": parts.provenance, "layout": parts.layout,
         "binarizer": parts.binarizer and parts.binarizer.to_safetensors(), "columns": parts.rows.column_names,
-        "ids": parts.rows.ids.type, "tokens": parts.rows.tokens is None,
+        "ids": parts.rows.id_type, "tokens": parts.rows.tokens is None,
         "vectors": vectors is None or (vectors.dtype.name, vectors.shape[1]),
     }  # fmt: skip
 

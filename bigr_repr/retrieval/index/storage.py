@@ -40,7 +40,7 @@ class RowWriter:
     def append(self, rows: IndexRows) -> None:
         """Append rows of the same make as those before."""
         if self._named is None:
-            self._named = not pa.types.is_integer(rows.ids.type)
+            self._named = not pa.types.is_integer(rows.id_type)
             self._writer.append("ids", b"")
             if self._named:
                 self._writer.append("offsets", np.zeros(1, np.int64))
@@ -60,10 +60,10 @@ class RowWriter:
         self.count += len(rows)
 
     def _append_ids(self, ids: pa.Array) -> None:
-        if not self._named:
-            self._writer.append("ids", ids.to_numpy(zero_copy_only=False))
-            return
         for chunk in _slices(ids):
+            if not self._named:
+                self._writer.append("ids", chunk.to_numpy(zero_copy_only=False))
+                continue
             _, offsets, text = chunk.buffers()
             bounds = np.frombuffer(offsets, np.int64, len(chunk) + 1, 8 * chunk.offset)
             if text is not None:
@@ -152,6 +152,6 @@ def save_parts(index: Parts, folder: Path) -> Path:
 
 
 def _slices(ids: pa.Array) -> Iterator[pa.Array]:
-    step = 1 << 18
+    step = 1 << 15
     for start in range(0, len(ids), step):
         yield ids.slice(start, step)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval.codes.rows import id_array
+from bigr_repr.retrieval.codes.ids import id_array
 from bigr_repr.retrieval.index.distinct import find_distinct
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.recall import check_recall
@@ -68,7 +68,7 @@ def push(
     lists = round(2 * len(distinct) ** 0.5) if kind == "ivf" else None
     header = Header(
         n_bits=index.n_bits, count=len(index), kind=kind, lists=lists, provenance=index.provenance,
-        binarizer=index.binarizer, columns=None if index.rows.columns is None else index.rows.columns.schema,
+        binarizer=index.binarizer, columns=index.rows.column_schema,
     )  # fmt: skip
     store.check(header)
     store.write(header, _batches(index), partial(_tuned, index, distinct))

@@ -152,7 +152,7 @@ def build(
     """
     from bigr_repr.retrieval import IndexSettings, build_index
     from bigr_repr_cli.progress import counting_progress
-    from bigr_repr_cli.search.index_report import missed_target, print_index
+    from bigr_repr_cli.search.index_report import print_index, warn_of_missed_target
 
     settings = IndexSettings(**values_of(kind))
     _check(kind, rows, cut, codes, n_bits)
@@ -167,8 +167,7 @@ def build(
     with counting_progress("indexing") as on_progress:
         built = build_index(embeddings, out, on_progress=on_progress, **how)
     print_index(built, out, as_json=as_json)
-    if warning := missed_target(built):
-        typer.echo(f"warning: {warning}", err=True)
+    warn_of_missed_target(built)
 
 
 _OF_KINDS = {"lists": "ivf", "links": "hnsw", "build_effort": "hnsw", "hash_bits": "hash", "tables": "hash"}
@@ -202,15 +201,23 @@ def _check(kind: IndexOptions, rows: KeepOptions, cut: ShardOptions, codes: Code
 def _build_shards(embeddings: list[str], out: Path, cut: ShardOptions, how: dict[str, Any], *, as_json: bool) -> None:
     from bigr_repr.retrieval import build_shards
     from bigr_repr_cli.progress import counting_progress
+    from bigr_repr_cli.search.index_report import missed_target, warn_of_missed_target
 
     if len(embeddings) > 1:
         raise typer.BadParameter("shards are of one data set", param_hint="--shards")
     with counting_progress("shards") as on_progress:
         built = build_shards(embeddings[0], out, on_progress=on_progress, **values_of(cut), **how)
     if as_json:
-        typer.echo(json.dumps({"index": str(out), "images": len(built), "n_bits": built.n_bits}, indent=2))
-        return
-    typer.echo(f"{len(built):,} codes of {built.n_bits:,} bits in shards: {out}")
+        record = {
+            "index": str(out),
+            "images": len(built),
+            "n_bits": built.n_bits,
+            "target_missed": missed_target(built),
+        }
+        typer.echo(json.dumps(record, indent=2))
+    else:
+        typer.echo(f"{len(built):,} codes of {built.n_bits:,} bits in shards: {out}")
+    warn_of_missed_target(built)
 
 
 def _binarizer_of(index: Path) -> Any:
@@ -233,9 +240,11 @@ def merge(
     Their codes must be comparable: build the others with --like the first. The new index is of all their data sets.
     """
     from bigr_repr.retrieval import merge_indexes
-    from bigr_repr_cli.search.index_report import print_index
+    from bigr_repr_cli.search.index_report import print_index, warn_of_missed_target
 
-    print_index(merge_indexes(indexes, out), out, as_json=as_json)
+    merged = merge_indexes(indexes, out)
+    print_index(merged, out, as_json=as_json)
+    warn_of_missed_target(merged)
 
 
 @app.command()

@@ -86,6 +86,12 @@ def missed_target(index: HammingIndex) -> str | None:
     )
 
 
+def warn_of_missed_target(index: HammingIndex) -> None:
+    """Print that line on stderr, if there is one."""
+    if warning := missed_target(index):
+        typer.echo(f"warning: {warning}", err=True)
+
+
 def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
     layout, vectors, binarizer, check = index.layout, index.rows.vectors, index.binarizer, index.self_check
     datasets = _datasets(index)

@@ -39,14 +39,15 @@ def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bo
     """Hits of every query: ids and distances, and as JSON and CSV the columns that the index keeps of them."""
     kind = "cosine distance" if found.rescored else "bits"
     if as_json:
-        answers: list[dict[str, Any]] = [{"query": name, "hits": hits} for name, hits in _hits(found, index)]
+        listed = _hits(found, index, columns=True)
+        answers: list[dict[str, Any]] = [{"query": name, "hits": hits} for name, hits in listed]
         answers += [{"query": name, "error": message} for name, message in found.failures]
         typer.echo(json.dumps(answers, indent=2))
         return
     for _, message in found.failures:
         typer.echo(f"error: {one_line(message)}", err=True)
     if as_csv:
-        _print_csv(_hits(found, index))
+        _print_csv(_hits(found, index, columns=True))
         return
     for number, (name, hits) in enumerate(_hits(found, index)):
         if len(found.names) > 1:
@@ -86,9 +87,11 @@ def write_views(
         typer.echo("no photograph of a hit was found; name the folder that was embedded: --images FOLDER", err=True)
 
 
-def _hits(found: Searched, index: HammingIndex | StoreIndex) -> list[tuple[str, list[dict[str, Any]]]]:
+def _hits(
+    found: Searched, index: HammingIndex | StoreIndex, *, columns: bool = False
+) -> list[tuple[str, list[dict[str, Any]]]]:
     listed = []
-    kept = index.rows.columns if isinstance(index, HammingIndex) else None
+    kept = index.rows.columns if columns and isinstance(index, HammingIndex) else None
     for number, (name, places, ids, distances) in enumerate(zip(found.names, *found.found, strict=True)):
         held = np.flatnonzero(places >= 0)
         pairs = zip(ids[held].tolist(), distances[held].tolist(), strict=True)
