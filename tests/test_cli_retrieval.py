@@ -338,6 +338,8 @@ def test_options_of_a_store_are_refused_for_a_folder_and_the_other_way_round(pla
     assert (code, "names an index in a store" in error) == (2, True)
     code, _, error = bigr("search", "x.png", "--index", "lancedb:there", "--device", "cpu")
     assert (code, "a store searches by itself" in error) == (2, True)
+    code, _, error = bigr("search", "x.png", "--index", place, "--processes", 2)
+    assert (code, "share the shards of an index" in error) == (2, True)
 
 
 @pytest.mark.parametrize("source", ["data", "codes"])

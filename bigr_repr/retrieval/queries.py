@@ -45,7 +45,8 @@ def model_of(
 ) -> Pretrained | ExportedModel:
     """The model that made an index's codes: the one its provenance names, or the one given, checked to be the same.
 
-    Raises ValueError for an index without provenance or of another model, FileNotFoundError for a model not at hand.
+    Raises ValueError for an index without provenance or of another model, FileNotFoundError for a model that is not
+    found.
     """
     if provenance is None:
         raise ValueError(

@@ -60,7 +60,7 @@ def build_shards(
     stays as it is until all shards of the new one are built. on_progress(shards done, all).
 
     Raises as build_index does, as embed_images for a cluster that is not there, and RuntimeError if what its machines
-    write is not to be seen from here within a minute.
+    write cannot be seen from here within a minute.
     """
     _check(shards, processes, engine, ray_address)
     settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
@@ -145,7 +145,7 @@ def _built_on_ray(jobs: list[_Job], address: str | None) -> Iterator[None]:
                 folder = waiting.pop(done)[1]
                 if not _is_seen(folder / MANIFEST):
                     raise RuntimeError(
-                        f"{folder}: what a machine of the Ray cluster wrote is not to be seen from here; name a folder "
+                        f"{folder}: what a machine of the Ray cluster wrote cannot be seen from here; name a folder "
                         "that all of them share"
                     )
                 yield

@@ -231,7 +231,7 @@ def _check_named(index: PathLike, known: Sequence[str], named: str | None, new: 
 def _plan(state: FolderState, source: DataSource, looked_at: Collection[int], own: Own) -> _UpdatePlan:
     """What becomes of every part, and which files are read.
 
-    Raises FileNotFoundError for a data set that is not at hand, ValueError for one of another make.
+    Raises FileNotFoundError for a data set that cannot be found, ValueError for one of another make.
     """
     stays = [part.dataset not in looked_at for part in source.parts]
     new: list[DataFile] = []

@@ -46,9 +46,10 @@ class Opener(Protocol):
 
 @dataclass(frozen=True)
 class FolderOpener:
-    """An index folder, in shards or not."""
+    """An index folder, in shards or not. processes: that search shards; they end with the last use of a state."""
 
     folder: Path
+    processes: int = 1
 
     def stamp(self) -> Hashable | None:
         """See Opener."""
@@ -62,7 +63,7 @@ class FolderOpener:
         """See Opener."""
         for _ in range(10):
             before = self._state()
-            index = HammingIndex.load(self.folder)
+            index = HammingIndex.load(self.folder, processes=self.processes)
             index.rows.check()  # damage is found here, and not by whoever asks
             if self._state() == before:
                 break
@@ -96,9 +97,9 @@ class StoreOpener:
         return IndexState(version=hashlib.sha256(index.version.encode()).hexdigest()[:12], index=index)
 
 
-def opener_of(index: PathLike, name: str) -> Opener:
+def opener_of(index: PathLike, name: str, processes: int = 1) -> Opener:
     """What opens an index folder, or the index that was pushed to a store under a name."""
-    return StoreOpener(str(index), name) if is_store(str(index)) else FolderOpener(Path(index))
+    return StoreOpener(str(index), name) if is_store(str(index)) else FolderOpener(Path(index), processes)
 
 
 class LiveIndex:
@@ -137,9 +138,12 @@ class LiveIndex:
         return next((state for state in self._states if state.version == version), None)
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching, and end the processes that search."""
         self._ended.set()
         self._thread.join()
+        for state in self._states:
+            if isinstance(state.index, HammingIndex) and state.index.shards is not None:
+                state.index.shards.close()
 
     def _watch(self) -> None:
         while not self._ended.wait(self._interval):

@@ -58,9 +58,9 @@ class Service:
 
     pre: the model, on the device that it runs on, or an exported network, which decodes no codes. index: an index
     folder that this model made, or a store that it was pushed to under a name, as in open_store; watched for changes.
-    images: the folder that the index's paths are relative to, or the
-    tar or Parquet file that was embedded, to show photographs from. image_column: of that Parquet file; None: as it was
-    embedded. poll_seconds: between looks at the index folder. Close it after use.
+    images: the folder that the index's paths are relative to, or the tar or Parquet file that was embedded, to show
+    photographs from. image_column: of that Parquet file; None: as it was embedded. processes: that search an index in
+    shards; 1: this one. poll_seconds: between looks at the index folder. Close it after use.
 
     Raises FileNotFoundError or ValueError for an index that is missing, damaged or another model's.
     """
@@ -73,6 +73,7 @@ class Service:
         name: str = "images",
         images: PathLike | None = None,
         image_column: str | None = None,
+        processes: int = 1,
         device: str | None = None,
         limits: Limits | None = None,
         poll_seconds: float = 1.0,
@@ -83,7 +84,7 @@ class Service:
         self._precision, self._icc = "float32", "convert"
         self.live: LiveIndex | None = None
         if index is not None:
-            opener = opener_of(index, name)
+            opener = opener_of(index, name, processes)
             self.live = LiveIndex(opener, check=self._check_index, reloaded=self._reloaded, interval=poll_seconds)
             if made := self.live.current.index.provenance:
                 self._precision, self._icc = made["precision"], icc_of(made)
@@ -229,7 +230,7 @@ class Service:
         return None if row < 0 else row
 
     async def photo(self, state: IndexState, row: int) -> NDArray[np.uint8] | None:
-        """The photograph of a row, its middle square, uint8 (320, 320, 3); None if it is not at hand."""
+        """The photograph of a row, its middle square, uint8 (320, 320, 3); None if it cannot be found."""
         id = await self._search_thread(lambda: id_of(state.index, row))
         source = await self._search_thread(lambda: self._locate(state, id, row))
         if source is None:

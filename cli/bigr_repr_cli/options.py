@@ -36,6 +36,11 @@ RayAddress = Annotated[
     ),
 ]
 
+Searching = Annotated[
+    int,
+    typer.Option(min=1, help="Processes that search an index in shards, each on its share of the cores; 1: this one."),
+]
+
 ImageColumn = Annotated[str, typer.Option(help="Column of Parquet files with the bytes of image files.")]
 LabelColumn = Annotated[str, typer.Option(help="Column of Parquet files with labels.")]
 

@@ -10,7 +10,7 @@ import typer
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.flatten import flattened
-from bigr_repr_cli.options import Device, Model
+from bigr_repr_cli.options import Device, Model, Searching
 
 if TYPE_CHECKING:
     from bigr_repr.serve.settings import Limits
@@ -67,6 +67,7 @@ class SearchedOptions:
         ),
     ] = None
     name: Annotated[str, typer.Option(help="Name of the index in a store.")] = "images"
+    processes: Searching = 1
     images: Annotated[
         Path | None,
         typer.Option(help=r"Folder, tar or Parquet file that was embedded \[default: where the command is run]."),
@@ -97,16 +98,15 @@ def command(
             raise
         raise ImportError(MISSING) from error
     from bigr_repr.features.exported.model import open_model
-    from bigr_repr_cli.search.report import check_name
+    from bigr_repr_cli.search.report import check_place
 
     if searched.index is not None:
-        check_name(searched.index, searched.name)
+        check_place(searched.index, searched.name, searched.processes)
     token = None if listen.token_file is None else read_token(listen.token_file)
     access = Access(host=listen.host, token=token, allowed_hosts=tuple(listen.allow_host or ()))
     service = Service(
         open_model(model), index=searched.index, name=searched.name, images=searched.images,
-        image_column=searched.image_column, device=device,
-        limits=most.limits(),
+        image_column=searched.image_column, processes=searched.processes, device=device, limits=most.limits(),
     )  # fmt: skip
     what = service.pre.config.name + (
         "" if searched.index is None else f" and {service.rows:,} rows of {searched.index}"

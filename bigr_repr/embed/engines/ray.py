@@ -205,7 +205,7 @@ class RayEngine:
             return
         if self._ledger.sealed(unit) is None:
             raise RuntimeError(
-                f"{self._options.out}: what a Ray worker wrote is not to be seen from here; name a folder that all "
+                f"{self._options.out}: what a Ray worker wrote cannot be seen from here; name a folder that all "
                 "nodes share, or an object store"
             )
         self._on_batch(*counts)

@@ -116,7 +116,7 @@ class DataSource:
         return {part.name: number for number, part in enumerate(self.parts) if part.dataset == dataset}
 
     def drift(self, dataset: int = 0) -> Drift | None:
-        """How a data set has changed; None: not at all, or it is not at hand."""
+        """How a data set has changed; None: not at all, or it cannot be found."""
         now = listing(self.folders[dataset])
         if not now:
             return None
@@ -152,7 +152,7 @@ class DataSource:
 
 
 def listing(folder: str) -> dict[str, tuple[tuple[int, int | None], Place]]:
-    """The files of a data set by name, in its order: their states and places; none if it is not at hand.
+    """The files of a data set by name, in its order: their states and places; none if it cannot be found.
 
     A store is asked once for all of them.
     """

@@ -163,7 +163,7 @@ def check_place(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder for the index")
     if folder.is_dir() and not is_index(folder) and not all(map(_left_over, folder.iterdir())):
-        raise FileExistsError(f"{folder} holds other things than an index; name another folder")
+        raise FileExistsError(f"{folder} holds other things than an index; name another folder (--out)")
 
 
 def remove_files(folder: Path, kept: Collection[str] = ()) -> None:

@@ -25,7 +25,7 @@ _PICTURES: Final = 24  # of a cluster
 
 
 def file_sizes(cluster: Cluster, finder: PhotoFinder) -> list[int]:
-    """Bytes of the file behind each row of a cluster; -1 where it is not at hand."""
+    """Bytes of the file behind each row of a cluster; -1 where there is none."""
     sizes = []
     for id, row in zip(cluster.ids.tolist(), cluster.rows.tolist(), strict=True):
         found = next(finder.encoded(str(id), row), None)

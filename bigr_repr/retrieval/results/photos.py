@@ -100,7 +100,7 @@ class PhotoFinder:
 
 
 def _locator(folder: str) -> RowLocator | None:
-    """What finds the inputs of a data set's rows; None if it is not at hand."""
+    """What finds the inputs of a data set's rows; None if it cannot be found."""
     try:
         return RowLocator(folder)
     except (OSError, ValueError):

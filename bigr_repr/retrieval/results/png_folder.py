@@ -48,7 +48,7 @@ def decode_to_folder(
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
+        raise FileExistsError(f"{folder} is not empty; name a new folder: out=DIR")
     found = source if isinstance(source, CodeFile) else _stored(Path(source), limit if only is None else None)
     ids, codes = found.ids, found.codes
     rows = (np.arange(len(codes)) if only is None else _rows(ids, only))[:limit]

@@ -83,7 +83,7 @@ function say(text, wrong = false) {
 function show(found) {
   const part = (others.length ? ` to ${others.length + 1} together` : "") + (region ? " by the part you drew" : "");
   say(found.hits.length ? `The nearest ${found.hits.length} of ${found.rows.toLocaleString("en")} pictures${part}.`
-    : $("filter").value.trim() ? "No picture passes the filter, or is that near." : "No picture is that near.");
+    : $("filter").value.trim() ? "No picture that passes the filter is that near." : "No picture is that near.");
   $("hits").replaceChildren(...found.hits.map((hit) => card(hit, found)));
 }
 
@@ -157,7 +157,7 @@ function element(tag, className = "", attributes = {}, text = "") {
   return made;
 }
 
-// A row's photograph, or what its bits keep; that also where the photograph is not at hand.
+// A row's photograph, or what its bits keep; the latter also where the photograph cannot be found.
 function paint(image, address) {
   const decoded = address.includes("?") ? `${address}&decoded=true` : `${address}?decoded=true`;
   const bits = $("bits").checked && about.decodable;

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 
 from bigr_repr.serve import Access, Limits, run_server
 from bigr_repr.serve import api as search_api
+from bigr_repr.serve import routes as search_routes
 from bigr_repr.serve.errors import handle_errors
 from bigr_repr.serve.guard import RequestGuard, error_body
 from bigr_repr.serve.metrics import Metrics
@@ -49,7 +50,7 @@ def build(studio: Studio, folder: Path, access: Access) -> FastAPI:
     app.add_middleware(RequestGuard, access=access, limits=LIMITS, metrics=Metrics())
     for router in (routes.router, inside.router, searching.router):
         app.include_router(router)
-    app.include_router(search_api.router, prefix="/search")
+    app.include_router(search_routes.router, prefix="/search")
     search_api.mount_static(app, "/search/static")
     search_api.mount_static(app, "/static", _STATIC)
     handle_errors(app)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bigr_repr_cli.flatten import flattened
-from bigr_repr_cli.options import Json
+from bigr_repr_cli.options import Json, Searching
 
 if TYPE_CHECKING:
     from bigr_repr.retrieval import HammingIndex
@@ -93,6 +93,7 @@ class Search:
         str,
         typer.Option(help="Where a flat index is searched: auto (a GPU if FAISS sees one, else CPU), cpu or cuda."),
     ] = "auto"
+    processes: Searching = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ def command(
         raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
     if "-" in query and (len(query) > 1 or search.ids_file == "-"):
         raise typer.BadParameter("- takes all queries from stdin; name nothing else beside it", param_hint="QUERY")
-    opened = open_index(index, name, search.device)
+    opened = open_index(index, name, search.device, search.processes)
     options = _options(opened, search)
     found = _by_id(opened, query, show, options) if by_id else _by_picture(opened, query, model, show, options)
     if show.html or show.montage:

@@ -36,7 +36,7 @@ def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
 
 
 def drift_of(index: HammingIndex | StoreIndex, folder: str) -> str | None:
-    """A line on each data set that has changed since the index was built; None if none has, or is at hand.
+    """A line for each data set that has changed since the index was built; None if none has, or none can be found.
 
     Rows that were removed from the index are not missing from it.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import typer
 from bigr_repr.images.formats import one_line
 from bigr_repr.retrieval import HammingIndex
 from bigr_repr.retrieval.codes.columns import plain_rows
+from bigr_repr.retrieval.index.shard_list import is_sharded
 from bigr_repr.retrieval.results.views import Searched
 from bigr_repr.retrieval.stores.base import StoreIndex
 from bigr_repr.retrieval.stores.open import is_store, open_store
@@ -21,18 +23,20 @@ if TYPE_CHECKING:
     from bigr_repr_cli.search.command import Show
 
 
-def open_index(place: str, name: str, device: str) -> HammingIndex | StoreIndex:
+def open_index(place: str, name: str, device: str, processes: int = 1) -> HammingIndex | StoreIndex:
     """The index in a folder, on a device, or in a store.  Raises BadParameter for options of the other."""
     if is_store(place) and device != "auto":
         raise typer.BadParameter("a store searches by itself; leave it out", param_hint="--device")
-    check_name(place, name)
-    return open_store(place, name) if is_store(place) else HammingIndex.load(place).to(device)
+    check_place(place, name, processes)
+    return open_store(place, name) if is_store(place) else HammingIndex.load(place, processes=processes).to(device)
 
 
-def check_name(place: str, name: str) -> None:
-    """Raises BadParameter for the name of an index in a folder, which has none."""
+def check_place(place: str, name: str, processes: int) -> None:
+    """Raises BadParameter for the name of an index in a folder, and for processes where there are no shards."""
     if name != "images" and not is_store(place):
         raise typer.BadParameter("names an index in a store; a folder holds only one", param_hint="--name")
+    if processes > 1 and not is_sharded(Path(place)):
+        raise typer.BadParameter("share the shards of an index, and this one has none", param_hint="--processes")
 
 
 def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bool, as_csv: bool = False) -> None:
@@ -59,7 +63,7 @@ def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bo
             for id in hit.get("near_duplicates", ()):
                 typer.echo(f"{'':>{width}}    {one_line(id)}")
         if not hits:
-            typer.echo("no image passes the filter, or is that near", err=True)
+            typer.echo("no image passes the filter or is that near", err=True)
 
 
 def write_views(
