@@ -226,7 +226,7 @@ def test_a_store_filters_as_the_folder_does(store: str, tmp_path: Path) -> None:
         passing = set(index.rows.selected(chosen).tolist()) | {-1}
         assert set(found.rows.ravel().tolist()) <= passing
     for bad, said in (
-        ("color = 1", "was not pushed: there are label, width, day, good, odd name"),
+        ("color = 1", "was not pushed: there are label, width, day, good, path"),
         ("width > 9.5", "whole numbers"),
         ("label = 3", "compare it with text"),
     ):
