@@ -20,6 +20,7 @@ Writes benchmarks/results/adapt.json, after each row, and adapt_DOMAIN.png.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -130,6 +131,16 @@ def sheet(made: dict[str, Adapted], path: Path, count: int) -> None:
     contact_sheet(tiles, (2 + len(made)) * count, gap=2).save(path)
 
 
+def kept(given: argparse.Namespace) -> dict[str, Any]:
+    """What the record holds of other domains, if it was made of the same model and as many pictures."""
+    file = record.RESULTS / "adapt.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    weights = found.get("model", {}).get("fingerprint"), found.get("pictures_a_class")
+    if weights != (record.load(given.model).fingerprint, given.pictures):
+        return {}
+    return {name: rows for name, rows in found["domains"].items() if name not in given.domains}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL)
@@ -142,7 +153,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=600.0, help="of the clock, at most for each")
     parser.add_argument("--drawn", type=int, default=2, help="pictures of each class on the sheet; 0: no sheet")
     given = parser.parse_args()
-    results: dict[str, Any] = {"model": given.model, "pictures_a_class": given.pictures, "domains": {}}
+    results: dict[str, Any] = {"model": given.model, "pictures_a_class": given.pictures, "domains": kept(given)}
     for name in given.domains:
         images, test = domain(name, given.pictures, given.test)
         made: dict[str, Adapted] = {}

@@ -26,6 +26,7 @@ import record
 import retrieval_quality
 import retrieval_speed
 
+from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.evaluate.runs.cache import default_cache
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     quality = parts.add_parser("quality", help="real images")
     quality.add_argument("--dataset", nargs="+", default=["cifar10", "tiny-imagenet"], help="as bigr-repr bench takes")
     quality.add_argument("--root", default="data", help="folder of the data sets")
-    quality.add_argument("--model", default="bigr-tiny")
+    quality.add_argument("--model", default=DEFAULT_MODEL)
     quality.add_argument("--record", default="retrieval_quality", help="name of the record, without .json")
     quality.add_argument("--layer", default="12", help='a block, or "mid"')
     quality.add_argument("--limit", type=int, default=8000, help="images of the database, a stratified sample; 0: all")
