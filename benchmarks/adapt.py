@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=600.0, help="of the clock, at most for each")
     parser.add_argument("--drawn", type=int, default=2, help="pictures of each class on the sheet; 0: no sheet")
     given = parser.parse_args()
-    results: dict[str, Any] = {"model": given.model, "pictures_a_class": given.pictures, "domains": kept(given)}
+    results: dict[str, Any] = {"pictures_a_class": given.pictures, "domains": kept(given)}
     for name in given.domains:
         images, test = domain(name, given.pictures, given.test)
         made: dict[str, Adapted] = {}
