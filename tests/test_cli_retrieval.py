@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from bigr_repr_cli import main
 from PIL import Image
@@ -23,10 +24,12 @@ from tiny_model import tiny_model, write_pictures
 from bigr_repr.checkpoints.pretrained import load, save
 from bigr_repr.codes import from_bytes, hamming, tokens_to_grid
 from bigr_repr.embed import embed_images, read_embeddings
+from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.features.extract import encode_codes
 from bigr_repr.retrieval import HammingIndex, sharding
+from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.decoding import decode_codes
-from bigr_repr.retrieval.codes.files import read_codes
+from bigr_repr.retrieval.codes.files import export_data_codes, read_codes
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -590,6 +593,16 @@ def test_a_digest_of_another_form_does_not_refuse_an_array(tmp_path: Path, form:
     assert read_codes(file).codes.shape == (8, 8)
     (tmp_path / "codes.npy.sha256").write_text(f"{'0' * 64}  codes.npy\n")
     with pytest.raises(ValueError, match="its SHA-256 is not the one in"):
+        read_codes(file)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_codes_whose_record_is_not_what_was_written_are_refused(place: Path, tmp_path: Path, kept: bool) -> None:
+    export_data_codes(DataCodes(place / "data", "bits"), file := tmp_path / "codes.parquet")
+    table = pq.read_table(file)
+    record = table.schema.metadata[METADATA_KEY].replace(b"token", b"taken")
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: record} if kept else None), file)
+    with pytest.raises(ValueError, match=r"codes.parquet: no codes in it, or damaged \((it is not|what it says)"):
         read_codes(file)
 
 

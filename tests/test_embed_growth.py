@@ -23,11 +23,12 @@ from tiny_model import picture, tiny_model, write_pictures
 from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.embed import EmbedSummary, Progress, embed_images, export_embeddings, read_embeddings
 from bigr_repr.embed.dataset.plan import commit_plan, list_inputs
-from bigr_repr.embed.engines import batching, local, network
+from bigr_repr.embed.engines import batching, local
 from bigr_repr.embed.inputs import dedup
 from bigr_repr.embed.inputs.fetch import EncodedPicture
 from bigr_repr.embed.inputs.update import KnownInputs
 from bigr_repr.features.extractor import FeatureExtractor, Features
+from bigr_repr.features.network import Network
 from bigr_repr.images.find import Source, unescape_path
 
 
@@ -425,7 +426,7 @@ def test_a_thread_that_cannot_be_started_is_an_error_and_no_hang(
     torch.set_num_threads(3)
     try:
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            network.Network(FeatureExtractor(pre, (2,)), 8)
+            Network(FeatureExtractor(pre, (2,)), 8)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

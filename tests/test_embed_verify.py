@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tiny_model import tiny_model, write_pictures
@@ -15,6 +16,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbeddingSet, EmbedSummary, embed_images, read_embeddings
 from bigr_repr.embed.dataset import parts
 from bigr_repr.embed.dataset.damage import damage_named
+from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.system.filesystems import explained
 
 
@@ -70,6 +72,22 @@ def test_no_flipped_byte_is_read_as_another_number(pre: Pretrained, photos: Path
             assert "part-00001.parquet" in str(error)  # noqa: PT017
         shard.write_bytes(content)
     assert found > 20
+
+
+def test_a_footer_that_says_otherwise_is_refused_though_it_has_no_checksum(
+    pre: Pretrained, photos: Path, tmp_path: Path
+) -> None:
+    run(photos, tmp_path / "out", pre)
+    shard = tmp_path / "out" / "part-00001.parquet"
+    table = pq.read_table(shard)
+    bytes_for_text = table.set_column(0, "path", table.column("path").cast(pa.binary()))
+    pq.write_table(bytes_for_text.replace_schema_metadata(table.schema.metadata), shard)
+    with pytest.raises(ValueError, match=r"part-00001.parquet: damaged, its column path is of binary and not of text"):
+        read_embeddings(tmp_path / "out")
+    made = {**table.schema.metadata, METADATA_KEY: table.schema.metadata[METADATA_KEY].replace(b"avg", b"max")}
+    pq.write_table(table.replace_schema_metadata(made), shard)
+    with pytest.raises(ValueError, match=r"part-00001.parquet: damaged, its provenance is not what was written"):
+        read_embeddings(tmp_path / "out")
 
 
 @pytest.mark.parametrize("dedup", [None, "exact"])

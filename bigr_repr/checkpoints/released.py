@@ -151,7 +151,7 @@ def verify_released(path: Path) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
                 broken = archive.testzip()
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: damaged ({error}); download it again") from error
         if broken is not None:
             raise ValueError(f"{path}: damaged, {broken} is not what its checksum says; download it again")
@@ -170,7 +170,7 @@ def _require_sizes(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             stated = sum(info.file_size for info in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError):
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
         return  # torch.load will say so
     if stated > path.stat().st_size:
         raise ValueError(f"{path}: states {stated:,} bytes of content, more than it has; download it again")
@@ -242,21 +242,20 @@ def _read(path: Path) -> dict[Any, Any]:
     if path.is_file() and zipfile.is_zipfile(path):
         _require_sizes(path)
     try:
-        with path.open("rb"):  # a folder, a file that is not there or may not be read: the plain OSError
+        with path.open("rb"):
             pass
-        # Files older than the zip format cannot be mapped.
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError as error:
         remedy = f"fetch it from {HUB_PAGE.format(RELEASE_REPOSITORY)}, or name the folder it is in"
         raise FileNotFoundError(f"{path}: no such file; {remedy}") from error
-    except OSError:
-        raise
+    try:
+        # Files older than the zip format cannot be mapped.
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: damaged, or it holds Python objects besides tensors, which could run code and are not opened; "
             "download it again from the authors' page"
         ) from error
-    except Exception as error:  # torch.load raises what its parsers happen to raise
+    except Exception as error:  # torch.load raises what its parsers happen to raise, OSError too for a file cut short
         raise ValueError(f"{path}: damaged, or not a PyTorch file; download it again") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: holds a {type(data).__name__}; expected a dictionary of tensors")

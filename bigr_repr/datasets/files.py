@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from bigr_repr.datasets.image_set import ImageSet, fingerprint_of, stamps
 from bigr_repr.images.decode import as_rgb, decode_image
 from bigr_repr.images.find import find_images
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns, read_parquet
+from bigr_repr.system.damaged import named_if_damaged
 
 
 class FolderSet(ImageSet):
@@ -90,9 +90,9 @@ class ArraySet(ImageSet):
         self._file = file
         name = os.fspath(file)
         try:
-            with Path(file).open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+            with named_if_damaged(name), Path(file).open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files if key == "arr_0"}
-        except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        except AttributeError as error:
             raise ValueError(f"{name} is not a whole .npz file ({error}); write it again") from error
         if "arr_0" not in arrays:
             raise ValueError(f"{name} has no array arr_0; images are uint8 (n, H, W, 3) under that name")

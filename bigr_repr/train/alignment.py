@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bigr_repr.datasets import ImageSet
+from bigr_repr.system.damaged import named_if_damaged
 from bigr_repr.system.devices import choose_device
 from bigr_repr.system.files import replacing
 from bigr_repr.system.threads import map_ahead
@@ -152,10 +153,10 @@ class AlignmentFeatures:
             record: dict[str, Any] = json.loads((codes.folder / "features.json").read_text())
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
             self.header = FeatureHeader(**fields)
-            self._arrays = [
-                np.load(codes.folder / name, mmap_mode="r", allow_pickle=False)
-                for name in ("features.npy", "pooled.npy")
-            ]
+            self._arrays = []
+            for name in ("features.npy", "pooled.npy"):
+                with named_if_damaged(codes.folder / name, remedy):
+                    self._arrays.append(np.load(codes.folder / name, mmap_mode="r", allow_pickle=False))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{codes.folder} has no features of another network; {remedy}") from error
         for array, shape in zip(self._arrays, ((codes.header.tokens, len(self.header.mean)),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr.system.damaged import named_if_damaged
 from bigr_repr.system.files import naming, remove, replacing, sha256_of
 from bigr_repr.system.sums import sealed, unsealed, without_seal
 
@@ -80,8 +81,9 @@ class CaptionStore:
             raise ValueError(f"{folder}: no captions that can be read ({error}); {remedy}") from error
 
     def _open(self) -> None:
-        self._vectors = np.load(self.folder / _VECTORS, mmap_mode="r", allow_pickle=False)
-        with np.load(self.folder / _INDEX, allow_pickle=False) as index:
+        with named_if_damaged(_VECTORS):
+            self._vectors = np.load(self.folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+        with named_if_damaged(_INDEX), np.load(self.folder / _INDEX, allow_pickle=False) as index:
             self._starts, self._of_image, self._text = index["starts"], index["of_image"], index["text"]
         found = (self._vectors.shape, len(self._starts) - 1, len(self._of_image) - 1, len(self._text))
         header = self.header

@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, to_bytes
 from bigr_repr.images.augment import random_resized_crop
+from bigr_repr.system.damaged import named_if_damaged
 from bigr_repr.system.devices import choose_device, mixed_precision
 from bigr_repr.system.files import HashedFile, naming, remove, replacing, reserve, sha256_of
 from bigr_repr.system.sums import sealed, unsealed, without_seal
@@ -85,11 +86,13 @@ class CodeSet:
         self.folder = Path(folder)
         try:
             self.header = _read_header(self.folder / "codes.json")
-            self._codes = np.load(self.folder / "codes.npy", mmap_mode="r", allow_pickle=False)
+            with named_if_damaged("codes.npy"):
+                self._codes = np.load(self.folder / "codes.npy", mmap_mode="r", allow_pickle=False)
             self._check("codes.npy", self._codes.dtype == np.uint8, self._codes, self.header.shape)
             self.labels = None
             if (self.folder / "labels.npy").exists():
-                self.labels = np.load(self.folder / "labels.npy", allow_pickle=False).astype(np.int64)
+                with named_if_damaged("labels.npy"):
+                    self.labels = np.load(self.folder / "labels.npy", allow_pickle=False).astype(np.int64)
                 self._check("labels.npy", True, self.labels, (self.header.images,))
             self._check_sums()
             unsealed(json.loads((self.folder / "codes.json").read_bytes()))

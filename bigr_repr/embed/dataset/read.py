@@ -19,7 +19,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.damage import MEND, damage_named
 from bigr_repr.embed.dataset.parts import DataPart, find_parts, open_parts, plan_named
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, open_plan
-from bigr_repr.embed.dataset.schema import differences, read_provenance
+from bigr_repr.embed.dataset.schema import check_texts, differences, read_provenance
 from bigr_repr.features.pools import NONE
 from bigr_repr.system.object_store import Place, as_place, readable
 
@@ -74,6 +74,7 @@ class EmbeddingSet:
 
     def _check_make(self, part: DataPart, first: Place) -> None:
         provenance = read_provenance(part.schema, str(part.file))
+        check_texts(part.schema, str(part.file))
         self.provenance = self.provenance or provenance
         if differing := differences(self.provenance, provenance):
             raise ValueError(f"{part.file} does not belong with {first.name}: {'; '.join(differing)}")

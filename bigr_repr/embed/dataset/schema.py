@@ -23,8 +23,10 @@ from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.features.pools import vector_shape
 from bigr_repr.images.color import ICC
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
+from bigr_repr.system.sums import sealed, unsealed
 
 METADATA_KEY = b"bigr_repr"
+TEXTS = ("path", "label", "sha256")  # columns
 PLAN_KEY = b"bigr_repr_plan"  # of shards: the list that their rows are of
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # an encoded picture, as model hubs store it
 DTYPES = ("float32", "float16")
@@ -160,7 +162,7 @@ class Recipe:
             fields.append(pa.field("sha256", pa.string(), nullable=False))
         if self.thumbnails:
             fields.append(pa.field("image", IMAGE, nullable=False))
-        return pa.schema(fields, metadata={METADATA_KEY: json.dumps(self.provenance())})
+        return pa.schema(fields, metadata={METADATA_KEY: json.dumps(sealed(self.provenance()))})
 
 
 def icc_of(provenance: Mapping[str, Any]) -> str:
@@ -175,7 +177,10 @@ def columns_of(provenance: Mapping[str, Any]) -> Columns:
 
 
 def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
-    """The provenance in a file's schema. Raises ValueError if there is none, or one of a later format."""
+    """The provenance in a file's schema.
+
+    Raises ValueError if there is none, one of a later format, or one that is not what was written.
+    """
     text = (schema.metadata or {}).get(METADATA_KEY)
     if text is None:
         raise ValueError(f"{name}: no embeddings of this program (metadata {METADATA_KEY.decode()!r} is missing)")
@@ -185,7 +190,18 @@ def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
         raise ValueError(f"{name}: damaged, its provenance cannot be read ({error})") from error
     if provenance.get("format") != 1:
         raise ValueError(f"{name}: format {provenance.get('format')} is newer than this program; upgrade bigr-repr")
-    return provenance
+    try:
+        return unsealed(provenance)
+    except ValueError as error:
+        raise ValueError(f"{name}: damaged, its provenance is not what was written") from error
+
+
+def check_texts(schema: pa.Schema, name: str) -> None:
+    """Raises ValueError for a column of text that is of another type: a footer has no checksum of its own."""
+    for column in schema:
+        kind = column.type
+        if column.name in TEXTS and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise ValueError(f"{name}: damaged, its column {column.name} is of {kind} and not of text")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
+from bigr_repr.system.damaged import named_if_damaged
 
-__all__ = ["FeatureSet", "named_if_damaged", "open_features"]
+__all__ = ["FeatureSet", "open_features"]
 
 _FEATURES: Final = ("features", "embedding", "embeddings", "feature", "vector", "vectors", "emb", "x", "arr_0")
 _LABELS: Final = ("label", "labels", "target", "targets", "class", "y")
@@ -116,20 +114,6 @@ def _arrays(file: Path) -> dict[str, NDArray[Any]]:
             return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-
-
-@contextmanager
-def named_if_damaged(file: Path) -> Iterator[None]:
-    """Say of what NumPy and pyarrow raise for a damaged file which one it is.  Raises ValueError."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, OSError, pa.ArrowException) as error:
-        if getattr(error, "errno", None):
-            raise
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{file}: damaged, or of another kind ({said}); write it again") from error
 
 
 def _columns(file: Path) -> dict[str, NDArray[Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
-from bigr_repr.evaluate.data.feature_files import named_if_damaged
+from bigr_repr.system.damaged import named_if_damaged
 
 __all__ = ["MultiLabels", "read_multi_labels"]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import BIT_ORDER, code_bytes
-from bigr_repr.embed.dataset.schema import METADATA_KEY, Recipe
+from bigr_repr.embed.dataset.schema import METADATA_KEY, Recipe, check_texts
 from bigr_repr.features.extract import encode_codes
 from bigr_repr.images.find import escape_path, find_images
 from bigr_repr.images.inputs import Pictures
@@ -28,11 +28,13 @@ from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.ids import id_array
 from bigr_repr.retrieval.codes.provenance import BITS, parse_provenance, provenance_of
 from bigr_repr.system.files import HashedFile, replacing, sha256_of
+from bigr_repr.system.sums import sealed, unsealed
 
 __all__ = ["CodeFile", "export_data_codes", "export_image_codes", "read_codes"]
 
 SUFFIXES: Final = (".parquet", ".npz", ".npy")
 _WRITTEN: Final[dict[str, Any]] = {"compression": {"path": "zstd", "code": "none"}, "write_page_checksum": True}
+_OURS: Final = {b"PARQUET:field_id": b"45236"}  # of the column code: a file that states it has a record of its codes
 _FILES: Final = 512  # encoded between two writes
 _DIGEST: Final = re.compile(rb"[0-9a-fA-F]{64}")
 _LONGEST: Final = 1 << 34  # bytes of codes that are read back into memory
@@ -157,8 +159,9 @@ def _write_parquet(
 ) -> int:
     record = {"n_bits": n_bits, "bit_order": BIT_ORDER, "origin": dict(provenance)}
     kind = pa.binary(code_bytes(n_bits))
-    fields = [pa.field("path", pa.large_string(), nullable=False), pa.field("code", kind, nullable=False)]
-    schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(record)})
+    code = pa.field("code", kind, nullable=False, metadata=_OURS)
+    fields = [pa.field("path", pa.large_string(), nullable=False), code]
+    schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(sealed(record))})
     count = 0
     with ExitStack() as stack:
         file = stack.enter_context(replacing(path))
@@ -188,7 +191,11 @@ def _read_parquet(file: BinaryIO) -> CodeFile:
             raise ValueError(f"it has columns {schema.names}; a column code of packed bits is needed")
         if parquet.metadata.num_rows * kind.byte_width > _LONGEST:
             raise ValueError(f"{parquet.metadata.num_rows:,} codes are more than are read into memory; split the file")
-        record = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+        ours = _OURS.items() <= (schema.field("code").metadata or {}).items()
+        if ours and METADATA_KEY not in (schema.metadata or {}):
+            raise ValueError("what it says of its codes is gone")
+        record = unsealed(json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}")))
+        check_texts(schema, "its schema")
         table = parquet.read(columns=["path", "code"]).combine_chunks()
     column = table.column("code").combine_chunks()
     flat = np.frombuffer(b"".join(column.to_pylist()), np.uint8)
