@@ -32,6 +32,20 @@ from bigr_repr.retrieval.index.together import group_hits
 from bigr_repr.retrieval.update import remove_images
 
 
+def built_in_this_process(jobs: list[sharding._Job], processes: int) -> Iterator[None]:
+    """Shards built one after the other in this process."""
+    for job in jobs:
+        sharding._build(*job)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow tests build shards in processes, as users do, which take a second each to start."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(sharding, "_built_here", built_in_this_process)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
@@ -135,6 +149,25 @@ def test_shards_are_brought_up_to_date_each_by_its_own_files(kind: str, data: Pa
     assert update_index(out).read == 0  # what was removed stays out
 
 
+def test_a_shard_without_rows_finds_nothing(data: Path, tmp_path: Path) -> None:
+    one = build_index(data, tmp_path / "one", binarizer="bits")
+    build_shards(data, tmp_path / "shards", 3, binarizer="bits")
+    gone = HammingIndex.load(shard_folders(tmp_path / "shards")[0]).ids.to_pylist()
+    remove_images(tmp_path / "shards", gone)
+    one.remove(gone)
+    shards = HammingIndex.load(tmp_path / "shards")
+    assert len(shards) == len(one) == 600 - len(gone)
+    for region in (None, Region(x=1, y=0, w=2, h=2)):
+        for mine, theirs in zip(
+            *(
+                each.find(one.rows.codes[:4], 9) if region is None else each.find_region(one.rows.codes[:4], region, 9)
+                for each in (shards, one)
+            ),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(mine, theirs)
+
+
 def test_what_shards_cannot_do_is_said(data: Path, tmp_path: Path) -> None:
     index = build_shards(data, tmp_path / "shards", 3, binarizer="bits")
     for change in (
@@ -208,19 +241,11 @@ def test_a_build_that_was_cut_short_goes_on(data: Path, tmp_path: Path) -> None:
         HammingIndex.load(out)
 
 
-def _here(jobs: list[sharding._Job], processes: int) -> Iterator[None]:
-    """Shards built one after the other in this process."""
-    for job in jobs:
-        sharding._build(*job)
-        yield
-
-
 @pytest.mark.parametrize("change", ["fewer shards", "updated shards"])
 def test_an_index_stays_whole_until_all_new_shards_are_built(
     change: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken off after each shard of a rebuild: what opens is the old index; the next run builds only the rest."""
-    monkeypatch.setattr(sharding, "_built_here", _here)
     out, mine, shards = tmp_path / "shards", tmp_path / "data", 3
     shutil.copytree(data, mine)
     old = build_shards(mine, out, 3 if change == "updated shards" else 6, binarizer="bits").ids.to_pylist()
@@ -253,7 +278,6 @@ def test_a_removal_that_was_cut_short_is_finished(
     ends: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the same command, by another removal or by an update."""
-    monkeypatch.setattr(sharding, "_built_here", _here)
     out = tmp_path / "shards"
     build_shards(data, out, 3, binarizer="bits")
     gone = ["a/00/00000.jpg", "a/02/00007.jpg", "a/05/00069.jpg"]

@@ -24,6 +24,7 @@ pytest.importorskip("prometheus_client")
 
 from fastapi.testclient import TestClient
 from PIL import Image
+from test_retrieval_shards import built_in_this_process
 from tiny_model import picture, tiny_model, write_pictures
 
 import bigr_repr as br
@@ -40,6 +41,7 @@ from bigr_repr.retrieval import (
     find_together,
     push,
     search_images,
+    sharding,
 )
 from bigr_repr.retrieval.index.together import group_hits
 from bigr_repr.retrieval.update import remove_images
@@ -550,8 +552,9 @@ def test_hits_are_grouped_under_nearer_ones(pre: Pretrained, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_index_in_shards_is_served_and_followed(
-    processes: int, folder: Path, pre: Pretrained, tmp_path: Path
+    processes: int, folder: Path, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sharding, "_built_here", built_in_this_process)
     data = tmp_path / "data"
     embed_images(folder / "pictures", data, model=pre, layers=[2], codes=True, unit_size=10)
     one = build_index(data, tmp_path / "one", binarizer="bits")
