@@ -24,9 +24,11 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from functools import lru_cache
@@ -244,6 +246,8 @@ class Trial:
             os.killpg(child, signal.SIGKILL)
         if not ended:
             os.waitpid(child, 0)
+        for left in Path(tempfile.gettempdir()).iterdir():
+            shutil.rmtree(left, ignore_errors=True)
         (self._tree / fault.file).write_bytes((ROOT / fault.file).read_bytes())
         return {0: None, _ANEW: "anew"}.get(os.waitstatus_to_exitcode(status), "failed") if ended else "too long"
 
@@ -266,11 +270,18 @@ class Trial:
 
 def run(work: Path, chosen: list[Fault], record: dict[str, Any], also: list[str]) -> None:
     """Try the faults one after the other, and note them in the record."""
-    import pytest
-
     covered, tree = Coverage(work), _copy(work / "faulty")
     os.chdir(tree)
     os.environ.update(_environment(tree))
+    with tempfile.TemporaryDirectory(prefix="mutation-") as temporary:
+        os.environ["TMPDIR"] = temporary
+        tempfile.tempdir = None
+        _try(tree, covered, chosen, record, also)
+
+
+def _try(tree: Path, covered: Coverage, chosen: list[Fault], record: dict[str, Any], also: list[str]) -> None:
+    import pytest
+
     sys.path[:0] = [str(tree), str(tree / "cli")]
     trial = Trial(tree, covered, chosen, also)
     files = {*also, *(test.partition("::")[0] for test in covered.seconds)}

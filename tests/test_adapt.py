@@ -96,6 +96,7 @@ def test_each_method_changes_what_it_says_and_nothing_else(adapted: dict[str, Ad
         )
 
 
+@pytest.mark.slow
 def test_old_classes_keep_their_rows_and_new_ones_are_appended(adapted: dict[str, Adapted]) -> None:
     made = adapted["classes"]
     assert made.after.config.class_names == ("cat", "dog", "red", "teal")
@@ -327,6 +328,7 @@ def _same(one: Adapted, other: Adapted) -> bool:
     return one.after.fingerprint == other.after.fingerprint and all(one.record[c] == other.record[c] for c in curves)
 
 
+@pytest.mark.slow
 def test_an_adaptation_that_was_terminated_goes_on_to_the_same_weights(
     pictures: Path, base: Path, whole: Adapted, tmp_path: Path
 ) -> None:
@@ -433,6 +435,7 @@ def test_two_processes_adapt_one_model_after_another_as_one_does(pictures: Path,
 # ---- features
 
 
+@pytest.mark.slow
 def test_features_are_held_near_the_old_ones(pictures: Path, base: Path, tmp_path: Path) -> None:
     """The loss of drawing alone moves them further, at the same rate and for as many steps."""
 
@@ -454,6 +457,7 @@ def test_a_fall_is_more_than_chance(share: float, images: int, points: float) ->
     assert no_fall(share, images) == pytest.approx(points, rel=0.02)
 
 
+@pytest.mark.slow
 def test_weights_that_tell_classes_apart_less_well_are_not_kept(
     pictures: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

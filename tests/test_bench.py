@@ -341,6 +341,7 @@ def test_test_images_in_the_training_set_are_counted(
     assert "1 of 2 test images are also training images" in caplog.text
 
 
+@pytest.mark.slow
 def test_equal_rows_of_embeddings_are_counted_by_what_is_there(
     model: str, tmp_path: Path, settings: BenchSettings, caplog: pytest.LogCaptureFixture
 ) -> None:

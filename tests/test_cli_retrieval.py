@@ -84,6 +84,7 @@ def test_bits_from_pictures_to_a_page(place: Path, tmp_path: Path, bigr: Run) ->
         assert sheet.size[0] > 600
 
 
+@pytest.mark.slow
 def test_features_with_rescoring_agree_with_floats(place: Path, bigr: Run) -> None:
     assert bigr("index", "build", place / "data", "--layer", 3, "--vectors", "float32", "--out", "f")[0] == 0
     code, text, _ = bigr("search", "00005.png", "--id", "--index", "f", "-k", 4, "--rescore", 5, "--json")

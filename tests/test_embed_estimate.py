@@ -114,6 +114,7 @@ def test_what_cannot_be_estimated_is_said(pre: Pretrained, tmp_path: Path) -> No
         Prices(gb_month=-1)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_counted_and_what_is_not(pre: Pretrained, mixed: list[str], tmp_path: Path) -> None:
     save(pre, tmp_path / "model")
     options = ["--model", str(tmp_path / "model"), "--layer", "2", "--decode-timeout", "0", "--unit-size", "16"]

@@ -12,6 +12,7 @@ import sys
 import tomllib
 import types
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -124,12 +125,19 @@ MODULES = [
 PACKAGES = [module for module in MODULES if (PACKAGE.parent / module.replace(".", "/")).is_dir()]
 
 
+@cache
+def _tree(file: Path) -> list[ast.AST]:
+    """All nodes of a file."""
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
+@cache
 def _imports(module: str) -> set[str]:
     """Modules of the package that a module imports, also inside functions and for type checkers only."""
     path = PACKAGE.parent / module.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in _tree(file):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bigr_repr"):
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
@@ -190,6 +198,14 @@ PAGES = sorted(
 )
 
 
+@cache
+def _listed() -> list[str]:
+    """Files of the repository; none if it is not one."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    return listed.splitlines()
+
+
+@cache
 def _generated() -> set[str]:
     """Pages that docs/hooks makes when the site is built, so that guides can link to them."""
     import typer
@@ -203,10 +219,7 @@ def _generated() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_links_to_is_in_the_repository(page: str) -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split(
-        "\n"
-    )
-    if len(listed) < 2:
+    if not (listed := _listed()):
         pytest.skip("not a git repository")
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
     files = [((ROOT / page).parent / link).resolve().relative_to(ROOT.resolve()) for link in links]
@@ -272,7 +285,7 @@ def test_the_root_holds_few_modules() -> None:
 def _nodes(*kinds: type[ast.AST]) -> Iterator[tuple[Path, ast.AST]]:
     """What of these kinds there is in the package and its command line."""
     for file in sorted([*PACKAGE.rglob("*.py"), *(ROOT / "cli").rglob("*.py")]):
-        yield from ((file, node) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, kinds))
+        yield from ((file, node) for node in _tree(file) if isinstance(node, kinds))
 
 
 def test_no_two_classes_have_the_same_name() -> None:
@@ -306,7 +319,11 @@ HEAVY = ("torch", "faiss", "sklearn", "timm", "pyarrow", "pandas", "accelerate",
     [
         ("import bigr_repr", HEAVY),
         ("import bigr_repr_cli.main", HEAVY),
-        ("import bigr_repr.evaluate, bigr_repr.train.run, bigr_repr.sampling, bigr_repr.embed", ("faiss",)),
+        pytest.param(
+            "import bigr_repr.evaluate, bigr_repr.train.run, bigr_repr.sampling, bigr_repr.embed",
+            ("faiss",),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_imports_leave_heavy_libraries_alone(code: str, heavy: tuple[str, ...]) -> None:

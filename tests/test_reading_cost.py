@@ -78,7 +78,7 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize("name", ["x.tar", "small.parquet", "large.parquet"])
+@pytest.mark.parametrize("name", ["x.tar", "small.parquet", pytest.param("large.parquet", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "engine", [pytest.param(name, marks=[pytest.mark.slow] * (name != "local")) for name in ENGINES]
 )

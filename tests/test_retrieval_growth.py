@@ -102,7 +102,7 @@ def same_answers(index: HammingIndex, *, exact: bool = True) -> None:
     assert clusters[0] == clusters[1]
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw", "hash"])
+@pytest.mark.parametrize("kind", ["flat", "ivf", pytest.param("hnsw", marks=pytest.mark.slow), "hash"])
 def test_an_index_that_grew_answers_as_one_built_of_its_rows(kind: str, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "index"
     build_index(data, folder, binarizer="bits", kind=IndexSettings(kind=kind))

@@ -114,7 +114,7 @@ def test_rescoring_reads_the_vectors_of_all_shards() -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf"])
+@pytest.mark.parametrize("kind", ["flat", pytest.param("ivf", marks=pytest.mark.slow)])
 def test_shards_are_brought_up_to_date_each_by_its_own_files(kind: str, data: Path, tmp_path: Path) -> None:
     mine, out = tmp_path / "data", tmp_path / "shards"
     shutil.copytree(data, mine)

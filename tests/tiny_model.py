@@ -20,8 +20,9 @@ def tiny_model(
 ) -> Pretrained:
     """16 tokens of 12 bits at 32 px, width 64; every weight random, so that nothing is accidentally the identity."""
     tokenizer = TokenizerConfig(
-        image_size=side, base_channels=32, channel_multipliers=(1, 1, 1, 1), res_blocks=1, embed_dim=32, code_bits=12
-    )
+        image_size=side, base_channels=8, channel_multipliers=(1, 1, 1, 1), res_blocks=1, embed_dim=8, code_bits=12,
+        norm_groups=8,
+    )  # fmt: skip
     generator = GeneratorConfig(
         layers=layers, heads=2, dim=64, transcoder_blocks=1, transcoder_dim=32, classes=3, code_bits=12,
         grid=tokenizer.grid, ffn_multiple_of=64, **generator_fields,
