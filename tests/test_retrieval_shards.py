@@ -193,9 +193,8 @@ def test_what_cannot_be_built(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "shards").exists()
 
 
-def test_a_folder_takes_either_form_of_an_index(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_takes_either_form_of_an_index(data: Path, tmp_path: Path) -> None:
     """An index in place of shards, and shards in place of an index: nothing of what was there stays."""
-    monkeypatch.setattr(sharding, "_built_here", _here)
     out = tmp_path / "index"
     one = build_index(data, out, binarizer="bits")
     shards = build_shards(data, out, 3, binarizer="bits")
