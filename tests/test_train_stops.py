@@ -159,7 +159,7 @@ def test_a_tracker_that_is_not_installed_is_said(
 def test_trackers_have_the_losses_without_a_network(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracker: str
 ) -> None:
-    """By the tracker's own offline mode, as the guide says; what it then has on disk is what metrics.jsonl has."""
+    """By the tracker's own offline mode, one of the guide's; what it then has on disk is what metrics.jsonl has."""
     package = pytest.importorskip(tracker, reason=f"{tracker} is not installed")
     place = tmp_path / "tracked"
     place.mkdir()

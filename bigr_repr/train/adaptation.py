@@ -60,7 +60,7 @@ def adapt(
     images: what `open_images` takes; with labels, classes are learned. model: what `load` takes. name: of the new
     model, by default the folder's. columns: of Parquet files. `on_progress(what, done, total)` reports progress.
     A stopped run resumes when you make the same call again; until it ends, its files are in a hidden folder beside
-    `out`. Processes launched together (accelerate launch, torchrun) share out each batch and return the same model.
+    `out`. Processes launched together (torchrun) share out each batch and return the same model.
     Raises ValueError for pictures that cannot be used, FileExistsError where `out` is not empty, TrainingError as
     `bigr_repr.train.loop.train` does, RunStoppedError among it.
     """

@@ -85,10 +85,13 @@ def _named(name: str, root: Path, columns: Columns) -> tuple[ImageSet, ImageSet 
     for prefix in (name, name.replace("-", "")):
         if files := _prefixed(root / prefix, columns):
             return files
-    if name == "tiny-imagenet":
-        return _tiny_imagenet(root)
-    train = TorchvisionSet(DATASETS[name], os.fspath(root), train=True)
-    return train, TorchvisionSet(DATASETS[name], os.fspath(root), train=False) if train.has_splits else None
+    try:
+        if name == "tiny-imagenet":
+            return _tiny_imagenet(root)
+        train = TorchvisionSet(DATASETS[name], os.fspath(root), train=True)
+        return train, TorchvisionSet(DATASETS[name], os.fspath(root), train=False) if train.has_splits else None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; if it lies in another folder, name that: root=FOLDER") from error
 
 
 def _prefixed(prefix: Path, columns: Columns) -> tuple[ImageSet, ImageSet] | None:
