@@ -157,7 +157,10 @@ def test_several_pictures_as_one_query_grouped_and_as_csv(place: Path, bigr: Run
     listed = list(csv.DictReader(io.StringIO(bigr(*search, "--csv", "--group", 0)[1])))
     assert {row["query"] for row in listed} == {"00003.png", "00005.png"}
     assert ("twin.png" in {row["id"] for row in listed if row["near_duplicate_of"]}) or len(listed) >= 8
-    for wrong, message in ((("--weights", "1,x"), "1,1,-0.5"), (("--weights", "1"), "one finite number a picture, 2")):
+    for wrong, message in (
+        (("--weights", "1,x"), "1,1,-0.5"),
+        (("--weights", "1"), "must be 2 finite numbers, one for each picture"),
+    ):
         code, _, error = bigr(*search, *wrong)
         assert (code != 0, message in error) == (True, True)
 
@@ -382,6 +385,7 @@ def test_what_holds_no_tokenizer_codes_says_what_does(place: Path, bigr: Run) ->
     assert (code, error.count("\n")) == (1, 1)
     assert "neither embeddings with codes (bigr-repr embed --codes), nor an index, nor a code set" in error
     assert bigr("decode", place / "data", "--id", "nowhere.png")[0] == 1
+    assert bigr("decode", "nowhere") == (1, "", "error: nowhere: no such file or folder\n")
 
 
 @pytest.mark.slow

@@ -498,7 +498,7 @@ def test_an_index_asks_a_store_a_fixed_number_of_times_whether_it_is_up_to_date(
     upload(write_pictures(tmp_path / "in", 16, first=24)[-16:], store / "in")
     run(store / "in", store / "out", pre, unit_size=2, update=True)
     asked.clear()
-    assert index.source.drift() == (40, 24, 8)
+    assert index.source.drift() == (40, 24, 8, 0)
     assert len(asked) < 8  # the list of parts, which is one object
 
 

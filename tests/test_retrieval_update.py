@@ -156,17 +156,20 @@ def test_a_data_set_that_has_changed_is_spoken_of(model: Path, pre: Pretrained, 
     assert bigr(*search)[2] == ""
     write_pictures(tmp_path / "photos", 2, first=8)
     embed(tmp_path / "photos", tmp_path / "data", pre, update=True)
-    said = f"index holds 8 of 10 rows of {tmp_path / 'data'}: 1 file is new, changed or gone; bring"
+    said = f"index holds 8 of 10 rows of {tmp_path / 'data'}; bring it up to date with: bigr-repr index update index"
     assert said in bigr(*search)[2]
     assert "".join(said.split()) in "".join(bigr("index", "info", "index")[1].split())  # wherever the line breaks
     record = json.loads(bigr("index", "info", "index", "--json")[1])["dataset"]
-    assert record == {"folder": str(tmp_path / "data"), "rows": 10, "held": 8, "files": 1}
+    assert record == {"folder": str(tmp_path / "data"), "rows": 10, "held": 8, "files": 1, "stale": 0}
     code, text, _ = bigr("index", "update", "index", "--json")
     assert (code, json.loads(text)) == (0, {"kept": 8, "read": 2, "dropped": 0, "files": 1})
     assert bigr(*search)[2] == ""
     code, text, _ = bigr("index", "remove", "index", "--id", "00003.png", "--id", "00008.png")
     assert (code, text) == (0, "2 images removed, 8 left: index\n")
     assert bigr(*search)[2] == ""  # nothing is missing that was not removed on purpose
+    (tmp_path / "data" / "part-00000.parquet").rename(tmp_path / "apart")
+    assert f"index holds 1 of 2 rows of {tmp_path / 'data'}, and 7 that are changed or gone there;" in bigr(*search)[2]
+    (tmp_path / "apart").rename(tmp_path / "data" / "part-00000.parquet")
     assert "without 2 of its 10 rows, which were removed" in " ".join(bigr("index", "info", "index")[1].split())
     (tmp_path / "list").write_text("00004.png\n00005.png\n")
     assert json.loads(bigr("index", "remove", "index", "--ids-file", "list", "--json")[1]) == {

@@ -39,10 +39,14 @@ def find_near_duplicates(index: HammingIndex, radius: int, *, new: ArrayLike | N
     order = np.argsort(roots, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(roots[order])) + 1)
     clusters = [rows for rows in groups if len(rows) > 1 and (fresh is None or fresh[rows].any())]
+    if not clusters:
+        return []
     clusters.sort(key=lambda rows: (-len(rows), rows[0]))
+    named = index.rows.named(np.concatenate(clusters))  # of all at once: of each by itself would take longer
+    ids = np.split(named, np.cumsum([len(rows) for rows in clusters])[:-1])
     return [
-        Cluster(ids=index.rows.named(rows), rows=rows, distances=hamming(codes[rows], codes[rows[0]]))
-        for rows in clusters
+        Cluster(ids=its, rows=rows, distances=hamming(codes[rows], codes[rows[0]]))
+        for its, rows in zip(ids, clusters, strict=True)
     ]
 
 

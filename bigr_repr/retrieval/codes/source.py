@@ -42,12 +42,14 @@ class DataFile(NamedTuple):
 class Drift(NamedTuple):
     """How a data set differs from what an index was built of.
 
-    rows: that it has now; held: that the index has of the files that are as they were; files: new, changed and gone.
+    rows: that it has now; held: that the index has of the files that are as they were; files: new, changed and gone;
+    stale: rows that the index has of files that are changed or gone.
     """
 
     rows: int
     held: int
     files: int
+    stale: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,8 @@ class DataSource:
         rows = sum(known[name].rows for name in same) + _rows(self.folders[dataset], fresh)
         held = sum(known[name].held for name in same)
         files_changed = len(fresh) + len(known.keys() - now.keys())
-        return Drift(rows, held, files_changed) if files_changed or held != rows else None
+        stale = sum(part.held for name, part in known.items() if name not in same)
+        return Drift(rows, held, files_changed, stale) if files_changed or held != rows else None
 
     def to_dict(self, index: Path) -> dict[str, Any]:
         """Plain data for the manifest of the index folder, to which a local data set's path is relative."""

@@ -88,6 +88,8 @@ def _file_name(row: int, id: str) -> str:
 
 def _stored(source: Path, most: int | None) -> CodeFile:
     """What is stored with tokenizer codes; of a data set, the first `most` rows or a few more."""
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
     if source.is_dir() and find_parts(source):
         return _of_data_set(source, most)
     if source.is_dir() and not is_index(source):

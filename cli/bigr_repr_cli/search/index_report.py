@@ -48,10 +48,10 @@ def drift_of(index: HammingIndex | StoreIndex, folder: str) -> str | None:
 
 
 def _changed(drift: Drift, where: str, folder: str) -> str:
-    are = "file is" if drift.files == 1 else "files are"
+    stale = f", and {drift.stale:,} that are changed or gone there" if drift.stale else ""
     return (
-        f"index holds {drift.held:,} of {drift.rows:,} rows of {escape_path(where)}: {drift.files:,} {are} new, "
-        f"changed or gone; bring it up to date with: bigr-repr index update {shlex.quote(escape_path(folder))}"
+        f"index holds {drift.held:,} of {drift.rows:,} rows of {escape_path(where)}{stale}; bring it up to date with: "
+        f"bigr-repr index update {shlex.quote(escape_path(folder))}"
     )
 
 
@@ -70,7 +70,7 @@ def _datasets(index: HammingIndex) -> list[dict[str, Any]]:
     if source is None:
         return []
     held = [sum(source.parts[i].held for i in source.files_of(n).values()) for n in range(len(source.folders))]
-    drifts = [source.drift(number) or Drift(rows, rows, 0) for number, rows in enumerate(held)]
+    drifts = [source.drift(number) or Drift(rows, rows, 0, 0) for number, rows in enumerate(held)]
     folders = map(escape_path, source.folders)
     return [{"folder": folder, **drift._asdict()} for folder, drift in zip(folders, drifts, strict=True)]
 
