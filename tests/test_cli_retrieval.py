@@ -159,7 +159,7 @@ def test_several_pictures_as_one_query_grouped_and_as_csv(place: Path, bigr: Run
     assert ("twin.png" in {row["id"] for row in listed if row["near_duplicate_of"]}) or len(listed) >= 8
     for wrong, message in (
         (("--weights", "1,x"), "1,1,-0.5"),
-        (("--weights", "1"), "must be 2 finite numbers, one for each picture"),
+        (("--weights", "1"), "must be 2 finite numbers"),
     ):
         code, _, error = bigr(*search, *wrong)
         assert (code != 0, message in error) == (True, True)
