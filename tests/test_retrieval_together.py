@@ -57,7 +57,7 @@ def test_regions_and_rescoring_go_with_it() -> None:
 
 @pytest.mark.parametrize("weights", [(1,), (1, float("nan")), (-1, -1), (0, 0)])
 def test_weights_that_mean_nothing_are_refused(weights: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="must be 2 finite numbers, one for each picture, and one of them above 0"):
+    with pytest.raises(ValueError, match="must be 2 finite numbers, one per picture, at least one above 0"):
         find_together(HammingIndex.build(codes_of(9)), codes_of(2), weights, 3)
 
 

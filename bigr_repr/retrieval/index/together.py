@@ -61,8 +61,7 @@ def find_together(
     shares = np.asarray(weights, np.float64)
     if shares.shape != (len(codes),) or not np.isfinite(shares).all() or not (shares > 0).any():
         raise ValueError(
-            f"weights={list(weights)!r:.80} must be {len(codes)} finite numbers, one for each picture, "
-            "and one of them above 0"
+            f"weights={list(weights)!r:.80} must be {len(codes)} finite numbers, one per picture, at least one above 0"
         )
     chosen = as_filter(within.get("where"))
     rows = None if chosen is None else index.rows.selected(chosen)
