@@ -77,7 +77,7 @@ def test_a_suite_goes_on_where_it_was(model: str, file: Path, tmp_path: Path, mo
     assert done == ["pixels:8", model, model, f"tokenizer-bits:{model}"]
     told: list[tuple[str, int, int]] = []
     assert run_suite(suite, tmp_path / "out", settings, lambda *progress: told.append(progress)) == records
-    assert (told[0], told[-1]) == (("suite", 0, 4), ("suite", 4, 4))
+    assert (told[0], told[-1]) == (("suite", 0, 3), ("suite", 3, 3))
     assert len(done) == 4
     assert [record["layer"] for record in records] == [None, 0, 1, 2, 3, None]
     assert {record["dataset"] for record in records} == {"Ziffern"}
