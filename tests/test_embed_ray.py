@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -278,3 +279,28 @@ def test_a_folder_that_a_worker_does_not_see_is_said(pre: Pretrained, tmp_path: 
     )  # fmt: skip
     with pytest.raises(FileNotFoundError, match="a folder that all nodes share, or an object store"):
         ray_engine._Worker(order, pre).start()
+
+
+def test_units_that_share_a_row_group_are_read_in_one_go_however_slowly_they_are_asked_for(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = EngineOptions(
+        model="", device="cpu", compile=False, recipe=Recipe(config=pre.config, weights=pre.fingerprint, layers=(2,)),
+        decoding=Decoding(), out=str(tmp_path), folder=str(tmp_path / "_run"), threads=1,
+    )  # fmt: skip
+    monkeypatch.setattr(ray_engine, "_IDLE", 0.01)
+    worker, runs = ray_engine._Worker(order, pre), list[list[int]]()
+
+    def run_units(plan: None, units: Iterable[int]) -> None:
+        runs.append([])
+        for unit in units:
+            runs[-1].append(unit)
+            worker._count(unit, 0)
+            worker._seal(unit)
+
+    Thread(target=worker._serve, args=(run_units, None), daemon=True).start()
+    for unit, chain in ((4, [4, 5, 6]), (5, []), (6, []), (9, [9])):
+        images, failures, _ = worker.do(unit, chain)
+        assert (images, failures) == (unit, 0)
+        time.sleep(0.05)
+    assert runs == [[4, 5, 6], [9]]

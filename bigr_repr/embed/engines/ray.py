@@ -2,7 +2,7 @@
 
 An actor for every GPU, or for every core where there are none, holds the model and a local engine. Each reads the same
 plan, and writes shards and records where the local engine would write them, so one engine goes on where the other was
-stopped. Two units at a time are handed to an actor, so that its decoders do not wait at the end of one. What a lost
+stopped. Two units at a time are asked of an actor, so that its decoders do not wait at the end of one. What a lost
 actor had goes to others; machines that join the cluster get actors, and those that leave are done without.
 
 These are plain actors, not Ray Data. Ray Data waits for a lost actor to restart, so a machine that leaves for good
@@ -90,7 +90,7 @@ def share_out(machines: Sequence[Mapping[str, float]], device: str, workers: int
 
 @dataclass(eq=False)
 class _ActorState:
-    """An actor of ours. units: that it has been given; own: that it will be, for they share row groups with those."""
+    """An actor of ours. units: asked of it; own: that it does next, for they share row groups with those."""
 
     actor: Any
     ready: bool = False
@@ -178,10 +178,11 @@ class RayEngine:
         for _ in range(_AHEAD):
             for member in self._members:
                 if (self._todo or member.own) and member.ready and len(member.units) < _AHEAD:
-                    member.own.extend(() if member.own else self._todo.popleft())
+                    chain = [] if member.own else self._todo.popleft()
+                    member.own.extend(chain)
                     unit = member.own.popleft()
                     member.units.append(unit)
-                    self._pending[member.actor.do.remote(unit)] = member, unit
+                    self._pending[member.actor.do.remote(unit, chain)] = member, unit
 
     def _take(self, reference: Any) -> None:
         """Take an actor's result."""
@@ -251,20 +252,28 @@ class _Worker:
         engine.ledger = _Announcing(self._options, self._seal)
         Thread(target=self._serve, args=(engine.run_units, plan), daemon=True).start()
 
-    def do(self, unit: int) -> tuple[int, int, str] | str:
-        """Do a unit; returns how many images and failures it had, once it is sealed, and by whom; or why it is not."""
-        done: Future[tuple[int, int, str] | str] = Future()
-        self._sealed[unit] = done
-        self._units.put(unit)
-        return done.result()
+    def do(self, unit: int, chain: Sequence[int]) -> tuple[int, int, str] | str:
+        """Do a unit; returns how many images and failures it had, once it is sealed, and by whom; or why it is not.
+
+        chain: units to begin with, one after the other, for they share row groups; each is asked for in its turn.
+        """
+        for each in chain:
+            self._units.put(each)
+        result = self._done(unit).result()
+        del self._sealed[unit]
+        return result
+
+    def _done(self, unit: int) -> Future[tuple[int, int, str] | str]:
+        return self._sealed.setdefault(unit, Future())
 
     def _serve(self, run: Callable[[Plan, Iterable[int]], None], plan: Plan) -> None:
         try:
             while True:
                 run(plan, chain([self._units.get()], self._following()))
         except BaseException as error:
-            for done in self._sealed.values():
-                done.set_exception(error)
+            for done in list(self._sealed.values()):
+                if not done.done():
+                    done.set_exception(error)
 
     def _following(self) -> Iterator[int]:
         """Units as they come. When none does, those before it have to be finished: the engine reads ahead."""
@@ -277,11 +286,11 @@ class _Worker:
 
     def _set_aside(self, unit: int, why: str) -> None:
         self._images = self._failures = 0
-        self._sealed.pop(unit).set_result(why)
+        self._done(unit).set_result(why)
 
     def _seal(self, unit: int) -> None:
         counts, self._images, self._failures = (self._images, self._failures), 0, 0
-        self._sealed.pop(unit).set_result((*counts, f"{socket.gethostname()}, process {os.getpid()}"))
+        self._done(unit).set_result((*counts, f"{socket.gethostname()}, process {os.getpid()}"))
 
 
 class _Announcing(Ledger):
