@@ -120,7 +120,7 @@ def _columns_named(reader: FolderReader) -> Iterator[None]:
     """Errors of reading columns, with the file's name."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         path = reader.folder / reader.entry("columns")["name"]
         raise ValueError(f"{path}: damaged, no columns ({error}); build the index again") from error
 
