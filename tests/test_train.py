@@ -658,3 +658,39 @@ def test_labels_that_do_not_fit_are_named(codes: Path, tmp_path: Path) -> None:
 
 def test_discriminator_gives_logits_a_patch() -> None:
     assert PatchDiscriminator(width=8)(torch.rand(2, 3, 32, 32)).shape[:2] == (2, 1)
+
+
+# By field: least and most that are allowed; None: any number above.
+RECIPE_LIMITS: dict[str, tuple[float, float | None]] = {
+    "class_dropout": (0, 1),
+    "dropout": (0, 1),
+    "weight_decay": (0, None),
+    "diffusion_draws": (1, None),
+    "accumulate": (1, None),
+    "least_area": (0.01, 1),
+    "light_share": (0, 1),
+    "align_weight": (0, None),
+    "pool_weight": (0, None),
+}
+
+
+@pytest.mark.parametrize("field", RECIPE_LIMITS)
+def test_recipes_go_up_to_their_limits(field: str) -> None:
+    least, most = RECIPE_LIMITS[field]
+    for value in (least, 5 if most is None else most):
+        assert getattr(GeneratorRecipe(**{field: value}), field) == value  # type: ignore[arg-type]
+    step = 1 if isinstance(least, int) and most is None else 0.005
+    for value in [least - step, *([] if most is None else [most + step])]:
+        with pytest.raises(ValueError, match=field):
+            GeneratorRecipe(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_preset_stands_for_the_same_network_as_ever() -> None:
+    sizes = {}
+    for name in ("mini", "tiny"):
+        config = preset(name)
+        sizes[name] = tuple(
+            sum(weight.numel() for weight in module.parameters())
+            for module in (BinaryAutoencoder(config.tokenizer), BiGR(config.generator))
+        )
+    assert sizes == {"mini": (944_867, 2_091_552), "tiny": (2_684_763, 8_143_704)}
