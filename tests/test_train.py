@@ -88,6 +88,12 @@ def losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def weights(out: Path) -> list[bytes]:
+    """The weights of the newest checkpoint, and their moving average."""
+    newest = find_checkpoints(out)[-1][1]
+    return [(newest / name).read_bytes() for name in ("model.safetensors", "ema.safetensors")]
+
+
 # Packed codes
 
 
@@ -523,7 +529,7 @@ def _script(codes: Path, out: Path, extra: str = "{}") -> str:
 
 
 @pytest.mark.slow
-def test_killed_run_resumes_to_the_same_losses(codes: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_losses_and_weights(codes: Path, tmp_path: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", _script(codes, tmp_path / "whole")], env=env, check=True, capture_output=True)
     broken = tmp_path / "broken"
@@ -541,6 +547,7 @@ def test_killed_run_resumes_to_the_same_losses(codes: Path, tmp_path: Path) -> N
         process.wait()
     subprocess.run([sys.executable, "-c", _script(codes, broken)], env=env, check=True, capture_output=True)
     assert losses(broken) == losses(tmp_path / "whole")
+    assert weights(broken) == weights(tmp_path / "whole")
 
 
 def losses_so_far(out: Path) -> list[str]:
@@ -571,6 +578,7 @@ def test_two_processes_train_resume_and_agree(codes: Path, tmp_path: Path) -> No
     launch(tmp_path / "broken", 9)
     assert len(losses(tmp_path / "whole")) == 9
     assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+    assert weights(tmp_path / "whole") == weights(tmp_path / "broken")
 
 
 def clean_environment() -> dict[str, str]:
@@ -597,6 +605,7 @@ def test_other_settings_are_refused_by_name(codes: Path, tmp_path: Path) -> None
         train_generator(CodeSet(codes), config, settings(tmp_path, steps=4), GeneratorRecipe(dropout=0))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_codes_only(folder: Path, codes: Path, tmp_path: Path) -> None:
     """As many of as many bits are not enough."""
     train_generator(CodeSet(codes), MODEL, settings(tmp_path / "g", steps=2))
@@ -607,6 +616,9 @@ def test_a_run_goes_on_with_its_own_codes_only(folder: Path, codes: Path, tmp_pa
     assert other.header.shape == CodeSet(codes).header.shape
     with pytest.raises(TrainingError, match=r"another run: codes\.codes\.npy was \w{12}…, is \w{12}…; choose another"):
         train_generator(other, MODEL, settings(tmp_path / "g", steps=4))
+    for out in ("g", "whole"):
+        train_generator(CodeSet(codes), MODEL, settings(tmp_path / out, steps=4))
+    assert weights(tmp_path / "g") == weights(tmp_path / "whole")
 
 
 def test_a_start_of_another_architecture_is_told_by_what_differs(codes: Path, tmp_path: Path) -> None:
@@ -632,7 +644,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_it_still_resumes(codes: 
     assert len(losses(tmp_path)) == 6
 
 
-def test_full_disk_names_the_step_and_leaves_no_half_checkpoint(
+def test_full_disk_names_the_step_and_costs_no_more_than_that_checkpoint(
     codes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import bigr_repr.train.resume as module
@@ -640,14 +652,19 @@ def test_full_disk_names_the_step_and_leaves_no_half_checkpoint(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=2))
-    monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(
-        TrainingError, match=r"step 4 could not be written.*No space left.*resumes from checkpoint-000000002"
-    ):
-        train_generator(CodeSet(codes), MODEL, settings(tmp_path, steps=4))
-    assert [step for step, _ in find_checkpoints(tmp_path)] == [2]
-    assert not list(tmp_path.glob("partial-*"))
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    train_generator(CodeSet(codes), MODEL, settings(broken, steps=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_file", full)
+        with pytest.raises(
+            TrainingError, match=r"step 4 could not be written.*No space left.*resumes from checkpoint-000000002"
+        ):
+            train_generator(CodeSet(codes), MODEL, settings(broken, steps=4))
+    assert [step for step, _ in find_checkpoints(broken)] == [2]
+    assert not list(broken.glob("partial-*"))
+    for out in (broken, whole):
+        train_generator(CodeSet(codes), MODEL, settings(out, steps=4))
+    assert weights(broken) == weights(whole)
 
 
 def test_labels_that_do_not_fit_are_named(codes: Path, tmp_path: Path) -> None:
