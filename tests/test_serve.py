@@ -520,7 +520,7 @@ def test_several_queries_are_one(client: TestClient, folder: Path) -> None:
         assert [hit["row"] for hit in found["hits"]] == truth.rows[0].tolist()
         assert found["code"] is None
     for wrong, said in (
-        ({"queries": [{"row": 1, "weight": -1}]}, "one of them above 0"),
+        ({"queries": [{"row": 1, "weight": -1}]}, "at least one above 0"),
         ({"queries": [{"row": 1, "id": "x"}]}, "queries.0: give one of image, code, id and row; found id, row"),
         ({"queries": [{"row": 1}], "row": 2}, "found row, queries"),
         ({"queries": [{"row": 1, "weight": float("nan")}]}, "queries.0.weight"),
