@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,11 @@ _OF_OTHERS = (
     *("torchinductor_*", "torchelastic_*", "ray", "milvus.*", "tmp*.db.sock"),
     *("playwright*", "org.chromium.*", ".org.chromium.*"),
 )
+_ENDING = 5.0  # seconds that processes of a test may take to end, and to remove what is theirs
+
+
+def _left(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in _OF_OTHERS)]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,7 +59,12 @@ def _frugal(_temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     for folder in set(root.iterdir()) - before:
         if not folder.name.startswith("test_"):  # that of a test that failed
             shutil.rmtree(folder, ignore_errors=True)
-    left = [path.name for path in _temporary.iterdir() if not any(path.match(pattern) for pattern in _OF_OTHERS)]
+    until = time.monotonic() + _ENDING
+    while (left := _left(_temporary)) and time.monotonic() < until:
+        time.sleep(0.1)
     for path in _temporary.iterdir():
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     assert not left, f"these tests left temporary files behind: {', '.join(sorted(left))}"
