@@ -83,7 +83,8 @@ function say(text, wrong = false) {
 function show(found) {
   const part = (others.length ? ` to ${others.length + 1} together` : "") + (region ? " by the part you drew" : "");
   say(found.hits.length ? `The nearest ${found.hits.length} of ${found.rows.toLocaleString("en")} pictures${part}.`
-    : $("filter").value.trim() ? "No picture that passes the filter is that near." : "No picture is that near.");
+    : !$("filter").value.trim() ? "No picture is that near."
+    : asked().radius === undefined ? "No picture passes the filter." : "No picture that passes the filter is that near.");
   $("hits").replaceChildren(...found.hits.map((hit) => card(hit, found)));
 }
 
