@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,12 +184,13 @@ def released(shared: Shared) -> Kind:
     from bigr_repr.checkpoints.pretrained import load_official
 
     config = shared.model.config
+    tokenizer = replace(config.tokenizer, base_channels=32, embed_dim=32, norm_groups=32)  # as the authors' are
 
     def read(folder: Path) -> str:
         files = {"tokenizer": folder / "binaryae_ema.th", "generator": folder / "bigr.pt"}
         return weights(load_official(**files, heads=config.generator.heads, verify=True))
 
-    return Kind(lambda folder: void(random_release(folder, config.tokenizer, config.generator)), read)
+    return Kind(lambda folder: void(random_release(folder, tokenizer, config.generator)), read)
 
 
 def adapter(shared: Shared) -> Kind:
