@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -15,6 +16,18 @@ from numpy.typing import NDArray
 KeptColumns: TypeAlias = "pa.Table | Mapping[str, Sequence[Any] | NDArray[Any]]"
 
 OWN: Final = ("path", "id")  # what expressions call the ids
+
+
+class StoredColumns:
+    """A table of kept columns that is read and checked when it is asked for.  whole() raises ValueError for damage."""
+
+    def __init__(self, schema: pa.Schema, whole: Callable[[], pa.Table]) -> None:
+        self.schema, self._whole = schema, whole
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All of it."""
+        return self._whole()
 
 
 def column_table(columns: KeptColumns | None, count: int) -> pa.Table | None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.retrieval.codes.binarizer import finite_rows
-from bigr_repr.retrieval.codes.columns import OWN, KeptColumns, column_table, type_name
+from bigr_repr.retrieval.codes.columns import OWN, KeptColumns, StoredColumns, column_table, type_name
 from bigr_repr.retrieval.codes.filters import Filter
 from bigr_repr.retrieval.codes.ids import (
     Ids,
@@ -33,18 +33,6 @@ from bigr_repr.retrieval.codes.stacked import stacked
 
 _FILTERS: Final = 4  # whose rows are remembered
 _FEW: Final = 1 << 14  # ids that are read by themselves
-
-
-class StoredColumns:
-    """A table of kept columns that is read and checked when it is asked for.  whole() raises ValueError for damage."""
-
-    def __init__(self, schema: pa.Schema, whole: Callable[[], pa.Table]) -> None:
-        self.schema, self._whole = schema, whole
-
-    @cached_property
-    def table(self) -> pa.Table:
-        """All of it."""
-        return self._whole()
 
 
 class IndexRows:

@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval.codes.columns import kept_type
+from bigr_repr.retrieval.codes.columns import StoredColumns, kept_type
 from bigr_repr.retrieval.codes.ids import Ids, StoredIds
-from bigr_repr.retrieval.codes.rows import StoredColumns
 from bigr_repr.retrieval.index.folder import FolderReader
 
 _STEP: Final = 1 << 20  # offsets looked at in one go
