@@ -165,7 +165,7 @@ def test_heads_are_zero_where_the_prediction_is_the_feature(codes: CodeSet) -> N
 # Masks and reading
 
 
-@pytest.mark.parametrize("masking", ["cosine", "half"])
+@pytest.mark.parametrize("masking", ["cosine", "half", "mixed"])
 @pytest.mark.parametrize("light", [0.0, 0.5])
 def test_masks_lie_among_the_tokens_read_and_none_is_empty(masking: str, light: float) -> None:
     torch.manual_seed(0)
@@ -183,6 +183,9 @@ def test_shares_around_one_half_and_light_ones() -> None:
     assert half.mean() == pytest.approx(0.5, abs=0.02)
     assert half.std() == pytest.approx(0.2, abs=0.02)
     assert half.min() >= 0.14
+    mixed = draw_masks(4000, 64, masking="mixed", light_share=0.0, read=None, device=CPU).float().mean(1)
+    assert mixed.mean() == pytest.approx((0.5 + 2 / torch.pi) / 2, abs=0.02)
+    assert (mixed > 0.9).float().mean() == pytest.approx((0.287 + 0.023) / 2, abs=0.03)
     light = draw_masks(4000, 64, masking="half", light_share=0.25, read=None, device=CPU).float().mean(1)
     assert (light < 0.11).float().mean() == pytest.approx(0.25, abs=0.03)
 

@@ -132,7 +132,7 @@ def test_choices_are_those_of_the_library() -> None:
         (("generator", "--objective", "x1"), "'flip', 'x0', 'bce'"),
         (("generator", "--attention", "sparse"), "'full', 'causal'"),
         (("generator", "--optimizer", "lion"), "'adamw', 'muon'"),
-        (("generator", "--masking", "linear"), "'cosine', 'half'"),
+        (("generator", "--masking", "linear"), "'cosine', 'half', 'mixed'"),
         (("generator", "--dropout", "2"), "--dropout"),
         (("generator", "--ema", "2"), "--ema"),
     ],

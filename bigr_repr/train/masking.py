@@ -31,15 +31,18 @@ def draw_masks(
     """Masked positions (B, N), bool, at least one an image, all among those read.
 
     "cosine": one step of the sampler's schedule a batch. "half": each image its own share, drawn around one half
-    (normal, 0.2, cut to 0.15..1). `light_share` of the images have a tenth masked at most: features are read with
-    nothing masked.
+    (normal, 0.2, cut to 0.15..1). "mixed": one or the other for each image, its own iteration in the first case.
+    `light_share` of the images have a tenth masked at most: features are read with nothing masked.
     """
     count = tokens if read is None else len(read)
     masked = draw_mask(batch, count, generator=None, device=device)
-    if masking == "half" or light_share:
+    if masking != "cosine" or light_share:
         order = masked.sum(1)
-        if masking == "half":
+        if masking != "cosine":
             share = (_HALF + _SPREAD * torch.randn(batch, device=device)).clamp(_LEAST, 1)
+            if masking == "mixed":
+                sampler = torch.cos(torch.pi / 2 * torch.rand(batch, device=device))
+                share = torch.where(torch.rand(batch, device=device) < 0.5, sampler, share)
             order = (share * count).round().long()
         light = (_LIGHT * count * torch.rand(batch, device=device)).long()
         counts = torch.where(torch.rand(batch, device=device) < light_share, light, order).clamp(1, count)

@@ -8,7 +8,7 @@ from bigr_repr.config import GeneratorConfig, require
 from bigr_repr.sampling.fields import check_options, documented, option
 
 OPTIMIZERS = ("adamw", "muon")
-MASKINGS = ("cosine", "half")
+MASKINGS = ("cosine", "half", "mixed")
 
 
 @documented
@@ -50,7 +50,8 @@ class GeneratorRecipe:
     )
     masking: str = option(
         "cosine",
-        "How many tokens are masked: as many as in a random iteration of the sampler (cosine), or about half (half).",
+        "How many tokens are masked: as many as in a random iteration of the sampler (cosine), about half (half), or "
+        "either, drawn for each image (mixed).",
         choices=MASKINGS,
     )
     light_share: float = option(

@@ -259,9 +259,9 @@ function busy(on) {
 }
 
 async function watch() {
-  busy(true);
   $("left").textContent = "";
   $("bar").value = 0;
+  busy(true);
   let looking = false;
   try {
     const job = await follow(running.id, (at) => {
@@ -346,6 +346,7 @@ async function begin() {
   [$("start").value, $("end").value] = [about.classes[0] ?? "", about.classes.at(-1) ?? ""];
   showSamples(about.samples, open);
   const before = kept();
+  running = before.job ?? null; // what is opened below is kept, and this with it
   Object.assign(counts, before.counts);
   for (const [id, value] of Object.entries(before.fields ?? {})) {
     const input = $(id);
@@ -360,7 +361,7 @@ async function begin() {
   show(history.find((each) => each.id === before.shown?.id) ?? null);
   const wanted = new URLSearchParams(location.search).get("picture");
   if (wanted) { open(await ask(`/pictures/${encodeURIComponent(wanted)}/about`)); window.history.replaceState(null, "", "/"); }
-  if (before.job) { running = before.job; await watch(); }
+  if (running) await watch();
 }
 
 begin().catch((wrong) => { $("press-error").textContent = wrong.message; });
