@@ -50,7 +50,8 @@ def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
         case ast.Name(name) if name in _NAMES:
             yield "name", _NAMES[name]
         case ast.Call(func, args, keywords):
-            if len(args) > 1 and not any(isinstance(arg, ast.Starred) for arg in args[:2]):
+            same = isinstance(func, ast.Name) and func.id in _NAMES and not keywords  # in whatever order
+            if len(args) > 1 and not same and not any(isinstance(arg, ast.Starred) for arg in args[:2]):
                 yield "arguments swapped", ast.Call(func, [args[1], args[0], *args[2:]], keywords)
             for index, keyword in enumerate(keywords):
                 if keyword.arg:
@@ -126,3 +127,20 @@ def key(fault: Fault) -> str:
     before, after = (ROOT / fault.file).read_text().splitlines(), faulty(fault).decode().splitlines()
     lines = difflib.unified_diff(before, after, lineterm="", n=0)
     return "\n".join([fault.file, *(line for line in list(lines)[2:] if not line.startswith("@@"))])
+
+
+def depending(fault: Fault) -> set[int]:
+    """Lines that use what a line makes at import: the body of the function or class it heads, or what has its name."""
+    lines, names, nodes = set[int](), set[str](), list(ast.walk(ast.parse((ROOT / fault.file).read_bytes())))
+    for node in nodes:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                head = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+                if head <= fault.line < node.body[0].lineno:
+                    lines.update(range(node.body[0].lineno, (node.end_lineno or 0) + 1))
+            case ast.Assign(targets) if node.lineno <= fault.line <= (node.end_lineno or 0):
+                names.update(each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name))
+            case ast.AnnAssign(ast.Name(name)) if node.lineno <= fault.line <= (node.end_lineno or 0):
+                names.add(name)
+    used = [node for node in nodes if isinstance(node, ast.Name | ast.Attribute)]
+    return lines | {node.lineno for node in used if (node.id if isinstance(node, ast.Name) else node.attr) in names}

@@ -1,17 +1,20 @@
 """Do the tests bite? Small faults are put into the package one at a time, and the tests that run the line must fail.
 
-    python benchmarks/mutation.py cover --work /tmp/mutation     # which test runs which line: the suite, twice as long
+    python benchmarks/mutation.py cover --work /tmp/mutation -m "not slow"   # which test runs which line: twice as long
+    python benchmarks/mutation.py cover --work /tmp/mutation -m slow tests/test_train.py   # and more of the suite
     python benchmarks/mutation.py run --work /tmp/mutation --count 300 --seed 0
     python benchmarks/mutation.py again --work /tmp/mutation --also tests/test_new.py   # survivors, by these too
 
 Needs `coverage`. Expected: at least 85 % of 300 random faults found; about 2 s a fault on an idle core.
 The faults are random (by seed), evenly over all that faults.py can make. A fault counts as found when a test fails or
-takes much longer than before. Only tests that run the faulty line are tried, the fastest first. mutmut and cosmic-ray
-do not fit: the first leaves out every decorated function, the second starts the whole suite for each fault. Here each
-fault is put into the functions of a fork of one process that has imported and collected everything.
+takes much longer than before. Only tests that run the faulty line are tried, the fastest first, up to a tenth of the
+suite's time: where there are more, those that run little else. mutmut and cosmic-ray do not fit: the first leaves out
+every decorated function, the second starts the whole suite for each fault. Here each fault is put into the functions of
+a fork of one process that has imported and collected everything.
 
-Writes benchmarks/results/mutation.json: the score by folder, and the faults that were not found with their judgment,
-which is written by hand there ("equivalent: ...", "not worth a test: ...", "mended") and kept by later runs.
+Writes benchmarks/results/mutation.json: of the last run its seed, commit, score by folder and faults; of `again`, what
+came of the survivors since; of earlier runs, their scores. The judgment of a survivor is written by hand ("equivalent:
+...", "not worth a test: ...", "worth a test: ...") and kept by later runs.
 """
 
 from __future__ import annotations
@@ -31,17 +34,17 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-from faults import ROOT, Fault, all_faults, faulty, key
+from faults import ROOT, Fault, all_faults, depending, faulty, key
 
 RESULT = Path(__file__).parent / "results" / "mutation.json"
-BUDGET = 60.0  # seconds of tests a fault, as measured without one
-_FEW = 25  # tests for a fault that takes a process of its own
+SHARE = 0.1  # of the time that all tests take: what a fault gets
 _ANEW = 99  # exit code
+_KEPT = ("run", "before", "judgments", "faults")  # of a record, by `again`
 
 
 # ---- which test runs which line
@@ -72,20 +75,21 @@ class Recorder:
 
 
 def cover(work: Path, options: list[str]) -> None:
-    """Run the suite once in a copy under coverage; leaves covered/, .coverage and seconds.json in `work`."""
-    tree = _copy(work / "covered")
-    (work / "coverage.ini").write_text(
-        f"[run]\nsource = {tree}/bigr_repr\ndata_file = {work}/.coverage\nparallel = true\npatch = subprocess\n"
+    """Run the suite, or a part of it, once in a copy under coverage; leaves all that in covered-N of `work`."""
+    place = work / f"covered-{len(list(work.glob('covered-*')))}"
+    tree = _copy(place / "tree")
+    (place / "coverage.ini").write_text(
+        f"[run]\nsource = {tree}/bigr_repr\ndata_file = {place}/.coverage\nparallel = true\npatch = subprocess\n"
         "context = ${MUTATION_TEST-}\ndisable_warnings = no-data-collected\n"
     )
-    python = [sys.executable, "-m", "coverage", "run", f"--rcfile={work}/coverage.ini", __file__, "record"]
-    subprocess.run([*python, "--work", str(work), *options], cwd=tree, env=_environment(tree), check=False)
-    combine = [sys.executable, "-m", "coverage", "combine", "-q", f"--rcfile={work}/coverage.ini"]
-    subprocess.run(combine, cwd=work, check=True)
+    python = [sys.executable, "-m", "coverage", "run", f"--rcfile={place}/coverage.ini", __file__, "record"]
+    subprocess.run([*python, "--work", str(place), *options], cwd=tree, env=_environment(tree), check=False)
+    combine = [sys.executable, "-m", "coverage", "combine", "-q", f"--rcfile={place}/coverage.ini"]
+    subprocess.run(combine, cwd=place, check=True)
 
 
 def _copy(tree: Path) -> Path:
-    tree.mkdir(exist_ok=True)
+    tree.mkdir(parents=True, exist_ok=True)
     files = "git ls-files -z --cached --others --exclude-standard | xargs -0 tar -c --ignore-failed-read"
     subprocess.run(f"{files} | tar -x -C {shlex.quote(str(tree))}", shell=True, cwd=ROOT, check=True)
     return tree
@@ -106,32 +110,48 @@ class Coverage:
     def __init__(self, work: Path) -> None:
         import coverage
 
-        self.seconds: dict[str, float] = json.loads((work / "seconds.json").read_text())
-        self._data, self._covered = coverage.CoverageData(str(work / ".coverage")), work / "covered"
-        self._data.read()
+        self.seconds: dict[str, float] = {}
+        self._covered: list[tuple[Path, coverage.CoverageData, set[str]]] = []
+        for place in sorted(work.glob("covered-*")):
+            seconds = json.loads((place / "seconds.json").read_text())
+            self.seconds |= seconds
+            data = coverage.CoverageData(str(place / ".coverage"))
+            data.read()
+            self._covered.append((place / "tree", data, set(seconds)))
 
     @lru_cache  # noqa: B019
     def _lines(self, file: str) -> dict[int, set[str]]:
-        old = self._covered / file
-        if not old.exists():
-            return {}
-        ran = self._data.contexts_by_lineno(str(old))
-        texts = old.read_text().splitlines(), (ROOT / file).read_text().splitlines()
-        blocks = difflib.SequenceMatcher(None, *texts, autojunk=False).get_matching_blocks()
-        moved = {b + i + 1: a + i + 1 for a, b, size in blocks for i in range(size)}
-        return {new: self.seconds.keys() & ran.get(line, []) for new, line in moved.items()}
+        found: dict[int, set[str]] = defaultdict(set)
+        for tree, data, tests in self._covered:
+            old = tree / file
+            if old.exists():
+                ran = data.contexts_by_lineno(str(old))
+                texts = old.read_text().splitlines(), (ROOT / file).read_text().splitlines()
+                blocks = difflib.SequenceMatcher(None, *texts, autojunk=False).get_matching_blocks()
+                for new, line in {b + i + 1: a + i + 1 for a, b, size in blocks for i in range(size)}.items():
+                    found[new] |= tests & set(ran.get(line, []))
+        return found
+
+    @cached_property
+    def _ran(self) -> Counter[str]:
+        """How many lines of the package a test runs."""
+        each = (
+            data.contexts_by_lineno(file).values() for _, data, _ in self._covered for file in data.measured_files()
+        )
+        return Counter(test for lines in each for tests in lines for test in tests)
 
     def tests(self, fault: Fault) -> list[str]:
-        """Tests to try, the fastest first: those that ran the line, or, for what runs at import, the file."""
+        """Tests to try, the fastest first: those that ran the line, or, for what runs at import, what depends on it."""
         lines = self._lines(fault.file)
-        chosen = lines.get(fault.line) or set().union(*lines.values())
-        tests, spent = [], 0.0
-        for test in sorted(chosen, key=self.seconds.__getitem__):
-            spent += self.seconds[test]
-            if tests and spent > BUDGET:
-                break
-            tests.append(test)
-        return tests
+        depend = set[str]().union(*(lines.get(line, ()) for line in depending(fault)))
+        chosen = lines.get(fault.line) or depend or set().union(*lines.values())
+        here = Counter(test for tests in lines.values() for test in tests)
+        tests, spent, most = list[str](), 0.0, SHARE * sum(self.seconds.values())
+        for test in sorted(chosen, key=lambda test: (-here[test] / max(1, self._ran[test]), test)):
+            if not tests or spent + self.seconds[test] <= most:
+                tests.append(test)
+                spent += self.seconds[test]
+        return sorted(tests, key=self.seconds.__getitem__)
 
 
 # ---- trying
@@ -200,14 +220,15 @@ class Trial:
         gc.freeze()
         also = [item.nodeid for item in session.items if item.nodeid.partition("::")[0] in self._also]
         for number, fault in enumerate(self._chosen, start=1):
-            tests = [*also, *self._covered.tests(fault)]
+            named = [item.nodeid for item in session.items if f"[{fault.file}]" in item.nodeid]  # they read the file
+            tests = [*also, *named, *self._covered.tests(fault)]
             limit = 60 + 5 * sum(self._covered.seconds.get(test, 1) for test in tests)
             new = self._changed(fault)
             if not self.found and self.attempt(session, Fault(fault.file, 1, 0, 0, "", ""), {}, tests, 600):
                 raise SystemExit("tests fail without any fault: nothing can be told from them")
-            how = "anew" if new is None else self.attempt(session, fault, new, tests, limit)
-            if how == "anew":
-                how = _alone(self._tree, fault, tests[:_FEW], limit)
+            how = self.attempt(session, fault, new or {}, tests if new is not None else named, limit)
+            if how == "anew" or (how is None and new is None):
+                how = _alone(self._tree, fault, tests, limit)
             self.found[fault] = how, len(tests)
             print(f"{number}/{len(self._chosen)} {how or 'NOT FOUND'} {fault.kind} {key(fault)}", flush=True)
         return True
@@ -287,22 +308,47 @@ def _try(tree: Path, covered: Coverage, chosen: list[Fault], record: dict[str, A
     files = {*also, *(test.partition("::")[0] for test in covered.seconds)}
     pytest.main(["-q", "-s", "-p", "no:cacheprovider", *sorted(filter(os.path.exists, files))], [trial])
     for fault, (how, tests) in trial.found.items():
-        known = record.get(key(fault), {})
-        judgment = "mended" if known and how and not known["found"] else known.get("judgment", "")
-        entry = {"line": fault.line, "kind": fault.kind, "found": how, "tests": tests, "judgment": judgment}
-        record[key(fault)] = entry
+        entry = record.setdefault(key(fault), {"line": fault.line, "kind": fault.kind, "found": how, "tests": tests})
+        entry |= {"again": how, "tests": tests} if entry["found"] != how else {}
 
 
-def write(faults: dict[str, Any]) -> None:
-    """The record: score by folder, and all faults."""
+def _row(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts and scores: of the run; without those that change nothing; and of the run and the tests written since."""
+    found = sum(bool(entry["found"]) for entry in entries)
+    mended = sum(bool(entry["found"] or entry.get("again")) for entry in entries)
+    same = sum(_equivalent(entry) for entry in entries)
+    shares = {"score": found, "after_mending": mended}
+    row = {"faults": len(entries), "found": found, "equivalent": same, "mended": mended - found}
+    row |= {name: round(value / len(entries), 3) for name, value in shares.items()}
+    return row | {f"{name}_without_equivalent": round(n / max(1, len(entries) - same), 3) for name, n in shares.items()}
+
+
+def _equivalent(entry: dict[str, Any]) -> bool:
+    return not (entry["found"] or entry.get("again")) and str(entry.get("judgment", "")).startswith("equivalent")
+
+
+def write(result: dict[str, Any]) -> None:
+    """The record: scores by folder, and all faults."""
     import record
 
-    rows: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, entry in faults.items():
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name, entry in result["faults"].items():
         for folder in (name.partition("\n")[0].split("/")[1], "all"):
-            rows[folder].update(faults=1, found=int(bool(entry["found"])))
-    table = {name: {**row, "score": round(row["found"] / row["faults"], 3)} for name, row in sorted(rows.items())}
-    record.write("mutation", {"score": table["all"]["score"], "folders": table, "faults": faults})
+            rows[folder].append(entry)
+    folders = {name: _row(entries) for name, entries in sorted(rows.items())}
+    scores = {name: folders["all"][name] for name in folders["all"] if "score" in name or "mending" in name}
+    record.write("mutation", {"run": result["run"], **scores, "folders": folders, **result})
+
+
+def _begun(options: argparse.Namespace) -> dict[str, Any]:
+    """A new record: without faults, but with the judgments and the scores of those before."""
+    old = json.loads(RESULT.read_text()) if RESULT.exists() else {"faults": {}}
+    judgments = old.get("judgments", {})
+    judgments |= {name: entry["judgment"] for name, entry in old["faults"].items() if entry.get("judgment")}
+    before = [*old.get("before", []), {**old["run"], **old["folders"]["all"]}] if "run" in old else []
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, check=True)
+    run = {"seed": options.seed, "count": options.count, "commit": commit.stdout.decode().strip()}
+    return {"run": run, "before": before, "judgments": judgments, "faults": {}}
 
 
 def main() -> None:
@@ -321,16 +367,21 @@ def main() -> None:
         import pytest
 
         sys.exit(pytest.main(["-p", "no:cacheprovider", *others], [Recorder(work / "seconds.json")]))
-    known = json.loads(RESULT.read_text())["faults"] if RESULT.exists() else {}
     every = all_faults()
     if options.task == "run":
+        result = _begun(options)
         chosen = random.Random(options.seed).sample(every, options.count)
     else:
-        chosen = [fault for fault in every if not known.get(key(fault), {"found": True})["found"]]
+        result = {name: old for name, old in json.loads(RESULT.read_text()).items() if name in _KEPT}
+        left = {name for name, entry in result["faults"].items() if not (entry["found"] or entry.get("again"))}
+        chosen = [fault for fault in every if key(fault) in left]
     try:
-        run(work, chosen, known, options.also)
+        run(work, chosen, result["faults"], options.also)
     finally:
-        write(known)
+        for name, entry in result["faults"].items():
+            if not (entry["found"] or entry.get("again")):
+                entry.setdefault("judgment", result["judgments"].get(name, ""))
+        write(result)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,15 @@ from tiny_model import tiny_model, write_pictures
 import bigr_repr as br
 from bigr_repr.checkpoints.adapters import CLASS_TABLE, with_classes
 from bigr_repr.checkpoints.pretrained import Pretrained, describe, tokenizer_fingerprint, with_adapter
+from bigr_repr.datasets import open_images
 from bigr_repr.evaluate.reports.adapted import ClassShown, adaptation_page, figures_of, quality_of
 from bigr_repr.evaluate.runs.adapted import compare_models
 from bigr_repr.evaluate.runs.settings import BenchSettings
-from bigr_repr.train import Adapted, AdaptRecipe, GeneratorRecipe, adapt, adapt_job
+from bigr_repr.train import Adapted, AdaptRecipe, GeneratorRecipe, adapt, adapt_job, adapt_tokenizer
 from bigr_repr.train.adapt_job import OnProgress
 from bigr_repr.train.adaptation import note_quality
 from bigr_repr.train.held_out import no_fall
+from bigr_repr.train.reconstruction import reconstruction_db
 from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
 from bigr_repr.train.stopping import RunStoppedError
 
@@ -169,6 +172,61 @@ def test_a_tokenizer_trained_too_is_in_the_adapter_and_its_codes_are_others(
     assert br.load(f"{base}+{made.adapter}").fingerprint == br.load(made.folder).fingerprint
     fingerprints = {tokenizer_fingerprint(side.tokenizer) for side in (made.before, made.after)}
     assert len(fingerprints) == 2
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_tokenizer_is_trained_for_so_many_steps_or_so_long_and_kept_if_it_is_better(
+    better: bool, pictures: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, other, images = br.load(base).tokenizer, tiny_model(5).tokenizer, open_images(pictures)
+    asked: list[tuple[Any, ...]] = []
+    told: list[tuple[int, int]] = []
+    ends: list[bool] = []
+    clock = iter([100.0, 101.0, 101.0, 105.0, 105.0, 110.0, 110.0])
+    quality = {id(start): 20.0, id(other): 21.0 if better else 19.0}
+
+    def trained(chosen: Any, config: Any, settings: Any, recipe: Any, *, initial: Any, finished: Any) -> Any:
+        asked.append((len(chosen), config, settings, recipe, initial))
+        ends.extend(finished(done, None) for done in (10, 30, 50))
+        return other
+
+    monkeypatch.setattr(adapt_tokenizer, "train_tokenizer", trained)
+    monkeypatch.setattr(adapt_tokenizer, "reconstruction_db", lambda tokenizer, images, rows: quality[id(tokenizer)])
+    monkeypatch.setattr(adapt_tokenizer, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+
+    def adapted() -> Any:
+        return adapt_tokenizer.adapted_tokenizer(
+            start, images, np.arange(7), np.arange(7, 12), tmp_path, steps=200, seconds=10.0, seed=9, cpu=True,
+            on_progress=lambda *each: told.append(each),
+        )  # fmt: skip
+
+    made, measured = adapted()
+    assert (made is other, measured) == ((True, (20.0, 21.0)) if better else (False, (20.0, 20.0)))
+    assert better or made is start
+    ((count, config, settings, recipe, initial),) = asked
+    assert (count, config, initial) == (7, start.config, start)
+    assert (settings.steps, settings.batch_size, settings.seed, settings.cpu, settings.keep) == (200, 7, 9, True, 1)
+    assert (settings.save_every, settings.log_every, settings.tracker) == (20, 2, "none")
+    assert Path(settings.out) == tmp_path / "run"
+    assert (recipe.pixel_loss, recipe.perceptual, recipe.gan_start) == ("l2", None, None)
+    # Ten of 200 steps are 5 %, but a second of ten is more; then five seconds; then the time is over.
+    assert told == [(100, 1000), (500, 1000), (1000, 1000)]
+    assert ends == [False, False, True]
+    monkeypatch.setattr(adapt_tokenizer, "reconstruction_db", lambda tokenizer, images, rows: 3.0)
+    assert adapted()[0] is start  # no better
+    assert len(asked) == 1  # what an earlier call has made is read
+    assert tokenizer_fingerprint(adapt_tokenizer.load_tokenizer(tmp_path / "tokenizer")) == tokenizer_fingerprint(other)
+
+
+def test_reconstruction_is_the_mean_of_the_images_peak_signal_to_noise_ratios(pictures: Path, base: Path) -> None:
+    tokenizer, images = br.load(base).tokenizer, open_images(pictures)
+    rows = np.array([3, 0, 7])
+    pixels = np.stack([images.load_square(int(row), 32) for row in rows])
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        decoded = tokenizer.decode(tokenizer.encode(batch)).clamp(0, 1)
+    errors = ((decoded - batch) ** 2).flatten(1).mean(dim=1).numpy()
+    assert reconstruction_db(tokenizer, images, rows) == pytest.approx(float(-10 * np.log10(errors).mean()), abs=0.006)
 
 
 def test_pictures_far_from_the_models_own_are_warned_of(

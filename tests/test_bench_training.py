@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ from bigr_repr.evaluate.probes import protocols
 from bigr_repr.evaluate.representations.base import Reading
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.representations.trainable import trainable
-from bigr_repr.evaluate.runs import augmented
+from bigr_repr.evaluate.runs import augmented, finetune
 from bigr_repr.evaluate.runs.augmented import bench_augmented
 from bigr_repr.evaluate.runs.bench import bench
 from bigr_repr.evaluate.runs.finetune import FineTuning, bench_finetune
@@ -163,6 +166,102 @@ def test_fine_tuning_learns_and_is_repeatable(name: str, photos: str, settings: 
     assert probes[0].top1 >= 90
     assert probes[0].top1 == probes[1].top1
     assert rows[0].record()["features"] == "fine-tuned"
+
+
+def test_fine_tuning_is_a_plain_loop(model: str, photos: str, settings: BenchSettings) -> None:
+    """Written out: the head, the order of the images, label smoothing, rates by step and depth, decay of matrices."""
+    seeded = dataclasses.replace(settings, seeds=(5, 1))
+    tuning = FineTuning(epochs=2, batch=12, rate=0.3, weight_decay=0.2, layer_decay=0.5, smoothing=0.2, crops=False)
+    data = open_data(photos, limit=32)
+    told: list[tuple[str, int, int]] = []
+    row = bench_finetune(
+        model, data, seeded, tuning=tuning, layer=1, on_progress=lambda *each: told.append(each)
+    )  # fmt: skip
+    assert told == [("fine-tuning", step, 6) for step in range(1, 7)]
+
+    hidden = open_representation(model, device="cpu", seed=5)
+    network, head = trainable(hidden, 1, "avg"), torch.nn.Linear(64, 2)
+    head.weight.data = 0.01 * torch.randn(2, 64, generator=torch.Generator().manual_seed(5))
+    head.bias.data.zero_()
+    groups = [*network.groups(0.2, 0.5), {"params": list(head.parameters()), "weight_decay": 0.2, "lr_scale": 1.0}]
+    optimizer = torch.optim.AdamW(groups)
+    images = [hidden.prepare(data.train.source.load(int(place))) for place in data.train.rows]
+    labels, step = torch.from_numpy(data.train.labels), 0
+    for epoch in range(2):
+        order = np.random.default_rng((5, epoch)).permutation(32)
+        for places in (order[:12], order[12:24], order[24:]):
+            for group in optimizer.param_groups:  # the first of six steps is a tenth of them, and warms up
+                falling = 1 if step == 0 else (1 + np.cos(np.pi * (step - 1) / 6)) / 2
+                group["lr"] = 0.3 * 12 / 256 * falling * group["lr_scale"]
+            logits = head(network.forward([images[place] for place in places]))
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(logits, labels[places], label_smoothing=0.2).backward()
+            optimizer.step()
+            step += 1
+    tested = [hidden.prepare(data.test.source.load(int(place))) for place in data.test.rows]
+    with torch.no_grad():
+        logits = torch.cat([head(network.forward([each])) for each in tested])
+    assert row.probe is not None
+    assert row.probe.predicted.tolist() == logits.argmax(dim=1).tolist()
+    assert row.probe.top1 == pytest.approx(100 * float((logits.argmax(dim=1).numpy() == data.test.labels).mean()))
+    assert (row.view.item, row.view.layer, row.probe.held_out_top1) == ("fine-tuned", 1, None)
+    assert "2 epochs of 32 images, batch 12, rate 0.3 x batch/256, layer decay 0.5" in row.probe.protocol
+
+
+def test_rates_of_fine_tuning_warm_up_for_a_tenth_and_fall(model: str, photos: str, settings: BenchSettings) -> None:
+    hidden = open_representation(model, device="cpu")
+    network = trainable(hidden, 1, "avg")
+    tuner = finetune._Tuner(
+        hidden, network, FineTuning(batch=64, rate=0.5, layer_decay=0.5), settings, 2, torch.device("cpu")
+    )
+    rates = []
+    for step in range(40):
+        tuner._rates(step, 40)
+        rates.append(tuner._optimizer.param_groups[-1]["lr"])
+        below = [group["lr"] / rates[-1] for group in tuner._optimizer.param_groups]
+        assert below == pytest.approx([group["lr_scale"] for group in tuner._optimizer.param_groups])
+    assert rates[:5] == pytest.approx([0.125 * share for share in (0.25, 0.5, 0.75, 1, 1)])
+    assert rates[24] == pytest.approx(0.125 / 2)
+    assert all(one > following > 0 for one, following in pairwise(rates[4:]))
+
+
+def test_crops_are_of_the_training_images_by_seed_epoch_and_row(
+    model: str, photos: str, settings: BenchSettings
+) -> None:
+    hidden, data = open_representation(model, device="cpu"), open_data(photos)
+    network = trainable(hidden, 1, "avg")
+    tuner, plain = (
+        finetune._Tuner(hidden, network, FineTuning(crops=crops), settings, 2, torch.device("cpu"))
+        for crops in (True, False)
+    )
+    image = data.train.source.load(int(data.train.rows[3]))
+    random = np.random.default_rng((0, 1, int(data.train.rows[3])))
+    expected = hidden.prepare(random_resized_crop(image, 32, random))
+    assert np.array_equal(tuner._loader(data.train, 1)(3), expected)
+    assert not np.array_equal(tuner._loader(data.train, 2)(3), expected)
+    for whole in (tuner._loader(data.train, None), plain._loader(data.train, 1)):
+        assert np.array_equal(whole(3), hidden.prepare(image))
+
+
+def test_a_loss_that_is_not_finite_ends_it(model: str, photos: str, settings: BenchSettings) -> None:
+    wild = FineTuning(epochs=9, batch=40, rate=1e30, crops=False)
+    with pytest.raises(ValueError, match=r"the loss is not finite after \d+ steps; take a smaller rate than 1e\+30"):
+        bench_finetune(model, open_data(photos), settings, tuning=wild)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"epochs": 0}, "epochs=0"), ({"batch": 0}, "batch=0"), ({"rate": 0.0}, "rate=0.0"),
+        ({"weight_decay": -0.1}, "the last at least 0"), ({"layer_decay": 0.0}, "layer_decay=0.0"),
+        ({"layer_decay": 1.1}, "layer_decay=1.1"), ({"smoothing": 1.0}, "smoothing=1.0"),
+        ({"smoothing": -0.1}, "smoothing=-0.1"),
+    ],
+)  # fmt: skip
+def test_recipes_out_of_range_are_named(fields: dict[str, Any], said: str) -> None:
+    FineTuning(epochs=1, batch=1, rate=1e-9, weight_decay=0.0, layer_decay=1.0, smoothing=0.0)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        FineTuning(**fields)
 
 
 def test_what_cannot_be_fine_tuned_is_refused(model: str, photos: str, settings: BenchSettings) -> None:

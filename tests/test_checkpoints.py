@@ -325,6 +325,24 @@ def test_unknown_names_say_what_there_is(name: str, error: type[Exception], mess
 # ---- what there is
 
 
+def test_the_default_model_is_in_the_package() -> None:
+    folders = catalog.bundled_folders()
+    assert catalog.DEFAULT_MODEL in folders
+    for name, folder in folders.items():
+        config, fingerprint = catalog.read_config(folder)
+        assert (config.name, len(fingerprint or "")) == (name, 64)
+        assert {"config.json", "generator.safetensors", "tokenizer.safetensors"} <= {
+            each.name for each in folder.iterdir()
+        }
+    listed = {model.name: model for model in available_models()}
+    assert {name for name, model in listed.items() if model.kind == "bundled"} == set(folders)
+    assert [name for name, model in listed.items() if model.kind == "released"] == [
+        f"hf:haoosz/BiGR/{variant}" for variant in ("L-d24", "XL-d24", "XXL-d24", "XXL-d32", "L-d32-512")
+    ]
+    assert listed["hf:haoosz/BiGR/L-d32-512"].config.name == "bigr-L-d32-512"
+    assert listed["hf:haoosz/BiGR/L-d32-512"].config.image_size == 512
+
+
 def test_every_listed_model_can_be_described(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pre: Pretrained) -> None:
     monkeypatch.setattr(catalog, "ASSETS", tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))

@@ -216,69 +216,12 @@ def test_a_unit_that_kills_every_worker_ends_the_run(
     assert "\n" not in str(caught.value)
 
 
-def test_without_ray_it_is_said_what_to_install(
-    pre: Pretrained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install 'bigr-repr\[ray\]'"):
-        run(photos, tmp_path / "out", pre)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"device": "cuda:1"}, "Ray hands out the GPUs"),
-        ({"batch_size": "auto"}, "give a number"),
-        ({"engine": "spark"}, "engine='spark' is unknown; choose one of local, ray"),
-    ],
-)
-def test_what_ray_is_not_to_decide(
-    pre: Pretrained, photos: Path, tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        run(photos, tmp_path / "out", pre, **options)
-
-
-@pytest.mark.parametrize(
-    ("machines", "device", "workers", "share"),
-    [
-        ([{"CPU": 4.0}, {"CPU": 2.0, "memory": 1e9}, {}], "auto", None, (6, 1, 0)),
-        ([{"CPU": 4.0}, {"CPU": 3.0}], "auto", 2, (3, 2, 0)),
-        ([{"CPU": 32.0, "GPU": 4.0}, {"CPU": 8.0}], "auto", None, (4, 8, 1)),
-        ([{"CPU": 32.0, "GPU": 4.0}, {"CPU": 6.0, "GPU": 1.0}], "cuda", None, (5, 6, 1)),
-        ([{"CPU": 32.0, "GPU": 4.0}], "cuda", 16, (2, 16, 1)),
-        ([{"CPU": 32.0, "GPU": 4.0}], "cpu", None, (32, 1, 0)),
-    ],
-)
-def test_what_each_actor_gets(
-    machines: list[dict[str, float]], device: str, workers: int | None, share: tuple[int, int, int]
-) -> None:
-    assert ray_engine.share_out(machines, device, workers) == share
-
-
-def test_a_cluster_without_room_is_said() -> None:
-    with pytest.raises(ValueError, match="no machine of the Ray cluster has so many cores"):
-        ray_engine.share_out([{"CPU": 4.0}, {"CPU": 4.0}], "auto", 6)
-    with pytest.raises(ValueError, match="the Ray cluster has no GPU"):
-        ray_engine.share_out([{"CPU": 4.0}], "cuda", None)
-
-
 def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
     with pytest.raises(ConnectionError, match="no Ray cluster answers"):
         cluster._reach(f"127.0.0.1:{free_port()}")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         cluster._reach(f"127.0.0.1:{listening.getsockname()[1]}")
     cluster._reach("auto")
-
-
-def test_a_folder_that_a_worker_does_not_see_is_said(pre: Pretrained, tmp_path: Path) -> None:
-    order = EngineOptions(
-        model="", device="cpu", compile=False, recipe=Recipe(config=pre.config, weights=pre.fingerprint, layers=(2,)),
-        decoding=Decoding(), out=str(tmp_path / "elsewhere"), folder=str(tmp_path / "elsewhere" / "_run"), threads=1,
-    )  # fmt: skip
-    with pytest.raises(FileNotFoundError, match="a folder that all nodes share, or an object store"):
-        ray_engine._Worker(order, pre).start()
 
 
 def test_units_that_share_a_row_group_are_read_in_one_go_however_slowly_they_are_asked_for(

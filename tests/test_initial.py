@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import types
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,18 @@ from bigr_repr.config import ModelConfig
 from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.train import tokenizer as tokenizer_module
+from bigr_repr.train.batches import Batch
 from bigr_repr.train.initial import begun_from, widened
-from bigr_repr.train.losses import PerceptualDistance
+from bigr_repr.train.losses import (
+    PerceptualDistance,
+    adaptive_weight,
+    augment,
+    hinge_discriminator,
+)
 from bigr_repr.train.muon import Muon
 from bigr_repr.train.run import run_generator_training, run_tokenizer_training
-from bigr_repr.train.tokenizer import TokenizerRecipe, make_optimizers, train_tokenizer
+from bigr_repr.train.tokenizer import TokenizerRecipe, TokenizerTask, bit_usage, make_optimizers, train_tokenizer
 
 NAMES = ("cat", "dog")
 TABLE = "transformer.cls_embedding.embedding_table.weight"
@@ -184,3 +193,148 @@ def test_a_judge_tells_pictures_apart_and_its_weights_file_is_used(tmp_path: Pat
 def test_recipes_out_of_range_are_named(field: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"^{field}={value} "):
         TokenizerRecipe(**{field: eval(value)})
+
+
+# ---- a step of a tokenizer's training, written out
+
+
+class OneRun:
+    """Of a running loop what a step needs: gradients are kept, the weights stay."""
+
+    def __init__(self) -> None:
+        self.accelerator: Any = types.SimpleNamespace(autocast=contextlib.nullcontext)
+        self.descended: list[tuple[list[Any], Any, float]] = []
+
+    def check(self, loss: torch.Tensor, step: int) -> torch.Tensor:
+        return loss.detach()
+
+    def descend(self, loss: torch.Tensor, optimizers: Any, module: Any, step: int) -> torch.Tensor:
+        self.descended.append((list(optimizers), module, float(loss.detach())))
+        loss.backward()
+        return torch.tensor(float(len(self.descended)))
+
+
+def _task(**fields: Any) -> TokenizerTask:
+    torch.manual_seed(0)
+    model = BinaryAutoencoder(TOKENIZER)
+    recipe = TokenizerRecipe(**{"perceptual": None, "gan_start": None, "gan_width": 4, "sample_bits": False} | fields)
+    return TokenizerTask(model, recipe, torch.arange(2 * 3 * 16 * 16).reshape(2, 3, 16, 16).to(torch.uint8))
+
+
+def _batch() -> Batch:
+    side, random = TOKENIZER.image_size, torch.Generator().manual_seed(1)
+    return Batch(torch.randint(0, 256, (4, 3, side, side), generator=random, dtype=torch.uint8), None, None)
+
+
+@pytest.mark.parametrize("pixel_loss", ["l1", "l2"])
+def test_a_tokenizer_learns_by_the_difference_of_pixels_and_the_use_of_its_bits(pixel_loss: str) -> None:
+    task, run, batch = _task(pixel_loss=pixel_loss, bit_entropy=0.3), OneRun(), _batch()
+    found = task.update(batch, 0, run)  # type: ignore[arg-type]
+    assert batch.images is not None
+    pixels, model = batch.images / 255, task.modules[0]
+    with torch.no_grad():
+        decoded, probabilities, _ = model(pixels, sample=False)
+    difference = (decoded - pixels).abs() if pixel_loss == "l1" else (decoded - pixels) ** 2
+    rate = probabilities.mean(dim=(0, 2, 3))
+    entropy = -(rate * rate.log2() + (1 - rate) * (1 - rate).log2()).mean()
+    assert float(found[pixel_loss]) == pytest.approx(float(difference.mean()), rel=1e-3)
+    assert float(found["loss"]) == pytest.approx(float(difference.mean() - 0.3 * entropy), rel=1e-3)
+    assert float(found["gradient_norm"]) == 1
+    ((optimizers, module, _),) = run.descended
+    assert (optimizers, module) == (task.optimizers, model)
+    assert not {"gan", "discriminator", "perceptual"} & found.keys()
+
+
+def test_a_judge_of_features_counts_by_its_weight(tmp_path: Path) -> None:
+    torch.save(timm.create_model(NETWORK).state_dict(), tmp_path / "weights.pth")
+    task = _task(perceptual=NETWORK, perceptual_weights=str(tmp_path / "weights.pth"), perceptual_weight=2.5)
+    found = task.update(_batch(), 0, OneRun())  # type: ignore[arg-type]
+    assert float(found["perceptual"]) > 0
+    assert float(found["loss"]) == pytest.approx(float(found["l1"] + 2.5 * found["perceptual"]), rel=1e-5)
+    assert len(task.perceptual_sha256) == 64
+    assert _task().perceptual_sha256 == ""
+
+
+def test_a_discriminator_takes_part_from_its_step_on_and_learns_after_the_tokenizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokenizer_module, "augment", lambda images: images)
+    task, run, batch = _task(gan_start=3), OneRun(), _batch()
+    assert "gan" not in task.update(batch, 2, run)  # type: ignore[arg-type]
+    assert batch.images is not None
+    model, judge = task.modules
+    pixels = batch.images / 255
+    model.zero_grad()
+    with torch.no_grad():
+        decoded = model(pixels, sample=False)[0]
+        real, fake = judge(torch.cat([pixels, decoded])).chunk(2)
+    hinge = (torch.relu(1 - real).mean() + torch.relu(1 + fake).mean()) / 2
+    found = task.update(batch, 3, run)  # type: ignore[arg-type]
+    assert 0 <= float(found["gan_weight"]) <= 1
+    assert float(found["loss"]) == pytest.approx(float(found["l1"] + found["gan_weight"] * found["gan"]), rel=1e-4)
+    assert float(found["discriminator"]) == pytest.approx(float(hinge), rel=0.05)  # of other statistics of its batch
+    (_, first), (own, second), (theirs, third) = [(each[0], each[1]) for each in run.descended]
+    assert (first, second, third) == (model, model, judge)
+    assert own == task.optimizers[:1]
+    assert theirs == task.optimizers[1:]
+    assert all(p.grad is not None for p in judge.parameters() if p.requires_grad)
+    assert {id(p) for group in theirs[0].param_groups for p in group["params"]} == {id(p) for p in judge.parameters()}
+
+
+def test_samples_are_originals_above_their_reconstructions() -> None:
+    side = TOKENIZER.image_size
+    shown = torch.randint(0, 256, (3, 3, side, side), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    task = TokenizerTask(BinaryAutoencoder(TOKENIZER), TokenizerRecipe(perceptual=None, gan_start=None), shown)
+    other = BinaryAutoencoder(TOKENIZER)
+    grid = task.samples(other.state_dict())
+    assert (grid.dtype, tuple(grid.shape)) == (torch.uint8, (3, 2 * side + 6, 3 * side + 8))
+    with torch.no_grad():
+        decoded = (other.decode(other.encode(shown / 255)).clamp(0, 1) * 255).round().to(torch.uint8)
+    for number in range(3):
+        left = 2 + number * (side + 2)
+        assert torch.equal(grid[:, 2 : 2 + side, left : left + side], shown[number])
+        below = grid[:, side + 4 : 2 * side + 4, left : left + side].int()
+        assert int((below - decoded[number].int()).abs().max()) <= 1
+
+
+def test_use_of_bits_is_counted_over_all_places() -> None:
+    probabilities = torch.zeros(2, 4, 1, 2) + torch.tensor([0.9, 0.6, 0.2, 0.4])[:, None, None]
+    probabilities[0, 3] = 0.7  # on in half of the places
+    usage = bit_usage(probabilities)
+    assert float(usage["dead_bits"]) == 3
+    assert float(usage["bit_entropy"]) == pytest.approx(1 / 4)
+    assert float(usage["bit_certainty"]) == pytest.approx((0.8 + 0.2 + 0.6 + (0.4 + 0.2) / 2) / 4)
+
+
+def test_the_hinge_and_the_weight_of_the_discriminator() -> None:
+    assert float(hinge_discriminator(torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.5]))) == pytest.approx(
+        (0.25 + 0.75) / 2
+    )
+    last = torch.tensor([3.0, 4.0], requires_grad=True)
+    weight = adaptive_weight((last * torch.tensor([3.0, 4.0])).sum(), (last * torch.tensor([6.0, 8.0])).sum(), last)
+    assert float(weight) == pytest.approx(0.5, rel=1e-4)
+    assert float(adaptive_weight((4 * last).sum(), last.sum(), last)) == 1
+
+
+def test_augmentation_moves_a_picture_by_an_eighth_at_most_and_fills_with_black() -> None:
+    flat = torch.full((64, 3, 16, 8), 0.5)
+    torch.manual_seed(0)
+    found = augment(flat)
+    assert found.shape == flat.shape
+    moved = set()
+    for image in found:
+        assert len(image[0].unique()) <= 2  # one color, and black
+        rows, columns = (image[0] != 0).any(1), (image[0] != 0).any(0)
+        moved.add((16 - int(rows.sum()), 8 - int(columns.sum())))
+        assert rows[0] or rows[-1]
+    assert {down for down, _ in moved} == {0, 1, 2}
+    assert {right for _, right in moved} == {0, 1}
+    colors = found.amax(dim=(1, 2, 3))
+    assert 0 < float(colors.min()) < 0.2
+    assert 0.8 < float(colors.max()) < 1
+    ramp = torch.linspace(0, 1, 8).expand(64, 3, 16, 8).clone()
+    ramp[:, 1] *= 0.5
+    spread = augment(ramp)
+    contrasts = (spread[:, 0, 8, 3] - spread[:, 0, 8, 2]) * 7
+    assert 0.2 < float(contrasts.min()) < float(contrasts.max()) < 2.3
+    assert len({round(float(each), 3) for each in contrasts}) > 30  # one draw an image

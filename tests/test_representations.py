@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 from tiny_model import picture
 from typer.testing import CliRunner
 
+from bigr_repr.evaluate.representations.backbone import Backbone, States, states_of
 from bigr_repr.evaluate.representations.base import Reading, View
 from bigr_repr.evaluate.representations.open import open_representation
 
@@ -217,6 +220,123 @@ def test_the_fids_network_is_torchvisions_with_other_pools(tmp_path: Path) -> No
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="is not Inception's of the FID: it lacks"):
         open_representation(f"inception:{tmp_path / 'other.pth'}", device="cpu")
+
+
+@pytest.mark.parametrize("size", [(100, 60), (299, 299), (700, 310), (1, 1)])
+def test_pictures_for_the_fid_are_resized_as_in_tensorflow_1(size: tuple[int, int]) -> None:
+    """Linear between pixels whose corners lie at whole numbers, rows as columns, to about -1..1."""
+    from bigr_repr.evaluate.representations.inception import _prepared
+
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    found = _prepared(Image.fromarray(pixels)).numpy() * 128 + 128
+    assert found.shape == (3, 299, 299)
+    for y, x in ((0, 0), (298, 298), (37, 211), (150, 3)):
+        top, left = y * size[1] / 299, x * size[0] / 299
+        rows, columns = (
+            (int(at), min(int(at) + 1, count - 1)) for at, count in ((top, size[1]), (left, size[0]))
+        )  # fmt: skip
+        down, right = top % 1, left % 1
+        corners = [pixels[row, column].astype(float) for row in rows for column in columns]
+        upper, lower = (corners[0] * (1 - right) + corners[1] * right), (corners[2] * (1 - right) + corners[3] * right)
+        np.testing.assert_allclose(found[:, y, x], upper * (1 - down) + lower * down, atol=0.05)
+
+
+def test_weights_of_the_fid_that_are_not_there_are_named() -> None:
+    with pytest.raises(ValueError, match="inception: names no file; give its weights, as inception:weights-inception"):
+        open_representation("inception:", device="cpu")
+
+
+# ---- blocks of other libraries
+
+
+def test_states_are_a_grid_and_perhaps_a_class_token() -> None:
+    tokens = torch.arange(2 * 10 * 3.0).reshape(2, 10, 3)
+    positions, token = states_of(tokens)
+    assert token is not None
+    assert torch.equal(token, tokens[:, 0])
+    assert positions.shape == (2, 3, 3, 3)
+    assert torch.equal(positions[1, :, 2, 1], tokens[1, 1 + 2 * 3 + 1])
+    registers = states_of(torch.cat([tokens[:, :1], tokens], dim=1))  # what is more than a square comes first
+    assert torch.equal(registers.positions, positions)
+    bare = states_of(tokens[:, 1:])
+    assert bare.token is None
+    assert torch.equal(bare.positions, positions)
+    maps = torch.zeros(2, 5, 4, 6)
+    assert states_of(maps) == (maps, None)
+    with pytest.raises(ValueError, match=r"states have shape \(3, 4\); expected \(B, N, D\) or \(B, C, h, w\)"):
+        states_of(torch.zeros(3, 4))
+
+
+class _Blocks(Backbone):
+    """Four blocks whose states are the pixels times their number, with a class token of that number."""
+
+    def __init__(self, *, token: bool = True) -> None:
+        super().__init__(torch.nn.Identity(), lambda image: torch.zeros(3, 4, 6), torch.device("cpu"))
+        self.name, self.layers, self.has_class_token, self.asked = "blocks", 4, token, list[Any]()
+        self._with_pools()
+
+    def read(self, x: torch.Tensor, layers: list[int], *, pooled: bool) -> Any:
+        self.asked.append((layers, pooled))
+        states = {n: States(x * n, torch.full((len(x), 3), float(n)) if self.has_class_token else None) for n in layers}
+        return states, x.mean(dim=(2, 3)) if pooled else None
+
+
+def test_every_pool_is_of_the_positions_of_its_block() -> None:
+    blocks = _Blocks()
+    x = [np.random.default_rng(n).random((3, 4, 6), dtype=np.float32) for n in range(2)]
+    items = ["layer-2", "layer-2.max", "layer-1.cls", "layer-3.cls+avg", "layer-1.grid2", "layer-1.tokens", "pooled"]
+    found, stacked = blocks.compute(x, items), np.stack(x)
+    assert blocks.asked == [([1, 2, 3], True)]
+    np.testing.assert_allclose(found["layer-2"], 2 * stacked.mean(axis=(2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(found["layer-2.max"], 2 * stacked.max(axis=(2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(found["layer-1.cls"], np.ones((2, 3)))
+    np.testing.assert_allclose(found["layer-3.cls+avg"][:, :3], np.full((2, 3), 3))
+    np.testing.assert_allclose(found["layer-3.cls+avg"][:, 3:], 3 * stacked.mean(axis=(2, 3)), rtol=1e-5)
+    quarters = [stacked[:, :, i : i + 2, j : j + 3].mean(axis=(2, 3)) for i in (0, 2) for j in (0, 3)]
+    np.testing.assert_allclose(found["layer-1.grid2"], np.concatenate(quarters, axis=1), rtol=1e-5)
+    assert found["layer-1.tokens"].dtype == np.float16
+    np.testing.assert_allclose(found["layer-1.tokens"], stacked.reshape(2, 3, 24).transpose(0, 2, 1), atol=1e-3)
+    np.testing.assert_allclose(found["pooled"], stacked.mean(axis=(2, 3)), rtol=1e-5)
+    assert blocks.compute(x, ["layer-2"]).keys() == {"layer-2"}
+    assert blocks.asked[1] == ([2], False)
+    with pytest.raises(ValueError, match="blocks: features of pooled are not finite; are the weights damaged"):
+        blocks.compute([np.full((3, 4, 6), np.inf, np.float32)], ["pooled"])
+
+
+def test_views_without_a_layer_are_the_pooled_features_and_pools_are_for_blocks() -> None:
+    blocks = _Blocks()
+    assert "cls+avg" in blocks.pools
+    assert not [pool for pool in _Blocks(token=False).pools if "cls" in pool]
+    assert blocks.default_view(Reading()).item == "pooled"
+    assert blocks.default_view(Reading(mirror=True)).item.startswith("pooled")
+    assert blocks.default_view(Reading(mirror=True)).item != "pooled"
+    with pytest.raises(ValueError, match="pool='max' is for blocks; name a layer of blocks"):
+        blocks.default_view(Reading(pool="max"))
+    official = blocks.official_views(Reading())
+    assert [len(view.parts) for view in official] == [1, 2, 4, 5]
+    assert official[0].parts == ("layer-3.cls",)
+    assert official[3].parts == (*(f"layer-{n}.cls" for n in range(4)), "layer-3")
+    assert [view.item for view in official] == ["+".join(view.parts) for view in official]
+    for plain in (_Blocks(token=False).official_views(Reading()), blocks.official_views(Reading(pool="max"))):
+        assert len(plain) == 2  # the last block, and the last four, as of any network
+    pixels = np.arange(3 * 4 * 6).reshape(3, 4, 6)
+    assert np.array_equal(blocks.mirrored(pixels), pixels[:, :, ::-1])
+
+
+@pytest.mark.parametrize(("shape", "trained"), [((2, 10, 3), False), ((2, 3, 4, 6), False), ((2, 9, 3), True)])
+def test_pooled_features_are_the_models_own_only_where_they_were_trained(shape: tuple[int, ...], trained: bool) -> None:
+    """Else the class token, else the mean over all positions."""
+    from bigr_repr.evaluate.representations.transformers_backbones import TransformersBackbone
+
+    last, own = torch.rand(shape), torch.rand(2, 3, 1, 1)
+    found = types.SimpleNamespace(last_hidden_state=last, pooler_output=own)
+    backbone = object.__new__(TransformersBackbone)
+    backbone._pools_itself = trained
+    means = {(2, 10, 3): last[:, 0], (2, 3, 4, 6): last.flatten(2).mean(dim=-1)}
+    torch.testing.assert_close(backbone._pooled(found), own.flatten(1) if trained else means[shape])
+    backbone._pools_itself, found.pooler_output = True, None
+    expected = last.mean(dim=1) if shape == (2, 9, 3) else means[shape]
+    torch.testing.assert_close(backbone._pooled(found), expected)
 
 
 def test_timm_needs_no_other_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,9 @@ PASSING = [
     ("not good", lambda i: not GOOD[i]),
     ("day >= '2026-12-01'", lambda i: DAYS[i] >= datetime.date(2026, 12, 1)),
     ("path like 'b/1%'", lambda i: NAMES[i].startswith("b/1")),
+    ("path not like 'b/1%'", lambda i: not NAMES[i].startswith("b/1")),
+    ("label not ilike 'C%'", lambda i: LABELS[i] not in (None, "cat")),
+    ("not label not like 'c%'", lambda i: LABELS[i] == "cat"),
     ("`odd name` = 7", lambda i: i == 7),
     ("width > 1000", lambda i: False),
 ]

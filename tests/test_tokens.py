@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from bigr_repr_cli.bench import app
+from matplotlib.colors import to_rgba
 from PIL import Image
 from tiny_model import picture, tiny_model, write_pictures
 from typer.testing import CliRunner
 
 from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.codes import grid_to_tokens
+from bigr_repr.evaluate.reports import plots, token_pictures
+from bigr_repr.evaluate.reports.token_pictures import draw_tokens
 from bigr_repr.features.attention import near_tokens, token_attention
 from bigr_repr.features.extract import encode_codes, extract_features
 from bigr_repr.features.tokens import token_pca, token_views
@@ -178,3 +182,59 @@ def test_the_picture_of_tokens_has_a_row_an_image(pre: Pretrained, tmp_path: Pat
         assert drawn.width > drawn.height > 400
     for wrong in (["--at", "1,0"], ["--at", "x"], ["--layer", "9"], ["--out", "t.txt"]):
         assert CliRunner().invoke(app, [*arguments, *wrong]).exit_code != 0
+
+
+def test_the_picture_shows_the_views_of_every_image(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(token_pictures, "save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(token_pictures, "load", lambda model: pre)
+    files = write_pictures(tmp_path, 3)
+    found = draw_tokens(files, "x.png", model="tiny", layers=[1, 2], at=(0.3, 0.8), k=4, device="cpu")
+    views = token_views(files, pre, [1, 2])
+    near = near_tokens(views.states[2], 0, 13, k=4)
+    attention = token_attention(views.bits, pre, 2, 13).mean(axis=1)[:, 1:]
+    assert (found.layers, found.token) == ((1, 2), 13)  # the second of the last row of four
+    assert np.array_equal(found.entropy, views.entropy.mean(axis=1))
+    assert np.array_equal(found.nearest, near.nearest)
+    assert np.array_equal(found.attention, attention)
+    panes = np.array(figures[0].axes).reshape(3, 7)
+    titles = ["image", "decoded bits", "entropy of bits", "layer 1", "layer 2", "like the token, 2", "attention, 2"]
+    assert [pane.get_title() for pane in panes[0]] == titles
+    assert figures[0].get_size_inches().tolist() == pytest.approx([1.55 * 7, 1.5 * 3 + 0.4])
+    shown = [views.reconstruction, views.entropy, token_pca(views.states[1]), token_pca(views.states[2])]
+    for row, line in enumerate(panes):
+        images = [pane.images[0] for pane in line]
+        assert not any(pane.axison for pane in line)
+        for values, image in zip([*shown, near.similarity, attention], images[1:], strict=True):
+            assert np.array_equal(np.asarray(image.get_array()).ravel(), values[row].ravel())
+        assert np.asarray(images[0].get_array()).shape == (32, 32, 3)
+        assert (images[2].get_clim(), images[5].get_clim(), images[6].get_clim()[0]) == ((0, 1), (-1, 1), 0)
+    boxes = [[(each.get_xy(), each.get_width(), each.get_edgecolor()) for each in pane.patches] for pane in panes.flat]
+    red = to_rgba("#ff3b30")
+    assert boxes[5] == boxes[6] == [((0.5, 2.5), 1.0, red)]
+    assert boxes[0] == [((7.5, 23.5), 8.0, red)]
+    for row in (1, 2):
+        green = [((place % 4 * 8 - 0.5, place // 4 * 8 - 0.5), 8.0, to_rgba("#34c759"))
+                 for image, place in near.nearest.tolist() if image == row]  # fmt: skip
+        assert boxes[7 * row] == green
+    assert not any(each for number, each in enumerate(boxes) if number % 7 and number not in (5, 6))
+    plots.pyplot().close("all")
+
+
+@pytest.mark.parametrize(
+    ("at", "layers", "count", "said"),
+    [
+        ((1.0, 0.5), [1], 1, r"at=\(1.0, 0.5\) must lie in \[0, 1\)"), ((0.5, -0.1), [1], 1, "must lie in"),
+        ((0.0, 0.0), [], 1, "layers name a block"), ((0.0, 0.0), [1], 0, r"0 images; a picture of tokens takes"),
+        ((0.0, 0.0), [1], 33, "33 images"),
+    ],
+)  # fmt: skip
+def test_a_picture_of_tokens_that_cannot_be_is_refused(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: Any, layers: list[int], count: int, said: str
+) -> None:
+    monkeypatch.setattr(token_pictures, "load", lambda model: pre)
+    files = write_pictures(tmp_path, 1) * count
+    with pytest.raises(ValueError, match=said):
+        draw_tokens(files, tmp_path / "x.png", model="tiny", layers=layers, at=at, device="cpu")

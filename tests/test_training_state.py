@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
 
+from bigr_repr.train import logbook as logbook_module
+from bigr_repr.train import loop
+from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
+from bigr_repr.train.logbook import Logbook
+from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.resume import TrainingError, find_checkpoints, load_checkpoint, read_record, save_checkpoint
 
 
@@ -141,3 +152,180 @@ def test_the_newest_checkpoints_are_kept_and_know_their_step(tmp_path: Path) -> 
     (tmp_path / "checkpoint-000000010" / "run.json").write_text(json.dumps({"step": 10}))
     with pytest.raises(RuntimeError, match="checkpoint-000000010 cannot be read"):
         read_record(tmp_path / "checkpoint-000000010")
+
+
+# ---- the loop, around a task of one weight
+
+
+class Toy:
+    """One weight that a step moves by the rate; notes what the loop asks of it."""
+
+    def __init__(self) -> None:
+        self.modules: list[nn.Module] = [nn.Linear(1, 1, bias=False)]
+        self.modules[0].weight.data.fill_(0)  # type: ignore[union-attr, operator]
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(self.modules[0].parameters(), 1.0)]
+        self.seen: list[tuple[int, float]] = []
+        self.drawn: list[float] = []
+        self.shown: list[float] = []
+
+    def update(self, batch: Batch, step: int, run: loop.Run) -> dict[str, Tensor]:
+        self.seen.append((step, float(batch.images[0])))
+        self.drawn.append(float(torch.rand(())))
+        loss = self.modules[0](torch.ones(1, 1)).sum()
+        norm = run.descend(loss, self.optimizers, self.modules[0], step)
+        return {"loss": run.check(loss, step), "norm": norm}
+
+    def samples(self, weights: dict[str, Tensor]) -> Tensor:
+        self.shown.append(float(weights["weight"]))
+        return torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None].expand(3, 2, 4)
+
+
+def _stream(*, batch_size: int, seed: int, first_step: int, workers: int, rank: int, ranks: int) -> Iterator[Batch]:
+    """The number of the step, and all that the stream was asked for."""
+    assert (batch_size, seed, workers, rank, ranks) == (6, 5, 0, 0, 1)
+    for step in itertools.count(first_step):
+        yield Batch(torch.tensor([float(step)]), None, None)
+
+
+def _settings(folder: Path, **fields: Any) -> TrainSettings:
+    usual = {
+        "steps": 7,
+        "batch_size": 6,
+        "learning_rate": 0.5,
+        "seed": 5,
+        "ema": 0.0,
+        "cpu": True,
+        "tracker": "none",
+        "clip": 0.0,
+    }
+    return TrainSettings(out=str(folder), **{**usual, "log_every": 3, "save_every": 4, "sample_every": 5, **fields})
+
+
+def _pixels(file: Path) -> Any:
+    with Image.open(file) as image:
+        return np.asarray(image)
+
+
+def _lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_is_due_happens_every_so_many_steps_and_after_the_last(tmp_path: Path) -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+    asked: list[int] = []
+    task = Toy()
+
+    def finished(done: int, average: ExponentialAverage) -> bool:
+        asked.append(done)
+        return False
+
+    weights = loop.train(
+        task, _stream, _settings(tmp_path, keep=1), record={"a": 1}, on_step=lambda *each: told.append(each),
+        finished=finished,
+    )  # fmt: skip
+    assert task.seen == [(step, float(step)) for step in range(7)]
+    assert [line["step"] for line in _lines(tmp_path)] == [2, 5, 6] == [step for step, _ in told]
+    assert [line["loss"] for line in _lines(tmp_path)] == [-1.0, -2.5, -3.0] == [each["loss"] for _, each in told]
+    assert all(line["norm"] == 1 and line["learning_rate"] == 0.5 for line in _lines(tmp_path))
+    assert asked == list(range(8))
+    assert float(weights["weight"]) == -3.5  # with a decay of 0 the average is the weights
+    assert sorted(each.name for each in tmp_path.glob("*.png")) == ["samples-000000005.png", "samples-000000007.png"]
+    assert _pixels(tmp_path / "samples-000000007.png").tolist() == [[[10, 20, 30]] * 4] * 2
+    assert task.shown == [-2.5, -3.5]
+    assert len(task.drawn) == len(set(task.drawn)) == 7
+    assert len(find_checkpoints(tmp_path)) == 1
+
+
+def test_a_run_goes_on_with_the_steps_the_draws_and_the_lines_of_its_own(tmp_path: Path) -> None:
+    whole, first, second = Toy(), Toy(), Toy()
+    loop.train(whole, _stream, _settings(tmp_path / "whole"), record={"a": 1})
+    stopped = loop.train(
+        first, _stream, _settings(tmp_path / "out"), record={"a": 1}, finished=lambda done, average: done == 6
+    )
+    assert float(stopped["weight"]) == -3.0
+    assert [line["step"] for line in _lines(tmp_path / "out")] == [2, 5]
+    with (tmp_path / "out" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')  # a line that was cut short
+    weights = loop.train(second, _stream, _settings(tmp_path / "out"), record={"a": 1})
+    assert second.seen == [(step, float(step)) for step in (4, 5, 6)]  # since the checkpoint after four steps
+    assert second.drawn == whole.drawn[4:] == [*first.drawn[4:], whole.drawn[6]]
+    assert float(weights["weight"]) == -3.5
+    assert [line["step"] for line in _lines(tmp_path / "out")] == [2, 5, 6]
+    nothing = Toy()
+    loop.train(nothing, _stream, _settings(tmp_path / "out"), record={"a": 1})
+    assert nothing.seen == []
+    with pytest.raises(TrainingError, match=r"holds another run: .*a.*; choose another out folder or remove this one"):
+        loop.train(Toy(), _stream, _settings(tmp_path / "out"), record={"a": 2})
+
+
+def test_a_run_that_is_finished_at_once_takes_no_step(tmp_path: Path) -> None:
+    task = Toy()
+    loop.train(task, _stream, _settings(tmp_path), record={}, finished=lambda done, average: True)
+    assert task.seen == []
+    assert find_checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize(("clip", "rate"), [(0.0, 1.0), (0.25, 0.25), (2.0, 1.0)])
+def test_gradients_are_clipped_to_a_norm_or_not_at_all(tmp_path: Path, clip: float, rate: float) -> None:
+    weights = loop.train(Toy(), _stream, _settings(tmp_path, steps=1, clip=clip), record={})
+    assert float(weights["weight"]) == pytest.approx(-0.5 * rate, rel=1e-4)
+
+
+def test_rates_warm_up_and_fall_along_a_cosine(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, steps=12, warmup=4, schedule="cosine")
+    assert [settings.rate(step) for step in range(5)] == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
+    assert settings.rate(8) == pytest.approx(0.25)
+    assert settings.rate(12) == pytest.approx(0)
+    assert _settings(tmp_path, steps=4, warmup=4, schedule="cosine").rate(4) == pytest.approx(0.5)
+    assert [_settings(tmp_path, warmup=2).rate(step) for step in range(4)] == [0.25, 0.5, 0.5, 0.5]
+
+
+def test_what_is_not_finite_ends_a_run_with_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Toy()
+    monkeypatch.setattr(task.modules[0], "forward", lambda x: task.modules[0].weight * torch.nan)
+    with pytest.raises(TrainingError, match="gradient is nan at step 0; the weights are untouched"):
+        loop.train(task, _stream, _settings(tmp_path), record={})
+    assert not task.modules[0].state_dict()["weight"].any()
+    run = loop.Run(Accelerator(cpu=True), _settings(tmp_path))
+    with pytest.raises(TrainingError, match="loss is inf at step 3; the last checkpoint is untouched"):
+        run.check(torch.tensor(float("inf")), 3)
+    assert float(run.check(torch.tensor(2.5, requires_grad=True), 3)) == 2.5
+
+
+def test_pictures_go_to_trackers_that_take_pictures(tmp_path: Path) -> None:
+    given: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+    def tracker(name: str) -> Any:
+        return types.SimpleNamespace(
+            name=name, log_images=lambda images, **options: given.update({name: (images, options)})
+        )
+
+    accelerator: Any = types.SimpleNamespace(
+        is_main_process=True, trackers=[tracker(name) for name in ("tensorboard", "wandb", "csv")]
+    )
+    image = torch.arange(3 * 2 * 4, dtype=torch.uint8).reshape(3, 2, 4)
+    Logbook(tmp_path, accelerator, 0, 1).picture(12, "samples", image, tmp_path)
+    assert given.keys() == {"tensorboard", "wandb"}
+    assert np.array_equal(given["tensorboard"][0]["samples"], image[None].numpy())
+    assert given["tensorboard"][1] == {"step": 12, "dataformats": "NCHW"}
+    assert np.array_equal(given["wandb"][0]["samples"][0], image.permute(1, 2, 0).numpy())
+    assert given["wandb"][1] == {"step": 12}
+    assert np.array_equal(_pixels(tmp_path / "samples-000000012.png"), image.permute(1, 2, 0).numpy())
+
+
+def test_speed_is_of_the_steps_since_it_was_last_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 12.0, 12.0, 17.0, 17.0, 17.0])
+    monkeypatch.setattr(logbook_module, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    logged: list[tuple[dict[str, float], int]] = []
+    accelerator: Any = types.SimpleNamespace(
+        is_main_process=True, trackers=[], log=lambda values, step: logged.append((values, step))
+    )
+    book = Logbook(tmp_path, accelerator, 4, 6)
+    assert book.write(7, {"loss": torch.tensor(1.5)}, 0.25) == {
+        "loss": 1.5, "learning_rate": 0.25, "images_per_second": 12.0
+    }  # fmt: skip
+    assert book.write(8, {}, 0.5)["images_per_second"] == pytest.approx(6 / 5)
+    assert [step for _, step in logged] == [7, 8] == [line["step"] for line in _lines(tmp_path)]
+    other: Any = types.SimpleNamespace(is_main_process=False)
+    Logbook(tmp_path, other, 0, 6)  # another process leaves the file alone
+    assert len(_lines(tmp_path)) == 2

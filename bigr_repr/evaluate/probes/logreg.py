@@ -33,7 +33,7 @@ _LOGITS: Final = 1 << 22  # numbers held at a time
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
     """A head of one seed: the classes it ranks first for the test images, (n, min(5, K)) as places, and its settings.
 

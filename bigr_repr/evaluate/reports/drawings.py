@@ -105,7 +105,7 @@ def draw_confusion(
     mistakes = np.where(np.eye(len(classes), dtype=bool), -1.0, shares)
     worst = np.argsort(-mistakes, axis=None, kind="stable")[:5]
     pairs = [np.unravel_index(place, shares.shape) for place in worst]
-    return [f"{shares[i, j]:.0f} % of {names[i]} taken for {names[j]}" for i, j in pairs if shares[i, j] > 0]
+    return [f"{shares[i, j]:.0f} % of {names[i]} taken for {names[j]}" for i, j in pairs if mistakes[i, j] > 0]
 
 
 def draw_cka(

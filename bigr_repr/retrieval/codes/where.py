@@ -63,6 +63,8 @@ def _checked(node: Node, text: str, depth: int) -> Node:
         return type(node)(expressions=flat)
     if isinstance(node, exp.Not):
         return exp.Not(this=_checked(node.this, text, depth + 1))
+    if isinstance(node, exp.Like | exp.ILike) and node.args.get("negate"):  # sqlglot 30's "not like"
+        return exp.Not(this=_checked(type(node)(this=node.this, expression=node.expression), text, depth + 1))
     if type(node) in COMPARISONS and not _is_column(node.this.unnest()) and _is_column(node.expression.unnest()):
         node = _TURNED.get(type(node), type(node))(this=node.expression.unnest(), expression=node.this)
     if not (_is_column(node) or (_is_column(node.this) and _values_of(node) is not None)):
