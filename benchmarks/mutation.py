@@ -222,7 +222,7 @@ class Trial:
         for number, fault in enumerate(self._chosen, start=1):
             named = [item.nodeid for item in session.items if f"[{fault.file}]" in item.nodeid]  # they read the file
             tests = [*also, *named, *self._covered.tests(fault)]
-            limit = 60 + 5 * sum(self._covered.seconds.get(test, 1) for test in tests)
+            limit = 60 + 3 * sum(self._covered.seconds.get(test, 1) for test in tests)
             new = self._changed(fault)
             if not self.found and self.attempt(session, Fault(fault.file, 1, 0, 0, "", ""), {}, tests, 600):
                 raise SystemExit("tests fail without any fault: nothing can be told from them")
@@ -270,7 +270,8 @@ class Trial:
         for left in Path(tempfile.gettempdir()).iterdir():
             shutil.rmtree(left, ignore_errors=True)
         (self._tree / fault.file).write_bytes((ROOT / fault.file).read_bytes())
-        return {0: None, _ANEW: "anew"}.get(os.waitstatus_to_exitcode(status), "failed") if ended else "too long"
+        ways = {0: None, _ANEW: "anew", -signal.SIGALRM: "too long"}
+        return ways.get(os.waitstatus_to_exitcode(status), "failed") if ended else "too long"
 
     def _run(self, session: Any, new: dict[Any, CodeType], tests: list[str]) -> None:
         """In the child: exchange code, run tests until one fails, and exit with what came of it."""
@@ -283,6 +284,7 @@ class Trial:
         items = {item.nodeid: item for item in session.items}
         chosen = [items[test] for test in tests if test in items]
         for item, following in zip(chosen, [*chosen[1:], None], strict=False):
+            signal.setitimer(signal.ITIMER_REAL, 20 + 10 * self._covered.seconds.get(item.nodeid, 1))  # then it ends
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.testsfailed:
                 os._exit(1)

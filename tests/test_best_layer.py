@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from bigr_repr_cli.main import main
 from tiny_model import picture, tiny_model, write_pictures
@@ -142,3 +143,30 @@ def test_a_neighbor_of_the_best_block_that_was_not_measured_is_named(
         for layer, top1 in measured.items()
     ]
     assert unmeasured_neighbor(rows) == said
+
+
+def test_the_best_block_of_all_sweeps_is_the_one_they_agree_on(tmp_path: Path) -> None:
+    model = save(tiny_model(), tmp_path / "model")
+    with pytest.raises(ValueError, match=r"is not known yet in .*cache; find it with: bigr-repr bench layers --model"):
+        recall_any(model, cache=tmp_path / "cache")
+    fingerprint, parts = load(model).fingerprint, [_Side(name) for name in ("one", "two")]
+    for part in parts:
+        remember(tmp_path / "cache", fingerprint, "avg", train=part, found={"layer": 2})
+    remember(tmp_path / "cache", fingerprint, "max", train=parts[0], found={"layer": 3})
+    assert recall_any(model, cache=tmp_path / "cache") == 2
+    remember(tmp_path / "cache", fingerprint, "avg", train=parts[1], found={"layer": 1})
+    with pytest.raises(ValueError, match="depends on the data set: 2 on one, 1 on two; name one by number"):
+        recall_any(model, cache=tmp_path / "cache")
+
+
+class _Side:
+    """A training side of three images."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.rows = name, np.arange(3)
+
+    def __len__(self) -> int:
+        return 3
+
+    def fingerprint(self) -> str:
+        return self.name

@@ -18,6 +18,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained, load_official
 from bigr_repr.config import GeneratorConfig, TokenizerConfig
 from bigr_repr.models import winograd
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
+from bigr_repr.models.blocks import _attend as attend
 from bigr_repr.models.blocks import rotary_table, rotate
 from bigr_repr.models.tokenizer import BinaryAutoencoder, ResBlock
 
@@ -458,3 +459,25 @@ def test_winograds_convolution_serves_only_what_it_was_measured_on(monkeypatch: 
         assert not served()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert not served()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_is_the_same_with_gradients_and_without(causal: bool, padded: bool) -> None:
+    """By the fused kernel, and written out where that is slower; what is padding is read by nobody but itself."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 5, 8)
+    present = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], dtype=torch.bool)[:, None, None] if padded else None
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) / 8**0.5
+    read = torch.ones(2, 1, 5, 5, dtype=torch.bool) if present is None else present.expand(2, 1, 5, 5).clone()
+    if causal:
+        read = read & torch.ones(5, 5, dtype=torch.bool).tril()
+    expected = scores.masked_fill(~read, -1e30).softmax(-1) @ v
+    rows = read.any(-1)[:, 0]  # that read anything
+    with torch.no_grad():
+        fused = attend(q, k, v, causal, present)
+    written = attend(q.requires_grad_(), k, v, causal, present)
+    for found in (fused, written.detach()):
+        assert found.shape == (2, 4, 5, 8)
+        assert bool(found.isfinite().all())
+        torch.testing.assert_close(found.transpose(1, 2)[rows], expected.transpose(1, 2)[rows], rtol=1e-4, atol=1e-5)

@@ -425,3 +425,17 @@ def test_a_file_that_states_more_than_it_has_is_refused(tmp_path: Path) -> None:
         archive.writestr("bigr/data/999", bytes(50_000_000))
     with pytest.raises(ValueError, match="bytes of content, more than it has"):
         load_official(**paths)
+
+
+@pytest.mark.parametrize("steps", [1, 16, 1000])
+def test_the_number_of_diffusion_steps_is_read_from_the_schedule(steps: int) -> None:
+    prefix = "diffusion_processor.scheduler."
+    linear = torch.linspace(1, 0, steps + 1)
+    assert released._diffusion_steps({prefix + "k_final": linear}, Path("x.pt")) == steps
+    assert released._diffusion_steps({}, Path("x.pt")) is None
+    assert released._diffusion_steps({prefix + "n": torch.tensor(5)}, Path("x.pt")) is None
+    lengths = {prefix + "a": torch.zeros(steps + 1), prefix + "b": torch.zeros(1), prefix + "c": torch.zeros(9, 9)}
+    assert released._diffusion_steps(lengths, Path("x.pt")) == steps  # the longest buffer has one number a step
+    for other in (linear.flip(0), linear**2 if steps > 1 else linear / 2, linear[None], torch.ones(1)):
+        with pytest.raises(ValueError, match=r"x\.pt: .*k_final is not the schedule 1 - t/T"):
+            released._diffusion_steps({prefix + "k_final": other}, Path("x.pt"))

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bigr_repr.train import logbook as logbook_module
-from bigr_repr.train import loop
+from bigr_repr.train import loop, together
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.logbook import Logbook
@@ -329,3 +329,60 @@ def test_speed_is_of_the_steps_since_it_was_last_logged(tmp_path: Path, monkeypa
     other: Any = types.SimpleNamespace(is_main_process=False)
     Logbook(tmp_path, other, 0, 6)  # another process leaves the file alone
     assert len(_lines(tmp_path)) == 2
+
+
+# ---- several processes
+
+
+def _among(monkeypatch: pytest.MonkeyPatch, *, main: bool, count: int = 2, answers: list[Any] | None = None) -> None:
+    """This process is one of several; `answers` is what the main one has sent."""
+    state = types.SimpleNamespace(num_processes=count, is_main_process=main, device=torch.device("cpu"))
+
+    def broadcast(held: list[Any]) -> None:
+        if main:
+            sent.append(list(held))
+        else:
+            held[:] = answers or []
+
+    sent: list[Any] = []
+    monkeypatch.setattr(together, "processes", lambda: state)
+    monkeypatch.setattr(together, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(together, "gather", lambda asked: torch.cat([asked, torch.tensor([answers == ["yes"]])]))
+    monkeypatch.setattr(together, "sent", sent, raising=False)
+
+
+def test_what_the_main_process_makes_is_told_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    _among(monkeypatch, main=True)
+    assert together.told(lambda: 5) == 5
+    assert vars(together)["sent"] == [[5, None]]
+    _among(monkeypatch, main=False, answers=[5, None])
+    assert together.told(lambda: pytest.fail("the main process alone makes it")) == 5
+
+
+def test_what_fails_on_the_main_process_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("the disk is full")
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    _among(monkeypatch, main=True)
+    with pytest.raises(OSError, match="the disk is full"):
+        together.told(fail)
+    with pytest.raises(KeyboardInterrupt):
+        together.told(stop)
+    assert vars(together)["sent"] == [[None, "the disk is full"], [None, "KeyboardInterrupt"]]
+    _among(monkeypatch, main=False, answers=[None, "the disk is full"])
+    with pytest.raises(TrainingError, match=r"^the main process failed: the disk is full$"):
+        together.told(fail)
+
+
+def test_any_process_may_ask_and_batches_divide_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    _among(monkeypatch, main=True)
+    assert (together.anywhere(True), together.anywhere(False)) == (True, False)
+    _among(monkeypatch, main=True, answers=["yes"])
+    assert together.anywhere(False)
+    _among(monkeypatch, main=True, count=1, answers=["yes"])
+    assert (together.anywhere(False), together.anywhere(True)) == (False, True)
+    _among(monkeypatch, main=True, count=3)
+    assert [together.shared_out(size) for size in (1, 3, 7, 9)] == [3, 3, 6, 9]
