@@ -7,10 +7,10 @@
 
 Needs `coverage`. Expected: at least 85 % of 300 random faults found; about 2 s a fault on an idle core.
 The faults are random (by seed), evenly over all that faults.py can make. A fault counts as found when a test fails or
-takes much longer than before. Only tests that run the faulty line are tried, the fastest first, up to a tenth of the
-suite's time: where there are more, those that run little else. mutmut and cosmic-ray do not fit: the first leaves out
-every decorated function, the second starts the whole suite for each fault. Here each fault is put into the functions of
-a fork of one process that has imported and collected everything.
+takes much longer than before. Only tests that run the faulty line are tried, the fastest first, for a twentieth of the
+suite's time at most: where there are more, those that run little else. mutmut and cosmic-ray do not fit: the first
+leaves out every decorated function, the second starts the whole suite for each fault. Here each fault is put into the
+functions of a fork of one process that has imported and collected everything.
 
 Writes benchmarks/results/mutation.json: of the last run its seed, commit, score by folder and faults; of `again`, what
 came of the survivors since; of earlier runs, their scores. The judgment of a survivor is written by hand ("equivalent:
@@ -42,7 +42,7 @@ from typing import Any
 from faults import ROOT, Fault, all_faults, depending, faulty, key
 
 RESULT = Path(__file__).parent / "results" / "mutation.json"
-SHARE = 0.1  # of the time that all tests take: what a fault gets
+SHARE = 0.05  # of the time that all tests take: what a fault gets
 _ANEW = 99  # exit code
 _KEPT = ("run", "before", "judgments", "faults")  # of a record, by `again`
 
