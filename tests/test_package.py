@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import pkgutil
 import re
 import resource
@@ -16,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from public_signatures import GOLDEN, public_files, signatures
 
 import bigr_repr
 
@@ -154,6 +156,15 @@ def test_public_names_are_pinned() -> None:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_loads_and_is_documented(name: str) -> None:
     assert (getattr(bigr_repr, name).__doc__ or "").strip()
+
+
+SIGNATURES: dict[str, list[str]] = json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("file", [*SIGNATURES])
+def test_public_names_keep_their_parameters_and_defaults(file: str) -> None:
+    """Another default is another meaning: tell users in the changelog, and run tests/public_signatures.py."""
+    assert signatures(file, public_files()[file]) == SIGNATURES[file]
 
 
 def test_unknown_name_says_what_there_is() -> None:
