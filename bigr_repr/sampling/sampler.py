@@ -133,7 +133,7 @@ class _SamplerRun:
         self.null = null if negative is None else negative.to(null).expand(len(masked), *negative.shape[1:])
         self.condition = null if condition is None else condition.to(null)
         self.start = masked.sum(dim=1).tolist()
-        self.chain = make_chain(model, settings.diffusion_steps)
+        self.chain = make_chain(model, settings.diffusion_steps or model.config.sample_timesteps)
         short = settings.confidence_steps
         self.ranking_chain = self.chain if short is None else make_chain(model, short)
         self.scores: Tensor | None = None
