@@ -2,6 +2,7 @@
 
     python benchmarks/ablations.py all --root data --gpu             # the full budget, all ablations: needs a GPU
     python benchmarks/ablations.py objective --root data             # the same budget, one ablation, on a CPU
+    python benchmarks/ablations.py all --root data --preset mini     # a tenth of the network: hours on a CPU
     python benchmarks/ablations.py all --root data --budget small    # a try: about two minutes a model on one core
 
     code-width   K = 16, 20, 24, 32 bits a token: a tokenizer and a generator each
@@ -10,9 +11,11 @@
     order        masked against autoregressive
     tokens       binary against categorical: one tokenizer of 14 bits, the transcoder or a softmax over all 2^14 codes
 
-Data is CIFAR-10 at the size of the preset `tiny` (64 px): cifar10-train.parquet and cifar10-test.parquet in the folder.
+Data is CIFAR-10 at the size of the preset (64 px): cifar10-train.parquet and cifar10-test.parquet in the folder. `tiny`
+has 64 tokens and 16 blocks of 192; `mini` 16 tokens and 8 blocks of 128.
 The full budget is 20 000 images x 10 epochs in batches of 64 (3 125 steps) for every generator, and as many images for
-each tokenizer that is trained here (of code-width and tokens; the others use the bundled one); probes are trained on
+each tokenizer that is trained here (of code-width and tokens; the others use the bundled one, or with `mini` that of 32
+bits); probes are trained on
 10 000 images and tested on 5 000, and 1 000 images are drawn. On 2 cores a generator takes about 50 minutes, so that
 all of it is an overnight run there; the time on a GPU is not yet measured. The small budget is 640 images x 3 epochs,
 probes of 400 and 40 drawn images: it shows that everything runs, and nothing more. The same command goes on with a
@@ -28,7 +31,8 @@ attentive head at the best block. Fréchet distances are between features of dra
 that bench generation takes (EfficientNet-Lite0 where it is installed, and named in the record), which no variant was
 trained with.
 
-Writes benchmarks/results/ablation-NAME.json for the full budget, and OUT/ablation-NAME.json for any other.
+Writes benchmarks/results/ablation-NAME.json (with `mini` ablation-mini-NAME.json) for the full budget, and
+OUT/ablation-NAME.json for any other.
 """
 
 from __future__ import annotations
@@ -61,6 +65,7 @@ from bigr_repr.evaluate.runs.cache import default_cache
 from bigr_repr.evaluate.runs.extraction import BenchSettings
 
 _BUNDLED = "bigr-tiny"
+_OWN = {"tiny": _BUNDLED, "mini": "d32"}  # the tokenizer of those that do not compare tokenizers, by preset
 _BATCH = 64  # images of a generator's step
 _DRAWN = 100  # images drawn at a time
 
@@ -91,21 +96,20 @@ class Variant:
     """One model: tokenizer, what the transcoder predicts, whether classes are learned, which tokens a token reads, and
     what draws the bits of a token.
 
-    tokenizer: the bundled one, or the name of a size ("d16": K = 16) that is trained for the comparison.
+    tokenizer: the name of a size ("d16": K = 16) that is trained for the comparison; None: the preset's own.
     """
 
     name: str
-    tokenizer: str = _BUNDLED
+    tokenizer: str | None = None
     objective: str = "flip"
     conditional: bool = True
     attention: str = "full"
     output_head: str = "bernoulli"
 
-    @property
-    def folder(self) -> str:
+    def folder(self, tokenizer: str) -> str:
         """Of its generator; variants of several ablations may be one model."""
         head = "" if self.output_head == "bernoulli" else f"-{self.output_head}"
-        return f"generator-{self.tokenizer}-{self.objective}-{self.conditional}-{self.attention}{head}"
+        return f"generator-{tokenizer}-{self.objective}-{self.conditional}-{self.attention}{head}"
 
 
 ABLATIONS = {
@@ -125,12 +129,13 @@ def train(variant: Variant, budget: Budget, options: Any) -> Path:
     images, steps = _images(budget, options), budget.steps
     place = [] if options.gpu else ["--cpu"]
     common = ["--precision", "bf16", "--schedule", "cosine", "--sample-every", "0", *place]
-    tokenizer, codes = _tokenizer(variant, images, steps, options, common), options.out / f"codes-{variant.tokenizer}"
+    size = variant.tokenizer or _OWN[options.preset]
+    tokenizer, codes = _tokenizer(size, images, steps, options, common), options.out / f"codes-{size}"
     if not (codes / "codes.json").exists():
         _command("codes", images, "--tokenizer", tokenizer, "--out", codes, "--precision", "bf16")
-    generator = options.out / variant.folder
+    generator = options.out / variant.folder(size)
     _command(
-        "generator", codes, "--tokenizer", tokenizer, "--out", generator, "--preset", "tiny",
+        "generator", codes, "--tokenizer", tokenizer, "--out", generator, "--preset", options.preset,
         "--objective", variant.objective, "--attention", variant.attention, "--output-head", variant.output_head,
         "--conditional" if variant.conditional else "--no-conditional",
         "--steps", steps, "--batch-size", _BATCH, "--warmup", steps // 30,
@@ -141,13 +146,13 @@ def train(variant: Variant, budget: Budget, options: Any) -> Path:
     return generator / "model"
 
 
-def _tokenizer(variant: Variant, images: Path, steps: int, options: Any, common: list[str]) -> str:
-    """The bundled tokenizer, or one trained here where its number of bits is what differs."""
-    if variant.tokenizer == _BUNDLED:
+def _tokenizer(size: str, images: Path, steps: int, options: Any, common: list[str]) -> str:
+    """The bundled tokenizer, or one of this size that is trained here."""
+    if size == _BUNDLED:
         return _BUNDLED
-    folder = options.out / f"tokenizer-{variant.tokenizer}"
+    folder = options.out / f"tokenizer-{size}"
     _command(
-        "tokenizer", images, "--out", folder, "--preset", f"tiny-{variant.tokenizer}", "--perceptual", "none",
+        "tokenizer", images, "--out", folder, "--preset", f"{options.preset}-{size}", "--perceptual", "none",
         "--pixel-loss", "l2", "--gan-start", "-1", "--no-sample-bits", "--learning-rate", "1e-3",
         "--steps", 4 * steps, "--batch-size", _BATCH // 4, "--warmup", steps // 10, "--ema", "0.998", *common,
     )  # fmt: skip
@@ -241,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ablations", nargs="+", choices=[*ABLATIONS, "all"], metavar="ABLATION")
     parser.add_argument("--root", default="data", help="folder of cifar10-train.parquet and cifar10-test.parquet")
+    parser.add_argument("--preset", choices=_OWN, default="tiny", help="architecture of every variant")
     parser.add_argument("--budget", choices=BUDGETS, default="full", help="of every variant")
     parser.add_argument("--train-images", type=int, help="instead of the budget's")
     parser.add_argument("--epochs", type=int, help="passes over these images, instead of the budget's")
@@ -257,14 +263,15 @@ def main() -> None:
     options = _parser().parse_args()
     budget = _budget(options)
     options.device = "cuda" if options.gpu else "cpu"
-    options.out = options.out / f"images-{budget.train_images}-steps-{budget.steps}"
+    prefix = "" if options.preset == "tiny" else f"{options.preset}-"
+    options.out = options.out / f"{prefix}images-{budget.train_images}-steps-{budget.steps}"
     data = open_data("cifar10", root=options.root, limit=budget.limit, test_limit=budget.limit // 2)
     table = [f"| ablation | model | block | probe | attentive | 20-NN | Fréchet distance, {judge()} |"]
     table.append("|---|---|---:|---:|---:|---:|---:|")
     for name in ABLATIONS if "all" in options.ablations else options.ablations:
         lines = [measure(each, train(each, budget, options), data, budget, options) for each in ABLATIONS[name]]
-        results = {"judge": judge(), "budget": dataclasses.asdict(budget), "lines": lines}
-        record.write(f"ablation-{name}", results, folder=record.RESULTS if budget == Budget() else options.out)
+        results = {"judge": judge(), "preset": options.preset, "budget": dataclasses.asdict(budget), "lines": lines}
+        record.write(f"ablation-{prefix}{name}", results, folder=record.RESULTS if budget == Budget() else options.out)
         for line in lines:
             shares = [f"{line[key]:.1f}" for key in ("top1", "attentive", "knn20")]
             cells = [name, line["variant"], str(line["layer"]), *shares, f"{line['frechet']:.2f}"]

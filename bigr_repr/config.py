@@ -116,6 +116,8 @@ class GeneratorConfig:
     token reads the class and the tokens before it, in raster order, and tells the bits of the next one.
     `output_head` draws a token's bits: "bernoulli" is the binary transcoder of BiGR; "categorical", to compare with it
     and for code_bits of at most 14, is a softmax over all 2^code_bits codes. `objective` concerns only the former.
+    `sample_timesteps` and `sample_guidance` are the diffusion steps and, towards a class or caption, the guidance scale
+    of drawings that name none.
     `condition` is what pictures are drawn of: "class", one of `classes`, or "text", a caption of at most
     `caption_tokens` tokens, each a vector of `caption_dim` that a text encoder gives. Both are 0 in models of classes.
     """
@@ -136,6 +138,7 @@ class GeneratorConfig:
     caption_tokens: int = 0
     train_timesteps: int = 256
     sample_timesteps: int = 100
+    sample_guidance: float = 2.5
     rope_base: float = 10000.0
     norm_eps: float = 1e-5
     ffn_multiple_of: int = 256
@@ -143,7 +146,8 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         _positive(self, "layers", "heads", "dim", "transcoder_blocks", "transcoder_dim", "classes", "code_bits", "grid")
         _positive(self, "train_timesteps", "sample_timesteps", "ffn_multiple_of")
-        for name, value in (("rope_base", self.rope_base), ("norm_eps", self.norm_eps)):
+        for name in ("sample_guidance", "rope_base", "norm_eps"):
+            value = getattr(self, name)
             is_positive = isinstance(value, int | float) and 0 < value < float("inf")
             require(is_positive, name, value, "it must be a positive number")
         require(self.dim % self.heads == 0, "heads", self.heads, f"it must divide dim={self.dim}")
@@ -182,10 +186,11 @@ class GeneratorConfig:
         return -(-int(8 * self.dim / 3) // multiple) * multiple
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain data; without captions or another head, as earlier versions knew it."""
+        """The configuration as plain data; without captions, another head or guidance, as earlier versions knew it."""
         ours = dataclasses.asdict(self)
         unused = () if self.condition == "text" else _OF_TEXT
-        unused = unused if self.output_head == "categorical" else (*unused, "output_head")
+        usual = {"output_head": "bernoulli", "sample_guidance": GeneratorConfig.sample_guidance}
+        unused = (*unused, *(name for name, value in usual.items() if ours[name] == value))
         return {key: ours[key] for key in ours if key not in unused}
 
     def layer_index(self, layer: int | str, model: str = "this model") -> int:

@@ -19,9 +19,9 @@ os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")  # they
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# What other packages leave: PyTorch's compiler and launcher, Ray, Milvus, browsers.
+# What other packages leave: PyTorch's compiler and launcher, Ray, Milvus, Weights & Biases, browsers.
 _OF_OTHERS = (
-    *("torchinductor_*", "torchelastic_*", "ray", "milvus.*", "tmp*.db.sock"),
+    *("torchinductor_*", "torchelastic_*", "ray", "milvus.*", "tmp*.db.sock", "wandb-*", "tmp*wandb-*"),
     *("playwright*", "org.chromium.*", ".org.chromium.*"),
 )
 _ENDING = 5.0  # seconds that processes of a test may take to end, and to remove what is theirs

@@ -13,7 +13,8 @@ import torch
 from tiny_model import tiny_model
 
 import bigr_repr as br
-from bigr_repr.models.bigr import masked_count
+from bigr_repr.config import ModelConfig, preset
+from bigr_repr.models.bigr import BiGR, masked_count
 from bigr_repr.models.bits import bit_entropy
 from bigr_repr.painting import Pasting
 from bigr_repr.sampling import SamplingSettings
@@ -105,12 +106,31 @@ def test_schedules_start_full_end_empty_and_never_rise() -> None:
 
 def test_guidance_and_noise_schedules() -> None:
     linear = SamplingSettings(steps=4, guidance=3.0, guidance_schedule="linear")
-    assert [linear.guidance_at(i, True) for i in (1, 2, 4)] == [1.5, 2.0, 3.0]
-    assert SamplingSettings().guidance_at(1, True) == 2.5
-    assert SamplingSettings().guidance_at(1, False) == 1.0
+    assert [linear.guidance_at(i) for i in (1, 2, 4)] == [1.5, 2.0, 3.0]
+    config = dataclasses.replace(preset("tiny").generator, sample_guidance=4.0)
+    for conditional, wanted in [(True, 4.0), (False, 1.0)]:
+        assert SamplingSettings().resolved(config, conditional).guidance_at(1) == wanted
+    assert SamplingSettings(guidance=2.0).resolved(config, True).guidance_at(1) == 2.0
+    with pytest.raises(ValueError, match="call `resolved` first"):
+        SamplingSettings().guidance_at(1)
     for name, wanted in [("constant", [1, 1, 1]), ("down", [0.75, 0.5, 0]), ("up", [0.25, 0.5, 1])]:
         settings = SamplingSettings(steps=4, gumbel=1.0, gumbel_schedule=name)
         assert [settings.gumbel_at(i) for i in (1, 2, 4)] == wanted
+
+
+def test_a_model_may_have_guidance_of_its_own() -> None:
+    usual = tiny_model()
+    assert "sample_guidance" not in usual.config.to_dict()["generator"]  # as files of earlier versions
+    described = usual.config.to_dict()
+    described["generator"]["sample_guidance"] = 6.0
+    config = ModelConfig.from_dict(described)
+    assert config.to_dict() == described
+    generator = BiGR(config.generator).eval()
+    generator.load_state_dict(usual.generator.state_dict())
+    own = br.Pretrained(config=config, tokenizer=usual.tokenizer, generator=generator)
+    drawn = br.generate(own, [1], steps=4, seed=0)
+    assert torch.equal(drawn, br.generate(usual, [1], steps=4, seed=0, guidance=6.0))
+    assert not torch.equal(drawn, br.generate(usual, [1], steps=4, seed=0))
 
 
 def test_chain_times_descend_from_noise_to_the_first_step() -> None:

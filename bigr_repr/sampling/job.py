@@ -264,7 +264,7 @@ class Job:
     def check(self, conditional: bool) -> None:
         """Raise ValueError for settings that the model cannot follow, before any work is done."""
         self.settings.check(self.pre.config.generator, self.pre.config.name)
-        self.settings.guidance_at(1, conditional)
+        self.settings.resolved(self.pre.config.generator, conditional)
 
     def run(self, masked: Tensor, **how: Any) -> Tensor:
         """Fill the masked tokens and decode: (B, 3, S, S). The arguments of `filled`."""

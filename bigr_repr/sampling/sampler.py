@@ -70,7 +70,7 @@ def sample_codes(
     model in training mode; RuntimeError when the network's numbers are not finite.
     """
     settings.check(model.config)
-    settings.guidance_at(1, condition is not None)
+    settings = settings.resolved(model.config, condition is not None)
     codes, masked = _check(model, codes, masked, condition)
     with torch.inference_mode():
         run = _SamplerRun(model, settings, draws, condition, codes, masked, prior, negative, by_place=by_place)
@@ -129,7 +129,6 @@ class _SamplerRun:
         self.model, self.settings, self.draws = model, settings, draws
         self.codes, self.masked = codes, masked
         self.prior = None if prior is None else prior.to(codes)
-        self.conditional = condition is not None
         null = model.transformer.condition_embedding(None, len(masked))
         self.null = null if negative is None else negative.to(null).expand(len(masked), *negative.shape[1:])
         self.condition = null if condition is None else condition.to(null)
@@ -161,7 +160,7 @@ class _SamplerRun:
         waits = [b if r else 0 for b, r in zip(before, release, strict=True)]
         taking_part = torch.tensor(release, device=self.masked.device)[:, None] > 0
         waiting = self.masked & taking_part
-        guidance = settings.guidance_at(iteration, self.conditional)
+        guidance = settings.guidance_at(iteration)
         hidden = self._hidden(guidance > 1)
         predicted: Tensor | None = None
         if waits == release:

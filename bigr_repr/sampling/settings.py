@@ -17,7 +17,6 @@ ORDERS = RANKED_ORDERS + FIXED_ORDERS
 MASK_SCHEDULES = ("cosine", "linear")
 GUIDANCE_SCHEDULES = ("constant", "linear")
 GUMBEL_SCHEDULES = ("constant", "down", "up")
-DEFAULT_GUIDANCE = 2.5
 ALIASES = {"guidance_scale": "guidance", "num_inference_steps": "steps"}  # as diffusers calls them
 
 _MOST = 1000  # of guidance and noise: more changes nothing but what overflows
@@ -68,7 +67,7 @@ class SamplingSettings:
     guidance: float | None = option(
         None,
         "Classifier-free guidance scale; 1 or less: off.",
-        usual="2.5 with a class, else off",
+        usual="of the model (models info) with a class or prompt, else off",
         least=0,
         most=_MOST,
         remedy="1 or less: no guidance",
@@ -126,26 +125,29 @@ class SamplingSettings:
             if value is not None and value > limit:
                 raise ValueError(f"{name}={value} is more than the {limit} steps that {model} was trained with")
 
-    def guidance_at(self, iteration: int, conditional: bool) -> float:
-        """Guidance in iteration 1..steps. 1 or less: one pass. Raises ValueError for guidance without a condition."""
-        guidance = self.guidance
-        if not conditional:
-            if guidance is not None and guidance > 1:
-                raise ValueError(
-                    f"guidance={guidance:g} has no class to guide towards; name one, give a text model a prompt, or "
-                    "leave guidance out"
-                )
-            return 1.0
-        top = DEFAULT_GUIDANCE if guidance is None else guidance
-        return top if self.guidance_schedule == "constant" else 1 + (top - 1) * iteration / self.steps
-
     def resolved(self, config: GeneratorConfig, conditional: bool) -> SamplingSettings:
-        """These settings with the values that a model uses where they leave one open. They draw the same images."""
-        return dataclasses.replace(
-            self,
-            guidance=self.guidance if self.guidance is not None else DEFAULT_GUIDANCE if conditional else 1.0,
-            diffusion_steps=self.diffusion_steps or config.sample_timesteps,
-        )
+        """These settings with the values that a model uses where they leave one open. They draw the same images.
+
+        Raises ValueError for guidance without a condition.
+        """
+        guidance = self.guidance
+        if not conditional and guidance is not None and guidance > 1:
+            raise ValueError(
+                f"guidance={guidance:g} has no class to guide towards; name one, give a text model a prompt, or "
+                "leave guidance out"
+            )
+        if guidance is None:
+            guidance = config.sample_guidance if conditional else 1.0
+        steps = self.diffusion_steps or config.sample_timesteps
+        return dataclasses.replace(self, guidance=guidance, diffusion_steps=steps)
+
+    def guidance_at(self, iteration: int) -> float:
+        """Guidance in iteration 1..steps of resolved settings. 1 or less: one pass."""
+        if self.guidance is None:
+            raise ValueError("guidance=None is of the model; call `resolved` first")
+        if self.guidance_schedule == "constant" or self.guidance <= 1:
+            return self.guidance
+        return 1 + (self.guidance - 1) * iteration / self.steps
 
     def gumbel_at(self, iteration: int) -> float:
         """Weight of the Gumbel noise in iteration 1..steps."""

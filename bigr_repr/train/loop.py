@@ -46,6 +46,7 @@ class TrainSettings:
     `ema` is the decay of the averaged weights, `clip` the largest gradient norm (0: none). `precision` is float32,
     bfloat16 or float16, kept under Accelerate's names no, bf16 and fp16, which are taken too; auto: float32 or
     bfloat16, whichever the trainers find faster on this machine before they begin. `sample_every` 0: never.
+    `keep`: how many checkpoints stay, the newest.
     `max_time`: seconds after which a run writes a checkpoint and stops. `resume`: from which checkpoint, "newest" or
     the one "previous" to it. `tracker`: where scalars go besides metrics.jsonl, by Accelerate's name of it.
     """

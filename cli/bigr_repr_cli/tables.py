@@ -66,6 +66,7 @@ def _facts(description: Description) -> Iterator[tuple[str, str]]:
     )
     yield "layers", f"0..{generator.layers - 1}, each {generator.dim} wide in {generator.heads} heads"
     yield "transcoder", f"{generator.transcoder_blocks} blocks, {generator.transcoder_dim} wide, {_chain(description)}"
+    yield "guidance", f"{generator.sample_guidance:g} for drawings of a class or prompt, unless one is given"
     yield "classes", _classes(config.class_names, generator.classes)
     shares = ", ".join(f"{part} {count / 1e6:,.1f}" for part, count in counts._asdict().items())
     yield "parameters", f"{sum(counts) / 1e6:,.1f} million: {shares}"

@@ -74,6 +74,7 @@ class TrainingOptions:
         ),
     ] = TrainPrecision.auto
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000
+    keep: Annotated[int, typer.Option(min=1, help="How many checkpoints to keep, the newest.")] = 2
     sample_every: Annotated[int, typer.Option(min=0, help="Steps between sample images; 0: none.")] = 1000
     log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 50
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data; 0: the training process does.")] = 0
