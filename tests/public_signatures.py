@@ -42,9 +42,17 @@ def signatures(file: str, names: list[str]) -> list[str]:
                 if isinstance(part, ast.FunctionDef) and (not part.name.startswith("_") or part.name == "__init__"):
                     said.append(_call(part, f"{node.name}.{part.name}"))
                 elif isinstance(part, ast.AnnAssign) and not ast.unparse(part.target).startswith("_"):
-                    default = "" if part.value is None else f" = {ast.unparse(part.value)}"
+                    default = "" if part.value is None else f" = {ast.unparse(_without_words(part.value))}"
                     said.append(f"{node.name}.{ast.unparse(part.target)}{default}")
     return said
+
+
+def _without_words(value: ast.expr) -> ast.expr:
+    """A field's default; of one that documents itself also what is allowed, but not how it is explained."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "option":
+        value.args = value.args[:1]
+        value.keywords = [each for each in value.keywords if each.arg in ("choices", "least", "most")]
+    return value
 
 
 def _call(node: ast.FunctionDef, name: str) -> str:
