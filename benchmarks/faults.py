@@ -51,6 +51,7 @@ def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
             yield "name", _NAMES[name]
         case ast.Call(func, args, keywords):
             same = isinstance(func, ast.Name) and func.id in _NAMES and not keywords  # in whatever order
+            same = same or (len(args) > 1 and ast.dump(args[0]) == ast.dump(args[1]))
             if len(args) > 1 and not same and not any(isinstance(arg, ast.Starred) for arg in args[:2]):
                 yield "arguments swapped", ast.Call(func, [args[1], args[0], *args[2:]], keywords)
             for index, keyword in enumerate(keywords):
