@@ -2,15 +2,15 @@
 
     python benchmarks/mutation.py cover --work /tmp/mutation -m "not slow"   # which test runs which line: twice as long
     python benchmarks/mutation.py cover --work /tmp/mutation -m slow tests/test_train.py   # and more of the suite
-    python benchmarks/mutation.py run --work /tmp/mutation --count 300 --seed 0
+    python benchmarks/mutation.py run --work /tmp/mutation --count 300 --seed 0 --jobs 2
     python benchmarks/mutation.py again --work /tmp/mutation --also tests/test_new.py   # survivors, by these too
 
 Needs `coverage`. Expected: at least 85 % of 300 random faults found; about 2 s a fault on an idle core.
 The faults are random (by seed), evenly over all that faults.py can make. A fault counts as found when a test fails or
-takes much longer than before. Only tests that run the faulty line are tried, the fastest first, for 3 % of the suite's
-time at most: where there are more, those that run little else. mutmut and cosmic-ray do not fit: the first
-leaves out every decorated function, the second starts the whole suite for each fault. Here each fault is put into the
-functions of a fork of one process that has imported and collected everything.
+takes much longer than before. Only tests that run the faulty line are tried, as covered.py found them, for a tenth of
+the suite's time at most. mutmut and cosmic-ray do not fit: the first leaves out every decorated function, the second
+starts the whole suite for each fault. Here each fault is put into the functions of a fork of one process that has
+imported and collected everything.
 
 Writes benchmarks/results/mutation.json: of the last run its seed, commit, score by folder and faults; of `again`, what
 came of the survivors since; of earlier runs, their scores. The judgment of a survivor is written by hand ("equivalent:
@@ -21,141 +21,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import gc
 import json
 import os
 import random
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from functools import cached_property, lru_cache
+from collections import defaultdict
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, TextIO
 
-from faults import ROOT, Fault, all_faults, depending, faulty, key
+from covered import Coverage, Recorder, copy_tree, cover, environment
+from faults import ROOT, Fault, all_faults, faulty, key
 
 RESULT = Path(__file__).parent / "results" / "mutation.json"
-SHARE = 0.03  # of the time that all tests take: what a fault gets
 _ANEW = 99  # exit code
 _KEPT = ("run", "before", "judgments", "faults")  # of a record, by `again`
-
-
-# ---- which test runs which line
-
-
-class Recorder:
-    """A plugin for pytest: names each test to coverage, and notes how long those that pass take."""
-
-    def __init__(self, file: Path) -> None:
-        self._file, self._seconds = file, defaultdict[str, float](float)
-        self._failed: set[str] = set()
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        import coverage
-
-        os.environ["MUTATION_TEST"] = nodeid  # for the processes that the test starts
-        if (current := coverage.Coverage.current()) is not None:
-            current.switch_context(nodeid)
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        self._seconds[report.nodeid] += report.duration
-        if report.outcome != "passed":
-            self._failed.add(report.nodeid)
-
-    def pytest_sessionfinish(self) -> None:
-        passed = {test: round(s, 3) for test, s in self._seconds.items() if test not in self._failed}
-        self._file.write_text(json.dumps(passed, indent=0))
-
-
-def cover(work: Path, options: list[str]) -> None:
-    """Run the suite, or a part of it, once in a copy under coverage; leaves all that in covered-N of `work`."""
-    place = work / f"covered-{len(list(work.glob('covered-*')))}"
-    tree = _copy(place / "tree")
-    (place / "coverage.ini").write_text(
-        f"[run]\nsource = {tree}/bigr_repr\ndata_file = {place}/.coverage\nparallel = true\npatch = subprocess\n"
-        "context = ${MUTATION_TEST-}\ndisable_warnings = no-data-collected\n"
-    )
-    python = [sys.executable, "-m", "coverage", "run", f"--rcfile={place}/coverage.ini", __file__, "record"]
-    subprocess.run([*python, "--work", str(place), *options], cwd=tree, env=_environment(tree), check=False)
-    combine = [sys.executable, "-m", "coverage", "combine", "-q", f"--rcfile={place}/coverage.ini"]
-    subprocess.run(combine, cwd=place, check=True)
-
-
-def _copy(tree: Path) -> Path:
-    tree.mkdir(parents=True, exist_ok=True)
-    files = "git ls-files -z --cached --others --exclude-standard | xargs -0 tar -c --ignore-failed-read"
-    subprocess.run(f"{files} | tar -x -C {shlex.quote(str(tree))}", shell=True, cwd=ROOT, check=True)
-    return tree
-
-
-def _environment(tree: Path) -> dict[str, str]:
-    paths = os.pathsep.join([str(tree), str(tree / "cli"), str(Path(__file__).parent)])
-    return os.environ | {
-        "PYTHONPATH": paths,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-
-
-class Coverage:
-    """For each line of a file the tests that ran it, and the seconds of all tests; lines may have moved since."""
-
-    def __init__(self, work: Path) -> None:
-        import coverage
-
-        self.seconds: dict[str, float] = {}
-        self._covered: list[tuple[Path, coverage.CoverageData, set[str]]] = []
-        for place in sorted(work.glob("covered-*")):
-            seconds = json.loads((place / "seconds.json").read_text())
-            self.seconds |= seconds
-            data = coverage.CoverageData(str(place / ".coverage"))
-            data.read()
-            self._covered.append((place / "tree", data, set(seconds)))
-
-    @lru_cache  # noqa: B019
-    def _lines(self, file: str) -> dict[int, set[str]]:
-        found: dict[int, set[str]] = defaultdict(set)
-        for tree, data, tests in self._covered:
-            old = tree / file
-            if old.exists():
-                ran = data.contexts_by_lineno(str(old))
-                texts = old.read_text().splitlines(), (ROOT / file).read_text().splitlines()
-                blocks = difflib.SequenceMatcher(None, *texts, autojunk=False).get_matching_blocks()
-                for new, line in {b + i + 1: a + i + 1 for a, b, size in blocks for i in range(size)}.items():
-                    found[new] |= tests & set(ran.get(line, []))
-        return found
-
-    @cached_property
-    def _ran(self) -> Counter[str]:
-        """How many lines of the package a test runs."""
-        each = (
-            data.contexts_by_lineno(file).values() for _, data, _ in self._covered for file in data.measured_files()
-        )
-        return Counter(test for lines in each for tests in lines for test in tests)
-
-    def tests(self, fault: Fault) -> list[str]:
-        """Tests to try, fast ones first: those that ran the line, or, for what runs at import, what depends on it."""
-        lines = self._lines(fault.file)
-        depend = set[str]().union(*(lines.get(line, ()) for line in depending(fault)))
-        chosen = lines.get(fault.line) or depend or set().union(*lines.values())
-        here = Counter(test for tests in lines.values() for test in tests)
-        tests, spent, most = list[str](), 0.0, SHARE * sum(self.seconds.values())
-        for test in sorted(chosen, key=lambda test: (-here[test] / max(1, self._ran[test]), test)):
-            if not tests or spent + self.seconds[test] <= most:
-                tests.append(test)
-                spent += self.seconds[test]
-        files: dict[str, list[str]] = defaultdict(list)  # one file after the other, so that fixtures are made once
-        for test in sorted(tests, key=self.seconds.__getitem__):
-            files[test.partition("::")[0]].append(test)
-        mean = {file: sum(map(self.seconds.__getitem__, each)) / len(each) for file, each in files.items()}
-        return [test for file in sorted(files, key=mean.__getitem__) for test in files[file]]
 
 
 # ---- trying
@@ -212,8 +98,8 @@ class Trial:
     A fork for each takes the code of the functions that have the fault, so that nothing is imported again.
     """
 
-    def __init__(self, tree: Path, covered: Coverage, chosen: list[Fault], also: list[str]) -> None:
-        self.found: dict[Fault, tuple[str | None, int]] = {}
+    def __init__(self, tree: Path, covered: Coverage, chosen: list[Fault], also: list[str], tried: TextIO) -> None:
+        self._tried = tried
         self._tree, self._covered, self._chosen, self._also = tree, covered, chosen, also
         self._functions: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
 
@@ -228,12 +114,13 @@ class Trial:
             tests = [*also, *named, *self._covered.tests(fault)]
             limit = 60 + 3 * sum(self._covered.seconds.get(test, 1) for test in tests)
             new = self._changed(fault)
-            if not self.found and self.attempt(session, Fault(fault.file, 1, 0, 0, "", ""), {}, tests, 600):
+            if number == 1 and self.attempt(session, Fault(fault.file, 1, 0, 0, "", ""), {}, tests, 600):
                 raise SystemExit("tests fail without any fault: nothing can be told from them")
             how = self.attempt(session, fault, new or {}, tests if new is not None else named, limit)
             if how == "anew" or (how is None and new is None):
                 how = _alone(self._tree, fault, tests, limit)
-            self.found[fault] = how, len(tests)
+            self._tried.write(json.dumps([fault, how, len(tests)]) + "\n")
+            self._tried.flush()
             print(f"{number}/{len(self._chosen)} {how or 'NOT FOUND'} {fault.kind} {key(fault)}", flush=True)
         return True
 
@@ -295,25 +182,43 @@ class Trial:
         os._exit(0)
 
 
-def run(work: Path, chosen: list[Fault], record: dict[str, Any], also: list[str]) -> None:
-    """Try the faults one after the other, and note them in the record."""
-    covered, tree = Coverage(work), _copy(work / "faulty")
-    os.chdir(tree)
-    os.environ.update(_environment(tree))
-    with tempfile.TemporaryDirectory(prefix="mutation-") as temporary:
-        os.environ["TMPDIR"] = temporary
-        tempfile.tempdir = None
-        _try(tree, covered, chosen, record, also)
+def run(work: Path, chosen: list[Fault], also: list[str], jobs: int) -> dict[Fault, tuple[str | None, int]]:
+    """Try faults in so many processes at a time: how each was found, by how many tests. Ctrl-C ends it with a part."""
+    places = [work / f"part-{number}" for number in range(jobs)]
+    for number, place in enumerate(places):
+        place.mkdir(exist_ok=True)
+        (place / "faults.json").write_text(json.dumps(chosen[number::jobs]))
+        (place / "tried.jsonl").write_text("")
+    command = [sys.executable, "-u", __file__, "part", "--also", *also, "--work"]
+    running = [subprocess.Popen([*command, str(place)]) for place in places]
+    with contextlib.suppress(KeyboardInterrupt):
+        codes = [each.wait() for each in running]
+        if any(codes):
+            raise SystemExit("a part failed: nothing can be told from it")
+    lines = [json.loads(line) for place in places for line in (place / "tried.jsonl").read_text().splitlines()]
+    return {Fault(*fault): (how, tests) for fault, how, tests in lines}
 
 
-def _try(tree: Path, covered: Coverage, chosen: list[Fault], record: dict[str, Any], also: list[str]) -> None:
+def _part(work: Path, also: list[str]) -> None:
+    """What such a process does; work: its own folder."""
     import pytest
 
-    sys.path[:0] = [str(tree), str(tree / "cli")]
-    trial = Trial(tree, covered, chosen, also)
-    files = {*also, *(test.partition("::")[0] for test in covered.seconds)}
-    pytest.main(["-q", "-s", "-p", "no:cacheprovider", *sorted(filter(os.path.exists, files))], [trial])
-    for fault, (how, tests) in trial.found.items():
+    covered, tree = Coverage(work.parent), copy_tree(work / "tree")
+    chosen = [Fault(*each) for each in json.loads((work / "faults.json").read_text())]
+    os.chdir(tree)
+    os.environ.update(environment(tree))
+    with tempfile.TemporaryDirectory(prefix="mutation-") as temporary, (work / "tried.jsonl").open("a") as tried:
+        os.environ["TMPDIR"] = temporary
+        tempfile.tempdir = None
+        sys.path[:0] = [str(tree), str(tree / "cli")]
+        files = {*also, *(test.partition("::")[0] for test in covered.seconds)}
+        trial = Trial(tree, covered, chosen, also, tried)
+        pytest.main(["-q", "-s", "-p", "no:cacheprovider", *sorted(filter(os.path.exists, files))], [trial])
+
+
+def _note(record: dict[str, Any], tried: dict[Fault, tuple[str | None, int]]) -> None:
+    """Take what was tried into the record; of what was tried before, only what has changed since."""
+    for fault, (how, tests) in tried.items():
         entry = record.setdefault(key(fault), {"line": fault.line, "kind": fault.kind, "found": how, "tests": tests})
         entry |= {"again": how, "tests": tests} if entry["found"] != how else {}
 
@@ -359,10 +264,11 @@ def _begun(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["cover", "record", "run", "again"])
+    parser.add_argument("task", choices=["cover", "record", "run", "again", "part"])
     parser.add_argument("--work", type=Path, required=True, help="folder for the copies of the tree and the coverage")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time, each with a copy of the tree")
     parser.add_argument("--also", nargs="*", default=[], help="test files to try first, whatever they ran before")
     options, others = parser.parse_known_args()
     work = options.work.resolve()
@@ -373,6 +279,8 @@ def main() -> None:
         import pytest
 
         sys.exit(pytest.main(["-p", "no:cacheprovider", *others], [Recorder(work / "seconds.json")]))
+    if options.task == "part":
+        return _part(work, options.also)
     every = all_faults()
     if options.task == "run":
         result = _begun(options)
@@ -381,13 +289,12 @@ def main() -> None:
         result = {name: old for name, old in json.loads(RESULT.read_text()).items() if name in _KEPT}
         left = {name for name, entry in result["faults"].items() if not (entry["found"] or entry.get("again"))}
         chosen = [fault for fault in every if key(fault) in left]
-    try:
-        run(work, chosen, result["faults"], options.also)
-    finally:
-        for name, entry in result["faults"].items():
-            if not (entry["found"] or entry.get("again")):
-                entry.setdefault("judgment", result["judgments"].get(name, ""))
-        write(result)
+    _note(result["faults"], run(work, chosen, options.also, options.jobs))
+    result["run"]["tried"] = len(result["faults"])
+    for name, entry in result["faults"].items():
+        if not (entry["found"] or entry.get("again")):
+            entry.setdefault("judgment", result["judgments"].get(name, ""))
+    write(result)
 
 
 if __name__ == "__main__":

@@ -218,6 +218,31 @@ def test_a_tokenizer_is_trained_for_so_many_steps_or_so_long_and_kept_if_it_is_b
     assert tokenizer_fingerprint(adapt_tokenizer.load_tokenizer(tmp_path / "tokenizer")) == tokenizer_fingerprint(other)
 
 
+def test_the_tokenizer_has_half_of_the_time_and_tells_its_progress(
+    pictures: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    asked: list[dict[str, Any]] = []
+    other = tiny_model(5).tokenizer
+
+    def adapted(start: Any, images: Any, kept: Any, held_out: Any, folder: Path, **given: Any) -> Any:
+        asked.append({**given, "folder": folder, "kept": kept, "held_out": held_out})
+        given["on_progress"](3, 1000)
+        return other, (20.0, 21.5)
+
+    monkeypatch.setattr(adapt_job, "adapted_tokenizer", adapted)
+    recipe = AdaptRecipe(steps=6, minutes=4.0, seed=3)
+    job = adapt_job.AdaptJob(
+        tmp_path / "o", str(base), open_images(pictures), recipe, lambda *each: told.append(each), cpu=True
+    )
+    assert job._train_tokenizer(np.arange(7), np.arange(7, 12)) == 21.5
+    assert job._tokenizer is other
+    assert told == [("training, tokenizer", 3, 1000)]
+    assert (asked[0]["steps"], asked[0]["seconds"], asked[0]["seed"], asked[0]["cpu"]) == (6, 120.0, 3, True)
+    assert asked[0]["folder"] == tmp_path / ".o.adapting" / "tokenizer"
+    assert (len(asked[0]["kept"]), len(asked[0]["held_out"])) == (7, 5)
+
+
 def test_reconstruction_is_the_mean_of_the_images_peak_signal_to_noise_ratios(pictures: Path, base: Path) -> None:
     tokenizer, images = br.load(base).tokenizer, open_images(pictures)
     rows = np.array([3, 0, 7])

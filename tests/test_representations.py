@@ -68,6 +68,9 @@ def grid(): return Net("map"), small
 def tokens(): return Net("tokens"), small
 def broken(): return "no module"
 def shape(): return torch.nn.Flatten(0, 3)
+class Words(torch.nn.Identity):
+    def forward(self, x): return [x]
+def words(): return Words()
 """
 
 
@@ -106,7 +109,8 @@ def test_any_module_is_a_representation(code: str) -> None:
         ("not.there", "No module named 'not'; the current folder and installed packages are searched"),
         ("CODE.lost", "has no function lost"),
         ("CODE.broken", "gave str; expected a torch module"),
-        ("CODE.shape", "expected a tensor"),
+        ("CODE.shape", r"gives \(\d+,\); expected a tensor"),
+        ("CODE.words", "gives list; expected a tensor"),
     ],
 )
 def test_what_is_no_module_is_refused_in_one_line(code: str, name: str, said: str) -> None:
