@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from faults import ROOT, Fault, depending
+from faults import ROOT, Fault, depending, naming_tests
 
 SHARE = 0.1  # of the time that all tests take: what a fault gets
 
@@ -117,7 +117,10 @@ class Coverage:
         Of many those that run little else.
         """
         lines = self._lines(fault.file)
-        depend = set[str]().union(*(lines.get(line, ()) for line in depending(fault)))
+        used, names = depending(fault)
+        named = set[str]().union(*(naming_tests().get(name, ()) for name in names))
+        depend = set[str]().union(*(lines.get(line, ()) for line in used))
+        depend |= {test for test in self.seconds if test.partition("[")[0] in named}
         chosen = lines.get(fault.line) or depend or set().union(*lines.values())
         here = Counter(test for tests in lines.values() for test in tests)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,9 +131,13 @@ def key(fault: Fault) -> str:
     return "\n".join([fault.file, *(line for line in list(lines)[2:] if not line.startswith("@@"))])
 
 
-def depending(fault: Fault) -> set[int]:
-    """Lines that use what a line makes at import: the body of the function or class it heads, or what has its name."""
-    lines, names, nodes = set[int](), set[str](), list(ast.walk(ast.parse((ROOT / fault.file).read_bytes())))
+def depending(fault: Fault) -> tuple[set[int], set[str]]:
+    """Of what a line makes at import: lines that use it, and what it is called outside of its module.
+
+    The lines are the body of the function or class that it heads, or those with its name.
+    """
+    module = ast.parse((ROOT / fault.file).read_bytes())
+    lines, names, nodes = set[int](), set[str](), list(ast.walk(module))
     for node in nodes:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
@@ -143,5 +148,23 @@ def depending(fault: Fault) -> set[int]:
                 names.update(each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name))
             case ast.AnnAssign(ast.Name(name)) if node.lineno <= fault.line <= (node.end_lineno or 0):
                 names.add(name)
-    used = [node for node in nodes if isinstance(node, ast.Name | ast.Attribute)]
-    return lines | {node.lineno for node in used if (node.id if isinstance(node, ast.Name) else node.attr) in names}
+    used = {node.lineno for node in nodes if isinstance(node, ast.Name | ast.Attribute) and _name(node) in names}
+    outside = [node for node in module.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    ours = {name for node in outside for name in map(_name, ast.walk(node)) if node.lineno <= fault.line}
+    return lines | used, names & ours
+
+
+def _name(node: ast.AST) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+@cache
+def naming_tests() -> dict[str, set[str]]:
+    """For each name the tests that use it, as pytest calls them but for parameters."""
+    found: dict[str, set[str]] = {}
+    for file in sorted((ROOT / "tests").glob("test_*.py")):
+        for node in ast.parse(file.read_bytes()).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                for name in {_name(each) for each in ast.walk(node)} - {""}:
+                    found.setdefault(name, set()).add(f"tests/{file.name}::{node.name}")
+    return found
