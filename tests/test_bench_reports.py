@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from PIL import Image
 from tiny_model import write_pictures
 
 from bigr_repr.evaluate.data.splits import BenchData, Part, open_data
+from bigr_repr.evaluate.probes.knn import knn
+from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.reports import drawings, plots, report
 from bigr_repr.evaluate.reports.drawings import draw_cka, draw_confusion, draw_map, draw_neighbors
 from bigr_repr.evaluate.reports.inspection import cka, confusion, plane
-from bigr_repr.evaluate.runs.bench import bench
+from bigr_repr.evaluate.runs.bench import bench, bench_retrieval
+from bigr_repr.evaluate.runs.few_shot import bench_clusters, bench_few_shot
 from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.images.decode import center_crop
 
@@ -392,3 +395,76 @@ def test_one_picture_is_of_one_layer_and_strips_are_of_images(
             draw("pixels:4", photos, settings, tmp_path / "x.png", layers=[1, 2])
     with pytest.raises(ValueError, match="holds embeddings, not images; strips need the images"):
         drawings._loader(dataclasses.replace(photos.test, source=object()))
+
+
+# ---- progress, and what is measured
+
+
+MEASURES: dict[str, Callable[..., Any]] = {
+    "bench": lambda *given, **more: bench(*given, **more),
+    "few-shot": lambda *given, **more: bench_few_shot(*given, shots=(1, 2), draws=1, **more),
+    "clusters": lambda *given, **more: bench_clusters(*given, **more),
+    "retrieval": lambda *given, **more: bench_retrieval(*given, bits=(8,), **more),
+}
+
+
+@pytest.mark.parametrize("name", ["bench", "few-shot", "clusters", "retrieval"])
+def test_every_stage_is_told_from_its_beginning_to_its_end(
+    name: str, photos: BenchData, settings: BenchSettings
+) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+
+    def note(what: str, done: int, total: int) -> None:
+        told.setdefault(what.partition(", ")[0] if name == "few-shot" else what, []).append((done, total))
+
+    MEASURES[name]("pixels:4", photos, settings, on_progress=note)
+    stages = {
+        "bench": {"linear probe", "neighbors"}, "few-shot": {"pixels"}, "clusters": {"clusters"},
+        "retrieval": {"retrieval"},
+    }  # fmt: skip
+    assert stages[name] < told.keys()
+    for stage, steps in told.items():
+        counts, totals = [done for done, _ in steps], {total for _, total in steps}
+        assert len(totals) == 1, stage
+        assert counts == sorted(counts)
+        assert counts[-1] == totals.pop() > 0
+        if stage in stages[name]:
+            assert counts == list(range(counts[-1] + 1))
+
+
+def test_a_row_has_the_probe_and_the_neighbors_of_its_features(photos: BenchData, settings: BenchSettings) -> None:
+    (row,) = bench("pixels:4", photos, settings)
+    train, test = (_pixels(part, 4).astype(np.float32) for part in (photos.train, photos.test))
+    truth = photos.train.labels, photos.test.labels
+    probe = linear_probe(train, truth[0], test, truth[1], grid=(1.0,))
+    assert row.probe is not None
+    assert row.knn is not None
+    assert (row.probe.top1, row.probe.predicted.tolist()) == (probe.top1, probe.predicted.tolist())
+    assert row.knn.top1 == knn(train, truth[0], test, truth[1], k=(1, 3)).top1
+    assert (row.representation, row.view.item, row.dataset) == ("pixels:4", "pixels", photos.name)
+    (alone,) = bench("pixels:4", photos, settings, neighbors=False)
+    assert alone.knn is None
+    record = row.record()
+    assert (record["train"]["images"], record["test"]["images"], record["layer"]) == (12, 6, None)
+
+
+def test_few_shots_are_drawn_from_every_class_and_averaged(photos: BenchData, settings: BenchSettings) -> None:
+    rows = bench_few_shot("pixels:4", photos, settings, shots=(1, 6), draws=3)
+    assert [(row.shots, len(row.top1_by_draw)) for row in rows] == [(1, 3), (6, 3)]
+    train, test = (_pixels(part, 4).astype(np.float32) for part in (photos.train, photos.test))
+    for row in rows:
+        found = []
+        for draw in range(3):
+            order = np.random.default_rng((3, draw)).permutation(12)
+            chosen = np.concatenate([order[photos.train.labels[order] == name][: row.shots] for name in (0, 1)])
+            found.append(
+                linear_probe(train[chosen], photos.train.labels[chosen], test, photos.test.labels, grid=(1.0,)).top1
+            )
+        assert row.top1_by_draw == tuple(found)
+        assert row.top1 == pytest.approx(np.mean(found))
+    assert rows[0].record()["representation"] == "pixels:4"
+    for wrong in ((), (0,), (7,)):
+        with pytest.raises(ValueError, match=r"must lie in 1\.\.6, the images of the smallest class"):
+            bench_few_shot("pixels:4", photos, settings, shots=wrong)
+    with pytest.raises(ValueError, match="draws=0 must be at least 1"):
+        bench_few_shot("pixels:4", photos, settings, draws=0, shots=(1,))

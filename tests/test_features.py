@@ -12,6 +12,7 @@ from tiny_model import picture, tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.codes import from_bytes, grid_to_tokens
+from bigr_repr.features import extract
 from bigr_repr.features.extract import encode_codes, extract_features
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.features.pools import POOLS, pool_tokens
@@ -261,6 +262,15 @@ def test_what_is_not_finite_never_passes_for_a_feature(pixels: torch.Tensor, par
     if part == "tokenizer":
         with pytest.raises(ValueError, match="image 0"):
             encode_codes(pixels, model=pre)
+
+
+def test_batches_know_the_number_of_their_first_image(pre: Pretrained, pixels: torch.Tensor) -> None:
+    extractor = FeatureExtractor(pre, (2,))
+    pictures = [picture(seed) for seed in range(5)]
+    for images in (pictures, pixels[:5].float() / 255):
+        found = list(extract._batches(images, extractor, 2, None))
+        assert [first for first, _ in found] == [0, 2, 4]
+        assert [len(features.codes) for _, features in found] == [2, 2, 1]
 
 
 def test_a_compiled_extractor_sees_one_shape(

@@ -137,7 +137,10 @@ def test_without_the_package_or_the_model_one_line_says_what_to_do(
 def test_real_pictures_agree_with_their_captions() -> None:
     scenes = SceneSet(20, seed=4)
     texts = [own[0] for own in scenes.captions]
-    found = bench_agreement(scenes, texts)
+    told: list[tuple[int, int]] = []
+    found = bench_agreement(scenes, texts, on_progress=lambda *each: told.append(each))
+    assert told == [(done, 20) for done in range(1, 21)]
+    assert found.protocol.startswith(f"20 pictures of {len(set(texts))} captions, judged by an exact reader")
     assert found.scores["all"] == 1.0
     assert found.pictures == 20
     turned = bench_agreement(scenes, texts[1:] + texts[:1])
@@ -150,6 +153,9 @@ def test_a_model_of_images_and_texts_scores_any_caption(folders: dict[str, Path]
     processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders["clip"])
     transformers.CLIPProcessor(processor, tokenizer).save_pretrained(folders["clip"])
-    found = bench_agreement(SceneSet(3), ["a red circle", "a cat"], f"transformers:{folders['clip']}")
+    told: list[tuple[int, int]] = []
+    name = f"transformers:{folders['clip']}"
+    found = bench_agreement(SceneSet(3), ["a red circle", "a cat"], name, on_progress=lambda *each: told.append(each))
+    assert told == [(2, 2)]
     assert -1 <= found.scores["cosine"] <= 1  # type: ignore[operator]
     assert 0 <= found.scores["found"] <= 1  # type: ignore[operator]
