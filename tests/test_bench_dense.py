@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from bigr_repr.evaluate.data.multi_labels import read_multi_labels
 from bigr_repr.evaluate.data.segments import SegmentSet, open_segments
+from bigr_repr.evaluate.probes import multi_label
 from bigr_repr.evaluate.probes.multi_label import mean_average_precision, multi_label_probe
 from bigr_repr.evaluate.probes.segment import intersection_over_union, segment_probe
 from bigr_repr.evaluate.runs.segment import bench_segment
@@ -61,6 +62,57 @@ def test_c_is_chosen_without_the_test_images(many: tuple[np.ndarray, ...]) -> No
     edge = multi_label_probe(x, y, z, truth, grid=[1e-7, 1e-6], device="cpu").edge
     assert edge is not None
     assert "of its grid" in edge
+
+
+def test_c_is_the_best_of_its_grid_on_a_held_out_fifth(
+    many: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y, z, truth = many
+    asked: list[tuple[int, int, float]] = []
+    values = {0.1: 0.2, 1.0: 0.9, 10.0: 0.5}
+
+    def scores(x: np.ndarray, labels: np.ndarray, z: np.ndarray, c: float, place: object) -> np.ndarray:
+        asked.append((len(x), len(z), c))
+        return np.full((len(z), 3), c)
+
+    monkeypatch.setattr(multi_label, "_scores", scores)
+    monkeypatch.setattr(multi_label, "_interval", lambda scores, labels: (0.0, 1.0))
+    monkeypatch.setattr(
+        multi_label, "mean_average_precision", lambda scores, labels: (values[float(scores[0, 0])], (1.0, None, 0.0))
+    )
+    found = multi_label_probe(x, y, z, truth, grid=[10.0, 0.1, 1.0], seed=2, device="cpu")
+    assert asked == [(96, 24, 0.1), (96, 24, 1.0), (96, 24, 10.0), (120, 80, 1.0)]
+    assert (found.C, found.held_out_map, found.edge, found.map) == (1.0, 0.9, None, 0.9)
+    assert (found.n_train, found.n_test, found.n_features) == (120, 80, 6)
+    assert "C from 3 values by mAP on a held-out fifth; fitted on all 120 training images" in found.protocol
+    values[10.0] = 1.0
+    assert multi_label_probe(x, y, z, truth, grid=[10.0, 0.1], device="cpu").edge == "C=10 is the largest of its grid"
+    values[0.1] = 2.0
+    assert multi_label_probe(x, y, z, truth, grid=[10.0, 0.1], device="cpu").edge == "C=0.1 is the smallest of its grid"
+    asked.clear()
+    assert multi_label_probe(x, y, z, truth, grid=[1.0, 1.0], device="cpu").held_out_map is None
+    assert asked == [(120, 80, 1.0)]
+    with pytest.raises(ValueError, match="1 training images are too few to hold any out; give one C"):
+        multi_label_probe(x[:1], np.ones((1, 3), np.int8), z, truth, grid=[1.0, 2.0], device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "grid", "said"),
+    [
+        (119, 120, [1.0], r"train features and labels have shapes \(119, 6\) and \(120, 3\)"),
+        (120, 120, [], r"C=\(\) must be above 0"), (120, 120, [0.0, 1.0], "must be above 0"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_fitted_is_refused(
+    rows: int, labels: int, grid: list[float], said: str, many: tuple[np.ndarray, ...]
+) -> None:
+    x, y, z, truth = many
+    with pytest.raises(ValueError, match=said):
+        multi_label_probe(x[:rows], y[:labels], z, truth, grid=grid, device="cpu")
+    none = y.copy()
+    none[:, 2] = 0
+    with pytest.raises(ValueError, match="class 2 has no training image; leave it out"):
+        multi_label_probe(x, none, z, truth, grid=[1.0], device="cpu")
 
 
 def test_classes_that_no_test_image_has_are_not_counted() -> None:

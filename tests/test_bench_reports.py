@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -401,11 +402,9 @@ def test_one_picture_is_of_one_layer_and_strips_are_of_images(
 
 
 MEASURES: dict[str, Callable[..., Any]] = {
-    "bench": lambda *given, **more: bench(*given, **more),
-    "few-shot": lambda *given, **more: bench_few_shot(*given, shots=(1, 2), draws=1, **more),
-    "clusters": lambda *given, **more: bench_clusters(*given, **more),
-    "retrieval": lambda *given, **more: bench_retrieval(*given, bits=(8,), **more),
-}
+    "bench": bench, "clusters": bench_clusters, "few-shot": partial(bench_few_shot, shots=(1, 2), draws=1),
+    "retrieval": partial(bench_retrieval, bits=(8,)),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["bench", "few-shot", "clusters", "retrieval"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 from test_train import MODEL, PLAIN, TOKENIZER, losses, settings
 from tiny_model import write_pictures
 
@@ -20,6 +22,8 @@ from bigr_repr.config import ModelConfig
 from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.sampling import applications
+from bigr_repr.train import card
 from bigr_repr.train import tokenizer as tokenizer_module
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.initial import begun_from, widened
@@ -30,7 +34,7 @@ from bigr_repr.train.losses import (
     hinge_discriminator,
 )
 from bigr_repr.train.muon import Muon
-from bigr_repr.train.run import run_generator_training, run_tokenizer_training
+from bigr_repr.train.run import run_generator_training, run_tokenizer_training, sample_grid
 from bigr_repr.train.tokenizer import TokenizerRecipe, TokenizerTask, bit_usage, make_optimizers, train_tokenizer
 
 NAMES = ("cat", "dog")
@@ -338,3 +342,52 @@ def test_augmentation_moves_a_picture_by_an_eighth_at_most_and_fills_with_black(
     contrasts = (spread[:, 0, 8, 3] - spread[:, 0, 8, 2]) * 7
     assert 0.2 < float(contrasts.min()) < float(contrasts.max()) < 2.3
     assert len({round(float(each), 3) for each in contrasts}) > 30  # one draw an image
+
+
+# ---- pictures of a model in training, and of one that is published
+
+
+def test_a_sample_is_sixteen_images_of_the_labels_in_turn(start: Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def drawn(model: Pretrained, **given: Any) -> torch.Tensor:
+        asked.append({"model": model, **given})
+        return torch.linspace(-0.5, 1.5, 16)[:, None, None, None].expand(16, 3, 32, 32)
+
+    monkeypatch.setattr(applications, "generate", drawn)
+    grid = sample_grid(start.config, start.tokenizer, [1, 0, 1])(start.generator)
+    assert (grid.dtype, tuple(grid.shape)) == (torch.uint8, (3, 2 * 34 + 2, 8 * 34 + 2))
+    assert [int(grid[0, 5, 5 + 34 * n]) for n in (0, 7)] == [0, round(255 * (-0.5 + 7 * 2 / 15))]
+    assert int(grid[0, 40, 5 + 34 * 7]) == 255
+    (given,) = asked
+    assert given["labels"] == [(1, 0, 1)[i % 3] for i in range(16)]
+    assert (given["count"], given["seed"], given["prompt"]) == (16, 0, None)
+    assert (given["settings"].steps, given["diffusion_steps"]) == (8, start.config.generator.sample_timesteps)
+    assert given["model"].generator is start.generator
+    assert given["model"].tokenizer is not start.tokenizer
+    sample_grid(start.config, start.tokenizer, None, ["a"])(start.generator)
+    assert (asked[1]["labels"], asked[1]["prompt"]) == (None, ["a"])
+
+
+def test_a_card_has_pictures_of_classes_spread_over_all(
+    start: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, int, int]] = []
+
+    def drawn(pre: Pretrained, label: int | None, count: int, *, seed: int) -> list[Image.Image]:
+        asked.append((label, count, seed))
+        return [Image.new("RGB", (32, 32), (10 * seed, 0, 0))] * count
+
+    monkeypatch.setattr(card, "class_pictures", drawn)
+    with Image.open(io.BytesIO(card.sample_sheet(start, 10))) as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.width > 8 * 32 > sheet.height > 2 * 32
+    assert asked == [(number * 2 // 10, 1, number) for number in range(10)]
+    folder = save(start, tmp_path / "model")
+    text, pictures = card.card_and_pictures(folder, "user/mine", license="mit", samples=2)
+    assert "![Drawn by the model](samples.png)" in text
+    assert "license: mit" in text
+    assert list(pictures) == ["samples.png"]
+    assert card.card_and_pictures(folder, "user/mine", samples=0)[1] == {}
+    (folder / "README.md").write_text("my own, ä", encoding="utf-8")
+    assert card.card_and_pictures(folder, "user/mine", samples=0)[0] == "my own, ä"
