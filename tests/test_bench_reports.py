@@ -15,14 +15,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tiny_model import write_pictures
+from tiny_model import tiny_model, write_pictures
 
+from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.evaluate.data.splits import BenchData, Part, open_data
+from bigr_repr.evaluate.probes.attentive import AttentiveProbe
 from bigr_repr.evaluate.probes.knn import knn
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.reports import drawings, plots, report
 from bigr_repr.evaluate.reports.drawings import draw_cka, draw_confusion, draw_map, draw_neighbors
 from bigr_repr.evaluate.reports.inspection import cka, confusion, plane
+from bigr_repr.evaluate.runs import attention
+from bigr_repr.evaluate.runs.attention import bench_attentive
 from bigr_repr.evaluate.runs.bench import bench, bench_retrieval
 from bigr_repr.evaluate.runs.few_shot import bench_clusters, bench_few_shot
 from bigr_repr.evaluate.runs.settings import BenchSettings
@@ -467,3 +471,29 @@ def test_few_shots_are_drawn_from_every_class_and_averaged(photos: BenchData, se
             bench_few_shot("pixels:4", photos, settings, shots=wrong)
     with pytest.raises(ValueError, match="draws=0 must be at least 1"):
         bench_few_shot("pixels:4", photos, settings, draws=0, shots=(1,))
+
+
+def test_an_attentive_probe_reads_the_tokens_of_every_layer(
+    photos: BenchData, settings: BenchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(save(tiny_model(), tmp_path / "model"))
+    asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def probed(*given: Any, **more: Any) -> list[str]:
+        asked.append((given, more))
+        return ["first", "second"]
+
+    monkeypatch.setattr(attention, "attentive_probe", probed)
+    told: list[tuple[str, int, int]] = []
+    chosen = dataclasses.replace(settings, protocol="mae", C=(), rates=(0.5,))
+    rows = bench_attentive(model, photos, chosen, layers=[1, 3], on_progress=lambda *each: told.append(each))
+    assert [(row.view.layer, row.probe, row.knn, row.dataset) for row in rows] == [
+        (1, "first", None, photos.name), (3, "second", None, photos.name)
+    ]  # fmt: skip
+    assert told[-2:] == [("attentive probe", 0, 1), ("attentive probe", 1, 1)]
+    ((train, labels, test, truth), more) = asked[0]
+    assert [each.shape for each in (*train, *test)] == [(12, 16, 64)] * 2 + [(6, 16, 64)] * 2
+    assert (labels.tolist(), truth.tolist()) == (photos.train.labels.tolist(), photos.test.labels.tolist())
+    assert (more["probe"].rates, more["seed"], more["device"]) == ((0.5,), 3, "cpu")
+    bench_attentive(model, photos, dataclasses.replace(settings, C=()), probe=AttentiveProbe(rates=(0.1, 0.2)))
+    assert asked[1][1]["probe"].rates == (0.1, 0.2)
