@@ -25,9 +25,11 @@ from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.reports import drawings, plots, report
 from bigr_repr.evaluate.reports.drawings import draw_cka, draw_confusion, draw_map, draw_neighbors
 from bigr_repr.evaluate.reports.inspection import cka, confusion, plane
+from bigr_repr.evaluate.representations.hidden import Hidden
 from bigr_repr.evaluate.runs import attention
 from bigr_repr.evaluate.runs.attention import bench_attentive
 from bigr_repr.evaluate.runs.bench import bench, bench_retrieval
+from bigr_repr.evaluate.runs.extraction import extract_together, features_of
 from bigr_repr.evaluate.runs.few_shot import bench_clusters, bench_few_shot
 from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.images.decode import center_crop
@@ -497,3 +499,29 @@ def test_an_attentive_probe_reads_the_tokens_of_every_layer(
     assert (more["probe"].rates, more["seed"], more["device"]) == ((0.5,), 3, "cpu")
     bench_attentive(model, photos, dataclasses.replace(settings, C=()), probe=AttentiveProbe(rates=(0.1, 0.2)))
     assert asked[1][1]["probe"].rates == (0.1, 0.2)
+
+
+def test_several_readings_of_a_model_pass_the_images_once(
+    photos: BenchData, settings: BenchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, computed = str(save(tiny_model(), tmp_path / "model")), list[list[str]]()
+    whole = Hidden.compute
+
+    def counted(self: Hidden, batch: list[Any], items: Any) -> Any:
+        computed.append(list(items))
+        return whole(self, batch, items)
+
+    monkeypatch.setattr(Hidden, "compute", counted)
+    told: list[tuple[str, int, int]] = []
+    pooled = dataclasses.replace(settings, pool="max")
+    extract_together(
+        model, photos, [(settings, [1, 2]), (pooled, [2]), (settings, [2])], lambda *each: told.append(each)
+    )
+    passes = len(computed)
+    assert passes == 2  # a batch a side
+    assert {item for items in computed for item in items} >= {"layer-1", "layer-2", "layer-2.max"}
+    assert told[-1][1] == told[-1][2] == 6
+    assert {what.partition(", ")[2] for what, _, _ in told} == {photos.train.name, photos.test.name}
+    for chosen, layers in ((settings, [1, 2]), (pooled, [2])):
+        features_of(model, photos, chosen, layers=layers)
+    assert len(computed) == passes  # all of it was there

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
+import sys
 import threading
 import time
+import types
+from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import pytest
 from tiny_model import tiny_model, write_pictures
 
 from bigr_repr.embed import embed_images, read_embeddings
+from bigr_repr.images import isolated
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.isolated import GuardedLoading, Loading
 from bigr_repr.system.processes import Child
@@ -152,3 +157,62 @@ def test_decoders_that_do_not_start_are_one_clear_error(tmp_path: Path, monkeypa
     guarded = GuardedLoading(Loading(size=32, max_pixels=10**6), 60)
     with pytest.raises(RuntimeError, match="does not start"):
         guarded("x.png", "x")
+
+
+# ---- what the process does, in this one
+
+
+def test_a_decoder_answers_one_picture_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: list[float] = []
+    limits: list[int] = []
+    timer = types.SimpleNamespace(ITIMER_REAL=0, setitimer=lambda which, seconds: clock.append(seconds))
+    monkeypatch.setattr(isolated, "signal", timer)
+    monkeypatch.setattr(isolated, "warnings", types.SimpleNamespace(simplefilter=lambda action: None))
+    monkeypatch.setattr(isolated, "_limit_memory", limits.append)
+    (good,) = write_pictures(tmp_path, 1)
+    loading = Loading(size=32, max_pixels=5000, sha256=True, thumbnail=16)
+    ours, theirs = Pipe()
+    ended: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            isolated._serve(theirs)
+        except EOFError as error:  # the other end was closed
+            ended.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    ours.send((loading, 3.0))
+    assert ours.recv_bytes() == b"ready"
+    assert limits == [20 * 5000 + (2 << 30)]
+    expected = loading(str(good), "a")
+    for source in (str(good), good.read_bytes()):
+        ours.send((source, "a"))
+        assert ours.recv_bytes().decode() == expected.sha256 == hashlib.sha256(good.read_bytes()).hexdigest()
+        assert ours.recv_bytes() == expected.pixels.tobytes()
+        assert ours.recv_bytes() == expected.thumbnail
+    ours.send((b"junk", "b.png"))
+    kind, said = json.loads(ours.recv_bytes())
+    assert kind != ""
+    assert "b.png" in said
+    ours.close()
+    thread.join(10)
+    assert len(ended) == 1
+    assert clock == [16.0, 0] * 3  # twice the time and ten seconds, and none while nothing is decoded
+
+
+@pytest.mark.parametrize(("most", "limit"), [(-1, 500), (300, 300), (900, 500)])
+def test_memory_is_limited_where_the_system_sees_to_that(
+    most: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double = types.ModuleType("resource")
+    found: list[Any] = []
+    double.RLIMIT_AS, double.RLIM_INFINITY = 9, -1  # type: ignore[attr-defined]
+    double.getrlimit = lambda which: (7, most)  # type: ignore[attr-defined]
+    double.setrlimit = lambda which, pair: found.append((which, pair))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "resource", double)
+    isolated._limit_memory(500)
+    assert found == [(9, (limit, most))]
+    monkeypatch.setitem(sys.modules, "resource", None)
+    isolated._limit_memory(500)
+    assert len(found) == 1
