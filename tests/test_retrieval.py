@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
@@ -22,6 +25,7 @@ from bigr_repr.retrieval import (
     fit_binarizer,
     recall_with_ties,
 )
+from bigr_repr.retrieval.index import gpu
 from bigr_repr.retrieval.index import scan as scanning
 from bigr_repr.retrieval.index.recall import check_recall
 from bigr_repr.retrieval.index.scan import Scanned, scan
@@ -604,3 +608,74 @@ def test_no_queries_have_no_answers_of_the_usual_types(kind: str) -> None:
     found = index._searcher.approximate.search_distinct(np.empty((0, 8), np.uint8), 3, 1)
     assert (found.rows.dtype, found.distances.dtype) == (np.int64, np.int32)
     assert found.rows.shape == found.distances.shape == (0, 3)
+
+
+# ---- a GPU, by a double of FAISS's
+
+
+class _FaissWithGpu:
+    """FAISS as it is built for GPUs, which finds equally far rows in no order."""
+
+    gpus = 1
+
+    def __init__(self) -> None:
+        self.held: list[Any] = []
+
+    def get_num_gpus(self) -> int:
+        return self.gpus
+
+    def StandardGpuResources(self) -> str:
+        return "resources"
+
+    def IndexBinaryFlat(self, bits: int) -> Any:
+        return faiss.IndexBinaryFlat(bits)
+
+    def index_binary_cpu_to_gpu(self, resources: str, device: int, flat: Any) -> Any:
+        assert (resources, device) == ("resources", 0)
+        self.held.append(flat)
+
+        def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            distances, rows = flat.search(queries, k)
+            return distances[:, ::-1], rows[:, ::-1]
+
+        return SimpleNamespace(search=search)
+
+
+@pytest.fixture
+def with_gpu(monkeypatch: pytest.MonkeyPatch) -> _FaissWithGpu:
+    double = _FaissWithGpu()
+    monkeypatch.setitem(sys.modules, "faiss", double)
+    return double
+
+
+def test_a_gpu_answers_in_the_order_of_distances_and_rows(with_gpu: _FaissWithGpu) -> None:
+    codes = np.random.default_rng(0).integers(0, 4, (60, 2), np.uint8)
+    found = gpu.GpuFlat(codes).search(codes[:5], 60)
+    expected = np.unpackbits(codes[None] ^ codes[:5, None], axis=2).sum(axis=2)
+    order = np.argsort(expected, axis=1, kind="stable")
+    assert np.array_equal(found.rows, order)
+    assert np.array_equal(found.distances, np.take_along_axis(expected, order, axis=1))
+    assert with_gpu.held[0].ntotal == 60
+
+
+def test_a_gpu_is_taken_where_it_is_worth_it(with_gpu: _FaissWithGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = np.zeros((20, 4), np.uint8)
+    monkeypatch.setattr(gpu, "_SMALL", 79)
+    assert gpu.gpu_count() == 1
+    assert isinstance(gpu.on_device(codes, "auto", "flat"), gpu.GpuFlat)
+    assert isinstance(gpu.on_device(codes[:2], "cuda", "flat"), gpu.GpuFlat)
+    assert gpu.on_device(codes, "cpu", "flat") is None
+    assert gpu.on_device(codes, "auto", "ivf") is None
+    assert gpu.on_device(codes[:0], "cuda", "flat") is None
+    monkeypatch.setattr(gpu, "_SMALL", 80)
+    assert gpu.on_device(codes, "auto", "flat") is None
+    wrong = ("cuda", "ivf", "FAISS searches ivf on a CPU only"), ("tpu", "flat", "choose auto, cpu or cuda")
+    for device, kind, said in wrong:
+        with pytest.raises(ValueError, match=said):
+            gpu.on_device(codes, device, kind)
+    with_gpu.gpus = 0
+    assert gpu.on_device(np.zeros((99, 4), np.uint8), "auto", "flat") is None
+    with pytest.raises(ValueError, match="FAISS sees no GPU here; use cpu"):
+        gpu.on_device(codes, "cuda", "flat")
+    monkeypatch.setitem(sys.modules, "faiss", SimpleNamespace())
+    assert gpu.gpu_count() == 0

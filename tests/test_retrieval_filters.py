@@ -12,6 +12,7 @@ import pytest
 
 from bigr_repr.codes import hamming
 from bigr_repr.retrieval import KINDS, Filter, HammingIndex, Region, open_store, push
+from bigr_repr.retrieval.codes.columns import plain_rows
 from bigr_repr.retrieval.index import scan as scanning
 
 COUNT = 400
@@ -241,3 +242,17 @@ def test_text_of_many_chunks_is_filtered() -> None:
     labels = pa.chunked_array([["a", "b"], [], ["c"]])
     index = HammingIndex.build(codes_of(3), columns=pa.table({"label": labels.dictionary_encode()}))
     assert index.search(codes_of(1), 1, where='label = "c"').ids.tolist() == [[2]]
+
+
+def test_columns_of_rows_are_plain_data() -> None:
+    kept = pa.table(
+        {
+            "day": pa.array([datetime.date(2026, 1, 2), None], pa.date32()), "x": [1.5, float("inf")], "n": [1, 2],
+            "text": ["a", None],
+        }
+    )  # fmt: skip
+    assert plain_rows(kept, np.array([1, 0])) == [
+        {"day": None, "x": None, "n": 2, "text": None}, {"day": "2026-01-02", "x": 1.5, "n": 1, "text": "a"}
+    ]  # fmt: skip
+    assert plain_rows(None, np.array([4, 5])) == [{}, {}]
+    assert plain_rows(pa.table({"x": [float("nan"), -0.5]}), np.array([0, 1])) == [{"x": None}, {"x": -0.5}]

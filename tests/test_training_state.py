@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bigr_repr.train import logbook as logbook_module
-from bigr_repr.train import loop, together
+from bigr_repr.train import loop, stopping, together
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.logbook import Logbook
@@ -386,3 +387,40 @@ def test_any_process_may_ask_and_batches_divide_evenly(monkeypatch: pytest.Monke
     assert (together.anywhere(False), together.anywhere(True)) == (False, True)
     _among(monkeypatch, main=True, count=3)
     assert [together.shared_out(size) for size in (1, 3, 7, 9)] == [3, 3, 6, 9]
+
+
+# ---- why a run stops
+
+
+@pytest.mark.parametrize(
+    ("came", "late", "others", "reason"),
+    [
+        (None, False, None, None), (signal.SIGTERM, False, None, "SIGTERM"), (None, True, None, "the time limit"),
+        (signal.SIGUSR1, True, None, "SIGUSR1"), (None, False, [0, 0], None), (None, False, [0, 15], "SIGTERM"),
+        (None, True, [0, 0], "the time limit"), (None, False, [-1, 0], "the time limit"),
+    ],
+)  # fmt: skip
+def test_all_processes_stop_for_the_reason_of_any(
+    came: int | None, late: bool, others: list[int] | None, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([50.0, 61.0 if late else 59.0])
+    monkeypatch.setattr(stopping, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    stop = stopping.StopSignals(10.0)
+    if came is not None:
+        stop._take(came, None)
+    accelerator: Any = types.SimpleNamespace(
+        num_processes=1 + len(others or ()), device="cpu",
+        gather=lambda mine: torch.cat([mine, torch.tensor(others)]),
+    )  # fmt: skip
+    assert stop.reason(accelerator) == reason
+
+
+def test_signals_are_taken_within_the_block_alone() -> None:
+    accelerator: Any = types.SimpleNamespace(num_processes=1)
+    before = [signal.getsignal(number) for number in stopping.SIGNALS]
+    assert [signal.Signals(number).name for number in stopping.SIGNALS] == ["SIGTERM", "SIGUSR1"]
+    with stopping.StopSignals() as stop:
+        assert stop.reason(accelerator) is None
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.reason(accelerator) == "SIGUSR1"
+    assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
