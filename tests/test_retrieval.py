@@ -613,26 +613,13 @@ def test_no_queries_have_no_answers_of_the_usual_types(kind: str) -> None:
 # ---- a GPU, by a double of FAISS's
 
 
-class _FaissWithGpu:
-    """FAISS as it is built for GPUs, which finds equally far rows in no order."""
+@pytest.fixture
+def with_gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """FAISS as it is built for GPUs, which finds equally far rows in no order. gpus: how many; held: indexes there."""
 
-    gpus = 1
-
-    def __init__(self) -> None:
-        self.held: list[Any] = []
-
-    def get_num_gpus(self) -> int:
-        return self.gpus
-
-    def StandardGpuResources(self) -> str:
-        return "resources"
-
-    def IndexBinaryFlat(self, bits: int) -> Any:
-        return faiss.IndexBinaryFlat(bits)
-
-    def index_binary_cpu_to_gpu(self, resources: str, device: int, flat: Any) -> Any:
+    def to_gpu(resources: str, device: int, flat: Any) -> Any:
         assert (resources, device) == ("resources", 0)
-        self.held.append(flat)
+        double.held.append(flat)
 
         def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
             distances, rows = flat.search(queries, k)
@@ -640,15 +627,15 @@ class _FaissWithGpu:
 
         return SimpleNamespace(search=search)
 
-
-@pytest.fixture
-def with_gpu(monkeypatch: pytest.MonkeyPatch) -> _FaissWithGpu:
-    double = _FaissWithGpu()
+    double = SimpleNamespace(
+        gpus=1, held=[], get_num_gpus=lambda: double.gpus, StandardGpuResources=lambda: "resources",
+        IndexBinaryFlat=faiss.IndexBinaryFlat, index_binary_cpu_to_gpu=to_gpu,
+    )  # fmt: skip
     monkeypatch.setitem(sys.modules, "faiss", double)
     return double
 
 
-def test_a_gpu_answers_in_the_order_of_distances_and_rows(with_gpu: _FaissWithGpu) -> None:
+def test_a_gpu_answers_in_the_order_of_distances_and_rows(with_gpu: SimpleNamespace) -> None:
     codes = np.random.default_rng(0).integers(0, 4, (60, 2), np.uint8)
     found = gpu.GpuFlat(codes).search(codes[:5], 60)
     expected = np.unpackbits(codes[None] ^ codes[:5, None], axis=2).sum(axis=2)
@@ -658,7 +645,7 @@ def test_a_gpu_answers_in_the_order_of_distances_and_rows(with_gpu: _FaissWithGp
     assert with_gpu.held[0].ntotal == 60
 
 
-def test_a_gpu_is_taken_where_it_is_worth_it(with_gpu: _FaissWithGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_taken_where_it_is_worth_it(with_gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = np.zeros((20, 4), np.uint8)
     monkeypatch.setattr(gpu, "_SMALL", 79)
     assert gpu.gpu_count() == 1
