@@ -63,7 +63,7 @@ def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
 
 def _other_flow(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
     match node:
-        case ast.If(test) | ast.While(test):
+        case ast.If(test) | ast.While(test) if "TYPE_CHECKING" not in ast.unparse(test):
             yield "condition", ast.UnaryOp(ast.Not(), test)
         case ast.IfExp(test, body, other):
             yield "condition", ast.IfExp(test, other, body)
