@@ -420,7 +420,8 @@ def test_every_stage_is_told_from_its_beginning_to_its_end(
     told: dict[str, list[tuple[int, int]]] = {}
 
     def note(what: str, done: int, total: int) -> None:
-        told.setdefault(what.partition(", ")[0] if name == "few-shot" else what, []).append((done, total))
+        stage = "pixels" if what.startswith("pixels, ") else what  # each number of shots by its name
+        told.setdefault(stage, []).append((done, total))
 
     MEASURES[name]("pixels:4", photos, settings, on_progress=note)
     stages = {
@@ -497,7 +498,8 @@ def test_an_attentive_probe_reads_the_tokens_of_every_layer(
     assert [each.shape for each in (*train, *test)] == [(12, 16, 64)] * 2 + [(6, 16, 64)] * 2
     assert (labels.tolist(), truth.tolist()) == (photos.train.labels.tolist(), photos.test.labels.tolist())
     assert (more["probe"].rates, more["seed"], more["device"]) == ((0.5,), 3, "cpu")
-    bench_attentive(model, photos, dataclasses.replace(settings, C=()), probe=AttentiveProbe(rates=(0.1, 0.2)))
+    given = AttentiveProbe(rates=(0.1, 0.2))
+    bench_attentive(model, photos, dataclasses.replace(settings, C=()), probe=given, layers=[1, 2])
     assert asked[1][1]["probe"].rates == (0.1, 0.2)
 
 

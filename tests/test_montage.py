@@ -20,13 +20,13 @@ def color(value: int) -> Image.Image:
     return Image.new("RGB", (40, 30), (value, 100, 200))
 
 
-def view(hits: int, *, decoded: bool = False, **fields: Any) -> SearchView:
+def view(count: int, *, decoded: bool = False, **fields: Any) -> SearchView:
     listed = [
         HitView(
             id=f"h{n}", distance=float(n), photo=color(10 * n), decoded=color(200 + n) if decoded else None,
             differing=None,
         )
-        for n in range(hits)
+        for n in range(count)
     ]  # fmt: skip
     usual = {"name": "q", "photo": color(250), "decoded": color(199) if decoded else None, "hits": listed}
     return SearchView(**{**usual, "n_bits": 64, "bits_per_token": 8, "provenance": "", "rows": 9, **fields})

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageCms
 from sampling_model import tiny_model
 
 from bigr_repr.checkpoints.catalog import released_config
 from bigr_repr.checkpoints.classes import class_list, class_names, class_number
 from bigr_repr.painting.blend import paste
+from bigr_repr.painting.masks import color_profile, read_mask
 from bigr_repr.painting.pasting import BLENDS, Pasting
 from bigr_repr.painting.windows import (
     Margins,
@@ -281,3 +284,25 @@ def test_models_without_names_take_numbers_and_imagenet_has_names() -> None:
     released = released_config("L-d24")
     assert len(class_names(released)) == 1000
     assert class_number(released, "goldfish") == 1
+
+
+def test_a_mask_file_fits_its_photograph_and_marks_something(tmp_path: Path) -> None:
+    marked = np.zeros((5, 9), np.uint8)
+    marked[1, 2:4] = [128, 255]
+    marked[2, 2] = 127  # not light enough
+    Image.fromarray(marked).save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(tmp_path / "m.png", (9, 5)), marked >= 128)
+    with pytest.raises(ValueError, match=r"m\.png is 9x5 pixels, the photograph 5x9; a mask has the same size"):
+        read_mask(tmp_path / "m.png", (5, 9))
+    Image.fromarray(marked.clip(max=127)).save(tmp_path / "dark.png")
+    with pytest.raises(ValueError, match=r"dark\.png is empty: nothing in it is light"):
+        read_mask(tmp_path / "dark.png", (9, 5))
+
+
+def test_the_profile_of_a_photograph_is_that_of_its_colors(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for mode, kept in (("RGB", profile), ("RGBA", profile), ("L", None)):
+        Image.new(mode, (4, 4)).save(tmp_path / f"{mode}.png", icc_profile=profile)
+        assert color_profile(tmp_path / f"{mode}.png") == kept
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    assert color_profile(tmp_path / "plain.png") is None
