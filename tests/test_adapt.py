@@ -243,6 +243,19 @@ def test_the_tokenizer_has_half_of_the_time_and_tells_its_progress(
     assert (len(asked[0]["kept"]), len(asked[0]["held_out"])) == (7, 5)
 
 
+def test_an_adaptation_is_trained_as_asked(pictures: Path, base: Path, tmp_path: Path) -> None:
+    recipe = AdaptRecipe(steps=250, seed=3, batch_size=5, learning_rate=0.25)
+    job = adapt_job.AdaptJob(tmp_path / "o", str(base), open_images(pictures), recipe, adapt_job._silent, cpu=True)
+    settings = job._settings(12, "bf16")
+    assert (settings.steps, settings.batch_size, settings.learning_rate, settings.warmup) == (250, 5, 0.25, 20)
+    assert (settings.seed, settings.precision, settings.cpu, settings.keep, settings.ema) == (3, "bf16", True, 1, 0.99)
+    assert (settings.save_every, settings.log_every) == (25, 2)
+    assert Path(settings.out) == tmp_path / ".o.adapting" / "run"
+    job._recipe = AdaptRecipe(steps=7)
+    short = job._settings(12, "no")
+    assert (short.warmup, short.save_every, short.log_every) == (7, 1, 1)
+
+
 def test_reconstruction_is_the_mean_of_the_images_peak_signal_to_noise_ratios(pictures: Path, base: Path) -> None:
     tokenizer, images = br.load(base).tokenizer, open_images(pictures)
     rows = np.array([3, 0, 7])

@@ -338,6 +338,24 @@ def test_strips_are_of_images_of_all_classes_in_turn(
     assert [shown(each, train) for each in nearest] == (found[0][rows] @ found[1].T).argmax(axis=1).tolist()
 
 
+def test_strips_are_of_the_block_that_was_named(
+    photos: BenchData, settings: BenchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = str(save(tiny_model(), tmp_path / "model")), list[Any]()
+    whole = drawings.neighbor_strips
+
+    def strips(queries: Any, base: Any, *given: Any, **named: Any) -> Any:
+        seen.append(queries)
+        return whole(queries, base, *given, **named)
+
+    monkeypatch.setattr(drawings, "neighbor_strips", strips)
+    for layer in (0, 2):
+        draw_neighbors(model, photos, settings, tmp_path / "x.png", layers=[layer], queries=6, k=1)
+        found = features_of(model, photos, settings, layers=[layer])
+        np.testing.assert_allclose(seen[-1], next(iter(found.test.values())), atol=1e-4)
+    assert not np.allclose(seen[0], seen[1])
+
+
 def test_centering_is_by_the_mean_of_the_training_images(
     photos: BenchData, settings: BenchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from bigr_repr.evaluate.runs.augmented import bench_augmented
 from bigr_repr.evaluate.runs.bench import bench
 from bigr_repr.evaluate.runs.finetune import FineTuning, bench_finetune
 from bigr_repr.evaluate.runs.settings import BenchSettings
+from bigr_repr.images import augment
 from bigr_repr.images.augment import random_resized_crop
 
 
@@ -74,6 +75,15 @@ def test_crops_lie_in_the_picture_and_have_the_published_sizes() -> None:
     assert 100 < mirrored < 200
     narrow = random_resized_crop(Image.new("RGB", (300, 2)), 8, random)
     assert narrow.size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((400, 30), (180, 0, 220, 30)), ((30, 400), (0, 180, 30, 220)), ((40, 36), (0, 0, 40, 36))]
+)
+def test_where_no_crop_fits_it_is_the_largest_middle_of_such_a_ratio(
+    size: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    assert augment._fallback(*size) == box
 
 
 # ---- the probe on crops

@@ -23,7 +23,7 @@ from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.sampling import applications
-from bigr_repr.train import card
+from bigr_repr.train import AdaptRecipe, card
 from bigr_repr.train import tokenizer as tokenizer_module
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.initial import begun_from, widened
@@ -36,6 +36,7 @@ from bigr_repr.train.losses import (
 from bigr_repr.train.muon import Muon
 from bigr_repr.train.run import run_generator_training, run_tokenizer_training, sample_grid
 from bigr_repr.train.tokenizer import TokenizerRecipe, TokenizerTask, bit_usage, make_optimizers, train_tokenizer
+from bigr_repr.train.trained_part import TrainedPart
 
 NAMES = ("cat", "dog")
 TABLE = "transformer.cls_embedding.embedding_table.weight"
@@ -391,3 +392,48 @@ def test_a_card_has_pictures_of_classes_spread_over_all(
     assert card.card_and_pictures(folder, "user/mine", samples=0)[1] == {}
     (folder / "README.md").write_text("my own, ä", encoding="utf-8")
     assert card.card_and_pictures(folder, "user/mine", samples=0)[0] == "my own, ä"
+
+
+# ---- what an adaptation trains
+
+
+@pytest.mark.parametrize("method", ["classes", "lora", "full"])
+def test_a_method_trains_what_it_says_and_of_the_classes_the_rows_of_the_pictures(
+    start: Pretrained, method: str
+) -> None:
+    if method == "lora":
+        pytest.importorskip("peft")
+    taken = torch.tensor([0, -1, 2])  # the second class is new
+    names = {name for name, _ in start.generator.named_parameters()}
+    part = TrainedPart(start.generator, taken, [0], AdaptRecipe(method=method, rank=2))
+    assert part._rows.tolist() == [True, True, method != "classes"]  # "no class" too, where features may move
+    if method == "full":
+        assert part.names == names
+        assert part.count == sum(weight.numel() for weight in start.generator.parameters())
+        return
+    assert TABLE in part.names
+    assert (part.names == {TABLE}) == (method == "classes")
+    if method == "lora":
+        assert {name.rpartition("lora_")[0] != "" for name in part.names - {TABLE}} == {True}
+    table = part.model.get_parameter(TABLE)
+    table.sum().backward()
+    assert table.grad is not None
+    assert table.grad.any(dim=1).tolist() == part._rows.tolist()
+    trained = [(name, weight) for name, weight in part.model.named_parameters() if weight.requires_grad]
+    others = sum(weight.numel() for name, weight in trained if name != TABLE)
+    assert part.count == others + int(part._rows.sum()) * table.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("images", "fields", "batch", "steps", "rate"),
+    [
+        (20, {}, 8, 300, 1e-3), (80, {}, 10, 480, 1e-3), (600, {}, 64, 562, 1e-3), (90_000, {}, 64, 4000, 1e-3),
+        (20, {"method": "full"}, 8, 300, 2e-4), (20, {"method": "classes"}, 8, 300, 1e-2),
+        (20, {"batch_size": 5, "steps": 7, "learning_rate": 0.5}, 5, 7, 0.5),
+    ],
+)  # fmt: skip
+def test_the_usual_length_of_an_adaptation(
+    images: int, fields: dict[str, Any], batch: int, steps: int, rate: float
+) -> None:
+    recipe = AdaptRecipe(**fields)
+    assert (recipe.batch(images), recipe.length(images), recipe.rate()) == (batch, steps, rate)

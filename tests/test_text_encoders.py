@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from bigr_repr.checkpoints.text_encoders import TransformersEncoder, load_text_encoder
 from bigr_repr.datasets import SceneSet
+from bigr_repr.evaluate.runs import agreement
 from bigr_repr.evaluate.runs.agreement import bench_agreement
 
 transformers: Any = pytest.importorskip("transformers")
@@ -147,6 +149,28 @@ def test_real_pictures_agree_with_their_captions() -> None:
     assert turned.scores["all"] < 0.2  # type: ignore[operator]
     with pytest.raises(ValueError, match="scorer='x' is unknown"):
         bench_agreement(scenes, texts, "x")
+
+
+def test_a_judge_is_looked_for_on_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def found(name: str, **given: Any) -> Any:
+        asked.append((name, given))
+        return SimpleNamespace(eval=lambda: SimpleNamespace())
+
+    def absent(name: str, **given: Any) -> Any:
+        raise OSError("not there")
+
+    library = SimpleNamespace(
+        AutoProcessor=SimpleNamespace(from_pretrained=found), AutoModel=SimpleNamespace(from_pretrained=found)
+    )
+    monkeypatch.setattr(agreement, "importlib", SimpleNamespace(import_module=lambda name: library))
+    with pytest.raises(ValueError, match="transformers:a/b is no model of images and texts; name one such as CLIP"):
+        agreement._open("a/b")
+    assert asked == [("a/b", {"local_files_only": True})] * 2
+    library.AutoModel.from_pretrained = absent
+    with pytest.raises(FileNotFoundError, match="once, with a connection: hf download a/b"):
+        agreement._open("a/b")
 
 
 def test_a_model_of_images_and_texts_scores_any_caption(folders: dict[str, Path]) -> None:
