@@ -18,7 +18,7 @@ from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.evaluate.data.disclosure import trained_on
 from bigr_repr.evaluate.data.splits import open_data
 from bigr_repr.evaluate.probes import logreg
-from bigr_repr.evaluate.probes.linear_probe import linear_probe
+from bigr_repr.evaluate.probes.linear_probe import _logreg_words, linear_probe
 from bigr_repr.evaluate.probes.protocols import SgdProtocol, sgd_protocol
 from bigr_repr.evaluate.reports import plots
 from bigr_repr.evaluate.runs.bench import bench, unmeasured_neighbor
@@ -303,3 +303,9 @@ def test_no_two_classes_have_the_same_color(count: int) -> None:
     colors = plots.class_colors(count)
     assert len(set(colors)) == count
     assert all(0 <= level <= 1 for color in colors for level in color)
+
+
+@pytest.mark.parametrize(("rows", "drawn"), [(19, "a sample of 19 training images"), (20, "the training set")])
+def test_a_protocol_says_what_its_penalty_was_chosen_on(rows: int, drawn: str) -> None:
+    assert drawn in _logreg_words([0.1, 1.0], rows, 20)
+    assert drawn not in _logreg_words([1.0], rows, 20)
