@@ -100,3 +100,21 @@ def test_what_is_not_a_code_is_refused() -> None:
         codes.tokens_to_grid(np.zeros((12, 3)))
     with pytest.raises(ValueError, match="holds 10"):
         codes.tokens_to_grid(np.zeros((12, 3)), (2, 5))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grid", "said"),
+    [
+        (np.zeros(4), None, r"tokens has shape \(4,\); expected \(\.\.\., N, K\)"),
+        (np.zeros((5, 3)), None, r"tokens has 5 tokens; give grid=\(h, w\), for they make no square"),
+        (np.zeros((6, 3)), (2, 2), r"tokens has 6 tokens; grid=\(2, 2\) holds 4"),
+    ],
+)
+def test_tokens_that_make_no_grid_are_refused(tokens: np.ndarray, grid: tuple[int, int] | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        codes.tokens_to_grid(tokens, grid)
+    with pytest.raises(ValueError, match=r"grid has shape \(3, 4\); expected"):
+        codes.grid_to_tokens(np.zeros((3, 4)))
+    tokens = np.arange(2 * 6 * 3).reshape(2, 6, 3)
+    assert np.array_equal(codes.grid_to_tokens(codes.tokens_to_grid(tokens, (2, 3))), tokens)
+    assert codes.tokens_to_grid(tokens, (2, 3))[1, 2, 1, 0] == tokens[1, 3, 2]

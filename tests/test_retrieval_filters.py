@@ -13,6 +13,7 @@ import pytest
 from bigr_repr.codes import hamming
 from bigr_repr.retrieval import KINDS, Filter, HammingIndex, Region, open_store, push
 from bigr_repr.retrieval.codes.columns import plain_rows
+from bigr_repr.retrieval.codes.provenance import reading_of
 from bigr_repr.retrieval.index import scan as scanning
 
 COUNT = 400
@@ -256,3 +257,12 @@ def test_columns_of_rows_are_plain_data() -> None:
     ]  # fmt: skip
     assert plain_rows(None, np.array([4, 5])) == [{}, {}]
     assert plain_rows(pa.table({"x": [float("nan"), -0.5]}), np.array([0, 1])) == [{"x": None}, {"x": -0.5}]
+
+
+def test_vectors_of_an_index_were_read_as_it_says() -> None:
+    stated = {"layer": 3, "pooling": "max", "mirror": True, "condition": None}
+    found = reading_of(stated)
+    assert (found.layer, found.pool, found.mirror) == (3, "max", True)
+    bare = reading_of({"layer": None, "pooling": None})
+    assert (bare.layer, bare.pool, bare.mirror) == (None, "avg", False)
+    assert not bare.condition

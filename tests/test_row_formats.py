@@ -24,7 +24,6 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("codes", [False, True])
 def test_hdf5(stored: Path, tmp_path: Path, codes: bool) -> None:
     h5py = pytest.importorskip("h5py")
