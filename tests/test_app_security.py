@@ -9,8 +9,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ import uvicorn
 from bigr_repr_cli.app import jobs, shelf
 from bigr_repr_cli.app.server import LIMITS, serve
 from bigr_repr_cli.app.studio import Studio
+from forks import HEEDING, start
 from PIL import Image
 from studio_server import JSON, Running, served, waited
 from tiny_model import tiny_model, write_pictures
@@ -332,20 +331,10 @@ def test_a_page_that_others_reach_opens_no_folders(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_the_private_folder_goes_with_the_server(tmp_path: Path, ending: signal.Signals) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    words = ["bigr-repr", "app", "--no-browser", "--out", str(tmp_path / "drawn"), "--port", port]
-    program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"sys.argv = {words!r}; from bigr_repr_cli.main import main; main()"
-    )
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    started = subprocess.Popen(
-        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)}
-    )
-    assert started.stderr is not None
-    try:
+    words = ["app", "--no-browser", "--out", tmp_path / "drawn", "--port", 0]
+    with start(HEEDING, words, env={**os.environ, "TMPDIR": str(temporary)}) as started:
         assert "Ctrl-C ends it" in started.stderr.readline()
         (folder,) = temporary.glob("bigr-repr-*")
         assert folder.stat().st_mode & 0o077 == 0
@@ -353,7 +342,5 @@ def test_the_private_folder_goes_with_the_server(tmp_path: Path, ending: signal.
             file.write(b"x")
         started.send_signal(ending)
         _, said = started.communicate(timeout=60)
-    finally:
-        started.kill()
     assert (started.returncode, said) == (0, "")
     assert not list(temporary.glob("bigr-repr-*"))

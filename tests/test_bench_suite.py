@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bigr_repr_cli.bench import app
+from forks import COMMAND, run_command, start
 from PIL import Image
 from tiny_model import tiny_model, write_pictures
 from typer.testing import CliRunner
@@ -95,21 +94,20 @@ def test_a_suite_that_is_killed_goes_on_with_what_is_done(tmp_path: Path) -> Non
     sources = f"[digits, {tmp_path}/one, {tmp_path}/two]"
     path = tmp_path / "three.yaml"
     path.write_text(f"k: [3]\ndatasets: {sources}\nmodels: [pixels:8, pixels:4, pixels:2, pixels:16]\n")
-    command = [sys.executable, "-m", "bigr_repr_cli", "bench", "suite", str(path), "--device", "cpu", "--workers", "1"]
 
-    def arguments(out: str) -> list[str]:
-        return [*command, "--out", str(tmp_path / out), "--cache", str(tmp_path / f"{out}-cache")]
+    def arguments(out: str) -> list[object]:
+        options = ["--device", "cpu", "--workers", "1", "--out", tmp_path / out, "--cache", tmp_path / f"{out}-cache"]
+        return ["bench", "suite", path, *options]
 
-    killed = subprocess.Popen(arguments("out"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rows = tmp_path / "out" / "rows"
-    while killed.poll() is None and len(list(rows.glob("*.json"))) < 5:
-        time.sleep(0.005)
-    killed.kill()
-    assert killed.wait() == -9
+    with start(COMMAND, arguments("out")) as killed:
+        while killed.poll() is None and len(list(rows.glob("*.json"))) < 5:
+            time.sleep(0.005)
+    assert killed.returncode == -9
     kept = {file.name: file.stat().st_mtime_ns for file in rows.glob("*.json")}
     assert 5 <= len(kept) < 12
     for out in ("out", "whole"):
-        subprocess.run(arguments(out), check=True, stdout=subprocess.DEVNULL)
+        run_command(*arguments(out), check=True)
     for name, stamp in kept.items():
         assert (rows / name).stat().st_mtime_ns == stamp
     found, whole = (json.loads((tmp_path / out / "three.json").read_text())["rows"] for out in ("out", "whole"))
