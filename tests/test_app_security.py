@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,15 +177,18 @@ def test_the_queue_is_limited_and_what_nobody_waits_for_ends(running: Running, m
     accepted = [answer["job"] for status, answer in found if status == 200]
     assert len(accepted) <= 10
     assert waited(lambda: studio.began > began)
-    monkeypatch.setattr(jobs, "ABANDONED_SECONDS", 0.5)
+    now = time.monotonic()
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: now))
     for _ in range(4):  # as long as somebody listens
+        now += 0.9 * jobs.ABANDONED_SECONDS
         assert running.ask("GET", f"/jobs/{accepted[0]}")[0] == 200
-        time.sleep(0.2)
     assert (studio.began, studio.ended) == (began + 1, began)
+    now += 1.1 * jobs.ABANDONED_SECONDS
     assert waited(lambda: studio.ended == studio.began)
-    now = studio.began
+    begun = studio.began
     assert waited(lambda: running.post("/jobs", kind="generate")[0] == 200)  # the queue is free again
-    assert waited(lambda: studio.began > now)
+    assert waited(lambda: studio.began > begun)
+    now += 1.1 * jobs.ABANDONED_SECONDS
     assert waited(lambda: studio.ended == studio.began)  # though nobody has ever listened
 
 

@@ -204,11 +204,25 @@ def test_wrong_usage_is_exit_code_2(bigr: Run, arguments: list[str]) -> None:
     assert "Traceback" not in error
 
 
-def begin(place: Path, tmp_path: Path, sealed: int, *more: str) -> Forked:
+# The command, which waits to be ended when it has done half of the units: however late that comes, it has not ended.
+HELD = f"""
+import time
+from bigr_repr.embed.dataset.ledger import Ledger
+seal = Ledger.seal
+def held(self, unit, record):
+    seal(self, unit, record)
+    while unit >= 20:
+        time.sleep(1)
+Ledger.seal = held
+{HEEDING}
+"""
+
+
+def begin(place: Path, tmp_path: Path, sealed: int, *more: str, code: str = HELD) -> Forked:
     """A run in a process of its own, in units of four, that has sealed so many of them."""
     arguments = ["embed", place / "many", "--layer", "2", "--model", place / "model", "--out", tmp_path / "out"]
     options = ["--unit-size", "4", "--batch-size", "2", "--workers", "1"]
-    process = start(HEEDING, [*arguments, *options, *more])
+    process = start(code, [*arguments, *options, *more])
     while len(list((tmp_path / "out/_run/units").glob("*.json"))) < sealed:
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)
@@ -244,7 +258,7 @@ def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, 
 @pytest.mark.slow
 def test_devices_whose_run_was_killed_never_write_beside_the_next(place: Path, tmp_path: Path, bigr: Run) -> None:
     write_pictures(place / "many", 160)
-    process = begin(place, tmp_path, 3, "--device", "cpu,cpu")
+    process = begin(place, tmp_path, 3, "--device", "cpu,cpu", code=HEEDING)
     process.kill()
     process.communicate(timeout=120)
     again = ["embed", place / "many", "--layer", "2", "--batch-size", "2", "--decode-timeout", "0"]
