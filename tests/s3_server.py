@@ -37,7 +37,7 @@ def s3_server() -> Iterator[dict[str, str]]:
 
 
 def _started() -> tuple[str, subprocess.Popen[bytes]]:
-    """A server that has a bucket, and its address. Where another process takes the port first, the next one is tried."""
+    """A server that has a bucket, and its address. Another one where its port is taken by then."""
     for _ in range(5):
         address = f"http://127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", address.rpartition(":")[2]]
