@@ -105,7 +105,7 @@ def test_a_suite_that_is_killed_goes_on_with_what_is_done(tmp_path: Path) -> Non
     for number, name in enumerate(("one", "two")):
         for label in "ab":
             write_pictures(tmp_path / name / label, 30, first=1000 * number + ord(label))
-    sources = f"[digits, {tmp_path}/one, {tmp_path}/two]"
+    sources = f"[{{dataset: digits, limit: 120, test_limit: 60}}, {tmp_path}/one, {tmp_path}/two]"
     path = tmp_path / "three.yaml"
     path.write_text(f"k: [3]\ndatasets: {sources}\nmodels: [pixels:8, pixels:4, pixels:2, pixels:16]\n")
 
