@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,17 @@ def test_other_runtimes_and_precisions_agree(tmp_path: Path, to: str, precision:
     assert made.precision == ("float32" if exact else made.precision)
     assert (made.precision == "float32") == exact
     assert made.manifest.calibration == (16 if precision == "int8" else 0)
+
+
+@SLOW
+def test_nothing_is_reported_to_the_makers_of_the_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO's converter does by default."""
+    telemetry = pytest.importorskip("openvino_telemetry").Telemetry
+    monkeypatch.setattr(telemetry, "_SingletonMetaClass__single_instance", None)
+    monkeypatch.delenv("CI", raising=False)
+    br.export_model(tmp_path / "x", model=PRE, layer=1, to="openvino")
+    assert not telemetry().consent
+    assert "CI" not in os.environ
 
 
 @SLOW
