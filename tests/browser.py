@@ -17,6 +17,7 @@ from playwright import sync_api as playwright
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 NewPage = Callable[..., Any]
+playwright.expect.set_options(timeout=60_000)  # machines may be busy: what comes in time is waited for no longer
 
 
 @contextmanager
@@ -42,6 +43,7 @@ def pages(browser: Any, url: str) -> Iterator[NewPage]:
     def new_page(width: int, **settings: Any) -> Any:
         contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **settings))
         page = contexts[-1].new_page()
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", asked)
         return page

@@ -24,7 +24,7 @@ _OF_OTHERS = (
     *("torchinductor_*", "torchelastic_*", "ray", "milvus.*", "tmp*.db.sock", "wandb-*", "tmp*wandb-*"),
     *("playwright*", "org.chromium.*", ".org.chromium.*"),
 )
-_ENDING = 5.0  # seconds that processes of a test may take to end, and to remove what is theirs
+_ENDING = 60.0  # seconds that processes of a test may take to end, and to remove what is theirs
 
 
 def _left(folder: Path) -> list[str]:

@@ -23,20 +23,8 @@ def free_port() -> int:
 @contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
     """The environment that leads to of an S3 server with one bucket, in a process of its own."""
-    address = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", address.rpartition(":")[2]]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address, process = _started()
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                request = urllib.request.Request(f"{address}/{BUCKET}", method="PUT")
-                urllib.request.urlopen(request, timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
         yield {
             "AWS_ENDPOINT_URL": address,
             "AWS_ACCESS_KEY_ID": "key",
@@ -46,3 +34,20 @@ def s3_server() -> Iterator[dict[str, str]]:
     finally:
         process.terminate()
         process.wait()
+
+
+def _started() -> tuple[str, subprocess.Popen[bytes]]:
+    """A server that has a bucket, and its address. Another one where its port is taken by then."""
+    for _ in range(5):
+        address = f"http://127.0.0.1:{free_port()}"
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", address.rpartition(":")[2]]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            try:
+                request = urllib.request.Request(f"{address}/{BUCKET}", method="PUT")
+                urllib.request.urlopen(request, timeout=60).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return address, process
+    raise AssertionError("the S3 server does not start")

@@ -76,7 +76,7 @@ def served(studio: Studio, access: Access | None = None) -> Iterator[Running]:
             listening.close()
 
 
-def waited(until: Callable[[], bool], seconds: float = 30) -> bool:
+def waited(until: Callable[[], bool], seconds: float = 120) -> bool:
     end = time.monotonic() + seconds
     while not until() and time.monotonic() < end:
         time.sleep(0.02)

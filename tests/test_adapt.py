@@ -8,8 +8,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import types
 from functools import partial
 from pathlib import Path
@@ -18,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import run, run_together
 from PIL import Image
-from test_train_stops import run_on
 from tiny_model import tiny_model, write_pictures
 
 import bigr_repr as br
@@ -474,7 +472,7 @@ def test_an_adaptation_that_was_killed_goes_on_to_the_same_weights(
     """Killed while it encodes, between two steps, or while the best weights are being written."""
     places = {"tests": str(Path(__file__).parent), "pictures": str(pictures), "base": str(base)}
     code = KILLED.format(what=what, out=str(tmp_path / "o"), **places)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    done = run(code)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert not (tmp_path / "o").exists()
     assert _same(_adapt(pictures, base, tmp_path / "o"), whole)
@@ -513,10 +511,9 @@ out.with_name(str(processes().process_index)).write_text(json.dumps(found))
 def test_two_processes_adapt_one_model_after_another_as_one_does(pictures: Path, tmp_path: Path) -> None:
     base = br.save(tiny_model(layers=2, objective="bce", attention="causal"), tmp_path / "base")
     one = adapt_in_turn(pictures, base, tmp_path / "alone")
-    file, out = tmp_path / "run.py", tmp_path / "together"
+    out = tmp_path / "together"
     places = {"tests": str(Path(__file__).parent), "pictures": str(pictures), "base": str(base), "out": str(out)}
-    file.write_text(TOGETHER.format(**places))
-    run_on(2, file)
+    run_together(2, TOGETHER.format(**places))
     first, second = (json.loads((tmp_path / each).read_text()) for each in "01")
     alone, together = (list(side[0][1].values()) for side in (one, first))
     assert alone == pytest.approx(together, abs=3e-5)

@@ -9,8 +9,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from bigr_repr_cli.app import jobs
 from bigr_repr_cli.app.jobs import BusyError, Desk, QueuedJob
 from bigr_repr_cli.app.orders import field_of
 from bigr_repr_cli.app.studio import DrawRequest, Studio
+from forks import COMMAND, HEEDING, run, run_command, start
 from numpy.typing import NDArray
 from PIL import Image
 from studio_server import Running, served, waited
@@ -463,40 +462,20 @@ def test_the_pages_load_nothing_from_elsewhere(running: Running) -> None:
 
 
 # ---- the command
-def app_program(code: str, *words: str) -> str:
-    """The command, after some code."""
-    start = f"import sys; {code}; sys.argv = ['bigr-repr', 'app', '--no-browser', *{words!r}]; "
-    return start + "from bigr_repr_cli.main import main; main()"
-
-
-def run_app(code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    program = app_program(code, *words)
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # tests may run deaf to Ctrl-C
-    program = app_program(heard, "--out", str(tmp_path / "drawn"), "--port", str(free_port()))
-    running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
-    assert running.stderr is not None
-    assert "Ctrl-C ends it" in running.stderr.readline()
-    running.send_signal(signal.SIGINT)
-    try:
+    with start(HEEDING, ["app", "--no-browser", "--out", tmp_path / "drawn", "--port", 0]) as running:
+        assert "Ctrl-C ends it" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=60)
-    finally:
-        running.kill()
     assert (running.returncode, said) == (0, "")
 
 
 @pytest.mark.slow
 def test_without_fastapi_the_command_says_what_to_install(tmp_path: Path) -> None:
-    done = run_app("sys.modules['fastapi'] = None", "--out", str(tmp_path))
+    done = run(f"import sys; sys.modules['fastapi'] = None; {COMMAND}", ["app", "--no-browser", "--out", tmp_path])
     assert done.returncode == 1
     assert done.stderr.strip() == (
         "error: the page needs FastAPI and uvicorn; install them with: pip install 'bigr-repr[app]'"
@@ -507,7 +486,7 @@ def test_without_fastapi_the_command_says_what_to_install(tmp_path: Path) -> Non
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-        done = run_app("pass", "--out", str(tmp_path), "--port", port)
+        done = run_command("app", "--no-browser", "--out", tmp_path, "--port", port)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}")
     assert done.stderr.count("\n") == 1

@@ -30,7 +30,6 @@ from bigr_repr.sampling.chain import Chain
 LOOKS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 pytestmark = needs_chromium
 Open = Callable[..., Any]
-expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,6 @@ def open_page(browser: Any, running: Running) -> Iterator[Open]:
 
         def open_it(path: str = "/", width: int = 1280, scheme: str = "light") -> Any:
             page = new_page(width, color_scheme=scheme)
-            page.set_default_timeout(20_000)
             page.goto(running.url + path)
             if path != "/search/":
                 expect(page.locator("#samples button").first).to_be_attached()

@@ -9,11 +9,10 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ import uvicorn
 from bigr_repr_cli.app import jobs, shelf
 from bigr_repr_cli.app.server import LIMITS, serve
 from bigr_repr_cli.app.studio import Studio
+from forks import HEEDING, start
 from PIL import Image
 from studio_server import JSON, Running, served, waited
 from tiny_model import tiny_model, write_pictures
@@ -177,15 +177,19 @@ def test_the_queue_is_limited_and_what_nobody_waits_for_ends(running: Running, m
     accepted = [answer["job"] for status, answer in found if status == 200]
     assert len(accepted) <= 10
     assert waited(lambda: studio.began > began)
-    monkeypatch.setattr(jobs, "ABANDONED_SECONDS", 0.5)
+    now = time.monotonic()
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: now))
     for _ in range(4):  # as long as somebody listens
+        now += 0.9 * jobs.ABANDONED_SECONDS
         assert running.ask("GET", f"/jobs/{accepted[0]}")[0] == 200
-        time.sleep(0.2)
     assert (studio.began, studio.ended) == (began + 1, began)
+    now += 1.1 * jobs.ABANDONED_SECONDS
     assert waited(lambda: studio.ended == studio.began)
-    now = studio.began
     assert waited(lambda: running.post("/jobs", kind="generate")[0] == 200)  # the queue is free again
-    assert waited(lambda: studio.began > now)
+    begun, now = studio.began, time.monotonic()
+    assert running.post("/jobs", kind="generate")[0] == 200
+    assert waited(lambda: studio.began > begun)
+    now += 1.1 * jobs.ABANDONED_SECONDS
     assert waited(lambda: studio.ended == studio.began)  # though nobody has ever listened
 
 
@@ -332,20 +336,10 @@ def test_a_page_that_others_reach_opens_no_folders(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_the_private_folder_goes_with_the_server(tmp_path: Path, ending: signal.Signals) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    words = ["bigr-repr", "app", "--no-browser", "--out", str(tmp_path / "drawn"), "--port", port]
-    program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"sys.argv = {words!r}; from bigr_repr_cli.main import main; main()"
-    )
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    started = subprocess.Popen(
-        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)}
-    )
-    assert started.stderr is not None
-    try:
+    words = ["app", "--no-browser", "--out", tmp_path / "drawn", "--port", 0]
+    with start(HEEDING, words, env={**os.environ, "TMPDIR": str(temporary)}) as started:
         assert "Ctrl-C ends it" in started.stderr.readline()
         (folder,) = temporary.glob("bigr-repr-*")
         assert folder.stat().st_mode & 0o077 == 0
@@ -353,7 +347,5 @@ def test_the_private_folder_goes_with_the_server(tmp_path: Path, ending: signal.
             file.write(b"x")
         started.send_signal(ending)
         _, said = started.communicate(timeout=60)
-    finally:
-        started.kill()
     assert (started.returncode, said) == (0, "")
     assert not list(temporary.glob("bigr-repr-*"))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bigr_repr_cli.bench import app
+from forks import COMMAND, run_command, start
 from PIL import Image
 from tiny_model import tiny_model, write_pictures
 from typer.testing import CliRunner
@@ -86,30 +85,43 @@ def test_a_suite_goes_on_where_it_was(model: str, file: Path, tmp_path: Path, mo
     assert len(done) == 7
 
 
+# The command, which waits to be killed when it has eight rows: however late that comes, it has not ended.
+HELD = f"""
+import time
+from bigr_repr.evaluate.runs import suite
+replacing = suite.replacing
+def held(path):
+    while len(list(path.parent.glob("*.json"))) >= 8:
+        time.sleep(1)
+    return replacing(path)
+suite.replacing = held
+{COMMAND}
+"""
+
+
 @pytest.mark.slow
 def test_a_suite_that_is_killed_goes_on_with_what_is_done(tmp_path: Path) -> None:
     """Three data sets, kill -9 in the middle: what was measured is not measured again, and the figures are the same."""
     for number, name in enumerate(("one", "two")):
         for label in "ab":
             write_pictures(tmp_path / name / label, 30, first=1000 * number + ord(label))
-    sources = f"[digits, {tmp_path}/one, {tmp_path}/two]"
+    sources = f"[{{dataset: digits, limit: 120, test_limit: 60}}, {tmp_path}/one, {tmp_path}/two]"
     path = tmp_path / "three.yaml"
     path.write_text(f"k: [3]\ndatasets: {sources}\nmodels: [pixels:8, pixels:4, pixels:2, pixels:16]\n")
-    command = [sys.executable, "-m", "bigr_repr_cli", "bench", "suite", str(path), "--device", "cpu", "--workers", "1"]
 
-    def arguments(out: str) -> list[str]:
-        return [*command, "--out", str(tmp_path / out), "--cache", str(tmp_path / f"{out}-cache")]
+    def arguments(out: str) -> list[object]:
+        options = ["--device", "cpu", "--workers", "1", "--out", tmp_path / out, "--cache", tmp_path / f"{out}-cache"]
+        return ["bench", "suite", path, *options]
 
-    killed = subprocess.Popen(arguments("out"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rows = tmp_path / "out" / "rows"
-    while killed.poll() is None and len(list(rows.glob("*.json"))) < 5:
-        time.sleep(0.005)
-    killed.kill()
-    assert killed.wait() == -9
+    with start(HELD, arguments("out")) as killed:
+        while killed.poll() is None and len(list(rows.glob("*.json"))) < 5:
+            time.sleep(0.005)
+    assert killed.returncode == -9
     kept = {file.name: file.stat().st_mtime_ns for file in rows.glob("*.json")}
     assert 5 <= len(kept) < 12
     for out in ("out", "whole"):
-        subprocess.run(arguments(out), check=True, stdout=subprocess.DEVNULL)
+        run_command(*arguments(out), check=True)
     for name, stamp in kept.items():
         assert (rows / name).stat().st_mtime_ns == stamp
     found, whole = (json.loads((tmp_path / out / "three.json").read_text())["rows"] for out in ("out", "whole"))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bigr_repr_cli import main
+from forks import HEEDING, Forked, start
 from tiny_model import tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import save
@@ -24,8 +25,6 @@ from bigr_repr.features.extract import extract_features
 
 Run = Callable[..., tuple[int, str, str]]
 COMMAND = [sys.executable, "-m", "bigr_repr_cli"]
-# A shell's background jobs, and all that they start, ignore Ctrl-C unless told otherwise.
-HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import bigr_repr_cli.__main__"
 
 
 @pytest.fixture(scope="module")
@@ -205,20 +204,27 @@ def test_wrong_usage_is_exit_code_2(bigr: Run, arguments: list[str]) -> None:
     assert "Traceback" not in error
 
 
-def start(place: Path, tmp_path: Path, sealed: int, *more: str) -> subprocess.Popen[str]:
+# The command, which waits to be ended when it has done half of the units: however late that comes, it has not ended.
+HELD = f"""
+import time
+from bigr_repr.embed.dataset.ledger import Ledger
+seal = Ledger.seal
+def held(self, unit, record):
+    seal(self, unit, record)
+    while unit >= 10:
+        time.sleep(1)
+Ledger.seal = held
+{HEEDING}
+"""
+
+
+def begin(inputs: Path, tmp_path: Path, sealed: int, *more: str, code: str = HELD) -> Forked:
     """A run in a process of its own, in units of four, that has sealed so many of them."""
-    arguments = ["embed", place / "many", "--layer", "2", "--model", place / "model", "--out", tmp_path / "out"]
+    arguments = ["embed", inputs, "--layer", "2", "--model", inputs.parent / "model", "--out", tmp_path / "out"]
     options = ["--unit-size", "4", "--batch-size", "2", "--workers", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", HEEDING, *arguments, *options, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 300
+    process = start(code, [*arguments, *options, *more])
     while len(list((tmp_path / "out/_run/units").glob("*.json"))) < sealed:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
         time.sleep(0.002)
     return process
 
@@ -227,8 +233,8 @@ def start(place: Path, tmp_path: Path, sealed: int, *more: str) -> subprocess.Po
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.slow
 def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, bigr: Run, end: signal.Signals) -> None:
-    write_pictures(place / "many", 160)
-    process = start(place, tmp_path, 5)
+    write_pictures(place / "some", 80)
+    process = begin(place / "some", tmp_path, 3)
     process.send_signal(end)
     _, error = process.communicate(timeout=120)
     if end == signal.SIGINT:
@@ -236,12 +242,12 @@ def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, 
         assert "Traceback" not in error
         assert "the same command goes on" in error
     done = len(list((tmp_path / "out/_run/units").glob("*.json")))
-    assert 5 <= done < 40
-    again = ["embed", place / "many", "--layer", "2", "--batch-size", "2"]
+    assert 3 <= done < 20
+    again = ["embed", place / "some", "--layer", "2", "--batch-size", "2"]
     code, text, _ = bigr(*again, "--out", tmp_path / "out", "--json")
     assert code == 0
     record = json.loads(text)
-    assert (record["rows"], record["embedded"]) == (160, 160 - 4 * done)
+    assert (record["rows"], record["embedded"]) == (80, 80 - 4 * done)
     bigr(*again, "--out", tmp_path / "whole", "--unit-size", "4")
     resumed, whole = read_embeddings(tmp_path / "out"), read_embeddings(tmp_path / "whole")
     assert resumed.paths == whole.paths
@@ -252,7 +258,7 @@ def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, 
 @pytest.mark.slow
 def test_devices_whose_run_was_killed_never_write_beside_the_next(place: Path, tmp_path: Path, bigr: Run) -> None:
     write_pictures(place / "many", 160)
-    process = start(place, tmp_path, 3, "--device", "cpu,cpu")
+    process = begin(place / "many", tmp_path, 3, "--device", "cpu,cpu", code=HEEDING)
     process.kill()
     process.communicate(timeout=120)
     again = ["embed", place / "many", "--layer", "2", "--batch-size", "2", "--decode-timeout", "0"]

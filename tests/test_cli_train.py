@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from bigr_repr_cli.train import app
 from bigr_repr_cli.train import options as o
+from forks import run_command
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,12 +19,6 @@ from bigr_repr.config import ATTENTIONS, OBJECTIVES
 from bigr_repr.system.devices import mixed_precision
 from bigr_repr.train.loop import AUTO, RESUMES, SCHEDULES
 from bigr_repr.train.tokenizer import OPTIMIZERS, PIXEL_LOSSES
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bigr_repr_cli", *map(str, arguments)]
-    env = {**os.environ, "OMP_NUM_THREADS": "2"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +36,19 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pictures_become_a_model(pictures: Path, tmp_path: Path) -> None:
     short = ("--steps", 2, "--batch-size", 2, "--log-every", 1, "--cpu")
     plain = ("--perceptual", "none", "--gan-start", -1, "--learning-rate", 1e-3, "--crop", 32)
-    done = run("train", "tokenizer", pictures, "--out", tmp_path / "t", *short, *plain, "--sample-every", 2)
+    done = run_command("train", "tokenizer", pictures, "--out", tmp_path / "t", *short, *plain, "--sample-every", 2)
     assert done.returncode == 0, done.stderr
     assert f"tokenizer: {tmp_path / 't' / 'tokenizer'}" in done.stdout
     assert "step 2/2" in done.stderr
     assert list((tmp_path / "t").glob("samples-*.png"))
     assert list((tmp_path / "t" / "logs").rglob("events*"))
 
-    done = run("train", "codes", pictures, "--tokenizer", tmp_path / "t" / "tokenizer", "--out", tmp_path / "c")
+    done = run_command("train", "codes", pictures, "--tokenizer", tmp_path / "t" / "tokenizer", "--out", tmp_path / "c")
     assert done.returncode == 0, done.stderr
     assert "6 images x 2 views, 1536 bits each" in done.stdout
 
     where = ("--tokenizer", tmp_path / "t" / "tokenizer", "--out", tmp_path / "g", "--name", "fruit")
-    done = run("train", "generator", tmp_path / "c", *where, *short, "--sample-every", 2)
+    done = run_command("train", "generator", tmp_path / "c", *where, *short, "--sample-every", 2)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "g").glob("samples-*.png"))
     model = br.load(tmp_path / "g" / "model")
@@ -66,7 +58,7 @@ def test_pictures_become_a_model(pictures: Path, tmp_path: Path) -> None:
     assert br.extract_features(pictures, model=model, layer=3).shape == (6, model.config.generator.dim)
 
     # Started again with nothing left to do, the same command says so by the same result.
-    again = run("train", "generator", tmp_path / "c", *where, *short)
+    again = run_command("train", "generator", tmp_path / "c", *where, *short)
     assert again.returncode == 0, again.stderr
     assert br.load(tmp_path / "g" / "model").fingerprint == model.fingerprint
 
@@ -78,7 +70,7 @@ def test_a_damaged_picture_is_named(pictures: Path, tmp_path: Path) -> None:
     short = ("--tokenizer", "bigr-tiny", "--out", tmp_path / "o")
     images = ("--steps", 1, "--batch-size", 2, "--workers", 1, "--cpu")
     for command in (("codes", tmp_path / "two.parquet"), ("generator", tmp_path / "two.parquet", *images)):
-        done = run("train", *command, *short)
+        done = run_command("train", *command, *short)
         assert done.returncode == 1
         *told, error = done.stderr.splitlines()
         assert error.startswith(f"error: {tmp_path / 'two.parquet'}#1: ")
@@ -100,7 +92,7 @@ def test_a_damaged_picture_is_named(pictures: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_mistakes_end_in_one_line(pictures: Path, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     given = [{"PICTURES": str(pictures), "o": str(tmp_path / "o")}.get(item, item) for item in arguments]
-    done = run("train", *given)
+    done = run_command("train", *given)
     assert done.returncode == 1
     assert said in done.stderr
     assert done.stderr.count("\n") == 1

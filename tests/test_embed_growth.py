@@ -557,10 +557,15 @@ def test_a_device_that_dies_ends_the_run_and_the_next_goes_on(pre: Pretrained, t
     write_pictures(tmp_path / "in", 60)
     killed = []
 
+    def children() -> set[int]:
+        listed = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+        return {int(pid) for file in listed for pid in file.read_text().split()}
+
+    others = children()
+
     def kill(progress: Progress) -> None:
         if progress.total and progress.done > 8 and not killed:
-            listed = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-            killed.extend(int(pid) for file in listed for pid in file.read_text().split())
+            killed.append(max(children() - others))
             os.kill(killed[-1], signal.SIGKILL)
 
     with pytest.raises(RuntimeError, match=r"process on cpu ended \(SIGKILL\); finished units are kept"):

@@ -16,7 +16,8 @@ import bigr_repr as br
 from bigr_repr.embed.options import EmbedOptions
 from bigr_repr.embed.precision import measure_tradeoff, network_in_8_bits, sample_images
 
-PRE = tiny_model(layers=2)
+PRE = tiny_model(layers=2, side=8, levels=2)  # few operations: each is compiled
+SIDE = PRE.config.image_size
 LINE = re.compile(
     r"(int8|bfloat16): ([\d.]+) times float32's speed on this machine; features' cosine ([\d.]+); ([\d.]+) % of the "
     r"codes' bits equal \((\d+) images\)"
@@ -78,7 +79,7 @@ def test_int8_keeps_its_network_beside_the_rows(place: Path, tmp_path: Path) -> 
 
 
 def test_the_measure_tells_a_perfect_copy(place: Path) -> None:
-    images = sample_images([str(place / "images")], EmbedOptions(), 32)
+    images = sample_images([str(place / "images")], EmbedOptions(), SIDE)
     extractor = br.FeatureExtractor(PRE, (1,))
     found = measure_tradeoff(extractor, extractor, images)
     assert found.cosine == pytest.approx(1)
@@ -89,7 +90,7 @@ def test_the_measure_tells_a_perfect_copy(place: Path) -> None:
 def test_what_cannot_be_measured_or_kept_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"none")
     with pytest.raises(ValueError, match="none of the first images can be read"):
-        sample_images(str(tmp_path), EmbedOptions(), 32)
-    pixels = torch.from_numpy(np.asarray(picture(1, 32, 32)).copy()).permute(2, 0, 1)[None]
+        sample_images(str(tmp_path), EmbedOptions(), SIDE)
+    pixels = torch.from_numpy(np.asarray(picture(1, SIDE, SIDE)).copy()).permute(2, 0, 1)[None]
     with pytest.raises(ValueError, match="in a local folder"):
         network_in_8_bits("s3://bucket/run", pixels, PRE, EmbedOptions(layers=(1,)))

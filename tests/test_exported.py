@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from bigr_repr.features import ExportedModel
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 
 LAYERS = (1, "0+1")
-PRE = tiny_model(layers=2)
+PRE = tiny_model(layers=2, side=8, levels=2)  # few operations: each is compiled
+SIDE = PRE.config.image_size
 SLOW = pytest.mark.slow
 RUNTIMES = [
     ("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8"), ("onnx", "int8"),
@@ -36,7 +38,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
 
 
 def _images(count: int) -> torch.Tensor:
-    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
 @SLOW
@@ -70,6 +72,17 @@ def test_other_runtimes_and_precisions_agree(tmp_path: Path, to: str, precision:
     assert made.precision == ("float32" if exact else made.precision)
     assert (made.precision == "float32") == exact
     assert made.manifest.calibration == (16 if precision == "int8" else 0)
+
+
+@SLOW
+def test_nothing_is_reported_to_the_makers_of_the_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO's converter does by default."""
+    telemetry = pytest.importorskip("openvino_telemetry").Telemetry
+    monkeypatch.setattr(telemetry, "_SingletonMetaClass__single_instance", None)
+    monkeypatch.delenv("CI", raising=False)
+    br.export_model(tmp_path / "x", model=PRE, layer=1, to="openvino")
+    assert not telemetry().consent
+    assert "CI" not in os.environ
 
 
 @SLOW
@@ -147,12 +160,12 @@ def test_serve_answers_with_it(exported: ExportedModel) -> None:
 
     service = Service(exported)
     buffer = io.BytesIO()
-    picture(3, 32, 32).save(buffer, "PNG")
+    picture(3, SIDE, SIDE).save(buffer, "PNG")
     body = {"input": base64.b64encode(buffer.getvalue()).decode()}
     with TestClient(create_app(service, Access()), base_url="http://127.0.0.1") as client:
         answer = client.post("/v1/embeddings", json=body)
         assert answer.status_code == 200, answer.text
-        pixels = torch.from_numpy(np.asarray(picture(3, 32, 32)).copy()).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(np.asarray(picture(3, SIDE, SIDE)).copy()).permute(2, 0, 1)[None]
         ours = br.FeatureExtractor(PRE, (1,), "grid2")(pixels).layers[1][0]
         np.testing.assert_allclose(answer.json()["data"][0]["embedding"], ours, rtol=1e-4, atol=1e-5)
         refused = client.post("/v1/embeddings", json=body | {"layer": 0})

@@ -483,6 +483,7 @@ def test_the_command_takes_urls(
     assert error.startswith("error: s3://no-such-bucket/x: no such")
 
 
+@pytest.mark.slow
 def test_an_index_asks_a_store_a_fixed_number_of_times_whether_it_is_up_to_date(
     store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

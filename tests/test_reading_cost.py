@@ -78,7 +78,9 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize("name", ["x.tar", "small.parquet", pytest.param("large.parquet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["small.parquet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("large.parquet", "x.tar"))]
+)
 @pytest.mark.parametrize(
     "engine", [pytest.param(name, marks=[pytest.mark.slow] * (name != "local")) for name in ENGINES]
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import run
 
 from bigr_repr.retrieval import KINDS, HammingIndex, IndexSettings, fit_binarizer
 from bigr_repr.retrieval.index.folder import FolderReader, manifest_digest
@@ -98,11 +99,11 @@ def test_a_save_that_fails_leaves_the_old_index(tmp_path: Path, monkeypatch: pyt
 def test_a_process_killed_while_it_saves_leaves_the_old_index(tmp_path: Path) -> None:
     made("flat").save(tmp_path / "i")
     script = (
-        "import os, sys; sys.path.insert(0, 'tests'); from test_retrieval_files import made, FolderWriter\n"
+        "import os; from test_retrieval_files import made, FolderWriter\n"
         "FolderWriter.commit = lambda *_: os._exit(9)\n"
         f"made('ivf').save({str(tmp_path / 'i')!r})"
     )
-    assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, check=False).returncode == 9
+    assert run(script).returncode == 9
     assert HammingIndex.load(tmp_path / "i").settings.kind == "flat"
     made("flat").save(tmp_path / "i")  # and the next save tidies up
     assert not list((tmp_path / "i").glob("search-*"))
@@ -111,11 +112,11 @@ def test_a_process_killed_while_it_saves_leaves_the_old_index(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_process_killed_at_its_first_save_does_not_bar_the_next(tmp_path: Path) -> None:
     script = (
-        "import os, sys; sys.path.insert(0, 'tests'); from test_retrieval_files import made, FolderWriter\n"
+        "import os; from test_retrieval_files import made, FolderWriter\n"
         "FolderWriter.commit = lambda *_: os._exit(9)\n"
         f"made('ivf').save({str(tmp_path / 'i')!r})"
     )
-    assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, check=False).returncode == 9
+    assert run(script).returncode == 9
     left = {file.name for file in (tmp_path / "i").iterdir()}
     assert left
     with pytest.raises(FileNotFoundError, match="no index here"):

@@ -40,7 +40,7 @@ READING = ("PIL", "pyarrow.parquet", "pyarrow.dataset", "bigr_repr.embed.dataset
         (["near-duplicates", "--help"], ("numpy", "pyarrow", "PIL", *OTHERS)),
         (["models", "list"], ("pyarrow", "PIL", *OTHERS[1:])),
         (["index", "info", "i"], ("pyarrow.compute", *READING, *OTHERS)),
-        (["search", "7.jpg", "--id", "--index", "i", "-k", "3"], OTHERS),
+        (["search", "7.jpg", "--id", "--index", "i", "-k", "3"], ("rich.console", *READING, *OTHERS)),
     ],
 )
 def test_a_look_at_an_index_loads_nothing_heavy(command: list[str], more: tuple[str, ...], tmp_path: Path) -> None:

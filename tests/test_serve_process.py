@@ -7,8 +7,6 @@ import http.client
 import io
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -19,6 +17,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from bigr_repr_cli.main import app
+from forks import COMMAND, start
 from tiny_model import picture, tiny_model
 from typer.testing import CliRunner
 
@@ -45,9 +44,7 @@ def test_a_signal_ends_it_after_the_requests_it_has(tmp_path: Path) -> None:
     file = io.BytesIO()
     picture(0).save(file, "PNG")
     body = json.dumps({"input": [base64.b64encode(file.getvalue()).decode()] * 8}).encode()
-    command = [sys.executable, "-m", "bigr_repr_cli", "serve", "--port", "0", "--model", str(tmp_path / "model")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    with start(COMMAND, ["serve", "--port", 0, "--model", tmp_path / "model"]) as process:
         address = process.stderr.readline()
         port = int(address.split("http://127.0.0.1:")[1].partition(";")[0])
         statuses: list[int] = []
@@ -56,7 +53,8 @@ def test_a_signal_ends_it_after_the_requests_it_has(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         while _in_progress(port) < 4:
-            time.sleep(0.05)
+            assert all(thread.is_alive() for thread in threads)
+            time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         signaled.set()
         for thread in threads:

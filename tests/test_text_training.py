@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from forks import run_together
 from test_train import losses
-from test_train_stops import run_on
 from tiny_model import write_pictures
 
 from bigr_repr.captions.sources import class_captions, coco_captions, parquet_captions, sidecar_captions
@@ -243,9 +243,8 @@ train_generator(CodeSet({codes!r}), config, _settings(Path({out!r}), 6), Generat
 def test_two_processes_learn_from_captions_what_one_learns(codes: CodeSet, tmp_path: Path) -> None:
     """Of a generator whose steps draw nothing at random; one image of a batch may have no caption."""
     for count in (1, 2):
-        file, out = tmp_path / f"run{count}.py", tmp_path / str(count)
-        file.write_text(SPLIT.format(tests=str(Path(__file__).parent), codes=str(codes.folder), out=str(out)))
-        run_on(count, file)
+        places = {"codes": str(codes.folder), "out": str(tmp_path / str(count))}
+        run_together(count, SPLIT.format(tests=str(Path(__file__).parent), **places))
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert one == pytest.approx(two, rel=2e-5)
     assert len(set(one)) == len(one) == 6

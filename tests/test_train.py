@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from forks import run, run_together, start
 from PIL import Image
-from s3_server import free_port
 from tiny_model import tiny_model
 
 from bigr_repr.checkpoints.pretrained import load, load_tokenizer, save, save_tokenizer, tokenizer_fingerprint
@@ -530,52 +529,36 @@ def _script(codes: Path, out: Path, extra: str = "{}") -> str:
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_losses_and_weights(codes: Path, tmp_path: Path) -> None:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", _script(codes, tmp_path / "whole")], env=env, check=True, capture_output=True)
+    run(_script(codes, tmp_path / "whole"), check=True)
     broken = tmp_path / "broken"
     rng = np.random.default_rng(int(time.time()))
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", _script(codes, broken)], env=env, stdout=subprocess.DEVNULL)
-        seen = len(losses(broken)) if (broken / "metrics.jsonl").exists() else 0
-        deadline = time.time() + 60
-        while time.time() < deadline and process.poll() is None:
-            if (broken / "metrics.jsonl").exists() and len(losses_so_far(broken)) >= min(seen + 5, 38):
-                break
-            time.sleep(0.005)
-        time.sleep(float(rng.uniform(0, 0.1)))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run([sys.executable, "-c", _script(codes, broken)], env=env, check=True, capture_output=True)
+        seen = losses_so_far(broken)
+        with start(_script(codes, broken)) as process:
+            while process.poll() is None and losses_so_far(broken) < min(seen + 5, 38):
+                time.sleep(0.005)
+            time.sleep(float(rng.uniform(0, 0.1)))
+    run(_script(codes, broken), check=True)
     assert losses(broken) == losses(tmp_path / "whole")
     assert weights(broken) == weights(tmp_path / "whole")
 
 
-def losses_so_far(out: Path) -> list[str]:
-    return (out / "metrics.jsonl").read_text().splitlines()
+def losses_so_far(out: Path) -> int:
+    file = out / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
 
 
 @pytest.mark.slow
 def test_two_processes_train_resume_and_agree(codes: Path, tmp_path: Path) -> None:
-    """Two gloo processes: the run ends, resumes, and both ranks see one loss."""
-
-    def launch(out: Path, steps: int) -> None:
-        code = _script(codes, out).replace("steps=40", f"steps={steps}")
-        file = tmp_path / f"run-{out.name}-{steps}.py"
-        file.write_text(f"{code}\nfrom accelerate import PartialState\nassert PartialState().num_processes == 2\n")
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
-        done = subprocess.run(
-            [*command, str(free_port()), str(file)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            env=clean_environment(),
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-
-    launch(tmp_path / "whole", 9)
-    launch(tmp_path / "broken", 5)
-    launch(tmp_path / "broken", 9)
+    """Two gloo processes: the run ends, resumes under torchrun, and both ranks see one loss."""
+    check = "from accelerate import PartialState\nassert PartialState().num_processes == 2\n"
+    for out, steps in (("whole", 9), ("broken", 5)):
+        run_together(2, _script(codes, tmp_path / out).replace("steps=40", f"steps={steps}") + check)
+    file = tmp_path / "run.py"
+    file.write_text(_script(codes, tmp_path / "broken").replace("steps=40", "steps=9") + check)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(file)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=clean_environment())
+    assert done.returncode == 0, done.stderr[-2000:]
     assert len(losses(tmp_path / "whole")) == 9
     assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
     assert weights(tmp_path / "whole") == weights(tmp_path / "broken")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from s3_server import free_port
+from forks import COMMAND, run, run_command, run_together, start
 from test_train import MODEL, TOKENIZER, losses, settings
 from tiny_model import write_pictures
 from torch import Tensor
@@ -202,8 +200,7 @@ for number in {tuple(map(int, SIGNALS))}:
     os.kill(os.getpid(), number)
 print("alive")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "alive\n"
+    assert run(code, check=True).stdout == "alive\n"
 
 
 SPLIT = """
@@ -221,24 +218,10 @@ still = dataclasses.replace(MODEL.generator, objective="bce", attention="causal"
 config = dataclasses.replace(MODEL, generator=still)
 recipe = GeneratorRecipe(dropout=0, class_dropout=0)
 out = Path({out!r})
-if out.name == "g":
-    train_generator(CodeSet({codes!r}), config, settings(out, steps=6), recipe)
-else:
-    plain = TokenizerRecipe(perceptual=None, gan_start=None, sample_bits=False)
-    train_tokenizer(open_images({images!r}), TOKENIZER, settings(out, steps=6), plain)
+train_generator(CodeSet({codes!r}), config, settings(out / "g", steps=6), recipe)
+plain = TokenizerRecipe(perceptual=None, gan_start=None, sample_bits=False)
+train_tokenizer(open_images({images!r}), TOKENIZER, settings(out / "t", steps=6), plain)
 """
-
-
-def run_on(count: int, file: Path) -> None:
-    """Run a script on so many processes, which meet at a free port."""
-    file.write_text(
-        f"{file.read_text()}\nfrom accelerate import PartialState\nassert PartialState().num_processes == {count}\n"
-    )
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(count), "--master_port", str(free_port())]
-    command = [sys.executable, *(launch if count > 1 else []), str(file)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.slow
@@ -248,12 +231,10 @@ def test_two_processes_learn_what_one_learns_from_the_same_batch(
     tmp_path: Path,
 ) -> None:
     """Of a generator and a tokenizer whose steps draw nothing at random: what is drawn differs by process."""
+    for count in (1, 2):
+        places = {"codes": str(packed), "images": str(images), "out": str(tmp_path / str(count))}
+        run_together(count, SPLIT.format(tests=str(Path(__file__).parent), **places))
     for kind in ("g", "t"):
-        for count in (1, 2):
-            file, out = tmp_path / f"{kind}{count}.py", tmp_path / str(count) / kind
-            places = {"tests": str(Path(__file__).parent), "codes": str(packed), "images": str(images), "out": str(out)}
-            file.write_text(SPLIT.format(**places))
-            run_on(count, file)
         one, two = losses(tmp_path / "1" / kind), losses(tmp_path / "2" / kind)
         assert one == pytest.approx(two, rel=2e-5)
         assert len(set(one)) == len(one)
@@ -263,37 +244,19 @@ def test_two_processes_learn_what_one_learns_from_the_same_batch(
 def test_a_command_that_is_terminated_ends_with_its_code_and_goes_on(packed: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_tokenizer(BinaryAutoencoder(MODEL.tokenizer), tmp_path / "t")
-    command = [
-        sys.executable,
-        "-m",
-        "bigr_repr_cli",
-        "train",
-        "generator",
-        str(packed),
-        "--cpu",
-        "--precision",
-        "float32",
-    ]
-    command += [
-        "--tokenizer",
-        str(tmp_path / "t"),
-        "--out",
-        str(tmp_path / "o"),
-        "--batch-size",
-        "2",
-        "--log-every",
-        "1",
-    ]
-    process = subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, text=True)
-    metrics, until = tmp_path / "o" / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < until and not (metrics.exists() and metrics.stat().st_size):
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
+    command = ["train", "generator", packed, "--cpu", "--precision", "float32", "--tokenizer", tmp_path / "t"]
+    command += ["--out", tmp_path / "o", "--batch-size", 2, "--log-every", 1]
+    with start(COMMAND, [*command, "--steps", 100000]) as process:
+        metrics = tmp_path / "o" / "metrics.jsonl"
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == EXIT_CODE
     assert "stopped by SIGTERM after step" in said.splitlines()[-1]
     done = len(losses(tmp_path / "o"))
-    again = subprocess.run([*command, "--steps", str(done + 2)], capture_output=True, text=True, check=True)
+    again = run_command(*command, "--steps", done + 2, check=True)
     assert f"step {done + 2}/{done + 2}" in again.stderr
 
 

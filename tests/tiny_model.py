@@ -16,11 +16,20 @@ from bigr_repr.models.tokenizer import BinaryAutoencoder
 
 
 def tiny_model(
-    seed: int = 0, *, layers: int = 4, side: int = 32, name: str = "tiny-random", **generator_fields: Any
+    seed: int = 0,
+    *,
+    layers: int = 4,
+    side: int = 32,
+    levels: int = 4,
+    name: str = "tiny-random",
+    **generator_fields: Any,
 ) -> Pretrained:
-    """16 tokens of 12 bits at 32 px, width 64; every weight random, so that nothing is accidentally the identity."""
+    """16 tokens of 12 bits at 32 px, width 64; every weight random, so that nothing is accidentally the identity.
+
+    levels: sides that the tokenizer works at, each half of the one before.
+    """
     tokenizer = TokenizerConfig(
-        image_size=side, base_channels=8, channel_multipliers=(1, 1, 1, 1), res_blocks=1, embed_dim=8, code_bits=12,
+        image_size=side, base_channels=8, channel_multipliers=(1,) * levels, res_blocks=1, embed_dim=8, code_bits=12,
         norm_groups=8,
     )  # fmt: skip
     generator = GeneratorConfig(

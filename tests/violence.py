@@ -1,14 +1,16 @@
 """Runs embed_images in processes that end by force, at every step by which it changes the disk, or at any moment.
 
-A server that has imported everything forks a process a run, so that a run takes milliseconds. In that process the
-functions through which Python changes the disk are wrapped: each call is a numbered, named step, at which the process
-kills itself or is told that the disk is full. The code under test knows nothing of this.
+A server forks a process a run, and imports what a run has imported before it forks the next, so that a run takes
+milliseconds. In that process the functions through which Python changes the disk are wrapped: each call is a numbered,
+named step, at which the process kills itself or is told that the disk is full. The code under test knows nothing of
+this.
 """
 
 from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import io
 import json
 import os
@@ -133,6 +135,7 @@ class Extractor:
 
 
 def _child(request: dict[str, Any], pre: Any, answers: int) -> None:
+    known = set(sys.modules)
     from bigr_repr.embed import embed_images
 
     steps = Steps(None if request["fault"] == "timer" else request["fault"], int(request["at"]))
@@ -145,7 +148,10 @@ def _child(request: dict[str, Any], pre: Any, answers: int) -> None:
         error = f"{type(caught).__name__}: {caught}"
         if not isinstance(caught, OSError | ValueError):
             traceback.print_exc()
-    os.write(answers, json.dumps({"killed": False, "error": error, "steps": steps.names}).encode())
+    imported = sorted(set(sys.modules) - known)
+    os.write(
+        answers, json.dumps({"killed": False, "error": error, "steps": steps.names, "imported": imported}).encode()
+    )
 
 
 def main() -> None:
@@ -178,10 +184,14 @@ def main() -> None:
         hung = not select.select([ours], [], [], 60)[0]
         if hung:
             os.kill(child, signal.SIGKILL)
-        answer = os.read(ours, 1 << 20).decode() or json.dumps({"killed": True, "error": None, "steps": []})
-        os.close(ours)
+        with os.fdopen(ours) as answers:
+            answer = json.loads(answers.read() or '{"killed": true, "error": null, "steps": []}')
         os.waitpid(child, 0)
-        print(answer if not hung else json.dumps({"killed": False, "error": "hung", "steps": []}), flush=True)
+        if hung:
+            answer = {"killed": False, "error": "hung", "steps": []}
+        for name in answer.pop("imported", []):
+            importlib.import_module(name)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from PIL import Image, ImageFile
 
 from bigr_repr._typing import PathLike
 from bigr_repr.images.color import ICC, to_srgb
-from bigr_repr.images.find import escape_path
-from bigr_repr.images.formats import ImageError, explained, image_errors, one_line, open_image
+from bigr_repr.images.find import escape_path, one_line
+from bigr_repr.images.formats import ImageError, explained, image_errors, open_image
 from bigr_repr.images.metadata import has_metadata, without_metadata
 
 MAX_PIXELS: Final = 200_000_000  # the largest telephone photographs pass; decoded, 0.8 GB at Pillow's 4 bytes per pixel

@@ -304,3 +304,8 @@ def unescape_path(text: str) -> str:
     """The path that `escape_path` made text from."""
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode("utf-8"))
     return os.fsdecode(raw)
+
+
+def one_line(text: str) -> str:
+    """Text with line breaks and other control characters written as Python escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -26,6 +26,7 @@ from PIL import (
 )
 
 from bigr_repr.images.bitmap import open_bitmap
+from bigr_repr.images.find import one_line
 from bigr_repr.images.jpeg2000 import open_jpeg2000
 from bigr_repr.images.metadata import is_complete, jpeg_process
 from bigr_repr.images.plugins import open_heif, open_jxl
@@ -110,11 +111,6 @@ def explained(error: ImageError, data: bytes, name: str) -> ImageError:
         said = error.message.rpartition("fetch it again ")[2]
         return ImageError("corrupt", f"{name}: damaged, or not what its header says {said}")
     return error
-
-
-def one_line(text: str) -> str:
-    """Text with line breaks and other control characters written as Python escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 # ---- formats

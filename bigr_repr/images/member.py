@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
-from bigr_repr.images.find import escape_path
-from bigr_repr.images.formats import ErrorKind, ImageError, one_line
+from bigr_repr.images.find import escape_path, one_line
+from bigr_repr.images.formats import ErrorKind, ImageError
 from bigr_repr.system.object_store import is_url
 
 # In place of a start: a member that is listed and cannot be read, and why.

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bigr_repr.images.find import escape_path
-from bigr_repr.images.formats import ImageError, one_line
+from bigr_repr.images.find import escape_path, one_line
+from bigr_repr.images.formats import ImageError
 from bigr_repr.images.member import Member, member_errors, require_file
 from bigr_repr.system.object_store import ObjectPath, Place, readable
 from bigr_repr.system.threads import read_ahead

@@ -7,33 +7,21 @@ Knows nothing of pages.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from bigr_repr._typing import PathLike
-from bigr_repr.embed.dataset.entry import Entry
-from bigr_repr.embed.dataset.schema import icc_of
-from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures
-from bigr_repr.embed.inputs.sources import container_entry, find_sources
-from bigr_repr.images.decode import center_crop, decode_image
-from bigr_repr.images.find import escape_path
-from bigr_repr.images.formats import ImageError
-from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.neighbors import Found, Within
-from bigr_repr.retrieval.results.photos import PhotoFinder, thumbnail
 from bigr_repr.retrieval.results.views import Searched, SearchView, look_at
 from bigr_repr.retrieval.stores.base import StoreIndex
-from bigr_repr.system.threads import map_ahead
 
 if TYPE_CHECKING:
     from bigr_repr.checkpoints.pretrained import Pretrained
@@ -90,7 +78,7 @@ def search_images(
     k: int = 10,
     *,
     model: Model | None = None,
-    image_column: str = USUAL_COLUMNS.image,
+    image_column: str = "image",
     **asked: Unpack[Asked],
 ) -> Searched:
     """Search for pictures like those in files: paths, folders, patterns, and rows of Parquet and tar files.
@@ -104,13 +92,14 @@ def search_images(
     Raises ImageError or FileNotFoundError if none can be read, or not all with weights; ValueError for another model
     than the index's, or for an index that lacks what is asked for.
     """
-    from bigr_repr.retrieval.queries import encode_queries, model_of
+    from bigr_repr.retrieval.queries import encode_queries, icc_of, model_of
+    from bigr_repr.retrieval.results.asked import name_pictures, read_pictures
 
     request = _Request.of(k, asked)
-    named, missing = _named(images, Columns(image=image_column))
+    named, missing = name_pictures(images, image_column)
     pre = model_of(index.provenance, model)
     assert index.provenance is not None
-    seen, failures = _read_all(named, missing, pre.config.image_size, icc_of(index.provenance))
+    seen, failures = read_pictures(named, missing, pre.config.image_size, icc_of(index.provenance))
     if request.weights is not None and failures:
         raise failures[0][1]
     queries = encode_queries([picture.pixels for picture in seen], pre, index.provenance, index.binarizer)
@@ -153,8 +142,8 @@ def search_ids(
         tokens = index.tokens[rows] if index.has_tokens else None
         vectors = None if index.rows.vectors is None else index.rows.vectors[rows]
     found, near = _grouped(index, codes, tokens, vectors, request)
-    photo_of = PhotoFinder(images, source, image_column=image_column)
-    photos = [photo_of(id, row) for id, row in zip(ids, rows.tolist(), strict=True)][: len(found.rows)]
+    shown = list(zip(ids, rows.tolist(), strict=True))[: len(found.rows)]
+    photos = _Photos(shown, partial(_photo_finder, images, source, image_column))
     return Searched(
         names=_as_one(ids, request), titles=_as_one(ids, request), found=found, photos=photos, region=request.region,
         tokens=tokens if request.weights is None else None, rescored=request.rescore > 0, near=near,
@@ -180,72 +169,31 @@ def views_of(
     pre = None if searched.tokens is None or not index.has_tokens else model_of(index.provenance, model)
     decoder = None if isinstance(pre, ExportedModel) else pre  # an exported network decodes nothing
     source = index.source if isinstance(index, HammingIndex) else None
-    return look_at(index, searched, PhotoFinder(images, source, image_column=image_column), decoder)
+    return look_at(index, searched, _photo_finder(images, source, image_column), decoder)
 
 
-class _QueryPicture(NamedTuple):
-    """A query. pixels: uint8 (S, S, 3), as the model sees it."""
+class _Photos(Sequence[Any]):
+    """The pictures of rows, each found when it is first looked at: most searches show none."""
 
-    name: str
-    pixels: NDArray[np.uint8]
-    photo: Image.Image
+    def __init__(self, rows: Sequence[tuple[str, int]], finder: Callable[[], Callable[[str, int], Any]]) -> None:
+        self._rows, self._finder = rows, finder
 
+    @cached_property
+    def _find(self) -> Callable[[str, int], Any]:
+        return cache(self._finder())
 
-def _entries(
-    images: PathLike | Sequence[PathLike], columns: Columns
-) -> tuple[list[Entry], list[tuple[str, Exception]]]:
-    """The pictures that are named, rows and members of Parquet and tar files among them, and what is not there.
+    def __len__(self) -> int:
+        return len(self._rows)
 
-    Raises FileNotFoundError if nothing at all is found.
-    """
-    found: list[Entry] = []
-    missing: list[tuple[str, Exception]] = []
-    for given in [images] if isinstance(images, str | os.PathLike) else images:
-        try:
-            for source in find_sources([given], columns=columns):
-                name = source.path if source.start is not None and source.size is None else source.file
-                member = f"/{source.path}" if source.size is not None else ""
-                found.append(Entry(escape_path(name + member), source.file, source.start, source.size))
-        except FileNotFoundError as error:
-            entry = container_entry(os.fspath(given))
-            if entry is None:
-                missing.append((escape_path(os.fspath(given)), error))
-            else:
-                found.append(entry)
-    if not found:
-        raise missing[0][1] if missing else ValueError("no query; name image files, folders or patterns")
-    return found, missing
+    def __getitem__(self, place: Any) -> Any:
+        chosen = self._rows[place]
+        return [self._find(*row) for row in chosen] if isinstance(place, slice) else self._find(*chosen)
 
 
-def _named(
-    images: PathLike | Sequence[PathLike] | Mapping[str, bytes], columns: Columns
-) -> tuple[Iterator[tuple[str, EncodedPicture]], list[tuple[str, Exception]]]:
-    """Pictures by name, and what is not there.  Raises FileNotFoundError if nothing is."""
-    if isinstance(images, Mapping):
-        return ((name, EncodedPicture(name, data)) for name, data in images.items()), []
-    entries, missing = _entries(images, columns)
-    return zip((entry.path for entry in entries), pictures(entries, columns), strict=True), missing
+def _photo_finder(images: Path | None, source: Any, image_column: str | None) -> Callable[[str, int], Any]:
+    from bigr_repr.retrieval.results.photos import PhotoFinder
 
-
-def _read(side: int, icc: str, named: tuple[str, EncodedPicture]) -> _QueryPicture | tuple[str, Exception]:
-    name, encoded = named
-    try:
-        picture = decode_image(fetch(encoded), name=encoded.name, icc=icc)
-    except ImageError as error:
-        return name, error
-    return _QueryPicture(name, center_crop(picture, side), thumbnail(picture))
-
-
-def _read_all(
-    named: Iterable[tuple[str, EncodedPicture]], missing: list[tuple[str, Exception]], side: int, icc: str
-) -> tuple[list[_QueryPicture], list[tuple[str, Exception]]]:
-    """The pictures that can be read, and why the others cannot, after the missing ones. Raises if none can."""
-    read = list(map_ahead(partial(_read, side, icc), named))
-    seen = [picture for picture in read if isinstance(picture, _QueryPicture)]
-    failures = missing + [picture for picture in read if not isinstance(picture, _QueryPicture)]
-    if not seen:
-        raise failures[0][1]
-    return seen, failures
+    return PhotoFinder(images, source, image_column=image_column)
 
 
 def _as_one(names: Sequence[str], request: _Request) -> Sequence[str]:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from bigr_repr._typing import PathLike
-from bigr_repr.images.formats import one_line
+from bigr_repr.images.find import one_line
 from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.retrieval.results.views import SearchView
 from bigr_repr.system.files import replacing

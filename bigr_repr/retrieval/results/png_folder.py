@@ -16,7 +16,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.codes import code_bytes
 from bigr_repr.embed.dataset.parts import find_parts
 from bigr_repr.embed.dataset.read import EmbeddingSet
-from bigr_repr.images.formats import one_line
+from bigr_repr.images.find import one_line
 from bigr_repr.retrieval.codes.decoding import decode_codes
 from bigr_repr.retrieval.codes.files import CodeFile, read_codes
 from bigr_repr.retrieval.codes.provenance import BITS, provenance_of

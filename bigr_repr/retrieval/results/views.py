@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from bigr_repr.retrieval.codes.provenance import describe_provenance
 from bigr_repr.retrieval.codes.regions import Region, TokenLayout
@@ -22,7 +21,11 @@ from bigr_repr.retrieval.index.neighbors import Found
 from bigr_repr.retrieval.stores.base import StoreIndex
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from bigr_repr.checkpoints.pretrained import Pretrained
+
+    _Decoded = tuple[Image.Image | None, NDArray[np.int32] | None]
 
 __all__ = ["HitView", "SearchView", "Searched", "look_at"]
 
@@ -119,9 +122,6 @@ def look_at(
     return views
 
 
-_Decoded = tuple[Image.Image | None, NDArray[np.int32] | None]
-
-
 def _decoded(
     index: HammingIndex | StoreIndex, searched: Searched, query: int, rows: NDArray[np.int64], pre: Pretrained | None
 ) -> tuple[Image.Image | None, list[_Decoded]]:
@@ -129,6 +129,8 @@ def _decoded(
     layout: TokenLayout | None = index.layout
     if pre is None or layout is None or searched.tokens is None or not isinstance(index, HammingIndex):
         return None, [(None, None)] * len(rows)
+    from PIL import Image
+
     from bigr_repr.retrieval.codes.decoding import decode_codes, token_distances
 
     own, theirs = searched.tokens[query], np.ascontiguousarray(index.tokens[rows])

@@ -21,7 +21,7 @@ class PageOptions:
     host: Annotated[
         str, typer.Option(help="Address to listen on, ::1 too; 0.0.0.0 lets every machine of the network in.")
     ] = "127.0.0.1"
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 7860
     password: Annotated[
         str | None,
         typer.Option(

@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
 
 from bigr_repr.images.find import escape_path
 from bigr_repr.retrieval import KINDS, HammingIndex
@@ -27,6 +23,10 @@ def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_record(index, folder, size), indent=2, ensure_ascii=False))
         return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -115,6 +115,8 @@ def _record(index: HammingIndex, folder: Path, size: int) -> dict[str, Any]:
 
 
 def _facts(index: HammingIndex, folder: Path, size: int) -> Iterator[tuple[str, str]]:
+    from rich.filesize import decimal
+
     settings, layout, vectors = index.settings, index.layout, index.rows.vectors
     yield "index", f"{escape_path(str(folder))}, {decimal(size)}"
     yield "images", f"{len(index):,}"

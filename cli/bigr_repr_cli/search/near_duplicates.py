@@ -149,7 +149,7 @@ def _records(clusters: Sequence[Cluster], kept: Sequence[Kept]) -> list[dict[str
 
 
 def _print(clusters: Sequence[Cluster]) -> None:
-    from bigr_repr.images.formats import one_line
+    from bigr_repr.images.find import one_line
 
     for cluster in clusters:
         typer.echo("")

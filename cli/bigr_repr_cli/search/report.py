@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
-from bigr_repr.images.formats import one_line
+from bigr_repr.images.find import one_line
 from bigr_repr.retrieval import HammingIndex
 from bigr_repr.retrieval.codes.columns import plain_rows
 from bigr_repr.retrieval.index.shard_list import is_sharded

@@ -245,11 +245,15 @@ async function press() {
     if (!$("lock").checked) $("seed").value = randomSeed();
     asked.seed = whole("seed", "seed");
     const from = asked.photo ? photo : null;
+    $("draw").disabled = true; // at once, not when the server has answered
     const { job } = await ask("/jobs", { body: asked });
     running = { id: job, from, kind: asked.kind };
     keep();
     await watch();
-  } catch (wrong) { error(wrong.field ?? null, wrong.message); }
+  } catch (wrong) {
+    $("draw").disabled = false;
+    error(wrong.field ?? null, wrong.message);
+  }
 }
 
 function busy(on) {
