@@ -214,7 +214,7 @@ def test_a_press_draws_what_is_asked_for(running: Running, photo: Path) -> None:
         ({"kind": "generate", "settings": {"steps": "many"}}, "steps", "whole number"),
         ({"kind": "generate", "settings": {"steps": 17}}, "steps", "17 iterations"),
         ({"kind": "generate", "settings": {"guidance": 3}}, "guidance", "guidance"),
-        ({"kind": "generate", "settings": {"colour": 3}}, None, "no option"),
+        ({"kind": "generate", "settings": {"colour": 3}}, None, "not an option"),
         ({"kind": "generate", "label": "zebra"}, "label", "zebra"),
         ({"kind": "generate", "count": 65}, "count", "65 pictures"),
         ({"kind": "interpolate", "start": "0", "end": "1", "count": 33}, "count", "33 frames"),

@@ -159,7 +159,7 @@ def test_a_mask_is_no_bomb(running: Running) -> None:
     file = io.BytesIO()
     Image.new("L", (30_000, 3000)).save(file, "PNG")
     photo = json.loads(running.ask("POST", "/pictures", png())[2])["id"]
-    for mask, words in [(file.getvalue(), "too many"), (b"GIF89a", "no PNG"), (png()[:30], "no PNG")]:
+    for mask, words in [(file.getvalue(), "too many"), (b"GIF89a", "not a PNG"), (png()[:30], "not a PNG")]:
         body = base64.b64encode(mask).decode()
         status, answer = running.post("/jobs", kind="inpaint", photo=photo, mask=body)
         assert (status, answer["error"]["param"]) == (400, "mask")

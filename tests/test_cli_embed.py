@@ -173,8 +173,8 @@ def test_what_goes_wrong_is_one_line(
         ("--no-resume --update", "--no-resume refuses the rows that --update would go on from"),
         ("--overwrite --no-resume", "--overwrite removes the rows that --no-resume protects"),
         ("--drop-gone", "--drop-gone belongs to"),
-        ("--label-column class", "does nothing without --labels-from-folders"),
-        ("--dtype float32 --store-dtype float16", "is the former name of --store-dtype, which says otherwise"),
+        ("--label-column class", "has no effect without --labels-from-folders"),
+        ("--dtype float32 --store-dtype float16", "is the old name of --store-dtype and contradicts it"),
         ("--precision int8 --engine ray", "int8 runs on this machine's CPU"),
         ("--precision int8 --device cuda:1 --compile", "int8 runs on this machine's CPU"),
     ],
@@ -240,7 +240,7 @@ def test_a_run_that_was_ended_goes_on_where_it_was(place: Path, tmp_path: Path, 
     if end == signal.SIGINT:
         assert process.returncode == 130
         assert "Traceback" not in error
-        assert "the same command goes on" in error
+        assert "repeat the command to continue" in error
     done = len(list((tmp_path / "out/_run/units").glob("*.json")))
     assert 3 <= done < 20
     again = ["embed", place / "some", "--layer", "2", "--batch-size", "2"]

@@ -63,4 +63,4 @@ def test_import_replaces_nothing_unless_told(tmp_path: Path) -> None:
 def test_info_of_a_preset_says_that_it_has_no_weights() -> None:
     text = _run("info", "XXL")
     assert "0..47" in text
-    assert "no weights at hand" in text
+    assert "no local weights" in text

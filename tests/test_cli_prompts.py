@@ -89,7 +89,7 @@ def test_painting_commands_take_prompts(bigr: Run, tmp_path: Path) -> None:
         (("generate", "-l", "3"), "tiny-text draws from captions, not classes; give a prompt", 1),
         (("generate", "-l", "all"), "tiny-text draws from captions, not classes; give a prompt", 1),
         (("generate", "--negative", "a cat"), "goes with a prompt", 1),
-        (("edit", "photo.png", "--box", "1,1,9,9"), "say what to paint there", 2),
+        (("edit", "photo.png", "--box", "1,1,9,9"), "say what to paint", 2),
     ],
 )
 def test_mistakes_end_in_one_line(bigr: Run, arguments: tuple[str, ...], said: str, code: int) -> None:

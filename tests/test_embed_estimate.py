@@ -125,13 +125,13 @@ def test_the_command_says_what_is_counted_and_what_is_not(pre: Pretrained, mixed
     unused = ["--sample", "32", "--price-gb-read", "1"]
     idle = CliRunner(env={"COLUMNS": "600"}).invoke(app, ["embed plan", *mixed, *options, *unused])
     assert idle.exit_code == 2
-    for part in ("--sample", "--price-gb-read", "does nothing without --estimate"):
+    for part in ("--sample", "--price-gb-read", "has no effect without --estimate"):
         assert part in idle.stderr
     assert "--machines" not in idle.stderr
     priced = ["--estimate", "--sample", "32", "--machines", "2", "--price-machine-hour", "1000"]
     asked = CliRunner().invoke(app, ["embed plan", *mixed, *options, *priced])
     assert asked.exit_code == 0, asked.output
-    for part in ("counted, in", "measured with 32 images on this machine", "estimated from both:", "money, at the"):
+    for part in ("counted, in", "measured with 32 images on this machine", "estimated from both:", "cost, at the"):
         assert part in asked.stdout
     as_json = CliRunner().invoke(app, ["embed plan", *mixed, *options, *priced, "--json"])
     assert json.loads(as_json.stdout)["counted"]["images"] == 52

@@ -19,7 +19,7 @@ from bigr_repr.embed.precision import measure_tradeoff, network_in_8_bits, sampl
 PRE = tiny_model(layers=2, side=8, levels=2)  # few operations: each is compiled
 SIDE = PRE.config.image_size
 LINE = re.compile(
-    r"(int8|bfloat16): ([\d.]+) times float32's speed on this machine; features' cosine ([\d.]+); ([\d.]+) % of the "
+    r"(int8|bfloat16): ([\d.]+) times float32's speed on this machine; cosine of features ([\d.]+); ([\d.]+) % of the "
     r"codes' bits equal \((\d+) images\)"
 )
 

@@ -1,1 +1,1 @@
-"""The `bigr-repr` command. Parses, calls the library, prints; knows nothing that the library does not."""
+"""The `bigr-repr` command: parses options, calls the library, prints results; contains no logic of its own."""

@@ -28,7 +28,7 @@ def command(
     recipe: AdaptRecipe,
     model: Model = DEFAULT_MODEL,
     name: Annotated[str | None, typer.Option(help=r"Name of the new model \[default: the folder's].")] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="Pictures to draw of each class for the page; 0: none.")] = 4,
+    pictures: Annotated[int, typer.Option(min=0, help="Pictures to draw of each class for the report; 0: none.")] = 4,
     measure: Annotated[bool, typer.Option(help="Measure probe and 20-NN before and after.")] = True,
     precision: Annotated[
         TrainPrecision, typer.Option(help="Number type to train in; auto: whichever is faster here.")
@@ -38,9 +38,9 @@ def command(
     columns: ParquetColumns,
     as_json: Json = False,
 ) -> None:
-    """Adapt a model to your pictures, with sub-folders or the labels of a Parquet file as classes, or without any.
+    """Fine-tune a model on your pictures; subfolders, or the labels of a Parquet file, are classes.
 
-    Writes OUT, which every command takes as --model, with OUT/adapt.html to look at and, unless --method full, a
+    Writes OUT, which every command takes as --model, with a report in OUT/adapt.html and, unless --method full, a
     small adapter, which loads as --model MODEL+OUT/adapter."""
     from bigr_repr.evaluate.reports.adapted import quality_of, save_adaptation_page
     from bigr_repr.train.adaptation import adapt, note_quality

@@ -1,8 +1,8 @@
-"""Commands whose parameters are dataclasses of options: each field becomes an option. Knows no single command.
+"""Lets commands take dataclasses of options as parameters: each field becomes an option. Knows no single command.
 
-The fields of a dataclass of the command line are annotated as parameters are, and may be such dataclasses themselves.
-One of the library, whose fields say what they are (see bigr_repr.sampling.fields), is taken as it is: defaults, help
-texts, choices and ranges are stated there and nowhere else.
+The fields of a command-line dataclass are annotated like parameters, and may be such dataclasses themselves. A library
+dataclass with self-describing fields (see bigr_repr.sampling.fields) is used as is: its defaults, help texts, choices
+and ranges are stated there and nowhere else.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _OPTION = inspect.Parameter.KEYWORD_ONLY
 
 @dataclass(frozen=True, kw_only=True)
 class FieldsOf:
-    """In an annotation: the fields of a dataclass of the library as options; the value is a dict of those given.
+    """In an annotation: the fields of a library dataclass as options; the value is a dict of those given.
 
-    panel: under which the help lists them. flags: names on the command line, where they are not the fields' own.
+    panel: the heading that lists them in the help. flags: command-line names that differ from the fields' names.
     """
 
     kind: type
@@ -35,14 +35,14 @@ class FieldsOf:
 
 
 class _OptionGroup(NamedTuple):
-    """Options that become one value, which `build` makes of theirs."""
+    """Options that `build` combines into one value."""
 
     parameters: list[inspect.Parameter]
     build: Callable[[dict[str, Any]], Any]
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
-    """The same command for Typer, which knows no dataclasses: their fields in their place.
+    """The same command with dataclass parameters replaced by their fields, which is what Typer understands.
 
     The command is called with one instance of each dataclass.
     """
@@ -58,14 +58,14 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def values_of(*groups: Any) -> dict[str, Any]:
-    """The fields of several dataclasses by name, as keywords."""
+    """The fields of several dataclasses as keyword arguments."""
     return {each.name: getattr(group, each.name) for group in groups for each in dataclasses.fields(group)}
 
 
 def _expanded(
     parameters: Iterable[inspect.Parameter],
 ) -> tuple[list[inspect.Parameter], Callable[[dict[str, Any]], dict[str, Any]]]:
-    """Parameters with the options of groups in their place, and what makes the former's values of the latter's."""
+    """Parameters with groups expanded to their options, and a function that rebuilds the groups' values."""
     found: list[inspect.Parameter] = []
     groups: dict[str, _OptionGroup] = {}
     for parameter in parameters:
@@ -84,7 +84,7 @@ def _expanded(
 
 
 def _group(annotation: Any) -> _OptionGroup | None:
-    """What stands for a parameter annotated so; None: itself."""
+    """The option group for a parameter with this annotation; None: an ordinary parameter."""
     for note in getattr(annotation, "__metadata__", ()):
         if isinstance(note, FieldsOf):
             return _OptionGroup(_options(note), _given)
@@ -105,7 +105,7 @@ def _default(each: dataclasses.Field[Any]) -> Any:
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as the library takes them, text for choices, without what was not given."""
+    """Given values in the library's form, with text for choices; options not given are left out."""
     known = {name: value for name, value in values.items() if value is not None}
     return {name: str(value) if isinstance(value, StrEnum) else value for name, value in known.items()}
 
@@ -120,12 +120,12 @@ def _options(fields: FieldsOf) -> list[inspect.Parameter]:
 def _annotation(each: Option, fields: FieldsOf) -> Any:
     flag = f"--{each.name.replace('_', '-')}"
     flags = fields.flags.get(each.name, (flag if each.kind is not bool or each.switch else f"{flag}/--no-{flag[2:]}",))
-    # Where there is a remedy to tell, the library does the telling.
+    # If there is a remedy to name, the library checks the range and names it.
     checked = each.kind in (int, float) and not each.remedy
     checks: dict[str, Any] = {"min": each.least, "max": each.most} if checked else {}
     if each.choices:
         checks["metavar"] = "|".join(each.choices) if len(each.choices) < 4 else each.name.upper()
-    # Rich takes square brackets in help texts for markup, unless they are escaped.
+    # Rich treats unescaped square brackets in help texts as markup.
     note = rf" \[default: {each.usual}]" if each.usual else ""
     says = typer.Option(*flags, help=f"{each.help.removesuffix('.')}{note}.", rich_help_panel=fields.panel, **checks)
     kind: Any = StrEnum(each.name, list(each.choices)) if each.choices else each.kind

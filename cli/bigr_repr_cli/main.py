@@ -1,6 +1,6 @@
-"""The `bigr-repr` application: its commands, and how their errors end. Light to import: --help must answer at once.
+"""The `bigr-repr` application: its commands and error handling. Light to import, so that --help answers at once.
 
-Only the command that is asked for is imported, and Typer makes a parser of it alone.
+Only the requested command is imported, and Typer builds a parser for it alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from bigr_repr_cli.parse import repeat_layer
 
-# Where each command is: a function, or an application of its own. The help lists them in this order.
+# The location of each command: a function or a sub-application. The help lists them in this order.
 _COMMANDS: Final = {
     "embed": "embed.command:command",
     "embed export": "embed.export:command",
@@ -44,17 +44,17 @@ _COMMANDS: Final = {
 
 
 class _Commands(TyperGroup):
-    """Commands of one word, or of two where the first is a command as well: embed, and embed export."""
+    """Commands of one word, or of two words if the first is itself a command: embed and embed export."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """The command that the arguments begin with."""
+        """The command at the beginning of the arguments."""
         two = " ".join(args[:2])
         if len(args) > 1 and two in self.commands:
             return two, self.commands[two], args[2:]
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; Ctrl-C ends it with a line that says what the command has to say of it."""
+        """Run a command; on Ctrl-C, print a line with the command's own note, if any."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as end:
@@ -63,7 +63,7 @@ class _Commands(TyperGroup):
 
 
 _debug = False
-# Typer may bring a click of its own, so its errors are found by way of typer.
+# Typer may bundle its own copy of click, so click's errors are looked up through typer.
 _UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
@@ -76,7 +76,7 @@ def _version(show: bool) -> None:
 
 
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -86,9 +86,9 @@ def _options(
 
 
 def application(words: Sequence[str] = ()) -> typer.Typer:
-    """All commands; or, of a command line that begins with one, that one and those that begin with the same word.
+    """All commands or, if the command line begins with one, only those that begin with the same word.
 
-    A command line whose help flag comes before the first word asks for help on all.
+    A help flag before the first word asks for help on all commands.
     """
     made = typer.Typer(
         cls=_Commands,
@@ -123,9 +123,9 @@ def __dir__() -> list[str]:
 
 
 def main() -> None:
-    """Run the command line. Exit code 0: done, 1: failed with one line on stderr, 2: wrong usage, 130: interrupted.
+    """Run the command line. Exit codes: 0 success, 1 failure with one line on stderr, 2 usage error, 130 interrupted.
 
-    75: a training run was told to stop, and goes on when the command is given again.
+    75: a training run was told to stop; repeat the command to continue.
     """
     app = application(sys.argv[1:])
     try:
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 def _with_options(app: typer.Typer, text: str, words: list[str]) -> str:
-    """A message of the library, which names its arguments, with the options of the command that set them."""
+    """A library message with argument names replaced by the options of the command that set them."""
     command: Any = typer.main.get_command(app)
     words = [word for word in words if not word.startswith("-")]
     while isinstance(command, TyperGroup) and words:
@@ -155,11 +155,11 @@ def _with_options(app: typer.Typer, text: str, words: list[str]) -> str:
     for parameter in command.params:
         flag = next((flag for flag in parameter.opts if flag.startswith("--")), None)
         if flag is not None:
-            # Of a switch, the flag says its value.
+            # The flag of a switch implies its value.
             text = re.sub(rf"(?<![\w./-]){parameter.name}=True(?![\w./-])", flag, text)
             for other in parameter.secondary_opts[:1]:
                 text = re.sub(rf"(?<![\w./-]){parameter.name}=False(?![\w./-])", other, text)
-            # A name of one word is an argument's only before its value: steps=0, but not "in few steps".
+            # A one-word name counts as an argument only before a value: steps=0, but not "in few steps".
             value = "" if "_" in parameter.name else "(?==)"
             text = re.sub(rf"(?<![\w./-]){parameter.name}(?![\w./-]){value}", flag, text)
     return text
@@ -172,6 +172,6 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError):
         from bigr_repr.system.files import FULL_REMEDY, is_full
 
-        if is_full(error) and FULL_REMEDY not in text:  # of a file that the library does not write itself
+        if is_full(error) and FULL_REMEDY not in text:  # from a file that the library does not write itself
             text += f"; {FULL_REMEDY}"
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Option values that several commands take. Knows nothing of models."""
+"""Parsers of option values that several commands share. Independent of models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def parse_layers(values: list[str], names: tuple[str, ...] = ("mid",), *, joined: bool = False) -> list[int | str]:
-    """Layers out of options such as "12", "-1", "4,8,12" and the names; joined: also "4+8", which stays as it is.
+    """Parse layers such as "12", "-1", "4,8,12" and the names; joined: also "4+8", which stays as it is.
 
     Raises BadParameter for anything else.
     """
@@ -31,7 +31,7 @@ def parse_layers(values: list[str], names: tuple[str, ...] = ("mid",), *, joined
 
 
 def stored_layer(text: str | None) -> int | str | None:
-    """The layer of a data set that an option names. Raises BadParameter for several."""
+    """The data set's layer that an option names. Raises BadParameter for several."""
     layers = parse_layers([text], (), joined=True) if text is not None else [None]
     if len(layers) > 1:
         raise typer.BadParameter(f"{text!r} names several layers; give one", param_hint="--layer")
@@ -39,19 +39,17 @@ def stored_layer(text: str | None) -> int | str | None:
 
 
 def parse_decimals(text: str, option: str) -> list[float]:
-    """Numbers with commas between them.  Raises BadParameter for anything else."""
+    """Parse numbers separated by commas.  Raises BadParameter for anything else."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not numbers with commas between, as 1,1,-0.5", param_hint=option
-        ) from None
+        raise typer.BadParameter(f"{text!r} is not a list of numbers, such as 1,1,-0.5", param_hint=option) from None
 
 
 def repeat_layer(words: list[str]) -> list[str]:
-    """A command line in which `--layer 4 8 12` is written as options are parsed: `--layer 4 --layer 8 --layer 12`.
+    """Rewrite `--layer 4 8 12` in a command line as the parser expects: `--layer 4 --layer 8 --layer 12`.
 
-    A number that is also the name of a file or folder is left where it is: it is one of the inputs.
+    A number that is also the name of a file or folder is left in place: it is one of the inputs.
     """
     found: list[str] = []
     value_next = inside = False
@@ -67,7 +65,7 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_duration(text: str) -> float:
-    """Seconds out of "90", "90s", "45m", "2h", "1.5h" or "1d". Raises BadParameter for anything else."""
+    """Parse "90", "90s", "45m", "2h", "1.5h" or "1d" as seconds. Raises BadParameter for anything else."""
     unit = text[-1:] if text[-1:].isalpha() else ""
     try:
         seconds = float(text.removesuffix(unit)) * _UNITS[unit]
@@ -79,16 +77,16 @@ def parse_duration(text: str) -> float:
 
 
 def parse_batch_size(text: str | None) -> int | str | None:
-    """A batch size: a whole number above 0, "auto", or None. Raises BadParameter for anything else."""
+    """Parse a batch size: a positive integer, "auto", or None. Raises BadParameter for anything else."""
     if text is None or text == "auto":
         return text
     if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is neither a whole number above 0 nor auto", param_hint="--batch-size")
+        raise typer.BadParameter(f"{text!r} is neither a positive integer nor auto", param_hint="--batch-size")
     return int(text)
 
 
 def parse_region(value: str, index: HammingIndex | StoreIndex) -> Region:
-    """A region out of "2,2,4,4" (tokens) or "0.25,0.25,0.5,0.5" (shares of the side). Raises BadParameter.
+    """Parse a region such as "2,2,4,4" (tokens) or "0.25,0.25,0.5,0.5" (shares of the side). Raises BadParameter.
 
     Raises ValueError for an index that cannot be searched by region.
     """
@@ -99,14 +97,14 @@ def parse_region(value: str, index: HammingIndex | StoreIndex) -> Region:
     try:
         x, y, w, h = (float(part) if shares else int(part) for part in parts)
     except ValueError:
-        raise typer.BadParameter(f"{value!r} is not x,y,w,h, as 2,2,4,4", param_hint="--region") from None
+        raise typer.BadParameter(f"{value!r} is not x,y,w,h, such as 2,2,4,4", param_hint="--region") from None
     layout = index.token_layout()
     return Region.of_fractions(x, y, w, h, layout) if shares else Region(x=int(x), y=int(y), w=int(w), h=int(h))
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers above 0, separated by commas. Raises BadParameter for anything else."""
+    """Parse positive integers separated by commas. Raises BadParameter for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{text!r} is not a list of whole numbers above 0, as 10,20", param_hint=option)
+        raise typer.BadParameter(f"{text!r} is not a list of positive integers, such as 10,20", param_hint=option)
     return tuple(int(part) for part in parts)

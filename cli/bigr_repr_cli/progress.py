@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, plain lines elsewhere. Knows nothing of what is being done."""
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-_QUIET_SECONDS = 60  # between lines where there is no terminal
+_QUIET_SECONDS = 60  # between lines without a terminal
 
 
 @contextmanager
 def _messages(console: Console) -> Iterator[None]:
-    """What the library logs while it trains, on the console, above a bar if there is one."""
+    """Show the library's log messages during training on the console, above the bar if there is one."""
     logger, handler = logging.getLogger("bigr_repr.train"), logging.Handler(logging.INFO)
     handler.emit = lambda record: console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)  # type: ignore[method-assign]
     before, level = logger.propagate, logger.level
@@ -42,7 +42,7 @@ def _messages(console: Console) -> Iterator[None]:
 
 @contextmanager
 def training_progress(steps: int, name: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Gives the `on_step(step, scalars)` callback of a trainer."""
+    """Yields the `on_step(step, scalars)` callback of a trainer."""
     console = Console(stderr=True)
 
     def describe(scalars: dict[str, float]) -> str:
@@ -59,7 +59,7 @@ def training_progress(steps: int, name: str) -> Iterator[Callable[[int, dict[str
 
 
 class _Lines:
-    """A line a minute of each thing that is counted, and of what takes long to count one, for those who read a file."""
+    """One line per minute for each counted task, even if a single count takes longer; for logs."""
 
     def __init__(self, console: Console, *begun: str) -> None:
         self._console, self._lock = console, threading.Lock()
@@ -68,7 +68,7 @@ class _Lines:
         self._latest: tuple[str, float, float] | None = None
 
     def tell(self, what: str, done: float, total: float) -> None:
-        """Say how far it is, unless that was said less than a minute ago."""
+        """Report progress, unless that was done less than a minute ago."""
         with self._lock:
             now = time.monotonic()
             begun = self._begun.setdefault(what, now)
@@ -79,7 +79,7 @@ class _Lines:
                 self._say(what, f"{what}: {done:,.0f} of {total:,.0f}, about {left:,.0f} min left", now)
 
     def beat(self) -> None:
-        """Say what is under way where nothing was said for a minute."""
+        """Report what is running if nothing was reported for a minute."""
         with self._lock:
             now = time.monotonic()
             if self._latest is None or now - self._last < _QUIET_SECONDS:
@@ -98,7 +98,7 @@ class _Lines:
 
 @contextmanager
 def _lines(console: Console, *begun: str) -> Iterator[_Lines]:
-    """Lines, and a thread beside what is being done that sees to one a minute."""
+    """Progress lines, with a thread that prints at least one per minute."""
     lines, ended = _Lines(console, *begun), threading.Event()
 
     def watch() -> None:
@@ -116,7 +116,7 @@ def _lines(console: Console, *begun: str) -> Iterator[_Lines]:
 
 @contextmanager
 def counting_progress(name: str) -> Iterator[Callable[[float, float], None]]:
-    """Gives an `on_progress(done, total)` callback, parts of one counting too. Without a terminal, a line a minute."""
+    """Yields an `on_progress(done, total)` callback; fractions count. Without a terminal, a line per minute."""
     console = Console(stderr=True)
     if not console.is_terminal:
         with _lines(console, name) as lines:
@@ -130,7 +130,7 @@ def counting_progress(name: str) -> Iterator[Callable[[float, float], None]]:
 
 @contextmanager
 def bench_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Gives an `on_progress(what, done, total)` callback: a bar for each thing. Without a terminal, a line a minute."""
+    """Yields an `on_progress(what, done, total)` callback: one bar per task. Without a terminal, a line per minute."""
     console = Console(stderr=True)
     if not console.is_terminal:
         with _lines(console) as lines:

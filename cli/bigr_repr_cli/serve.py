@@ -22,31 +22,32 @@ MISSING = "serving needs FastAPI and uvicorn; install them with: pip install 'bi
 class ListenOptions:
     """Where the server listens, and who may use it."""
 
-    host: Annotated[str, typer.Option(help="Address to listen on; one that other machines reach requires a token.")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that other machines can reach requires a token.")
+    ] = "127.0.0.1"
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000
-    token_file: Annotated[Path | None, typer.Option(help="File that holds the token callers must present.")] = None
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that clients must send.")] = None
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="Another host name that callers may use for this server. May be repeated.")
+        list[str] | None,
+        typer.Option(help="Another host name by which clients may address this server. May be repeated."),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LimitOptions:
-    """What the server accepts."""
+    """Limits on what the server accepts."""
 
-    max_body: Annotated[int, typer.Option(min=1, help="Largest request, in megabytes.")] = 16
-    max_pixels: Annotated[int, typer.Option(min=1, help="Largest picture, in pixels.")] = 50_000_000
-    max_images: Annotated[int, typer.Option(min=1, help="Most pictures in one request.")] = 32
+    max_body: Annotated[int, typer.Option(min=1, help="Maximum size of a request, in megabytes.")] = 16
+    max_pixels: Annotated[int, typer.Option(min=1, help="Maximum size of a picture, in pixels.")] = 50_000_000
+    max_images: Annotated[int, typer.Option(min=1, help="Maximum number of pictures per request.")] = 32
     max_requests: Annotated[
-        int, typer.Option(min=1, help="Requests answered at once; further ones are told to try again.")
+        int, typer.Option(min=1, help="Maximum number of concurrent requests; others are told to try again.")
     ] = 256
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the network takes at a time.")] = 32
-    timeout: Annotated[float, typer.Option(min=0.1, help="Longest time for a request, in seconds.")] = 30.0
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per batch of the network.")] = 32
+    timeout: Annotated[float, typer.Option(min=0.1, help="Time limit per request, in seconds.")] = 30.0
 
     def limits(self) -> Limits:
-        """The same as the library takes them."""
+        """The library's equivalent."""
         from bigr_repr.serve.settings import Limits
 
         return Limits(
@@ -57,24 +58,24 @@ class LimitOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchedOptions:
-    """What is searched, and where its pictures are."""
+    """What to search, and where its pictures are."""
 
     index: Annotated[
         str | None,
         typer.Option(
-            help="Index folder to search, or a store that it was pushed to (lancedb:DIR, milvus:URI); it may be "
-            r"replaced meanwhile \[default: none]."
+            help="Index folder to search, or a store that it was pushed to (lancedb:DIR, milvus:URI); may be "
+            r"replaced while the server runs \[default: none]."
         ),
     ] = None
     name: Annotated[str, typer.Option(help="Name of the index in a store.")] = "images"
     processes: Searching = 1
     images: Annotated[
         Path | None,
-        typer.Option(help=r"Folder, tar or Parquet file that was embedded \[default: where the command is run]."),
+        typer.Option(help=r"Folder, tar or Parquet file that was embedded \[default: the current folder]."),
     ] = None
     image_column: Annotated[
         str | None,
-        typer.Option(help=r"Column of that Parquet file with the bytes of image files \[default: as it was embedded]."),
+        typer.Option(help=r"Column of that Parquet file with encoded images \[default: as it was embedded]."),
     ] = None
 
 
@@ -89,7 +90,8 @@ def command(
 ) -> None:
     """Serve embeddings, codes and search over HTTP, with a search page at /.
 
-    The server listens on this machine only, unless --host says otherwise. Ctrl-C finishes what is being answered.
+    The server accepts connections from this machine only, unless you give --host. Press Ctrl-C to finish current
+    requests and stop.
     """
     try:
         from bigr_repr.serve import Access, Service, create_app, read_token, run_server
@@ -113,5 +115,5 @@ def command(
     )
     run_server(
         create_app(service, access), access, service.limits, listen.port,
-        begun=lambda url: typer.echo(f"{what} at {url}; Ctrl-C ends it", err=True),
+        begun=lambda url: typer.echo(f"{what} at {url}; press Ctrl-C to stop", err=True),
     )  # fmt: skip

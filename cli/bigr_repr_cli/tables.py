@@ -1,4 +1,4 @@
-"""Tables of models for people, for terminals of 80 columns and more. Knows no commands."""
+"""Tables of models, for terminals of at least 80 columns. Knows no commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bigr_repr.checkpoints.catalog import ModelEntry
     from bigr_repr.checkpoints.pretrained import Description
 
-_TITLES = {"bundled": "bundled", "released": "released, fetched on use", "preset": "presets, no weights"}
+_TITLES = {"bundled": "bundled", "released": "released, downloaded on use", "preset": "presets, no weights"}
 
 
 def print_models(models: Sequence[ModelEntry]) -> None:
@@ -40,11 +40,11 @@ def print_models(models: Sequence[ModelEntry]) -> None:
         )
     console = Console()
     console.print(table)
-    console.print("\nmore of one: [bold]bigr-repr models info NAME[/]", highlight=False)
+    console.print("\ndetails of one: [bold]bigr-repr models info NAME[/]", highlight=False)
 
 
 def print_description(description: Description) -> None:
-    """Everything about one model, one line or more per fact."""
+    """Print everything about one model, at least one line per fact."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -77,7 +77,7 @@ def _facts(description: Description) -> Iterator[tuple[str, str]]:
     )
     yield "training", _record(config.training)
     yield "quality", _record(config.quality)
-    yield "SHA-256", description.fingerprint or "no weights at hand"
+    yield "SHA-256", description.fingerprint or "no local weights"
 
 
 def _chain(description: Description) -> str:

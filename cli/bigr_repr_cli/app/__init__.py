@@ -1,4 +1,4 @@
-"""`bigr-repr app`: drawing, searching and looking inside on pages in the browser."""
+"""`bigr-repr app`: pages in the browser to draw, search and look inside."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class PageOptions:
         typer.Option(
             envvar="BIGR_REPR_PASSWORD",
             show_envvar=True,
-            help=r"Ask for this password before anything else; any user name is accepted \[default: none].",
+            help=r"Password that the page asks for first; any user name is accepted \[default: none].",
         ),
     ] = None
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True
@@ -46,7 +46,7 @@ class OpenedOptions:
         typer.Option(help=r"Index folder, or folder of pictures, to search \[default: chosen on the page]."),
     ] = None
     images: Annotated[
-        Path | None, typer.Option(help=r"Folder of the pictures of an index \[default: where the command is run].")
+        Path | None, typer.Option(help=r"Folder of an index's pictures \[default: the current folder].")
     ] = None
 
 
@@ -60,11 +60,11 @@ def command(
     opened: OpenedOptions,
     page: PageOptions,
 ) -> None:
-    """Draw, search and look inside on pages in the browser.
+    """Draw, search and look inside the model on pages in the browser.
 
     Draw: inpaint, outpaint, enrich, generate and interpolate with the mouse or the keyboard. Search: an index, or any
-    folder of pictures. Look inside: what the tokens of a picture hold, and how one is unmasked. The pages are served
-    from this machine and send nothing anywhere. Ctrl-C ends it.
+    folder of pictures. Look inside: what the tokens of a picture contain, and how one is unmasked. The pages are served
+    from this machine and send nothing elsewhere. Press Ctrl-C to stop.
     """
     try:
         from bigr_repr_cli.app.server import serve

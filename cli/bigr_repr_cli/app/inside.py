@@ -1,4 +1,4 @@
-"""The page Look inside: the tokens of a picture, and how a new one is unmasked. Its work goes to a queue."""
+"""The Look inside page: the tokens of a picture, and how a new one is unmasked. Work goes through a queue."""
 
 # N tokens, K bits per token, L blocks
 
@@ -41,7 +41,7 @@ _looking = threading.Lock()  # one picture at a time: the model is shared
 
 
 class LookBody(BaseModel):
-    """The picture to look into, by its id."""
+    """The id of the picture to inspect."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -49,7 +49,7 @@ class LookBody(BaseModel):
 
 
 class UnmaskBody(BaseModel):
-    """A picture to draw and watch. label: its class; nothing: none."""
+    """A picture to draw and watch. label: its class; empty: none."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,7 +67,7 @@ async def inside_page(request: Request) -> Response:
 
 @router.post("/inside/look")
 async def look(body: LookBody, studio: Drawn, shelf: Shown) -> Any:
-    """All that is shown of a picture's tokens."""
+    """Everything the page shows about a picture's tokens."""
     picture = found(shelf, body.picture)
 
     def work() -> dict[str, Any]:
@@ -116,7 +116,7 @@ async def unmask(body: UnmaskBody, studio: Drawn, desk: Queue) -> dict[str, str]
 
 
 def unmasking(studio: Studio, body: UnmaskBody) -> Callable[[Watch], Any]:
-    """The work: frames as far as the picture was, and in which iteration each token was drawn, from 1."""
+    """The job: a frame after each iteration, and the iteration in which each token was drawn, from 1."""
     pre = studio.pre
     labels = studio.label_numbers([body.label])
 

@@ -1,4 +1,4 @@
-"""A work queue: jobs report progress, ask before they take long, and end when nobody listens. Knows no drawing."""
+"""A job queue: jobs report progress, ask before they take long, and stop when no client is listening."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 WAITING: Final = 8  # jobs in the queue
-KEPT: Final = 200  # jobs whose outcome is remembered
-ABANDONED_SECONDS = 10.0  # without anybody listening, after which a job ends
-LONG_SECONDS = 120.0  # that a job may take without being confirmed
-_SURE_SECONDS: Final = 2.0  # of work, before its length is believed
+KEPT: Final = 200  # finished jobs whose outcome is remembered
+ABANDONED_SECONDS = 10.0  # a job without listeners stops after this time
+LONG_SECONDS = 120.0  # longer jobs need confirmation
+_SURE_SECONDS: Final = 2.0  # of work before the estimated duration is trusted
 _ASK_SECONDS: Final = 300.0
-_LOOK_SECONDS = 0.4  # at least, between looks at what is being drawn
-_TOLD_SECONDS: Final = 0.5  # between two times that those who listen hear how far it is
-_LOOK_SHARE: Final = 0.1  # of the time, at most, goes into looking
+_LOOK_SECONDS = 0.4  # minimum time between previews
+_TOLD_SECONDS: Final = 0.5  # minimum time between progress updates
+_LOOK_SHARE: Final = 0.1  # maximum share of the time spent on previews
 THREAD: Final = "drawing"
 
 
 class StopError(Exception):
-    """The work must end, because it was stopped or nobody waits for it."""
+    """The job must end because it was stopped or abandoned."""
 
 
 class BusyError(Exception):
@@ -32,14 +32,14 @@ class BusyError(Exception):
 
 
 Look = Callable[[], Any]
-Watch = Callable[[float, float, Look | None], None]  # done, total, and what there is to see, if anything
+Watch = Callable[[float, float, Look | None], None]  # done, total, and a preview, if any
 
 
 @dataclass(eq=False)
 class QueuedJob:
-    """One piece of work. state: waiting, running, asking, done, failed or stopped. version: grows with each change.
+    """One job. state: waiting, running, asking, done, failed or stopped. version: increases with each change.
 
-    seconds_left: None: not known yet. look: the latest that there was to see. result: of the work; error: its own.
+    seconds_left: None if not known yet. look: the latest preview. result, error: the outcome.
     """
 
     work: Callable[[Watch], Any]
@@ -62,7 +62,7 @@ class QueuedJob:
 
     @property
     def over(self) -> bool:
-        """Whether it is finished, one way or another."""
+        """Whether it has ended, for whatever reason."""
         return self.state in ("done", "failed", "stopped")
 
     @property
@@ -72,7 +72,7 @@ class QueuedJob:
 
     @contextmanager
     def heard(self) -> Any:
-        """While somebody listens."""
+        """Context in which a client is listening."""
         self._listening += 1
         try:
             yield
@@ -81,7 +81,7 @@ class QueuedJob:
             self._heard = time.monotonic()
 
     def change(self, **values: Any) -> None:
-        """Set attributes, and tell those who listen."""
+        """Set attributes and notify listeners."""
         for name, value in values.items():
             setattr(self, name, value)
         self.version += 1
@@ -106,7 +106,7 @@ class QueuedJob:
         self.seconds_left = passed / self.share - passed if self.share else None
         if passed > _SURE_SECONDS and (self.seconds_left or 0) > LONG_SECONDS and not self.confirmed.is_set():
             self._ask()
-        if now - self._told >= _TOLD_SECONDS:  # also where a look costs so much that there are few
+        if now - self._told >= _TOLD_SECONDS:  # even if previews are slow and therefore rare
             self.change()
             self._told = now
         if now - self._looked >= max(_LOOK_SECONDS, self._cost / _LOOK_SHARE):
@@ -115,7 +115,7 @@ class QueuedJob:
             self._cost = self._looked - now
 
     def _ask(self) -> None:
-        """Wait for somebody to say that it may take that long."""
+        """Wait for confirmation that the job may take this long."""
         self.change(state="asking")
         began = time.monotonic()
         while not self.confirmed.wait(0.1):
@@ -126,7 +126,7 @@ class QueuedJob:
 
 
 class Desk:
-    """The queue, and the one thread that works."""
+    """The queue and its single worker thread."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, QueuedJob] = {}
@@ -138,14 +138,14 @@ class Desk:
         self._thread.start()
 
     def submit(self, work: Callable[[Watch], Any]) -> QueuedJob:
-        """Queue some work. Raises BusyError for a full queue."""
+        """Queue a job. Raises BusyError if the queue is full."""
         job = QueuedJob(work)
         with self._changed:
             for left in [each for each in self._waiting if each.abandoned]:
                 self._waiting.remove(left)
                 left.change(state="stopped")
             if len(self._waiting) >= WAITING:
-                raise BusyError(f"{len(self._waiting)} jobs are waiting already; try again when one is done")
+                raise BusyError(f"{len(self._waiting)} jobs are already waiting; try again when one is done")
             self._jobs[job.id] = job
             for old in [each for each in self._jobs.values() if each.over][:-KEPT]:
                 del self._jobs[old.id]
@@ -158,13 +158,13 @@ class Desk:
         return self._jobs[id]
 
     def ahead(self, job: QueuedJob) -> int:
-        """Jobs that come before one that waits."""
+        """Number of jobs ahead of a waiting one."""
         with self._changed:
             before = self._waiting.index(job) if job in self._waiting else 0
             return before + (job in self._waiting and self._current is not None)
 
     def stop(self, job: QueuedJob) -> None:
-        """End a job, whether it waits or works."""
+        """Stop a job, whether waiting or running."""
         job.halted.set()
         with self._changed:
             if job in self._waiting:
@@ -172,7 +172,7 @@ class Desk:
                 job.change(state="stopped")
 
     def halt(self) -> None:
-        """Ask all jobs to end, and start no more."""
+        """Ask all jobs to stop, and start no more."""
         with self._changed:
             self._ended = True
             for job in [*self._waiting, *([self._current] if self._current else [])]:
@@ -180,7 +180,7 @@ class Desk:
             self._changed.notify()
 
     def close(self) -> None:
-        """End all jobs, and wait for it."""
+        """Stop all jobs and wait for them to end."""
         self.halt()
         self._thread.join()
 

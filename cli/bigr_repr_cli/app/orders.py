@@ -1,4 +1,4 @@
-"""What the page sends and receives: request bodies, the fields it shows, and errors by field. Knows no routes."""
+"""Request bodies, the form fields that the page shows, and errors assigned to fields."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MASK_BYTES: Final = 16 << 20
 _MASK_PIXELS: Final = 1 << 26
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _NAMED: Final = re.compile(r"\b([a-z_]+)=")
-_HINTS: Final = (  # words of errors that name no field
+_HINTS: Final = (  # wording of errors that do not name a field
     (r"is marked|mask", "mask"),
     (r"iterations", "steps"),
     (r"negative", "negative"),
@@ -49,7 +49,7 @@ class FieldError(ValueError):
 
 
 class DrawBody(BaseModel):
-    """One press of Draw. photo: a picture by its id. mask: a base64 PNG of any size, light or opaque where to paint."""
+    """One click on Draw. photo: a picture's id. mask: a base64 PNG of any size, light or opaque where to paint."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,7 +86,7 @@ def fields(kind: type) -> list[dict[str, Any]]:
 
 
 def field_of(error: Exception) -> str | None:
-    """The field of the page that an error is about, if it says so."""
+    """The form field that an error is about, if it can be told."""
     if isinstance(error, FieldError):
         return error.field
     text = str(error)
@@ -96,7 +96,7 @@ def field_of(error: Exception) -> str | None:
 
 
 def work_of(studio: Studio, body: DrawBody, photo: Path | None) -> Callable[[Watch], list[Path]]:
-    """What a press asks for, checked as far as that takes no time. Raises ValueError, also of a FieldError."""
+    """The requested job, after all checks that are quick. Raises ValueError (FieldError if a field is at fault)."""
     options = _options(body)
     if body.kind == "generate":
         return lambda watch: studio.generate([body.label], body.count, options, watch)
@@ -106,7 +106,7 @@ def work_of(studio: Studio, body: DrawBody, photo: Path | None) -> Callable[[Wat
         raise FieldError("photo", "no photograph is open; open one first")
     mask = None if body.mask is None else _mask(body.mask)
     if body.kind == "inpaint" and (mask is None or not mask.any()):
-        raise FieldError("mask", "nothing is marked; paint over what is to be replaced")
+        raise FieldError("mask", "nothing is marked; paint over the area to replace")
     given = {name: value for name, value in body.pasting.items() if value is not None}
     pasting = Pasting(**_known(Pasting, given))
     order = DrawRequest(
@@ -124,13 +124,13 @@ def _options(body: DrawBody) -> Options:
     options = given_options({**_known(SamplingSettings, given), "seed": body.seed}, fast=body.fast)
     if body.negative.strip():
         options["negative"] = body.negative
-    SamplingSettings().with_changes(given)  # what is wrong by itself is said at once
+    SamplingSettings().with_changes(given)  # report invalid values at once
     return options
 
 
 def _known(kind: type, given: dict[str, Any]) -> dict[str, Any]:
     for name in given.keys() - options_of(kind).keys():
-        raise ValueError(f"{name[:50]!r} is no option; leave it out")
+        raise ValueError(f"{name[:50]!r} is not an option; leave it out")
     return given
 
 
@@ -143,13 +143,13 @@ def _aspect(text: str) -> float:
 
 
 def _mask(text: str) -> NDArray[np.bool_]:
-    """A PNG in base64 as bool (h, w): what is opaque to any degree. Raises FieldError."""
+    """A base64 PNG as bool (h, w): True where it is at all opaque. Raises FieldError."""
     try:
         data = base64.b64decode(text, validate=True)
-        width, height = struct.unpack(">II", data[16:24])  # before Pillow opens what may be too large
+        width, height = struct.unpack(">II", data[16:24])  # checked before Pillow opens a picture that may be too large
         if data.startswith(_PNG) and width * height > _MASK_PIXELS:
             raise FieldError("mask", f"the mask has {width}x{height} pixels, too many")
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             return np.asarray(image.convert("RGBA"))[..., 3] > 0
     except (binascii.Error, struct.error, OSError, SyntaxError) as error:
-        raise FieldError("mask", "the mask is no PNG") from error
+        raise FieldError("mask", "the mask is not a PNG") from error

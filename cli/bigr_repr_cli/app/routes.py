@@ -1,4 +1,4 @@
-"""The drawing page's HTTP routes: pictures, presses, progress. Knows nothing of how pictures are drawn."""
+"""The drawing page's HTTP routes: pictures, jobs, progress. Independent of how pictures are drawn."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bigr_repr_cli.app.studio import MOST_FRAMES, MOST_PICTURES, MOST_VERSIONS, 
 
 log = logging.getLogger(__name__)
 PAGES: Final = Path(__file__).with_name("pages")
-_POLL_SECONDS: Final = 10.0  # that a question waits for something new
+_POLL_SECONDS: Final = 10.0  # how long a request for progress waits for news
 _LOOK_EVERY: Final = 0.05
 _FOREVER: Final = {"Cache-Control": "private, max-age=86400, immutable"}
 _EXPECTED: Final = (ValueError, OSError, ImportError, RuntimeError, TypeError)
@@ -64,10 +64,10 @@ def page(name: str, request: Request, *more: Path) -> Response:
 
 
 def model_line(studio: Studio) -> dict[str, Any]:
-    """What the model is, in words."""
+    """A description of the model."""
     config, side = studio.pre.config, studio.pre.config.image_size
     classes = f", knows {len(studio.classes):,} classes" if studio.classes else ", of captions" * studio.by_text
-    small = side < 128  # as the bundled ones
+    small = side < 128  # like the bundled models
     return {"name": config.name, "does": f"draws {side}x{side} pixels{classes}", "small": small}
 
 
@@ -102,10 +102,10 @@ def told(picture: ShelfPicture) -> dict[str, Any]:
 
 
 def found(shelf: Shelf, id: str) -> ShelfPicture:
-    """Raises RefusedError for an id that is no picture's."""
+    """The picture with this id. Raises RefusedError for an unknown id."""
     picture = shelf.get(id)
     if picture is None or not picture.path.is_file():
-        raise RefusedError(404, "picture", "this picture is not here any more; open it again")
+        raise RefusedError(404, "picture", "this picture is no longer available; open it again")
     return picture
 
 
@@ -130,13 +130,13 @@ async def picture(id: str, shelf: Shown) -> Response:
 
 @router.get("/pictures/{id}/file")
 async def file(id: str, shelf: Shown) -> Response:
-    """The file itself, to keep."""
+    """The file itself, to download."""
     kept = found(shelf, id)
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(kept.name)}"}
     return FileResponse(kept.path, media_type="application/octet-stream", headers=headers)
 
 
-# ---- presses
+# ---- jobs
 
 
 @router.post("/jobs")
@@ -149,11 +149,11 @@ async def press(body: DrawBody, studio: Drawn, shelf: Shown, desk: Queue) -> dic
 
 
 def job_of(id: str, desk: Queue) -> QueuedJob:
-    """Raises RefusedError for an id that is no job's."""
+    """The job with this id. Raises RefusedError for an unknown id."""
     try:
         return desk[id]
     except KeyError:
-        raise RefusedError(404, "job", "this job is not here any more; press again") from None
+        raise RefusedError(404, "job", "this job is no longer available; start it again") from None
 
 
 Asked = Annotated[QueuedJob, Depends(job_of)]
@@ -161,7 +161,7 @@ Asked = Annotated[QueuedJob, Depends(job_of)]
 
 @router.get("/jobs/{id}")
 async def watch(request: Request, job: Asked, desk: Queue, seen: int = -1) -> dict[str, Any]:
-    """A job's progress, as soon as it differs from version `seen`."""
+    """A job's progress, returned as soon as it differs from version `seen`."""
     until = time.monotonic() + _POLL_SECONDS
     with job.heard():
         while job.version == seen and not job.over and time.monotonic() < until:
@@ -185,7 +185,7 @@ async def confirm(job: Asked) -> dict[str, bool]:
 
 @router.delete("/jobs/{id}")
 async def stop(job: Asked, desk: Queue) -> dict[str, bool]:
-    """End a job; what it was drawing is not kept."""
+    """Stop a job; unfinished pictures are discarded."""
     desk.stop(job)
     return {"stopped": True}
 

@@ -1,4 +1,4 @@
-"""The page Search: which index is open, and opening another, or a folder of pictures. Searching itself is serve's."""
+"""The Search page: opens an index or a folder of pictures. `bigr_repr.serve` does the searching."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ router = APIRouter()
 
 
 class OpenBody(BaseModel):
-    """What to search. path: an index folder, or a folder of pictures; images: that of an index's pictures."""
+    """What to search. path: an index folder, or a folder of pictures; images: the folder of an index's pictures."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +36,7 @@ class OpenBody(BaseModel):
 class Finder:
     """Opens what is searched. open_paths: whether the page may name folders of this machine.
 
-    folder: a private one, where the codes of folders of pictures are kept as long as the server runs.
+    folder: a private folder for the codes of picture folders, kept while the server runs.
     """
 
     def __init__(self, pre: Pretrained, folder: Path, *, open_paths: bool) -> None:
@@ -45,9 +45,9 @@ class Finder:
         self.path: Path | None = None
 
     def open(self, path: Path, images: Path | None, watch: Watch) -> int:
-        """Search an index folder, or a folder of pictures, which is embedded before. Returns the number of rows.
+        """Open an index folder, or a folder of pictures, which is embedded first. Returns the number of rows.
 
-        Raises OSError and ValueError for what cannot be searched.
+        Raises OSError and ValueError for folders that cannot be searched.
         """
         path = path.expanduser()
         if not path.exists():
@@ -81,7 +81,7 @@ class Finder:
         return index
 
     def close(self) -> None:
-        """End what searches."""
+        """Stop the search service."""
         if self.service is not None:
             self.service.close()
 
@@ -94,7 +94,7 @@ async def search_page(request: Request) -> Response:
 
 @router.get("/search/opened")
 async def opened(request: Request) -> dict[str, Any]:
-    """What is being searched."""
+    """The index or folder that is open."""
     finder: Finder = request.app.state.finder
     return {
         "path": None if finder.path is None else str(finder.path), "open_paths": finder.open_paths,
@@ -108,7 +108,9 @@ async def open_index(body: OpenBody, request: Request, desk: Queue) -> dict[str,
     app: FastAPI = request.app
     finder: Finder = app.state.finder
     if not finder.open_paths:
-        raise RefusedError(403, "paths", "other machines reach this page: start it with --password, or with --search")
+        raise RefusedError(
+            403, "paths", "other machines can reach this page: start it with --password, or with --search"
+        )
     images = Path(body.images) if body.images.strip() else None
 
     def work(watch: Watch) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Serves the studio on a socket until a signal ends it, with a private folder for its files. Knows no page."""
+"""Serves the studio until a signal stops it, with a private folder for its files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def build(studio: Studio, folder: Path, access: Access) -> FastAPI:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Errors name the field of the page that they are about."""
+    """Make errors name the form field that they are about."""
 
     def answer(status: int, code: str, error: Exception) -> JSONResponse:
         body = error_body(status, code, " ".join(str(error).split()))
@@ -81,7 +81,7 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 class _EndError(Exception):
-    """A signal asked the server to end."""
+    """A signal asked the server to stop."""
 
 
 def serve(
@@ -94,22 +94,22 @@ def serve(
     search: Path | None = None,
     images: Path | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM. search, images: as of `Finder.open`.
+    """Serve the page until Ctrl-C or SIGTERM. search, images: as in `Finder.open`.
 
-    Raises OSError when the address cannot be listened on, and as `Finder.open` does.
+    Raises OSError if the server cannot listen on the address, and as `Finder.open` does.
     """
     names = () if is_loopback(host) else (socket.gethostname(),)
     access = Access(host=host, password=password or None, anyone=True, allowed_hosts=names)
 
     def begun(address: str) -> None:
-        typer.echo(f"{studio.pre.config.name} paints at {address}; Ctrl-C ends it", err=True)
+        typer.echo(f"{studio.pre.config.name} paints at {address}; press Ctrl-C to stop", err=True)
         if browser:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     if not is_loopback(host):
-        warning = "every machine that reaches this one can use the page"
+        warning = "every machine that can reach this one can use the page"
         typer.echo(f"warning: {warning}" + ("" if password else "; set a password with --password"), err=True)
-    usual = signal.signal(signal.SIGTERM, _raise_end)  # uvicorn passes the signal on when it has ended
+    usual = signal.signal(signal.SIGTERM, _raise_end)  # uvicorn re-raises the signal once it has shut down
     try:
         with suppress(_EndError, KeyboardInterrupt), scratch_folder() as folder:
             app = build(studio, folder, access)

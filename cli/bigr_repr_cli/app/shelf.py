@@ -1,4 +1,4 @@
-"""Pictures that the page may show, each under a name that nobody can guess. Knows nothing of drawing or HTTP."""
+"""Pictures that the page may show, each under an unguessable id. Independent of drawing and HTTP."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bigr_repr.images.decode import decode_image
 from bigr_repr.images.formats import ImageError
 from bigr_repr.system.files import replacing
 
-SHOWN: Final = 1600  # pixels of the longer side of the copy that the page shows
+SHOWN: Final = 1600  # longer side of the copy that the page shows, in pixels
 FOLDER_BYTES: Final = 2 << 30  # of all uploads
-_LOSSLESS: Final = 1 << 19  # pixels up to which the copy is exact
+_LOSSLESS: Final = 1 << 19  # pixels up to which the copy is lossless
 _CHECKOUT: Final = Path(__file__).parents[3] / "examples" / "images"
 
 
@@ -26,7 +26,7 @@ class FullError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class ShelfPicture:
-    """A picture file. name: as the user knows it. size: width and height, upright."""
+    """A picture file. name: shown to the user. size: width and height, upright."""
 
     id: str
     path: Path
@@ -36,7 +36,7 @@ class ShelfPicture:
 
     @property
     def animated(self) -> bool:
-        """Whether it is animated, so that only the file itself shows it fully."""
+        """Whether it is animated, so that only the file itself shows all of it."""
         return self.path.suffix == ".gif"
 
     @cached_property
@@ -54,9 +54,9 @@ class ShelfPicture:
 
 
 class Shelf:
-    """Uploads, in a folder of their own, samples, and what was drawn.
+    """Uploads in a private folder, samples, and drawn pictures.
 
-    max_pixels: pictures of more are refused.
+    max_pixels: larger pictures are refused.
     """
 
     def __init__(self, folder: Path, max_pixels: int) -> None:
@@ -69,11 +69,11 @@ class Shelf:
         return self._pictures[id]
 
     def get(self, id: str | None) -> ShelfPicture | None:
-        """The picture of an id, or None."""
+        """The picture with this id, or None."""
         return None if id is None else self._pictures.get(id)
 
     def put(self, path: Path, name: str | None = None) -> ShelfPicture:
-        """Show a file. Raises ImageError, without the file's folder."""
+        """Add a file. Raises ImageError, with a message that does not name the file's folder."""
         told = name or path.name
         size = decode_image(path, max_pixels=self.max_pixels, name=told).size
         picture = ShelfPicture(secrets.token_urlsafe(16), path, told, size, self.max_pixels)
@@ -81,10 +81,10 @@ class Shelf:
         return picture
 
     def upload(self, data: bytes, name: str) -> ShelfPicture:
-        """Keep an encoded picture. Raises ImageError for anything else, FullError."""
+        """Store an encoded picture. Raises ImageError for anything else, and FullError."""
         with self._lock:
             if self._bytes + len(data) > FOLDER_BYTES:
-                raise FullError("too much has been uploaded; start the page again")
+                raise FullError("too much has been uploaded; restart bigr-repr app")
             self._bytes += len(data)
         path = self.folder / secrets.token_hex(8)
         try:
@@ -99,7 +99,7 @@ class Shelf:
 
     @cached_property
     def samples(self) -> list[ShelfPicture]:
-        """Photographs to begin with; none where the package came without."""
+        """Sample photographs; none if the package was installed without them."""
         folder = next((each for each in (Path(__file__).with_name("samples"), _CHECKOUT) if each.is_dir()), None)
         if folder is None:
             return []
@@ -107,6 +107,6 @@ class Shelf:
         for path in sorted(folder.iterdir()):
             try:
                 found.append(self.put(path))
-            except (ImageError, OSError):  # notes beside them
+            except (ImageError, OSError):  # notes next to the photographs
                 continue
         return found

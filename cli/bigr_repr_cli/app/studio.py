@@ -1,4 +1,4 @@
-"""Carries out what is entered on the page: files in, files out, by the library's calls. Knows no HTTP."""
+"""Runs what is requested on the page with library calls: files in, files out. Independent of HTTP."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.system.files import replacing
 from bigr_repr_cli.app.jobs import Watch
 
-MOST_VERSIONS, MOST_PICTURES, MOST_FRAMES = 8, 64, 32  # of one press
+MOST_VERSIONS, MOST_PICTURES, MOST_FRAMES = 8, 64, 32  # per job
 MOST_CANDIDATES, MOST_WINDOWS = 16, 10_000  # likewise
 MAX_PIXELS = 50_000_000  # of a photograph
 _LOOK_PIXELS = 640
@@ -44,10 +44,10 @@ _LOOK_PIXELS = 640
 
 @dataclass(frozen=True, kw_only=True)
 class DrawRequest:
-    """What is to be done to a photograph.
+    """What to do to a photograph.
 
-    mask: what is marked on a copy of any size, bool (h, w); None: nothing.  label: classes by name or number; nothing:
-    what fits the surroundings.  options: keywords of the library.
+    mask: the marks on a copy of any size, bool (h, w); None: nothing.  label: classes by name or number; empty:
+    whatever fits the surroundings.  options: keyword arguments of the library.
     """
 
     photo: Path
@@ -59,11 +59,10 @@ class DrawRequest:
 
 
 class Studio:
-    """A model and the folder where its pictures are kept. Raises OSError for a folder that cannot be written.
+    """A model and the folder where its pictures are saved. Raises OSError for a folder that cannot be written.
 
-    classes: the model's by name, each with its number, as text; empty for a model without.  by_text: whether it draws
-    from captions, which then stand where labels do.  max_pixels: photographs of
-    more are refused.
+    classes: the model's class names, each with its number as text; empty for a model without classes.  by_text: whether
+    it draws from captions, which then take the place of labels.  max_pixels: larger photographs are refused.
     """
 
     def __init__(self, pre: Pretrained, out: Path, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -76,23 +75,23 @@ class Studio:
         self.classes = dict(zip(told or numbered, numbered, strict=True)) if has_classes(pre.config) else {}
 
     def inpaint(self, order: DrawRequest, watch: Watch) -> list[Path]:
-        """The marked part repainted."""
+        """Repaint the marked area."""
         file = self._file(order, "inpainted")
         if not file.masks:
-            raise ValueError("nothing is marked; paint over what is to be replaced")
+            raise ValueError("nothing is marked; paint over the area to replace")
         return self._painted(inpaint_file, file, order, watch)
 
     def enrich(self, order: DrawRequest, watch: Watch) -> list[Path]:
-        """New detail where it is marked, or everywhere if nothing is."""
+        """Add detail to the marked area, or everywhere if nothing is marked."""
         return self._painted(enrich_file, self._file(order, "enriched"), order, watch)
 
     def outpaint(self, order: DrawRequest, aspect: float, watch: Watch) -> list[Path]:
-        """The photograph continued on both sides to an aspect, width over height."""
+        """Extend the photograph on both sides to an aspect ratio, width over height."""
         file = self._file(dataclasses.replace(order, mask=None), "outpainted")
         return self._painted(partial(outpaint_file, aspect=aspect), file, order, watch)
 
     def generate(self, labels: Sequence[str], count: int, options: Options, watch: Watch) -> list[Path]:
-        """A folder of new pictures, the classes in turn. Raises ValueError for more than a press may ask for."""
+        """Draw a folder of new pictures, cycling through the classes. Raises ValueError beyond a job's limit."""
         classes, options = self.asked(labels, options)
         count = max(count, len(classes or ()))
         _limit("pictures", count, MOST_PICTURES)
@@ -100,16 +99,16 @@ class Studio:
         try:
             done = generate_files(self.pre, folder, classes, count=count, **self._watched(options, watch))
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)  # the page says that what is stopped is not kept
+            shutil.rmtree(folder, ignore_errors=True)  # the page says that stopped jobs keep nothing
             raise
         return list(done.images)
 
     def interpolate(self, start: str, end: str, frames: int, options: Options, watch: Watch) -> list[Path]:
-        """A walk between two classes: the animation, and the strip. Raises as `generate`."""
+        """Interpolate between two classes, as an animation and a strip. Raises as `generate`."""
         _limit("frames", frames, MOST_FRAMES)
         labels, options = self.asked([start, end], options)
         if len(labels or options.get("prompt") or ()) != 2:
-            raise ValueError(f"name one {'caption' if self.by_text else 'class'} to begin with and one to end with")
+            raise ValueError(f"name one {'caption' if self.by_text else 'class'} to start from and one to end with")
         done = interpolate_file(
             self.pre, labels, self._target("interpolated"), frames=frames, **self._watched(options, watch)
         )
@@ -134,19 +133,19 @@ class Studio:
         return list(done.images)
 
     def asked(self, texts: Sequence[str], options: Options) -> tuple[list[int] | None, Options]:
-        """Classes, and the options; of a model of captions none, and the options with the captions as prompts."""
+        """Classes and options; for a text model, no classes, and options with the captions as prompts."""
         if not self.by_text:
             return self.label_numbers(texts), options
         prompts = [text for text in texts if text.strip()]
         return None, {**options, "prompt": prompts} if prompts else options
 
     def label_numbers(self, texts: Sequence[str]) -> list[int] | None:
-        """Classes by the names that the page offers, by numbers and as the commands take them."""
+        """Class numbers from the names that the page offers, from numbers, or as on the command line."""
         texts = [self.classes.get(text, text) for text in texts if text.strip()]
         return class_list(self.pre.config, texts) if texts else None
 
     def _watched(self, options: Options, watch: Watch) -> Any:
-        """Keywords of a call that draws whole pictures, so that the first of each batch can be watched."""
+        """Keyword arguments with which the first picture of each batch can be watched."""
         latest: list[Iteration] = []
 
         def keep(at: Iteration) -> None:
@@ -161,7 +160,7 @@ class Studio:
         return {"on_progress": lambda done, total: watch(done, total, _look(picture)), "callback": keep, **options}
 
     def _file(self, order: DrawRequest, name: str) -> PhotoFile:
-        """Photograph and result; the marks as a mask beside it, so that the picture can be made again."""
+        """Photograph and result, with the marks saved as a mask next to it, so that the picture can be reproduced."""
         out = self._target(name)
         if order.mask is None or not order.mask.any():
             return PhotoFile(photo=order.photo, out=out, max_pixels=self.max_pixels)
@@ -171,7 +170,7 @@ class Studio:
         return PhotoFile(photo=order.photo, out=out, masks=[mask], max_pixels=self.max_pixels)
 
     def _target(self, name: str) -> Path:
-        """A name that is not taken, by the time of day."""
+        """An unused file name, from the time of day."""
         self.out.mkdir(parents=True, exist_ok=True)
         stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         number, path = 1, self.out / f"{stem}.png"
@@ -182,7 +181,7 @@ class Studio:
 
 
 def _look(picture: Callable[[], Image.Image] | None) -> Callable[[], Image.Image] | None:
-    """The same, small enough to be sent at every update."""
+    """The picture, small enough to be sent with every update."""
 
     def small() -> Image.Image:
         assert picture is not None
@@ -194,6 +193,6 @@ def _look(picture: Callable[[], Image.Image] | None) -> Callable[[], Image.Image
 
 
 def _limit(what: str, asked: int, most: int) -> None:
-    """Raise ValueError for more than one press may ask for, whoever sent it."""
+    """Raise ValueError beyond a job's limit."""
     if not 1 <= asked <= most:
-        raise ValueError(f"{asked} {what} are not 1..{most}, what one press may ask for")
+        raise ValueError(f"{asked} {what} are outside 1..{most}, the limit of one job; ask for fewer")

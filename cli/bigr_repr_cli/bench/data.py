@@ -1,4 +1,4 @@
-"""Options of where the benchmark commands take images, features and labels from, and how many. Knows no networks."""
+"""Options for where the benchmark commands get images, features and labels, and how many. Knows no networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Limit = Annotated[
     int | None,
-    typer.Option(min=1, help=r"Training images to take, from every class in proportion \[default: all]."),
+    typer.Option(min=1, help=r"Training images to use, sampled in proportion to the classes \[default: all]."),
 ]
 _Data = Annotated[
     str,
@@ -24,9 +24,11 @@ _Data = Annotated[
         "pets, dtd, eurosat or food101; or an image folder, Parquet files, or embeddings."
     ),
 ]
-_FEATURES = "Features of any tool instead of a model's: .npy, .npz, .parquet or a folder of Parquet files"
-_LABELS = "Labels of --{}features: .npy, .npz, .parquet, or text with one a line"
-TestSample = Annotated[int, typer.Option(min=1, help="Test images to take at most, from every class in proportion.")]
+_FEATURES = "Features from any tool instead of a model's: .npy, .npz, .parquet or a folder of Parquet files"
+_LABELS = "Labels of --{}features: .npy, .npz, .parquet, or text with one per line"
+TestSample = Annotated[
+    int, typer.Option(min=1, help="Maximum number of test images, sampled in proportion to the classes.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,29 +36,31 @@ class DataOptions:
     """Where images, or features, and labels come from."""
 
     dataset: _Data = ""
-    train_on: Annotated[str, typer.Option(help="Instead of --dataset: data set whose training images to take.")] = ""
-    test_on: Annotated[str, typer.Option(help="With --train-on: data set whose test images to take.")] = ""
-    root: Annotated[Path, typer.Option(help="Folder that holds the data sets given by name.")] = Path("data")
+    train_on: Annotated[str, typer.Option(help="Instead of --dataset: data set whose training images to use.")] = ""
+    test_on: Annotated[str, typer.Option(help="With --train-on: data set whose test images to use.")] = ""
+    root: Annotated[Path, typer.Option(help="Folder of the data sets that are given by name.")] = Path("data")
     aliases: Annotated[
         Path | None,
         typer.Option(
-            help="With --train-on: YAML file of names that mean one class, CLASS: {same: [NAME], kinds: [NAME or "
+            help="With --train-on: YAML file of class synonyms, CLASS: {same: [NAME], kinds: [NAME or "
             r"WordNet id]} \[default: the package's]."
         ),
     ] = None
     features: Annotated[
-        str, typer.Option(help=f"{_FEATURES}; of the images of --dataset in their order, or with labels of their own.")
+        str, typer.Option(help=f"{_FEATURES}; in the order of --dataset's images, or with labels of their own.")
     ] = ""
-    labels: Annotated[str, typer.Option(help=rf"{_LABELS.format('')} \[default: an array or column label in it].")] = ""
+    labels: Annotated[str, typer.Option(help=rf"{_LABELS.format('')} \[default: its array or column named label].")] = (
+        ""
+    )
     test_features: Annotated[
-        str, typer.Option(help=r"The same of the test images \[default: a fifth of the training images is held back].")
+        str, typer.Option(help=r"The same for the test images \[default: hold out a fifth of the training images].")
     ] = ""
     test_labels: Annotated[str, typer.Option(help=f"{_LABELS.format('test-')}.")] = ""
     image_column: ImageColumn = "image"
     label_column: LabelColumn = "label"
 
     def open(self, seed: int, *, limit: int | None = None, test_limit: int | None = None) -> BenchData:
-        """The data that the options name. Raises BadParameter unless they name one data set, or both sides."""
+        """The data named by the options. Raises BadParameter unless they name one data set, or both sides."""
         self._check()
         from bigr_repr.evaluate.data.splits import open_data, transfer, with_features
         from bigr_repr.images.parquet import Columns
@@ -77,13 +81,13 @@ class DataOptions:
             wanted = "give --dataset, or both --train-on and --test-on, or --features with --labels"
             raise typer.BadParameter(wanted, param_hint="--dataset")
         if not self.features and (self.labels or self.test_features or self.test_labels):
-            raise typer.BadParameter("belongs to --features; give these too", param_hint="--labels")
+            raise typer.BadParameter("applies only to --features; give it too", param_hint="--labels")
         if self.features and (self.train_on or (self.dataset and (self.labels or self.test_labels))):
-            raise typer.BadParameter("takes --dataset, or labels of its own, not both", param_hint="--features")
+            raise typer.BadParameter("takes either --dataset or labels of its own, not both", param_hint="--features")
 
 
 TestLimit = Annotated[
-    int | None, typer.Option(min=1, help=r"Test images to take, from every class in proportion \[default: all].")
+    int | None, typer.Option(min=1, help=r"Test images to use, sampled in proportion to the classes \[default: all].")
 ]
 
 
@@ -96,5 +100,5 @@ class SampleSizes:
 
 
 def _named(features: str, labels: str) -> str:
-    """How the library calls a file of features."""
+    """The library's name for a file of features."""
     return f"features:{features}" + (f"?labels={labels}" if labels else "")

@@ -11,12 +11,12 @@ from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.progress import bench_progress
 
 _SOURCE = "a folder, Parquet file, or features:FILE"
-_LABELS = "labels in their order: .npy of 0 and 1, (images, classes), or text with a line of names an image"
+_LABELS = "labels in their order: .npy of 0 and 1, (images, classes), or text with a line of names per image"
 _Penalties = Annotated[
     str,
     typer.Option(
         "--C",
-        help=r"Values of C to choose from, separated by commas; a single one is taken as it is \[default: a grid].",
+        help=r"Values of C to choose from, separated by commas; a single one is used as is \[default: a grid].",
     ),
 ]
 
@@ -25,8 +25,8 @@ _Penalties = Annotated[
 def multi_label(
     images: Annotated[str, typer.Option(help=f"Training images: {_SOURCE}.")],
     labels: Annotated[Path, typer.Option(help=f"Their {_LABELS}.")],
-    test_images: Annotated[str, typer.Option(help="Test images, in the same way.")],
-    test_labels: Annotated[Path, typer.Option(help="Their labels, in the same way.")],
+    test_images: Annotated[str, typer.Option(help="Test images, likewise.")],
+    test_labels: Annotated[Path, typer.Option(help="Their labels, likewise.")],
     features: o.Blocks,
     running: o.RunOptions,
     output: o.Printing,
@@ -50,8 +50,8 @@ def segment(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder with train and test, each with images and masks: a PNG of the same name a picture, a class a "
-            "pixel, 255 for none; classes.txt may name the classes."
+            help="Folder with train and test, each with images and masks: for each picture a PNG of the same name "
+            "with a class per pixel, 255 for none; classes.txt may name the classes."
         ),
     ],
     limits: d.SampleSizes,
@@ -60,7 +60,7 @@ def segment(
     output: o.Printing,
     penalties: _Penalties = "",
     side: Annotated[
-        int, typer.Option(min=1, help="Side of the squares, in pixels, that predictions are compared with masks at.")
+        int, typer.Option(min=1, help="Resolution, in pixels, at which predictions are compared with masks.")
     ] = 256,
 ) -> None:
     """Train a linear head on tokens to predict the class of every pixel; report mean intersection over union."""

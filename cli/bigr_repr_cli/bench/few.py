@@ -26,7 +26,7 @@ def attentive_probe(
         str, typer.Option(help=r"Learning rates to choose from, separated by commas \[default: 3e-4,1e-3,3e-3,1e-2].")
     ] = "",
 ) -> None:
-    """Train queries that look at a block's tokens, and a linear classifier on what they find; all blocks in one run.
+    """Train attention queries over a block's tokens and a linear classifier on the result; all blocks in one run.
 
     Rates are chosen on a held-out part of the training images.
     """
@@ -61,9 +61,9 @@ def augmented_probe(
         int | None, typer.Option(min=1, help=r"Passes over the training images \[default: the protocol's].")
     ] = None,
 ) -> None:
-    """Train the linear probe of --protocol mae, mage or dinov2 on random crops, recomputed in every epoch.
+    """Train the linear probe of --protocol mae, mage or dinov2 on random crops, drawn anew in every epoch.
 
-    This is the published protocol; it costs a pass through the network per epoch. Rates are chosen on a held-out part.
+    This is the published protocol; it takes a pass through the network per epoch. Rates are chosen on a held-out part.
     """
     settings, blocks = o.settings_of(features, probing, running), features.blocks
     data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
@@ -86,13 +86,13 @@ def finetune(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
     rate: Annotated[float, typer.Option(help="Learning rate of the head for a batch of 256.")] = 1e-3,
     layer_decay: Annotated[
-        float, typer.Option(help="What a block's rate is multiplied by for each block behind it, in (0, 1].")
+        float, typer.Option(help="Layer-wise decay: factor on a block's rate for each block after it, in (0, 1].")
     ] = 0.75,
     weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay of AdamW.")] = 0.05,
-    batch: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
     crops: Annotated[bool, typer.Option(help="Train on random crops and mirror images.")] = True,
 ) -> None:
-    """Fine-tune a whole network with a linear head, early blocks more slowly, and test it once, at the end.
+    """Fine-tune a whole network with a linear head, with lower rates for early blocks; test it once, at the end.
 
     For BiGR models, whose tokenizer stays frozen, and timm backbones. The trained network is not kept.
     """
@@ -118,9 +118,9 @@ def few_shot(
     features: o.Blocks,
     running: o.RunOptions,
     output: o.Printing,
-    shots: Annotated[str, typer.Option(help="Labeled images of each class, separated by commas.")] = "1,5,10",
-    draws: Annotated[int, typer.Option(min=1, help="Times to draw them.")] = 5,
-    penalty: Annotated[float, typer.Option("--C", help="Penalty of the logistic regression, which is not chosen.")] = 1,
+    shots: Annotated[str, typer.Option(help="Labeled images per class, separated by commas.")] = "1,5,10",
+    draws: Annotated[int, typer.Option(min=1, help="Number of random draws.")] = 5,
+    penalty: Annotated[float, typer.Option("--C", help="Fixed penalty C of the logistic regression.")] = 1,
     limit: d.Limit = None,
     test_limit: d.TestLimit = None,
 ) -> None:

@@ -29,20 +29,20 @@ _Generated = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """What computes the features that are compared."""
+    """The network whose features are compared."""
 
     model: Annotated[
         str | None,
         typer.Option(
             help="What computes the features: inception:FILE (for the FID; FILE: torch-fidelity's weights), "
             "efficientnet-lite0, a model's name or folder, timm:NAME, or pixels:SIDE "
-            rf"\[default: efficientnet-lite0, or {DEFAULT_MODEL} where that is not installed]."
+            rf"\[default: efficientnet-lite0, or {DEFAULT_MODEL} if that is not installed]."
         ),
     ] = None
     layer: Annotated[
         list[str],
         typer.Option(
-            help="Block whose features to take, counted from 0: 12; -1 (the last); mid "
+            help="Block whose features to use, counted from 0: 12; -1 (the last); mid  "
             r"\[default: 12, or the last if there are fewer]."
         ),
     ] = ()  # type: ignore[assignment]
@@ -53,22 +53,21 @@ class Judge:
 
 @dataclass(frozen=True, kw_only=True)
 class Captioned:
-    """The captions that pictures were drawn from, and what compares the two."""
+    """The captions that pictures were drawn from, and the scorer."""
 
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Also say how far pictures show what these captions say: one a line, taken in turn."),
+        typer.Option(help="Also measure how well pictures match these captions: one per line, repeated in order."),
     ] = None
     scorer: Annotated[
         str,
         typer.Option(
-            help="What compares them: synthetic, for the synthetic world, or transformers:NAME, a model of images and "
-            "texts such as CLIP."
+            help="Scorer: synthetic, for synthetic captions, or transformers:NAME, an image-text model such as CLIP."
         ),
     ] = "synthetic"
 
     def measure(self, generated: str, image_column: str, real: list[str] | None) -> dict[str, Any] | None:
-        """How far they agree; None without captions. Raises BadParameter where there are no real images either."""
+        """How well they agree; None without captions. Raises BadParameter if there are no real images either."""
         if self.prompts is None:
             if real is None:
                 remedy = "give real images, or the prompts of the generated ones"
@@ -108,15 +107,15 @@ def command(
         typer.Option(help="Real images: a folder, a Parquet file or torchvision:NAME:ROOT. May be repeated."),
     ] = None,
     k: Annotated[
-        int, typer.Option("-k", "--k", min=1, help="Nearest neighbors that precision and recall reach to.")
+        int, typer.Option("-k", "--k", min=1, help="Number of nearest neighbors used by precision and recall.")
     ] = 3,
     image_column: ImageColumn = "image",
     as_json: Json = False,
 ) -> None:
     """Compare generated images with real ones: Fréchet distance, precision and recall of a model's features.
 
-    With --prompts, also with the captions that they were drawn from, or with these alone. Numbers of different
-    extractors, or of different numbers of images, must not be compared. Only inception:FILE gives the FID.
+    With --prompts, compare them also, or only, with the captions they were drawn from. Results of different extractors,
+    or from different numbers of images, are not comparable. Only inception:FILE gives the FID.
     """
     agreement = captions.measure(generated, image_column, real)
     if real is None:

@@ -14,7 +14,7 @@ from bigr_repr_cli.options import Json
 from bigr_repr_cli.progress import bench_progress
 
 Method = StrEnum("Method", ["pca", "tsne", "umap"])
-_Out = Annotated[Path, typer.Option(help="File to draw into: .png or .svg.")]
+_Out = Annotated[Path, typer.Option(help="Output file: .png or .svg.")]
 
 
 @flattened
@@ -24,7 +24,7 @@ def map_command(
     features: o.OneBlockOrBits,
     running: o.RunOptions,
     method: Annotated[
-        Method, typer.Option(help="How features become points in the plane; umap needs umap-learn.")
+        Method, typer.Option(help="How to project features to the plane; umap needs umap-learn.")
     ] = Method.tsne,
     test_limit: d.TestSample = 2000,
 ) -> None:
@@ -41,18 +41,20 @@ def map_command(
 
 @flattened
 def neighbors(
-    out: Annotated[Path, typer.Option(help="File to draw into: .png.")],
+    out: Annotated[Path, typer.Option(help="Output file: .png.")],
     source: d.DataOptions,
     features: o.OneBlockOrBits,
     running: o.RunOptions,
-    queries: Annotated[int, typer.Option(min=1, help="Test images to show, from every class in proportion.")] = 10,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Training images to show beside each.")] = 8,
+    queries: Annotated[
+        int, typer.Option(min=1, help="Test images to show, sampled in proportion to the classes.")
+    ] = 10,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Training images to show for each.")] = 8,
     center: Annotated[
         bool, typer.Option("--center", help="Subtract the mean of the training features before the cosine.")
     ] = False,
     limit: d.Limit = None,
 ) -> None:
-    """Draw test images with the training images nearest to them; a green frame: of the same class."""
+    """Draw test images with their nearest training images; a green frame marks the same class."""
     o.check_picture(out, ".png")
     settings, blocks = o.settings_of(features, o.Voting(center=center), running), features.blocks
     data = source.open(running.seed, limit=limit)
@@ -99,7 +101,7 @@ def cka(
     test_limit: d.TestSample = 1000,
     as_json: Json = False,
 ) -> None:
-    """Draw how similar the blocks of a model, or of two, are: linear CKA on the test images, 1 for equal."""
+    """Draw how similar the blocks of one or two models are: linear CKA on the test images, 1 if identical."""
     o.check_picture(out, ".png", ".svg")
     settings = o.settings_of(network, running)
     data = source.open(running.seed, test_limit=test_limit)

@@ -1,4 +1,4 @@
-"""Options of networks, probes and output that the benchmark commands share, in groups. Knows no data and no results."""
+"""Options for networks, probes and output that the benchmark commands share, in groups."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class NetworkOptions:
     pool: Annotated[
         Pooling,
         typer.Option(
-            help="How a block's tokens become one vector: avg, max, both in a row, the means over four quarters "
-            "(grid2), or a class token (cls) where there is one."
+            help="How a block's tokens become one vector: avg, max, both concatenated, the means over four "
+            "quarters (grid2), or the class token (cls) if there is one."
         ),
     ] = Pooling.avg
     mirror: Annotated[
@@ -54,24 +54,24 @@ class NetworkOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OneBlock(NetworkOptions):
-    """The same, of one block."""
+    """The same, for one block."""
 
     layer: Annotated[
         list[str],
         typer.Option(
             help="Block to measure, counted from 0: 12; -1 (the last); mid; best (as bench layers found it on the same "
-            r"images); 4+8: both side by side \[default: 12, or the last if there are fewer]."
+            r"images); 4+8: both concatenated \[default: 12, or the last if there are fewer]."
         ),
     ] = ()  # type: ignore[assignment]
 
     @property
     def block(self) -> Any:
-        """The block that is named; None for none."""
+        """The named block; None if none."""
         return single_layer(self.layer)
 
     @property
     def blocks(self) -> list[Any]:
-        """The one block that is named, if any."""
+        """The one named block, if any."""
         return [] if self.block is None else [self.block]
 
 
@@ -92,8 +92,8 @@ class Blocks(NetworkOptions):
         list[str],
         typer.Option(
             help="Blocks to measure, counted from 0: 12; -1 (the last); mid; best (as bench layers found it on the "
-            r"same images); several: 4,8; side by side: 4+8. May be repeated \[default: 12, or the last if there are "
-            "fewer; with --protocol dinov2 the last, and the last four; all that embeddings hold]."
+            r"same images); several: 4,8; concatenated: 4+8. May be repeated \[default: 12, or the last if there are "
+            "fewer; with --protocol dinov2 the last, and the last four; for embeddings, all stored]."
         ),
     ] = ()  # type: ignore[assignment]
     codes: Annotated[bool, typer.Option("--codes", help="Measure the tokenizer's bits instead of hidden states.")] = (
@@ -108,7 +108,7 @@ class Blocks(NetworkOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBlocks:
-    """Any blocks, whose tokens are read one by one."""
+    """Any blocks, whose tokens are used one by one."""
 
     model: Annotated[
         str | None,
@@ -144,7 +144,7 @@ class Probing:
         ),
     ] = Probe.logreg
     seeds: Annotated[
-        int, typer.Option(min=1, help="Times to train the probe, with random seeds counted up from --seed.")
+        int, typer.Option(min=1, help="Number of times to train the probe, with consecutive random seeds from --seed.")
     ] = 1
     rates: Annotated[
         str,
@@ -156,8 +156,8 @@ class Probing:
         str,
         typer.Option(
             "--C",
-            help="With logreg: values of C to choose from, separated by commas; a single one is taken as it is, so "
-            r"that one image per class is enough \[default: 17 of 1e-6..100].",
+            help="With logreg: values of C to choose from, separated by commas; a single one is used as is, so "
+            r"one image per class is enough \[default: 17 of 1e-6..100].",
         ),
     ] = ""
     batch: Annotated[
@@ -185,11 +185,11 @@ class Machine:
     device: Device = "auto"
     cache: Annotated[
         Path | None,
-        typer.Option(help=r"Folder to keep features in, to compute them once \[default: ~/.cache/bigr-repr]."),
+        typer.Option(help=r"Folder in which features are cached \[default: ~/.cache/bigr-repr]."),
     ] = None
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that the network takes at a time.")] = 32
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of the network.")] = 32
     workers: Annotated[
-        int | None, typer.Option(min=1, help=r"Images decoded in parallel \[default: one per core, 32 at most].")
+        int | None, typer.Option(min=1, help=r"Images decoded in parallel \[default: one per core, at most 32].")
     ] = None
 
 
@@ -197,9 +197,7 @@ class Machine:
 class RunOptions(Machine):
     """The same with the random seed."""
 
-    seed: Annotated[
-        int, typer.Option(min=0, help="Random seed, also of the choice of images where there is a limit.")
-    ] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Random seed, also for sampling images if there is a limit.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,14 +214,14 @@ class Printing:
 
     @property
     def chosen(self) -> Format:
-        """Raises BadParameter where the two options contradict each other."""
+        """The chosen format. Raises BadParameter if the two options contradict each other."""
         if self.as_json and self.form not in (None, Format.json):
             raise typer.BadParameter(f"{self.form} contradicts --json; give one of them", param_hint="--format")
         return Format.json if self.as_json else self.form or Format.table
 
 
 def settings_of(*groups: Any) -> BenchSettings:
-    """Settings of the library from groups of options. Raises BadParameter for numbers that cannot be read."""
+    """Library settings from groups of options. Raises BadParameter for malformed numbers."""
     values = values_of(*groups)
     if "k" in values:
         values["k"] = parse_numbers(values["k"], "--k")
@@ -242,7 +240,7 @@ def settings_of(*groups: Any) -> BenchSettings:
 
 
 def parse_blocks(values: list[str], names: tuple[str, ...] = NAMES) -> list[Any]:
-    """Blocks out of options such as "12", "-1", "4,8,12", "4+8" (side by side) and the names. Raises BadParameter."""
+    """Parse blocks such as "12", "-1", "4,8,12", "4+8" (concatenated) and the names. Raises BadParameter."""
     found: list[Any] = []
     for text in ",".join(values).split(","):
         parts = parse_layers([text.replace("+", ",")], names)
@@ -251,7 +249,7 @@ def parse_blocks(values: list[str], names: tuple[str, ...] = NAMES) -> list[Any]
 
 
 def single_layer(values: list[str], names: tuple[str, ...] = NAMES) -> Any:
-    """The block that an option names; None for none. Raises BadParameter for several."""
+    """The block that an option names; None if none. Raises BadParameter for several."""
     layers = parse_blocks(values, names) if values else [None]
     if len(layers) > 1:
         raise typer.BadParameter(f"{','.join(values)!r} names several blocks; give one", param_hint="--layer")
@@ -259,18 +257,18 @@ def single_layer(values: list[str], names: tuple[str, ...] = NAMES) -> Any:
 
 
 def parse_rates(text: str, option: str) -> tuple[float, ...]:
-    """Numbers above 0 separated by commas, none for "". Raises BadParameter for anything else."""
+    """Parse positive numbers separated by commas; "" gives none. Raises BadParameter for anything else."""
     try:
         found = tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
         found = (0.0,)
     if any(not 0 < value < float("inf") for value in found):
-        raise typer.BadParameter(f"{text!r} is not a list of numbers above 0, as 0.01,0.1", param_hint=option)
+        raise typer.BadParameter(f"{text!r} is not a list of positive numbers, such as 0.01,0.1", param_hint=option)
     return found
 
 
 def check_picture(path: Path, *endings: str, option: str = "--out") -> None:
-    """Raises BadParameter for another ending or a folder that is not there, before anything is computed."""
+    """Raise BadParameter for a wrong ending or a missing folder, before anything is computed."""
     if path.suffix not in endings:
         raise typer.BadParameter(f"{path} must end in {' or '.join(endings)}", param_hint=option)
     if not path.absolute().parent.is_dir():

@@ -18,8 +18,8 @@ def linear_probe(
 ) -> None:  # fmt: skip
     """Train a linear classifier on frozen features and test it.
 
-    Whatever is chosen (rate, penalty) is chosen on a held-out part of the training images; a warning says when it lies
-    at an end of its grid.
+    Rate or penalty is chosen on a held-out part of the training images; a warning says if it lies at the edge of its
+    grid.
     """
     settings, blocks = o.settings_of(features, probing, running), features.blocks
     data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
@@ -40,9 +40,9 @@ def knn(
     running: o.RunOptions,
     output: o.Printing,
 ) -> None:
-    """Classify test images by their nearest training images: cosine, or Hamming distance with --codes.
+    """Classify test images by their nearest training images: by cosine, or by Hamming distance with --codes.
 
-    Votes are weighted exp(similarity / 0.07), as in DINO.
+    Votes are weighted by exp(similarity / 0.07), as in DINO.
     """
     settings, blocks = o.settings_of(features, voting, running), features.blocks
     data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)
@@ -63,9 +63,9 @@ def layers(
     voting: o.Voting,
     running: o.RunOptions,
     output: o.Printing,
-    plot: Annotated[Path | None, typer.Option(help="Also draw accuracy by layer into this .png or .svg file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also plot accuracy by layer to this .png or .svg file.")] = None,
 ) -> None:
-    """Probe every block, after one pass over the images; the best one may then be named: --layer best."""
+    """Probe every block in one pass over the images; afterwards, --layer best names the best one."""
     if plot is not None:
         o.check_picture(plot, ".png", ".svg", option="--plot")
     settings = o.settings_of(network, probing, voting, running)

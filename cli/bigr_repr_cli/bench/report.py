@@ -1,4 +1,4 @@
-"""Results of benchmarks on stdout: a table for terminals of 80 columns, JSON, CSV or LaTeX. Knows no commands."""
+"""Prints benchmark results: a table for terminals of 80 columns, JSON, CSV or LaTeX. Knows no commands."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Cell = str | float | tuple[float, float] | None
 
 
 class Sheet(NamedTuple):
-    """A table. columns: their headings, each with how its numbers are shown. best: the line to point out, if any."""
+    """A table. columns: headings, each with its number format. best: the line to highlight, if any."""
 
     columns: Mapping[str, str]
     lines: Sequence[Sequence[Cell]]
     best: int | None = None
 
     def texts(self, between: str) -> list[list[str]]:
-        """Cells as people read them, under their headings. between: what stands between the ends of an interval."""
+        """Cells formatted for people, under their headings. between: separator of the ends of an interval."""
         specs = list(self.columns.values())
         return [
             list(self.columns),
@@ -40,7 +40,7 @@ class Sheet(NamedTuple):
         ]
 
     def values(self) -> list[list[Any]]:
-        """Cells with all their decimals, under their headings; an interval takes two columns."""
+        """Cells with all decimals, under their headings; an interval takes two columns."""
         wide = [any(isinstance(line[place], tuple) for line in self.lines) for place in range(len(self.columns))]
         heads = [
             [f"{name} low", f"{name} high"] if two else [name] for name, two in zip(self.columns, wide, strict=True)
@@ -66,7 +66,7 @@ def _values(cell: Cell, wide: bool) -> list[Any]:
 
 
 def emit(form: Format, sheet: Sheet, record: Mapping[str, Any], *, head: str = "", notes: Iterable[str] = ()) -> None:
-    """Print a result. record: what JSON says. head, notes: what stands above and below the table for terminals."""
+    """Print a result. record: the JSON output. head, notes: lines above and below the terminal's table."""
     if form == Format.json:
         typer.echo(json.dumps(record, indent=2))
     elif form == Format.table:
@@ -96,7 +96,7 @@ def _drawn(sheet: Sheet) -> Table:
 
 
 def print_rows(rows: Sequence[BenchRow], form: Format, *, best: BenchRow | None = None) -> None:
-    """One line per row and the protocol below, or all records. best: the row to point out."""
+    """One line per row and the protocol below, or all records. best: the row to highlight."""
     first = rows[0]
     sheet = _neighbors_sheet(rows) if first.probe is None else _probe_sheet(rows, best)
     record = {"rows": [row.record() for row in rows], "best": best and best.view.layer}
@@ -108,7 +108,7 @@ def _notes(rows: Sequence[BenchRow], best: BenchRow | None) -> Iterator[str]:
     for found in (rows[0].probe, rows[0].knn):
         if found:
             yield found.protocol
-    yield "95 %: an interval of top-1 by resampling the test images"
+    yield "95 %: bootstrap interval of top-1 over the test images"
     if best and len(rows) > 1:
         yield f"← {best.view.where} (best) on the held-out part of the training images"
     for row in rows:
@@ -119,20 +119,20 @@ def _notes(rows: Sequence[BenchRow], best: BenchRow | None) -> Iterator[str]:
 
 
 def _of_seeds(rows: Sequence[BenchRow]) -> Iterator[str]:
-    """What several seeds say of chance, if anything."""
+    """What several seeds say about random variation, if anything."""
     for row in rows:
         if row.probe is None or len(row.probe.seeds) < 2:
             continue
         seeds = f"seeds {', '.join(map(str, row.probe.seeds))}"
         if row.probe.seed_interval is None:
-            yield f"{row.view.where}: {seeds} gave the same head; chance is only in the test images"
+            yield f"{row.view.where}: {seeds} gave the same head; only the test images vary"
         else:
             interval = _text(row.probe.seed_interval, "", "..")
-            yield f"{row.view.where}: {interval} is 95 % of the mean over {seeds}, by Student's t"
+            yield f"{row.view.where}: {interval} is the 95 % interval of the mean over {seeds}, by Student's t"
 
 
 def _cautions(rows: Sequence[BenchRow]) -> Iterator[str]:
-    """What a reader must know: the model has seen this data, a choice is at the end of its grid, where best is from."""
+    """Caveats: the model has seen this data, a value lies at the edge of its grid, where "best" comes from."""
     facts = rows[0].facts
     if how := _how_read(facts):
         yield how
@@ -180,8 +180,8 @@ def print_few_shot(rows: Sequence[FewShotRow], dataset: str, form: Format) -> No
     columns = {"features": "", "shots": "", "top-1": ".2f", "95 %": "", "mean per class": ".2f"}
     lines: list[list[Cell]] = [[row.view.where, row.shots, row.top1, row.interval, row.mean_per_class] for row in rows]
     draws = len(rows[0].top1_by_draw)
-    protocol = re.sub(r"; (re)?fitted on .*", "", rows[0].protocol)  # on how many images, the table says
-    note = f"means over {draws} draws; 95 % of the mean by Student's t over draws; {protocol}"
+    protocol = re.sub(r"; (re)?fitted on .*", "", rows[0].protocol)  # the table says on how many images
+    note = f"means over {draws} draws; 95 % interval of the mean by Student's t; {protocol}"
     _emit_measured(form, Sheet(columns, lines), rows, dataset, [note])
 
 
@@ -254,14 +254,14 @@ def print_retrieval(rows: Sequence[RetrievalRow], features: BenchFeatures, form:
         head=f"{features.representation}, {view.where}, on {features.data.name}: "
         f"{_size(features.facts, 'test')} as queries, {_size(features.facts, 'train')} as database",
         notes=[
-            "percent; mAP over the relevant in the database; equal distances: mean over their orders; recall: of the "
+            "percent; mAP over the relevant images in the database, averaged over orders of ties; recall: of the "
             f"{first.recall_at} nearest in the first row; of float: share of its mAP@{first.depth}"
         ],
     )
 
 
 def _how_read(facts: Mapping[str, Any]) -> str:
-    """What is unusual in how features were read; "" for nothing."""
+    """Non-default settings of how features were extracted; "" if none."""
     from bigr_repr.evaluate.runs.features import how_read
 
     found = how_read(facts)

@@ -22,12 +22,12 @@ def command(
         str, typer.Option(help="Code lengths in bits, for pca, rotation and itq, separated by commas.")
     ] = "64,128,256",
     shortlist: Annotated[
-        int, typer.Option(min=1, help="Images per query that rescoring ranks by their vectors.")
+        int, typer.Option(min=1, help="Images per query that rescoring reorders by their vectors.")
     ] = 1000,
 ) -> None:
-    """Retrieve images of the test images' classes among the training images: floats, every binarizer, tokenizer bits.
+    """Retrieve training images with test images as queries: floats, every binarizer, tokenizer bits.
 
-    mAP over the relevant images in the database; equal distances count as the mean over their orders.
+    mAP over the relevant images in the database, averaged over all orders of ties.
     """
     block, numbers = features.block, parse_numbers(bits, "--bits")
     settings = o.settings_of(features, running)

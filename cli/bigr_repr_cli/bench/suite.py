@@ -19,34 +19,34 @@ _Suite = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What takes the place of what the file says."""
+    """Options that override the file."""
 
     model: Annotated[
         str | None, typer.Option(help=r"Model that $model in the file stands for \[default: the file's].")
     ] = None
     root: Annotated[
-        str | None, typer.Option(help=r"Folder that holds the data sets given by name \[default: the file's].")
+        str | None, typer.Option(help=r"Folder of the data sets that are given by name \[default: the file's].")
     ] = None
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help=r"Training images to take at most, for a quick run \[default: as the file says]."),
+        typer.Option(min=1, help=r"Maximum number of training images, for a quick run \[default: the file's]."),
     ] = None
     test_limit: Annotated[
-        int | None, typer.Option(min=1, help=r"Test images to take at most \[default: as the file says].")
+        int | None, typer.Option(min=1, help=r"Maximum number of test images \[default: the file's].")
     ] = None
 
 
 @flattened
 def command(
     suite: _Suite,
-    out: Annotated[Path, typer.Option(help="Folder to write the reports into; what is done there is not done again.")],
+    out: Annotated[Path, typer.Option(help="Folder for the reports; finished parts there are not repeated.")],
     changes: Changes,
     machine: o.Machine,
     as_json: Json = False,
 ) -> None:
     """Measure many representations on many data sets: Markdown, JSON and an HTML page with plots.
 
-    Give the same command again to resume a run that was stopped.
+    To resume a stopped run, repeat the command.
     """
     from bigr_repr.evaluate.reports.report import markdown_table, write_reports
     from bigr_repr.evaluate.runs.suite import read_suite, run_suite

@@ -15,37 +15,37 @@ _Images = Annotated[list[str], typer.Argument(metavar="IMG", help="Images to loo
 _Layers = Annotated[
     list[str],
     typer.Option(
-        help="Blocks whose states become colors, counted from 0: 12; -1 (the last); mid; several: 4,8; likeness "
-        "and attention are of the last one named."
+        help="Blocks whose states become colors, counted from 0: 12; -1 (the last); mid; several: 4,8; similarity "
+        "and attention use the last one."
     ),
 ]
 _Place = Annotated[
-    str, typer.Option(help="Place of the token that others are compared with: shares of the width and height.")
+    str, typer.Option(help="Position of the token that others are compared with: shares of width and height.")
 ]
 
 
 def command(
     images: _Images,
-    out: Annotated[Path, typer.Option(help="File to draw into: .png or .svg.")],
+    out: Annotated[Path, typer.Option(help="Output file: .png or .svg.")],
     model: Model = DEFAULT_MODEL,
     layer: _Layers = ("4", "8", "12"),  # type: ignore[assignment]
     at: _Place = "0.5,0.5",
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Tokens most like it to frame in the other images.")] = 8,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Most similar tokens to frame in the other images.")] = 8,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Draw what the tokens of images hold: states as colors, entropy, likeness and attention.
+    """Visualize the tokens of images: states as colors, entropy, similarity and attention.
 
-    A red frame: the token that others are compared with, of the first image; green ones: those most like it elsewhere.
+    The red frame marks the reference token in the first image; green frames mark the most similar tokens elsewhere.
 
-    Like colors of a column mean like states, in all images.
+    Within a column, similar colors mean similar states, across all images.
     """
     o.check_picture(out, ".png", ".svg")
     layers = parse_layers(list(layer))
     try:
         x, y = (float(part) for part in at.split(","))
     except ValueError:
-        raise typer.BadParameter(f"{at!r} is not x,y, as 0.5,0.5", param_hint="--at") from None
+        raise typer.BadParameter(f"{at!r} is not x,y, such as 0.5,0.5", param_hint="--at") from None
     from bigr_repr.evaluate.reports.token_pictures import draw_tokens
 
     found = draw_tokens(images, out, model=model, layers=layers, at=(x, y), k=k, device=device)

@@ -1,4 +1,4 @@
-"""`bigr-repr edit`: a part of a photograph replaced by something of a class."""
+"""`bigr-repr edit`: replaces part of a photograph with something of a class."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from bigr_repr_cli.flatten import flattened
 
 @dataclass(frozen=True, kw_only=True)
 class EditSampling(PromptedSampling):
-    """The shared options; what to put there in words has a name of its own."""
+    """The shared options; the prompt has a different name here."""
 
     prompt: Annotated[
         list[str] | None,
@@ -23,7 +23,7 @@ class EditSampling(PromptedSampling):
             "--prompt",
             "-p",
             metavar="TEXT",
-            help="What to paint, in words, with a model of captions. May be repeated: a version of each.",
+            help="What to paint, in words, with a text model. May be repeated: one version each.",
         ),
     ] = None
 
@@ -38,7 +38,7 @@ def command(
         typer.Option(
             "--to",
             metavar="CLASS",
-            help="What to paint: a class by number or name; several, as 3,cat: a version of each.",
+            help="What to paint: a class by number or name; several, such as 3,cat: one version each.",
         ),
     ] = None,
     out: Out = Path("edited.png"),
@@ -47,6 +47,6 @@ def command(
     from bigr_repr.painting.files import inpaint_file
 
     if label is None and not sampling.prompt:
-        raise typer.BadParameter("say what to paint there: a class, or a prompt", param_hint="--to / --to-prompt")
+        raise typer.BadParameter("say what to paint: a class or a prompt", param_hint="--to / --to-prompt")
     paint = partial(inpaint_file, command="edit")
     photo.paint(paint, sampling, "editing", label=label, out=out, marks=marks)

@@ -1,4 +1,4 @@
-"""`bigr-repr enrich`: a photograph with new detail."""
+"""`bigr-repr enrich`: adds detail to a photograph."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,16 +16,16 @@ def command(
     marks: Marks,
     sampling: PromptedSampling,
     scale: Annotated[
-        int, typer.Option(min=1, help="Shrink the photograph this many times before redrawing; 1: not at all.")
+        int, typer.Option(min=1, help="Factor by which to shrink the photograph before redrawing; 1: not at all.")
     ] = 2,
     label: Label = None,
     out: Out = Path("enriched.png"),
 ) -> None:
-    """Give a photograph, or the marked part of it, new detail: four rounds that redraw a quarter of the tokens each.
+    """Add detail to a photograph, or to its marked part, in four rounds that each redraw a quarter of the tokens.
 
-    It works in squares of the model's own size, unless --window is given.
+    Works in squares of the model's own size, unless --window is given.
 
-    It follows what is there; --label CLASS with --guidance 10, say, draws it towards a class.
+    The result follows the photograph; to pull it toward a class, use, for example, --label CLASS --guidance 10.
     """
     from bigr_repr.painting.files import enrich_file
 

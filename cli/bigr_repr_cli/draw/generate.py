@@ -1,4 +1,4 @@
-"""`bigr-repr generate`: new pictures of classes, as many as wanted."""
+"""`bigr-repr generate`: draws any number of new pictures of classes."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 class Output:
     """What is written."""
 
-    out: Annotated[
-        Path, typer.Option(help="Folder to write 000000.png, 000001.png and so on into; created if missing.")
-    ] = Path("generated")
-    grid: Annotated[
-        Path | None, typer.Option(help="Also write the first 64 pictures side by side into this PNG file.")
-    ] = None
+    out: Annotated[Path, typer.Option(help="Folder for 000000.png, 000001.png and so on; created if missing.")] = Path(
+        "generated"
+    )
+    grid: Annotated[Path | None, typer.Option(help="Also write the first 64 pictures as a grid to this PNG file.")] = (
+        None
+    )
     npz: Annotated[
         Path | None,
-        typer.Option(help="Also write all pictures as one array into this .npz file, which ADM's evaluator reads."),
+        typer.Option(help="Also write all pictures as one array to this .npz file, which ADM's evaluator reads."),
     ] = None
     animate: Annotated[
-        Path | None, typer.Option(help="Also write a GIF file that shows how the first 64 pictures are drawn.")
+        Path | None, typer.Option(help="Also write a GIF that shows how the first 64 pictures are drawn.")
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesSampling(PromptedSampling):
-    """The shared options, and prompts by file."""
+    """The shared options, and prompts from a file."""
 
     prompts: Annotated[
         Path | None,
-        typer.Option(help="File of prompts, one a line, in UTF-8, with a model of captions.", metavar="FILE"),
+        typer.Option(help="UTF-8 file of prompts, one per line, for a text model.", metavar="FILE"),
     ] = None
 
     def options(self) -> Options:
-        """The same with the prompts of the file."""
+        """The same, with the file's prompts."""
         from bigr_repr.sampling.prompts import read_prompts
 
         given = super().options()
@@ -62,18 +62,20 @@ def command(
         typer.Option(
             "--labels",
             "-l",
-            help="Classes by number or name, as 3,goldfish, or all of them: all. May be repeated "
-            r"\[default: no class in particular].",
+            help=r"Classes by number or name, such as 3,goldfish; all: every class. May be repeated \[default: no "
+            "particular class].",
         ),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(min=1, help=r"Pictures in all, classes or prompts in turn \[default: one of each]."),
+        typer.Option(
+            min=1, help=r"Total number of pictures, cycling through classes or prompts \[default: one of each]."
+        ),
     ] = None,
 ) -> None:
-    """Generate pictures of the given classes or prompts; without either, of nothing in particular.
+    """Generate pictures of the given classes or prompts, or unconditionally.
 
-    Pictures that OUT holds are not drawn again: a run that was stopped goes on, and a larger count adds to it.
+    Pictures already in OUT are not drawn again: a stopped run resumes, and a larger count adds to it.
     """
     from bigr_repr.checkpoints.classes import class_list
     from bigr_repr.painting.series import generate_files

@@ -1,4 +1,4 @@
-"""`bigr-repr inpaint`: a part of a photograph painted anew."""
+"""`bigr-repr inpaint`: repaints part of a photograph."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def command(
 ) -> None:
     """Repaint the marked part of a photograph, at the photograph's own resolution.
 
-    With --blend none, pixels outside the mask stay bit for bit.
+    With --blend none, pixels outside the mask stay bit-identical.
     """
     from bigr_repr.painting.files import inpaint_file
 

@@ -1,4 +1,4 @@
-"""`bigr-repr interpolate`: pictures on the way from one class to another."""
+"""`bigr-repr interpolate`: draws a sequence of pictures from one class to another."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ Smooth = Annotated[
     bool,
     typer.Option(
         "--smooth/--each-by-itself",
-        help="Keep neighbors alike, by noise and order that go with the place and bits that change one by one; or draw "
-        "each picture by itself, with the same noise.",
+        help="Keep neighbors similar: noise and order are tied to positions, and bits change one by one; or draw "
+        "each picture independently, with the same noise.",
     ),
 ]
 
@@ -38,8 +38,8 @@ def command(
         str,
         typer.Option(
             metavar="CLASS",
-            help="Last class, by number or name; several, as 3,cat: through each in turn. Of a model of captions, the "
-            "last prompt.",
+            help="Last class, by number or name; several, such as 3,cat: through each in turn. For a text model, "
+            "the last prompt.",
         ),
     ],
     frames: Annotated[
@@ -49,15 +49,15 @@ def command(
             "--frames",
             min=2,
             max=1000,
-            help="Number of pictures, those of the first and the last class included.",
+            help="Number of pictures, including the first and the last class.",
         ),
     ] = 9,
     smooth: Smooth = True,
     out: Annotated[
-        Path, typer.Option(help="PNG file for the strip of pictures; a GIF of the same name is written beside it.")
+        Path, typer.Option(help="PNG file for the strip of pictures; a GIF of the same name is written next to it.")
     ] = Path("interpolated.png"),
 ) -> None:
-    """Draw the way from one class, or prompt, to another as a strip and as a GIF."""
+    """Draw the transition from one class, or prompt, to another as a strip and as a GIF."""
     from bigr_repr.checkpoints.classes import class_list
     from bigr_repr.painting.files import interpolate_file
 

@@ -1,4 +1,4 @@
-"""`bigr-repr outpaint`: a photograph continued beyond its edges."""
+"""`bigr-repr outpaint`: extends a photograph beyond its edges."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,19 +22,19 @@ def command(
     bottom: AddedPixels = 0,
     aspect: Annotated[
         str | None,
-        typer.Option(help="Extend to this ratio of width to height, as 16:9 or 1.78, equally on opposite sides."),
+        typer.Option(help="Extend to this ratio of width to height, such as 16:9 or 1.78, equally on opposite sides."),
     ] = None,
     label: Label = None,
     out: Out = Path("outpainted.png"),
 ) -> None:
-    """Continue a photograph beyond its edges, at its own scale, by so many pixels or to an aspect ratio.
+    """Extend a photograph beyond its edges, at its own scale, by a number of pixels or to an aspect ratio.
 
-    An area larger than the model's window is painted in several windows, each of which sees what is beside it.
+    An area larger than the model's window is painted in several windows, each of which sees its surroundings.
     """
     sides = (left, top, right, bottom)
     if any(sides) == (aspect is not None):
         raise typer.BadParameter(
-            "say how far, either in pixels (--left --top --right --bottom) or by --aspect, not both",
+            "say how far: either in pixels (--left --top --right --bottom) or by --aspect, not both",
             param_hint="--left, --top, --right, --bottom, --aspect",
         )
     ratio = parse_aspect(aspect)

@@ -1,4 +1,4 @@
-"""The options that commands share which paint into a photograph, and their common course. Knows no single command."""
+"""Options and the common workflow of the commands that paint into a photograph. Knows no single command."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Label = Annotated[
     str | None,
     typer.Option(
-        help=r"What to paint: a class by number or name; several, as 3,cat, or all: a version of each "
-        r"\[default: what fits the surroundings].",
+        help="What to paint: a class by number or name; several, such as 3,cat, or all: one version each "
+        r"\[default: whatever fits the surroundings].",
     ),
 ]
 Out = Annotated[
@@ -29,7 +29,7 @@ Out = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """What is marked in a photograph."""
+    """The area to paint."""
 
     mask: Annotated[
         list[Path] | None,
@@ -41,7 +41,7 @@ class Marks:
     box: Annotated[
         list[str] | None,
         typer.Option(
-            help="Rectangle to paint, as left,top,right,bottom in pixels from the upper left. May be repeated."
+            help="Rectangle to paint: left,top,right,bottom in pixels from the upper left corner. May be repeated."
         ),
     ] = None
 
@@ -55,18 +55,19 @@ class Photo:
         typer.Argument(metavar="IMAGE", help="Photograph to work on, of any size; transparent parts count as white."),
     ]
     count: Annotated[
-        int | None, typer.Option(min=1, help=r"Versions to paint, the classes in turn \[default: one per class].")
+        int | None,
+        typer.Option(min=1, help=r"Number of versions, cycling through the classes \[default: one per class]."),
     ] = None
     animate: Annotated[
         bool,
         typer.Option(
             "--animate",
-            help="Also write a GIF of OUT's name that shows how the first version is painted, token by token.",
+            help="Also write a GIF, named like OUT, that shows how the first version is painted, token by token.",
         ),
     ] = False
     max_pixels: Annotated[
         int | None,
-        typer.Option(min=1, help=r"Refuse photographs and masks of more pixels than this \[default: 200,000,000]."),
+        typer.Option(min=1, help=r"Refuse photographs and masks with more pixels than this \[default: 200,000,000]."),
     ] = None
     pasting: Pasting
 
@@ -74,7 +75,7 @@ class Photo:
         self, paint: Callable[..., Written], sampling: Sampling, doing: str, *,
         label: str | None, out: Path, marks: Marks | None = None, **own: Any,
     ) -> None:  # fmt: skip
-        """See to the files, load the model, call the library and print what it wrote."""
+        """Check the files, load the model, call the library and print what it wrote."""
         from bigr_repr.checkpoints.classes import class_list
         from bigr_repr.images.decode import MAX_PIXELS
         from bigr_repr.painting.files import PhotoFile
@@ -97,7 +98,7 @@ class Photo:
 
 
 def parse_boxes(values: list[str] | None) -> list[Box]:
-    """Boxes out of options such as "10,20,110,90". Raises BadParameter for anything else."""
+    """Parse boxes such as "10,20,110,90". Raises BadParameter for anything else."""
     boxes: list[Box] = []
     for value in values or []:
         parts = [part.strip() for part in value.split(",")]
@@ -109,7 +110,7 @@ def parse_boxes(values: list[str] | None) -> list[Box]:
 
 
 def parse_aspect(value: str | None) -> float | None:
-    """Width over height out of "16:9" or "1.78". Raises BadParameter for anything else."""
+    """Parse "16:9" or "1.78" as width over height. Raises BadParameter for anything else."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The options that all drawing commands share, what is made of them, and what is printed. Knows no single command."""
+"""Options shared by all drawing commands, and how results are printed. Knows no single command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PANEL = "Sampling"
 
 
 def load_for_sampling(model: str, device: str, precision: str, compiled: bool) -> Pretrained:
-    """A model by name, where and in what it is to compute."""
+    """Load a model by name, on a device and in a precision."""
     from bigr_repr.checkpoints.pretrained import load
     from bigr_repr.sampling.compiled import compile_for_sampling
     from bigr_repr.system.devices import as_dtype, choose_device
@@ -52,14 +52,14 @@ class Sampling:
     compile: Compile = False
     as_json: Json = False
     negative: Annotated[
-        str | None, typer.Option(help="Beside a prompt: what guidance keeps away from, in words.", metavar="TEXT")
+        str | None, typer.Option(help="With a prompt: what guidance steers away from, in words.", metavar="TEXT")
     ] = None
     fast: Annotated[
         bool,
         typer.Option(
             "--fast",
-            help="Start from the fast preset instead of the paper's settings: 16 iterations, order halton, 25 "
-            "diffusion steps; the options below still change it.",
+            help="Start from the fast preset instead of the paper's settings: 16 iterations, Halton order, 25 "
+            "diffusion steps; the options below override it.",
             rich_help_panel=PANEL,
         ),
     ] = False
@@ -68,11 +68,11 @@ class Sampling:
     ]
 
     def load(self) -> Pretrained:
-        """The model, where and in what it is to compute."""
+        """The model, on its device and in its precision."""
         return load_for_sampling(self.model, self.device, self.precision, self.compile)
 
     def options(self) -> Options:
-        """Keywords for the library: those given only, so that the rest is up to the function called."""
+        """Keyword arguments for the library: only those given, so that the called function's defaults apply."""
         from bigr_repr.sampling.job import given_options
 
         own = {"seed": self.seed, "batch_size": self.batch_size, "negative": self.negative}
@@ -80,14 +80,14 @@ class Sampling:
 
     @contextmanager
     def reported(self, name: str) -> Iterator[tuple[Callable[[float, float], None], Callable[[Written], None]]]:
-        """Gives `on_progress` for the library call, and what to call with its result, which is then printed."""
+        """Yields `on_progress` for the library call, and a function that prints the result."""
         results: list[Written] = []
         try:
             with counting_progress(name) as on_progress:
                 yield on_progress, results.append
         except KeyboardInterrupt:
             if name == "generating":
-                raise KeyboardInterrupt("the pictures drawn are kept, the same command goes on from there") from None
+                raise KeyboardInterrupt("finished pictures are kept; repeat the command to continue") from None
             raise
         for result in results:
             self._print(result)
@@ -99,7 +99,7 @@ class Sampling:
             typer.echo(json.dumps(record | {"drawn": result.drawn, "seconds": round(result.seconds, 3)}, indent=2))
             return
         before = len(result.images) - result.drawn
-        note = f"; {before:,} were there" if before > 0 else ""
+        note = f"; {before:,} already existed" if before > 0 else ""
         typer.echo(f"{result.drawn:,} drawn in {result.seconds:.1f} s{note}")
         shown = files if len(files) <= 8 else [files[0], "…", *files[len(result.images) - 1 :]]
         typer.echo("\n".join(shown))
@@ -115,7 +115,7 @@ class PromptedSampling(Sampling):
             "--prompt",
             "-p",
             metavar="TEXT",
-            help="What to draw, in words, with a model of captions. May be repeated: a picture of each.",
+            help="What to draw, in words, with a text model. May be repeated: one picture each.",
         ),
     ] = None
 

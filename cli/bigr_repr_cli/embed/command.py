@@ -1,4 +1,4 @@
-"""`bigr-repr embed`: images to a folder of Parquet files."""
+"""`bigr-repr embed`: embeds images into a folder of Parquet files."""
 
 import sys
 from typing import Annotated, Any
@@ -35,7 +35,7 @@ def command(
 
     Images that cannot be read are listed in OUT/failures.jsonl. To use the rows elsewhere: bigr-repr embed export.
 
-    Run the same command again to resume a run that was stopped.
+    To resume a stopped run, repeat the command.
 
     --layer best is the block that bigr-repr bench layers found for this model.
     """
@@ -51,13 +51,13 @@ def command(
         summary = embed_images(inputs, on_progress=on_progress, **options)
     print_summary(summary, as_json=as_json)
     if not summary.rows:
-        raise RuntimeError(f"none of the images gave a vector; the reasons are in {summary.out / 'failures.jsonl'}")
+        raise RuntimeError(f"none of the images could be embedded; see the reasons in {summary.out / 'failures.jsonl'}")
 
 
 def inputs_of(images: list[str]) -> Any:
-    """The inputs of embed_images; - stands for the paths on standard input.  Raises BadParameter."""
+    """The inputs of embed_images; - means paths on standard input.  Raises BadParameter."""
     if "-" in images and len(images) > 1:
-        raise typer.BadParameter("- takes all paths from stdin; name nothing else beside it", param_hint="IMG")
+        raise typer.BadParameter("- reads all paths from standard input; give no other inputs", param_hint="IMG")
     from bigr_repr.images.find import read_list
 
     return read_list(sys.stdin.buffer) if images == ["-"] else images
@@ -66,15 +66,17 @@ def inputs_of(images: list[str]) -> Any:
 def keywords(
     columns: RowOptions, runs: OutputOptions, decoding: DecodingOptions, computing: NetworkSettings
 ) -> dict[str, Any]:
-    """Keywords of embed_images for options of the command line.  Raises BadParameter."""
+    """Keyword arguments of embed_images from command-line options.  Raises BadParameter."""
     layers = parse_layers(list(columns.layer), ("mid", "best"), joined=True)
     size = parse_batch_size(computing.batch_size)
     if computing.ray_address is not None and computing.engine != Engine.ray:
-        raise typer.BadParameter("belongs to --engine ray", param_hint="--ray-address")
+        raise typer.BadParameter("applies only to --engine ray", param_hint="--ray-address")
     if columns.old_store_dtype is not None and columns.store_dtype not in (Stored.float32, columns.old_store_dtype):
-        raise typer.BadParameter("is the former name of --store-dtype, which says otherwise", param_hint="--dtype")
+        raise typer.BadParameter(
+            "is the old name of --store-dtype and contradicts it; give only --store-dtype", param_hint="--dtype"
+        )
     if runs.label_column != "label" and not columns.labels_from_folders:
-        raise typer.BadParameter("does nothing without --labels-from-folders; add that", param_hint="--label-column")
+        raise typer.BadParameter("has no effect without --labels-from-folders; add that", param_hint="--label-column")
     options = _options(columns, runs, decoding, computing)
     return options | {"batch_size": size, "layers": _best_known(layers, columns.model)}
 
@@ -82,7 +84,7 @@ def keywords(
 def _options(
     columns: RowOptions, runs: OutputOptions, decoding: DecodingOptions, computing: NetworkSettings
 ) -> dict[str, Any]:
-    """Keywords of embed_images for all options but those that need parsing."""
+    """Keyword arguments of embed_images for all options that need no parsing."""
     from bigr_repr.images.decode import MAX_PIXELS
 
     values = values_of(columns, runs, decoding, computing)
@@ -99,7 +101,7 @@ def _options(
 
 
 def _best_known(layers: list[int | str], model: str) -> list[int | str]:
-    """Layers, with the measured best one's number for "best"."""
+    """Layers, with "best" replaced by the number of the measured best one."""
     if "best" not in layers:
         return layers
     from bigr_repr.evaluate.runs.best_layer import recall_any

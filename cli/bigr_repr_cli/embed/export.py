@@ -1,4 +1,4 @@
-"""`bigr-repr embed export`: an embedding data set for other programs."""
+"""`bigr-repr embed export`: writes an embedding data set for other programs."""
 
 import json
 from pathlib import Path
@@ -19,19 +19,19 @@ def command(
     codes: Annotated[bool, typer.Option("--codes", help="Write the packed codes instead of vectors.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the rows of a data set for other programs, in its order.
+    """Write the rows of a data set, in order, in a format for other programs.
 
-    NAME.npy is one array; NAME.paths.txt beside it has the paths, one per line.
+    NAME.npy is one array; NAME.paths.txt next to it has the paths, one per line.
 
-    NAME.csv has a header, and columns for the path, for label and sha256 if there are such, and for each number.
+    NAME.csv has a header, and columns for the path, for label and sha256 if stored, and for each dimension.
 
-    NAME.h5 and NAME.zarr hold values, path and, if stored, label and sha256; NAME.tar one NNNNNNNNN.npy and .json
-    a row.
+    NAME.h5 and NAME.zarr hold values, path and, if stored, label and sha256; NAME.tar has one NNNNNNNNN.npy and .json
+    per row.
 
     To embed images that are in a folder called export: bigr-repr embed ./export
     """
     if codes and layer is not None:
-        raise typer.BadParameter("codes are of no layer; leave it out", param_hint="--layer")
+        raise typer.BadParameter("codes do not depend on a layer; leave it out", param_hint="--layer")
     from bigr_repr.embed import export_embeddings
     from bigr_repr.images.find import escape_path
 

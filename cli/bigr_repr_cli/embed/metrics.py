@@ -1,4 +1,4 @@
-"""A run's counts in Prometheus' text format, and a port that answers with them. Knows nothing of runs."""
+"""A run's counts in Prometheus' text format, and a port that serves them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 
 
 class Counts(Protocol):
-    """Images dealt with, in all (None while they are listed), without a row, and per second."""
+    """Images processed, in total (None during listing), failed, and per second."""
 
     done: int
     total: int | None
@@ -22,18 +22,18 @@ class Counts(Protocol):
 
     @property
     def rate(self) -> float:
-        """Images per second lately."""
+        """Recent images per second."""
         ...
 
 
 def metrics_text(meter: Counts) -> str:
     """Counts in Prometheus' text format."""
     values = {
-        "images_done": ("Images dealt with, failures among them", meter.done),
-        "images_planned": ("Images in all; 0 while they are being listed", meter.total or 0),
-        "images_failed": ("Images that gave no row", meter.failures),
-        "images_per_second": ("Images per second lately", round(meter.rate, 3)),
-        "updated_seconds": ("When this was written, in seconds since 1970", round(time.time(), 3)),
+        "images_done": ("Images processed, including failures", meter.done),
+        "images_planned": ("Images in total; 0 during listing", meter.total or 0),
+        "images_failed": ("Images without a row", meter.failures),
+        "images_per_second": ("Recent images per second", round(meter.rate, 3)),
+        "updated_seconds": ("Time of writing, in seconds since 1970", round(time.time(), 3)),
     }
     lines = (
         f"# HELP bigr_repr_embed_{name} {said}\n# TYPE bigr_repr_embed_{name} gauge\nbigr_repr_embed_{name} {value}\n"
@@ -44,9 +44,9 @@ def metrics_text(meter: Counts) -> str:
 
 @contextmanager
 def serving(address: str, text: Callable[[], str]) -> Iterator[int]:
-    """While the block runs, answer /metrics at "[HOST:]PORT" with text().  Gives the port.
+    """While the block runs, serve text() as /metrics at "[HOST:]PORT".  Yields the port.
 
-    Raises BadParameter for another address, OSError for a port that is taken.
+    Raises BadParameter for a malformed address, OSError if the port is taken.
     """
     server = _server(address, text)
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="bigr-metrics", daemon=True).start()
@@ -58,10 +58,10 @@ def serving(address: str, text: Callable[[], str]) -> Iterator[int]:
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Host and port out of "9464", "host:9464" or "[::]:9464".  Raises BadParameter for anything else."""
+    """Parse "9464", "host:9464" or "[::]:9464" as host and port.  Raises BadParameter for anything else."""
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or not int(port) <= 65535 or (":" in host and not host.startswith("[")):
-        raise typer.BadParameter(f"{text!r} is not a port, as 9464 or 0.0.0.0:9464", param_hint="--metrics-port")
+        raise typer.BadParameter(f"{text!r} is not a port, such as 9464 or 0.0.0.0:9464", param_hint="--metrics-port")
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
@@ -90,5 +90,5 @@ def _server(address: str, text: Callable[[], str]) -> ThreadingHTTPServer:
         return MetricsServer(place, MetricsAnswer)
     except OSError as error:
         raise OSError(
-            f"metrics_port={address}: cannot listen there ({error.strerror or error}); name another"
+            f"metrics_port={address}: cannot listen there ({error.strerror or error}); choose another"
         ) from error

@@ -1,4 +1,4 @@
-"""`bigr-repr embed --precision int8` and bfloat16: their gain and cost, in one line. Knows nothing of rows."""
+"""`bigr-repr embed --precision int8` and bfloat16: reports their gain and cost in one line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ NARROW = ("bfloat16", "bf16", "int8")
 
 
 def measured(inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    """Keywords of embed_images for a narrow precision, once it has been compared with float32.
+    """Keyword arguments of embed_images for a reduced precision, after comparing it with float32.
 
-    For int8 the model is replaced by its network in 8 bits.
+    For int8, the model is replaced by its 8-bit network.
     """
     from bigr_repr.checkpoints import load
     from bigr_repr.embed.options import EmbedOptions
@@ -23,7 +23,7 @@ def measured(inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
     usual = {"engine": ("local",), "device": ("auto", "cpu"), "compile": (False,)}
     if options["dtype"] == "int8" and (other := [name for name in usual if options[name] not in usual[name]]):
         hint = [f"--{name}" for name in other]
-        raise typer.BadParameter("int8 runs on this machine's CPU, as it is; leave it out", param_hint=hint)
+        raise typer.BadParameter("int8 runs on this machine's CPU only; leave it out", param_hint=hint)
     if options["dtype"] == "int8" and options["condition"]:
         raise ValueError(f"int8 networks have no condition ({options['condition'].words}); use another precision")
     given = {name: value for name, value in options.items() if name not in ("out", "model", "dtype")}
@@ -42,7 +42,7 @@ def measured(inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
     found = measure_tradeoff(fast, FeatureExtractor(pre, device=device, **how), images)
     name = "int8" if eight else "bfloat16"
     typer.echo(
-        f"{name}: {found.speed:.1f} times float32's speed on this machine; features' cosine {found.cosine:.4f}; "
+        f"{name}: {found.speed:.1f} times float32's speed on this machine; cosine of features {found.cosine:.4f}; "
         f"{100 * found.bits:.2f} % of the codes' bits equal ({len(images)} images)",
         err=True,
     )

@@ -18,13 +18,13 @@ Reduced = StrEnum("Reduced", ["float32", "bfloat16", "float16", "int8", "fp32", 
 
 @dataclass(frozen=True, kw_only=True)
 class RowOptions:
-    """What a row holds."""
+    """What a row contains."""
 
     layer: Annotated[
         list[str],
         typer.Option(
             help="Blocks whose features to store, counted from 0: 12; -1 (the last); mid; best (as bench layers found "
-            "it); several: 4,8; side by side, as one: 4+8. May be repeated."
+            "it); several: 4,8; concatenated: 4+8. May be repeated."
         ),
     ] = ("12",)  # type: ignore[assignment]  # a default that cannot change
     model: Model = DEFAULT_MODEL
@@ -34,13 +34,13 @@ class RowOptions:
     pool: Annotated[
         Pool,
         typer.Option(
-            help="How a block's tokens become one vector per image: their mean (avg), maximum (max), both in a row, "
-            "the means over four quarters in a row (grid2); none: one vector per token."
+            help="How a block's tokens become one vector per image: their mean (avg), maximum (max), both "
+            "concatenated, the concatenated means over four quarters (grid2); none: one vector per token."
         ),
     ] = Pool.avg
     mirror: Annotated[
         bool,
-        typer.Option("--mirror", help="Store the mean of an image's vector and its mirror image's; twice the time."),
+        typer.Option("--mirror", help="Average the vectors of each image and its mirror image; takes twice as long."),
     ] = False
     read_with: ReadWith
     store_dtype: Annotated[Stored, typer.Option("--store-dtype", help="Number type of the stored vectors.")] = (
@@ -51,7 +51,7 @@ class RowOptions:
         bool,
         typer.Option(
             "--labels-from-folders",
-            help="Also store a label per image: the name of its folder, or what its Parquet or tar file states.",
+            help="Also store a label per image: the name of its folder, or the label in its Parquet or tar file.",
         ),
     ] = False
     sha256: Annotated[bool, typer.Option("--sha256", help="Also store the SHA-256 of each image's encoded bytes.")] = (
@@ -60,7 +60,7 @@ class RowOptions:
     dedup: Annotated[
         Dedup | None,
         typer.Option(
-            help="exact: embed only the first of images with the same bytes, and list the others in duplicates.jsonl "
+            help="exact: embed only the first of byte-identical images, and list the others in duplicates.jsonl "
             r"\[default: embed all]."
         ),
     ] = None
@@ -69,23 +69,24 @@ class RowOptions:
         typer.Option(
             min=16,
             max=1024,
-            help=r"Also store a WebP thumbnail of each image, with this longer side in pixels \[default: do not].",
+            help=r"Also store a WebP thumbnail of each image, with its longer side of this many pixels \[default: "
+            "none].",
         ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """Where rows go, and what of an earlier run there is kept."""
+    """Where rows go, and what happens to an earlier run there."""
 
     out: Annotated[
-        str, typer.Option(help="Folder to write the data set into; also a URL of an object store, as s3://bucket/run.")
+        str, typer.Option(help="Folder for the data set, or an object-store URL such as s3://bucket/run.")
     ] = "embeddings"
     root: Annotated[
         str | None,
         typer.Option(
             help="Folder (or URL) that recorded paths are relative to; it must hold every input "
-            r"\[default: the input, if there is only one; else none]."
+            r"\[default: the input if there is only one, else none]."
         ),
     ] = None
     image_column: ImageColumn = "image"
@@ -95,42 +96,41 @@ class OutputOptions:
     resume: Annotated[
         bool,
         typer.Option(
-            help="Continue an earlier run into OUT where it stopped; --no-resume: fail if OUT holds embeddings."
+            help="Resume an earlier run into OUT where it stopped; --no-resume: fail if OUT holds embeddings."
         ),
     ] = True
     retry_failed: Annotated[
         bool,
-        typer.Option(
-            "--retry-failed", help="Try again the images that failed in an earlier run; rows that are there stay."
-        ),
+        typer.Option("--retry-failed", help="Retry the images that failed in an earlier run; existing rows stay."),
     ] = False
     update: Annotated[
         bool,
         typer.Option(
             "--update",
-            help="Also embed images that were added to the inputs since the first run, or whose files were written "
-            "anew, by size and time.",
+            help="Also embed images that were added to the inputs since the first run, or whose files have "
+            "changed (by size and time).",
         ),
     ] = False
     drop_gone: Annotated[
-        bool, typer.Option("--drop-gone", help="With --update: remove the rows of images that are gone.")
+        bool, typer.Option("--drop-gone", help="With --update: remove the rows of images that no longer exist.")
     ] = False
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Read all that OUT holds, and embed again the images of files that are damaged."),
+        typer.Option("--verify", help="Read everything in OUT, and re-embed the images of damaged files."),
     ] = False
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove the embeddings that OUT holds, and start over.")
-    ] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the embeddings in OUT, and start over.")] = (
+        False
+    )
     retry_for: Annotated[
         str,
         typer.Option(
-            help="How long stores and servers may be out of reach, each time, before the run ends: 90s, 10m, 1h; or 0."
+            help="How long to retry unreachable stores and servers, each time, before the run stops: 90s, 10m, "
+            "1h; or 0."
         ),
     ] = "10m"
     unit_size: Annotated[
         int | None,
-        typer.Option(min=1, help=r"Images per Parquet file \[default: 1,024, or fewer if their rows are large]."),
+        typer.Option(min=1, help=r"Images per Parquet file \[default: 1,024, or fewer if rows are large]."),
     ] = None
 
 
@@ -141,27 +141,27 @@ class DecodingOptions:
     icc: Annotated[
         Icc | None,
         typer.Option(
-            help="Pictures with a color profile that is not sRGB's: convert them to sRGB, or ignore the profile "
-            r"\[default: that of the run to continue, else convert]."
+            help="Pictures with a color profile other than sRGB: convert them to sRGB, or ignore the profile "
+            r"\[default: as in the resumed run, else convert]."
         ),
     ] = None
     max_pixels: Annotated[
         int | None,
-        typer.Option(min=1, help=r"Pixels that an image may have; larger ones fail \[default: 200 million]."),
+        typer.Option(min=1, help=r"Maximum number of pixels; larger images fail \[default: 200 million]."),
     ] = None
     decode_timeout: Annotated[
         float,
         typer.Option(
             min=0,
-            help="Seconds that decoding an image may take before it fails; 0: no limit, and an image that crashes its "
-            "decoder ends the run.",
+            help="Seconds after which decoding an image fails; 0: no limit, and an image that crashes its decoder "
+            "ends the run.",
         ),
     ] = 120
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help=r"Images decoded in parallel \[default: one per core, 32 at most]; with --engine ray: cores per actor "
+            help=r"Images decoded in parallel \[default: one per core, at most 32]; with --engine ray: cores per actor "
             r"\[default: 1, or a GPU's share].",
         ),
     ] = None
@@ -174,8 +174,8 @@ class NetworkSettings:
     batch_size: Annotated[
         str | None,
         typer.Option(
-            help="Images that the network takes at a time; auto: the fastest, measured "
-            r"\[default: that of the run to continue, else 32]."
+            help=r"Images per batch of the network; auto: the fastest, measured \[default: as in the resumed run, "
+            "else 32]."
         ),
     ] = None
     device: Annotated[
@@ -188,8 +188,9 @@ class NetworkSettings:
     precision: Annotated[
         Reduced,
         typer.Option(
-            help="Number type that the network computes in. bfloat16 and int8 are compared with float32 first, on some "
-            "of the images; int8 (OpenVINO, the tokenizer in float32) keeps its network in OUT/network-int8."
+            help="Number type of the network's computation. bfloat16 and int8 are first compared with float32 on "
+            "some of the images; int8 (OpenVINO, tokenizer in float32) stores its network in "
+            "OUT/network-int8."
         ),
     ] = Reduced.float32
     compile: Compile = False

@@ -1,4 +1,4 @@
-"""What `bigr-repr embed` shows: a progress bar on stderr, if that is a terminal, and a summary on stdout."""
+"""The output of `bigr-repr embed`: a progress bar on stderr, if that is a terminal, and a summary on stdout."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from bigr_repr_cli.embed.watch import Watch, WatchOptions
 
 class _Rate(ProgressColumn):
     def render(self, task: BarTask) -> Text:
-        """Images per second, lately."""
+        """Recent images per second."""
         return Text(f"{task.speed:,.1f} images/s" if task.speed else "", style="progress.data.speed")
 
 
 @contextmanager
 def embedding_progress(options: WatchOptions) -> Iterator[Callable[[Progress], None]]:
-    """Gives the `on_progress` callback of embed_images."""
+    """Yields the `on_progress` callback of embed_images."""
     console = Console(stderr=True)
     terminal = console.is_terminal and not options.log_json
     watch = Watch(options, lines=not terminal)
@@ -43,7 +43,7 @@ def embedding_progress(options: WatchOptions) -> Iterator[Callable[[Progress], N
             note = f"{progress.failures:,} failed" if progress.failures else ""
             if progress.total is None:
                 bar.update(listing, completed=progress.done)
-            elif embedding is None:  # a task of its own, so that what was done before does not count as speed
+            elif embedding is None:  # a separate task, so that earlier work does not count toward the speed
                 bar.remove_task(listing)
                 embedding = bar.add_task("embedding", total=progress.total, completed=progress.done, note=note)
             else:
@@ -53,8 +53,8 @@ def embedding_progress(options: WatchOptions) -> Iterator[Callable[[Progress], N
             yield show
         except KeyboardInterrupt:
             bar.stop()
-            kept = "finished files are kept, the same command goes on from there"
-            raise KeyboardInterrupt("nothing was embedded yet" if embedding is None else kept) from None
+            kept = "finished files are kept; repeat the command to continue"
+            raise KeyboardInterrupt("nothing had been embedded yet" if embedding is None else kept) from None
         finally:
             watch.write(ended=True)
             if options.log_json:
@@ -62,7 +62,7 @@ def embedding_progress(options: WatchOptions) -> Iterator[Callable[[Progress], N
 
 
 def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
-    """Rows, failures, speed, where the result is and how to read it."""
+    """Print rows, failures, speed, where the result is and how to read it."""
     rate = summary.embedded / summary.seconds if summary.embedded else None
     where = escape_path(str(summary.out))
     if as_json:
@@ -77,9 +77,9 @@ def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
     counts = f"{summary.rows:,} rows, {summary.failures:,} failures{duplicates}"
     typer.echo(f"{inputs:,} images: {counts}{speed}{note}")
     if summary.dropped:
-        typer.echo(f"gone, and their rows removed: {summary.dropped:,}")
+        typer.echo(f"no longer exist, rows removed: {summary.dropped:,}")
     if summary.changed:
-        typer.echo(f"written anew since, and embedded again: {summary.changed:,}")
+        typer.echo(f"changed since, embedded again: {summary.changed:,}")
     files = "part-00000.parquet" if summary.shards == 1 else f"part-*.parquet ({summary.shards:,} files)"
     typer.echo(f"rows: {where}/{files}")
     for count, name in ((summary.failures, "failures"), (summary.duplicates, "duplicates"), (summary.gone, "gone")):
@@ -87,5 +87,5 @@ def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
             typer.echo(f"{name}: {where}/{name}.jsonl")
     layers = EmbeddingSet(summary.out).layers
     layer = "" if len(layers) == 1 else f", layer={layers[-1]!r}"
-    typer.echo("to read the rows in Python:")  # a line of its own, so that it can be pasted
+    typer.echo("to read the rows in Python:")  # on its own line, so that it can be pasted
     typer.echo(f"from bigr_repr import read_embeddings; data = read_embeddings({str(summary.out.resolve())!a}{layer})")

@@ -1,4 +1,4 @@
-"""`bigr-repr embed status`: the progress of a data set, from any machine."""
+"""`bigr-repr embed status`: shows the progress of a data set, from any machine."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ def command(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL that bigr-repr embed writes into.")],
     as_json: Json = False,
 ) -> None:
-    """Show the progress of a data set that is being written: units done, by whom, how fast, and the time left.
+    """Show the progress of a run: units done and by whom, speed, and time left.
 
     Works on any machine that can read OUT; it reads only names, times and two small files.
 
@@ -34,12 +34,12 @@ def command(
     told = status.told
     if status.rate and status.units_done < status.units:
         left = "" if status.seconds_left is None else f", about {in_time(status.seconds_left)} left at that rate"
-        typer.echo(f"lately: {status.rate:,.1f} images/s{left}")
+        typer.echo(f"recent rate: {status.rate:,.1f} images/s{left}")
     if status.running:
         seen = in_time(max(0.0, time.time() - told["updated"]))
         run = f"process {told['process']} on {told['host']}, engine {told['engine']}, {told['failures']:,} failures"
-        typer.echo(f"running: {run}; it wrote {seen} ago")
+        typer.echo(f"running: {run}; last wrote {seen} ago")
         for who, units in sorted(told.get("units", {}).items()):
             typer.echo(f"  {who}: {units:,} units")
     elif status.units_done < status.units:
-        typer.echo("no run has given a sign of life in the last minute; run the same bigr-repr embed again to continue")
+        typer.echo("no run has been active in the last minute; repeat the bigr-repr embed command to continue")

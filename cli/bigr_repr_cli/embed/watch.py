@@ -1,4 +1,4 @@
-"""How `bigr-repr embed` shows its progress: a bar on a terminal, else a line a minute; as JSON; as metrics."""
+"""Progress of `bigr-repr embed`: a bar on a terminal, else a line per minute; as JSON; as metrics."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ import typer
 from bigr_repr_cli.embed.metrics import metrics_text, parse_address, serving
 
 _LINE: Final = 60.0  # seconds between lines
-_METRICS: Final = 15.0  # between writings of the metrics file
-_RECENT: Final = 600.0  # that the rate is measured over
+_METRICS: Final = 15.0  # seconds between updates of the metrics file
+_RECENT: Final = 600.0  # seconds over which the rate is measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchOptions:
-    """How a run shows its progress."""
+    """How a run reports its progress."""
 
     log_json: Annotated[
         bool,
-        typer.Option("--log-json", help="Report progress as a line of JSON a minute on stderr, instead of a bar."),
+        typer.Option("--log-json", help="Report progress as one JSON line per minute on stderr, instead of a bar."),
     ] = False
     metrics: Annotated[
         Path | None,
         typer.Option(
-            help="File to keep up to date with the run's counts in Prometheus' text format, for the textfile "
-            r"collector of its node exporter \[default: none]."
+            help="File to keep up to date with the run's counts in Prometheus' text format, for the node "
+            r"exporter's textfile collector \[default: none]."
         ),
     ] = None
     metrics_port: Annotated[
         str | None,
         typer.Option(
             metavar="[HOST:]PORT",
-            help="Port where Prometheus may ask for the same counts, as 9464: this machine only; 0.0.0.0:9464: from "
-            r"others too \[default: none].",
+            help="Port that serves the same counts to Prometheus, to this machine only (9464), or to others too "
+            r"(0.0.0.0:9464) \[default: none].",
         ),
     ] = None
 
 
 class Meter:
-    """Counts over time: what is done, the recent rate, and the time that the rest takes."""
+    """Counts over time: images done, the recent rate, and the time left."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, int]] = deque()
@@ -54,7 +54,7 @@ class Meter:
         self.total: int | None = None
 
     def count(self, done: int, total: int | None, failures: int) -> None:
-        """Take the current counts; those of the listing do not enter the rate."""
+        """Record the current counts; those of the listing do not count toward the rate."""
         if (total is None) != (self.total is None):
             self._marks.clear()
         now = time.monotonic()
@@ -66,18 +66,18 @@ class Meter:
 
     @property
     def rate(self) -> float:
-        """Images per second in the last minutes; 0.0 if not known yet."""
+        """Images per second in the last few minutes; 0.0 if not known yet."""
         first, done = self._marks[0] if self._marks else (0.0, 0)
         seconds = time.monotonic() - first
         return (self.done - done) / seconds if self._marks and seconds > 1 else 0.0
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest takes at that rate; None if not known."""
+        """Seconds left at that rate; None if not known."""
         return (self.total - self.done) / self.rate if self.total is not None and self.rate else None
 
     def content(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Everything, for JSON."""
         return {
             "phase": "listing" if self.total is None else "embedding", "done": self.done, "total": self.total,
             "failures": self.failures, "images_per_second": round(self.rate, 2),
@@ -94,14 +94,14 @@ class Meter:
 
 
 class Watch:
-    """Reports a run's counts: a line now and then on stderr, the metrics file, and the port."""
+    """Reports a run's counts: periodic lines on stderr, the metrics file, and the port."""
 
     def __init__(self, options: WatchOptions, lines: bool) -> None:
         self._options, self._lines, self.meter = options, lines, Meter()
         self._said = self._written = time.monotonic()
 
     def show(self, done: int, total: int | None, failures: int) -> None:
-        """Take the counts, and report them if it is time to."""
+        """Record the counts, and report them if it is time to."""
         first = total is not None and self.meter.total is None
         self.meter.count(done, total, failures)
         now = time.monotonic()
@@ -122,7 +122,7 @@ class Watch:
 
     @contextmanager
     def served(self) -> Iterator[None]:
-        """While the block runs, answer at the port with the counts, if a port was asked for; tell one that was free."""
+        """While the block runs, serve the counts if a port was requested; report the port if it was chosen freely."""
         address = self._options.metrics_port
         if address is None:
             yield
@@ -134,7 +134,7 @@ class Watch:
             yield
 
     def write(self, ended: bool = False) -> None:
-        """Write the metrics file, if one was asked for."""
+        """Write the metrics file, if one was requested."""
         from bigr_repr.system.files import replacing
 
         if self._options.metrics is not None:
@@ -143,7 +143,7 @@ class Watch:
 
 
 def in_time(seconds: float) -> str:
-    """A duration in words, as "3 h 12 min"."""
+    """Format a duration, as in "3 h 12 min"."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{seconds:.0f} s"

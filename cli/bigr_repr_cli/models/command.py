@@ -12,7 +12,7 @@ from bigr_repr_cli.models import export, push
 from bigr_repr_cli.options import Json
 
 app = typer.Typer(
-    no_args_is_help=True, help="List models, look at one, import released weights, export a network, publish a model."
+    no_args_is_help=True, help="List and inspect models, import released weights, export a network, publish a model."
 )
 app.command("export")(export.command)
 app.command("push")(push.command)
@@ -35,7 +35,7 @@ def list_models(as_json: Json = False) -> None:
 def info(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="A model's name, as bigr-repr models list gives it, or a model folder."),
+        typer.Argument(metavar="NAME", help="A model's name (see bigr-repr models list) or folder."),
     ],
     classes: Annotated[
         bool, typer.Option("--classes", help="List the classes instead, one per line, with their numbers.")
@@ -51,7 +51,7 @@ def info(
     if classes:
         names, count = class_names(description.config), description.config.generator.classes
         if not names:
-            raise ValueError(f"{name} has no names of classes, only their numbers 0..{count - 1}")
+            raise ValueError(f"{name} has no class names, only numbers 0..{count - 1}")
         listed = "\n".join(f"{number} {each}" for number, each in enumerate(names))
         typer.echo(json.dumps(names, ensure_ascii=False) if as_json else listed)
     elif as_json:
@@ -68,19 +68,21 @@ def import_released(
     out: Annotated[Path, typer.Option(help="Model folder to write, new or empty.")],
     image_size: Annotated[
         int | None,
-        typer.Option(help=r"Side of the model's images in pixels; checked if given \[default: as the files imply]."),
+        typer.Option(
+            help=r"Side of the model's images in pixels; checked if given \[default: inferred from the files]."
+        ),
     ] = None,
     heads: Annotated[int | None, typer.Option(help=r"Attention heads of the generator \[default: width / 64].")] = None,
     name: Annotated[
         str | None,
-        typer.Option(help=r"Name that the model gets \[default: the release's, for files that are named as there]."),
+        typer.Option(help=r"Name of the model \[default: the release's, if the files have their original names]."),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store weights as float16: half the size, rounded.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the model that OUT holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the model in OUT.")] = False,
 ) -> None:
-    """Make a model folder from the two files of the authors' release, of any size."""
+    """Convert the two files of a model in the authors' release, of any size, to a model folder."""
     if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is not empty; name a new folder, or replace the model there with --force")
+        raise FileExistsError(f"{out} is not empty; choose a new folder, or replace the model there with --force")
     import torch
 
     from bigr_repr.checkpoints.pretrained import load_official, save
@@ -90,4 +92,4 @@ def import_released(
     )
     save(model, out, store_dtype=torch.float16 if half else None)
     size = sum(file.stat().st_size for file in out.iterdir())
-    typer.echo(f"{model.config.name}: {out} ({decimal(size)})\nlook at it with: bigr-repr models info {out}")
+    typer.echo(f"{model.config.name}: {out} ({decimal(size)})\nshow it with: bigr-repr models info {out}")

@@ -1,4 +1,4 @@
-"""`bigr-repr models export`: a model's feature network as a graph for another runtime."""
+"""`bigr-repr models export`: writes a model's feature network as a graph for another runtime."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,22 +21,24 @@ Numbers = StrEnum("Numbers", ["float32", "bfloat16", "int8"])
 
 @dataclass(frozen=True, kw_only=True)
 class NumberOptions:
-    """The number types that the network computes in."""
+    """The number types of the network's computation."""
 
     precision: Annotated[
         Numbers,
-        typer.Option(help="Number type it computes in: int8 with onnx and openvino, bfloat16 with openvino and torch."),
+        typer.Option(
+            help="Number type of the computation: int8 with onnx and openvino, bfloat16 with openvino and torch."
+        ),
     ] = Numbers.float32
     tokenizer: Annotated[
         Numbers | None,
         typer.Option(
-            help="Number type of the tokenizer: float32 keeps every bit of the codes, the same as --precision is "
-            r"faster \[default: float32 where the runtime can do both]."
+            help="Number type of the tokenizer: float32 keeps every bit of the codes; the same type as "
+            r"--precision is faster \[default: float32 if the runtime supports both]."
         ),
     ] = None
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="A hundred or more images like those you will embed, to calibrate int8 with."),
+        typer.Option(help="A hundred or more images like those you will embed, for calibrating int8."),
     ] = None
 
 
@@ -47,9 +49,9 @@ def command(
     model: Model = DEFAULT_MODEL,
     layer: Annotated[
         list[str],
-        typer.Option(help="Blocks to take features from, counted from 0: 12, -1, mid, 4,8 or 4+8. May be repeated."),
+        typer.Option(help="Blocks whose features to use, counted from 0: 12, -1, mid, 4,8 or 4+8. May be repeated."),
     ] = ("12",),  # type: ignore[assignment]  # a default that cannot change
-    pool: Annotated[Pool, typer.Option(help="How a block's tokens become one vector, as of bigr-repr embed.")] = (
+    pool: Annotated[Pool, typer.Option(help="How a block's tokens become one vector, as in bigr-repr embed.")] = (
         Pool.avg
     ),
     to: Annotated[
@@ -57,9 +59,9 @@ def command(
         typer.Option(help="onnx: ONNX Runtime and others; openvino; torch: compiled by AOTInductor for this machine."),
     ] = Target.onnx,
     numbers: NumberOptions,
-    force: Annotated[bool, typer.Option("--force", help="Replace the exported network that OUT holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the exported network in OUT.")] = False,
 ) -> None:
-    """Write a model's feature network as one graph: picture tensor in, features and packed code out.
+    """Write a model's feature network as one graph: image tensor in, features and packed codes out.
 
     OUT/export.json states preprocessing, shapes and checksums. bigr-repr embed and serve take OUT as --model.
     """

@@ -10,7 +10,7 @@ from bigr_repr_cli.options import Json
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder, as adapt and train write it.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder, as written by adapt or train.")],
     repository: Annotated[
         str, typer.Argument(metavar="USER/NAME", help="Repository on the hub, created if it does not exist.")
     ],
@@ -19,7 +19,10 @@ def command(
         str | None, typer.Option(help=r"Branch to write to, created if it does not exist \[default: main].")
     ] = None,
     license: Annotated[
-        str | None, typer.Option(help=r"License of the weights, as the hub names it: mit, cc-by-4.0 \[default: none].")
+        str | None,
+        typer.Option(
+            help=r"License of the weights, by its name on the hub, such as mit or cc-by-4.0 \[default: none]."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Sample pictures to draw for the card; 0: none.")] = 8,
     message: Annotated[str, typer.Option(help="Commit message.")] = "Upload model",
@@ -28,10 +31,10 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a model folder on the Hugging Face hub, with a model card written from its record.
+    """Publish a model folder on the Hugging Face hub, with a model card generated from its record.
 
-    FOLDER/README.md, if there is one, is the card instead. You need a token: hf auth login, or HF_TOKEN. To resume an
-    interrupted upload, give the command again."""
+    FOLDER/README.md, if it exists, replaces the card. You need a token: hf auth login, or HF_TOKEN. To resume an
+    interrupted upload, repeat the command."""
     from bigr_repr.checkpoints.hub import push
     from bigr_repr.train.card import card_and_pictures
 

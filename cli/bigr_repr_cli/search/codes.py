@@ -1,4 +1,4 @@
-"""`bigr-repr codes` and `bigr-repr decode`: binary codes to a file, and tokenizer codes back to pictures."""
+"""`bigr-repr codes` and `bigr-repr decode`: write binary codes to a file, and decode tokenizer codes to pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bigr_repr.retrieval.codes.files import CodeFile
 
 _Source = Annotated[
-    list[str], typer.Argument(metavar="SOURCE", help="Images, or one folder that bigr-repr embed wrote.")
+    list[str], typer.Argument(metavar="SOURCE", help="Images, or one folder written by bigr-repr embed.")
 ]
 
 
@@ -31,28 +31,28 @@ def export(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model that encodes the images: a name, as bigr-repr models list gives it, or a folder "
-            rf"\[default: {DEFAULT_MODEL}]."
+            help=r"Model that encodes the images: a name (see bigr-repr models list) or folder \[default: "
+            f"{DEFAULT_MODEL}]."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the fit.")] = 0,
 ) -> None:
-    """Write binary codes to a file: the tokenizer's bits of images, or codes of any kind of an embedding data set."""
+    """Write binary codes to a file: tokenizer bits of images, or any kind of codes of an embedding data set."""
     from bigr_repr.retrieval.codes.dataset import DataCodes
     from bigr_repr.retrieval.codes.files import export_data_codes, export_image_codes
     from bigr_repr_cli.progress import counting_progress
 
     if len(source) == 1 and any(Path(source[0]).glob("part-*.parquet")):
         if model is not None:
-            raise typer.BadParameter("a data set has its codes already; leave it out", param_hint="--model")
+            raise typer.BadParameter("a data set already has its codes; leave it out", param_hint="--model")
         data = DataCodes(source[0], codes, n_bits=n_bits, layer=stored_layer(layer), seed=seed)
         count, bits = export_data_codes(data, out), data.n_bits
     else:
         if codes != Codes.bits:
-            raise typer.BadParameter("images have only bits; embed them first for others", param_hint="--codes")
+            raise typer.BadParameter("images have only bits; embed them first to get other codes", param_hint="--codes")
         if n_bits is not None or layer is not None:
             hint = "--layer" if n_bits is None else "--bits"
-            raise typer.BadParameter("the tokenizer's bits of images have no such choice", param_hint=hint)
+            raise typer.BadParameter("does not apply to the tokenizer's bits of images; leave it out", param_hint=hint)
         from bigr_repr.checkpoints.pretrained import load
 
         pre = load(model or DEFAULT_MODEL)
@@ -67,14 +67,14 @@ def decode(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder that bigr-repr embed --codes or train codes wrote, index folder with tokenizer codes, or file "
-            "that bigr-repr codes wrote.",
+            help="Folder written by bigr-repr embed --codes or train codes, index folder with tokenizer codes, or "
+            "file written by bigr-repr codes.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write the PNG files into, new or empty.")] = Path("decoded"),
+    out: Annotated[Path, typer.Option(help="Folder for the PNG files, new or empty.")] = Path("decoded"),
     only: Annotated[
         list[str] | None,
-        typer.Option("--id", help=r"Decode only the image of this path. May be repeated \[default: all]."),
+        typer.Option("--id", help=r"Decode only the image with this path. May be repeated \[default: all]."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help=r"Decode only the first N \[default: all].")] = None,
     model: Annotated[
@@ -84,7 +84,7 @@ def decode(
         ),
     ] = None,
 ) -> None:
-    """Turn stored tokenizer codes back into pictures, without the original files."""
+    """Decode stored tokenizer codes to pictures, without the original files."""
     from bigr_repr.retrieval.results.png_folder import decode_to_folder
 
     if (source / "codes.json").is_file():
@@ -98,7 +98,7 @@ def decode(
 
 
 def _code_set(folder: Path, model: str | None) -> tuple[CodeFile, Pretrained]:
-    """The images of a code set, without their other views, and the model that decodes them."""
+    """The first view of each image of a code set, and the model that decodes them."""
     from bigr_repr.checkpoints.pretrained import load, tokenizer_fingerprint
     from bigr_repr.retrieval.codes.files import CodeFile
     from bigr_repr.train.code_set import CodeSet
@@ -106,6 +106,6 @@ def _code_set(folder: Path, model: str | None) -> tuple[CodeFile, Pretrained]:
     opened = CodeSet(folder)
     header, pre = opened.header, load(model or opened.header.tokenizer)
     if header.tokenizer_sha256 not in (None, tokenizer_fingerprint(pre.tokenizer)):
-        remedy = "name a model that has it: --model"
-        raise ValueError(f"{folder}: codes of another tokenizer than that of {pre.config.name}; {remedy}")
+        remedy = "name the right model with --model"
+        raise ValueError(f"{folder}: codes of a different tokenizer than that of {pre.config.name}; {remedy}")
     return CodeFile(ids=None, codes=opened.packed[:, 0], n_bits=header.n_bits, provenance=None), pre

@@ -1,4 +1,4 @@
-"""`bigr-repr search`: the images of an index that are nearest to a picture."""
+"""`bigr-repr search`: finds the images of an index that are nearest to a picture."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Search:
         int,
         typer.Option(
             min=0,
-            help="Take this many times k images by bits, and of them the k nearest by the query's vector, compared "
-            "with theirs or, if the index keeps none, with what their bits stand for; 0: do not.",
+            help="Find this many times k images by bits, then keep the k nearest by the query's vector, compared "
+            "with their vectors or, if the index has none, with what their bits stand for; 0: off.",
         ),
     ] = 0
     region: Annotated[
         str | None,
         typer.Option(
-            help="Compare only inside the rectangle x,y,w,h: whole numbers are tokens, as 2,2,4,4; decimal numbers "
-            r"are shares of the side, as 0.25,0.25,0.5,0.5 \[default: compare all]."
+            help="Compare only inside the rectangle x,y,w,h: integers are tokens, such as 2,2,4,4; decimals are "
+            r"shares of the side, such as 0.25,0.25,0.5,0.5 \[default: compare all]."
         ),
     ] = None
     where: Annotated[
         str | None,
         typer.Option(
-            help="Search only images that pass this comparison of columns that the index keeps, and of path: "
+            help="Search only images that match this expression over path and the index's columns:  "
             """'label = "cat" and not width < 100'; in (…), between, like "a%" and is null work too """
             r"\[default: all].",
         ),
@@ -51,33 +51,30 @@ class Search:
     match: Annotated[
         str | None,
         typer.Option(
-            help="Search only images whose paths, as the index lists them, match this pattern, as 'cats/*': * is any "
-            r"text, slashes too, ? any character \[default: all].",
+            help="Search only images whose paths, as listed in the index, match this pattern, such as 'cats/*': * "
+            r"matches any text, including slashes, ? any character \[default: all].",
         ),
     ] = None
     ids_file: Annotated[
         str | None,
         typer.Option(help="Search only images whose paths are in this file, one per line; -: standard input."),
     ] = None
-    radius: Annotated[
-        float | None, typer.Option(min=0, help=r"Largest distance of an image that is found \[default: any].")
-    ] = None
+    radius: Annotated[float | None, typer.Option(min=0, help=r"Maximum distance of hits \[default: any].")] = None
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Search for all pictures as one query: a number for each, as 1,1,-0.5; a negative one asks for what "
-            r"is far from its picture \[default: each is a query of its own].",
+            help="Combine all pictures into one query, with a weight for each, such as 1,1,-0.5; negative weights "
+            r"favor images far from that picture \[default: one query per picture].",
         ),
     ] = None
     group: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="List hits that differ from a nearer one in at most this many bits under that one "
-            r"\[default: do not].",
+            help=r"List hits that differ from a nearer one in at most this many bits under that one \[default: off].",
         ),
     ] = None
-    offset: Annotated[int, typer.Option(min=0, help="Skip this many of the nearest images, to see the next ones.")] = 0
+    offset: Annotated[int, typer.Option(min=0, help="Skip this many of the nearest images.")] = 0
     effort: Annotated[
         int | None,
         typer.Option(
@@ -85,38 +82,33 @@ class Search:
             "--nprobe",
             "--efSearch",
             min=0,
-            help="Search effort of an approximate index, in the unit that index info shows "
+            help="Search effort of an approximate index, in the unit shown by index info  "
             r"\[default: the index's own; ivf in a store: an eighth of its lists].",
         ),
     ] = None
     device: Annotated[
         str,
-        typer.Option(help="Where a flat index is searched: auto (a GPU if FAISS sees one, else CPU), cpu or cuda."),
+        typer.Option(help="Where to search a flat index: auto (a GPU if FAISS finds one, else CPU), cpu or cuda."),
     ] = "auto"
     processes: Searching = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """What to show beside the list of hits."""
+    """What to show in addition to the list of hits."""
 
-    html: Annotated[Path | None, typer.Option(help="Also write an HTML page that shows the hits into this file.")] = (
-        None
-    )
-    montage: Annotated[Path | None, typer.Option(help="Also write a picture of the hits into this PNG file.")] = None
+    html: Annotated[Path | None, typer.Option(help="Also write an HTML page of the hits to this file.")] = None
+    montage: Annotated[Path | None, typer.Option(help="Also write a picture of the hits to this PNG file.")] = None
     images: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder that was embedded, to show the photographs of the hits from "
-            r"\[default: where the command is run]."
-        ),
+        typer.Option(help=r"Folder that was embedded, for the photographs of the hits \[default: the current folder]."),
     ] = None
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")] = False
     image_column: Annotated[
         str | None,
         typer.Option(
-            help="Column of Parquet files with the bytes of image files "
-            r"\[default: image; for photographs of hits, as they were embedded]."
+            help=r"Column of Parquet files with encoded images \[default: image; for photographs of hits, as they "
+            "were embedded]."
         ),
     ] = None
 
@@ -125,13 +117,13 @@ _Query = Annotated[
     list[str],
     typer.Argument(
         metavar="QUERY",
-        help="Images to search for: files, folders or patterns; with --id: paths; -: from standard input, a picture or "
-        "a list, one per line.",
+        help="Images to search for: files, folders or patterns; with --id: paths; -: a picture, or a list with "
+        "one per line, from standard input.",
     ),
 ]
 _Index = Annotated[
     str,
-    typer.Option(help="Index to search: a folder, in shards or not, or a store: lancedb:DIR or milvus:URI."),
+    typer.Option(help="Index to search: a folder, sharded or not, or a store: lancedb:DIR or milvus:URI."),
 ]
 
 
@@ -143,19 +135,19 @@ def command(
     show: Show,
     name: Annotated[str, typer.Option(help="Name of the index in a store.")] = "images",
     by_id: Annotated[
-        bool, typer.Option("--id", help="Queries are paths as the index lists them: use the codes stored for them.")
+        bool, typer.Option("--id", help="Queries are paths, as listed in the index: use their stored codes.")
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(help=r"Model that made the index, by name or folder \[default: the name recorded there]."),
+        typer.Option(help=r"Model that made the index, by name or folder \[default: the recorded name]."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the images of an index that are nearest to a picture, and look at them.
+    """Find the images of an index that are nearest to a picture.
 
     The picture is encoded by the model that made the index.
 
-    Distances are numbers of differing bits; with --rescore, cosine distances.
+    Distances are numbers of differing bits or, with --rescore, cosine distances.
     """
     from bigr_repr_cli.search.index_report import drift_of
     from bigr_repr_cli.search.report import open_index, print_hits, write_views
@@ -163,7 +155,7 @@ def command(
     if as_json and show.as_csv:
         raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
     if "-" in query and (len(query) > 1 or search.ids_file == "-"):
-        raise typer.BadParameter("- takes all queries from stdin; name nothing else beside it", param_hint="QUERY")
+        raise typer.BadParameter("- reads all queries from standard input; give no other queries", param_hint="QUERY")
     opened = open_index(index, name, search.device, search.processes)
     options = _options(opened, search)
     found = _by_id(opened, query, show, options) if by_id else _by_picture(opened, query, model, show, options)
@@ -177,7 +169,7 @@ def command(
 
 
 def _options(opened: HammingIndex | StoreIndex, search: Search) -> dict[str, Any]:
-    """Keywords of search_ids and search_images."""
+    """Keyword arguments of search_ids and search_images."""
     from bigr_repr.retrieval import Filter
     from bigr_repr_cli.parse import parse_decimals, parse_region
 
@@ -192,7 +184,7 @@ def _options(opened: HammingIndex | StoreIndex, search: Search) -> dict[str, Any
 
 
 def _listed_ids(file: str | None, opened: HammingIndex | StoreIndex) -> tuple[str, ...] | tuple[int, ...] | None:
-    """The ids in a list, as the index has them."""
+    """The ids in a list, in the index's form."""
     from bigr_repr_cli.search.stdin import listed_ids
 
     if file is None:

@@ -16,14 +16,14 @@ from bigr_repr_cli.parse import parse_duration, stored_layer
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Indexes of binary codes: build one from an embedding data set, look at it, update it, copy it.",
+    help="Build, inspect, update and copy indexes of binary codes.",
 )
 IndexKind = StrEnum("IndexKind", ["flat", "ivf", "hnsw", "hash"])
 Kept = StrEnum("Kept", ["float16", "float32", "none"])
 StoreKind = StrEnum("StoreKind", ["flat", "ivf"])
 
 
-Index = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that bigr-repr index build wrote.")]
+Index = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder written by bigr-repr index build.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class IndexOptions:
     kind: Annotated[
         IndexKind,
         typer.Option(
-            help="flat: exact search; ivf (lists of near codes), hnsw (a graph) and hash (tables): approximate, and "
-            "faster from about a million images."
+            help="flat: exact search; ivf (lists of similar codes), hnsw (a graph) and hash (tables): "
+            "approximate, and faster from about a million images."
         ),
     ] = IndexKind.flat
     effort: Annotated[
@@ -44,14 +44,15 @@ class IndexOptions:
             "--nprobe",
             "--efSearch",
             min=0,
-            help="Search effort. ivf: lists searched; hnsw: codes kept in view; hash: bits of a key that may differ "
+            help="Search effort. ivf: lists searched; hnsw: size of the candidate list; hash: bits of a key that "
+            "may differ  "
             r"\[default: the smallest that reaches --target-recall].",
         ),
     ] = None
     target_recall: Annotated[
         float,
         typer.Option(
-            min=0.01, max=1, help="Share of the 10 nearest codes that a search with the default effort finds."
+            min=0.01, max=1, help="Share of the 10 nearest codes that a search with default effort should find."
         ),
     ] = 0.95
     lists: Annotated[
@@ -71,58 +72,56 @@ class IndexOptions:
             "--build-effort",
             "--efConstruction",
             min=1,
-            help="hnsw: codes kept in view while a code is linked; more: a better, slower build.",
+            help="hnsw: size of the candidate list during the build; larger is better but slower.",
         ),
     ] = 80
     hash_bits: Annotated[
         int | None,
-        typer.Option(min=1, help=r"hash: bits of a table's key \[default: what gives about one code per key]."),
+        typer.Option(min=1, help=r"hash: bits of a table's key \[default: about one code per key]."),
     ] = None
-    tables: Annotated[int, typer.Option(min=1, help="hash: number of tables, each with a key of its own.")] = 4
-    seed: Annotated[
-        int, typer.Option(help="Random seed of the sample that binarizers and lists are fitted on, and of the fit.")
-    ] = 0
+    tables: Annotated[int, typer.Option(min=1, help="hash: number of tables, each with its own key.")] = 4
+    seed: Annotated[int, typer.Option(help="Random seed for the fit of binarizers and lists, and for its sample.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepOptions:
-    """What to keep of each image, and how to make its code."""
+    """What to store for each image, and how to make its code."""
 
     vectors: Annotated[
         Kept,
-        typer.Option(help="Number type to keep the vectors in, for search --rescore; none: do not keep them."),
+        typer.Option(help="Number type of stored vectors, for search --rescore; none: do not store them."),
     ] = Kept.float16
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="Column of the data set to keep, for search --where; repeatable. label is kept always."),
+        typer.Option(help="Column of the data set to keep, for search --where. May be repeated; label is always kept."),
     ] = None
     like: Annotated[
         Path | None,
         typer.Option(
-            help="Index whose binarizer to take, so that both can be merged and searched alike "
-            r"\[default: fit one on this data set]."
+            help=r"Index whose binarizer to reuse, so that both can be merged and share queries \[default: fit one "
+            "on this data set]."
         ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOptions:
-    """Into how many indexes, and how many at a time."""
+    """How many shards to build, and how many at a time."""
 
     shards: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Build this many indexes of whole files of one data set, searched as one; those that exist already "
-            r"are not built again \[default: one index].",
+            help="Split one data set, by whole files, into this many shards that are searched as one index; "
+            r"existing shards are not rebuilt \[default: no shards].",
         ),
     ] = None
     processes: Annotated[int, typer.Option(min=1, help="Shards to build at the same time.")] = 1
     engine: Annotated[
         Engine,
         typer.Option(
-            help="Where shards are built. local: processes of this machine; ray: all cores of a Ray cluster, whose "
-            "machines must see EMBEDDINGS and OUT."
+            help="Where to build shards. local: processes on this machine; ray: all cores of a Ray cluster, whose "
+            "machines must be able to access EMBEDDINGS and OUT."
         ),
     ] = Engine.local
     ray_address: RayAddress = None
@@ -133,7 +132,9 @@ class ShardOptions:
 def build(
     embeddings: Annotated[
         list[str],
-        typer.Argument(metavar="EMBEDDINGS...", help="Folders or URLs that bigr-repr embed wrote into, all alike."),
+        typer.Argument(
+            metavar="EMBEDDINGS...", help="Folders or URLs written by bigr-repr embed with the same settings."
+        ),
     ],
     kind: IndexOptions,
     rows: KeepOptions,
@@ -148,7 +149,7 @@ def build(
 ) -> None:
     """Build an index from embedding data sets, in chunks: their vectors need not fit into memory.
 
-    An approximate index is measured against exact search before it is written.
+    An approximate index is compared with exact search before it is written.
     """
     from bigr_repr.retrieval import IndexSettings, build_index
     from bigr_repr_cli.progress import counting_progress
@@ -174,7 +175,7 @@ _OF_KINDS = {"lists": "ivf", "links": "hnsw", "build_effort": "hnsw", "hash_bits
 
 
 def _check(kind: IndexOptions, rows: KeepOptions, cut: ShardOptions, codes: Codes, n_bits: int | None) -> None:
-    """Raises BadParameter for options that others leave without effect."""
+    """Raise BadParameter for options without effect."""
     given, usual = values_of(kind, cut), values_of(IndexOptions(), ShardOptions())
     changed = {name for name in given if given[name] != usual[name]}
 
@@ -184,18 +185,18 @@ def _check(kind: IndexOptions, rows: KeepOptions, cut: ShardOptions, codes: Code
 
     for name, its in _OF_KINDS.items():
         if its != kind.kind:
-            refuse([name], f"belongs to --kind {its}, and this index is {kind.kind}; leave it out")
+            refuse([name], f"applies only to --kind {its}, and this index is {kind.kind}; leave it out")
     if kind.kind == IndexKind.flat:
         refuse(["effort", "target_recall"], "a flat index is exact: leave it out, or choose another --kind")
     if cut.shards is None:
-        refuse(["processes", "engine", "ray_address"], "builds shards: say how many with --shards")
+        refuse(["processes", "engine", "ray_address"], "applies only to shards; say how many with --shards")
     if cut.engine == Engine.ray:
-        refuse(["processes"], "a Ray cluster builds a shard on each of its cores; leave it out")
+        refuse(["processes"], "a Ray cluster builds one shard per core; leave it out")
     else:
-        refuse(["ray_address"], "belongs to --engine ray")
+        refuse(["ray_address"], "applies only to --engine ray")
     if rows.like is not None and (codes != Codes.sign or n_bits is not None):
         hint = "--codes" if n_bits is None else "--bits"
-        raise typer.BadParameter("--like takes the other index's codes; leave it out", param_hint=hint)
+        raise typer.BadParameter("--like already determines the codes; leave it out", param_hint=hint)
 
 
 def _build_shards(embeddings: list[str], out: Path, cut: ShardOptions, how: dict[str, Any], *, as_json: bool) -> None:
@@ -204,7 +205,7 @@ def _build_shards(embeddings: list[str], out: Path, cut: ShardOptions, how: dict
     from bigr_repr_cli.search.index_report import missed_target, warn_of_missed_target
 
     if len(embeddings) > 1:
-        raise typer.BadParameter("shards are of one data set", param_hint="--shards")
+        raise typer.BadParameter("shards are built from one data set; give only one", param_hint="--shards")
     with counting_progress("shards") as on_progress:
         built = build_shards(embeddings[0], out, on_progress=on_progress, **values_of(cut), **how)
     if as_json:
@@ -221,7 +222,7 @@ def _build_shards(embeddings: list[str], out: Path, cut: ShardOptions, how: dict
 
 
 def _binarizer_of(index: Path) -> Any:
-    """What turns features into the codes of an index."""
+    """The binarizer of an index."""
     from bigr_repr.retrieval import HammingIndex
 
     return HammingIndex.load(index).binarizer or "bits"
@@ -230,14 +231,14 @@ def _binarizer_of(index: Path) -> Any:
 @app.command()
 def merge(
     indexes: Annotated[
-        list[Path], typer.Argument(metavar="INDEX...", help="Folders that bigr-repr index build wrote.")
+        list[Path], typer.Argument(metavar="INDEX...", help="Folders written by bigr-repr index build.")
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the index into; an index there is replaced.")],
     as_json: Json = False,
 ) -> None:
-    """Write several indexes as one, of the first one's kind.
+    """Merge several indexes into one, of the first one's kind.
 
-    Their codes must be comparable: build the others with --like the first. The new index is of all their data sets.
+    Their codes must be comparable: build the others with --like FIRST. The new index keeps all their data sets.
     """
     from bigr_repr.retrieval import merge_indexes
     from bigr_repr_cli.search.index_report import print_index, warn_of_missed_target
@@ -250,9 +251,7 @@ def merge(
 @app.command()
 def info(
     index: Index,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read all files, and check that they are as written.")
-    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read all files and verify their checksums.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show an index: size, kind, provenance, what can be searched, and its self-check."""
@@ -261,7 +260,7 @@ def info(
 
     print_index(HammingIndex.load(index, memory_map=not verify), index, as_json=as_json)
     if verify and not as_json:
-        typer.echo("all files are as they were written")
+        typer.echo("all files are intact")
 
 
 @app.command()
@@ -271,19 +270,19 @@ def update(
         str | None,
         typer.Argument(
             metavar="[EMBEDDINGS]",
-            help=r"One of the index's data sets, or where its only one is now \[default: all of them].",
+            help=r"One of the index's data sets, or the new location of its only one \[default: all of them].",
         ),
     ] = None,
     add: Annotated[
-        list[str] | None, typer.Option(help="Data set to take into the index; repeatable.", metavar="EMBEDDINGS")
+        list[str] | None, typer.Option(help="Data set to add to the index. May be repeated.", metavar="EMBEDDINGS")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring an index up to date with its data sets: new rows in, changed ones replaced, dropped ones out.
+    """Bring an index up to date with its data sets: add new rows, replace changed ones, remove dropped ones.
 
-    Only files that are new or changed are read, and codes of other rows stay as they are. It takes the time
-    of the change; when an eighth of all rows is gone, the index is rewritten. Shards are updated one after the other,
-    each by its own files; new files go to the smallest.
+    Only new and changed files are read; codes of other rows stay as they are. The time depends on the size of the
+    change; when an eighth of all rows has been removed, the index is rewritten. Shards are updated one after the other,
+    each with its own files; new files go to the smallest.
     """
     from bigr_repr.retrieval.update import update_index
 
@@ -307,9 +306,9 @@ def remove(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove images from an index, by the paths that it lists.
+    """Remove images from an index, by their paths as listed.
 
-    They stay out of it until their file of the data set changes.
+    They stay removed until their file in the data set changes.
     """
     from bigr_repr.retrieval.update import remove_images
     from bigr_repr_cli.search.stdin import listed_ids
@@ -330,18 +329,19 @@ def push(
     to: Annotated[
         str,
         typer.Option(
-            help="Store to copy to: lancedb:DIR (also lancedb:s3://…), or milvus:URI (a server, or a file *.db)."
+            help="Store to copy to: lancedb:DIR (also lancedb:s3://…), or milvus:URI (a server, or a *.db file)."
         ),
     ],
-    name: Annotated[str, typer.Option(help="Name of the index in the store; one of this name is replaced.")] = "images",
+    name: Annotated[str, typer.Option(help="Name of the index in the store; an existing one is replaced.")] = "images",
     kind: Annotated[
-        StoreKind, typer.Option(help="flat: exact search; ivf: approximate, searches the nearest lists of codes.")
+        StoreKind, typer.Option(help="flat: exact search; ivf: approximate, searches only the nearest lists of codes.")
     ] = StoreKind.flat,
     timeout: Annotated[
-        str, typer.Option(help="How long the store may take for a step, as some thousand rows: 90s, 10m, 1h.")
+        str,
+        typer.Option(help="How long the store may take for a step, such as writing a few thousand rows: 90s, 10m, 1h."),
     ] = "2m",
 ) -> None:
-    """Copy an index's codes to a store, to be searched from there by the same command."""
+    """Copy an index's codes to a vector store, where bigr-repr search can use them."""
     from bigr_repr.retrieval import HammingIndex
     from bigr_repr.retrieval.stores.open import push as push_index
 

@@ -1,4 +1,4 @@
-"""What `bigr-repr index` shows of an index. Knows no commands."""
+"""What `bigr-repr index` prints about an index. Knows no commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bigr_repr.retrieval.stores.base import StoreIndex
 
 
 def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
-    """Everything about one index, one line per fact."""
+    """Print everything about one index, one line per fact."""
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if as_json:
         typer.echo(json.dumps(_record(index, folder, size), indent=2, ensure_ascii=False))
@@ -38,7 +38,7 @@ def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
 def drift_of(index: HammingIndex | StoreIndex, folder: str) -> str | None:
     """A line for each data set that has changed since the index was built; None if none has, or none can be found.
 
-    Rows that were removed from the index are not missing from it.
+    Rows that were removed from the index do not count as missing.
     """
     source = index.source if isinstance(index, HammingIndex) else None
     if source is None:
@@ -48,7 +48,7 @@ def drift_of(index: HammingIndex | StoreIndex, folder: str) -> str | None:
 
 
 def _changed(drift: Drift, where: str, folder: str) -> str:
-    stale = f", and {drift.stale:,} that are changed or gone there" if drift.stale else ""
+    stale = f", and {drift.stale:,} that have changed or no longer exist there" if drift.stale else ""
     return (
         f"index holds {drift.held:,} of {drift.rows:,} rows of {escape_path(where)}{stale}; bring it up to date with: "
         f"bigr-repr index update {shlex.quote(escape_path(folder))}"
@@ -56,7 +56,7 @@ def _changed(drift: Drift, where: str, folder: str) -> str:
 
 
 def _dataset(source: DataSource, number: int, folder: str) -> str:
-    """A data set, and what the index lacks of it."""
+    """A data set, and how many of its rows the index lacks."""
     drift, where = source.drift(number), source.folders[number]
     if drift is not None and drift.files:
         return _changed(drift, where, folder)
@@ -76,7 +76,7 @@ def _datasets(index: HammingIndex) -> list[dict[str, Any]]:
 
 
 def missed_target(index: HammingIndex) -> str | None:
-    """A line about a self-check below the target; None if it was reached, or the index is exact."""
+    """A line about a self-check below the target; None if the target was reached or the index is exact."""
     check, target = index.self_check, index.settings.target_recall
     if check is None or check.recall >= target:
         return None

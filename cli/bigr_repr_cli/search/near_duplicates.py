@@ -1,4 +1,4 @@
-"""`bigr-repr near-duplicates`: groups of images whose codes lie close together."""
+"""`bigr-repr near-duplicates`: finds groups of images whose codes lie close together."""
 
 from __future__ import annotations
 
@@ -26,45 +26,46 @@ Best = StrEnum("Best", ["first", "largest"])
 
 @dataclass(frozen=True, kw_only=True)
 class Write:
-    """What to write beside the list that is printed."""
+    """What to write in addition to the printed list."""
 
     keep_list: Annotated[
         Path | None,
         typer.Option(
             "--list",
-            help="Also write what to keep and what to delete of all clusters into this CSV file. Each image to delete "
-            "differs from one to keep in at most RADIUS bits. Nothing is deleted.",
+            help="Also write which images of each cluster to keep and which to delete to this CSV file. Each "
+            "image to delete differs in at most RADIUS bits from one to keep. Nothing is deleted.",
         ),
     ] = None
-    html: Annotated[Path | None, typer.Option(help="Also write an HTML page of the clusters into this file.")] = None
+    html: Annotated[Path | None, typer.Option(help="Also write an HTML page of the clusters to this file.")] = None
     keep: Annotated[
         Best, typer.Option(help="Which image of a cluster to keep: the first in the index, or the largest file.")
     ] = Best.first
     images: Annotated[
         Path | None,
-        typer.Option(
-            help=r"Folder that was embedded, to find the photographs in \[default: where the command is run]."
-        ),
+        typer.Option(help=r"Folder that was embedded, for the photographs \[default: the current folder]."),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """What is compared, and what of it is shown."""
+    """What to compare, and what to show."""
 
     radius: Annotated[
         int | None,
-        typer.Option(min=0, help=r"Bits in which near-duplicates may differ \[default: 5 % of a code's bits]."),
+        typer.Option(
+            min=0, help=r"Maximum number of bits in which near-duplicates differ \[default: 5 % of a code's bits]."
+        ),
     ] = None
     new: Annotated[
         str | None,
         typer.Option(
-            help="Compare only images whose paths match this pattern, as 'incoming/*', with each other and with all "
-            r"others; the old ones are not compared, and all are kept \[default: compare all].",
+            help="Compare only images whose paths match this pattern, such as 'incoming/*', with each other and "
+            r"with all others; old images are not compared with each other, and all are kept \[default: "
+            "compare all].",
         ),
     ] = None
     limit: Annotated[
-        int | None, typer.Option(min=1, help=r"Show only this many clusters, the largest \[default: all].")
+        int | None, typer.Option(min=1, help=r"Show only this many of the largest clusters \[default: all].")
     ] = None
 
 
@@ -75,7 +76,7 @@ def command(
     write: Write,
     as_json: Json = False,
 ) -> None:
-    """List clusters of near-duplicates: each differs from another of its cluster in at most RADIUS bits.
+    """List clusters of near-duplicates: each image differs from another in its cluster in at most RADIUS bits.
 
     Exact for every kind of index. A small radius is fast: a million images of 256 bits take seconds at 8.
     """
@@ -85,7 +86,7 @@ def command(
     chosen = opened.n_bits // 20 if compare.radius is None else compare.radius
     rows = None if compare.new is None else opened.rows.selected(Filter(match=compare.new))
     if rows is not None and not len(rows):
-        raise ValueError(f"--new: no image of the index matches {compare.new!r}; name paths as the index lists them")
+        raise ValueError(f"--new: no image of the index matches {compare.new!r}; give paths as the index lists them")
     clusters = find_near_duplicates(opened, chosen, new=rows)
     images = sum(len(cluster.ids) for cluster in clusters)
     word = "cluster" if len(clusters) == 1 else "clusters"

@@ -1,4 +1,4 @@
-"""What `bigr-repr search` prints and writes. Knows nothing of how images are found."""
+"""What `bigr-repr search` prints and writes. Independent of how images are found."""
 
 from __future__ import annotations
 
@@ -24,23 +24,29 @@ if TYPE_CHECKING:
 
 
 def open_index(place: str, name: str, device: str, processes: int = 1) -> HammingIndex | StoreIndex:
-    """The index in a folder, on a device, or in a store.  Raises BadParameter for options of the other."""
+    """Open an index in a folder, on a device, or in a store.  Raises BadParameter for options of the other."""
     if is_store(place) and device != "auto":
-        raise typer.BadParameter("a store searches by itself; leave it out", param_hint="--device")
+        raise typer.BadParameter(
+            "does not apply to stores, which search by themselves; leave it out", param_hint="--device"
+        )
     check_place(place, name, processes)
     return open_store(place, name) if is_store(place) else HammingIndex.load(place, processes=processes).to(device)
 
 
 def check_place(place: str, name: str, processes: int) -> None:
-    """Raises BadParameter for the name of an index in a folder, and for processes where there are no shards."""
+    """Raise BadParameter if a folder is given an index name, or an unsharded index is given processes."""
     if name != "images" and not is_store(place):
-        raise typer.BadParameter("names an index in a store; a folder holds only one", param_hint="--name")
+        raise typer.BadParameter(
+            "names an index in a store; a folder holds only one, so leave it out", param_hint="--name"
+        )
     if processes > 1 and not is_sharded(Path(place)):
-        raise typer.BadParameter("share the shards of an index, and this one has none", param_hint="--processes")
+        raise typer.BadParameter(
+            "applies only to sharded indexes, and this one has no shards; leave it out", param_hint="--processes"
+        )
 
 
 def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bool, as_csv: bool = False) -> None:
-    """Hits of every query: ids and distances, and as JSON and CSV the columns that the index keeps of them."""
+    """Print the hits of every query: ids and distances; in JSON and CSV, also the index's columns."""
     kind = "cosine distance" if found.rescored else "bits"
     if as_json:
         listed = _hits(found, index, columns=True)
@@ -63,7 +69,7 @@ def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bo
             for id in hit.get("near_duplicates", ()):
                 typer.echo(f"{'':>{width}}    {one_line(id)}")
         if not hits:
-            typer.echo("no image passes the filter or is that near", err=True)
+            typer.echo("no image matches the filter or is within the distance", err=True)
 
 
 def write_views(
@@ -74,7 +80,7 @@ def write_views(
     *,
     quiet: bool,
 ) -> None:
-    """Write the page and the montage that were asked for, and say so on stderr."""
+    """Write the requested page and montage, and say so on stderr."""
     from bigr_repr.retrieval.results.montage import save_montage
     from bigr_repr.retrieval.results.page import save_page
     from bigr_repr.retrieval.search import views_of
@@ -88,7 +94,7 @@ def write_views(
         written = " and ".join(str(path) for path in (show.html, show.montage) if path is not None)
         typer.echo(f"written: {written}", err=True)
     if views and not any(hit.photo for view in views for hit in view.hits):
-        typer.echo("no photograph of a hit was found; name the folder that was embedded: --images FOLDER", err=True)
+        typer.echo("no photograph of a hit was found; name the folder that was embedded with --images FOLDER", err=True)
 
 
 def _hits(

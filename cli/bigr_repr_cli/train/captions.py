@@ -27,12 +27,14 @@ class CaptionSource:
     text_encoder: Annotated[
         str,
         typer.Option(
-            help="Frozen text encoder: words, which needs no download, or a model for transformers by its name on the "
-            "hub or its folder, as google/flan-t5-xl (the paper's width)."
+            help="Frozen text encoder: words, which needs no download, or a transformers model by hub name or "
+            "folder, such as google/flan-t5-xl (the paper's width)."
         ),
     ] = "words"
-    caption_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Most tokens kept of a caption.")] = 120
-    caption_column: Annotated[str, typer.Option(help="Column of Parquet files with texts or lists of texts.")] = (
+    caption_tokens: Annotated[
+        int, typer.Option(min=1, max=4096, help="Maximum number of tokens per caption; longer captions are truncated.")
+    ] = 120
+    caption_column: Annotated[str, typer.Option(help="Column of Parquet files with strings or lists of strings.")] = (
         "caption"
     )
     coco: Annotated[
@@ -44,21 +46,21 @@ class CaptionSource:
     ] = None
 
     def read(self, images: ImageSet) -> Sequence[Sequence[str]]:
-        """The captions of all images. Raises ValueError where there are none."""
+        """The captions of all images. Raises ValueError if there are none."""
         from bigr_repr.captions.sources import class_captions, coco_captions
         from bigr_repr.datasets import FolderSet
 
         if self.coco is not None:
             if not isinstance(images, FolderSet):
-                raise ValueError(f"--coco {self.coco} goes with one folder of pictures")
+                raise ValueError(f"--coco {self.coco} needs exactly one folder of pictures")
             return coco_captions(self.coco, images.files)
         if self.template is not None:
             return class_captions(images.labels, images.class_names, self.template)
         found = images.captions
         if found is None:
             raise ValueError(
-                "the pictures have no captions: a .txt or .json file beside each, in tar shards too, a column of "
-                "captions (--caption-column), a captions file of COCO (--coco) or names of classes (--template) gives "
+                "the pictures have no captions: a .txt or .json file next to each, in tar shards too, a column of "
+                "captions (--caption-column), a COCO captions file (--coco) or class names (--template) gives  "
                 "some"
             )
         return found
@@ -66,22 +68,22 @@ class CaptionSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """How the images are encoded."""
+    """How images are encoded."""
 
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 64
     mirror: Annotated[
-        bool, typer.Option(help="Also store the codes of mirror images, whose captions then say left for right.")
+        bool, typer.Option(help="Also store the codes of mirror images, whose captions then confuse left and right.")
     ] = False
     precision: Annotated[
         o.CodePrecision,
-        typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are other names for the two."),
+        typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are aliases of the two."),
     ] = o.CodePrecision.float32
     device: Annotated[
         str, typer.Option(help="Where the networks run: auto (first GPU, else CPU), cpu, cuda, cuda:1.")
     ] = "auto"
 
     def codes(self, images: ImageSet, tokenizer: str, out: Path) -> CodeSet:
-        """The codes of the images, reused if an earlier run was stopped after writing them."""
+        """The codes of the images, reused if an earlier run stopped after writing them."""
         from bigr_repr.checkpoints.pretrained import load_tokenizer
         from bigr_repr.train.code_set import CodeSet, write_codes
 
@@ -89,7 +91,7 @@ class Encoding:
             codes = CodeSet(out)
             if len(codes) != len(images):
                 found = f"{out} holds codes of {len(codes):,} images, not of these {len(images):,}"
-                raise ValueError(f"{found}; name another folder")
+                raise ValueError(f"{found}; choose another folder")
             return codes
         encoder = load_tokenizer(tokenizer)
         with counting_progress("encoding") as on_progress:
@@ -110,10 +112,10 @@ def command(
 ) -> None:
     """Encode images and their captions once, so that a text model trains without either.
 
-    Captions come from a .txt or .json file beside each picture, in a folder or a WebDataset tar shard, from a column of
-    Parquet files, from a COCO captions file, or from class names by a template. synthetic-captions:COUNT makes scenes
-    of plain shapes with captions; synthetic-captions:COUNT:held-out shows pairs of color and
-    shape that the others lack."""
+    Captions come from a .txt or .json file next to each picture, in a folder or a WebDataset tar shard, from a column
+    of Parquet files, from a COCO captions file, or from class names and a template. synthetic-captions:COUNT renders
+    scenes of simple shapes with captions; synthetic-captions:COUNT:held-out shows the pairs of color and shape that
+    the others leave out."""
     from bigr_repr.checkpoints.text_encoders import load_text_encoder
     from bigr_repr.datasets import open_images
     from bigr_repr.system.devices import choose_device
@@ -128,7 +130,7 @@ def command(
     header, size = store.header, sum(file.stat().st_size for file in out.iterdir())
     typer.echo(f"{len(codes):,} images x {codes.views} views, {codes.header.n_bits} bits each: {out} ({decimal(size)})")
     notes = [f"{header.bare:,} images have none"] if header.bare else []
-    notes += [f"{header.cut:,} texts were cut to {header.limit} tokens"] if header.cut else []
-    what = f"{header.captions:,} captions, {header.texts:,} texts of {header.longest} tokens at most"
-    each = f"by {header.encoder}: {store.bytes_per_caption:,.0f} bytes a caption"
+    notes += [f"{header.cut:,} were truncated to {header.limit} tokens"] if header.cut else []
+    what = f"{header.captions:,} captions, {header.texts:,} distinct, of at most {header.longest} tokens"
+    each = f"encoded by {header.encoder}: {store.bytes_per_caption:,.0f} bytes per caption"
     typer.echo("; ".join([f"{what}, {each}", *notes]))

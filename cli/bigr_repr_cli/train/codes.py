@@ -14,7 +14,7 @@ from bigr_repr_cli.train import options as o
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """Another network whose features of the images are stored beside the codes."""
+    """Another network whose features of the images are stored with the codes."""
 
     align: Annotated[
         str | None,
@@ -24,7 +24,7 @@ class Alignment:
         ),
     ] = None
     align_weights: Annotated[
-        Path | None, typer.Option(help=r"File with that network's weights \[default: timm's, downloaded if need be].")
+        Path | None, typer.Option(help=r"File with that network's weights \[default: timm's, downloaded if needed].")
     ] = None
 
 
@@ -41,7 +41,7 @@ def command(
     ] = 0,
     precision: Annotated[
         o.CodePrecision,
-        typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are other names for the two."),
+        typer.Option(help="bfloat16: faster, a few bits differ; no and bf16 are aliases of the two."),
     ] = o.CodePrecision.float32,
     device: Annotated[
         str, typer.Option(help="Where the network runs: auto (first GPU, else CPU), cpu, cuda, cuda:1.")
@@ -49,7 +49,7 @@ def command(
     *,
     columns: o.ParquetColumns,
 ) -> None:
-    """Encode images once into a packed code data set, from which a generator trains without them."""
+    """Encode images once into a packed code data set, so that a generator trains without the images."""
     from bigr_repr.checkpoints.pretrained import load_tokenizer
     from bigr_repr.datasets import open_images
     from bigr_repr.train.alignment import FrozenNetwork, write_features

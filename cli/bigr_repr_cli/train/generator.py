@@ -15,8 +15,8 @@ def command(
     data: Annotated[
         list[str],
         typer.Argument(
-            help="Folders that train codes wrote, several with weights as in a:3 b:1; or images: "
-            "folders, Parquet files, tar shards or torchvision:NAME:ROOT."
+            help="Folders written by train codes, several with weights as in a:3 b:1; or images: folders, Parquet "
+            "files, tar shards or torchvision:NAME:ROOT."
         ),
     ],
     tokenizer: Annotated[str, typer.Option(help="Tokenizer that made the codes: a folder, or a model's name.")],
@@ -30,7 +30,7 @@ def command(
     *,
     columns: o.ParquetColumns,
 ) -> None:
-    """Train the generator. Give the same command again to resume a run that was stopped.
+    """Train the generator. To resume a stopped run, repeat the command.
 
     Writes OUT/model, which every command can load."""
     from bigr_repr.train.loop import TrainSettings

@@ -1,4 +1,4 @@
-"""Options that the training commands share, and how they tell their result. Knows no single command."""
+"""Options that the training commands share, and how they report their result. Knows no single command."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ CodePrecision = StrEnum("CodePrecision", ["float32", "bfloat16", "no", "bf16"])
 Images = Annotated[
     list[str],
     typer.Argument(
-        help="Folders, Parquet files, tar shards (several as shards/{000..012}.tar), torchvision:NAME:ROOT, or "
+        help="Folders, Parquet files, tar shards (several: shards/{000..012}.tar), torchvision:NAME:ROOT, or  "
         "synthetic-captions:COUNT."
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the result.")]
-Preset = Annotated[str, typer.Option(help="Architecture: the name of a preset, as bigr-repr models list gives it.")]
+Preset = Annotated[str, typer.Option(help="Architecture: the name of a preset (see bigr-repr models list).")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per optimizer step, summed over all processes.")]
 Steps = Annotated[int, typer.Option(min=1, help="Number of optimizer steps.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetColumns:
-    """Where pictures and labels stand in Parquet files."""
+    """Columns of pictures and labels in Parquet files."""
 
     image_column: ImageColumn = "image"
     label_column: LabelColumn = "label"
 
     @property
     def named(self) -> Columns:
-        """The same as the library takes them."""
+        """The library's equivalent."""
         from bigr_repr.images.parquet import Columns
 
         return Columns(image=self.image_column, label=self.label_column)
@@ -57,7 +57,7 @@ class ParquetColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How long a run takes, what it keeps, and where it computes; the rest is up to each trainer."""
+    """How long a run lasts, what it stores, and where it computes; the rest depends on the trainer."""
 
     warmup: Annotated[int, typer.Option(min=0, help="Steps in which the learning rate rises linearly to its peak.")] = 0
     schedule: Annotated[Scheduled, typer.Option(help="How the learning rate changes after the warm-up.")] = (
@@ -69,17 +69,17 @@ class TrainingOptions:
     precision: Annotated[
         TrainPrecision,
         typer.Option(
-            help="Number type that the network computes in; auto: float32 or bfloat16, whichever is faster on this "
-            "machine, found before the first step; no, bf16 and fp16 are other names of three."
+            help="Number type of the network's computation; auto: float32 or bfloat16, whichever is faster on "
+            "this machine, measured before the first step; no, bf16 and fp16 are aliases."
         ),
     ] = TrainPrecision.auto
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000
     keep: Annotated[int, typer.Option(min=1, help="How many checkpoints to keep, the newest.")] = 2
     sample_every: Annotated[int, typer.Option(min=0, help="Steps between sample images; 0: none.")] = 1000
     log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 50
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load data; 0: the training process does.")] = 0
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load data; 0: the training process itself.")] = 0
     seed: Annotated[
-        int, typer.Option(min=0, help="Random seed of the initial weights, the order of the data and all noise.")
+        int, typer.Option(min=0, help="Random seed for the initial weights, the data order and all noise.")
     ] = 0
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False
     max_time: Annotated[
@@ -87,59 +87,59 @@ class TrainingOptions:
         typer.Option(
             parser=parse_duration,
             metavar="TIME",
-            help=r"Write a checkpoint and stop after this time, as 90s, 45m or 2h, with exit code 75, as after SIGTERM "
-            r"and SIGUSR1 \[default: no limit].",
+            help="Write a checkpoint and stop after this time, such as 90s, 45m or 2h, with exit code 75, as on "
+            r"SIGTERM and SIGUSR1 \[default: no limit].",
         ),
     ] = None
     resume: Annotated[
         ResumedFrom,
-        typer.Option(help="Go on from the newest checkpoint, or set that aside and go on from the previous one."),
+        typer.Option(help="Continue from the newest checkpoint, or set that aside and continue from the previous one."),
     ] = ResumedFrom.newest
     tracker: Annotated[
         str,
         typer.Option(
-            help="Where scalars go besides OUT/metrics.jsonl: tensorboard, wandb, mlflow, comet_ml or another "
-            "that Accelerate knows and that is installed; none."
+            help="Where to log scalars besides OUT/metrics.jsonl: tensorboard, wandb, mlflow, comet_ml, any other "
+            "installed tracker that Accelerate supports, or none."
         ),
     ] = "tensorboard"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerLosses:
-    """What a tokenizer sees in training, and what it optimizes."""
+    """What a tokenizer is trained on, and its losses."""
 
     crop: Annotated[
         int | None,
         typer.Option(min=1, help=r"Train on random square crops with this side in pixels \[default: on whole images]."),
     ] = None
-    mirror: Annotated[bool, typer.Option(help="Mirror every other image; turn it off for writing and the like.")] = True
+    mirror: Annotated[bool, typer.Option(help="Mirror every other image; turn this off for text and the like.")] = True
     least_area: Annotated[
         float,
         typer.Option(
             min=0.01,
             max=1,
-            help="Train on random parts of images, of at least this share of the area; 1: whole images.",
+            help="Train on random crops of at least this share of the image area; 1: whole images.",
         ),
     ] = 1.0
     pixel_loss: Annotated[
         PixelLoss, typer.Option(help="l1: mean absolute error; l2: mean squared error, for a better PSNR.")
     ] = PixelLoss.l1
     perceptual: Annotated[
-        str, typer.Option(help="Backbone of the perceptual loss, by its name in timm; none: no such loss.")
+        str, typer.Option(help="Backbone of the perceptual loss, by its timm name; none: no such loss.")
     ] = "vgg16.tv_in1k"
     perceptual_weights: Annotated[
-        Path | None, typer.Option(help=r"File with that backbone's weights \[default: timm's, downloaded if need be].")
+        Path | None, typer.Option(help=r"File with that backbone's weights \[default: timm's, downloaded if needed].")
     ] = None
     perceptual_weight: Annotated[float, typer.Option(min=0, help="Weight of the perceptual loss.")] = 1.0
-    gan_start: Annotated[int, typer.Option(help="Step at which the discriminator joins in; negative: never.")] = 30_000
-    sample_bits: Annotated[bool, typer.Option(help="In training, sample bits instead of thresholding them.")] = True
+    gan_start: Annotated[int, typer.Option(help="Step at which the discriminator starts; negative: never.")] = 30_000
+    sample_bits: Annotated[bool, typer.Option(help="During training, sample bits instead of thresholding them.")] = True
     optimizer: Annotated[
         TokenizerOptimizer,
         typer.Option(help="muon: Muon for the convolutions between feature maps, Adam for the rest."),
     ] = TokenizerOptimizer.adam
 
     def recipe(self) -> TokenizerRecipe:
-        """The same as the library takes it, None for what takes no part."""
+        """The library's equivalent, with None for losses that are off."""
         from bigr_repr.train.tokenizer import TokenizerRecipe
 
         weights = None if self.perceptual_weights is None else str(self.perceptual_weights)
@@ -153,14 +153,14 @@ class TokenizerLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Which generator is trained, and what it starts from."""
+    """Which generator to train, and what to start from."""
 
     preset: Preset = "tiny"
     name: Annotated[str | None, typer.Option(help=r"Name of the model \[default: the preset's].")] = None
     initial: Annotated[
         str | None,
         typer.Option(
-            help=r"Start from the weights of this model; code width and classes may differ \[default: random ones]."
+            help=r"Start from the weights of this model; code width and classes may differ \[default: random weights]."
         ),
     ] = None
     objective: Annotated[
@@ -176,15 +176,16 @@ class Architecture:
     output_head: Annotated[
         Head,
         typer.Option(
-            help="What draws a token's bits: the binary transcoder (bernoulli), or, to compare with it and for tokens "
-            "of up to 14 bits, a softmax over all codes (categorical)."
+            help="Output head for a token's bits: the binary transcoder (bernoulli) or, for comparison and up to "
+            "14 bits, a softmax over all codes (categorical)."
         ),
     ] = Head.bernoulli
     compile_blocks: Annotated[
         bool | None,
         typer.Option(
             "--compile/--no-compile",
-            help=r"Compile the blocks: slow to start, then faster \[default: in long runs on a GPU or a processor with "
+            help=r"Compile the blocks: slower to start, then faster \[default: in long runs on a GPU or a "
+            "processor with "
             "AMX].",
         ),
     ] = None
@@ -192,14 +193,14 @@ class Architecture:
         bool,
         typer.Option(
             "--gradient-checkpointing",
-            help="Compute each block again for the backward pass instead of keeping what it computed: far less memory, "
+            help="Recompute each block in the backward pass instead of storing its activations: far less memory, "
             "about a third more time.",
         ),
     ] = False
 
 
 def print_result(what: str, folder: Path) -> None:
-    """Say where the result is, once, however many processes trained."""
+    """Print where the result is, once, however many processes trained."""
     from accelerate import PartialState
 
     if PartialState().is_main_process:

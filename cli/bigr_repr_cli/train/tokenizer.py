@@ -18,7 +18,7 @@ def command(
     preset: o.Preset = "tiny",
     initial: Annotated[
         str | None,
-        typer.Option(help="Start from this tokenizer, of its own architecture: a folder, or a model's name."),
+        typer.Option(help="Start from this tokenizer and its architecture: a folder, or a model's name."),
     ] = None,
     code_bits: Annotated[
         int | None, typer.Option(min=1, help=r"Bits per token \[default: the preset's, or the initial tokenizer's].")
@@ -32,7 +32,7 @@ def command(
     *,
     columns: o.ParquetColumns,
 ) -> None:
-    """Train the binary autoencoder. Give the same command again to resume a run that was stopped.
+    """Train the binary autoencoder. To resume a stopped run, repeat the command.
 
     Writes OUT/tokenizer."""
     from bigr_repr.train.loop import TrainSettings
