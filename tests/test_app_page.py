@@ -190,7 +190,7 @@ def test_a_box_by_numbers_needs_no_mouse(open_page: Open, photo: Path) -> None:
     page.click("#back")
     page.fill("#box [name=right]", "5")
     page.keyboard.press("Enter")
-    expect(page.locator("#photo-error")).to_contain_text("right must be more than left")
+    expect(page.locator("#photo-error")).to_contain_text("right must be greater than left")
 
 
 @pytest.mark.slow
@@ -363,7 +363,7 @@ def test_long_work_is_estimated_and_confirmed_and_can_be_stopped(
     page.fill("#option-diffusion_steps", "100")
     page.fill("#count", "60")
     page.click("#draw")
-    expect(page.locator("#left")).to_contain_text("on this machine. Go on?")
+    expect(page.locator("#left")).to_contain_text("on this machine. Continue?")
     page.click("#on")
     expect(page.locator("#left")).to_contain_text("left")
     expect(page.locator("#on")).to_be_hidden()

@@ -142,7 +142,7 @@ def test_nothing_but_failures_is_a_failure(tmp_path: Path, bigr: Run) -> None:
         (["photos", "--layer", "2", "--out", "file/out"], "Not a directory"),
         (["photos", "--layer", "2", "--device", "quantum"], "device='quantum' is unknown"),
         (["photos", "--layer", "1", "--out", "taken"], "layers was [2], is [1]"),
-        (["photos", "--layer", "2", "--out", "taken", "--no-resume"], "holds embeddings already"),
+        (["photos", "--layer", "2", "--out", "taken", "--no-resume"], "already holds embeddings"),
     ],
 )
 def test_what_goes_wrong_is_one_line(
@@ -172,7 +172,7 @@ def test_what_goes_wrong_is_one_line(
         ("--no-resume --retry-failed", "--no-resume refuses the rows that --retry-failed would go on from"),
         ("--no-resume --update", "--no-resume refuses the rows that --update would go on from"),
         ("--overwrite --no-resume", "--overwrite removes the rows that --no-resume protects"),
-        ("--drop-gone", "--drop-gone belongs to"),
+        ("--drop-gone", "--drop-gone needs"),
         ("--label-column class", "has no effect without --labels-from-folders"),
         ("--dtype float32 --store-dtype float16", "is the old name of --store-dtype and contradicts it"),
         ("--precision int8 --engine ray", "int8 runs on this machine's CPU"),
@@ -285,7 +285,7 @@ def test_inputs_that_were_added_need_update(place: Path, tmp_path: Path, bigr: R
     (tmp_path / "in/00000.png").rename(tmp_path / "in/z.png")
     code, text, error = bigr(*usual)
     assert (code, text, error.count("\n")) == (1, "", 1)
-    assert "take in what was added with update" in error
+    assert "add new inputs with update" in error
     code, text, _ = bigr(*usual, "--update")
     assert code == 0
     assert text.startswith("4 images: 4 rows, 0 failures")

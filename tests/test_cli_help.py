@@ -142,7 +142,7 @@ def test_a_server_accepts_what_the_library_would_have_it_accept() -> None:
             "--read-share=0.0 is",
         ),
         (["train", "tokenizer", "x", "--out", "o", "--warmup", "9", "--steps", "5"], "--warmup=9 is"),
-        (["embed", "x.png", "--drop-gone"], "--drop-gone belongs to update"),
+        (["embed", "x.png", "--drop-gone"], "--drop-gone needs update"),
         (["generate", "--temperature", "0", "--out", "steps"], "--temperature=0.0 is not allowed: it must be"),
     ],
 )

@@ -509,7 +509,7 @@ def test_failed_images_are_tried_again_and_only_they(pre: Pretrained, tmp_path: 
         ({"dtype": "bfloat16"}, "dtype was float32, is bfloat16"),
         ({"codes": True}, "n_bits was null, is 192"),
         ({"unit_size": 7}, "unit_size was 5, is 7"),
-        ({"resume": False}, "holds embeddings already"),
+        ({"resume": False}, "already holds embeddings"),
     ],
 )
 def test_data_of_another_kind_is_refused(
@@ -577,7 +577,7 @@ def test_foreign_files_and_running_processes_are_respected(pre: Pretrained, phot
     foreign.mkdir()
     pq.write_table(pa.table({"x": [1]}), foreign / "part-0.parquet")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="not written by this program"):
+        with pytest.raises(ValueError, match="not written by bigr-repr"):
             run(photos, foreign, pre, overwrite=overwrite)
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):
@@ -634,7 +634,7 @@ def test_what_cannot_be_read_is_said(
     assert len(read_embeddings(tmp_path / "one").paths) == 18
     assert "incomplete (4 of 5 parts)" in caplog.text
     pq.write_table(pa.table({"x": [1]}), tmp_path / "part-9.parquet")
-    with pytest.raises(ValueError, match="no embeddings of this program"):
+    with pytest.raises(ValueError, match="not written by bigr-repr embed"):
         read_embeddings(tmp_path)
 
 

@@ -152,7 +152,7 @@ def test_rows_of_a_data_set_without_stamps_stay(pre: Pretrained, tmp_path: Path)
         file.write_text(json.dumps(record))
     rewrite(photos / "00001.png", 50)
     assert run(photos, out, pre, update=True).changed == 0
-    with pytest.raises(ValueError, match="drop_gone belongs to update"):
+    with pytest.raises(ValueError, match="drop_gone needs update"):
         run(photos, out, pre, drop_gone=True)
 
 
@@ -163,7 +163,7 @@ def test_an_update_embeds_what_was_added_and_only_that(pre: Pretrained, tmp_path
     before = shards(out)
     write_pictures(photos / "a", 5, first=10)
     write_pictures(photos / "b", 1, first=6)
-    with pytest.raises(ValueError, match=r"inputs were 6, are 12 .*take in what was added with update"):
+    with pytest.raises(ValueError, match=r"inputs were 6, are 12 .*add new inputs with update"):
         run(photos, out, pre)
     done = run(photos, out, pre, update=True)
     assert (done.inputs, done.rows, done.embedded, done.gone, done.shards) == (12, 12, 6, 0, 4)
@@ -191,7 +191,7 @@ def test_what_is_gone_keeps_its_row_and_is_listed(pre: Pretrained, tmp_path: Pat
     assert (done.inputs, done.rows, done.gone) == (7, 7, 2)
     assert lines_of(out / "gone.jsonl") == [{"path": "00001.png"}, {"path": "00004.png"}]
     assert rows_of(out) == rows | {"z.png": rows["00004.png"]}
-    with pytest.raises(ValueError, match=r"00001.png is gone"):
+    with pytest.raises(ValueError, match=r"00001.png is missing"):
         run(photos, out, pre)
     write_pictures(photos, 6)
     assert run(photos, out, pre, update=True).gone == 0
@@ -583,7 +583,7 @@ def test_what_a_device_raises_is_raised(pre: Pretrained, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="16 images in a row"):
         run(tmp_path / "in", tmp_path / "out", broken, device="cpu,cpu")
     url = "http://127.0.0.1:9/x.png"  # where nobody listens
-    with pytest.raises(ConnectionError, match="64 pictures in a row could not be fetched; run again later"):
+    with pytest.raises(ConnectionError, match="64 pictures in a row could not be fetched; run it again later"):
         run([f"{url}?{number}" for number in range(160)], tmp_path / "far", pre, device="cpu,cpu")
 
 

@@ -38,7 +38,7 @@ def run(inputs: Any, out: Any, model: Pretrained, **options: Any) -> Any:
 
 def test_a_run_is_seen_from_outside(pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_EVERY", 0.0)
-    with pytest.raises(FileNotFoundError, match="nothing is planned here"):
+    with pytest.raises(FileNotFoundError, match="no run has been planned here"):
         embed_status(tmp_path / "out")
     write_pictures(tmp_path / "in", 10)
     (tmp_path / "in" / "00004.png").write_bytes(b"junk")

@@ -123,7 +123,7 @@ def test_what_a_reader_found_damaged_is_embedded_again_by_the_same_command(
     run(photos, out, pre)
     whole, content = rows(out), (out / "part-00001.parquet").read_bytes()
     flip(out / "part-00001.parquet", middle_of_vectors(out / "part-00001.parquet"))
-    with pytest.raises(ValueError, match=r"part-00001.parquet: damaged .* the same bigr-repr embed"):
+    with pytest.raises(ValueError, match=r"part-00001.parquet: damaged .* repeating the bigr-repr embed command"):
         read_embeddings(out)
     assert run(photos, out, pre).embedded == 4
     assert (rows(out), (out / "part-00001.parquet").read_bytes()) == (whole, content)
@@ -172,7 +172,7 @@ def test_a_finished_data_set_is_opened_by_its_list_of_parts(
     assert read_embeddings(out).paths == alone.paths
 
 
-@pytest.mark.parametrize("remedy", ["mend it", "start again with overwrite"])
+@pytest.mark.parametrize("remedy", ["repair it", "start again with overwrite"])
 def test_what_a_store_refuses_is_not_damage(tmp_path: Path, remedy: str) -> None:
     part, run = tmp_path / "part-00001.parquet", tmp_path / "_run"
     run.mkdir()

@@ -64,7 +64,7 @@ def test_a_folder_of_other_things_is_not_replaced(stored: Path, tmp_path: Path) 
     pytest.importorskip("zarr")
     (tmp_path / "f.zarr").mkdir()
     (tmp_path / "f.zarr" / "mine").touch()
-    with pytest.raises(FileExistsError, match="is no Zarr group"):
+    with pytest.raises(FileExistsError, match="is not a Zarr group"):
         export_embeddings(stored, tmp_path / "f.zarr", layer=1)
     assert [path.name for path in tmp_path.iterdir()] == ["f.zarr"]
 

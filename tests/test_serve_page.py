@@ -147,7 +147,7 @@ def test_a_filter_is_a_part_of_the_path_or_an_expression(open_page: Callable[...
     playwright.expect(page.locator("#status")).to_contain_text("column 'color' is not in this index")
     page.fill("#filter", "nowhere")
     page.press("#filter", "Enter")
-    playwright.expect(page.locator("#status")).to_contain_text("No picture passes the filter")
+    playwright.expect(page.locator("#status")).to_contain_text("No picture matches the filter")
 
 
 def test_what_the_bits_keep_is_shown(open_page: Callable[..., Any], pictures: Path) -> None:
@@ -235,8 +235,8 @@ def test_more_pictures_join_the_query_and_near_duplicates_gather(open_page: Call
     page.locator(".hit").nth(1).focus()
     page.keyboard.press("+")
     playwright.expect(page.locator("#status")).to_have_text("The nearest 24 of 30 pictures to 3 together.")
-    page.get_by_role("button", name="Leave out").first.click()
-    page.get_by_role("button", name="Leave out").first.click()
+    page.get_by_role("button", name="Remove").first.click()
+    page.get_by_role("button", name="Remove").first.click()
     playwright.expect(page.locator("#status")).to_have_text("The nearest 24 of 30 pictures.")
     assert names.all_text_contents() == before
     with page.expect_response("**/search") as answered:

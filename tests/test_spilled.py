@@ -90,9 +90,9 @@ def test_an_update_finds_the_same_on_a_disk(tmp_path: Path, monkeypatch: pytest.
         assert list(known.additions(mixed, lambda count: None)) == new
         assert list(known.gone()) == [source.path for source in sources[:5]]
         assert known.found().sum() == 495
-        with pytest.raises(ValueError, match="recorded for another file"):
+        with pytest.raises(ValueError, match="recorded for a different file"):
             list(update.KnownInputs(plan).additions([Source("0003.jpg", "/elsewhere")], lambda count: None))
-        with pytest.raises(ValueError, match="recorded under another path"):
+        with pytest.raises(ValueError, match="recorded under a different path"):
             list(update.KnownInputs(plan).additions([Source("new.jpg", "/photos/0003.jpg")], lambda count: None))
 
 

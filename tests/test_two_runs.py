@@ -165,7 +165,7 @@ def test_a_run_whose_list_was_replaced_writes_no_more(pre: Pretrained, tmp_path:
         if progress.total and progress.done == 3:
             (out / "_run" / "plan.json").write_bytes((tmp_path / "other" / "_run" / "plan.json").read_bytes())
 
-    with pytest.raises(RuntimeError, match="another run has begun it anew"):
+    with pytest.raises(RuntimeError, match="another run has restarted this data set"):
         run(tmp_path / "a", out, pre, on_progress=replace)
     assert len(list(out.glob("part-*"))) <= 1
 

@@ -1,4 +1,4 @@
-"""Images to embedding data sets: folders of Parquet files, resumable and with every image accounted for."""
+"""Embeds images into data sets: folders of Parquet files, resumable and with every image accounted for."""
 
 import lazy_loader
 

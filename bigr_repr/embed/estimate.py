@@ -1,6 +1,6 @@
-"""What a run would take: inputs are counted, a sample of them is embedded here, and the rest is estimated from that.
+"""Estimates what a run would take: counts inputs, embeds a sample of them here, and extrapolates.
 
-Nothing is written but to a temporary folder. Knows nothing of how rows are computed.
+Writes only to a temporary folder. Independent of how rows are computed.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Counted", "Estimate", "Measured", "Prices", "Requests", "Stored", "count_inputs", "estimate_run"]
 
-_STRETCH: Final = 32  # inputs that follow each other and are sampled together, for containers are read in pieces
+_STRETCH: Final = 32  # consecutive inputs that are sampled together, because containers are read in pieces
 _SEED: Final = 0
-_STATS: Final = 32  # requests for sizes at a time
-# Bytes that a request moves: of Parquet files, of tar members side by side, of an object that is written in parts.
+_STATS: Final = 32  # size requests at a time
+# Bytes per request: Parquet files, neighboring tar members, objects written in parts.
 _PARQUET, _TAR, _PUT = 4 << 20, 8 << 20, 10 << 20
-_HEADERS, _JUMP = 1 << 20, 64 << 10  # of a tar shard that is listed; from what size of pictures on by headers alone
-_LISTED: Final = 1000  # names that a request for a listing gives
-_LOOKS: Final = 7  # requests for a unit: its record and shard at the beginning and the end, and one for the plan
-_BEAT: Final = 10.0  # seconds between two signs of life of a run into a store
+_HEADERS, _JUMP = 1 << 20, 64 << 10  # for listing tar shards; picture size from which only headers are read
+_LISTED: Final = 1000  # names per listing request
+_LOOKS: Final = 7  # requests per unit: its record and shard at the start and the end, and one for the plan
+_BEAT: Final = 10.0  # seconds between lease renewals of a run into a store
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """What is paid for what, in one currency; 0: nothing.  Raises ValueError for a negative price.
+    """Prices in one currency; 0: free.  Raises ValueError for a negative price.
 
-    machine_hour: of a machine like this one. million_reads, million_writes: of requests to stores; listings count as
-    writes. gb_read: of 10⁹ bytes of inputs. gb_month: of 10⁹ bytes of rows kept for a month.
+    machine_hour: per hour of a machine like this one. million_reads, million_writes: per million requests to stores;
+    listings count as writes. gb_read: per 10⁹ bytes of inputs. gb_month: per 10⁹ bytes of rows stored for a month.
     """
 
     machine_hour: float = 0.0
@@ -67,9 +67,9 @@ class Prices:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What of the inputs lies in object stores. single: objects that are a picture; tables, tars: containers.
+    """The inputs in object stores. single: objects with one picture; tables, tars: numbers of containers.
 
-    tar_images: pictures in those tar shards; table_bytes, tar_bytes: of all containers of a kind together.
+    tar_images: pictures in those tar shards; table_bytes, tar_bytes: total size of each kind of container.
     """
 
     single: int = 0
@@ -82,11 +82,11 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What listing the inputs gave. Nothing of this is estimated.
+    """The result of listing the inputs. Nothing here is estimated.
 
-    images: inputs; units: that they would be cut into. single, tables, tars: files that are a picture, Parquet files,
-    tar shards; container_bytes: of the last two together. stored: what of all this lies in object stores. seconds: that
-    listing took.
+    images: inputs; units: that they would be cut into. single, tables, tars: numbers of single pictures, Parquet files
+    and tar shards; container_bytes: of the last two together. stored: those in object stores. seconds: time for
+    listing.
     """
 
     images: int
@@ -101,11 +101,11 @@ class Counted:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Measured on a sample that was embedded on this machine.
+    """Measurements on a sample embedded on this machine.
 
-    images: of the sample; failures: of them without a row. images_per_second: from the end of the first batch on, so
-    that starting does not count. single_bytes: mean size of those that are a file of their own, 0.0 without any.
-    row_bytes: of a row in its Parquet file; shard_bytes: what each such file takes beside its rows.
+    images: in the sample; failures: those without a row. images_per_second: from the end of the first batch, so that
+    startup does not count. single_bytes: mean size of single files, 0.0 if there are none. row_bytes: per row in its
+    Parquet file; shard_bytes: overhead per such file.
     """
 
     images: int
@@ -125,11 +125,11 @@ class Requests(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run would take. counted: as it is; measured: of a sample. Everything else is estimated from these two.
+    """What a run would take. counted: exact; measured: on a sample. Everything else is estimated from these two.
 
-    rows: inputs that give one, at the sample's share of failures. input_bytes: to read; output_bytes: of the data
-    set's Parquet files. hours: of embedding alone, on so many machines like this one. money: by item, at the stated
-    prices, `total` among them; items without a price are left out.
+    rows: inputs that give one, at the sample's failure rate. input_bytes: to read; output_bytes: of the data set's
+    Parquet files. hours: for embedding alone, on `machines` machines like this one. money: by item, at the given
+    prices, including `total`; items without a price are left out.
     """
 
     counted: Counted
@@ -150,9 +150,9 @@ def count_inputs(
     model: PathLike | Pretrained | ExportedModel = DEFAULT_MODEL,
     **fields: Any,
 ) -> Counted:
-    """Count what embed_images would be given, which takes as long as its listing; memory does not depend on it.
+    """Count the inputs of embed_images, in the time that listing takes; memory use does not depend on their number.
 
-    Arguments and errors as of embed_images, but for what only comes with embedding.
+    Arguments and errors as in embed_images, except those that only embedding can raise.
     """
     options = replace(options or EmbedOptions(), **fields)
     setup = load_setup(model, options)
@@ -170,10 +170,10 @@ def estimate_run(
     prices: Prices | None = None,
     **fields: Any,
 ) -> Estimate:
-    """Say what embed_images would take of time, bytes, requests and money, with the same inputs, out and options.
+    """Estimate the time, bytes, requests and cost of embed_images with the same inputs, out and options.
 
-    All inputs are listed; so many of them, in stretches of 32 chosen at random (always the same ones), are embedded on
-    this machine by the local engine into a temporary folder. Nothing is written to out.
+    All inputs are listed; `sample` of them, in random stretches of 32 (always the same ones), are embedded on this
+    machine by the local engine into a temporary folder. Nothing is written to out.
     Raises as embed_images does, and ValueError for sample or machines below 1, or a sample that gives no row.
     """
     options = replace(options or EmbedOptions(), **fields)
@@ -193,7 +193,7 @@ def _unit_size(options: EmbedOptions, setup: Setup) -> int:
 
 
 class _Sample:
-    """A random sample of stretches of a stream, taken as it passes (reservoir sampling)."""
+    """A random sample of stretches of a stream (reservoir sampling)."""
 
     def __init__(self, images: int) -> None:
         self._most, self._seen = -(-images // _STRETCH), 0
@@ -202,7 +202,7 @@ class _Sample:
         self._stretch: list[Source] = []
 
     def of(self, sources: Iterable[Source]) -> Iterator[Source]:
-        """The same stream."""
+        """The same stream, sampled as it passes."""
         for source in sources:
             self._stretch.append(source)
             if len(self._stretch) == _STRETCH:
@@ -222,7 +222,7 @@ class _Sample:
 
     @property
     def sources(self) -> list[Source]:
-        """What was chosen, in its order."""
+        """The chosen inputs, in order."""
         chosen = sorted(self._kept, key=lambda each: each[0])
         return [source for _, stretch in chosen for source in stretch][: self._images]
 
@@ -275,7 +275,7 @@ def _measured(sources: list[Source], setup: Setup, options: EmbedOptions) -> Mea
 
     with scratch_folder() as folder:
         batch = options.batch_size if isinstance(options.batch_size, int) else None
-        many = len(setup.devices) > 1  # then in small units, so that processes tell of every batch
+        many = len(setup.devices) > 1  # then in small units, so that processes report every batch
         size = batch or 32 if many else min(_unit_size(options, setup), max(1, len(sources)))
         own = replace(options, engine="local", unit_size=size, update=False, drop_gone=False)
         done = embed_sources(iter(sources), folder / "rows", setup, own, mark)
@@ -297,11 +297,11 @@ def _measured(sources: list[Source], setup: Setup, options: EmbedOptions) -> Mea
 
 
 def _alone(sources: Iterable[Source]) -> list[str]:
-    """Files that are a picture of their own."""
+    """Files that contain a single picture."""
     return [as_entry(source).file for source in sources if source.start is None and not is_container(source.file)]
 
 
-# ---- working it out
+# ---- estimating
 
 
 def _worked_out(counted: Counted, measured: Measured, machines: int, out_in_store: bool, prices: Prices) -> Estimate:
@@ -329,14 +329,14 @@ def _worked_out(counted: Counted, measured: Measured, machines: int, out_in_stor
 
 
 def _requests(counted: Counted, written: int, hours: float, out_in_store: bool) -> Requests:
-    """From the bytes that a request moves; repeated requests are not counted."""
+    """Requests, from the bytes per request; retries are not counted."""
     held = counted.stored
     headers = held.tar_images if held.tar_bytes >= _JUMP * held.tar_images else -(-held.tar_bytes // _HEADERS)
     reads = 2 * (held.single + held.tables) + headers + -(-held.table_bytes // _PARQUET) + -(-held.tar_bytes // _TAR)
     writes = -(-(held.single + held.tables + held.tars) // _LISTED)
     if out_in_store:
         each = written / max(1, counted.units) / _PUT
-        parts = 1 if each <= 1 else math.ceil(each) + 2  # of several parts: their beginning and end too
+        parts = 1 if each <= 1 else math.ceil(each) + 2  # multipart uploads also need a start and an end request
         beats = math.ceil(hours * 3600 / _BEAT)
         reads += _LOOKS * counted.units
         writes += (parts + 1) * counted.units + 2 * beats

@@ -1,6 +1,6 @@
-"""One run on one folder: what of the plan is done, what is left, and the run's progress.
+"""One run on one folder: what is done, what is left, and the run's progress.
 
-Knows nothing of how rows are computed.
+Independent of how rows are computed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from bigr_repr.system.object_store import Place, is_url
 RunUnits = Callable[[Plan, Iterable[int]], None]  # does units of a plan
 _UNIT = 1024
 _UNIT_BYTES = 256 << 20
-_AGAIN = (CHANGED, "unreachable")  # failures that any run tries again
-_REMEDY = "name another output folder, or overwrite it"
+_AGAIN = (CHANGED, "unreachable")  # failures that every run retries
+_REMEDY = "choose another output folder, or overwrite it"
 
 
 def usual_unit_size(recipe: Recipe) -> int:
-    """Images of a unit, unless it is said: as many as make a file of reasonable size."""
+    """Default images per unit: as many as make a file of reasonable size."""
     return max(1, min(_UNIT, _UNIT_BYTES // recipe.row_bytes))
 
 
 def _worth_another_try(plan: Plan, unit: int, record: UnitRecord) -> bool:
-    """Whether any run tries a unit's failures again: inputs that changed, or were out of reach, or not in a store."""
+    """Whether every run retries a unit's failures: inputs that changed, were unreachable, or missing from a store."""
     errors = {failure.error for failure in record.failures}
     if not errors.isdisjoint(_AGAIN) or "missing" not in errors:
         return not errors.isdisjoint(_AGAIN)
@@ -47,7 +47,7 @@ def _worth_another_try(plan: Plan, unit: int, record: UnitRecord) -> bool:
 
 
 class Progress(NamedTuple):
-    """The progress of a run. total: None while inputs are listed, and done counts those so far. failures: in all."""
+    """The progress of a run. total: None during listing, when done counts the inputs so far. failures: in total."""
 
     done: int
     total: int | None
@@ -58,10 +58,10 @@ class Progress(NamedTuple):
 class EmbedSummary:
     """What a data set holds after a run, rows + failures + duplicates + dropped = inputs, and what the run did.
 
-    duplicates: inputs without a row of their own, with dedup. gone: inputs that an update did not find again; dropped:
-    those whose rows were removed for it, now or before; changed: those that it took on again because their files were
-    written anew. embedded: images that this run took on; the others were done before. seconds: for these, from the
-    first to the last. batch_size: images that the network took at a time.
+    duplicates: inputs without a row of their own, with dedup. gone: inputs that an update no longer found; dropped:
+    those whose rows were removed for that reason, now or earlier; changed: those re-embedded because their files
+    changed. embedded: images that this run processed; the others were done before. seconds: for these, from the first
+    to the last. batch_size: images per batch of the network.
     """
 
     out: Place
@@ -79,7 +79,7 @@ class EmbedSummary:
 
 
 class EmbedJob:
-    """One run on one folder: what of the plan is done, and the progress."""
+    """One run on one folder: what is done, and the progress."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class EmbedJob:
         check: Callable[[], None] = lambda: None,
         engine: str = "local",
     ) -> None:
-        """check: raises when the folder is no longer this run's to write."""
+        """check: raises if this run may no longer write to the folder."""
         self._status = StatusFile(folder, engine)
         self.out, self.folder, self.recipe, self._report, self._check = out, folder, recipe, report, check
         self.ledger = Ledger(out, folder / "units")
@@ -98,14 +98,14 @@ class EmbedJob:
         self._aside: dict[int, str] = {}
 
     def plan(self, old: Plan | None, sources: Iterable[Source], options: EmbedOptions) -> Plan:
-        """The plan to follow: the old one, if it is for the same rows of the same inputs; without one, a new one.
+        """The plan to follow: the old one if it is for the same rows of the same inputs, or a new one if there is none.
 
         Raises ValueError that says what differs.
         """
         if old is None:
             return self._begin(sources, options)
         if not options.resume:
-            raise ValueError(f"{self.out} holds embeddings already; resume, {_REMEDY}")
+            raise ValueError(f"{self.out} already holds embeddings; resume, {_REMEDY}")
         found, remedy = differences(old.provenance, self.recipe.provenance()), _REMEDY
         if options.unit_size not in (None, old.unit_size):
             found.append(f"unit_size was {old.unit_size}, is {options.unit_size}")
@@ -113,7 +113,7 @@ class EmbedJob:
             once = len(old.lists) == 1
             changed = old.difference(sources, self._listed) if once else changes(old, sources, self._listed)
             if changed:
-                found, remedy = [changed], f"take in what was added with update, {_REMEDY}"
+                found, remedy = [changed], f"add new inputs with update, {_REMEDY}"
         if found:
             raise ValueError(f"{self.out} holds other embeddings: {'; '.join(found)}; {remedy}")
         if not options.update and (changed := old.changed_container()):
@@ -138,7 +138,7 @@ class EmbedJob:
         return commit_plan(self.folder, listed, unit_size, self.recipe.provenance())
 
     def _extend(self, old: Plan, sources: Iterable[Source], options: EmbedOptions) -> Plan:
-        """The plan, and those of the sources that it lacks."""
+        """The plan, extended by the sources that it lacks."""
         known = KnownInputs(old)
         listed = list_inputs(self.folder, known.additions(sources, self._listed), old.unit_size, lambda found: None)
         self._gone = self.ledger.list_gone(known.gone())
@@ -153,7 +153,7 @@ class EmbedJob:
             list_digests(self.folder, before, options.workers, self._listed, self.recipe.parquet)
 
     def do(self, plan: Plan, run: RunUnits, *, retry_failed: bool) -> EmbedSummary:
-        """Do what is not done.  Raises what run raises; RuntimeError if the files were changed meanwhile."""
+        """Do what is left.  Raises what run raises; RuntimeError if files were changed in the meantime."""
         self.ledger.plan = plan
         if self.recipe.dedup and retry_failed:
             release_doubles(plan, self.ledger)
@@ -180,9 +180,9 @@ class EmbedJob:
             if record is not None:
                 rows, without, dropped = rows + record.rows, without + len(record.failures), dropped + record.gone
                 parts[unit] = ListedPart(record.rows, record.size, plan.id_of(unit))
-        self.ledger.tidy()  # units of workers that were lost were done by others
+        self.ledger.tidy()  # other workers have done the units of lost ones
         if rows + without + duplicates != plan.inputs:
-            raise RuntimeError(f"{self.out}: files were changed while this ran; run it again to do what they held")
+            raise RuntimeError(f"{self.out}: files were changed during the run; run it again to redo them")
         write_parts(self.folder, parts.items(), self.recipe.schema)
         return EmbedSummary(
             out=self.out, inputs=plan.inputs, rows=rows, failures=without - dropped, duplicates=duplicates,
@@ -191,19 +191,19 @@ class EmbedJob:
         )  # fmt: skip
 
     def set_aside(self, unit: int, why: str) -> None:
-        """Note a unit that could not be written; others are done all the same."""
+        """Note a unit that could not be written; the run continues with others."""
         self._aside[unit] = why
 
     def _report_aside(self, plan: Plan) -> None:
         if self._aside:
             images = sum(map(plan.size, self._aside))
             raise ConnectionError(
-                f"{len(self._aside)} units of {images:,} images could not be written and were set aside, all else is "
-                f"done; run it again to do them ({next(iter(self._aside.values()))})"
+                f"{len(self._aside)} units of {images:,} images could not be written; everything else is done; run it "
+                f"again to write them ({next(iter(self._aside.values()))})"
             )
 
     def _left(self, plan: Plan, retry_failed: bool) -> tuple[list[int], int, int]:
-        """Units to do, and how many inputs need nothing more done: all, and those of them that failed."""
+        """Units to do, and how many inputs are finished: in total, and those that failed."""
         todo, done, failed = [], 0, 0
         for unit, record in enumerate(self.ledger.list_failures(plan.units)):
             left = record.gone if record else 0
@@ -219,7 +219,7 @@ class EmbedJob:
         self._advance_to(Progress(count, None, 0))
 
     def advance(self, images: int, failures: int, by: str = "") -> None:
-        """Count images that have been dealt with, failures among them. by: who did a whole unit of them."""
+        """Count processed images, including failures. by: the worker, if it finished a whole unit."""
         done, total, failed = self._progress
         self._advance_to(Progress(done + images, total, failed + failures), by)
 

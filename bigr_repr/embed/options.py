@@ -1,4 +1,4 @@
-"""How a run embeds: every option of embed_images, checked when it is made. Knows nothing of inputs or models."""
+"""All options of embed_images, validated on construction. Independent of inputs and models."""
 
 from __future__ import annotations
 
@@ -24,43 +24,42 @@ ENGINES = ("local", "ray")
 class EmbedOptions:
     """The options of embed_images. Raises ValueError for values out of range; the recipe checks what it records.
 
-    **Columns.** layers: whose vectors are stored, in the column `embedding`, or `embedding_4` and so on if there are
-    several; "4+8": both side by side, as one. pool: how tokens become one vector, "avg", "max", "avg+max" (both in a
-    row), "grid2" (the means over the four quarters in a row), or "none" (one a token). mirror: vectors are means over
-    the image and its mirror image, at twice the time. condition: a class or caption that vectors are read with, or
-    masked tokens, as of FeatureExtractor. codes: also store `code`, the tokenizer's bits, packed as bigr_repr.codes
-    states. labels_from_folders: also `label`, the name of the file's folder, or what its Parquet or tar file states.
-    sha256: also `sha256` of the encoded image, hexadecimal. store_dtype: of the stored vectors, "float32" or "float16".
-    dedup="exact": of inputs with the same bytes only the first gets a row (or a failure); duplicates.jsonl lists the
-    others with its path. thumbnails: also `image`, the whole picture as WebP with a longer side of so many pixels,
-    16..1024, a struct of `bytes` and `path`.
+    **Columns.** layers: whose vectors to store, in the column `embedding`, or `embedding_4` and so on if there are
+    several; "4+8": both concatenated. pool: how tokens become one vector, "avg", "max", "avg+max" (both concatenated),
+    "grid2" (the means over four quarters, concatenated), or "none" (one vector per token). mirror: average the vectors
+    of the image and its mirror image, in twice the time. condition: a class or caption that features are extracted
+    with, or masked tokens, as in FeatureExtractor. codes: also store `code`, the tokenizer's bits, packed as in
+    bigr_repr.codes. labels_from_folders: also store `label`, the name of the file's folder, or the label in its Parquet
+    or tar file. sha256: also store `sha256` of the encoded image, hexadecimal. store_dtype: of the stored vectors,
+    "float32" or "float16". dedup="exact": among byte-identical inputs only the first gets a row (or a failure);
+    duplicates.jsonl lists the others with its path. thumbnails: also store `image`, the whole picture as WebP with a
+    longer side of this many pixels, 16..1024, a struct of `bytes` and `path`.
 
-    **Inputs.** root, literal: as bigr_repr.embed.inputs.sources.find_sources takes them. image_column, label_column:
-    names of the columns of Parquet inputs.
+    **Inputs.** root, literal: as in bigr_repr.embed.inputs.sources.find_sources. image_column, label_column: names of
+    the columns of Parquet inputs.
 
-    **Earlier runs.** What starts over (overwrite) or refuses to go on (resume=False) excludes what goes on.
-    resume=False: fail if `out` holds embeddings. retry_failed: try the images that failed again, and with dedup also
-    the duplicates of failed images whose bytes have changed; an image that has a row keeps it, even if its file was
-    written anew. update: also embed inputs that were added since, as units of their own at the end, and again those
-    whose files were written anew (by size and time; not of object stores); inputs that are gone are listed in
-    gone.jsonl, and keep their rows unless drop_gone says otherwise. verify: read all that earlier runs wrote, and embed
-    again what is not as it was written. overwrite: remove the data set in `out` and begin anew. retry_for: seconds that
-    object stores and web servers may be out of reach, at a time, before the run ends; what was out of reach is tried
-    again by the next run.
+    **Earlier runs.** Options that start over (overwrite) or refuse to resume (resume=False) exclude those that resume.
+    resume=False: fail if `out` holds embeddings. retry_failed: retry failed images and, with dedup, duplicates of
+    failed images whose bytes have changed; an image that has a row keeps it, even if its file has changed. update: also
+    embed inputs that were added since, as new units at the end, and re-embed those whose files have changed (by size
+    and time; not in object stores); inputs that no longer exist are listed in gone.jsonl and keep their rows unless
+    drop_gone is set. verify: read everything that earlier runs wrote, and re-embed damaged parts. overwrite: remove the
+    data set in `out` and start over. retry_for: seconds to retry unreachable object stores and web servers, each time,
+    before the run stops; the next run retries what was unreachable.
 
-    **Decoding.** icc: "convert" pictures with another ICC profile than sRGB's to sRGB, or "ignore" profiles; None: as
-    the data set was begun, or "convert". max_pixels: images with more pixels fail. decode_timeout: seconds that
-    decoding one image may take, in a process of its own; None: no limit, decoded in threads of this process, a little
-    faster, but a decoder that crashes or hangs takes the run with it. workers: images decoded in parallel; None: one
-    per core.
+    **Decoding.** icc: "convert" pictures with an ICC profile other than sRGB to sRGB, or "ignore" profiles; None: as
+    in the existing data set, or "convert". max_pixels: images with more pixels fail. decode_timeout: time limit in
+    seconds per image, decoded in a separate process; None: no limit, decoded in threads of this process, slightly
+    faster, but a decoder that crashes or hangs brings down the run. workers: images decoded in parallel; None: one per
+    core.
 
-    **Network.** dtype: what the network computes in, "float32", "bfloat16" or "float16"; None: as the weights are.
-    device: "cuda", "cuda:1" and so on; several as "cuda:0,cuda:1" or a sequence, "all" for every GPU, with a process
-    each. batch_size: images that the network takes at a time; "auto": the fastest, measured; None: that of the data set
-    to go on with, or 32. It is recorded, and resumed runs keep it ("auto" as well). compile: compile the network.
+    **Network.** dtype: of the network's computation, "float32", "bfloat16" or "float16"; None: that of the weights.
+    device: "cuda", "cuda:1" and so on; several as "cuda:0,cuda:1" or a sequence, "all" for every GPU, with one process
+    each. batch_size: images per batch of the network; "auto": the fastest, measured; None: that of the existing data
+    set, or 32. It is recorded, and resumed runs reuse it ("auto" too). compile: compile the network.
 
-    **Engine.** "local": this machine; "ray": the machines of the Ray cluster at ray_address, RAY_ADDRESS or, without
-    either, this machine; device is then "auto" (all GPUs, or all cores), "cpu" or "cuda", and workers the cores of each
+    **Engine.** "local": this machine; "ray": the Ray cluster at ray_address, at RAY_ADDRESS or, without either, on this
+    machine; device is then "auto" (all GPUs, or all cores), "cpu" or "cuda", and workers is the number of cores per
     actor. unit_size: images per Parquet file; None: 1024, or fewer if rows are large.
     """
 
@@ -116,20 +115,24 @@ class EmbedOptions:
         _ = self.decoding
 
     def _check_earlier_runs(self) -> None:
-        """Raises ValueError for options that exclude each other."""
+        """Raise ValueError for options that exclude each other."""
         if self.drop_gone and not self.update:
-            raise ValueError("drop_gone belongs to update: only that looks for inputs that are gone")
+            raise ValueError("drop_gone needs update, which looks for missing inputs; add update")
         going_on = " and ".join(f"{name}=True" for name in ("retry_failed", "update", "verify") if getattr(self, name))
         if self.overwrite and not self.resume:
             raise ValueError("overwrite=True removes the rows that resume=False protects; leave one of them out")
         if self.overwrite and going_on:
-            raise ValueError(f"overwrite=True removes the rows that {going_on} would go on from; leave one of them out")
+            raise ValueError(
+                f"overwrite=True removes the rows that {going_on} would continue from; leave one of them out"
+            )
         if going_on and not self.resume:
-            raise ValueError(f"resume=False refuses the rows that {going_on} would go on from; leave one of them out")
+            raise ValueError(
+                f"resume=False refuses the rows that {going_on} would continue from; leave one of them out"
+            )
 
     @property
     def columns(self) -> Columns:
-        """Of Parquet inputs; that of labels only where labels are stored."""
+        """Columns of Parquet inputs; that of labels only if labels are stored."""
         label = self.label_column if self.labels_from_folders else USUAL_COLUMNS.label
         return Columns(image=self.image_column, label=label)
 
@@ -140,7 +143,7 @@ class EmbedOptions:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Names of the devices of the local engine; none for the usual one. Raises ValueError for GPUs not there."""
+        """Names of the local engine's devices; empty for the default. Raises ValueError for missing GPUs."""
         import torch
 
         if self.device is None or self.engine == "ray":

@@ -1,6 +1,6 @@
-"""A narrower precision for a run: the network for it, and what it gains and costs on some of the images.
+"""Reduced precision for a run: its network, and what it gains and costs on some of the images.
 
-Knows nothing of rows or of how they are stored.
+Independent of rows and how they are stored.
 """
 
 # n images, S side in pixels
@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = ["NETWORK", "Tradeoff", "measure_tradeoff", "network_in_8_bits", "sample_images"]
 
-NETWORK = "network-int8"  # in a data set's folder
+NETWORK = "network-int8"  # in the data set's folder
 _SAMPLE, _LISTED = 64, 4096
 _BATCH = 32
 
 
 class Tradeoff(NamedTuple):
-    """What a narrower precision does. speed: times float32's; cosine: mean of features'; bits: share that is equal."""
+    """The effect of reduced precision. speed: relative to float32; cosine: mean over features; bits: share that is
+    equal."""
 
     speed: float
     cosine: float
@@ -49,7 +50,7 @@ class Tradeoff(NamedTuple):
 
 
 def sample_images(inputs: PathLike | Iterable[PathLike], options: EmbedOptions, side: int) -> Tensor:
-    """Up to 64 of the first 4096 inputs, at even distances, as uint8 (n, 3, S, S).  Raises ValueError without any."""
+    """Up to 64 of the first 4096 inputs, evenly spaced, as uint8 (n, 3, S, S).  Raises ValueError if there are none."""
     from bigr_repr.images.inputs import stack
 
     sources = find_sources(inputs, root=options.root, literal=options.literal, columns=options.columns)
@@ -71,17 +72,17 @@ def sample_images(inputs: PathLike | Iterable[PathLike], options: EmbedOptions, 
 def network_in_8_bits(
     out: PathLike, images: Tensor, model: PathLike | Pretrained, options: EmbedOptions
 ) -> ExportedModel:
-    """The model's network in 8 bits, the tokenizer in float32, by OpenVINO: an earlier run's into out, or a new one.
+    """The model's network in 8 bits, with the tokenizer in float32, for OpenVINO: from an earlier run into out, or new.
 
-    It is kept in out, for rows to come and for pictures that are to be compared with them.
-    Raises ValueError for an object store, or if what is there is another model's; ImportError without OpenVINO.
+    It is stored in out, for further rows and for pictures to be compared with them.
+    Raises ValueError for an object store, or if the network there is another model's; ImportError without OpenVINO.
     """
     from bigr_repr.features.exported.manifest import is_exported
     from bigr_repr.features.exported.model import load_exported
     from bigr_repr.features.exported.write import export_model
 
     if is_url(str(out)):
-        raise ValueError("int8 keeps its network beside the rows, in a local folder: write them there")
+        raise ValueError("int8 stores its network next to the rows, which needs a local output folder; choose one")
     folder = Path(out) / NETWORK
     if is_exported(folder) and not options.overwrite:
         return load_exported(folder)
@@ -92,7 +93,7 @@ def network_in_8_bits(
 
 
 def measure_tradeoff(fast: FeatureExtractor, exact: FeatureExtractor, images: Tensor) -> Tradeoff:
-    """Compare two extractors of the same layers on images, uint8 (n, 3, S, S); their turns alternate."""
+    """Compare two extractors of the same layers on images, uint8 (n, 3, S, S), alternating their runs."""
     import torch.nn.functional as F
 
     whole = images.repeat(-(-_BATCH // len(images)), 1, 1, 1)[: max(_BATCH, len(images))]

@@ -1,6 +1,6 @@
-"""Images in, embedding data set out: inputs, model, folder and engine brought together.
+"""Embeds images into a data set: brings together inputs, model, folder and engine.
 
-Knows nothing of how rows are computed (engines), what they are (recipe) or which are left to do (job).
+Independent of how rows are computed (engines), what they are (recipe) and which are left to do (job).
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ def embed_images(
     on_progress: Callable[[Progress], None] | None = None,
     **fields: Any,
 ) -> EmbedSummary:
-    """Embed images into a folder of Parquet files that states its provenance, and account for every one of them.
+    """Embed images into a folder of Parquet files that records its provenance, and account for every image.
 
-    inputs: as bigr_repr.embed.inputs.sources.find_sources takes them; memory does not depend on how many there are. An
-    image that cannot be read gives no row but a line in failures.jsonl: path, kind of error, message. out: a folder or
-    a URL of an object store (`s3://bucket/run`). options and fields: see EmbedOptions, as `layers=(4, 12), codes=True`;
+    inputs: as in bigr_repr.embed.inputs.sources.find_sources; memory use does not depend on their number. An image that
+    cannot be read gives a line in failures.jsonl instead of a row: path, kind of error, message. out: a folder or a URL
+    of an object store (`s3://bucket/run`). options and fields: see EmbedOptions, e.g. `layers=(4, 12), codes=True`;
     fields take precedence. Read the rows with read_embeddings.
 
-    Inputs are listed first, then embedded in units, each a file that appears whole. A run that was stopped, however,
-    is resumed. What belongs to another model, layer, preprocessing or list of inputs is never mixed:
-    ValueError says what differs. Rows are the same whichever engine does a unit; other batch sizes, devices and compile
-    change them by no more than rounding.
+    Inputs are listed first, then embedded in units, each written as a file atomically. A stopped run is resumed. Rows
+    of different models, layers, preprocessing or lists of inputs are never mixed: ValueError says what differs. Rows
+    are the same whichever engine does a unit; other batch sizes, devices and compile change them by no more than
+    rounding.
 
-    Raises FileNotFoundError for inputs or a model that are not there, ValueError for a layer out of range, data of
-    another provenance or a model that gives no finite numbers, OSError when out cannot be written, RuntimeError when
+    Raises FileNotFoundError for missing inputs or a missing model, ValueError for a layer out of range, a data set with
+    a different provenance or a model that gives no finite numbers, OSError if out cannot be written, RuntimeError if
     another process is writing it. KeyboardInterrupt leaves finished units.
     """
     options = replace(options or EmbedOptions(), **fields)
     if options.engine == "ray":
         require_ray(options.ray_address, str(options.device or "auto"), options.batch_size)
     target = as_place(out)
-    _ = options.devices  # what is wrong with them is known before anything is listed
+    _ = options.devices  # checked before anything is listed
     sources = found_sources(inputs, target, options)  # before a model is loaded
     return embed_sources(sources, target, load_setup(model, options), options, on_progress)
 
@@ -79,7 +79,7 @@ def embed_sources(
     options: EmbedOptions,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> EmbedSummary:
-    """embed_images() of inputs that are found already, by a model that is loaded."""
+    """embed_images() for inputs already found and a model already loaded."""
     with ExitStack() as stack:
         folder, held, check = stack.enter_context(_claimed(target, options.retry_for))
         old = None if options.overwrite else open_plan(folder)
@@ -91,7 +91,7 @@ def embed_sources(
 
 
 def found_sources(inputs: PathLike | Iterable[PathLike], out: Place | None, options: EmbedOptions) -> Iterator[Source]:
-    """The pictures that inputs name, the first one already found. out: a data set that may know some of them."""
+    """The pictures that inputs name, with the first one already found. out: a data set that may know some of them."""
     known = RememberedTars(None if options.overwrite or out is None else _plan_in(out))
     found = find_sources(
         inputs, root=options.root, literal=options.literal, labels=options.labels_from_folders, columns=options.columns,
@@ -101,16 +101,16 @@ def found_sources(inputs: PathLike | Iterable[PathLike], out: Place | None, opti
 
 
 def _plan_in(out: Place) -> Plan | None:
-    """The plan of a data set, for what is only read of it; None also where none can be read."""
+    """The plan of a data set, for reading only; None if there is none or it cannot be read."""
     try:
         return open_plan(out / RUN_FOLDER)
-    except (OSError, ValueError):  # said when the folder is claimed
+    except (OSError, ValueError):  # reported when the folder is claimed
         return None
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A model as it was given and as it computes here. pre: to be sent to other machines; places: of the network."""
+    """A model as given and as it computes here. pre: to be sent to other machines; places: of the network."""
 
     given: PathLike | Pretrained | ExportedModel
     extractor: FeatureExtractor
@@ -120,7 +120,7 @@ class Setup:
 
 
 def load_setup(model: PathLike | Pretrained | ExportedModel, options: EmbedOptions) -> Setup:
-    """Load a model, and say how it computes with these options.  Raises as embed_images does."""
+    """Load a model, and determine how it computes with these options.  Raises as embed_images does."""
     from bigr_repr.checkpoints.pretrained import Pretrained
     from bigr_repr.features.exported.model import open_model
     from bigr_repr.features.extractor import FeatureExtractor, blocks_of, layer_name
@@ -131,7 +131,7 @@ def load_setup(model: PathLike | Pretrained | ExportedModel, options: EmbedOptio
     pre = open_model(model)
     if not isinstance(pre, Pretrained) and (on_ray or len(places) > 1):
         raise ValueError("an exported network runs in one process on this machine: leave out engine and device")
-    exported = not isinstance(pre, Pretrained)  # it runs where it was exported for
+    exported = not isinstance(pre, Pretrained)  # it runs on the hardware it was exported for
     place = None if (exported and devices in ((), ("auto",))) or (pre is model and not devices) else places[0]
     if on_ray or (len(places) > 1 and options.batch_size != "auto"):
         place = None  # the network will not run in this process
@@ -150,7 +150,7 @@ def load_setup(model: PathLike | Pretrained | ExportedModel, options: EmbedOptio
 
 
 def _engine(loaded: Setup, job: EmbedJob, options: EmbedOptions, held: list[int], stack: ExitStack) -> RunUnits:
-    """What does a job's units."""
+    """The function that does a job's units."""
     import torch
 
     recipe = job.recipe
@@ -171,7 +171,7 @@ def _engine(loaded: Setup, job: EmbedJob, options: EmbedOptions, held: list[int]
 
 
 def _batch_size(asked: int | str | None, old: Plan | None, extractor: FeatureExtractor) -> int:
-    """The batch size to use: an existing data set goes on with its own unless a number is asked for."""
+    """The batch size to use: an existing data set keeps its own unless a number is given."""
     if isinstance(asked, int):
         return asked
     if old is not None and isinstance(size := old.provenance.get("batch_size"), int):
@@ -180,23 +180,23 @@ def _batch_size(asked: int | str | None, old: Plan | None, extractor: FeatureExt
 
 
 def _begun(sources: Iterator[Source]) -> Iterator[Source]:
-    """The same stream, its first item already found: errors about inputs come now, before anything is made."""
+    """The same stream, with its first item already found, so that errors about inputs come before anything is made."""
     first = next(sources, None)
     return iter(()) if first is None else chain([first], sources)
 
 
 @contextmanager
 def _claimed(out: Place, retry_for: float) -> Iterator[tuple[Place, list[int], Callable[[], None]]]:
-    """The folder in out for what a run has to remember, held for only this process, in a store by a lease.
+    """The folder in out for a run's records, locked for this process; in a store, by a lease.
 
-    Also the descriptors that hold it: as long as any process has one open, another run is refused; and what raises
-    RuntimeError once another run has taken over. From then on outages of so many seconds are borne.
+    Also yields the descriptors that hold the lock: as long as any process has one open, another run is refused; and a
+    function that raises RuntimeError once another run has taken over. Store outages are then retried for retry_for.
     """
     folder = out / RUN_FOLDER
     if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file; name a folder for the embeddings")
+        raise NotADirectoryError(f"{out} is a file; choose a folder for the embeddings")
     if out.is_dir() and not folder.exists() and (foreign := next(out.glob("part-*.parquet"), None)):
-        raise ValueError(f"{foreign} was not written by this program; name another output folder")
+        raise ValueError(f"{foreign} was not written by bigr-repr; choose another output folder")
     if isinstance(folder, ObjectPath):
         with leased(folder / "lease", str(out)) as lease, patience(retry_for):
             yield folder, [], lease.check

@@ -1,6 +1,6 @@
 """Files that hold several of a plan's inputs: their size and time when listed, and where their inputs are in the plan.
 
-Knows nothing of what is in them.
+Independent of what is in them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from bigr_repr.system.files import replacing
 from bigr_repr.system.object_store import Place, as_place, readable
 from bigr_repr.system.threads import map_ahead
 
-Stamp = tuple[int, int]  # size in bytes, and when it was written, in nanoseconds
+Stamp = tuple[int, int]  # size in bytes and modification time in nanoseconds
 _REQUESTS: Final = 32
 _KINDS: Final = {name: pa.int64() for name in ("size", "time", "first", "count")}
 _SCHEMA: Final = pa.schema({"file": pa.string(), **_KINDS})
 
 
 class Container(NamedTuple):
-    """A file. run: the number of its first input in the list and how many there are; None: they do not stand together,
-    or not all of them are known.
+    """A file. run: the number of its first input in the list and how many there are; None if they are not contiguous
+    or not all known.
     """
 
     file: str
@@ -37,14 +37,14 @@ class Container(NamedTuple):
 
 
 class ContainerList:
-    """The files of a list, as it is written."""
+    """The container files of a list, collected while it is written."""
 
     def __init__(self) -> None:
         self._stamps: dict[str, Stamp | None] = {}
         self._runs: dict[str, tuple[int, int] | None] = {}
 
     def note(self, entries: Sequence[Entry], first: int) -> None:
-        """Entries that follow those before, the number of the first of them."""
+        """Add the next entries; first: the number of the first of them."""
         for file, group in groupby(entries, lambda entry: entry.file):
             run, before = list(group), self._runs.get(file)
             held = any(entry.start is not None for entry in run)
@@ -58,7 +58,7 @@ class ContainerList:
             first += len(run)
 
     def write(self, place: Place) -> None:
-        """Write what containers reads.  Raises OSError."""
+        """Write the file that containers() reads.  Raises OSError."""
         rows = [
             {"file": escape_path(file), "size": stamp[0], "time": stamp[1]}
             | dict(zip(("first", "count"), self._runs[file] or (None, None), strict=True))
@@ -70,7 +70,7 @@ class ContainerList:
 
 
 def containers(place: Place) -> Iterator[Container]:
-    """The files that a ContainerList wrote there; none if it wrote none, as in earlier versions."""
+    """The files that a ContainerList wrote there; none in data sets of earlier versions."""
     if not place.exists():
         return
     with damage_named(place, remedy="start again with overwrite"):
@@ -81,7 +81,7 @@ def containers(place: Place) -> Iterator[Container]:
 
 
 def changed_file(stamps: Mapping[str, Stamp]) -> str | None:
-    """The first file that has another stamp now, in words; None: none has."""
+    """A description of the first file whose stamp has changed; None if none has."""
     now = map_ahead(stamp_of, stamps, workers=_REQUESTS)
     for (file, then), today in zip(stamps.items(), now, strict=True):
         if today != then:
@@ -91,7 +91,7 @@ def changed_file(stamps: Mapping[str, Stamp]) -> str | None:
 
 
 def stamp_of(file: str) -> Stamp | None:
-    """Size of a file and when it was written; None if that cannot be known."""
+    """Size and modification time of a file; None if unknown."""
     try:
         status = as_place(file).stat()
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""A list of inputs, cut into units. Knows nothing of files.
+"""Cuts a list of inputs into units. Independent of files.
 
-Units hold whole row groups of the Parquet files that inputs are in, so that these are read once; a row group that is
-too large for that fills units that follow each other, for one engine to do.
+Units hold whole row groups of Parquet inputs, so that these are read once; a row group that is too large for one unit
+fills consecutive units, all handled by one engine.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from bigr_repr.images.find import Source
 
 
 class Cut:
-    """Cuts a list into units of about the same size, between row groups where these are not much larger.
+    """Cuts a list into units of about equal size, at row group boundaries unless row groups are much larger.
 
-    count: units so far; uneven, continued: as of Plan.
+    count: units so far; uneven, continued: as in Plan.
     """
 
     def __init__(self, size: int) -> None:
@@ -23,7 +23,7 @@ class Cut:
         self.continued: list[tuple[int, int]] = []
 
     def units(self, sources: Iterable[Source]) -> Iterator[list[Entry]]:
-        unit, left = list[Entry](), 0  # left: how many of a row group are to come
+        unit, left = list[Entry](), 0  # left: how many inputs of the row group are still to come
         for source in sources:
             within = 0 if source.together or source.start is None else left
             if source.together:
@@ -41,7 +41,7 @@ class Cut:
             yield self._next(unit, False)
 
     def _next(self, unit: list[Entry], again: bool) -> list[Entry]:
-        """Count a unit. again: whether the next one begins within the row group that this one ends in."""
+        """Count a unit. again: whether the next one begins in the row group in which this one ends."""
         self.count += 1
         if again:
             joined = self.continued and self.continued[-1][1] == self.count - 1

@@ -1,6 +1,6 @@
-"""Damaged files of a data set: named in errors, and noted beside the plan, so that the next run mends them by itself.
+"""Damaged files of a data set: named in errors, and noted next to the plan, so that the next run repairs them.
 
-Knows nothing of what is in them.
+Independent of their contents.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from bigr_repr.system.files import replacing
 from bigr_repr.system.filesystems import StoreError
 from bigr_repr.system.object_store import Place
 
-MEND: Final = "mend it with the same bigr-repr embed and --verify"
-_NOTED: Final = "mend it with the same bigr-repr embed, which embeds its images again; --verify looks for more damage"
+MEND: Final = "repair it by repeating the bigr-repr embed command with --verify"
+_NOTED: Final = (
+    "repair it by repeating the bigr-repr embed command, which re-embeds its images; --verify checks all files"
+)
 _PART: Final = re.compile(r"part-(\d+)\.parquet")
 _NOTE: Final = "damaged-"
-_ELSEWHERE: Final = (ConnectionError, PermissionError, FileNotFoundError, StoreError)  # the file may be sound
+_ELSEWHERE: Final = (ConnectionError, PermissionError, FileNotFoundError, StoreError)  # the file itself may be intact
 
 
 @contextmanager
 def damage_named(file: Place, run: Place | None = None, remedy: str = MEND) -> Iterator[None]:
-    """Make pyarrow's errors about a damaged file name it, and the remedy.
+    """Make pyarrow's errors about a damaged file name the file and the remedy.
 
-    run: where a part of a data set is noted as damaged, if that folder is there and may be written.
+    run: the folder in which a damaged part of a data set is noted, if it exists and is writable.
     """
     try:
         yield
@@ -40,7 +42,7 @@ def damage_named(file: Place, run: Place | None = None, remedy: str = MEND) -> I
 
 
 def note_damage(file: Place, run: Place) -> bool:
-    """Note a part as damaged; whether that could be done."""
+    """Note a part as damaged; returns whether that succeeded."""
     with suppress(OSError):
         if _PART.fullmatch(file.name) and run.is_dir():
             with replacing(run / f"{_NOTE}{file.name}"):
@@ -49,7 +51,7 @@ def note_damage(file: Place, run: Place) -> bool:
 
 
 def noted(run: Place) -> set[int]:
-    """Numbers of the units whose parts readers found damaged."""
+    """Numbers of the units whose parts were found damaged by readers."""
     found = (_PART.fullmatch(place.name.removeprefix(_NOTE)) for place in run.glob(f"{_NOTE}part-*.parquet"))
     return {int(match[1]) for match in found if match is not None}
 

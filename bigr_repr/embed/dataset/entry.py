@@ -1,4 +1,4 @@
-"""One planned input. Knows nothing of how it was found or is read."""
+"""One planned input. Independent of how it was found or is read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bigr_repr.system.object_store import is_url
 
 
 class Entry(NamedTuple):
-    """One input. path: as recorded, escaped to be text; file: absolute, as the system names it, or a URL.
+    """One input. path: as recorded, escaped to be text; file: an absolute path in the system's encoding, or a URL.
 
-    start, size, label: which part of the file it is, and what the file says of it, as of bigr_repr.images.Source.
+    start, size, label: the part of the file, and its label there, as in bigr_repr.images.Source.
     """
 
     path: str
@@ -23,6 +23,6 @@ class Entry(NamedTuple):
 
 
 def as_entry(source: Source) -> Entry:
-    """An input as plans hold it."""
+    """An input in the form that plans store."""
     file = source.file if is_url(source.file) else os.path.abspath(source.file)  # noqa: PTH100 - keeps symbolic links
     return Entry(escape_path(source.path), file, source.start, source.size, source.label)

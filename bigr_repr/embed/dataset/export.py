@@ -1,6 +1,6 @@
-"""Embedding data sets as the files that other programs read. Knows nothing of how rows are made.
+"""Exports embedding data sets to formats that other programs read. Independent of how rows are made.
 
-Rows are streamed, so that they need not fit into memory, and a file appears when it is complete.
+Rows are streamed, so they need not fit into memory, and a file appears only once it is complete.
 """
 
 # n rows, D width, N tokens
@@ -28,7 +28,7 @@ _PACKAGES = {".h5": "h5py", ".hdf5": "h5py", ".zarr": "zarr"}
 
 
 class Exported(NamedTuple):
-    """What was written. files: the given one, and of an array also the one with the paths; shape: of all rows."""
+    """What was written. files: the target and, for an array, the file of paths; shape: of all rows."""
 
     files: tuple[Path, ...]
     shape: tuple[int, ...]
@@ -40,14 +40,14 @@ def export_embeddings(
 ) -> Exported:
     """Write a data set's vectors, or its packed codes, to one file in another format, by its suffix.
 
-    .npy: one array, (n, D) or (n, N, D) of the stored dtype, or uint8 (n, bytes) of codes, and beside it the paths, a
-    line a row, in NAME.paths.txt (of a path that holds a line break, that is written as bytes that are not UTF-8 are:
-    bigr_repr.images.unescape_path reverses it). .csv: with a header, the columns path, label and sha256 if there are
-    such, and one column per number, named 0 and on, or code in hexadecimal. .h5 or .hdf5, .zarr (a folder) and .tar
-    (WebDataset): as bigr_repr.embed.dataset.row_formats states. layer: whose vectors; None: the only one's.
+    .npy: one array, (n, D) or (n, N, D) of the stored dtype, or uint8 (n, bytes) for codes, and the paths in
+    NAME.paths.txt, one line per row (line breaks in a path are escaped like bytes that are not UTF-8:
+    bigr_repr.images.unescape_path reverses this). .csv: a header, the columns path and, if stored, label and sha256,
+    and one column per dimension, named 0, 1, …, or the code in hexadecimal. .h5 or .hdf5, .zarr (a folder) and .tar
+    (WebDataset): see bigr_repr.embed.dataset.row_formats. layer: whose vectors; None: the only one's.
 
-    Raises FileNotFoundError if the folder holds no data set, ValueError for another suffix, a layer that is not there
-    or codes that are not, OSError when the file cannot be written.
+    Raises FileNotFoundError if the folder holds no data set, ValueError for an unknown suffix, a missing layer or
+    missing codes, OSError if the file cannot be written.
     """
     target = Path(to)
     _check_format(target)
@@ -84,7 +84,7 @@ def _write_npy(target: Path, names: Path, batches: Rows, shape: tuple[int, ...],
 
 def _check_format(target: Path) -> None:
     if target.suffix not in FORMATS:
-        raise ValueError(f"{target} ends in neither of {', '.join(FORMATS)}; name a file that does")
+        raise ValueError(f"{target} does not end in one of {', '.join(FORMATS)}; choose another name")
     package = _PACKAGES.get(target.suffix)
     if package is not None and importlib.util.find_spec(package) is None:
         raise ImportError(f"writing {target.suffix} needs {package}; install it with: pip install {package}")
@@ -118,7 +118,7 @@ def _write_csv(
         texts = [batch.paths, *(column for column in (batch.labels, batch.sha256) if column is not None)]
         flat = values.reshape(len(values), -1)
         for *words, row in zip(*texts, flat, strict=True):
-            # As few digits as give the same number back.
+            # The fewest digits that round-trip.
             to.writerow([*words, row.tobytes().hex()] if codes else [*words, *map(str, row)])
     text.detach()
 

@@ -1,7 +1,7 @@
-"""Which units are sealed, and which inputs failed. Knows nothing of images, models or vectors.
+"""Records which units are sealed and which inputs failed. Independent of images, models and vectors.
 
-A unit is sealed by its record, which is written after its shard: one file per unit, so that it appears at once, whoever
-writes it. What has no record, or whose shard is not the one recorded, was not done.
+A unit is sealed by its record, which is written after its shard: one file per unit, so that it appears atomically,
+whoever writes it. A unit without a record, or whose shard is not the recorded one, is not done.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from bigr_repr.system.threads import map_ahead
 
 log = logging.getLogger(__name__)
 
-CHANGED, GONE = "changed", "gone"  # failures of inputs that were embedded once: see bigr_repr.embed.inputs.changed
+CHANGED, GONE = "changed", "gone"  # failures of previously embedded inputs: see bigr_repr.embed.inputs.changed
 _REQUESTS = 32
 
 
 class Failure(NamedTuple):
-    """An input that gave no row. place: in its unit; error: the kind, as of ImageError, or "non-finite"."""
+    """An input without a row. place: its position in the unit; error: the kind, as in ImageError, or "non-finite"."""
 
     place: int
     path: str
@@ -41,7 +41,7 @@ class Failure(NamedTuple):
 class UnitRecord:
     """The result of a unit. size, sha256: of its shard. stamps: of its inputs' files when they were read.
 
-    released: places of inputs that the plan calls duplicates but that have rows or failures of their own.
+    released: places of inputs that are duplicates in the plan but have rows or failures of their own.
     """
 
     rows: int
@@ -50,19 +50,19 @@ class UnitRecord:
     released: tuple[int, ...] = ()
     stamps: str = ""
     sha256: str = ""  # unknown: written by an earlier version
-    plan: str = ""  # the same; else the list that the unit is of, as Plan.id_of
+    plan: str = ""  # likewise; else the unit's list of inputs, as from Plan.id_of
 
     @property
     def gone(self) -> int:
-        """How many inputs are gone, and their rows with them."""
+        """Number of inputs that no longer exist and whose rows were dropped."""
         return sum(failure.error == GONE for failure in self.failures)
 
 
 class Ledger:
-    """The records of a data set and the files that they speak of.
+    """The records of a data set and the files they describe.
 
-    out: the data set; folder: where records are. writer: a name of its own for each of several that write at a time.
-    plan: that units are of, as soon as it is known: what belongs to another one then does not count.
+    out: the data set; folder: where the records are. writer: a unique name for each concurrent writer.
+    plan: the units' plan, once known; records of other plans are then ignored.
     """
 
     def __init__(self, out: Place, folder: Place, writer: str = "", plan: Plan | None = None) -> None:
@@ -77,9 +77,11 @@ class Ledger:
         return self.out / f"part-{unit:05d}.parquet"
 
     def write(self, unit: int, table: pa.Table) -> ShardFile:
-        """Write a unit's rows.  Raises OSError; RuntimeError if another run has begun the data set anew."""
+        """Write a unit's rows.  Raises OSError; RuntimeError if another run has restarted the data set."""
         if self.plan is not None and not self.plan.stands:
-            raise RuntimeError(f"{self.out}: another run has begun it anew since; this one ends, and has left no rows")
+            raise RuntimeError(
+                f"{self.out}: another run has restarted this data set; this run stops and has left no rows"
+            )
         metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != PLAN_KEY}
         named = {PLAN_KEY: self._plan_of(unit)} if self._plan_of(unit) else {}
         return write_shard(self.shard(unit), table.replace_schema_metadata(metadata | named), self.writer)
@@ -102,12 +104,12 @@ class Ledger:
         with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(sealed(content), indent=1).encode())
         if record.failures and not isinstance(self.failures_file, ObjectPath):  # objects do not grow
-            # For people who watch; list_failures writes it for good.
+            # For people watching the run; list_failures writes the final file.
             with naming(self.failures_file), self.failures_file.open("ab") as lines:
                 lines.writelines(map(_line, record.failures))
 
     def sealed(self, unit: int) -> UnitRecord | None:
-        """A unit's record; None if the unit is still to be done."""
+        """A unit's record; None if the unit is not done."""
         try:
             content = unsealed(json.loads(self._record(unit).read_text("utf-8")))
             failures = tuple(Failure(**each) for each in content["failures"])
@@ -115,37 +117,37 @@ class Ledger:
             released = tuple(content.get("released", ()))
             record = UnitRecord(content["rows"], content["size"], failures, released, *more)
             if record.plan != self._plan_of(unit) and self.plan is not None and record.plan:
-                log.warning("%s is of another run: its images are embedded again", self._record(unit))
+                log.warning("%s belongs to another run; its images will be re-embedded", self._record(unit))
                 return None
             if self.shard(unit).stat().st_size == record.size:
                 return record
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s is damaged (%s): its images are embedded again", self._record(unit), error)
+            log.warning("%s is damaged (%s); its images will be re-embedded", self._record(unit), error)
             return None
-        log.warning("%s is not the file that was recorded: its images are embedded again", self.shard(unit))
+        log.warning("%s is not the recorded file; its images will be re-embedded", self.shard(unit))
         return None
 
     def intact(self, unit: int, record: UnitRecord) -> bool:
-        """Whether a unit's shard holds what was recorded, every byte of it; reads it.  Raises OSError."""
+        """Whether a unit's shard is byte for byte the recorded one; reads all of it.  Raises OSError."""
         if record.sha256:
             return shard_file(self.shard(unit)) == (record.size, record.sha256)
         try:
             return int(read_shard(self.shard(unit)).num_rows) == record.rows
-        except (OSError, ValueError):  # pyarrow's errors are of both kinds
+        except (OSError, ValueError):  # pyarrow raises both
             return False
 
     def records(self, units: Iterable[int]) -> Iterator[UnitRecord | None]:
-        """What sealed says of units, in order; a store is asked about many at a time."""
+        """sealed() for several units, in order; stores are queried in parallel."""
         if isinstance(self._folder, ObjectPath):
             return map_ahead(self.sealed, units, workers=_REQUESTS)
         return map(self.sealed, units)
 
     def list_failures(self, units: int) -> Iterator[UnitRecord | None]:
-        """What records gives; writes failures.jsonl meanwhile, which is there when the last one has been taken.
+        """Same as records(), and writes failures.jsonl, which is complete once the iterator is exhausted.
 
-        What was dropped because it is gone stands in gone.jsonl.
+        Rows dropped because their inputs no longer exist are listed in gone.jsonl instead.
         """
         with replacing(self.failures_file) as file:
             for record in self.records(range(units)):
@@ -154,15 +156,15 @@ class Ledger:
                 yield record
 
     def list_gone(self, paths: Iterable[str]) -> int:
-        """Write gone.jsonl: inputs that an update did not find again; returns how many there are."""
+        """Write gone.jsonl: inputs that an update no longer found; returns their number."""
         count = 0
         with replacing(self.gone_file) as file:
-            for count, path in enumerate(paths, 1):  # noqa: B007 - the last one is the number
+            for count, path in enumerate(paths, 1):  # noqa: B007 - its last value is the number
                 file.write(json.dumps({"path": path}, ensure_ascii=False).encode() + b"\n")
         return count
 
     def clear(self) -> None:
-        """Remove records, shards and the lists beside them."""
+        """Remove records, shards and the lists next to them."""
         for name in self._folder.glob("*.json"):
             remove(name)
         for name in self.out.glob("part-*.parquet"):
@@ -171,7 +173,7 @@ class Ledger:
             remove(name)
 
     def tidy(self) -> None:
-        """Remove what interrupted runs and lost workers left half written; in stores there is no such thing."""
+        """Remove partial files of interrupted runs and lost workers; stores never contain any."""
         units = self._folder
         ours = ((self.out, "part-*.parquet*"), (self.out, "*.jsonl*"), (units, "*.json*"), (units.parent, "*"))
         for folder, pattern in () if isinstance(self.out, ObjectPath) else ours:

@@ -1,4 +1,4 @@
-"""From a row of a data set back to the input that it was made of. Knows nothing of pictures."""
+"""Finds the input that a row of a data set was made from. Independent of pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PART: Final = re.compile(r"part-(\d+)\.parquet")
 
 
 def read_thumbnail(folder: PathLike, part: str, row: int, path: str) -> bytes | None:
-    """The small picture kept for a row of the data set's file `part`; None if there is none, or another path's."""
+    """The thumbnail stored for a row of the data set's file `part`; None if missing or if the path differs."""
     with pq.ParquetFile(readable(as_place(folder) / part)) as parquet:
         if "image" not in parquet.schema_arrow.names or not 0 <= row < parquet.metadata.num_rows:
             return None
@@ -29,9 +29,9 @@ def read_thumbnail(folder: PathLike, part: str, row: int, path: str) -> bytes | 
 
 
 class RowLocator:
-    """Finds the inputs of rows of one data set.
+    """Finds the inputs of one data set's rows.
 
-    Raises FileNotFoundError for a folder without the record of a run, as of files that were copied alone.
+    Raises FileNotFoundError for a folder without a run's record, for example if only the Parquet files were copied.
     """
 
     def __init__(self, folder: PathLike) -> None:
@@ -44,11 +44,11 @@ class RowLocator:
 
     @property
     def columns(self) -> Columns:
-        """Of the Parquet files that the data set was made of."""
+        """The columns of the Parquet files that the data set was made from."""
         return columns_of(self._plan.provenance)
 
     def entry(self, part: str, row: int) -> Entry | None:
-        """The input of a row of the file `part`; None if the record does not say."""
+        """The input of a row of the file `part`; None if the record does not tell."""
         match = _PART.fullmatch(part)
         unit = int(match[1]) if match else -1
         if not 0 <= unit < self._plan.units or (record := self._ledger.sealed(unit)) is None:

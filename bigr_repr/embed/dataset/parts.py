@@ -1,6 +1,6 @@
-"""The parts of a finished data set in one list, so that opening it takes one listing and two small objects.
+"""Lists the parts of a finished data set in one file, so that opening it takes one listing and two small objects.
 
-A part whose size differs from the list is opened itself. Knows nothing of rows.
+A part whose size differs from the list is opened directly. Independent of rows.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from bigr_repr.system.files import replacing
 from bigr_repr.system.object_store import ObjectPath, Place, readable
 from bigr_repr.system.threads import map_ahead
 
-_NAME: Final = "parts.parquet"  # beside the plan
+_NAME: Final = "parts.parquet"  # next to the plan
 _SCHEMA: Final = pa.schema({"unit": pa.int64(), "rows": pa.int64(), "size": pa.int64(), "plan": pa.string()})
-_OPENED: Final = 32  # parts that are opened at a time
+_OPENED: Final = 32  # parts opened at a time
 _ROWS_KEY: Final = b"schema"
 
 
 class DataPart(NamedTuple):
-    """A file of a data set. plan: the list of inputs that it names; empty if it names none."""
+    """A file of a data set. plan: the id of its list of inputs; empty if it names none."""
 
     file: Place
     rows: int
@@ -35,7 +35,7 @@ class DataPart(NamedTuple):
 
 
 class ListedPart(NamedTuple):
-    """A part in the list. size: of its file."""
+    """A part in the list. size: of its file, in bytes."""
 
     rows: int
     size: int
@@ -66,7 +66,7 @@ def find_parts(folder: Place) -> list[tuple[Place, int]]:
     else:
         found = []
     parts = [(name, size) for name, size in found if name.startswith("part-") and name.endswith(".parquet")]
-    parts.sort(key=lambda part: (len(part[0]), part[0]))  # numbers have five digits, or more
+    parts.sort(key=lambda part: (len(part[0]), part[0]))  # numbers have five or more digits
     return [(folder / name, size) for name, size in parts if size is not None]
 
 
@@ -88,14 +88,14 @@ def open_parts(run: Place, files: Sequence[tuple[Place, int]]) -> Iterator[DataP
 
 
 def plan_named(schema: pa.Schema) -> str:
-    """The list of inputs that a part names in its schema; empty: none."""
+    """The id of the list of inputs in a part's schema; empty if there is none."""
     named: bytes = (schema.metadata or {}).get(PLAN_KEY, b"")
     return named.decode()
 
 
 def _listed(run: Place) -> tuple[dict[int, ListedPart], pa.Schema | None]:
-    """The list by unit, and the schema of all parts in it; nothing where there is none, or none to be trusted."""
-    with suppress(OSError, ValueError, KeyError, TypeError):  # pyarrow's errors are of these kinds
+    """The list by unit, and the schema of all its parts; empty if there is no reliable list."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # pyarrow raises any of these
         table = pq.read_table(readable(run / _NAME), partitioning=None, page_checksum_verification=True)
         schema = pa.ipc.read_schema(pa.py_buffer((table.schema.metadata or {})[_ROWS_KEY]))
         return {row["unit"]: ListedPart(row["rows"], row["size"], row["plan"]) for row in table.to_pylist()}, schema

@@ -1,8 +1,8 @@
-"""The list of inputs, written before the work begins and cut into units. Knows nothing of models or of what rows are.
+"""The list of inputs, written before work begins and cut into units. Independent of models and rows.
 
-The list is a Parquet file with one row group a unit: it is written as the inputs are found, a unit at a time, and any
-unit is read without the others. Neighboring paths share their beginnings, which takes a byte or two of a path. What an
-update adds is one more list, whose units follow; the lists before it stay as they are.
+The list is a Parquet file with one row group per unit: it is written as inputs are found, unit by unit, and each unit
+can be read without the others. Neighboring paths share prefixes, so each takes only a byte or two. An update adds
+another list, whose units follow; earlier lists stay as they are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bigr_repr.system.object_store import Place, readable
 from bigr_repr.system.sums import sealed, unsealed
 
 _REMEDY = "start again with overwrite"
-RUN_FOLDER = "_run"  # in a data set's; readers of Parquet folders pass over names that begin with an underscore
+RUN_FOLDER = "_run"  # in the data set; readers of Parquet folders ignore names that begin with an underscore
 _INPUTS, _DIGESTS, _CONTAINERS, _PLAN = "inputs", "digests", "containers", "plan.json"
 _SCHEMA = pa.schema(
     [
@@ -49,12 +49,12 @@ _ENCODING = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Written lists of inputs. folder: where they are; lists: how many inputs each has, the first and what was added.
+    """Written lists of inputs. folder: where they are; lists: the number of inputs in each, including additions.
 
-    unit_size: inputs of a unit; the last one of a list may have fewer. uneven: for each list how many units it has,
-    where they are not of that size; None where they are. continued: ranges of units, first and last, that begin within
-    the row group that the one before ends in. ids: what tells each list from others, its
-    inputs and what is made of them: the same for the same; none in plans of earlier versions.
+    unit_size: inputs per unit; the last unit of a list may have fewer. uneven: for each list, its number of units if
+    they are not of that size, else None. continued: ranges of units, first and last, that begin in the row group in
+    which the previous one ends. ids: identify each list by its inputs and their recipe, equal for equal lists; none in
+    plans of earlier versions.
     """
 
     folder: Place
@@ -76,7 +76,7 @@ class Plan:
         return self._starts[-1]
 
     def size(self, unit: int) -> int:
-        """Number of inputs of a unit."""
+        """Number of inputs in a unit."""
         number, group = self._at(unit)
         if self._units_of(number) is not None:
             return int(self._file(_INPUTS, unit).metadata.row_group(group).num_rows)
@@ -86,7 +86,7 @@ class Plan:
         return self.uneven[number] if number < len(self.uneven) else None
 
     def chains(self, units: Iterable[int]) -> Iterator[list[int]]:
-        """Ascending units, grouped into those that one engine should do one after the other."""
+        """Ascending units, grouped into chains that one engine should do in sequence."""
         chain: list[int] = []
         for unit in units:
             if chain and not (unit == chain[-1] + 1 and unit in self._continued):
@@ -101,13 +101,13 @@ class Plan:
         return frozenset(unit for first, last in self.continued for unit in range(first, last + 1))
 
     def id_of(self, unit: int) -> str:
-        """The id of a unit's list, which its record and shard name; empty in plans of earlier versions."""
+        """The id of a unit's list, as stored in its record and shard; empty in plans of earlier versions."""
         number = self._at(unit)[0]
         return self.ids[number] if number < len(self.ids) else ""
 
     @property
     def stands(self) -> bool:
-        """Whether the folder still holds this plan, and not one that another run made meanwhile."""
+        """Whether the folder still holds this plan, rather than one that another run has made since."""
         now = open_plan(self.folder)
         return now is not None and now.ids[: len(self.ids)] == self.ids and now.lists[: len(self.lists)] == self.lists
 
@@ -116,29 +116,29 @@ class Plan:
         return _entries(self._rows(_INPUTS, unit))
 
     def duplicates(self, unit: int) -> dict[int, str]:
-        """Inputs of a unit that have the bytes of an earlier one: {place: path of that one}; none without dedup."""
+        """Inputs of a unit that duplicate an earlier one: {place: path of that one}; empty without dedup."""
         if not self.provenance.get("dedup"):
             return {}
         table = self._rows(_DIGESTS, unit, ["same_as"])
         return {place: path for place, path in enumerate(table.column("same_as").to_pylist()) if path is not None}
 
     def digests(self, unit: int) -> list[bytes]:
-        """SHA-256 of each input of a unit, or 32 zeros for one that could not be read; of a plan with dedup."""
+        """SHA-256 of each input of a unit, or 32 zero bytes if unreadable; only for plans with dedup."""
         table = self._rows(_DIGESTS, unit, ["sha256"])
         digests: list[bytes] = table.column("sha256").to_pylist()
         return digests
 
     def changed_container(self) -> str | None:
-        """The first file holding several inputs that is no longer the one last listed, in words; None: none is."""
+        """A description of the first container file that has changed since it was listed; None if none has."""
         return changed_file({each.file: each.stamp for _, each in self.containers()})
 
     def containers(self) -> Iterator[tuple[int, Container]]:
-        """Files that hold several inputs, each with the number of its list; none in plans of earlier versions."""
+        """Container files, each with the number of its list; none in plans of earlier versions."""
         for number in range(len(self.lists)):
             yield from ((number, each) for each in containers(self.folder / _named(_CONTAINERS, number)))
 
     def stretch(self, number: int, first: int, count: int) -> Iterator[Entry]:
-        """`count` inputs of a list, from number `first` on."""
+        """`count` inputs of a list, starting at number `first`."""
         sizes = self._sizes(number)
         group = bisect_right(sizes, first) - 1
         while count > 0:
@@ -147,7 +147,7 @@ class Plan:
             first, count, group = first + len(part), count - len(part), group + 1
 
     def _sizes(self, number: int) -> list[int]:
-        """Where the units of a list begin in it."""
+        """Start positions of a list's units."""
         if number not in self._begin:
             metadata = self._list(_INPUTS, number).metadata
             sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
@@ -160,7 +160,7 @@ class Plan:
 
     @cached_property
     def _starts(self) -> list[int]:
-        """The first unit of every list, and the number of all units."""
+        """The first unit of every list, and the total number of units."""
         each = ((self._units_of(number), count) for number, count in enumerate(self.lists))
         return list(accumulate((-(-count // self.unit_size) if own is None else own for own, count in each), initial=0))
 
@@ -180,7 +180,7 @@ class Plan:
         return self._open[name]
 
     def _rows(self, kind: str, unit: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """What a list holds of a unit."""
+        """A unit's rows of a list."""
         number, group = self._at(unit)
         with damage_named(self.folder / _named(kind, number), remedy=_REMEDY):
             return self._list(kind, number).read_row_group(group, columns=columns)
@@ -190,7 +190,7 @@ class Plan:
         return {}
 
     def difference(self, sources: Iterable[Source], on_listed: Callable[[int], None]) -> str | None:
-        """Where a list of inputs first differs from this one, in words; None: nowhere. For a plan of one list."""
+        """A description of the first difference from a list of inputs; None if equal. For plans with one list."""
         found, first = 0, None
         ours = (entry for unit in range(self.units) for entry in self.entries(unit))
         for new in map(as_entry, sources):
@@ -206,7 +206,7 @@ class Plan:
 
 
 def open_plan(folder: Place) -> Plan | None:
-    """The plan in a folder; None if none was completed there. Raises ValueError for one of another format."""
+    """The plan in a folder; None if none was completed there. Raises ValueError for an unknown format."""
     file = folder / _PLAN
     try:
         written = json.loads(file.read_text("utf-8"))
@@ -221,11 +221,11 @@ def open_plan(folder: Place) -> Plan | None:
         return None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{file}: damaged ({error}); {_REMEDY}") from error
-    raise ValueError(f"{file}: format {written['format']} is of another version; use that, or overwrite")
+    raise ValueError(f"{file}: format {written['format']} belongs to another version; use that version, or overwrite")
 
 
 class Listed(NamedTuple):
-    """A list that list_inputs wrote. sha256: of its file; uneven, continued: as of Plan, of this list alone."""
+    """A list that list_inputs wrote. sha256: of its file; uneven, continued: as in Plan, for this list alone."""
 
     inputs: int
     sha256: str
@@ -234,7 +234,7 @@ class Listed(NamedTuple):
 
 
 def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_listed: Callable[[int], None]) -> Listed:
-    """Write the list of inputs beside that of any plan in the folder, for commit_plan."""
+    """Write a list of inputs for commit_plan, next to that of any plan in the folder."""
     found, held, cut = 0, ContainerList(), Cut(unit_size)
     with (
         replacing(folder / _named(_INPUTS, None)) as file,
@@ -261,9 +261,9 @@ def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_lis
 
 
 def commit_plan(folder: Place, listed: Listed, unit_size: int, provenance: dict[str, Any]) -> Plan:
-    """Make the list that list_inputs wrote the plan. Any earlier plan must have been revoked.
+    """Turn the list that list_inputs wrote into the plan. Any earlier plan must have been revoked.
 
-    With dedup in the provenance, the digests that list_digests wrote become part of it.
+    With dedup in the provenance, the digests that list_digests wrote become part of the plan.
     """
     return _commit(Plan(folder, (), unit_size, provenance), listed)
 
@@ -283,12 +283,12 @@ def _commit(before: Plan, listed: Listed) -> Plan:
     continued = *before.continued, *((before.units + first, before.units + last) for first, last in listed.continued)
     plan = replace(before, lists=(*before.lists, listed.inputs), ids=ids, uneven=uneven, continued=continued)
     written = {
-        "format": 2 if set(uneven) == {None} else 3,  # earlier versions take the size of units for granted
+        "format": 2 if set(uneven) == {None} else 3,  # earlier versions assume units of equal size
         "lists": plan.lists, "unit_size": plan.unit_size, "ids": ids,
         **({} if set(uneven) == {None} else {"uneven": uneven}), **({"continued": continued} if continued else {}),
         "provenance": plan.provenance,
     }  # fmt: skip
-    with replacing(plan.folder / _PLAN) as file:  # what it does not speak of is not there
+    with replacing(plan.folder / _PLAN) as file:  # anything it does not mention does not exist
         file.write(json.dumps(sealed(written), indent=1).encode())
     return plan
 
@@ -300,19 +300,19 @@ def revoke_plan(folder: Place) -> None:
 
 
 def listed(folder: Place) -> Iterator[list[Entry]]:
-    """The inputs that list_inputs wrote and that are not yet a plan's, a unit at a time."""
+    """The inputs written by list_inputs that are not part of a plan yet, unit by unit."""
     file = pq.ParquetFile(readable(folder / _named(_INPUTS, None)))
     for group in range(file.num_row_groups):
         yield _entries(file.read_row_group(group))
 
 
 def listed_count(folder: Place) -> int:
-    """How many inputs list_inputs wrote that are not yet a plan's."""
+    """The number of inputs written by list_inputs that are not part of a plan yet."""
     return int(pq.read_metadata(readable(folder / _named(_INPUTS, None))).num_rows)
 
 
 def write_digests(folder: Place, units: Iterable[tuple[Sequence[bytes], Sequence[str | None]]]) -> None:
-    """Write, beside the list that list_inputs wrote: of every unit the SHA-256s, and the paths of equal inputs."""
+    """Write each unit's SHA-256 digests and the paths of equal inputs, next to the list that list_inputs wrote."""
     schema = pa.schema([pa.field("sha256", pa.binary(32), nullable=False), pa.field("same_as", pa.string())])
     with replacing(folder / _named(_DIGESTS, None)) as file, _digest_writer(file, schema) as to:
         for digests, same_as in units:
@@ -325,7 +325,7 @@ def _digest_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _named(kind: str, number: int | None) -> str:
-    """A file's name. number: of the list; None: of none yet."""
+    """A file's name. number: of the list; None if not in the plan yet."""
     return f"{kind}.new.parquet" if number is None else f"{kind}-{number}.parquet" if number else f"{kind}.parquet"
 
 

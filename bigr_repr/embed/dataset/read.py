@@ -1,4 +1,4 @@
-"""Reading embedding data sets back. Knows nothing of images, models or how the files came to be."""
+"""Reads embedding data sets. Independent of images, models and how the files were made."""
 
 # D width, N tokens
 
@@ -32,7 +32,7 @@ class Embeddings(NamedTuple):
     """Rows of a data set, in its order.
 
     paths: n, as recorded. vectors: (n, D), or (n, N, D) if tokens were not pooled, float32 or float16 as stored.
-    codes: uint8 (n, bytes), packed as bigr_repr.codes states, or None if there are none. labels, sha256: n, or None.
+    codes: uint8 (n, bytes), packed as in bigr_repr.codes, or None if not stored. labels, sha256: n, or None.
     """
 
     paths: list[str]
@@ -43,10 +43,10 @@ class Embeddings(NamedTuple):
 
 
 class EmbeddingSet:
-    """A data set that embed_images wrote, opened. Rows are read when asked for.
+    """An open data set written by embed_images. Rows are read on demand.
 
     only: names of the files to open; None: all.
-    Raises FileNotFoundError if the folder holds none, ValueError if its files differ in provenance.
+    Raises FileNotFoundError if the folder holds no data set, ValueError if its files differ in provenance.
     """
 
     def __init__(self, folder: PathLike, *, only: Collection[str] | None = None) -> None:
@@ -59,14 +59,14 @@ class EmbeddingSet:
         plan = open_plan(self.folder / RUN_FOLDER)
         if plan is not None and plan.units != len(found):
             parts = f"{len(found)} of {plan.units} parts"
-            log.warning("%s is incomplete (%s): run the same bigr-repr embed again to finish it", self.folder, parts)
+            log.warning("%s is incomplete (%s); repeat the bigr-repr embed command to finish it", self.folder, parts)
         found = [part for part in found if only is None or part[0].name in only]
         self.files: list[Place] = [file for file, _ in found]
         self.provenance: dict[str, Any] = {}
         self.rows_of_files: list[int] = []
         self._plan, before = plan, None
         for part in open_parts(self.folder / RUN_FOLDER, found):
-            if part.schema is not before:  # those that are listed share one
+            if part.schema is not before:  # listed parts share one schema
                 self._check_make(part, self.files[0])
             self._check_plan(part.file, part.plan)
             self.rows_of_files.append(part.rows)
@@ -81,7 +81,7 @@ class EmbeddingSet:
 
     def _check_plan(self, file: Place, named: str) -> None:
         if self._plan is not None and _foreign(self._plan, file, named):
-            raise ValueError(f"{file}: rows of another run, written into this one's folder; {MEND}")
+            raise ValueError(f"{file}: rows of another run in this run's folder; {MEND}")
 
     @property
     def rows(self) -> int:
@@ -89,11 +89,11 @@ class EmbeddingSet:
         return sum(self.rows_of_files)
 
     def with_others(self, others: Sequence[EmbeddingSet]) -> EmbeddingSet:
-        """The rows of this data set, and behind them those of others.  Raises ValueError for others of another make."""
+        """The rows of this data set followed by those of others.  Raises ValueError if their provenance differs."""
         joined = copy.copy(self)
         for other in others:
             if found := differences(self.provenance, other.provenance):
-                raise ValueError(f"{other.folder} was not made as {self.folder} was: {'; '.join(found)}")
+                raise ValueError(f"{other.folder} was not made with the settings of {self.folder}: {'; '.join(found)}")
         joined.files = [file for each in (self, *others) for file in each.files]
         joined.rows_of_files = [rows for each in (self, *others) for rows in each.rows_of_files]
         return joined
@@ -106,7 +106,7 @@ class EmbeddingSet:
 
     @property
     def layers(self) -> tuple[int | str, ...]:
-        """Layers that there are vectors of: numbers of blocks, or several side by side as "4+8"."""
+        """Layers with stored vectors: block numbers, or several concatenated as "4+8"."""
         return tuple(self.provenance["layers"])
 
     @property
@@ -117,18 +117,18 @@ class EmbeddingSet:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the stored vectors: float32 or float16."""
+        """The dtype of the stored vectors: float32 or float16."""
         dtype: np.dtype[Any] = np.dtype(self.provenance["dtype"])
         return dtype
 
     def shape(self, layer: int | str | None = None) -> tuple[int, ...]:
-        """Of one vector of a layer: (D,), or (N, D) if tokens were not pooled."""
+        """The shape of one vector of a layer: (D,), or (N, D) if tokens were not pooled."""
         size: int = self.schema.field(self.column(layer)).type.list_size
         tokens: int = self.provenance["shape"][0]
         return (tokens, size // tokens) if self.provenance["pooling"] == NONE else (size,)
 
     def column(self, layer: int | str | None = None) -> str:
-        """The name of a layer's column; the only layer's for None. Raises ValueError for a layer that is not there."""
+        """The name of a layer's column; None: the only layer's. Raises ValueError for a missing layer."""
         if not self.layers:
             raise ValueError(f"{self.folder} holds no vectors, only codes; read them with EmbeddingSet.code_batches")
         if layer is None and len(self.layers) == 1:
@@ -139,7 +139,7 @@ class EmbeddingSet:
         return "embedding" if len(self.layers) == 1 else f"embedding_{layer}"
 
     def batches(self, layer: int | str | None = None, *, rows: int = 4096) -> Iterator[Embeddings]:
-        """All rows in order, at most so many at a time; memory holds one batch."""
+        """All rows in order, in batches of at most `rows`; memory holds one batch."""
         for batch in self._record_batches(["path", self.column(layer), "code", "label", "sha256"], rows):
             yield Embeddings(
                 batch.column("path").to_pylist(),
@@ -165,7 +165,7 @@ class EmbeddingSet:
             yield batch.column("label").to_pylist()
 
     def column_batches(self, names: list[str], *, rows: int = 65536) -> Iterator[pa.RecordBatch]:
-        """Some columns of all rows in order.  Raises ValueError for one that a file lacks."""
+        """Some columns of all rows in order.  Raises ValueError if a file lacks one."""
         for file in self.files:
             with self._damage_named(file), pq.ParquetFile(readable(file), page_checksum_verification=True) as parquet:
                 if lacking := sorted(set(names) - set(parquet.schema_arrow.names)):
@@ -195,7 +195,7 @@ class EmbeddingSet:
         wanted = [name for name in columns if name in self.schema.names]
         for file in self.files:
             with self._damage_named(file), pq.ParquetFile(readable(file), page_checksum_verification=True) as parquet:
-                schema = parquet.schema_arrow  # of what is there now, which a list of parts does not see
+                schema = parquet.schema_arrow  # of the current file; the list of parts may be out of date
                 self._check_make(DataPart(file, parquet.metadata.num_rows, schema, ""), self.files[0])
                 self._check_plan(file, plan_named(schema))
                 yield from parquet.iter_batches(rows, columns=wanted)
@@ -205,17 +205,17 @@ class EmbeddingSet:
 
 
 def _foreign(plan: Plan, file: Place, named: str) -> bool:
-    """Whether a part names another list of inputs than the plan has for it."""
+    """Whether a part names a different list of inputs than the plan does."""
     unit = file.name.removeprefix("part-").removesuffix(".parquet")
     known = unit.isdecimal() and int(unit) < plan.units
     return bool(named) and named != (plan.id_of(int(unit)) if known else "")
 
 
 def read_embeddings(folder: PathLike, layer: int | str | None = None) -> Embeddings:
-    """All rows of a data set that embed_images wrote: paths, vectors of a layer (the only one: None), codes, labels.
+    """All rows of a data set written by embed_images: paths, vectors of a layer (None: the only one), codes, labels.
 
-    For more rows than memory holds see EmbeddingSet.batches.
-    Raises FileNotFoundError if the folder holds none, ValueError for a layer that is not there.
+    For more rows than fit into memory, use EmbeddingSet.batches.
+    Raises FileNotFoundError if the folder holds no data set, ValueError for a missing layer.
     """
     return EmbeddingSet(folder).read(layer)
 

@@ -1,4 +1,4 @@
-"""Rows of a data set in other tools' containers: HDF5, Zarr and WebDataset. Knows nothing of how rows are made."""
+"""Writes rows of a data set to other tools' formats: HDF5, Zarr and WebDataset. Independent of how rows are made."""
 
 # n rows, D width, N tokens
 
@@ -22,15 +22,15 @@ from bigr_repr.system.files import naming, partial_name, sync_file, sync_folder,
 
 __all__ = ["Rows", "write_hdf5", "write_webdataset", "write_zarr"]
 
-Rows = Iterator[tuple[Embeddings, NDArray[Any]]]  # batches: their texts, and the values to write
-_CHUNK = 1 << 20  # bytes of a chunk, about
-_TEXTS = 1 << 14  # in a chunk
+Rows = Iterator[tuple[Embeddings, NDArray[Any]]]  # batches: their strings, and the values to write
+_CHUNK = 1 << 20  # approximate bytes per chunk
+_TEXTS = 1 << 14  # strings per chunk
 
 
 def write_hdf5(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dtype[Any], about: str) -> None:
-    """One file: the data sets "values", of shape and dtype, "path" and, if there are such, "label" and "sha256".
+    """Write one file with the data sets "values", of shape and dtype, "path" and, if stored, "label" and "sha256".
 
-    about: JSON, the attribute `provenance`.
+    about: JSON for the attribute `provenance`.
     """
     import h5py
 
@@ -48,11 +48,11 @@ def write_hdf5(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dt
 
 
 def write_zarr(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dtype[Any], about: str) -> None:
-    """One folder, a Zarr group with the arrays that write_hdf5 states."""
+    """Write one folder: a Zarr group with the arrays described in write_hdf5."""
     import zarr
 
     if target.exists() and not (target / "zarr.json").is_file():
-        raise FileExistsError(f"{target} exists and is no Zarr group; name another place, or remove it")
+        raise FileExistsError(f"{target} exists and is not a Zarr group; choose another name, or remove it")
     with _whole(target) as beside:
         group = zarr.create_group(beside, attributes={"provenance": about})
         rows_each = max(1, min(shape[0], _CHUNK // max(1, int(np.prod(shape[1:])) * dtype.itemsize)))
@@ -70,7 +70,7 @@ def write_zarr(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dt
 
 
 def write_webdataset(target: Path, batches: Rows) -> None:
-    """One tar: for row n NNNNNNNNN.npy, its values, and NNNNNNNNN.json, its path, label and sha256."""
+    """Write one tar: for row n, NNNNNNNNN.npy has its values, and NNNNNNNNN.json its path, label and sha256."""
     done = 0
     with _whole(target) as beside, tarfile.open(beside, "w") as tar:
         for batch, rows in batches:
@@ -94,7 +94,7 @@ def _texts(batch: Embeddings) -> dict[str, list[str]]:
 
 @contextmanager
 def _whole(target: Path) -> Iterator[Path]:
-    """A place beside target, which takes its place when the block ends without an error; else it is removed."""
+    """A temporary path next to target, which replaces it if the block succeeds and is removed otherwise."""
     beside = partial_name(target)
     _remove(beside)
     try:

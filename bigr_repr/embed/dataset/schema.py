@@ -1,6 +1,6 @@
-"""What the rows of an embedding data set are: its columns, and its provenance as written into every file.
+"""The schema of an embedding data set: its columns, and its provenance as written into every file.
 
-Knows nothing of how rows are computed or where they are stored.
+Independent of how rows are computed and where they are stored.
 """
 
 # D width, N tokens
@@ -27,18 +27,18 @@ from bigr_repr.system.sums import sealed, unsealed
 
 METADATA_KEY = b"bigr_repr"
 TEXTS = ("path", "label", "sha256")  # columns
-PLAN_KEY = b"bigr_repr_plan"  # of shards: the list that their rows are of
+PLAN_KEY = b"bigr_repr_plan"  # of shards: the id of their rows' list of inputs
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # an encoded picture, as model hubs store it
 DTYPES = ("float32", "float16")
 DEDUPS = (None, "exact")
-# What may differ between shards of one data set: who wrote them and how, which changes rows by no more than rounding.
+# Fields that may differ between shards of one data set: they change rows by no more than rounding.
 _WRITER = ("batch_size", "decoder", "package_version")
 _ICC_WORDS = {"convert": "converted to sRGB", "ignore": "not applied"}
-_SAID = {"dtype": "store_dtype", "precision": "dtype"}  # fields of files by the names that options have today
+_SAID = {"dtype": "store_dtype", "precision": "dtype"}  # field names in files -> today's option names
 
 
 def _decoder() -> dict[str, Any]:
-    """What decodes pictures here, as provenance states it."""
+    """The decoder on this machine, as recorded in the provenance."""
     import PIL
     from PIL import features
 
@@ -48,14 +48,14 @@ def _decoder() -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a row comes from an image.
+    """How an image becomes a row.
 
-    layers: block indices, 0-based, not negative, or several side by side as "4+8". pool, mirror, condition: as of
-    FeatureExtractor. store_dtype: of the stored vectors, float32 or float16. dtype: what the network computes in.
-    codes, labels, sha256: whether there are such columns. dedup: "exact" if there is one row for inputs of the same
-    bytes. batch_size: images that the network takes at a time. icc: "convert" or "ignore", as of
-    bigr_repr.images.decode_image. thumbnails: longer side in pixels, 16..1024, of small pictures to keep in the column
-    `image`; None: no such column. parquet: columns of the inputs' Parquet files.
+    layers: block indices, 0-based, not negative, or several concatenated as "4+8". pool, mirror, condition: as in
+    FeatureExtractor. store_dtype: of the stored vectors, float32 or float16. dtype: of the network's computation.
+    codes, labels, sha256: whether these columns exist. dedup: "exact" for one row per group of byte-identical inputs.
+    batch_size: images per batch of the network. icc: "convert" or "ignore", as in bigr_repr.images.decode_image.
+    thumbnails: longer side in pixels, 16..1024, of the small pictures in the column `image`; None: no such column.
+    parquet: columns of the inputs' Parquet files.
     """
 
     config: ModelConfig
@@ -88,10 +88,10 @@ class Recipe:
         if self.icc not in ICC:
             raise ValueError(f"icc={self.icc!r} is unknown; choose one of {', '.join(ICC)}")
         if not self.layers and not self.codes:
-            raise ValueError("layers=() and codes=False: nothing to store; name a layer, or ask for codes")
+            raise ValueError("layers=() and codes=False: nothing to store; name a layer, or set codes=True")
 
     def shape(self, layer: int | str) -> tuple[int, ...]:
-        """Of one vector of a layer: (D,) or (N, D)."""
+        """The shape of one vector of a layer: (D,) or (N, D)."""
         generator = self.config.generator
         return vector_shape(self.pool, generator.tokens, generator.dim, len(str(layer).split("+")))
 
@@ -104,13 +104,13 @@ class Recipe:
 
     @property
     def row_bytes(self) -> int:
-        """About what a row takes in memory."""
+        """Approximate bytes per row in memory."""
         width = 4 if self.store_dtype == "float32" else 2
         numbers = sum(math.prod(self.shape(layer)) for layer in self.layers)
         return width * numbers + code_bytes(self.config.code_size) + 100
 
     def provenance(self) -> dict[str, Any]:
-        """All that is recorded, ready for JSON."""
+        """Everything that is recorded, ready for JSON."""
         from bigr_repr._version import __version__
 
         generator = self.config.generator
@@ -150,7 +150,7 @@ class Recipe:
     def schema(self) -> pa.Schema:
         """Columns, with the provenance as schema metadata."""
         fields = [pa.field("path", pa.string(), nullable=False)]
-        # "element" is Parquet's own name: rows that are read and written again give the same file
+        # "element" is Parquet's own name: reading and rewriting rows then gives the same file
         number = pa.field("element", pa.float32() if self.store_dtype == "float32" else pa.float16(), nullable=False)
         for layer, name in self.columns.items():
             fields.append(pa.field(name, pa.list_(number, math.prod(self.shape(layer))), nullable=False))
@@ -166,12 +166,12 @@ class Recipe:
 
 
 def icc_of(provenance: Mapping[str, Any]) -> str:
-    """What became of ICC profiles, by a data set's or an index's provenance: "convert" or "ignore"."""
+    """How ICC profiles were treated, from the provenance of a data set or index: "convert" or "ignore"."""
     return "ignore" if _ICC_WORDS["ignore"] in provenance["preprocessing"].get("colours", "") else "convert"
 
 
 def columns_of(provenance: Mapping[str, Any]) -> Columns:
-    """Which columns of Parquet files a data set was made of, by its provenance."""
+    """The columns of Parquet files that a data set was made from, from its provenance."""
     usual = USUAL_COLUMNS
     return Columns(image=provenance.get("image_column", usual.image), label=provenance.get("label_column", usual.label))
 
@@ -179,11 +179,11 @@ def columns_of(provenance: Mapping[str, Any]) -> Columns:
 def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
     """The provenance in a file's schema.
 
-    Raises ValueError if there is none, one of a later format, or one that is not what was written.
+    Raises ValueError if it is missing, of a later format, or damaged.
     """
     text = (schema.metadata or {}).get(METADATA_KEY)
     if text is None:
-        raise ValueError(f"{name}: no embeddings of this program (metadata {METADATA_KEY.decode()!r} is missing)")
+        raise ValueError(f"{name}: not written by bigr-repr embed (metadata {METADATA_KEY.decode()!r} is missing)")
     try:
         provenance: dict[str, Any] = json.loads(text)
     except ValueError as error:
@@ -197,15 +197,15 @@ def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
 
 
 def check_texts(schema: pa.Schema, name: str) -> None:
-    """Raises ValueError for a column of text that is of another type: a footer has no checksum of its own."""
+    """Raise ValueError for a text column of another type: Parquet footers have no checksum of their own."""
     for column in schema:
         kind = column.type
         if column.name in TEXTS and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise ValueError(f"{name}: damaged, its column {column.name} is of {kind} and not of text")
+            raise ValueError(f"{name}: damaged, its column {column.name} has type {kind} instead of text")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What makes rows of two provenances incomparable, each as "field was …, is …"; none: they may share a data set."""
+    """The fields that make rows incomparable, each as "field was …, is …"; empty if they may share a data set."""
     before, after = ({_SAID.get(name, name): value for name, value in each.items()} for each in (old, new))
     if "network" not in before or "network" not in after:  # written by an earlier version
         before.pop("network", None), after.pop("network", None)

@@ -1,4 +1,4 @@
-"""Rows as Parquet: building, writing and reading back the table of one unit. Knows nothing of images or models."""
+"""Builds, writes and reads the Parquet table of one unit. Independent of images and models."""
 
 # B batch, D width, N tokens
 
@@ -23,7 +23,7 @@ _PIECE: Final = 8 << 20  # bytes read at a time
 class ShardRows(NamedTuple):
     """Rows of a recipe's store_dtype, finite.
 
-    vectors: {layer: (B, *recipe.shape(layer))}; codes: (B, bytes), uint8; of the others, B each.
+    vectors: {layer: (B, *recipe.shape(layer))}; codes: (B, bytes), uint8; others: B values each.
 
     Fields without a column in the recipe are ignored.
     """
@@ -76,11 +76,11 @@ def shard_file(path: Place) -> ShardFile:
 
 
 def write_shard(path: Place, table: pa.Table, writer: str = "") -> ShardFile:
-    """Write a unit's rows, as one row group, with checksums of its pages.  writer: as of replacing.
+    """Write a unit's rows as one row group with page checksums.  writer: as in replacing().
 
     Raises OSError.
     """
-    packed = ["path", "label"]  # vectors, codes and digests are noise to a compressor
+    packed = ["path", "label"]  # vectors, codes and digests do not compress
     with replacing(path, writer) as file:
         hashed = HashedFile(file)
         pq.write_table(
@@ -96,7 +96,7 @@ def write_shard(path: Place, table: pa.Table, writer: str = "") -> ShardFile:
 
 
 def _leaf(field: pa.Field) -> str:
-    """A column's name as Parquet knows it."""
+    """A column's name in Parquet."""
     return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name
 
 
@@ -106,6 +106,6 @@ def read_shard(path: Place) -> pa.Table:
 
 
 def merge_rows(table: pa.Table, places: Sequence[int], more: pa.Table, more_places: Sequence[int]) -> pa.Table:
-    """Rows of two tables in the order of their places."""
+    """Merge the rows of two tables in the order of their places."""
     joined = pa.concat_tables([table.replace_schema_metadata(more.schema.metadata), more])
     return joined.take(np.argsort(np.concatenate([places, more_places]), kind="stable")).combine_chunks()

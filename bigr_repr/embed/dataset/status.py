@@ -1,7 +1,7 @@
-"""The progress of a data set, asked from any machine while it is being written. Knows nothing of how rows are computed.
+"""The progress of a data set, readable from any machine while it is written. Independent of how rows are computed.
 
-A run writes a small file beside the plan every few seconds: who it is, how many images it has done. What is sealed is
-counted from the units' records, whose names and times one listing gives.
+Every few seconds, a run writes a small file next to the plan: who it is and how many images it has done. Sealed units
+are counted from their records, whose names and times come from one listing.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from bigr_repr.system.files import replacing
 from bigr_repr.system.object_store import ObjectPath, Place, as_place
 
 _NAME: Final = "status.json"
-_EVERY: Final = 10.0  # seconds between two writings
-_RECENT: Final = 600.0  # that the rate is measured over
-_SILENT: Final = 60.0  # after which a run is taken to have ended
+_EVERY: Final = 10.0  # seconds between updates
+_RECENT: Final = 600.0  # seconds over which the rate is measured
+_SILENT: Final = 60.0  # seconds of silence after which a run counts as ended
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedStatus:
     """The progress of a data set.
 
-    units, units_done: parts of the plan, and those that are sealed. images: inputs of the plan; images_done: of sealed
-    units, about. rate: images per second lately, 0.0 if unknown; seconds_left: None if unknown. running: whether a run
-    gave a sign of life in the last minute. told: what the run reports about itself: `host`, `process`, `engine`,
+    units, units_done: of the plan, and sealed. images: inputs of the plan; images_done: approximate number in sealed
+    units. rate: recent images per second, 0.0 if unknown; seconds_left: None if unknown. running: whether a run was
+    active in the last minute. told: what the run reports about itself: `host`, `process`, `engine`,
     `since`, `updated` (seconds since 1970), `done`, `total`, `failures`, and `units` by worker.
     """
 
@@ -49,14 +49,14 @@ class EmbedStatus:
 
 
 class StatusFile:
-    """What a run reports about itself; short runs write nothing."""
+    """A run's report about itself; short runs write none."""
 
     def __init__(self, folder: Place, engine: str) -> None:
         self._place, self._engine, self._began = folder / _NAME, engine, time.time()
         self._written, self._units, self._told = time.monotonic(), Counter[str](), False
 
     def tell(self, done: int, total: int | None, failures: int, *, by: str = "", ended: bool = False) -> None:
-        """Write the progress now and then. by: who has just done images.  Raises nothing."""
+        """Write the progress periodically. by: the worker that just finished images.  Never raises."""
         if by:
             self._units[by] += 1
         if not (self._told if ended else time.monotonic() - self._written >= _EVERY):
@@ -67,18 +67,18 @@ class StatusFile:
             "updated": time.time(), "ended": ended, "done": done, "total": total, "failures": failures,
             "units": dict(self._units),
         }  # fmt: skip
-        with suppress(OSError), replacing(self._place) as file:  # a full disk is said where rows are written
+        with suppress(OSError), replacing(self._place) as file:  # a full disk is reported when rows are written
             file.write(json.dumps(content).encode())
 
 
 def embed_status(out: PathLike) -> EmbedStatus:
-    """The progress of a data set that is being written, or was.  Raises FileNotFoundError if there is no plan yet."""
+    """The progress of a data set, finished or not.  Raises FileNotFoundError if there is no plan yet."""
     place = as_place(out)
     plan = open_plan(place / RUN_FOLDER)
     told = _told(place / RUN_FOLDER / _NAME)
     if plan is None:
         said = f"; a run on {told['host']} is listing inputs, {told['done']:,} so far" if told.get("host") else ""
-        raise FileNotFoundError(f"{place}: nothing is planned here{said}; make it with: bigr-repr embed")
+        raise FileNotFoundError(f"{place}: no run has been planned here{said}; start one with: bigr-repr embed")
     written = sorted(seconds for name, seconds in _records(place / RUN_FOLDER / "units") if name < plan.units)
     share = len(written) / plan.units if plan.units else 1.0
     recent = [seconds for seconds in written if seconds >= written[-1] - _RECENT]
@@ -101,7 +101,7 @@ def _told(place: Place) -> dict[str, Any]:
 
 
 def _records(folder: Place) -> list[tuple[int, float]]:
-    """Units that have a record, and when it was written, in seconds since 1970."""
+    """Units with a record, and its time in seconds since 1970."""
     if isinstance(folder, ObjectPath):
         found = list(folder.written())
     elif folder.is_dir():

@@ -1,1 +1,1 @@
-"""Who does the work: this process, several GPUs, or the machines of a Ray cluster."""
+"""Engines that do the work: this process, several GPUs, or the machines of a Ray cluster."""

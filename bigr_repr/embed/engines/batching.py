@@ -1,4 +1,4 @@
-"""How many images the network should take at a time, measured where it runs. Knows nothing of files."""
+"""Measures the best batch size on the network's device. Independent of files."""
 
 # B batch, S side in pixels
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_GAIN = 0.95  # of the time per image that a larger batch has to need, to be worth its memory
-_SECONDS = 1.0  # that a batch may take: progress shows, and Ctrl-C is heard, as often
+_GAIN = 0.95  # maximum relative time per image at which a larger batch is worth its memory
+_SECONDS = 1.0  # maximum time per batch, so that progress and Ctrl-C respond
 _LARGEST = 1024
 
 
 def best_batch_size(extractor: FeatureExtractor) -> int:
     """The fastest batch size, measured on random images: extractor.group times a power of two.
 
-    Doubled while an image takes less time for it, and memory suffices. On a CPU in float32 all such sizes give the same
-    numbers, bit for bit.  Raises what the extractor raises when not even the smallest batch fits.
+    Doubled as long as that reduces the time per image and memory suffices. On a CPU in float32, all such sizes give
+    bit-identical results.  Raises what the extractor raises if not even the smallest batch fits.
     """
     import torch
 
@@ -45,7 +45,7 @@ def best_batch_size(extractor: FeatureExtractor) -> int:
 
 
 def _seconds(extractor: FeatureExtractor, batch: int) -> float:
-    """Time per image in batches of that size; the least of several, the first of which warms up."""
+    """Minimum time per image over several batches of that size, after a warm-up."""
     import torch
 
     side = extractor.config.image_size

@@ -1,4 +1,4 @@
-"""How pictures are decoded, and what comes of one that cannot be. Knows nothing of units or of the network."""
+"""How pictures are decoded, and how undecodable ones are represented. Independent of units and the network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Unreadable(NamedTuple):
-    """Why there are no pixels. Unlike the exception it holds no picture in memory."""
+    """Why there are no pixels. Unlike the exception, it keeps no picture in memory."""
 
     error: str
     message: str
@@ -25,10 +25,10 @@ Decoded = Loaded | Unreadable
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How pictures are decoded. workers: at a time; None: one per core.
+    """How pictures are decoded. workers: number in parallel; None: one per core.
 
-    timeout: seconds that one may take, in a process of its own that can be ended; None: in threads of this process,
-    which a crash or an endless loop in a decoder then takes with it. Raises ValueError for values out of range.
+    timeout: time limit in seconds per picture, decoded in a separate process; None: decoded in threads of this process,
+    which a crash or endless loop in a decoder then brings down. Raises ValueError for values out of range.
     """
 
     workers: int | None = None
@@ -44,11 +44,11 @@ class Decoding:
             raise ValueError(f"max_pixels={self.max_pixels} must be at least 1")
 
     def loader(self, size: int, *, sha256: bool, icc: str, thumbnail: int | None = None) -> Loading | GuardedLoading:
-        """What decodes one picture; a GuardedLoading has to be closed."""
+        """The decoder for one picture; a GuardedLoading must be closed."""
         loading = Loading(size=size, max_pixels=self.max_pixels, sha256=sha256, icc=icc, thumbnail=thumbnail)
         if self.timeout is None:
             return loading
         if not supported():
-            log.warning("this system cannot guard decoders: a picture that crashes or holds one will end the run")
+            log.warning("this system cannot isolate decoders: a picture that crashes or hangs one will stop the run")
             return loading
         return GuardedLoading(loading, self.timeout)

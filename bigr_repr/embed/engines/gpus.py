@@ -1,7 +1,7 @@
-"""Several devices of one machine: a process each, which asks for units and seals them. Knows nothing of what units are.
+"""Several devices of one machine, each with a process that asks for units and seals them. Knows nothing about units.
 
-A process has the model, and an engine on its device. Units are handed out as they are asked for, so a slower device
-does fewer of them. The rows do not depend on which device did a unit, for all of them work in batches of one size.
+Each process has the model and an engine on its device. Units are handed out on request, so a slower device does fewer.
+Rows do not depend on which device did a unit, because all of them use the same batch size.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What a process has to know. model: a name or folder that load takes; out, folder: as of Ledger, as text.
+    """What a process needs to know. model: a name or folder for load(); out, folder: as in Ledger, as text.
 
-    threads: for the network, on a CPU. retry_for: seconds that outages of stores may last.
+    threads: for the network, on a CPU. retry_for: seconds to retry unreachable stores.
     """
 
     model: str
@@ -50,7 +50,7 @@ class EngineOptions:
         on_aside: Callable[[int, str], None],
         pre: Pretrained | None = None,
     ) -> LocalEngine:
-        """Load the model unless it is given as pre.  Raises ValueError if it is not the recipe's."""
+        """Load the model unless given as pre.  Raises ValueError if it is not the recipe's."""
         import torch
 
         from bigr_repr.checkpoints.pretrained import load
@@ -63,7 +63,7 @@ class EngineOptions:
             torch.set_num_threads(self.threads)
         pre = pre or load(self.model)
         if pre.fingerprint != self.recipe.weights:
-            raise ValueError(f"{self.model} has changed since the run began; run it again")
+            raise ValueError(f"{self.model} has changed since the run began; start the run again")
         extractor = FeatureExtractor(
             pre, self.recipe.layers, self.recipe.pool, mirror=self.recipe.mirror, condition=self.recipe.condition,
             dtype=as_dtype(self.recipe.dtype), device=device, compile=self.compile,
@@ -73,9 +73,9 @@ class EngineOptions:
 
 
 class Devices:
-    """Engines in processes. options: for each but for its device; workers and threads in it are divided among them.
+    """Engines in processes. options: for each, except the device; workers and threads are divided among them.
 
-    keep_open: descriptors that the processes hold open. Raises ValueError where processes cannot be had.
+    keep_open: descriptors that the processes keep open. Raises ValueError if processes cannot be started.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Devices:
         keep_open: Sequence[int],
     ) -> None:
         if not supported():
-            raise ValueError(f"this system runs one device at a time; name one of {', '.join(devices)}")
+            raise ValueError(f"this system can use only one device at a time; choose one of {', '.join(devices)}")
         self._devices, self._options, self._keep_open = devices, options, keep_open
         self._on_batch, self._on_aside = on_batch, on_aside
-        self._own: dict[Any, deque[int]] = {}  # by connection: the rest of the units that it does one after the other
+        self._own: dict[Any, deque[int]] = {}  # by connection: the rest of its current chain of units
 
     def run(self, plan: Plan, units: Iterable[int]) -> None:
-        """Do units of a plan.  Raises what a process raises, RuntimeError if one ends before its time."""
+        """Do units of a plan.  Raises what a process raises, RuntimeError if one ends unexpectedly."""
         children: dict[Any, tuple[str, Child]] = {}
         try:
             for device in self._devices:
@@ -119,13 +119,13 @@ class Devices:
         return replace(self._options, device=device, decoding=decoding, threads=max(1, self._options.threads // count))
 
     def _answer(self, connection: Any, device: str, child: Child, todo: Iterator[list[int]]) -> bool:
-        """Deal with one message of a process; False if it was the last."""
+        """Handle one message of a process; returns False if it was the last."""
         own = self._own.setdefault(connection, deque())
         try:
             message = connection.recv()
         except (EOFError, ConnectionError):
             raise RuntimeError(
-                f"the process on {device} ended ({child.outcome()}); finished units are kept, run again to go on"
+                f"the process on {device} ended ({child.outcome()}); finished units are kept; run it again to continue"
             ) from None
         if isinstance(message, BaseException):
             raise message
@@ -142,7 +142,7 @@ class Devices:
 
 
 def saved(model: object, folder: Path) -> str:
-    """A name or folder for load: as given, or where the model was saved."""
+    """A name or folder for load(): as given, or where the model was saved."""
     from bigr_repr.checkpoints.pretrained import Pretrained, save
 
     if isinstance(model, Pretrained):
@@ -152,7 +152,7 @@ def saved(model: object, folder: Path) -> str:
 
 
 def _serve(connection: Connection[Any, Any]) -> None:
-    """What a process does."""
+    """The main function of a process."""
     options: EngineOptions = connection.recv()
     try:
         engine = options.engine(lambda *counts: connection.send(counts), lambda *aside: connection.send(aside))
@@ -167,6 +167,6 @@ def _serve(connection: Connection[Any, Any]) -> None:
 
         engine.run_units(plan, units())
     except (OSError, ValueError, RuntimeError) as error:
-        connection.send(error)  # fails if whoever started this is gone
+        connection.send(error)  # fails if the parent is gone
         return
     connection.send("end")

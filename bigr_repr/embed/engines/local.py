@@ -1,8 +1,8 @@
-"""The local engine: planned units to sealed units, on this machine. Knows nothing of options or of what to do again.
+"""The local engine: turns planned units into sealed units on this machine. Knows nothing of options or retries.
 
-Pictures are decoded in processes or threads ahead of need, across units, so that neither the decoders nor the model
-wait at the end of one. A batch is a fixed stretch of its unit: the place of an unreadable picture stays blank, and what
-the last one lacks is filled up, so that what the other rows are computed from, and with, does not depend on it.
+Pictures are decoded ahead in processes or threads, across units, so that neither the decoders nor the model wait at
+the end of a unit. A batch is a fixed stretch of its unit: the place of an unreadable picture stays blank, and the last
+batch is padded, so that no other row depends on which pictures failed.
 """
 
 # B batch, S side in pixels
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_AWAY = 64  # objects in a row that could not be read: then the store is at fault
-_HOPELESS = 16  # images in a row without finite numbers: then the model is at fault
-_REFUSED = 4  # units in a row that a store refused: then the store is at fault
+_AWAY = 64  # unreadable objects in a row after which the store is considered at fault
+_HOPELESS = 16  # images in a row without finite numbers after which the model is considered at fault
+_REFUSED = 4  # refused units in a row after which the store is considered at fault
 _NON_FINITE = "non-finite"
 _OUT_OF_REACH = ("unreadable", "unreachable")
 
 
 class _Doing(NamedTuple):
-    """A task that has begun, and its results so far."""
+    """A task in progress, and its results so far."""
 
     task: UnitTask
     tables: list[pa.Table]
@@ -58,7 +58,7 @@ class _Doing(NamedTuple):
 
 
 class _Launched(NamedTuple):
-    """A batch that the model is working on. features: None if no picture of it could be read."""
+    """A batch that the model is working on. features: None if none of its pictures could be read."""
 
     doing: _Doing
     part: slice
@@ -68,7 +68,7 @@ class _Launched(NamedTuple):
 
 @dataclass
 class LocalEngine:
-    """Runs tasks one after the other. on_batch(images, failures) is called after each batch, from the same thread.
+    """Runs tasks in sequence. on_batch(images, failures) is called after each batch, from the same thread.
 
     on_aside(unit, why) is called for a unit that a store refused; the next run does it.
     """
@@ -86,12 +86,12 @@ class LocalEngine:
     _within_reach: Entry | None = None
 
     def run_units(self, plan: Plan, units: Iterable[int]) -> None:
-        """Do units of a plan; what run says holds."""
+        """Do units of a plan; see run()."""
         self.ledger.plan = plan
         self.run(make_task(plan, self.ledger, unit) for unit in units)
 
     def _entries(self, tasks: Iterable[UnitTask], queue: list[UnitTask]) -> Iterator[list[Entry]]:
-        """What tasks embed; they join the queue as their entries come, and those without any are sealed."""
+        """The entries of tasks; tasks join the queue as their entries are yielded; empty ones are sealed at once."""
         for task in tasks:
             if task.entries:
                 queue.append(task)
@@ -100,8 +100,8 @@ class LocalEngine:
             yield task.entries
 
     def run(self, tasks: Iterable[UnitTask]) -> None:
-        """Do all tasks. Raises OSError when writing fails, ValueError when the model gives nothing finite."""
-        queue: list[UnitTask] = []  # tasks whose pictures are being decoded and whose turn has not come
+        """Do all tasks. Raises OSError if writing fails, ValueError if the model gives no finite numbers."""
+        queue: list[UnitTask] = []  # tasks whose pictures are being decoded ahead
         recipe = self.recipe
         load = self.decoding.loader(
             recipe.config.image_size, sha256=recipe.sha256, icc=recipe.icc, thumbnail=recipe.thumbnails
@@ -120,7 +120,7 @@ class LocalEngine:
             decode, pictures_of_units(self._entries(tasks, queue), recipe.parquet), workers=self.decoding.workers,
             ahead=ahead, stop=stop,
         )  # fmt: skip
-        flying: deque[_Launched] = deque()  # the network is at work on these while the next one's pictures are awaited
+        flying: deque[_Launched] = deque()  # in progress on the device while the next batch's pictures are awaited
         try:
             for first in decoded:
                 doing, rest = _Doing(queue.pop(0), [], []), chain([first], decoded)
@@ -153,12 +153,12 @@ class LocalEngine:
         return _Launched(doing, part, pictures, network.start(batch))
 
     def _filled(self, count: int) -> int:
-        """Images of a batch of so many: whole groups, if rows then have the same bits, else as many as of any other."""
+        """Padded size of a batch: whole groups if rows then stay bit-identical, else the full batch size."""
         group = self.extractor.group
         return self.batch_size if group == 1 else -(-count // group) * group
 
     def _land(self, batch: _Launched) -> None:
-        """Append a batch's rows and failures to its task's, and seal that if it was the last."""
+        """Append a batch's rows and failures to its task's, and seal the task if it was the last batch."""
         doing = batch.doing
         entries, places = doing.task.entries[batch.part], doing.task.places[batch.part]
         reasons = [picture if isinstance(picture, Unreadable) else None for picture in batch.decoded]
@@ -185,7 +185,7 @@ class LocalEngine:
     def _table(
         self, batch: _Launched, features: Features, vectors: dict[int | str, NDArray[Any]], good: list[int]
     ) -> pa.Table:
-        """The good rows of a batch."""
+        """The valid rows of a batch."""
         entries, recipe = batch.doing.task.entries[batch.part], self.recipe
         rows = ShardRows(
             paths=[entries[row].path for row in good],
@@ -198,7 +198,7 @@ class LocalEngine:
         return rows_table(recipe, rows)
 
     def _watch(self, entries: Sequence[Entry], reasons: Sequence[Unreadable | None]) -> None:
-        """Raise ConnectionError when object stores no longer give anything, not even what they gave before."""
+        """Raise ConnectionError if object stores no longer return anything, not even what they returned before."""
         for entry, reason in zip(entries, reasons, strict=True):
             away = reason is not None and reason.error in _OUT_OF_REACH and is_url(entry.file)
             self._away = self._away + 1 if away else 0
@@ -208,12 +208,12 @@ class LocalEngine:
                 self._away = 0
                 if not _can_be_had(self._within_reach, self.recipe.parquet):
                     raise ConnectionError(
-                        f"{_AWAY} pictures in a row could not be fetched; run again later ({reason.message})"
+                        f"{_AWAY} pictures in a row could not be fetched; run it again later ({reason.message})"
                     )
 
     def _vectors(self, features: Features, count: int) -> dict[int | str, NDArray[Any]]:
         stored = {}
-        with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and is judged below
+        with np.errstate(over="ignore"):  # float16 overflow becomes infinite, and is judged below
             for layer in self.recipe.layers:
                 stored[layer] = features.layers[layer][:count].cpu().numpy().astype(self.recipe.store_dtype, copy=False)
         return stored
@@ -221,14 +221,14 @@ class LocalEngine:
     def _judge(
         self, reasons: list[Unreadable | None], finite: NDArray[np.bool_], vectors: dict[int | str, NDArray[Any]]
     ) -> list[Unreadable | None]:
-        """Reasons, and one more for every row that is not finite."""
+        """The reasons, plus one for every row that is not finite."""
         for rows in vectors.values():
             finite = finite & np.isfinite(rows).reshape(len(rows), -1).all(1)
-        unfit = Unreadable(_NON_FINITE, f"the model gives a number that is not finite: {self._remedy}")
+        unfit = Unreadable(_NON_FINITE, f"the model gives a non-finite number: {self._remedy}")
         return [reason or (None if finite[row] else unfit) for row, reason in enumerate(reasons)]
 
     def _despair(self, reasons: Sequence[Unreadable | None]) -> None:
-        """Raise ValueError when too many images in a row gave nothing finite: it is the model, or its dtype."""
+        """Raise ValueError if too many images in a row gave no finite numbers: the model or its dtype is at fault."""
         for reason in reasons:
             if reason is None or reason.error == _NON_FINITE:
                 self._hopeless = 0 if reason is None else self._hopeless + 1
@@ -238,13 +238,13 @@ class LocalEngine:
     @property
     def _remedy(self) -> str:
         if self.recipe.dtype != "float32":
-            return f"{self.recipe.dtype} is too narrow; compute in float32"
+            return f"{self.recipe.dtype} has too small a range; compute in float32"
         if self.recipe.store_dtype != "float32":
-            return f"{self.recipe.store_dtype} may be too narrow; store float32"
+            return f"{self.recipe.store_dtype} may have too small a range; store float32"
         return "its weights are damaged"
 
     def _seal(self, doing: _Doing) -> None:
-        """Write a unit's rows and its record; a unit that a store refuses is set aside."""
+        """Write a unit's rows and its record; skip a unit that a store refuses."""
         try:
             self._write(doing)
             self._refused = 0
@@ -252,7 +252,7 @@ class LocalEngine:
             self._refused += 1
             if not isinstance(self.ledger.out, ObjectPath) or self._refused > _REFUSED:
                 raise
-            log.warning("unit %d is set aside: %s", doing.task.unit, error)
+            log.warning("unit %d skipped for now: %s", doing.task.unit, error)
             self.on_aside(doing.task.unit, str(error))
 
     def _write(self, doing: _Doing) -> None:
@@ -265,7 +265,7 @@ class LocalEngine:
         self.ledger.seal(task.unit, UnitRecord(table.num_rows, size, failures, task.released, task.stamps, sha256))
 
     def _merged(self, task: UnitTask, table: pa.Table, failures: list[Failure]) -> pa.Table:
-        """The rows of a sealed unit and those that its failures have now given."""
+        """The rows of a sealed unit, merged with those of retried failures."""
         still = {failure.place for failure in failures}
         new = [place for place in task.places if place not in still]
         return merge_rows(read_shard(self.ledger.shard(task.unit)), task.kept, table, new)

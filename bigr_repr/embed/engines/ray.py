@@ -1,12 +1,12 @@
-"""The Ray engine: planned units to sealed units, on the machines of a Ray cluster. Knows nothing of options or inputs.
+"""The Ray engine: turns planned units into sealed units on a Ray cluster. Knows nothing of options or inputs.
 
-An actor for every GPU, or for every core where there are none, holds the model and a local engine. Each reads the same
-plan, and writes shards and records where the local engine would write them, so one engine goes on where the other was
-stopped. Two units at a time are asked of an actor, so that its decoders do not wait at the end of one. What a lost
-actor had goes to others; machines that join the cluster get actors, and those that leave are done without.
+One actor per GPU, or per core if there are none, holds the model and a local engine. Each reads the same plan and
+writes shards and records where the local engine would, so either engine can resume the other's run. Each actor has two
+units at a time, so that its decoders do not wait at the end of one. Units of a lost actor go to others; machines that
+join the cluster get actors, and machines may leave.
 
 These are plain actors, not Ray Data. Ray Data waits for a lost actor to restart, so a machine that leaves for good
-would hold up its work; and it reports a task when all of its rows are there, not when a unit is sealed.
+would stall its work; and it reports a task when all of its rows are there, not when a unit is sealed.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DEVICES = ("auto", "cpu", "cuda")
-_AHEAD = 2  # units that an actor has at a time
-_ATTEMPTS = 3  # actors that may be lost over one unit
+_AHEAD = 2  # units per actor at a time
+_ATTEMPTS = 3  # maximum number of actors lost over one unit
 _IDLE = 0.5  # seconds without another unit after which an actor finishes those it has
-_LOOK = 10.0  # seconds between looks at what the cluster has
+_LOOK = 10.0  # seconds between checks of the cluster's resources
 
 
 def require_ray(address: str | None, device: str, batch_size: int | str | None) -> None:
-    """Raise what can be known to be wrong before there is anything to do.
+    """Raise errors that can be detected before work begins.
 
-    That is ImportError, which says what to install, if Ray is missing; ValueError for what the engine does not take;
-    ConnectionError if nobody listens at the address, for which Ray itself would wait for minutes.
+    ImportError, which says what to install, if Ray is missing; ValueError for unsupported options;
+    ConnectionError if nothing listens at the address, for which Ray itself would wait for minutes.
     """
     if device not in _DEVICES:
-        raise ValueError(f"device={device!r}: Ray hands out the GPUs; name one of {', '.join(_DEVICES)}")
+        raise ValueError(f"device={device!r}: Ray assigns the GPUs; choose one of {', '.join(_DEVICES)}")
     if batch_size == "auto":
         raise ValueError('batch_size="auto" measures this machine, not those of the cluster; give a number')
     require_cluster(address)
 
 
 class Share(NamedTuple):
-    """How many actors a cluster has room for, and what each gets."""
+    """How many actors fit on a cluster, and the resources of each."""
 
     actors: int
     cores: int
@@ -66,15 +66,15 @@ class Share(NamedTuple):
 
 
 def share_out(machines: Sequence[Mapping[str, float]], device: str, workers: int | None) -> Share:
-    """An actor for every GPU of the machines, or, with device="cpu" or without any, for every so many cores.
+    """One actor per GPU or, with device="cpu" or without GPUs, per `workers` cores.
 
-    machines: {"CPU": …, "GPU": …} of each. workers: cores of an actor; None: a GPU's share of them, or one.
-    Raises ValueError when there is room for none.
+    machines: {"CPU": …, "GPU": …} of each. workers: cores per actor; None: a GPU's share of them, or one.
+    Raises ValueError if not even one fits.
     """
     have = [(int(machine.get("CPU", 0)), int(machine.get("GPU", 0))) for machine in machines]
     with_gpus = [(cores, gpus) for cores, gpus in have if gpus and device != "cpu"]
     if device == "cuda" and not with_gpus:
-        raise ValueError('device="cuda": the Ray cluster has no GPU; start machines that have, or use "auto"')
+        raise ValueError('device="cuda": the Ray cluster has no GPU; start machines that have one, or use "auto"')
     if with_gpus:
         own = workers or max(1, min(cores // gpus for cores, gpus in with_gpus))
         actors = sum(min(gpus, cores // own) for cores, gpus in with_gpus)
@@ -83,14 +83,14 @@ def share_out(machines: Sequence[Mapping[str, float]], device: str, workers: int
         actors = sum(cores // own for cores, _ in have)
     if not actors:
         raise ValueError(
-            f"workers={own}: no machine of the Ray cluster has so many cores; start others, or ask for fewer"
+            f"workers={own}: no machine of the Ray cluster has that many cores; start others, or ask for fewer"
         )
     return Share(actors, own, int(bool(with_gpus)))
 
 
 @dataclass(eq=False)
 class _ActorState:
-    """An actor of ours. units: asked of it; own: that it does next, for they share row groups with those."""
+    """One of our actors. units: assigned to it; own: reserved for it, because they share row groups with those."""
 
     actor: Any
     ready: bool = False
@@ -101,10 +101,10 @@ class _ActorState:
 class RayEngine:
     """Engines in Ray actors.
 
-    address: of a cluster, as ray.init takes it; None: RAY_ADDRESS, or a cluster of only this machine, for this run;
-    a connection that this process has already is used as it is. options: for each actor; its device is "auto", "cpu" or
-    "cuda", and decoding.workers are the cores of each (None: one, or a GPU's share of them). on_batch(images, failures,
-    by whom) is called for every unit, or on_aside(unit, why).
+    address: of a cluster, as for ray.init; None: RAY_ADDRESS, or a temporary cluster on this machine; an existing
+    connection of this process is reused. options: for each actor; its device is "auto", "cpu" or "cuda", and
+    decoding.workers is the number of cores per actor (None: one, or a GPU's share). on_batch(images, failures, worker)
+    is called for every unit, or on_aside(unit, why).
     """
 
     def __init__(
@@ -118,7 +118,9 @@ class RayEngine:
         self._address, self._options, self._pre = address, options, pre
         self._on_batch, self._on_aside = on_batch, on_aside
         self._members: list[_ActorState] = []
-        self._pending: dict[Any, tuple[_ActorState, int | None]] = {}  # by what ray.wait waits for; None: the start
+        self._pending: dict[
+            Any, tuple[_ActorState, int | None]
+        ] = {}  # by the reference that ray.wait waits for; None: the start
         self._todo: deque[list[int]] = deque()
         self._lost: Counter[int | None] = Counter()
         self._begun = False  # whether any actor was ever ready
@@ -127,8 +129,8 @@ class RayEngine:
     def run(self, plan: Plan, units: Iterable[int]) -> None:
         """Do units of a plan.
 
-        Raises what an actor raises; RuntimeError if one unit costs three of them, or if what they write is not to be
-        seen from here; ConnectionError if there is no cluster.
+        Raises what an actor raises; RuntimeError if three actors are lost over one unit, or if their files are not
+        visible from here; ConnectionError if there is no cluster.
         """
         import ray
 
@@ -145,14 +147,14 @@ class RayEngine:
                         continue
                     done, _ = ray.wait(list(self._pending), timeout=_LOOK)
                     for reference in done:
-                        if reference in self._pending:  # else it was a lost actor's
+                        if reference in self._pending:  # otherwise it belonged to a lost actor
                             self._take(reference)
             finally:
                 for member in self._members:
                     ray.kill(member.actor)
 
     def _recruit(self, model: Any) -> None:
-        """Start as many actors as the cluster has room and work for."""
+        """Start as many actors as fit on the cluster and have work."""
         import ray
 
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -174,7 +176,7 @@ class RayEngine:
             self._pending[member.actor.start.remote()] = member, None
 
     def _hand_out(self) -> None:
-        """Give units to actors that are ready for more."""
+        """Assign units to actors that are ready for more."""
         for _ in range(_AHEAD):
             for member in self._members:
                 if (self._todo or member.own) and member.ready and len(member.units) < _AHEAD:
@@ -185,7 +187,7 @@ class RayEngine:
                     self._pending[member.actor.do.remote(unit, chain)] = member, unit
 
     def _take(self, reference: Any) -> None:
-        """Take an actor's result."""
+        """Handle an actor's result."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -194,7 +196,7 @@ class RayEngine:
             counts = ray.get(reference)
         except RayTaskError as error:
             raise error.cause from None
-        except RayError as error:  # it has died, was ended for want of memory, or its machine is gone
+        except RayError as error:  # it died, was killed for lack of memory, or its machine is gone
             self._lose(member, error)
             return
         if unit is None:
@@ -206,32 +208,32 @@ class RayEngine:
             return
         if self._ledger.sealed(unit) is None:
             raise RuntimeError(
-                f"{self._options.out}: what a Ray worker wrote cannot be seen from here; name a folder that all "
-                "nodes share, or an object store"
+                f"{self._options.out}: a Ray worker's files are not visible from here; use a folder that all nodes "
+                "share, or an object store"
             )
         self._on_batch(*counts)
 
     def _lose(self, member: _ActorState, error: Exception) -> None:
-        """Give an actor's units to others. Raises RuntimeError when that has happened to one of them too often."""
+        """Give an actor's units to others. Raises RuntimeError if that has happened too often to one of them."""
         reason = last_line(error)
         units = len(member.units) + len(member.own)
-        log.warning("a Ray worker was lost, its %d units are done by others: %s", units, reason)
+        log.warning("a Ray worker was lost; others take over its %d units: %s", units, reason)
         self._members.remove(member)
         self._pending = {key: value for key, value in self._pending.items() if value[0] is not member}
         assert self._ledger.plan is not None
         self._todo.extendleft(reversed([*self._ledger.plan.chains(sorted([*member.units, *member.own]))]))
         others = any(other.ready for other in self._members)
         for unit in member.units if member.ready else [None]:
-            self._lost[unit] += unit is not None or not others  # with others at work, no start is needed
+            self._lost[unit] += unit is not None or not others  # a failed start does not matter while other actors work
             if self._lost[unit] == _ATTEMPTS:
                 what = "start" if unit is None else f"do unit {unit}"
                 raise RuntimeError(
-                    f"{_ATTEMPTS} Ray workers were lost when they were to {what}; finished units are kept ({reason})"
+                    f"{_ATTEMPTS} Ray workers were lost when trying to {what}; finished units are kept ({reason})"
                 )
 
 
 class _Worker:
-    """What an actor is."""
+    """The actor class."""
 
     def __init__(self, options: EngineOptions, pre: Pretrained) -> None:
         self._options, self._pre = options, pre
@@ -240,12 +242,12 @@ class _Worker:
         self._images = self._failures = 0
 
     def start(self) -> None:
-        """Make the engine ready."""
+        """Prepare the engine."""
         plan = open_plan(as_place(self._options.folder))
         if plan is None:
             raise FileNotFoundError(
-                f"{self._options.folder}: a Ray worker does not find the plan; name a folder that all nodes share, or "
-                "an object store"
+                f"{self._options.folder}: a Ray worker cannot find the plan; use a folder that all nodes share, or an "
+                "object store"
             )
         engine = self._options.engine(self._count, self._set_aside, self._pre)
         del self._pre
@@ -253,9 +255,9 @@ class _Worker:
         Thread(target=self._serve, args=(engine.run_units, plan), daemon=True).start()
 
     def do(self, unit: int, chain: Sequence[int]) -> tuple[int, int, str] | str:
-        """Do a unit; returns how many images and failures it had, once it is sealed, and by whom; or why it is not.
+        """Do a unit; returns its numbers of images and failures, and the worker, once sealed; or why it was not.
 
-        chain: units to begin with, one after the other, for they share row groups; each is asked for in its turn.
+        chain: units to start in sequence, because they share row groups; each is also requested in its turn.
         """
         for each in chain:
             self._units.put(each)
@@ -276,7 +278,7 @@ class _Worker:
                     done.set_exception(error)
 
     def _following(self) -> Iterator[int]:
-        """Units as they come. When none does, those before it have to be finished: the engine reads ahead."""
+        """Units as they arrive. If none arrives for a while, earlier ones must be finished: the engine reads ahead."""
         with suppress(Empty):
             while True:
                 yield self._units.get(timeout=_IDLE)
@@ -294,10 +296,10 @@ class _Worker:
 
 
 class _Announcing(Ledger):
-    """A ledger that says which units it has sealed.
+    """A ledger that announces which units it has sealed.
 
-    Its partial files are its own: an actor that is only believed to be lost may still be writing what another one does
-    again.
+    Its partial files have unique names: an actor that is wrongly believed to be lost may still be writing a unit that
+    another one repeats.
     """
 
     def __init__(self, options: EngineOptions, on_sealed: Callable[[int], None]) -> None:

@@ -1,4 +1,4 @@
-"""What is to be done for a unit: all of it, or what failed before. Knows nothing of decoding or of the network."""
+"""What to do for a unit: all of it, or only earlier failures. Independent of decoding and the network."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bigr_repr.images.find import escape_path
 
 
 class UnitTask(NamedTuple):
-    """Work on one unit. entries: what to embed; places: theirs in the unit; kept: places of rows that its shard has.
+    """Work on one unit. entries: what to embed; places: theirs in the unit; kept: places of rows already in its shard.
 
-    released, stamps: as of UnitRecord. again: whether these are what failed before. left: failures that stay.
+    released, stamps: as in UnitRecord. again: whether these are retries. left: failures that stay.
     """
 
     unit: int
@@ -29,7 +29,7 @@ class UnitTask(NamedTuple):
 
 
 def make_task(plan: Plan, ledger: Ledger, unit: int) -> UnitTask:
-    """What a unit needs: all its inputs that are no duplicates, or those of them that failed and are not gone."""
+    """The task for a unit: all inputs that are not duplicates, or those that failed and still exist."""
     entries, record = plan.entries(unit), ledger.sealed(unit)
     duplicates, released = plan.duplicates(unit), record.released if record else ()
     places = [place for place in range(len(entries)) if place not in duplicates or place in released]
@@ -44,7 +44,7 @@ def make_task(plan: Plan, ledger: Ledger, unit: int) -> UnitTask:
 
 
 def label(entry: Entry) -> str:
-    """What the input's file says that it is, or the name of the folder that the file lies in, as text."""
+    """The label in the input's container, or the name of the file's folder, as text."""
     if entry.label is not None:
         return entry.label
     return escape_path(os.path.basename(os.path.dirname(entry.file)))  # noqa: PTH119, PTH120 - names need not be UTF-8

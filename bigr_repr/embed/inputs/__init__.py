@@ -1,1 +1,1 @@
-"""What to embed: sources found, listed, fetched, compared with what is there already."""
+"""What to embed: finding, listing and fetching inputs, and comparing them with earlier ones."""

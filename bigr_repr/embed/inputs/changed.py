@@ -1,7 +1,7 @@
-"""Inputs that were rewritten or removed since they were embedded: their rows are dropped, to be made again or not.
+"""Drops the rows of inputs that were changed or removed since they were embedded.
 
-A unit's record holds a stamp of every input, made of its file's size and time before the file was read. An input whose
-stamp differs loses its row and becomes a failure, which the run then tries again.
+A unit's record holds a stamp of every input, made from its file's size and time before the file was read. An input
+whose stamp differs loses its row and becomes a failure, which the run then retries.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ __all__ = ["Reopened", "renewed", "reopen", "reopen_damaged", "stamps_of"]
 
 log = logging.getLogger(__name__)
 
-_LENGTH = 16  # letters of a stamp
+_LENGTH = 16  # characters per stamp
 _UNKNOWN = "-" * _LENGTH
-_MESSAGES = {CHANGED: "the file was written anew since it was embedded", GONE: "no longer among the inputs"}
+_MESSAGES = {CHANGED: "the file has changed since it was embedded", GONE: "no longer among the inputs"}
 
 
 class Reopened(NamedTuple):
-    """changed: inputs to embed again; dropped: rows of inputs that are gone, which were removed."""
+    """changed: number of inputs to re-embed; dropped: number of removed rows of inputs that no longer exist."""
 
     changed: int
     dropped: int
 
 
 def stamps_of(entries: Iterable[Entry]) -> str:
-    """16 letters for each input, which change when its file is rewritten; hyphens for objects and missing files."""
+    """16 characters per input, which change if its file is rewritten; hyphens for objects and missing files."""
     known: dict[str, str] = {}
     return "".join(known.get(entry.file) or known.setdefault(entry.file, _stamp(entry.file)) for entry in entries)
 
 
 def renewed(stamps: str, entries: Sequence[Entry], places: Sequence[int]) -> str:
-    """A unit's stamps, renewed for some of its inputs; empty if there were none."""
+    """A unit's stamps, updated for some of its inputs; empty if there were none."""
     if not stamps:
         return ""
     each = [stamps[_LENGTH * place : _LENGTH * (place + 1)] for place in range(len(entries))]
@@ -66,7 +66,7 @@ def _stamp(file: str) -> str:
 
 
 def reopen(plan: Plan, ledger: Ledger, found: NDArray[np.bool_], *, drop_gone: bool) -> Reopened:
-    """Turn inputs that changed or came back into failures, with drop_gone those that are gone too; their rows go.
+    """Turn inputs that changed or reappeared into failures, with drop_gone also missing ones; drop their rows.
 
     found: which of the plan's inputs still exist. With dedup, duplicates of such inputs get a row of their own.
     """
@@ -94,7 +94,7 @@ def reopen(plan: Plan, ledger: Ledger, found: NDArray[np.bool_], *, drop_gone: b
 def _judged(
     record: UnitRecord, entries: Sequence[Entry], here: NDArray[np.bool_], doubles: set[int], drop_gone: bool
 ) -> dict[int, str]:
-    """What happened to a unit's inputs, by place: CHANGED or GONE; nothing for those that are unchanged."""
+    """What happened to a unit's inputs, by place: CHANGED or GONE; unchanged ones are left out."""
     before, now = record.stamps, stamps_of(entries) if record.stamps else ""
     errors = {failure.place: failure.error for failure in record.failures}
     kinds = {}
@@ -128,9 +128,9 @@ def _fail(plan: Plan, ledger: Ledger, unit: int, record: UnitRecord, kinds: dict
 
 
 def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema, *, only: Collection[int] | None = None) -> int:
-    """Turn all inputs with a row in a damaged shard into failures, to be embedded again; returns how many.
+    """Turn all inputs with a row in a damaged shard into failures, to be re-embedded; returns their number.
 
-    Every shard is read, or those of the units in `only`. Duplicates that have rows of their own keep them. schema: of
+    Reads every shard, or those of the units in `only`. Duplicates that have rows of their own keep them. schema: of
     shards.  Raises OSError.
     """
     count = 0
@@ -141,7 +141,7 @@ def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema, *, only: Colle
         entries, doubles = plan.entries(unit), set(plan.duplicates(unit)) - set(record.released)
         failed = {failure.place for failure in record.failures} | doubles
         lost = [place for place in range(len(entries)) if place not in failed]
-        log.warning("%s is damaged: its %d images are embedded again", ledger.shard(unit), len(lost))
+        log.warning("%s is damaged; its %d images will be re-embedded", ledger.shard(unit), len(lost))
         size, sha256 = ledger.write(unit, schema.empty_table())
         failures = [Failure(place, entries[place].path, CHANGED, "its row was damaged") for place in lost]
         everything = tuple(sorted([*record.failures, *failures]))

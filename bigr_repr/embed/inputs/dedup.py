@@ -1,9 +1,9 @@
-"""Byte-identical inputs, found before the work begins, so that each distinct image is embedded once.
+"""Finds byte-identical inputs before work begins, so that each distinct image is embedded once.
 
-Every input is read for its SHA-256, in threads. About 120 bytes an input are compared, in temporary files if they are
-many: see bigr_repr.system.spilled. Knows nothing of pixels: the same picture encoded again is another image here.
+Every input is read for its SHA-256, in threads. About 120 bytes per input are compared, in temporary files if there
+are many: see bigr_repr.system.spilled. Ignores pixels: a re-encoded picture counts as a different image.
 
-Duplicates of an image that failed may differ from it when they are fetched again: see release_doubles.
+Duplicates of a failed image may differ from it when they are fetched again: see release_doubles.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from bigr_repr.system.spilled import SpilledArray, sorted_by
 from bigr_repr.system.threads import map_ahead
 
 _UNREAD = bytes(32)
-_REPORT = 1024  # inputs between two reports
+_REPORT = 1024  # inputs between progress reports
 
 
 def list_digests(
     folder: Place, before: Plan | None, workers: int | None, on_listed: Callable[[int], None], columns: Columns
 ) -> None:
-    """Write the digests of the inputs that list_inputs wrote, and which earlier input each is a duplicate of.
+    """Write the digests of the inputs that list_inputs wrote, and which earlier input each one duplicates.
 
-    before: the plan that they will be added to, whose inputs come first. What cannot be read is no duplicate.
+    before: the plan that they will be added to, whose inputs come first. Unreadable inputs are not duplicates.
     columns: of Parquet files.
     """
     earlier, new = before.inputs if before else 0, listed_count(folder)
@@ -138,9 +138,9 @@ def list_duplicates(plan: Plan, ledger: Ledger) -> int:
 
 
 def release_doubles(plan: Plan, ledger: Ledger) -> None:
-    """Turn duplicates of failed images whose bytes now differ into failures, to be tried again.
+    """Turn duplicates of failed images into failures, to be retried, if their bytes now differ.
 
-    Each then gets a row of its own. Only failed images that still have duplicates are read, and those duplicates.
+    Each then gets a row of its own. Only failed images that still have duplicates, and those duplicates, are read.
     """
     failed = {
         failure.path: (unit, failure.place)
@@ -169,7 +169,7 @@ def _doubles(plan: Plan, ledger: Ledger, unit: int, failed: Collection[str]) -> 
 
 
 def _digests_now(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    """Digests of the inputs at (unit, place), read again; places of one unit follow each other."""
+    """Digests of the inputs at (unit, place), read again; places of one unit are contiguous."""
     found: dict[tuple[int, int], bytes] = {}
     for unit, group in groupby(places, itemgetter(0)):
         entries, own = plan.entries(unit), [place for _, place in group]
@@ -188,7 +188,7 @@ def _release(plan: Plan, ledger: Ledger, unit: int, freed: Mapping[int, str]) ->
 
 
 def _first_of_each(digests: SpilledArray) -> SpilledArray:
-    """For each digest the number of the first equal one; its own number for what was not read."""
+    """For each digest, the number of the first equal one; for unread inputs, their own number."""
     records = SpilledArray(len(digests), np.dtype([("sha256", "S32"), ("number", np.int64)]))
     for start, chunk in digests.chunks():
         part = records.values[start : start + len(chunk)]
@@ -200,7 +200,7 @@ def _first_of_each(digests: SpilledArray) -> SpilledArray:
         begins = np.ones(len(texts), bool)
         begins[1:] = texts[1:] != texts[:-1]
         begins[0] = texts[0] != before
-        begins |= texts == b""  # as NumPy sees 32 zeros: no duplicate
+        begins |= texts == b""  # NumPy's view of 32 zero bytes: not a duplicate
         at = np.maximum.accumulate(np.where(begins, np.arange(len(texts)), -1))
         firsts = np.where(at < 0, number, numbers[at])
         first.values[numbers] = firsts
@@ -214,9 +214,9 @@ def _digest(picture: EncodedPicture) -> bytes:
         source = fetch(picture)
         if isinstance(source, bytes):
             return hashlib.sha256(source).digest()
-        if not Path(source).is_file():  # opening a pipe could wait for ever
+        if not Path(source).is_file():  # opening a pipe could block forever
             return _UNREAD
         with Path(source).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
-    except (ImageError, OSError, ValueError):  # it will be among the failures, with the reason
+    except (ImageError, OSError, ValueError):  # it will be listed among the failures, with the reason
         return _UNREAD

@@ -1,9 +1,9 @@
-"""From planned inputs to the encoded bytes of pictures: files, members of tar shards, rows of Parquet files, objects.
+"""Reads the encoded bytes of planned inputs: files, members of tar shards, rows of Parquet files, objects.
 
-Knows nothing of decoding, and nothing of how the inputs were found. It has two ends. `pictures` runs in one place and
-in the order of the plan, so that a Parquet file is read once, front to back. `fetch` runs in the threads that pictures
-are decoded in, many at a time, and reads what can be read at random. Neighboring members of a tar shard in a store are
-read together, by whichever thread needs the first of them.
+Independent of decoding and of how inputs were found. There are two stages. `pictures` runs sequentially in the order
+of the plan, so that a Parquet file is read once, front to back. `fetch` runs in the decoding threads, many at a time,
+and reads what allows random access. Neighboring members of a tar shard in a store are read together, by whichever
+thread needs the first of them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from bigr_repr.images.parquet import USUAL_COLUMNS, Columns, ParquetRows
 from bigr_repr.system.http import without_password
 from bigr_repr.system.object_store import ObjectPath, is_url
 
-_SPAN: Final = 8 << 20  # bytes of an object that are read together
-_GAP: Final = 64 << 10  # between two members that are: what is not a picture, as labels
+_SPAN: Final = 8 << 20  # maximum bytes of an object to read together
+_GAP: Final = 64 << 10  # maximum gap between two such members: non-pictures such as labels
 
 
 class Piece(NamedTuple):
-    """Bytes that are still to be read. file: a local path or a URL; size: how many from start on, None: all."""
+    """Bytes to be read later. file: a local path or a URL; size: number of bytes from start, None: all."""
 
     file: str
     start: int
@@ -36,14 +36,14 @@ class Piece(NamedTuple):
 
 
 class _Span:
-    """Neighboring pieces of an object, read at once when the first of them is needed."""
+    """Neighboring pieces of an object, read together when the first is needed."""
 
     def __init__(self, file: str, start: int, end: int) -> None:
         self._whole, self._lock = Piece(file, start, end - start), Lock()
         self._content: bytes | None = None
 
     def read(self, piece: Piece) -> bytes:
-        """A piece's bytes; if the whole span cannot be read, the piece alone is requested."""
+        """A piece's bytes; if the whole span cannot be read, only the piece is requested."""
         with self._lock:
             if self._content is None:
                 try:
@@ -58,8 +58,8 @@ class _Span:
 class EncodedPicture(NamedTuple):
     """A picture on its way to a decoder.
 
-    name: its name in errors, as text. source: a local path, its encoded bytes, a Piece, or the reason why it cannot be
-    read. span: the bytes that the piece is read with.
+    name: its name in errors, as text. source: a local path, its encoded bytes, a Piece, or why it cannot be read.
+    span: the bytes that the piece is read with.
     """
 
     name: str
@@ -68,16 +68,16 @@ class EncodedPicture(NamedTuple):
 
 
 def pictures(entries: Iterable[Entry], columns: Columns = USUAL_COLUMNS) -> Generator[EncodedPicture, None, None]:
-    """pictures_of_units() of one unit."""
+    """pictures_of_units() for one unit."""
     return pictures_of_units([list(entries)], columns)
 
 
 def pictures_of_units(
     units: Iterable[Sequence[Entry]], columns: Columns = USUAL_COLUMNS
 ) -> Generator[EncodedPicture, None, None]:
-    """Entries in order, each as what fetch takes. Neighboring rows of a Parquet file cost one reading of the file.
+    """Entries in order, each in the form that fetch takes. Neighboring rows of a Parquet file are read in one pass.
 
-    Of no row group is anything read ahead that a unit has no row of. columns: of Parquet files.
+    Row groups are not read ahead beyond those that a unit needs. columns: of Parquet files.
     """
     rows: ParquetRows | None = None
     try:
@@ -105,7 +105,7 @@ def pictures_of_units(
 
 
 def _with_neighbors(entries: Sequence[Entry]) -> Iterator[tuple[Entry, _Span | None, int]]:
-    """Entries, with the bytes that they are read with, and the last row that neighbors of the same file want of it."""
+    """Entries, each with the span it is read with, and the last row that its neighbors need from the same file."""
     for file, group in groupby(entries, lambda entry: entry.file):
         same = list(group)
         last = max(entry.start or 0 for entry in same)
@@ -143,7 +143,7 @@ def _joined(together: list[Entry]) -> Iterator[tuple[Entry, _Span | None]]:
 
 
 def fetch(picture: EncodedPicture) -> str | bytes:
-    """What bigr_repr.images.decode_image takes: a local path, or encoded bytes.  Raises ImageError.  Thread-safe."""
+    """The input for bigr_repr.images.decode_image: a local path or encoded bytes.  Raises ImageError.  Thread-safe."""
     source = picture.source
     if isinstance(source, ImageError):
         raise source
@@ -153,7 +153,7 @@ def fetch(picture: EncodedPicture) -> str | bytes:
         content = _read(source) if picture.span is None else picture.span.read(source)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing", f"{picture.name}: no such object or file") from None
-    except (OSError, ValueError) as error:  # ValueError: no file system takes the URL
+    except (OSError, ValueError) as error:  # ValueError: no file system supports the URL
         said = str(getattr(error, "strerror", None) or error).removeprefix(f"{without_password(source.file)}: ")
         kind: ErrorKind = "unreachable" if isinstance(error, ConnectionError) else "unreadable"
         raise ImageError(kind, f"{picture.name}: {said}") from error

@@ -1,4 +1,4 @@
-"""Tar shards that a plan has listed already: their pictures come from the plan, and the shards are not read again."""
+"""Tar shards that a plan has already listed: their pictures come from the plan, without reading the shards again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bigr_repr.images.find import Source, unescape_path
 
 
 class RememberedTars:
-    """What a plan knows of tar shards. May be asked by several threads."""
+    """What a plan knows about tar shards. Thread-safe."""
 
     def __init__(self, plan: Plan | None) -> None:
         self._plan, self._lock = plan, Lock()
@@ -20,7 +20,7 @@ class RememberedTars:
         }
 
     def pictures(self, file: str) -> list[Source] | None:
-        """The pictures in a tar shard, in its order; None if it is not known, or no longer as it was."""
+        """The pictures in a tar shard, in order; None if it is unknown or has changed."""
         if self._plan is None or file not in self._known:
             return None
         number, held = self._known[file]

@@ -1,6 +1,6 @@
-"""From inputs of every kind to a list of pictures: files and folders, local or in stores, Parquet files, tar shards.
+"""Lists the pictures in inputs of every kind: files and folders, local or in stores, Parquet files, tar shards.
 
-Knows nothing of decoding or models. Folders and patterns mean in a store what they mean here; see find_images.
+Independent of decoding and models. Folders and patterns mean the same in a store as locally; see find_images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bigr_repr.images.parquet import PARQUET, USUAL_COLUMNS, Columns, parquet_pa
 from bigr_repr.system.object_store import ObjectPath, as_place, is_url
 from bigr_repr.system.threads import map_ahead
 
-_OPENED: Final = 64  # containers that are opened at a time
+_OPENED: Final = 64  # containers opened at a time
 
 
 def find_sources(
@@ -33,24 +33,24 @@ def find_sources(
     columns: Columns = USUAL_COLUMNS,
     known: Callable[[str], Sequence[Source] | None] | None = None,
 ) -> Iterator[Source]:
-    """List the pictures that inputs name, in the order given; streams.
+    """List the pictures that inputs name, in the given order, as a stream.
 
-    Files, folders and patterns are what bigr_repr.images.find_images makes of them, root and literal included, and URLs
-    of object stores (`s3://bucket/folder`, `gs://…`, or what else fsspec knows) mean the same there.
+    Files, folders and patterns are interpreted by bigr_repr.images.find_images, including root and literal, and URLs
+    of object stores (`s3://bucket/folder`, `gs://…`, or anything else fsspec supports) work the same way.
 
-    A Parquet file or a tar shard that is named outright, or that a pattern ending in its suffix matches
-    (`shards/*.tar`), stands for the pictures in it, in their order; see bigr_repr.images.containers.members. A row's
-    path is the file's with the row's number (`train.parquet#17`), a member's is its name, behind the shard's path
-    (`shard-3.tar/0017.jpg`) unless that shard is the only input. A name that a shard holds twice comes twice. A
-    container that is damaged, or holds no picture, comes itself, as one more input after what could be listed.
+    A Parquet file or tar shard that is named explicitly, or that a pattern ending in its suffix matches
+    (`shards/*.tar`), stands for the pictures in it, in order; see bigr_repr.images.containers.members. A row's path is
+    the file's plus the row number (`train.parquet#17`); a member's is its name, after the shard's path
+    (`shard-3.tar/0017.jpg`) unless that shard is the only input. A name that occurs twice in a shard is listed twice. A
+    container that is damaged, or holds no picture, is itself listed as an input after whatever could be listed.
 
-    A folder whose name ends in a Parquet file's suffix, as Spark writes them, stands for the Parquet files below it.
+    A folder whose name ends in a Parquet suffix, as Spark writes them, stands for the Parquet files below it.
 
-    labels: also look for the labels that containers hold. columns: of Parquet files. Containers are opened several at a
-    time, ahead of need. known: what is known of the pictures in a tar shard, so that it need not be read.
+    labels: also look for labels in containers. columns: of Parquet files. Several containers are opened in parallel,
+    ahead of need. known: returns the pictures of a known tar shard, so that it need not be read.
 
-    Raises what find_images does; OSError that names the URL for a store that does not answer or refuses, so that what
-    is out of reach for a while is not left out for good; ValueError for a URL outside root.
+    Raises what find_images does; OSError that names the URL if a store refuses or does not answer, so that nothing is
+    permanently left out because of an outage; ValueError for a URL outside root.
     """
     listed = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     if isinstance(listed, Sequence) and not literal:
@@ -64,7 +64,7 @@ def _local(given: PathLike) -> str:
 
 
 def _unfolded(inputs: Iterator[str]) -> Iterator[str]:
-    """Inputs, with the Parquet files in place of a folder that is called as one."""
+    """Inputs, with folders named like Parquet files replaced by the Parquet files in them."""
     for given in inputs:
         folder = as_place(given) if given.rstrip("/").lower().endswith(PARQUET) else None
         if isinstance(folder, ObjectPath) and given.startswith("http"):
@@ -91,13 +91,13 @@ def _find(
             else:
                 yield from some
     if not first:
-        yield from find_images(iter(()))  # raises that there are none
+        yield from find_images(iter(()))  # raises the error for no inputs
 
 
 def _opened(
     source: Source, outright: bool, labels: bool, columns: Columns, known: Callable[[str], Sequence[Source] | None]
 ) -> Iterator[Source]:
-    """The pictures in a container; of a tar shard all of them are listed, else what opening it takes is done."""
+    """The pictures in a container, opened ahead; a tar shard is listed completely."""
     if is_table(source.file):
         found = _pictures_in(source, outright, labels, columns)
         return chain(list(islice(found, 1)), found)
@@ -116,8 +116,8 @@ def _pictures_in(source: Source, outright: bool, labels: bool, columns: Columns)
             yield Source(path, source.file, member.start, member.size, member.label, member.together)
     except ImageError as error:
         if error.kind in ("unreadable", "unreachable") and is_url(source.file):
-            raise ConnectionError(f"{error}; nothing is listed until it can be read") from error
-        yield source  # what is wrong with it is found again, and recorded, when its turn comes
+            raise ConnectionError(f"{error}; listing needs to read it; try again later") from error
+        yield source  # the error is found again, and recorded, when this input is processed
 
 
 # ---- one picture by its recorded path
@@ -126,7 +126,7 @@ def _pictures_in(source: Source, outright: bool, labels: bool, columns: Columns)
 def container_entry(path: str) -> Entry | None:
     """The picture that a recorded path such as `train.parquet#17` or `shard-3.tar/0017.jpg` names; None if none does.
 
-    Of a name that a tar file holds twice, the first. Raises ImageError for a damaged file.
+    If a tar file holds the name twice, the first one. Raises ImageError for a damaged file.
     """
     file, _, row = path.rpartition("#")
     if row.isdecimal() and file.lower().endswith(PARQUET):
@@ -180,11 +180,11 @@ def _shown(url: str, root: str | None) -> str:
     if root is None:
         return url
     if not url.startswith(root.rstrip("/") + "/"):
-        raise ValueError(f"{url} lies outside root={root}; give a root that holds every input, or none")
+        raise ValueError(f"{url} is outside root={root}; choose a root that contains every input, or none")
     return url[len(root.rstrip("/")) + 1 :]
 
 
 def _members(top: str, folder: bytes) -> Iterator[bytes]:
-    """Names in a folder of a store, as bigr_repr.images.find.walk takes them."""
+    """Names in a folder of a store, in the form that bigr_repr.images.find.walk takes."""
     below = ObjectPath(f"{top}/{folder.decode()}").sorted_members()
     return (name.encode() for name in below if not name.startswith("."))

@@ -1,7 +1,7 @@
-"""Which inputs a plan has already, and which of its inputs are gone. Knows nothing of what they are.
+"""Finds which inputs a plan already has, and which of its inputs no longer exist. Independent of what they are.
 
-Inputs are identified by digests of 16 bytes in sorted arrays, 57 bytes for each input of the plan, which move to
-temporary files when they are large: see bigr_repr.system.spilled.
+Inputs are identified by 16-byte digests in sorted arrays, 57 bytes per input of the plan, which move to temporary
+files when they are large: see bigr_repr.system.spilled.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.images.find import Source, escape_path
 from bigr_repr.system.spilled import SpilledArray, columns_of, sorted_by
 
-_BLOCK, _STEPS = 8192, 32  # inputs looked up at a time, and in how many steps
-_KIND = "S16"  # NumPy passes over zeros at the end of such a string; at a fixed length no two become equal by that
+_BLOCK, _STEPS = 8192, 32  # inputs looked up at a time, and the number of steps
+_KIND = "S16"  # NumPy ignores trailing zeros in such strings; at a fixed length this makes no two equal
 _RECORD = np.dtype([("path", _KIND), ("place", _KIND), ("number", np.int64)])
 _Digests = NDArray[np.bytes_]
 
 
 class KnownInputs:
-    """The inputs of a plan, in which others can be looked up."""
+    """The inputs of a plan, for looking up others."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -48,8 +48,8 @@ class KnownInputs:
     def additions(self, sources: Iterable[Source], on_listed: Callable[[int], None]) -> Iterator[Source]:
         """The sources that the plan lacks, in order.
 
-        Raises ValueError for one that has the recorded path of another: a path would no longer say which image it is;
-        and for one that is recorded under another path: it would get a second row.
+        Raises ValueError for a source with the recorded path of a different file, because paths would be ambiguous;
+        and for one that is recorded under a different path, because it would get a second row.
         """
         found, sources = 0, iter(sources)
         while block := list(islice(sources, _BLOCK)):
@@ -60,24 +60,24 @@ class KnownInputs:
                     continue
                 if known == "place":
                     raise ValueError(
-                        f"{escape_path(entry.file)} is recorded under another path than {entry.path}; name the inputs "
-                        "as the first run did, or give a root below which their paths are the recorded ones"
+                        f"{escape_path(entry.file)} is recorded under a different path than {entry.path}; name the "
+                        "inputs as the first run did, or choose a root below which their paths are the recorded ones"
                     )
                 if known == "path":
                     raise ValueError(
-                        f"{entry.path} is recorded for another file than {escape_path(entry.file)}; "
-                        "name the same inputs, or a root that holds both"
+                        f"{entry.path} is recorded for a different file than {escape_path(entry.file)}; name the same "
+                        "inputs, or a root that contains both"
                     )
             found += len(block)
             on_listed(found)
 
     def found(self) -> NDArray[np.bool_]:
-        """Which of the plan's inputs were among the sources, in the plan's order; when additions has ended."""
+        """Which of the plan's inputs were among the sources, in plan order; valid once additions() is exhausted."""
         seen: NDArray[np.bool_] = self._seen.values
         return seen
 
     def gone(self) -> Iterator[str]:
-        """Paths of the plan's inputs that were not among the sources, in the plan's order; when additions has ended."""
+        """Paths of the plan's inputs that were not among the sources, in plan order; once additions() is exhausted."""
         seen, start = self.found(), 0
         for unit in range(self._plan.units):
             missing = np.flatnonzero(~seen[start : start + self._plan.size(unit)])
@@ -87,7 +87,7 @@ class KnownInputs:
                 yield from (entries[place].path for place in missing)
 
     def _known(self, entries: list[Entry]) -> list[str]:
-        """For each, what of it the plan has: "" nothing, "path" or "place" only that, "all"."""
+        """For each entry, which parts the plan has: "" nothing, "path" or "place" only that, "all" both."""
         paths, places = _digests(entries)
         held = {name: column.values for name, column in self._by_path.items()}
         known = np.zeros(len(entries), "S5")
@@ -113,17 +113,17 @@ class KnownInputs:
 
 
 def changes(plan: Plan, sources: Iterable[Source], on_listed: Callable[[int], None]) -> str | None:
-    """How sources differ from a plan's inputs, whatever their order, in words; None: not at all."""
+    """A description of how sources differ from a plan's inputs, regardless of order; None if they do not."""
     known = KnownInputs(plan)
     added = [escape_path(source.file) for source in islice(known.additions(sources, on_listed), 1)]
     if added:
         return f"{added[0]} is new"
     gone = next(known.gone(), None)
-    return None if gone is None else f"{gone} is gone"
+    return None if gone is None else f"{gone} is missing"
 
 
 def _digests(entries: list[Entry]) -> tuple[_Digests, _Digests]:
-    """Of their recorded paths, and of where they are."""
+    """Digests of their recorded paths, and of their locations."""
     paths = [entry.path.encode() for entry in entries]
     places = [f"{entry.file}\0{entry.start}\0{entry.size}".encode("utf-8", "surrogateescape") for entry in entries]
     digest_paths, digest_places = (

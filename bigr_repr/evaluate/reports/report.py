@@ -198,7 +198,7 @@ def _markdown(name: str, records: Sequence[RunRecord], plots: Sequence[str]) -> 
     parts = [f"# {name}", markdown_table(records), *(f"![{plot}]({plot})" for plot in plots)]
     for title, head, lines in _sweeps(records):
         parts += [f"## {title}", _markdown_lines(head, lines)]
-    parts += ["## How these figures came about", "\n".join(f"- {sentence}" for sentence in _provenance(records))]
+    parts += ["## How this was measured", "\n".join(f"- {sentence}" for sentence in _provenance(records))]
     return "\n\n".join(parts) + "\n"
 
 

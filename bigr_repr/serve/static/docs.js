@@ -1,4 +1,4 @@
-// The API's own description, readable.
+// A readable view of the API's OpenAPI description.
 
 const api = await (await fetch("openapi.json")).json();
 

@@ -1,4 +1,4 @@
-// The search page. It asks only the server that it came from.
+// The search page. It contacts only its own server.
 
 const $ = (id) => document.getElementById(id);
 const LARGE = 6e6; // bytes of a file above which a smaller copy is sent
@@ -7,7 +7,7 @@ const SIDE = 2048; // pixels of that copy's longer side
 let about = null;
 let query = null; // {image: data URL} or {row, version, id}
 let region = null; // {x, y, w, h} in tokens
-let others = []; // [{row, version, id, weight, image}]: more pictures that the query is made of
+let others = []; // [{row, version, id, weight, image}]: further pictures in the query
 let running = null;
 const uploads = new Map(); // pictures of the history, by number
 
@@ -59,7 +59,7 @@ async function search() {
       found = await ask("search", asked(), mine.signal);
     } catch (error) {
       if (error.status !== 410) throw error;
-      delete query.version; // the index has changed since: its row numbers mean other pictures
+      delete query.version; // the index has changed since: its row numbers now mean other pictures
       setOthers([]);
       found = await ask("search", asked(), mine.signal);
     }
@@ -73,7 +73,7 @@ async function search() {
   }
 }
 
-// ---- what is seen
+// ---- results
 
 function say(text, wrong = false) {
   $("status").textContent = text;
@@ -83,8 +83,8 @@ function say(text, wrong = false) {
 function show(found) {
   const part = (others.length ? ` to ${others.length + 1} together` : "") + (region ? " by the part you drew" : "");
   say(found.hits.length ? `The nearest ${found.hits.length} of ${found.rows.toLocaleString("en")} pictures${part}.`
-    : !$("filter").value.trim() ? "No picture is that near."
-    : asked().radius === undefined ? "No picture passes the filter." : "No picture that passes the filter is that near.");
+    : !$("filter").value.trim() ? "No picture is that close."
+    : asked().radius === undefined ? "No picture matches the filter." : "No picture that matches the filter is that close.");
   $("hits").replaceChildren(...found.hits.map((hit) => card(hit, found)));
 }
 
@@ -95,7 +95,7 @@ function card(hit, found) {
   photo.dataset.photo = hit.image;
   picture.append(photo);
   const cosine = found.metric === "cosine";
-  const alike = cosine ? 1 - hit.distance : 1 - 2 * hit.distance / found.n_bits; // half differ between strangers
+  const alike = cosine ? 1 - hit.distance : 1 - 2 * hit.distance / found.n_bits; // unrelated pictures differ in half of the bits
   const text = element("span", "text");
   const numbers = element("span", "numbers");
   numbers.append(element("span", "", {}, cosine ? hit.distance.toFixed(3) : `${Math.round(hit.distance)} bits`));
@@ -110,7 +110,7 @@ function card(hit, found) {
   const told = Object.entries(hit.columns).map(([name, value]) => `${name}: ${value ?? "none"}`);
   told.push(...hit.members.map((each) => `near-duplicate: ${each.id}`));
   if (told.length) button.title = [hit.id, ...told].join("\n");
-  button.setAttribute("aria-label", `${hit.id}, ${numbers.textContent}: search for pictures like it`);
+  button.setAttribute("aria-label", `${hit.id}, ${numbers.textContent}: search for similar pictures`);
   button.addEventListener("click", () => goTo({ row: hit.row, version: found.version, id: String(hit.id) }));
   paint(photo, hit.image);
   if (!about.together) return button;
@@ -129,7 +129,7 @@ function card(hit, found) {
   return held;
 }
 
-// One more picture in the query: what is like it, or unlike it.
+// Add a picture to the query: results should be like it, or unlike it.
 function include(hit, version, weight) {
   const known = others.filter((each) => each.row !== hit.row && each.version === version);
   setOthers([...known, { row: hit.row, version, id: String(hit.id), weight, image: hit.image }]);
@@ -143,7 +143,7 @@ function setOthers(next) {
     const item = element("li", each.weight < 0 ? "unlike" : "");
     const photo = element("img", "", { alt: "", decoding: "async" });
     paint(photo, each.image);
-    const drop = element("button", "", { type: "button", "aria-label": `Leave out ${each.id}`, title: "Leave out" }, "×");
+    const drop = element("button", "", { type: "button", "aria-label": `Remove ${each.id}`, title: "Remove" }, "×");
     drop.addEventListener("click", () => { setOthers(others.filter((other) => other !== each)); search(); });
     item.append(photo, element("span", "sign", {}, each.weight < 0 ? "−" : "+"), element("span", "id", { title: each.id }, each.id.split("/").pop()), drop);
     return item;
@@ -158,7 +158,7 @@ function element(tag, className = "", attributes = {}, text = "") {
   return made;
 }
 
-// A row's photograph, or what its bits keep; the latter also where the photograph cannot be found.
+// A row's photograph, or what its bits keep; the latter also if the photograph cannot be found.
 function paint(image, address) {
   const decoded = address.includes("?") ? `${address}&decoded=true` : `${address}?decoded=true`;
   const bits = $("bits").checked && about.decodable;
@@ -190,7 +190,7 @@ async function paintQuery() {
   const mine = query;
   const wanted = async () => query.decoded ??= (await ask("decode", { image: mine.image })).images[0];
   photo.classList.toggle("decoded", $("bits").checked);
-  photo.onerror = async () => { // a format that browsers do not show
+  photo.onerror = async () => { // a format that browsers cannot show
     photo.onerror = null;
     const decoded = await wanted().catch(() => null);
     if (decoded && query === mine) photo.src = decoded;
@@ -199,7 +199,7 @@ async function paintQuery() {
   if (query === mine) photo.src = shown;
 }
 
-// ---- the query, and the way back to earlier ones
+// ---- the query, and the history of earlier ones
 
 function goTo(next) {
   region = null;
@@ -234,11 +234,11 @@ function fromAddress() {
 
 async function byId(id) {
   goTo({ id });
-  try { // to show its picture, its row has to be known
+  try { // its row is needed to show its picture
     const found = await ask("search", { id, k: 1, ids: [id] });
     const hit = found.hits.find((each) => String(each.id) === id);
     if (hit && query.id === id) { query = { ...query, row: hit.row, version: found.version }; paintQuery(); }
-  } catch { /* the search itself says what is wrong */ }
+  } catch { /* the search itself reports the error */ }
 }
 
 async function take(file) {
@@ -271,7 +271,7 @@ async function smaller(file) {
   return new Promise((done) => canvas.toBlob(done, "image/webp", 0.95));
 }
 
-// ---- a part of the picture, in tokens
+// ---- a region of the picture, in tokens
 
 const shares = ({ x, y, w, h }) => {
   const [columns, rows] = about.grid;
@@ -362,7 +362,7 @@ $("by-id").addEventListener("submit", (event) => {
   if (id) byId(id);
 });
 $("only").addEventListener("submit", (event) => { event.preventDefault(); search(); });
-$("filter").addEventListener("search", () => { if (!$("filter").value) search(); }); // its cross was pressed
+$("filter").addEventListener("search", () => { if (!$("filter").value) search(); }); // its clear button was clicked
 $("bits").addEventListener("change", () => {
   paintQuery();
   for (const image of $("hits").querySelectorAll("img")) paint(image, image.dataset.photo);
@@ -391,7 +391,7 @@ addEventListener("keydown", (event) => {
   else if (event.key.startsWith("Arrow") && !event.target.matches("#frame, input")) move(event);
 });
 
-// From picture to picture in the grid.
+// Move between pictures in the grid.
 function move(event) {
   const all = [...$("hits").querySelectorAll("button.hit")];
   if (!all.length) return;
@@ -408,7 +408,7 @@ $("sign-in").addEventListener("close", async () => {
   const headers = { Authorization: `Bearer ${$("token").value}` };
   const answer = await fetch("session", { method: "POST", headers }).catch(() => null);
   if (answer?.ok) return location.reload();
-  $("sign-in-error").textContent = answer?.status === 401 ? "This is not the token." : "The server does not answer.";
+  $("sign-in-error").textContent = answer?.status === 401 ? "This is not the token." : "The server is not responding.";
   $("sign-in").showModal();
 });
 $("sign-in").addEventListener("cancel", (event) => event.preventDefault());

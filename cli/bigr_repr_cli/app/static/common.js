@@ -1,4 +1,4 @@
-// What the studio's pages share: asking the server, pictures, jobs.
+// Shared by the studio's pages: requests, pictures, jobs.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -7,7 +7,7 @@ export async function ask(path, { method, body, file } = {}) {
   const answer = await fetch(path, {
     method: method ?? (body || file ? "POST" : "GET"), headers: json ?? {}, body: file ?? (body && JSON.stringify(body)),
   });
-  const found = await answer.json().catch(() => ({ error: { message: `the server answers ${answer.status}` } }));
+  const found = await answer.json().catch(() => ({ error: { message: `the server answered ${answer.status}` } }));
   if (!answer.ok) throw Object.assign(new Error(found.error.message), { status: answer.status, field: found.error.param });
   return found;
 }
@@ -22,7 +22,7 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// A form whose work is begun once: its button is off until the work is over, so that a second press adds none.
+// A form that starts one job at a time: its button is disabled until the job is over.
 export function whenSent(form, work) {
   const button = form.querySelector("button[type=submit], button:not([type])");
   form.addEventListener("submit", async (event) => {
@@ -39,7 +39,7 @@ export function upload(file) {
   return ask(`/pictures?name=${encodeURIComponent(file.name || "pasted picture")}`, { file });
 }
 
-// Buttons with the sample photographs; take(picture) is called with the one pressed.
+// Buttons with the sample photographs; take(picture) is called with the chosen one.
 export function showSamples(samples, take) {
   $("samples").replaceChildren(...samples.map((sample) => {
     const image = element("img", { src: address(sample), alt: "" });
@@ -73,7 +73,7 @@ export function duration(seconds) {
   return seconds < 5400 ? `${Math.round(seconds / 60)} minutes` : `${(seconds / 3600).toFixed(1)} hours`;
 }
 
-// Listen to a job until it is over: tell(job) at every change. Returns its last state.
+// Follow a job until it is over: tell(job) at every change. Returns its last state.
 export async function follow(id, tell) {
   let seen = -1;
   let failures = 0;
@@ -83,7 +83,7 @@ export async function follow(id, tell) {
       job = await ask(`/jobs/${id}?seen=${seen}`);
       failures = 0;
     } catch (error) {
-      if (error.status || ++failures > 5) throw error; // a server that is gone for a moment is asked again
+      if (error.status || ++failures > 5) throw error; // retry if the server is briefly unreachable
       await new Promise((done) => setTimeout(done, 1000));
       continue;
     }
@@ -94,9 +94,9 @@ export async function follow(id, tell) {
 }
 
 export function told(job) {
-  if (job.state === "waiting") return job.ahead ? `Waiting; ${job.ahead} before it.` : "Waiting.";
+  if (job.state === "waiting") return job.ahead ? `Waiting; ${job.ahead} ahead.` : "Waiting.";
   const left = duration(job.seconds_left);
-  if (job.state === "asking") return `This takes about ${left} on this machine. Go on?`;
+  if (job.state === "asking") return `This takes about ${left} on this machine. Continue?`;
   return `${Math.round(100 * job.share)} %${left ? `, about ${left} left` : ""}`;
 }
 

@@ -1,4 +1,4 @@
-// The drawing page: a photograph, marks on it, what to do, and what came of it. It asks only the server that it came from.
+// The drawing page: a photograph, marks on it, what to do, and the results. It contacts only its own server.
 
 import { $, address, ask, element, follow, randomSeed, showSamples, told, upload, whenGiven, whenSent } from "./common.js";
 import { Marks } from "./marks.js";
@@ -6,29 +6,29 @@ import { Marks } from "./marks.js";
 const KEY = "bigr-studio";
 const MOST_HISTORY = 200;
 const SAYS = {
-  inpaint: "Mark a part of the photograph; it is painted anew, all else stays.",
-  outpaint: "The photograph is continued on both sides.",
-  enrich: "New detail where it is marked, or everywhere.",
+  inpaint: "Mark a part of the photograph to repaint; everything else stays.",
+  outpaint: "Extend the photograph on both sides.",
+  enrich: "Add detail to the marked area, or everywhere.",
   generate: "New pictures at the model's own size.",
-  interpolate: "A walk from one class to another.",
+  interpolate: "A transition from one class to another.",
 };
 const COUNTS = {
   inpaint: ["Versions", "versions"], outpaint: ["Versions", "versions"], enrich: ["Versions", "versions"],
-  generate: ["Pictures", "pictures"], interpolate: ["Pictures on the way", "frames"],
+  generate: ["Pictures", "pictures"], interpolate: ["Number of pictures", "frames"],
 };
 
 let about = null;
-let photo = null; // the one that is worked on
-let shown = null; // a result that is looked at, or null
+let photo = null; // the one being edited
+let shown = null; // the result being shown, or null
 let history = []; // pictures, newest first: {id, name, width, height, animated, from}
-const earlier = []; // photographs before "go on"
+const earlier = []; // photographs before "continue"
 const counts = { inpaint: 1, outpaint: 1, enrich: 1, generate: 4, interpolate: 9 };
 
 const tool = () => document.querySelector("[name=tool]:checked").value;
 const kind = () => document.querySelector("[name=kind]:checked").value;
 const marks = new Marks($("marks"), () => ({ tool: tool(), size: +$("size").value / 100 }), () => { buttons(); keep(); });
 
-// ---- what is kept over a reload
+// ---- state kept across reloads
 
 function keep() {
   const fields = Object.fromEntries([...document.querySelectorAll("#press input[id], #press select[id]")]
@@ -36,7 +36,7 @@ function keep() {
   const state = { photo, shown, history, shapes: marks.shapes, kind: kind(), counts, fields, job: running };
   try {
     localStorage.setItem(KEY, JSON.stringify(state));
-  } catch { /* full or forbidden: nothing is kept */ }
+  } catch { /* storage is full or blocked: nothing is kept */ }
 }
 
 function kept() {
@@ -59,7 +59,7 @@ function open(picture, shapes = []) {
   show(null);
 }
 
-// Show a result, or with null the photograph.
+// Show a result or, for null, the photograph.
 function show(picture) {
   shown = picture;
   const at = picture ?? photo;
@@ -116,8 +116,8 @@ function list() {
     button.addEventListener("click", () => show(picture));
     return button;
   }));
-  $("kept").textContent = history.length ? `Every picture is kept in ${about.out} and says how it was made.`
-    : `What is drawn appears here, and is kept in ${about.out}.`;
+  $("kept").textContent = history.length ? `Every picture is saved in ${about.out} and records how it was made.`
+    : `Pictures appear here and are saved in ${about.out}.`;
 }
 
 function undo() {
@@ -136,7 +136,7 @@ async function take(file) {
   } catch (wrong) { error("photo", wrong.message); }
 }
 
-// ---- errors beside what they are about
+// ---- errors next to their fields
 
 function error(field, message) {
   if (field === "photo" || field === null) (field ? $("photo-error") : $("press-error")).textContent = message;
@@ -176,9 +176,9 @@ function field({ name, title, help, usual, kind: type, choices, least, most }) {
     return Object.assign(row, { option: name });
   }
   if (choices.length) {
-    input = element("select", { id }, element("option", { value: "" }, "as usual"), ...choices.map((each) => element("option", {}, each)));
+    input = element("select", { id }, element("option", { value: "" }, "default"), ...choices.map((each) => element("option", {}, each)));
   } else {
-    input = element("input", { type: "number", id, placeholder: usual || "as usual", step: type === "int" ? "1" : "any" });
+    input = element("input", { type: "number", id, placeholder: usual || "default", step: type === "int" ? "1" : "any" });
     if (least !== null) input.min = least;
     if (most !== null) input.max = most;
   }
@@ -204,7 +204,7 @@ function entered(place, options) {
 
 function whole(id, name) {
   const value = $(id).value.trim();
-  if (!/^\d+$/.test(value)) throw Object.assign(new Error("give a whole number"), { field: name });
+  if (!/^\d+$/.test(value)) throw Object.assign(new Error("enter a whole number"), { field: name });
   return +value;
 }
 
@@ -219,12 +219,12 @@ function chooseKind() {
   $("count-title").textContent = COUNTS[now][0];
   $("count").max = about.most[COUNTS[now][1]];
   $("count").value = counts[now];
-  const named = about.captions ? "in words" : "by commas";
-  $("label-hint").textContent = now === "generate" ? `${named}; empty: none in particular` : "empty: what fits the surroundings";
+  const named = about.captions ? "in words" : "separated by commas";
+  $("label-hint").textContent = now === "generate" ? `${named}; empty: none` : "empty: whatever fits the surroundings";
   noErrors();
 }
 
-// ---- pressing
+// ---- jobs
 
 let running = null; // {id, from}
 
@@ -275,7 +275,7 @@ async function watch() {
       if (at.look) { look(at.look); looking = true; }
     });
     if (job.state === "failed") error(job.error.field, job.error.message);
-    if (job.state === "stopped") $("press-error").textContent = "Stopped; what was being drawn is not kept.";
+    if (job.state === "stopped") $("press-error").textContent = "Stopped; the unfinished picture was discarded.";
     if (job.state === "done") done(job.result);
     else if (looking) show(shown);
   } catch (wrong) {
@@ -322,7 +322,7 @@ $("go-on").addEventListener("click", () => {
 $("box").addEventListener("submit", (event) => {
   event.preventDefault();
   const [left, top, right, bottom] = ["left", "top", "right", "bottom"].map((name) => +$("box").elements[name].value);
-  const says = right <= left || bottom <= top ? "right must be more than left, and bottom more than top"
+  const says = right <= left || bottom <= top ? "right must be greater than left, and bottom greater than top"
     : left >= photo.width || top >= photo.height ? `the photograph has ${photo.width} × ${photo.height} pixels` : "";
   $("photo-error").textContent = says;
   if (!says) marks.box(left, top, Math.min(right, photo.width), Math.min(bottom, photo.height));
@@ -344,13 +344,13 @@ async function begin() {
   fields("settings", about.settings);
   fields("pasting", about.pasting);
   const blend = $("option-blend");
-  if (blend) blend.value = "feather"; // what most people want on a page
+  if (blend) blend.value = "feather"; // the best choice for most people
   $("fast-says").textContent = about.fast;
   $("classes").replaceChildren(...about.classes.map((name) => element("option", { value: name })));
   [$("start").value, $("end").value] = [about.classes[0] ?? "", about.classes.at(-1) ?? ""];
   showSamples(about.samples, open);
   const before = kept();
-  running = before.job ?? null; // what is opened below is kept, and this with it
+  running = before.job ?? null; // saved along with whatever is opened below
   Object.assign(counts, before.counts);
   for (const [id, value] of Object.entries(before.fields ?? {})) {
     const input = $(id);

@@ -1,4 +1,4 @@
-// The page Look inside: a picture's tokens, and how one is unmasked.
+// The Look inside page: a picture's tokens, and how one is unmasked.
 
 import { $, address, ask, element, follow, randomSeed, showSamples, upload, whenGiven, whenSent } from "./common.js";
 
@@ -44,7 +44,7 @@ async function look(given) {
     found = await ask("/inside/look", { body: { picture: given.id } });
     colors = Uint8Array.from(atob(found.colors), (each) => each.charCodeAt(0));
     $("views").hidden = false;
-    picture("seen", found.seen, "The picture's middle square");
+    picture("seen", found.seen, "The picture's center square");
     picture("kept", found.kept, "The same, decoded from its bits");
     const count = found.grid ** 2;
     $("bytes").textContent = `${Math.ceil(count * found.bits_per_token / 8)} bytes: ${count} tokens of ${found.bits_per_token} bits`;
@@ -55,7 +55,7 @@ async function look(given) {
       if (name !== "open") $(name).hidden = found[name] === null;
       if (found[name]) cells(name, found.grid, (n) => color(found[name][n]));
     }
-    $("status").textContent = `${found.name}: point at a token, or move to it with the arrow keys.`;
+    $("status").textContent = `${found.name}: point at a token, or move with the arrow keys.`;
     history.replaceState(null, "", `?picture=${given.id}`);
     $("token").textContent = "";
   } catch (wrong) {

@@ -1,9 +1,9 @@
-// Marks on a photograph: strokes, rectangles and lassos as shapes in its pixels, with undo. Knows nothing of the server.
+// Marks on a photograph: strokes, rectangles and lassos in pixel coordinates, with undo. Independent of the server.
 
 export class Marks {
   constructor(canvas, settings, changed) {
     this.canvas = canvas;
-    this.settings = settings; // () => ({tool, size}); size in shares of the shorter side
+    this.settings = settings; // () => ({tool, size}); size as a share of the shorter side
     this.changed = changed;
     this.clear();
     canvas.addEventListener("pointerdown", (event) => this.begin(event));
@@ -12,7 +12,7 @@ export class Marks {
     canvas.addEventListener("pointercancel", () => { this.drawing = null; this.paint(); });
   }
 
-  // A photograph of this size; `shapes`: marks from before.
+  // Start with a photograph of this size; `shapes`: earlier marks.
   open(width, height, shapes = []) {
     this.width = width;
     this.height = height;
@@ -103,7 +103,7 @@ export class Marks {
     const color = getComputedStyle(this.canvas).getPropertyValue("--mark").trim() || "red";
     const context = this.canvas.getContext("2d");
     render(context, this.canvas.width, this.canvas.height, this.width, this.height, this.shown(), color);
-    // Shapes are drawn whole, then all of them are made half transparent: overlaps are no darker.
+    // Shapes are drawn opaque, then made half transparent together, so that overlaps are not darker.
     context.save();
     context.globalCompositeOperation = "destination-in";
     context.globalAlpha = 0.55;
@@ -119,7 +119,7 @@ export class Marks {
     return this.shapes.findLast((shape) => shape.kind === "nothing") === this.shapes.at(-1);
   }
 
-  // What is marked as a PNG in base64, at the photograph's own size unless that is very large; null for nothing.
+  // The marks as a base64 PNG, at the photograph's own size unless that is very large; null if nothing is marked.
   png() {
     if (!this.shapes.length || this.empty) return null;
     const scale = Math.min(1, 4096 / Math.max(this.width, this.height));

@@ -1,4 +1,4 @@
-// The line above the search page: which index or folder of pictures is searched.
+// The form above the search page: which index or folder of pictures to search.
 
 import { $, ask, follow, told, whenSent } from "./common.js";
 
@@ -31,5 +31,5 @@ const { path, open_paths: allowed } = await ask("/search/opened");
 if (path) $("path").value = path;
 if (!allowed) {
   for (const each of $("opening").elements) each.disabled = true;
-  $("opening-error").textContent = "Other machines reach this page, so it opens no folders: start it with --password or --search.";
+  $("opening-error").textContent = "Other machines can reach this page, so it does not open folders: start it with --password or --search.";
 }
