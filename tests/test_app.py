@@ -179,7 +179,7 @@ def test_a_model_of_captions_takes_them_where_others_take_classes(tmp_path: Path
     assert (said["prompts"], said["negative"]) == (["a red circle, large"], "a black square")
     assert read_provenance(studio.generate([""], 1, QUICK, silent)[0])["prompts"] is None
     assert len(studio.interpolate("a red circle", "a cross", 3, QUICK, silent)) == 2
-    with pytest.raises(ValueError, match="name one caption to begin with"):
+    with pytest.raises(ValueError, match="name one caption to start from"):
         studio.interpolate("a red circle", "", 3, QUICK, silent)
     order = DrawRequest(photo=photo, mask=marked(64, 96), label="a red circle", options=QUICK)
     assert read_provenance(studio.inpaint(order, silent)[0])["prompts"] == ["a red circle"]

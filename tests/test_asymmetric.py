@@ -69,7 +69,7 @@ def test_an_index_without_vectors_finds_more_of_the_nearest_than_by_bits() -> No
 def test_what_cannot_be_rescored_by_bits_says_why() -> None:
     index = index_of(features(300))
     codes = index.rows.codes[:2]
-    with pytest.raises(ValueError, match="vectors have 3 features; this binarizer reads 24"):
+    with pytest.raises(ValueError, match="vectors have 3 features; this binarizer expects 24"):
         index.rescored(codes, np.zeros((2, 3)), 4)
     with pytest.raises(ValueError, match="2 query codes but 1 vectors"):
         index.rescored(codes, features(1), 4)
@@ -81,7 +81,7 @@ def test_what_cannot_be_rescored_by_bits_says_why() -> None:
 def test_codes_that_no_features_were_made_into_are_not_rescored(tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     opened = push(HammingIndex.build(np.zeros((9, 3), np.uint8)), f"lancedb:{tmp_path}")
-    with pytest.raises(ValueError, match="codes that no features were made into"):
+    with pytest.raises(ValueError, match="codes that are not made from features"):
         opened.rescored(np.zeros((1, 3), np.uint8), np.zeros((1, 24)), 4)
 
 

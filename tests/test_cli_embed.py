@@ -129,7 +129,7 @@ def test_nothing_but_failures_is_a_failure(tmp_path: Path, bigr: Run) -> None:
     code, text, error = bigr("embed", "junk.jpg", "--layer", "2")
     assert code == 1
     assert "0 rows, 1 failures" in text
-    assert error.splitlines()[-1].startswith("error: none of the images gave a vector")
+    assert error.splitlines()[-1].startswith("error: none of the images could be embedded")
 
 
 @pytest.mark.parametrize(
@@ -163,14 +163,14 @@ def test_what_goes_wrong_is_one_line(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--overwrite --update", "--overwrite removes the rows that --update would go on from"),
+        ("--overwrite --update", "--overwrite removes the rows that --update would continue from"),
         (
             "--retry-failed --update --overwrite",
-            "--overwrite removes the rows that --retry-failed and --update would go on from; leave one of them out",
+            "--overwrite removes the rows that --retry-failed and --update would continue from; leave one of them out",
         ),
-        ("--overwrite --verify", "--overwrite removes the rows that --verify would go on from"),
-        ("--no-resume --retry-failed", "--no-resume refuses the rows that --retry-failed would go on from"),
-        ("--no-resume --update", "--no-resume refuses the rows that --update would go on from"),
+        ("--overwrite --verify", "--overwrite removes the rows that --verify would continue from"),
+        ("--no-resume --retry-failed", "--no-resume refuses the rows that --retry-failed would continue from"),
+        ("--no-resume --update", "--no-resume refuses the rows that --update would continue from"),
         ("--overwrite --no-resume", "--overwrite removes the rows that --no-resume protects"),
         ("--drop-gone", "--drop-gone needs"),
         ("--label-column class", "has no effect without --labels-from-folders"),

@@ -357,7 +357,7 @@ def test_a_run_that_is_interrupted_keeps_what_it_has_drawn(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("command", "function", "said"),
     [
-        ("generate", "bigr_repr.painting.series.generate_files", "interrupted; the pictures drawn are kept"),
+        ("generate", "bigr_repr.painting.series.generate_files", "interrupted; finished pictures are kept"),
         ("enrich photo.png", "bigr_repr.painting.files.enrich_file", "interrupted\n"),
     ],
 )

@@ -203,7 +203,7 @@ def test_a_recorded_path_never_comes_to_mean_another_file(pre: Pretrained, tmp_p
     write_pictures(tmp_path / "two", 3, first=2)
     run(tmp_path / "one", tmp_path / "out", pre)
     before = rows_of(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"00002.png is recorded for another file than .*two/00002.png"):
+    with pytest.raises(ValueError, match=r"00002.png is recorded for a different file than .*two/00002.png"):
         run(tmp_path / "two", tmp_path / "out", pre, update=True)
     assert rows_of(tmp_path / "out") == before
     assert run(tmp_path / "one", tmp_path / "out", pre).embedded == 0
@@ -258,7 +258,7 @@ def test_a_second_input_does_not_embed_the_first_again(pre: Pretrained, tmp_path
     write_pictures(tmp_path / "in/b", 2)
     both = [tmp_path / "in/a", tmp_path / "in/b"]
     run(both[0], tmp_path / "out", pre)
-    with pytest.raises(ValueError, match=r"a/00000.png is recorded under another path .* as the first run did"):
+    with pytest.raises(ValueError, match=r"a/00000.png is recorded under a different path .* as the first run did"):
         run(both, tmp_path / "out", pre, update=True)
     assert run(both[0], tmp_path / "out", pre).embedded == 0
     run(both[0], tmp_path / "rooted", pre, root=tmp_path / "in")
@@ -651,7 +651,7 @@ def test_an_export_that_fails_leaves_what_was_there(
 ) -> None:
     (tmp_path / "f.npy").write_bytes(b"mine")
     for arguments, message in (
-        ({"to": "f.txt", "layer": 1}, "neither of .npy, .csv"),
+        ({"to": "f.txt", "layer": 1}, "one of .npy, .csv"),
         ({"to": "f.npy"}, "holds layers 1, 2"),
         ({"to": "f.npy", "layer": 3}, "layer=3 is not in"),
     ):

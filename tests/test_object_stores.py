@@ -444,7 +444,7 @@ def test_a_shard_out_of_reach_ends_the_listing(
     monkeypatch.setattr(ObjectPath, "open_input", failing)
     for name in ("x.tar", "x.parquet"):
         put(store / name, b"x")
-        with pytest.raises(ConnectionError, match=f"{name}: the server does not answer; nothing is listed until"):
+        with pytest.raises(ConnectionError, match=f"{name}: the server does not answer; listing needs to read it"):
             run([store / "00000.png", store / name], tmp_path / "out", pre)
 
 

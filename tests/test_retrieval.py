@@ -369,7 +369,7 @@ def test_a_change_that_fails_changes_nothing() -> None:
     index = HammingIndex.build(clustered(20), ids=[str(i) for i in range(20)])
     for codes, ids, message in (
         (clustered(2), ["20", "3"], "'3' is in the index already"),
-        (clustered(2), ["20", "20"], "a name twice"),
+        (clustered(2), ["20", "20"], "a duplicate"),
         (random_codes(2, 5), ["20", "21"], "5 bytes per code, the index's have 16"),
         (clustered(2), ["20"], "1 ids for 2 codes"),
     ):
@@ -425,13 +425,13 @@ def test_bad_builds_say_what_is_wrong() -> None:
     codes = clustered(20)
     for arguments, message in (
         ({"kind": "tree"}, "kind='tree' is unknown"),
-        ({"ids": ["a"] * 20}, "a name twice"),
+        ({"ids": ["a"] * 20}, "a duplicate"),
         ({"ids": ["a", 1]}, "all strings or all whole numbers"),
         ({"n_bits": 100}, "n_bits=100 takes 13 bytes"),
         ({"n_bits": 125}, "bits set past n_bits=125"),
         ({"vectors": np.full((20, 3), np.nan)}, "20 of 20 rows are not finite"),
         ({"vectors": np.zeros((19, 3))}, "19 vectors for 20 codes"),
-        ({"bits_per_token": 24}, "no square of tokens"),
+        ({"bits_per_token": 24}, "not make a square of tokens"),
     ):
         with pytest.raises(ValueError, match=message):
             HammingIndex.build(codes | 1, **arguments)  # type: ignore[arg-type]
@@ -475,7 +475,7 @@ def test_rescoring_the_whole_index_is_float_search_and_reads_the_shortlist_alone
 
 
 def test_rescoring_without_vectors_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no vectors to rescore by"):
+    with pytest.raises(ValueError, match="no vectors for rescoring"):
         HammingIndex.build(clustered(20)).rescored(clustered(1), np.zeros((1, 4)), 2)
     with pytest.raises(ValueError, match="no binarizer"):
         HammingIndex.build(clustered(20)).search_vectors(np.zeros((1, 4)), 2)
@@ -517,7 +517,7 @@ def test_fractions_touch_tokens() -> None:
         if x + w <= 24:
             assert Region.of_fractions(x / 24, 0, w / 24, 1, fine) == Region(x=x, y=0, w=w, h=24)
     for wrong in ((0.5, 0, 0.6, 1), (-0.1, 0, 1, 1), (0, 0, 0, 1), (float("nan"), 0, 1, 1)):
-        with pytest.raises(ValueError, match="reaches outside"):
+        with pytest.raises(ValueError, match="extends outside"):
             Region.of_fractions(*wrong, layout)
     with pytest.raises(ValueError, match="grid of 4 x 4 tokens"):
         Region(x=3, y=0, w=2, h=1).mask(layout)
@@ -571,7 +571,7 @@ def test_bad_fits_say_what_is_wrong() -> None:
         with pytest.raises(ValueError, match=message):
             fit_binarizer(kind, vectors, n_bits=n_bits)
     binarizer = fit_binarizer("sign", vectors)
-    with pytest.raises(ValueError, match="23 features; this binarizer reads 24"):
+    with pytest.raises(ValueError, match="23 features; this binarizer expects 24"):
         binarizer.encode(vectors[:, 1:])
     vectors[3, 4] = np.nan
     with pytest.raises(ValueError, match="the first is row 3"):

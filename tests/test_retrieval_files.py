@@ -128,7 +128,7 @@ def test_a_process_killed_at_its_first_save_does_not_bar_the_next(tmp_path: Path
 
 def test_a_folder_of_other_things_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match="holds other things"):
+    with pytest.raises(FileExistsError, match="holds something other"):
         made("flat").save(tmp_path)
     with pytest.raises(FileExistsError, match="is a file"):
         made("flat").save(tmp_path / "letter.txt")

@@ -160,7 +160,7 @@ def test_columns_go_with_their_rows(tmp_path: Path) -> None:
         assert loaded.rows.columns is not None
         assert loaded.rows.columns.column("label").to_pylist() == [*LABELS[100:], "new"]
         assert loaded.search(codes_of(1, 3), 1, where="`odd name` = -1").ids.tolist() == [["new"]]
-    with pytest.raises(ValueError, match="add rows of the same make"):
+    with pytest.raises(ValueError, match="add compatible rows"):
         index.add(codes_of(1, 4), ["another"])
 
 
@@ -169,13 +169,13 @@ def test_columns_go_with_their_rows(tmp_path: Path) -> None:
     [
         ("label = 3", "label is text; compare it with text in quotes, not 3"),
         ('width = "x"', "width is number; compare it with a number without quotes"),
-        ("label = cat", "text stands in quotes"),
+        ("label = cat", "put text in quotes"),
         ("color = 1", "column 'color' is not in this index: its columns are path, label, width"),
         ("day > 'soon'", "which 'soon' is not"),
         ("width", "width is number, not true or false"),
-        ("width + 1 = 2", "is no comparison of a column with a value"),
-        ("width = (select 1)", "is no comparison"),
-        ("exists (select 1)", "is no comparison"),
+        ("width + 1 = 2", "is not a comparison of a column with a value"),
+        ("width = (select 1)", "is not a comparison"),
+        ("exists (select 1)", "is not a comparison"),
         ("label = 'x'; drop table x", "cannot be read"),
         ("", "cannot be read"),
         ("path like", r"cannot be read \(it is not complete\)"),

@@ -135,9 +135,9 @@ def test_shards_are_brought_up_to_date_each_by_its_own_files(kind: str, data: Pa
     assert update_index(out).read == 0
     write_part(tmp_path / "more", 0, 30, name="b")
     assert update_index(out, add=[tmp_path / "more"]).read == 30
-    with pytest.raises(ValueError, match="already; update it without adding that"):
+    with pytest.raises(ValueError, match="update it without --add"):
         update_index(out, add=[tmp_path / "more"])
-    with pytest.raises(ValueError, match="and not of"):
+    with pytest.raises(ValueError, match=r"was built from .*, not "):
         update_index(out, tmp_path / "elsewhere")
     gone = ["a/00/00000.jpg", "b/00/00007.jpg", "a/06/00069.jpg"]
     with pytest.raises(ValueError, match=r"'nowhere\.jpg' is not in the index"):
@@ -175,7 +175,7 @@ def test_what_shards_cannot_do_is_said(data: Path, tmp_path: Path) -> None:
         lambda: index.add(index.rows.codes[:1], ["new"]),
         lambda: index.save(tmp_path / "i"),
     ):
-        with pytest.raises(ValueError, match="an index in shards is changed in its folder"):
+        with pytest.raises(ValueError, match="a sharded index can only be changed in its folder"):
             change()
     with pytest.raises(ValueError, match="processes=0 must be at least 1"):
         HammingIndex.load(tmp_path / "shards", processes=0)
@@ -211,9 +211,9 @@ def test_a_folder_takes_either_form_of_an_index(data: Path, tmp_path: Path) -> N
 
 def test_shards_are_not_built_among_other_things(data: Path, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"a picture")
-    with pytest.raises(FileExistsError, match="holds other things than an index; name another folder"):
+    with pytest.raises(FileExistsError, match="holds something other than an index; choose another folder"):
         build_shards(data, tmp_path, 2, binarizer="bits")
-    with pytest.raises(FileExistsError, match="is a file; name a folder for the index"):
+    with pytest.raises(FileExistsError, match="is a file; choose a folder for the index"):
         build_shards(data, tmp_path / "holiday.jpg", 2, binarizer="bits")
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
@@ -236,7 +236,7 @@ def test_a_build_that_was_cut_short_goes_on(data: Path, tmp_path: Path) -> None:
     assert names == sorted(folder.name for folder in shard_folders(out))
     assert len(names) == 2
     (out / "shards.json").write_text(json.dumps({"format": 1, "shards": ["../elsewhere"]}))
-    with pytest.raises(ValueError, match="is no shard"):
+    with pytest.raises(ValueError, match="is not a shard"):
         HammingIndex.load(out)
 
 

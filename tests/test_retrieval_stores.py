@@ -176,7 +176,7 @@ def test_bad_requests_say_what_is_wrong(place: str) -> None:
     ):
         with pytest.raises(ValueError, match="compares whole codes"):
             ask()
-    with pytest.raises(ValueError, match="vectors have 5 features; this binarizer reads"):
+    with pytest.raises(ValueError, match="vectors have 5 features; this binarizer expects"):
         opened.rescored(np.zeros((1, 4), np.uint8), np.zeros((1, 5)), 3)
     with pytest.raises(ValueError, match="the index is empty"):
         push(HammingIndex.build(np.empty((0, 4), np.uint8)), place)
@@ -254,7 +254,7 @@ def test_a_server_that_is_not_there_and_places_that_are_none() -> None:
     with pytest.raises(ConnectionError, match=r"milvus:http://127\.0\.0\.1:9: "):
         open_store("milvus:http://127.0.0.1:9")
     for place in ("faiss:x", "lancedb:", "folder"):
-        with pytest.raises(ValueError, match="no store"):
+        with pytest.raises(ValueError, match="not a store"):
             open_store(place)
     with pytest.raises(ValueError, match="name='a b'"):
         open_store("lancedb:x", "a b")

@@ -1,4 +1,4 @@
-"""Search by bits: binary codes, indexes over FAISS, rescoring, regions, near-duplicates, and results to look at."""
+"""Search by bits: binary codes, FAISS indexes, rescoring, regions, near-duplicates, and visual results."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Embedding data sets to an index folder, chunk by chunk: memory never holds all vectors. Knows nothing of images."""
+"""Builds an index folder from embedding data sets, chunk by chunk: memory never holds all vectors."""
 
 # n rows (images), D features
 
@@ -32,15 +32,15 @@ def build_index(
     seed: int = 0,
     on_progress: Report | None = None,
 ) -> HammingIndex:
-    """Build an index folder `out` of embedding data sets that embed_images wrote; returns it opened, mapped.
+    """Build an index folder `out` from embedding data sets written by embed_images; returns it opened, memory-mapped.
 
-    dataset: a folder or URL, or several. binarizer, n_bits, layer, seed: as DataCodes. kind: as HammingIndex.build.
-    vectors: what to keep the data sets' vectors as, to rescore by ("float16", "float32", or None: do not). Tokenizer
-    codes are kept too: hits can be decoded, and regions searched. Ids are the data sets' paths. keep: columns to filter
-    by; `label` is kept always. on_progress(rows done, all rows).
+    dataset: a folder or URL, or several. binarizer, n_bits, layer, seed: as in DataCodes. kind: as in
+    HammingIndex.build. vectors: how to store the data sets' vectors for rescoring ("float16", "float32", or None: not
+    at all). Tokenizer codes are stored too, so hits can be decoded and regions searched. Ids are the data sets' paths.
+    keep: columns to filter by; `label` is always kept. on_progress(rows done, all rows).
 
-    Rows pass through memory in chunks: beside FAISS's part (none, if flat) it takes less than 300 MB, whatever the
-    number of rows. The index appears whole or not at all.  Raises as DataCodes and HammingIndex.save do.
+    Rows pass through memory in chunks: besides FAISS's part (none if flat) this takes less than 300 MB, whatever the
+    number of rows. The index is written atomically.  Raises as DataCodes and HammingIndex.save do.
     """
     settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
     source = DataCodes(dataset, binarizer, n_bits=n_bits, layer=layer, seed=seed, keep=keep)
@@ -55,9 +55,9 @@ def write_index(
     vectors: str | None,
     report: Report = lambda done, total: None,
 ) -> None:
-    """build_index() of opened data sets."""
+    """build_index() for opened data sets."""
     if vectors not in (None, "float16", "float32"):
-        raise ValueError(f"vectors={vectors!r} is unknown; keep them as float16 or float32, or None")
+        raise ValueError(f"vectors={vectors!r} is unknown; choose float16, float32 or None")
     with writing(Path(out)) as writer:
         rows = RowWriter(writer)
         for batch in source.batches(vectors):

@@ -1,4 +1,4 @@
-"""Several indexes as one, of codes that can be compared. Knows nothing of images."""
+"""Merges several indexes with comparable codes into one. Knows nothing of images."""
 
 # n rows (images)
 
@@ -24,13 +24,13 @@ _ROWS: Final = 1 << 16  # copied at a time
 
 
 def merge_indexes(indexes: Sequence[PathLike], out: PathLike) -> HammingIndex:
-    """Write the rows of several index folders, one after the other, as one index; returns it opened, mapped.
+    """Merge the rows of several index folders, in order, into one index; returns it opened, memory-mapped.
 
-    The first index's kind is rebuilt from all rows. An id that several of them have names several rows. The new index
-    is of all their data sets, if each knows its own. out: a folder, also one of indexes; it appears whole or not at
-    all.
+    An index of the first one's kind is rebuilt from all rows. An id that occurs in several indexes names several rows.
+    The new index keeps all their data sets, if each knows its own. out: a folder, possibly one of the indexes; it is
+    written atomically.
 
-    Raises ValueError for codes that cannot be compared, or for rows of another make, naming the folder.
+    Raises ValueError, naming the folder, for codes that cannot be compared and for incompatible rows.
     """
     opened = [HammingIndex.load(folder) for folder in indexes]
     if not sum(map(len, opened)):
@@ -38,7 +38,7 @@ def merge_indexes(indexes: Sequence[PathLike], out: PathLike) -> HammingIndex:
     first = opened[0]
     for folder, other in zip(indexes[1:], opened[1:], strict=True):
         if found := _difference(first, other):
-            raise ValueError(f"{folder} does not go with {indexes[0]}: {found}")
+            raise ValueError(f"{folder} cannot be merged with {indexes[0]}: {found}")
     sources = [index.source for index in opened if index.source is not None]
     settings = replace(first.settings, lists=None, hash_bits=None, effort=None)
     with writing(Path(out)) as writer:
@@ -56,9 +56,9 @@ def merge_indexes(indexes: Sequence[PathLike], out: PathLike) -> HammingIndex:
 
 
 def _difference(one: HammingIndex, other: HammingIndex) -> str | None:
-    """What keeps the rows of two indexes from being those of one; None: nothing."""
+    """Why two indexes cannot be merged; None if they can."""
     if (one.provenance is None) != (other.provenance is None):
-        return "only one of them says which model its codes come from"
+        return "only one of them records which model made its codes"
     if one.provenance is not None and other.provenance is not None:
         try:
             require_same_provenance(one.provenance, other.provenance)
@@ -69,12 +69,12 @@ def _difference(one: HammingIndex, other: HammingIndex) -> str | None:
         return "their binarizers differ; build the second with: index build --like FIRST"
     for part in ("bits", "ids", "tokens", "vectors", "columns"):
         if (a := _made(one, part)) != (b := _made(other, part)):
-            return f"{part} are {a} in the first, {b} in this one; build both alike"
+            return f"{part} are {a} in the first, {b} in this one; build both with the same settings"
     return None
 
 
 def _made(index: HammingIndex, part: str) -> str:
-    """What rows are like, in a few words."""
+    """A short description of one part of the rows."""
     if part == "bits":
         return str(index.n_bits)
     if part == "ids":

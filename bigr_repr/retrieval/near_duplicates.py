@@ -17,13 +17,13 @@ __all__ = ["Cluster", "Kept", "choose_kept", "find_near_duplicates"]
 
 
 def find_near_duplicates(index: HammingIndex, radius: int, *, new: ArrayLike | None = None) -> list[Cluster]:
-    """Clusters of two rows or more, each at most `radius` differing bits from another of its cluster, largest first.
+    """Clusters of at least two rows, each within `radius` differing bits of another in its cluster, largest first.
 
-    new: row numbers, such as IndexRows.matching finds: only these are compared, with each other and with all others,
-    and only clusters that hold one are given. None: all rows are compared.
+    new: row numbers: only these are compared, with each other and with all others, and only clusters that contain one
+    are returned. None: all rows are compared.
 
     Exact for every kind of index. A small radius takes far less time than comparing all pairs: a million codes of 256
-    bits at radius 8 take seconds. Links chain: two rows of a cluster can be farther apart than radius.
+    bits at radius 8 take seconds. Links chain, so two rows of a cluster can be farther apart than radius.
     Raises ValueError for a radius outside 0..n_bits, or row numbers out of range.
     """
     if not 0 <= radius <= index.n_bits:
@@ -42,7 +42,7 @@ def find_near_duplicates(index: HammingIndex, radius: int, *, new: ArrayLike | N
     if not clusters:
         return []
     clusters.sort(key=lambda rows: (-len(rows), rows[0]))
-    named = index.rows.named(np.concatenate(clusters))  # of all at once: of each by itself would take longer
+    named = index.rows.named(np.concatenate(clusters))  # all at once, which is faster than one by one
     ids = np.split(named, np.cumsum([len(rows) for rows in clusters])[:-1])
     return [
         Cluster(ids=its, rows=rows, distances=hamming(codes[rows], codes[rows[0]]))
@@ -60,8 +60,8 @@ def choose_kept(
 ) -> Kept:
     """Which rows of a cluster to keep so that every other one is within `radius` of a kept one.
 
-    rank: a number a row of the cluster, the higher the better; equal ones in the order of the index. new: row numbers;
-    all other rows are kept. None: all rows are new.
+    rank: a number per row of the cluster, higher is better; ties are in index order. new: row numbers; all other rows
+    are kept. None: all rows are new.
     """
     ranks = np.zeros(len(cluster.rows)) if rank is None else np.asarray(rank, np.float64)
     old = np.zeros(len(ranks), np.bool_) if new is None else ~np.isin(cluster.rows, np.asarray(new, np.int64))

@@ -1,4 +1,4 @@
-"""Pictures as queries of an index: encoded by the model that made it, as its codes were. Knows nothing of search."""
+"""Encodes pictures as queries, with the model and settings that made an index. Knows nothing of search."""
 
 # q queries, D features, S side in pixels
 
@@ -28,10 +28,10 @@ __all__ = ["EncodedQueries", "encode_queries", "icc_of", "model_of"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedQueries:
-    """Queries as an index searches them.
+    """Queries in an index's form.
 
     codes: uint8 (q, bytes), to compare with the index's. tokens: uint8 (q, bytes), the tokenizer's codes. vectors:
-    float32 (q, D), or None if the index is only of tokenizer bits. pixels: uint8 (q, S, S, 3), as the model saw them.
+    float32 (q, D), or None if the index has only tokenizer bits. pixels: uint8 (q, S, S, 3), as the model saw them.
     """
 
     codes: NDArray[np.uint8]
@@ -43,21 +43,20 @@ class EncodedQueries:
 def model_of(
     provenance: Mapping[str, Any] | None, model: PathLike | Pretrained | ExportedModel | None = None
 ) -> Pretrained | ExportedModel:
-    """The model that made an index's codes: the one its provenance names, or the one given, checked to be the same.
+    """The model that made an index's codes: the one named in its provenance, or the given one if it is the same.
 
-    Raises ValueError for an index without provenance or of another model, FileNotFoundError for a model that is not
-    found.
+    Raises ValueError for an index without provenance or from another model, FileNotFoundError for a missing model.
     """
     if provenance is None:
         raise ValueError(
-            "this index does not say which model its codes come from, so pictures cannot be its queries; search by "
-            "code or id, or build it from an embedding data set with: bigr-repr index build"
+            "this index does not record which model made its codes, so it cannot be searched with pictures; search "
+            "by code or id, or build it from an embedding data set with: bigr-repr index build"
         )
     pre = open_model(provenance["model"] if model is None else model)
     if isinstance(pre, Pretrained) and provenance["precision"].split()[0] in TARGETS:
         raise ValueError(
-            f"the index was made by an exported network ({provenance['precision']}): give its folder as model, which "
-            f"bigr-repr embed keeps beside the rows"
+            f"the index was made by an exported network ({provenance['precision']}): give its folder as model; "
+            "bigr-repr embed stores it next to the rows"
         )
     require_same_provenance(provenance, provenance_by(pre, provenance))
     return pre
@@ -66,11 +65,11 @@ def model_of(
 def encode_queries(
     images: Pictures, pre: Pretrained | ExportedModel, provenance: Mapping[str, Any], binarizer: Binarizer | None
 ) -> EncodedQueries:
-    """Encode pictures (anything that extract_features takes) in the way that an index was encoded.
+    """Encode pictures (anything that extract_features takes) with the settings of an index.
 
     provenance, binarizer: the index's.
 
-    Raises ImageError for a picture that cannot be read, ValueError for another model or features not finite.
+    Raises ImageError for an unreadable picture, ValueError for another model or non-finite features.
     """
     require_same_provenance(provenance, provenance_by(pre, provenance))
     reading = reading_of(provenance)

@@ -1,4 +1,4 @@
-"""Pictures, or ids that an index holds, as queries: encode, search, and gather what there is to see.
+"""Searches with pictures, or with ids in an index: encodes, searches, and collects the views.
 
 Knows nothing of pages.
 """
@@ -34,11 +34,11 @@ AnyIndex = HammingIndex | StoreIndex
 
 
 class Asked(Within, total=False):
-    """How to search, beside what Within states.
+    """How to search, in addition to Within.
 
-    rescore, region, effort: as HammingIndex.rescored, search_region and search. weights: one per picture: all are one
-    query, as in find_together; a negative one asks for what is far from its picture. group: hits that differ from a
-    nearer one in at most so many bits stand under that.
+    rescore, region, effort: as in HammingIndex.rescored, search_region and search. weights: one per picture, to combine
+    all into one query, as in find_together; a negative one favors images far from its picture. group: hits that differ
+    from a nearer one in at most this many bits are listed under it.
     """
 
     rescore: int
@@ -60,16 +60,16 @@ class _Request:
 
     @classmethod
     def of(cls, k: int, asked: Asked) -> _Request:
-        """The request that keywords make."""
+        """The request from keyword arguments."""
         narrowed: dict[str, Any] = {name: asked[name] for name in Within.__annotations__ if name in asked}  # type: ignore[literal-required]
         others: dict[str, Any] = {name: value for name, value in asked.items() if name not in narrowed}
         return cls(k=k, within=cast("Within", narrowed), **others)
 
     def __post_init__(self) -> None:
         if self.weights is not None and self.effort is not None:
-            raise ValueError("several pictures as one query are compared with all rows: leave effort out")
+            raise ValueError("a query of several pictures is compared with all rows: leave effort out")
         if self.region is not None and self.rescore:
-            raise ValueError("a region is compared only by bits: leave rescore out")
+            raise ValueError("regions are compared only by bits: leave rescore out")
 
 
 def search_images(
@@ -84,13 +84,13 @@ def search_images(
     """Search for pictures like those in files: paths, folders, patterns, and rows of Parquet and tar files.
 
     A Parquet or tar file stands for all pictures in it, `train.parquet#17` and `shard.tar/0017.jpg` for one. images may
-    also map names to encoded files' bytes.
+    also map names to the bytes of encoded files.
 
-    model: that made the index; None: that recorded there. image_column: of Parquet files. asked: see Asked and Within.
-    Pictures that cannot be read are among the `failures` of the answer.
+    model: the one that made the index; None: the recorded one. image_column: of Parquet files. asked: see Asked and
+    Within. Unreadable pictures are listed in `failures` of the result.
 
-    Raises ImageError or FileNotFoundError if none can be read, or not all with weights; ValueError for another model
-    than the index's, or for an index that lacks what is asked for.
+    Raises ImageError or FileNotFoundError if no picture can be read or, with weights, if not all can; ValueError for a
+    model other than the index's, or for an index that lacks what is requested.
     """
     from bigr_repr.retrieval.queries import encode_queries, icc_of, model_of
     from bigr_repr.retrieval.results.asked import name_pictures, read_pictures
@@ -122,9 +122,9 @@ def search_ids(
     image_column: str | None = None,
     **asked: Unpack[Asked],
 ) -> Searched:
-    """Search for rows like those with these ids, by their stored codes: no model runs.
+    """Search for rows like those with these ids, by their stored codes, without running a model.
 
-    Of an id that several rows have, the first row is taken. images, image_column: as views_of takes them.
+    If several rows have an id, the first is used. images, image_column: as in views_of.
 
     Raises ValueError for an id that is not in the index; otherwise as search_images.
     """
@@ -158,10 +158,10 @@ def views_of(
     images: Path | None = None,
     image_column: str | None = None,
 ) -> list[SearchView]:
-    """What there is to see of q queries.
+    """The views of q queries.
 
-    index: that was searched. model: as search_images. images: the folder that the index's paths are relative to, or the
-    tar or Parquet file that was embedded. image_column: of Parquet files; None: as the data set was made.
+    index: the searched one. model: as in search_images. images: the folder that the index's paths are relative to, or
+    the tar or Parquet file that was embedded. image_column: of Parquet files; None: as the data set was made.
     """
     from bigr_repr.features.exported.model import ExportedModel
     from bigr_repr.retrieval.queries import model_of
@@ -197,7 +197,7 @@ def _photo_finder(images: Path | None, source: Any, image_column: str | None) ->
 
 
 def _as_one(names: Sequence[str], request: _Request) -> Sequence[str]:
-    """Names of queries; of pictures with weights one name."""
+    """Names of queries; a single name for weighted pictures."""
     if request.weights is None:
         return names
     return [
@@ -212,7 +212,7 @@ def _grouped(
     vectors: NDArray[np.float32] | None,
     request: _Request,
 ) -> tuple[Found, Sequence[Sequence[Sequence[str]]]]:
-    """What is found, and, if it is to be grouped, the ids of the hits that stand under each."""
+    """The hits and, if grouping is requested, the ids of the hits listed under each."""
     if request.group is None:
         return _find(index, codes, tokens, vectors, request), ()
     from bigr_repr.retrieval.index.together import group_hits
@@ -235,7 +235,9 @@ def _find(
 ) -> Found:
     if request.weights is not None:
         if not isinstance(index, HammingIndex):
-            raise ValueError("a store compares one code at a time: search for several in the index folder")
+            raise ValueError(
+                "a store compares one code at a time: combine several pictures in the index folder instead"
+            )
         from bigr_repr.retrieval.index.together import find_together
 
         wanted = codes if request.region is None or tokens is None else tokens
@@ -247,7 +249,7 @@ def _find(
         return index.find_region(tokens if tokens is not None else codes, request.region, request.k, **request.within)
     if request.rescore:
         if vectors is None:
-            raise ValueError("a query has no vector here: rescore pictures, or build the index with vectors kept")
+            raise ValueError("this query has no vector: rescore only pictures, or build the index with vectors")
         return index.find_rescored(
             codes, vectors, request.k, rescore=request.rescore, effort=request.effort, **request.within
         )

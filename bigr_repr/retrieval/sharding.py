@@ -1,4 +1,4 @@
-"""An embedding data set to an index in shards, built by several processes, each shard by itself. Knows no pictures."""
+"""Builds a sharded index from an embedding data set, each shard in a separate process. Knows no pictures."""
 
 # n rows
 
@@ -30,8 +30,8 @@ __all__ = ["build_shards"]
 
 ENGINES: Final = ("local", "ray")
 _RETRIES: Final = 2
-_UNSEEN: Final = 60  # seconds for which a network file system may still say that a file is missing
-_Job = tuple[Any, ...]  # what _build and _is_built take
+_UNSEEN: Final = 60  # seconds for which a network file system may still report a file as missing
+_Job = tuple[Any, ...]  # arguments of _build and _is_built
 
 
 def build_shards(
@@ -51,16 +51,16 @@ def build_shards(
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> HammingIndex:
-    """Build an index in shards of a data set that embed_images wrote; returns it opened, to search in this process.
+    """Build a sharded index from a data set written by embed_images; returns it opened, for searching in this process.
 
-    shards: at most, of whole files of the data set, about as many rows each. engine: "local", so many processes of this
-    machine at a time; "ray", the cores of the Ray cluster at ray_address (None: RAY_ADDRESS, or a cluster of only this
-    machine), whose machines must all see the data set and out. The others as build_index; one binarizer is fitted for
-    all. Shards that are there already are not built again; those of a lost machine are built by others. An index in out
-    stays as it is until all shards of the new one are built. on_progress(shards done, all).
+    shards: maximum number, each of whole files of the data set and about equal in rows. engine: "local", `processes`
+    processes at a time on this machine; "ray", the cores of the Ray cluster at ray_address (None: RAY_ADDRESS, or a
+    temporary cluster on this machine), whose machines must be able to access the data set and out. Other arguments as
+    in build_index; one binarizer is fitted for all. Existing shards are not rebuilt; other machines take over the
+    shards of a lost one. An index in out stays as it is until all new shards are built. on_progress(shards done, all).
 
-    Raises as build_index does, as embed_images for a cluster that is not there, and RuntimeError if what its machines
-    write cannot be seen from here within a minute.
+    Raises as build_index does, as embed_images for a missing cluster, and RuntimeError if files written by its machines
+    do not appear here within a minute.
     """
     _check(shards, processes, engine, ray_address)
     settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
@@ -77,10 +77,10 @@ def build_shards(
 
 
 def _placed(folder: Path, jobs: list[_Job]) -> tuple[list[_Job], list[_Job]]:
-    """The jobs with the folders that they are for, and those of them still to do.
+    """The jobs with their folders, and those still to do.
 
-    Each shard has two names. What is listed now is never written over, so the old index lasts until the new list is
-    written: a build takes the name that is free.
+    Each shard has two possible names. Listed shards are never overwritten, so the old index lasts until the new list is
+    written: a build uses the free name.
     """
     listed = set(shard_folders(folder)) if is_sharded(folder) else set()
     placed, waiting = [], []
@@ -95,7 +95,7 @@ def _placed(folder: Path, jobs: list[_Job]) -> tuple[list[_Job], list[_Job]]:
 
 
 def _commit(folder: Path, names: list[str]) -> None:
-    """Make these the shards of a folder, and remove others, and the index that it was."""
+    """Make these the folder's shards, and remove other shards and any unsharded index."""
     write_list(folder, names)
     remove_unlisted(folder, names)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -103,7 +103,7 @@ def _commit(folder: Path, names: list[str]) -> None:
 
 
 def _jobs(codes: DataCodes, folder: Path, shards: int, how: tuple[Any, ...]) -> list[_Job]:
-    """A job for each shard. how: the last arguments of _build."""
+    """One job per shard. how: the last arguments of _build."""
     data = codes.data
     return [
         (str(data.folder.resolve()), folder / f"shard-{number:05d}", {data.files[place].name for place in run},
@@ -122,14 +122,14 @@ def _check(shards: int, processes: int, engine: str, ray_address: str | None) ->
 
 
 def _built_here(jobs: list[_Job], processes: int) -> Iterator[None]:
-    """Build shards in processes; gives something for each that is built."""
+    """Build shards in processes; yields once per finished shard."""
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         for future in as_completed([pool.submit(_build, *job) for job in jobs]):
             yield future.result()
 
 
 def _built_on_ray(jobs: list[_Job], address: str | None) -> Iterator[None]:
-    """The same on a Ray cluster, a core each."""
+    """The same on a Ray cluster, one core each."""
     if not jobs:
         return
     with connected(address):
@@ -145,16 +145,16 @@ def _built_on_ray(jobs: list[_Job], address: str | None) -> Iterator[None]:
                 folder = waiting.pop(done)[1]
                 if not _is_seen(folder / MANIFEST):
                     raise RuntimeError(
-                        f"{folder}: what a machine of the Ray cluster wrote cannot be seen from here; name a folder "
-                        "that all of them share"
+                        f"{folder}: files written by a machine of the Ray cluster are not visible from here; use a "
+                        "folder that all machines share"
                     )
                 yield
         except RayTaskError as error:
             raise error.cause from None
         except RayError as error:
             raise RuntimeError(
-                f"a shard was lost {_RETRIES + 1} times with its machine ({last_line(error)}); what is built is kept: "
-                "give the same command again"
+                f"a shard was lost {_RETRIES + 1} times with its machine ({last_line(error)}); finished shards are "
+                "kept: repeat the command"
             ) from error
         finally:
             for reference in waiting:
@@ -162,7 +162,7 @@ def _built_on_ray(jobs: list[_Job], address: str | None) -> Iterator[None]:
 
 
 def _is_seen(path: Path) -> bool:
-    """Whether a file that another machine wrote is there; looks for up to a minute, as NFS remembers what was not."""
+    """Whether a file from another machine exists; waits up to a minute, because NFS caches missing files."""
     for _ in range(_UNSEEN):
         if path.is_file():
             return True
@@ -171,7 +171,7 @@ def _is_seen(path: Path) -> bool:
 
 
 def _runs(rows: Sequence[int], shards: int) -> list[list[int]]:
-    """Neighboring files of about equal numbers of rows: their places, for at most so many shards."""
+    """Indices of consecutive files with about equal numbers of rows, for at most `shards` shards."""
     ends = np.cumsum(rows)
     number = np.minimum((ends - 1).clip(min=0) * shards // max(1, int(ends[-1])), shards - 1)
     return [np.flatnonzero(number == each).tolist() for each in np.unique(number)]
@@ -185,7 +185,7 @@ def _is_built(
     dataset: PathLike, folder: Path, only: set[str], binarizer: str | Binarizer, layer: Any,
     settings: IndexSettings, vectors: str | None, keep: Sequence[str],
 ) -> bool:  # fmt: skip
-    """Whether a shard is there, of these files as they are now, and made in this way."""
+    """Whether a shard exists that was built from the current files with these settings."""
     try:
         held = HammingIndex.load(folder)
     except (OSError, ValueError):
@@ -204,7 +204,7 @@ def _is_built(
 
 
 def _build_alone(job: _Job) -> None:
-    """_build() with a thread, as a core of a cluster has it.  Takes over from a process that was lost at it."""
+    """_build() with one thread, for one core of a cluster.  Takes over from a lost process."""
     import faiss
 
     faiss.omp_set_num_threads(1)

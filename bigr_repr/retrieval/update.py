@@ -1,6 +1,6 @@
-"""An index brought up to date with its data sets: new rows in, changed ones replaced, dropped ones out.
+"""Brings an index up to date with its data sets: adds new rows, replaces changed ones, removes dropped ones.
 
-The binarizer stays, so that the codes of rows that stay are what they were. Knows nothing of images.
+The binarizer is kept, so the codes of remaining rows do not change. Knows nothing of images.
 """
 
 # n rows (images)
@@ -31,14 +31,14 @@ from bigr_repr.system.object_store import as_place
 __all__ = ["Updated", "remove_images", "update_index"]
 
 _KEPT: Final = 1 << 16  # rows copied at a time
-Own: TypeAlias = Callable[[str, str], bool]  # (data set, file name): whether an index is to hold that file
+Own: TypeAlias = Callable[[str, str], bool]  # (data set, file name): whether that file belongs in an index
 
 
 @dataclass(frozen=True, kw_only=True)
 class Updated:
-    """What an update did. kept, read: rows that stay as they were, and rows read from the data sets; dropped: the rest.
+    """What an update did. kept, read: numbers of unchanged and of newly read rows; dropped: the rest.
 
-    files: of the data sets that were read.
+    files: number of files read from the data sets.
     """
 
     kept: int
@@ -48,7 +48,7 @@ class Updated:
 
 
 class _UpdatePlan(NamedTuple):
-    """source: of the index as it will be. gone: rows that do not stay. new: parts to read, of which codes are."""
+    """source: of the updated index. gone: rows to drop. new: parts to read, with their codes."""
 
     source: DataSource
     gone: NDArray[np.int64]
@@ -62,18 +62,18 @@ class _UpdatePlan(NamedTuple):
 
 
 def update_index(index: PathLike, dataset: PathLike | None = None, *, add: Sequence[PathLike] = ()) -> Updated:
-    """Bring an index folder up to date with its data sets; only files that are new or changed are read.
+    """Bring an index folder up to date with its data sets; only new and changed files are read.
 
-    dataset: the folder or URL of one of them, or where the only one is now; None: all. add: data sets to take in.
+    dataset: the folder or URL of one of them, or the new location of the only one; None: all. add: data sets to add.
 
-    Rows that stay keep their order, and what is read comes after them. It is appended to the index's files, and rows
-    that go are noted as gone, so the time is that of the change; when an eighth of the rows is gone, or an approximate
-    index has grown by a tenth since it was built, all is rewritten. Rows that were removed from the index stay out
-    until their file of the data set changes. The change is there whole or not at all. Of an index in shards, that is
-    true of each shard: each is updated by its own files, and new files go to the shard that has the fewest rows. A
-    removal that was cut short is finished first.
+    Remaining rows keep their order, and new ones come after them. New rows are appended to the index's files, and
+    dropped rows are marked, so the time depends on the size of the change; when an eighth of the rows has been dropped,
+    or an approximate index has grown by a tenth since it was built, everything is rewritten. Rows that were removed
+    from the index stay out until their file in the data set changes. Updates are atomic; for a sharded index, each
+    shard's update is: each is updated from its own files, and new files go to the shard with the fewest rows. An
+    interrupted removal is finished first.
 
-    Raises ValueError for an index that does not say which data set it is of, and for a data set of another make.
+    Raises ValueError for an index that does not record its data set, and for an incompatible data set.
     """
     folder = Path(index)
     if is_sharded(folder):
@@ -82,7 +82,7 @@ def update_index(index: PathLike, dataset: PathLike | None = None, *, add: Seque
 
 
 def _update(folder: Path, dataset: PathLike | None, add: Sequence[PathLike], own: Own) -> Updated:
-    """update_index() of one folder, as far as the files of its data sets are its own."""
+    """update_index() of one folder, for those files of its data sets that are its own."""
     FolderReader(folder)  # raises if there is no index
     with writing(folder) as writer:
         reader = FolderReader(folder)
@@ -101,11 +101,11 @@ def _update(folder: Path, dataset: PathLike | None, add: Sequence[PathLike], own
 
 
 def remove_images(index: PathLike, ids: Sequence[str] | Sequence[int]) -> tuple[int, int]:
-    """Remove the rows with these ids from an index folder; returns how many there were, and how many are left.
+    """Remove the rows with these ids from an index folder; returns the numbers of removed and remaining rows.
 
-    They are noted as gone; once an eighth of the rows is gone, the index (or the shard) is rewritten without them. Of
-    an index in shards, a removal that was cut short is finished by the next one, and counted there.
-    Raises ValueError, and changes nothing, for an id that is not there.
+    They are marked as dropped; once an eighth of the rows is, the index (or shard) is rewritten without them. In a
+    sharded index, an interrupted removal is finished by the next one, and counted there.
+    Raises ValueError, and changes nothing, for an unknown id.
     """
     folder = Path(index)
     if is_sharded(folder):
@@ -130,7 +130,7 @@ def remove_images(index: PathLike, ids: Sequence[str] | Sequence[int]) -> tuple[
 
 
 def _update_shards(index: Path, dataset: PathLike | None, add: Sequence[PathLike]) -> Updated:
-    """update_index() of shards, one after the other; files that none has go to the smallest one of their data set."""
+    """update_index() of shards, in sequence; new files go to the smallest shard of their data set."""
     if unfinished_removal(index):
         _finish_removal(index)
     folders = shard_folders(index)
@@ -159,12 +159,12 @@ def _source_of(folder: Path) -> DataSource:
 
 
 def _names(source: DataSource, folder: str) -> set[str] | None:
-    """The files of a data set that a shard holds; None: it is not of that."""
+    """The files of a data set in a shard; None if the shard does not have that data set."""
     return set(source.files_of(source.folders.index(folder))) if folder in source.folders else None
 
 
 def _own_files(held: Mapping[str, Sequence[set[str] | None]], rows: Sequence[int], number: int) -> Own:
-    """Which files of a data set are a shard's: those that it holds, and if it is the smallest, those that none does."""
+    """Which files of a data set belong to a shard: those it has and, if it is the smallest, new ones."""
 
     def own(dataset: str, name: str) -> bool:
         names = held.get(dataset)
@@ -182,12 +182,14 @@ def _remove_from_shards(index: Path, ids: Sequence[str] | Sequence[int]) -> tupl
     known, rows = set(begun), HammingIndex.load(index).rows
     new = rows.require([id for id in ids if id not in known])  # type: ignore[arg-type]
     names = [folder.name for folder in shard_folders(index)]
-    write_list(index, names, [*begun, *rows.ids.take(new).to_pylist()])  # so that a run that is killed can be finished
+    write_list(
+        index, names, [*begun, *rows.ids.take(new).to_pylist()]
+    )  # so that an interrupted removal can be finished
     return _finish_removal(index)
 
 
 def _finish_removal(index: Path) -> tuple[int, int]:
-    """Remove what is noted in the list of shards, shard by shard; as remove_images."""
+    """Remove the ids noted in the list of shards, shard by shard; returns as remove_images."""
     folders, removed, left = shard_folders(index), 0, 0
     listed = unfinished_removal(index)
     for folder in folders:
@@ -206,7 +208,7 @@ def _finish_removal(index: Path) -> tuple[int, int]:
 def _looked_at(
     source: DataSource, dataset: PathLike | None, add: Sequence[PathLike], index: PathLike
 ) -> tuple[DataSource, Collection[int]]:
-    """The data sets by where they are now, those to add too, and the numbers of those to look at."""
+    """The current locations of the data sets, including those to add, and the numbers of those to check."""
     known = list(source.folders)
     chosen: Collection[int] = range(len(known)) if dataset is None and not add else ()
     named = None if dataset is None else full_path(as_place(dataset))
@@ -220,18 +222,18 @@ def _looked_at(
 
 
 def _check_named(index: PathLike, known: Sequence[str], named: str | None, new: Sequence[str]) -> None:
-    """Raises ValueError for a data set that the index is not of, or one to add that it is of."""
+    """Raise ValueError for an unknown data set, or for one to add that the index already has."""
     if named is not None and len(known) > 1 and named not in known:
-        raise ValueError(f"{index} is of {', '.join(known)}, and not of {named}; add it with: index update --add")
+        raise ValueError(f"{index} was built from {', '.join(known)}, not {named}; add it with: index update --add")
     now = [named] if len(known) == 1 and named is not None else known
     if held := [folder for folder in new if folder in now]:
-        raise ValueError(f"{index} is of {held[0]} already; update it without adding that")
+        raise ValueError(f"{index} already includes {held[0]}; update it without --add")
 
 
 def _plan(state: FolderState, source: DataSource, looked_at: Collection[int], own: Own) -> _UpdatePlan:
-    """What becomes of every part, and which files are read.
+    """What happens to every part, and which files are read.
 
-    Raises FileNotFoundError for a data set that cannot be found, ValueError for one of another make.
+    Raises FileNotFoundError for a missing data set, ValueError for an incompatible one.
     """
     stays = [part.dataset not in looked_at for part in source.parts]
     new: list[DataFile] = []

@@ -1,1 +1,1 @@
-"""Packed codes: what makes them of features, where they come from, their grid, their files."""
+"""Packed codes: how they are made from features, their provenance, token grid and files."""

@@ -1,8 +1,8 @@
-"""Float features to bits: fitted by FAISS's transforms, kept as the affine map they amount to. Knows no images.
+"""Binarizers of float features: fitted by FAISS's transforms, stored as the equivalent affine map. Knows no images.
 
-Every binarizer here is bit j = [A x]_j > t_j with a matrix A, or none, and thresholds t. FAISS fits A: PCA, a random
-rotation, or ITQ (Gong and Lazebnik, 2011). ITQ as FAISS has it scales each centered vector to length 1 between centring
-and rotating; that changes no sign, so the same form holds.
+Every binarizer here is bit j = [A x]_j > t_j with thresholds t and a matrix A, or none. FAISS fits A: PCA, a random
+rotation, or ITQ (Gong and Lazebnik, 2011). FAISS's ITQ normalizes each centered vector to length 1 before rotating;
+that changes no sign, so the same form holds.
 """
 
 # n rows, D features, b bits
@@ -22,12 +22,12 @@ __all__ = ["BINARIZERS", "Binarizer", "fit_binarizer", "rows_needed"]
 
 BINARIZERS: Final = {
     "sign": "centered at the mean, one bit per feature",
-    "median": "above the median or not, one bit per feature",
+    "median": "above or below the median, one bit per feature",
     "pca": "signs of the first principal components",
     "rotation": "centered, signs after a random rotation",
-    "itq": "principal components rotated to lose least by rounding (ITQ)",
+    "itq": "principal components, rotated to minimize quantization error (ITQ)",
 }
-_FULL: Final = ("sign", "median")  # one bit per feature, no choice of how many
+_FULL: Final = ("sign", "median")  # exactly one bit per feature
 _BLOCK: Final = 16 << 20  # bytes of float64 at a time
 
 
@@ -36,7 +36,7 @@ class Binarizer:
     """A fitted map from features to bits.
 
     kind: one of BINARIZERS. matrix: float32 (b, D), or None for the features themselves. thresholds: float64 (b,).
-    fitted_on: rows that it was fitted on. scales: float32 (b,), their mean distance from each threshold; None
+    fitted_on: number of rows it was fitted on. scales: float32 (b,), their mean distance from each threshold; None
     in files of older versions.
     """
 
@@ -50,9 +50,9 @@ class Binarizer:
         if self.kind not in BINARIZERS:
             raise ValueError(f"binarizer={self.kind!r} is unknown; choose one of {', '.join(BINARIZERS)}")
         if self.thresholds.ndim != 1 or (self.matrix is not None and self.matrix.shape[:1] != self.thresholds.shape):
-            raise ValueError(f"binarizer {self.kind}: a matrix and thresholds that do not fit each other")
+            raise ValueError(f"binarizer {self.kind}: a matrix and thresholds that do not match")
         if self.scales is not None and (self.scales.shape != self.thresholds.shape or not (self.scales >= 0).all()):
-            raise ValueError(f"binarizer {self.kind}: scales that do not fit the thresholds")
+            raise ValueError(f"binarizer {self.kind}: scales that do not match the thresholds")
         if not np.isfinite(self.thresholds).all() or (self.matrix is not None and not np.isfinite(self.matrix).all()):
             raise ValueError(f"binarizer {self.kind}: numbers that are not finite")
 
@@ -63,13 +63,13 @@ class Binarizer:
 
     @property
     def width(self) -> int:
-        """Features D that it reads."""
+        """Number of input features D."""
         return self.n_bits if self.matrix is None else int(self.matrix.shape[1])
 
     def encode(self, vectors: ArrayLike) -> NDArray[np.uint8]:
-        """Packed codes of features (n, D): uint8 (n, ceil(b / 8)), the same whatever rows come together.
+        """Packed codes of features (n, D): uint8 (n, ceil(b / 8)), independent of how rows are batched.
 
-        Raises ValueError for another width or for features that are not finite.
+        Raises ValueError for a wrong width or non-finite features.
         """
         features = self._checked(vectors)
         codes = np.empty((len(features), code_bytes(self.n_bits)), np.uint8)
@@ -78,7 +78,7 @@ class Binarizer:
         return codes
 
     def margins(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """How far features (n, D) lie above each bit's threshold, (n, b): a bit is set where that is above 0.
+        """How far features (n, D) lie above each bit's threshold, (n, b): a bit is set where this is positive.
 
         Raises ValueError as encode does.
         """
@@ -92,21 +92,21 @@ class Binarizer:
         features = finite_rows("vectors", vectors)
         if features.shape[1] != self.width:
             raise ValueError(
-                f"vectors have {features.shape[1]} features; this binarizer reads {self.width}; take them from the "
-                "same model, layer and pooling"
+                f"vectors have {features.shape[1]} features; this binarizer expects {self.width}; use the same model, "
+                "layer and pooling"
             )
         return features
 
     def _margins(self, features: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         rows = max(1, _BLOCK // (8 * max(self.width, self.n_bits)))
-        # Double precision: in single, a product next to its threshold would depend on how many rows are multiplied.
+        # In single precision, a product near its threshold would depend on how many rows are multiplied together.
         matrix = None if self.matrix is None else self.matrix.T.astype(np.float64)
         for start in range(0, len(features), rows):
             block = features[start : start + rows].astype(np.float64)
             yield slice(start, start + rows), (block if matrix is None else block @ matrix) - self.thresholds
 
     def to_safetensors(self) -> bytes:
-        """The map as a safetensors file."""
+        """The map as the bytes of a safetensors file."""
         from safetensors.numpy import save
 
         tensors: dict[str, NDArray[Any]] = {"thresholds": self.thresholds}
@@ -140,10 +140,10 @@ class Binarizer:
 def fit_binarizer(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, seed: int = 0) -> Binarizer:
     """Fit a binarizer on a sample of features (n, D), numbers.
 
-    n_bits: D for "sign" and "median", which take no other; for "pca" and "itq" 1..D, for "rotation" any; None: D.
-    seed: of the random rotation and of ITQ's start. Only FAISS's fit of ITQ draws a part of a very large sample.
+    n_bits: always D for "sign" and "median"; 1..D for "pca" and "itq"; any for "rotation"; None: D. seed: for the
+    random rotation and ITQ's initialization. Only FAISS's ITQ subsamples very large inputs.
 
-    Raises ValueError for an unknown kind, n_bits out of range, too few rows, or features that are not finite.
+    Raises ValueError for an unknown kind, n_bits out of range, too few rows, or non-finite features.
     """
     sample = finite_rows("vectors", vectors)
     rows, width = sample.shape
@@ -152,7 +152,7 @@ def fit_binarizer(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
         raise ValueError(f"binarizer={kind!r} is unknown; choose one of {', '.join(BINARIZERS)}")
     if kind in _FULL and bits != width:
         raise ValueError(
-            f"n_bits={bits}: {kind} gives one bit per feature, {width}; leave n_bits out, or take pca or itq"
+            f"n_bits={bits}: {kind} gives one bit per feature, {width}; leave n_bits out, or use pca or itq"
         )
     if bits < 1 or (kind != "rotation" and bits > width):
         limit = "at least 1" if kind == "rotation" else f"in 1..{width}, the number of features"
@@ -173,7 +173,7 @@ def fit_binarizer(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
 
 
 def rows_needed(kind: str, n_bits: int) -> int:
-    """The fewest rows to fit a binarizer of so many bits on."""
+    """The minimum number of rows for fitting a binarizer."""
     return {"pca": n_bits, "itq": 2 * n_bits}.get(kind, 1)
 
 
@@ -200,7 +200,7 @@ def _matrix(kind: str, centered: NDArray[np.float32], bits: int, seed: int) -> N
 
 
 def finite_rows(name: str, vectors: ArrayLike) -> NDArray[Any]:
-    """Features as an array (n, D) of numbers.  Raises ValueError for another shape or type, or a row not finite."""
+    """Features as an array (n, D) of numbers.  Raises ValueError for a wrong shape or type, or non-finite rows."""
     array = np.asarray(vectors)
     if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "biuf":
         raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}; expected numbers (n, D)")

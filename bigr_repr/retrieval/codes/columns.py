@@ -1,4 +1,4 @@
-"""Columns kept beside the codes of an index, to filter by: which types there are. Knows nothing of search or files."""
+"""Columns kept with the codes of an index for filtering: their types. Knows nothing of search or files."""
 
 # n rows
 
@@ -15,25 +15,25 @@ from numpy.typing import NDArray
 
 KeptColumns: TypeAlias = "pa.Table | Mapping[str, Sequence[Any] | NDArray[Any]]"
 
-OWN: Final = ("path", "id")  # what expressions call the ids
+OWN: Final = ("path", "id")  # names of the ids in expressions
 
 
 class StoredColumns:
-    """A table of kept columns that is read and checked when it is asked for.  whole() raises ValueError for damage."""
+    """A table of kept columns, read and verified on demand.  whole() raises ValueError for damage."""
 
     def __init__(self, schema: pa.Schema, whole: Callable[[], pa.Table]) -> None:
         self.schema, self._whole = schema, whole
 
     @cached_property
     def table(self) -> pa.Table:
-        """All of it."""
+        """The whole table."""
         return self._whole()
 
 
 def column_table(columns: KeptColumns | None, count: int) -> pa.Table | None:
-    """Columns as a table of text, numbers, booleans, dates and times; None: there are none.
+    """Columns as a table of text, numbers, booleans, dates and times; None if there are none.
 
-    Raises ValueError for columns of another length than count, of another type, or called as the ids are.
+    Raises ValueError for columns of a wrong length or type, or with a name reserved for ids.
     """
     if columns is None or not len(columns if isinstance(columns, Mapping) else columns.schema):
         return None
@@ -46,7 +46,7 @@ def column_table(columns: KeptColumns | None, count: int) -> pa.Table | None:
 
 
 def kept_array(name: str, values: Any) -> pa.ChunkedArray:
-    """The values of one column as an index keeps them.  Raises ValueError for a type that no filter compares."""
+    """The values of one column in the index's form.  Raises ValueError for a type that filters cannot compare."""
     try:
         array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
         return (array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])).cast(
@@ -57,9 +57,9 @@ def kept_array(name: str, values: Any) -> pa.ChunkedArray:
 
 
 def kept_type(name: str, kind: pa.DataType) -> pa.DataType:
-    """The type that a column of some type is kept as.  Raises ValueError for one that no filter compares."""
+    """The type in which a column is kept.  Raises ValueError for a type that filters cannot compare."""
     if name in OWN:
-        raise ValueError(f"column {name!r}: that is what filters call the ids; rename it")
+        raise ValueError(f"column {name!r}: this name is reserved for the ids; rename it")
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if (
@@ -77,25 +77,25 @@ def kept_type(name: str, kind: pa.DataType) -> pa.DataType:
 
 
 def is_kept(kind: pa.DataType) -> bool:
-    """Whether this is a type of kept columns."""
+    """Whether this is a type in which columns are kept."""
     number = pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)
     return bool(number or kind == pa.large_string() or pa.types.is_boolean(kind) or is_time(kind))
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether values are dates or times, which expressions write as text."""
+    """Whether values are dates or times, which are written as text in expressions."""
     return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind))
 
 
 def type_name(kind: pa.DataType) -> str:
-    """A type in a word."""
+    """A short name of a type."""
     if kind == pa.large_string():
         return "text"
     return "true or false" if pa.types.is_boolean(kind) else str(kind) if is_time(kind) else "number"
 
 
 def plain_rows(kept: pa.Table | None, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """The columns of some rows as JSON has them: dates and times as text, numbers that are not finite as None."""
+    """The columns of some rows, ready for JSON: dates and times as text, non-finite numbers as None."""
     if kept is None:
         return [{} for _ in rows]
     taken = kept.take(rows)

@@ -1,4 +1,4 @@
-"""The codes of an embedding data set, chunk by chunk: memory never holds all vectors. Knows nothing of search."""
+"""Codes of an embedding data set, chunk by chunk: memory never holds all vectors. Knows nothing of search."""
 
 # n rows (images), D features
 
@@ -24,22 +24,22 @@ from bigr_repr.retrieval.codes.provenance import BITS, FEATURES, provenance_of
 from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
 
-_SAMPLE: Final = 48 << 20  # bytes of float32 that a binarizer is fitted on
+_SAMPLE: Final = 48 << 20  # bytes of float32 for fitting a binarizer
 _SAMPLE_ROWS: Final = 1 << 16
-_ROWS: Final = 1 << 16  # without vectors, read at a time
+_ROWS: Final = 1 << 16  # rows read at a time, without vectors
 _BATCH: Final = 8 << 20  # bytes of vectors read at a time
 
 
 class DataCodes:
-    """The codes of an embedding data set, or of several made alike, as an index or an export wants them.
+    """The codes of one or several compatible embedding data sets, for an index or an export.
 
-    binarizer: a fitted one, or one of BINARIZERS, to be fitted on a sample of the vectors of `layer` (the only one:
-    None), of n_bits; or "bits": the tokenizer's own bits that the data set holds. seed: of sample and fit.
-    keep: columns to keep, beside `label` if there is one; of text, numbers, booleans, dates or times. only: names
-    of the files to open; None: all.
+    binarizer: a fitted one; or one of BINARIZERS, to be fitted with n_bits on a sample of the vectors of `layer` (None:
+    the only one); or "bits": the tokenizer's own bits stored in the data set. seed: for sample and fit. keep: columns
+    to keep in addition to `label`; of text, numbers, booleans, dates or times. only: names of the files to open; None:
+    all.
 
-    Raises ValueError for data sets that differ in make, for one without vectors or codes, without rows, of unpooled
-    tokens, or with vectors that are not finite; FileNotFoundError if a folder holds none.
+    Raises ValueError for incompatible data sets and for those without vectors or codes, without rows, with unpooled
+    tokens, or with non-finite vectors; FileNotFoundError if a folder holds no data set.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class DataCodes:
         elif not pooled:
             raise ValueError(f"{self.data.folder} holds one vector per token; embed with pool avg to search images")
         else:
-            self.data.column(layer)  # says what is missing
+            self.data.column(layer)  # raises an error that says what is missing
             self.binarizer = self._fitted(binarizer, n_bits, seed)
         self.n_bits = self.binarizer.n_bits if self.binarizer else int(self.data.n_bits or 0)
         self.kept = self._kept_columns(keep)
@@ -103,13 +103,13 @@ class DataCodes:
             raise ValueError(f"n_bits={n_bits}: the tokenizer's codes here have {self.data.n_bits}; leave n_bits out")
 
     def file(self, number: int) -> DataCodes:
-        """The codes of one file of the data set, made by the same binarizer."""
+        """The codes of one file of the data set, from the same binarizer."""
         part = copy.copy(self)
         part.data = self.data.file(number)
         return part
 
     def batches(self, vectors: str | None = None) -> Iterator[IndexRows]:
-        """All rows in order, in chunks; vectors: keep them too, as "float16" or "float32", where there are some."""
+        """All rows in order, in chunks; vectors: also keep any vectors, as "float16" or "float32"."""
         if self.layer is None:
             pairs = zip(self.data.code_batches(rows=_ROWS), self._column_batches(_ROWS), strict=True)
             for (paths, codes), columns in pairs:
@@ -127,7 +127,7 @@ class DataCodes:
                 yield IndexRows(ids=ids, codes=codes, tokens=batch.codes, vectors=kept, columns=columns)
 
     def _column_batches(self, rows: int) -> Iterator[pa.Table | None]:
-        """The kept columns, in the chunks in which rows are read."""
+        """The kept columns, in the same chunks as the rows."""
         if not self.kept.names:
             yield from repeat(None, sum(-(-count // rows) for count in self.data.rows_of_files))
             return
@@ -152,7 +152,7 @@ class DataCodes:
 
     @property
     def _rows(self) -> int:
-        """Rows with vectors that are read at a time."""
+        """Rows with vectors to read at a time."""
         width = int(np.prod(self.data.shape(self.layer)))
         return max(1, min(8192, _BATCH // (4 * width)))
 

@@ -1,4 +1,4 @@
-"""Stored tokenizer codes back to pictures, and where two codes differ on the token grid. Knows nothing of indexes."""
+"""Decodes stored tokenizer codes, and shows where two codes differ on the token grid. Knows nothing of indexes."""
 
 # n rows, N tokens, K bits per token, h w token grid, S side in pixels
 
@@ -19,16 +19,16 @@ _BATCH = 32
 
 @torch.no_grad()
 def decode_codes(pre: Pretrained, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pictures of packed tokenizer codes (n, bytes): uint8 (n, S, S, 3), RGB.
+    """Decode packed tokenizer codes (n, bytes) to pictures: uint8 (n, S, S, 3), RGB.
 
-    Raises ValueError for codes of another length than the model's.
+    Raises ValueError if the codes' length is not the model's.
     """
     generator = pre.config.generator
     length = code_bytes(pre.config.code_size)
     if codes.ndim != 2 or codes.shape[1] != length:
         raise ValueError(
             f"codes have shape {codes.shape}; {pre.config.name} decodes (n, {length}): {generator.tokens} tokens of "
-            f"{generator.code_bits} bits; give the model that made them"
+            f"{generator.code_bits} bits; use the model that made them"
         )
     side, device = pre.config.image_size, pre.device
     pictures = np.empty((len(codes), side, side, 3), np.uint8)
@@ -42,7 +42,7 @@ def decode_codes(pre: Pretrained, codes: NDArray[np.uint8]) -> NDArray[np.uint8]
 
 
 def token_distances(a: NDArray[np.uint8], b: NDArray[np.uint8], layout: TokenLayout) -> NDArray[np.int32]:
-    """Differing bits of each token of packed codes (…, bytes), broadcast: int32 (…, h, w)."""
+    """Number of differing bits per token of packed codes (…, bytes), broadcast: int32 (…, h, w)."""
     different = from_bytes(a ^ b, layout.n_bits)
     shape = (*different.shape[:-1], layout.height, layout.width, layout.bits_per_token)
     return different.reshape(shape).sum(axis=-1, dtype=np.int32)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Codes of images or of an embedding data set as one Parquet or NumPy file, and back. Knows nothing of search."""
+"""Writes and reads codes as one Parquet or NumPy file. Knows nothing of search."""
 
 # n rows (images)
 
@@ -34,15 +34,17 @@ __all__ = ["CodeFile", "export_data_codes", "export_image_codes", "read_codes"]
 
 SUFFIXES: Final = (".parquet", ".npz", ".npy")
 _WRITTEN: Final[dict[str, Any]] = {"compression": {"path": "zstd", "code": "none"}, "write_page_checksum": True}
-_OURS: Final = {b"PARQUET:field_id": b"45236"}  # of the column code: a file that states it has a record of its codes
-_FILES: Final = 512  # encoded between two writes
+_OURS: Final = {
+    b"PARQUET:field_id": b"45236"
+}  # of the column code: marks files that record the provenance of their codes
+_FILES: Final = 512  # images encoded between writes
 _DIGEST: Final = re.compile(rb"[0-9a-fA-F]{64}")
-_LONGEST: Final = 1 << 34  # bytes of codes that are read back into memory
+_LONGEST: Final = 1 << 34  # maximum bytes of codes to read into memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CodeFile:
-    """What read_codes gives: ids (None in .npy), codes uint8 (n, bytes), and the recorded provenance, or None."""
+    """The result of read_codes: ids (None for .npy), codes uint8 (n, bytes), and the recorded provenance, or None."""
 
     ids: list[str] | None
     codes: NDArray[np.uint8]
@@ -51,7 +53,7 @@ class CodeFile:
 
 
 def export_data_codes(source: DataCodes, out: PathLike) -> int:
-    """Write the codes of an embedding data set to a file; returns the number of rows. As export_image_codes."""
+    """Write the codes of an embedding data set to a file, as export_image_codes does; returns the number of rows."""
     batches = ((rows.ids.to_pylist(), rows.codes) for rows in source.batches())
     return _write(Path(out), batches, source.n_bits, source.provenance)
 
@@ -63,14 +65,14 @@ def export_image_codes(
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write the tokenizer's codes of image files to a file; returns the number of rows. Whole or not at all.
+    """Write the tokenizer's codes of image files to a file, atomically; returns the number of rows.
 
     out: *.parquet, with columns path and code and the provenance as metadata; *.npz, with arrays paths, codes, n_bits
-    and origin (the provenance, as JSON); or *.npy, only the codes, with their SHA-256 in *.npy.sha256 as sha256sum
-    writes it. bigr_repr.codes states how they are packed.
+    and origin (the provenance, as JSON); or *.npy, only the codes, with their SHA-256 in *.npy.sha256 in the format of
+    sha256sum. bigr_repr.codes describes the packing.
 
-    Raises ImageError for the first picture that cannot be read (bigr-repr embed --codes goes on past those), ValueError
-    for another suffix.
+    Raises ImageError for the first unreadable picture (bigr-repr embed --codes skips those), ValueError for an unknown
+    suffix.
     """
     files = list(find_images(images))  # type: ignore[arg-type]
     recipe = Recipe(config=pre.config, weights=pre.fingerprint, layers=(), codes=True)
@@ -86,9 +88,9 @@ def export_image_codes(
 
 
 def read_codes(path: PathLike, n_bits: int | None = None) -> CodeFile:
-    """A file that an export wrote. n_bits: of a .npy file whose last byte is not full.
+    """Read a file written by an export. n_bits: needed for a .npy file whose last byte is not full.
 
-    Raises ValueError for a file that holds no codes.
+    Raises ValueError for a file without codes.
     """
     path = Path(path)
     _suffix(path)
@@ -96,7 +98,7 @@ def read_codes(path: PathLike, n_bits: int | None = None) -> CodeFile:
         try:
             _check_digest(path)
             found = _read_parquet(file) if path.suffix == ".parquet" else _read_numpy(file, path.suffix, n_bits)
-        except Exception as error:  # zip, NumPy's headers and Parquet each have errors of their own for damage
+        except Exception as error:  # zip, NumPy and Parquet each raise different errors for damage
             said = str(error) or type(error).__name__
             remedy = "write some with: bigr-repr codes"
             raise ValueError(f"{path}: no codes in it, or damaged ({said}); {remedy}") from error
@@ -110,7 +112,7 @@ def read_codes(path: PathLike, n_bits: int | None = None) -> CodeFile:
 
 def _suffix(path: Path) -> None:
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: codes are kept as {', '.join(SUFFIXES)}; name such a file")
+        raise ValueError(f"{path}: codes are stored as {', '.join(SUFFIXES)}; choose such a name")
 
 
 def _write(
@@ -120,11 +122,11 @@ def _write(
     if path.suffix == ".parquet":
         return _write_parquet(path, batches, n_bits, provenance)
     digest = _digest_of(path)
-    with replacing(path) as file:  # opened first: a place that cannot be written is known before the work
+    with replacing(path) as file:  # opened first, so that an unwritable place is found before the work
         parts = list(batches)
         codes = np.concatenate([part for _, part in parts]) if parts else np.empty((0, code_bytes(n_bits)), np.uint8)
         if path.suffix == ".npy":
-            hashed = HashedFile(file)  # to a file of the system's own NumPy writes without noticing a full disk
+            hashed = HashedFile(file)  # NumPy does not notice a full disk when it writes to a plain file
             np.save(hashed, codes)
             digest.unlink(missing_ok=True)
         else:
@@ -138,14 +140,14 @@ def _write(
 
 
 def _digest_of(path: Path) -> Path:
-    """Where the SHA-256 of an array is, as sha256sum writes it: .npy files have no room for one."""
+    """The file with an array's SHA-256 in the format of sha256sum: .npy files cannot hold one."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def _check_digest(path: Path) -> None:
-    """Raises ValueError for an array that is not as it was written; those of older versions, or of others, pass.
+    """Raise ValueError for a changed array; arrays without a digest pass.
 
-    A file beside it that does not begin with a digest is not ours, and says nothing.
+    A neighboring file that does not begin with a digest is not ours, and is ignored.
     """
     file = _digest_of(path)
     first = file.read_bytes()[:80].split(maxsplit=1)[:1] if file.is_file() else []
@@ -193,7 +195,7 @@ def _read_parquet(file: BinaryIO) -> CodeFile:
             raise ValueError(f"{parquet.metadata.num_rows:,} codes are more than are read into memory; split the file")
         ours = _OURS.items() <= (schema.field("code").metadata or {}).items()
         if ours and METADATA_KEY not in (schema.metadata or {}):
-            raise ValueError("what it says of its codes is gone")
+            raise ValueError("the record of its codes is missing")
         record = unsealed(json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}")))
         check_texts(schema, "its schema")
         table = parquet.read(columns=["path", "code"]).combine_chunks()

@@ -1,4 +1,4 @@
-"""Which rows of an index to search: an expression, a pattern of paths, a list of ids. Knows no index."""
+"""Which rows of an index to search: an expression, a path pattern, or a list of ids. Knows no index."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _MOST_IDS: Final = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Rows that pass all that is given.
+    """Rows that satisfy all given conditions.
 
-    where: an expression over the columns that the index keeps, and `path`, in SQL's words: = != < <= > >=, in (…),
-    between … and …, like "a%", ilike, is null, and, or, not, brackets; text in quotes, `odd name` in backquotes. As in
-    SQL, a null passes no comparison. match: a pattern of paths: * is any text, slashes too, ? any character; a path is
-    its own pattern. ids: the only ones.
+    where: an expression over the index's columns and `path`, in SQL syntax: = != < <= > >=, in (…), between … and …,
+    like "a%", ilike, is null, and, or, not, parentheses; text in quotes, `odd name` in backquotes. As in SQL, null
+    fails every comparison. match: a path pattern: * matches any text, including slashes, ? any character; a path
+    matches itself. ids: only these.
 
-    Raises ValueError for an expression that cannot be read, or too many ids.
+    Raises ValueError for an invalid expression or too many ids.
     """
 
     where: str | None = None
@@ -34,10 +34,10 @@ class Filter:
         if self.ids is not None:
             object.__setattr__(self, "ids", tuple(self.ids))
             if len(self.ids) > _MOST_IDS:
-                raise ValueError(f"ids: {len(self.ids):,} are more than {_MOST_IDS:,}; filter by a column that is kept")
+                raise ValueError(f"ids: {len(self.ids):,} are more than {_MOST_IDS:,}; filter by a kept column")
 
 
 def as_filter(where: str | Filter | None) -> Filter | None:
-    """What a search's `where` means; None: all rows."""
+    """The filter that a search's `where` stands for; None: all rows."""
     found = Filter(where=where) if isinstance(where, str) else where
     return None if found == Filter() else found

@@ -1,9 +1,9 @@
-"""Ids of rows: an Arrow array, or one in files of which only what is asked for is read. Knows nothing of other columns.
+"""Ids of rows: an Arrow array, or one in files, read only as needed. Knows nothing of other columns.
 
-Arrow's functions are imported where they are called, for they take as long to load as Arrow itself.
+Arrow's compute functions are imported where they are called, because they take as long to load as Arrow itself.
 """
 
-# n rows, m of them asked for
+# n rows, m of them requested
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IdValues: TypeAlias = Sequence[str] | Sequence[int] | NDArray[Any]  # or an Arro
 
 
 class StoredIds:
-    """n ids of a type, large strings or int64, that are read and checked when they are asked for.
+    """n ids, large strings or int64, read and verified on demand.
 
     few(rows): the ids of rows (m,), as a list; whole(): all of them. Both raise ValueError for damage.
     """
@@ -50,7 +50,7 @@ class StoredIds:
 
     @classmethod
     def joined(cls, parts: Sequence[Ids]) -> StoredIds:
-        """Ids one behind the other; all of them are an array in chunks."""
+        """Concatenated ids, as a chunked array."""
         starts = np.array(list(accumulate(map(len, parts), initial=0)))
 
         def few(rows: NDArray[np.int64]) -> list[Any]:
@@ -71,7 +71,7 @@ Ids: TypeAlias = pa.Array | pa.ChunkedArray | StoredIds
 
 
 def all_ids(ids: Ids) -> pa.Array | pa.ChunkedArray:
-    """Ids as Arrow has them."""
+    """All ids as an Arrow array."""
     return ids.array if isinstance(ids, StoredIds) else ids
 
 
@@ -81,7 +81,7 @@ def few_ids(ids: Ids, rows: NDArray[np.int64]) -> list[Any]:
 
 
 def without_gone(ids: Ids, gaps: Gaps) -> Ids:
-    """The ids of rows that are not gone."""
+    """The ids of rows that have not been dropped."""
     kept = partial(gaps.places, np.arange(len(gaps)))
     if not isinstance(ids, StoredIds):
         return ids.take(row_numbers(kept()))
@@ -91,7 +91,7 @@ def without_gone(ids: Ids, gaps: Gaps) -> Ids:
 
 
 def taken_ids(ids: pa.Array | pa.ChunkedArray, rows: NDArray[np.int64]) -> list[Any]:
-    """The ids of some rows (m,), of an array."""
+    """The ids of some rows (m,) from an array."""
     found: list[Any] = ids.take(row_numbers(rows)).to_pylist()  # to_numpy would load pandas
     return found
 
@@ -99,7 +99,7 @@ def taken_ids(ids: pa.Array | pa.ChunkedArray, rows: NDArray[np.int64]) -> list[
 def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.Array:
     """Ids as an Arrow array of large strings or int64; None: 0, 1, …
 
-    Raises ValueError for another number or kind; if they have to be distinct, for one that comes twice.
+    Raises ValueError for a wrong number or type, or for duplicates if ids must be distinct.
     """
     import pyarrow.compute as pc
 
@@ -119,7 +119,7 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
         raise ValueError(f"ids of type {array.type} must be all strings or all whole numbers")
     array = array.cast(pa.large_string() if text else pa.int64())
     if distinct and len(pc.unique(array)) != len(array):
-        raise ValueError("ids hold a name twice; every code needs one of its own")
+        raise ValueError("ids contain a duplicate; every code needs a unique one")
     return array
 
 
@@ -133,7 +133,7 @@ def _chunks(ids: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
 
 
 def _texts(ids: IdValues) -> pa.Array | None:
-    """A list of names as an array, without pandas, which pa.array would load; None for anything else, or no names."""
+    """A list of names as an array, without loading pandas as pa.array would; None for anything else or no names."""
     if not isinstance(ids, list | tuple) or not ids or not all(isinstance(id, str) for id in ids):
         return None
     encoded = [id.encode() for id in ids if isinstance(id, str)]
@@ -142,5 +142,5 @@ def _texts(ids: IdValues) -> pa.Array | None:
 
 
 def row_numbers(values: NDArray[np.int64]) -> pa.Array:
-    """Rows as Arrow takes them."""
+    """Row numbers as an Arrow array."""
     return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values, np.int64))])

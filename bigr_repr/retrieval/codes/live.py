@@ -1,10 +1,10 @@
-"""Rows that are stored, less those that an index has dropped since. Knows nothing of search or files.
+"""Stored rows, minus those that an index has dropped since. Knows nothing of search or files.
 
-Dropping rows from files would take as long as rewriting the files. Instead the numbers of dropped rows are kept, and
-the others are counted without them.
+Removing rows from files would take as long as rewriting the files. Instead, the numbers of dropped rows are recorded,
+and the remaining rows are renumbered.
 """
 
-# n rows, s of them stored, g of those gone
+# n rows, s stored rows, g of them dropped
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 
 class Gaps:
-    """Which of `stored` rows are gone: int64 (g,), ascending. The others are the rows 0, 1, … of the index.
+    """Which of `stored` rows are dropped: int64 (g,), ascending. The others are the rows 0, 1, … of the index.
 
-    Raises ValueError for numbers that are not ascending, or not of stored rows.
+    Raises ValueError for numbers that are not ascending, or out of range.
     """
 
     def __init__(self, gone: NDArray[np.int64], stored: int) -> None:
@@ -34,23 +34,23 @@ class Gaps:
         return rows + np.searchsorted(self._before, rows, "right")
 
     def rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of the index by where they are stored; none of them may be gone."""
+        """Rows of the index, given where they are stored; none may be dropped."""
         return places - np.searchsorted(self.gone, places)
 
     def lost(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of some stored rows are gone."""
+        """Which of some stored rows are dropped."""
         if not len(self.gone):
             return np.zeros(places.shape, np.bool_)
         at = np.searchsorted(self.gone, places).clip(max=len(self.gone) - 1)
         return np.asarray(self.gone[at] == places)
 
     def more(self, gone: NDArray[np.int64], stored: int) -> Gaps:
-        """With more rows stored, and more of them gone."""
+        """Gaps with more stored rows, and more of them dropped."""
         return Gaps(np.union1d(self.gone, gone), stored)
 
 
 class LiveRows:
-    """The rows of a stored array that are not gone, as NumPy sees an array: sliced, taken or copied when asked for."""
+    """An array-like view of the rows of a stored array that are not dropped: sliced, taken or copied on demand."""
 
     def __init__(self, stored: NDArray[Any], gaps: Gaps) -> None:
         self.stored, self.gaps = stored, gaps
@@ -77,7 +77,7 @@ class LiveRows:
         return self._between(0, len(self), 1).astype(dtype or self.dtype, copy=False)
 
     def _between(self, start: int, stop: int, step: int) -> NDArray[Any]:
-        """A slice; without gaps in it, a view."""
+        """A slice; a view if it contains no gaps."""
         if stop <= start:
             return self.stored[:0]
         low, high = (int(self.gaps.places(np.asarray(row))) for row in (start, stop - 1))
@@ -87,7 +87,7 @@ class LiveRows:
 
 
 def live_rows(stored: NDArray[Any], gaps: Gaps | None) -> NDArray[Any]:
-    """The rows of a stored array that are not gone; without gaps the array itself."""
+    """The rows of a stored array that are not dropped; the array itself if there are no gaps."""
     return stored if gaps is None else cast("NDArray[Any]", LiveRows(stored, gaps))
 
 

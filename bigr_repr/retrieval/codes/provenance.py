@@ -1,6 +1,6 @@
-"""Where codes come from: model, layer and all else that must agree before two codes may be compared.
+"""Provenance of codes: model, layer and everything else that must agree before two codes may be compared.
 
-Knows nothing of images or of search. What it needs of data sets is imported when two provenances meet: it takes long.
+Knows nothing of images or search. Data set code is imported only when two provenances are compared: it loads slowly.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from bigr_repr.features.exported.model import ExportedModel
 
 BITS: Final = "tokenizer bits"
-FEATURES: Final = "binarised features"  # as written into index folders: not to be respelled
+FEATURES: Final = "binarised features"  # as written into index folders: do not change the spelling
 _SHARED: Final = ("model", "weights_sha256", "precision", "preprocessing")
 _TYPES: Final[dict[str, Any]] = {
     "of": str, "layer": int | str | None, "pooling": str | None,
     "model": str, "weights_sha256": str, "precision": str, "preprocessing": dict,
 }  # fmt: skip
-_SEVERAL = re.compile(r"\d+(\+\d+)+")  # layers side by side, as "4+8"
+_SEVERAL = re.compile(r"\d+(\+\d+)+")  # concatenated layers, such as "4+8"
 
 
 class IndexReading(NamedTuple):
-    """What features are read. layer: one, several as "4+8", or None; the rest as in FeatureExtractor."""
+    """How features are extracted. layer: one, several as "4+8", or None; the rest as in FeatureExtractor."""
 
     layer: int | str | None
     pool: str
@@ -40,9 +40,9 @@ class IndexReading(NamedTuple):
 
 
 def provenance_of(recorded: Mapping[str, Any], of: str, layer: int | str | None) -> dict[str, Any]:
-    """The provenance of codes made from a data set, whose own is `recorded` (by Recipe.provenance).
+    """The provenance of codes made from a data set with the provenance `recorded` (see Recipe.provenance).
 
-    of: BITS or FEATURES. layer: of the features, or of the vectors beside tokenizer bits; None: there are none.
+    of: BITS or FEATURES. layer: of the features, or of the vectors stored with tokenizer bits; None if there are none.
     """
     shared = {name: recorded[name] for name in _SHARED}
     own: dict[str, Any] = {}
@@ -54,7 +54,7 @@ def provenance_of(recorded: Mapping[str, Any], of: str, layer: int | str | None)
 
 
 def reading_of(index_provenance: Mapping[str, Any]) -> IndexReading:
-    """How the vectors of an index, of stated provenance, were read."""
+    """How the vectors of an index with this provenance were extracted."""
     return IndexReading(
         index_provenance["layer"], index_provenance["pooling"] or "avg", bool(index_provenance.get("mirror")),
         FeatureCondition.from_record(index_provenance.get("condition")),
@@ -62,7 +62,7 @@ def reading_of(index_provenance: Mapping[str, Any]) -> IndexReading:
 
 
 def parse_provenance(provenance: Any) -> dict[str, Any] | None:
-    """A provenance read from a file, or None.  Raises ValueError unless it has the form that provenance_of gives it."""
+    """Check a provenance read from a file, or None.  Raises ValueError unless it has the form of provenance_of."""
     if provenance is None:
         return None
     if not isinstance(provenance, dict):
@@ -72,7 +72,7 @@ def parse_provenance(provenance: Any) -> dict[str, Any] | None:
     if isinstance(layer, str) and not _SEVERAL.fullmatch(layer):
         wrong.append("layer")
     if wrong or provenance["of"] not in (BITS, FEATURES):
-        raise ValueError(f"origin: {', '.join(wrong) or 'of'} missing, or not what it should be")
+        raise ValueError(f"origin: {', '.join(wrong) or 'of'} missing or invalid")
     try:
         FeatureCondition.from_record(provenance.get("condition"))
     except ValueError as error:
@@ -85,7 +85,7 @@ def _has(provenance: Mapping[str, Any], name: str, kind: Any) -> bool:
 
 
 def provenance_by(pre: Pretrained | ExportedModel, index_provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The provenance of codes that this model would make in the way the index's were made."""
+    """The provenance of codes that this model would make with the index's settings."""
     from bigr_repr.embed.dataset.schema import Recipe, icc_of
     from bigr_repr.features.exported.model import ExportedModel
 
@@ -99,19 +99,19 @@ def provenance_by(pre: Pretrained | ExportedModel, index_provenance: Mapping[str
 
 
 def require_same_provenance(index_provenance: Mapping[str, Any], query_provenance: Mapping[str, Any]) -> None:
-    """Raises ValueError, which states both sides, unless codes of the two can be compared."""
+    """Raise ValueError, naming both sides, unless codes of the two can be compared."""
     from bigr_repr.embed.dataset.schema import differences
 
     if found := differences(index_provenance, query_provenance):
         raise ValueError(
-            f"index and query were not made alike: {'; '.join(found)}; search an index with the model that made it"
+            f"index and query do not match: {'; '.join(found)}; search an index with the model that made it"
         )
 
 
 def describe_provenance(provenance: Mapping[str, Any] | None) -> str:
-    """A provenance in a few words."""
+    """A short description of a provenance."""
     if provenance is None:
-        return "codes of unstated provenance"
+        return "codes of unknown provenance"
     reading, layer = reading_of(provenance), ""
     if provenance["of"] != BITS:
         pool = "" if reading.pool == "avg" else f" pooled by {reading.pool}"

@@ -1,4 +1,4 @@
-"""The rows of an index: ids, search codes, and what was stored beside them. Knows nothing of search or of files."""
+"""The rows of an index: ids, search codes, and what is stored with them. Knows nothing of search or files."""
 
 # n rows
 
@@ -31,18 +31,17 @@ from bigr_repr.retrieval.codes.ids import (
 from bigr_repr.retrieval.codes.live import Gaps, live_rows
 from bigr_repr.retrieval.codes.stacked import stacked
 
-_FILTERS: Final = 4  # whose rows are remembered
-_FEW: Final = 1 << 14  # ids that are read by themselves
+_FILTERS: Final = 4  # number of filters whose rows are cached
+_FEW: Final = 1 << 14  # up to this many ids are read individually
 
 
 class IndexRows:
-    """Parallel arrays of n rows, in memory or mapped from files, perhaps by way of live.LiveRows.
+    """Parallel arrays of n rows, in memory or memory-mapped, possibly as live.LiveRows.
 
-    ids: Arrow array of large strings (the paths of a data set) or of int64; of shards it is in chunks. codes: uint8
-    (n, bytes), what is searched. tokens: uint8 (n, bytes), the tokenizer's codes where those are not the search codes.
-    vectors: float16 or float32 (n, D), for rescoring. columns: to filter by, a table of n rows of the types that
-    columns.kept_type gives. Ids and columns that are stored are read and checked when they are asked for: ValueError
-    then names a damaged file.
+    ids: Arrow array of large strings (the paths of a data set) or int64; chunked for shards. codes: uint8 (n, bytes),
+    the search codes. tokens: uint8 (n, bytes), the tokenizer's codes if those are not the search codes. vectors:
+    float16 or float32 (n, D), for rescoring. columns: for filtering, a table of n rows of the types from
+    columns.kept_type. Stored ids and columns are read and verified on demand: ValueError then names a damaged file.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class IndexRows:
 
     @property
     def columns(self) -> pa.Table | None:
-        """Kept columns; None: there are none."""
+        """Kept columns; None if there are none."""
         return self._columns.table if isinstance(self._columns, StoredColumns) else self._columns
 
     @property
@@ -81,12 +80,12 @@ class IndexRows:
         return None if self._columns is None else self._columns.schema
 
     def check(self) -> None:
-        """Read and check ids and columns that are stored, now.  Raises ValueError for damage."""
+        """Read and verify stored ids and columns now.  Raises ValueError for damage."""
         _ = self.ids, self.columns
 
     @classmethod
     def of_all(cls, parts: Sequence[IndexRows]) -> IndexRows:
-        """Rows of the same make one behind the other; nothing is copied."""
+        """Concatenated compatible rows, without copying."""
         codes = stacked([each.codes for each in parts])
         assert codes is not None
         schema, columns = parts[0].column_schema, None
@@ -99,11 +98,11 @@ class IndexRows:
         )  # fmt: skip
 
     def with_codes(self, codes: NDArray[np.uint8]) -> IndexRows:
-        """The same with other arrays of the same codes."""
+        """The same rows with another array of the same codes."""
         return IndexRows(ids=self._ids, codes=codes, tokens=self.tokens, vectors=self.vectors, columns=self._columns)
 
     def named(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Ids of rows of any shape: object array of str with None for -1, or int64 with -1 for -1."""
+        """Ids of an array of rows of any shape: object array of str, or int64; -1 becomes None or -1."""
         flat = rows.reshape(-1)
         missing = flat < 0
         values = self._named(np.where(missing, 0, flat)) if len(self) else []
@@ -117,11 +116,11 @@ class IndexRows:
         return few_ids(self._ids, rows) if len(rows) <= _FEW else taken_ids(self.ids, rows)
 
     def places(self, ids: IdValues) -> NDArray[np.int64]:
-        """The first row with each of these ids, int64; -1 where there is none."""
+        """The first row with each of these ids, int64; -1 if there is none."""
         import pyarrow.compute as pc
 
         wanted = self._as_mine(ids)
-        # A table of all ids would take seconds at ten million; one of the few that are wanted takes none.
+        # A hash table of ten million ids would take seconds; one of the few requested ids takes none.
         rows = pc.indices_nonzero(pc.is_in(self.ids, value_set=wanted))
         firsts = pc.index_in(wanted, value_set=self.ids.take(rows)).to_pylist()
         listed = rows.to_pylist()
@@ -129,12 +128,12 @@ class IndexRows:
 
     @cached_property
     def selected(self) -> Callable[[Filter], NDArray[np.int64]]:
-        """selected(filter): the rows that pass it, ascending. Those of the last few filters are remembered."""
+        """selected(filter): the rows that pass it, ascending. Cached for the last few filters."""
         return lru_cache(_FILTERS)(self._select)
 
     @cached_property
     def passing(self) -> Callable[[Filter], NDArray[np.bool_]]:
-        """passing(filter): whether each row passes it, bool (n,); remembered as selected() is."""
+        """passing(filter): whether each row passes it, bool (n,); cached like selected()."""
         return lru_cache(_FILTERS)(lambda chosen: flagged(self.selected(chosen), len(self)))
 
     def _select(self, chosen: Filter) -> NDArray[np.int64]:
@@ -146,7 +145,7 @@ class IndexRows:
         return rows
 
     def _masks(self, chosen: Filter) -> Iterator[pa.Array | pa.ChunkedArray]:
-        """Which rows pass, by each of the filter's conditions: booleans, or null."""
+        """Which rows satisfy each of the filter's conditions: booleans, or null."""
         if chosen.match is not None:
             yield self._matching(chosen.match)
         if chosen.ids is not None:
@@ -160,7 +159,7 @@ class IndexRows:
                 raise ValueError(f"where={chosen.where!r:.80}: {error}") from error
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """The values of a kept column, or the ids as `path` or `id`.  Raises ValueError for another name."""
+        """The values of a kept column, or the ids as `path` or `id`.  Raises ValueError for an unknown name."""
         if name in OWN:
             return self.ids if isinstance(self.ids, pa.ChunkedArray) else pa.chunked_array([self.ids])
         held = [] if self.column_schema is None else self.column_schema.names
@@ -172,14 +171,14 @@ class IndexRows:
 
     @property
     def column_names(self) -> dict[str, str]:
-        """Kept columns, and what they hold, in a word."""
+        """Names of kept columns, with short type names."""
         return {field.name: type_name(field.type) for field in self.column_schema or ()}
 
     def _matching(self, pattern: str) -> pa.Array:
         import pyarrow.compute as pc
 
         if pa.types.is_integer(self.id_type):
-            raise ValueError(f"ids are numbers in this index, which no pattern such as {pattern!r} matches")
+            raise ValueError(f"ids are numbers in this index, which patterns such as {pattern!r} cannot match")
         parts = (".*" if letter == "*" else "." if letter == "?" else re.escape(letter) for letter in pattern)
         return pc.match_substring_regex(self.ids, rf"(?s)\A{''.join(parts)}\z")
 
@@ -200,7 +199,7 @@ class IndexRows:
         return np.flatnonzero(self.holding(ids))
 
     def _as_mine(self, ids: IdValues) -> pa.Array:
-        """Ids of the type that this index has.  Raises ValueError for others."""
+        """Ids in this index's type.  Raises ValueError for a different type."""
         wanted = id_array(ids, len(ids))
         if len(wanted) and pa.types.is_integer(wanted.type) != pa.types.is_integer(self.id_type):
             kinds = ("names", "numbers") if pa.types.is_integer(wanted.type) else ("numbers", "names")
@@ -219,12 +218,12 @@ class IndexRows:
         )  # fmt: skip
 
     def picked(self, rows: NDArray[np.int64]) -> IndexRows:
-        """Some rows, ascending; copied only if they are not neighbors."""
+        """Some rows, ascending; copied only if they are not contiguous."""
         neighbors = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
         return self.between(int(rows[0]), int(rows[-1]) + 1) if neighbors else self.taken(rows)
 
     def without(self, gaps: Gaps) -> IndexRows:
-        """Of stored rows, those that are not gone; ids and columns are copied when they are asked for."""
+        """The stored rows that are not dropped; ids and columns are copied on demand."""
 
         def kept() -> pa.Table:
             assert self.columns is not None
@@ -242,7 +241,7 @@ class IndexRows:
         )  # fmt: skip
 
     def between(self, start: int, stop: int) -> IndexRows:
-        """Neighboring rows, not copied."""
+        """Contiguous rows, not copied."""
 
         def part(array: NDArray[Any] | None) -> NDArray[Any] | None:
             return None if array is None else array[start:stop]
@@ -261,7 +260,7 @@ class IndexRows:
         vectors: ArrayLike | None,
         columns: KeptColumns | None,
     ) -> IndexRows:
-        """Rows to join with these.  Raises ValueError for arrays of another type or number."""
+        """Rows to join with these.  Raises ValueError for arrays of a different type or length."""
         array = packed(codes, self.codes.shape[1], "codes")
         rows = IndexRows(
             ids=id_array(ids, len(array), distinct=True), codes=array,
@@ -270,51 +269,51 @@ class IndexRows:
             columns=column_table(columns, len(array)),
         )  # fmt: skip
         if any(part is not None and len(part) != len(array) for part in (rows.tokens, rows.vectors)):
-            raise ValueError(f"{len(array)} codes with another number of tokens or vectors; give one per code")
+            raise ValueError(f"{len(array)} codes with a different number of tokens or vectors; give one per code")
         return rows
 
     def joined(self, more: IndexRows) -> IndexRows:
-        """These rows and more of the same make behind them, copied.
+        """These rows followed by more compatible ones, copied.
 
-        Raises ValueError for parts that one side lacks or that differ in width, or for an id that is there already.
+        Raises ValueError for parts that one side lacks or that differ in width, or for an id that already exists.
         """
         import pyarrow.compute as pc
 
         if self.id_type != more.id_type:
-            raise ValueError(f"ids of type {more.id_type} do not go with this index's, {self.id_type}")
+            raise ValueError(f"ids of type {more.id_type} do not match this index's, {self.id_type}")
         known = pc.is_in(more.ids, value_set=self.ids).to_numpy(zero_copy_only=False)
         if known.any():
-            raise ValueError(f"id {more.ids[int(known.argmax())].as_py()!r} is in the index already; remove it first")
+            raise ValueError(f"id {more.ids[int(known.argmax())].as_py()!r} is already in the index; remove it first")
         parts: dict[str, Any] = {"ids": pa.concat_arrays([self.ids, more.ids]), "columns": self._joined_columns(more)}
         for name in ("codes", "tokens", "vectors"):
             mine, other = getattr(self, name), getattr(more, name)
             if (mine is None) != (other is None):
                 state = "has" if other is None else "has no"
-                raise ValueError(f"this index {state} {name} beside its codes; add rows of the same make")
+                raise ValueError(f"this index {state} {name} with its codes; add compatible rows")
             if mine is not None and mine.shape[1] != other.shape[1]:
-                raise ValueError(f"{name} of width {other.shape[1]} do not fit this index's, {mine.shape[1]}")
+                raise ValueError(f"{name} of width {other.shape[1]} do not match this index's, {mine.shape[1]}")
             if mine is not None:
                 with np.errstate(over="ignore"):
                     stored = other.astype(mine.dtype, copy=False)
                 if stored.dtype.kind == "f" and not np.isfinite(stored).all():
-                    raise ValueError(f"{name} do not fit {mine.dtype}, as this index keeps them; build it with float32")
+                    raise ValueError(f"{name} overflow {mine.dtype}, this index's type; build it with float32")
                 parts[name] = np.concatenate([mine, stored])
         return IndexRows(**parts)
 
     def _joined_columns(self, more: IndexRows) -> pa.Table | None:
         mine, other = (rows.column_schema or pa.schema([]) for rows in (self, more))
         if set(mine.names) != set(other.names):
-            raise ValueError(f"this index keeps columns {_words(mine)}, not {_words(other)}; add rows of the same make")
+            raise ValueError(f"this index has columns {_words(mine)}, not {_words(other)}; add compatible rows")
         if self.columns is None or more.columns is None:
             return None
         try:
             return pa.concat_tables([self.columns, more.columns.select(mine.names).cast(mine)])
         except pa.ArrowException as error:
-            raise ValueError(f"columns {_words(other)} do not go with this index's, {_words(mine)}: {error}") from error
+            raise ValueError(f"columns {_words(other)} do not match this index's, {_words(mine)}: {error}") from error
 
 
 def flagged(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """Which of so many rows are among some: bool (count,)."""
+    """Flags of `count` rows, True for the given ones: bool (count,)."""
     flags = np.zeros(count, np.bool_)
     flags[rows] = True
     return flags
@@ -325,7 +324,7 @@ def _words(schema: pa.Schema) -> str:
 
 
 def packed(codes: ArrayLike, length: int | None, name: str) -> NDArray[np.uint8]:
-    """Codes as a contiguous uint8 array (n, bytes).  Raises ValueError for another type, shape or length."""
+    """Codes as a contiguous uint8 array (n, bytes).  Raises ValueError for a wrong type, shape or length."""
     array = np.asarray(codes)
     if array.dtype != np.uint8:
         raise ValueError(f"{name} have dtype {array.dtype}; packed codes are uint8 (see bigr_repr.codes.to_bytes)")
@@ -335,7 +334,7 @@ def packed(codes: ArrayLike, length: int | None, name: str) -> NDArray[np.uint8]
         raise ValueError(f"{name} have shape {array.shape}; expected packed codes (n, bytes)")
     if length is not None and array.shape[1] != length:
         raise ValueError(
-            f"{name} have {array.shape[1]} bytes per code, the index's have {length}; take both from the same model, "
-            "layer and binarizer"
+            f"{name} have {array.shape[1]} bytes per code, the index's have {length}; use the same model, layer and "
+            "binarizer for both"
         )
     return np.ascontiguousarray(array)

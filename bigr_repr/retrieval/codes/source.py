@@ -1,4 +1,4 @@
-"""Which data sets an index was built of, and what has become of them since. Knows nothing of search."""
+"""Which data sets an index was built from, and how they have changed since. Knows nothing of search."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _PART: Final = re.compile(r"part-.*\.parquet")
 
 
 class DataFile(NamedTuple):
-    """A file of a data set. rows: that it had; held: of those, in the index. time: of its last change, in ns.
+    """A file of a data set. rows: that it had; held: those in the index. time: modification time, in ns.
 
-    dataset: number of the data set that it is of.
+    dataset: number of its data set.
     """
 
     name: str
@@ -40,10 +40,10 @@ class DataFile(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """How a data set differs from what an index was built of.
+    """How a data set differs from the state an index was built from.
 
-    rows: that it has now; held: that the index has of the files that are as they were; files: new, changed and gone;
-    stale: rows that the index has of files that are changed or gone.
+    rows: that it has now; held: rows in the index from unchanged files; files: new, changed and missing ones;
+    stale: rows in the index from files that are changed or missing.
     """
 
     rows: int
@@ -61,7 +61,7 @@ class DataSource:
 
     @classmethod
     def of(cls, data: EmbeddingSet, rows: Iterable[int]) -> DataSource:
-        """All of an opened data set. rows: of each of its files."""
+        """The whole of an opened data set. rows: of each of its files."""
         folder = full_path(data.folder)
         states = {name: state for name, (state, _) in listing(folder).items()}
         parts = (
@@ -72,7 +72,7 @@ class DataSource:
 
     @classmethod
     def joined(cls, sources: Sequence[DataSource]) -> DataSource:
-        """Of rows one after the other. A data set that several have becomes one, unless they share files of it."""
+        """The sources of concatenated rows. A data set that several have becomes one, unless they share its files."""
         folders: list[str] = []
         names: list[set[str]] = []
         parts: list[DataFile] = []
@@ -93,32 +93,32 @@ class DataSource:
 
     @property
     def rows(self) -> int:
-        """Rows of the index."""
+        """Number of rows in the index."""
         return sum(part.held for part in self.parts)
 
     @cached_property
     def starts(self) -> list[int]:
-        """The first row of each part in the index, and the number of all rows."""
+        """The first row of each part in the index, and the total number of rows."""
         return list(accumulate((part.held for part in self.parts), initial=0))
 
     def place_of(self, row: int) -> tuple[str, DataFile, int]:
-        """The data set and part that a row of the index is of, and its place there among those held."""
+        """The data set and part of a row of the index, and its place among the part's held rows."""
         number = int(np.searchsorted(self.starts, row, "right")) - 1
         part = self.parts[number]
         return self.folders[part.dataset], part, row - self.starts[number]
 
     def keeping(self, rows: NDArray[np.int64]) -> DataSource:
-        """Of an index that keeps only these of its rows, ascending."""
+        """The source of an index that keeps only these rows, ascending."""
         held = np.diff(np.searchsorted(rows, self.starts)).tolist()
         parts = (part._replace(held=count) for part, count in zip(self.parts, held, strict=True))
         return DataSource(folders=self.folders, parts=tuple(parts))
 
     def files_of(self, dataset: int) -> dict[str, int]:
-        """The parts of a data set by name: their numbers."""
+        """The numbers of a data set's parts, by name."""
         return {part.name: number for number, part in enumerate(self.parts) if part.dataset == dataset}
 
     def drift(self, dataset: int = 0) -> Drift | None:
-        """How a data set has changed; None: not at all, or it cannot be found."""
+        """How a data set has changed; None if it has not, or cannot be found."""
         now = listing(self.folders[dataset])
         if not now:
             return None
@@ -155,9 +155,9 @@ class DataSource:
 
 
 def listing(folder: str) -> dict[str, tuple[tuple[int, int | None], Place]]:
-    """The files of a data set by name, in its order: their states and places; none if it cannot be found.
+    """The files of a data set by name, in order, with their states and places; empty if it cannot be found.
 
-    A store is asked once for all of them.
+    A store is queried once for all of them.
     """
     place, found = as_place(folder), dict[str, tuple[int, int | None]]()
     try:
@@ -173,25 +173,25 @@ def listing(folder: str) -> dict[str, tuple[tuple[int, int | None], Place]]:
 
 
 def full_path(folder: Place) -> str:
-    """A URL as it is, or an absolute path; links stay."""
+    """A URL as is, or an absolute path, without resolving links."""
     return str(folder) if is_url(str(folder)) else os.path.abspath(folder)  # noqa: PTH100
 
 
 def part_state(file: Place) -> tuple[int, int | None]:
-    """Size and time of the last change of a file; stores give no time."""
+    """Size and modification time of a file; no time in stores."""
     status = file.stat()
     return status.st_size, getattr(status, "st_mtime_ns", None)
 
 
 def _rows(folder: str, files: Sequence[tuple[Place, int]]) -> int:
-    """Rows of files of a data set, by its list of parts, or where that does not know one, by the file itself."""
+    """Number of rows in files of a data set, from its list of parts or, if unlisted, from the file itself."""
     if not files:
         return 0
     from bigr_repr.embed.dataset.parts import open_parts
     from bigr_repr.embed.dataset.plan import RUN_FOLDER
 
     rows = 0
-    with suppress(OSError, ValueError):  # damaged, or being written
+    with suppress(OSError, ValueError):  # damaged or being written
         for part in open_parts(as_place(folder) / RUN_FOLDER, files):
             rows += part.rows
     return rows

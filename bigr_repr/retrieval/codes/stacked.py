@@ -1,4 +1,4 @@
-"""Arrays one behind the other as one, without copying them. Knows nothing of search or files."""
+"""Concatenates arrays without copying them. Knows nothing of search or files."""
 
 # n rows of all arrays
 
@@ -15,7 +15,7 @@ __all__ = ["StackedRows", "stacked"]
 
 
 class StackedRows:
-    """The rows of several arrays, as NumPy sees an array: sliced forward, taken or copied when asked for."""
+    """An array-like view of the rows of several arrays: sliced forward, taken or copied on demand."""
 
     def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
         self._parts = list(parts)
@@ -53,7 +53,7 @@ class StackedRows:
         return np.concatenate([np.asarray(part) for part in self._parts]).astype(dtype or self.dtype, copy=False)
 
     def _between(self, start: int, stop: int, step: int) -> NDArray[Any]:
-        """A slice; of one array alone, a view.  Raises ValueError for a step below 1."""
+        """A slice; a view if within one array.  Raises ValueError for a step below 1."""
         if step < 1:
             raise ValueError(f"step={step} must be at least 1: rows of several arrays are sliced forward only")
         bounds = zip(self._parts, self.starts.tolist(), strict=False)
@@ -63,6 +63,6 @@ class StackedRows:
 
 
 def stacked(parts: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
-    """Arrays as one; None: they are not there."""
+    """Concatenated arrays; None if they are missing."""
     held = [part for part in parts if part is not None]
     return cast("NDArray[Any]", StackedRows(held)) if held else None

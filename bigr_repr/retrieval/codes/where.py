@@ -1,6 +1,6 @@
-"""Expressions such as `label = "cat" and width > 100`: read by sqlglot, applied to columns. Knows nothing of search.
+"""Expressions such as `label = "cat" and width > 100`, parsed by sqlglot and applied to columns.
 
-sqlglot reads all of SQL; of what it read, only the forms below are taken, so an expression can do nothing but compare.
+sqlglot parses all of SQL; only the forms below are accepted, so an expression can do nothing but compare.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlglot.errors import SqlglotError
 
 from bigr_repr.retrieval.codes.columns import is_time, type_name
 
-Node: TypeAlias = Any  # of sqlglot, whose classes go by other names from version to version
+Node: TypeAlias = Any  # of sqlglot, whose class names change between versions
 
 __all__ = ["COMPARISONS", "Node", "constant", "mask_of", "parse_where"]
 
@@ -34,14 +34,16 @@ _TURNED: Final = {exp.LT: exp.GT, exp.LTE: exp.GTE, exp.GT: exp.LT, exp.GTE: exp
 
 @lru_cache(maxsize=64)
 def parse_where(text: str) -> Node:
-    """An expression, checked: comparisons of a column with a value, in, between, like, is null, and, or, not.
+    """Parse and check an expression: comparisons of a column with a value, in, between, like, is null, and, or, not.
 
     Raises ValueError for anything else.
     """
     if len(text) > _LONGEST:
         raise ValueError(f"where: an expression of {len(text):,} characters is longer than {_LONGEST:,}")
     try:
-        found = parse_one(text, dialect="mysql", into=exp.Condition)  # "cat" is text there, `a column` a name
+        found = parse_one(
+            text, dialect="mysql", into=exp.Condition
+        )  # in this dialect "cat" is text, and `a column` a name
     except (SqlglotError, RecursionError) as error:
         errors = getattr(error, "errors", None)
         said = errors[0].get("description", "") if errors else ""
@@ -54,7 +56,7 @@ def parse_where(text: str) -> Node:
 
 
 def _checked(node: Node, text: str, depth: int) -> Node:
-    """The node without brackets, every column on the left of its comparison."""
+    """The node without parentheses, with every column on the left of its comparison."""
     node = node.unnest()
     if depth > _DEPTH:
         raise ValueError(f"where={text!r:.80} is nested more than {_DEPTH} deep; use in (…) for many values")
@@ -69,7 +71,7 @@ def _checked(node: Node, text: str, depth: int) -> Node:
         node = _TURNED.get(type(node), type(node))(this=node.expression.unnest(), expression=node.this)
     if not (_is_column(node) or (_is_column(node.this) and _values_of(node) is not None)):
         said = (
-            f"where: {node.sql(dialect='mysql')!r:.80} is no comparison of a column with a value; text stands in quotes"
+            f"where: {node.sql(dialect='mysql')!r:.80} is not a comparison of a column with a value; put text in quotes"
         )
         raise ValueError(f"{said}; {_EXAMPLE}")
     return node
@@ -80,7 +82,7 @@ def _is_column(node: Any) -> bool:
 
 
 def _values_of(node: Node) -> list[Any] | None:
-    """The values that a comparison names; None if it is none."""
+    """The values in a comparison; None if the node is not one."""
     if isinstance(node, exp.In):
         listed = node.expressions
         extra = set(node.args) - {"this", "expressions"}
@@ -114,7 +116,7 @@ def _literal(node: Node) -> str | int | float | bool | None:
 
 
 def constant(node: Node, name: str, kind: pa.DataType) -> pa.Scalar:
-    """A value as one of a column's type.  Raises ValueError for another kind of value."""
+    """A value in a column's type.  Raises ValueError for a different kind of value."""
     value = _literal(node)
     wanted = str if kind == pa.large_string() or is_time(kind) else bool if pa.types.is_boolean(kind) else int | float
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
@@ -127,7 +129,7 @@ def constant(node: Node, name: str, kind: pa.DataType) -> pa.Scalar:
 
 
 def mask_of(node: Node, column: Callable[[str], pa.ChunkedArray]) -> pa.ChunkedArray:
-    """Which rows pass an expression: booleans, and null where a null was compared, as in SQL.
+    """Which rows satisfy an expression: booleans, and null where a null was compared, as in SQL.
 
     column(name): its values, or ValueError.
     """

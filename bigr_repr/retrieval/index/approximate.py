@@ -1,6 +1,6 @@
-"""FAISS's approximate binary indexes behind one face: train, add, search, remove, write, read. Knows no ids.
+"""FAISS's approximate binary indexes behind one interface: train, add, search, remove, write, read. Knows no ids.
 
-Searches may run in several threads at once; adding and removing must be alone.
+Searches may run concurrently; adding and removing need exclusive access.
 """
 
 # n rows (stored codes), q queries, k neighbors
@@ -27,16 +27,16 @@ from bigr_repr.system.files import naming
 from bigr_repr.system.threads import cores
 
 _CHUNK: Final = 64 << 20  # bytes of codes handed to FAISS at a time
-_TRAIN: Final = 160 << 20  # bytes of float32 that the clustering may hold; FAISS clusters bits as numbers
+_TRAIN: Final = 160 << 20  # maximum bytes of float32 for the clustering; FAISS clusters bits as numbers
 _TRAIN_ROWS_A_LIST: Final = 32
 _ROUNDS: Final = 10
-_LIMITS = threading.Lock()  # FAISS's limits on what a file may ask for are the process's
+_LIMITS = threading.Lock()  # FAISS's limits on what a file may request are global
 
 
 class Approximate:
-    """An approximate index over the rows of a code array, numbered 0, 1, … in the order they come.
+    """An approximate index over the rows of a code array, numbered 0, 1, … in order.
 
-    FAISS holds every distinct code once. groups: which rows have which; None: all rows are distinct.
+    FAISS holds every distinct code once. groups: which rows have which code; None: all rows are distinct.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Approximate:
 
     @property
     def efforts(self) -> Iterable[int]:
-        """Efforts worth trying, cheapest first; the last is the maximum."""
+        """Search efforts worth trying, cheapest first; the last is the maximum."""
         if self.settings.kind == "hash":
             return range(4)
         most = self.settings.lists if self.settings.kind == "ivf" else max(16, min(4096, self.distinct))
@@ -98,10 +98,10 @@ class Approximate:
         self._regroup(np.concatenate([before, self._numbered(codes)]))
 
     def _numbered(self, codes: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """The number of each of codes, those that are new added."""
+        """The number of each code; new ones are added."""
         new = find_distinct(codes)
         wanted = np.ascontiguousarray(codes[new.firsts])
-        # A graph may miss a code that it holds. Then it gets a second node, which does no harm.
+        # A graph may miss a code that it contains. It then gets a second node, which is harmless.
         effort = {"ivf": 1, "hnsw": 64, "hash": 0}[self.settings.kind]
         found = self.search_distinct(wanted, 1, effort)
         numbers = np.where(found.distances[:, 0] == 0, found.rows[:, 0], -1)
@@ -126,14 +126,14 @@ class Approximate:
                 self._faiss.add(self._arranged(codes[start : start + step]))
 
     def search(self, queries: NDArray[np.uint8], k: int, effort: int) -> Scanned:
-        """As scan.scan, without the promise that nothing nearer is missed. Places left over hold -1."""
+        """Like scan.scan, but may miss nearer codes. Unfilled places hold -1."""
         found = self.search_distinct(queries, k, effort)
         return found if self.groups is None else self.groups.expand(found, k)
 
     def search_with_tail(self, codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, effort: int) -> Scanned:
-        """search() among codes (n, bytes), which begin with this index's rows; those behind them are all compared.
+        """search() among codes (n, bytes), which begin with this index's rows; all later rows are compared.
 
-        codes may have gaps: rows that are gone since.
+        codes may have gaps: rows dropped since.
         """
         stored, gaps = stored_rows(codes)
         tail = stored[self.count :]
@@ -156,19 +156,19 @@ class Approximate:
         distances = np.concatenate([pair[0] for pair in found])
         rows = np.concatenate([pair[1] for pair in found])
         if rows.size and rows.max() >= self.distinct:
-            raise ValueError("the index is damaged: it names rows that it does not hold; build it again")
+            raise ValueError("the index is damaged: it refers to rows that it does not contain; build it again")
         distances = np.where(rows < 0, np.iinfo(np.int32).max, distances)
         order = np.lexsort((rows, distances), axis=1)
         rows, distances = (np.take_along_axis(a, order, axis=1) for a in (rows, distances))
         return Scanned(rows, np.where(rows < 0, -1, distances))
 
     def check(self, codes: NDArray[np.uint8]) -> SelfCheck:
-        """Measure it against exact search; codes: of all rows. Without an effort in the settings, one is chosen."""
+        """Compare with exact search; codes: of all rows. Chooses an effort if the settings have none."""
         distinct = codes if self.groups is None else codes[self.groups.firsts]
         return check_recall(distinct, self.search_distinct, self.efforts, self.settings)
 
     def _search(self, queries: NDArray[np.uint8], k: int, effort: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        if self.settings.kind == "hash":  # FAISS takes the flips from the index, not from the call
+        if self.settings.kind == "hash":  # FAISS reads the number of flips from the index, not from the call
             with self._flips:
                 self._faiss.nflip = min(effort, self.settings.hash_bits or 0)
                 return self._faiss.search(self._arranged(queries), k)  # type: ignore[no-any-return]
@@ -182,7 +182,7 @@ class Approximate:
     def moved(self, rows_of: NDArray[np.int64], codes: NDArray[np.uint8]) -> Approximate:
         """The index of codes (n, bytes), where row i is row rows_of[i] of this one, or new where that is -1.
 
-        This one is used up. Lists are edited; graphs and tables cannot forget, so they are rebuilt if codes go.
+        Consumes this index. Lists are edited; graphs and tables cannot remove codes, so they are rebuilt if any go.
         """
         stay, new = np.flatnonzero(rows_of >= 0), np.flatnonzero(rows_of < 0)
         used, numbers = np.unique(self._of_row[rows_of[stay]], return_inverse=True)
@@ -204,14 +204,14 @@ class Approximate:
         return np.where(stored < self.count, stored, -1)
 
     def settled(self, codes: NDArray[np.uint8]) -> tuple[Approximate, NDArray[np.uint8]]:
-        """The index of just the rows of codes, as in search_with_tail, which may use this one up; and these rows."""
+        """The index of exactly the rows of codes (see search_with_tail), and these rows; may consume this index."""
         if stored_rows(codes)[1] is None and len(codes) == self.count:
             return self, codes
         plain = np.asarray(codes)
         return self.moved(self.numbers_of(np.arange(len(plain)), codes), plain), plain
 
     def _forget_all_but(self, used: NDArray[np.int64]) -> None:
-        """Leave only the codes with these numbers, ascending, which become 0, 1, …"""
+        """Keep only the codes with these numbers, ascending, which become 0, 1, …"""
         numbers = np.full(self.distinct, -1, np.int64)
         numbers[used] = np.arange(len(used))
         self._faiss.remove_ids(np.flatnonzero(numbers < 0))
@@ -219,7 +219,7 @@ class Approximate:
             rows[:] = numbers[rows]
 
     def write(self, path: Path) -> bool:
-        """Write FAISS's file; False if there is none, because loading rebuilds the index from the codes."""
+        """Write FAISS's file; False if there is none because loading rebuilds the index from the codes."""
         if self.settings.kind == "hash":
             return False
         with naming(path):
@@ -230,7 +230,7 @@ class Approximate:
     def read(
         cls, settings: IndexSettings, path: Path, count: int, n_bytes: int, groups: Groups | None = None
     ) -> Approximate:
-        """Read a file that write() wrote, trusting nothing in it: an index of `count` distinct codes.
+        """Read a file written by write(), without trusting its contents: an index of `count` distinct codes.
 
         Raises ValueError that names the file.
         """
@@ -250,11 +250,11 @@ class Approximate:
             raise ValueError(f"{path}: not the {settings.kind} index of {count} codes of {n_bytes} bytes; {remedy}")
         read = cls(settings, structure, groups=groups)
         if not read._sound():
-            raise ValueError(f"{path}: damaged, it points outside of itself; {remedy}")
+            raise ValueError(f"{path}: damaged, it refers to rows outside the index; {remedy}")
         return read
 
     def _sound(self) -> bool:
-        """Whether all row numbers in it are of existing rows."""
+        """Whether all row numbers in it are valid."""
         if self.settings.kind == "ivf":
             lists = self._faiss.nlist == self.settings.lists == self._faiss.quantizer.ntotal
             return lists and all(rows.min() >= 0 and rows.max() < self.distinct for rows in self._lists())
@@ -271,7 +271,7 @@ class Approximate:
         )
 
     def _lists(self) -> Iterable[NDArray[np.int64]]:
-        """The row numbers in each list that is not empty, to read or to change."""
+        """The row numbers in each non-empty list, to read or to change."""
         lists = self._faiss.invlists
         for number in range(self._faiss.nlist):
             if size := lists.list_size(number):
@@ -296,7 +296,7 @@ def _trained_lists(settings: IndexSettings, codes: NDArray[np.uint8]) -> tuple[I
     structure = faiss.IndexBinaryIVF(coarse, bits, lists)
     structure.own_fields = True
     coarse.this.disown()
-    structure.cp.min_points_per_centroid = 1  # the sample is what memory allows: no warning about it
+    structure.cp.min_points_per_centroid = 1  # the sample is as large as memory allows: suppress the warning
     structure.cp.niter, structure.cp.seed = _ROUNDS, settings.seed
     with omp_threads(cores()):
         structure.train(np.ascontiguousarray(sample))
@@ -308,13 +308,13 @@ def _tables(settings: IndexSettings, count: int, bits: int) -> tuple[IndexSettin
     most = min(32, bits // tables)
     key = settings.hash_bits or max(1, min(most, round(np.log2(max(2, count)))))
     if key > most:
-        raise ValueError(f"hash_bits={key}: {tables} tables of {bits} bits have room for {most}; ask for fewer")
+        raise ValueError(f"hash_bits={key}: {tables} tables of {bits} bits allow at most {most}; ask for fewer")
     structure = faiss.IndexBinaryMultiHash(bits, tables, key) if tables > 1 else faiss.IndexBinaryHash(bits, key)
     return replace(settings, hash_bits=key, tables=tables), structure
 
 
 def _balanced_first(codes: NDArray[np.uint8], settings: IndexSettings) -> NDArray[np.int64]:
-    """An order of the bits that puts those that halve the codes best where FAISS takes its keys from: in front."""
+    """An order of the bits with the most balanced ones in front, where FAISS takes its keys from."""
     random = np.random.default_rng(settings.seed)
     sample = codes[np.sort(random.choice(len(codes), min(len(codes), 4096), replace=False))]
     imbalance = np.abs(np.unpackbits(sample, axis=1).mean(axis=0) - 0.5)

@@ -1,7 +1,7 @@
-"""How many codes FAISS compares with one query before it turns to the next. Knows nothing of searches or kinds.
+"""How many codes FAISS compares with one query before it moves to the next. Knows nothing of searches or kinds.
 
-Codes that stay in a core's cache while many queries pass over them are read from memory once. FAISS takes 65,536 at a
-time whatever their length; half of the second-level cache is better on most processors, by how much depends on them.
+Codes that stay in a core's cache while many queries are compared with them are read from memory once. FAISS uses blocks
+of 65,536 whatever their length; half of the L2 cache is better on most processors, by an amount that varies.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 __all__ = ["comparing", "rows_a_block", "second_level_cache"]
 
 _CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
-_USUAL: Final = 1 << 20  # bytes of second-level cache, where the system does not tell
-_WHOLE: Final = 1 << 40  # rows: one query reads everything once, so blocks only cost
+_USUAL: Final = 1 << 20  # bytes of L2 cache, if the system does not tell
+_WHOLE: Final = 1 << 40  # rows: a single query reads everything once, so blocks would only cost time
 _TRIAL: Final = 8 << 20  # bytes of codes in a trial
 _TRIAL_QUERIES: Final = 8
 _TURNS: Final = 3
-_WORTH: Final = 256 << 20  # bytes of codes, times queries, from which a trial of some milliseconds pays
-_GAIN: Final = 0.97  # another block must take less than this share of the usual one's time
+_WORTH: Final = 256 << 20  # bytes of codes, times queries, from which a trial of a few milliseconds pays off
+_GAIN: Final = 0.97  # a different block must take less than this share of the default's time
 
 
 @cache
 def second_level_cache() -> int:
-    """Bytes of a core's second-level cache."""
+    """Size of a core's L2 cache in bytes."""
     for folder in sorted(_CACHES.glob("index*")):
         try:
             if (folder / "level").read_text().strip() == "2":
@@ -44,9 +44,9 @@ def second_level_cache() -> int:
 
 @contextmanager
 def comparing(rows: int) -> Iterator[None]:
-    """Within it, FAISS compares a query with this many codes at a time.
+    """Context in which FAISS compares a query with this many codes at a time.
 
-    It is one number for the whole process. Another thread that sets it changes how long a search takes, not its result.
+    The setting is global. If another thread changes it, searches take a different time but give the same result.
     """
     import faiss
 
@@ -59,7 +59,7 @@ def comparing(rows: int) -> Iterator[None]:
 
 
 def rows_a_block(codes: NDArray[np.uint8], queries: int) -> int:
-    """How many of codes (n, bytes) so many queries should take at a time: measured on some, if there is much to do."""
+    """The block size for comparing queries with codes (n, bytes), measured if there is much to do."""
     if queries == 1:
         return _WHOLE
     width = codes.shape[1]
@@ -70,7 +70,7 @@ def rows_a_block(codes: NDArray[np.uint8], queries: int) -> int:
     return _measured[width]
 
 
-_measured: dict[int, int] = {}  # by bytes of a code: once a process
+_measured: dict[int, int] = {}  # by bytes per code, once per process
 
 
 def _usual(width: int) -> int:
@@ -85,9 +85,9 @@ def _of_faiss() -> int:
 
 
 def _trial(codes: NDArray[np.uint8]) -> int:
-    """Of half the cache, a quarter, all, and FAISS's own choice, the one that takes least of this thread's time.
+    """The fastest, in this thread's time, of half the cache, a quarter, all of it, and FAISS's default.
 
-    FAISS's own is left out where the codes are so long that no cache holds it: the trial is too short to show that.
+    FAISS's default is left out if codes are too long for any cache: the trial is too short to show that.
     """
     import faiss
 

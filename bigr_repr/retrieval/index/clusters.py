@@ -1,4 +1,4 @@
-"""Clusters of rows that pairs link, and which rows of a cluster to keep. Knows nothing of how pairs are found."""
+"""Clusters of rows linked by pairs, and which rows of a cluster to keep. Knows nothing of how pairs are found."""
 
 # n rows, c rows of a cluster
 
@@ -18,7 +18,7 @@ __all__ = ["Cluster", "Kept", "components", "keep_first"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cluster:
-    """Rows that are linked. ids, rows: in the order of the index; distances: of each from the first, int32."""
+    """Linked rows. ids, rows: in index order; distances: of each from the first, int32."""
 
     ids: NDArray[Any]
     rows: NDArray[np.int64]
@@ -27,9 +27,9 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kept:
-    """What to keep of a cluster's c rows.
+    """Which of a cluster's c rows to keep.
 
-    keep: bool (c,). like: int64 (c,), the place in the cluster of the kept row nearest to each; distances: from that,
+    keep: bool (c,). like: int64 (c,), the place in the cluster of each row's nearest kept row; distances: from that,
     int32 (c,), at most the radius.
     """
 
@@ -47,10 +47,10 @@ def components(count: int, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.i
 
 
 def keep_first(codes: NDArray[np.uint8], radius: int, order: NDArray[np.int64], anyway: NDArray[np.bool_]) -> Kept:
-    """In this order of a cluster's codes (c, bytes), keep each that lies farther than `radius` from all kept before.
+    """In this order, keep each of a cluster's codes (c, bytes) that is farther than `radius` from all kept so far.
 
-    So everything that is not kept has one that is within the radius, however long the chain that a cluster is.
-    anyway: bool (c,), to be kept wherever they lie.
+    So every code not kept is within the radius of a kept one, even in long chains.
+    anyway: bool (c,), codes to keep in any case.
     """
     like = np.full(len(codes), -1, np.int64)
     distances = np.full(len(codes), np.iinfo(np.int32).max, np.int32)
@@ -65,7 +65,7 @@ def keep_first(codes: NDArray[np.uint8], radius: int, order: NDArray[np.int64], 
 
 
 def _roots(parent: NDArray[np.int64], nodes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The representatives of nodes; paths to them are halved on the way."""
+    """The representatives of nodes, with path halving."""
     found = parent[nodes]
     while True:
         above = parent[found]
@@ -76,7 +76,7 @@ def _roots(parent: NDArray[np.int64], nodes: NDArray[np.int64]) -> NDArray[np.in
 
 
 def _join(parent: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
-    """Unite a[i] with b[i], for all i: of two representatives, the larger goes below the smaller."""
+    """Unite a[i] with b[i] for all i; the smaller representative becomes the parent."""
     while len(a):
         left, right = _roots(parent, a), _roots(parent, b)
         apart = left != right

@@ -1,4 +1,4 @@
-"""Equal codes as one: which codes differ, and which rows have each of them. Knows nothing of search or files.
+"""Groups equal codes: the distinct codes, and the rows that have each of them. Knows nothing of search or files.
 
 A graph whose nodes are mostly copies of one code leads nowhere else, and a self-check on such rows measures only the
 copies. So approximate indexes hold each code once, and rows are filled in afterwards.
@@ -24,7 +24,7 @@ _SHIFT: Final = np.uint64(29)
 
 
 class Distinct(NamedTuple):
-    """firsts: (m,) rows that are the first of their code, ascending; of_row: (n,) each row's place in firsts."""
+    """firsts: (m,) the first row of each code, ascending; of_row: (n,) each row's place in firsts."""
 
     firsts: NDArray[np.int64]
     of_row: NDArray[np.int64]
@@ -33,7 +33,7 @@ class Distinct(NamedTuple):
 def find_distinct(codes: NDArray[np.uint8]) -> Distinct:
     """The distinct codes among codes (n, bytes), in the order of their first rows."""
     _, firsts, of_row = np.unique(hashes(codes), return_index=True, return_inverse=True)
-    if not _all_equal(codes, firsts[of_row]):  # two codes with one hash
+    if not _all_equal(codes, firsts[of_row]):  # a hash collision
         whole = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).reshape(-1)
         _, firsts, of_row = np.unique(whole, return_index=True, return_inverse=True)
     order = np.argsort(firsts)
@@ -43,7 +43,7 @@ def find_distinct(codes: NDArray[np.uint8]) -> Distinct:
 
 
 def hashes(codes: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None) -> NDArray[np.uint64]:
-    """64 bits of each of codes (n, bytes), or of only their bits in mask (bytes): uint64 (n,), equal for equal codes.
+    """64-bit hashes of codes (n, bytes), or of only their bits in mask (bytes): uint64 (n,), equal for equal codes.
 
     NumPy sorts numbers ten times as fast as byte strings.
     """
@@ -69,7 +69,7 @@ def _all_equal(codes: NDArray[np.uint8], rows: NDArray[np.int64]) -> bool:
 
 
 class Groups:
-    """Rows by the distinct code that they have. of_row: int64 (n,), each row's code by number, 0..m-1."""
+    """Rows grouped by their distinct code. of_row: int64 (n,), the number of each row's code, 0..m-1."""
 
     def __init__(self, of_row: NDArray[np.int64]) -> None:
         self.of_row = of_row
@@ -81,7 +81,7 @@ class Groups:
 
     @cached_property
     def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows ordered by their code, and where each code's rows begin, (m + 1,)."""
+        """Rows ordered by their code, and the start of each code's rows, (m + 1,)."""
         sizes = np.bincount(self.of_row, minlength=self.count)
         return np.argsort(self.of_row, kind="stable"), np.concatenate([[0], np.cumsum(sizes)])
 
@@ -92,7 +92,7 @@ class Groups:
         return order[bounds[:-1]]
 
     def expand(self, found: Scanned, k: int) -> Scanned:
-        """The k nearest rows, given the k nearest distinct codes by number; -1 where there are fewer."""
+        """The k nearest rows, given the k nearest distinct codes by number; -1 if there are fewer."""
         order, bounds = self._sorted
         rows = np.full((len(found.rows), k), -1, np.int64)
         distances = np.full((len(found.rows), k), -1, np.int32)

@@ -3,19 +3,19 @@
     index.json              settings, provenance (as "origin"), self-check, every file's size and SHA-256, and its own
                             SHA-256
     codes-<token>.bin       uint8 (n, bytes);  tokens-, vectors-: as stated in the manifest
-    ids-<token>.bin         int64, or the text of all names one after the other, with offsets-<token>.bin, int64 (n+1)
+    ids-<token>.bin         int64, or the concatenated text of all names, with offsets-<token>.bin, int64 (n+1)
     search-<token>.faiss    FAISS's file, for the kinds ivf and hnsw, of the distinct codes
-    columns-<token>.arrow   the columns that are kept to filter by, an Arrow IPC stream
-    distinct-<token>.bin    int64, each row's distinct code by number, of the rows in FAISS's file, unless all differ
+    columns-<token>.arrow   the columns kept for filtering, an Arrow IPC stream
+    distinct-<token>.bin    int64, the number of each row's distinct code, for rows in FAISS's file, unless all differ
     gone-<token>.bin        int64, ascending, the numbers of stored rows that the index has dropped
     binarizer-<token>.safetensors
 
-Data files are written and synced first; then the manifest replaces the old one in a single step, and the files that
-only the old one named are removed. So the folder always holds a whole index, and readers that have the old files open
-keep them. An update appends rows to the files that there are: what the old manifest names stays as it was, and bytes
-past what a manifest states are of an update that was cut short. Such files have a SHA-256 for each piece (format 2; the
-columns of each piece are a stream of their own). So have ids of a megabyte or more, of which searches check only what
-they read. What is read is trusted in nothing: names, sizes and shapes are checked before memory is taken.
+Data files are written and synced first; then the manifest replaces the old one atomically, and the files that only
+the old one named are removed. So the folder always holds a complete index, and readers that have the old files open
+keep them. An update appends rows to the existing files: whatever the old manifest names stays as it was, and bytes
+beyond what a manifest states belong to an interrupted update. Such files have a SHA-256 for each piece (format 2; the
+columns of each piece are a separate stream). So do ids of a megabyte or more, of which searches verify only what they
+read. Nothing that is read is trusted: names, sizes and shapes are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 
 MANIFEST: Final = "index.json"
-FORMATS: Final = (1, 2)  # the second: with rows appended or gone
+FORMATS: Final = (1, 2)  # 2: with appended or dropped rows
 BINARIZER: Final = "binariser"  # on disk it keeps the spelling of the format's first version
 GROWING: Final = ("codes", "ids", "offsets", "tokens", "vectors", "columns")
 PARTS: Final = (*GROWING, "search", "distinct", "gone", BINARIZER)
@@ -42,17 +42,17 @@ _LONGEST_MANIFEST: Final = 64 << 20  # a data set of ten million pictures has te
 _MOST_PIECES: Final = 1 << 20
 FILE_NAME: Final = re.compile(r"(?P<part>[a-z]+)-[0-9a-f]{16}\.(bin|faiss|arrow|safetensors)")
 _BLOCK: Final = 1 << 20  # bytes hashed at a time
-_TRIES: Final = 5  # to read a folder that others replace
+_TRIES: Final = 5  # attempts to read a folder that others replace
 _T = TypeVar("_T")
-_REMEDY: Final = "build the index again, or take a whole copy of it"
+_REMEDY: Final = "build the index again, or use an intact copy of it"
 _CHANGED: Final = f"damaged, its content is not what was written; {_REMEDY}"
 
 
 class FolderReader:
-    """An index folder, its manifest read and its files' sizes checked.
+    """An index folder, with its manifest read and the sizes of its files checked.
 
-    max_bytes: what all files may hold together; None: no limit.
-    Raises FileNotFoundError if there is no index, ValueError for a damaged one or one past the limit.
+    max_bytes: limit on the total size of all files; None: no limit.
+    Raises FileNotFoundError if there is no index, ValueError for a damaged one or one above the limit.
     """
 
     def __init__(self, folder: PathLike, *, max_bytes: int | None = None) -> None:
@@ -69,7 +69,7 @@ class FolderReader:
         return part in self._files
 
     def field(self, name: str, kind: type, *, optional: bool = False) -> Any:
-        """A field of the manifest. Raises ValueError if it is missing or of another type."""
+        """A field of the manifest. Raises ValueError if it is missing or of the wrong type."""
         value = self.manifest.get(name)
         if (value is None and optional) or (isinstance(value, kind) and not isinstance(value, bool)):
             return value
@@ -80,28 +80,28 @@ class FolderReader:
         return ValueError(f"{self.folder / MANIFEST}: damaged ({what}); {_REMEDY}")
 
     def path(self, part: str) -> Path:
-        """The file of a part, its content verified."""
+        """The file of a part, with its content verified."""
         if part not in self._files:
             raise self.damaged(f"it names no file of {part}")
         self.verify(part)
         return self.folder / str(self._files[part]["name"])
 
     def entry(self, part: str) -> dict[str, Any]:
-        """What the manifest says of a file: its name, its bytes, and the SHA-256 of the whole or of its pieces."""
+        """The manifest's entry for a file: its name, size, and the SHA-256 of the whole or of its pieces."""
         return self._files[part]
 
     def pieces(self, part: str) -> list[list[Any]]:
-        """Bytes and SHA-256 of each of the pieces that a file was written in."""
+        """Size and SHA-256 of each piece of a file."""
         entry = self._files[part]
         return entry["pieces"] if "pieces" in entry else [[entry["bytes"], entry["sha256"]]]
 
     def can_grow(self) -> bool:
-        """Whether rows may be appended to the files: none is shared with another folder by a link."""
+        """Whether rows may be appended to the files: none is shared with another folder through a link."""
         paths = [self.folder / entry["name"] for entry in self._files.values()]
         return all(not path.is_symlink() and path.stat().st_nlink == 1 for path in paths)
 
     def cut(self) -> None:
-        """Take from the files what an update that was cut short has left behind their rows."""
+        """Truncate what an interrupted update has left after the files' rows."""
         for part in GROWING:
             if part in self._files:
                 path, size = self.folder / self._files[part]["name"], self._files[part]["bytes"]
@@ -109,7 +109,7 @@ class FolderReader:
                     os.truncate(path, size)
 
     def verify(self, part: str) -> None:
-        """Raises ValueError unless a file's content is what was written."""
+        """Raise ValueError unless a file's content is what was written."""
         path = self.folder / self._files[part]["name"]
         with path.open("rb") as file:
             for size, digest in self.pieces(part):
@@ -117,7 +117,7 @@ class FolderReader:
                     raise ValueError(f"{path}: {_CHANGED}")
 
     def array(self, part: str, dtype: str, shape: tuple[int, ...], *, memory_map: bool) -> NDArray[Any]:
-        """A part as an array: mapped, its content unverified, or read and verified."""
+        """A part as an array: memory-mapped and unverified, or read and verified."""
         if part not in self._files:
             raise self.damaged(f"it names no file of {part}")
         entry = self._files[part]
@@ -133,22 +133,22 @@ class FolderReader:
         if not memory_map:
             self.verify(part)
             return np.fromfile(path, dtype, size // np.dtype(dtype).itemsize).reshape(shape)
-        # Plain views of the map: np.memmap is an array class of its own, whose slices are slow to make.
+        # Plain views of the map: np.memmap is an ndarray subclass whose slices are slow to create.
         return np.asarray(np.memmap(path, dtype, "r", shape=shape))
 
     def mapped(self, part: str, dtype: str, count: int) -> MappedPart:
-        """A part as an array of so many numbers, mapped, and checked piece by piece when that is asked for."""
+        """A part as a memory-mapped array of `count` numbers, verified piece by piece on demand."""
         array = self.array(part, dtype, (count,), memory_map=True)
         return MappedPart(array, self.pieces(part), self.folder / str(self._files[part]["name"]))
 
     @property
     def parts(self) -> list[str]:
-        """Parts that there are."""
+        """Existing parts."""
         return list(self._files)
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total size of all files in bytes."""
         return sum(int(entry["bytes"]) for entry in self._files.values())
 
     def _mapping(self, name: str) -> Mapping[str, Any]:
@@ -162,7 +162,7 @@ class FolderReader:
             raise self.damaged(f"its entry for {part} is not a name, a size and a checksum")
         match = FILE_NAME.fullmatch(entry["name"])
         if match is None or match["part"] != part:
-            raise self.damaged(f"{entry['name']!r:.60} is no file name of {part}")
+            raise self.damaged(f"{entry['name']!r:.60} is not a file name for {part}")
         path = self.folder / entry["name"]
         if not path.is_file():  # links are followed: model hubs' caches are made of them
             raise ValueError(f"{path}: missing; {_REMEDY}")
@@ -174,9 +174,9 @@ class FolderReader:
 
 
 class MappedPart:
-    """A mapped file of an index, whose content is checked, once, where it is asked for.
+    """A memory-mapped file of an index, whose content is verified once, on demand.
 
-    array: all of it, unchecked. pieces: bytes and SHA-256 of each. path: to name in errors.
+    array: all of it, unverified. pieces: size and SHA-256 of each. path: for errors.
     """
 
     def __init__(self, array: NDArray[Any], pieces: Sequence[Sequence[Any]], path: Path) -> None:
@@ -186,9 +186,9 @@ class MappedPart:
         self._left = set(range(len(pieces)))
 
     def check(self, firsts: NDArray[np.int64], lasts: NDArray[np.int64]) -> None:
-        """Check the pieces that hold the bytes from each of firsts to that of lasts, both in the file.
+        """Verify the pieces that contain the bytes from each of firsts to the matching one of lasts.
 
-        Raises ValueError for one that is not as it was written.
+        Raises ValueError for a damaged piece.
         """
         if not len(firsts):
             return
@@ -196,7 +196,7 @@ class MappedPart:
         self._check({number for low, high in bounds.tolist() for number in range(low, high + 1)})
 
     def check_all(self) -> None:
-        """Check the whole file.  Raises ValueError as check does."""
+        """Verify the whole file.  Raises ValueError as check does."""
         self._check(set(self._left))
 
     def _check(self, pieces: set[int]) -> None:
@@ -208,7 +208,7 @@ class MappedPart:
 
 
 def read_folder(folder: Path, read: Callable[[FolderReader], _T], *, max_bytes: int | None = None) -> _T:
-    """read(reader of the folder), begun again when another process replaces the index meanwhile.
+    """read(reader of the folder), restarted if another process replaces the index in the meantime.
 
     Raises as FolderReader and read do.
     """
@@ -223,7 +223,7 @@ def read_folder(folder: Path, read: Callable[[FolderReader], _T], *, max_bytes: 
 
 
 def _state(folder: Path) -> tuple[int, int] | None:
-    """What changes when the folder's manifest is replaced."""
+    """A value that changes when the folder's manifest is replaced."""
     try:
         status = (folder / MANIFEST).stat()
     except OSError:
@@ -232,7 +232,7 @@ def _state(folder: Path) -> tuple[int, int] | None:
 
 
 def manifest_digest(record: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest without its own checksum, as hexadecimal digits: that of its JSON, written in one way."""
+    """SHA-256 of a manifest without its own checksum, in hexadecimal, over its canonical JSON."""
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 
@@ -253,7 +253,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") not in FORMATS:
         found = repr(manifest.get("format"))[:20]
         raise ValueError(
-            f"{path}: format {found} is not {FORMATS[-1]}, the newest this program reads; upgrade bigr-repr"
+            f"{path}: format {found} is newer than {FORMATS[-1]}, the newest this version reads; upgrade bigr-repr"
         )
     if manifest.pop("sha256", None) != manifest_digest(manifest):
         raise ValueError(f"{path}: {_CHANGED}")
@@ -261,7 +261,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _described(entry: Mapping[str, Any]) -> bool:
-    """Whether a file's entry has the form that _entry gives it."""
+    """Whether a file's entry has the form of _entry."""
     if not isinstance(entry.get("name"), str) or not isinstance(entry.get("bytes"), int):
         return False
     pieces = entry.get("pieces", [[entry["bytes"], entry.get("sha256")]])

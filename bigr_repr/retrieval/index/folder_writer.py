@@ -1,4 +1,4 @@
-"""A new state of an index folder, written beside the old one. Knows nothing of what the parts hold."""
+"""Writes a new state of an index folder next to the old one. Knows nothing of the parts' contents."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from bigr_repr.retrieval.index.folder import (
 from bigr_repr.retrieval.index.shard_list import SHARD_LIST, SHARD_NAME, is_index, unlist
 from bigr_repr.system import files
 
-_PIECED: Final = ("ids", "offsets")  # of which searches read a few
+_PIECED: Final = ("ids", "offsets")  # searches read only parts of these
 _PIECE: Final = 1 << 20  # bytes
 _SUFFIX: Final = {"columns": ".arrow", "search": ".faiss", BINARIZER: ".safetensors"}
 
 
 class _Open:
-    """A part that is being written, in pieces that are checked by themselves. pieces: bytes and SHA-256 of each."""
+    """A part that is being written, in separately verified pieces. pieces: size and SHA-256 of each."""
 
     def __init__(self, file: BinaryIO, pieces: list[list[Any]]) -> None:
         self.file, self.pieces, self._held, self._digest = file, pieces, 0, hashlib.sha256()
 
     def append(self, data: bytes | memoryview, piece: int | None) -> None:
-        """Write to the file. piece: bytes from which on a piece ends; None: it does not."""
+        """Write to the file. piece: number of bytes after which a piece ends; None: never."""
         self.file.write(data)
         self._digest.update(data)
         self._held += memoryview(data).nbytes
@@ -47,14 +47,14 @@ class _Open:
             self.end_piece()
 
     def end_piece(self) -> None:
-        """End a piece; a file has one at least."""
+        """End a piece; a file has at least one."""
         if self._held or not self.pieces:
             self.pieces.append([self._held, self._digest.hexdigest()])
             self._held, self._digest = 0, hashlib.sha256()
 
 
 class FolderWriter:
-    """Writes a new state of an index folder beside the old one; `commit` makes it the folder's.  Raises OSError."""
+    """Writes a new state of an index folder next to the old one; `commit` makes it current.  Raises OSError."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._token = folder, secrets.token_hex(8)
@@ -63,12 +63,12 @@ class FolderWriter:
         self._base: FolderReader | None = None
 
     def extend(self, base: FolderReader) -> None:
-        """Begin with the parts of the state that there is; what is appended goes behind its rows."""
+        """Start with the parts of the existing state; new rows are appended to its rows."""
         self._base = base
         self._files = {part: base.entry(part) for part in base.parts}
 
     def path(self, part: str) -> Path:
-        """Where a part of the new state is."""
+        """The path of a part of the new state."""
         return self.folder / f"{part}-{self._token}{_SUFFIX.get(part, '.bin')}"
 
     @property
@@ -89,12 +89,12 @@ class FolderWriter:
             return _Open(self.path(part).open("wb"), [])
         pieces = list(self._base.pieces(part))
         file = (self.folder / self._base.entry(part)["name"]).open("r+b")
-        file.truncate(sum(size for size, _ in pieces))  # of an update that was cut short
+        file.truncate(sum(size for size, _ in pieces))  # remove the rest of an interrupted update
         file.seek(0, os.SEEK_END)
         return _Open(file, pieces)
 
     def close_part(self, part: str) -> Path:
-        """Finish a part that was appended to: synced, and readable at the path returned."""
+        """Finish a part that was appended to: sync it, and return its path."""
         opened = self._open.pop(part)
         path = Path(opened.file.name)
         with files.naming(path), opened.file as file:
@@ -105,7 +105,7 @@ class FolderWriter:
         return path
 
     def adopt(self, part: str) -> None:
-        """Take a part in that someone else has written to path(part)."""
+        """Adopt a part that other code has written to path(part)."""
         path = self.path(part)
         with path.open("rb+") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -113,7 +113,7 @@ class FolderWriter:
         self._files[part] = _entry(path.name, [[path.stat().st_size, digest]])
 
     def commit(self, manifest: Mapping[str, Any]) -> None:
-        """Replace the folder's state by this one."""
+        """Replace the folder's state with this one."""
         for part in list(self._open):
             self.close_part(part)
         files.sync_folder(self.folder)
@@ -130,7 +130,7 @@ class FolderWriter:
     def abandon(self) -> None:
         """Remove what was written, and the folder if it is empty."""
         for part in self._open.values():
-            with suppress(OSError):  # a full disk does not take what was still to be written
+            with suppress(OSError):  # on a full disk, the rest cannot be written either
                 part.file.close()
         for name in PARTS:
             self.path(name).unlink(missing_ok=True)
@@ -142,10 +142,10 @@ class FolderWriter:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[FolderWriter]:
-    """A FolderWriter, whose files vanish if the block ends with an error.
+    """A FolderWriter whose files are removed if the block fails.
 
     Raises FileExistsError for a folder that holds something other than an index, RuntimeError while another process
-    writes it.
+    is writing it.
     """
     check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,22 +159,22 @@ def writing(folder: Path) -> Iterator[FolderWriter]:
 
 
 def check_place(folder: Path) -> None:
-    """Raises FileExistsError for what is neither a new or empty folder nor one of an index, in shards or not."""
+    """Raise FileExistsError unless the folder is new, empty, or holds an index, sharded or not."""
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder for the index")
+        raise FileExistsError(f"{folder} is a file; choose a folder for the index")
     if folder.is_dir() and not is_index(folder) and not all(map(_left_over, folder.iterdir())):
-        raise FileExistsError(f"{folder} holds other things than an index; name another folder (--out)")
+        raise FileExistsError(f"{folder} holds something other than an index; choose another folder (--out)")
 
 
 def remove_files(folder: Path, kept: Collection[str] = ()) -> None:
-    """Remove the files of an index from a folder, all but some."""
+    """Remove the files of an index from a folder, except the kept ones."""
     for path in folder.iterdir():
         if FILE_NAME.fullmatch(path.name) and path.name not in kept:
             path.unlink(missing_ok=True)
 
 
 def _left_over(path: Path) -> bool:
-    """Whether a file or folder is what a process that was killed leaves of an index."""
+    """Whether a file or folder is left over from a killed process that was writing an index."""
     partial = {files.partial_name(Path(name)).name for name in (MANIFEST, SHARD_LIST)}
     shard = SHARD_NAME.fullmatch(path.name) is not None and path.is_dir()
     return shard or FILE_NAME.fullmatch(path.name) is not None or path.name in partial

@@ -1,4 +1,4 @@
-"""Exact search on a GPU, which FAISS has only for flat indexes. Knows no ids, no files."""
+"""Exact search on a GPU, which FAISS supports only for flat indexes. Knows no ids, no files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from bigr_repr.retrieval.index.scan import Scanned
 
 log = logging.getLogger(__name__)
-_SMALL: Final = 16 << 20  # bytes of codes that a CPU scans in less time than a GPU takes to be ready
-MOST_NEIGHBORS: Final = 2048  # that FAISS's kernels keep per query
+_SMALL: Final = 16 << 20  # bytes of codes that a CPU scans faster than a GPU starts up
+MOST_NEIGHBORS: Final = 2048  # limit of FAISS's GPU kernels
 
 
 def gpu_count() -> int:
-    """GPUs that FAISS can use: none where it was built without them."""
+    """Number of GPUs that FAISS can use: 0 if it was built without GPU support."""
     import faiss
 
     return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
 
 
 class GpuFlat:
-    """A copy of codes (n, bytes) on the first GPU. FAISS allows one search at a time there; others wait."""
+    """A copy of codes (n, bytes) on the first GPU. FAISS allows only one search at a time there; others wait."""
 
     def __init__(self, codes: NDArray[np.uint8]) -> None:
         import faiss
@@ -36,7 +36,7 @@ class GpuFlat:
         self._alone = threading.Lock()
 
     def search(self, queries: NDArray[np.uint8], k: int) -> Scanned:
-        """As scan.scan, but which of the equally far rows come last within k is the GPU's choice."""
+        """Like scan.scan, but ties at the k-th distance are broken arbitrarily."""
         with self._alone:
             distances, rows = self._index.search(queries, k)
         order = np.lexsort((rows, distances), axis=1)

@@ -1,7 +1,6 @@
-"""An index folder that gets rows behind those it has and loses some, in the time that those take. Knows no data sets.
+"""Appends rows to an index folder and drops some, in time proportional to the change. Knows no data sets.
 
-Nothing of the index is read but its manifest, and nothing written but the new rows, the numbers of those that are gone,
-and a manifest.
+Only the manifest of the index is read, and only the new rows, the numbers of dropped rows, and a manifest are written.
 """
 
 # n rows
@@ -30,16 +29,16 @@ from bigr_repr.retrieval.index.storage import RowWriter
 
 __all__ = ["FolderState", "grow"]
 
-_GONE: Final = 8  # one row in this many may be gone: searches pass over them
-_TAIL: Final = 10  # one row in this many may be new to an approximate index: searches compare with all of them
-_FEW: Final = 1024  # new rows that it takes in any case
+_GONE: Final = 8  # at most one row in this many may be dropped: searches skip them
+_TAIL: Final = 10  # at most one row in this many may be new to an approximate index: searches compare with all of them
+_FEW: Final = 1024  # new rows that are always allowed
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderState:
-    """What a folder's manifest says. gaps: of its stored rows. covered: those that an approximate index was made of.
+    """A folder's state from its manifest. gaps: in its stored rows. covered: rows in the approximate index.
 
-    columns: names of those kept; vectors: their type; None: none.
+    columns: names of kept columns; vectors: their dtype, None if there are none.
     """
 
     settings: IndexSettings
@@ -81,9 +80,9 @@ def grow(
     batches: Iterator[IndexRows],
     source: DataSource | None,
 ) -> None:
-    """Make the folder's state one with more rows behind its own, and without some.
+    """Append rows to the folder's state and drop some.
 
-    gone: stored rows, ascending. batches: rows of the make that the index's are of. source: of all rows together.
+    gone: stored rows to drop, ascending. batches: compatible rows to append. source: of all rows together.
     """
     state = FolderState.read(reader)
     rows = RowWriter(writer, reader)

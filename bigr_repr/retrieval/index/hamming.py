@@ -41,15 +41,15 @@ __all__ = ["HammingIndex", "Neighbors"]
 
 
 class HammingIndex:
-    """Codes to search by Hamming distance: made by `build` or bigr_repr.retrieval.build_index, or loaded.
+    """An index of codes searched by Hamming distance, made by `build` or bigr_repr.retrieval.build_index, or loaded.
 
-    Any number of threads may search at once; `add` and `remove` must be alone. A search uses every core that the
-    process may use, a single query too, and a GPU after `to`.
+    Any number of threads may search concurrently; `add` and `remove` need exclusive access. A search uses all available
+    cores, even for a single query, and a GPU after `to`.
 
     settings: kind and parameters. n_bits: length of a code. binarizer: turns features into codes; None for other codes.
     layout: of the tokenizer's codes, if the index has them. provenance: the model, layer and so on behind the codes.
-    self_check: what was measured of an approximate index when it was built. source: the data set it was built of.
-    shards: those of an index in shards, which is changed only by update_index and remove_images; None: it is one.
+    self_check: accuracy of an approximate index, measured when it was built. source: the data set it was built from.
+    shards: of a sharded index, which only update_index and remove_images can change; None: not sharded.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class HammingIndex:
 
     @property
     def shards(self) -> Shards | None:
-        """Of an index in shards; None: it is one."""
+        """The shards of a sharded index; None: not sharded."""
         return self._searcher.shards
 
     @classmethod
@@ -93,16 +93,16 @@ class HammingIndex:
         columns: KeptColumns | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> HammingIndex:
-        """An index of packed codes, uint8 (n, bytes), in memory.
+        """Build an index of packed codes, uint8 (n, bytes), in memory.
 
-        ids: n different strings or whole numbers; None: 0, 1, … kind: "flat" (exact), "ivf", "hnsw", "hash", or
-        settings for more choice. n_bits: if the last byte is not full. bits_per_token: for tokenizer codes of square
-        pictures, which can be searched by region. vectors: (n, D) numbers, for rescoring. columns: {name: n values} to
-        filter by: text, numbers, booleans, dates or times. provenance: what the codes come from, as
-        codes.provenance.provenance_of makes it, so that pictures can be queries.
+        ids: n distinct strings or integers; None: 0, 1, … kind: "flat" (exact), "ivf", "hnsw", "hash", or settings for
+        more control. n_bits: if the last byte is not full. bits_per_token: for tokenizer codes of square pictures,
+        which can be searched by region. vectors: (n, D) numbers, for rescoring. columns: {name: n values} to filter by:
+        text, numbers, booleans, dates or times. provenance: of the codes, from codes.provenance.provenance_of, so that
+        pictures can be queries.
 
-        An approximate index is checked against exact search: see `self_check`.
-        Raises ValueError for codes of another type or shape, and for ids or vectors that do not fit them.
+        An approximate index is compared with exact search: see `self_check`.
+        Raises ValueError for codes of a wrong type or shape, and for ids or vectors that do not match them.
         """
         parts = Parts.of_codes(
             codes, ids=ids, settings=IndexSettings(kind=kind) if isinstance(kind, str) else kind, n_bits=n_bits,
@@ -112,12 +112,12 @@ class HammingIndex:
 
     @classmethod
     def of_rows(cls, rows: IndexRows, n_bits: int, settings: IndexSettings, **parts: Any) -> HammingIndex:
-        """An index of rows as they are; parts: as the constructor's. Builds, tunes and checks approximate kinds."""
+        """An index of given rows; parts: as in the constructor. Builds, tunes and checks approximate kinds."""
         return cls.of_parts(Parts.built(rows, n_bits, settings, **parts))
 
     @classmethod
     def of_parts(cls, parts: Parts) -> HammingIndex:
-        """An index of what `parts` gives of another one."""
+        """An index from another one's `parts`."""
         return cls(**parts._asdict())
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ class HammingIndex:
 
     @property
     def ids(self) -> pa.Array | pa.ChunkedArray:
-        """All ids, in order: large strings or int64; of shards in chunks."""
+        """All ids, in order: large strings or int64; chunked for shards."""
         return self.rows.ids
 
     def codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -138,7 +138,7 @@ class HammingIndex:
 
     @property
     def effort(self) -> int | None:
-        """How hard a search tries unless told otherwise; None for a flat index."""
+        """The default search effort; None for a flat index."""
         return self.settings.effort
 
     # ---- searching
@@ -146,11 +146,11 @@ class HammingIndex:
     def search(
         self, queries: ArrayLike, k: int = 10, *, effort: int | None = None, **within: Unpack[Within]
     ) -> Neighbors:
-        """The k nearest codes to each of queries, packed codes uint8 (q, bytes) or one of them, (bytes).
+        """The k nearest codes to each query: packed codes, uint8 (q, bytes), or a single one, (bytes).
 
-        effort: of an approximate index, in the unit of its kind. Equal distances come in the order of the rows.
+        effort: of an approximate index, in its kind's unit. Ties are in row order.
         where, radius, offset: see Within. A search with `where` is exact, whatever the kind.
-        Raises ValueError for codes of another length, or k outside 1..len(index).
+        Raises ValueError for codes of a wrong length, or k outside 1..len(index).
         """
         return self.find(queries, k, effort=effort, **within).neighbors
 
@@ -160,7 +160,7 @@ class HammingIndex:
         return self._found(*self._nearest(queries, scope.depth, effort, scope)).cut(scope.radius, scope.offset)
 
     def search_rows(self, queries: ArrayLike, k: int = 10, *, effort: int | None = None) -> Scanned:
-        """search(), naming row numbers: rows (q, k) int64 and distances."""
+        """search(), returning row numbers: rows (q, k) int64 and distances."""
         return self._nearest(queries, self._scope(k, {}).depth, effort, None)
 
     def _nearest(self, queries: ArrayLike, k: int, effort: int | None, among: Scope | None) -> Scanned:
@@ -179,14 +179,14 @@ class HammingIndex:
     def search_vectors(
         self, vectors: ArrayLike, k: int = 10, *, rescore: int = 0, effort: int | None = None, **within: Unpack[Within]
     ) -> Neighbors:
-        """The k nearest rows to features (q, D), binarized as the index's were.
+        """The k nearest rows to features (q, D), binarized like the index's.
 
-        rescore: 0: by Hamming distance. r >= 1: the k nearest by cosine, as rescored(), of the r * k nearest by Hamming
-        distance.
+        rescore: 0: by Hamming distance. r >= 1: the k nearest by cosine, as in rescored(), of the r * k nearest by
+        Hamming distance.
         Raises ValueError for an index without a binarizer.
         """
         if self.binarizer is None:
-            raise ValueError("this index holds no binarizer: its codes are not made of features; see search")
+            raise ValueError("this index has no binarizer, because its codes are not made from features; use search")
         codes = self.binarizer.encode(vectors)
         if not rescore:
             return self.search(codes, k, effort=effort, **within)
@@ -204,10 +204,10 @@ class HammingIndex:
     ) -> Neighbors:
         """The k nearest by cosine to vectors (q, D), among the rescore * k nearest by Hamming distance to queries.
 
-        It is the cosine with the stored vectors of those rows, or if the index keeps none, with what their bits stand
-        for: the mean of the numbers of rows with that bit. radius: a cosine distance.
-        Raises ValueError for vectors of another width or number than the queries, and for an index of tokenizer bits
-        that keeps no vectors.
+        This is the cosine with the stored vectors of those rows or, if there are none, with what their bits stand for:
+        the mean feature value of rows with that bit. radius: a cosine distance.
+        Raises ValueError for vectors whose width or number does not match, and for an index of tokenizer bits without
+        vectors.
         """
         return self.find_rescored(queries, vectors, k, rescore=rescore, effort=effort, **within).neighbors
 
@@ -229,10 +229,10 @@ class HammingIndex:
         return self._found(*order(shortlist, scope.depth)).cut(scope.radius, scope.offset)
 
     def search_region(self, queries: ArrayLike, region: Region, k: int = 10, **within: Unpack[Within]) -> Neighbors:
-        """The k nearest by the tokenizer's bits only inside a region; exact, whatever the kind.
+        """The k nearest by the tokenizer's bits inside a region only; exact, whatever the kind.
 
         queries: packed tokenizer codes, uint8 (q, bytes) or (bytes).
-        Raises ValueError for an index without tokenizer codes, or a region outside of the grid.
+        Raises ValueError for an index without tokenizer codes, or a region outside the grid.
         """
         return self.find_region(queries, region, k, **within).neighbors
 
@@ -252,14 +252,15 @@ class HammingIndex:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether tokenizer codes are there, to decode and to search by region."""
+        """Whether the index has tokenizer codes, for decoding and searching by region."""
         return self.layout is not None
 
     def token_layout(self) -> TokenLayout:
         """The layout of the tokenizer's codes.  Raises ValueError if the index has none."""
         if self.layout is None:
             raise ValueError(
-                "this index holds no tokenizer codes, which regions and decoding need; embed with codes and build again"
+                "this index has no tokenizer codes, which regions and decoding need; embed with codes and build it "
+                "again"
             )
         return self.layout
 
@@ -269,9 +270,9 @@ class HammingIndex:
     def to(self, device: str) -> HammingIndex:
         """Search on "cpu", "cuda", or "auto": a GPU if there is one and the index is flat and large, else the CPU.
 
-        Regions, and more neighbors than FAISS finds on a GPU (2,048), are searched on the CPU always. Returns self.
+        Regions, and more than 2,048 neighbors (FAISS's limit on GPUs), are always searched on the CPU. Returns self.
 
-        Raises ValueError for "cuda" without a GPU, or for a kind that FAISS has no GPU search of.
+        Raises ValueError for "cuda" without a GPU, or for a kind that FAISS cannot search on a GPU.
         """
         self._searcher = self._searcher.on(device, self.rows.codes)
         return self
@@ -287,20 +288,20 @@ class HammingIndex:
         vectors: ArrayLike | None = None,
         columns: KeptColumns | None = None,
     ) -> None:
-        """Append codes (n, bytes) with ids that are new, and what else the index has of its rows; in memory.
+        """Append codes (n, bytes) with new ids, and whatever else the index stores for its rows; in memory.
 
         Every call copies the arrays: add many rows at a time. The self-check stays that of the first build.
-        Raises ValueError, and changes nothing, for rows that do not fit the index.
+        Raises ValueError, and changes nothing, for rows that do not match the index.
         """
         parts, more = self.parts, self.rows.alike(codes, ids, tokens, vectors, columns)
         check_length(more.codes, self.n_bits)
         self._become(parts.joined(more))
 
     def remove(self, ids: Sequence[str] | Sequence[int]) -> int:
-        """Remove the rows with these ids, and return how many there were. Graphs and tables are rebuilt.
+        """Remove the rows with these ids, and return their number. Graphs and tables are rebuilt.
 
-        Adding to an index without rows rebuilds it, and chooses its lists, hash keys and effort again.
-        Raises ValueError, and changes nothing, for an id that is not there.
+        Adding to an empty index rebuilds it, and chooses its lists, hash keys and effort again.
+        Raises ValueError, and changes nothing, for an unknown id.
         """
         parts, listed = self.parts, list[Any](ids)
         kept = np.delete(np.arange(len(self)), self.rows.require(listed))
@@ -309,7 +310,7 @@ class HammingIndex:
         return removed
 
     def moved(self, rows: IndexRows, rows_of: NDArray[np.int64], source: DataSource) -> HammingIndex:
-        """The index of other rows, where row i is this one's row rows_of[i], or new where that is -1; this is used up.
+        """The index of other rows, where row i is this one's row rows_of[i], or new if that is -1; consumes this.
 
         An approximate index keeps its effort, and is measured again.
         """
@@ -322,9 +323,9 @@ class HammingIndex:
     # ---- files
 
     def save(self, folder: PathLike) -> Path:
-        """Write the index as a folder, and return its path. What stood there before is replaced in one step.
+        """Write the index as a folder, and return its path. An index that was there is replaced atomically.
 
-        Raises FileExistsError for a folder of other things, OSError when writing fails: the old index then remains.
+        Raises FileExistsError for a folder of other things, OSError if writing fails; the old index then remains.
         """
         self._become(self.parts.settled())
         return save_parts(self.parts, Path(folder))
@@ -333,11 +334,11 @@ class HammingIndex:
     def load(
         cls, folder: PathLike, *, memory_map: bool = True, max_bytes: int | None = None, processes: int = 1
     ) -> HammingIndex:
-        """Open an index that `save`, build_index or build_shards wrote, trusting nothing in its files.
+        """Open an index written by `save`, build_index or build_shards, without trusting its files.
 
-        memory_map: codes and vectors stay on the disk and are read as searches touch them; False: they are read, and
-        checked, now. FAISS's part of ivf and hnsw is always read and checked, hash tables are rebuilt. max_bytes:
-        refuse files that hold more together. processes: that search an index in shards, each on its share of the
+        memory_map: codes and vectors stay on disk and are read as searches touch them; False: they are read and
+        verified now. FAISS's part of ivf and hnsw is always read and verified, hash tables are rebuilt. max_bytes:
+        limit on the total size of the files. processes: number that search a sharded index, each on its share of the
         cores; 1: this one.
 
         Raises FileNotFoundError if there is no index, ValueError for damage, naming the file and what to do.
@@ -352,11 +353,11 @@ class HammingIndex:
 
     @property
     def parts(self) -> Parts:
-        """What it consists of.  Raises ValueError for an index in shards, which has no parts of its own."""
+        """The index's parts.  Raises ValueError for a sharded index, which has no parts of its own."""
         if self.shards is not None:
             raise ValueError(
-                "an index in shards is changed in its folder, by index update and index remove; index merge makes one "
-                "index of it"
+                "a sharded index can only be changed in its folder, with index update and index remove; to unshard "
+                "it, use index merge"
             )
         return Parts(
             self.rows, self.n_bits, self.settings, self.approximate, self.binarizer, self.layout, self.provenance,

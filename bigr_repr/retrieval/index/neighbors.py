@@ -1,4 +1,4 @@
-"""What a search finds. Knows nothing of how."""
+"""Results of a search. Knows nothing of how it is done."""
 
 # q queries, k neighbors
 
@@ -16,10 +16,10 @@ __all__ = ["Found", "Neighbors", "Scope", "Within"]
 
 
 class Within(TypedDict, total=False):
-    """What narrows a search.
+    """Restrictions of a search.
 
-    where: only rows that pass: an expression over the columns that the index keeps, or a Filter. radius: the largest
-    distance of a hit. offset: hits to skip at the front, for the later pages of a list.
+    where: only rows that match: an expression over the index's columns, or a Filter. radius: the maximum distance of a
+    hit. offset: number of nearest hits to skip, for later pages of a list.
     """
 
     where: str | Filter | None
@@ -28,11 +28,11 @@ class Within(TypedDict, total=False):
 
 
 class Neighbors(NamedTuple):
-    """What a search found, nearest first.
+    """The hits of a search, nearest first.
 
-    ids: (q, k), paths as objects of str, or int64. distances: (q, k), int32 numbers of differing bits; after rescoring
-    float32 cosine distances, 0..2. Where fewer than k were found: id None or -1, distance -1 or NaN; there are fewer
-    than k columns where a filter leaves fewer rows than that.
+    ids: (q, k), paths as objects of str, or int64. distances: (q, k), int32 numbers of differing bits; after rescoring,
+    float32 cosine distances, 0..2. If fewer than k were found: id None or -1, distance -1 or NaN; there are fewer than
+    k columns if a filter leaves fewer rows.
     """
 
     ids: NDArray[Any]
@@ -40,7 +40,7 @@ class Neighbors(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Neighbors by row number: an id may name several rows. rows: (q, k) int64, -1 where nothing was found."""
+    """Neighbors by row number, because an id may name several rows. rows: (q, k) int64, -1 if nothing was found."""
 
     rows: NDArray[np.int64]
     ids: NDArray[Any]
@@ -48,11 +48,11 @@ class Found(NamedTuple):
 
     @property
     def neighbors(self) -> Neighbors:
-        """Ids and distances alone."""
+        """Only ids and distances."""
         return Neighbors(self.ids, self.distances)
 
     def cut(self, radius: float | None, offset: int) -> Found:
-        """Without the first hits, and without those farther than radius."""
+        """Without the first `offset` hits, and without those farther than radius."""
         rows, ids, distances = (part[:, offset:] for part in self)
         if radius is None:
             return Found(rows, ids, distances)
@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """What a search looks at. rows: the only ones, ascending; None: all. depth: hits to look for before the cut.
+    """The scope of a search. rows: the only ones, ascending; None: all. depth: hits to find before the cut.
 
     passing(): whether each row of the index is among them. chosen: the filter that they pass.
     """
@@ -79,7 +79,7 @@ class Scope(NamedTuple):
 
     @classmethod
     def of(cls, count: int, k: int, rows: NDArray[np.int64] | None, radius: float | None, offset: int) -> Scope:
-        """k hits among count rows, or only some.  Raises ValueError for numbers out of range."""
+        """The scope for k hits among all or some of count rows.  Raises ValueError for numbers out of range."""
         if not count:
             raise ValueError("the index is empty; add codes first")
         if not 1 <= k <= count:

@@ -1,12 +1,12 @@
-"""All pairs of codes within a radius, without comparing all pairs where that can be avoided. Knows no ids, no files.
+"""All pairs of codes within a radius, without comparing all pairs if that can be avoided. Knows no ids, no files.
 
-Multi-index hashing (Norouzi, Punjani and Fleet, 2012) for pairs: the bits are dealt into radius + 1 parts, so two codes
-that differ in at most `radius` bits agree in all bits of at least one part. A table a part, sorted by that part, puts
-such pairs into one bucket, and only pairs in a bucket are compared. Nothing is missed, whatever the codes; where the
-buckets are so full that comparing all pairs is cheaper, all pairs are compared.
+Multi-index hashing (Norouzi, Punjani and Fleet, 2012) for pairs: the bits are split into radius + 1 parts, so two codes
+that differ in at most `radius` bits agree in all bits of at least one part. One table per part, sorted by that part,
+puts such pairs into the same bucket, and only pairs in a bucket are compared. Nothing is missed, whatever the codes; if
+the buckets are so full that comparing all pairs is cheaper, all pairs are compared.
 """
 
-# n rows, w bytes a code, p pairs
+# n rows, w bytes per code, p pairs
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ __all__ = ["Pairs", "pairs_within"]
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # rows, (p,) each, the first below the second
 
-_QUERIES: Final = 64  # that FAISS compares with all codes at a time
-_FOUND: Final = 1 << 22  # pairs that it can find at most at a time
-_FEW: Final = 64  # rows in a bucket, from which FAISS is faster than NumPy
-_MANY: Final = 2048  # rows in a bucket, from which all cores share it
-_PIECE: Final = 32 << 20  # bytes of codes that are compared at a time
-_SAMPLE: Final = 4096  # rows by which the bits are dealt
-_TRIED: Final = 4  # tables by which the time of all is estimated
+_QUERIES: Final = 64  # queries that FAISS compares with all codes at a time
+_FOUND: Final = 1 << 22  # maximum number of pairs found at a time
+_FEW: Final = 64  # bucket size from which FAISS is faster than NumPy
+_MANY: Final = 2048  # bucket size from which all cores share a bucket
+_PIECE: Final = 32 << 20  # bytes of codes compared at a time
+_SAMPLE: Final = 4096  # rows sampled for splitting the bits
+_TRIED: Final = 4  # tables from which the total time is estimated
 
 
 class _Buckets(NamedTuple):
-    """rows: of all buckets of two rows or more, one bucket after the other; sizes: of the buckets."""
+    """rows: of all buckets with at least two rows, concatenated; sizes: of the buckets."""
 
     rows: NDArray[np.int64]
     sizes: NDArray[np.int64]
 
 
 def pairs_within(codes: NDArray[np.uint8], radius: int, new: NDArray[np.bool_] | None = None) -> Iterator[Pairs]:
-    """Every pair of rows of codes (n, w) at most `radius` bits apart, some several times, in arrays of bounded length.
+    """Every pair of rows of codes (n, w) at most `radius` bits apart, possibly repeated, in arrays of bounded length.
 
-    new: bool (n,); only pairs with one of these rows are wanted. None: all pairs.
+    new: bool (n,); only pairs with at least one of these rows. None: all pairs.
     """
     codes = np.ascontiguousarray(codes)
-    if radius >= 8 * codes.shape[1]:  # all pairs are near, and there are too few bits to deal out
+    if radius >= 8 * codes.shape[1]:  # all pairs are within the radius, and there are too few bits to split
         yield from _all_pairs(codes, radius, new)
         return
     masks = _masks(codes, radius)
@@ -64,7 +64,7 @@ def pairs_within(codes: NDArray[np.uint8], radius: int, new: NDArray[np.bool_] |
 
 
 def _masks(codes: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
-    """radius + 1 parts of the bits, (parts, w): those that tell codes apart best are dealt out evenly."""
+    """radius + 1 parts of the bits, (parts, w), with the most discriminative bits distributed evenly."""
     sample = codes[:: max(1, len(codes) // _SAMPLE)]
     imbalance = np.abs(np.unpackbits(sample, axis=1).mean(axis=0) - 0.5)
     bits = np.zeros((radius + 1, len(imbalance)), np.uint8)
@@ -73,7 +73,7 @@ def _masks(codes: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
 
 
 def _buckets(codes: NDArray[np.uint8], mask: NDArray[np.uint8], new: NDArray[np.bool_] | None) -> _Buckets:
-    """Rows that agree in the bits of a mask, or whose hashes of them meet; those without a new row are left out."""
+    """Rows that agree in the bits of a mask (or collide); buckets without a new row are left out."""
     keys = hashes(codes, mask)
     order = np.argsort(keys)
     bounds = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]))
@@ -102,7 +102,7 @@ def _in_buckets(
 
 
 def _pieces(buckets: _Buckets, width: int) -> list[_Buckets]:
-    """Cut between buckets, so that each piece is about as much work."""
+    """Split between buckets into pieces of about equal work."""
     work = np.cumsum(buckets.sizes * (buckets.sizes + 1) // 2)
     limits = np.arange(0, work[-1] if len(work) else 0, _PIECE // width)
     cuts = np.unique([*np.searchsorted(work, limits), len(work)])
@@ -111,7 +111,8 @@ def _pieces(buckets: _Buckets, width: int) -> list[_Buckets]:
 
 
 def _in_piece(codes: NDArray[np.uint8], piece: _Buckets, radius: int, new: NDArray[np.bool_] | None) -> Pairs:
-    """The pairs in full buckets by FAISS, a bucket at a time; in others by NumPy, all rows with their next at once."""
+    """Pairs in large buckets by FAISS, one bucket at a time; in others by NumPy, all rows with their successors at
+    once."""
     block = codes[piece.rows]
     ends = np.cumsum(piece.sizes)
     found: list[Pairs] = []
@@ -143,7 +144,7 @@ def _all_pairs(codes: NDArray[np.uint8], radius: int, new: NDArray[np.bool_] | N
 
 
 def _with_all(codes: NDArray[np.uint8], rows: NDArray[np.int64], radius: int, new: NDArray[np.bool_] | None) -> Pairs:
-    """Pairs of some rows, ascending, with all later ones, and with earlier ones that are not new."""
+    """Pairs of some rows, ascending, with all later rows, and with earlier ones that are not new."""
     start = int(rows[0]) if new is None else 0
     place, found = _near(codes[rows], codes[start:], radius)
     first, second = rows[place], found + start
@@ -168,16 +169,16 @@ def _ordered(first: NDArray[np.int64], second: NDArray[np.int64]) -> Pairs:
     return np.minimum(first, second), np.maximum(first, second)
 
 
-# ---- what it takes, in nanoseconds on one core: measured, and needed only to within a factor of two
+# ---- cost model, in nanoseconds on one core: measured, and needed only to within a factor of two
 
 
 def _compared(width: int) -> float:
-    """A comparison by FAISS."""
+    """One comparison by FAISS."""
     return 0.3 + 0.012 * width
 
 
 def _nanoseconds(buckets: _Buckets, rows: int, width: int) -> float:
-    """A table: hashing and sorting all rows, and comparing in the buckets."""
+    """One table: hashing and sorting all rows, and comparing within buckets."""
     full = buckets.sizes >= _FEW
     pairs = buckets.sizes.astype(np.float64) ** 2 / 2
     by_faiss = pairs[full].sum() * 2 * _compared(width) + full.sum() * 20_000

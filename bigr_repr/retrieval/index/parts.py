@@ -1,4 +1,4 @@
-"""What an index consists of, and how that changes with its rows. Knows nothing of files or queries."""
+"""The parts of an index, and how they change with its rows. Knows nothing of files or queries."""
 
 # n rows (images)
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
-    """What an index consists of: the rows, what searches them, and what they are."""
+    """The parts of an index: its rows, the structures that search them, and what they are."""
 
     rows: IndexRows
     n_bits: int
@@ -44,7 +44,7 @@ class Parts(NamedTuple):
 
     @classmethod
     def built(cls, rows: IndexRows, n_bits: int, settings: IndexSettings, **made: Any) -> Parts:
-        """Of rows as they are; made: the other fields. Builds, tunes and checks what searches approximate kinds."""
+        """Parts of given rows; made: the other fields. Builds, tunes and checks approximate kinds."""
         plain: dict[str, Any] = dict.fromkeys(("binarizer", "layout", "provenance", "self_check", "source")) | made
         if settings.exact or not len(rows):
             return cls(rows, n_bits, settings, None, **plain)
@@ -85,21 +85,21 @@ class Parts(NamedTuple):
         return cls.built(rows, bits, settings, layout=layout, provenance=parse_provenance(provenance))
 
     def settled(self) -> Parts:
-        """With an approximate index of just these rows, as it is before updates that only append and drop."""
+        """With an approximate index of exactly these rows, as if no update had appended or dropped any."""
         if self.approximate is None or not len(self.rows):
             return self
         approximate, codes = self.approximate.settled(self.rows.codes)
         return self._replace(approximate=approximate, rows=self.rows.with_codes(codes))
 
     def joined(self, more: IndexRows) -> Parts:
-        """With more rows; the self-check stays that of the first build.  Raises ValueError for rows of another make."""
+        """With more rows; the self-check stays that of the first build.  Raises ValueError for incompatible rows."""
         rows, settled = self.rows.joined(more), self.settled()
         if settled.approximate is not None:
             settled.approximate.add(more.codes)
         elif not self.settings.exact:
             settled = Parts.built(rows, self.n_bits, self.settings, binarizer=self.binarizer, layout=self.layout,
                                   provenance=self.provenance)  # fmt: skip
-        return settled._replace(rows=rows, source=None)  # not all rows are of one data set any more
+        return settled._replace(rows=rows, source=None)  # the rows no longer come from one data set
 
     def keeping(self, kept: NDArray[np.int64]) -> Parts:
         """With only these rows, ascending. If none are left, the next addition rebuilds the index."""
@@ -114,7 +114,7 @@ class Parts(NamedTuple):
         return settled._replace(rows=rows, approximate=approximate, source=source)
 
     def moved(self, rows: IndexRows, rows_of: NDArray[np.int64], source: DataSource) -> Parts:
-        """Of other rows, where row i is this one's row rows_of[i], or new where that is -1; this is used up.
+        """Parts of other rows, where row i is this one's row rows_of[i], or new where that is -1; consumes this.
 
         An approximate index keeps its effort, and is measured again.
         """

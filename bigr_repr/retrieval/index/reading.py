@@ -1,4 +1,4 @@
-"""An index out of a folder: which parts there are, and how each is checked. Knows nothing of search."""
+"""Reads an index from a folder: which parts it has, and how each is verified. Knows nothing of search."""
 
 # n rows, D features
 
@@ -62,7 +62,7 @@ def _load(reader: FolderReader, memory_map: bool) -> Parts:
 
 
 def covered_rows(reader: FolderReader) -> int:
-    """Stored rows that FAISS's file of an approximate index holds: those that were there when it was made."""
+    """Number of stored rows in an approximate index's FAISS file: those that existed when it was built."""
     count = _whole(reader, "count", 0, _MOST_ROWS)
     return count if reader.field("covered", int, optional=True) is None else _whole(reader, "covered", 1, count)
 
@@ -93,7 +93,7 @@ def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
 
 
 def read_gaps(reader: FolderReader) -> Gaps | None:
-    """Which stored rows the index has dropped; None: none."""
+    """Which stored rows the index has dropped; None if none."""
     if "gone" not in reader:
         return None
     size = reader.entry("gone")["bytes"]
@@ -105,7 +105,7 @@ def read_gaps(reader: FolderReader) -> Gaps | None:
 
 
 def _groups(reader: FolderReader, count: int) -> Groups | None:
-    """Which rows have equal codes, verified; None: none have."""
+    """Which rows have equal codes, verified; None if none have."""
     if "distinct" not in reader:
         return None
     of_row = reader.array("distinct", "int64", (count,), memory_map=False)
@@ -115,7 +115,7 @@ def _groups(reader: FolderReader, count: int) -> Groups | None:
 
 
 def read_source(reader: FolderReader, count: int) -> DataSource | None:
-    """The data sets of a folder with so many stored rows; None: it does not say."""
+    """The data sets of a folder with this many stored rows; None if unknown."""
     recorded = reader.field("dataset", dict, optional=True)
     if recorded is None:
         return None
@@ -136,7 +136,7 @@ def _layout(value: list[Any] | None) -> TokenLayout | None:
 
 
 def read_binarizer(reader: FolderReader, n_bits: int) -> Binarizer | None:
-    """What made the codes of a folder, of so many bits, of features; None: they are of something else."""
+    """The binarizer of a folder's codes; None if they are not made from features."""
     kind = reader.field(BINARIZER, str, optional=True)
     if kind is None:
         return None

@@ -1,4 +1,4 @@
-"""Ids and kept columns out of an index folder, read and checked where they are asked for. Knows nothing of codes."""
+"""Reads ids and kept columns from an index folder, verified and on demand. Knows nothing of codes."""
 
 # n rows
 
@@ -16,11 +16,11 @@ from bigr_repr.retrieval.codes.columns import StoredColumns, kept_type
 from bigr_repr.retrieval.codes.ids import Ids, StoredIds
 from bigr_repr.retrieval.index.folder import FolderReader
 
-_STEP: Final = 1 << 20  # offsets looked at in one go
+_STEP: Final = 1 << 20  # offsets checked at a time
 
 
 def stored_ids(reader: FolderReader, count: int, *, memory_map: bool) -> Ids:
-    """The ids of n rows, mapped: there may be billions. A wrong one would be a wrong answer: what is read is verified.
+    """The ids of n rows, memory-mapped because there may be billions. Whatever is read is verified.
 
     memory_map: False: all are verified now.
     """
@@ -60,7 +60,7 @@ def _names(reader: FolderReader, count: int) -> StoredIds:
             pairs = zip(starts.tolist(), ends.tolist(), strict=True)
             return [text.array[start:end].tobytes().decode() for start, end in pairs]
         except UnicodeDecodeError as error:
-            raise reader.damaged(f"names that are no text: {error}") from error
+            raise reader.damaged(f"names that are not text: {error}") from error
 
     def whole() -> pa.Array:
         offsets.check_all()
@@ -77,17 +77,17 @@ def _whole_names(reader: FolderReader, bounds: NDArray[np.int64], text: NDArray[
     try:
         names.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise reader.damaged(f"names that are no text: {error}") from error
+        raise reader.damaged(f"names that are not text: {error}") from error
     return names
 
 
 def _stretches(values: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Stretches of an array, each of which begins with the last value of the one before."""
+    """Stretches of an array, each starting with the last value of the previous one."""
     return (values[start : start + _STEP + 1] for start in range(0, len(values), _STEP))
 
 
 def stored_columns(reader: FolderReader, count: int, *, memory_map: bool) -> pa.Table | StoredColumns | None:
-    """The kept columns of n rows, mapped, verified as ids are; None: there are none."""
+    """The kept columns of n rows, memory-mapped and verified like ids; None if there are none."""
     if "columns" not in reader:
         return None
     stored = reader.mapped("columns", "uint8", int(reader.entry("columns")["bytes"]))
@@ -109,14 +109,14 @@ def stored_columns(reader: FolderReader, count: int, *, memory_map: bool) -> pa.
 
 
 def kept_names(reader: FolderReader) -> list[str]:
-    """Names of the columns that a folder keeps, its content unverified."""
+    """Names of a folder's kept columns, without verifying its content."""
     columns = stored_columns(reader, 0, memory_map=True)
     return [] if columns is None else list(columns.schema.names)
 
 
 @contextmanager
 def _columns_named(reader: FolderReader) -> Iterator[None]:
-    """Errors of reading columns, with the file's name."""
+    """Add the file's name to errors from reading columns."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

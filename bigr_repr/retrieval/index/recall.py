@@ -1,7 +1,7 @@
-"""How much of exact search an approximate index finds, equal distances credited. Knows nothing of kinds or files.
+"""Recall of an approximate index relative to exact search, crediting ties. Knows nothing of kinds or files.
 
-Many codes lie at the same distance, so there is no one right list of ten: a neighbor counts if it is no farther than
-the k-th of exact search, whichever of the equally far ones it is.
+Many codes have the same distance, so there is no unique list of ten: a neighbor counts if it is no farther than the
+k-th of exact search.
 """
 
 # n rows, q queries, k neighbors
@@ -26,10 +26,10 @@ _NEIGHBORS: Final = 10
 
 
 def recall_with_ties(found: ArrayLike, exact: ArrayLike) -> float:
-    """Share of the k nearest that a search found, ties credited: mean over queries, in [0, 1].
+    """Share of the k nearest that a search found, crediting ties: mean over queries, in [0, 1].
 
-    found, exact: (q, k) distances, of the rows that a search gave (-1: none, no row twice) and of an exact search,
-    ascending.  Raises ValueError for other shapes.
+    found, exact: (q, k) distances of the distinct rows that a search gave (-1: none) and of an exact search, ascending.
+    Raises ValueError for other shapes.
     """
     given, nearest = np.asarray(found), np.asarray(exact)
     if given.shape != nearest.shape or given.ndim != 2 or not given.size:
@@ -39,9 +39,9 @@ def recall_with_ties(found: ArrayLike, exact: ArrayLike) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCheck:
-    """An approximate index against exact search, with some of its distinct codes as queries.
+    """An approximate index compared with exact search, with some of its distinct codes as queries.
 
-    recall: of the k nearest other codes, ties credited. found_itself: share of queries whose own code came first.
+    recall: of the k nearest other codes, crediting ties. found_itself: share of queries whose own code came first.
     curve: recall by effort, for the efforts that were tried. effort: the one chosen.
     """
 
@@ -59,7 +59,7 @@ class SelfCheck:
         )
 
     def tuned(self, settings: IndexSettings) -> IndexSettings:
-        """Settings with the effort chosen."""
+        """Settings with the chosen effort."""
         return dataclasses.replace(settings, effort=self.effort)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def check_recall(
 ) -> SelfCheck:
     """Measure search(queries, k, effort) on a sample of codes (m, bytes), m >= 1, at the settings' effort.
 
-    Without one: at each of `efforts` until the recall reaches settings.target_recall. among: rows to draw queries from;
+    If unset: at each of `efforts` until the recall reaches settings.target_recall. among: rows to draw queries from;
     None: all, which should then be distinct.
     """
     drawn = np.arange(len(codes)) if among is None else among
@@ -102,7 +102,7 @@ def check_recall(
     for effort in efforts if settings.effort is None else [settings.effort]:
         found = search(queries, reach, effort).distances
         itself = float((found[:, 0] == 0).mean())
-        # The nearest is the query itself; the others are its neighbors.
+        # The nearest code is the query itself; the others are its neighbors.
         curve[effort] = recall_with_ties(found[:, -k:], exact[:, -k:])
         if settings.effort is None and curve[effort] >= settings.target_recall:
             break

@@ -1,6 +1,6 @@
-"""The order of a shortlist by cosine distance: of stored vectors, or of a float query and stored bits.
+"""Orders a shortlist by cosine distance: with stored vectors, or between a float query and stored bits.
 
-Only the shortlist is read.
+Reads only the shortlist.
 """
 
 # q queries, s shortlisted, k neighbors, D features, b bits
@@ -26,14 +26,14 @@ def rescorer(
     vectors: ArrayLike,
     rescore: int,
 ) -> Order:
-    """What orders shortlists (q, s) of an index for queries (q, D): by its vectors if it keeps them, else by its bits.
+    """A function that orders shortlists (q, s) for queries (q, D): by the index's vectors if any, else by its bits.
 
-    Raises ValueError for an index with neither vectors nor a binarizer, vectors of another width, or rescore below 1.
+    Raises ValueError for an index with neither vectors nor a binarizer, vectors of a wrong width, or rescore below 1.
     """
     if stored is None and binarizer is None:
-        raise ValueError("this index holds no vectors to rescore by; build it with vectors kept")
+        raise ValueError("this index has no vectors for rescoring; build it with vectors")
     if rescore < 1:
-        raise ValueError(f"rescore={rescore} must be at least 1: how many times k to look at")
+        raise ValueError(f"rescore={rescore} must be at least 1: the multiple of k to consider")
     wanted = finite_rows("vectors", vectors)
     if stored is not None and wanted.shape[1] != stored.shape[1]:
         raise ValueError(f"vectors have {wanted.shape[1]} features, the index's have {stored.shape[1]}")
@@ -52,11 +52,11 @@ def rescorer(
 def by_cosine(
     stored: NDArray[Any], wanted: NDArray[Any], shortlist: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k best of each query's shortlist (q, s; -1: nothing) by cosine: rows, and distances 1 - cosine."""
+    """The k best of each query's shortlist (q, s; -1: none) by cosine: rows, and distances 1 - cosine."""
     rows = np.full((len(wanted), k), -1, np.int64)
     distances = np.full((len(wanted), k), np.nan, np.float32)
     for i, (query, listed) in enumerate(zip(wanted.astype(np.float64), shortlist, strict=True)):
-        some = np.sort(listed[listed >= 0])  # in the order of the file
+        some = np.sort(listed[listed >= 0])  # in file order
         vectors = stored[some].astype(np.float64)
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
         cosine = (vectors @ query) / np.where(lengths > 0, lengths, 1)
@@ -70,9 +70,9 @@ def asymmetric(
     binarizer: Binarizer, vectors: ArrayLike, codes: Callable[[int, NDArray[np.int64]], NDArray[np.uint8]],
     shortlist: NDArray[np.int64], k: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # fmt: skip
-    """The k best of each query's shortlist (q, s; -1: nothing) by floats (q, D) of the queries and bits of the rows.
+    """The k best of each query's shortlist (q, s; -1: none) by the queries' floats (q, D) and the rows' bits.
 
-    A bit stands for a number: as far above or below the bit's threshold as rows lie on average. The distance is
+    A bit stands for a number: the rows' average distance above or below the bit's threshold. The distance is
     1 - cosine between the query and these numbers, 0..2. codes(query, rows): packed codes of some rows.
     """
     rows = np.full((len(shortlist), k), -1, np.int64)

@@ -1,7 +1,7 @@
 """Exact Hamming scans over packed codes, on all cores. Knows nothing of ids, files or kinds of index.
 
-The distances and the nearest of them come from FAISS's kernels. The work is cut by queries and by rows into more pieces
-than there are cores, which take them in turn.
+FAISS's kernels compute the distances and select the nearest. The work is split by queries and by rows into more pieces
+than there are cores, which take one after another.
 """
 
 # n rows (stored codes), q queries, k neighbors
@@ -25,28 +25,28 @@ from bigr_repr.retrieval.index.blocks import comparing, rows_a_block, second_lev
 from bigr_repr.retrieval.index.workers import on_all_cores
 from bigr_repr.system.threads import cores
 
-_WAKING: Final = 2 << 20  # bytes of codes, times queries, that are not worth waking a thread for
-_SHARD: Final = 8 << 20  # bytes of codes; in smaller shards, refilling heaps costs more than a hundredth of the time
-_SHARDS_A_CORE: Final = 4  # so that a core that is busy elsewhere, or wakes late, leaves its share to the others
-_ROWS_A_NEIGHBOR: Final = 2048  # shorter shards spend more on refilling heaps than more of them save
-_QUERIES: Final = 64  # at a time, which bounds what is held
-_GATHERED: Final = 1 << 20  # bytes of chosen codes copied at a time: they are read again while still in the cache
-_WIDE: Final = 0.3  # share of rows that pass a filter, from which a few queries are compared with all rows
+_WAKING: Final = 2 << 20  # bytes of codes, times queries, below which waking a thread is not worthwhile
+_SHARD: Final = 8 << 20  # bytes of codes; in smaller shards, refilling heaps takes more than 1 % of the time
+_SHARDS_A_CORE: Final = 4  # so that other cores take over the share of one that is busy or wakes late
+_ROWS_A_NEIGHBOR: Final = 2048  # in shorter shards, refilling heaps costs more than parallelism saves
+_QUERIES: Final = 64  # queries at a time, which bounds memory
+_GATHERED: Final = 1 << 20  # bytes of chosen codes copied at a time, so that they are still in the cache when read
+_WIDE: Final = 0.3  # share of rows passing a filter from which a few queries are compared with all rows
 _WIDE_ALONE: Final = 0.15  # the same for one query
-_FEW: Final = 8  # queries, up to which copying codes is what takes the time
-_PICKED: Final = 1 << 16  # distances held at a time: they are picked from while still in the cache
-_FIRST_PICKED: Final = 1 << 12  # rows from which the first limit comes: picking without one takes longer
-_GONE: Final = 32  # rows more than are wanted, of which some may be gone
+_FEW: Final = 8  # number of queries up to which copying codes dominates
+_PICKED: Final = 1 << 16  # distances held at a time, so that they are still in the cache when picked from
+_FIRST_PICKED: Final = 1 << 12  # rows that give the first limit: picking without a limit is slower
+_GONE: Final = 32  # extra rows to request, because some may be dropped
 _PENDING: Final = 1 << 22  # candidates kept before they are merged
-_NONE: Final = np.iinfo(np.int64).max  # as a sorting key: no row
-_ROW_BITS: Final = 40  # of a sorting key: distance above, row below
-_TRIAL: Final = 16 << 20  # bytes of codes in a trial of one core
+_NONE: Final = np.iinfo(np.int64).max  # sorting key for "no row"
+_ROW_BITS: Final = 40  # a sorting key holds the row in its low bits, the distance above
+_TRIAL: Final = 16 << 20  # bytes of codes in the single-core trial
 _TURNS: Final = 7
-_SMALL: Final = 64 << 20  # bytes of codes, times queries, that NumPy compares in less time than FAISS takes to load
+_SMALL: Final = 64 << 20  # bytes of codes, times queries, that NumPy compares faster than FAISS loads
 
 
 class Scanned(NamedTuple):
-    """rows (q, k) int64 and distances (q, k) int32, by distance, equal distances by row; -1 where nothing was found."""
+    """rows (q, k) int64 and distances (q, k) int32, by distance, ties by row; -1 where nothing was found."""
 
     rows: NDArray[np.int64]
     distances: NDArray[np.int32]
@@ -69,7 +69,7 @@ def scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> Scanne
 def _scan_shards(
     codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, parts: Sequence[slice], count: int
 ) -> NDArray[np.int64]:
-    """Sorting keys (q, k), each part of the queries with each of `count` shards of the rows."""
+    """Sorting keys (q, k), from each part of the queries with each of `count` shards of the rows."""
     shards, block = _shards(len(codes), count), rows_a_block(codes, len(queries))
     tasks = [(codes, queries[part], k, shard, block) for part in parts for shard in shards]
     keys = on_all_cores(_nearest_keys, tasks)
@@ -79,7 +79,7 @@ def _scan_shards(
 
 
 def _one_core_is_enough(codes: NDArray[np.uint8], query: NDArray[np.uint8], k: int) -> bool:
-    """Whether one core reads codes of this length as fast as all: a trial of some milliseconds, once a process."""
+    """Whether one core reads codes of this length as fast as all: a trial of a few milliseconds, once per process."""
     width = codes.shape[1]
     if width not in _enough and codes.nbytes >= _TRIAL:
         some, count = codes[: _TRIAL // width], _shard_count(codes, 1, 1, k)
@@ -93,7 +93,7 @@ def _one_core_is_enough(codes: NDArray[np.uint8], query: NDArray[np.uint8], k: i
     return _enough.get(width, False)
 
 
-_enough: dict[int, bool] = {}  # by bytes of a code
+_enough: dict[int, bool] = {}  # by bytes per code
 
 
 def scan_among(
@@ -105,9 +105,9 @@ def scan_among(
 ) -> Scanned:
     """scan() of some rows, ascending, k <= their number.
 
-    Copying codes together takes longer than comparing one query with them. So where many rows pass and queries are few,
-    all rows are compared, and distances are picked instead of codes. passing(): whether each row is among them; None:
-    that is made when needed.
+    Gathering codes takes longer than comparing one query with them. So if many rows pass and queries are few, all rows
+    are compared, and distances are picked instead of codes. passing(): whether each row is among them; None: computed
+    when needed.
     """
     codes, gaps = stored_rows(codes)
     if gaps is not None:
@@ -129,7 +129,7 @@ def scan_among(
 def _apart(
     queries: NDArray[np.uint8], codes: NDArray[np.uint8], out: NDArray[np.int32] | None = None
 ) -> NDArray[np.int32]:
-    """Distances (q * n,) of codes (n, bytes), of whole words, from queries (q, bytes), in `out` if that is given."""
+    """Distances (q * n,) of codes (n, bytes), in whole words, from queries (q, bytes), in `out` if given."""
     import faiss
 
     size = len(queries) * len(codes)
@@ -142,7 +142,7 @@ def _apart(
 def _nearest_picked(
     codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, passing: NDArray[np.bool_], shard: slice
 ) -> NDArray[np.int64]:
-    """Sorting keys (q, k) of the nearest rows of a shard that pass, by the distances of all; _NONE: there are fewer."""
+    """Sorting keys (q, k) of a shard's nearest passing rows, picked from all distances; _NONE if there are fewer."""
     step = max(_PICKED // len(queries), _PICKED // 4)
     apart, flags = np.empty(len(queries) * step, np.int32), np.empty(step, np.bool_)
     found: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(queries)
@@ -159,7 +159,7 @@ def _nearest_picked(
             closer = np.less(near, limits[query], out=flags[: len(near)])
             closer &= here
             if closer.any():
-                at = closer.nonzero()[0]  # rows ascend, so of equally far ones the earlier are held already
+                at = closer.nonzero()[0]  # rows ascend, so earlier ones at the same distance are already held
                 keys = np.sort(np.concatenate([found[query], _keys(near[at], at, start)]))[:k]
                 found[query] = keys
                 if len(keys) == k:
@@ -188,7 +188,7 @@ def _nearest_among(
 
 
 def _small_scan(codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int) -> NDArray[np.int64]:
-    """Sorting keys (q, k) by NumPy: done before FAISS would be loaded."""
+    """Sorting keys (q, k) by NumPy, which finishes before FAISS would be loaded."""
     rows = np.arange(len(codes))
     keys = [_keys(hamming(codes, query)[None], rows[None], 0) for query in queries]
     return np.concatenate([_smallest([key], k) for key in keys]) if keys else np.empty((0, k), np.int64)
@@ -201,7 +201,7 @@ def scan_masked(
     k: int,
     rows: NDArray[np.int64] | None = None,
 ) -> Scanned:
-    """scan() only by the bits that are set in mask (bytes); rows: as in scan_among, None: all."""
+    """scan() by only the bits set in mask (bytes); rows: as in scan_among, None: all."""
     import faiss
 
     codes, gaps = stored_rows(codes)
@@ -231,9 +231,9 @@ def scan_masked(
 
 
 def without_gone(search: Callable[[int], Scanned], k: int, gaps: Gaps) -> Scanned:
-    """The k nearest rows of the index by a search of all that are stored, gone ones too: search(k).
+    """The k nearest rows of the index, from search(k), which searches all stored rows including dropped ones.
 
-    It is asked for a few more than k, and for many more if just what is near is gone. Places left over hold -1.
+    Requests a few more than k, and many more if the nearest rows were dropped. Unfilled places hold -1.
     """
     more = min(len(gaps.gone), _GONE)
     while True:
@@ -248,7 +248,7 @@ def without_gone(search: Callable[[int], Scanned], k: int, gaps: Gaps) -> Scanne
 
 
 def nearest_of(parts: Sequence[Scanned], k: int) -> Scanned:
-    """The k nearest of what several searches found; ties by row, places left over last."""
+    """The k nearest hits of several searches; ties by row, unfilled places last."""
     rows, distances = (np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1))
     far = np.where(rows < 0, np.iinfo(np.int32).max, distances)
     order = np.lexsort((rows, far), axis=1)[:, :k]
@@ -261,17 +261,17 @@ def _shards(rows: int, count: int) -> list[slice]:
 
 
 def _shard_count(codes: NDArray[np.uint8], queries: int, parts: int, k: int) -> int:
-    """How many shards to cut the rows into, for so many parts of so many queries."""
+    """The number of shards to split the rows into, given the numbers of queries and their parts."""
     needed = min(1 if parts >= cores() else cores(), codes.nbytes * queries // _WAKING)
     wanted = min(-(-_SHARDS_A_CORE * cores() // max(1, parts)), codes.nbytes // _SHARD)
     count = max(1, needed, min(wanted, len(codes) // (_ROWS_A_NEIGHBOR * k)))
-    return count if count == 1 or parts >= cores() else -(-count // cores()) * cores()  # as many for every core
+    return count if count == 1 or parts >= cores() else -(-count // cores()) * cores()  # the same number for every core
 
 
 def _nearest_keys(
     codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int, rows: slice, block: int
 ) -> NDArray[np.int64]:
-    """Sorting keys (q, <= k) of the nearest of some rows, so many of which are compared at a time."""
+    """Sorting keys (q, <= k) of the nearest of some rows, compared in blocks."""
     import faiss
 
     some = codes[rows]

@@ -1,4 +1,4 @@
-"""What finds the nearest rows of an index: a scan, FAISS's structures, a GPU, or its shards. Knows no ids, no files."""
+"""Finds the nearest rows of an index: by a scan, FAISS's structures, a GPU, or its shards. Knows no ids, no files."""
 
 # n rows, q queries, k neighbors
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RowSearcher:
-    """approximate: of ivf, hnsw and hash. gpu: a copy of the codes there. shards: of an index in shards. None of them:
-    all codes are compared, which is also how some rows, and regions, are searched."""
+    """approximate: for ivf, hnsw and hash. gpu: a copy of the codes there. shards: of a sharded index. Without any of
+    them, all codes are compared; filtered and region searches do so too."""
 
     settings: IndexSettings
     approximate: Approximate | None = None
@@ -42,7 +42,7 @@ class RowSearcher:
         filtered = scope is not None and scope.chosen is not None
         if effort is not None and (self.settings.exact or effort < 0 or filtered):
             exact = "a search of some rows" if filtered else "a flat index"
-            raise ValueError(f"effort={effort}: it is a number from 0 of ivf, hnsw and hash; {exact} is exact")
+            raise ValueError(f"effort={effort}: only ivf, hnsw and hash take an effort, from 0; {exact} is exact")
         if not k:
             return Scanned(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.int32))
         if self.shards is not None:
@@ -60,7 +60,7 @@ class RowSearcher:
     def in_region(
         self, tokens: NDArray[np.uint8], queries: NDArray[np.uint8], region: Region, layout: TokenLayout, scope: Scope
     ) -> Scanned:
-        """The nearest of the tokenizer's codes (n, bytes) by their bits in a region, as many as the scope says."""
+        """The nearest of the tokenizer's codes (n, bytes) by their bits in a region; scope.depth of them."""
         mask = region.mask(layout)
         if not scope.depth:
             return Scanned(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.int32))
@@ -69,7 +69,7 @@ class RowSearcher:
         return scan_masked(tokens, queries, mask, scope.depth, scope.rows)
 
     def following(self, parts: Parts) -> Self:
-        """What finds the rows of a changed index, on the same device."""
+        """The searcher of a changed index, on the same device."""
         gpu = None if self.gpu is None else GpuFlat(parts.rows.codes)
         return type(self)(settings=parts.settings, approximate=parts.approximate, gpu=gpu)
 

@@ -1,4 +1,4 @@
-"""What kind of index to build and how hard it searches: one frozen, checked configuration. Knows nothing of FAISS."""
+"""The kind of index and its search effort: a frozen, validated configuration. Knows nothing of FAISS."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["KINDS", "IndexSettings"]
 KINDS: Final = {
     "flat": "exact: every code is compared",
     "ivf": "codes in lists by nearest centroid; effort: lists searched",
-    "hnsw": "a graph of near codes; effort: codes kept in view (efSearch)",
-    "hash": "buckets by some bits, in one table or several; effort: bits that may differ",
+    "hnsw": "a graph of similar codes; effort: size of the candidate list (efSearch)",
+    "hash": "buckets by some of the bits, in one or more tables; effort: bits that may differ",
 }
 # FAISS's names for the settings.
 _ALIASES: Final = {
@@ -38,13 +38,13 @@ class IndexSettings:
     """How an index is built and searched.
 
     kind: one of KINDS. effort: of a search, in the kind's own unit (FAISS's nprobe, efSearch or nflip); None: the
-    least, in steps of doubling, whose recall@10 reaches `target_recall` in the self-check. lists (ivf; FAISS's nlist):
-    None: twice the root of the number of codes, fewer if codes are long. links (hnsw; FAISS's M): of a node, twice as
-    many on the ground floor; build_effort (hnsw; FAISS's efConstruction): codes kept in view while a node is linked.
-    hash_bits (hash): length of a table's key, None: about one code per bucket. tables (hash). seed: of the clustering
-    and of the choice of the bits to hash. FAISS's names are accepted too.
+    smallest, doubling each time, whose recall@10 reaches `target_recall` in the self-check. lists (ivf; FAISS's nlist):
+    None: twice the square root of the number of codes, fewer if codes are long. links (hnsw; FAISS's M): per node,
+    twice as many on the bottom layer; build_effort (hnsw; FAISS's efConstruction): size of the candidate list during
+    the build. hash_bits (hash): length of a table's key, None: about one code per bucket. tables (hash): their number.
+    seed: for the clustering and the choice of bits to hash. FAISS's names are accepted too.
 
-    Raises ValueError for an unknown kind, a number out of range, or one setting under two names.
+    Raises ValueError for an unknown kind, a number out of range, or one setting given under two names.
     """
 
     kind: str = "flat"

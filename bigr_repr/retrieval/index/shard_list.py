@@ -1,7 +1,7 @@
-"""The list that makes a folder an index in shards: their names, and ids whose removal has begun.
+"""The list that makes a folder a sharded index: names of the shards, and ids whose removal has begun.
 
 shards.json     the names of the shards, in the order of their rows, and ids whose removal has begun
-shard-00000/    an index folder, and so on; shard-00000b is the same shard built anew, before it is listed
+shard-00000/    an index folder, and so on; shard-00000b is the same shard, rebuilt but not listed yet
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _FORMAT: Final = 1
 
 
 def is_sharded(folder: Path) -> bool:
-    """Whether a folder is of an index in shards."""
+    """Whether a folder holds a sharded index."""
     return (folder / SHARD_LIST).is_file()
 
 
 def is_index(folder: Path) -> bool:
-    """Whether a folder is of an index, in shards or not."""
+    """Whether a folder holds an index, sharded or not."""
     return is_sharded(folder) or (folder / MANIFEST).is_file()
 
 
@@ -41,12 +41,12 @@ def shard_folders(folder: Path) -> list[Path]:
     """The shards of a folder.  Raises FileNotFoundError if it holds none, ValueError for a damaged list."""
     names = _record(folder)["shards"]
     if wrong := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{folder / SHARD_LIST}: damaged ({wrong[0]!r:.60} is no shard); {REMEDY}")
+        raise ValueError(f"{folder / SHARD_LIST}: damaged ({wrong[0]!r:.60} is not a shard); {REMEDY}")
     return [folder / name for name in names]
 
 
 def unfinished_removal(folder: Path) -> list[Any]:
-    """The ids, strings or numbers, of a removal that began and did not end.  Raises as shard_folders does."""
+    """The ids, strings or numbers, of an unfinished removal.  Raises as shard_folders does."""
     return list(_record(folder).get("removing", []))
 
 
@@ -67,25 +67,25 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def manifests(folder: Path) -> list[Path]:
-    """The files that change with an index, in shards or not."""
+    """The files that change when an index changes, sharded or not."""
     return [each / MANIFEST for each in (shard_folders(folder) if is_sharded(folder) else [folder])]
 
 
 def write_list(folder: Path, names: Sequence[str], removing: Sequence[Any] = ()) -> None:
-    """Make these the shards of a folder. removing: ids that are being removed from them."""
+    """Make these the folder's shards. removing: ids that are being removed from them."""
     record = {"format": _FORMAT, "shards": list(names), **({"removing": list(removing)} if removing else {})}
     with files.replacing(folder / SHARD_LIST) as file:
         file.write(json.dumps(record).encode())
 
 
 def unlist(folder: Path) -> None:
-    """Make a folder one that is not in shards, and remove those."""
+    """Make a folder unsharded, and remove its shards."""
     (folder / SHARD_LIST).unlink(missing_ok=True)
     remove_unlisted(folder, ())
 
 
 def remove_unlisted(folder: Path, names: Sequence[str]) -> None:
-    """Remove all shards but these from a folder."""
+    """Remove all shards except these from a folder."""
     for path in list(folder.iterdir()):
         if SHARD_NAME.fullmatch(path.name) and path.name not in names:
             shutil.rmtree(path)

@@ -1,6 +1,6 @@
-"""An index in shards, each an index folder of its own, searched together or by processes. Knows nothing of images.
+"""A sharded index: each shard is an index folder; they are searched together or by processes. Knows no images.
 
-Rows are numbered through all shards, and what the shards find is merged exactly: equal distances in the order of rows.
+Rows are numbered across all shards, and the shards' hits are merged exactly: ties are in row order.
 """
 
 # n rows, q queries, k neighbors
@@ -32,7 +32,7 @@ __all__ = ["Shard", "Shards"]
 
 
 class Shard(Protocol):
-    """What a shard does, as HammingIndex does it."""
+    """The interface of a shard, implemented by HammingIndex."""
 
     rows: IndexRows
     layout: TokenLayout | None
@@ -53,11 +53,11 @@ Load = Callable[[Path], Shard]
 
 
 class Shards:
-    """Opened shards, all of one make.
+    """Opened, compatible shards.
 
-    processes: that search them, each on its share of the cores and with its own run of shards; 1: this one.
-    load: opens a folder, there too.
-    Raises ValueError for a shard of another make.
+    processes: number that search them, each with its share of the cores and of the shards; 1: this one.
+    load: opens a folder, in these processes too.
+    Raises ValueError for an incompatible shard.
     """
 
     def __init__(self, opened: Sequence[Shard], folders: Sequence[Path], processes: int, load: Load) -> None:
@@ -82,7 +82,7 @@ class Shards:
         return len(self._opened)
 
     def joined(self) -> Parts:
-        """What the shards are together: their rows one after the other, nothing copied."""
+        """The combined parts: the shards' rows concatenated, without copying."""
         parts = [shard.parts for shard in self._opened]
         first, rows = parts[0], [part.rows for part in parts]
         sources = [part.source for part in parts if part.source is not None]
@@ -105,9 +105,11 @@ class Shards:
         return _held(self._merged(k, _nearest_in_region, queries, k, region, chosen))
 
     def to(self, device: str) -> None:
-        """See HammingIndex.to.  Raises ValueError for a GPU where processes search."""
+        """See HammingIndex.to.  Raises ValueError for a GPU if processes search."""
         if self._workers and device == "cuda":
-            raise ValueError("device='cuda': processes share a GPU badly; open the shards with processes=1")
+            raise ValueError(
+                "device='cuda': several processes cannot share a GPU well; open the shards with processes=1"
+            )
         for shard in [] if self._workers else self._opened:
             shard.to(device)
 
@@ -146,7 +148,7 @@ def _nearest_in_region(
 
 
 def _held(found: Scanned) -> Scanned:
-    """Without the places that are left over for every query, as where few rows pass a filter."""
+    """Without the columns that are unfilled for every query, for example if few rows pass a filter."""
     width = int((found.rows >= 0).sum(axis=1).max(initial=0))
     return Scanned(found.rows[:, :width], found.distances[:, :width])
 
@@ -156,7 +158,7 @@ def _nothing(queries: NDArray[np.uint8]) -> Scanned:
 
 
 def _make(shard: Shard) -> dict[str, Any]:
-    """What shards of one index have in common."""
+    """The properties that shards of one index share."""
     parts, vectors = shard.parts, shard.rows.vectors
     return {
         "n_bits": parts.n_bits, "kind": parts.settings.kind, "provenance": parts.provenance, "layout": parts.layout,
@@ -172,7 +174,7 @@ _own: list[Shard] = []
 
 
 def _begin(folders: Sequence[str], number: int, processes: int, load: Load) -> None:
-    """Open shards, and keep to a share of the cores, so that processes do not wait for each other."""
+    """Open shards, and use only a share of the cores, so that processes do not compete."""
     if hasattr(os, "sched_setaffinity") and cores() >= processes:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number::processes])
     _own[:] = [load(Path(folder)) for folder in folders]

@@ -1,4 +1,4 @@
-"""Rows, and what else an index consists of, to a folder. Knows nothing of search."""
+"""Writes an index's rows and other parts to a folder. Knows nothing of search."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROWS_A_BATCH: Final = 1 << 16  # of columns
 class RowWriter:
     """Appends rows to a folder's new state, chunk by chunk; memory holds one chunk.
 
-    base: the state whose rows are before them, in the same files.
+    base: the existing state, to whose files they are appended.
     """
 
     def __init__(self, writer: FolderWriter, base: FolderReader | None = None) -> None:
@@ -38,7 +38,7 @@ class RowWriter:
         self._columns: pa.RecordBatchStreamWriter | None = None
 
     def append(self, rows: IndexRows) -> None:
-        """Append rows of the same make as those before."""
+        """Append rows that are compatible with the earlier ones."""
         if self._named is None:
             self._named = not pa.types.is_integer(rows.id_type)
             self._writer.append("ids", b"")
@@ -72,7 +72,7 @@ class RowWriter:
             self._end += int(bounds[-1] - bounds[0])
 
     def mapped(self) -> IndexRows:
-        """All rows so far, mapped from the files that were written; nothing can be appended any more."""
+        """All rows so far, memory-mapped from the files; nothing more can be appended."""
         self.finish()
         files = {part: self._writer.close_part(part) for part in self._writer.appended}
 
@@ -94,13 +94,13 @@ class RowWriter:
         return IndexRows(ids=names, codes=codes, tokens=part("tokens"), vectors=part("vectors"), columns=kept)
 
     def finish(self) -> None:
-        """Write what ends the rows; none can be appended any more."""
+        """Write whatever completes the rows; nothing more can be appended."""
         if self._columns is not None:
             self._columns.close()
             self._columns = None  # closing it again would start the file over
 
     def commit(self, index: Parts) -> None:
-        """Write what is not rows, and make all of it the folder's state. index: of the rows appended."""
+        """Write everything except the rows, and make it the folder's state. index: of the appended rows."""
         writer = self._writer
         self.finish()
         if index.approximate is not None and index.approximate.write(writer.path("search")):

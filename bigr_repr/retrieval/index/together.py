@@ -1,4 +1,4 @@
-"""Several codes as one query, with weights, and near-duplicates among the hits gathered into groups.
+"""Combines several weighted codes into one query, and groups near-duplicates among the hits.
 
 Knows nothing of pictures.
 """
@@ -26,11 +26,11 @@ from bigr_repr.retrieval.index.workers import on_all_cores
 __all__ = ["Grouped", "find_together", "group_hits"]
 
 _BLOCK: Final = 1 << 15  # rows compared at a time
-_DEEPER: Final = 4  # times as many hits, where so many fall together that too few groups are left
+_DEEPER: Final = 4  # factor by which to request more hits if grouping leaves too few
 
 
 class Grouped(NamedTuple):
-    """found: the first of each group. members: for each query, and each of its groups, the others: row and distance."""
+    """found: the first hit of each group. members: for each query and group, the others: row and distance."""
 
     found: Found
     members: list[list[list[tuple[int, float]]]]
@@ -49,12 +49,12 @@ def find_together(
 ) -> Found:
     """The k rows nearest to several codes at once; exact, whatever the kind.
 
-    queries: packed codes uint8 (q, bytes), tokenizer codes if region is given. weights: q numbers; a negative one asks
-    for rows that are far from its code. The distance of a row is the weighted mean of the bits in which it differs from
-    each code, or agrees with it where the weight is negative: float64, 0..bits compared. rescore: order so many times k
-    by the cosine distance from the weighted mean of vectors (q, D), each of length 1; 0: do not.
+    queries: packed codes uint8 (q, bytes), tokenizer codes if region is given. weights: q numbers; a negative one
+    favors rows far from its code. The distance of a row is the weighted mean of the number of bits in which it differs
+    from each code, or agrees with it if the weight is negative: float64, 0..bits compared. rescore: reorder this many
+    times k by the cosine distance from the weighted mean of vectors (q, D), normalized to length 1; 0: off.
 
-    Raises ValueError for weights that are not q finite numbers, one of them positive, and as HammingIndex.find does.
+    Raises ValueError unless weights are q finite numbers, at least one of them positive, and as HammingIndex.find does.
     """
     stored = index.rows.codes if region is None else index.tokens
     codes = packed(queries, stored.shape[1], "queries")
@@ -85,7 +85,7 @@ def _scores(
     shares: NDArray[np.float64],
     mask: NDArray[np.uint8],
 ) -> NDArray[np.float64]:
-    """The weighted mean distance of some rows from codes (q, bytes), by the bits that are set in mask (bytes)."""
+    """The weighted mean distance of some rows from codes (q, bytes), by the bits set in mask (bytes)."""
     bits = int(np.unpackbits(mask).sum())
 
     def scored(some: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -93,14 +93,14 @@ def _scores(
         apart = [hamming(block, code & mask) for code in codes]
         far = [bits - each if share < 0 else each for each, share in zip(apart, shares, strict=True)]
         sums = np.abs(shares) @ np.array(far, np.float64).reshape(len(codes), len(some))
-        return np.round(sums, 9)  # equal ones are equal, in whatever order they were added
+        return np.round(sums, 9)  # so that ties do not depend on the order of summation
 
     parts = [(rows[start : start + _BLOCK],) for start in range(0, len(rows), _BLOCK)]
     return np.concatenate([np.empty(0), *on_all_cores(scored, parts)])
 
 
 def _smallest(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """Places of the k smallest, ascending, equal ones by place."""
+    """Positions of the k smallest, ascending, ties by position."""
     if not k:
         return np.empty(0, np.int64)
     limit = np.partition(scores, k - 1)[k - 1]
@@ -112,7 +112,7 @@ def _by_mean(
     index: HammingIndex, vectors: ArrayLike | None, shares: NDArray[np.float64], near: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
     if index.rows.vectors is None or vectors is None:
-        raise ValueError("this index holds no vectors to rescore by; build it with vectors kept")
+        raise ValueError("this index has no vectors for rescoring; build it with vectors")
     wanted = finite_rows("vectors", vectors).astype(np.float64)
     lengths = np.linalg.norm(wanted, axis=1, keepdims=True)
     mean = shares @ (wanted / np.where(lengths > 0, lengths, 1))
@@ -120,7 +120,7 @@ def _by_mean(
 
 
 class Coded(Protocol):
-    """An index that gives out its codes: a HammingIndex, or one in a store."""
+    """An index that provides its codes: a HammingIndex, or one in a store."""
 
     n_bits: int
 
@@ -132,9 +132,9 @@ class Coded(Protocol):
 
 
 def group_hits(index: Coded, find: Callable[[int], Found], k: int, radius: int, *, offset: int = 0) -> Grouped:
-    """k groups of hits for each query: a hit at most radius bits from one that is nearer stands under it.
+    """k groups of hits for each query: a hit within radius bits of a nearer one is listed under it.
 
-    find(depth): that many hits, or all. offset: groups to leave out at the front.
+    find(depth): that many hits, or all. offset: number of first groups to skip.
     Raises ValueError for a radius outside 0..n_bits.
     """
     if not 0 <= radius <= index.n_bits:
@@ -167,7 +167,7 @@ def group_hits(index: Coded, find: Callable[[int], Found], k: int, radius: int, 
 
 
 def _gathered(index: Coded, rows: NDArray[np.int64], radius: int, most: int) -> tuple[list[int], NDArray[np.int64]]:
-    """Places of the first hits of groups, at most so many; and for each hit the place of its first, -1: of no group."""
+    """Positions of the groups' first hits, at most `most`; and for each hit that of its group's first, -1 if none."""
     codes = index.codes_of(rows)
     of_leader = np.full(len(rows), -1, np.int64)
     leaders: list[int] = []

@@ -1,6 +1,6 @@
-"""Work on all cores in one pool of threads for the whole process. Knows nothing of the work but that FAISS does it.
+"""Runs work on all cores in one thread pool for the whole process. Knows only that FAISS does the work.
 
-Several callers at once share the cores instead of fighting for them.
+Concurrent callers share the cores instead of competing for them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    """The threads that scan, a core each. process: a forked child needs threads of its own."""
+    """The scanning threads, one per core. process: a forked child needs its own threads."""
     import faiss
 
     return ThreadPoolExecutor(cores(), "bigr-scan", initializer=faiss.omp_set_num_threads, initargs=(1,))
@@ -28,7 +28,7 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
 @contextmanager
 def omp_threads(count: int) -> Iterator[None]:
-    """Within it, FAISS's own parallel loops in this thread use this many threads."""
+    """Context in which FAISS's parallel loops in this thread use this many threads."""
     import faiss
 
     before = faiss.omp_get_max_threads()
@@ -40,13 +40,13 @@ def omp_threads(count: int) -> Iterator[None]:
 
 
 def on_all_cores(work: Callable[..., _T], parts: Sequence[tuple[Any, ...]]) -> list[_T]:
-    """[work(*part) for part in parts], at the same time.
+    """[work(*part) for part in parts], in parallel.
 
-    Every thread takes the next part when it is done with one, the caller's thread too: it does not wait for another one
-    to wake, which takes as long as scanning a megabyte, and a core that is busy elsewhere holds nothing up.
+    Every thread, including the caller's, takes the next part when it finishes one: it does not wait for another to
+    wake, which takes as long as scanning a megabyte, and a busy core does not delay the rest.
     """
     found: dict[int, _T] = {}
-    waiting = iter(enumerate(parts))  # one step of it is one step of the interpreter: no two threads take the same part
+    waiting = iter(enumerate(parts))  # advancing it is atomic in the interpreter: no two threads take the same part
 
     def some() -> None:
         for number, part in waiting:
@@ -65,6 +65,6 @@ def on_all_cores(work: Callable[..., _T], parts: Sequence[tuple[Any, ...]]) -> l
 
 
 def query_parts(count: int) -> list[slice]:
-    """Slices of so many queries, about as many as there are cores, none longer than a search takes at a time."""
+    """Slices of `count` queries, about one per core, none longer than a search takes at a time."""
     size = max(1, min(_QUERIES, -(-count // cores())))
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,1 +1,1 @@
-"""What a search shows: pictures, a page, a montage, decoded codes."""
+"""Presents search results: pictures, a page, a montage, decoded codes."""

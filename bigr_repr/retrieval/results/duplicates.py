@@ -1,4 +1,4 @@
-"""Clusters of near-duplicates as a list of what to keep and to delete, and as a page. Finds and deletes nothing."""
+"""Writes clusters of near-duplicates as a list of what to keep and delete, and as a page. Deletes nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from bigr_repr.system.pages import data_url, render
 __all__ = ["duplicates_page", "file_sizes", "save_duplicates_page", "save_keep_list"]
 
 _TEMPLATE: Final = Path(__file__).with_name("duplicates.html")
-_PIXELS: Final = 192  # of a thumbnail's longer side
-_CLUSTERS: Final = 200  # on a page
-_PICTURES: Final = 24  # of a cluster
+_PIXELS: Final = 192  # longer side of a thumbnail
+_CLUSTERS: Final = 200  # maximum per page
+_PICTURES: Final = 24  # maximum per cluster
 
 
 def file_sizes(cluster: Cluster, finder: PhotoFinder) -> list[int]:
-    """Bytes of the file behind each row of a cluster; -1 where there is none."""
+    """Size in bytes of the file behind each row of a cluster; -1 if there is none."""
     sizes = []
     for id, row in zip(cluster.ids.tolist(), cluster.rows.tolist(), strict=True):
         found = next(finder.encoded(str(id), row), None)
@@ -35,8 +35,8 @@ def file_sizes(cluster: Cluster, finder: PhotoFinder) -> list[int]:
 
 
 def save_keep_list(clusters: Sequence[Cluster], kept: Sequence[Kept], path: PathLike) -> None:
-    """Write a CSV file, whole or not at all: cluster (1, 2, …), action ("keep" or "delete"), image, and for each one
-    to delete the kept image that it is like, and by how many bits it differs.  Raises OSError.
+    """Write a CSV file atomically: cluster (1, 2, …), action ("keep" or "delete"), image, and for each one to delete,
+    the most similar kept image and the number of differing bits.  Raises OSError.
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
@@ -50,7 +50,7 @@ def save_keep_list(clusters: Sequence[Cluster], kept: Sequence[Kept], path: Path
 
 
 def save_duplicates_page(page: str, path: PathLike) -> None:
-    """Write a page to a file, whole or not at all.  Raises OSError."""
+    """Write a page to a file atomically.  Raises OSError."""
     with replacing(Path(path)) as file:
         file.write(page.encode())
 
@@ -64,8 +64,8 @@ def duplicates_page(
 ) -> str:
     """A self-contained page of clusters, the largest first, with what to keep and what to delete of each.
 
-    photo_of(id, row): a photograph, or None. found: what was found, in a line. At most 200 clusters are shown, and of
-    each 24 pictures; the page says how many are left out.
+    photo_of(id, row): a photograph, or None. found: a one-line summary. At most 200 clusters with 24 pictures each are
+    shown; the page says how many are left out.
     """
     shown = list(zip(clusters, kept, strict=True))[:_CLUSTERS]
     return render(

@@ -1,4 +1,4 @@
-"""A search as one picture: the query, its hits, and their decoded codes below. Knows no index."""
+"""Draws a search as one picture: the query, its hits, and their decoded codes below. Knows no index."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class _Tile(NamedTuple):
 
 
 def montage(views: Sequence[SearchView]) -> Image.Image:
-    """Tiles in rows, each query on rows of its own: its framed photograph first, decoded codes below photographs.
+    """Tiles in rows, with new rows for each query: its framed photograph first, decoded codes below photographs.
 
-    The region that was compared, if any, is outlined.
+    The compared region, if any, is outlined.
 
-    Raises ValueError for no search.
+    Raises ValueError if there are no views.
     """
     if not views:
         raise ValueError("no search to show")
@@ -55,7 +55,7 @@ def montage(views: Sequence[SearchView]) -> Image.Image:
 
 
 def save_montage(views: Sequence[SearchView], path: PathLike) -> None:
-    """Write montage(views) as a PNG file, whole or not at all.  Raises OSError."""
+    """Write montage(views) as a PNG file atomically.  Raises OSError."""
     sheet = montage(views)
     with replacing(Path(path)) as file:
         sheet.save(file, "PNG", optimize=True)
@@ -97,7 +97,7 @@ def _outline(picture: Image.Image, region: tuple[float, float, float, float]) ->
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
-    """The font that matplotlib brings; Pillow's own knows only ASCII."""
+    """The font that matplotlib includes; Pillow's own covers only ASCII."""
     import matplotlib as mpl
 
     return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 12)

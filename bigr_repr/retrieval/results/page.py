@@ -1,4 +1,4 @@
-"""A search as one self-contained HTML file: photographs, decoded codes, and where the bits differ. Knows no index.
+"""Writes a search as one self-contained HTML file: photographs, decoded codes, and where bits differ. Knows no index.
 
 The page's three views are radio buttons and style rules of the template `search.html`.
 """
@@ -27,7 +27,7 @@ _VIEWS: Final = (("photo", "Photographs"), ("decoded", "Decoded from bits"), ("b
 
 
 def search_page(views: Sequence[SearchView]) -> str:
-    """The page of one or more queries, nearest hits first.  Raises ValueError for none."""
+    """The page of one or more queries, nearest hits first.  Raises ValueError if there are none."""
     if not views:
         raise ValueError("no search to show")
     shown = _VIEWS if any(view.decoded for view in views) else _VIEWS[:1]
@@ -43,7 +43,7 @@ def search_page(views: Sequence[SearchView]) -> str:
 
 
 def save_page(views: Sequence[SearchView], path: PathLike) -> None:
-    """Write search_page(views) to a file, whole or not at all.  Raises OSError."""
+    """Write search_page(views) to a file atomically.  Raises OSError."""
     text = search_page(views)
     with replacing(Path(path)) as file:
         file.write(text.encode())
@@ -63,7 +63,7 @@ def _search(view: SearchView) -> dict[str, Any]:
 
 def _hit(hit: HitView, view: SearchView) -> dict[str, Any]:
     if view.n_bits:
-        # Half of the bits differ between unrelated codes: there the bar is empty.
+        # Unrelated codes differ in half of the bits: the bar is then empty.
         same = 100 * (1 - hit.distance / view.n_bits)
         numbers, alike = [f"{hit.distance:,.0f} bits", f"{same:.1f} % same"], 1 - 2 * hit.distance / view.n_bits
     else:
@@ -79,7 +79,7 @@ def _pictures(photo: Image.Image | None, decoded: Image.Image | None) -> dict[st
 
 
 def _heat(hit: HitView, view: SearchView) -> str:
-    """A picture of h x w pixels: the redder, the more of a token's bits differ; half of them give full red."""
+    """A picture of h x w pixels, redder where more of a token's bits differ; half of them give full red."""
     assert hit.differing is not None
     share = np.clip(2 * hit.differing / max(1, view.bits_per_token), 0, 1)[..., None]
     red = np.broadcast_to(np.array([222, 60, 20, 0]), (*hit.differing.shape, 4))

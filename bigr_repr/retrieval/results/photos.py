@@ -1,4 +1,4 @@
-"""The photographs behind an index's ids. Knows nothing of search."""
+"""Finds the photographs behind an index's ids. Knows nothing of search."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from bigr_repr.retrieval.codes.source import DataSource
 __all__ = ["PhotoFinder", "thumbnail"]
 
 log = logging.getLogger(__name__)
-_LONGEST: Final = 320  # pixels of a thumbnail's longer side
+_LONGEST: Final = 320  # longer side of a thumbnail, in pixels
 
 
 class PhotoFinder:
-    """Finds the photograph of a row: by its id, where its data set found it, or as a thumbnail in the data set.
+    """Finds the photograph of a row: by its id, at its location in the data set, or as a thumbnail in the data set.
 
-    images: the folder that ids are paths in, or the tar or Parquet file; None: the current folder. source: the data set
-    that the rows are of. image_column: of Parquet files; None: as the data set was made, or else `image`.
+    images: the folder that ids are relative to, or the tar or Parquet file; None: the current folder. source: the rows'
+    data set. image_column: of Parquet files; None: as the data set was made, or else `image`.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class PhotoFinder:
         return None
 
     def encoded(self, id: str, row: int) -> Iterator[str | bytes]:
-        """The row's picture before it is decoded, from each place that has it: a path, or an encoded file's bytes."""
-        several = self._source is not None and len(self._source.folders) > 1  # which may have names in common
+        """The row's encoded picture from each place that has it: a path, or an encoded file's bytes."""
+        several = self._source is not None and len(self._source.folders) > 1  # which may share names
         for find in (self._of_row, self._at, self._kept) if several else (self._at, self._of_row, self._kept):
             try:
                 if (found := find(id, row)) is not None:
@@ -59,13 +59,13 @@ class PhotoFinder:
                 log.info("no photograph for row %d: %s", row, error)
 
     def _at(self, id: str, row: int) -> str | bytes | None:
-        """By its id. A name in a tar file may come twice there: only the data set knows which it was."""
+        """By its id. A name may occur twice in a tar file: then only the data set knows which one it was."""
         path = unescape_path(id)
         if self._images is None:
             return path if Path(path).is_file() else None
         if self._images.is_dir():
             file = os.path.normpath(self._images.absolute() / path)
-            inside = Path(file).is_relative_to(os.path.normpath(self._images.absolute()))  # ids are not to be trusted
+            inside = Path(file).is_relative_to(os.path.normpath(self._images.absolute()))  # ids are untrusted
             return file if inside and Path(file).is_file() else None
         entry = member_entry(str(self._images), path)
         return None if entry is None else self._encoded(entry, self._locator_of(row))
@@ -80,7 +80,7 @@ class PhotoFinder:
         return self._encoded(found, locator) if found is not None and found.path == id else None
 
     def _kept(self, id: str, row: int) -> bytes | None:
-        """The thumbnail that the data set keeps."""
+        """The thumbnail stored in the data set."""
         if self._source is None:
             return None
         folder, part, place = self._source.place_of(row)
@@ -100,7 +100,7 @@ class PhotoFinder:
 
 
 def _locator(folder: str) -> RowLocator | None:
-    """What finds the inputs of a data set's rows; None if it cannot be found."""
+    """The locator of a data set's inputs; None if the data set cannot be found."""
     try:
         return RowLocator(folder)
     except (OSError, ValueError):

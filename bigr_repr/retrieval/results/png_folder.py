@@ -1,4 +1,4 @@
-"""Stored tokenizer codes to a folder of PNG files. Knows nothing of search."""
+"""Decodes stored tokenizer codes to a folder of PNG files. Knows nothing of search."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bigr_repr.retrieval.index.shard_list import is_index
 __all__ = ["decode_to_folder"]
 
 _BATCH: Final = 256
-_LONGEST_NAME: Final = 200  # bytes, of the 255 that file systems take
+_LONGEST_NAME: Final = 200  # bytes, of the 255 that file systems allow
 
 
 def decode_to_folder(
@@ -37,18 +37,18 @@ def decode_to_folder(
     limit: int | None = None,
     model: PathLike | Pretrained | None = None,
 ) -> int:
-    """Decode tokenizer codes of a data set, an index folder or a file of codes; returns how many.
+    """Decode tokenizer codes of a data set, an index folder or a file of codes; returns their number.
 
-    source: a folder that embed_images wrote with codes, an index folder, a file that read_codes takes, or what it
-    gives. only: ids; None: all, or the first `limit`. model: that made the codes; None: by the name recorded with them.
-    Files are named by number and id, as 00003-cat.png, in a folder that is new or empty. All appear, or none.
+    source: a folder written by embed_images with codes, an index folder, a file for read_codes, or its result. only:
+    ids; None: all, or the first `limit`. model: the one that made the codes; None: by the recorded name. Files are
+    named by number and id, such as 00003-cat.png, in a new or empty folder. Either all are written, or none.
 
-    Raises FileExistsError for a folder that holds things, ValueError for codes that are no tokenizer's, for an id that
-    is not there, or for another model than the one recorded.
+    Raises FileExistsError for a folder that is not empty, ValueError for codes that are not tokenizer codes, for an
+    unknown id, or for a model other than the recorded one.
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is not empty; name a new folder: out=DIR")
+        raise FileExistsError(f"{folder} is not empty; choose a new folder: out=DIR")
     found = source if isinstance(source, CodeFile) else _stored(Path(source), limit if only is None else None)
     ids, codes = found.ids, found.codes
     rows = (np.arange(len(codes)) if only is None else _rows(ids, only))[:limit]
@@ -66,7 +66,7 @@ def decode_to_folder(
 
 @contextmanager
 def _all_or_none(folder: Path) -> Iterator[list[Path]]:
-    """A list to note written files in. If the block fails, they vanish, and the folder too if it was made."""
+    """A list for recording written files. If the block fails, they are removed, and the folder too if it was new."""
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -81,13 +81,13 @@ def _all_or_none(folder: Path) -> Iterator[list[Path]]:
 
 
 def _file_name(row: int, id: str) -> str:
-    """A file name that every system takes: no control characters, and short."""
+    """A file name that every system accepts: short, without control characters."""
     name = one_line(PurePosixPath(id).stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
     return f"{row:05d}-{name}.png"
 
 
 def _stored(source: Path, most: int | None) -> CodeFile:
-    """What is stored with tokenizer codes; of a data set, the first `most` rows or a few more."""
+    """The stored tokenizer codes; of a data set, the first `most` rows or a few more."""
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     if source.is_dir() and find_parts(source):
@@ -102,7 +102,7 @@ def _stored(source: Path, most: int | None) -> CodeFile:
         return CodeFile(ids=ids, codes=index.tokens, n_bits=index.token_layout().n_bits, provenance=index.provenance)
     found = read_codes(source)
     if found.provenance is not None and found.provenance.get("of") != BITS:
-        raise ValueError(f"{source} holds {found.provenance.get('of')}, which are no pictures; decode tokenizer bits")
+        raise ValueError(f"{source} holds {found.provenance.get('of')}, which are not pictures; decode tokenizer bits")
     return found
 
 
@@ -128,15 +128,15 @@ def _rows(ids: Sequence[str] | None, only: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _model(source: PathLike, provenance: Mapping[str, Any] | None, model: PathLike | Pretrained | None) -> Pretrained:
-    """The model to decode with: the one given, else the recorded one; checked to be the one recorded."""
+    """The model to decode with: the given or the recorded one; must be the recorded one."""
     if model is None and provenance is None:
-        raise ValueError("these codes do not say which model they come from; name it (--model)")
+        raise ValueError("these codes do not record which model made them; name it (--model)")
     if not isinstance(model, Pretrained):
         model = load(model or (provenance or {})["model"])
     recorded = None if provenance is None else provenance["weights_sha256"]
     if recorded not in (None, model.fingerprint):
         raise ValueError(
             f"{source}: codes of a model with SHA-256 {recorded[:12]}…, but {model.config.name} has "
-            f"{model.fingerprint[:12]}…; give the model that made them"
+            f"{model.fingerprint[:12]}…; use the model that made them"
         )
     return model

@@ -1,6 +1,6 @@
-"""What there is to see of a search: the query, its hits, their photographs and their decoded codes, as arrays.
+"""Views of a search: the query, its hits, their photographs and their decoded codes, as arrays.
 
-Knows nothing of pages or of how a montage is laid out.
+Knows nothing of pages or montage layout.
 """
 
 # q queries, k neighbors, h w token grid, S side in pixels
@@ -32,12 +32,12 @@ __all__ = ["HitView", "SearchView", "Searched", "look_at"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Searched:
-    """Queries, and what was found for each.
+    """Queries, and the hits of each.
 
-    names: of the queries, as they were given; titles: as they are shown. found: rows, ids and distances (q, k).
-    tokens: the queries' tokenizer codes, uint8 (q, bytes), or None. photos: of the queries, None where there is none.
-    failures: pictures that could not be read, and why; they are not among the q queries.
-    near: if hits were grouped, for each query and each hit the ids of those that stand under it.
+    names: of the queries, as given; titles: as shown. found: rows, ids and distances (q, k). tokens: the queries'
+    tokenizer codes, uint8 (q, bytes), or None. photos: of the queries, None if missing. failures: pictures that could
+    not be read, and why; they are not among the q queries. near: if hits were grouped, for each query and hit the ids
+    listed under it.
     """
 
     names: Sequence[str]
@@ -55,7 +55,7 @@ class Searched:
 class HitView:
     """One hit.
 
-    photo: the picture behind its id, if it was found; decoded: its code as a picture; differing: bits of each token
+    photo: the picture behind its id, if found; decoded: its code as a picture; differing: number of each token's bits
     that differ from the query's, (h, w) in 0..bits_per_token.
     """
 
@@ -70,8 +70,8 @@ class HitView:
 class SearchView:
     """One query and its hits, nearest first.
 
-    n_bits: compared for each distance; 0: the distances are cosine distances. provenance: in words.
-    region: the part that was compared, as shares of the side (x, y, w, h).
+    n_bits: number of bits compared; 0: distances are cosine distances. provenance: a description.
+    region: the compared part, as shares of the side (x, y, w, h).
     """
 
     name: str
@@ -93,8 +93,8 @@ def look_at(
 ) -> list[SearchView]:
     """The views of q queries.
 
-    photo_of(id, row): the photograph of a hit, or None. pre: the model that decodes tokenizer codes, where index and
-    query have them; None: nothing is decoded.
+    photo_of(id, row): the photograph of a hit, or None. pre: the model that decodes tokenizer codes, if index and query
+    have them; None: decode nothing.
     """
     layout, region = index.layout, searched.region
     bits, share = 0 if searched.rescored else index.n_bits, None
@@ -125,7 +125,7 @@ def look_at(
 def _decoded(
     index: HammingIndex | StoreIndex, searched: Searched, query: int, rows: NDArray[np.int64], pre: Pretrained | None
 ) -> tuple[Image.Image | None, list[_Decoded]]:
-    """A query's code as a picture, and each hit's with the differing bits of its tokens; Nones without codes."""
+    """A query's decoded code, and each hit's with the differing bits per token; None without codes."""
     layout: TokenLayout | None = index.layout
     if pre is None or layout is None or searched.tokens is None or not isinstance(index, HammingIndex):
         return None, [(None, None)] * len(rows)

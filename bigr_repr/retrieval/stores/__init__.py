@@ -1,1 +1,1 @@
-"""Indexes past one machine: codes in LanceDB (embedded, on disks and object stores) or Milvus (distributed)."""
+"""Indexes beyond one machine: codes in LanceDB (embedded, on disks and object stores) or Milvus (distributed)."""

@@ -1,8 +1,7 @@
-"""What every store of codes can do, and an index in one, searched as HammingIndex is. Knows no particular store.
+"""The interface of stores of codes, and an index in one, searched like HammingIndex. Knows no particular store.
 
-A store keeps one table of row number, id and code per name, and a header that says what the codes are. Vectors and the
-tokenizer's codes beside the search codes stay in the index folder: regions, decoding and several codes as one query are
-done there.
+A store has one table of row number, id and code per name, and a header that describes the codes. Vectors and additional
+tokenizer codes stay in the index folder, which regions, decoding and queries of several codes need.
 """
 
 # q queries, k neighbors
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from bigr_repr.retrieval.stores.native import Dialect
 
 _FORMAT: Final = 1
-_SAME: Final = 64  # rows with one id, of which the first is looked for
+_SAME: Final = 64  # maximum number of rows with one id when looking for the first
 _BINARIZER: Final = "binariser"  # in the header it keeps the spelling of the first version
 
 # number of the first row, ids, codes, kept columns
@@ -44,10 +43,10 @@ Hits = tuple[list[int], list[Any], list[int]]  # row numbers, ids and distances 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """What the codes in a store are.
+    """Description of the codes in a store.
 
-    kind: "flat" or "ivf". lists: of kind "ivf". effort: lists to search, as measured when it was pushed; recall: the
-    recall@10 measured at that effort; None for flat, and for what an older version pushed. columns: that were kept.
+    kind: "flat" or "ivf". lists: for kind "ivf". effort: number of lists to search, measured during the push; recall:
+    the recall@10 at that effort; None for flat, and for pushes of older versions. columns: kept ones.
     """
 
     n_bits: int
@@ -90,10 +89,10 @@ class Header:
                 recall=record.get("recall"), columns=_schema(record.get("columns")),
             )  # fmt: skip
         except (pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{name}: not an index that this program pushed ({error}); push it again") from error
+            raise ValueError(f"{name}: not an index pushed by bigr-repr ({error}); push it again") from error
 
     def same_codes(self, other: Header) -> bool:
-        """Whether codes made for one can be compared with the other's."""
+        """Whether codes of the two can be compared."""
         ours, theirs = (header.binarizer and header.binarizer.to_safetensors() for header in (self, other))
         return (self.n_bits, self.provenance, ours) == (other.n_bits, other.provenance, theirs)
 
@@ -103,18 +102,18 @@ def _schema(text: str | None) -> pa.Schema | None:
 
 
 class StoreTable(Protocol):
-    """One pushed state of an index, which stays what it is, or vanishes when another one is pushed.
+    """One pushed state of an index; immutable, but it may disappear when another one is pushed.
 
-    version: tells states apart. header: its text.
+    version: identifies the state. header: its text.
     """
 
     version: str
     header: str
 
     def search(self, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None = None) -> list[Hits]:
-        """At most k hits for each of codes (q, bytes), of the rows that pass an expression in the store's own words.
+        """At most k hits for each of codes (q, bytes), among rows that match an expression in the store's syntax.
 
-        Raises ConnectionError if the table is gone or out of reach.
+        Raises ConnectionError if the table is gone or unreachable.
         """
         ...
 
@@ -127,19 +126,19 @@ Finish = Callable[[StoreTable, Header], Header]
 
 
 class Store(Protocol):
-    """A back end. place: its name in messages. Every method raises ConnectionError if the store cannot be reached."""
+    """A backend. place: its name in messages. Every method raises ConnectionError if the store is unreachable."""
 
     place: str
     dialect: Dialect
 
     def check(self, header: Header, k: int = 1) -> None:
-        """Raises ValueError for codes that the store cannot hold, or a k that it cannot answer."""
+        """Raise ValueError for codes that the store cannot hold, or a k that it does not support."""
         ...
 
     def write(self, header: Header, batches: Iterator[CodeBatch], finish: Finish) -> None:
         """Replace the table, and remove what earlier pushes left; readers see the old one until all rows are written.
 
-        finish(table, header): measures the new table, and returns the header with that.
+        finish(table, header): measures the new table, and returns the header with the result.
         """
         ...
 
@@ -149,12 +148,12 @@ class Store(Protocol):
 
 
 class StoreIndex:
-    """An index in a store, to be searched as a HammingIndex is, by bits.
+    """An index in a store, searched by bits like a HammingIndex.
 
-    It answers from the state that it opened. When that is replaced and vanishes, it goes on with the new one if that
-    holds codes of the same make; otherwise searches raise ValueError.
+    It answers from the state that it opened. If that is replaced and disappears, it switches to the new one if its
+    codes are compatible; otherwise searches raise ValueError.
 
-    n_bits, binarizer, provenance: as HammingIndex's.
+    n_bits, binarizer, provenance: as in HammingIndex.
     """
 
     layout: ClassVar[TokenLayout | None] = None
@@ -172,12 +171,12 @@ class StoreIndex:
     def search(
         self, queries: ArrayLike, k: int = 10, *, effort: int | None = None, **within: Unpack[Within]
     ) -> Neighbors:
-        """The k nearest codes to each of queries, packed codes uint8 (q, bytes) or one of them, (bytes).
+        """The k nearest codes to each query: packed codes, uint8 (q, bytes), or a single one, (bytes).
 
-        effort: lists to search, of kind "ivf"; None: as many as the push measured to be enough. Equal distances come in
-        the order of the rows, but which of the equally far ones come last within k is the store's choice.
-        where, radius, offset: see Within; the store filters, which in kind "ivf" is as approximate as its search.
-        Raises ValueError for codes of another length or k outside 1..len(index), ConnectionError.
+        effort: number of lists to search, for kind "ivf"; None: as many as the push found necessary. Ties are in row
+        order, but the store chooses among ties at the k-th distance.
+        where, radius, offset: see Within; the store filters, which for "ivf" is as approximate as its search.
+        Raises ValueError for codes of a wrong length or k outside 1..len(index), ConnectionError.
         """
         return self.find(queries, k, effort=effort, **within).neighbors
 
@@ -209,12 +208,12 @@ class StoreIndex:
 
     @property
     def version(self) -> str:
-        """Of the state that it answers from; another push has another one."""
+        """The version of the state that it answers from; changes with every push."""
         return self._table.version
 
     @property
     def column_names(self) -> dict[str, str]:
-        """Columns that were pushed, to filter by, and what they hold, in a word."""
+        """Pushed columns for filtering, with short type names."""
         return {field.name: type_name(field.type) for field in self.header.columns or ()}
 
     def read(self, rows: Sequence[int]) -> tuple[list[str], NDArray[np.uint8]]:
@@ -235,7 +234,7 @@ class StoreIndex:
         return [names[place] for place in places.tolist()]
 
     def row_of(self, id: str) -> int:
-        """The first row with an id; -1: there is none.  Raises ConnectionError."""
+        """The first row with an id; -1 if there is none.  Raises ConnectionError."""
         any_code = np.zeros((1, code_bytes(self.n_bits)), np.uint8)
         found = self.find(any_code, min(len(self), _SAME), where=Filter(ids=(id,))).rows
         return int(min(found[found >= 0], default=-1))
@@ -249,12 +248,12 @@ class StoreIndex:
             self._checked(codes, k)
             found = self._table.search(codes, k, effort if self.header.lists else None, where)
         for i, (rows, _, _) in enumerate(found):
-            if len(rows) < k and effort is not None:  # few codes in those lists: search all
+            if len(rows) < k and effort is not None:  # too few codes in those lists: search all
                 (found[i],) = self._table.search(codes[i : i + 1], k, self.header.lists, where)
         return found
 
     def _reopened(self) -> bool:
-        """Whether another state has taken this one's place; it is then opened."""
+        """Whether another state has replaced this one; it is then opened."""
         table = self._store.open()
         if table.version == self._table.version:
             return False
@@ -270,7 +269,7 @@ class StoreIndex:
         if wanted.dtype != np.uint8 or wanted.ndim != 2 or wanted.shape[1] != length:
             raise ValueError(
                 f"queries of shape {wanted.shape} and dtype {wanted.dtype} are not packed codes of {length} bytes, "
-                f"which {self._store.place} holds; take both from the same model, layer and binarizer"
+                f"which {self._store.place} holds; use the same model, layer and binarizer for both"
             )
         if not 1 <= k <= len(self):
             raise ValueError(f"k={k} is outside 1..{len(self)}, the codes in {self._store.place}; ask for fewer")
@@ -289,9 +288,9 @@ class StoreIndex:
     ) -> Found:
         """rescored(), with row numbers too."""
         if self.binarizer is None:
-            raise ValueError(f"{self._store.place} holds codes that no features were made into: leave rescore out")
+            raise ValueError(f"{self._store.place} holds codes that are not made from features: leave rescore out")
         if rescore < 1:
-            raise ValueError(f"rescore={rescore} must be at least 1: how many times k to look at")
+            raise ValueError(f"rescore={rescore} must be at least 1: the multiple of k to consider")
         scope = Scope.of(len(self), k, None, within.get("radius"), within.get("offset", 0))
         most = min(len(self), rescore * scope.depth)
         listed = self.find(queries, most, effort=effort, where=within.get("where"))
@@ -321,9 +320,9 @@ class StoreIndex:
     ) -> Neighbors:
         """The k nearest by cosine to vectors (q, D), among the rescore * k nearest by Hamming distance to queries.
 
-        A store keeps no vectors: it is the cosine with what the bits stand for: the mean of the numbers of rows with
+        Stores have no vectors: this is the cosine with what the bits stand for, the mean feature value of rows with
         that bit. radius: a cosine distance.
-        Raises ValueError for tokenizer bits, and for vectors of another width or number than the queries.
+        Raises ValueError for tokenizer bits, and for vectors whose width or number does not match.
         """
         return self.find_rescored(queries, vectors, k, rescore=rescore, effort=effort, **within).neighbors
 

@@ -22,7 +22,7 @@ from bigr_repr.retrieval.stores.native import LANCE, pushed_columns
 
 
 class _LanceTable:
-    """See StoreTable: LanceDB keeps a table that was opened at its version."""
+    """See StoreTable: an opened LanceDB table stays at its version."""
 
     def __init__(self, store: LanceStore, table: Any, header: str) -> None:
         self._store, self._table, self.header = store, table, header
@@ -38,12 +38,12 @@ class _LanceTable:
 
 
 class LanceStore:
-    """See Store. where: a folder, or whatever else lancedb.connect takes. seconds: that it may take to answer."""
+    """See Store. where: a folder, or anything else lancedb.connect takes. seconds: time limit for an answer."""
 
     dialect = LANCE
 
     def __init__(self, where: str, name: str, seconds: float = ANSWER) -> None:
-        os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings are addressed to programmers
+        os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings are for developers
         import lancedb
 
         self.place, self._name, self._local = f"lancedb:{where}", name, "://" not in where
@@ -51,10 +51,10 @@ class LanceStore:
         self._connect: Any = partial(lancedb.connect, where)
 
     def check(self, header: Header, k: int = 1) -> None:
-        """LanceDB takes all."""
+        """LanceDB has no limits to check."""
 
     def write(self, header: Header, batches: Iterator[CodeBatch], finish: Finish) -> None:
-        """One version of the table is committed after all rows: until then readers see the one before."""
+        """Commits one version of the table after all rows: until then readers see the previous one."""
         from lancedb.index import IvfFlat
 
         kind = pa.list_(pa.uint8(), -(-header.n_bits // 8))
@@ -83,11 +83,11 @@ class LanceStore:
                 config = IvfFlat(distance_type="hamming", num_partitions=header.lists)
                 self._timed(lambda: table.create_index("code", config=config), more)
             tuned = finish(_LanceTable(self, table, header.to_json()), header)
-            if tuned is not header:  # in a field's metadata: the schema's cannot be changed
+            if tuned is not header:  # stored in a field's metadata: the schema's cannot be changed
                 text = json.dumps({"effort": tuned.effort, "recall": tuned.recall})
                 self._timed(lambda: table.replace_field_metadata("code", {METADATA_KEY.decode(): text}))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that readers of old versions will fail: they open the new one
+                warnings.simplefilter("ignore")  # about readers of old versions failing: ours reopen the new one
                 self._timed(lambda: table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True), more)
 
     def open(self) -> _LanceTable:
@@ -102,12 +102,12 @@ class LanceStore:
                 raise FileNotFoundError(nothing) from None
             metadata, measured = table.schema.metadata or {}, table.schema.field("code").metadata or {}
         if METADATA_KEY not in metadata:
-            raise ValueError(f"{self.place}: the table {self._name} was not pushed by this program")
+            raise ValueError(f"{self.place}: the table {self._name} was not pushed by bigr-repr")
         header = json.loads(metadata[METADATA_KEY]) | json.loads(measured.get(METADATA_KEY, b"{}"))
         return _LanceTable(self, table, json.dumps(header))
 
     def search(self, table: Any, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None) -> list[Hits]:
-        """Exact without effort; with it, in that many lists."""
+        """Exact without effort; with it, searches that many lists."""
         found: list[Hits] = []
         with self._reaching():
             for code in codes:
@@ -121,7 +121,7 @@ class LanceStore:
         return found
 
     def read(self, table: Any, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.uint8]]:
-        """Rows lie in the order in which they were written, which is that of their numbers."""
+        """Rows are stored in writing order, which is that of their numbers."""
         with self._reaching():
             found = self._timed(table.take_offsets(rows.tolist()).select(["row", "id", "code"]).to_arrow)
         codes = found.column("code").combine_chunks().values.to_numpy().reshape(len(found), -1)
@@ -129,7 +129,7 @@ class LanceStore:
         return found.column("id").take(order).to_pylist(), codes[order]
 
     def _timed(self, call: Callable[[], Any], more: float = 0.0, signs: Signs | None = None) -> Any:
-        """What call() gives. more: seconds that it may take beyond the usual ones."""
+        """The result of call(). more: seconds in addition to the usual limit."""
         local = self._where if self._local else None
         return within(call, self._seconds + more, self.place, local=local, signs=signs)
 

@@ -1,6 +1,6 @@
-"""Time limits for calls to stores: one that is not answered in time ends with one line. Knows nothing of what is asked.
+"""Time limits for calls to stores: a call without a timely answer fails with a one-line error.
 
-A call that takes too long goes on in its thread, which does not keep the process from ending; its result is dropped.
+A call that takes too long continues in its thread, which does not keep the process alive; its result is dropped.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Final, TypeVar
 
 from bigr_repr.system.files import FULL_REMEDY
 
-ANSWER: Final = 60.0  # seconds that opening or searching may take
-STEP: Final = 120.0  # seconds that a step of a push may take: a batch of rows, or a look at what is there
-ROWS: Final = 1000  # rows a second at least that an index is made of: what is beyond that takes too long
-_SPACE: Final = 1 << 20  # bytes free, below which a disk is taken to be full
+ANSWER: Final = 60.0  # time limit for opening or searching, in seconds
+STEP: Final = 120.0  # time limit for a step of a push, in seconds: writing a batch of rows, or listing
+ROWS: Final = 1000  # minimum rows per second when building an index; slower counts as too long
+_SPACE: Final = 1 << 20  # free bytes below which a disk counts as full
 _T = TypeVar("_T")
 
 
@@ -37,10 +37,10 @@ class Signs:
 def within(
     call: Callable[[], _T], seconds: float, place: str, *, local: str | None = None, signs: Signs | None = None
 ) -> _T:
-    """What call() gives or raises. signs: of life, from the last of which the seconds count; None: from the start.
+    """The result of call(), or its error. signs: time counts from the last sign of life; None: from the start.
 
     place: the store's name in messages; local: its file or folder, if it is on this machine.
-    Raises ConnectionError when the time is over.
+    Raises ConnectionError when the time is up.
     """
     done: Future[_T] = Future()
 
@@ -60,15 +60,15 @@ def within(
 
 def _remedy(local: str | None) -> str:
     if local is None:
-        return "see whether the server runs and its disk is not full, or allow a longer timeout"
+        return "check that the server is running and its disk is not full, or allow a longer timeout"
     folder = next((each for each in (Path(local), *Path(local).absolute().parents) if each.is_dir()), None)
     if folder is not None and shutil.disk_usage(folder).free < _SPACE:
         return f"its disk is full: {FULL_REMEDY}"
-    return "see whether another process has it open, or allow a longer timeout"
+    return "check whether another process has it open, or allow a longer timeout"
 
 
 class Timed:
-    """An object whose methods are called as within() does."""
+    """An object whose methods are called through within()."""
 
     def __init__(self, target: Any, seconds: float, place: str, local: str | None) -> None:
         self._target, self.seconds, self._place, self._local = target, seconds, place, local
@@ -82,5 +82,5 @@ class Timed:
         return timed
 
     def patient(self, seconds: float) -> Timed:
-        """The same with other patience."""
+        """The same with a different time limit."""
         return Timed(self._target, seconds, self._place, self._local)

@@ -1,7 +1,7 @@
 """Codes in Milvus, a server or the embedded milvus-lite: BINARY_VECTOR by HAMMING. Knows nothing of queries.
 
-Two collections per name: the rows, under a name of their own for every push, and NAME_header, which is written last and
-says which rows are the current ones.
+Two collections per name: the rows, under a new name for every push, and NAME_header, which is written last and says
+which rows are current.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from bigr_repr.retrieval.stores.base import CodeBatch, Finish, Header, Hits
 from bigr_repr.retrieval.stores.limits import ANSWER, ROWS, Timed, within
 from bigr_repr.retrieval.stores.native import MILVUS, pushed_columns
 
-_TEXT: Final = 60_000  # of a header in one row; Milvus takes 65 535 bytes
-_PARTS: Final = 2_000  # rows of a header that are read at most
+_TEXT: Final = 60_000  # bytes of the header per row; Milvus allows 65 535
+_PARTS: Final = 2_000  # maximum number of header rows to read
 _LONGEST_ID: Final = 4096
 _MOST_HITS: Final = 16_384
-_MOST_BITS: Final = 262_144  # of a binary vector
+_MOST_BITS: Final = 262_144  # limit of a binary vector
 _LITE_BITS: Final = 32_768
-_SECONDS: Final = 20  # to wait for a server
+_SECONDS: Final = 20  # time to wait for a server
 
 
 class _MilvusTable:
@@ -50,27 +50,27 @@ class _MilvusTable:
 
 
 class MilvusStore:
-    """See Store. where: a server's address, or a file ending in .db for milvus-lite. The environment's MILVUS_TOKEN is
-    the server's token or user:password. seconds: that it may take to answer."""
+    """See Store. where: a server's address, or a file ending in .db for milvus-lite. The environment variable
+    MILVUS_TOKEN holds the server's token or user:password. seconds: time limit for an answer."""
 
     dialect = MILVUS
 
     def __init__(self, where: str, name: str, seconds: float = ANSWER) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of milvus-lite about its own imports
+            warnings.simplefilter("ignore")  # milvus-lite warns about its own imports
             from pymilvus import DataType
 
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised, and once is enough
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised; logging them too is redundant
         self.place, self._where, self._name, self._types = f"milvus:{where}", where, name, DataType
         self._lite, self._seconds = where.endswith(".db"), seconds
 
     @cached_property
     def _client(self) -> Any:
-        """Connected when first needed: milvus-lite makes the file that it does not find."""
+        """Connects when first needed, because milvus-lite creates a missing file."""
         from pymilvus import MilvusClient
 
         logged = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)  # milvus-lite logs what the error says again
+        logging.disable(logging.CRITICAL)  # milvus-lite also logs the error
         try:
             with warnings.catch_warnings(), self._reaching():
                 warnings.simplefilter("ignore")
@@ -80,15 +80,15 @@ class MilvusStore:
                     local=local,
                 )  # fmt: skip
                 return Timed(client, self._seconds, self.place, local)
-        except RuntimeError as error:  # of milvus-lite, about the file's name
+        except RuntimeError as error:  # from milvus-lite, about the file's name
             raise ValueError(
-                f"{self.place}: name the file with at most 35 of a-z, 0-9, '.', '_', '-' ({error})"
+                f"{self.place}: use a file name of at most 35 of a-z, 0-9, '.', '_', '-' ({error})"
             ) from error
         finally:
             logging.disable(logged)
 
     def check(self, header: Header, k: int = 1) -> None:
-        """Raises ValueError for what Milvus, or milvus-lite, cannot do."""
+        """Raise ValueError for what Milvus, or milvus-lite, cannot do."""
         most = _LITE_BITS if self._lite else _MOST_BITS
         if header.n_bits > most:
             raise ValueError(f"{self.place} holds codes of at most {most:,} bits, not {header.n_bits:,}; use lancedb")
@@ -98,7 +98,7 @@ class MilvusStore:
             raise ValueError(f"k={k}: {self.place} finds at most {_MOST_HITS:,}; ask for fewer, or search the folder")
 
     def write(self, header: Header, batches: Iterator[CodeBatch], finish: Finish) -> None:
-        """The rows as a new collection, then the header that names it; then collections of earlier pushes go."""
+        """Writes the rows as a new collection, then the header that names it; then removes earlier collections."""
         rows = f"{self._name}_{secrets.token_hex(6)}"
         try:
             with self._reaching():
@@ -111,7 +111,7 @@ class MilvusStore:
                 self._client.patient(self._seconds + header.count / ROWS).load_collection(rows)
                 self._write_header(rows, finish(_MilvusTable(self, rows, header.to_json()), header).to_json())
         except BaseException:
-            with suppress(Exception):  # else the next push removes it
+            with suppress(Exception):  # otherwise the next push removes it
                 self._client.patient(_SECONDS).drop_collection(rows)
             raise
         with self._reaching():
@@ -133,7 +133,7 @@ class MilvusStore:
         return _MilvusTable(self, rows, header)
 
     def search(self, rows: str, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None) -> list[Hits]:
-        """HAMMING is named in every search: Milvus takes another metric for binary vectors by default."""
+        """Every search names HAMMING, because Milvus's default for binary vectors is a different metric."""
         params: dict[str, Any] = {"metric_type": "HAMMING", "params": {} if effort is None else {"nprobe": effort}}
         with self._reaching():
             answers = self._client.search(
@@ -178,7 +178,7 @@ class MilvusStore:
         self._client.create_collection(collection, schema=schema, index_params=index)
 
     def _field(self, kind: pa.DataType) -> Any:
-        """Milvus's type of a kept column."""
+        """Milvus's type for a kept column."""
         if pa.types.is_string(kind):
             return self._types.VARCHAR
         if pa.types.is_boolean(kind):
@@ -186,7 +186,7 @@ class MilvusStore:
         return self._types.INT64 if pa.types.is_integer(kind) else self._types.DOUBLE
 
     def _write_header(self, rows: str, text: str) -> None:
-        """Row 0 names the rows' collection; the others hold the text. A vector is what every collection must have."""
+        """Row 0 names the rows' collection; the others hold the text. Every collection must have a vector."""
         if not self._client.has_collection(self._header):
             self._make(self._header, 8, None)
         parts = [text[start : start + _TEXT] for start in range(0, len(text), _TEXT)]
@@ -226,7 +226,7 @@ class MilvusStore:
         except MilvusException as error:
             said = " ".join(str(error.message or error).split())
             if "Open local milvus failed" in said:
-                said = "another process has it open, and milvus-lite serves one at a time; end that, or run a server"
+                said = "another process has it open, and milvus-lite serves only one; end that process, or use a server"
             raise ConnectionError(f"{self.place}: {said}") from error
 
 

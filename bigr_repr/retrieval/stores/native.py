@@ -1,4 +1,4 @@
-"""Filters in the words of LanceDB and of Milvus. Knows nothing of how they search."""
+"""Translates filters to the syntax of LanceDB and Milvus. Knows nothing of how they search."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from bigr_repr.retrieval.codes.where import COMPARISONS, Node, constant, mask_of
 
 __all__ = ["LANCE", "MILVUS", "Dialect", "pushed_columns"]
 
-_TAKEN: Final = {"row", "id", "name", "code", "_distance", "_rowid"}  # names that the stores' tables have themselves
+_TAKEN: Final = {"row", "id", "name", "code", "_distance", "_rowid"}  # names that the stores' tables use themselves
 _OPPOSITE: Final = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """How a store writes expressions.
+    """A store's syntax of expressions.
 
-    id: its name for the ids. equal: its sign for that. text, name: put into its quotes. brackets: of lists. ilike:
-    whether it has that, and "not like". nulls: whether it holds any.
+    id: its name for the ids. equal: its equality operator. text, name: quoting functions. brackets: of lists. ilike:
+    whether it has ilike and "not like". nulls: whether it can hold nulls.
     """
 
     id: str
@@ -37,7 +37,7 @@ class Dialect:
     nulls: bool
 
     def expression(self, chosen: Filter, schema: pa.Schema) -> str:
-        """A filter of an index that keeps columns of this schema.  Raises ValueError for what it or the store lacks."""
+        """A filter for an index with columns of this schema.  Raises ValueError for what it or the store lacks."""
         parts = []
         if chosen.match is not None:
             parts.append(f"{self.name(self.id)} like {self.text(_pattern(chosen.match))}")
@@ -52,7 +52,8 @@ class Dialect:
         return " and ".join(f"({part})" for part in parts)
 
     def _written(self, node: Node, types: dict[str, pa.DataType], *, negated: bool) -> str:
-        """An expression, or its opposite: "not" goes inward, for not every store has it before brackets."""
+        """An expression or its negation: "not" is pushed inward, because not every store allows it before
+        parentheses."""
         if isinstance(node, exp.Not):
             return self._written(node.this, types, negated=not negated)
         if isinstance(node, exp.And | exp.Or):
@@ -99,7 +100,7 @@ class Dialect:
             return self.text(value)
         if pa.types.is_integer(kind) and isinstance(value, float):
             if not value.is_integer():
-                raise ValueError(f"where: {name} holds whole numbers; this store does not compare them with {value!r}")
+                raise ValueError(f"where: {name} holds integers; this store does not compare them with {value!r}")
             value = int(value)
         return repr(float(value) if pa.types.is_floating(kind) else value)
 
@@ -115,13 +116,13 @@ MILVUS: Final = Dialect(
 
 
 def pushed_columns(table: pa.Table | None, store: str, *, nulls: bool) -> pa.Table | None:
-    """Kept columns as a store takes them: dates and times as numbers.  Raises ValueError for what it cannot hold."""
+    """Kept columns in a store's form: dates and times as numbers.  Raises ValueError for what it cannot hold."""
     if table is None:
         return None
     columns = {}
     for name, values in zip(table.column_names, table.columns, strict=True):
         if name in _TAKEN or not (name.isascii() and name.isidentifier()):
-            raise ValueError(f"{store} holds no column called {name!r}; build the index with a plainer name")
+            raise ValueError(f"{store} holds no column called {name!r}; build the index with a different name")
         if not nulls and values.null_count:
             raise ValueError(f"{store} holds no nulls, of which column {name!r} has {values.null_count:,}; use lancedb")
         columns[name] = values.cast(_pushed(values.type))
@@ -135,7 +136,7 @@ def _pushed(kind: pa.DataType) -> pa.DataType:
 
 
 def _check(node: Node, text: str, types: dict[str, pa.DataType]) -> None:
-    """Raises ValueError as the index folder would."""
+    """Raise ValueError as the index folder would."""
 
     def column(name: str) -> pa.ChunkedArray:
         if name not in types:
@@ -150,6 +151,6 @@ def _check(node: Node, text: str, types: dict[str, pa.DataType]) -> None:
 
 
 def _pattern(match: str) -> str:
-    """A pattern of * and ? as one of % and _."""
+    """Convert a pattern with * and ? to one with % and _."""
     escaped = match.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return escaped.replace("*", "%").replace("?", "_")

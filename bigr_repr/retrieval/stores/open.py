@@ -1,4 +1,4 @@
-"""Opening a store by its name, and pushing an index to one. Knows all stores, and nothing of how they work."""
+"""Opens a store by its name, and pushes an index to one. Knows all stores, but not how they work."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ log = logging.getLogger(__name__)
 
 KINDS: Final = ("flat", "ivf")
 _CHUNK: Final = 4 << 20  # bytes of codes sent at a time
-_CHUNK_ROWS: Final = 1 << 13  # sent at a time: with the longest ids less than a message to Milvus holds, 64 MB
-_FEW: Final = 1000  # different codes, below which lists save nothing
+_CHUNK_ROWS: Final = 1 << 13  # rows sent at a time: even with the longest ids below Milvus's message limit of 64 MB
+_FEW: Final = 1000  # distinct codes below which lists save nothing
 _SCHEMES: Final = ("lancedb", "milvus")
 
 
 def is_store(place: str) -> bool:
-    """Whether a place names a store, and not an index folder."""
+    """Whether a place names a store rather than an index folder."""
     return place.split(":", 1)[0] in _SCHEMES
 
 
 def open_store(place: str, name: str = "images") -> StoreIndex:
-    """The index that was pushed to "lancedb:DIR" (any place that LanceDB takes, as s3://…) or "milvus:URI".
+    """Open the index that was pushed to "lancedb:DIR" (or any other LanceDB location, such as s3://…) or "milvus:URI".
 
-    Raises ValueError for another place, ImportError without the extra `stores`, FileNotFoundError if nothing was pushed
-    there, ConnectionError for a store that does not answer within a minute.
+    Raises ValueError for any other place, ImportError without the extra `stores`, FileNotFoundError if nothing was
+    pushed there, ConnectionError if the store does not answer within a minute.
     """
     return StoreIndex(connect(place, name))
 
@@ -47,11 +47,11 @@ def open_store(place: str, name: str = "images") -> StoreIndex:
 def push(
     index: HammingIndex, place: str, name: str = "images", *, kind: str = "flat", timeout: float = STEP
 ) -> StoreIndex:
-    """Copy an index's ids and codes to a store, and return the index there; what has the name there is replaced.
+    """Copy an index's ids and codes to a store, replacing any of the same name, and return the index there.
 
-    kind: "flat" (exact), or "ivf", whose lists to search are chosen by measuring recall; of fewer than a thousand
-    different codes it becomes flat. milvus-lite has only "flat". timeout: seconds that the store may take for a step,
-    as to take some thousand rows; to make an index of them, a second more per thousand.
+    kind: "flat" (exact), or "ivf", whose number of lists to search is chosen by measuring recall; with fewer than a
+    thousand distinct codes it becomes flat. milvus-lite has only "flat". timeout: time limit in seconds for a step,
+    such as writing a few thousand rows; for building an index, one more second per thousand rows.
     Raises as open_store, and ValueError for an empty index or codes that the store cannot hold.
     """
     if not 0 < timeout < float("inf"):
@@ -63,7 +63,7 @@ def push(
     store = connect(place, name, timeout)
     distinct = find_distinct(index.rows.codes).firsts if kind == "ivf" else np.empty(0, np.int64)
     if kind == "ivf" and len(distinct) < _FEW:
-        log.info("%d different codes are few: %s is flat", len(distinct), place)
+        log.info("only %d distinct codes: %s is flat", len(distinct), place)
         kind = "flat"
     lists = round(2 * len(distinct) ** 0.5) if kind == "ivf" else None
     header = Header(
@@ -76,7 +76,7 @@ def push(
 
 
 def _tuned(index: HammingIndex, distinct: NDArray[np.int64], table: StoreTable, header: Header) -> Header:
-    """The header with the fewest lists whose recall reaches the target."""
+    """The header with the smallest number of lists whose recall reaches the target."""
     if header.lists is None:
         return header
 
@@ -95,7 +95,7 @@ def _tuned(index: HammingIndex, distinct: NDArray[np.int64], table: StoreTable, 
 def _batches(index: HammingIndex) -> Iterator[CodeBatch]:
     step = max(1, min(_CHUNK_ROWS, _CHUNK // index.rows.codes.shape[1]))
     for start in range(0, len(index), step):
-        # Copied, for a slice still counts as all text, which may be more than the 2 GB of plain strings.
+        # Copied, because a slice still refers to all text, which may exceed the 2 GB of plain strings.
         rows = pa.array(np.arange(start, min(start + step, len(index))))
         ids = id_array(index.ids.take(rows), len(rows)).cast(pa.string())
         kept = None if index.rows.columns is None else index.rows.columns.slice(start, step)
@@ -103,12 +103,13 @@ def _batches(index: HammingIndex) -> Iterator[CodeBatch]:
 
 
 def connect(place: str, name: str = "images", seconds: float = ANSWER) -> Store:
-    """The store at a place, whether or not anything was pushed there.  Raises as open_store, but FileNotFoundError."""
+    """The store at a place, whether or not anything was pushed there.  Raises as open_store, except
+    FileNotFoundError."""
     scheme, _, where = place.partition(":")
     if scheme not in _SCHEMES or not where:
-        raise ValueError(f"{place!r} is no store; name lancedb:DIR or milvus:URI")
+        raise ValueError(f"{place!r} is not a store; use lancedb:DIR or milvus:URI")
     if not (name.isascii() and name.isidentifier()):
-        raise ValueError(f"name={name!r} must be letters, digits and underscores, a letter first")
+        raise ValueError(f"name={name!r} must be letters, digits and underscores, starting with a letter")
     try:
         if scheme == "lancedb":
             from bigr_repr.retrieval.stores.lance import LanceStore

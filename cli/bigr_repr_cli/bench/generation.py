@@ -42,7 +42,7 @@ class Judge:
     layer: Annotated[
         list[str],
         typer.Option(
-            help="Block whose features to use, counted from 0: 12; -1 (the last); mid  "
+            help="Block whose features to use, counted from 0: 12; -1 (the last); mid "
             r"\[default: 12, or the last if there are fewer]."
         ),
     ] = ()  # type: ignore[assignment]

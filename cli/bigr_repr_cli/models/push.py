@@ -20,9 +20,7 @@ def command(
     ] = None,
     license: Annotated[
         str | None,
-        typer.Option(
-            help=r"License of the weights, by its name on the hub, such as mit or cc-by-4.0 \[default: none]."
-        ),
+        typer.Option(help=r"License of the weights, by its hub name, such as mit or cc-by-4.0 \[default: none]."),
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Sample pictures to draw for the card; 0: none.")] = 8,
     message: Annotated[str, typer.Option(help="Commit message.")] = "Upload model",

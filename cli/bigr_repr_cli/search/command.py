@@ -43,7 +43,7 @@ class Search:
     where: Annotated[
         str | None,
         typer.Option(
-            help="Search only images that match this expression over path and the index's columns:  "
+            help="Search only images that match this expression over path and the index's columns: "
             """'label = "cat" and not width < 100'; in (…), between, like "a%" and is null work too """
             r"\[default: all].",
         ),
@@ -82,7 +82,7 @@ class Search:
             "--nprobe",
             "--efSearch",
             min=0,
-            help="Search effort of an approximate index, in the unit shown by index info  "
+            help="Search effort of an approximate index, in the unit shown by index info "
             r"\[default: the index's own; ivf in a store: an eighth of its lists].",
         ),
     ] = None

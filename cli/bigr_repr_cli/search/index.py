@@ -45,7 +45,7 @@ class IndexOptions:
             "--efSearch",
             min=0,
             help="Search effort. ivf: lists searched; hnsw: size of the candidate list; hash: bits of a key that "
-            "may differ  "
+            "may differ "
             r"\[default: the smallest that reaches --target-recall].",
         ),
     ] = None

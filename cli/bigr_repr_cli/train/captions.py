@@ -60,7 +60,7 @@ class CaptionSource:
         if found is None:
             raise ValueError(
                 "the pictures have no captions: a .txt or .json file next to each, in tar shards too, a column of "
-                "captions (--caption-column), a COCO captions file (--coco) or class names (--template) gives  "
+                "captions (--caption-column), a COCO captions file (--coco) or class names (--template) gives "
                 "some"
             )
         return found

@@ -30,7 +30,7 @@ CodePrecision = StrEnum("CodePrecision", ["float32", "bfloat16", "no", "bf16"])
 Images = Annotated[
     list[str],
     typer.Argument(
-        help="Folders, Parquet files, tar shards (several: shards/{000..012}.tar), torchvision:NAME:ROOT, or  "
+        help="Folders, Parquet files, tar shards (several: shards/{000..012}.tar), torchvision:NAME:ROOT, or "
         "synthetic-captions:COUNT."
     ),
 ]
