@@ -1,6 +1,6 @@
 """Image representations from a generator: features, bit codes, search and edits from one BiGR model.
 
-Public names stand in `__init__.pyi` and load on first use: importing the package loads neither torch nor faiss.
+Public names are declared in `__init__.pyi` and load on first use: importing the package loads neither torch nor faiss.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""Names of types that every part of the package may use. Knows nothing of any part."""
+"""Type aliases shared by all parts of the package."""
 
 from __future__ import annotations
 
 import os
 
-PathLike = str | os.PathLike[str]  # a file or folder as callers give it
+PathLike = str | os.PathLike[str]  # a file or folder, as given by callers

@@ -1,7 +1,7 @@
 """Bit codes as bytes: packing, token layouts, Hamming distances. Knows nothing of images, models or files; NumPy only.
 
-A code of an image is token-major: bit k of token n is bit n * K + k. Bits are packed in the order of numpy.packbits,
-the most significant bit of a byte first; the bits that fill up the last byte are 0. Bytes are unsigned.
+An image's code is token-major: bit k of token n is bit n * K + k. Bits are packed in the order of numpy.packbits,
+most significant bit of a byte first; padding bits in the last byte are 0. Bytes are unsigned.
 """
 
 # B batch, N tokens, K bits per token, h w token grid
@@ -30,7 +30,7 @@ _CHUNK: Final = 1 << 26  # bytes compared at a time
 
 
 class _Array(Protocol):
-    """What NumPy arrays and torch tensors have in common and the layouts need."""
+    """The methods of NumPy arrays and torch tensors that the layouts need."""
 
     @property
     def shape(self) -> Any: ...
@@ -44,7 +44,7 @@ _A = TypeVar("_A", bound=_Array)
 
 
 def code_bytes(n_bits: int) -> int:
-    """Bytes that a code of n_bits takes. Raises ValueError for n_bits below 1."""
+    """Number of bytes of a code of n_bits. Raises ValueError for n_bits below 1."""
     if n_bits < 1:
         raise ValueError(f"n_bits={n_bits} must be at least 1")
     return -(-n_bits // 8)
@@ -54,7 +54,7 @@ def to_bytes(bits: ArrayLike) -> NDArray[np.uint8]:
     """Pack bits (..., n_bits), bool or numbers 0 and 1, into uint8 (..., ceil(n_bits / 8)).
 
     For the codes of a model (B, N, K), give bits.reshape(B, N * K).
-    Raises ValueError for no bits or a value other than 0 and 1 (probabilities are not bits: threshold them first).
+    Raises ValueError for empty input or values other than 0 and 1 (threshold probabilities first).
     """
     array = np.asarray(bits)
     if array.ndim == 0 or array.shape[-1] == 0:
@@ -70,7 +70,7 @@ def to_bytes(bits: ArrayLike) -> NDArray[np.uint8]:
 def from_bytes(packed: ArrayLike, n_bits: int) -> NDArray[np.bool_]:
     """The inverse of to_bytes: uint8 (..., ceil(n_bits / 8)) -> bool (..., n_bits).
 
-    Raises ValueError for another dtype or length, or if a bit past n_bits is set.
+    Raises ValueError for a wrong dtype or length, or if a bit past n_bits is set.
     """
     array = _unsigned(packed, "packed")
     check_length(array, n_bits)
@@ -78,7 +78,7 @@ def from_bytes(packed: ArrayLike, n_bits: int) -> NDArray[np.bool_]:
 
 
 def check_length(packed: NDArray[np.uint8], n_bits: int) -> None:
-    """Raises ValueError if codes (..., bytes) do not take the bytes of `n_bits`, or have bits set past them."""
+    """Raise ValueError if codes (..., bytes) do not have the length for `n_bits`, or have bits set past them."""
     length = code_bytes(n_bits)
     if packed.shape[-1] != length:
         raise ValueError(f"n_bits={n_bits} takes {length} bytes per code; these codes have {packed.shape[-1]}")
@@ -88,9 +88,9 @@ def check_length(packed: NDArray[np.uint8], n_bits: int) -> None:
 
 
 def grid_to_tokens(grid: _A) -> _A:
-    """A tokenizer's layout as a transformer reads it: (..., K, h, w) -> (..., h*w, K), rows first; array or tensor.
+    """From the tokenizer's layout to the transformer's: (..., K, h, w) -> (..., h*w, K), row-major; array or tensor.
 
-    Raises ValueError below 3 axes.
+    Raises ValueError for fewer than 3 axes.
     """
     if len(grid.shape) < 3:
         raise ValueError(f"grid has shape {tuple(grid.shape)}; expected (..., K, h, w)")
@@ -108,16 +108,18 @@ def tokens_to_grid(tokens: _A, grid: tuple[int, int] | None = None) -> _A:
     *batch, count, bits = tokens.shape
     height, width = grid or (math.isqrt(count), math.isqrt(count))
     if height * width != count:
-        remedy = f"grid={grid} holds {height * width}" if grid else "give grid=(h, w), for they make no square"
+        remedy = (
+            f"grid={grid} holds {height * width}" if grid else "give grid=(h, w), because they do not make a square"
+        )
         raise ValueError(f"tokens has {count} tokens; {remedy}")
     return tokens.swapaxes(-1, -2).reshape((*batch, bits, height, width))  # type: ignore[no-any-return]
 
 
 def hamming(a: ArrayLike, b: ArrayLike) -> NDArray[np.int32]:
-    """Numbers of differing bits of packed codes: uint8 (..., bytes), broadcast against each other -> int32 (...).
+    """Number of differing bits of packed codes: uint8 (..., bytes), broadcast against each other -> int32 (...).
 
     hamming(a[:, None], b) gives all pairs, (len(a), len(b)).
-    Raises ValueError for another dtype (signed bytes among them), codes of different length, or shapes that do not fit.
+    Raises ValueError for another dtype (such as signed bytes), codes of different length, or incompatible shapes.
     """
     left, right = _unsigned(a, "a"), _unsigned(b, "b")
     if left.shape[-1] != right.shape[-1]:

@@ -1,4 +1,4 @@
-"""What a model is made of: frozen, checked configurations and the named presets. Knows nothing of tensors or files."""
+"""Model configurations: frozen and validated, with named presets. Knows nothing of tensors or files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_CATEGORICAL_BITS = 14  # a softmax over 2^K codes
 _OF_TEXT = ("condition", "caption_dim", "caption_tokens", "text_encoder", "text_encoder_sha256")
 _T = TypeVar("_T")
 _SHOWN = 80  # characters of a value in an error
-# The largest numbers that a configuration may state, where that is not 65 536.
+# Upper limits of configuration fields, if not 65 536.
 _MOST = {
     "layers": 1024, "heads": 4096, "transcoder_blocks": 1024, "res_blocks": 1024, "in_channels": 64, "grid": 4096,
     "code_bits": 4096, "classes": 10_000_000, "train_timesteps": 1_000_000, "sample_timesteps": 1_000_000,
@@ -26,7 +26,7 @@ _MOST = {
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:
-    """Raises ValueError that names the field `name`, its value and the rule, unless ok."""
+    """Raise ValueError, naming the field `name`, its value and the rule, unless ok."""
     if not ok:
         said = repr(value)
         said = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}…"
@@ -42,12 +42,12 @@ def _positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(is_count(value), name, value, "it must be a whole number of at least 1")
-        most = _MOST.get(name, 1 << 16)  # or a few bytes of JSON would fill memory
+        most = _MOST.get(name, 1 << 16)  # otherwise a few bytes of JSON could fill memory
         require(value <= most, name, value, f"it must be at most {most}")
 
 
 def from_fields(cls: type[_T], data: Mapping[str, Any], where: str) -> _T:
-    """A configuration from plain data, as JSON gives it. Raises ValueError that names unknown fields and `where`."""
+    """A configuration from plain data, as read from JSON. Raises ValueError that names unknown fields and `where`."""
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - known)
     if unknown:
@@ -59,9 +59,9 @@ def from_fields(cls: type[_T], data: Mapping[str, Any], where: str) -> _T:
 class TokenizerConfig:
     """Architecture of the binary autoencoder.
 
-    `image_size` is the side in pixels of the square images it was trained on; with `channel_multipliers` it decides
-    where the attention blocks stand (`attention_resolutions`, feature-map sides). One level fewer than
-    `channel_multipliers` has entries halves the image, so the grid of tokens is `image_size / 2**(levels - 1)` wide.
+    `image_size` is the side in pixels of the square images it was trained on; with `channel_multipliers` it determines
+    where attention blocks are placed (`attention_resolutions`, feature-map sides). Every level except the last halves
+    the image, so the token grid is `image_size / 2**(levels - 1)` wide.
     """
 
     image_size: int = 256
@@ -108,18 +108,18 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """Architecture of the transformer and of its transcoder, and the noise schedule that both rely on.
+    """Architecture of the transformer and its transcoder, and the noise schedule that both use.
 
     `objective` is what the transcoder is trained to predict: "flip" (which bits the noise flipped; the released
     weights), "x0" (the clean bits) or "bce" (the clean bits without any diffusion, in one step).
-    `attention` is "full" (masked tokens are read off all others; BiGR) or "causal": an autoregressive model, in which a
-    token reads the class and the tokens before it, in raster order, and tells the bits of the next one.
-    `output_head` draws a token's bits: "bernoulli" is the binary transcoder of BiGR; "categorical", to compare with it
-    and for code_bits of at most 14, is a softmax over all 2^code_bits codes. `objective` concerns only the former.
-    `sample_timesteps` and `sample_guidance` are the diffusion steps and, towards a class or caption, the guidance scale
-    of drawings that name none.
-    `condition` is what pictures are drawn of: "class", one of `classes`, or "text", a caption of at most
-    `caption_tokens` tokens, each a vector of `caption_dim` that a text encoder gives. Both are 0 in models of classes.
+    `attention` is "full" (masked tokens are predicted from all others; BiGR) or "causal": an autoregressive model, in
+    which a token sees the class and the tokens before it, in raster order, and predicts the bits of the next one.
+    `output_head` draws a token's bits: "bernoulli" is BiGR's binary transcoder; "categorical", for comparison and for
+    code_bits of at most 14, is a softmax over all 2^code_bits codes. `objective` concerns only the former.
+    `sample_timesteps` and `sample_guidance` are the default diffusion steps and the default guidance scale toward a
+    class or caption.
+    `condition` is what pictures are conditioned on: "class", one of `classes`, or "text", a caption of at most
+    `caption_tokens` tokens, each a text encoder's vector of width `caption_dim`. Both are 0 in class models.
     """
 
     layers: int = 24
@@ -161,7 +161,12 @@ class GeneratorConfig:
             if self.condition == "text":
                 _positive(self, name)
             else:
-                require(getattr(self, name) == 0, name, getattr(self, name), "it is of models with condition='text'")
+                require(
+                    getattr(self, name) == 0,
+                    name,
+                    getattr(self, name),
+                    "it applies only to models with condition='text'",
+                )
         rule = f"it must not exceed train_timesteps={self.train_timesteps}"
         require(self.sample_timesteps <= self.train_timesteps, "sample_timesteps", self.sample_timesteps, rule)
 
@@ -186,7 +191,7 @@ class GeneratorConfig:
         return -(-int(8 * self.dim / 3) // multiple) * multiple
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain data; without captions, another head or guidance, as earlier versions knew it."""
+        """The configuration as plain data; fields unknown to earlier versions are left out if unused."""
         ours = dataclasses.asdict(self)
         unused = () if self.condition == "text" else _OF_TEXT
         usual = {"output_head": "bernoulli", "sample_guidance": GeneratorConfig.sample_guidance}
@@ -207,11 +212,11 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A whole model: both architectures and what its users must know about it.
+    """A whole model: both architectures, and what its users must know about it.
 
-    `training` says on what data, under which terms and how it was trained; `quality` holds measured figures.
-    Both are free-form records for people and never change what the model computes. `text_encoder` names the network
-    that encodes a text model's captions, `text_encoder_sha256` its weights; both are empty in models of classes.
+    `training` records the training data, their terms and the procedure; `quality` has measured figures. Both are
+    free-form records for people and never affect what the model computes. `text_encoder` names the network that encodes
+    a text model's captions, `text_encoder_sha256` its weights; both are empty in class models.
     """
 
     name: str
@@ -232,7 +237,7 @@ class ModelConfig:
         names = len(self.class_names)
         rule = f"the generator has {generator.classes} classes; give one name each, or none"
         require(names in (0, generator.classes), "len(class_names)", names, rule)
-        rule = "a text model names the encoder of its captions, a model of classes none"
+        rule = "a text model must name its caption encoder, and a class model must not"
         require(bool(self.text_encoder) == (generator.condition == "text"), "text_encoder", self.text_encoder, rule)
 
     @property
@@ -274,7 +279,7 @@ _TINY_TOKENIZER = TokenizerConfig(
     norm_groups=4,
 )
 
-# 16 tokens that span 16 pixels each: for plain pictures, in minutes on a CPU.
+# 16 tokens of 16 pixels each: for simple pictures, in minutes on a CPU.
 _MINI_TOKENIZER = TokenizerConfig(
     image_size=64,
     base_channels=8,

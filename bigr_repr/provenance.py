@@ -1,4 +1,4 @@
-"""What differs between two records, in words. Knows nothing of what is recorded."""
+"""Describes how two records differ. Knows nothing of what is recorded."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignored: Collection[str] = ()) -> list[str]:
-    """Each field that differs as "name was …, is …"; of a record within the record only what differs, as outer.inner.
+    """Each differing field as "name was …, is …"; in nested records only what differs, as outer.inner.
 
-    Values are as in JSON: a field that only one of them has is null in the other.  ignored: fields that do not count.
+    Values are as in JSON: a field that only one of them has is null in the other.  ignored: fields to ignore.
     """
     found = []
     for name in sorted({*old, *new} - {*ignored}):

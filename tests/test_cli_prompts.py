@@ -88,7 +88,7 @@ def test_painting_commands_take_prompts(bigr: Run, tmp_path: Path) -> None:
         (("generate", "--prompts", "photo.png"), "photo.png is not UTF-8 text", 1),
         (("generate", "-l", "3"), "tiny-text draws from captions, not classes; give a prompt", 1),
         (("generate", "-l", "all"), "tiny-text draws from captions, not classes; give a prompt", 1),
-        (("generate", "--negative", "a cat"), "goes with a prompt", 1),
+        (("generate", "--negative", "a cat"), "needs a prompt", 1),
         (("edit", "photo.png", "--box", "1,1,9,9"), "say what to paint", 2),
     ],
 )

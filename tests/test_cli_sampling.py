@@ -491,7 +491,7 @@ def test_interpolate_draws_a_strip_and_a_walk(bigr: Run, tmp_path: Path) -> None
             times.append(animation.info["duration"])
     assert times == [1500, 250, 250, 1500, 250, 250]  # it rests at both ends
     code, _, error = bigr("interpolate", "--from", "tench", "--to", "goldfish,1,2", "--steps", "3", "--out", "w.png")
-    assert (code, "--steps=3 is too few; a way by 4 classes has at least 4" in error) == (1, True)
+    assert (code, "--steps=3 is too few; 4 classes need at least 4" in error) == (1, True)
     bigr("generate", "--labels", "tench", "--out", "end")
     assert np.array_equal(strip[:, :16], pixels(tmp_path / "end/000000.png"))
 
@@ -545,7 +545,7 @@ def test_precision_by_either_name(bigr: Run, tmp_path: Path, name: str) -> None:
         (["inpaint", "gone.png", "--mask", "mask.png", "--out", "o.png"], "gone.png: no such file"),
         (["inpaint", "photo.png", "--box", "50,0,60,9", "--out", "o.png"], "box=50,0,60,9 holds no pixel"),
         ([*PAINT, "--window", "37"], "window=37 is outside 1..36"),
-        ([*PAINT, "--guidance", "3"], "no class to guide towards"),
+        ([*PAINT, "--guidance", "3"], "no class to guide toward"),
         ([*PAINT, "--iterations", "17"], "17 iterations are more than the 16 tokens of test's grid; ask"),
         (["inpaint", "photo.png", "--mask", "mask.png", "--out", "o.jpg"], "must end in .png"),
         (["inpaint", "photo.png", "--mask", "mask.png", "--out", "nowhere/o.png"], "nowhere: no such folder"),
@@ -556,7 +556,7 @@ def test_precision_by_either_name(bigr: Run, tmp_path: Path, name: str) -> None:
         (["outpaint", "photo.png", "--aspect", "50:36", "--out", "o.png"], "nothing is to be painted"),
         (["outpaint", "photo.png", "--left", "1000000000", "--out", "o.png"], "grow it by less"),
         (["generate", "--labels", "cat", "--out", "o"], "class 'cat' is not one of test's; nearest: 'tabby cat'"),
-        (["generate", "--guidance", "2", "--out", "o"], "no class to guide towards"),
+        (["generate", "--guidance", "2", "--out", "o"], "no class to guide toward"),
         (["inpaint", "photo.png", "--mask", "mask.png", "--out", ""], "must end in .png"),
         ([*PAINT, "--label", ""], "no class is named"),
         (["generate", "--count", "1000001", "--out", "o"], "more than 1,000,000 pictures"),

@@ -301,7 +301,7 @@ def test_progress_counts_every_iteration_and_shows_the_first_version(pre: Pretra
         ({"mask": np.zeros((20, 30))}, "mask is empty"),
         ({"steps": 17}, "17 iterations are more than the 16 tokens of"),
         ({"labels": 5}, "labels="),
-        ({"guidance": 3.0}, "no class to guide towards"),
+        ({"guidance": 3.0}, "no class to guide toward"),
         ({"count": 0}, "count=0"),
     ],
 )

@@ -294,7 +294,7 @@ def test_an_index_of_several_data_sets_is_kept_up_with_each(tmp_path: Path) -> N
         assert (Path(where).name, part.name, f"{place:05}.jpg") == (
             {"a": "one", "b": "two", "c": "three"}[id[0]], f"part-000{id[2:4]}.parquet", id[5:]
         )  # fmt: skip
-    with pytest.raises(ValueError, match=r"is of .*three already"):
+    with pytest.raises(ValueError, match=r"already includes .*three"):
         update_index(folder, add=[tmp_path / "three"])
     with pytest.raises(ValueError, match="add it with: index update --add"):
         update_index(folder, tmp_path / "four")

@@ -100,9 +100,9 @@ def test_classes_of_a_model_trained_without_any_are_refused(pre: Pretrained) -> 
 
 
 def test_guidance_without_labels_is_refused(pre: Pretrained) -> None:
-    with pytest.raises(ValueError, match="no class to guide towards"):
+    with pytest.raises(ValueError, match="no class to guide toward"):
         generate(pre, guidance=2.0, steps=2)
-    with pytest.raises(ValueError, match="no class to guide towards"):
+    with pytest.raises(ValueError, match="no class to guide toward"):
         enrich(pre, some_images(), guidance=10.0, steps=2)
 
 
@@ -166,7 +166,7 @@ def test_outpaint_keeps_the_tokens_inside(pre: Pretrained) -> None:
     inside[1:3, 1:3] = True  # rows 3..12 hold tokens 4..12, columns 4..13 too
     assert torch.equal(first[:, inside.flatten()], known[:, inside.flatten()])
     assert watch.seen[0].masked.sum() == 6  # half of 12: linear
-    for at, says in [((8, 0), "leaves the canvas"), (None, "")]:
+    for at, says in [((8, 0), "extends outside the canvas"), (None, "")]:
         side = 9 if says else 16
         with pytest.raises(ValueError, match=says or "fills the canvas"):
             outpaint(pre, some_images(side=side), at=at, steps=2)

@@ -197,7 +197,7 @@ def test_features_are_of_the_null_caption(pre: Pretrained) -> None:
         ({"prompt": []}, "prompt is empty"),
         ({"prompt": "caf\udce9"}, "is not UTF-8 text"),
         ({"prompt": RED, "negative": " "}, "negative=' ' is empty"),
-        ({"negative": RED}, "goes with a prompt"),
+        ({"negative": RED}, "needs a prompt"),
         ({"labels": [1]}, "tiny-text draws from captions, not classes; give a prompt"),
         ({"guidance": 2.0}, "give a text model a prompt"),
     ],

@@ -1,4 +1,4 @@
-"""Drawing codes and square images: one sampler, and the applications that are arguments to it."""
+"""Draws codes and square images: one sampler, and the applications built on it."""
 
 import lazy_loader
 

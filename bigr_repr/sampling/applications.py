@@ -1,8 +1,8 @@
-"""Generate, inpaint, outpaint, edit, interpolate, enrich: arguments to the one sampler. Knows nothing of files.
+"""Generate, inpaint, outpaint, edit, interpolate, enrich, all with one sampler. Knows nothing of files.
 
-All work on the model's square canvas and return images as the tokenizer decodes them, known parts included; for
-photographs of any size see photos.py. Images are float32 (B, 3, S, S) in [0, 1] on the model's device. The keywords
-that all of them take are those of `Options`.
+All work on the model's square canvas and return images as decoded by the tokenizer, including known parts; for
+photographs of any size see photos.py. Images are float32 (B, 3, S, S) in [0, 1] on the model's device. All take the
+keywords in `Options`.
 """
 
 # B images of the call, N tokens, K bits per token, D width, S side of the canvas in pixels, g tokens per side
@@ -30,12 +30,12 @@ PAINTING = SamplingSettings(steps=25, schedule="linear")
 def generate(
     pre: Pretrained, labels: Labels | None = None, *, count: int | None = None, **options: Unpack[Options]
 ) -> Tensor:
-    """New images of the given classes; without labels, of no particular class; with a text model, of a `prompt`.
+    """New images of the given classes; without labels, unconditional; with a text model, of a `prompt`.
 
-    labels: classes in 0..C-1.  count: how many images in all, the labels or prompts taken in turn; None: one of each.
+    labels: classes in 0..C-1.  count: total number of images, cycling through labels or prompts; None: one of each.
 
-    Raises ValueError for labels outside the model's classes, labels of a text model or a prompt to another, impossible
-    settings, or guidance without labels.
+    Raises ValueError for labels outside the model's classes, labels for a text model or a prompt for a class model,
+    invalid settings, or guidance without labels.
     """
     job = Job(pre, SamplingSettings(), options)
     given = job.conditions(labels)
@@ -55,13 +55,13 @@ def inpaint(
 ) -> Tensor:
     """Images with the marked part repainted; tokens outside the mask keep their bits.
 
-    image: one or a batch, of the model's size; tensor (3, S, S) or (B, 3, S, S), array, PIL image or file.  mask: what
-    to paint, in pixels (S, S) or tokens (g, g), one for all or one each, array or tensor, or an image that is white
-    there; a token is painted if any of its pixels is.
-    labels: what to paint; None leaves it to the context.  One image, mask or label goes with any number of the others.
-    count: how many images in all, the inputs taken in turn; None: one of each.
+    image: one or a batch, of the model's size; tensor (3, S, S) or (B, 3, S, S), array, PIL image or file.  mask: the
+    area to paint, in pixels (S, S) or tokens (g, g), one for all or one each, array or tensor, or an image that is
+    white there; a token is painted if any of its pixels is.
+    labels: what to paint; None: whatever fits the context.  A single image, mask or label is used with all others.
+    count: total number of images, cycling through the inputs; None: one of each.
 
-    Raises ValueError for another size, an empty mask, labels outside the model's classes, or guidance without labels.
+    Raises ValueError for a wrong size, an empty mask, labels outside the model's classes, or guidance without labels.
     """
     job = Job(pre, PAINTING, options)
     return job.repaint(to_canvas(pre, image), token_mask(pre, mask), job.conditions(labels), count)
@@ -76,7 +76,7 @@ def edit(
     count: int | None = None,
     **options: Unpack[Options],
 ) -> Tensor:
-    """Images with the marked part replaced by something of the given class or prompt: `inpaint` with one of them."""
+    """Images with the marked part replaced by the given class or prompt: `inpaint` with one of them."""
     return inpaint(pre, image, mask, something_named(labels, options), count=count, **options)
 
 
@@ -89,13 +89,13 @@ def outpaint(
     count: int | None = None,
     **options: Unpack[Options],
 ) -> Tensor:
-    """The canvas around images smaller than it.
+    """Paint the canvas around images that are smaller than it.
 
     image: one or a batch, (3, H, W) or (B, 3, H, W) with H, W <= S, array, PIL image or file.  at: (left, top) of the
-    image on the canvas in pixels; None: in the middle.  Tokens that it covers only in part are painted too.
+    image on the canvas in pixels; None: centered.  Tokens that it covers only partly are painted too.
     labels, count: as for `inpaint`.
 
-    Raises ValueError for an image that leaves or fills the canvas, and as `inpaint` does.
+    Raises ValueError for an image that fills or extends outside the canvas, and as `inpaint` does.
     """
     canvas, masked = place(pre, to_batch(image), at)
     job = Job(pre, PAINTING, options)
@@ -113,10 +113,10 @@ def interpolate(
 ) -> Tensor:
     """Images between classes, or prompts: the condition is the weighted sum of theirs; all share the noise of `first`.
 
-    labels: two or more classes; None: as many prompts.  frames: so many even steps from the first to the last, by way
-    of the others.  weights: (B, L), a row for each image and a column for each label, instead of even steps.  smooth:
-    draw the classes themselves first, and what lies between so that neighbors are alike; see `walk`. False: each image
-    by itself.
+    labels: two or more classes; None: use two or more prompts.  frames: number of evenly spaced images from the first
+    to the last, passing through the others.  weights: (B, L), a row per image and a column per label, instead of even
+    steps.  smooth: draw the classes themselves first, then images in between so that neighbors are similar; see `walk`.
+    False: draw each image independently.
 
     Raises ValueError for fewer than two labels, labels outside the model's classes, or misshapen weights.
     """
@@ -124,7 +124,7 @@ def interpolate(
     condition = job.conditions(labels)
     if condition is None or len(condition) < 2:
         named = f"prompt={job.prompts} is a single prompt" if labels is None else f"labels={labels!r} is a single class"
-        raise ValueError(f"{named}; interpolation goes between two or more")
+        raise ValueError(f"{named}; interpolation needs two or more")
     ends = len(condition)
     mix = _even_steps(frames, ends) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
     if mix.ndim != 2 or mix.shape[1] != ends or not len(mix) or not mix.isfinite().all():
@@ -147,13 +147,13 @@ def enrich(
     count: int | None = None,
     **options: Unpack[Options],
 ) -> Tensor:
-    """Images with new detail: one token of every 2x2 block is drawn anew at a time.
+    """Images with new detail: one token of every 2x2 block is redrawn at a time.
 
-    image: one or a batch, of the model's size.  scale: the detail that is first taken out, by making the image so many
-    times smaller and large again; 1 for an image that is blurred already.  Four rounds of `steps` iterations, in an
-    order of its own for each image, redraw every token once.  labels, count: as for `inpaint`.
+    image: one or a batch, of the model's size.  scale: factor by which the image is first shrunk and enlarged again, to
+    remove detail; 1 for an image that is already blurred.  Four rounds of `steps` iterations, in a different order for
+    each image, redraw every token once.  labels, count: as for `inpaint`.
 
-    Raises ValueError for another size, labels outside the model's classes, or guidance without labels.
+    Raises ValueError for a wrong size, labels outside the model's classes, or guidance without labels.
     """
     images = lower_detail(to_canvas(pre, image), at_least_one("scale", scale))
     everything = torch.ones(1, pre.config.generator.tokens, dtype=torch.bool)
@@ -162,7 +162,7 @@ def enrich(
 
 
 def block_rounds(masked: Tensor, draws: Draws) -> list[Tensor]:
-    """Four masks (B, N), each one place of every 2x2 block of tokens, in an order drawn for each image."""
+    """Four masks (B, N), each with one position of every 2x2 block of tokens, in a random order for each image."""
     grid = round(masked.shape[1] ** 0.5)
     row, column = torch.arange(grid)[:, None] % 2, torch.arange(grid)[None, :] % 2
     place_of_token = (2 * row + column).flatten()
@@ -171,8 +171,8 @@ def block_rounds(masked: Tensor, draws: Draws) -> list[Tensor]:
 
 
 def _even_steps(frames: int, labels: int) -> Tensor:
-    """Weights (frames, labels) that go from the first label to the last in even steps, between two at a time."""
+    """Weights (frames, labels) from the first label to the last in even steps, between two at a time."""
     if at_least_one("frames", frames) < labels:
-        raise ValueError(f"frames={frames} is too few; a way by {labels} classes has at least {labels}")
+        raise ValueError(f"frames={frames} is too few; {labels} classes need at least {labels}")
     position = torch.arange(frames, dtype=torch.float64)[:, None] * (labels - 1) / (frames - 1)
     return (1 - (position - torch.arange(labels)).abs()).clamp(min=0).float()

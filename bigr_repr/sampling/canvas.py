@@ -1,4 +1,4 @@
-"""Users' images and masks, brought to a model's square canvas. Knows nothing of sampling or files."""
+"""Converts users' images and masks to a model's square canvas. Knows nothing of sampling or files."""
 
 # B batch, S side of the canvas in pixels, g grid (tokens per side), N = g*g tokens in raster order, K bits per token
 
@@ -14,20 +14,19 @@ from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_batch, to_marks
 
 
 def to_canvas(pre: Pretrained, image: ImageLike) -> Tensor:
-    """`to_batch`, and ValueError unless the images fill the model's canvas: (B, 3, S, S)."""
+    """Like `to_batch`, but raises ValueError unless the images fill the model's canvas: (B, 3, S, S)."""
     batch, side = to_batch(image), pre.config.image_size
     if batch.shape[2:] != (side, side):
         size = f"{batch.shape[3]}x{batch.shape[2]}"
-        raise ValueError(f"image is {size} pixels; {pre.config.name} paints {side}x{side}: resize or crop it first")
+        raise ValueError(f"image is {size} pixels; {pre.config.name} needs {side}x{side}: resize or crop it first")
     return batch
 
 
 def token_mask(pre: Pretrained, mask: MaskLike) -> Tensor:
-    """Which tokens are to be painted: (B, N), bool.
+    """Which tokens to paint: (B, N), bool.
 
-    mask: (S, S) or (B, S, S) for pixels, or (g, g) or (B, g, g) for tokens, or a mask image, marked as `to_marks`
-    says. A token is painted if any of its pixels is. Raises ValueError for another shape and for a mask that asks for
-    nothing.
+    mask: (S, S) or (B, S, S) for pixels, or (g, g) or (B, g, g) for tokens, or a mask image as for `to_marks`. A token
+    is painted if any of its pixels is. Raises ValueError for another shape and for an empty mask.
     """
     marked = torch.from_numpy(to_marks(mask))
     shape = tuple(marked.shape)
@@ -37,25 +36,25 @@ def token_mask(pre: Pretrained, mask: MaskLike) -> Tensor:
         expected = f"({side}, {side}) pixels or ({grid}, {grid}) tokens, or a batch of these"
         raise ValueError(f"mask has shape {shape}; expected {expected}")
     if not marked.any():
-        raise ValueError("mask is empty: nothing is to be painted; mark what to replace with 1 (True)")
+        raise ValueError("mask is empty: there is nothing to paint; mark the area to replace with 1 (True)")
     if marked.shape[1] != grid:
         marked = F.max_pool2d(marked.float(), side // grid) > 0
     return marked.flatten(1)
 
 
 def place(pre: Pretrained, image: Tensor, at: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) put on empty canvases: (B, 3, S, S) and the tokens to be painted (1, N), bool.
+    """Place images (B, 3, H, W) on empty canvases: (B, 3, S, S), and the tokens to paint (1, N), bool.
 
-    at: (left, top) in pixels; None: in the middle. Tokens that lie wholly inside the image are known. The canvas
-    around it takes the nearest pixel of the image, so that what the tokenizer sees beyond the edge is smooth.
+    at: (left, top) in pixels; None: centered. Tokens entirely inside the image are known. The canvas around it repeats
+    the image's nearest pixel, so that what the tokenizer sees beyond the edge is smooth.
     """
     side, step = pre.config.image_size, pre.config.tokenizer.downsample
     height, width = image.shape[2:]
     left, top = at if at is not None else ((side - width) // 2, (side - height) // 2)
     if left < 0 or top < 0 or left + width > side or top + height > side:
         raise ValueError(
-            f"image of {width}x{height} pixels at {(left, top)} leaves the canvas of {side}x{side}; "
-            "resize it, or place it elsewhere with at=(left, top)"
+            f"image of {width}x{height} pixels at {(left, top)} extends outside the canvas of {side}x{side}; resize "
+            "it, or place it elsewhere with at=(left, top)"
         )
     canvas = F.pad(image, (left, side - left - width, top, side - top - height), mode="replicate")
     edges = torch.arange(0, side, step)
@@ -63,7 +62,7 @@ def place(pre: Pretrained, image: Tensor, at: tuple[int, int] | None) -> tuple[T
     inside_y = (edges >= top) & (edges + step <= top + height)
     masked = ~(inside_y[:, None] & inside_x[None, :])
     if not masked.any():
-        raise ValueError(f"image of {width}x{height} pixels fills the canvas: nothing is to be painted around it")
+        raise ValueError(f"image of {width}x{height} pixels fills the canvas: there is nothing to paint around it")
     return canvas, masked.flatten()[None]
 
 
@@ -75,7 +74,7 @@ def encode(pre: Pretrained, images: Tensor) -> Tensor:
 
 
 def bit_logits(pre: Pretrained, images: Tensor) -> Tensor:
-    """Logits of P(bit = 1) of canvases: as `encode`, before the bits are decided."""
+    """Logits of P(bit = 1) of canvases: as `encode`, before thresholding."""
     weight = pre.generator.transformer.mask_tok
     return grid_to_tokens(pre.tokenizer.bit_logits(images.to(weight.device, weight.dtype)).float())
 
@@ -87,7 +86,7 @@ def decode(pre: Pretrained, codes: Tensor) -> Tensor:
 
 
 def lower_detail(images: Tensor, scale: int) -> Tensor:
-    """Images (B, 3, S, S) made `scale` times smaller and large again: the coarse content without the detail."""
+    """Images (B, 3, S, S) shrunk by `scale` and enlarged again: the coarse content without the detail."""
     if scale == 1:
         return images
     side = images.shape[-1]

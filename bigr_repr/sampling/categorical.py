@@ -1,4 +1,4 @@
-"""The categorical head in the role of a chain: one pass to the probabilities of all codes of a token.
+"""The categorical head with the interface of a chain: one pass gives the probabilities of all codes of a token.
 
 Knows nothing of orders or images.
 """
@@ -36,9 +36,9 @@ class CategoricalChain:
         temperature: float = 1.0,
         prior: Tensor | None = None,
     ) -> Tensor:
-        """P(code) of each row: (R, 2^K), float32. Arguments as of `Chain`; nothing is drawn.
+        """P(code) of each row: (R, 2^K), float32. Arguments as in `Chain`; draws nothing.
 
-        Guidance mixes the logits of both halves. A prior (R, K) adds, to a code's logit, those of its bits.
+        Guidance mixes the logits of both halves. A prior (R, K) adds the logits of a code's bits to the code's logit.
         """
         guided = guidance > 1
         if condition.ndim != 3 or condition.shape[0] != 1 + guided:
@@ -54,15 +54,16 @@ class CategoricalChain:
         return predicted @ self._table
 
     def confidence(self, order: str, predicted: Tensor) -> Tensor:
-        """The score by which a ranked order goes, highest first: (R, 2^K) -> (R,) in [0, 1]. KeyError for any other.
+        """The score of a ranked order, highest first: (R, 2^K) -> (R,) in [0, 1]. KeyError for any other order.
 
-        By the entropy of the code; margin: how much likelier the likeliest code is than the next.
+        From the entropy of the code; for margin: the difference between the two highest probabilities.
         """
         scores = {"entropy": lambda p: 1 - self._entropy(p), "margin": _margin, "reversed": self._entropy}
         return scores[order](predicted)
 
     def bits(self, predicted: Tensor, uniform: Callable[[int], Tensor], *, deterministic: bool) -> Tensor:
-        """Codes drawn as a whole, or the likeliest: (R, K) of 0/1, float32. uniform: gives (R, width) in [0, 1)."""
+        """Codes drawn as a whole, or the most likely ones: (R, K) of 0/1, float32. uniform: gives (R, width) in [0,
+        1)."""
         if deterministic:
             return bits_of(predicted.argmax(dim=-1), self._bits)
         reached = predicted.double().cumsum(dim=-1)

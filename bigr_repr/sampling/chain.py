@@ -21,19 +21,19 @@ from bigr_repr.sampling.categorical import CategoricalChain
 from bigr_repr.sampling.orders import confidence
 from bigr_repr.sampling.settings import chain_times
 
-_SURE = 1e-6  # nothing is surer than that, where there is a prior
+_SURE = 1e-6  # with a prior, probabilities stay this far from 0 and 1
 UNIFORM_BLOCK = 16  # steps whose uniforms are drawn at once: few calls, bounded memory
 
 
 class Chain:
-    """A reverse chain of S steps over all rows together. Times and their embeddings are computed once, when made.
+    """A reverse chain of S steps over all rows together. Times and their embeddings are computed once, on construction.
 
-    Calls are for inference: no gradients are kept.
+    For inference only: calls keep no gradients.
     """
 
     def __init__(self, diffusion: BernoulliDiffusion, steps: int) -> None:
         self.diffusion = diffusion
-        # A model without diffusion sees no bits and answers at once.
+        # A model without diffusion sees no bits and needs one step.
         self.single = diffusion.objective == "bce"
         self.times = chain_times(1 if self.single else steps, diffusion.steps)
         device = diffusion.denoiser.c_embedder.weight.device
@@ -54,8 +54,8 @@ class Chain:
         """P(bit = 1) of each row: (R, K), float32.
 
         condition: (G, R, D), with G = 2 (with class, without class) if guidance is above 1, else G = 1.
-        uniform: gives (blocks, R, K) in [0, 1) for a number of blocks; it is asked for S in all.  prior: (R, K), what
-        else is known of the bits, as logits: at every step it is added to those of P(x_0 = 1), a product of experts.
+        uniform: gives (blocks, R, K) in [0, 1) for a number of blocks; S are requested in total.  prior: (R, K), other
+        evidence about the bits, as logits: added to those of P(x_0 = 1) at every step, a product of experts.
         """
         guided = guidance > 1
         if condition.ndim != 3 or condition.shape[0] != 1 + guided:
@@ -75,11 +75,11 @@ class Chain:
         return predicted
 
     def confidence(self, order: str, predicted: Tensor) -> Tensor:
-        """The score by which a ranked order goes, highest first: (R, K) -> (R,) in [0, 1]. KeyError for any other."""
+        """The score of a ranked order, highest first: (R, K) -> (R,) in [0, 1]. KeyError for any other order."""
         return confidence(order, predicted)
 
     def bits(self, predicted: Tensor, uniform: Callable[[int], Tensor], *, deterministic: bool) -> Tensor:
-        """Bits drawn independently, or their likelier values: (R, K) of 0/1, float32. uniform: gives (R, width)."""
+        """Bits drawn independently, or their most likely values: (R, K) of 0/1, float32. uniform: gives (R, width)."""
         return ((0.5 if deterministic else uniform(predicted.shape[1])) < predicted).float()
 
     def _stream(self, uniform: Callable[[int], Tensor]) -> Iterator[Tensor]:
@@ -93,7 +93,7 @@ class Chain:
         """P(x_0 = 1) after guidance: x_t (R, K), c (G, R, W) -> (R, K). Both halves see the same noisy bits."""
         denoiser = self.diffusion.denoiser
         x = denoiser.x_embedder((2 * x_t - 1).to(c.dtype)).expand_as(c)
-        # Plain rows, guided or not: torch.compile makes a kernel for every kind of shape and stride that it meets.
+        # Plain rows, guided or not: torch.compile makes a kernel for every kind of shape and stride.
         x, rows = x.reshape(-1, x.shape[-1]), c.flatten(0, 1)
         for block in denoiser.blocks:
             x = block(x, rows)

@@ -1,4 +1,4 @@
-"""Dataclasses of options whose fields document themselves, once for Python, command line and page.
+"""Dataclasses of options with self-describing fields, shared by Python, command line and web page.
 
 A field made by `option` carries an `Option`: its help, default in words, choices and range. Knows no single option.
 """
@@ -19,12 +19,12 @@ _Kind = TypeVar("_Kind", bound=type)
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What there is to say about one field.
+    """The description of one field.
 
-    help: one sentence.  usual: the default in words, where the value alone does not say it.  choices: the only values.
-    least, most: the range of a number, both ends included.  remedy: what else an error says.
-    name, kind, optional, switch: filled in by `options_of`, as `usual` is where it is left out; optional: None is
-    allowed; switch: it is either given or not, like False and True.
+    help: one sentence.  usual: the default in words, if the value alone does not tell.  choices: the allowed values.
+    least, most: the inclusive range of a number.  remedy: an addition to error messages.
+    name, kind, optional, switch: filled in by `options_of`, like a missing `usual`; optional: None is allowed; switch:
+    a boolean flag.
     """
 
     help: str
@@ -40,7 +40,7 @@ class Option:
 
     @property
     def range(self) -> str:
-        """The numbers that are allowed, in words."""
+        """The allowed range, in words."""
         kind = "a whole number" if self.kind is int else "a number"
         if self.least is None:
             return kind
@@ -49,7 +49,7 @@ class Option:
         return f"{kind} in {self.least:g}..{self.most:g}".replace("e-0", "e-").replace("e+0", "e")
 
     def check(self, value: Any) -> None:
-        """Raise ValueError, which names field, value and remedy, for a value that is not allowed."""
+        """Raise ValueError, naming field, value and remedy, for an invalid value."""
         if value is None and self.optional:
             return
         if self.choices:
@@ -74,7 +74,7 @@ def option(default: Any, help: str, **says: Any) -> Any:
 
 
 def is_documented(kind: type) -> bool:
-    """Whether the fields of a dataclass document themselves."""
+    """Whether the fields of a dataclass describe themselves."""
     return all(_KEY in each.metadata for each in dataclasses.fields(kind))
 
 
@@ -99,7 +99,7 @@ def options_of(kind: type) -> types.MappingProxyType[str, Option]:
 
 
 def _in_words(default: Any) -> str:
-    """A default that needs no explanation; "" for None and for a switch."""
+    """A self-explanatory default; "" for None and for a switch."""
     if default is None or isinstance(default, bool):
         return "yes" if default else ""
     return f"{default}".removesuffix(".0")
@@ -112,7 +112,7 @@ def check_options(options: Any) -> None:
 
 
 def documented(kind: _Kind) -> _Kind:
-    """A decorator: what the fields say becomes part of the docstring."""
+    """A decorator that adds the fields' descriptions to the docstring."""
     lines = [f"    {name}: {each.help}" for name, each in options_of(kind).items()]
     kind.__doc__ = "\n".join([kind.__doc__ or "", *lines])
     return kind

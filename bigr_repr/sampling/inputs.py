@@ -21,14 +21,14 @@ from bigr_repr.images.formats import image_errors, open_image
 ImageLike: TypeAlias = PathLike | Image.Image | NDArray[Any] | Tensor
 MaskLike: TypeAlias = PathLike | Image.Image | NDArray[Any] | Tensor
 
-LIGHT = 128  # of 255: what is as light and as opaque as that in a mask image is marked
+LIGHT = 128  # of 255: pixels of a mask image at least this light and opaque are marked
 
 
 def to_picture(image: ImageLike) -> Image.Image:
     """One picture as an upright RGB image.
 
-    image: a file, a PIL image, an array as `as_rgb` takes it, or a tensor as `to_batch` takes it.
-    Raises ImageError for a file that is no image, ValueError for a wrong shape, dtype or range, TypeError for
+    image: a file, a PIL image, an array as for `as_rgb`, or a tensor as for `to_batch`.
+    Raises ImageError for a file that is not an image, ValueError for a wrong shape, dtype or range, TypeError for
     anything else.
     """
     if isinstance(image, str | os.PathLike):
@@ -58,7 +58,7 @@ def to_batch(image: ImageLike) -> Tensor:
         return batch.float() / 255
     if not batch.is_floating_point():
         raise ValueError(f"image has dtype {batch.dtype}; expected uint8 or floats in [0, 1]")
-    if not (batch.amin() >= 0 and batch.amax() <= 1):  # so worded that NaN fails
+    if not (batch.amin() >= 0 and batch.amax() <= 1):  # written so that NaN fails
         raise ValueError(f"image has values {float(batch.amin()):g}..{float(batch.amax()):g}; expected 0..1, or uint8")
     return batch.float()
 
@@ -66,11 +66,11 @@ def to_batch(image: ImageLike) -> Tensor:
 def to_marks(mask: MaskLike) -> NDArray[np.bool_]:
     """The marks of a mask: bool, of its shape; (H, W) for an image.
 
-    Arrays and tensors: bool or whole numbers, where anything but 0 is marked, or floats, from 0.5.  Files and PIL
-    images: what is light and opaque, both from 128. Transparent pixels are unmarked, whatever color they hide: white
-    strokes on a transparent layer mark the strokes.
+    Arrays and tensors: bool or integers, marked where nonzero, or floats, marked from 0.5.  Files and PIL images:
+    marked where light and opaque, both from 128. Transparent pixels are unmarked, whatever color they hide, so white
+    strokes on a transparent layer mark only the strokes.
 
-    Raises ImageError for a file that is no image, TypeError for anything else.
+    Raises ImageError for a file that is not an image, TypeError for anything else.
     """
     if isinstance(mask, str | os.PathLike):
         return marks_in_file(mask)
@@ -84,7 +84,7 @@ def to_marks(mask: MaskLike) -> NDArray[np.bool_]:
 
 
 def marks_in_file(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
-    """`to_marks` of a file, with a limit on its pixels."""
+    """`to_marks` for a file, with a limit on its pixels."""
     image = decode_image(path, max_pixels=max_pixels)
     name = os.fspath(path)
     with Path(path).open("rb") as file, image_errors(name):
@@ -92,7 +92,7 @@ def marks_in_file(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
 
 
 def opacity(image: Image.Image) -> NDArray[np.uint8] | None:
-    """How opaque the pixels of a picture are, upright: (H, W), 255 opaque; None where it has no transparency."""
+    """The opacity of a picture's pixels, upright: (H, W), 255 is opaque; None if it has no transparency."""
     if not image.has_transparency_data:
         return None
     return np.asarray(as_rgb(image.convert("RGBA").getchannel("A")).getchannel(0))

@@ -1,4 +1,4 @@
-"""One call of an application: its options, its batches, its labels. Knows nothing of what is painted or why."""
+"""One call of an application: its options, batches and labels. Knows nothing of what is painted or why."""
 
 # B images of the call, N tokens, K bits per token, D width, S side of the canvas in pixels
 
@@ -32,17 +32,18 @@ TOKENS_AT_ONCE = 8192  # on an accelerator: 32 images of 16x16 tokens
 class Options(TypedDict, total=False):
     """Keywords of every application: the fields of `SamplingSettings` (steps, order, guidance, ...) and these.
 
-    seed        0 by default. Image i of a seed is the same however many others are asked for: on a CPU bit for bit,
-                elsewhere up to what rounding does with another batch size.
-    first       number of the call's first image, 0 by default: to go on where an earlier call stopped.
+    seed        0 by default. Image i of a seed is the same however many others are requested: bit for bit on a CPU,
+                elsewhere up to rounding differences between batch sizes.
+    first       number of the call's first image, 0 by default: to continue where an earlier call stopped.
     batch_size  images computed together; by default 1 on a CPU, where more gains little in float32, else what fits
-                easily. In bfloat16, 32 halve the time of an image on a CPU with AMX, and give up equal bits.
-    prompt      what a text model is to draw, in the place of labels: a text, or several, one an image or in turn.
-    negative    what it is to keep away from, in the place of no caption: a text, for all images.
-    settings    a `SamplingSettings` to start from; its fields can be changed by the other keywords.
+                easily. In bfloat16 on a CPU with AMX, 32 halves the time per image, but results may differ in some
+                bits.
+    prompt      what a text model should draw, instead of labels: a text, or several, one per image or cycled through.
+    negative    what guidance steers away from, instead of no caption: one text for all images.
+    settings    a `SamplingSettings` to start from; the other keywords change its fields.
     callback    called with an `Iteration` after each iteration of each batch.
 
-    guidance_scale and num_inference_steps are other names of guidance and steps.
+    guidance_scale and num_inference_steps are aliases of guidance and steps.
     """
 
     seed: int
@@ -68,9 +69,9 @@ class Options(TypedDict, total=False):
 
 
 def given_options(values: Mapping[str, Any], *, fast: bool = False) -> Options:
-    """The keywords of an application for what a user has entered: None is left to the library.
+    """The keywords of an application from user input; None means the library's default.
 
-    fast: start from the fast preset.  Values of other names than those of `Options` are left out.
+    fast: start from the fast preset.  Values whose names are not in `Options` are left out.
     """
     known = Options.__annotations__
     found: Any = {name: value for name, value in values.items() if name in known and value is not None}
@@ -86,11 +87,11 @@ def at_least_one(name: str, value: int) -> int:
 def _at_least(least: int, name: str, value: int) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r} is not allowed: it must be a whole number of at least {least}")
-    return int(value)  # one of NumPy's is none to JSON
+    return int(value)  # JSON does not accept NumPy integers
 
 
 def _by_number(pre: Pretrained, labels: Labels) -> Any:
-    """Labels with numbers in the places of names."""
+    """Labels with names replaced by numbers."""
     if isinstance(labels, str):
         return class_number(pre.config, labels)
     if isinstance(labels, Sequence):
@@ -99,7 +100,7 @@ def _by_number(pre: Pretrained, labels: Labels) -> Any:
 
 
 def check_loaded(pre: Pretrained) -> Pretrained:
-    """`pre`, or TypeError that says how to load a model, for a name."""
+    """Return `pre`; for a name, raise TypeError that says how to load the model."""
     if not isinstance(pre, Pretrained):
         raise TypeError(f"{pre!r} is not a loaded model; load one first: model = bigr_repr.load({str(pre)!r})")
     return pre
@@ -114,15 +115,15 @@ def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
         raise ValueError(f"labels={labels!r}: {pre.config.name} draws from captions, not classes; give a prompt")
     if not has_classes(pre.config):
         raise ValueError(
-            f"labels={labels!r}: {pre.config.name} was trained without classes; name none, and leave guidance out"
+            f"labels={labels!r}: {pre.config.name} was trained without classes; leave out labels and guidance"
         )
     labels = _by_number(pre, labels)
     try:
         numbers = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"labels={labels!r} are not whole numbers; give class numbers or names") from error
+        raise ValueError(f"labels={labels!r} are not integers; give class numbers or names") from error
     if numbers.ndim > 1 or not numbers.numel() or numbers.is_floating_point() or numbers.dtype == torch.bool:
-        raise ValueError(f"labels={labels!r} is not a whole number or a list of them; give class numbers or names")
+        raise ValueError(f"labels={labels!r} is not an integer or a list of them; give class numbers or names")
     classes = pre.config.generator.classes
     wrong = sorted({n for n in numbers.view(-1).tolist() if not 0 <= n < classes})
     if wrong:
@@ -134,9 +135,9 @@ def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
 
 
 def something_named(labels: Labels | None, options: Options) -> Labels | None:
-    """The labels. Raises ValueError where neither they nor a prompt say what to draw."""
+    """The labels. Raises ValueError if neither labels nor a prompt are given."""
     if labels is None and options.get("prompt") is None:
-        raise ValueError("labels=None: nothing is named to put there; give labels, or a prompt to a text model")
+        raise ValueError("labels=None: nothing says what to paint; give labels, or a prompt for a text model")
     return labels
 
 
@@ -151,7 +152,7 @@ def in_turn(count: int | None, given: int) -> Tensor:
 class Job:
     """A model, the options of one call, and the loop over its batches.
 
-    Raises TypeError for an option that does not exist and ValueError for a value that is not allowed.
+    Raises TypeError for an unknown option and ValueError for an invalid value.
     """
 
     def __init__(self, pre: Pretrained, default: SamplingSettings, options: Options) -> None:
@@ -181,10 +182,10 @@ class Job:
         return changed
 
     def _texts(self, prompt: Prompt | None, negative: str | None) -> tuple[list[str] | None, list[str] | None]:
-        """The prompts and the negative one, checked."""
+        """The validated prompts, and the negative one."""
         if prompt is None:
             if negative is not None:
-                raise ValueError(f"negative={negative!r} goes with a prompt; give one, or leave it out")
+                raise ValueError(f"negative={negative!r} needs a prompt; give one, or leave it out")
             return None, None
         texts = prompt_list(prompt)
         if self.pre.config.generator.condition != "text":
@@ -201,13 +202,13 @@ class Job:
 
     @property
     def _decoded(self) -> int:
-        """How many images are decoded together: one on a CPU, where more gains nothing and changes the rounding."""
+        """Images decoded together: one on a CPU, where more gains nothing and changes rounding."""
         return 1 if self.pre.device.type == "cpu" else self.batch_size
 
     def conditions(self, labels: Labels | None) -> Tensor | None:
-        """One condition for each label, or for each of the call's prompts: (n, D) or (n, P, D); None without either.
+        """One condition per label, or per prompt of the call: (n, D) or (n, P, D); None without either.
 
-        Raises ValueError for labels of a text model, and as `class_numbers`.
+        Raises ValueError for labels with a text model, and as `class_numbers`.
         """
         embed = self.pre.generator.transformer.condition_embedding
         if labels is not None:
@@ -221,7 +222,7 @@ class Job:
 
     @functools.cached_property
     def _away(self) -> Tensor | None:
-        """The condition of the negative prompt (1, P, D); None for none."""
+        """The condition of the negative prompt (1, P, D); None if there is none."""
         return None if self.negative is None else self._read(self.negative)
 
     def repaint(
@@ -234,11 +235,10 @@ class Job:
         rounds: Rounds | None = None,
         trust: Tensor | None = None,
     ) -> Tensor:
-        """Fill the masked tokens of images (b, 3, S, S), taken in turn: (B, 3, S, S). See `in_turn` and `run`.
+        """Fill the masked tokens of images (b, 3, S, S), cycling through them: (B, 3, S, S). See `in_turn` and `run`.
 
-        images, masked (b, N) and condition, as of `conditions`, go together; a single one goes with any number of the
-        others.  trust: (N,), how far the images' own bits of masked tokens count: 0 not at all, 1 as evidence of as
-        much weight as the model's.
+        images, masked (b, N) and condition (see `conditions`) belong together; a single one is used with all others.
+        trust: (N,), the weight of the images' own bits of masked tokens: 0 none, 1 as much as the model's prediction.
         """
         sizes = [len(images), len(masked), 1 if condition is None else len(condition)]
         total = max(sizes)
@@ -246,7 +246,7 @@ class Job:
             found = (
                 f"{sizes[0]} images, {sizes[1]} masks and {sizes[2]} {'labels' if self.prompts is None else 'prompts'}"
             )
-            raise ValueError(f"{found} do not go together; give one of each, or as many as of the others")
+            raise ValueError(f"{found} do not match; give one of each, or equally many")
         self.check(condition is not None)
         with torch.inference_mode():
             read = encode if trust is None else bit_logits
@@ -262,12 +262,12 @@ class Job:
         return self.run(every_mask, codes=every_code, condition=every_condition, prior=every_prior, rounds=rounds)
 
     def check(self, conditional: bool) -> None:
-        """Raise ValueError for settings that the model cannot follow, before any work is done."""
+        """Raise ValueError for settings that the model does not support, before any work."""
         self.settings.check(self.pre.config.generator, self.pre.config.name)
         self.settings.resolved(self.pre.config.generator, conditional)
 
     def run(self, masked: Tensor, **how: Any) -> Tensor:
-        """Fill the masked tokens and decode: (B, 3, S, S). The arguments of `filled`."""
+        """Fill the masked tokens and decode: (B, 3, S, S). Arguments as in `filled`."""
         return self.decoded(self.filled(masked, **how))
 
     def decoded(self, codes: Tensor) -> Tensor:
@@ -290,9 +290,9 @@ class Job:
     ) -> Tensor:
         """Fill the masked tokens, batch by batch: (B, N, K) of 0/1.
 
-        numbers: the number of each image, which decides its noise; None: from `first` on.  prior, by_place: as of
-        `sample_codes`.  rounds: gives the masks (B, N) to be filled one after another, where this is not just `masked`.
-        before: images that the call has drawn before these, for the callback.
+        numbers: the number of each image, which determines its noise; None: from `first` on.  prior, by_place: as in
+        `sample_codes`.  rounds: gives the masks (B, N) to fill in sequence, if not just `masked`.
+        before: number of images that the call has already drawn, for the callback.
         """
         total, done = len(masked), []
         numbers = range(self.first, self.first + total) if numbers is None else numbers
@@ -313,7 +313,7 @@ class Job:
         return torch.cat(done)
 
     def _report(self, images: tuple[int, ...], index: int, rounds: int) -> Callback | None:
-        """The callback, told which images these are and counting iterations over all rounds."""
+        """The callback, with the numbers of these images and iterations counted over all rounds."""
         callback, steps = self.callback, self.settings.steps
         if callback is None:
             return None

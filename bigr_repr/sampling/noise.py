@@ -1,4 +1,4 @@
-"""Where randomness comes from: uniform numbers, image by image. Knows nothing of models or their use."""
+"""The source of randomness: uniform numbers per image. Knows nothing of models or their use."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Draws(Protocol):
     def uniform(self, counts: Sequence[int], blocks: int, width: int) -> Tensor:
         """Numbers in [0, 1): (blocks, sum(counts), width), float32.
 
-        `counts` has one entry per image; along the second axis come counts[0] rows for image 0, then counts[1] rows
-        for image 1, and so on. What image i gets must depend on its own counts only, not on the rest of the batch.
+        `counts` has one entry per image; the second axis has counts[0] rows for image 0, then counts[1] rows for image
+        1, and so on. What image i gets must depend only on its own counts, not on the rest of the batch.
         """
         ...
 

@@ -17,13 +17,13 @@ from bigr_repr.models.bits import bit_entropy
 def bit_margin(probabilities: Tensor) -> Tensor:
     """Mean of |2p - 1| over the bits of each token: (..., K) in [0, 1] -> (...) in [0, 1].
 
-    What the released code ranks by. It differs from entropy: bits (1, 0.5) and (0.75, 0.75) tie here.
+    The released code ranks by this. It differs from entropy: bits (1, 0.5) and (0.75, 0.75) tie here.
     """
     return (2 * probabilities - 1).abs().mean(dim=-1)
 
 
 def confidence(order: str, probabilities: Tensor) -> Tensor:
-    """The score by which a ranked order goes, highest first: (..., K) -> (...) in [0, 1]. KeyError for any other."""
+    """The score of a ranked order, highest first: (..., K) -> (...) in [0, 1]. KeyError for any other order."""
     scores = {"entropy": lambda p: 1 - bit_entropy(p), "margin": bit_margin, "reversed": bit_entropy}
     return scores[order](probabilities)
 
@@ -36,19 +36,19 @@ def gumbel_noise(uniform: Tensor) -> Tensor:
 
 @functools.cache
 def halton_order(grid: int) -> tuple[int, ...]:
-    """The cells of a grid x grid canvas (raster indices) in the order in which a Halton sequence first meets them.
+    """The cells of a grid x grid canvas (raster indices) in the order in which a Halton sequence first visits them.
 
-    Bases 2 (rows) and 3 (columns). Any first part of it is spread evenly. Source: Halton scheduler for masked
-    generative image transformers (arXiv 2503.17076).
+    Bases 2 (rows) and 3 (columns). Every prefix is evenly spread. Source: Halton scheduler for masked generative image
+    transformers (arXiv 2503.17076).
     """
     powers = [_first_power(2, grid), _first_power(3, grid)]
-    # Any 2**a * 3**b successive points meet each box of the 2**a x 3**b division once, and each cell holds such a box.
+    # Any 2**a * 3**b successive points visit each box of the 2**a x 3**b grid once, and each cell contains such a box.
     points = range(powers[0] * powers[1])
     return tuple(dict.fromkeys(_cell(i, 2, grid) * grid + _cell(i, 3, grid) for i in points))
 
 
 def _first_power(base: int, grid: int) -> int:
-    """The least power of `base` whose division of [0, 1) has a whole interval inside each of `grid` equal parts."""
+    """The smallest power of `base` whose division of [0, 1) has an interval inside each of `grid` equal parts."""
     power = 1
     while power % grid and power < 2 * grid:
         power *= base
@@ -56,7 +56,7 @@ def _first_power(base: int, grid: int) -> int:
 
 
 def _cell(index: int, base: int, grid: int) -> int:
-    """floor(grid * x), x the index's digits in `base` mirrored at the point. Whole numbers throughout: no rounding."""
+    """floor(grid * x), where x is the index's radical inverse in `base`. In integers, so without rounding."""
     numerator, denominator = 0, 1
     while index:
         index, digit = divmod(index, base)
@@ -67,8 +67,8 @@ def _cell(index: int, base: int, grid: int) -> int:
 def fixed_scores(order: str, grid: int, uniform: Tensor) -> Tensor:
     """Scores of an order that does not depend on probabilities, highest first: (B, N), float32.
 
-    `uniform` (B, N) in [0, 1) decides the order "random" and gives the shape and device of the others. KeyError for
-    any order but "random", "raster" and "halton".
+    `uniform` (B, N) in [0, 1) determines the order "random", and the shape and device of the others. KeyError for
+    any order except "random", "raster" and "halton".
     """
     if order == "random":
         return uniform

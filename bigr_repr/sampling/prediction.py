@@ -1,4 +1,4 @@
-"""What a model expects of each token of an image, given the others. Knows nothing of images or drawing."""
+"""What a model predicts for each token of an image, given the others. Knows nothing of images or drawing."""
 
 # B batch, N tokens, K bits per token, D width
 
@@ -23,12 +23,13 @@ def predict_bits(
 ) -> Tensor:
     """P(bit = 1) of every token while it is masked: (B, N, K), float32, on the model's device.
 
-    codes: bits (B, N, K), 0/1 or bool. rounds: in each, a token in every `rounds` along a Halton sequence over the grid
-    is masked, so that each has known neighbors on all sides; with as many rounds as tokens, each is predicted from all
-    others. condition: class embeddings (B, D); None: no class. The transcoder looks once, at pure noise: its chain
-    would settle on one answer. `bit_entropy` says how open a token is, `bit_surprise` how unexpected its bits are.
+    codes: bits (B, N, K), 0/1 or bool. rounds: each round masks every `rounds`-th token along a Halton sequence over
+    the grid, so that each has known neighbors on all sides; with as many rounds as tokens, each is predicted from all
+    others. condition: class embeddings (B, D); None: no class. The transcoder takes a single step from pure noise,
+    because its full chain would settle on one answer. `bit_entropy` measures a token's uncertainty, `bit_surprise` how
+    unexpected its bits are.
 
-    Raises ValueError for another shape of codes, rounds outside 2..N, or an autoregressive model, which sees only
+    Raises ValueError for a wrong shape of codes, rounds outside 2..N, or an autoregressive model, which sees only
     earlier tokens.
     """
     config, transformer = pre.config.generator, pre.generator.transformer
@@ -38,7 +39,7 @@ def predict_bits(
     if not 2 <= rounds <= config.tokens:
         raise ValueError(f"rounds={rounds} is outside 2..{config.tokens}, the tokens of {pre.config.name}")
     if config.attention == "causal":
-        raise ValueError(f"{pre.config.name} is autoregressive: its tokens are not predicted from all others")
+        raise ValueError(f"{pre.config.name} is autoregressive: it cannot predict tokens from all others")
     device, count = pre.device, len(codes)
     bits = codes.to(device, torch.float32)
     given = transformer.condition_embedding(None, count) if condition is None else condition.to(device)

@@ -1,4 +1,4 @@
-"""Prompts as people write them: checked, or read from a file. Knows nothing of sampling."""
+"""Validates prompts, and reads them from files. Knows nothing of sampling."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _SHOWN = 60  # characters of a prompt in a message
 
 
 def prompt_list(prompt: Prompt, name: str = "prompt") -> list[str]:
-    """Prompts without the white space around them, as a list.
+    """Prompts as a list, stripped of surrounding white space.
 
-    Raises ValueError for none, for an empty one and for one that is no Unicode text, TypeError for anything but texts.
+    Raises ValueError if there are none, or for empty prompts or invalid Unicode, TypeError for anything but text.
     """
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts:
@@ -34,15 +34,15 @@ def prompt_list(prompt: Prompt, name: str = "prompt") -> list[str]:
 
 
 def read_prompts(file: PathLike) -> list[str]:
-    """The prompts in a text file, one a line; empty lines do not count.
+    """The prompts in a text file, one per line; empty lines are ignored.
 
-    Raises OSError for a file that cannot be read, ValueError for one that is not UTF-8 or holds none.
+    Raises OSError for an unreadable file, ValueError for one that is not UTF-8 or contains no prompts.
     """
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text (byte {error.start}); write it again in UTF-8") from error
+        raise ValueError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     found = [line.strip() for line in lines if line.strip()]
     if not found:
-        raise ValueError(f"{file} holds no prompts; write one a line")
+        raise ValueError(f"{file} contains no prompts; write one per line")
     return found

@@ -1,7 +1,7 @@
 """The sampler: fills the masked tokens of codes, iteration by iteration. Knows nothing of images, files or commands.
 
-Generation, inpainting, interpolation and the rest are arguments to `sample_codes`: which tokens are known, and what
-embedding conditions them. Source: BiGR (arXiv 2410.14672), section 3.3.
+Generation, inpainting, interpolation and the rest differ only in the arguments of `sample_codes`: which tokens are
+known, and which embedding conditions them. Source: BiGR (arXiv 2410.14672), section 3.3.
 """
 
 # B batch, N tokens, K bits per token, D width, G guidance halves, R rows (masked tokens of any images)
@@ -24,10 +24,10 @@ from bigr_repr.sampling.settings import SamplingSettings
 
 
 class Iteration(NamedTuple):
-    """What a callback is told after each iteration. The tensors are copies, on the model's device.
+    """The state passed to a callback after each iteration. The tensors are copies, on the model's device.
 
-    iteration: 1..iterations; codes: (B, N, K) of 0/1, float32, zeros where masked; masked: (B, N) bool, still to be
-    made; images: which images of the whole call these B are, counted from 0.
+    iteration: 1..iterations; codes: (B, N, K) of 0/1, float32, zeros where masked; masked: (B, N) bool, tokens still to
+    be drawn; images: which images of the whole call these B are, counted from 0.
     """
 
     iteration: int
@@ -55,19 +55,19 @@ def sample_codes(
 ) -> Tensor:
     """Fill the masked tokens of a batch: (B, N, K) of 0/1, float32, on the model's device.
 
-    masked: (B, N) bool, True where a token is to be made. The schedule counts these tokens only, image by image, and
-    tokens that are not masked never change.  codes: (B, N, K) of 0/1; may be left out if every token is masked.
-    condition: embeddings as of `Transformer.condition_embedding`, mixed or not; None: "no class".  negative: one for
-    all images that guidance leads away from; None: "no class".  prior: (B, N, K) logits of what else is known of the
-    bits of masked tokens; see `Chain`.  draws: all randomness; see `Draws`.
-    by_place: numbers are drawn for known tokens too, so that those of a token depend on its place and the iteration
-    only, and not on which others are still masked.
+    masked: (B, N) bool, True for tokens to draw. The schedule counts only these tokens, per image, and tokens that are
+    not masked never change.  codes: (B, N, K) of 0/1; optional if every token is masked.  condition: embeddings from
+    `Transformer.condition_embedding`, mixed or not; None: "no class".  negative: an embedding for all images that
+    guidance steers away from; None: "no class".  prior: (B, N, K) logits of other evidence about the bits of masked
+    tokens; see `Chain`.  draws: the source of all randomness; see `Draws`.
+    by_place: also draw numbers for known tokens, so that those of a token depend only on its position and the
+    iteration, not on which others are still masked.
 
-    An image's codes depend on its own mask, codes, condition and draws; the rest of the batch can move them only by the
-    rounding of batched products. An iteration that unmasks nothing costs nothing.
+    An image's codes depend on its own mask, codes, condition and draws; the rest of the batch can affect them only
+    through rounding in batched products. An iteration that unmasks nothing costs nothing.
 
-    Raises ValueError for a misshapen argument, settings that the model cannot follow, guidance without a condition or a
-    model in training mode; RuntimeError when the network's numbers are not finite.
+    Raises ValueError for a misshapen argument, settings that the model does not support, guidance without a condition
+    or a model in training mode; RuntimeError if the network's outputs are not finite.
     """
     settings.check(model.config)
     settings = settings.resolved(model.config, condition is not None)
@@ -83,11 +83,9 @@ def sample_codes(
 
 
 def _check(model: BiGR, codes: Tensor | None, masked: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Own copies of codes and mask on the model's device, or ValueError."""
+    """Copies of codes and mask on the model's device, or ValueError."""
     if model.training:
-        raise ValueError(
-            "the generator is in training mode, in which it drops values at random; call generator.eval() first"
-        )
+        raise ValueError("the generator is in training mode, where dropout is active; call generator.eval() first")
     tokens, bits, width = model.config.tokens, model.config.code_bits, model.config.dim
     if masked.ndim != 2 or masked.shape[1] != tokens or masked.dtype != torch.bool:
         raise ValueError(f"masked is {tuple(masked.shape)} of {masked.dtype}; expected (B, {tokens}) of torch.bool")
@@ -143,20 +141,20 @@ class _SamplerRun:
             self.scores = fixed_scores(settings.order, model.config.grid, uniform)
 
     def _uniform(self, where: Tensor, counts: Sequence[int], blocks: int, width: int) -> Tensor:
-        """Numbers for the tokens `where` (B, N), of which each image has `counts`: (blocks, R, width)."""
+        """Uniform numbers for the tokens `where` (B, N), `counts` per image: (blocks, R, width)."""
         if self.by_place:
             every = self.draws.uniform([where.shape[1]] * len(where), blocks, width)
             return every[:, where.flatten().cpu()].to(self.codes.device, non_blocking=True)
         return self.draws.uniform(counts, blocks, width).to(self.codes.device, non_blocking=True)
 
     def advance(self, iteration: int) -> None:
-        """Unmask as many tokens of each image as the schedule says."""
+        """Unmask the scheduled number of tokens in each image."""
         settings = self.settings
         before, after = ([settings.masked_after(i, m) for m in self.start] for i in (iteration - 1, iteration))
         release = [b - a for b, a in zip(before, after, strict=True)]
         if not any(release):
             return
-        # Images that unmask nothing now stay out of the chain: their state would not change.
+        # Images that unmask nothing now skip the chain: their state would not change.
         waits = [b if r else 0 for b, r in zip(before, release, strict=True)]
         taking_part = torch.tensor(release, device=self.masked.device)[:, None] > 0
         waiting = self.masked & taking_part
@@ -180,7 +178,7 @@ class _SamplerRun:
         self.masked &= ~chosen
 
     def _hidden(self, guided: bool) -> Tensor:
-        """What the transcoder reads, with class and, if guided, without, in one pass: (G, B, N, D)."""
+        """The transcoder's inputs, with class and, if guided, without, in one pass: (G, B, N, D)."""
         if not guided:
             return self.model.transformer.condition(self.codes, self.condition, self.masked)[None]
         both = join_conditions(self.condition, self.null)
@@ -195,7 +193,7 @@ class _SamplerRun:
         counts: Sequence[int],
         guidance: float,
     ) -> Tensor:
-        """What the chain says of the tokens `where` (B, N), of which each image has `counts`: (R, K) or (R, 2^K)."""
+        """The chain's predictions for the tokens `where` (B, N), `counts` per image: (R, K) or (R, 2^K)."""
         bits = self.codes.shape[2]
         found = chain(
             hidden[:, where],
@@ -207,7 +205,7 @@ class _SamplerRun:
         if not bool(found.isfinite().all()):
             kind = str(hidden.dtype).removeprefix("torch.")
             remedy = "choose bfloat16 or float32" if hidden.dtype == torch.float16 else "are the weights damaged?"
-            raise RuntimeError(f"the network's numbers are not finite in {kind}; {remedy}")
+            raise RuntimeError(f"the network's outputs are not finite in {kind}; {remedy}")
         return found
 
     def _rank(self, predicted: Tensor, waiting: Tensor, counts: Sequence[int], iteration: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""How to sample: one frozen, checked set of settings and its schedules. Knows nothing of tensors, models or images."""
+"""Sampling settings and their schedules, frozen and validated. Knows nothing of tensors, models or images."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ ORDERS = RANKED_ORDERS + FIXED_ORDERS
 MASK_SCHEDULES = ("cosine", "linear")
 GUIDANCE_SCHEDULES = ("constant", "linear")
 GUMBEL_SCHEDULES = ("constant", "down", "up")
-ALIASES = {"guidance_scale": "guidance", "num_inference_steps": "steps"}  # as diffusers calls them
+ALIASES = {"guidance_scale": "guidance", "num_inference_steps": "steps"}  # their names in diffusers
 
-_MOST = 1000  # of guidance and noise: more changes nothing but what overflows
+_MOST = 1000  # limit of guidance and noise: more only causes overflow
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """Everything but the seed that decides how codes are drawn. Defaults: the paper's for the L size.
+    """Everything except the seed that determines how codes are drawn. Defaults: the paper's for the L size.
 
-    Raises ValueError when made with a value that is not allowed.
+    Raises ValueError on construction for an invalid value.
     """
 
     steps: int = option(
         20,
-        "Iterations in which the tokens are drawn, at most one per token; enrich runs this many in each of its four "
+        "Number of iterations in which tokens are drawn, at most one per token; enrich runs this many in each of its "
+        "four  "
         "rounds.",
         usual="20; inpaint, outpaint, edit: 25; fast: 16",
         least=1,
@@ -61,16 +62,16 @@ class SamplingSettings:
         None,
         "Rank the tokens by a shorter diffusion of this many steps, for orders entropy, margin and reversed; faster, "
         "but not the paper's sampler.",
-        usual="rank by the full one",
+        usual="rank by the full chain",
         least=1,
     )
     guidance: float | None = option(
         None,
         "Classifier-free guidance scale; 1 or less: off.",
-        usual="of the model (models info) with a class or prompt, else off",
+        usual="the model's own (models info) with a class or prompt, else off",
         least=0,
         most=_MOST,
-        remedy="1 or less: no guidance",
+        remedy="1 or less turns guidance off",
     )
     guidance_schedule: str = option(
         "constant",
@@ -79,10 +80,10 @@ class SamplingSettings:
     )
     temperature: float = option(
         1.0,
-        "Temperature of the bit probabilities; lower: less variety.",
+        "Temperature of the bit probabilities; lower gives less variety.",
         least=1e-9,
         most=1e9,
-        remedy="for the likeliest bits choose deterministic",
+        remedy="for the most likely bits use deterministic",
     )
     gumbel: float = option(
         0.17,
@@ -95,7 +96,7 @@ class SamplingSettings:
         "How that noise changes over the iterations: constant, down to 0 or up from 0.",
         choices=GUMBEL_SCHEDULES,
     )
-    deterministic: bool = option(False, "Take each bit's likelier value instead of drawing it at random.")
+    deterministic: bool = option(False, "Use each bit's more likely value instead of drawing it at random.")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -104,11 +105,11 @@ class SamplingSettings:
 
     @property
     def ranked(self) -> bool:
-        """Whether the order ranks tokens by the confidence in their bits."""
+        """Whether the order ranks tokens by confidence in their bits."""
         return self.order in RANKED_ORDERS
 
     def check(self, config: GeneratorConfig, model: str = "this model") -> None:
-        """Raise ValueError, naming the model, when one of this architecture cannot be sampled with these settings."""
+        """Raise ValueError, naming the model, if this architecture cannot be sampled with these settings."""
         tokens, limit = config.tokens, config.train_timesteps
         if self.steps > tokens:
             raise ValueError(
@@ -118,7 +119,7 @@ class SamplingSettings:
         if config.attention == "causal" and not in_turn:
             raise ValueError(
                 f"order={self.order!r}, schedule={self.schedule!r}, {self.steps} iterations: {model} is autoregressive "
-                f"and draws one token after the other; leave these out, or give raster, linear and {tokens}"
+                f"and draws tokens one by one; leave these out, or give raster, linear and {tokens}"
             )
         for name in ("diffusion_steps", "confidence_steps"):
             value = getattr(self, name)
@@ -126,15 +127,15 @@ class SamplingSettings:
                 raise ValueError(f"{name}={value} is more than the {limit} steps that {model} was trained with")
 
     def resolved(self, config: GeneratorConfig, conditional: bool) -> SamplingSettings:
-        """These settings with the values that a model uses where they leave one open. They draw the same images.
+        """These settings with unset values replaced by the model's. They draw the same images.
 
         Raises ValueError for guidance without a condition.
         """
         guidance = self.guidance
         if not conditional and guidance is not None and guidance > 1:
             raise ValueError(
-                f"guidance={guidance:g} has no class to guide towards; name one, give a text model a prompt, or "
-                "leave guidance out"
+                f"guidance={guidance:g} has no class to guide toward; name one, give a text model a prompt, or leave "
+                "guidance out"
             )
         if guidance is None:
             guidance = config.sample_guidance if conditional else 1.0
@@ -144,7 +145,7 @@ class SamplingSettings:
     def guidance_at(self, iteration: int) -> float:
         """Guidance in iteration 1..steps of resolved settings. 1 or less: one pass."""
         if self.guidance is None:
-            raise ValueError("guidance=None is of the model; call `resolved` first")
+            raise ValueError("guidance=None stands for the model's own; call `resolved` first")
         if self.guidance_schedule == "constant" or self.guidance <= 1:
             return self.guidance
         return 1 + (self.guidance - 1) * iteration / self.steps
@@ -155,15 +156,15 @@ class SamplingSettings:
         return self.gumbel * {"constant": 1.0, "down": 1 - share, "up": share}[self.gumbel_schedule]
 
     def masked_after(self, iteration: int, tokens: int) -> int:
-        """How many of `tokens` that were masked at the start are still masked after iteration 0..steps."""
+        """How many of `tokens` initially masked tokens are still masked after iteration 0..steps."""
         if self.schedule == "linear":
             return tokens * (self.steps - iteration) // self.steps
         return int(tokens * math.cos(math.pi / 2 * iteration / self.steps))
 
     def with_changes(self, changes: Mapping[str, Any]) -> SamplingSettings:
-        """These settings with some fields replaced, by their names or the names in `ALIASES`.
+        """These settings with some fields replaced, by their names or their `ALIASES`.
 
-        Raises TypeError for a field that does not exist or is given by both names, ValueError for a wrong value.
+        Raises TypeError for an unknown field or one given by both names, ValueError for an invalid value.
         """
         given = dict(changes)
         for alias, name in ALIASES.items():
@@ -174,28 +175,28 @@ class SamplingSettings:
         return dataclasses.replace(self, **given)
 
 
-# Far less work than the paper's settings: an order that needs no confidence, so that only the tokens chosen pass
-# through the transcoder, in fewer iterations and a shorter chain. benchmarks/generation.py measures what it costs.
+# Far less work than the paper's settings: an order that needs no confidence, so that only the chosen tokens pass
+# through the transcoder, in fewer iterations and a shorter chain. benchmarks/generation.py measures the loss.
 FAST = SamplingSettings(steps=16, order="halton", diffusion_steps=25)
 
 
 def usual_settings(config: GeneratorConfig, usual: SamplingSettings) -> SamplingSettings:
-    """A model's default settings: `usual` as far as the model allows, or token by token if it is autoregressive."""
+    """A model's default settings: `usual` as far as the model supports it, or token by token if autoregressive."""
     if config.attention == "causal":
         return SamplingSettings(order="raster", schedule="linear", steps=config.tokens)
     return preset(config, usual)
 
 
 def preset(config: GeneratorConfig, settings: SamplingSettings) -> SamplingSettings:
-    """Settings that nobody asked for one by one, with no more iterations and diffusion steps than suit the model."""
+    """Preset settings, limited to the iterations and diffusion steps that the model supports."""
     longest = settings.diffusion_steps and min(settings.diffusion_steps, config.sample_timesteps)
     return dataclasses.replace(settings, steps=min(settings.steps, config.tokens), diffusion_steps=longest)
 
 
 def chain_times(steps: int, train_timesteps: int) -> Sequence[int]:
-    """The times t at which a chain of `steps` looks, descending from T: floor(i (T-1) / (steps-1)) + 1.
+    """The times t of a chain of `steps`, descending from T: floor(i (T-1) / (steps-1)) + 1.
 
-    The last is 1, but for a chain of a single step, which looks once at pure noise. The division is exact: for 21 of
+    The last is 1, except in a single-step chain, which sees only pure noise. The division is exact: for 21 of
     the lengths up to T = 256 (18, 35, 36, 52, ...) the released code's floating-point product falls just below a whole
     number, and one of its times is one less.
     """

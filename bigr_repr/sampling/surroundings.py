@@ -1,7 +1,7 @@
-"""What surrounds a hole in a canvas: its colors continued into the hole, and paintings fitted to it. Knows no model.
+"""Extends the surroundings of a hole into it, and fits paintings to them. Knows no model.
 
-Smooth colors are continued by a membrane: the solution of Laplace's equation in the hole, given its border. Source of
-fitting a painting by the membrane of its error at the border: Pérez et al., Poisson image editing, 2003.
+Smooth colors are extended by a membrane: the solution of Laplace's equation in the hole, given its border. Fitting a
+painting by the membrane of its error at the border follows Pérez et al., Poisson image editing, 2003.
 """
 
 # B batch, S side of the canvas in pixels, g tokens per side, N = g*g tokens in raster order, h pixels of the hole
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Hole = NDArray[np.bool_]
-_FINE = 0.1  # of a token: finer than that, differences at the border are texture and not continued into the hole
-_COARSE = 0.5  # of a token: what is finer than that is texture
-_TEXTURE = 0.5  # of the mirrored texture: all of it is sharper, but in the wrong places
+_FINE = 0.1  # of a token: finer differences at the border are texture and not extended into the hole
+_COARSE = 0.5  # of a token: anything finer is texture
+_TEXTURE = 0.5  # share of the mirrored texture: all of it would be sharper, but misplaced
 _NEIGHBORS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 
@@ -36,7 +36,8 @@ class Surroundings:
         self.hole, self.grid, self.step = hole, grid, len(hole) // grid
 
     def continued(self, images: Tensor) -> Tensor:
-        """Canvases (B, 3, S, S) with the surrounding colors in the hole, smooth, and their texture mirrored into it."""
+        """Canvases (B, 3, S, S) with the surrounding colors extended smoothly into the hole, and texture mirrored into
+        it."""
         from scipy.ndimage import gaussian_filter
 
         known, sigma = _values(images), _COARSE * self.step
@@ -47,19 +48,18 @@ class Surroundings:
         return _images(np.where(self.hole[..., None], inside, known), images)
 
     def fitted(self, painted: Tensor, images: Tensor) -> Tensor:
-        """Paintings (B, 3, S, S) in [0, 1] whose colors blend into those of the images (B, 3, S, S) at the hole's
-        border.
+        """Paintings (B, 3, S, S) in [0, 1] whose colors match those of the images (B, 3, S, S) at the hole's border.
 
-        What a painting misses of the known pixels around the hole is continued into it and added; its detail stays.
+        A painting's difference from the known pixels around the hole is extended into it and added; detail is kept.
         """
         ours = _values(painted)
         return _images(np.clip(ours + self._membrane(_values(images) - ours), 0, 1), painted)
 
     def trust(self, follow: float) -> Tensor:
-        """How far the bits of `continued` canvases count as seen, token by token: (N,) in [0, 1], float32.
+        """How much the bits of `continued` canvases count as known, per token: (N,) in [0, 1], float32.
 
-        Of the pixels of a token, known ones count fully, those of the hole by exp(-d / follow), d tokens away from the
-        nearest known one; not at all at follow=0.
+        A token's known pixels count fully, those in the hole by exp(-d / follow), where d is the distance in tokens
+        from the nearest known one; not at all for follow=0.
         """
         from scipy.ndimage import distance_transform_edt
 
@@ -69,7 +69,7 @@ class Surroundings:
         return torch.from_numpy(tokens.flatten()).float()
 
     def border_steps(self, painted: Tensor, images: Tensor) -> Tensor:
-        """Mean difference between neighbors of which one is in the hole, once paintings are put into it: (B,)."""
+        """Mean difference across the hole's border once paintings are put into it: (B,)."""
         ours, theirs = _values(painted), _values(images)
         pasted = np.where(self.hole[..., None], ours, theirs)
         across = [
@@ -90,7 +90,7 @@ class Surroundings:
         return tuple(np.where(hidden, near, place) for near, place in zip(nearest, behind, strict=True))
 
     def _membrane(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Known values (B, S, S, C), without texture, and in the hole the membrane over them."""
+        """Known values (B, S, S, C), without texture, with a membrane across the hole."""
         from scipy.ndimage import gaussian_filter
 
         sigma = _FINE * self.step
@@ -107,7 +107,7 @@ class Surroundings:
 
     @cached_property
     def _laplacian(self) -> tuple[Any, Any]:
-        """The sum of known neighbors of each pixel of the hole, a sparse (h, S*S), and what solves for these pixels."""
+        """The sum of known neighbors of each pixel of the hole, a sparse (h, S*S), and the solver for these pixels."""
         from scipy.sparse import coo_array, diags_array
         from scipy.sparse.linalg import splu
 
@@ -132,5 +132,5 @@ def _values(images: Tensor) -> NDArray[np.float64]:
 
 
 def _images(values: NDArray[np.float64], like: Tensor) -> Tensor:
-    """An array (B, S, S, 3) as images (B, 3, S, S) of the dtype and device of others."""
+    """An array (B, S, S, 3) as images (B, 3, S, S) with the dtype and device of `like`."""
     return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2))).to(like)

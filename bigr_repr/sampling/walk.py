@@ -1,4 +1,4 @@
-"""A smooth path between conditions: the ends first, then what lies between, tied to them by bits. Knows no labels."""
+"""A smooth path between conditions: first the ends, then the images between, tied to them by bits. Knows no labels."""
 
 # B images of the way, L ends, N tokens, K bits per token, D width
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from bigr_repr.sampling.job import Job
 from bigr_repr.sampling.noise import SeededDraws
 
-_HELD = 4.0  # logits by which every bit is drawn towards that of an end
+_HELD = 4.0  # logits by which every bit is pulled toward that of an end
 
 
 def walk(job: Job, condition: Tensor, weights: Tensor) -> Tensor:
     """Codes (B, N, K) on the path between ends: condition (L, D) or (L, P, D), and weights (B, L), a row for each
     image.
 
-    A row of a single 1 gives what `generate` draws of that end. Between, three things keep neighbors alike: noise goes
-    with a token's place, so that it is the same in all images; so does the order, Halton's where the settings rank; and
-    every bit is drawn towards that of one of the ends, of which bits change one by one as the weights do. Of this
-    evidence the model makes what it holds likely. The mix of conditions keeps their length.
+    A row with a single 1 gives what `generate` draws for that end. In between, three things keep neighbors similar:
+    noise is tied to a token's position, so it is the same in all images; so is the order (Halton's if the settings
+    rank); and every bit is pulled toward that of one of the ends, switching one by one as the weights change. The model
+    weighs this evidence against its own predictions. The mix of conditions keeps their norm.
     """
     tokens, ends = job.pre.config.generator.tokens, len(condition)
     drawn = job.filled(_all(ends, tokens), condition=condition, numbers=[job.first] * ends)
@@ -44,16 +44,16 @@ def _all(batch: int, tokens: int) -> Tensor:
 
 
 def _in_step(job: Job) -> Job:
-    """The same with an order that is the same for all images."""
+    """The same job with an order that is the same for all images."""
     if not job.settings.ranked:
         return job
     return job.with_changes(settings=dataclasses.replace(job.settings, order="halton", confidence_steps=None))
 
 
 def _held(ends: Tensor, weights: Tensor, draws: SeededDraws) -> Tensor:
-    """For each row of weights (B, L), bits of the ends (L, N, K), each from an end as often as its weight: (B, N, K).
+    """For each row of weights (B, L), bits of the ends (L, N, K), each end contributing its weight's share: (B, N, K).
 
-    Each bit switches from one end to the next at a weight of its own, once.
+    Each bit switches from one end to the next once, at its own weight.
     """
     shares = weights.clamp(min=0).to(ends)
     edges = (shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-9)).cumsum(dim=1)
@@ -64,7 +64,7 @@ def _held(ends: Tensor, weights: Tensor, draws: SeededDraws) -> Tensor:
 
 
 def _mixed(conditions: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums (B, ...) of conditions (L, ...), as long as these are in the mean: sums alone are shorter."""
+    """Weighted sums (B, ...) of conditions (L, ...), rescaled to their mean norm, because plain sums are shorter."""
     weights = weights.to(conditions)
     mixed = (weights @ conditions.flatten(1)).view(-1, *conditions.shape[1:])
     length = weights.abs() @ conditions.norm(dim=-1)
