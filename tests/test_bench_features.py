@@ -244,7 +244,7 @@ def test_pools_are_what_they_say() -> None:
     torch.testing.assert_close(pool_tokens(states, "avg+max"), torch.cat([states.mean(1), states.amax(1)], dim=1))
     for pool in ("avg", "max", "avg+max", "grid2"):
         assert pool_tokens(states, pool).shape[1] == pool_width(pool, 3)
-    with pytest.raises(ValueError, match="no grid of 3 x 3"):
+    with pytest.raises(ValueError, match="not make a grid of 3 x 3"):
         pool_tokens(states[:, :10], "grid2")
 
 

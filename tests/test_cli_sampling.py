@@ -323,7 +323,7 @@ def test_series_do_not_mix(bigr: Run, tmp_path: Path) -> None:
     assert "seed was 0, is 1; name another folder" in error
     assert len(list((tmp_path / "series").glob("*.png"))) == 1
     picture(1).save(tmp_path / "000000.png")
-    assert "do not say how they were made" in bigr("generate", "--out", ".")[2]
+    assert "do not record how they were made" in bigr("generate", "--out", ".")[2]
 
 
 def test_a_refused_series_names_the_setting_that_differs(bigr: Run) -> None:
@@ -424,7 +424,7 @@ def test_callers_are_told_of_every_iteration_and_a_series_begins_at_0(tmp_path: 
     assert seen == [(0,), (0,), (1,), (1,)]
     interpolate_file(pre, [0, 1], tmp_path / "walk.png", frames=2, **options)
     assert seen[4:] == [(0,), (0,), (1,), (1,)]
-    with pytest.raises(ValueError, match=r"first=3 is not allowed: a series begins at 0"):
+    with pytest.raises(ValueError, match=r"first=3 is not allowed: a series starts at 0"):
         generate_files(pre, tmp_path / "later", [1], first=3, **options)
 
 
@@ -543,7 +543,7 @@ def test_precision_by_either_name(bigr: Run, tmp_path: Path, name: str) -> None:
         (["inpaint", "photo.png", "--mask", "junk.png", "--out", "o.png"], "junk.png"),
         (["inpaint", "junk.png", "--mask", "mask.png", "--out", "o.png"], "junk.png"),
         (["inpaint", "gone.png", "--mask", "mask.png", "--out", "o.png"], "gone.png: no such file"),
-        (["inpaint", "photo.png", "--box", "50,0,60,9", "--out", "o.png"], "box=50,0,60,9 holds no pixel"),
+        (["inpaint", "photo.png", "--box", "50,0,60,9", "--out", "o.png"], "box=50,0,60,9 contains no pixel"),
         ([*PAINT, "--window", "37"], "window=37 is outside 1..36"),
         ([*PAINT, "--guidance", "3"], "no class to guide toward"),
         ([*PAINT, "--iterations", "17"], "17 iterations are more than the 16 tokens of test's grid; ask"),
@@ -553,8 +553,8 @@ def test_precision_by_either_name(bigr: Run, tmp_path: Path, name: str) -> None:
         ([*PAINT, "--temperature", "0"], "temperature=0"),
         (["edit", "photo.png", "--mask", "mask.png", "--to", "goldfihs", "--out", "o.png"], "nearest: 'goldfish'"),
         (["edit", "photo.png", "--mask", "mask.png", "--to", "5", "--out", "o.png"], "class 5 is outside 0..4"),
-        (["outpaint", "photo.png", "--aspect", "50:36", "--out", "o.png"], "nothing is to be painted"),
-        (["outpaint", "photo.png", "--left", "1000000000", "--out", "o.png"], "grow it by less"),
+        (["outpaint", "photo.png", "--aspect", "50:36", "--out", "o.png"], "there is nothing to paint"),
+        (["outpaint", "photo.png", "--left", "1000000000", "--out", "o.png"], "choose smaller margins"),
         (["generate", "--labels", "cat", "--out", "o"], "class 'cat' is not one of test's; nearest: 'tabby cat'"),
         (["generate", "--guidance", "2", "--out", "o"], "no class to guide toward"),
         (["inpaint", "photo.png", "--mask", "mask.png", "--out", ""], "must end in .png"),

@@ -216,9 +216,9 @@ def test_a_model_is_asked_for_where_only_that_serves(exported: ExportedModel) ->
         ({"layer": 7}, ValueError, "layer=7 is outside 0..1"),
         ({"layer": []}, ValueError, "names no layer"),
         ({"pool": "mean"}, ValueError, "pool='mean' is unknown"),
-        ({"precision": "bfloat16"}, ValueError, "ONNX Runtime computes no bfloat16 on CPUs"),
+        ({"precision": "bfloat16"}, ValueError, "ONNX Runtime does not support bfloat16 on CPUs"),
         ({"precision": "int8"}, ValueError, "precision='int8' needs calibrate"),
-        ({"precision": "int8", "calibrate": []}, ValueError, "calibrate holds no images"),
+        ({"precision": "int8", "calibrate": []}, ValueError, "calibrate has no images"),
         ({"to": "torch", "precision": "int8", "calibrate": []}, ValueError, "choose onnx or openvino"),
         ({"tokenizer": "int8"}, ValueError, "tokenizer='int8' does not go with precision='float32'"),
     ],
@@ -261,7 +261,7 @@ def test_a_causal_model_exports_too() -> None:
 
 def test_a_folder_of_other_things_stays(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="exists and is no exported network"):
+    with pytest.raises(FileExistsError, match="exists and is not an exported network"):
         br.export_model(tmp_path, model=PRE, layer=1, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

@@ -145,9 +145,9 @@ def test_growing_repeats_the_edge_and_keeps_the_photograph() -> None:
     [
         (lambda: window_side(40, 30, 31), r"window=31 is outside 1\.\.30"),
         (lambda: window_side(40, 30, 0), r"window=0 is outside"),
-        (lambda: box_mask(40, 30, (40, 0, 50, 9)), "holds no pixel of the 40x30"),
-        (lambda: box_mask(40, 30, (9, 9, 9, 20)), "holds no pixel"),
-        (lambda: margins_to_aspect(40, 30, 4 / 3), "nothing is to be painted"),
+        (lambda: box_mask(40, 30, (40, 0, 50, 9)), "contains no pixel of the 40x30"),
+        (lambda: box_mask(40, 30, (9, 9, 9, 20)), "contains no pixel"),
+        (lambda: margins_to_aspect(40, 30, 4 / 3), "there is nothing to paint"),
         (lambda: margins_to_aspect(40, 30, float("nan")), "aspect=nan"),
         (lambda: margins_to_aspect(40, 30, -1.0), "above 0"),
         (lambda: margins_to_aspect(40, 30, 1e308), "more than"),

@@ -278,7 +278,7 @@ def test_many_windows_are_told_before_any_work(pre: Pretrained, caplog: pytest.L
         photo = photograph(width, 16)
         caplog.clear()
         inpaint_photo(pre, photo, np.ones((16, width), np.bool_), on_step=lambda _: told.append(caplog.text), **options)
-        assert ("windows of 16 pixels are painted one after another" in told[-1]) == (width == 600)
+        assert ("windows of 16 pixels; a larger" in told[-1]) == (width == 600)
 
 
 def test_progress_counts_every_iteration_and_shows_the_first_version(pre: Pretrained) -> None:
@@ -319,7 +319,7 @@ def test_impossible_pastings_and_margins_are_refused(pre: Pretrained) -> None:
         Pasting(blend="soft")
     with pytest.raises(ValueError, match="nothing to paint"):
         outpaint_photo(pre, photo, (0, 0, 0, 0))
-    with pytest.raises(ValueError, match="grow it by less"):
+    with pytest.raises(ValueError, match="choose smaller margins"):
         outpaint_photo(pre, photo, (0, 0, 10**9, 0))
     with pytest.raises(ValueError, match="scale=0"):
         enrich_photo(pre, photo, scale=0, steps=1)

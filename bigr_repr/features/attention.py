@@ -19,8 +19,8 @@ _BATCH = 32
 
 
 class NearTokens(NamedTuple):
-    """Tokens like one. similarity: (n, N), float32 in [-1, 1], of all; nearest: (k, 2), int64, image and token of the
-    most similar ones in other images, best first.
+    """Tokens similar to a given one. similarity: (n, N), float32 in [-1, 1], of all; nearest: (k, 2), int64, image and
+    token of the most similar ones in other images, best first.
     """
 
     similarity: NDArray[np.float32]
@@ -29,11 +29,11 @@ class NearTokens(NamedTuple):
 
 @torch.no_grad()
 def token_attention(bits: ArrayLike, pre: Pretrained, layer: int | str, token: int) -> NDArray[np.float32]:
-    """How much a token attends to each position in a block: bits (n, N, K), as of `token_views` -> (n, M, 1 + N), rows
+    """How much a token attends to each position in a block: bits (n, N, K), from `token_views` -> (n, M, 1 + N), rows
     sum to 1.
 
     The condition, "no class", comes first. token: 0..N-1, in raster order. In a causal model later tokens get 0.
-    Raises ValueError for a layer or token that is not there, or bits of another shape.
+    Raises ValueError for an unknown layer or token, or bits of a wrong shape.
     """
     transformer, config = pre.generator.transformer, pre.config.generator
     block, codes = config.layer_index(layer, pre.config.name), np.asarray(bits)
@@ -59,7 +59,7 @@ def token_attention(bits: ArrayLike, pre: Pretrained, layer: int | str, token: i
 
 
 def _weights(attention: Any, x: torch.Tensor, table: torch.Tensor, place: int) -> torch.Tensor:
-    """Of one position's query: x (B, 1 + N, D) -> (B, M, 1 + N), float32."""
+    """Attention weights of one position: x (B, 1 + N, D) -> (B, M, 1 + N), float32."""
     q, k, _ = attention.wqkv(x).unflatten(-1, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
     q, k = rotate(q, table).float(), rotate(k, table).float()
     scores = (q[:, :, place : place + 1] @ k.mT)[:, :, 0] * q.shape[-1] ** -0.5
@@ -72,8 +72,8 @@ def _weights(attention: Any, x: torch.Tensor, table: torch.Tensor, place: int) -
 def near_tokens(states: ArrayLike, image: int, token: int, *, k: int = 8) -> NearTokens:
     """Tokens similar to one of an image, by the cosine of states (n, N, D) minus their mean over all tokens.
 
-    Without that, what all tokens share would make all of them similar. Raises ValueError for an image or token that is
-    not there, or states of another shape.
+    Without subtracting it, what all tokens share would make all of them similar. Raises ValueError for an image or
+    token out of range, or states of a wrong shape.
     """
     values = np.asarray(states, np.float32)
     if values.ndim != 3 or not values.size:

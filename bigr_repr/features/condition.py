@@ -1,4 +1,4 @@
-"""What the transformer is given, besides an image's bits, when features are read. Knows no networks."""
+"""What the transformer is given in addition to an image's bits when features are extracted. Knows no networks."""
 
 # N tokens
 
@@ -23,10 +23,10 @@ _NOTHING: Final = "no class, no token masked"  # as written into data sets
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureCondition:
-    """A class or caption to read features with, and a share of tokens to hide from the transformer.
+    """A class or caption to extract features with, and a share of tokens to hide from the transformer.
 
-    given: a class by number or name; of a text model a caption; None: neither, as in the paper. masked_share: share of
-    the tokens in [0, 1), the same ones in every image, drawn with mask_seed; their states are pooled with the others'.
+    given: a class by number or name; for a text model, a caption; None: neither, as in the paper. masked_share: share
+    of tokens in [0, 1), the same ones in every image, drawn with mask_seed; their states are pooled with the others.
     Raises ValueError for values out of range.
     """
 
@@ -48,10 +48,9 @@ class FeatureCondition:
         return self.given is not None or self.masked_share > 0
 
     def of(self, config: ModelConfig) -> FeatureCondition:
-        """The same for this model: a class as its number, a caption without the white space around it.
+        """The condition resolved for a model: a class as its number, a caption stripped of white space.
 
-        Raises ValueError for a class that the model does not have, or for masked tokens in a model that reads them one
-        after the other.
+        Raises ValueError for an unknown class, or for masked tokens in an autoregressive model.
         """
         given, generator = self.given, config.generator
         if given is not None and generator.condition == "text":
@@ -65,9 +64,7 @@ class FeatureCondition:
         return dataclasses.replace(self, given=given, mask_seed=self.mask_seed if self.masked_share else 0)
 
     def masked(self, tokens: int) -> NDArray[np.bool_] | None:
-        """Which of N tokens are masked, (N,); None for none. A share above 0 masks at least one token, and never
-        all.
-        """
+        """Which of N tokens are masked, (N,); None if none. A share above 0 masks at least one token, but never all."""
         if not self.masked_share:
             return None
         count = min(max(1, round(self.masked_share * tokens)), tokens - 1)
@@ -77,12 +74,12 @@ class FeatureCondition:
 
     @property
     def words(self) -> str:
-        """For people."""
+        """A description for people."""
         told = "no class" if self.given is None else f"condition {self.given!r}"
         return f"{told}, {self.masked_share:.0%} of tokens masked" if self.masked_share else f"{told}, no token masked"
 
     def record(self) -> str | dict[str, Any]:
-        """For provenance, ready for JSON; `from_record` reads it."""
+        """The record for provenance, ready for JSON; `from_record` reads it."""
         if not self:
             return _NOTHING
         masked = {"masked_share": self.masked_share, "mask_seed": self.mask_seed} if self.masked_share else {}
@@ -90,7 +87,7 @@ class FeatureCondition:
 
     @classmethod
     def from_record(cls, record: Any) -> FeatureCondition:
-        """Raises ValueError for anything that `record` does not give."""
+        """The inverse of `record`. Raises ValueError for anything else."""
         if record is None or record == _NOTHING:
             return cls()
         try:
@@ -100,7 +97,7 @@ class FeatureCondition:
 
     @property
     def tag(self) -> str:
-        """A short name of it in keys; "" for none."""
+        """A short name for use in keys; "" if empty."""
         if not self:
             return ""
         return hashlib.sha256(json.dumps(self.record(), sort_keys=True).encode()).hexdigest()[:12]
@@ -110,5 +107,5 @@ NO_CONDITION: Final = FeatureCondition()
 
 
 def as_condition(condition: FeatureCondition | int | str | None) -> FeatureCondition:
-    """A class or caption as one. Raises ValueError for what is neither."""
+    """A FeatureCondition from a class or caption. Raises ValueError for anything else."""
     return condition if isinstance(condition, FeatureCondition) else FeatureCondition(given=condition)

@@ -75,25 +75,24 @@ def extract_features(
     """Feature vectors of images, float32 (n, D), or (n, N, D) with pool="none"; one array per layer if a list is given.
 
     images: a folder, a pattern or a file (rows in the order of bigr_repr.images.find_images), a PIL image, an array
-    (H, W, 3) or (n, H, W, 3) as bigr_repr.images.as_rgb takes, a tensor (3, H, W) or (n, 3, H, W) of uint8 or floats in
-    [0, 1], or a sequence of any of these. Pictures of another size are resized and cropped as center_crop does.
+    (H, W, 3) or (n, H, W, 3) as for bigr_repr.images.as_rgb, a tensor (3, H, W) or (n, 3, H, W) of uint8 or floats in
+    [0, 1], or a sequence of any of these. Pictures of other sizes are resized and cropped as in center_crop.
 
-    model: a name or folder that load takes, a model, or an exported network or its folder. layer: 0-based block,
-    negative from the end, "mid", several side by side as "4+8", or a list of these, for which the result is {layer as
-    given: array}. pool: "avg", "max", "avg+max", "grid2" (the means over the four quarters in a row) or "none"; mirror:
-    means over each image and its mirror image, at twice the time; condition: a class or caption that features are read
-    with, or masked tokens; all three as of FeatureExtractor. device: None: a GPU if
-    there is one, or where the given model is. dtype: what the network computes in ("float32", "bfloat16", "float16").
-    workers: threads that decode.
+    model: a name or folder for load(), a model, or an exported network or its folder. layer: 0-based block, negative
+    from the end, "mid", several concatenated as "4+8", or a list of these, for which the result is {layer as given:
+    array}. pool: "avg", "max", "avg+max", "grid2" (the means over four quarters, concatenated) or "none"; mirror:
+    average over each image and its mirror image, in twice the time; condition: a class or caption to extract features
+    with, or masked tokens; all three as in FeatureExtractor. device: None: a GPU if there is one, or where the given
+    model is. dtype: of the network's computation ("float32", "bfloat16", "float16"). workers: decoding threads.
 
-    All vectors are held in memory: for many images see embed_images, which also goes on past pictures it cannot read.
-    Raises ImageError naming the first picture that cannot be read, FileNotFoundError for inputs that are not there,
-    ValueError for a layer out of range or vectors that are not finite.
+    Holds all vectors in memory: for many images use embed_images, which also continues past unreadable pictures.
+    Raises ImageError naming the first unreadable picture, FileNotFoundError for missing inputs, ValueError for a layer
+    out of range or non-finite vectors.
     """
     several = not isinstance(layer, int | str)
     layers: list[Layer] = [layer] if isinstance(layer, int | str) else list(layer)
     if not layers:
-        raise ValueError("layer=[] names no layer; for only codes see encode_codes")
+        raise ValueError("layer=[] names no layer; for codes alone use encode_codes")
     extractor = _extractor(model, layers, pool, device, dtype, compile, mirror=mirror, condition=condition)
     arrays = _arrays(_batches(images, extractor, batch_size, workers), extractor, layers)
     return arrays if several else arrays[layers[0]]
@@ -102,7 +101,7 @@ def extract_features(
 def _arrays(
     batches: Iterable[tuple[int, Features]], extractor: FeatureExtractor, layers: list[Layer]
 ) -> dict[Layer, NDArray[np.float32]]:
-    """The vectors of all batches by layer, float32 (n, …). Raises ValueError for vectors that are not finite."""
+    """The vectors of all batches by layer, float32 (n, …). Raises ValueError for non-finite vectors."""
     found: dict[Layer, list[NDArray[np.float32]]] = {
         each: [np.empty((0, *extractor.vector_shape(each)), np.float32)] for each in layers
     }
@@ -122,9 +121,9 @@ def encode_codes(
     dtype: str | torch.dtype | None = None,
     workers: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Bit codes of images, packed as bigr_repr.codes states: uint8 (n, bytes).
+    """Bit codes of images, packed as in bigr_repr.codes: uint8 (n, bytes).
 
-    Takes and raises what extract_features does. Only the tokenizer runs.
+    Arguments and errors as in extract_features. Only the tokenizer runs.
     """
     extractor = _extractor(model, (), "avg", device, dtype, False)
     rows = [np.empty((0, code_bytes(extractor.config.code_size)), np.uint8)]
@@ -160,18 +159,22 @@ def _check_finite(features: Features, first: int, dtype: torch.dtype) -> None:
         good = good & values.isfinite().flatten(1).all(1)
     if not bool(good.all()):
         row = first + int((~good).nonzero()[0])
-        remedy = "the model's weights are damaged" if dtype == torch.float32 else f"{dtype} is too narrow; use float32"
+        remedy = (
+            "the model's weights are damaged"
+            if dtype == torch.float32
+            else f"{dtype} has too small a range; use float32"
+        )
         raise ValueError(f"image {row}: its features are not finite: {remedy}")
 
 
 def _batches(
     images: Pictures, extractor: FeatureExtractor, batch_size: int, workers: int | None
 ) -> Iterator[tuple[int, Features]]:
-    """Number of the first image, and features, of every batch."""
+    """The number of the first image, and the features, of every batch."""
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     side = extractor.config.image_size
-    if isinstance(images, Tensor) and images.shape[1:] == (3, side, side):  # as they are: no rounding to bytes
+    if isinstance(images, Tensor) and images.shape[1:] == (3, side, side):  # used as is, without rounding to bytes
         for first in range(0, len(images), batch_size):
             yield first, extractor(images[first : first + batch_size])
         return

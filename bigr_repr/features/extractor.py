@@ -1,8 +1,8 @@
 """FeatureExtractor: images as tensors in, hidden states and bits of a pretrained model out. Knows nothing of files.
 
-The codes of an image go through the transformer, none masked and without a class, unless a condition says otherwise;
-the features are the hidden state after a block, without final norm and condition token, averaged over the tokens (BiGR,
-section 4.3) or pooled in another way, of one block or of several side by side.
+An image's codes go through the transformer, unmasked and without a class unless a condition says otherwise; the
+features are the hidden states after a block, without final norm and condition token, averaged over the tokens (BiGR,
+section 4.3) or pooled differently, of one block or of several concatenated.
 """
 
 # B batch, S side in pixels, N tokens, K bits per token, D width
@@ -35,11 +35,11 @@ _GROUP_TOKENS = 512
 
 
 class Features(NamedTuple):
-    """What a FeatureExtractor gives for a batch.
+    """The result of a FeatureExtractor for a batch.
 
-    layers: {layer as asked for: (B, D), or (B, N, D) with pool="none"}, float32. codes: (B, N, K), bool. finite: (B,),
-    bool; False: the tokenizer's numbers for the image, or its mirror image, overflowed or were not numbers, so that its
-    codes mean nothing; its layers are NaN.
+    layers: {layer as given: (B, D), or (B, N, D) with pool="none"}, float32. codes: (B, N, K), bool. finite: (B,),
+    bool; False: the tokenizer's output for the image, or its mirror image, was not finite, so its codes are meaningless
+    and its layers are NaN.
     """
 
     layers: dict[Layer, Tensor]
@@ -50,22 +50,22 @@ class Features(NamedTuple):
 class FeatureExtractor(nn.Module):
     """Features of any blocks, and codes, in one pass: for your own loop.
 
-    pre: the model, or an exported network, which `load_exported` gives: that has its own layers, pool and precision,
-    and runs on the CPU. A model stays as it is: not moved, not converted, its modules' modes untouched. The extractor
-    has modules of its own around the same weights, always in eval mode; weights that have to be converted (dtype,
-    device, channels-last convolutions) are copied, so make a new extractor after changing weights.
+    pre: the model, or an exported network from `load_exported`, which has its own layers, pool and precision, and runs
+    on the CPU. The model is not moved or converted, and its modules' modes do not change. The extractor has its own
+    modules around the same weights, always in eval mode; weights that need conversion (dtype, device, channels-last
+    convolutions) are copied, so make a new extractor after changing weights.
 
     layers: block indices as in GeneratorConfig.layer_index (0-based, negative from the end, "mid"), or several joined
-    by "+" as "4+8", whose features are set side by side; blocks past the deepest are neither kept nor run; none: codes
-    only. pool: how tokens become one vector: "avg", "max", "avg+max" (both in a row), "grid2" (the means over the four
-    quarters in a row), or "none". mirror: features are means over an image and its mirror image, at twice the time;
-    codes are the image's own. condition: a class or a caption that features are read with, or a FeatureCondition,
-    which can also mask a share of the tokens; None: neither.
-    dtype: what the network computes in; None: as the weights are. In bfloat16 or float16 some bits of the codes differ
-    from those in float32. device: None: where the weights are. compile: use torch.compile.
+    by "+" as in "4+8", whose features are concatenated; blocks past the deepest are not run; empty: codes only. pool:
+    how tokens become one vector: "avg", "max", "avg+max" (both concatenated), "grid2" (the means over four quarters,
+    concatenated), or "none". mirror: average the features of an image and its mirror image, in twice the time; codes
+    are the image's own. condition: a class or caption to extract features with, or a FeatureCondition, which can also
+    mask a share of the tokens; None: neither. dtype: of the network's computation; None: that of the weights. In
+    bfloat16 or float16 some bits of the codes differ from those in float32. device: None: where the weights are.
+    compile: use torch.compile.
 
-    Raises ValueError for a layer out of range, an unknown pool, a class that the model does not have, or what an
-    exported network was not exported for.
+    Raises ValueError for a layer out of range, an unknown pool, an unknown class, or anything that an exported network
+    was not exported for.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class FeatureExtractor(nn.Module):
         self.eval()
 
     def _take(self, pre: Pretrained, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
-        """Modules of its own around a model's weights."""
+        """Make own modules around a model's weights."""
         tokenizer = _without(pre.tokenizer, "generator")  # the decoder
         self.tokenizer = _own(tokenizer, device, dtype, torch.channels_last)
         if self.layers:
@@ -112,7 +112,7 @@ class FeatureExtractor(nn.Module):
                 self.transformer.compile()
 
     def _check_exported(self, manifest: Manifest, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
-        """Raises ValueError for what an exported network was not exported for."""
+        """Raise ValueError for anything that an exported network was not exported for."""
         there = {blocks_of(layer, self.config): layer for layer in manifest.layers}
         for layer, blocks in self.layers.items():
             if blocks not in there:
@@ -123,29 +123,31 @@ class FeatureExtractor(nn.Module):
                 f"pool={self.pool!r}, but this network was exported with {manifest.pool!r}; export it again"
             )
         if self.condition:
-            raise ValueError(f"condition={self.condition.words!r}: exported networks have none; give the model itself")
+            raise ValueError(
+                f"condition={self.condition.words!r}: exported networks do not support conditions; use the model itself"
+            )
         if self._compiled or dtype not in (None, torch.float32) or (device and torch.device(device).type != "cpu"):
             raise ValueError(
                 f"this network was exported to {manifest.to} in {manifest.precision}: leave out dtype, device, compile"
             )
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode: features are read off a model that is not being trained."""
+        """Stay in eval mode: features come from a model that is not being trained."""
         return super().train(False)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and what is returned."""
+        """The device of the weights and results."""
         return torch.device("cpu") if self._exported else self._weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in; of an exported one, what it takes and gives."""
+        """The dtype of the computation; for an exported network, that of its inputs and outputs."""
         return torch.float32 if self._exported else self._weight.dtype
 
     @property
     def precision(self) -> str:
-        """The same by name, as provenance states it: "float32", "bfloat16"; or that of an exported network."""
+        """The same by name, as recorded in provenance: "float32", "bfloat16"; or that of an exported network."""
         return self._exported.precision if self._exported else str(self.dtype).removeprefix("torch.")
 
     @property
@@ -156,7 +158,7 @@ class FeatureExtractor(nn.Module):
     def forward(self, images: Tensor) -> Features:
         """images: uint8, or floats in [0, 1], (B, 3, S, S) with S the model's image size, RGB, on any device.
 
-        Raises ValueError for another shape, dtype or range. What is returned is on the extractor's device.
+        Raises ValueError for a wrong shape, dtype or range. Results are on the extractor's device.
         """
         rows = len(images)
         inputs = self._inputs(images)
@@ -169,16 +171,16 @@ class FeatureExtractor(nn.Module):
         return Features(kept, found.codes[:rows], found.finite[:rows])
 
     def vector_shape(self, layer: Layer) -> tuple[int, ...]:
-        """Of an image's features of a layer: (D,), or (N, D) with pool="none"."""
+        """The shape of an image's features of a layer: (D,), or (N, D) with pool="none"."""
         generator = self.config.generator
         return vector_shape(self.pool, generator.tokens, generator.dim, len(self.layers[layer]))
 
     @property
     def group(self) -> int:
-        """Images that the transformer takes at a time on a CPU: a few hundred tokens, which stay in its caches.
+        """Images per group of the transformer on a CPU: a few hundred tokens, which stay in its caches.
 
-        Batches of so many images, or of a multiple, give the same numbers bit for bit in float32 on a CPU; for others
-        the codes are the same bits, and features agree to rounding.
+        Batches of this size, or of a multiple, give bit-identical results in float32 on a CPU; with others, codes are
+        identical and features agree up to rounding.
         """
         if self._exported or self._compiled or not self._exact:
             return 1
@@ -195,7 +197,7 @@ class FeatureExtractor(nn.Module):
             return self._read_exported(self._exported, inputs)
         logits = self._bit_logits(inputs)[: len(inputs)]
         bits = grid_to_tokens(logits).float().sigmoid() > 0.5  # as BinaryAutoencoder.encode decides
-        finite = logits.isfinite().flatten(1).all(1)  # a comparison with NaN gave bits all the same
+        finite = logits.isfinite().flatten(1).all(1)  # comparing with NaN also gives bits
         layers = self.read_layers(self._states(bits), finite) if self.transformer is not None else {}
         return Features(layers, bits, finite)
 
@@ -213,7 +215,7 @@ class FeatureExtractor(nn.Module):
         )
 
     def read_layers(self, states: Mapping[int, Tensor], finite: Tensor) -> dict[Layer, Tensor]:
-        """Features of hidden states {block: (B, N, D)}, as `Features.layers`; NaN where finite, bool (B,), says no."""
+        """Features of hidden states {block: (B, N, D)}, as `Features.layers`; NaN where finite, bool (B,), is False."""
         layers = {}
         for layer, blocks in self.layers.items():
             read = [states[block].float() for block in blocks]
@@ -244,8 +246,8 @@ class FeatureExtractor(nn.Module):
             if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
                 found = f"{images.min().item():.4g}..{images.max().item():.4g}"
                 raise ValueError(f"images has values {found}; expected [0, 1], not normalized; rescale or clamp them")
-        wanted = max(1, len(images))  # kernels need not know of empty batches
-        if self._compiled:  # batches keep the shape of the largest: nothing is compiled anew for the last one
+        wanted = max(1, len(images))  # kernels need not support empty batches
+        if self._compiled:  # pad to the largest shape so far: the last batch needs no recompilation
             self._largest = wanted = max(self._largest, wanted)
         images = torch.cat([images, images.new_zeros(wanted - len(images), 3, side, side)])
         scale = 255 if images.dtype == torch.uint8 else 1
@@ -255,15 +257,15 @@ class FeatureExtractor(nn.Module):
     def _bit_logits(self, images: Tensor) -> Tensor:
         if not self._exact:
             return self._logits(images)
-        # Convolution kernels round differently for different batch sizes, and a logit near 0 would change its bit. So
-        # they always see the same number of images, the last group filled up.
+        # Convolution kernels round differently for different batch sizes, and a logit near 0 could change its bit. So
+        # they always see the same number of images; the last group is padded.
         group = _images_at_a_time(self.config.image_size)
         images = torch.cat([images, images[-1:].expand(-len(images) % group, -1, -1, -1)])
         return torch.cat([self._logits(part) for part in torch.split(images, group)])
 
 
 def blocks_of(layer: Layer, config: ModelConfig) -> tuple[int, ...]:
-    """The blocks that a layer names: one, or several as "4+8".  Raises ValueError for any that is not there."""
+    """The blocks that a layer names: one, or several as "4+8".  Raises ValueError for unknown blocks."""
     parts: list[Layer] = [layer]
     if isinstance(layer, str) and "+" in layer:
         parts = [int(part) if part.removeprefix("-").isdecimal() else part for part in layer.split("+")]
@@ -276,7 +278,7 @@ def layer_name(blocks: Sequence[int]) -> Layer:
 
 
 def _told(pre: Pretrained, condition: FeatureCondition) -> tuple[Tensor | Captions | None, Tensor | None]:
-    """What the transformer is given: a class (1,) or caption of one row, and the masked places (N,)."""
+    """The transformer's extra inputs: a class (1,) or a caption of one row, and the masked positions (N,)."""
     places = condition.masked(pre.config.generator.tokens)
     masked = None if places is None else torch.from_numpy(places)
     if condition.given is None:
@@ -287,7 +289,7 @@ def _told(pre: Pretrained, condition: FeatureCondition) -> tuple[Tensor | Captio
 
 
 def _rows(told: Tensor | Captions | None, rows: int, device: torch.device) -> Tensor | Captions | None:
-    """The same for so many images."""
+    """The same for `rows` images."""
     if isinstance(told, Captions):
         features, lengths = told.features.to(device), told.lengths.to(device)
         return Captions(features.expand(rows, -1, -1), lengths.expand(rows))
@@ -295,16 +297,16 @@ def _rows(told: Tensor | Captions | None, rows: int, device: torch.device) -> Te
 
 
 def _images_at_a_time(side: int) -> int:
-    """Images of this side that the tokenizer takes at a time on a CPU: as fast as larger groups, without slowing down
-    single images.
+    """Images of this side per group of the tokenizer on a CPU: as fast as larger groups, without slowing down single
+    images.
 
-    Two of 256 pixels fill a processor, as eight small ones do.
+    Two of 256 pixels saturate a processor, as do eight small ones.
     """
     return max(2, min(8, 2 * 256**2 // side**2))
 
 
 def _without(module: _M, child: str) -> _M:
-    """A shallow copy of a module that lacks one of its children; the module itself stays whole."""
+    """A shallow copy of a module without one of its children; the module itself is unchanged."""
     part = copy.copy(module)
     part._modules = {name: value for name, value in module._modules.items() if name != child}
     return part

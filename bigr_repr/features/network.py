@@ -1,7 +1,7 @@
-"""The network at work on batches, without waiting for it. Knows nothing of pictures or files.
+"""Runs the network on batches asynchronously. Knows nothing of pictures or files.
 
-How float32 products and convolutions are rounded on a CPU depends on how many threads share one. So there each group of
-images has one thread, and the threads have groups of their own: rows have the same bits with any number of them.
+On a CPU, the rounding of float32 products and convolutions depends on how many threads share one. So each group of
+images is processed by one thread, and rows are bit-identical with any number of threads.
 """
 
 # B batch, S side in pixels
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """Batches to features. Has threads, as many as torch had for one operation, until it is closed.
+    """Turns batches into features. Has as many threads as torch used for one operation, until it is closed.
 
-    ahead: batches that are worth starting before the first one's features are asked for. full: images that give each
+    ahead: number of batches worth starting before requesting the first one's features. full: images that give each
     thread a group.
     """
 
@@ -38,9 +38,9 @@ class Network:
             self.ahead = -(-threads // groups)
 
     def start(self, images: Tensor, extractor: FeatureExtractor | None = None) -> Callable[[], Features]:
-        """Begin to work on a batch, (B, 3, S, S) as the extractor takes it; returns what waits for its features.
+        """Start a batch, (B, 3, S, S) as for the extractor; returns a function that waits for its features.
 
-        extractor: another one of the same model.
+        extractor: another one for the same model.
         """
         import torch
 
@@ -52,18 +52,18 @@ class Network:
         return lambda: _joined([part.result() for part in parts])
 
     def close(self) -> None:
-        """Wait for the groups that are under way; those that no thread has begun are dropped."""
+        """Wait for groups in progress; those not started are dropped."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
 
 def _single_threaded(count: int) -> ThreadPoolExecutor:
-    """Threads in each of which torch uses no others."""
+    """Threads in which torch runs single-threaded."""
     import torch
 
     def begin() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # else the thread's first operation sets it to what other threads have by then
+        torch.get_num_threads()  # otherwise the thread's first operation would adopt the other threads' setting
 
     before, all_there = torch.get_num_threads(), Barrier(count)
     pool = ThreadPoolExecutor(count, thread_name_prefix="bigr-network", initializer=begin)
@@ -75,7 +75,7 @@ def _single_threaded(count: int) -> ThreadPoolExecutor:
         pool.shutdown(cancel_futures=True)
         raise
     finally:
-        torch.set_num_threads(before)  # the setting for threads to come is one for the whole process
+        torch.set_num_threads(before)  # the setting for new threads is global
     return pool
 
 

@@ -1,4 +1,4 @@
-"""What single tokens hold: states as colors, and how certain their bits are. Knows nothing of files or drawing."""
+"""Views of single tokens: states as colors, and how certain their bits are. Knows nothing of files or drawing."""
 
 # n images, N tokens, K bits per token, h w token grid, D width, S side in pixels
 
@@ -28,11 +28,11 @@ _CLIPPED = 1.0  # percent of tokens at either end of a color's range
 
 
 class TokenViews(NamedTuple):
-    """What `token_views` finds.
+    """The result of `token_views`.
 
-    bits: (n, N, K), bool. entropy: (n, N), float32 in [0, 1]: mean binary entropy of each token's bits by the
-    tokenizer; 0: certain. states: {layer as asked for: (n, N, D)}, float32. reconstruction: what the decoder makes of
-    the bits, uint8 (n, S, S, 3), RGB.
+    bits: (n, N, K), bool. entropy: (n, N), float32 in [0, 1]: mean binary entropy of each token's bits in the
+    tokenizer; 0: certain. states: {layer as given: (n, N, D)}, float32. reconstruction: images decoded from the bits,
+    uint8 (n, S, S, 3), RGB.
     """
 
     bits: NDArray[np.bool_]
@@ -44,7 +44,7 @@ class TokenViews(NamedTuple):
 def token_views(images: Pictures, pre: Pretrained, layers: Iterable[Layer] = (12,)) -> TokenViews:
     """The tokens of images, computed on the model's device and in its dtype.
 
-    images: as `extract_features` takes them; all is held in memory.  layers: blocks, as there; none: only the bits.
+    images: as for `extract_features`; everything is held in memory.  layers: blocks, as there; empty: only the bits.
     Raises as `extract_features` does.
     """
     extractor = FeatureExtractor(pre, layers, "none")
@@ -79,11 +79,11 @@ def _views(pre: Pretrained, extractor: FeatureExtractor, pixels: Tensor) -> Toke
 def token_pca(states: ArrayLike, grid: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Tokens as colors: states (n, N, D) -> uint8 (n, h, w, 3).
 
-    The first three principal components of all n * N tokens together are red, green and blue, so that like tokens have
-    like colors, in other images too; each runs from its 1st to its 99th percentile, and its sign is that which makes
-    its largest weight positive. A component without spread is 128.
+    The first three principal components of all n * N tokens together become red, green and blue, so similar tokens have
+    similar colors, across images too; each is scaled from its 1st to its 99th percentile, with its sign chosen to make
+    the largest weight positive. A component without spread is 128.
 
-    grid: (h, w) with h * w = N; None: a square.  Raises ValueError for another shape, or states that are not finite.
+    grid: (h, w) with h * w = N; None: a square.  Raises ValueError for a wrong shape, or non-finite states.
     """
     values = np.asarray(states, np.float32)
     if values.ndim != 3 or not values.size:
@@ -91,7 +91,9 @@ def token_pca(states: ArrayLike, grid: tuple[int, int] | None = None) -> NDArray
     count, tokens, width = values.shape
     height, across = grid or (math.isqrt(tokens), math.isqrt(tokens))
     if height * across != tokens:
-        raise ValueError(f"{tokens} tokens are no grid of {height} x {across}; give grid=(h, w) with h * w = {tokens}")
+        raise ValueError(
+            f"{tokens} tokens do not make a grid of {height} x {across}; give grid=(h, w) with h * w = {tokens}"
+        )
     if not np.isfinite(values).all():
         raise ValueError("states are not all finite; compute them in float32")
     rows = values.reshape(-1, width).astype(np.float64)

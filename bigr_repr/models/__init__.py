@@ -1,4 +1,4 @@
-"""The networks: tokenizer, transformer, transcoder, and the generator that joins the last two."""
+"""The networks: tokenizer, transformer, transcoder, and the generator that combines the last two."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""BiGR: a transformer and a head joined into one generator over binary codes. Knows nothing of images or files.
+"""BiGR: a transformer and a head combined into a generator of binary codes. Knows nothing of images or files.
 
 Source: BiGR (arXiv 2410.14672), sections 3.2 and 3.4.
 """
@@ -19,11 +19,11 @@ from bigr_repr.models.categorical import CategoricalHead
 from bigr_repr.models.transcoder import BernoulliDiffusion
 from bigr_repr.models.transformer import Captions, Transformer
 
-_USUAL_BLOCK: Final = 12  # the default of what reads features, where there are as many blocks
+_USUAL_BLOCK: Final = 12  # default block for features, if there are as many
 
 
 def usual_block(layers: int) -> int:
-    """The block that features are read from unless another is named: 12, or the last of a shallower model."""
+    """The default block for features: 12, or the last of a shallower model."""
     return min(_USUAL_BLOCK, layers - 1)
 
 
@@ -33,7 +33,8 @@ def masked_count(step: int, steps: int, tokens: int) -> int:
 
 
 def draw_mask(batch: int, tokens: int, *, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Training masks (B, N), bool: one step of the cosine schedule per batch; every image the same count, at random."""
+    """Training masks (B, N), bool: one random step of the cosine schedule per batch, so the same count in every
+    image."""
     step = int(torch.randint(tokens, (), generator=generator, device=device))
     count = max(1, masked_count(step, tokens, tokens))
     order = torch.rand(batch, tokens, generator=generator, device=device).argsort(dim=1)
@@ -41,17 +42,18 @@ def draw_mask(batch: int, tokens: int, *, generator: torch.Generator | None, dev
 
 
 class TrainingPass(NamedTuple):
-    """What a training pass gives: the scalar `loss`, float32, and `states`, {layer: (B, n, D)}, of the tokens read."""
+    """The result of a training pass: the scalar `loss`, float32, and `states`, {layer: (B, n, D)}, of the tokens
+    read."""
 
     loss: Tensor
     states: dict[int, Tensor]
 
 
-Given: TypeAlias = Tensor | Captions  # labels, or captions, one an image
+Given: TypeAlias = Tensor | Captions  # labels or captions, one per image
 
 
 def drop_labels(labels: Given, probability: float, no_class: int, *, generator: torch.Generator | None = None) -> Given:
-    """Labels (B,), each replaced by `no_class` with this probability: what classifier-free guidance is trained with.
+    """Labels (B,), each replaced by `no_class` with this probability, as classifier-free guidance needs in training.
 
     Captions become null captions.
     """
@@ -62,11 +64,11 @@ def drop_labels(labels: Given, probability: float, no_class: int, *, generator: 
 
 
 class BiGR(nn.Module):
-    """The generator: reads codes with some tokens masked, and gives hidden states, conditions for sampling, or a loss.
+    """The generator: reads codes with some tokens masked, and returns hidden states, conditions for sampling, or a
+    loss.
 
-    Codes are 0/1 floats (B, N, K), tokens in raster order. Labels are int64 (B,) in 0..C-1, or C for "no class";
-    None stands for "no class" everywhere. Text models take `Captions` in the place of labels; None stands for the null
-    caption.
+    Codes are 0/1 floats (B, N, K), tokens in raster order. Labels are int64 (B,) in 0..C-1, or C for "no class"; None
+    means "no class" for all. Text models take `Captions` instead of labels; None means the null caption.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -93,8 +95,8 @@ class BiGR(nn.Module):
     ) -> dict[int, Tensor]:
         """Hidden states after the given blocks, without final norm: {layer as given: (B, N, D)}.
 
-        Blocks past the deepest one asked for do not run. Negative layers count from the end. Raises ValueError past
-        either end. This is the representation the paper probes (section 4.3).
+        Blocks past the deepest requested one do not run. Negative layers count from the end. Raises ValueError for
+        layers out of range. This is the representation that the paper probes (section 4.3).
         """
         index = {layer: self.config.layer_index(layer) for layer in layers}
         condition = self.transformer.condition_embedding(labels, codes.shape[0])
@@ -102,7 +104,7 @@ class BiGR(nn.Module):
         return {layer: states[block] for layer, block in index.items()}
 
     def condition(self, codes: Tensor, labels: Given | None, masked: Tensor | None) -> Tensor:
-        """What the transcoder draws the bits of each token from: codes (B, N, K), masked (B, N) bool -> (B, N, D)."""
+        """The transcoder's condition for each token: codes (B, N, K), masked (B, N) bool -> (B, N, D)."""
         embedding = self.transformer.condition_embedding(labels, codes.shape[0])
         return self.transformer.condition(codes, embedding, masked)
 
@@ -119,7 +121,7 @@ class BiGR(nn.Module):
         """Training loss: mean weighted BCE over the bits of masked tokens, a scalar in float32; or the head's own.
 
         `masked` (B, N) is drawn from the cosine schedule unless given; a causal model reads and learns every token,
-        whatever is masked. Labels become "no class" with probability `class_dropout`. `diffusion_draws` noisy versions
+        regardless of masks. Labels become "no class" with probability `class_dropout`. `diffusion_draws` noisy versions
         of each masked token share one pass of the transformer.
         """
         device = codes.device
@@ -142,8 +144,8 @@ class BiGR(nn.Module):
     ) -> TrainingPass:
         """The loss for given masks and labels: the part that distributed training wraps. See `loss`.
 
-        `read` (n,), int64, in raster order: the pass reads and learns these positions only. `layers` are blocks whose
-        states the caller wants.
+        `read` (n,), int64, in raster order: the pass reads and learns only these positions. `layers` are the blocks
+        whose states to return.
         """
         causal, last = self.config.attention == "causal", self.config.layers - 1
         if causal and read is not None:

@@ -19,7 +19,7 @@ def bit_entropy(probabilities: Tensor) -> Tensor:
 def bit_surprise(probabilities: Tensor, bits: Tensor) -> Tensor:
     """Mean cross-entropy of each token's bits, in bits: probabilities and bits (..., K) -> (...), 0 or more.
 
-    0: every bit was certain. 1: no better than guessing. Probabilities within 1e-6 of 0 or 1 count as that near.
+    0: every bit was certain. 1: no better than guessing. Probabilities are clamped to 1e-6 from 0 and 1.
     """
     near = probabilities.clamp(1e-6, 1 - 1e-6)
     found: Tensor = -torch.where(bits > 0.5, near, 1 - near).log2()

@@ -56,9 +56,9 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, present: Tensor | None) -> Tensor:
-    """Softmax attention, (B, M, S, d) each -> (B, M, S, d); causal: each position reads itself and those before it.
+    """Softmax attention, (B, M, S, d) each -> (B, M, S, d); causal: each position attends to itself and earlier ones.
 
-    present: (B, 1, 1, S), bool, which positions there are to read; None: all.
+    present: (B, 1, 1, S), bool, which positions exist; None: all.
     """
     if torch.is_grad_enabled() and q.device.type == "cpu":
         # The fused kernel's backward pass is slow there: without it a step in bfloat16 takes 0.6 of the time.
@@ -72,10 +72,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, present: Tensor | Non
         mixed: Tensor = weights.to(v.dtype) @ v
         return mixed
     if present is None:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # without a mask all fused kernels are open
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=causal
+        )  # without a mask all fused kernels are available
     if causal:
         present = present & torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-        present = present | torch.eye(q.shape[-2], dtype=torch.bool, device=q.device)  # padding reads itself: no NaN
+        present = present | torch.eye(
+            q.shape[-2], dtype=torch.bool, device=q.device
+        )  # padding attends to itself, to avoid NaN
     return F.scaled_dot_product_attention(q, k, v, attn_mask=present)
 
 
@@ -121,7 +125,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, shared: Tensor, table: Tensor, dropout: float = 0.0, present: Tensor | None = None
     ) -> Tensor:
-        """`shared` is the modulation that all blocks have in common, (B, 1, 6, D); present: as of attention."""
+        """`shared` is the modulation shared by all blocks, (B, 1, 6, D); present: as in attention."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (shared + self.ada_gss).unbind(2)
         h = self.attention(torch.addcmul(shift1, self.attention_norm(x), 1 + scale1), table, present)
         x = torch.addcmul(x, gate1, F.dropout(h, dropout, self.training))

@@ -39,7 +39,7 @@ class _Residual(nn.Module):
 
 
 class CategoricalHead(nn.Module):
-    """Logits of a token's code from its condition, in one step: as many blocks as the transcoder, and as wide."""
+    """Logits of a token's code from its condition, in one step: as deep and as wide as the transcoder."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -66,6 +66,6 @@ class CategoricalHead(nn.Module):
     ) -> Tensor:
         """Mean cross-entropy of the codes in nats: bits (R, K), conditions (R, D) -> scalar, float32.
 
-        Nothing is drawn: draws and generator are the transcoder's.
+        Draws nothing: draws and generator are ignored.
         """
         return F.cross_entropy(self(condition).float(), class_of(clean))

@@ -22,9 +22,9 @@ def _norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 def _silu(x: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else reads, in place unless gradients are needed.
+    """SiLU of a tensor without other users, in place unless gradients are needed.
 
-    At 256 pixels, the system takes longer to provide a new feature map than the processor to compute it.
+    At 256 pixels, allocating a new feature map takes longer than computing it.
     """
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
@@ -45,7 +45,7 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = _norm(out_channels, groups)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        # Always in the released files, used only where the width changes.
+        # Always present in the released files, but used only if the width changes.
         self.conv_out = nn.Conv2d(in_channels, out_channels, 1)
         self.widens = in_channels != out_channels
         if not self.widens:
@@ -168,7 +168,7 @@ class BinaryQuantizer(nn.Module):
 
 
 class Reconstruction(NamedTuple):
-    """What a training pass gives: `images` (B, 3, H, W), `probabilities` and `bits` (B, K, h, w)."""
+    """The result of a training pass: `images` (B, 3, H, W), `probabilities` and `bits` (B, K, h, w)."""
 
     images: Tensor
     probabilities: Tensor

@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Noisy bits (R, K) of 0/1, times t in 1..T (R,), conditions (R, D) -> logits (R, K).
 
-        There may be fewer conditions, R / n: they are repeated n times.
+        With fewer conditions, R / n, each is repeated n times.
         """
         c = self.c_embedder(condition)
         if len(c) != len(x_t):
@@ -151,7 +151,7 @@ class BernoulliDiffusion(nn.Module):
         return one / (one + zero)
 
     def noisy_input(self, x_0: Tensor, t: Tensor, uniform: Tensor) -> Tensor:
-        """x_t (R, K), drawn with the given uniforms in [0, 1); with objective "bce" always one half: no bit is seen."""
+        """x_t (R, K), drawn with the given uniforms in [0, 1); with objective "bce" always 0.5, so no bit is seen."""
         if self.objective == "bce":
             return torch.full_like(x_0, 0.5)
         return (uniform < self.noise_probability(x_0, t)).to(x_0.dtype)
@@ -172,8 +172,8 @@ class BernoulliDiffusion(nn.Module):
     def loss_per_bit(self, x_0: Tensor, condition: Tensor, t: Tensor, uniform: Tensor) -> Tensor:
         """Weighted BCE of every bit: x_0 (R, K), condition (R, D), t (R,) in 1..T, uniform (R, K) -> (R, K), float32.
 
-        Conditions may be fewer, as `Denoiser` takes them. The weight
-        (1-r) target + r (1-target) + 1/K, r the token's share of ones in the target, balances rare flips.
+        There may be fewer conditions, as in `Denoiser`. The weight (1-r) target + r (1-target) + 1/K, where r is the
+        token's share of ones in the target, balances rare flips.
         """
         t = torch.full_like(t, self.steps) if self.objective == "bce" else t
         x_t = self.noisy_input(x_0, t, uniform)

@@ -21,7 +21,7 @@ from bigr_repr.models.blocks import Block, RMSNorm, rotary_table
 
 
 class Captions(NamedTuple):
-    """Captions as a text encoder gives them, one per image, and the number of tokens of each.
+    """Encoded captions, one per image, and the number of tokens in each.
 
     features: (B, T, E), values past a caption's end are ignored; lengths: (B,), int64 in 0..T, where 0 is the null
     caption.
@@ -40,7 +40,7 @@ def join_conditions(first: Tensor, second: Tensor) -> Tensor:
 
 
 def trimmed(condition: Tensor) -> Tensor:
-    """A condition without the rows past its longest caption, so that an image's result does not depend on the batch."""
+    """A condition trimmed to its longest caption, so that an image's result does not depend on the batch."""
     return condition if condition.ndim == 2 else condition[:, (condition != 0).any(-1).any(0)]
 
 
@@ -53,10 +53,10 @@ class ClassEmbedding(nn.Module):
 
 
 class CaptionEmbedding(nn.Module):
-    """Captions as rows in front of the tokens, the last the caption as a whole; and a row for the null caption.
+    """Captions as rows in front of the tokens, the last one for the whole caption; and a row for the null caption.
 
-    The encoder's vectors are brought to one length, then to width D by two layers; their mean is the whole. Positions
-    in the caption are learned, so that encoders without context work too.
+    The encoder's vectors are normalized, then projected to width D by two layers; their mean represents the whole.
+    Positions in the caption are learned, so that encoders without context work too.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -68,7 +68,7 @@ class CaptionEmbedding(nn.Module):
         self.null = nn.Parameter(torch.empty(1, config.dim))
 
     def forward(self, captions: Captions) -> Tensor:
-        """-> (B, T + 1, D), zeros where a caption has no token: what a row of zeros stands for is not read."""
+        """-> (B, T + 1, D), zeros where a caption has no token: rows of zeros are not attended to."""
         features = captions.features.to(self.null.dtype)
         features = F.rms_norm(features.float(), features.shape[-1:], None, self.eps).to(features.dtype)
         tokens = self.second(F.gelu(self.first(features)))
@@ -81,10 +81,10 @@ class CaptionEmbedding(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Reads codes with some tokens masked, and a condition; gives hidden states of any blocks.
+    """Reads codes with some tokens masked, and a condition; returns hidden states of any blocks.
 
-    Codes are 0/1 floats (B, N, K); conditions are embeddings from `condition_embedding`: (B, D), or of a text model (B,
-    P, D), of which the last row drives the modulation and rows of zeros are not read.
+    Codes are 0/1 floats (B, N, K); conditions are embeddings from `condition_embedding`: (B, D), or for a text model
+    (B, P, D), whose last row drives the modulation; rows of zeros are not attended to.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -118,17 +118,17 @@ class Transformer(nn.Module):
                     nn.init.zeros_(module.bias)
         for block in self.layers:
             assert isinstance(block, Block)
-            # Small equal gates: near the identity whatever the depth, and every block learns from the first step.
+            # Small equal gates: near the identity at any depth, and every block learns from the first step.
             with torch.no_grad():
                 block.ada_gss[:, :, 2::3] = self.config.layers**-0.5
         with torch.no_grad():
             nn.init.zeros_(self.adaLN[1].weight)  # type: ignore[arg-type]
 
     def condition_embedding(self, labels: Tensor | Captions | None, batch: int) -> Tensor:
-        """Conditions of labels or captions; None: of no class, or of the null caption, for all.
+        """Conditions from labels or captions; None: "no class", or the null caption, for all.
 
-        Of a model of classes rows of its table, (B, D): labels (B,), int64 in 0..C, where C means "no class". Of a text
-        model (B, P, D): see `CaptionEmbedding`. Raises ValueError for anything else.
+        Class models: rows of the class table, (B, D), for labels (B,), int64 in 0..C, where C means "no class". Text
+        models: (B, P, D), see `CaptionEmbedding`. Raises ValueError for anything else.
         """
         if self.config.condition == "text":
             return self._of_captions(labels, batch)
@@ -140,7 +140,7 @@ class Transformer(nn.Module):
             return table[null].expand(batch, -1)
         if labels.shape != (batch,):
             raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({batch},), one label per image")
-        if labels.dtype not in (torch.int32, torch.int64):  # indexing would take 8-bit ones for a mask
+        if labels.dtype not in (torch.int32, torch.int64):  # indexing would interpret 8-bit ones as a mask
             raise ValueError(f"labels has dtype {labels.dtype}; expected torch.int64")
         if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) <= null):
             found = f"{int(labels.min())}..{int(labels.max())}"
@@ -170,8 +170,8 @@ class Transformer(nn.Module):
     ) -> dict[int, Tensor]:
         """Hidden states after each block of `layers`, condition token dropped, no final norm: {layer: (B, N, D)}.
 
-        Blocks past the last one asked for do not run. `layers` holds indices in 0..L-1; None asks for the last block.
-        Raises ValueError when `codes` is not (B, N, K).
+        Blocks past the last requested one do not run. `layers` holds indices in 0..L-1; None: the last block.
+        Raises ValueError if `codes` is not (B, N, K).
         """
         wanted = {self.config.layers - 1} if layers is None else set(layers)
         tokens = codes.shape[1]
@@ -186,9 +186,9 @@ class Transformer(nn.Module):
         *,
         read: Tensor | None = None,
     ) -> dict[int, Tensor]:
-        """Hidden states after the wanted blocks, with the condition in front: {layer: (B, S, D)}.
+        """Hidden states after the given blocks, with the condition in front: {layer: (B, S, D)}.
 
-        `read` (n,), int64, are the positions of the tokens that are read, in raster order; None: all. S = P + n.
+        `read` (n,), int64, are the positions of the tokens to read, in raster order; None: all. S = P + n.
         """
         grid, bits = self.config.grid, self.config.code_bits
         if codes.shape[1:] != (grid * grid, bits):
@@ -213,15 +213,15 @@ class Transformer(nn.Module):
         return states
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
-        """Run a block; with `recompute`, its activations are recomputed in the backward pass, not kept."""
+        """Run a block; with `recompute`, its activations are recomputed in the backward pass instead of stored."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
         return block(*inputs)  # type: ignore[no-any-return]
 
     def condition(self, codes: Tensor, condition: Tensor, masked: Tensor | None) -> Tensor:
-        """What the transcoder reads: final norm plus its positional embedding. -> (B, N, D).
+        """The transcoder's input: final norm plus its positional embedding. -> (B, N, D).
 
-        In a causal model, the output at the token before each, or at the condition.
+        In a causal model, the output at the previous token, or at the condition for the first.
         """
         last = self.config.layers - 1
         return self.condition_of(self.states(codes, condition, masked, {last})[last])
@@ -236,5 +236,5 @@ class Transformer(nn.Module):
 
 
 def _present(front: Tensor, tokens: int) -> Tensor:
-    """Which positions hold something, (B, 1, 1, P + n): of conditions (B, P, D), the rows that are not all zero."""
+    """Which positions exist, (B, 1, 1, P + n): all tokens, and the nonzero rows of conditions (B, P, D)."""
     return F.pad((front != 0).any(-1), (0, tokens), value=True)[:, None, None]

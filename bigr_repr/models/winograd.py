@@ -1,8 +1,8 @@
 """GroupNorm, SiLU and 3x3 convolution in one pass over strips of rows, for CPUs. Knows nothing of networks or images.
 
-Winograd's F(2x2, 3x3) takes 16 multiplications where the plain sum takes 36. A strip stays in the cache from the
-normalization to the sum with the residual, and the second convolution of a pair writes over its own input, so large
-maps are neither written nor allocated more often than they must be. Measured in float32 on AVX2, a residual block of
+Winograd's F(2x2, 3x3) needs 16 multiplications instead of 36. A strip stays in the cache from the normalization to the
+sum with the residual, and the second convolution of a pair overwrites its own input, so large maps are written and
+allocated no more often than necessary. Measured in float32 on AVX2, a residual block of
 128 channels at 256 x 256 takes 0.6 of the time of PyTorch's operations one by one, with a third of their error. On
 AVX-512, with one thread or two, blocks of 128 to 512 channels take 0.65 to 0.93 of the processor time, and the whole
 encoder of preset L at 256 pixels 0.85. Nothing is timed at run time: codes must not depend on the load of a machine.
@@ -19,15 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_CHANNELS = 128  # below it, the multiplications saved are too few
-_TILES = 512  # in a strip: some megabytes of transformed pixels
-_PIXELS = 256  # in a map, at least
+_CHANNELS = 128  # below this, too few multiplications are saved
+_TILES = 512  # per strip: a few megabytes of transformed pixels
+_PIXELS = 256  # minimum per map
 _STATISTICS = 1 << 18  # numbers squared at a time
 _KERNELS: WeakKeyDictionary[nn.Conv2d, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
 
 
 def applies(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether `norm_silu_conv` serves here: no gradients, float32, channels last, large enough, on a CPU with AVX2."""
+    """Whether `norm_silu_conv` applies: no gradients, float32, channels last, large enough, on a CPU with AVX2."""
     return (
         not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
@@ -48,7 +48,7 @@ def norm_silu_conv(
     """conv(silu(norm(x))) + residual, for a 3x3 convolution with padding 1 and a bias.
 
     x (B, C, H, W) with even H and W, channels last in memory; residual (B, O, H, W) or None -> (B, O, H, W), channels
-    last; with `in_place`, which takes C = O, in the memory of x. An image's result does not depend on the others.
+    last; with `in_place`, which requires C = O, in the memory of x. An image's result does not depend on the others.
     """
     pixels = x.permute(0, 2, 3, 1)
     out = pixels if in_place else pixels.new_empty(*pixels.shape[:3], conv.out_channels)
@@ -75,7 +75,7 @@ def _affine(norm: nn.GroupNorm, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _kernel(conv: nn.Conv2d) -> Tensor:
-    """The transformed weights, (16, C, O); computed once as long as the weights stay."""
+    """The transformed weights, (16, C, O); cached until the weights change."""
     key = (conv.weight.data_ptr(), conv.weight._version)
     known = _KERNELS.get(conv)
     if known is None or known[0] != key:
@@ -96,7 +96,7 @@ class _Strips:
             t -= 1
         self.tile_rows = t
         empty = conv.weight.new_empty
-        # Rows above and below the strip, and zeros left and right of it, as the convolution pads.
+        # Rows above and below the strip, and the convolution's zero padding left and right.
         self.rows = conv.weight.new_zeros(2 * t + 2, width + 2, c)
         self.by_row, self.by_column = empty(4, t, width + 2, c), empty(4, 4, t, half, c)
         self.product, self.half_done = empty(4, 4, t, half, o), empty(2, 4, t, half, o)
@@ -148,7 +148,7 @@ class _Strips:
         """A^T m A of every 4x4 product m, into the pixels of its tile: strip (2T, W, O)."""
         product, half_done = self.product, self.half_done
         if self.bias is not None:
-            product[1, 1].add_(self.bias)  # the place that reaches each of the four pixels once
+            product[1, 1].add_(self.bias)  # the element that contributes once to each of the four pixels
         tiles = strip.view(self.tile_rows, 2, strip.shape[1] // 2, 2, -1).permute(3, 1, 0, 2, 4)
         for source, target in ((product, half_done), (half_done.transpose(0, 1), tiles)):
             torch.add(source[1], source[2], out=target[0]).add_(source[0])

@@ -1,4 +1,4 @@
-"""Painting into photographs of any size, and series of pictures: windows, masks, blending, files."""
+"""Paints into photographs of any size, and draws series of pictures: windows, masks, blending, files."""
 
 import lazy_loader
 

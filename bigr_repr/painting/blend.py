@@ -18,10 +18,10 @@ PixelArray = NDArray[np.uint8]
 def paste(photo: PixelArray, painting: PixelArray, mask: Mask, blend: str = "none", band: int = 8) -> PixelArray:
     """The photograph with the painting where the mask is: uint8 (H, W, 3), a new array.
 
-    blend: "none": the marked pixels are the painting's, all others the photograph's, bit for bit. "feather": outside
-    the mask the painting fades out over `band` pixels, and beyond these the photograph is untouched. "poisson": inside
-    the mask the painting's gradients, fitted to the photograph around it (Pérez et al., Poisson image editing, 2003;
-    OpenCV's seamlessClone); outside untouched.
+    blend: "none": marked pixels come from the painting, all others from the photograph, bit for bit. "feather": outside
+    the mask the painting fades out over `band` pixels; beyond these the photograph is unchanged. "poisson": inside the
+    mask the painting's gradients are fitted to the photograph around it (Pérez et al., Poisson image editing, 2003;
+    OpenCV's seamlessClone); outside it is unchanged.
     """
     check_blend(blend, band)
     if blend == "feather":
@@ -41,8 +41,8 @@ def paste(photo: PixelArray, painting: PixelArray, mask: Mask, blend: str = "non
 def _fitted(photo: PixelArray, painting: PixelArray, mask: Mask) -> PixelArray:
     """The painting with its own gradients inside the mask and the photograph's colors around it."""
     cv2 = opencv()
-    # OpenCV wants a border around the mask, fixes the rim of the mask's bounding box to the photograph and shrinks the
-    # mask: room for all three, so that the painting's gradients reach as far as the mask does.
+    # OpenCV needs a border around the mask, fixes the rim of the mask's bounding box to the photograph and shrinks the
+    # mask. Leave room for all three, so that the painting's gradients reach as far as the mask.
     room = _ERODED + 2
     around = ((room, room), (room, room), (0, 0))
     wide = cv2.dilate(np.pad(mask, room).astype(np.uint8), np.ones((2 * _ERODED + 1,) * 2, np.uint8))

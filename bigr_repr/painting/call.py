@@ -1,4 +1,4 @@
-"""One call that paints into a photograph: its options, and its windows, painted one after the other.
+"""One call that paints into a photograph: its options, and its windows, painted in sequence.
 
 Masks and labels come from the functions of `photos`. Knows nothing of files.
 """
@@ -40,13 +40,13 @@ from bigr_repr.sampling.surroundings import Surroundings
 _log = logging.getLogger(__name__)
 
 _FOLLOW, _FOLLOW_WITH_CLASS = 2.0, 0.5  # tokens
-_MANY_WINDOWS = 50  # minutes on two cores
+_MANY_WINDOWS = 50  # this many take minutes on two cores
 
 
 class Painted(NamedTuple):
     """The progress of a call: `done` of `total` iterations of batches, over all windows.
 
-    picture: gives the first version so far, masked tokens in gray, until the callback returns; None while other
+    picture: returns the first version so far, masked tokens in gray, until the callback returns; None while other
     versions are drawn. settings, pasting: those in use, with all defaults filled in.
     """
 
@@ -60,8 +60,8 @@ class Painted(NamedTuple):
 class PhotoOptions(Options, total=False):
     """Keywords of every call that paints into a photograph: those of `Options` and these.
 
-    count       versions, the labels taken in turn; None: one per label.
-    pasting     a `Pasting`; None: the usual one.
+    count       number of versions, cycling through the labels; None: one per label.
+    pasting     a `Pasting`; None: the default.
     on_step     called with a `Painted` after each iteration of each batch.
     """
 
@@ -71,7 +71,7 @@ class PhotoOptions(Options, total=False):
 
 
 class Call:
-    """The options of one call, split up. Raises TypeError for an option that does not exist."""
+    """The options of one call, split up. Raises TypeError for an unknown option."""
 
     def __init__(self, pre: Pretrained, usual: SamplingSettings, options: PhotoOptions) -> None:
         rest: Any = dict(options)
@@ -84,7 +84,7 @@ class Call:
         self.job = Job(pre, usual, rest)
 
     def usual_window(self, side: int) -> None:
-        """The window's side where none is given."""
+        """The default side of windows."""
         if self.pasting.window is None:
             self.pasting = dataclasses.replace(self.pasting, window=side)
 
@@ -97,9 +97,9 @@ class Call:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the model sees of a window: canvases (V, 3, S, S), tokens to be painted (1, N), and what surrounds these.
+    """What the model sees of a window: canvases (V, 3, S, S), tokens to paint (1, N), and their surroundings.
 
-    near: None where all of the window is to be painted.  fit: whether paintings are fitted to their surroundings.
+    near: None if the whole window is painted.  fit: whether paintings are fitted to their surroundings.
     """
 
     canvases: Tensor
@@ -108,13 +108,14 @@ class _Seen:
     fit: bool
 
     def fitted(self, painted: Tensor) -> Tensor:
-        """Paintings of the first so many canvases, in the tones of their surroundings."""
+        """Paintings of the first canvases, matched in tone to their surroundings."""
         if self.near is None or not self.fit:
             return painted
         return self.near.fitted(painted, self.canvases[: len(painted)])
 
     def better(self, first: Tensor, second: Tensor) -> Tensor:
-        """Of two paintings of each canvas, the one with smaller steps at the border; the first where there is none."""
+        """Of two paintings of each canvas, the one with the smaller step at the border; the first if there is no
+        border."""
         if self.near is None:
             return first
         steps = [self.near.border_steps(painted, self.canvases) for painted in (first, second)]
@@ -150,7 +151,7 @@ class _Painting:
         self.done = 0
 
     def _planned(self, side: int) -> list[Window]:
-        """The windows, in order. Raises ValueError for more than the options allow, without listing them."""
+        """The windows, in order. Raises ValueError, without listing them, if there are too many."""
         most, found = self.pasting.max_windows, most_windows(self.mask, side)
         if found > most:
             raise ValueError(
@@ -166,7 +167,7 @@ class _Painting:
             seen = self._seen(window)
             best = seen.canvases
             for candidate in range(self.pasting.best_of):
-                # Noise of its own for every window and candidate; the first has that of `inpaint`.
+                # Different noise for every window and candidate; the first has that of `inpaint`.
                 seed = self.job.seed + (index << 64) + (candidate << 96)
                 painted = self._drawn(seen, window, seed)
                 best = painted if candidate == 0 else seen.better(best, painted)
@@ -180,7 +181,7 @@ class _Painting:
         window, name = self.windows[0], self.job.pre.config.name
         if len(self.windows) > _MANY_WINDOWS:
             _log.warning(
-                "%s windows of %d pixels are painted one after another; a larger window, or fewer marks, take less",
+                "painting %s windows of %d pixels; a larger window or a smaller marked area takes less time",
                 f"{len(self.windows):,}",
                 self.pasting.window,
             )
@@ -190,7 +191,7 @@ class _Painting:
                 "%s keeps %.0f %% of this photograph's fine detail in what it redraws: %s",
                 name,
                 100 * share,
-                "expect a blurred area" if self.rounds is None else "it takes out more than it adds",
+                "expect a blurred area" if self.rounds is None else "it removes more than it adds",
             )
 
     def _seen(self, window: Window) -> _Seen:
@@ -218,10 +219,10 @@ class _Painting:
         return seen.fitted(job.repaint(images, seen.tokens, self.condition, None, rounds=self.rounds, trust=trust))
 
     def _put(self, photo: PixelArray, canvas: Tensor, window: Window, blend: str) -> None:
-        """Put a canvas (3, S, S) in [0, 1] where its window is to be painted, without a seam to what is painted.
+        """Paste a canvas (3, S, S) in [0, 1] into its window, without a seam to earlier paintings.
 
         The painting is mirrored at the window's border over the width of the band, so that it can fade out wherever its
-        part of the mask ends, on the border too.
+        part of the mask ends, even on the border.
         """
         pixels = (canvas.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
         small = np.array(Image.fromarray(pixels).resize((window.side, window.side), Image.Resampling.BICUBIC))
@@ -230,10 +231,10 @@ class _Painting:
         part = np.pad(self.left[window.area], margins)
         crop, earlier = photo[area], self.mask[area] & ~self.left[area]
         pasted = paste(crop, painting, part, blend, self.band)
-        if blend != "poisson" and earlier.any():  # poisson has fitted the painting to its neighbors already
+        if blend != "poisson" and earlier.any():  # poisson has already fitted the painting to its neighbors
             faded = pasted if blend == "feather" else paste(crop, painting, part, "feather", self.band)
             pasted[earlier] = faded[earlier]
-        later = self.left[area] & ~part  # another window's
+        later = self.left[area] & ~part  # belongs to a later window
         pasted[later] = crop[later]
         photo[area] = pasted
 

@@ -1,6 +1,6 @@
-"""Files in, files out: what the drawing commands do, in one call each. Knows nothing of how codes are drawn.
+"""Files in, files out: one call for each drawing command. Knows nothing of how codes are drawn.
 
-Targets are checked before any work, pictures appear whole, and each PNG says how it was made.
+Targets are checked before any work, pictures are written atomically, and each PNG records how it was made.
 """
 
 # S side of the canvas in pixels
@@ -45,9 +45,9 @@ _WALK_MS = 250
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a call wrote: the pictures, other files made of them, and the time it took.
+    """What a call wrote: the pictures, other files made from them, and the time it took.
 
-    drawn: pictures that this call drew; others were there from an earlier one.
+    drawn: number of pictures that this call drew; others already existed.
     """
 
     images: tuple[Path, ...]
@@ -59,7 +59,7 @@ class Written:
 def provenance(
     pre: Pretrained, command: str, settings: SamplingSettings, options: Options, labels: Sequence[int] | None
 ) -> dict[str, Any]:
-    """The provenance that a picture records: with model, seed and settings it can be made again."""
+    """The provenance that a picture records: model, seed and settings, so that it can be reproduced."""
     from bigr_repr._version import __version__
 
     names, prompts = class_names(pre.config), prompts_of(options)
@@ -80,7 +80,7 @@ def provenance(
 
 
 def prompts_of(options: Options) -> list[str] | None:
-    """The prompts of a call; None for none. Raises as `prompt_list`."""
+    """The prompts of a call; None if there are none. Raises as `prompt_list`."""
     prompt = options.get("prompt")
     return None if prompt is None else prompt_list(prompt)
 
@@ -99,8 +99,8 @@ class PhotoFile:
     """A photograph, where the result goes, and what is marked in it.
 
     out: a PNG; several versions become out-0.png, out-1.png and so on.  masks: images of the photograph's size, light
-    and opaque where to paint; boxes: (left, top, right, bottom) in pixels; all of them together are the mask.  animate:
-    a GIF of the unmasking, beside out.  max_pixels: photographs and masks of more are refused.
+    and opaque where to paint; boxes: (left, top, right, bottom) in pixels; the mask is their union.  animate: write a
+    GIF of the unmasking next to out.  max_pixels: larger photographs and masks are refused.
     """
 
     photo: PathLike
@@ -131,7 +131,7 @@ class PhotoFile:
             self.marked(photo)
 
     def targets(self, versions: int) -> list[Path]:
-        """Paths of this many versions."""
+        """The paths of this many versions."""
         out = Path(self.out)
         return [out] if versions == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(versions)]
 
@@ -150,7 +150,7 @@ class PhotoFile:
         return Path(self.out).with_suffix(".gif")
 
     def marked(self, photo: Image.Image) -> Mask:
-        """The mask of all masks and boxes. Raises ValueError for one of another size, or for none at all."""
+        """The union of all masks and boxes. Raises ValueError for a wrong size, or if there are none."""
         found = [read_mask(path, photo.size, max_pixels=self.max_pixels) for path in self.masks]
         found += [box_mask(*photo.size, box) for box in self.boxes]
         if not found:
@@ -174,7 +174,7 @@ def inpaint_file(
 ) -> Written:
     """`inpaint_photo` from file to file. Raises what it does, ImageError for an unreadable file, OSError.
 
-    command: what the pictures say made them; "edit" where labels say what replaces something.
+    command: the command that the pictures record; "edit" if labels say what replaces something.
     """
     photo = file.read(_versions(labels, options))
     paint = partial(inpaint_photo, pre, photo, file.marked(photo), labels)
@@ -190,9 +190,10 @@ def outpaint_file(
     aspect: float | None = None,
     **options: Unpack[PhotoOptions],
 ) -> Written:
-    """`outpaint_photo` from file to file, by margins or to an aspect, width over height. Raises as `inpaint_file`."""
+    """`outpaint_photo` from file to file, by margins or to an aspect ratio, width over height. Raises as
+    `inpaint_file`."""
     if (margins is None) == (aspect is None):
-        raise ValueError("give either the pixels to grow by or an aspect")
+        raise ValueError("give either the margins in pixels or an aspect ratio")
     photo = file.read(_versions(labels, options))
     grown = margins if margins is not None else margins_to_aspect(*photo.size, aspect or 0.0)
     paint = partial(outpaint_photo, pre, photo, grown, labels)
@@ -207,7 +208,7 @@ def enrich_file(
     scale: int = 2,
     **options: Unpack[PhotoOptions],
 ) -> Written:
-    """`enrich_photo` from file to file; without masks and boxes, all of the photograph. Raises as `inpaint_file`."""
+    """`enrich_photo` from file to file; without masks and boxes, the whole photograph. Raises as `inpaint_file`."""
     photo = file.read(_versions(labels, options))
     mask = file.marked(photo) if file.masks or file.boxes else None
     paint = partial(enrich_photo, pre, photo, labels, mask=mask, scale=scale)
@@ -215,13 +216,13 @@ def enrich_file(
 
 
 def _versions(labels: Sequence[int] | None, options: PhotoOptions) -> int:
-    """How many pictures a call makes."""
+    """The number of pictures that a call makes."""
     return options.get("count") or len(labels or prompts_of(options) or [0])
 
 
 @dataclass
 class _Painter:
-    """One call from file to file: what the pictures say of it, and the frames of its animation."""
+    """One call from file to file: what the pictures record, and the frames of the animation."""
 
     pre: Pretrained
     file: PhotoFile
@@ -236,7 +237,8 @@ class _Painter:
         options: PhotoOptions,
         facts: Mapping[str, Any] | None = None,
     ) -> Written:
-        """Call `paint`, write its versions and the animation. facts: the command's own, for the pictures to say."""
+        """Call `paint`, and write its versions and the animation. facts: the command's own, to record in the
+        pictures."""
         started, file, labels = time.monotonic(), self.file, self.labels
         own = options.get("on_step")
 
@@ -259,18 +261,18 @@ class _Painter:
 
     def _watch(self, painted: Painted) -> None:
         pasting = dataclasses.asdict(painted.pasting)
-        pasting.pop("max_windows")  # how much work was allowed, not what was done
+        pasting.pop("max_windows")  # a limit, not a property of the picture
         self.used.update(settings=painted.settings, pasting=pasting)
         if self.file.animate and painted.picture is not None:
             self.frames.append(for_animation(painted.picture()))
 
     def _label(self, made: Mapping[str, Any], version: int) -> dict[str, Any]:
-        """The class or prompt of one version, where the versions have them in turn."""
+        """The class or prompt of one version, if versions cycle through them."""
         in_turn = [key for key in ("labels", "classes", "prompts") if made.get(key) is not None]
         return {key: [made[key][version % len(made[key])]] for key in in_turn}
 
 
-# ---- a walk between classes
+# ---- interpolation between classes
 
 
 def interpolate_file(
@@ -283,7 +285,7 @@ def interpolate_file(
     on_progress: OnProgress | None = None,
     **options: Unpack[Options],
 ) -> Written:
-    """`interpolate` as a strip, a PNG, and beside it as a GIF that goes there and back. Raises as it does, OSError."""
+    """Write `interpolate` as a PNG strip, and as a GIF that goes back and forth. Raises as `interpolate`, OSError."""
     started, strip, walk = time.monotonic(), Path(out), Path(out).with_suffix(".gif")
     check_target(strip, ".png")
     check_target(walk, ".gif")
@@ -294,7 +296,7 @@ def interpolate_file(
         if own is not None:
             own(at)
         if on_progress is not None:
-            on_progress(min(images_done(at), frames), frames)  # by way of others: these come on top
+            on_progress(min(images_done(at), frames), frames)  # intermediate classes are extra images
 
     settings = Job(pre, SamplingSettings(), options).settings
     options = {**options, "callback": watch}
@@ -307,5 +309,5 @@ def interpolate_file(
 
 
 def images_done(at: Iteration) -> float:
-    """Images that a call has drawn so far, with the share of those being drawn."""
+    """Images that a call has drawn so far, including fractions of those in progress."""
     return at.images[0] + len(at.images) * at.iteration / at.iterations

@@ -1,4 +1,4 @@
-"""Photographs and masks as files: marks and color profiles. Knows nothing of models or painting."""
+"""Reads masks and color profiles from files. Knows nothing of models or painting."""
 
 # H W pixels
 
@@ -15,22 +15,24 @@ from bigr_repr.sampling.inputs import marks_in_file
 
 
 def read_mask(path: PathLike, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Mask:
-    """A mask image (width, height) as bool (H, W), marked as `to_marks` says.
+    """A mask image (width, height) as bool (H, W), see `to_marks`.
 
-    Raises ImageError for a file that is no image, ValueError for another size and for an image without light pixels.
+    Raises ImageError for a file that is not an image, ValueError for a wrong size or an image without light pixels.
     """
     mask = marks_in_file(path, max_pixels=max_pixels)
     if mask.shape[::-1] != size:
         found, wanted = (f"{width}x{height}" for width, height in (mask.shape[::-1], size))
-        raise ValueError(f"{os.fspath(path)} is {found} pixels, the photograph {wanted}; a mask has the same size")
+        raise ValueError(
+            f"{os.fspath(path)} is {found} pixels, the photograph {wanted}; a mask must have the same size"
+        )
     if not mask.any():
-        remedy = "nothing in it is light (128 or more) and opaque; paint white what to replace"
+        remedy = "nothing in it is light (128 or more) and opaque; paint the area to replace white"
         raise ValueError(f"{os.fspath(path)} is empty: {remedy}")
     return mask
 
 
 def color_profile(path: PathLike) -> bytes | None:
-    """The ICC profile of an RGB photograph's colors, which `decode` leaves as they are; None where there is none."""
+    """The ICC profile of an RGB photograph, whose colors `decode` leaves unchanged; None if there is none."""
     with Path(path).open("rb") as file:
         image = open_image(file, os.fspath(path))
         profile: bytes | None = image.info.get("icc_profile")

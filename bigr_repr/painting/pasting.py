@@ -1,4 +1,4 @@
-"""How paintings are put into a photograph: the options. Light to import; knows nothing of pixels or models."""
+"""Options for pasting paintings into a photograph. Light to import; knows nothing of pixels or models."""
 
 from __future__ import annotations
 
@@ -14,57 +14,57 @@ FITS = ("surroundings", "none")
 @documented
 @dataclass(frozen=True, kw_only=True)
 class Pasting:
-    """How a photograph is cut into windows, and how paintings are fitted to it and put into it.
+    """How a photograph is cut into windows, and how paintings are fitted to it and pasted into it.
 
-    Raises ValueError when made with a value that is not allowed, ImportError for "poisson" without OpenCV.
+    Raises ValueError on construction for an invalid value, ImportError for "poisson" without OpenCV.
     """
 
     window: int | None = option(
         None,
-        "Side, in pixels, of the square windows the model sees, at most the photograph's shorter side; smaller: finer "
-        "detail, less context.",
-        usual="twice what is marked, where the photograph is as large; outpaint: its shorter side; enrich: the model's "
+        "Side, in pixels, of the square windows that the model sees, at most the photograph's shorter side; smaller "
+        "gives finer detail but less context.",
+        usual="twice the marked area, if the photograph is that large; outpaint: its shorter side; enrich: the model's "
         "image size",
         least=1,
     )
     blend: str = option(
         "none",
-        "How the painting meets the photograph. none: hard edges, all else unchanged bit for bit; feather: fades out "
-        "around the marked part; poisson: colors fitted to the surroundings (needs OpenCV).",
+        "How to blend the painting into the photograph. none: hard edges, everything else bit-identical; feather: "
+        "fade out around the marked part; poisson: fit colors to the surroundings (needs OpenCV).",
         choices=BLENDS,
     )
     band: int | None = option(
         None,
-        "Width in pixels over which feather fades out, and over which windows fade into each other.",
+        "Width in pixels over which feather fades out and windows fade into each other.",
         usual="half a token",
         least=1,
     )
     fit: str = option(
         "surroundings",
-        "What the painting is fitted to. surroundings: the colors around the marked part are continued into it, the "
-        "model draws what is likely beside them, and the painting's tones go over into theirs; none: whatever the "
-        "model draws, as in the paper.",
+        "What to fit the painting to. surroundings: extend the surrounding colors into the marked part, let the "
+        "model draw what is likely next to them, and match the tones; none: whatever the model draws, as in the "
+        "paper.",
         usual="surroundings",
         choices=FITS,
     )
     follow: float | None = option(
         None,
-        "How far, in tokens, the colors that are continued into the marked part are followed: more is smoother and "
-        "closer to what is around, less is freer. No effect with fit none.",
+        "How far, in tokens, to follow the colors extended into the marked part: more is smoother and closer to the "
+        "surroundings, less is freer. No effect with fit none.",
         usual="2; with a class 0.5",
         least=0,
         most=1000,
     )
     best_of: int = option(
         1,
-        "Draw so many paintings of each window and keep the one that goes over into the photograph most smoothly.",
+        "Draw this many versions of each window and keep the one that joins the photograph most smoothly.",
         usual="1",
         least=1,
         most=1000,
     )
     max_windows: int = option(
         1000,
-        "Refuse work of more windows than this before it begins; each takes as long as a picture of the model.",
+        "Refuse, before any work, jobs with more windows than this; each takes as long as one picture.",
         least=1,
     )
 
@@ -74,21 +74,21 @@ class Pasting:
 
 
 def check_blend(blend: str, band: int | None) -> None:
-    """Refuse what `paste` cannot do, before any work is done.
+    """Check, before any work, that `paste` supports these options.
 
-    Raises ValueError for an unknown blend or a band that is not a whole number of at least 1, ImportError for a blend
-    whose library is not installed.
+    Raises ValueError for an unknown blend or a band that is not a positive integer, ImportError for a blend whose
+    library is not installed.
     """
     if blend not in BLENDS:
         raise ValueError(f"blend={blend!r} is unknown; choose one of {', '.join(BLENDS)}")
     if band is not None and (not isinstance(band, int) or isinstance(band, bool) or band < 1):
-        raise ValueError(f"band={band!r} is not allowed: it must be a whole number of pixels, at least 1")
+        raise ValueError(f"band={band!r} is not allowed: it must be an integer number of pixels, at least 1")
     if blend == "poisson":
         opencv()
 
 
 def opencv() -> ModuleType:
-    """The library, or ImportError that says how to get it."""
+    """The library, or ImportError that says how to install it."""
     try:
         import cv2
     except ImportError as error:

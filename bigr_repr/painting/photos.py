@@ -1,8 +1,8 @@
-"""Painting into photographs of any size: windows onto the model's canvas, and back. Knows nothing of files written.
+"""Paints into photographs of any size, window by window on the model's canvas. Knows nothing of written files.
 
-A square window of the photograph is cropped, resized to the canvas as every picture is, painted, resized to the
-window and put into the photograph at its own resolution. What one window does not hold is painted in several, each
-seeing what the earlier ones painted. Photographs in: as `to_picture` takes them; out: PIL images of mode RGB.
+A square window of the photograph is cropped, resized to the canvas, painted, resized back and pasted into the
+photograph at its own resolution. Areas larger than one window are painted in several, each seeing what the earlier
+ones painted. Input: photographs as for `to_picture`; output: PIL images of mode RGB.
 """
 
 # H W pixels of the photograph, V versions, S side of the canvas in pixels, N tokens, g tokens per side
@@ -41,10 +41,10 @@ def inpaint_photo(
     """A photograph of any size with the marked part repainted; one image per version.
 
     photo: a file, PIL image, array (H, W, 3) or tensor (3, H, W).  mask: of the photograph's size; an array or tensor
-    (H, W), or an image that is white where to paint; see `to_marks`.  labels: what to paint; None leaves it to the
+    (H, W), or an image that is white where to paint; see `to_marks`.  labels: what to paint; None: whatever fits the
     context.
 
-    Raises ValueError for a mask of another size or an empty one, and as `inpaint` does.
+    Raises ValueError for a mask that is empty or has a different size, and as `inpaint` does.
     """
     call, pixels = Call(pre, PAINTING, options), np.array(to_picture(photo))
     marked = _checked(mask, pixels)
@@ -55,7 +55,7 @@ def inpaint_photo(
 def edit_photo(
     pre: Pretrained, photo: ImageLike, mask: MaskLike, labels: Labels | None = None, **options: Unpack[PhotoOptions]
 ) -> list[Image.Image]:
-    """A photograph with the marked part replaced by something of the given class or prompt: see `inpaint_photo`."""
+    """A photograph with the marked part replaced by the given class or prompt: see `inpaint_photo`."""
     return inpaint_photo(pre, photo, mask, something_named(labels, options), **options)
 
 
@@ -66,18 +66,20 @@ def outpaint_photo(
     labels: Labels | None = None,
     **options: Unpack[PhotoOptions],
 ) -> list[Image.Image]:
-    """A photograph continued beyond its edges, at its own scale, in as many windows as that takes.
+    """A photograph extended beyond its edges, at its own scale, in as many windows as necessary.
 
     margins: (left, top, right, bottom) in pixels; see `margins_to_aspect`.  pasting: its window may be as large as the
-    result's shorter side; unless given, it has the photograph's, or that of the model's canvas for a photograph smaller
-    than that, which is then seen whole.  The rest as for `inpaint_photo`.
+    result's shorter side; by default it is the photograph's shorter side or, for photographs smaller than the model's
+    canvas, that of the canvas, so that the photograph is seen whole.  Others as for `inpaint_photo`.
 
     Raises ValueError for margins that are negative or leave nothing to paint, and as `inpaint` does.
     """
     call, pixels, wanted = Call(pre, PAINTING, options), np.array(to_picture(photo)), Margins(*margins)
     height, width = (pixels.shape[0] + wanted.top + wanted.bottom, pixels.shape[1] + wanted.left + wanted.right)
     if height * width > MAX_PIXELS:
-        raise ValueError(f"the result would have {width}x{height} pixels, more than {MAX_PIXELS:,}; grow it by less")
+        raise ValueError(
+            f"the result would have {width}x{height} pixels, more than {MAX_PIXELS:,}; choose smaller margins"
+        )
     shorter = min(pixels.shape[:2])
     pixels, mask = grow(pixels, wanted)
     call.usual_window(max(shorter, min(pre.config.image_size, *pixels.shape[:2])))
@@ -95,8 +97,8 @@ def enrich_photo(
 ) -> list[Image.Image]:
     """A photograph with new detail: one token of every 2x2 block is redrawn at a time, as `enrich` does.
 
-    mask: the part to enrich; None: all of it.  scale: as of `enrich`.  pasting: its window, unless given, has the side
-    of the model's canvas, so that detail is drawn at the photograph's own scale.  The rest as for `inpaint_photo`.
+    mask: the part to enrich; None: all of it.  scale: as in `enrich`.  pasting: its default window has the side of the
+    model's canvas, so that detail is drawn at the photograph's own scale.  Others as for `inpaint_photo`.
 
     Raises ValueError as `inpaint_photo` and `enrich` do.
     """
@@ -113,5 +115,5 @@ def _checked(mask: MaskLike, photo: PixelArray) -> Mask:
         found = f"is {marked.shape[1]}x{marked.shape[0]} pixels" if marked.ndim == 2 else f"has shape {marked.shape}"
         raise ValueError(f"mask {found}, the photograph {photo.shape[1]}x{photo.shape[0]}; they must agree")
     if not marked.any():
-        raise ValueError("mask is empty: nothing is to be painted; mark what to replace with white (1)")
+        raise ValueError("mask is empty: there is nothing to paint; mark the area to replace with white (1)")
     return marked

@@ -1,6 +1,6 @@
-"""Pictures on disk: PNG that says how it was made, grids, animations, arrays. Knows nothing of models or sampling.
+"""Pictures on disk: PNG files that record how they were made, grids, animations, arrays. Knows no models or sampling.
 
-Every file appears whole or not at all.
+Every file is written atomically.
 """
 
 # H W pixels
@@ -22,24 +22,24 @@ from bigr_repr.system.files import partial_name, replacing
 METADATA_KEY = "bigr_repr"  # the PNG text chunk that holds a picture's provenance, as JSON
 _GAP = 2
 _HELD_MS = 1500
-_LONGEST = 384  # pixels of an animation's longer side
+_LONGEST = 384  # longer side of an animation, in pixels
 
 
 def check_target(path: Path, suffix: str, *, made: Path | None = None) -> None:
     """Check, before any work, whether a file can be written.
 
-    made: a folder that will be there by then.
+    made: a folder that will exist by then.
 
-    Raises ValueError for another suffix, OSError that names the folder or file otherwise.
+    Raises ValueError for a wrong suffix, OSError that names the folder or file otherwise.
     """
     if path.suffix.lower() != suffix:
         raise ValueError(f"{path}: the name must end in {suffix}")
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file that ends in {suffix}")
+        raise IsADirectoryError(f"{path} is a folder; choose a file name that ends in {suffix}")
     if made is not None and not made.exists() and path.parent.resolve() == made.resolve():
         return
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder; make it first, or name another")
+        raise FileNotFoundError(f"{path.parent}: no such folder; create it first, or choose another")
     check_writable(path.parent)
 
 
@@ -48,13 +48,13 @@ def check_writable(folder: Path) -> None:
     probe = partial_name(folder / "writable")
     try:
         probe.touch()
-        probe.unlink(missing_ok=True)  # another process may look at the same time
+        probe.unlink(missing_ok=True)  # another process may check at the same time
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(folder)) from error
 
 
 def write_png(path: Path, image: Image.Image, provenance: Mapping[str, Any], profile: bytes | None = None) -> None:
-    """Write a picture, how it was made, and the ICC profile its colors are of. Raises OSError that names path."""
+    """Write a picture with its provenance and ICC profile. Raises OSError that names path."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(provenance, ensure_ascii=False))
     with replacing(path) as file:
@@ -62,11 +62,13 @@ def write_png(path: Path, image: Image.Image, provenance: Mapping[str, Any], pro
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """How a picture that `write_png` wrote was made. Raises ValueError for a file that does not say."""
+    """The provenance of a picture written by `write_png`. Raises ValueError for a file without any."""
     with Image.open(path) as image:
         text = image.info.get(METADATA_KEY)
     if text is None:
-        raise ValueError(f"{path} does not say how it was made: not written by bigr-repr, or its metadata was stripped")
+        raise ValueError(
+            f"{path} does not record how it was made: not written by bigr-repr, or its metadata was stripped"
+        )
     record: dict[str, Any] = json.loads(text)
     return record
 
@@ -88,7 +90,7 @@ def write_gif(
 ) -> None:
     """Write frames of one size as an endless animation of at most 384 pixels per side.
 
-    held: the frames that are shown for longer; None: the last.
+    held: frames to show for longer; None: the last.
     """
     small = [for_animation(frame) for frame in frames]
     longer = {len(small) - 1} if held is None else set(held)
@@ -105,7 +107,7 @@ def write_gif(
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
-    """Images of one size side by side on white, row by row; about as many rows as columns unless told."""
+    """Images of one size in a grid on white, row by row; about as many rows as columns by default."""
     import torch
     from torchvision.utils import make_grid
 
@@ -118,9 +120,9 @@ def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Ima
 
 
 def write_npz(path: Path, images: Iterable[Image.Image], shape: tuple[int, int, int, int]) -> None:
-    """Write RGB images as the array `arr_0`, uint8 (n, H, W, 3), that ADM's evaluator reads. Holds one at a time.
+    """Write RGB images as the array `arr_0`, uint8 (n, H, W, 3), which ADM's evaluator reads. Holds one at a time.
 
-    Raises ValueError for an image of another size, OSError that names path.
+    Raises ValueError for an image of a wrong size, OSError that names path.
     """
     with (
         replacing(path) as file,

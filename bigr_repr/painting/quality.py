@@ -1,4 +1,4 @@
-"""How much detail a model can give a photograph, measured on the photograph itself. Knows nothing of masks or files."""
+"""Measures how much of a photograph's detail a model can keep. Knows nothing of masks or files."""
 
 # S side of the canvas in pixels
 
@@ -13,16 +13,15 @@ from bigr_repr.images.decode import center_crop
 from bigr_repr.painting.blend import PixelArray
 from bigr_repr.sampling.canvas import decode, encode
 
-LITTLE = 0.5  # a share of detail that a person notices the lack of
+LITTLE = 0.5  # share of detail below which people notice the loss
 
 
 @torch.inference_mode()
 def detail_kept(pre: Pretrained, window: PixelArray) -> float:
     """The share of a window's fine detail that survives encoding and decoding by the tokenizer: 0 for none.
 
-    window: uint8 (side, side, 3) of any size; it goes through the canvas, S x S, as every window does. No sampler can
-    give more than that: it draws codes, and these are the codes of the photograph itself. Detail is the mean difference
-    of neighbors.
+    window: uint8 (side, side, 3) of any size; it goes through the canvas, S x S, like every window. This bounds every
+    sampler, because it uses the codes of the photograph itself. Detail is the mean difference between neighbors.
     """
     side = pre.config.image_size
     seen = torch.from_numpy(np.array(center_crop(Image.fromarray(window), side))).permute(2, 0, 1)[None].float() / 255
@@ -33,6 +32,6 @@ def detail_kept(pre: Pretrained, window: PixelArray) -> float:
 
 
 def _steps(pixels: PixelArray) -> float:
-    """Mean difference of neighbors, in levels."""
+    """Mean difference between neighbors, in levels."""
     values = pixels.astype(np.float32)
     return float(sum(np.abs(np.diff(values, axis=axis)).mean() for axis in (0, 1)) / 2)

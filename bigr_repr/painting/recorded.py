@@ -1,4 +1,4 @@
-"""From a picture's recorded provenance to the keywords that make it again. Knows nothing of files."""
+"""Turns a picture's recorded provenance into the keyword arguments that reproduce it. Knows nothing of files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bigr_repr.sampling.settings import SamplingSettings
 
 
 def recorded_options(record: Mapping[str, Any]) -> PhotoOptions:
-    """Keywords of the call that drew a picture, from its provenance (`read_provenance`).
+    """Keyword arguments of the call that drew a picture, from its provenance (`read_provenance`).
 
     With the same model, photograph, mask and `labels`, all of which the record names, `inpaint_photo`, `outpaint_photo`
-    or `enrich_photo` draws the same picture with them; `generate` does without `count` and `pasting`. Pictures of
-    versions that fitted paintings to nothing are drawn as they were.
+    or `enrich_photo` draws the same picture with them; for `generate`, leave out `count` and `pasting`. Pictures of
+    versions without fitting are drawn as they were.
 
-    Raises KeyError for a record that lacks seed or settings, TypeError for settings that this version does not know.
+    Raises KeyError for a record without seed or settings, TypeError for settings unknown to this version.
     """
     options = PhotoOptions(
         seed=record["seed"], settings=SamplingSettings(**record["settings"]), first=record.get("image", 0), count=1

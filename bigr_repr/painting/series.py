@@ -1,6 +1,6 @@
 """Series of generated pictures in a folder, of any length: numbered files, resumable. Knows nothing of how they look.
 
-A picture's number decides its noise and its class, so a series can be interrupted, resumed and extended.
+A picture's number determines its noise and class, so a series can be interrupted, resumed and extended.
 """
 
 # S side of the canvas in pixels, N tokens, K bits per token
@@ -42,12 +42,12 @@ from bigr_repr.sampling.settings import SamplingSettings
 from bigr_repr.system.files import replacing
 
 SERIES_FILE = "generation.json"
-MOST = 1_000_000  # pictures of a series: as many as have six digits
-SHOWN = 64  # pictures in a grid or an animation at most
+MOST = 1_000_000  # maximum number of pictures: their numbers have six digits
+SHOWN = 64  # maximum number of pictures in a grid or an animation
 _MOST_COLUMNS = 16
 _DECODED = 16  # pictures of an animation decoded together
 _FRAME_MS = 120
-_REMEDY = "name another folder: out=DIR"
+_REMEDY = "choose another folder: out=DIR"
 
 
 def generate_files(
@@ -62,14 +62,14 @@ def generate_files(
     on_progress: Callable[[float, float], object] | None = None,
     **options: Unpack[Options],
 ) -> Written:
-    """Generate a series into a folder: 000000.png, 000001.png, ..., classes or prompts in turn.
+    """Generate a series into a folder: 000000.png, 000001.png, ..., cycling through classes or prompts.
 
-    Pictures that the folder holds already are not drawn again, and a folder of other settings is refused.  count: how
-    many in all; None: one per label or prompt.  sheet: a PNG of the first 64.  npz: all of them as the array that ADM's
-    evaluator reads.  animation: a GIF of the unmasking of the first 64, which are drawn again for it.  options: as of
-    `generate`, but for `first`: a series begins at 0.
+    Existing pictures are not drawn again, and a folder with other settings is refused.  count: total number; None: one
+    per label or prompt.  sheet: a PNG of the first 64.  npz: all of them as the array that ADM's evaluator reads.
+    animation: a GIF of the unmasking of the first 64, which are drawn again for it.  options: as for `generate`, except
+    `first`: a series starts at 0.
 
-    Raises ValueError as `generate` does and for a folder of another series, OSError when a file cannot be written.
+    Raises ValueError as `generate` does and for a folder of a different series, OSError if a file cannot be written.
     """
     started, columns = time.monotonic(), len(labels or prompts_of(options) or ())
     targets = [(Path(path), suffix) for path, suffix in ((sheet, ".png"), (npz, ".npz"), (animation, ".gif")) if path]
@@ -84,7 +84,7 @@ def generate_files(
 
 
 def _check_targets(targets: Sequence[tuple[Path, str]], folder: Path) -> None:
-    """Raise ValueError or OSError for files beside a series that cannot be written."""
+    """Raise ValueError or OSError if additional files of a series cannot be written."""
     for path, suffix in targets:
         check_target(path, suffix, made=folder)
         if path.parent.resolve() == folder.resolve() and re.fullmatch(r"\d{6}\.png", path.name):
@@ -99,7 +99,7 @@ class _Series:
     ) -> None:
         if options.get("first"):
             raise ValueError(
-                f"first={options['first']!r} is not allowed: a series begins at 0 and goes on by its files"
+                f"first={options['first']!r} is not allowed: a series starts at 0 and continues from its files"
             )
         self.pre, self.folder, self.options = pre, folder, options
         if labels is not None:
@@ -108,18 +108,18 @@ class _Series:
         self.count = at_least_one("count", len(labels or self.prompts or [0]) if count is None else count)
         if self.count > MOST:
             raise ValueError(
-                f"count={count} is more than {MOST:,} pictures per folder; make several, each of a seed of its own"
+                f"count={count} is more than {MOST:,} pictures per folder; make several, each with its own seed"
             )
         job = Job(pre, SamplingSettings(), options)
         job.check(labels is not None or self.prompts is not None)
-        self.chunk = job.batch_size  # what is drawn together is written at once: a run that is killed loses no more
+        self.chunk = job.batch_size  # pictures drawn together are written at once: a killed run loses at most these
         self.provenance = provenance(pre, "generate", job.settings, options, labels)
 
     def claim(self) -> None:
         """Create the folder, or check that it holds this series."""
         file = self.folder / SERIES_FILE
         if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self.folder} is a file; name a folder for the pictures")
+            raise NotADirectoryError(f"{self.folder} is a file; choose a folder for the pictures")
         if file.exists():
             differing = _differing(_read_series(file), self.provenance)
             if differing:
@@ -128,7 +128,7 @@ class _Series:
         self.folder.mkdir(parents=True, exist_ok=True)
         check_writable(self.folder)
         if (self.folder / "000000.png").exists():
-            raise ValueError(f"{self.folder} holds pictures that do not say how they were made; {_REMEDY}")
+            raise ValueError(f"{self.folder} holds pictures that do not record how they were made; {_REMEDY}")
         with replacing(file) as target:
             target.write(json.dumps(self.provenance, indent=1, ensure_ascii=False).encode())
 
@@ -137,7 +137,7 @@ class _Series:
         return [self.folder / f"{number:06d}.png" for number in range(self.count)]
 
     def draw(self, recorder: _Recorder | None, on_progress: Callable[[float, float], object] | None) -> int:
-        """Draw what is missing, and what the recorder has to see. Returns how many pictures that were."""
+        """Draw what is missing, and what the recorder needs. Returns the number of pictures drawn."""
         watched = 0 if recorder is None else recorder.images
         own = self.options.get("callback")
         todo = [i for i, path in enumerate(self.paths()) if not self._drawn(path, i) or i < watched]
@@ -158,7 +158,7 @@ class _Series:
         return len(todo)
 
     def summarize(self, targets: Sequence[tuple[Path, str]], recorder: _Recorder | None, columns: int | None) -> None:
-        """Write the sheet, the array and the animation: files of these suffixes. columns: None: as it comes."""
+        """Write the sheet, the array and the animation: files with these suffixes. columns: None: automatic."""
         paths, side = self.paths(), self.pre.config.image_size
         for path, suffix in targets:
             if suffix == ".png":
@@ -171,15 +171,15 @@ class _Series:
                 write_gif(path, frames, milliseconds=_FRAME_MS, provenance=self.provenance)
 
     def _label(self, number: int) -> list[int] | None:
-        """The class of a picture, as it says it; None without classes."""
+        """The class that a picture records; None without classes."""
         return None if self.labels is None else [self.labels[number % len(self.labels)]]
 
     def _prompts(self, number: int) -> dict[str, list[str]]:
-        """The prompt of a picture, as it says it; nothing without prompts."""
+        """The prompt that a picture records; empty without prompts."""
         return {} if self.prompts is None else {"prompts": [self.prompts[number % len(self.prompts)]]}
 
     def _drawn(self, path: Path, number: int) -> bool:
-        """Whether a picture exists already, complete. Raises ValueError for a picture of another series."""
+        """Whether a picture already exists and is complete. Raises ValueError for a picture of another series."""
         if not path.exists():
             return False
         try:
@@ -192,9 +192,7 @@ class _Series:
         wanted |= {"image": number, "labels": self._label(number), **self._prompts(number)}
         wanted |= {"negative": self.provenance["negative"]} if "negative" in self.provenance else {}
         if not isinstance(said, dict) or {key: said.get(key) for key in wanted} != wanted:
-            raise ValueError(
-                f"{path} is not picture {number} of this series; move it away, then give the command again"
-            )
+            raise ValueError(f"{path} is not picture {number} of this series; move it away, then repeat the command")
         return True
 
     def _draw(self, first: int, size: int, watch: Callable[[Iteration], None]) -> None:
@@ -213,23 +211,23 @@ class _Series:
 
 
 def _read_series(file: Path) -> dict[str, Any]:
-    """What a series file says. Raises ValueError for one that says nothing."""
+    """The record of a series. Raises ValueError for a damaged one."""
     try:
         found = json.loads(file.read_text())
-    except ValueError:  # no JSON, or no text at all
+    except ValueError:  # not JSON, or not even text
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged, so that nobody knows what the pictures are of; {_REMEDY}")
+        raise ValueError(f"{file} is damaged, so the settings of the pictures are unknown; {_REMEDY}")
     return found
 
 
 def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """In words, how two provenances differ, ignoring the version; settings by their own names."""
+    """How two provenances differ, in words, ignoring the version; settings by their own names."""
     return [each.removeprefix("settings.") for each in differences(found, wanted, ignored=["version"])]
 
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
-    """Rising numbers as runs of consecutive ones: (first, length), of bounded length."""
+    """Ascending numbers as runs of consecutive ones: (first, length), of bounded length."""
     start = 0
     for i in range(1, len(numbers) + 1):
         if i == len(numbers) or numbers[i] != numbers[i - 1] + 1 or i - start == longest:
@@ -239,7 +237,7 @@ def _runs(numbers: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class _Recorder:
-    """A callback that keeps the iterations of the first images, and makes frames of them."""
+    """A callback that records the iterations of the first images, and turns them into frames."""
 
     images: int
     _seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from torch import Tensor
 from bigr_repr.images.decode import MAX_PIXELS
 
 Mask = NDArray[np.bool_]
-_KNOWN = 0.25  # of a single window, for the model to go by
+_KNOWN = 0.25  # minimum share of a single window that is known, as context
 
 
 class Window(NamedTuple):
@@ -35,7 +35,7 @@ class Window(NamedTuple):
     def with_margins(
         self, band: int, shape: tuple[int, ...]
     ) -> tuple[tuple[slice, slice], tuple[tuple[int, int], tuple[int, int]]]:
-        """Its area grown by `band` within an array (H, W), and by how much: (top, bottom), (left, right)."""
+        """Its area extended by `band` within an array (H, W), and by how much: (top, bottom), (left, right)."""
         starts = [max(0, start - band) for start in (self.top, self.left)]
         ends = [min(n, start + self.side + band) for n, start in zip(shape, (self.top, self.left), strict=True)]
         before = self.top - starts[0], self.left - starts[1]
@@ -66,20 +66,20 @@ def window_side(width: int, height: int, window: int | None) -> int:
 
 
 def usual_side(mask: Mask, least: int) -> int:
-    """The side of a window in which what is marked takes half a side: at least `least`, at most the shorter side.
+    """The side of a window that is twice as wide as the marked area: at least `least`, at most the shorter side.
 
-    So the model sees as much of what is known as of what is to be painted, and no more of the photograph than that.
+    So the model sees about as much context as area to paint, and no more of the photograph than that.
     """
     spans = [found[-1] + 1 - found[0] for axis in (0, 1) if len(found := np.flatnonzero(mask.any(axis=axis)))]
     return int(min(max(least, 2 * int(max(spans, default=0))), *mask.shape))
 
 
 def windows(mask: Mask, side: int) -> Iterator[Window]:
-    """Windows in which every marked pixel of (H, W) lies, in the order to paint them.
+    """Windows that cover every marked pixel of (H, W), in painting order.
 
-    What fits into one window, a quarter of it known, gets one with the mark in its middle where the edges allow. Else
-    windows half a side apart, at every turn the one that holds the most pixels which are known or have been painted by
-    then; of several, the one with the most that has been painted, which it goes on from.
+    A mark that fits into one window, leaving a quarter of it known, gets one centered on it if the edges allow.
+    Otherwise windows half a side apart: each time the one with the most pixels that are known or already painted; among
+    ties, the one with the most painted pixels, which it continues.
     """
     if (single := _around(mask, side)) is not None:
         yield single
@@ -88,7 +88,7 @@ def windows(mask: Mask, side: int) -> Iterator[Window]:
     marked = _marked(left, tops, lefts, side)
     counts = marked.copy()
     while counts.any():
-        # The fewest pixels left, but some; then the most marked ones.
+        # The fewest pixels left, but at least one; then the most marked ones.
         rank = np.where(counts > 0, counts * (side * side + 1) - marked, np.iinfo(np.int64).max)
         row, column = np.unravel_index(rank.argmin(), rank.shape)
         window = Window(int(lefts[column]), int(tops[row]), side)
@@ -99,13 +99,13 @@ def windows(mask: Mask, side: int) -> Iterator[Window]:
 
 
 def most_windows(mask: Mask, side: int) -> int:
-    """An upper bound of how many windows a mask takes, found without listing them."""
+    """An upper bound on the number of windows for a mask, without listing them."""
     tops, lefts = (_starts(length, side) for length in mask.shape)
     return int((_marked(mask, tops, lefts, side) > 0).sum())
 
 
 def _around(mask: Mask, side: int) -> Window | None:
-    """The window with the mark in its middle, if there is a mark and it fits."""
+    """The window centered on the mark, if there is a mark and it fits."""
     starts = []
     for axis in (1, 0):
         found, length = np.flatnonzero(mask.any(axis=axis)), mask.shape[1 - axis]
@@ -118,7 +118,7 @@ def _around(mask: Mask, side: int) -> Window | None:
 
 
 def _marked(mask: Mask, tops: NDArray[np.int64], lefts: NDArray[np.int64], side: int) -> NDArray[np.int64]:
-    """How many marked pixels each window holds: (tops, lefts)."""
+    """The number of marked pixels in each window: (tops, lefts)."""
     rows, columns = (slice(starts[0], starts[-1] + side) for starts in (tops, lefts))
     sums = np.pad(mask[rows, columns].astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     above, before = tops - tops[0], lefts - lefts[0]
@@ -132,12 +132,12 @@ def _marked(mask: Mask, tops: NDArray[np.int64], lefts: NDArray[np.int64], side:
 
 
 def _starts(length: int, side: int) -> NDArray[np.int64]:
-    """Where windows begin along a side of `length` pixels: every half a window, the last at the very end."""
+    """Start positions of windows along a side of `length` pixels: every half window, the last one at the very end."""
     return np.unique(np.append(np.arange(0, length - side, max(1, side // 2)), length - side))
 
 
 def tokens_of(mask: Mask, grid: int) -> Tensor:
-    """Tokens of a canvas that hold a marked pixel of a window (side, side) brought onto it: (1, g*g), bool."""
+    """Tokens of the canvas that contain a marked pixel of a window (side, side): (1, g*g), bool."""
     marked = torch.from_numpy(np.ascontiguousarray(mask)).float()[None, None]
     return (F.adaptive_max_pool2d(marked, grid) > 0).flatten(1)
 
@@ -145,14 +145,14 @@ def tokens_of(mask: Mask, grid: int) -> Tensor:
 def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Mask:
     """A mask (H, W) that marks a box (left, top, right, bottom), right and bottom excluded.
 
-    Raises ValueError for a box that holds no pixel of the photograph.
+    Raises ValueError for a box without any pixel of the photograph.
     """
     left, top, right, bottom = box
     inside = max(left, 0) < min(right, width) and max(top, 0) < min(bottom, height)
     if not inside:
         raise ValueError(
-            f"box={left},{top},{right},{bottom} holds no pixel of the {width}x{height} photograph; "
-            "give left,top,right,bottom in pixels, counted from the upper left corner"
+            f"box={left},{top},{right},{bottom} contains no pixel of the {width}x{height} photograph; "
+            "give left,top,right,bottom in pixels from the upper left corner"
         )
     mask = np.zeros((height, width), np.bool_)
     mask[max(top, 0) : bottom, max(left, 0) : right] = True
@@ -160,21 +160,21 @@ def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Mask:
 
 
 def margins_to_aspect(width: int, height: int, aspect: float) -> Margins:
-    """The least margins, equal on opposite sides, that bring a photograph to width / height = `aspect`.
+    """The smallest margins, equal on opposite sides, that bring a photograph to width / height = `aspect`.
 
-    Raises ValueError for an aspect that is not a positive number, that the photograph has already, or that would take
+    Raises ValueError for an aspect that is not a positive number, that the photograph already has, or that would need
     more pixels than a photograph may have.
     """
     if not (math.isfinite(aspect) and aspect > 0):
-        raise ValueError(f"aspect={aspect!r} is not allowed: it must be a number above 0, width over height")
+        raise ValueError(f"aspect={aspect!r} is not allowed: it must be a positive number, width over height")
     if max(height * height * aspect, width * width / aspect) > MAX_PIXELS:
         raise ValueError(
-            f"aspect={aspect:g} takes more than {MAX_PIXELS:,} pixels around a {width}x{height} photograph; "
-            "choose one nearer to its own"
+            f"aspect={aspect:g} takes more than {MAX_PIXELS:,} pixels around a {width}x{height} photograph; choose "
+            "one closer to its own"
         )
     across, down = max(0, round(height * aspect) - width), max(0, round(width / aspect) - height)
     if across == down == 0:
-        raise ValueError(f"aspect={aspect:g} is that of the {width}x{height} photograph: nothing is to be painted")
+        raise ValueError(f"aspect={aspect:g} is that of the {width}x{height} photograph: there is nothing to paint")
     return Margins(across // 2, down // 2, across - across // 2, down - down // 2)
 
 

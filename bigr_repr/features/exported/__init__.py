@@ -1,1 +1,1 @@
-"""Feature networks as graphs of other runtimes: written once, run without PyTorch's eager mode."""
+"""Feature networks exported as graphs for other runtimes, run without PyTorch's eager mode."""

@@ -21,8 +21,8 @@ _LARGEST = 1 << 16  # batch
 class FeatureGraph(nn.Module):
     """images (B, 3, S, S), float32 in [0, 1] -> features of each layer, float32, and codes, uint8 (B, bytes).
 
-    The same numbers as the extractor's, without its checks and groups. An image whose tokenizer gives anything not
-    finite has NaN for features.
+    The same results as the extractor's, without its checks and grouping. If the tokenizer's output for an image is not
+    finite, its features are NaN.
     """
 
     def __init__(self, extractor: FeatureExtractor) -> None:
@@ -50,7 +50,7 @@ class FeatureGraph(nn.Module):
 
 
 def trace(graph: FeatureGraph) -> Any:
-    """The graph as a torch.export.ExportedProgram whose batch may have any size from 1 on."""
+    """The graph as a torch.export.ExportedProgram with any batch size from 1."""
     side = graph.extractor.config.image_size
     batch = torch.export.Dim("batch", min=1, max=_LARGEST)
     with torch.no_grad():

@@ -33,11 +33,11 @@ _PREPROCESSING: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """An exported network: what it computes, of which model, and in which files.
+    """An exported network: what it computes, from which model, and in which files.
 
-    weights: the model's fingerprint. layers: as layer_name gives them. to: one of TARGETS. precision, tokenizer: what
-    the transformer and the tokenizer compute in, of PRECISIONS. files: {name: SHA-256}. versions: of what wrote them.
-    calibration: images that int8 ranges were measured on.
+    weights: the model's fingerprint. layers: as from layer_name. to: one of TARGETS. precision, tokenizer: number types
+    of the transformer and the tokenizer, from PRECISIONS. files: {name: SHA-256}. versions: of the software that wrote
+    them. calibration: number of images that int8 ranges were measured on.
     """
 
     config: ModelConfig
@@ -53,23 +53,23 @@ class Manifest:
 
     @property
     def label(self) -> str:
-        """The precision as provenance states it: rows of two labels do not belong together."""
+        """The precision as recorded in provenance: rows with different labels do not mix."""
         parts = dict.fromkeys((self.precision, self.tokenizer))
         return "float32" if tuple(parts) == ("float32",) else f"{self.to} {' with '.join(parts)}"
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the graph's results, in order: one per layer, then the code."""
+        """Names of the graph's outputs, in order: one per layer, then the code."""
         several = len(self.layers) > 1
         return (*(f"features_{layer}".replace("+", "_") if several else "features" for layer in self.layers), "code")
 
     def shape(self, layer: int | str) -> tuple[int, ...]:
-        """Of an image's features of a layer: (D,), or (N, D) with pool="none"."""
+        """The shape of an image's features of a layer: (D,), or (N, D) with pool="none"."""
         generator = self.config.generator
         return vector_shape(self.pool, generator.tokens, generator.dim, len(str(layer).split("+")))
 
     def record(self) -> dict[str, Any]:
-        """All of it as plain data, with what others need to feed the graph and to read its results."""
+        """Everything as plain data, including what others need to feed the graph and read its outputs."""
         side, bits = self.config.image_size, self.config.code_size
         features = {
             name: {"layer": layer, "dtype": "float32", "shape": ["batch", *self.shape(layer)]}
@@ -93,18 +93,18 @@ class Manifest:
 
 
 def is_exported(folder: object) -> bool:
-    """Whether a name is that of a folder with an exported network."""
+    """Whether a name refers to a folder with an exported network."""
     return isinstance(folder, str | Path) and (Path(folder).expanduser() / MANIFEST_FILE).is_file()
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What a folder's export.json says, its files compared with the checksums there.
+    """Read a folder's export.json, and verify its files' checksums.
 
-    Raises FileNotFoundError without one, ValueError, naming the file, for one that cannot be used or a damaged graph.
+    Raises FileNotFoundError if it is missing, ValueError, naming the file, if it is unusable or the graph is damaged.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder}: no exported network, as it has no {MANIFEST_FILE}")
+        raise FileNotFoundError(f"{folder}: not an exported network, it has no {MANIFEST_FILE}")
     try:
         record = json.loads(path.read_bytes())
         if record["format"] != _FORMAT:
@@ -119,5 +119,5 @@ def read_manifest(folder: Path) -> Manifest:
         raise ValueError(f"{path} cannot be used: {error!r}; export again with a matching bigr-repr") from error
     for name, checksum in manifest.files.items():
         if sha256_of(folder / Path(name).name) != checksum:
-            raise ValueError(f"{folder / name}: damaged or exchanged, its SHA-256 is not the one in {MANIFEST_FILE}")
+            raise ValueError(f"{folder / name}: damaged or replaced, its SHA-256 is not the one in {MANIFEST_FILE}")
     return manifest

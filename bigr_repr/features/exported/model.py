@@ -1,4 +1,4 @@
-"""An exported network, opened: pictures in, features and packed codes out. Knows nothing of how it was written."""
+"""Runs an exported network: pictures in, features and packed codes out. Knows nothing of how it was written."""
 
 # B batch, S side in pixels, N tokens, D width
 
@@ -31,9 +31,9 @@ _LIBRARIES = {
 
 @dataclass(frozen=True, eq=False)
 class ExportedModel:
-    """An exported network: what `load_exported` gives, and FeatureExtractor, embed_images and serve take as a model.
+    """An exported network, from `load_exported`; FeatureExtractor, embed_images and serve take it as a model.
 
-    Its runtime uses as many threads as torch does. manifest: what it is. folder: where its files lie.
+    Its runtime uses as many threads as torch. manifest: its description. folder: the folder with its files.
     """
 
     manifest: Manifest
@@ -46,19 +46,19 @@ class ExportedModel:
 
     @property
     def fingerprint(self) -> str:
-        """That of the model that it was exported from."""
+        """The fingerprint of the model that it was exported from."""
         return self.manifest.weights
 
     @property
     def precision(self) -> str:
-        """What it computes in, as provenance states it: "float32", or with the runtime, as "openvino int8"."""
+        """The precision as recorded in provenance: "float32", or with the runtime, such as "openvino int8"."""
         return self.manifest.label
 
     def __call__(self, images: NDArray[np.float32]) -> tuple[list[NDArray[np.float32]], NDArray[np.uint8]]:
         """images: float32 (B, 3, S, S) in [0, 1], RGB -> the features of each layer, float32 (B, D) or (B, N, D), and
-        the codes, uint8 (B, bytes), packed as bigr_repr.codes states. NaN: the tokenizer gave nothing finite.
+        the codes, uint8 (B, bytes), packed as in bigr_repr.codes. NaN: the tokenizer's output was not finite.
 
-        Raises ValueError for another shape or dtype.
+        Raises ValueError for a wrong shape or dtype.
         """
         side = self.config.image_size
         if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != (3, side, side):
@@ -81,9 +81,9 @@ class ExportedModel:
 
 
 def load_exported(folder: PathLike) -> ExportedModel:
-    """Open what `export_model` wrote. The checksums of its files are verified.
+    """Open a network written by `export_model`, verifying its checksums.
 
-    Raises FileNotFoundError if it is not there, ValueError if it is damaged, ImportError without its runtime.
+    Raises FileNotFoundError if it is missing, ValueError if it is damaged, ImportError without its runtime.
     """
     place = Path(folder).expanduser()
     model = ExportedModel(read_manifest(place), place)
@@ -92,7 +92,7 @@ def load_exported(folder: PathLike) -> ExportedModel:
 
 
 def open_model(model: PathLike | Pretrained | ExportedModel) -> Pretrained | ExportedModel:
-    """A model as it is, or by a name that load takes, or by the folder of an exported network. Raises as these do."""
+    """Open a model: as given, by a name for load(), or from the folder of an exported network. Raises as these do."""
     if isinstance(model, Pretrained | ExportedModel):
         return model
     return load_exported(model) if is_exported(model) else load(model)
@@ -109,7 +109,7 @@ def _onnx(path: Path, manifest: Manifest) -> Session:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave the processor
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads yield the processor
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     there = [each for each in providers if each in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(str(path), options, providers=there)

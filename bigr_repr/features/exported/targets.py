@@ -1,4 +1,4 @@
-"""A traced graph to each runtime's file, in each precision: the libraries' own exporters. Knows nothing of models."""
+"""Writes a traced graph to each runtime's file in each precision, with the libraries' exporters. Knows no models."""
 
 # n images, S side in pixels
 
@@ -18,7 +18,7 @@ __all__ = ["WRITERS", "Calibration"]
 Calibration = NDArray[np.float32]  # (n, 3, S, S) in [0, 1]
 _OPSET: Final = 20
 _BATCH: Final = 8
-_KEY: Final = "bigr_repr"  # of the manifest in a graph's metadata
+_KEY: Final = "bigr_repr"  # key of the manifest in a graph's metadata
 
 
 def _onnx(program: Any, manifest: Manifest, file: Path, calibration: Calibration | None) -> None:
@@ -65,14 +65,14 @@ def _torch(program: Any, manifest: Manifest, file: Path, calibration: Calibratio
 
 
 def _before_bits_onnx(network: Any) -> list[str]:
-    """Names of the nodes that lead to the comparison which makes bits: the tokenizer."""
+    """Names of the tokenizer's nodes: those before the comparison that makes bits."""
     makers = {output: node for node in network.graph.node for output in node.output}
     (last,) = (node for node in network.graph.node if node.op_type == "Greater")
     return _names(last, lambda node: [makers[name] for name in node.input if name in makers], lambda node: node.name)
 
 
 def _before_bits_openvino(network: Any) -> list[str]:
-    """The same of an OpenVINO network."""
+    """The same for an OpenVINO network."""
     (last,) = (node for node in network.get_ops() if node.get_type_name() == "Greater")
     return _names(
         last, lambda node: [each.get_source_output().get_node() for each in node.inputs()],
@@ -91,7 +91,7 @@ def _names(last: Any, before: Callable[[Any], list[Any]], name: Callable[[Any], 
 
 
 def _quantized(network: Any, manifest: Manifest, calibration: Calibration, tokenizer: list[str]) -> Any:
-    """The network with weights and activations in 8 bits, by NNCF. tokenizer: names of its nodes."""
+    """The network with 8-bit weights and activations, by NNCF. tokenizer: names of its nodes."""
     import nncf
 
     batches = [calibration[start : start + _BATCH] for start in range(0, len(calibration), _BATCH)]

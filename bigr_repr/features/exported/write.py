@@ -1,4 +1,4 @@
-"""Models to exported networks: one graph, and what others need to feed it. Knows nothing of running it."""
+"""Exports models as one graph, with what others need to feed it. Knows nothing of running it."""
 
 # B batch, S side in pixels
 
@@ -36,10 +36,10 @@ OnProgress = Callable[[str, int, int], None]
 
 _NEEDED = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch": ()}
 _INSTALL = "exporting to {} needs {}; install it with: pip install 'bigr-repr[export]'"
-_CALIBRATED = 128  # images: ranges settle with fewer
+_CALIBRATED = 128  # images: ranges converge with fewer
 _REFUSED = {
-    ("onnx", "bfloat16"): "ONNX Runtime computes no bfloat16 on CPUs; choose openvino or torch, or int8",
-    ("torch", "int8"): "AOTInductor gets no 8-bit graphs from us; choose onnx or openvino, or bfloat16",
+    ("onnx", "bfloat16"): "ONNX Runtime does not support bfloat16 on CPUs; choose openvino or torch, or int8",
+    ("torch", "int8"): "int8 is not supported with AOTInductor; choose onnx or openvino, or bfloat16",
 }
 
 
@@ -73,17 +73,17 @@ def export_model(
 ) -> ExportedModel:
     """Write a model's feature network for another runtime, and open what was written.
 
-    The graph takes images, float32 (B, 3, S, S) in [0, 1], B of any size, and gives the features of each layer,
-    float32, and the packed code, uint8 (B, bytes). export.json beside it states preprocessing, names and shapes.
+    The graph takes images, float32 (B, 3, S, S) in [0, 1], with any B, and returns the features of each layer, float32,
+    and the packed codes, uint8 (B, bytes). export.json next to it describes preprocessing, names and shapes.
 
-    out: a new folder. layer, pool: as of FeatureExtractor; a list gives one result per layer. to: "onnx" (ONNX Runtime
+    out: a new folder. layer, pool: as in FeatureExtractor; a list gives one output per layer. to: "onnx" (ONNX Runtime
     and others), "openvino", or "torch" (compiled ahead of time by AOTInductor, for this kind of machine only).
-    precision: "float32", "bfloat16" or "int8", which NNCF fits to 128 of the images in calibrate. tokenizer: what that
-    computes in: "float32" keeps the bits, as `precision` is faster; None: float32 where the runtime can do both.
-    `on_progress(what, done, total)` tells the stages.
+    precision: "float32", "bfloat16" or "int8", which NNCF calibrates on 128 of the images in calibrate. tokenizer: its
+    number type: "float32" keeps the bits, the same as `precision` is faster; None: float32 if the runtime supports
+    both. `on_progress(what, done, total)` reports the stages.
 
-    Raises ValueError for a layer, pool, runtime or precision that is not there, FileExistsError unless `out` is new,
-    empty or, with overwrite, another exported network, ImportError without the runtime's packages.
+    Raises ValueError for an unknown layer, pool, runtime or precision, FileExistsError unless `out` is new, empty or,
+    with overwrite, another exported network, ImportError without the runtime's packages.
     """
     manifest_of = _plan(to, precision, tokenizer, calibrate is not None)
     target = Path(out).expanduser().resolve()
@@ -101,8 +101,8 @@ def export_model(
 
 
 def _plan(to: str, precision: str, tokenizer: str | None, calibrated: bool) -> Callable[..., Manifest]:
-    """A manifest for what is asked, but for the model. Raises ValueError for what cannot be exported."""
-    together = (to, precision) == ("openvino", "bfloat16")  # its one setting for all that is not in 8 bits
+    """A manifest for the request, except for the model. Raises ValueError for unsupported combinations."""
+    together = (to, precision) == ("openvino", "bfloat16")  # a single setting for everything that is not 8-bit
     own = tokenizer or (precision if together else "float32")
     for name, value, known in (
         ("to", to, TARGETS),
@@ -114,9 +114,11 @@ def _plan(to: str, precision: str, tokenizer: str | None, calibrated: bool) -> C
     if (to, precision) in _REFUSED:
         raise ValueError(f"precision={str(precision)!r} to {to}: {_REFUSED[to, precision]}")
     if own not in ("float32", precision) or (together and own != precision):
-        raise ValueError(f"tokenizer={str(own)!r} does not go with precision={str(precision)!r} to {to}; leave it out")
+        raise ValueError(
+            f"tokenizer={str(own)!r} does not work with precision={str(precision)!r} to {to}; leave it out"
+        )
     if precision == "int8" and not calibrated:
-        raise ValueError("precision='int8' needs calibrate: a hundred images like those that will be embedded")
+        raise ValueError("precision='int8' needs calibrate: a hundred images like those you will embed")
     packages = (*_NEEDED[to], *(("nncf",) if precision == "int8" else ()))
     for package in packages:
         try:
@@ -130,10 +132,10 @@ def _plan(to: str, precision: str, tokenizer: str | None, calibrated: bool) -> C
 
 
 def _calibration(images: Pictures, side: int) -> Calibration:
-    """Images at even distances, float32 (n, 3, S, S) in [0, 1]."""
+    """Evenly spaced images, float32 (n, 3, S, S) in [0, 1]."""
     listed = list(singles(images))
     if not listed:
-        raise ValueError("calibrate holds no images; name some like those that will be embedded")
+        raise ValueError("calibrate has no images; give some like those you will embed")
     places = np.unique(np.linspace(0, len(listed) - 1, min(_CALIBRATED, len(listed))).astype(int))
     with contextlib.closing(read_all([listed[place] for place in places], side, workers=None, ahead=16)) as pixels:
         return np.ascontiguousarray(np.stack(list(pixels)).transpose(0, 3, 1, 2), np.float32) / np.float32(255)
@@ -142,7 +144,7 @@ def _calibration(images: Pictures, side: int) -> Calibration:
 def _layers(given: Layer | Iterable[Layer], pre: Pretrained) -> tuple[Layer, ...]:
     listed = [given] if isinstance(given, int | str) else list(given)
     if not listed:
-        raise ValueError("layer=[] names no layer; an exported network gives features of one at least")
+        raise ValueError("layer=[] names no layer; an exported network needs at least one")
     return tuple(dict.fromkeys(layer_name(blocks_of(each, pre.config)) for each in listed))
 
 
@@ -150,14 +152,14 @@ def _check_place(target: Path, overwrite: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not is_exported(target):
-        raise FileExistsError(f"{target} exists and is no exported network; name another place, or remove it")
+        raise FileExistsError(f"{target} exists and is not an exported network; choose another folder, or remove it")
     if not overwrite:
-        raise FileExistsError(f"{target} holds an exported network; name another place, or overwrite it")
+        raise FileExistsError(f"{target} holds an exported network; choose another folder, or overwrite it")
 
 
 @contextlib.contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which appears as `target` when it is complete; what stood there is removed then."""
+    """A folder to fill, which replaces `target` when complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     staging.mkdir()
@@ -199,7 +201,7 @@ def _write_graph(
             on_progress(written, 1, 1)
     except (ImportError, OSError):
         raise
-    except Exception as error:  # each exporter has its own, pages long
+    except Exception as error:  # each exporter raises its own, pages long
         if is_full(error, folder):
             raise
         said = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -210,7 +212,7 @@ def _write_graph(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the exporters' output and warnings, which are about graphs, not about what to do."""
+    """Silence the exporters' output and warnings, which do not help users."""
     import io
     import warnings
 
