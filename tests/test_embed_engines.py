@@ -128,7 +128,9 @@ def test_a_device_that_ends_before_its_time_ends_the_run(
     pre: Pretrained, photos: Path, tmp_path: Path, threads: type[ChildThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "ended", "SIGKILL")
-    with pytest.raises(RuntimeError, match=r"the process on cpu ended \(SIGKILL\); finished units are kept, run again"):
+    with pytest.raises(
+        RuntimeError, match=r"the process on cpu ended \(SIGKILL\); finished units are kept; run it again"
+    ):
         run(photos, tmp_path / "out", pre, device="cpu,cpu")
     assert all(child.closed for child in threads.all)
 
@@ -232,7 +234,7 @@ def test_an_engine_is_of_the_model_that_the_run_began_with(
     )
     assert engine.extractor.layers == {2: (2,)}
     other = dataclasses.replace(given, recipe=dataclasses.replace(given.recipe, weights="0" * 64))
-    with pytest.raises(ValueError, match="has changed since the run began; run it again"):
+    with pytest.raises(ValueError, match="has changed since the run began; start the run again"):
         other.engine(print, print)
     with pytest.raises(ValueError, match="has changed since the run began"):
         given.engine(print, print, tiny_model(1))
@@ -389,7 +391,7 @@ def test_units_of_a_lost_actor_are_done_by_others(
     run(photos, tmp_path / "out", pre, engine="ray")
     assert files_of(tmp_path / "out") == local
     assert len(ray.actors) == 3  # one in the lost one's place
-    assert caplog.messages.count("a Ray worker was lost, its 2 units are done by others: last words") == 1
+    assert caplog.messages.count("a Ray worker was lost; others take over its 2 units: last words") == 1
     assert not [
         unit for unit, count in Counter(unit for each in ray.actors for unit, _ in each.asked).items() if count > 2
     ]
@@ -402,7 +404,7 @@ def test_three_actors_lost_over_one_thing_end_the_run(
     ray.machines = [{"CPU": 1.0}]
     ray.lose = lambda actor, called, arguments: called == method and (method == "start" or arguments[0] == 3)
     with pytest.raises(
-        RuntimeError, match=rf"3 Ray workers were lost when they were to {said}; finished units are kept \(last words\)"
+        RuntimeError, match=rf"3 Ray workers were lost when trying to {said}; finished units are kept \(last words\)"
     ):
         run(photos, tmp_path / "out", pre, engine="ray")
     assert len(ray.actors) == 3
@@ -425,7 +427,7 @@ def test_rows_that_cannot_be_seen_from_here_are_not_believed(
     ray: RayDouble, pre: Pretrained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_engine.Ledger, "sealed", lambda self, unit: None)
-    with pytest.raises(RuntimeError, match="what a Ray worker wrote cannot be seen from here; name a folder that all"):
+    with pytest.raises(RuntimeError, match="a Ray worker's files are not visible from here; use a folder that all"):
         run(photos, tmp_path / "out", pre, engine="ray")
 
 
@@ -471,7 +473,7 @@ def test_a_run_waits_for_machines_once_it_has_begun(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     ray.machines = []
-    with pytest.raises(ValueError, match="no machine of the Ray cluster has so many cores"):
+    with pytest.raises(ValueError, match="no machine of the Ray cluster has that many cores"):
         run(photos, tmp_path / "none", pre, engine="ray")
     ray.machines = [{"CPU": 1.0}]
 
@@ -547,7 +549,7 @@ def test_what_each_actor_gets(
 
 
 def test_a_cluster_without_room_is_said() -> None:
-    with pytest.raises(ValueError, match="no machine of the Ray cluster has so many cores"):
+    with pytest.raises(ValueError, match="no machine of the Ray cluster has that many cores"):
         ray_engine.share_out([{"CPU": 4.0}, {"CPU": 4.0}], "auto", 6)
     with pytest.raises(ValueError, match="the Ray cluster has no GPU"):
         ray_engine.share_out([{"CPU": 4.0}], "cuda", None)
@@ -556,7 +558,7 @@ def test_a_cluster_without_room_is_said() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cuda:1"}, "Ray hands out the GPUs"),
+        ({"device": "cuda:1"}, "Ray assigns the GPUs"),
         ({"batch_size": "auto"}, "give a number"),
         ({"engine": "spark"}, "engine='spark' is unknown; choose one of local, ray"),
     ],

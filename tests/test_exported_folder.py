@@ -170,14 +170,14 @@ def _without_files(made: Manifest) -> Manifest:
 def test_a_network_that_stands_there_is_replaced_only_if_asked(tmp_path: Path, bare: list[Any]) -> None:
     _written(tmp_path / "x")
     (tmp_path / "x" / "old").write_text("")
-    with pytest.raises(FileExistsError, match="holds an exported network; name another place, or overwrite it"):
+    with pytest.raises(FileExistsError, match="holds an exported network; choose another folder, or overwrite it"):
         br.export_model(tmp_path / "x", model=PRE, layer=1)
     br.export_model(tmp_path / "x", model=PRE, layer=1, overwrite=True)
     assert sorted(each.name for each in (tmp_path / "x").iterdir()) == ["export.json", "model.onnx"]
     (tmp_path / "empty").mkdir()
     br.export_model(tmp_path / "empty", model=PRE, layer=1)
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileExistsError, match="is no exported network"):
+    with pytest.raises(FileExistsError, match="is not an exported network"):
         br.export_model(tmp_path / "file", model=PRE, layer=1, overwrite=True)
 
 
@@ -335,7 +335,7 @@ def test_an_extractor_reads_an_exported_network_as_its_model(opened: br.features
     [
         ((0,), {}, r"layer=0 is not in this exported network, which has 1, 0\+1; export it again"),
         ((1,), {"pool": "max"}, "pool='max', but this network was exported with 'avg'"),
-        ((1,), {"condition": br.features.FeatureCondition(given=1)}, "exported networks have none; give the model"),
+        ((1,), {"condition": br.features.FeatureCondition(given=1)}, "do not support conditions; use the model"),
         ((1,), {"dtype": torch.bfloat16}, "to onnx in float32: leave out dtype, device, compile"),
         ((1,), {"compile": True}, "leave out dtype, device, compile"),
         ((1,), {"device": "cuda"}, "leave out dtype, device, compile"),

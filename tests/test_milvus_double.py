@@ -385,7 +385,7 @@ def test_a_state_that_vanished_without_another_is_an_error() -> None:
     table.gone = True
     with pytest.raises(ConnectionError, match="gone"):
         index.search(table.codes[0], 1)
-    with pytest.raises(ValueError, match="that no features were made into: leave rescore out"):
+    with pytest.raises(ValueError, match="that are not made from features: leave rescore out"):
         index.find_rescored(table.codes[:1], np.zeros((1, 24)))
     with pytest.raises(ValueError, match="compares whole codes: search regions in the index folder"):
         index.find_region(table.codes[:1], None)  # type: ignore[arg-type]
