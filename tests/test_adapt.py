@@ -156,7 +156,7 @@ def test_training_that_only_harms_leaves_the_model_as_it_was(
     made = _adapt(pictures, base, tmp_path / "o", patience=2, steps=40)
     assert made.record["best_step"] == 0
     assert made.record["steps"] == 2 * 40 // 10
-    assert made.record["ended_by"] == "the held-out pictures did no better"
+    assert made.record["ended_by"] == "the held-out loss stopped improving"
     assert _changed(made) == set()
 
 
@@ -274,13 +274,13 @@ def test_pictures_far_from_the_models_own_are_warned_of(
     known = br.save(Pretrained(config, model.tokenizer, model.generator), tmp_path / "known")
     with caplog.at_level(logging.WARNING):
         _adapt(pictures, known, tmp_path / "o", method="classes")
-    assert "those of its record with 40.0 dB" in caplog.text
+    assert "compared with 40.0 dB in its record" in caplog.text
 
 
 @pytest.mark.slow
 def test_time_given_ends_it(pictures: Path, base: Path, tmp_path: Path) -> None:
     made = _adapt(pictures, base, tmp_path / "o", minutes=0.01, steps=100_000, patience=1000)
-    assert made.record["ended_by"] == "the time given was over"
+    assert made.record["ended_by"] == "the time limit was reached"
     assert made.record["steps"] < 100_000
 
 
@@ -370,7 +370,7 @@ def test_pictures_of_one_class_are_adapted_to_and_said(
     made = _adapt(tmp_path / "p", base, tmp_path / "o", steps=2)
     assert made.after.config.class_names == ("red",)
     assert made.record["held_out_neighbors"] == {}
-    assert "all pictures are of one class" in caplog.text
+    assert "all pictures have the same class" in caplog.text
 
 
 def test_probes_are_measured_and_the_page_shows_every_class(

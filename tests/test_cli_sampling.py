@@ -320,7 +320,7 @@ def test_series_do_not_mix(bigr: Run, tmp_path: Path) -> None:
     bigr("generate", "--labels", "1", "--out", "series")
     code, text, error = bigr("generate", "--labels", "1", "--seed", "1", "--out", "series", "--count", "3")
     assert (code, text, error.count("\n")) == (1, "", 1)
-    assert "seed was 0, is 1; name another folder" in error
+    assert "seed was 0, is 1; choose another folder" in error
     assert len(list((tmp_path / "series").glob("*.png"))) == 1
     picture(1).save(tmp_path / "000000.png")
     assert "do not record how they were made" in bigr("generate", "--out", ".")[2]
@@ -329,7 +329,7 @@ def test_series_do_not_mix(bigr: Run, tmp_path: Path) -> None:
 def test_a_refused_series_names_the_setting_that_differs(bigr: Run) -> None:
     bigr("generate", "--out", "series")
     error = bigr("generate", "--out", "series", "--gumbel", "0.5")[2]
-    assert "holds another series: gumbel was 0.17, is 0.5; name another folder" in error
+    assert "holds another series: gumbel was 0.17, is 0.5; choose another folder" in error
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])

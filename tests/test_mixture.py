@@ -99,7 +99,7 @@ def test_sets_that_do_not_fit_are_named(places: dict[str, Path], tmp_path: Path)
         CodeMixture([CodeSet(places["a"]), other], [1, 1])
     with pytest.raises(ValueError, match=r"weights=\(1, 0\) must be above 0"):
         CodeMixture([CodeSet(places["a"]), CodeSet(places["b"])], [1, 0])
-    with pytest.raises(ValueError, match="code sets and images are not mixed"):
+    with pytest.raises(ValueError, match="code sets and images cannot be mixed"):
         open_training_data([str(places["a"]), str(places["a"].parent / "a")])
 
 

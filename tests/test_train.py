@@ -172,7 +172,7 @@ def test_codes_and_runs_of_older_versions_go_on_with_a_warning(
     del header["tokenizer_sha256"]
     (old / "codes.json").write_text(json.dumps(header))
     train_generator(CodeSet(old), MODEL, settings(tmp_path / "g", steps=2), tokenizer=BinaryAutoencoder(TOKENIZER))
-    assert "does not say which weights made its codes" in caplog.text
+    assert "does not record which weights made its codes" in caplog.text
     file = find_checkpoints(tmp_path / "g")[-1][1] / "run.json"
     record = json.loads(file.read_text())
     del record["tokenizer_sha256"]

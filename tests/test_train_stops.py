@@ -69,7 +69,7 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(
     number: int,
 ) -> None:
     before = signal.getsignal(number)
-    said = rf"^stopped by {signal.Signals(number).name} after step 3 of 8, .*give the same command again to go on$"
+    said = rf"^stopped by {signal.Signals(number).name} after step 3 of 8, .*repeat the command to continue$"
     with pytest.raises(RunStoppedError, match=said) as caught:
         _train(packed, tmp_path, 3, number)
     assert caught.value.exit_code == EXIT_CODE == 75
@@ -118,7 +118,7 @@ def test_replaced_random_states_do_not_resume_without_a_word(packed: Path, tmp_p
     states.write_bytes(states.read_bytes()[:-1] + b"?")
     with pytest.raises(TrainingError, match=r"random_states_0\.pkl is damaged"):
         _train(packed, tmp_path)
-    with pytest.raises(TrainingError, match=r"resume='previous': .* has one checkpoint only"):
+    with pytest.raises(TrainingError, match=r"resume='previous': .* has only one checkpoint"):
         _train(packed, tmp_path, resume="previous")
 
 

@@ -67,7 +67,7 @@ def test_codes_are_never_written_over_others(tmp_path: Path) -> None:
 def test_features_of_random_parts_are_refused(tmp_path: Path) -> None:
     write_pictures(tmp_path / "p", 3)
     codes = _packed(tmp_path / "p", tmp_path / "c", crops=1)
-    with pytest.raises(ValueError, match="has random parts of its images"):
+    with pytest.raises(ValueError, match="has random crops of its images"):
         write_features(open_images(tmp_path / "p"), codes, None)  # type: ignore[arg-type]
 
 

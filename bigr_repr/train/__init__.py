@@ -1,4 +1,4 @@
-"""Training of tokenizers and generators, the code data sets between them, and adaptation of trained models."""
+"""Trains tokenizers and generators, makes the code data sets between them, and adapts trained models."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
-"""One adaptation from pictures to a model folder; it resumes what an earlier start left. Knows no pages.
+"""One adaptation from pictures to a model folder, resumable. Knows no pages.
 
-A model keeps its architecture except for its classes; the recipe says what is trained.
+A model keeps its architecture except for its classes; the recipe determines what is trained.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ OnProgress = Callable[[str, int, int], None]
 _LOOKS = 10
 _EMA = 0.99
 _FAR_BELOW = 3.0  # dB
-_PARTS = 1000  # of a bar
-_PATIENCE = timedelta(hours=6)  # of processes that wait while one encodes
-_CURVES = ("held_out_losses", "held_out_neighbors")  # which the page shows, and the model's record leaves out
+_PARTS = 1000  # steps of a progress bar
+_PATIENCE = timedelta(hours=6)  # how long processes wait while one encodes
+_CURVES = ("held_out_losses", "held_out_neighbors")  # shown on the page, but not in the model's record
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """No progress: the main process tells it."""
+    """Report nothing: the main process reports progress."""
 
 
 def _classes(
     start: Pretrained, images: ImageSet, recipe: AdaptRecipe
 ) -> tuple[ModelConfig, torch.Tensor, NDArray[np.int64] | None]:
-    """The configuration with the pictures' classes, the rows it takes over, and the labels in its numbering (n,)."""
+    """The configuration with the pictures' classes, the rows that are reused, and the renumbered labels (n,)."""
     if images.labels is None:
         config, taken = with_classes(start.config, (), "add")
         return dataclasses.replace(config, class_names=start.config.class_names), taken, None
@@ -72,21 +72,22 @@ def _classes(
 def _reconstruction(
     start: Pretrained, images: ImageSet, rows: NDArray[np.int64], *, warn: bool
 ) -> dict[str, float | None]:
-    """How well the tokenizer reconstructs the pictures, in dB, and what the model's record states for its own."""
+    """How well the tokenizer reconstructs the pictures, in dB, and the figure in the model's record."""
     found = reconstruction_db(start.tokenizer, images, rows)
     recorded = dict(start.config.quality.get("reconstruction", {})).get("psnr_mean_of_images_db")
     if warn and recorded is not None and found < recorded - _FAR_BELOW:
         log.warning(
-            "the tokenizer reconstructs these pictures with a PSNR of %.1f dB, those of its record with %.1f dB: "
-            "its bits keep less of them; train it too (--tokenizer-too)", found, recorded,
+            "the tokenizer reconstructs these pictures at %.1f dB PSNR, compared with %.1f dB in its record: it "
+            "loses more "
+            "detail; train it too (--tokenizer-too)", found, recorded,
         )  # fmt: skip
     return {"reconstruction_db": found, "recorded_db": recorded}
 
 
 class AdaptJob:
-    """One adaptation, with its files in a hidden folder beside the model it makes, where the same job resumes.
+    """One adaptation, with its files in a hidden folder next to the resulting model, from which the same job resumes.
 
-    Of several processes all train; the main one encodes, judges, writes and reports progress.
+    All processes train; the main one encodes, evaluates, writes and reports progress.
     """
 
     def __init__(
@@ -101,15 +102,15 @@ class AdaptJob:
         self._on_progress = on_progress if together.is_main_process else _silent
         if self.start.config.generator.condition != "class":
             raise ValueError(f"{model} takes captions, not classes; adapt a model with classes: bigr-repr models list")
-        # Not where a folder lies on this machine: the record is published with the model.
+        # Not the path of a local folder: the record is published with the model.
         self._base = self.start.config.name if Path(model).exists() else model
         self._tokenizer = self.start.tokenizer
         self._folder = out.with_name(f".{out.name}.adapting")
         told(self._claim)
 
     def _claim(self) -> None:
-        """Keep what the same job left in its folder; remove what another one did."""
-        count = processes().num_processes  # which random draws depend on
+        """Keep what the same job left in its folder; remove what a different one left."""
+        count = processes().num_processes  # random draws depend on it
         wanted = {
             "images": self._images.fingerprint(),
             "model": self.start.fingerprint,
@@ -119,7 +120,7 @@ class AdaptJob:
         }
         file = self._folder / "request.json"
         if file.exists() and json.loads(file.read_text()) == json.loads(json.dumps(wanted)):
-            log.info("going on with the run in %s", self._folder)
+            log.info("resuming the run in %s", self._folder)
             return
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
@@ -129,7 +130,7 @@ class AdaptJob:
     def run(
         self, kept: NDArray[np.int64], held_out: NDArray[np.int64], name: str, *, precision: str
     ) -> tuple[Pretrained, Path | None, dict[str, Any]]:
-        """Encode, train and write: the adapted model, its adapter's folder, and the record."""
+        """Encode, train and write; returns the adapted model, its adapter's folder, and the record."""
         config, taken, labels = _classes(self.start, self._images, self._recipe)
         warn = not self._recipe.tokenizer_too
         quality = told(lambda: _reconstruction(self.start, self._images, held_out, warn=warn))
@@ -138,7 +139,7 @@ class AdaptJob:
         trained_on, looked_at = (
             self._codes(what, rows, labels) for what, rows in (("kept", kept), ("held out", held_out))
         )
-        self._tokenizer.cpu()  # encoding may have moved it; what follows has codes
+        self._tokenizer.cpu()  # encoding may have moved it; the rest needs only codes
         with torch.random.fork_rng():
             torch.manual_seed(self._recipe.seed)
             present = [] if trained_on.labels is None else np.unique(trained_on.labels).tolist()
@@ -157,7 +158,7 @@ class AdaptJob:
         return after, adapter, record
 
     def _train_tokenizer(self, kept: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
-        """Train the tokenizer further and use it from here on; returns its PSNR, in dB."""
+        """Train the tokenizer further and use it from now on; returns its PSNR in dB."""
         self._tokenizer, (_, after) = adapted_tokenizer(
             self.start.tokenizer,
             self._images,
@@ -209,7 +210,7 @@ class AdaptJob:
         )
 
     def _train(self, part: TrainedPart, kept: CodeSet, held_out: CodeSet, settings: TrainSettings) -> dict[str, Any]:
-        """Train the part, leave its best weights in it, and return what happened."""
+        """Train the part, leave its best weights in it, and return a record."""
         began, used = time.monotonic(), time.process_time()
         seconds = max(1.0, 60 * self._recipe.minutes - (began - self._began))
         settings = decided(settings, partial(trial_step, part.model))
@@ -230,7 +231,7 @@ class AdaptJob:
         part.model.cpu().load_state_dict(best.weights(), strict=False)
         part.model.eval()
         if best.best_step == 0:
-            log.warning("no step of training did better on the held-out pictures: the old weights are kept")
+            log.warning("no training step did better on the held-out pictures: the old weights are kept")
         return best.record() | {
             "steps_at_most": settings.steps,
             "batch_size": settings.batch_size,
@@ -241,7 +242,7 @@ class AdaptJob:
         }
 
     def _anchor(self) -> Anchor | None:
-        """What holds the features in place; None where nothing moves them, or the recipe lets them move."""
+        """The anchor for features; None if nothing changes them, or the recipe lets them change."""
         free = self._recipe.method == "classes" or not self._recipe.anchor
         return None if free else Anchor(self.start.generator, self._recipe.anchor)
 
@@ -254,7 +255,7 @@ class AdaptJob:
         settings: TrainSettings,
         seconds: float,
     ) -> BestWeights:
-        """What judges weights on held-out pictures; by neighbors too, where there are classes and features change."""
+        """The judge of weights on held-out pictures; also by neighbors, if there are classes and features change."""
         labels = kept.labels
         told_apart = labels is not None and len(np.unique(labels)) > 1 and self._recipe.method != "classes"
         Path(settings.out).mkdir(parents=True, exist_ok=True)
@@ -283,7 +284,7 @@ class AdaptJob:
     def _write(
         self, config: ModelConfig, part: TrainedPart, record: dict[str, Any], conditional: bool
     ) -> tuple[Pretrained, Path | None]:
-        """Write the model folder with its adapter; the saved model equals the base with the adapter, bit for bit."""
+        """Write the model folder with its adapter; the saved model equals base plus adapter bit for bit."""
         known = {key: self.start.config.training.get(key) for key in ("data", "terms")}
         adapted = {name: value for name, value in record.items() if name not in _CURVES}
         training = {"adapted": adapted, "begun_with": {key: value for key, value in known.items() if value}}

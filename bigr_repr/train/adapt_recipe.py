@@ -19,54 +19,61 @@ _EPOCHS, _FEWEST, _MOST = 60, 300, 4000
 @documented
 @dataclass(frozen=True, kw_only=True)
 class AdaptRecipe:
-    """How a model is adapted. What you leave out follows from the number of pictures.
+    """How a model is adapted. Unset options depend on the number of pictures.
 
-    Raises ValueError when made with a value that is not allowed.
+    Raises ValueError on construction for an invalid value.
     """
 
     method: str = option(
         "lora",
-        "What is trained: low-rank changes of attention and feed-forward and the new classes (lora, a small adapter), "
-        "all weights of the generator (full), or nothing but the new classes (classes).",
+        "What is trained: low-rank updates of the attention and feed-forward layers and the new classes (lora, a small "
+        "adapter), all weights of the generator (full), or only the new classes (classes).",
         choices=METHODS,
     )
     classes: str = option(
-        "replace", "The classes of the pictures replace those of the model, or are added to them.", choices=CLASS_WAYS
+        "replace", "Whether the pictures' classes replace the model's or are added to them.", choices=CLASS_WAYS
     )
-    minutes: float = option(10.0, "Training ends after this many minutes at the latest.", least=0.01)
+    minutes: float = option(10.0, "Maximum training time in minutes.", least=0.01)
     steps: int | None = option(
-        None, "Most training steps.", usual="60 passes over the pictures, but 300 to 4000 steps", least=1
+        None,
+        "Maximum number of training steps.",
+        usual="60 passes over the pictures, within 300 to 4000 steps",
+        least=1,
     )
-    batch_size: int | None = option(None, "Pictures per step.", usual="an eighth of the pictures, but 8 to 64", least=1)
+    batch_size: int | None = option(
+        None, "Pictures per step.", usual="an eighth of the pictures, within 8 to 64", least=1
+    )
     learning_rate: float | None = option(None, "Learning rate.", usual="lora 1e-3, full 2e-4, classes 1e-2", least=0)
     held_out: float = option(
         0.2,
-        "Share of each class's pictures held out, to decide when to stop and to measure.",
+        "Share of each class's pictures held out, for early stopping and evaluation.",
         least=0.01,
         most=0.9,
     )
     patience: int = option(
         3,
-        "Training ends when this many looks at the held-out pictures, of ten in a run, show no gain.",
+        "Stop after this many evaluations on the held-out pictures, of ten per run, without improvement.",
         least=1,
     )
     anchor: float = option(
         5.0,
-        "Weight of a loss that keeps the features near the old model's, so that they still tell apart what they did; "
-        "0: only drawing counts.",
+        "Weight of a loss that keeps the features near the old model's, to preserve their quality; 0: train only for "
+        "drawing.",
         least=0,
     )
-    rank: int = option(8, "Rank of the low-rank changes.", least=1)
+    rank: int = option(8, "Rank of the low-rank updates.", least=1)
     targets: str = option(
         "attention,feed_forward",
-        "Matrices that lora changes, separated by commas: attention (wqkv, wo), feed_forward (w1, w2, w3), or single "
+        "Matrices that lora updates, separated by commas: attention (wqkv, wo), feed_forward (w1, w2, w3), or single "
         "ones.",
     )
-    mirror: bool = option(True, "Also learn from mirror images; turn it off for writing and the like.")
+    mirror: bool = option(True, "Also learn from mirror images; turn this off for text and the like.")
     tokenizer_too: bool = option(
-        False, "Train the tokenizer first, for half of the time: for drawings, X-rays and whatever is not a photograph."
+        False,
+        "Train the tokenizer first, for half of the time: for drawings, X-rays and anything else that is not "
+        "a photograph.",
     )
-    seed: int = option(0, "Random seed of new weights, held-out pictures, order and noise.", least=0)
+    seed: int = option(0, "Random seed for new weights, held-out pictures, order and noise.", least=0)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -75,7 +82,7 @@ class AdaptRecipe:
 
     @property
     def matrices(self) -> tuple[str, ...]:
-        """The matrices of each block that lora changes. Raises ValueError for an unknown name."""
+        """The matrices of each block that lora updates. Raises ValueError for an unknown name."""
         found: list[str] = []
         for name in (part.strip() for part in self.targets.split(",")):
             known = TARGETS.get(name, (name,) if name in MATRICES else ())
@@ -85,13 +92,13 @@ class AdaptRecipe:
         return tuple(found)
 
     def rate(self) -> float:
-        """The learning rate, or the method's usual one."""
+        """The learning rate, or the method's default."""
         return _RATES[self.method] if self.learning_rate is None else self.learning_rate
 
     def batch(self, images: int) -> int:
-        """Pictures per step, for so many in all."""
+        """Pictures per step, given the total number."""
         return self.batch_size or max(1, min(64, max(8, images // 8)))
 
     def length(self, images: int) -> int:
-        """Most steps, for so many pictures."""
+        """The maximum number of steps, given the number of pictures."""
         return self.steps or min(_MOST, max(_FEWEST, _EPOCHS * images // self.batch(images)))

@@ -37,7 +37,7 @@ def adapted_tokenizer(
 ) -> tuple[BinaryAutoencoder, tuple[float, float]]:
     """The tokenizer trained for at most `steps` or `seconds`, and its held-out PSNR before and after, in dB.
 
-    It is `start` where training did not improve it. Its weights are kept in `folder`, for a call that resumes.
+    Returns `start` if training did not improve it. Its weights are stored in `folder`, for resuming.
     """
     before = told(lambda: reconstruction_db(start, images, held_out))
     if told((folder / "tokenizer").exists):

@@ -1,4 +1,4 @@
-"""Adaptation of a trained model to pictures of one's own. Knows nothing of probes or pages."""
+"""Adapts a trained model to a user's pictures. Knows nothing of probes or pages."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _FEWEST = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adapted:
-    """An adapted model: its folder, its adapter's folder (None after "full"), and what happened.
+    """An adapted model: its folder, its adapter's folder (None for "full"), and a record of the training.
 
-    `kept` and `held_out` are row numbers of the images trained on and of the others. `record` is plain data.
+    `kept` and `held_out` are row numbers of the training images and of the others. `record` is plain data.
     """
 
     folder: Path
@@ -57,16 +57,16 @@ def adapt(
 ) -> Adapted:
     """Adapt a model to your pictures, and write it to the new folder `out`, which `load` takes.
 
-    images: what `open_images` takes; with labels, classes are learned. model: what `load` takes. name: of the new
-    model, by default the folder's. columns: of Parquet files. `on_progress(what, done, total)` reports progress.
-    A stopped run resumes when you make the same call again; until it ends, its files are in a hidden folder beside
-    `out`. Processes launched together (torchrun) share out each batch and return the same model.
-    Raises ValueError for pictures that cannot be used, FileExistsError where `out` is not empty, TrainingError as
-    `bigr_repr.train.loop.train` does, RunStoppedError among it.
+    images: as for `open_images`; with labels, classes are learned. model: as for `load`. name: of the new model, by
+    default the folder's. columns: of Parquet files. `on_progress(what, done, total)` reports progress. To resume a
+    stopped run, repeat the call; until it ends, its files are in a hidden folder next to `out`. Processes launched
+    together (torchrun) split each batch and return the same model.
+    Raises ValueError for unusable pictures, FileExistsError if `out` is not empty, TrainingError, including
+    RunStoppedError, as `bigr_repr.train.loop.train` does.
     """
     recipe, out = recipe or AdaptRecipe(), Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is not empty; name another folder, or remove it")
+        raise FileExistsError(f"{out} is not empty; choose another folder, or remove it")
     source = images if isinstance(images, ImageSet) else open_images(images, columns=columns)
     kept, held_out = _split(source, recipe)
     job = AdaptJob(out, model, source, recipe, on_progress, cpu=cpu)
@@ -84,7 +84,7 @@ def adapt(
 
 
 def note_quality(made: Adapted, quality: dict[str, Any]) -> None:
-    """Add what was measured to an adapted model's record, in its config.json."""
+    """Add measurements to an adapted model's record, in its config.json."""
     config = dataclasses.replace(made.after.config, quality=quality)
     if processes().is_main_process:
         with replacing(made.folder / CONFIG_FILE) as file:
@@ -92,7 +92,7 @@ def note_quality(made: Adapted, quality: dict[str, Any]) -> None:
 
 
 def _split(images: ImageSet, recipe: AdaptRecipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers to train on and to hold out, the latter a share of each class; rows without a label are left out."""
+    """Row numbers to train on and to hold out, a share of each class; rows without a label are left out."""
     labels = images.labels
     if labels is None and recipe.method == "classes":
         raise ValueError('the pictures have no labels, and method="classes" learns nothing else; give class folders')
@@ -102,13 +102,13 @@ def _split(images: ImageSet, recipe: AdaptRecipe) -> tuple[NDArray[np.int64], ND
     if len(rows) < len(images):
         log.warning("%d of %d pictures have no label and are left out", len(images) - len(rows), len(images))
     if labels is None:
-        log.warning("the pictures have no classes (sub-folders, or labels): only what is drawn of no class is adapted")
+        log.warning("the pictures have no classes (subfolders or labels): only unconditional drawing is adapted")
     elif len(np.unique(labels[rows])) == 1:
-        log.warning("all pictures are of one class: there is nothing to tell apart, so features are not measured")
+        log.warning("all pictures have the same class, so features are not measured")
     groups = np.zeros(len(rows), np.int64) if labels is None else labels[rows]
     single = [value for value, count in zip(*np.unique(groups, return_counts=True), strict=True) if count < 2]
     if single:
         names = ", ".join(images.class_names[value] if images.class_names else str(value) for value in single[:3])
-        raise ValueError(f"{len(single)} classes have one picture only ({names}); give each at least 2")
+        raise ValueError(f"{len(single)} classes have only one picture ({names}); give each at least 2")
     kept, held_out = stratified_split(groups, recipe.held_out, np.random.default_rng(recipe.seed))
     return rows[kept], rows[held_out]

@@ -1,7 +1,7 @@
 """Alignment with a frozen network: its features of the training images, and the heads that predict them.
 
-A generator that also learns to predict what another network sees gives features that tell things apart sooner. Only
-training uses the other network; the trained model holds nothing of it. Source: REPA (arXiv 2410.06940).
+A generator that also learns to predict another network's features gets discriminative features sooner. Only training
+uses the other network; the trained model contains none of it. Source: REPA (arXiv 2410.06940).
 """
 
 # B batch, N tokens, n of them read, F channels of the network's map, G of its last map, D width of the generator
@@ -36,10 +36,10 @@ _FOR_STATISTICS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureHeader:
-    """What `features.json` states of `features.npy` (images, views, N, F) and `pooled.npy` (images, views, G).
+    """The contents of `features.json`, for `features.npy` (images, views, N, F) and `pooled.npy` (images, views, G).
 
-    `network` is as given, `side` that of the pictures it saw; `mean` and `std` (F) and `pooled_mean` and `pooled_std`
-    (G) are over a part of the images.
+    `network` is as given, `side` the size of its input pictures; `mean` and `std` (F) and `pooled_mean` and
+    `pooled_std` (G) are over a part of the images.
     """
 
     network: str
@@ -53,12 +53,12 @@ class FeatureHeader:
 
 
 class FrozenNetwork:
-    """A timm network, whose map of one block has a position a token, and whose last map is averaged.
+    """A timm network: one block's feature map, with one position per token, and the average of its last map.
 
-    spec: "timm:NAME", or "timm:NAME:BLOCK" with one of the blocks that timm numbers in `features_only` mode; the last
-    but one unless named. weights: a file of them, of timm or of any code that names the same tensors in the same order;
-    None: timm's own, which it may have to fetch. grid: tokens in each direction.
-    Raises ValueError for a network, a block or weights that do not fit, FileNotFoundError for a missing file.
+    spec: "timm:NAME", or "timm:NAME:BLOCK" with one of timm's `features_only` blocks; by default the second to last.
+    weights: a file from timm or from any code with the same tensors in the same order; None: timm's own, downloaded if
+    needed. grid: tokens in each direction.
+    Raises ValueError for an unsuitable network, block or weights, FileNotFoundError for a missing file.
     """
 
     def __init__(self, spec: str, *, grid: int, weights: str | os.PathLike[str] | None = None) -> None:
@@ -80,7 +80,7 @@ class FrozenNetwork:
 
     @torch.inference_mode()
     def features(self, pixels: NDArray[np.uint8], place: torch.device) -> tuple[Tensor, Tensor]:
-        """Of squares, uint8 (B, S, S, 3) of any side: float32 (B, N, F) in raster order, and (B, G)."""
+        """Features of squares, uint8 (B, S, S, 3) of any side: float32 (B, N, F) in raster order, and (B, G)."""
         network = self._network.to(place)
         images = torch.from_numpy(pixels).to(place).permute(0, 3, 1, 2).float() / 255
         images = F.interpolate(images, size=(self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
@@ -98,15 +98,17 @@ def write_features(
     device: torch.device | str | None = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FeatureHeader:
-    """Put a network's features of every image and view beside the codes of the same images, in float16.
+    """Store a network's features of every image and view next to the codes of the same images, in float16.
 
-    The header is written last. `on_progress(done, total)` is called after each batch. Raises ValueError when the images
-    are not as many as the codes, ImageError for a picture that cannot be read.
+    The header is written last. `on_progress(done, total)` is called after each batch. Raises ValueError if the numbers
+    of images and codes differ, ImageError for an unreadable picture.
     """
     if len(images) != len(codes):
-        raise ValueError(f"the images are {len(images)}, the codes in {codes.folder} {len(codes)}; give those encoded")
+        raise ValueError(
+            f"there are {len(images)} images, but {len(codes)} codes in {codes.folder}; give the encoded images"
+        )
     if codes.header.crops:
-        raise ValueError(f"{codes.folder} has random parts of its images, whose features are not stored; crops=0")
+        raise ValueError(f"{codes.folder} has random crops of its images, whose features are not stored; use crops=0")
     place, count = choose_device(device), len(images)
     squares = map_ahead(lambda i: images.load_square(i, network.side), range(count), ahead=2 * batch_size)
     arrays: list[Any] = []  # NumPy's memory maps
@@ -145,7 +147,7 @@ def _header_of(network: FrozenNetwork, arrays: Sequence[Any]) -> FeatureHeader:
 
 
 class AlignmentFeatures:
-    """Features beside a code set, memory-mapped. Raises FileNotFoundError where there are none, with the remedy."""
+    """Features of a code set, memory-mapped. Raises FileNotFoundError, with the remedy, if there are none."""
 
     def __init__(self, codes: CodeSet) -> None:
         remedy = "make them with: bigr-repr train codes --align timm:NAME"
@@ -162,10 +164,10 @@ class AlignmentFeatures:
         for array, shape in zip(self._arrays, ((codes.header.tokens, len(self.header.mean)),
                                                (len(self.header.pooled_mean),)), strict=True):  # fmt: skip
             if array.shape != (len(codes), codes.views, *shape):
-                raise ValueError(f"{codes.folder}: features {array.shape} do not fit its codes; {remedy}")
+                raise ValueError(f"{codes.folder}: features {array.shape} do not match its codes; {remedy}")
 
     def rows(self, index: NDArray[Any], view: NDArray[Any]) -> tuple[Tensor, Tensor]:
-        """Of images `index` (n,), views `view` (n,): float32 (n, N, F) and (n, G), not yet standardized."""
+        """Features of images `index` (n,), views `view` (n,): float32 (n, N, F) and (n, G), not yet standardized."""
         tokens, pooled = (torch.from_numpy(array[index, view].astype(np.float32)) for array in self._arrays)
         return tokens, pooled
 

@@ -1,7 +1,7 @@
-"""Features held near those of the model that training began with. Knows nothing of files, classes or steps.
+"""Keeps features near those of the model that training started from. Knows nothing of files, classes or steps.
 
-The loss of a generator says nothing of its features: in a minute of adaptation to other pictures they may lose much of
-what they told apart. As in learning without forgetting (arXiv 1606.09282), the old model takes part in every step.
+A generator's loss does not constrain its features: a minute of adaptation to other pictures can ruin them. As in
+learning without forgetting (arXiv 1606.09282), the old model takes part in every step.
 """
 
 # B batch, A images of it that are anchored, N tokens, K bits per token, D width
@@ -22,14 +22,14 @@ _SHARE: Final = 4  # every fourth image of a batch
 class Anchor:
     """Keeps the features of some images of each batch near those of an old model.
 
-    They are read as users read them: nothing masked, no class. weight: of the term in the loss.
+    They are extracted as users extract them: nothing masked, no class. weight: of the term in the loss.
     """
 
     def __init__(self, old: BiGR, weight: float) -> None:
         self._old, self.weight, self.block = old.requires_grad_(False).eval(), weight, usual_block(old.config.layers)
 
     def beside(self, codes: Tensor, labels: Tensor | None, masked: Tensor, no_class: int) -> tuple[Tensor, ...]:
-        """A batch (B, N, K), (B,) or None, (B, N) with its first A images once more, unmasked and without a class."""
+        """A batch (B, N, K), (B,) or None, (B, N) with its first A images repeated, unmasked and without a class."""
         count = self._count(len(codes))
         if labels is None:
             labels = torch.full((len(codes),), no_class, device=codes.device)
@@ -38,7 +38,7 @@ class Anchor:
         return torch.cat([codes, codes[:count]]), torch.cat([labels, without]), torch.cat([masked, whole])
 
     def term(self, states: dict[int, Tensor], codes: Tensor) -> Tensor:
-        """1 - cosine of new and old features, a scalar. states: of the batch that `beside` made of `codes`."""
+        """1 - cosine of new and old features, a scalar. states: of the batch that `beside` made from `codes`."""
         count = self._count(len(codes))
         with torch.no_grad():
             old = self._old.to(codes.device).hidden_states(codes[:count], layers=(self.block,))[self.block]

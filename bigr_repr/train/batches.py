@@ -1,6 +1,6 @@
 """Training batches as a pure function of (seed, step): the same after a resume, and for any number of workers or ranks.
 
-Knows nothing of models, losses or files of checkpoints.
+Knows nothing of models, losses or checkpoints.
 """
 
 # B images of one rank's batch, S side in pixels, N tokens, K bits per token
@@ -22,16 +22,16 @@ from bigr_repr.train.alignment import AlignmentFeatures
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.stopping import ignore_stop_signals
 
-# One drawn item: which image, and its place in the endless stream of items, which seeds its flip and crop.
+# One drawn item: the image, and its position in the endless stream of items, which seeds its flip and crop.
 Draw = tuple[int, int]
 
 
 class Batch(NamedTuple):
     """Either `images`, uint8 (B, 3, S, S), or `codes`, bool (B, N, K); labels int64 (B,) or None.
 
-    `captions` (B, T, E), float16, and `caption_lengths` (B,), int64, are those of `Captions`, one an image, where the
-    data have some. `features` (B, N, F) and `pooled` (B, G), float32, are another network's, for a generator that is
-    aligned with it.
+    `captions` (B, T, E), float16, and `caption_lengths` (B,), int64, are as in `Captions`, one per image, if the data
+    have captions. `features` (B, N, F) and `pooled` (B, G), float32, are another network's, for a generator aligned
+    with it.
     """
 
     images: Tensor | None
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
 
 class StreamSampler(Sampler[list[Draw]]):
-    """Endless batches: permutations of the items one after the other, cut into global batches; a rank takes its part.
+    """Endless batches: concatenated permutations of the items, cut into global batches; each rank takes its part.
 
     The global batch of a step is the same for any number of ranks.
     """
@@ -93,7 +93,7 @@ class _ImageItems(Dataset[Any]):
         try:
             pixels = np.stack([self._pixels(draw) for draw in draws])
         except ImageError as error:
-            return error  # raised in another process it would reach the reader as the text of a traceback
+            return error  # raised in another process, it would arrive as the text of a traceback
         labels = None
         if self._images.labels is not None:
             labels = torch.from_numpy(self._images.labels[[index for index, _ in draws]])
@@ -114,7 +114,7 @@ class _CodeItems(Dataset[Any]):
         return Batch(None, bits, labels, *features, *self._captions(index, draws))
 
     def _captions(self, index: NDArray[np.int64], draws: Sequence[Draw]) -> tuple[Tensor, ...]:
-        """A caption of each image (B,), drawn anew every time."""
+        """A random caption of each image (B,)."""
         if self._codes.captions is None:
             return ()
         choices = [float(np.random.default_rng([self._seed, position, 2]).random()) for _, position in draws]
@@ -134,7 +134,7 @@ def _checked(loaded: Iterable[Batch | ImageError]) -> Iterator[Batch]:
 
 
 def check_crop(crop: int | None, image_size: int) -> None:
-    """Raise ValueError for crops with a side that images do not have."""
+    """Raise ValueError for crops larger than the images."""
     if crop is not None and not 0 < crop <= image_size:
         raise ValueError(f"crop={crop} is outside 1..{image_size} (image_size)")
 
@@ -149,12 +149,12 @@ class Drawn(Protocol):
 
     @property
     def least_area(self) -> float:
-        """The least share of its area that is drawn."""
+        """The minimum share of its area that is drawn."""
         ...
 
 
 def views_of(recipe: Drawn) -> dict[str, Any]:
-    """How images are drawn by a recipe, as `batches` takes it."""
+    """A recipe's view options as keyword arguments of `batches`."""
     return {"flip": recipe.mirror, "least_area": recipe.least_area}
 
 
@@ -175,10 +175,10 @@ def batches(
 ) -> Iterator[Batch]:
     """Endless batches of this rank from `first_step` on.
 
-    Images are resized and center-cropped to `image_size`; with `least_area` below 1 a random part of at least that
-    share of the area takes the place of the middle. Then they are mirrored half the time, with `flip`, and, with
-    `crop`, cut to a random square of that side. `batch_size` is global; it must be a multiple of `ranks`. Raises
-    ImageError for a picture that cannot be read, when its batch is due.
+    Images are resized and center-cropped to `image_size`; with `least_area` below 1, a random crop of at least that
+    share of the area is used instead. Then they are mirrored half the time, with `flip`, and, with `crop`, cut to a
+    random square of that side. `batch_size` is global; it must be a multiple of `ranks`. Raises ImageError for an
+    unreadable picture when its batch is due.
     """
     check_crop(crop, image_size)
     sampler = StreamSampler(len(source), batch_size, seed=seed, first_step=first_step, rank=rank, ranks=ranks)
@@ -187,7 +187,7 @@ def batches(
         items = _CodeItems(source, seed, features)
     else:
         items = _ImageItems(source, image_size, crop or image_size, flip, least_area, seed)
-    context = "spawn" if workers else None  # forking a process that already runs threads can hang
+    context = "spawn" if workers else None  # forking a process with running threads can hang
     return _checked(
         DataLoader(
             items,

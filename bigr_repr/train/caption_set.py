@@ -1,11 +1,11 @@
 """The captions of a packed code data set, encoded once for training a text generator. Knows nothing of training.
 
-Beside the codes lie `captions.npy` (tokens of all different texts one after the other, float16 (tokens, E),
-memory-mapped), `captions-index.npz` (where each text begins, and which texts each image has), `captions.jsonl` (the
-texts, one JSON string a line) and `captions.json`. A text that many images share is stored once.
+Next to the codes are `captions.npy` (concatenated tokens of all distinct texts, float16 (tokens, E), memory-mapped),
+`captions-index.npz` (where each text begins, and which texts each image has), `captions.jsonl` (the texts, one JSON
+string per line) and `captions.json`. A text shared by many images is stored once.
 """
 
-# n images, C captions in all, X different texts, T tokens of a text, E width of the text encoder's vectors
+# n images, C captions in total, X distinct texts, T tokens of a text, E width of the text encoder's vectors
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _BATCH: Final = 64
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionHeader:
-    """What `captions.json` states. `bare`: images without a caption; `cut`: texts longer than `limit` tokens.
+    """The contents of `captions.json`. `bare`: images without a caption; `cut`: texts longer than `limit` tokens.
 
-    `encoder_sha256` is the text encoder's fingerprint, `sha256` that of the files beside it, by name.
+    `encoder_sha256` is the text encoder's fingerprint, `sha256` those of the other files, by name.
     """
 
     images: int
@@ -61,7 +61,7 @@ class CaptionHeader:
 class CaptionStore:
     """Encoded captions on disk, memory-mapped.
 
-    Raises FileNotFoundError for a folder that holds none, ValueError for damaged ones or another format.
+    Raises FileNotFoundError for a folder without captions, ValueError for damaged ones or another format.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -92,7 +92,7 @@ class CaptionStore:
             raise ValueError(f"the files hold {found}, {_HEADER} says {stated}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "header": self.header}  # a process that loads data maps the files itself
+        return {"folder": self.folder, "header": self.header}  # data-loading processes map the files themselves
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -101,7 +101,7 @@ class CaptionStore:
     def draw(self, index: Sequence[int], choices: Sequence[float]) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
         """A caption of each of the images `index` (B,): vectors (B, T, E), zeros past the end, and lengths (B,).
 
-        choices (B,), in [0, 1), say which, of an image with several. An image without any gets the null caption.
+        choices (B,), in [0, 1), select one if an image has several. An image without any gets the null caption.
         """
         texts = [self._chosen(image, choice) for image, choice in zip(index, choices, strict=True)]
         spans = [(0, 0) if text < 0 else (int(self._starts[text]), int(self._starts[text + 1])) for text in texts]
@@ -116,7 +116,7 @@ class CaptionStore:
         return int(self._text[first + int(choice * (last - first))]) if last > first else -1
 
     def texts(self, count: int) -> list[str]:
-        """The first `count` different texts."""
+        """The first `count` distinct texts."""
         with (self.folder / _TEXTS).open(encoding="utf-8") as lines:
             return [json.loads(line) for line in islice(lines, count)]
 
@@ -128,7 +128,7 @@ class CaptionStore:
 
 
 def clean_caption(text: object) -> str:
-    """A caption as it is stored: white space made single. Raises TypeError for anything but Unicode text."""
+    """A caption as stored, with white space collapsed. Raises TypeError for anything but Unicode text."""
     if not isinstance(text, str):
         raise TypeError(f"a caption is a {type(text).__name__}; captions are texts")
     try:
@@ -148,10 +148,10 @@ def write_captions(
 ) -> CaptionStore:
     """Encode the captions of every image into the folder of its codes.
 
-    captions: of each image, none or several; empty ones do not count.  limit: tokens a text keeps at most.
-    `on_progress(done, total)` counts different texts. The header is written last, so that what a broken run left is
-    never read as complete. Raises FileExistsError if the folder holds captions, ValueError for no caption at all and,
-    naming the image, for one that is no text.
+    captions: of each image, none or several; empty ones are ignored.  limit: maximum number of tokens per text.
+    `on_progress(done, total)` counts distinct texts. The header is written last, so that an interrupted run's files are
+    never read as complete. Raises FileExistsError if the folder holds captions, ValueError if there are none and,
+    naming the image, for one that is not text.
     """
     target = Path(folder)
     if (target / _HEADER).exists():
@@ -181,7 +181,7 @@ def write_captions(
 
 
 def _numbered(captions: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
-    """The different texts, and the numbers of those of each image."""
+    """The distinct texts, and the numbers of each image's texts."""
     number: dict[str, int] = {}
     listed = [[number.setdefault(text, len(number)) for text in _of_image(i, own)] for i, own in enumerate(captions)]
     if not number:
@@ -203,7 +203,7 @@ def _encode_all(
     limit: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[list[int], int]:
-    """Write the vectors of all texts, batch by batch. Returns the tokens of each, and how many texts were cut."""
+    """Write the vectors of all texts, batch by batch. Returns the number of tokens of each, and of truncated texts."""
     lengths: list[int] = []
     cut = 0
     raw = file.with_suffix(".part")

@@ -1,4 +1,4 @@
-"""A model's card with pictures that it draws. Knows nothing of how it is published."""
+"""A model's card, with pictures drawn by the model. Knows nothing of publishing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IN_A_ROW = 8
 def card_and_pictures(
     folder: Path, repository: str, *, license: str | None = None, samples: int = 8
 ) -> tuple[str, dict[str, bytes]]:
-    """The card of a model folder, its own README.md if there is one, and its pictures, {name: PNG}.
+    """The card of a model folder (its README.md, if it has one) and its pictures, {name: PNG}.
 
     Raises as `load` does, and FileNotFoundError for a folder that cannot be published.
     """
@@ -36,7 +36,7 @@ def card_and_pictures(
 
 
 def sample_sheet(pre: Pretrained, count: int) -> bytes:
-    """A PNG of `count` pictures that a model draws, of classes spread over all it has."""
+    """A PNG of `count` pictures drawn by a model, of classes spread over all it has."""
     classes, found = pre.config.generator.classes, []
     labeled = has_classes(pre.config) and pre.config.generator.condition == "class"
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Some images of a set, to train on. Knows nothing of why they were chosen."""
+"""A subset of an image set, for training. Knows nothing of why images were chosen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bigr_repr.datasets import ImageSet, IntArray
 
 
 class ChosenSet(ImageSet):
-    """Some images of a set, by number (n,), with labels (n,) of their own or none."""
+    """Some images of a set, by number (n,), with their own labels (n,) or none."""
 
     def __init__(self, images: ImageSet, rows: IntArray, labels: IntArray | None, names: Sequence[str] = ()) -> None:
         self._images, self._rows = images, rows

@@ -1,8 +1,8 @@
 """Packed code data sets, which the generator trains on: one bit on disk per bit of code. Knows nothing of training.
 
-A folder with `codes.npy` (images, views, bytes; memory-mapped, its header states the shape), `labels.npy` where there
-are labels, and `codes.json` with everything needed to read them. View 0 is the image, view 1 its
-mirror image, where there is one; random parts of the image follow.
+A folder with `codes.npy` (images, views, bytes; memory-mapped, with the shape in its header), `labels.npy` if there are
+labels, and `codes.json` with everything needed to read them. View 0 is the image, view 1 its mirror image, if stored;
+random crops of the image follow.
 """
 
 # n images, V views of each, N tokens, K bits per token
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
     from bigr_repr.models.tokenizer import BinaryAutoencoder
 
 _FORMAT = "bigr-repr codes 1"
-_LEAST = 0.4  # of the image's area, that a random part has
+_LEAST = 0.4  # minimum share of the image's area in a random crop
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeHeader:
-    """What `codes.json` states. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k.
+    """The contents of `codes.json`. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k.
 
-    `tokenizer` is where the tokenizer lay, `tokenizer_sha256` its weights' fingerprint; None in sets of older versions.
-    `crops` of the views, the last ones, are random parts of the image. `sha256` of the files beside it, by name; none
-    in sets of older versions.
+    `tokenizer` is the tokenizer's path, `tokenizer_sha256` its weights' fingerprint; None in sets of older versions.
+    The last `crops` views are random crops of the image. `sha256`: of the other files, by name; missing in sets of
+    older versions.
     """
 
     images: int
@@ -64,7 +64,7 @@ class CodeHeader:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the packed codes: (images, views, bytes)."""
+        """The shape of the packed codes: (images, views, bytes)."""
         return self.images, self.views, code_bytes(self.n_bits)
 
 
@@ -77,9 +77,9 @@ def _read_header(file: Path) -> CodeHeader:
 
 
 class CodeSet:
-    """A packed code data set on disk, memory-mapped; `captions` are those of its images, None where there are none.
+    """A packed code data set on disk, memory-mapped; `captions` are those of its images, None if there are none.
 
-    Raises FileNotFoundError for a folder that holds none, ValueError for one that is damaged or of another format.
+    Raises FileNotFoundError for a folder without one, ValueError for a damaged one or another format.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -106,7 +106,7 @@ class CodeSet:
             raise ValueError(f"{folder}: no code data set that can be read ({error}); {remedy}") from error
 
     def _check_sums(self) -> None:
-        """Read the files. Raises ValueError for one that is not as it was written."""
+        """Verify the files. Raises ValueError for a damaged one."""
         for name, digest in self.header.sha256.items():
             if sha256_of(self.folder / Path(name).name) != digest:
                 raise ValueError(f"{name} is damaged: its SHA-256 is not the one in codes.json")
@@ -121,17 +121,17 @@ class CodeSet:
 
     @property
     def packed(self) -> NDArray[np.uint8]:
-        """The codes as they are stored: uint8 (images, views, bytes), memory-mapped."""
+        """The stored codes: uint8 (images, views, bytes), memory-mapped."""
         packed: NDArray[np.uint8] = self._codes
         return packed
 
     @property
     def views(self) -> int:
-        """Versions of each image: itself and, if stored, its mirror image and random parts."""
+        """Number of versions of each image: itself and, if stored, its mirror image and random crops."""
         return self.header.views
 
     def numbers(self, draws: NDArray[np.int64], epochs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The images that draws (n,) of some epochs (n,) stand for: here the same in every epoch."""
+        """The images that draws (n,) of given epochs (n,) refer to: here the same in every epoch."""
         return draws
 
     def bits(self, index: np.ndarray[Any, Any], view: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -153,7 +153,7 @@ def _encode(
 
 
 def _views_of(images: ImageSet, index: int, side: int, mirror: bool, crops: int) -> NDArray[np.uint8]:
-    """An image, its mirror image and random parts of it, the same at every call: uint8 (V, S, S, 3)."""
+    """An image, its mirror image and its random crops, the same at every call: uint8 (V, S, S, 3)."""
     square = images.load_square(index, side)
     found = [square, square[:, ::-1]] if mirror else [square]
     image = images.load(index) if crops else None
@@ -187,14 +187,14 @@ def write_codes(
     precision: str = "float32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CodeSet:
-    """Encode every image, its mirror image and `crops` random parts of it into a new code data set at `out`.
+    """Encode every image, its mirror image and `crops` random crops of it into a new code data set at `out`.
 
-    Bits are deterministic (P > 0.5). `precision`: float32, or bfloat16, several times as fast on processors made for
-    it, where bits whose probability is next to one half may differ. `device`: None or "auto" is a GPU if there is one.
-    `on_progress(done, total)` is called after each batch. The header is written last, so a folder left by a broken run
-    is never read as complete.
-    Raises FileExistsError if `out` holds codes, ValueError for a setting that cannot be, both before anything is
-    written; ImageError for a picture that cannot be read.
+    Bits are deterministic (P > 0.5). `precision`: float32, or bfloat16, which is several times as fast on processors
+    that support it, but may change bits with a probability close to one half. `device`: None or "auto" is a GPU if
+    there is one. `on_progress(done, total)` is called after each batch. The header is written last, so an interrupted
+    run's folder is never read as complete.
+    Raises FileExistsError if `out` holds codes, ValueError for an invalid setting, both before anything is written;
+    ImageError for an unreadable picture.
     """
     if ((folder := Path(out)) / "codes.json").exists():
         raise FileExistsError(f"{folder} already holds a code data set; choose another folder or remove it")
@@ -233,10 +233,10 @@ def _header_of(images: ImageSet, tokenizer: BinaryAutoencoder, name: str, mirror
 
 def _finish(folder: Path, header: CodeHeader, images: ImageSet) -> None:
     """Write labels and header, which makes the folder a code data set."""
-    remove(folder / "labels.npy")  # of an interrupted run
+    remove(folder / "labels.npy")  # left by an interrupted run
     if images.labels is not None:
         with replacing(folder / "labels.npy") as file:
-            np.save(HashedFile(file), images.labels)  # else NumPy does not notice that the disk is full
+            np.save(HashedFile(file), images.labels)  # otherwise NumPy does not notice a full disk
     present = [folder / name for name in ("codes.npy", "labels.npy") if (folder / name).exists()]
     header = replace(header, sha256={file.name: sha256_of(file) for file in present})
     with replacing(folder / "codes.json") as file:

@@ -1,4 +1,4 @@
-"""Exponential moving average of a module's weights, sharded or not. Knows nothing of losses or of when to save."""
+"""Exponential moving average of a module's weights, sharded or not. Knows nothing of losses or checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _full(tensor: Tensor) -> Tensor:
 class ExponentialAverage:
     """Keeps `average = decay * average + (1 - decay) * weight` in float32 for every parameter and buffer of a module.
 
-    While it warms up the decay is min(decay, (1 + n) / (10 + n)) after n updates, so that the start is forgotten.
+    During warm-up the decay is min(decay, (1 + n) / (10 + n)) after n updates, so that the start is forgotten.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -33,7 +33,7 @@ class ExponentialAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the module's present weights into the average."""
+        """Update the average with the module's current weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Trained networks of timm as judges: frozen, giving the maps of their blocks. Knows nothing of losses."""
+"""Frozen, trained timm networks that return their blocks' feature maps. Knows nothing of losses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from bigr_repr.checkpoints.weights import fingerprint
 
 
 def frozen_maps(name: str, weights: str | os.PathLike[str] | None = None) -> Any:
-    """A timm network in eval mode that gives the maps of its blocks, without gradients for its own weights.
+    """A timm network in eval mode that returns its blocks' feature maps, with frozen weights.
 
-    weights: a file of them, of timm or of any code that names the same tensors in the same order; None: timm's own,
-    which it may have to fetch. Raises ValueError for weights that do not fit, FileNotFoundError for a missing file.
+    weights: a file from timm or from any code with the same tensors in the same order; None: timm's own, downloaded if
+    needed. Raises ValueError for weights that do not match, FileNotFoundError for a missing file.
     """
     import timm
 
@@ -28,7 +28,7 @@ def frozen_maps(name: str, weights: str | os.PathLike[str] | None = None) -> Any
 
 
 def classifier(name: str, weights: str | os.PathLike[str]) -> Any:
-    """The whole of a timm network in eval mode, frozen, with the weights of a file. Raises as frozen_maps does."""
+    """A complete timm network in eval mode, frozen, with weights from a file. Raises as frozen_maps does."""
     import timm
 
     network: Any = timm.create_model(name, pretrained=False)
@@ -37,18 +37,16 @@ def classifier(name: str, weights: str | os.PathLike[str]) -> Any:
 
 
 def float_fingerprint(network: nn.Module) -> str:
-    """SHA-256 of a network's weights, without what only counts training steps."""
+    """SHA-256 of a network's weights, without counters of training steps."""
     return fingerprint({name: value for name, value in network.state_dict().items() if value.is_floating_point()})
 
 
 def _assign_in_order(network: nn.Module, file: Path, name: str) -> None:
-    """Load weights by name or, where all names differ, by order. Raises ValueError when neither fits."""
+    """Load weights by name or, if all names differ, by order. Raises ValueError if neither matches."""
     found: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     wanted = network.state_dict()
     if found.keys() != wanted.keys():
         if [tuple(v.shape) for v in found.values()] != [tuple(v.shape) for v in wanted.values()]:
-            raise ValueError(
-                f"{file} does not hold the weights of {name}: other names, and other shapes in their order"
-            )
+            raise ValueError(f"{file} does not hold the weights of {name}: neither names nor the order of shapes match")
         found = dict(zip(wanted, found.values(), strict=True))
     network.load_state_dict(found)

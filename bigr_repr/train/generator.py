@@ -1,4 +1,4 @@
-"""Training of the generator, from packed codes or from images. Knows nothing of how checkpoints are written."""
+"""Trains the generator, from packed codes or images. Knows nothing of how checkpoints are written."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from bigr_repr.train.pace import compiling_pays, decided
 from bigr_repr.train.recipe import GeneratorRecipe
 
 log = logging.getLogger(__name__)
-_TRIED = {"cpu": 4, "cuda": 16}  # images, to find what is fastest
+_TRIED = {"cpu": 4, "cuda": 16}  # images in the speed trial
 
 
 def captions_of(data: ImageSet | CodeSet) -> CaptionStore | None:
-    """The encoded captions of the data; None where there are none."""
+    """The encoded captions of the data; None if there are none."""
     return data.captions if isinstance(data, CodeSet) else None
 
 
 def for_data(recipe: GeneratorRecipe, data: ImageSet | CodeSet) -> GeneratorRecipe:
-    """The recipe, with `conditional` decided."""
+    """The recipe with `conditional` resolved."""
     if recipe.conditional is not None:
         return recipe
     return replace(recipe, conditional=data.labels is not None or captions_of(data) is not None)
@@ -57,10 +57,10 @@ def train_generator(
 ) -> BiGR:
     """Train a generator and return it with averaged weights, in eval mode.
 
-    `data`: a packed code data set, or images, which then need the `tokenizer`; with codes it is checked to be the one
-    that made them. A recipe with alignment takes codes with features beside them. `initial` starts from other weights,
-    which `initial_name` names in the run's record. `compile_blocks` None: where it pays. `recompute`: run blocks again
-    for the backward pass, for less memory. Raises ValueError when labels, code widths or the tokenizer misfit.
+    `data`: a packed code data set, or images, which need the `tokenizer`; with codes, it must be the one that made
+    them. A recipe with alignment needs codes with stored features. `initial`: weights to start from, named
+    `initial_name` in the run's record. `compile_blocks`: None: if worthwhile. `recompute`: rerun blocks in the backward
+    pass, to save memory. Raises ValueError if labels, code widths or the tokenizer do not match.
     """
     recipe = for_data(recipe or GeneratorRecipe(), data)
     _check(data, config, settings, recipe, tokenizer)
@@ -84,7 +84,7 @@ def train_generator(
 
 
 def _code_facts(data: ImageSet | CodeSet) -> dict[str, Any]:
-    """What the run's record says about packed codes; sets of older versions state no checksums."""
+    """The run record's entries for packed codes; sets of older versions have no checksums."""
     if not isinstance(data, CodeSet):
         return {}
     drawn = {"draws": data.draws} if isinstance(data, CodeMixture) else {}
@@ -92,7 +92,7 @@ def _code_facts(data: ImageSet | CodeSet) -> dict[str, Any]:
 
 
 def _caption_facts(data: ImageSet | CodeSet, config: ModelConfig) -> dict[str, Any]:
-    """What the run's record says about captions; nothing for a model of classes."""
+    """The run record's entries for captions; empty for a class model."""
     store = captions_of(data)
     if store is None or config.generator.condition == "class":
         return {}
@@ -100,15 +100,15 @@ def _caption_facts(data: ImageSet | CodeSet, config: ModelConfig) -> dict[str, A
 
 
 def _check_captions(data: ImageSet | CodeSet, config: ModelConfig) -> None:
-    """Raises ValueError unless the data have captions that the model can learn."""
+    """Raise ValueError unless the data have captions that the model can learn."""
     store, ours = captions_of(data), config.generator
     if store is None:
         raise ValueError("the data have no encoded captions; make some with: bigr-repr train captions")
     theirs = store.header
     if theirs.encoder_sha256 != config.text_encoder_sha256:
         raise ValueError(
-            f"the captions were encoded by {theirs.encoder} ({theirs.encoder_sha256[:12]}…), the model reads those of "
-            f"{config.text_encoder} ({config.text_encoder_sha256[:12]}…); make them anew: bigr-repr train captions"
+            f"the captions were encoded by {theirs.encoder} ({theirs.encoder_sha256[:12]}…), the model needs those of "
+            f"{config.text_encoder} ({config.text_encoder_sha256[:12]}…); encode them again: bigr-repr train captions"
         )
     if theirs.width != ours.caption_dim or theirs.longest > ours.caption_tokens:
         raise ValueError(
@@ -118,14 +118,16 @@ def _check_captions(data: ImageSet | CodeSet, config: ModelConfig) -> None:
 
 
 def _features_of(data: ImageSet | CodeSet, config: ModelConfig, recipe: GeneratorRecipe) -> AlignmentFeatures | None:
-    """The other network's features that a recipe with alignment learns; None for one without."""
+    """The other network's features for a recipe with alignment; None without alignment."""
     if not recipe.aligned:
         return None
-    recipe.aligned_blocks(config.generator)  # raises ValueError for a block that is not there
+    recipe.aligned_blocks(config.generator)  # raises ValueError for an unknown block
     if not isinstance(data, CodeSet):
-        raise ValueError("align_weight needs features made beforehand; encode first: bigr-repr train codes --align")
+        raise ValueError("align_weight needs stored features; encode first: bigr-repr train codes --align")
     if isinstance(data, CodeMixture):
-        raise ValueError("align_weight is for one code set: features of several are not mixed; encode them together")
+        raise ValueError(
+            "align_weight needs a single code set, because features of several cannot be mixed; encode them together"
+        )
     return AlignmentFeatures(data)
 
 
@@ -167,9 +169,7 @@ def _check(
     tokenizer: BinaryAutoencoder | None,
 ) -> None:
     if recipe.optimizer == "muon" and settings.precision == "fp16":
-        raise ValueError(
-            "precision='fp16' scales the loss for one optimizer only; with muon choose bfloat16 or float32"
-        )
+        raise ValueError("precision='fp16' supports only one optimizer; with muon choose bfloat16 or float32")
     if config.generator.attention == "causal" and recipe.read_share < 1:
         raise ValueError(f"read_share={recipe.read_share} is for attention='full'; a causal model reads all tokens: 1")
     if isinstance(data, CodeSet):
@@ -195,21 +195,21 @@ def _check(
 
 
 def _tokenizer_of(data: ImageSet | CodeSet, tokenizer: BinaryAutoencoder | None) -> str | None:
-    """Fingerprint of the tokenizer whose codes are learned. Raises ValueError if another one is given."""
+    """The fingerprint of the tokenizer whose codes are learned. Raises ValueError if another one is given."""
     given = None if tokenizer is None else tokenizer_fingerprint(tokenizer)
     if not isinstance(data, CodeSet):
         return given
     made = data.header.tokenizer_sha256
     if made is None:
         log.warning(
-            "%s does not say which weights made its codes; if they are not those of the tokenizer given, the model "
-            "draws noise; to be sure, make them again with: bigr-repr train codes",
+            "%s does not record which weights made its codes; if they are not those of the given tokenizer, the model "
+            "will draw noise; to be sure, make them again with: bigr-repr train codes",
             data.folder,
         )
     elif given is not None and given != made:
         theirs = f"{data.header.tokenizer} (SHA-256 {made[:12]}…)"
         raise ValueError(
-            f"the codes in {data.folder} were made by the tokenizer {theirs}, the one given is another "
-            f"(SHA-256 {given[:12]}…); give that tokenizer, or make the codes again with: bigr-repr train codes"
+            f"the codes in {data.folder} were made by the tokenizer {theirs}, but the given one is different "
+            f"(SHA-256 {given[:12]}…); use that tokenizer, or make the codes again with: bigr-repr train codes"
         )
     return made or given

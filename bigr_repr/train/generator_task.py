@@ -26,12 +26,12 @@ from bigr_repr.train.masking import draw_masks, read_positions
 from bigr_repr.train.muon import Muon
 from bigr_repr.train.recipe import GeneratorRecipe
 
-# Draws a picture of what the averaged generator makes.
+# Draws sample images with the averaged generator.
 Sampler = Callable[[BiGR], Tensor]
 
 
 def parameter_groups(model: BiGR, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained weights: the transformer's matrices with weight decay, vectors and the whole transcoder without."""
+    """The trained weights: the transformer's matrices with weight decay; vectors and the whole transcoder without."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -71,7 +71,7 @@ class GeneratorTask:
     ) -> None:
         model.transformer.dropout = recipe.dropout
         if model.config.attention == "causal":
-            model.transformer.mask_tok.requires_grad_(False)  # never read: processes would wait for its gradient
+            model.transformer.mask_tok.requires_grad_(False)  # never used: processes would wait for its gradient
         self.modules: list[nn.Module] = [model]
         self.optimizers = make_optimizers(model, recipe)
         self._blocks: tuple[int, ...] = ()
@@ -93,7 +93,7 @@ class GeneratorTask:
         return grid_to_tokens(bits)
 
     def _given(self, batch: Batch) -> Given | None:
-        """The labels or captions that are learned."""
+        """The labels or captions to learn."""
         if not self._recipe.conditional:
             return None
         if self._config.condition == "class":
@@ -135,7 +135,7 @@ class GeneratorTask:
     def _pass(
         self, codes: Tensor, given: Given | None, masked: Tensor, features: list[Tensor | None], read: Tensor | None
     ) -> tuple[TrainingPass, dict[str, tuple[float, Tensor]]]:
-        """A pass of the generator, and the further terms of the loss, {name: (weight, value)}."""
+        """A pass of the generator, and additional loss terms, {name: (weight, value)}."""
         recipe, model, anchor = self._recipe, self.modules[0], self._anchor
         if anchor is not None:
             assert not isinstance(given, Captions)
@@ -149,7 +149,7 @@ class GeneratorTask:
         return found, {"align": (recipe.align_weight, by_token), "align_pooled": (recipe.pool_weight, by_image)}
 
     def _aligned(self, states: dict[int, Tensor], features: list[Tensor | None], read: Tensor | None) -> Tensor:
-        """How far the heads' predictions are from the other network's features, by token and pooled: (2,)."""
+        """Distance of the heads' predictions from the other network's features, by token and pooled: (2,)."""
         tokens, pooled = features
         assert tokens is not None
         tokens = tokens if read is None else tokens[:, read]
@@ -157,7 +157,7 @@ class GeneratorTask:
         return self.modules[1](by_token, by_mean, tokens, pooled)  # type: ignore[no-any-return]
 
     def samples(self, weights: dict[str, Tensor]) -> Tensor | None:
-        """A grid of generated images, when there is a tokenizer to decode them."""
+        """A grid of generated images, if there is a tokenizer to decode them."""
         if self._sampler is None:
             return None
         model = BiGR(self._config)

@@ -1,10 +1,10 @@
-"""When an adaptation ends, by its loss on held-out codes or by the clock, and its best weights so far.
+"""Decides when an adaptation ends, by held-out loss or time, and keeps its best weights.
 
-The best weights have the smallest loss of those whose features tell the classes apart as well as at the start, give or
-take a standard error. Knows nothing of what is trained, or how.
+The best weights have the lowest loss among those whose features separate the classes as well as at the start, within a
+standard error. Knows nothing of what is trained, or how.
 """
 
-# n held-out images, m of those trained on, D width
+# n held-out images, m training images, D width
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.together import anywhere, told
 
-_LOOKED_AT = 128  # images; enough to tell whether the loss still falls
-_LEARNED_FROM = 384  # images that their neighbors are among
+_LOOKED_AT = 128  # held-out images; enough to tell whether the loss still falls
+_LEARNED_FROM = 384  # training images among which neighbors are searched
 _NEIGHBORS = 20
 _TEMPERATURE = 0.07
 _BATCH = 32
@@ -72,13 +72,13 @@ def held_out_neighbors(model: BiGR, kept: CodeSet, held_out: CodeSet) -> float:
 
 
 def no_fall(share: float, images: int) -> float:
-    """By how many points a share of images, in percent, may differ by chance: one standard error, or one image."""
-    likely = (share / 100 * images + 1) / (images + 2)  # so that all, or none, right is not taken for certain
+    """By how many points a percentage of images may differ by chance: one standard error, or one image."""
+    likely = (share / 100 * images + 1) / (images + 2)  # so that 0 or 100 % is not taken as certain
     return max(1.0, math.sqrt(images * likely * (1 - likely))) * 100 / images
 
 
 def _features(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> Tensor:
-    """Features of images (n,) of a code set, of length 1: float32 (n, D)."""
+    """Normalized features of images (n,) of a code set: float32 (n, D)."""
     device, block, found = next(model.parameters()).device, usual_block(model.config.layers), []
     for start in range(0, len(rows), _BATCH):
         batch = rows[start : start + _BATCH]
@@ -89,15 +89,15 @@ def _features(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> Tensor:
 
 
 def _shares(count: int) -> Tensor:
-    """Shares of masked tokens (count, 1), evenly over the cosine schedule."""
+    """Shares of masked tokens (count, 1), evenly spaced over the cosine schedule."""
     return torch.cos(torch.pi / 2 * (torch.arange(count) + 0.5) / count)[:, None]
 
 
 class BestWeights:
     """Decides after each step whether training ends, and keeps the averaged weights that did best on held-out codes.
 
-    They are in `folder` as best.safetensors, with best.json, for a run that resumes. `names` are the trained weights;
-    only those are kept. `kept`: the codes trained on, for the 20-NN; None: only the loss counts.
+    They are stored in `folder` as best.safetensors, with best.json, for resuming. `names` are the trained weights; only
+    those are kept. `kept`: the training codes, for the 20-NN; None: only the loss counts.
     """
 
     def __init__(
@@ -124,21 +124,21 @@ class BestWeights:
             self.losses, self.neighbors = ({int(step): value for step, value in each.items()} for each in known)
 
     def __call__(self, done: int, average: ExponentialAverage) -> bool:
-        """Whether to end after `done` steps: the same answer on every process."""
+        """Whether to stop after `done` steps: the same answer on every process."""
         late = anywhere(time.monotonic() >= self._until)
         if done not in self.losses and (done % self._every == 0 or late or not self.losses):
             self._look(done, average)
         if late:
-            self.ended = "the time given was over"
+            self.ended = "the time limit was reached"
             return True
         if done % self._every == 0 and sum(step > self.best_step for step in self.losses) >= self._patience:
-            self.ended = "the held-out pictures did no better"
+            self.ended = "the held-out loss stopped improving"
             return True
         return False
 
     @property
     def best_step(self) -> int:
-        """The step with the smallest held-out loss, of those whose 20-NN fell by no more than a standard error."""
+        """The step with the lowest held-out loss among those whose 20-NN fell by at most a standard error."""
         return min((step for step in self.losses if self._keeps_features(step)), key=lambda step: self.losses[step])
 
     def _keeps_features(self, step: int) -> bool:
@@ -148,7 +148,7 @@ class BestWeights:
         return self.neighbors[step] >= before - no_fall(before, min(len(self._codes), _LOOKED_AT))
 
     def record(self) -> dict[str, Any]:
-        """What happened, as plain data; "before" is the first look, "after" that of the weights kept."""
+        """A record as plain data; "before" is the first evaluation, "after" that of the kept weights."""
         first, kept = min(self.losses), self.best_step
         pairs = {"held_out_loss": self.losses, "held_out_20nn": self.neighbors}
         return {
@@ -169,11 +169,11 @@ class BestWeights:
         return load_file(self._folder / "best.safetensors")
 
     def _look(self, done: int, average: ExponentialAverage) -> None:
-        state = average.state()  # which every process takes part in
+        state = average.state()  # every process takes part
         self.losses, self.neighbors = told(lambda: self._looked(done, state))
 
     def _looked(self, done: int, state: dict[str, Tensor]) -> tuple[dict[int, float], dict[int, float]]:
-        """Both curves with another step; its weights are kept if they are the best so far."""
+        """Both curves with one more step; its weights are kept if they are the best so far."""
         module = self._module()
         own = {name: value.detach().clone() for name, value in module.state_dict().items()}
         was_training = module.training

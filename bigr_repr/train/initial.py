@@ -1,4 +1,4 @@
-"""What a new model takes over from a trained one of another code width or other classes. Knows nothing of training."""
+"""Initializes a model from a trained one with another code width or other classes. Knows nothing of training."""
 
 # K bits per token, C classes
 
@@ -23,11 +23,11 @@ _CLASSES = "transformer.cls_embedding.embedding_table.weight"
 _CONDITIONS = ("transformer.cls_embedding.", "transformer.cap_embedding.")
 _PLACES = "transformer.diffusion_pos_embed_learned"
 _FREE = ("code_bits", "grid", "classes", "condition", "caption_dim", "caption_tokens")
-_NEW_SCALE = 0.4  # of the deviation of what is there: new bits begin quieter than trained ones
+_NEW_SCALE = 0.4  # of the existing standard deviation: new bits start weaker than trained ones
 
 
 def widened(start: BinaryAutoencoder, code_bits: int, *, seed: int = 0) -> BinaryAutoencoder:
-    """The tokenizer with `code_bits` bits a token: those it has keep their weights, new ones begin at random.
+    """The tokenizer with `code_bits` bits per token: existing bits keep their weights, new ones are random.
 
     Raises ValueError for fewer bits than it has.
     """
@@ -41,17 +41,17 @@ def widened(start: BinaryAutoencoder, code_bits: int, *, seed: int = 0) -> Binar
 
 
 def begun_from(start: Pretrained, config: ModelConfig, *, seed: int = 0) -> BiGR:
-    """A generator of `config` that begins with the weights of another model, where the two agree.
+    """A generator of `config` initialized with another model's weights, where the two agree.
 
     Widths and depths must be equal; code width, grid, classes and captions may differ. Classes are matched by name, the
-    table of places is resized to another grid, and what reads captions is taken over if it reads the same encoder. What
-    begins at random is logged. Raises ValueError, naming every difference, for another architecture.
+    position table is resized to another grid, and the caption layers are reused if the text encoder is the same. Random
+    parts are logged. Raises ValueError, naming every difference, for another architecture.
     """
     theirs, ours = start.config.generator, config.generator
     free = {name: getattr(ours, name) for name in _FREE}
     comparable = dataclasses.asdict(theirs) | free
     if found := differences({"generator": comparable}, {"generator": dataclasses.asdict(ours)}):
-        remedy = "name another model to start from, or train one of its architecture"
+        remedy = "choose another model to start from, or use its architecture"
         raise ValueError(f"initial={start.config.name} is of another architecture: {'; '.join(found)}; {remedy}")
     weights = dict(start.generator.state_dict())
     if start.config.text_encoder_sha256 != config.text_encoder_sha256:
@@ -66,12 +66,12 @@ def begun_from(start: Pretrained, config: ModelConfig, *, seed: int = 0) -> BiGR
             weights[_CLASSES] = _matched(table, weights[_CLASSES], *names)
         new = _take(model, weights) + sorted(model.state_dict().keys() - weights.keys())
     if new:
-        log.warning("not in %s, and begun at random in whole or in part: %s", start.config.name, ", ".join(new))
+        log.warning("not in %s, so initialized wholly or partly at random: %s", start.config.name, ", ".join(new))
     return model
 
 
 def _resized(places: Tensor, grid: int) -> Tensor:
-    """Vectors of the places of a square grid (1, N, D), of a grid of another size."""
+    """Position vectors of a square grid (1, N, D), resized to another grid."""
     side = round(places.shape[1] ** 0.5)
     if side == grid:
         return places
@@ -80,7 +80,7 @@ def _resized(places: Tensor, grid: int) -> Tensor:
 
 
 def _take(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """Copy into a fresh module what fits it: tensors of its shape, else their common corner. Names of the latter."""
+    """Copy matching weights into a new module: equal shapes, else the common corner. Returns names of the latter."""
     state, partly = module.state_dict(), []
     for name, theirs in weights.items():
         ours = state[name]
@@ -96,12 +96,12 @@ def _take(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def _matched(ours: Tensor, theirs: Tensor, names: Sequence[str], their_names: Sequence[str]) -> Tensor:
-    """The table of classes (C + 1, D), last "no class", with the rows of equally named classes taken from `theirs`."""
+    """The class table (C + 1, D), with "no class" last, and rows of classes with the same name taken from `theirs`."""
     table, where = ours.clone(), {name: row for row, name in enumerate(their_names)}
     table[-1] = theirs[-1]
     known = [(row, where[name]) for row, name in enumerate(names) if name in where]
     for row, their_row in known:
         table[row] = theirs[their_row]
     if len(known) < len(table) - 1:
-        log.warning("%d of %d classes are new and begin at random", len(table) - 1 - len(known), len(table) - 1)
+        log.warning("%d of %d classes are new and start at random", len(table) - 1 - len(known), len(table) - 1)
     return table

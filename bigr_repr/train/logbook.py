@@ -1,4 +1,4 @@
-"""Where a run's scalars and pictures go: metrics.jsonl and a tracker. Knows nothing of what is trained."""
+"""Logs a run's scalars and pictures to metrics.jsonl and a tracker. Knows nothing of what is trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bigr_repr.system.files import naming, replacing
 
 
 class Logbook:
-    """Scalars to TensorBoard and to `metrics.jsonl`; a resumed run continues the file where its checkpoint stood."""
+    """Logs scalars to a tracker and `metrics.jsonl`; a resumed run continues the file at its checkpoint."""
 
     def __init__(self, out: Path, accelerator: Accelerator, first_step: int, batch_size: int) -> None:
         self._accelerator, self._batch_size = accelerator, batch_size
@@ -30,7 +30,7 @@ class Logbook:
             file.writelines(f"{line}\n".encode() for line in kept)
 
     def write(self, step: int, scalars: Mapping[str, Tensor], rate: float) -> dict[str, float]:
-        """Log a step's scalars, its learning rate and the speed since the last time; returns them all."""
+        """Log a step's scalars, its learning rate and the speed since the last call; returns them all."""
         values = {name: float(value) for name, value in scalars.items()}
         images = (step + 1 - self._done) * self._batch_size
         values |= {"learning_rate": rate, "images_per_second": images / (time.perf_counter() - self._since)}
@@ -42,7 +42,7 @@ class Logbook:
         return values
 
     def picture(self, step: int, name: str, image: Tensor, out: Path) -> None:
-        """Write a picture, uint8 (3, H, W), as NAME-STEP.png to `out`, and give it to trackers that take pictures."""
+        """Write a picture, uint8 (3, H, W), as NAME-STEP.png to `out`, and to trackers that accept pictures."""
         from PIL import Image
 
         with replacing(out / f"{name}-{step:09d}.png") as file:

@@ -1,7 +1,7 @@
-"""The training loop that both trainers share: steps, rates, EMA, logs, checkpoints and resuming.
+"""The training loop of both trainers: steps, rates, EMA, logs, checkpoints and resuming.
 
-Knows nothing of images, codes or losses: a `Task` brings those. Accelerate runs underneath, so the same code trains on
-a CPU, on one GPU and under `accelerate launch` on many (DDP; FSDP2 for tasks with one module).
+Knows nothing of images, codes or losses: a `Task` provides those. It uses Accelerate, so the same code trains on a CPU,
+on one GPU and, with `accelerate launch`, on many (DDP; FSDP2 for tasks with one module).
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ SCHEDULES = ("constant", "cosine")
 AUTO = "auto"
 RESUMES = ("newest", "previous")
 NO_TRACKER = "none"
-_NEWER = ("mirror", "least_area")  # fields that recipes of older versions lack
+_NEWER = ("mirror", "least_area")  # fields missing from recipes of older versions
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How long, how fast and where to. `batch_size` is over all processes; `steps` counts optimizer steps.
+    """Length, speed and output of a run. `batch_size` is over all processes; `steps` counts optimizer steps.
 
-    `ema` is the decay of the averaged weights, `clip` the largest gradient norm (0: none). `precision` is float32,
-    bfloat16 or float16, kept under Accelerate's names no, bf16 and fp16, which are taken too; auto: float32 or
-    bfloat16, whichever the trainers find faster on this machine before they begin. `sample_every` 0: never.
-    `keep`: how many checkpoints stay, the newest.
-    `max_time`: seconds after which a run writes a checkpoint and stops. `resume`: from which checkpoint, "newest" or
-    the one "previous" to it. `tracker`: where scalars go besides metrics.jsonl, by Accelerate's name of it.
+    `ema` is the decay of the averaged weights, `clip` the maximum gradient norm (0: none). `precision` is float32,
+    bfloat16 or float16, stored under Accelerate's names no, bf16 and fp16, which are accepted too; auto: float32 or
+    bfloat16, whichever is faster on this machine, measured before training. `sample_every` 0: never. `keep`: number of
+    newest checkpoints to keep. `max_time`: seconds after which a run writes a checkpoint and stops. `resume`: from the
+    "newest" checkpoint or the "previous" one. `tracker`: where to log scalars besides metrics.jsonl, by its name in
+    Accelerate.
     """
 
     out: str
@@ -76,7 +76,7 @@ class TrainSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("workers", "sample_every", "clip"):
-            if not getattr(self, name) >= 0:  # so worded that NaN fails
+            if not getattr(self, name) >= 0:  # written so that NaN fails
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0 and finite")
@@ -96,7 +96,7 @@ class TrainSettings:
             object.__setattr__(self, "precision", mixed_precision(self.precision))
 
     def due(self, done: int, every: int) -> bool:
-        """Whether what happens every `every` steps, and after the last, is due after `done` steps. 0: never."""
+        """Whether an event every `every` steps, and after the last, is due after `done` steps. 0: never."""
         return every > 0 and (done % every == 0 or done == self.steps)
 
     def rate(self, step: int) -> float:
@@ -120,13 +120,13 @@ class Task(Protocol):
         ...
 
     def samples(self, weights: dict[str, Tensor]) -> Tensor | None:
-        """A picture of how well the averaged weights do: uint8 (3, H, W), or None."""
+        """A picture of samples from the averaged weights: uint8 (3, H, W), or None."""
         ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a task may use of the running loop."""
+    """The part of the running loop that a task may use."""
 
     accelerator: Accelerator
     settings: TrainSettings
@@ -143,13 +143,13 @@ class Run:
     def descend(
         self, loss: Tensor, optimizers: Sequence[torch.optim.Optimizer], module: nn.Module, step: int
     ) -> Tensor:
-        """Backward, clip, a step of each of the module's optimizers.
+        """Backward pass, clipping, and a step of each of the module's optimizers.
 
         Returns the gradient norm before clipping. Raises TrainingError unless it is finite.
         """
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(module.parameters(), self.settings.clip or math.inf)
-        # In half precision the scaler skips such a step by itself.
+        # In half precision, the scaler skips such steps.
         if self.settings.precision != "fp16" and not bool(torch.isfinite(norm)):
             remedy = "try a lower learning rate, or precision=float32"
             raise TrainingError(f"gradient is {float(norm)} at step {step}; the weights are untouched; {remedy}")
@@ -162,7 +162,7 @@ class Run:
 
 @contextmanager
 def _random_state_of(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
-    """Give a step its own random numbers, so that a resumed run draws what an unbroken one would have drawn."""
+    """Give a step its own random numbers, so that a resumed run draws the same as an uninterrupted one."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
@@ -170,7 +170,7 @@ def _random_state_of(seed: int, step: int, rank: int, device: torch.device) -> I
 
 
 class Stream(Protocol):
-    """What to train on: `bigr_repr.train.batches.batches`, all but these arguments given."""
+    """The training data: `bigr_repr.train.batches.batches` with all other arguments bound."""
 
     def __call__(
         self, *, batch_size: int, seed: int, first_step: int, workers: int, rank: int, ranks: int
@@ -188,13 +188,13 @@ def train(
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     finished: Callable[[int, ExponentialAverage], bool] | None = None,
 ) -> dict[str, Tensor]:
-    """Train `task`, resuming from a checkpoint under `settings.out`, if there is one; returns the averaged weights.
+    """Train `task`, resuming from any checkpoint under `settings.out`; returns the averaged weights.
 
-    `record` identifies the run: a checkpoint with another record is refused. `on_step(step, scalars)` is called on the
-    main process when scalars are logged. `finished(steps done, average)` is asked at the start and after each step, on
-    every process, whether training is to end there.
-    Raises RunStoppedError after a signal or `settings.max_time`, once a checkpoint is written; TrainingError for a loss
-    that is not finite, a full disk, or a damaged checkpoint.
+    `record` identifies the run: a checkpoint with a different record is refused. `on_step(step, scalars)` is called on
+    the main process when scalars are logged. `finished(steps done, average)` is called at the start and after each
+    step, on every process, and returns whether to stop.
+    Raises RunStoppedError after a signal or `settings.max_time`, once a checkpoint is written; TrainingError for a
+    non-finite loss, a full disk, or a damaged checkpoint.
     """
     with StopSignals(settings.max_time) as stop:
         return _train(task, stream, settings, record, on_step, finished, stop)
@@ -243,15 +243,15 @@ def _train(
 
 
 def _end(accelerator: Accelerator) -> None:
-    """Close the trackers; the processes stay together, for what follows."""
+    """Close the trackers; the processes stay connected."""
     for tracker in accelerator.trackers:
         tracker.finish()
 
 
 def _accelerate(task: Task, settings: TrainSettings) -> Accelerator:
-    """An accelerator, with the task's modules and optimizers prepared for it."""
+    """An accelerator, with the task's modules and optimizers prepared."""
     project = ProjectConfiguration(project_dir=settings.out, logging_dir=str(Path(settings.out) / "logs"))
-    AcceleratorState._reset_state()  # an earlier run of this process may have computed in another precision
+    AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
     processes(cpu=settings.cpu)
     accelerator = Accelerator(
         mixed_precision=settings.precision,
@@ -273,12 +273,12 @@ def _tracker(name: str) -> str | None:
     if name not in known:
         raise ValueError(f"tracker={name!r} is unknown; choose one of {', '.join((NO_TRACKER, *known))}")
     if LoggerType(name) not in get_available_trackers():
-        raise ImportError(f"tracker={name!r} is not installed; install it, or take tensorboard or {NO_TRACKER}")
+        raise ImportError(f"tracker={name!r} is not installed; install it, or use tensorboard or {NO_TRACKER}")
     return name
 
 
 def _batches(stream: Stream, settings: TrainSettings, first_step: int, accelerator: Accelerator) -> Iterator[Batch]:
-    """This process's batches, where it computes."""
+    """This process's batches, on its device."""
     batches = stream(
         batch_size=settings.batch_size, seed=settings.seed, first_step=first_step, workers=settings.workers,
         rank=accelerator.process_index, ranks=accelerator.num_processes,
@@ -302,7 +302,9 @@ def _resume(
         return 0
     saved, wanted = read_record(newest), json.loads(json.dumps(record))
     if unknown := sorted(wanted.keys() - saved.keys()):
-        log.warning("%s was begun by an older version, which did not record %s: not compared", out, ", ".join(unknown))
+        log.warning(
+            "%s was started by an older version, which did not record %s: not compared", out, ", ".join(unknown)
+        )
     if found := differences({name: saved[name] for name in wanted.keys() & saved.keys()}, wanted, ignored=unknown):
         raise TrainingError(
             f"{out} holds another run: {'; '.join(found)}; choose another out folder or remove this one"
@@ -323,15 +325,15 @@ def _picture(
 
 
 def objective_of(recipe: Any) -> dict[str, Any]:
-    """The fields of a recipe, for `identify`; those that older versions lacked only where they are not the default."""
+    """The fields of a recipe, for `identify`; those missing in older versions only if they differ from the default."""
     usual = {field.name: field.default for field in fields(recipe) if field.name in _NEWER}
     return {name: value for name, value in asdict(recipe).items() if name not in usual or value != usual[name]}
 
 
 def identify(settings: TrainSettings, **other: Any) -> dict[str, Any]:
-    """The record of a run: what must not change when it is resumed. Where it lies and how it logs may change."""
+    """The record of a run: what must not change on resuming. Its location and logging may change."""
     free = {"out", "steps", "save_every", "sample_every", "log_every", "keep", "workers", "cpu"}
     free |= {"max_time", "resume", "tracker"}
     if settings.schedule == "cosine":
-        free.remove("steps")  # the length shapes the rate of every step
+        free.remove("steps")  # the length affects the learning rate of every step
     return {name: value for name, value in {**asdict(settings), **other}.items() if name not in free}

@@ -22,7 +22,7 @@ class PerceptualDistance(nn.Module):
 
     Channels of every map are normalized to unit length at each position, and squared differences averaged, as LPIPS
     does without its learned channel weights. `backbone` is a timm name ("vgg16.tv_in1k", "resnet18.a1_in1k", …),
-    `weights` a file of its weights; None: timm's own, which it may have to fetch.
+    `weights` a file of its weights; None: timm's own, downloaded if needed.
     """
 
     mean: Tensor
@@ -74,7 +74,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def augment(images: Tensor) -> Tensor:
-    """Differentiable color changes and shifts (up to 1/8 of the side), one draw an image. (B, 3, H, W) -> same."""
+    """Differentiable color changes and shifts (up to 1/8 of the side), drawn per image. (B, 3, H, W) -> same."""
     batch, _, height, width = images.shape
     brightness, saturation, contrast = torch.rand(3, batch, 1, 1, 1, device=images.device)
     x = images + (brightness - 0.5)

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from bigr_repr.models.bigr import draw_mask
 
-WHOLE = 0.2  # the last part of a run that reads all tokens, whatever its `read_share`
+WHOLE = 0.2  # last share of a run that reads all tokens, whatever its `read_share`
 _LIGHT = 0.1
 _HALF, _SPREAD, _LEAST = 0.5, 0.2, 0.15
 
 
 def read_positions(tokens: int, share: float, done: float, device: torch.device) -> Tensor | None:
-    """A random part of the positions, of n = round(share * N), for all images of a step: int64 (n,), in raster order.
+    """A random subset of n = round(share * N) positions for all images of a step: int64 (n,), in raster order.
 
-    None, which stands for all, once `done` (0..1 of the run) is past 1 - WHOLE: that is how the model is used.
+    None, meaning all, once `done` (0..1 of the run) is past 1 - WHOLE, because the model is used that way.
     """
     count = max(1, round(share * tokens))
     if count == tokens or done >= 1 - WHOLE:
@@ -28,11 +28,11 @@ def read_positions(tokens: int, share: float, done: float, device: torch.device)
 def draw_masks(
     batch: int, tokens: int, *, masking: str, light_share: float, read: Tensor | None, device: torch.device
 ) -> Tensor:
-    """Masked positions (B, N), bool, at least one an image, all among those read.
+    """Masked positions (B, N), bool, at least one per image, all among those read.
 
-    "cosine": one step of the sampler's schedule a batch. "half": each image its own share, drawn around one half
-    (normal, 0.2, cut to 0.15..1). "mixed": one or the other for each image, its own iteration in the first case.
-    `light_share` of the images have a tenth masked at most: features are read with nothing masked.
+    "cosine": one step of the sampler's schedule per batch. "half": a share per image, drawn around one half (normal,
+    0.2, clipped to 0.15..1). "mixed": either one per image, with its own iteration in the first case. `light_share` of
+    the images have at most a tenth masked, because features are extracted with nothing masked.
     """
     count = tokens if read is None else len(read)
     masked = draw_mask(batch, count, generator=None, device=device)

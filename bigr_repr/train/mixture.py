@@ -1,4 +1,4 @@
-"""Several code data sets as one, each with a weight; classes are joined by name, captions go with their images.
+"""Mixes several weighted code data sets; classes are merged by name, and captions stay with their images.
 
 Knows nothing of training.
 """
@@ -21,12 +21,12 @@ from bigr_repr.train.code_set import CodeSet
 
 
 class CodeMixture(CodeSet):
-    """The code sets `sets` read as one: each image of a set with weight w is drawn w times as often as one of weight 1.
+    """The code sets `sets` as one: each image of a set with weight w is drawn w times as often as one of weight 1.
 
-    In an epoch a set of m images has round(w * m) draws; those of a weight that is no whole number go on through the
-    set from epoch to epoch. Labels are kept where every set has them; captions are those of one text encoder.
+    In an epoch, a set of m images has round(w * m) draws; with a fractional weight, they continue through the set from
+    epoch to epoch. Labels are kept if every set has them; captions must come from one text encoder.
     Raises ValueError for sets of different tokenizers, views or text encoders, for captions that not all sets have, and
-    for weights that are not above 0.
+    for weights that are not positive.
     """
 
     def __init__(self, sets: Sequence[CodeSet], weights: Sequence[float]) -> None:
@@ -49,11 +49,11 @@ class CodeMixture(CodeSet):
 
     @property
     def draws(self) -> list[int]:
-        """How many images of each set are drawn in an epoch."""
+        """The number of draws from each set per epoch."""
         return list(self._counts)
 
     def numbers(self, draws: NDArray[np.int64], epochs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which images the draws (n,) of some epochs (n,) are: their numbers in the sets one after the other."""
+        """The images for draws (n,) of given epochs (n,): their numbers in the concatenated sets."""
         begins = np.cumsum([0, *self._counts])
         part = np.searchsorted(begins, draws, side="right") - 1
         sizes, counts = np.diff(self._starts), np.array(self._counts)
@@ -61,7 +61,7 @@ class CodeMixture(CodeSet):
         return np.asarray(self._starts[part] + within, np.int64)
 
     def bits(self, index: NDArray[Any], view: NDArray[Any]) -> NDArray[np.bool_]:
-        """Bits of images by those numbers (n,), and views (n,): bool (n, N, K)."""
+        """Bits of images by these numbers (n,), and views (n,): bool (n, N, K)."""
         part = np.searchsorted(self._starts, index, side="right") - 1
         found = np.empty((len(index), self.header.tokens, self.header.code_bits), np.bool_)
         for number in np.unique(part):
@@ -71,7 +71,7 @@ class CodeMixture(CodeSet):
 
 
 class CaptionMixture(CaptionStore):
-    """The captions of several code sets, whose images are numbered one set after the other.
+    """The captions of several code sets, with their images numbered consecutively.
 
     Raises ValueError unless one text encoder made them all.
     """
@@ -112,7 +112,7 @@ class CaptionMixture(CaptionStore):
         return found, lengths
 
     def texts(self, count: int) -> list[str]:
-        """`count` texts, of each set in turn."""
+        """`count` texts, alternating between sets."""
         listed = zip_longest(*(each.texts(count) for each in self._stores))
         return [text for turn in listed for text in turn if text is not None][:count]
 
@@ -124,12 +124,12 @@ class CaptionMixture(CaptionStore):
 
 
 def _named_apart(sums: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The checksums of the files of several folders, as "0/codes.npy"."""
+    """The checksums of several folders' files, with keys such as "0/codes.npy"."""
     return {f"{number}/{name}": digest for number, each in enumerate(sums) for name, digest in each.items()}
 
 
 def _check_encoder(one: CaptionStore, other: CaptionStore) -> None:
-    """Raises ValueError unless two sets of captions were encoded alike."""
+    """Raise ValueError unless two sets of captions were encoded alike."""
     ours, theirs = ((each.header.encoder, each.header.encoder_sha256) for each in (one, other))
     if ours != theirs:
         said = "; ".join(
@@ -140,7 +140,7 @@ def _check_encoder(one: CaptionStore, other: CaptionStore) -> None:
 
 
 def _check_alike(one: CodeSet, other: CodeSet) -> None:
-    """Raises ValueError unless two sets can be mixed."""
+    """Raise ValueError unless two sets can be mixed."""
     for name in ("tokens", "code_bits", "tokenizer_sha256", "views"):
         ours, theirs = getattr(one.header, name), getattr(other.header, name)
         if ours != theirs:
@@ -152,7 +152,7 @@ def _check_alike(one: CodeSet, other: CodeSet) -> None:
 
 
 def _joined(sets: Sequence[CodeSet]) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """Class names of all sets, each once, and the labels of all images by them; neither where a set has no labels."""
+    """Class names of all sets, without repetition, and all images' labels; neither if a set has no labels."""
     labels = [each.labels for each in sets if each.labels is not None]
     if len(labels) < len(sets):
         return (), None

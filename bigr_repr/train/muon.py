@@ -1,4 +1,4 @@
-"""Muon, on stacks of matrices of one shape: a batched product where a loop would make dozens. Knows nothing of models.
+"""Muon on stacks of equally shaped matrices: one batched product instead of dozens. Knows nothing of models.
 
 Source: Muon (Jordan et al. 2024); the rate that matches AdamW's step, arXiv 2502.16982.
 """
@@ -34,10 +34,10 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrices are made orthogonal before they are taken as steps, at the rate of AdamW.
+    """Momentum whose matrices are orthogonalized before each step, at AdamW's learning rate.
 
-    For matrices, and for kernels of convolutions, as matrices of output channels by all the rest. The same steps as
-    torch.optim.Muon with adjust_lr_fn="match_rms_adamw", to the rounding of bfloat16, in a fraction of the calls.
+    For matrices, and for convolution kernels as matrices of output channels by everything else. The same steps as
+    torch.optim.Muon with adjust_lr_fn="match_rms_adamw", up to bfloat16 rounding, in a fraction of the calls.
     Raises ValueError for a parameter of fewer than two dimensions.
     """
 
@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(matrices), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         shapes = [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim < 2]
         if shapes:
-            raise ValueError(f"Muon takes matrices; {shapes[0]} is the shape of none; give such weights to AdamW")
+            raise ValueError(f"Muon needs matrices, not shape {shapes[0]}; use AdamW for such weights")
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""What trains fastest on this machine: number type and compiling, found by trying. Knows no losses and no data."""
+"""Finds what trains fastest on this machine, number type and compilation, by trial. Knows no losses and no data."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bigr_repr.train.together import processes, told
 
 log = logging.getLogger(__name__)
 
-_WORTH: Final = 1.1  # times as fast must bfloat16 be to be chosen
+_WORTH: Final = 1.1  # minimum speedup at which bfloat16 is chosen
 _TRIES: Final = 2
-_MANY_STEPS: Final = 1000  # for which compiling pays
+_MANY_STEPS: Final = 1000  # from which compiling pays off
 
 Trial = Callable[[torch.device], Callable[[], object]]  # forward and backward on a device
 
 
 def decided(settings: TrainSettings, trial: Trial) -> TrainSettings:
-    """The settings with their precision decided, the same on every process.
+    """The settings with their precision resolved, the same on every process.
 
-    That of a run that is resumed; else bfloat16 where a step of the trial takes less time in it, by a tenth at least.
+    That of the resumed run, if any; otherwise bfloat16 if it makes a trial step at least a tenth faster.
     """
     if settings.precision != AUTO:
         return settings
@@ -48,7 +48,7 @@ def _measured(trial: Trial, device: torch.device) -> str:
         seconds = {half: _seconds(step, device, half=half) for half in (False, True)}
     gain = seconds[False] / seconds[True]
     name = "bfloat16" if gain > _WORTH else "float32"
-    log.info("computing in %s: a step in bfloat16 is %.2f times as fast as in float32 here", name, gain)
+    log.info("computing in %s: here, a step in bfloat16 is %.2f times as fast as in float32", name, gain)
     return name
 
 
@@ -66,7 +66,7 @@ def _seconds(step: Callable[[], object], device: torch.device, *, half: bool) ->
 
 
 def compiling_pays(settings: TrainSettings) -> bool:
-    """Whether to compile: in a long run, on a GPU or a processor with matrix units (AMX), where there is a compiler.
+    """Whether to compile: in a long run, on a GPU or a processor with matrix units (AMX), if there is a compiler.
 
     On other processors a compiled step was no faster.
     """

@@ -16,11 +16,11 @@ MASKINGS = ("cosine", "half", "mixed")
 class GeneratorRecipe:
     """How a generator is trained. Defaults are the paper's.
 
-    Raises ValueError when made with a value that is not allowed.
+    Raises ValueError on construction for an invalid value.
     """
 
     conditional: bool | None = option(
-        None, "Learn classes, so that images of a class can be generated.", usual="if the data have labels"
+        None, "Learn classes, so that the model can draw them.", usual="if the data have labels"
     )
     class_dropout: float = option(
         0.1, "Probability of training on an image without its label, which guidance needs.", least=0, most=1
@@ -28,24 +28,22 @@ class GeneratorRecipe:
     dropout: float = option(0.1, "Dropout in the branches of each block.", least=0, most=1)
     weight_decay: float = option(0.02, "Weight decay of the transformer's matrices.", least=0)
     diffusion_draws: int = option(
-        1, "Noisy versions of every masked token in one pass; more: a steadier loss for little work.", least=1
+        1, "Noisy versions of every masked token per pass; more gives a steadier loss at little cost.", least=1
     )
     accumulate: int = option(1, "Passes to split a batch into, to save memory.", least=1)
     sample_bits: bool = option(
         True, "When training on images, draw the tokenizer's bits at random instead of thresholding them."
     )
-    mirror: bool = option(
-        True, "When training on images, mirror every other one; turn it off for writing and the like."
-    )
+    mirror: bool = option(True, "When training on images, mirror every other one; turn this off for text and the like.")
     least_area: float = option(
         1.0,
-        "When training on images, draw a random part of each, of at least this share of its area; 1: whole images.",
+        "When training on images, use random crops of at least this share of the area; 1: whole images.",
         least=0.01,
         most=1,
     )
     optimizer: str = option(
         "adamw",
-        "AdamW for all weights (adamw), or Muon, at the same rate, for the matrices of the blocks (muon).",
+        "AdamW for all weights (adamw), or Muon, at the same rate, for the blocks' matrices (muon).",
         choices=OPTIMIZERS,
     )
     masking: str = option(
@@ -55,12 +53,13 @@ class GeneratorRecipe:
         choices=MASKINGS,
     )
     light_share: float = option(
-        0.0, "Share of the images in which a tenth of the tokens, at most, are masked.", least=0, most=1
+        0.0, "Share of the images in which at most a tenth of the tokens are masked.", least=0, most=1
     )
     read_share: float = option(
         1.0,
-        "Share of the tokens that the transformer reads in a step, above 0; fewer: faster. The last fifth of a run "
-        "reads all.",
+        "Share of the tokens that the transformer processes per step, above 0; fewer is faster. The last fifth of a "
+        "run "
+        "uses all.",
         least=0,
         most=1,
         remedy="1 reads all tokens",
@@ -86,11 +85,11 @@ class GeneratorRecipe:
 
     @property
     def aligned(self) -> bool:
-        """Whether another network's features take part."""
+        """Whether training uses another network's features."""
         return self.align_weight > 0 or self.pool_weight > 0
 
     def aligned_blocks(self, config: GeneratorConfig) -> tuple[int, int]:
-        """The blocks whose states are aligned, by token and pooled. Raises ValueError past the model's last."""
+        """The blocks whose states are aligned, by token and pooled. Raises ValueError for blocks out of range."""
         given = (self.align_block, config.layers // 3), (self.pool_block, 3 * config.layers // 5)
         token, pooled = (config.layer_index(usual if block is None else block) for block, usual in given)
         return token, pooled

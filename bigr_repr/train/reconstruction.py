@@ -1,4 +1,4 @@
-"""How well a tokenizer encodes pictures. Knows nothing of generators."""
+"""Measures how well a tokenizer reconstructs pictures. Knows nothing of generators."""
 
 from __future__ import annotations
 

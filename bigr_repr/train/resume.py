@@ -1,4 +1,4 @@
-"""Training checkpoints: written beside and renamed, so that a kill at any moment leaves the last good one.
+"""Training checkpoints: written under a temporary name and renamed, so a kill never damages the last good one.
 
 Knows nothing of what is trained. The state itself is written by Accelerate.
 """
@@ -24,13 +24,13 @@ from bigr_repr.system.sums import check_sums, write_sums
 from bigr_repr.train.ema import ExponentialAverage
 
 log = logging.getLogger(__name__)
-# What a damaged file may raise besides the usual errors: safetensors' own, and the many of the unpickler.
+# What damaged files may raise besides the usual errors: safetensors' own, and the unpickler's many.
 _DAMAGE = (SafetensorError, pickle.UnpicklingError, TypeError, AttributeError, IndexError)
 _NAME = re.compile(r"checkpoint-(\d{9})")
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step, why, and what to do."""
+    """Training cannot continue; the message says at which step, why, and what to do."""
 
 
 def find_checkpoints(out: Path) -> list[tuple[int, Path]]:
@@ -40,23 +40,23 @@ def find_checkpoints(out: Path) -> list[tuple[int, Path]]:
 
 
 def resumed_from(out: Path, accelerator: Accelerator, *, previous: bool) -> Path | None:
-    """The checkpoint that a run goes on from: its newest, or the one before; None where there are none.
+    """The checkpoint from which a run resumes: the newest, or the one before; None if there are none.
 
-    previous: the newest is set aside as set-aside-STEP. Every process must call it. Raises TrainingError where there is
+    previous: the newest is set aside as set-aside-STEP. Every process must call this. Raises TrainingError if there is
     no previous one.
     """
     found = find_checkpoints(out)
-    accelerator.wait_for_everyone()  # all have looked before anything moves
+    accelerator.wait_for_everyone()  # all processes have looked before anything moves
     if not previous or not found:
         return found[-1][1] if found else None
     if len(found) < 2:
-        raise TrainingError(f"resume='previous': {out} has one checkpoint only, {found[0][1].name}; start a new run")
+        raise TrainingError(f"resume='previous': {out} has only one checkpoint, {found[0][1].name}; start a new run")
     (_, kept), (step, newest) = found[-2:]
     if accelerator.is_main_process:
         aside = out / f"set-aside-{step:09d}"
         shutil.rmtree(aside, ignore_errors=True)
         newest.rename(aside)
-        log.warning("%s is set aside as %s; going on from %s", newest, aside.name, kept.name)
+        log.warning("%s is set aside as %s; continuing from %s", newest, aside.name, kept.name)
     accelerator.wait_for_everyone()
     return kept
 
@@ -64,9 +64,9 @@ def resumed_from(out: Path, accelerator: Accelerator, *, previous: bool) -> Path
 def save_checkpoint(
     out: Path, step: int, accelerator: Accelerator, average: ExponentialAverage, record: dict[str, Any], *, keep: int
 ) -> None:
-    """Write `checkpoint-<step>` and drop all but the newest `keep`. Every process must call it.
+    """Write `checkpoint-<step>` and remove all but the newest `keep`. Every process must call this.
 
-    Raises TrainingError when it cannot be written; nothing half-written stays under the final name.
+    Raises TrainingError if it cannot be written; nothing half-written remains under the final name.
     """
     final, partial = out / f"checkpoint-{step:09d}", out / f"partial-{step:09d}"
     failure: OSError | RuntimeError | None = None
@@ -94,12 +94,12 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         kept = find_checkpoints(out)
         state_of = f"the run resumes from {kept[-1][1].name}" if kept else "no earlier checkpoint exists"
-        message = f"checkpoint of step {step} could not be written to {out}: {failure}; {state_of} once this is mended"
+        message = f"checkpoint of step {step} could not be written to {out}: {failure}; {state_of} once this is fixed"
         raise TrainingError(message) from failure
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its run. Raises TrainingError when it is damaged, naming it and the remedy."""
+    """A checkpoint's record of its run. Raises TrainingError, naming it and the remedy, if it is damaged."""
     with _damage_named(path):
         record: dict[str, Any] = json.loads((path / "run.json").read_text())
         return {**record, "step": int(record["step"]), "ema_updates": int(record["ema_updates"])}
@@ -120,5 +120,5 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, *_DAMAGE) as error:
         reason = " ".join(str(error).split())[:300]
-        message = f"checkpoint {path} cannot be read ({reason}); to go on from the one before it: --resume previous"
+        message = f"checkpoint {path} cannot be read ({reason}); to continue from the previous one: --resume previous"
         raise TrainingError(message) from error

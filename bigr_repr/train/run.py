@@ -1,4 +1,4 @@
-"""Whole training runs by name and path, as the command line starts them. Knows nothing of losses."""
+"""Complete training runs by name and path, as started by the command line. Knows nothing of losses."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 
 def open_training_data(sources: Sequence[str], columns: Columns = USUAL_COLUMNS) -> ImageSet | CodeSet:
-    """A packed code data set when the one source is a folder of that kind, several as one, else an image set.
+    """A packed code data set if the source is such a folder, several as a mixture, otherwise an image set.
 
-    Of several code sets each may have a weight, as in "FOLDER:3". columns: of Parquet files.
+    Each of several code sets may have a weight, as in "FOLDER:3". columns: of Parquet files.
     """
     if len(sources) == 1 and (Path(sources[0]) / "codes.json").exists():
         return CodeSet(sources[0])
@@ -46,7 +46,9 @@ def open_training_data(sources: Sequence[str], columns: Columns = USUAL_COLUMNS)
     if all(packed):
         return CodeMixture([CodeSet(folder) for folder, _ in parts], [weight for _, weight in parts])
     if any(packed):
-        raise ValueError(f"{', '.join(sources)}: code sets and images are not mixed; pack all of them: train codes")
+        raise ValueError(
+            f"{', '.join(sources)}: code sets and images cannot be mixed; encode all of them with: train codes"
+        )
     return open_images(sources, columns=columns)
 
 
@@ -56,18 +58,18 @@ def sample_grid(
     labels: Sequence[int] | None,
     prompts: Sequence[str] | None = None,
 ) -> Sampler:
-    """A function that draws 16 images of a generator, for the labels or prompts in turn, as one picture."""
+    """A function that draws 16 images with a generator as one picture, cycling through the labels or prompts."""
     from torchvision.utils import make_grid
 
     from bigr_repr.sampling.applications import generate
     from bigr_repr.sampling.settings import SamplingSettings, usual_settings
 
     def draw(generator: BiGR) -> Tensor:
-        # Training from images may have moved the tokenizer to another device than the generator's.
+        # Training from images may have moved the tokenizer to a different device.
         own = copy.deepcopy(tokenizer).to(next(generator.parameters()).device)
         model = Pretrained(config=config, tokenizer=own, generator=generator)
         chosen = None if labels is None else [labels[i % len(labels)] for i in range(16)]
-        # Few and short iterations: a glance at the progress, not the best that the model can do.
+        # Few and short iterations: a quick preview, not the model's best.
         usual = usual_settings(config.generator, SamplingSettings(steps=8))
         short = min(16, config.generator.sample_timesteps)
         images = generate(model, labels=chosen, prompt=prompts, count=16, settings=usual, diffusion_steps=short, seed=0)
@@ -90,9 +92,8 @@ def run_tokenizer_training(
 ) -> Path:
     """Train a tokenizer on `data`; returns its folder, `settings.out`/tokenizer.
 
-    `initial`: a tokenizer's folder or a model's name, to start from its weights; its architecture is then taken instead
-    of the preset's. `code_bits`: bits per token, if not as there; a trained tokenizer can only gain some.
-    columns: of Parquet files.
+    `initial`: a tokenizer's folder or a model's name, whose weights and architecture replace the preset's. `code_bits`:
+    bits per token, if different; a trained tokenizer can only gain bits. columns: of Parquet files.
     """
     start = None if initial is None else load_tokenizer(initial)
     if start is None:
@@ -139,7 +140,7 @@ def _config_for(
 def _sampler(
     source: ImageSet | CodeSet, config: ModelConfig, tokenizer: BinaryAutoencoder, recipe: GeneratorRecipe
 ) -> Sampler:
-    """Draws of classes, or of the first captions, where the model learns them."""
+    """The sample function, for classes or the first captions, if the model learns them."""
     if not recipe.conditional:
         return sample_grid(config, tokenizer, None)
     store, classes = captions_of(source), config.generator.classes

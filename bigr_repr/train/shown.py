@@ -1,4 +1,4 @@
-"""Pictures of an adaptation's classes to look at: the user's, and what the model draws."""
+"""Pictures of an adaptation's classes for the report: the user's, and what the model draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bigr_repr.train.adaptation import Adapted
 
 
 def class_pictures(pre: Pretrained, label: int | None, count: int, *, seed: int = 0) -> list[Image.Image]:
-    """`count` pictures of a class, or of none in particular, drawn with the settings of generate --fast."""
+    """`count` pictures of a class, or without one, drawn with the settings of generate --fast."""
     settings = usual_settings(pre.config.generator, FAST)
     images = generate(pre, labels=label, count=count, settings=settings, seed=seed).clamp(0, 1).cpu()
     pixels = (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
@@ -24,7 +24,7 @@ def class_pictures(pre: Pretrained, label: int | None, count: int, *, seed: int 
 
 
 class Subject(NamedTuple):
-    """A class to show: held-out rows of it, its number in the model before (None: it knew none) and after."""
+    """A class to show: its held-out rows, and its number in the model before (None if unknown) and after."""
 
     name: str
     rows: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What ends a run early: schedulers' signals and a time limit. Knows nothing of what is trained."""
+"""Stops a run early on schedulers' signals or a time limit. Knows nothing of what is trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from bigr_repr.train.resume import TrainingError
 
-EXIT_CODE: Final = 75  # of a process whose run can go on; sysexits.h calls it EX_TEMPFAIL
+EXIT_CODE: Final = 75  # the run can be continued; EX_TEMPFAIL in sysexits.h
 SIGNALS: Final = tuple(number for name in ("SIGTERM", "SIGUSR1") if (number := getattr(signal, name, None)))
 
 
@@ -25,15 +25,15 @@ class RunStoppedError(TrainingError):
 
     def __init__(self, done: int, steps: int, out: Path, reason: str) -> None:
         super().__init__(
-            f"stopped by {reason} after step {done} of {steps}, with a checkpoint in {out}; give the same command "
-            "again to go on"
+            f"stopped by {reason} after step {done} of {steps}, with a checkpoint in {out}; repeat the command to "
+            "continue"
         )
 
 
 class StopSignals:
-    """Within the block, SIGTERM and SIGUSR1 ask for a stop instead of ending the process; so does the time limit.
+    """Context in which SIGTERM and SIGUSR1 request a stop instead of ending the process; so does the time limit.
 
-    Outside the main thread, where Python takes no signals, only the limit counts.
+    Outside the main thread, where Python cannot handle signals, only the limit applies.
     """
 
     def __init__(self, max_time: float | None = None) -> None:
@@ -54,7 +54,7 @@ class StopSignals:
         self._came = number
 
     def reason(self, accelerator: Accelerator) -> str | None:
-        """Why to stop now, the same on every process; None: go on. Every process must call it, once a step."""
+        """Why to stop now, the same on every process; None: continue. Every process must call this once per step."""
         late = self._until is not None and time.monotonic() >= self._until
         mine = self._came or (-1 if late else 0)
         if accelerator.num_processes > 1:
@@ -67,6 +67,6 @@ class StopSignals:
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """For processes that load data: a scheduler signals them too, but they end with the one they load for."""
+    """For data-loading processes: a scheduler signals them too, but they end with their parent."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The processes that train together, and what one of them does for all. Knows nothing of what is trained."""
+"""The processes of a distributed training, and work done by one of them for all. Knows nothing of what is trained."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ _T = TypeVar("_T")
 
 
 def processes(*, cpu: bool | None = None, patience: timedelta | None = None) -> PartialState:
-    """The processes that this one was launched with; alone, it is the main one.
+    """The processes that this one was launched with; a single process is the main one.
 
-    The first call makes them meet, and they stay together until `part`, through any number of trainings. cpu: whether
-    they compute on the CPU, as they do on a machine without a GPU; None: as before. patience: how long they wait for
-    each other; None: as long as the backend does.
+    The first call connects them, and they stay connected until `part`, through any number of trainings. cpu: whether
+    they compute on the CPU, as on a machine without a GPU; None: unchanged. patience: how long they wait for each
+    other; None: the backend's default.
     """
     if PartialState._shared_state:
         state = PartialState()
         if cpu is None or state.num_processes > 1:
             return state
-        AcceleratorState._reset_state(reset_partial_state=True)  # alone: each training has a device of its own
+        AcceleratorState._reset_state(reset_partial_state=True)  # single process: each training chooses its own device
     on_cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     waiting: dict[str, Any] = {} if patience is None else {"timeout": patience}
     state = PartialState(cpu=on_cpu, **waiting)
     if state.num_processes > 1:
         atexit.register(state.destroy_process_group)
     if not state.is_main_process:
-        logging.getLogger(__package__).setLevel(logging.ERROR)  # what concerns all is said once
+        logging.getLogger(__package__).setLevel(logging.ERROR)  # messages that concern all processes are logged once
     return state
 
 
 def told(make: Callable[[], _T]) -> _T:
-    """What `make` returns on the main process, which alone calls it, on every process.
+    """Call `make` on the main process only, and return its result on every process.
 
-    What it raises there ends the others with a TrainingError that says it.
+    If it raises, the others stop with a TrainingError that says why.
     """
     state = processes()
     if state.num_processes == 1:
         return make()
-    answer: list[Any] = [None, None]  # what was made, or why nothing was
+    answer: list[Any] = [None, None]  # the result, or why there is none
     try:
         if state.is_main_process:
             answer[0] = make()
@@ -56,7 +56,7 @@ def told(make: Callable[[], _T]) -> _T:
         answer[1] = f"{error}" or type(error).__name__
         raise
     finally:
-        broadcast_object_list(answer)  # else the others would wait for what never comes
+        broadcast_object_list(answer)  # otherwise the others would wait forever
     if answer[1] is not None:
         raise TrainingError(f"the main process failed: {answer[1]}")
     made: _T = answer[0]
@@ -64,7 +64,7 @@ def told(make: Callable[[], _T]) -> _T:
 
 
 def anywhere(asked: bool) -> bool:
-    """Whether any process asks for it."""
+    """Whether any process requests it."""
     state = processes()
     if state.num_processes == 1:
         return asked
@@ -74,13 +74,13 @@ def anywhere(asked: bool) -> bool:
 
 
 def shared_out(batch_size: int) -> int:
-    """A batch that every process has an equal part of: this one or the next smaller, at least one image each."""
+    """This batch size, or the next smaller one that splits evenly, with at least one image per process."""
     count = int(processes().num_processes)
     return max(count, batch_size - batch_size % count)
 
 
 def part() -> bool:
-    """End the group, on every process at the same time. Returns whether this one is the main process, which goes on."""
+    """Disconnect all processes together. Returns whether this one is the main process, which continues."""
     state = processes()
     state.destroy_process_group()
     return bool(state.is_main_process)

@@ -1,4 +1,4 @@
-"""Training of the binary autoencoder. Knows nothing of the generator.
+"""Trains the binary autoencoder. Knows nothing of the generator.
 
 Source: BiGR section 3.1 and its appendix; L1 + perceptual + adaptive hinge GAN as in VQGAN (arXiv 2012.09841).
 """
@@ -29,8 +29,8 @@ from bigr_repr.train.pace import decided
 
 PIXEL_LOSSES = ("l1", "l2")
 OPTIMIZERS = ("adam", "muon")
-_TRIED = 4  # images, to find what is fastest
-_SMALLEST_JUDGED = 24  # pixels; below, no patch is left after three halvings
+_TRIED = 4  # images in the speed trial
+_SMALLEST_JUDGED = 24  # pixels; below this, no patch is left after three halvings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,10 @@ class TokenizerRecipe:
 
     `pixel_loss` is "l1", or "l2" (mean squared error, which favors PSNR). `perceptual` names a timm backbone, or is
     None for no perceptual loss; `perceptual_weights` is a file of its weights (None: timm's). `gan_start` is the step
-    from which the discriminator takes part, or None for never; `sample_bits` draws bits instead of thresholding them;
-    `bit_entropy` weighs a term that keeps every bit used (mean entropy of each bit over the batch, in bits).
-    `crop` is the side of random squares cut from the pictures; `least_area`, below 1, the least share of a picture's
-    area that a random part has, which is made to size; `mirror` mirrors every other one.
+    at which the discriminator starts, or None for never; `sample_bits` draws bits instead of thresholding them;
+    `bit_entropy` weights a term that keeps every bit in use (mean entropy of each bit over the batch, in bits).
+    `crop` is the side of random squares cut from the pictures; `least_area`, below 1, the minimum share of a picture's
+    area in random crops, which are resized; `mirror` mirrors every other one.
     `optimizer` is "adam", or "muon" (orthogonalized momentum, at the same rate) for the kernels between feature maps.
     """
 
@@ -67,7 +67,7 @@ class TokenizerRecipe:
         if self.pixel_loss not in PIXEL_LOSSES:
             raise ValueError(f"pixel_loss={self.pixel_loss!r} is unknown; choose one of {', '.join(PIXEL_LOSSES)}")
         if self.gan_start is not None and self.gan_start < 0:
-            raise ValueError(f"gan_start={self.gan_start} must be at least 0; None: the discriminator never takes part")
+            raise ValueError(f"gan_start={self.gan_start} must be at least 0; None: no discriminator")
         if not 0 < self.least_area <= 1:
             raise ValueError(f"least_area={self.least_area} is outside 0..1, 0 excluded; 1: whole images")
         if self.crop is not None and self.crop < 1:
@@ -84,7 +84,7 @@ def bit_usage(probabilities: Tensor) -> dict[str, Tensor]:
     """How well the bits are used: (B, K, h, w) in [0, 1] -> scalars.
 
     `bit_entropy`: mean over the K bits of the entropy, in bits, of the bit's overall rate (1 is best); `bit_certainty`:
-    mean |2p - 1|; `dead_bits`: bits that are the same in at least 99.9 % of the places seen.
+    mean |2p - 1|; `dead_bits`: number of bits that are the same in at least 99.9 % of positions.
     """
     rate = (probabilities.detach() > 0.5).float().mean(dim=(0, 2, 3))
     return {
@@ -132,7 +132,7 @@ class TokenizerTask:
 
     def update(self, batch: Batch, step: int, run: Run) -> dict[str, Tensor]:
         assert batch.images is not None
-        # Channels last: on a CPU a step in bfloat16 takes half of the time. The convolutions follow their input.
+        # Channels last: on a CPU, a step in bfloat16 takes half the time. The convolutions follow their input.
         images = (batch.images.float() / 255).contiguous(memory_format=torch.channels_last)
         model = self.modules[0].train()
         with run.accelerator.autocast():
@@ -164,7 +164,7 @@ class TokenizerTask:
     def _judge(self, images: Tensor, decoded: Tensor, step: int, run: Run) -> Tensor:
         discriminator = self.modules[1].requires_grad_(True).train()
         with run.accelerator.autocast():
-            # One pass over both halves: with DistributedDataParallel a second pass would mix up the buffers.
+            # One pass over both halves: with DistributedDataParallel, a second pass would corrupt the buffers.
             real, fake = discriminator(torch.cat([augment(images), augment(decoded)])).chunk(2)
             loss = hinge_discriminator(real.float(), fake.float())
         run.check(loss, step)
@@ -185,7 +185,7 @@ class TokenizerTask:
 
 
 def _trial(model: BinaryAutoencoder, device: torch.device) -> Callable[[], None]:
-    """Forward and backward on random images, without the losses of other networks."""
+    """Forward and backward on random images, without the losses from other networks."""
     side, channels = model.config.image_size, model.config.in_channels
     images = torch.rand(_TRIED, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
     model.to(device).train()
@@ -209,8 +209,8 @@ def train_tokenizer(
 ) -> BinaryAutoencoder:
     """Train a tokenizer on `images` and return it with averaged weights, in eval mode.
 
-    `initial` starts from other weights, whose fingerprint is in the run's record. Checkpoints, logs and reconstruction
-    grids go to `settings.out`; a broken run resumes from there. `finished`: as `bigr_repr.train.loop.train`.
+    `initial`: weights to start from, whose fingerprint is in the run's record. Checkpoints, logs and reconstruction
+    grids go to `settings.out`, from which an interrupted run resumes. `finished`: as in `bigr_repr.train.loop.train`.
     """
     recipe = recipe or TokenizerRecipe()
     with torch.random.fork_rng():

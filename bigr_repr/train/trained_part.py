@@ -1,4 +1,4 @@
-"""Which weights an adaptation trains, and the adapter that holds them. Knows nothing of how they are trained."""
+"""Which weights an adaptation trains, and the adapter that contains them. Knows nothing of how they are trained."""
 
 # D width, C classes
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def begun_with_classes(start: Pretrained, config: ModelConfig, taken: Tensor) -> BiGR:
-    """The model's generator with another table of classes; a new class begins as "no class" does."""
+    """The model's generator with a different class table; new classes start as "no class"."""
     state = {name: value.detach().clone() for name, value in start.generator.state_dict().items()}
     table = state[CLASS_TABLE]
     state[CLASS_TABLE] = class_table(table, taken, table[-1:].expand(int((taken < 0).sum()), -1))
@@ -45,8 +45,8 @@ def begun_with_classes(start: Pretrained, config: ModelConfig, taken: Tensor) ->
 class TrainedPart:
     """Freezes what a method does not train. `taken` (C + 1,): the base's row of each class, or -1 for a new one.
 
-    The rows of the pictures' classes and of new classes are trained; so is "no class", except by the method "classes".
-    Raises ImportError where peft is missing.
+    Trains the rows of the pictures' classes and of new classes, and "no class" except with the method "classes".
+    Raises ImportError if peft is missing.
     """
 
     def __init__(self, model: BiGR, taken: Tensor, labels: list[int], recipe: AdaptRecipe) -> None:
@@ -71,7 +71,7 @@ class TrainedPart:
 
     @property
     def count(self) -> int:
-        """How many numbers are trained; of the table of classes, only the trained rows count."""
+        """The number of trained parameters; of the class table, only trained rows count."""
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         whole = sum(weight.numel() for name, weight in trained.items() if name != CLASS_TABLE)
         rows = len(self._rows) if len(trained) == len(list(self.model.parameters())) else int(self._rows.sum())
@@ -80,9 +80,9 @@ class TrainedPart:
     def write(
         self, folder: Path, config: ModelConfig, *, base: str, base_sha256: str, tokenizer: nn.Module | None = None
     ) -> Path:
-        """Write the adapter after "lora" or "classes", whole or not at all.
+        """Write the adapter for "lora" or "classes", atomically.
 
-        tokenizer: an adapted one, in place of the model's.
+        tokenizer: an adapted one, replacing the model's.
         """
         partial = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
@@ -113,14 +113,14 @@ class TrainedPart:
 
 
 def _with_low_rank(model: BiGR, recipe: AdaptRecipe) -> PeftModel:
-    """Add low-rank changes to matrices of a model's blocks, in place; drawn with torch's random state."""
+    """Add low-rank updates to matrices of a model's blocks, in place, using torch's random state."""
     try:
         import peft
     except ImportError as error:
-        remedy = 'install it with: pip install "bigr-repr[adapt]", or take method="full" or "classes"'
+        remedy = 'install it with: pip install "bigr-repr[adapt]", or use method="full" or "classes"'
         raise ImportError(f'method="lora" needs peft; {remedy}') from error
     pattern = rf"transformer\.layers\.\d+\.(attention|feed_forward)\.({'|'.join(recipe.matrices)})"
     settings = peft.LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules=pattern, lora_dropout=0.0)
-    unchecked: Any = model  # peft's types name models of transformers only
+    unchecked: Any = model  # peft's types cover only models from transformers
     made: PeftModel = peft.get_peft_model(unchecked, settings)
     return made
