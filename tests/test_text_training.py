@@ -278,7 +278,7 @@ def test_a_second_stage_begins_with_the_weights_of_the_first(caplog: pytest.LogC
     caplog.clear()
     begun = _begun(known, MODEL)
     assert torch.equal(begun["transformer.mask_tok"], known.generator.state_dict()["transformer.mask_tok"])
-    assert "begun at random in whole or in part: transformer.cap_embedding.first.bias" in caplog.text
+    assert "so initialized wholly or partly at random: transformer.cap_embedding.first.bias" in caplog.text
 
 
 # ---- several sets
