@@ -82,7 +82,9 @@ def test_a_footer_that_says_otherwise_is_refused_though_it_has_no_checksum(
     table = pq.read_table(shard)
     bytes_for_text = table.set_column(0, "path", table.column("path").cast(pa.binary()))
     pq.write_table(bytes_for_text.replace_schema_metadata(table.schema.metadata), shard)
-    with pytest.raises(ValueError, match=r"part-00001.parquet: damaged, path has type binary instead of text"):
+    with pytest.raises(
+        ValueError, match=r"part-00001.parquet: damaged, its column path has type binary instead of text"
+    ):
         read_embeddings(tmp_path / "out")
     made = {**table.schema.metadata, METADATA_KEY: table.schema.metadata[METADATA_KEY].replace(b"avg", b"max")}
     pq.write_table(table.replace_schema_metadata(made), shard)

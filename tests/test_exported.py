@@ -220,7 +220,7 @@ def test_a_model_is_asked_for_where_only_that_serves(exported: ExportedModel) ->
         ({"precision": "int8"}, ValueError, "precision='int8' needs calibrate"),
         ({"precision": "int8", "calibrate": []}, ValueError, "calibrate has no images"),
         ({"to": "torch", "precision": "int8", "calibrate": []}, ValueError, "choose onnx or openvino"),
-        ({"tokenizer": "int8"}, ValueError, "tokenizer='int8' does not go with precision='float32'"),
+        ({"tokenizer": "int8"}, ValueError, "tokenizer='int8' does not work with precision='float32'"),
     ],
 )
 def test_bad_requests_end_with_one_line(

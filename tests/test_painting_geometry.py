@@ -149,7 +149,7 @@ def test_growing_repeats_the_edge_and_keeps_the_photograph() -> None:
         (lambda: box_mask(40, 30, (9, 9, 9, 20)), "contains no pixel"),
         (lambda: margins_to_aspect(40, 30, 4 / 3), "there is nothing to paint"),
         (lambda: margins_to_aspect(40, 30, float("nan")), "aspect=nan"),
-        (lambda: margins_to_aspect(40, 30, -1.0), "above 0"),
+        (lambda: margins_to_aspect(40, 30, -1.0), "positive number"),
         (lambda: margins_to_aspect(40, 30, 1e308), "more than"),
         (lambda: margins_to_aspect(40, 30, 5e-324), "more than"),
         (lambda: Pasting(window=0), "window=0"),

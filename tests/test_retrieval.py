@@ -368,7 +368,7 @@ def test_removing_everything_and_adding_again() -> None:
 def test_a_change_that_fails_changes_nothing() -> None:
     index = HammingIndex.build(clustered(20), ids=[str(i) for i in range(20)])
     for codes, ids, message in (
-        (clustered(2), ["20", "3"], "'3' is in the index already"),
+        (clustered(2), ["20", "3"], "'3' is already in the index"),
         (clustered(2), ["20", "20"], "a duplicate"),
         (random_codes(2, 5), ["20", "21"], "5 bytes per code, the index's have 16"),
         (clustered(2), ["20"], "1 ids for 2 codes"),

@@ -299,7 +299,7 @@ def test_an_index_of_several_data_sets_is_kept_up_with_each(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="add it with: index update --add"):
         update_index(folder, tmp_path / "four")
     write_part(tmp_path / "other", 0, 20, model="another")
-    with pytest.raises(ValueError, match="not made alike: model"):
+    with pytest.raises(ValueError, match="do not match: model"):
         update_index(folder, add=[tmp_path / "other"])
     with pytest.raises(ValueError, match=r"other was not made as .*one was: model"):
         build_index([one, tmp_path / "other"], folder, binarizer="bits")

@@ -1,4 +1,4 @@
-"""Image files to pixels: find them, open their containers, decode, turn upright, convert colors, crop.
+"""From image files to pixels: finds files, opens containers, decodes, orients, converts colors, crops.
 
 Knows nothing of models.
 """

@@ -1,4 +1,4 @@
-"""Random crops of training images, as the published linear probes take them. Knows no networks and no labels."""
+"""Random crops of training images, as in the published linear probes. Knows nothing of networks or labels."""
 
 # H W picture, S side in pixels
 
@@ -12,18 +12,18 @@ from PIL import Image
 
 __all__ = ["random_resized_crop"]
 
-_AREA: Final = (0.08, 1.0)  # of the picture's
-_RATIO: Final = (3 / 4, 4 / 3)  # width by height
+_AREA: Final = (0.08, 1.0)  # fraction of the picture's area
+_RATIO: Final = (3 / 4, 4 / 3)  # width / height
 _TRIES: Final = 10
 
 
 def random_resized_crop(
     image: Image.Image, side: int, random: np.random.Generator, *, least: float = _AREA[0], mirror: bool = True
 ) -> Image.Image:
-    """A part of a picture, `least`..1 of its area, 3/4..4/3 as wide as high, made (S, S).
+    """A random part of a picture, `least`..1 of its area with an aspect ratio of 3/4..4/3, resized to (S, S).
 
-    With `mirror` it is mirrored half the time.
-    After ten parts that do not fit into the picture it is the largest middle part of such a ratio.
+    With `mirror`, it is mirrored half the time.
+    After ten candidates that do not fit into the picture, the largest central crop with an allowed ratio is taken.
     """
     width, height = image.size
     box = _fallback(width, height)

@@ -1,4 +1,4 @@
-"""Windows bitmaps whose colors lie at places in a pixel that Pillow does not know. Knows nothing of other formats.
+"""Windows bitmaps with color masks that Pillow does not support. Knows nothing of other formats.
 
 Source of the layout: Microsoft's documentation of BITMAPINFOHEADER, BITMAPV2INFOHEADER and BITMAPV3INFOHEADER.
 """
@@ -13,12 +13,12 @@ from PIL import BmpImagePlugin, Image
 
 from bigr_repr.images.deferred import DeferredImage
 
-_MASKED: Final = {3: 3, 6: 4}  # masks that follow the header, by the number of its compression
-_HEADER: Final = 14  # bytes in front of that header
+_MASKED: Final = {3: 3, 6: 4}  # number of masks after the header, by its compression code
+_HEADER: Final = 14  # bytes before that header
 
 
 def open_bitmap(file: IO[bytes], filename: str) -> Image.Image:
-    """The picture in a .bmp file, its header read.  Raises what Pillow raises, for what is not read here either."""
+    """The picture in a .bmp file; only its header is read.  Raises what Pillow raises, also for unsupported files."""
     try:
         return BmpImagePlugin.BmpImageFile(file, filename)
     except OSError:
@@ -35,7 +35,7 @@ def open_bitmap(file: IO[bytes], filename: str) -> Image.Image:
 
 
 def _masks(head: bytes) -> list[int]:
-    """Where in a pixel red, green, blue and perhaps opacity are; none for other bitmaps."""
+    """The bit masks of red, green, blue and, if present, opacity; empty for other bitmaps."""
     length, bits, compression = (
         int.from_bytes(head[at : at + size], "little") for at, size in ((14, 4), (28, 2), (30, 4))
     )
@@ -61,7 +61,7 @@ def _decoded(file: IO[bytes], size: tuple[int, int], head: bytes, masks: list[in
 
 
 def _channel(values: NDArray[np.uint32], mask: int) -> NDArray[np.uint8]:
-    """Samples of any number of bits as 0..255."""
+    """Samples of any bit depth as 0..255."""
     shift = (mask & -mask).bit_length() - 1
     samples = (values & np.uint32(mask)) >> np.uint32(shift)
     return np.asarray(np.rint(samples * (255 / (mask >> shift))), np.uint8)

@@ -1,7 +1,7 @@
-"""ICC profiles: pictures whose numbers mean other colors than sRGB's, converted to sRGB. Knows nothing of files.
+"""ICC profiles: converts pictures in other color spaces to sRGB. Knows nothing of files.
 
-A profile that describes sRGB, as most do, leaves the numbers as they are, to the last bit; so does one that is damaged,
-or that does not go with the picture's kind of pixels.
+A profile that describes sRGB, as most do, leaves the numbers bit for bit as they are; so does one that is damaged,
+or that does not match the picture's pixel format.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Final, NamedTuple
 from PIL import Image, ImageCms
 
 ICC: Final = ("convert", "ignore")
-_SAME: Final = 2  # levels by which a profile may differ from sRGB and still be called that: rounding, and version 4's
-_LONGEST: Final = 8 << 20  # bytes; what presses use takes 3 MB
+_SAME: Final = 2  # levels by which a profile may differ from sRGB and still count as sRGB: rounding, and version 4
+_LONGEST: Final = 8 << 20  # bytes; profiles for printing presses take 3 MB
 _MODES: Final = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 class ToSrgb(NamedTuple):
-    """A conversion to sRGB. mode: Pillow's name of the pixels that it takes."""
+    """A conversion to sRGB. mode: Pillow's name of the input's pixel format."""
 
     mode: str
     transform: ImageCms.ImageCmsTransform
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Pixels of mode as RGB."""
+        """Convert pixels of mode to RGB."""
         return ImageCms.applyTransform(image, self.transform)  # type: ignore[return-value]  # in place: None
 
 
 @lru_cache(16)
 def to_srgb(profile: bytes) -> ToSrgb | None:
-    """What a profile's pixels become sRGB by; None: they are sRGB already, or nobody can tell what they are."""
+    """The conversion of a profile's pixels to sRGB; None if they are sRGB already, or if the profile is unusable."""
     if len(profile) > _LONGEST:
         return None
     try:

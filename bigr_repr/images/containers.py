@@ -1,6 +1,6 @@
-"""Files that hold many pictures, Parquet files and tar shards: what is in them.
+"""Files that hold many pictures, Parquet files and tar shards: lists their members.
 
-Knows nothing of models, plans or decoding. A container that is damaged yields what comes before the damage, and then
+Knows nothing of models, plans or decoding. A damaged container yields what comes before the damage, and then
 an error.
 """
 
@@ -19,17 +19,17 @@ _TAR: Final = (".tar", ".tgz", ".tar.gz")
 
 
 def is_container(file: str) -> bool:
-    """Whether a file's name says that it holds many pictures."""
+    """Whether a file is a container of many pictures, judging by its name."""
     return _suffix(file) in _TAR + PARQUET
 
 
 def is_table(file: str) -> bool:
-    """Whether that is a Parquet file."""
+    """Whether a file is a Parquet file, judging by its name."""
     return _suffix(file) in PARQUET
 
 
 def _suffix(file: str) -> str:
-    """The suffix that tells a container, lower case; of a URL, that of its path."""
+    """The suffix that identifies a container, in lower case; for a URL, that of its path."""
     name = file.lower()
     if name.startswith(("http://", "https://")):
         name = name.partition("#")[0].partition("?")[0]
@@ -39,13 +39,13 @@ def _suffix(file: str) -> str:
 def members(file: str, *, labels: bool = False, columns: Columns = USUAL_COLUMNS) -> Iterator[Member]:
     """The pictures in a container, a local path or a URL, in its order; names need not be unique.
 
-    Of a tar shard, regular files and links with the suffix of an image; of a Parquet file, all rows of the column of
-    pictures. labels: look for them, in the column of labels (numbers become names where the schema's metadata has some)
-    or, as in WebDataset, in the member that has the picture's name up to its first dot and the suffix `.cls`; where
-    there is none, a tar member's label is the name of its folder, if it has one.
+    In a tar shard, these are regular files and links with an image suffix; in a Parquet file, all rows of the picture
+    column. labels: also read labels, from the label column (numbers become names where the schema's metadata has them)
+    or, as in WebDataset, from the member that has the picture's name up to its first dot and the suffix `.cls`; without
+    one, a tar member's label is the name of its folder, if it has one.
 
-    Raises ImageError for a container that is missing, damaged, of another kind or without pictures, after what comes
-    before the damage.
+    Raises ImageError for a container that is missing, damaged, of another kind or without pictures; everything before
+    the damage is yielded first.
     """
     member = None
     with member_errors(file):
@@ -58,12 +58,12 @@ def members(file: str, *, labels: bool = False, columns: Columns = USUAL_COLUMNS
 
 
 def why_unreadable(file: str, columns: Columns = USUAL_COLUMNS) -> ImageError:
-    """What was wrong with a container whose listing ended in an error."""
+    """The reason why listing a container failed."""
     try:
         for _ in members(file, labels=columns.label != USUAL_COLUMNS.label, columns=columns):
             pass
     except ImageError as error:
         return error
     return ImageError(
-        "corrupt", f"{escape_path(file)}: was damaged when it was listed, and is whole now; take it in with update"
+        "corrupt", f"{escape_path(file)}: was damaged when it was listed, and is intact now; add it with update"
     )

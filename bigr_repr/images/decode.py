@@ -1,12 +1,12 @@
-"""Image files to upright RGB pixels: find, decode, orient, crop; with one typed error. Knows nothing of models.
+"""From image files to upright RGB pixels: decode, orient, crop; with one typed error. Knows nothing of models.
 
-Colors are 8-bit sRGB: where an ICC profile says that the numbers mean something else, they are converted, or with
-icc="ignore" left as they are. `decode_image` says what becomes of every other kind of picture.
+Colors are 8-bit sRGB: where an ICC profile defines another color space, they are converted, or left as they are
+with icc="ignore". `decode_image` documents how every other kind of picture is handled.
 
-Pillow's process-wide settings are neither relied on nor touched: the size limit is an argument, only formats from a
-short list are opened, and pixels never come from a file that is mapped into memory while others may write it.
+Pillow's process-wide settings are neither used nor changed: the size limit is an argument, only formats from a
+short list are opened, and pixels never come from a memory-mapped file that others may be writing.
 """
-# ruff: noqa: PTH114, PTH116, PTH123  (paths are str or PathLike; a Path made of each would say nothing more)
+# ruff: noqa: PTH114, PTH116, PTH123  (paths are str or PathLike; converting each to a Path adds nothing)
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from bigr_repr.images.find import escape_path, one_line
 from bigr_repr.images.formats import ImageError, explained, image_errors, open_image
 from bigr_repr.images.metadata import has_metadata, without_metadata
 
-MAX_PIXELS: Final = 200_000_000  # the largest telephone photographs pass; decoded, 0.8 GB at Pillow's 4 bytes per pixel
-MAX_ASPECT: Final = 16  # longer pictures are cut to their middle before they are resized
+MAX_PIXELS: Final = 200_000_000  # admits the largest phone photographs; 0.8 GB decoded, at Pillow's 4 bytes per pixel
+MAX_ASPECT: Final = 16  # longer pictures are cropped to their middle before they are resized
 
 # ---- decoding
 
@@ -35,20 +35,20 @@ MAX_ASPECT: Final = 16  # longer pictures are cut to their middle before they ar
 def decode_image(
     source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS, name: str | None = None, icc: str = "convert"
 ) -> Image.Image:
-    """The picture in a file (str or path) or in an encoded file's bytes, upright, as an RGB image 8 bits per channel.
+    """The picture in a file (str or path) or in an encoded file's bytes, upright, as an RGB image with 8-bit channels.
 
     EXIF orientation is applied. Transparency of any kind is composited over white. 1-bit, gray, palette, CMYK, YCbCr,
-    LAB and HSV become RGB. Of an animation or a document of several pages, the first is taken. 16-bit gray is scaled,
-    65535 to 255 (12-bit TIFF: 4095 to 255); 16-bit color keeps its high bytes. 32-bit integer and float pixels state
-    no full scale, so it is read off the values: all within [0, 1] (floats only), [0, 255] or [0, 65535], that range is
-    taken; else the picture's own range is stretched to black and white. A float that is not finite is black.
-    An ICC profile that is not sRGB's is converted to sRGB; icc="ignore": profiles are passed over. Damaged, oversized
-    or unknown metadata does not matter.
+    LAB and HSV become RGB. The first frame of an animation or the first page of a document is taken. 16-bit gray is
+    scaled, 65535 to 255 (12-bit TIFF: 4095 to 255); 16-bit color keeps its high bytes. 32-bit integer and float pixels
+    have no defined full scale, so the values decide: if all lie within [0, 1] (floats only), [0, 255] or [0, 65535],
+    that range is used; otherwise the picture's own range is stretched to black and white. Non-finite floats are black.
+    Pictures with an ICC profile other than sRGB's are converted to sRGB; icc="ignore" disregards profiles. Damaged,
+    oversized or unknown metadata is tolerated.
 
     A truncated file is an error, never a half-gray picture. (A JPEG whose data was damaged without being shortened
-    can decode to wrong pixels: the format holds no checksum.)  max_pixels: width times height above which the header
-    alone is refused; past 178 956 970, Pillow refuses some formats by its own limit too. name: what errors call the
-    picture; None: the path, or "image bytes".
+    can decode to wrong pixels: the format has no checksum.)  max_pixels: pictures with a larger width times height
+    are refused by their header alone; above 178 956 970, Pillow's own limit refuses some formats too. name: what
+    errors call the picture; None: the path, or "image bytes".
 
     Thread-safe.  Raises ImageError for everything that can be wrong with the picture; TypeError for another kind of
     source; ValueError for max_pixels below 1; RuntimeError while PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set.
@@ -59,7 +59,8 @@ def decode_image(
         raise ValueError(f"icc={icc!r} is unknown; choose one of {', '.join(ICC)}")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process, so half pictures would pass for whole ones; "
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process, so truncated pictures would pass for "
+            "complete ones;  "
             "set it to False"
         )
     if isinstance(source, bytes | bytearray | memoryview):
@@ -70,12 +71,12 @@ def decode_image(
         raise TypeError(f"decode takes a path or a file's bytes, not {type(source).__name__}; for pixels see as_rgb")
     with image_errors(name), _open(source, name) as file:
         image = _upright(_loaded(file, name, max_pixels), icc)
-        image.info.pop("icc_profile", None)  # it is used up, or is to be ignored from here on
+        image.info.pop("icc_profile", None)  # already applied, or to be ignored from here on
         return image
 
 
 def _loaded(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
-    """The picture in a file, decoded in full, even if its metadata is damaged, unknown or too large."""
+    """The picture in a file, fully decoded even if its metadata is damaged, unknown or too large."""
     try:
         return _load(file, name, max_pixels)
     except ImageError as error:
@@ -96,7 +97,7 @@ def _load(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(
-                "too-large", f"{name}: {width} x {height} pixels are more than max_pixels={max_pixels}; raise that"
+                "too-large", f"{name}: {width} x {height} pixels are more than max_pixels={max_pixels}; raise it"
             )
         image.load()
         return image
@@ -146,7 +147,7 @@ _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
 
 
 def _upright(image: Image.Image, icc: str) -> Image.Image:
-    """RGB, EXIF orientation applied. The same object if there is nothing to do."""
+    """The image in RGB with EXIF orientation applied; the same object if nothing needs to be done."""
     try:
         method = _TRANSPOSE.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # damaged metadata does not spoil a good picture
@@ -154,12 +155,12 @@ def _upright(image: Image.Image, icc: str) -> Image.Image:
     rgb = _in_srgb(image) if icc == "convert" else _to_rgb(image)
     if method is not None:
         rgb = rgb.transpose(method)
-        rgb.info.clear()  # the orientation in it is used up
+        rgb.info.clear()  # the orientation in it has been applied
     return rgb
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """RGB whose numbers mean what sRGB's do."""
+    """The image in sRGB."""
     profile = image.info.get("icc_profile")
     conversion = to_srgb(profile) if isinstance(profile, bytes) and profile else None
     if conversion is None or (conversion.mode == "CMYK") != (image.mode == "CMYK"):
@@ -192,7 +193,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _gray(image: Image.Image) -> NDArray[np.uint8]:
-    """Pixels of modes I;16…, I and F as 8-bit gray, by the rule that decode_image() states."""
+    """Pixels of modes I;16…, I and F as 8-bit gray, by the rule documented in decode_image()."""
     tags: Any = getattr(image, "tag_v2", {})
     values = np.asarray(image)
     if image.mode == "I" and image.format == "TIFF" and tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] == 1:
@@ -201,16 +202,16 @@ def _gray(image: Image.Image) -> NDArray[np.uint8]:
         full = 4095 if tags.get(_TIFF_BITS, (16,))[0] == 12 else 65535
         low, high = 0.0, float(full)
     elif image.format == "PPM" and image.mode == "I":
-        low, high = 0.0, 65535.0  # Pillow has scaled them so
+        low, high = 0.0, 65535.0  # Pillow has already scaled to this range
     else:
         low, high = _value_range(values)
     gray = np.empty(values.shape, np.uint8)
     flat_values, flat_gray = values.reshape(-1), gray.reshape(-1)
-    for start in range(0, values.size, 1 << 20):  # in pieces, for a whole picture in double precision would be large
+    for start in range(0, values.size, 1 << 20):  # in chunks: a whole picture in double precision would be large
         piece = (flat_values[start : start + (1 << 20)].astype(np.float64) - low) * 255 / (high - low)
         piece = np.nan_to_num(piece, nan=0.0, posinf=0.0, neginf=0.0)
         flat_gray[start : start + (1 << 20)] = np.rint(np.clip(piece, 0, 255))
-    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # "white is zero", which Pillow heeds in 8-bit pixels only
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # "white is zero", which Pillow applies only to 8-bit pixels
         gray = 255 - gray
     key = image.info.get("transparency")
     if isinstance(key, int):
@@ -219,7 +220,7 @@ def _gray(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _value_range(values: NDArray[Any]) -> tuple[float, float]:
-    """The values that become black and white."""
+    """The values that are mapped to black and white."""
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if not finite.size:
         return 0.0, 1.0
@@ -232,12 +233,12 @@ def _value_range(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def as_rgb(image: Image.Image | NDArray[Any], *, icc: str = "convert") -> Image.Image:
-    """A picture that is already in memory as an upright RGB image of 8 bits per channel.
+    """A picture that is already in memory as an upright RGB image with 8-bit channels.
 
-    A PIL image of any mode is converted as decode_image() does (an RGB one that needs nothing is returned itself), and
-    one whose file has not been read yet is read as decode_image() would. An array is (H, W), (H, W, 1), (H, W, 3) or
-    (H, W, 4), the fourth channel being opacity over white: uint8 as it is, uint16 with 65535 to 255, float16/32/64 in
-    [0, 1] with 1 to 255, rounded, bool with True to 255.
+    A PIL image of any mode is converted as in decode_image() (an RGB one that needs no change is returned as is); one
+    whose file has not been read yet is read as by decode_image(). An array is (H, W), (H, W, 1), (H, W, 3) or
+    (H, W, 4), where the fourth channel is opacity over white. uint8 is used as it is; uint16 is scaled, 65535 to 255;
+    float16/32/64 in [0, 1] is scaled, 1 to 255, and rounded; bool becomes 0 or 255.
 
     Raises ValueError for an array of another shape, dtype or range, ImageError for a PIL image that cannot be loaded,
     TypeError for anything else.
@@ -261,7 +262,7 @@ def as_rgb(image: Image.Image | NDArray[Any], *, icc: str = "convert") -> Image.
 
 
 def _unread(image: Image.Image) -> bytes | None:
-    """The file behind a PIL image that has not been decoded, if Pillow alone would get some of its pixels wrong."""
+    """The file of a PIL image not yet decoded, if Pillow alone would get some of its pixels wrong; else None."""
     if image.format not in ("PNG", "TIFF", "JPEG2000") or not isinstance(image, ImageFile.ImageFile):
         return None
     file = image.fp
@@ -286,7 +287,7 @@ def _bytes_of(image: NDArray[Any]) -> NDArray[np.uint8]:
             f"image array of dtype {image.dtype} is not uint8, uint16, bool or float; use .astype(np.uint8)"
         )
     low, high = float(image.min()), float(image.max())
-    if not (low >= 0 and high <= 1):  # so worded that NaN fails
+    if not (low >= 0 and high <= 1):  # phrased so that NaN fails
         raise ValueError(f"float image with values {low:g}..{high:g} is not within [0, 1]; rescale it, or pass uint8")
     return np.rint(image.astype(np.float32) * 255).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Pictures that are decoded when they are loaded, by other means than Pillow's. Knows nothing of formats."""
+"""Pictures that are decoded on load(), by decoders other than Pillow's. Knows nothing of formats."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from PIL import Image
 
 
 class DeferredImage(Image.Image):
-    """A picture of which only the header was read: its size can be judged before load() calls decode.
+    """A picture of which only the header has been read: its size can be checked before load() calls decode.
 
-    format, size (width, height), mode: as Pillow states them; mode and size are the decoded picture's after load().
+    format, size (width, height), mode: as in Pillow; after load(), mode and size are the decoded picture's.
     """
 
     def __init__(
@@ -22,7 +22,7 @@ class DeferredImage(Image.Image):
         self._decode: Callable[[], Image.Image] | None = decode
 
     def load(self) -> Any:
-        """Decode, once."""
+        """Decode the picture, once."""
         if self._decode is not None:
             image, self._decode = self._decode(), None
             image.load()

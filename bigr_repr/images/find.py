@@ -42,9 +42,9 @@ MAGIC = re.compile(rb"[*?\[]")
 class Source:
     """One image. path: what is recorded for it; file: what is opened. Both may hold surrogate escapes.
 
-    start: None if the image is the whole file; else size bytes of it from start on, or, size being None, row start of a
-    Parquet file. label: what the file itself says the image is. together: how many images, from this one on, are read
-    together, where this is the first of several.
+    start: None if the image is the whole file; otherwise the image is size bytes at offset start or, if size is None,
+    row start of a Parquet file. label: the label in the file itself. together: the number of images, from this one on,
+    that are read together, if this is the first of several.
     """
 
     path: str
@@ -63,27 +63,27 @@ def find_images(
     literal: bool = False,
     alone: bool | None = None,
 ) -> Iterator[Source]:
-    """List the images that files, folders and glob patterns name, in the order given; streams.
+    """List the images in files, folders and glob patterns, in the order given; streams.
 
-    - A folder is walked to its depths in byte order of the relative paths. Members are taken by suffix
-      (`IMAGE_SUFFIXES`, either case), not opened; names that start with a dot are passed over.
-    - A pattern (`*`, `?`, `[…]`, and `**` for any number of folders) means what a shell would make of it: files that
-      match, and everything below folders that match. Matches are taken by suffix too, unless the pattern ends in a
-      suffix of its own (`*.dat`); of a folder that `*.parquet` matches, Parquet files are taken as well. An existing
+    - A folder is walked recursively in byte order of the relative paths. Members are selected by suffix
+      (`IMAGE_SUFFIXES`, either case) without being opened; names that start with a dot are skipped.
+    - A pattern (`*`, `?`, `[…]`, and `**` for any number of folders) means the same as in a shell: files that
+      match, and everything below folders that match. Matches are selected by suffix too, unless the pattern ends in a
+      suffix of its own (`*.dat`); in a folder that matches `*.parquet`, Parquet files are listed as well. An existing
       file whose name looks like a pattern is that file.
-    - A file named outright is always taken, whatever its suffix, and also when it is a link to nothing.
+    - A file that is named directly is always listed, whatever its suffix, even if it is a dangling link.
 
     The recorded path of a file or of a pattern's match is the path as given. A folder's member is recorded relative to
-    the folder if that is the only input; among several inputs the folder as given stands in front, so that one recorded
-    path never means two files. With `root`, every path is relative to root. A file that two inputs name comes twice.
+    the folder if that is the only input; with several inputs the folder is prefixed as given, so that a recorded
+    path never means two files. With `root`, every path is relative to root. A file named by two inputs is listed twice.
 
     follow_links: enter folders through symbolic links; a link back to a folder above itself is not entered.
-    literal: for paths from a list: nothing is a pattern, and a path where there is nothing is passed on as it stands,
-    for decode() to report. alone: whether inputs are to be taken for the only one; None: if there is but one.
+    literal: for paths from a list: nothing is a pattern, and a path that does not exist is passed on unchanged,
+    for decode() to report. alone: whether to treat inputs as a single one; None: only if there is just one.
 
-    Raises FileNotFoundError for an input that names nothing (at once, if inputs is a sequence; in its turn, if they are
-    a stream) or holds no image, PermissionError for a folder that cannot be listed, ValueError for no inputs or a path
-    outside root.
+    Raises FileNotFoundError for an input that does not exist (at once if inputs is a sequence; when it is reached if
+    they are a stream) or has no image, PermissionError for a folder that cannot be listed, ValueError for no inputs or
+    a path outside root.
     """
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
@@ -93,7 +93,7 @@ def find_images(
 
 
 def require(inputs: Iterable[PathLike]) -> None:
-    """Raise FileNotFoundError for the first of inputs that is no pattern and names nothing."""
+    """Raise FileNotFoundError for the first input that does not exist and is not a pattern."""
     for given in map(os.fsencode, inputs):
         if not os.path.lexists(given) and not MAGIC.search(given):
             raise nothing_at(given)
@@ -115,7 +115,7 @@ def _find(
 
 
 def _listed(given: bytes, root: bytes | None, follow_links: bool, alone: bool) -> Iterator[Source]:
-    """The images in a folder, or those that a pattern means."""
+    """The images in a folder, or those that match a pattern."""
     folder = os.path.isdir(given)
     top, parts = (given, ()) if folder else split_pattern(given)
     if not folder and not (MAGIC.search(given) and os.path.isdir(top or b".")):
@@ -132,12 +132,12 @@ def _listed(given: bytes, root: bytes | None, follow_links: bool, alone: bool) -
 
 
 def nothing_at(given: bytes, folder: bool = False) -> FileNotFoundError:
-    """The error that an input names nothing, or a folder no image."""
+    """The error for an input that does not exist, or a folder without images."""
     name = escape_path(os.fsdecode(given))
     if folder:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         return FileNotFoundError(
-            f"{name}: the folder holds no image ({suffixes}); name other files outright, as 'folder/*.tar'"
+            f"{name}: the folder holds no image ({suffixes}); name other files directly, such as 'folder/*.tar'"
         )
     if MAGIC.search(given):
         return FileNotFoundError(f"{name}: the pattern matches no image; quote it, and use ** for folders at any depth")
@@ -154,7 +154,7 @@ def _relative(path: bytes, root: bytes) -> bytes:
     return b"" if relative == b"." else relative
 
 
-# ---- walking: a pattern is followed as a set of positions in it, so that only folders that can match are entered
+# ---- walking: the state is a set of positions in the pattern, so that only folders that can match are entered
 
 
 def split_pattern(pattern: bytes) -> tuple[bytes, tuple[bytes, ...]]:
@@ -166,7 +166,7 @@ def split_pattern(pattern: bytes) -> tuple[bytes, tuple[bytes, ...]]:
 
 
 def _skip_stars(positions: set[int], parts: tuple[bytes, ...]) -> frozenset[int]:
-    """Positions, and those after any ** they stand at, which may match no folder at all."""
+    """Positions, plus those after any ** at one of them, because ** may match no folder at all."""
     for position, part in enumerate(parts):
         if part == b"**" and position in positions:
             positions.add(position + 1)
@@ -174,7 +174,7 @@ def _skip_stars(positions: set[int], parts: tuple[bytes, ...]) -> frozenset[int]
 
 
 def _advance(positions: frozenset[int], name: bytes, parts: tuple[bytes, ...]) -> frozenset[int]:
-    """Positions after one more name. The position len(parts) is a match; it holds for all below and is not advanced."""
+    """Positions after one more name. The position len(parts) is a match; everything below matches too."""
     after = set()
     for position in positions:
         if parts[position] == b"**":
@@ -185,7 +185,7 @@ def _advance(positions: frozenset[int], name: bytes, parts: tuple[bytes, ...]) -
 
 
 def _walk(top: bytes, parts: tuple[bytes, ...], follow_links: bool) -> Iterator[bytes]:
-    """Paths, relative to top, of the files that parts match."""
+    """Paths, relative to top, of the files that match parts."""
     return walk(
         parts,
         lambda folder: _members(os.path.join(top, folder), follow_links),
@@ -198,11 +198,11 @@ def walk(
     members: Callable[[bytes], Iterator[bytes]],
     identity: Callable[[bytes], Hashable | None],
 ) -> Iterator[bytes]:
-    """Paths of the files in a tree that parts match (no parts: all images), in byte order.
+    """Paths of the files in a tree that match parts (no parts: all images), in byte order.
 
-    members(folder): names in a folder, which is a path with a slash at the end or empty for the top: hidden ones left
-    out, folders with a slash at the end, in the byte order of whole paths. identity(folder): what tells folders apart
-    that are reached by several paths; None: it is gone.
+    members(folder): names in a folder, given as a path with a trailing slash or empty for the top: without hidden ones,
+    folders with a trailing slash, in the byte order of whole paths. identity(folder): the same for every path
+    to one folder; None if it has vanished.
     """
     any_suffix = bool(parts) and not MAGIC.search(os.path.splitext(parts[-1])[1] or b"*")
     start = _skip_stars({0}, parts)
@@ -239,12 +239,13 @@ def _identity(folder: bytes) -> tuple[int, int] | None:
 
 
 def _members(folder: bytes, follow_links: bool) -> Iterator[bytes]:
-    """Names in a folder, hidden ones left out, folders with a slash at the end, in the byte order of whole paths."""
+    """Names in a folder without hidden ones, folders with a trailing slash, in the byte order of whole paths."""
     return sorted_names(_names(folder, follow_links))
 
 
 def _names(folder: bytes, follow_links: bool) -> Iterator[bytes]:
-    """The same in no order.  A generator, so that it answers for errors of listing alone, not of what takes names."""
+    """The same in arbitrary order.  A generator, so that it handles only errors of listing, not those of its
+    consumer."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -254,13 +255,13 @@ def _names(folder: bytes, follow_links: bool) -> Iterator[bytes]:
         name = escape_path(os.fsdecode(folder))
         raise PermissionError(f"{name}: the folder cannot be listed; change its permissions or leave it out") from None
     except FileNotFoundError:
-        log.warning("folder vanished while it was being listed: %r", folder)
+        log.warning("folder vanished during listing: %r", folder)
 
 
 def _is_folder(entry: os.DirEntry[bytes], follow_links: bool) -> bool:
     try:
         return entry.is_dir(follow_symlinks=follow_links)
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 
@@ -268,9 +269,9 @@ def _is_folder(entry: os.DirEntry[bytes], follow_links: bool) -> bool:
 
 
 def read_list(stream: BinaryIO) -> Iterator[str]:
-    """Paths from a binary stream: separated by NUL if the first 64 KiB hold one, else one per line; streams.
+    """Paths from a binary stream: separated by NUL if the first 64 KiB contain one, else one per line; streams.
 
-    Lines may end in CR LF. Empty entries and a UTF-8 byte order mark in front are passed over. Nothing is a comment.
+    Lines may end in CR LF. Empty entries and a leading UTF-8 byte order mark are skipped. There are no comments.
     """
     rest = stream.read(_CHUNK)
     by_nul = b"\0" in rest
@@ -293,15 +294,15 @@ def read_list(stream: BinaryIO) -> Iterator[str]:
 def escape_path(path: str) -> str:
     r"""A path as valid UTF-8 text, for Parquet and JSON; `unescape_path` reverses it exactly.
 
-    A byte that is not part of valid UTF-8 becomes `\xhh` (two lower-case hexadecimal digits). A backslash that stands
-    before something of that very form becomes `\x5c`. All other paths are left as they are.
+    A byte that is not part of valid UTF-8 becomes `\xhh` (two lower-case hexadecimal digits). A backslash in front of
+    text of that form becomes `\x5c`. All other paths are left as they are.
     """
     raw = re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", os.fsencode(path))
     return raw.decode("utf-8", "backslashreplace")
 
 
 def unescape_path(text: str) -> str:
-    """The path that `escape_path` made text from."""
+    """The path from which `escape_path` made text."""
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode("utf-8"))
     return os.fsdecode(raw)
 

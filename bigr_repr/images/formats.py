@@ -1,7 +1,7 @@
 """Opening image files by their first bytes, with one typed error. Knows nothing of colors, sizes or models.
 
-Magic numbers rather than PIL.Image.open: that would try every plug-in (one starts a PostScript interpreter) and would
-check the size against a setting of the process instead of the caller's. Some plug-ins are given the checks they lack.
+Magic numbers rather than PIL.Image.open, which would try every plug-in (one starts a PostScript interpreter) and
+check the size against a process-wide setting instead of the caller's. Checks that some plug-ins lack are added.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ ErrorKind = Literal[
 
 
 class ImageError(ValueError):
-    """A picture that cannot be read. str() is one line: which picture, what is wrong, and the remedy if there is one.
+    """A picture that cannot be read. str() is one line: the picture, what is wrong, and the remedy if there is one.
 
-    kind: "missing"      no file there
+    kind: "missing"      no such file
           "unreadable"   a folder, a pipe, no permission, or the disk failed while reading
-          "unreachable"  the store or server that it is in did not answer
-          "empty"        a file of no bytes
-          "not-an-image" the first bytes are those of no image format
+          "unreachable"  its store or server did not answer
+          "empty"        the file has no bytes
+          "not-an-image" the first bytes match no image format
           "unsupported"  an image format, or a variant of one, that this installation cannot decode
           "truncated"    the file ends before the picture does
           "corrupt"      the file contradicts itself
-          "too-large"    more pixels than max_pixels, or than memory holds
+          "too-large"    more pixels than max_pixels, or than fit in memory
           "timeout"      decoding it, in a process, took longer than allowed
-          "crashed"      decoding it ended the process that did it
+          "crashed"      decoding it crashed its process
     """
 
     def __init__(self, kind: ErrorKind, message: str) -> None:
@@ -63,7 +63,7 @@ class ImageError(ValueError):
         return self.message
 
 
-# Pillow's decoders tell what went wrong in words only.
+# Pillow's decoders report what went wrong only as text.
 _TRUNCATED: Final = re.compile(
     r"truncated|not enough (image )?data|unexpected end|reached eof|end of (file|data)|requires a buffer|but only got"
     r"|incomplete checksum|no more images|index out of range|not enough values"
@@ -76,7 +76,7 @@ _UNSUPPORTED: Final = re.compile(
 
 @contextmanager
 def image_errors(name: str) -> Iterator[None]:
-    """Turn whatever Pillow and its decoders raise into an ImageError about the picture called name."""
+    """Turn whatever Pillow and its decoders raise into an ImageError about the picture named name."""
     try:
         yield
     except ImageError:
@@ -86,7 +86,7 @@ def image_errors(name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError("unreadable", f"{name}: {error.strerror}") from error
         if isinstance(error, MemoryError):
-            raise ImageError("too-large", f"{name}: memory did not suffice; lower max_pixels") from error
+            raise ImageError("too-large", f"{name}: out of memory; lower max_pixels") from error
         if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
             raise ImageError("too-large", f"{name}: beyond PIL.Image.MAX_IMAGE_PIXELS ({said})") from error
         if _TRUNCATED.search(said.lower()):
@@ -97,14 +97,14 @@ def image_errors(name: str) -> Iterator[None]:
         raise ImageError("corrupt", f"{name}: damaged, or not what its header says ({said})") from error
 
 
-# How a JPEG file may be coded that no decoder here reads, by the marker of its frame.
+# JPEG codings that no decoder here can read, by the marker of the frame.
 _PROCESSES: Final = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS"} | dict.fromkeys(
     (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xCB), "hierarchical or lossless JPEG"
 )
 
 
 def explained(error: ImageError, data: bytes, name: str) -> ImageError:
-    """An error about encoded bytes, with what the bytes say about its cause."""
+    """An error about encoded bytes, refined by what the bytes reveal about its cause."""
     if coding := _PROCESSES.get(jpeg_process(data) or 0):
         return ImageError("unsupported", f"{name}: {coding} cannot be decoded; convert it to JPEG or PNG")
     if error.kind == "truncated" and is_complete(data):
@@ -117,7 +117,7 @@ def explained(error: ImageError, data: bytes, name: str) -> ImageError:
 
 
 def _open_png(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
-    """Pillow scales 2, 4 and 16-bit pixels to 8 bits, but leaves the transparent color at the file's depth."""
+    """Correct the transparent color: Pillow scales 2, 4 and 16-bit pixels to 8 bits, but not that color."""
     depth = file.read(25)[-1]
     file.seek(0)
     image = PngImagePlugin.PngImageFile(file, filename)
@@ -130,7 +130,7 @@ def _open_png(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
 
 
 def _open_webp(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
-    """Pillow says of a shortened WebP only that there is no decoder for it."""
+    """Detect truncated WebP files, for which Pillow reports only that there is no decoder."""
     stated = 8 + int.from_bytes(file.read(8)[4:], "little")
     if stated > file.seek(0, os.SEEK_END):
         raise OSError("file is truncated")
@@ -139,7 +139,7 @@ def _open_webp(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
 
 
 def _open_jpeg(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
-    """Of the several pictures of an MPO file the first is taken, so nobody has to understand its index."""
+    """Take the first picture of an MPO file, so that its index need not be parsed."""
     return JpegImagePlugin.JpegImageFile(file, filename)
 
 
@@ -166,11 +166,11 @@ _UNREAD: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
     (re.compile(rb"P7\s"), "PAM"),
     (re.compile(rb"\s*<svg|%PDF|%!PS"), "a vector graphic or document"),
 )
-_HEAD: Final = 64  # bytes looked at; the brands of an AVIF file lie in them
+_HEAD: Final = 64  # bytes examined; they include the brands of an AVIF file
 
 
 def open_image(file: IO[bytes], name: str) -> Image.Image:
-    """The picture whose encoded bytes file holds, its header read and its pixels not.  Raises anything; see above."""
+    """The picture in an encoded file, of which only the header is read.  Raises anything; see above."""
     head = file.read(_HEAD)
     file.seek(0)
     for magic, opener in _FORMATS:
@@ -187,4 +187,4 @@ def open_image(file: IO[bytes], name: str) -> Image.Image:
     for magic, what in _UNREAD:
         if magic.match(head):
             raise ImageError("unsupported", f"{name}: {what} cannot be decoded; convert it to JPEG or PNG")
-    raise ImageError("not-an-image", f"{name}: its first bytes are those of no image format that can be decoded")
+    raise ImageError("not-an-image", f"{name}: its first bytes match no image format that can be decoded")

@@ -1,4 +1,4 @@
-"""Pictures in any form that callers have, read as pixels of one size. Knows nothing of models."""
+"""Reads pictures in any form as pixels of one size. Knows nothing of models."""
 
 # H W pixels, S side in pixels
 
@@ -40,8 +40,8 @@ def singles(images: Pictures) -> Iterator[Picture]:
 def read(picture: Picture, side: int, number: int, *, icc: str = "convert") -> NDArray[np.uint8]:
     """A file, PIL image, array (H, W, 3) or tensor (3, H, W) resized and cropped to (S, S, 3), uint8.
 
-    icc: as of decode_image. Errors name the file, or "image <number>".
-    Raises ImageError; ValueError or TypeError for what is no picture.
+    icc: as in decode_image. Errors name the file, or "image <number>".
+    Raises ImageError; ValueError or TypeError for anything that is not a picture.
     """
     if isinstance(picture, str | os.PathLike):
         return load_image(picture, side, icc=icc)
@@ -56,7 +56,7 @@ def read(picture: Picture, side: int, number: int, *, icc: str = "convert") -> N
 def _channels_last(tensor: Tensor) -> NDArray[np.generic]:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         raise ValueError(f"tensor of shape {tuple(tensor.shape)} is not (3, H, W) or (1, H, W)")
-    if tensor.dtype == torch.bfloat16:  # NumPy has no such numbers
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such dtype
         tensor = tensor.float()
     return tensor.detach().cpu().movedim(0, -1).numpy()
 

@@ -1,11 +1,11 @@
-"""Decoding in processes: a picture that crashes its decoder, or hangs it, costs that picture and not the run.
+"""Decoding in processes: a picture that crashes or hangs its decoder costs only that picture, not the run.
 
-A native decoder can crash on a crafted file, or never end; no exception tells of either, and a thread cannot be
-stopped. So every decoding thread has a process of its own at the end of a pipe, asks it for one picture at a time,
-waits so long and no longer, and starts another one when it has to. Knows nothing of where pictures come from.
+A native decoder can crash on a crafted file, or never end; neither raises an exception, and a thread cannot be
+stopped. So every decoding thread has a process of its own at the end of a pipe, sends it one picture at a time,
+waits for a limited time, and replaces the process if necessary. Knows nothing of where pictures come from.
 
-What that costs over decoding in the threads themselves: a tenth of a millisecond of processor time per picture at 64
-pixels, three tenths at 256. Sending pixels through shared memory instead of the pipe saves less than a tenth, at 256.
+The cost over decoding in the threads themselves: 0.1 ms of processor time per picture at 64 pixels, 0.3 ms at 256.
+Sending pixels through shared memory instead of the pipe would save less than 0.1 ms at 256.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from bigr_repr.images.decode import center_crop, decode_image
 from bigr_repr.images.formats import ImageError
 from bigr_repr.system.processes import Child
 
-_BYTES_PER_PIXEL, _OWN_BYTES = 20, 2 << 30  # that a decoder may have: 6 GB for the usual 200 million pixels
-_START = 120.0  # seconds that a process may take to begin, on a machine with a lot to do
+_BYTES_PER_PIXEL, _OWN_BYTES = 20, 2 << 30  # memory limit of a decoder: 6 GB for the usual 200 million pixels
+_START = 120.0  # seconds that a process may take to start, on a busy machine
 
 
 class Loaded(NamedTuple):
-    """A picture as load_image gives it, (S, S, 3), uint8.
+    """A picture as returned by load_image, (S, S, 3), uint8.
 
-    sha256: of its encoded bytes, hexadecimal, if asked for; thumbnail: the whole picture, small, as WebP, if asked for.
+    sha256: of its encoded bytes, hexadecimal, if requested; thumbnail: the whole picture, small, as WebP, if requested.
     """
 
     pixels: NDArray[np.uint8]
@@ -48,7 +48,7 @@ class Loaded(NamedTuple):
 class Loading:
     """How encoded pictures become pixels.
 
-    size: S; sha256: whether to compute it; icc: as of decode_image; thumbnail: its longer side in pixels, if wanted.
+    size: S; sha256: whether to compute it; icc: as in decode_image; thumbnail: its longer side in pixels, if wanted.
     """
 
     size: int
@@ -82,10 +82,10 @@ class Loading:
 
 
 class GuardedLoading:
-    """A Loading in processes, one for every thread that calls. timeout: seconds that one picture may take.
+    """A Loading in processes, one for every calling thread. timeout: limit in seconds for one picture.
 
     Raises what Loading raises, and ImageError "timeout" and "crashed"; RuntimeError if processes do not start, or
-    when it has been stopped.
+    after stop().
     """
 
     def __init__(self, loading: Loading, timeout: float) -> None:
@@ -100,7 +100,7 @@ class GuardedLoading:
         try:
             return self._ask(source, name)
         except _DiedError:
-            # Once more: perhaps it was killed from outside, for want of memory or by hand, and not by this picture.
+            # Try once more: it may have been killed from outside (out of memory, or by hand), not by this picture.
             try:
                 return self._ask(source, name)
             except _DiedError as died:
@@ -114,7 +114,7 @@ class GuardedLoading:
             if not connection.poll(self._timeout):
                 self._give_up(child)
                 limit = f"decode_timeout={self._timeout:g} seconds"
-                raise ImageError("timeout", f"{name}: decoding took more than {limit}; raise that")
+                raise ImageError("timeout", f"{name}: decoding took more than {limit}; raise it")
             answer = connection.recv_bytes()
             if answer.startswith(b"["):
                 raise ImageError(*json.loads(answer))
@@ -143,7 +143,7 @@ class GuardedLoading:
                 with self._lock:
                     self._children.discard(child)
                 raise RuntimeError(
-                    f"a process for decoding does not start ({how}); decoding without a time limit needs none: "
+                    f"a decoding process does not start ({how}); decoding without a time limit needs none:  "
                     "decode_timeout=None, or --decode-timeout 0"
                 )
             self._own.child = child
@@ -157,14 +157,14 @@ class GuardedLoading:
         return child.end()
 
     def stop(self) -> None:
-        """Decode no more: threads that wait for a picture, and those that ask for one, get an ImageError "stopped"."""
+        """Stop decoding: threads that are waiting for a picture, or request one, get an ImageError "stopped"."""
         with self._lock:
             self._stopped = True
             for child in self._children:
                 child.kill()
 
     def close(self) -> None:
-        """Let go of the processes. No thread may be calling."""
+        """End the processes. No thread may be calling."""
         self.stop()
         for child in self._children:
             child.end()
@@ -172,11 +172,11 @@ class GuardedLoading:
 
 
 class _DiedError(Exception):
-    """A process is gone. str(): how."""
+    """A process has ended. str(): how."""
 
 
 def _limit_memory(size: int) -> None:
-    """Let this process have no more than so many bytes, where the system sees to that; then MemoryError is raised."""
+    """Limit this process to so many bytes, where the system supports that; beyond it, MemoryError is raised."""
     try:
         import resource
     except ImportError:
@@ -187,14 +187,14 @@ def _limit_memory(size: int) -> None:
 
 
 def _serve(connection: Connection[Any, Any]) -> None:
-    """What the process does."""
-    warnings.simplefilter("ignore")  # of damaged metadata, which nobody reads here
+    """The process's main loop."""
+    warnings.simplefilter("ignore")  # about damaged metadata, which is not used here
     loading, timeout = connection.recv()
     _limit_memory(_BYTES_PER_PIXEL * loading.max_pixels + _OWN_BYTES)
     connection.send_bytes(b"ready")
     while True:
         source, name = connection.recv()
-        # If whoever asked has gone meanwhile, nobody else would end a decoder that does not end.
+        # If the caller has gone in the meantime, nothing else would end a decoder that hangs.
         signal.setitimer(signal.ITIMER_REAL, 2 * timeout + 10)
         try:
             pixels, sha256, thumbnail = loading(source, name)

@@ -1,7 +1,7 @@
-"""JPEG 2000 files as Pillow opens them, with the checks and the bits that it lacks. Knows nothing of colors.
+"""JPEG 2000 files as opened by Pillow, with checks and bit depths that it lacks. Knows nothing of colors.
 
-Pillow rounds samples of more than 8 bits so that the brightest become black, in all but gray pictures. Those go through
-OpenCV where it is installed, and are refused where it is not.  Source of the layout: ISO 15444-1, annexes A and I.
+In color pictures of more than 8 bits, Pillow's rounding turns the brightest samples black. Such pictures are decoded
+by OpenCV if it is installed, and otherwise refused.  Source of the layout: ISO 15444-1, annexes A and I.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _CHANNELS: Final = {3: "RGB", 4: "RGBA"}
 
 
 def open_jpeg2000(file: IO[bytes], filename: str) -> Image.Image:
-    """The picture in a file or a bare code stream; bytes after its end are passed over.
+    """The picture in a file or a bare code stream; bytes after its end are ignored.
 
-    Raises OSError for a file that ends early, for its missing tiles would be decoded to gray; OSError that says what is
-    not supported for color of more than 8 bits without OpenCV; and what Pillow raises.
+    Raises OSError for a file that ends early, because its missing tiles would decode to gray; OSError that names what
+    is not supported for color of more than 8 bits without OpenCV; and what Pillow raises.
     """
     size = file.seek(0, os.SEEK_END)
     start, end = _code_stream(file, size)
     precisions = _walk(file, start, end)
     file.seek(0)
     if end < size:
-        file = io.BytesIO(file.read(end))  # the decoder takes what follows for boxes
+        file = io.BytesIO(file.read(end))  # the decoder would parse what follows as boxes
     image = Jpeg2KImagePlugin.Jpeg2KImageFile(file, filename)
     if len(precisions) > 1 and max(precisions) > 8:
         if len(set(precisions)) > 1:
@@ -51,7 +51,7 @@ def _deep(file: IO[bytes], header: ImageFile.ImageFile, bits: int) -> Image.Imag
 
 
 def _decode_deep(data: bytes, channels: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint16]]:
-    """Samples as they are stored, channels last."""
+    """Samples as stored, channels last."""
     what = f"JPEG 2000 with {channels} channels of more than 8 bits"
     try:
         import cv2
@@ -65,7 +65,7 @@ def _decode_deep(data: bytes, channels: int) -> np.ndarray[tuple[int, ...], np.d
 
 
 def _code_stream(file: IO[bytes], size: int) -> tuple[int, int]:
-    """Where the code stream begins and ends at the latest.  Raises OSError if a box ends after the file."""
+    """Start and latest possible end of the code stream.  Raises OSError if a box extends beyond the file."""
     file.seek(0)
     if file.read(2) == _START:
         return 0, size
@@ -96,7 +96,7 @@ def _walk(file: IO[bytes], start: int, end: int) -> list[int]:
         at += 2 + length
         if marker == _SIZE:
             precisions = [(depth & 0x7F) + 1 for depth in content[36::3]]
-        elif marker == _TILE:  # how long its part is, header included; 0: up to the end marker
+        elif marker == _TILE:  # length of its part, header included; 0: up to the end marker
             size = int.from_bytes(content[2:6])
             if not size and file.read(end - at).rfind(_END) >= 0:
                 return precisions

@@ -1,4 +1,4 @@
-"""One picture in a file that holds many, and what can be wrong with such a file. Knows nothing of kinds of files."""
+"""One picture in a file that holds many, and the errors of such files. Knows nothing of file formats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bigr_repr.images.find import escape_path, one_line
 from bigr_repr.images.formats import ErrorKind, ImageError
 from bigr_repr.system.object_store import is_url
 
-# In place of a start: a member that is listed and cannot be read, and why.
+# Special values of start: the member is listed but cannot be read, and why.
 SPARSE: Final = -1
 NOWHERE: Final = -2
 REASONS: Final = {
@@ -25,11 +25,11 @@ REASONS: Final = {
 
 
 class Member(NamedTuple):
-    """A picture in a container. start: a Parquet file's row, size being None, or where a tar member's bytes begin.
+    """A picture in a container. start: the row of a Parquet file (size is None), or the offset of a tar member's bytes.
 
-    start < 0: it cannot be read, for one of REASONS. name: of the member, or the row's number; may hold surrogate
-    escapes. label: what the container says it is, if that. together: how many members, from this one on, are read
-    together, of the first of a Parquet file's row group.
+    start < 0: it cannot be read, for one of REASONS. name: the member's name or the row's number; may contain surrogate
+    escapes. label: the container's label for it, if any. together: for the first row of a Parquet file's row group,
+    the number of members that are read together.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
 
 def require_file(file: str) -> None:
-    """Raises ImageError for a local path of anything but a regular file that holds something."""
+    """Raises ImageError for a local path that is not a regular, non-empty file."""
     if is_url(file):
         return
     status = Path(file).stat()
@@ -55,7 +55,7 @@ def require_file(file: str) -> None:
 
 @contextmanager
 def member_errors(file: str) -> Iterator[None]:
-    """Turn what readers of containers raise into an ImageError."""
+    """Turn the errors of container readers into an ImageError."""
     name = one_line(escape_path(file))
     try:
         yield

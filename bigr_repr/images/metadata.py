@@ -1,7 +1,7 @@
-"""What in an encoded picture is not its pixels: the file without it, and whether a file is complete.
+"""Metadata in encoded pictures: removes it, and tells whether a file is complete.
 
-Damage there is no damage to the picture. A file that cannot be decoded is tried again without what may be left out, so
-this costs nothing for the others. Knows nothing of decoders.
+Damaged metadata does not damage the picture. A file that cannot be decoded is tried again without its optional parts,
+which costs nothing for intact files. Knows nothing of decoders.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Final, NamedTuple
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _LIMIT: Final = 1 << 20  # bytes of a color profile
-_MOST: Final = 100_000  # blocks that are looked at: each takes hundreds of bytes of memory
+_MOST: Final = 100_000  # maximum number of blocks examined: each takes hundreds of bytes of memory
 _END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _SOS, _EOI = 0xDA, 0xD9
 _ALONE: Final = {0x01, *range(0xD0, 0xDA)}  # JPEG markers without a length
-# JPEG segments that tell colors or orientation: marker, first bytes, and the size from which they can be read.
+# JPEG segments that define colors or orientation: marker, first bytes, and the minimum size for reading them.
 _TELLING: Final = ((0xE0, b"JFIF\0", 14), (0xEE, b"Adobe", 12))
 _USEFUL: Final = ((0xE1, b"Exif\0\0", 14), (0xE2, b"ICC_PROFILE\0", 15))
 
 
 class _Segment(NamedTuple):
-    """A PNG chunk or a JPEG segment, whole. kind: its name, or its marker."""
+    """A complete PNG chunk or JPEG segment. kind: its name or marker."""
 
     kind: bytes
     body: bytes
@@ -30,16 +30,16 @@ class _Segment(NamedTuple):
 
 
 def has_metadata(head: bytes) -> bool:
-    """Whether a file that begins so is of a format that without_metadata takes apart."""
+    """Whether a file with these first bytes is in a format that without_metadata supports."""
     return head.startswith((_PNG, b"\xff\xd8"))
 
 
 def without_metadata(data: bytes) -> Iterator[bytes]:
-    """Smaller files with the same pixels, to be tried in turn: without damaged metadata, then without any.
+    """Smaller files with the same pixels, to be tried one by one: without damaged metadata, then without any.
 
-    What says how pixels are to be understood stays: transparency in PNG, the color transform in JPEG. A PNG file that
-    lacks no more than its end mark gets one. None for formats whose decoders pass over metadata, or for files whose
-    parts cannot be told.
+    Parts needed to interpret the pixels stay: transparency in PNG, the color transform in JPEG. A PNG file that
+    lacks only its end mark gets one. Yields nothing for formats whose decoders ignore metadata, or for files that
+    cannot be parsed.
     """
     for useful in (True, False):
         if data.startswith(_PNG):
@@ -52,7 +52,7 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
 
 
 def is_complete(data: bytes) -> bool:
-    """Whether a PNG or JPEG file reaches its end marker, so that nothing is missing from it; False for others."""
+    """Whether a PNG or JPEG file contains its end marker, so that nothing is missing; False for other formats."""
     if data.startswith(_PNG):
         parts, _ = _chunks(data)
         return any(part.kind == b"IEND" for part in parts)
@@ -60,7 +60,7 @@ def is_complete(data: bytes) -> bool:
 
 
 def jpeg_process(data: bytes) -> int | None:
-    """The marker of a JPEG file's frame, 0xC0 and so on, which tells how it is coded; None if there is none."""
+    """The marker of a JPEG file's frame (0xC0 and so on), which identifies its coding; None if there is none."""
     kinds = [part.kind[0] for part in _segments(data)[0]] if data.startswith(b"\xff\xd8") else []
     frames = [kind for kind in kinds if kind == 0xF7 or (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC))]
     return frames[0] if frames else None
@@ -70,7 +70,7 @@ def jpeg_process(data: bytes) -> int | None:
 
 
 def _chunks(data: bytes) -> tuple[list[_Segment], bytes]:
-    """Whole chunks up to IEND, and what follows the last one of them."""
+    """Complete chunks up to IEND, and the bytes after the last of them."""
     parts: list[_Segment] = []
     start = len(_PNG)
     while start + 12 <= len(data) and len(parts) < _MOST:
@@ -105,7 +105,8 @@ def _is_profile(body: bytes) -> bool:
 
 
 def _segments(data: bytes) -> tuple[list[_Segment], bytes]:
-    """Segments up to the first scan, and the rest, from the scan or from what is no segment on."""
+    """Segments up to the first scan, and the rest, starting at the scan or at the first bytes that are not a
+    segment."""
     parts: list[_Segment] = []
     start = 2
     while start + 4 <= len(data) and data[start] == 0xFF and len(parts) < _MOST:

@@ -1,6 +1,6 @@
-"""Parquet files of pictures: which columns they are in, and reading rows in order. Knows nothing of decoding.
+"""Parquet files of pictures: finds their columns and reads rows in order. Knows nothing of decoding.
 
-Nothing of a file is held in memory but the batch of rows at hand, unless it is asked for.
+Only the current batch of rows is held in memory, unless a whole file is requested.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from bigr_repr.system.threads import read_ahead
 
 PARQUET: Final = (".parquet", ".pq", ".parq")
 _ROWS = 32  # rows of a Parquet file in memory at a time
-_AHEAD = 4  # times so many, read before they are needed
+_AHEAD = 4  # batches of that size, read ahead
 _BUFFER = 4 << 20  # bytes read at a time
-_SHOWN = 12  # names of columns in an error
-_BOMB = (256 << 20, 200)  # bytes of a row group's pictures, and times their packed size, above which it is not read
-_FEW = 100_000  # rows that are listed whatever the size of the file
+_SHOWN = 12  # column names shown in an error
+_BOMB = (256 << 20, 200)  # a row group is not read if its pictures exceed these bytes and this compression ratio
+_FEW = 100_000  # this many rows are listed whatever the size of the file
 _CLASSES = 10_000_000
 _TEXTS: Final = (
     pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary,
@@ -43,7 +43,7 @@ _WORDNET_ID = re.compile(r"^n\d{8}:")
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of a Parquet file's columns. image: of encoded bytes, plain or in structs {bytes, path}; label; caption."""
+    """Column names of a Parquet file. image: encoded bytes, plain or in structs {bytes, path}; label; caption."""
 
     image: str = "image"
     label: str = "label"
@@ -54,9 +54,9 @@ USUAL_COLUMNS: Final = Columns()
 
 
 def parquet_parts(folder: Place) -> list[str]:
-    """The Parquet files below a folder, as Spark writes it, in the order of their paths.
+    """The Parquet files below a folder, as written by Spark, in the order of their paths.
 
-    Names that begin with a dot or an underscore are passed over.
+    Names that begin with a dot or an underscore are skipped.
     """
     if isinstance(folder, ObjectPath):
         found: list[str] = []
@@ -71,15 +71,15 @@ def parquet_parts(folder: Place) -> list[str]:
 
 
 def open_parquet(file: str) -> pq.ParquetFile:
-    """A Parquet file, local or in a store, to be read in pieces: as much of it is in memory as is asked for."""
+    """A Parquet file, local or in a store, opened for reading in pieces: only what is requested is held in memory."""
     return pq.ParquetFile(readable(file), pre_buffer=False, buffer_size=_BUFFER)
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None, label: str = "label") -> tuple[str, ...]:
-    """Names by the number that the column of labels holds; none if the schema's metadata states none.
+    """Class names, indexed by the numbers in the label column; empty if the schema's metadata has none.
 
-    The key `classes` holds them separated by `|`, or by commas where there is no `|`; WordNet ids in front of names
-    ("n01443537:goldfish") are left out. Else they are those of the Hugging Face hub's feature ClassLabel.
+    They come from the key `classes`, separated by `|`, or by commas if there is no `|`, without leading WordNet ids
+    ("n01443537:goldfish"); otherwise from the Hugging Face hub's ClassLabel feature.
     """
     metadata = metadata or {}
     if classes := metadata.get(b"classes", b"").decode():
@@ -92,14 +92,14 @@ def class_names(metadata: Mapping[bytes, bytes] | None, label: str = "label") ->
 
 
 def class_ids(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
-    """WordNet ids in front of the names of `class_names`; none unless every name has one."""
+    """The WordNet ids in front of the class names; empty unless every name has one."""
     classes = (metadata or {}).get(b"classes", b"").decode()
     found = [_WORDNET_ID.match(name) for name in classes.split("|" if "|" in classes else ",")]
     return tuple(match[0][:-1] for match in found if match) if all(found) else ()
 
 
 def parquet_members(file: str, labels: bool, columns: Columns) -> Iterator[Member]:
-    """The rows of a Parquet file.  Raises ImageError for other columns, and what pyarrow raises."""
+    """The rows of a Parquet file.  Raises ImageError for unsuitable columns, and what pyarrow raises."""
     with open_parquet(file) as parquet:
         image_column(parquet, file, columns)
         _require_rows(parquet, file)
@@ -117,13 +117,13 @@ def parquet_members(file: str, labels: bool, columns: Columns) -> Iterator[Membe
 
 
 def _group_starts(parquet: pq.ParquetFile) -> dict[int, int]:
-    """{first row of a row group: how many it has}."""
+    """{first row of a row group: its number of rows}."""
     sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.metadata.num_row_groups)]
     return dict(zip(accumulate(sizes[:-1], initial=0), sizes, strict=True)) if sizes else {}
 
 
 def _require_rows(parquet: pq.ParquetFile, file: str) -> None:
-    """Raises ImageError for more rows than the file has bytes: a footer can state any number of them."""
+    """Raises ImageError for more rows than the file has bytes: a footer can claim any number."""
     rows = parquet.metadata.num_rows
     if rows > _FEW:
         opened = readable(file)
@@ -140,7 +140,7 @@ def _label_text(value: object) -> str:
 
 
 def image_column(parquet: pq.ParquetFile, file: str, columns: Columns) -> str:
-    """What Parquet calls the column of encoded bytes. Raises ImageError if there is none, or more than one."""
+    """The Parquet name of the column with encoded bytes. Raises ImageError if there is none, or more than one."""
     schema, name = parquet.schema_arrow, columns.image
     if schema.names.count(name) != 1:
         raise _no_column(schema.names, file, name, "the bytes of image files", "image_column")
@@ -155,7 +155,7 @@ def image_column(parquet: pq.ParquetFile, file: str, columns: Columns) -> str:
 
 
 def _has_labels(parquet: pq.ParquetFile, file: str, columns: Columns) -> bool:
-    """Whether there is a column of labels.  Raises ImageError if it was named and is not there, or for several."""
+    """Whether there is a label column.  Raises ImageError if it was named but is missing, or if there are several."""
     names, label = parquet.schema_arrow.names, columns.label
     if names.count(label) > 1 or (label not in names and label != USUAL_COLUMNS.label):
         raise _no_column(names, file, label, "labels", "label_column")
@@ -178,24 +178,24 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def picture_bytes(batch: pa.RecordBatch, columns: Columns = USUAL_COLUMNS) -> pa.Array:
-    """The encoded bytes in a batch, each of which as_py() gives."""
-    column = batch.column(columns.image)  # by name: `image.bytes` is also what a column of that name is called
+    """The encoded bytes in a batch; as_py() converts each."""
+    column = batch.column(columns.image)  # by name: a plain column may also be called `image.bytes`
     return column.field("bytes") if pa.types.is_struct(column.type) else column
 
 
 def _batches(parquet: pq.ParquetFile, file: str, group: int, column: str, rows: int) -> Iterator[pa.RecordBatch]:
-    """A column of a row group, in pieces.  Raises ImageError for one that is packed as no pictures are."""
+    """A column of a row group, in pieces.  Raises ImageError for one that is compressed more than pictures can be."""
     about = parquet.metadata.row_group(group)
     for chunk in map(about.column, range(about.num_columns)):
         packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
         if chunk.path_in_schema == column and size > _BOMB[0] and size > _BOMB[1] * packed:
-            said = f"row group {group} unpacks {packed:,} bytes to {size:,}, as no pictures do"
+            said = f"row group {group} expands from {packed:,} bytes to {size:,}, which pictures never do"
             raise ImageError("corrupt", f"{escape_path(file)}: {said}")
     yield from parquet.iter_batches(rows, row_groups=[group], columns=[column])
 
 
 class _Stretch(NamedTuple):
-    """Neighboring rows, those from start up to end: their encoded pictures, or why they cannot be read."""
+    """Adjacent rows, from start up to end: their encoded pictures, or why they cannot be read."""
 
     start: int
     end: int
@@ -203,17 +203,17 @@ class _Stretch(NamedTuple):
 
 
 class ParquetRows:
-    """The encoded pictures of a Parquet file, for one reader, who closes it.
+    """The encoded pictures of a Parquet file, for a single reader, which closes it.
 
-    Rows that rise are read once, and ahead of need. Opening raises nothing: what is wrong with the file is what becomes
-    of its rows.
+    Rows requested in ascending order are read once and ahead of need. Opening raises nothing: errors of the file are
+    returned for its rows.
     """
 
     def __init__(self, file: str, columns: Columns = USUAL_COLUMNS) -> None:
         self.file, self._columns = file, columns
         self._held = _Stretch(0, 0, pa.array([], pa.binary()))
         self._following: Generator[_Stretch, None, None] | None = None
-        self._end = 0  # the row group up to which it goes
+        self._end = 0  # the row group where it ends
         self._error: ImageError | None = None
         try:
             with member_errors(file):
@@ -227,7 +227,7 @@ class ParquetRows:
             self._error = error
 
     def read(self, row: int, last: int = 0) -> bytes | ImageError:
-        """A row's bytes, or why there are none. last: row up to which more will be asked for, in order."""
+        """A row's bytes, or why there are none. last: the row up to which more will be requested, in order."""
         name = f"{escape_path(self.file)}#{row}"
         if self._error is None and row >= self._starts[-1]:
             return ImageError("missing", f"{name}: the file has {self._starts[-1]} rows")
@@ -241,7 +241,7 @@ class ParquetRows:
         return ImageError(error.kind, f"{name}: {error.message.removeprefix(f'{one_line(escape_path(self.file))}: ')}")
 
     def close(self) -> None:
-        """Read no further."""
+        """Stop reading."""
         if self._following is not None:
             self._following.close()
 
@@ -257,7 +257,7 @@ class ParquetRows:
         return self._held
 
     def _stretches(self, groups: Iterable[int]) -> Iterator[_Stretch]:
-        """All rows of row groups. What is damaged ends its row group, and the next one follows."""
+        """All rows of row groups. Damage ends its row group; the next one follows."""
         for number in groups:
             start = self._starts[number]
             try:
@@ -270,10 +270,10 @@ class ParquetRows:
 
 
 class ImageTable(NamedTuple):
-    """A Parquet file's pictures in memory. parts: encoded bytes, rows in order, which as_py() gives.
+    """A Parquet file's pictures in memory. parts: encoded bytes, rows in order; as_py() converts each.
 
-    labels: int64 (rows,), -1 where a row has none; None without such a column. class_names, class_ids: one a label, or
-    none.
+    labels: int64 (rows,), -1 where a row has none; None without such a column. class_names, class_ids: one per label,
+    or empty.
     """
 
     parts: list[pa.Array]
@@ -283,7 +283,7 @@ class ImageTable(NamedTuple):
 
 
 def read_parquet(file: str, columns: Columns = USUAL_COLUMNS) -> ImageTable:
-    """A whole Parquet file, in pieces, so that the size of a column does not matter.  Raises ImageError."""
+    """A whole Parquet file, read in pieces, so that columns may be of any size.  Raises ImageError."""
     with member_errors(file):
         require_file(file)
         with open_parquet(file) as parquet:
@@ -304,7 +304,7 @@ def read_parquet(file: str, columns: Columns = USUAL_COLUMNS) -> ImageTable:
 def _numbered(
     labels: pa.ChunkedArray, names: tuple[str, ...], file: str, columns: Columns
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels as numbers of names, -1 for none."""
+    """Labels as class numbers, -1 for none."""
     if pa.types.is_dictionary(labels.type):
         labels = labels.cast(labels.type.value_type)
     if any(check(labels.type) for check in _TEXTS):
@@ -314,9 +314,9 @@ def _numbered(
         return np.array([-1 if text is None else numbers[text] for text in texts], np.int64), names
     said = ""
     if not (pa.types.is_integer(labels.type) or pa.types.is_boolean(labels.type)):
-        said = f"is {labels.type}; labels are whole numbers or texts"
+        said = f"is {labels.type}; labels are integers or strings"
     elif (greatest := pc.max(labels).as_py() or 0) >= _CLASSES:
-        said = f"holds {greatest}; numbers of classes are below {_CLASSES:,}"
+        said = f"holds {greatest}; class numbers are below {_CLASSES:,}"
     if said:
         raise ImageError("unsupported", f"{escape_path(file)}: column {one_line(columns.label)} {said}")
     return np.maximum(labels.cast(pa.int64()).fill_null(-1).to_numpy(), -1), names

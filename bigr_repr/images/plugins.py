@@ -1,6 +1,6 @@
-"""HEIC and JPEG XL by Pillow's plug-ins for them, where those are installed. Knows nothing of colors.
+"""HEIC and JPEG XL through plug-ins for Pillow, if installed. Knows nothing of colors.
 
-Source of the header of JPEG XL: ISO/IEC 18181-1, annex D, and of its boxes 18181-2.
+Sources: ISO/IEC 18181-1, annex D, for the header of JPEG XL; 18181-2 for its boxes.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from PIL import Image
 
 from bigr_repr.images.deferred import DeferredImage
 
-_RATIOS: Final = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}  # width to height
-_WIDTHS: Final = (9, 13, 18, 30)  # bits of a size, by a selector
-_HEADER: Final = 64  # bytes; what is read of it takes ten
+_RATIOS: Final = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}  # width, height
+_WIDTHS: Final = (9, 13, 18, 30)  # bits of a size, by selector
+_HEADER: Final = 64  # bytes; ten of them are used
 
 
 def open_jxl(file: IO[bytes], filename: str) -> Image.Image:
-    """The picture in a JPEG XL file, its header read.  Raises ImportError without pillow-jxl-plugin.
+    """The picture in a JPEG XL file; only its header is read.  Raises ImportError without pillow-jxl-plugin.
 
-    What EXIF says of orientation goes for files that hold a JPEG file packed anew, and for no others.
+    EXIF orientation applies only to files that contain a recompressed JPEG file.
     """
     from pillow_jxl.JpegXLImagePlugin import JXLImageFile
 
     def decode() -> Image.Image:
         try:
             image: Any = JXLImageFile(file, filename)
-        except RuntimeError as error:  # it says no more than that
-            raise OSError("JPEG XL data that is damaged or ends too early") from error
+        except RuntimeError as error:  # it gives no details
+            raise OSError("JPEG XL data is damaged or truncated") from error
         if not image.jpeg:
             image.info.pop("exif", None)
         return image  # type: ignore[no-any-return]
@@ -38,7 +38,7 @@ def open_jxl(file: IO[bytes], filename: str) -> Image.Image:
 
 
 def open_heif(file: IO[bytes], filename: str) -> Image.Image:
-    """The picture in a HEIC or HEIF file, its header read.  Raises ImportError without pillow-heif."""
+    """The picture in a HEIC or HEIF file; only its header is read.  Raises ImportError without pillow-heif."""
     import pillow_heif
 
     plugin: Any = pillow_heif  # its calls are not annotated
@@ -47,7 +47,7 @@ def open_heif(file: IO[bytes], filename: str) -> Image.Image:
 
 
 def _code_stream(file: IO[bytes]) -> bytes:
-    """The first bytes of a code stream, in boxes or bare.  Raises OSError where there are none."""
+    """The first bytes of a code stream, in boxes or bare.  Raises OSError if there are none."""
     start = file.read(_HEADER)
     if start.startswith(b"\xff\x0a"):
         return start
@@ -62,7 +62,7 @@ def _code_stream(file: IO[bytes]) -> bytes:
         if kind in (b"jxlc", b"jxlp"):
             file.seek(at + skipped + (4 if kind == b"jxlp" else 0))
             return file.read(_HEADER)
-        if length < skipped:  # 0: up to the end of the file, which holds no picture then
+        if length < skipped:  # 0: up to the end of the file, which then has no picture
             raise OSError("file is truncated")
         at += length
 

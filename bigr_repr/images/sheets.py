@@ -1,4 +1,4 @@
-"""Pictures of one size on one sheet. Knows nothing of what they show."""
+"""Contact sheets of pictures of the same size. Knows nothing of what they show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int, *, gap: int = 2
     if not pictures or any(picture.size != pictures[0].size for picture in pictures):
         raise ValueError("a contact sheet needs pictures, all of one size")
     pixels = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]))
-    # Two at least: of a single picture make_grid draws no edge.
+    # At least two: make_grid draws no edge around a single picture.
     tiles = pixels.permute(0, 3, 1, 2)
     if len(tiles) == 1:
         sheet = torch.nn.functional.pad(tiles[0], (gap, gap, gap, gap), value=gray)

@@ -1,4 +1,4 @@
-"""Names of a folder in byte order, however many: packed in memory, past some megabytes in a temporary file.
+"""Sorts any number of names of a folder in byte order, in memory or, above 32 MiB, in a temporary file.
 
 Knows nothing of folders or of what the names are.
 """
@@ -16,15 +16,15 @@ from typing import BinaryIO, cast
 
 from bigr_repr.system.files import naming
 
-_RUN, _LONG_RUN = 1 << 14, 1 << 18  # names sorted at a time, in memory and of many on a disk
-_HELD = 32 << 20  # bytes of names that memory holds
-_PIECE = 1 << 13  # bytes of a run on a disk that are read at a time
+_RUN, _LONG_RUN = 1 << 14, 1 << 18  # names sorted at a time, in memory and on disk
+_HELD = 32 << 20  # bytes of names held in memory
+_PIECE = 1 << 13  # bytes of a run on disk read at a time
 
 
 def sorted_names(names: Iterable[bytes]) -> Iterator[bytes]:
-    """Names in byte order: sorted runs are kept joined by NUL, which no name holds, and merged while they are read.
+    """Names in byte order: sorted runs, joined by NUL (which no name contains), are merged as they are read.
 
-    Past some megabytes they are kept in a temporary file.
+    Above 32 MiB they are kept in a temporary file.
     """
     names, size = iter(names), 0
     runs: deque[bytes] = deque()
@@ -37,9 +37,9 @@ def sorted_names(names: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _spilled(runs: deque[bytes], names: Iterator[bytes]) -> tuple[BinaryIO, list[int]]:
-    """A temporary file of sorted runs, and of such of the names that follow, and where they begin and end.
+    """A temporary file of sorted runs, with the remaining names appended as runs, and the runs' boundaries.
 
-    Raises OSError, which names the folder for temporary files, where there is none or its disk is full.
+    Raises OSError, which names the folder for temporary files, if there is none or its disk is full.
     """
     place = Path(tempfile.gettempdir())
     with naming(place), ExitStack() as stack:
@@ -50,7 +50,7 @@ def _spilled(runs: deque[bytes], names: Iterator[bytes]) -> tuple[BinaryIO, list
             file.write(run)
             bounds.append(bounds[-1] + len(run))
         file.flush()
-        stack.pop_all()  # closed when all is read
+        stack.pop_all()  # closed when everything has been read
     return file, bounds
 
 
@@ -61,7 +61,7 @@ def _sorted_on_disk(file: BinaryIO, bounds: list[int]) -> Iterator[bytes]:
 
 
 def _read_run(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    """The names of a run in a file, which is read a piece at a time."""
+    """The names of a run in a file, read a piece at a time."""
     rest = b""
     while start < end:
         file.seek(start)

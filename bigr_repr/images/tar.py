@@ -1,5 +1,5 @@
-"""Tar shards: which pictures are in them, and where. Knows nothing of decoding."""
-# ruff: noqa: PTH119, PTH122  (names of members need not be paths here)
+"""Tar shards: lists the pictures in them and their offsets. Knows nothing of decoding."""
+# ruff: noqa: PTH119, PTH122  (member names need not be local paths)
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from bigr_repr.images.formats import ImageError
 from bigr_repr.images.member import NOWHERE, SPARSE, Member
 from bigr_repr.system.object_store import ObjectPath, is_url
 
-_BUFFER: Final = 1 << 20  # bytes of a store's object that are read at a time where members are small
-_HEADER, _JUMP = 2 << 10, 64 << 10  # the same where they are large, and what is large
-_HOPS: Final = 40  # from link to link, as Linux follows them
+_BUFFER: Final = 1 << 20  # bytes of a store's object read at a time if members are small
+_HEADER, _JUMP = 2 << 10, 64 << 10  # the same if they are large, and the size from which they are
+_HOPS: Final = 40  # longest chain of links, as in Linux
 _PACKED: Final = {
     b"\x1f\x8b": ("gzip", "gunzip"), b"BZh": ("bzip2", "bunzip2"), b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("Zstandard", "unzstd"),
@@ -26,11 +26,11 @@ _PACKED: Final = {
 
 
 def tar_members(file: str, labels: bool) -> Iterator[Member]:
-    """Pictures in a tar file, in its order: regular files and links with the suffix of an image.
+    """Pictures in a tar file, in its order: regular files and links with an image suffix.
 
-    The file is read once, its headers alone where members are large. Members wait for the end from the first link on,
-    which may lead to what comes later. Raises ImageError for a file that is empty or compressed, and what tarfile
-    raises.
+    The file is read once, and only its headers where members are large. From the first link on, members are held back
+    until the end, because links may point to later members. Raises ImageError for a file that is empty or compressed,
+    and what tarfile raises.
     """
     links, waiting = _Links(), list[tuple[Member, str | None]]()
     with _open(file) as stream, _open_tar(stream, file) as tar:
@@ -50,9 +50,10 @@ def tar_members(file: str, labels: bool) -> Iterator[Member]:
 
 
 def tar_texts(file: str, suffixes: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
-    """What members with one of the suffixes hold, in the order of a tar file: (key of the sample, suffix, content).
+    """Content of the members with one of the suffixes, in the order of a tar file: (key of the sample, suffix,
+    content).
 
-    A suffix is all that follows a name's first dot, in lower case. Raises as `tar_members` does.
+    A suffix is everything after a name's first dot, in lower case. Raises as `tar_members` does.
     """
     with _open(file) as stream, _open_tar(stream, file) as tar:
         for info in _files(tar):
@@ -65,7 +66,7 @@ def tar_texts(file: str, suffixes: Collection[str]) -> Iterator[tuple[str, str, 
 def _pictures_of(
     tar: tarfile.TarFile, infos: list[tarfile.TarInfo], labels: bool
 ) -> Iterator[tuple[Member, str | None]]:
-    """Pictures of a sample, each with the name that it is a link to, or None."""
+    """Pictures of a sample, each with the name it links to, or None."""
     label = next((_text(tar, info) for info in infos if info.name.endswith(".cls")), None) if labels else None
     for info in infos:
         folder, base = os.path.split(info.name)
@@ -75,21 +76,21 @@ def _pictures_of(
 
 
 def _place(info: tarfile.TarInfo) -> tuple[int, int]:
-    """Start and size of a member's bytes; of a link's, none."""
+    """Start and size of a member's bytes; a placeholder for a link."""
     if info.issparse():
         return SPARSE, 0
     return (info.offset_data, info.size) if info.isreg() else (NOWHERE, 0)
 
 
 class _Links:
-    """Where the bytes of members are, by name."""
+    """Offsets and sizes of members, by name."""
 
     def __init__(self) -> None:
         self._places: dict[str, tuple[int, int]] = {}
         self._targets: dict[str, str] = {}
 
     def note(self, info: tarfile.TarInfo) -> None:
-        """Remember a member; of a name that comes twice, the last."""
+        """Remember a member; if a name occurs twice, the last one counts."""
         name = posixpath.normpath(info.name)
         if info.isreg():
             self._places[name] = _place(info)
@@ -97,7 +98,7 @@ class _Links:
             self._targets[name] = _target(info)
 
     def resolved(self, members: list[tuple[Member, str | None]]) -> Iterator[Member]:
-        """Members with the places of what they link to."""
+        """Members with their links resolved."""
         for member, target in members:
             if target is None:
                 yield member
@@ -114,7 +115,7 @@ class _Links:
 
 
 def _target(info: tarfile.TarInfo) -> str:
-    """The name that a link leads to."""
+    """The name that a link points to."""
     name = info.linkname if info.islnk() else posixpath.join(posixpath.dirname(info.name), info.linkname)
     return posixpath.normpath(name)
 
@@ -126,9 +127,9 @@ def _open(file: str) -> BinaryIO:
 
 
 class _Headers(io.RawIOBase):
-    """An object, read in few requests where members are small, and by its headers alone where they are large.
+    """An object, read in few requests if members are small, and only by its headers if they are large.
 
-    A piece that follows the one before is twice as long, up to _BUFFER; after a jump over _JUMP bytes, it is short.
+    Each consecutive piece is twice as long, up to _BUFFER; after a jump over _JUMP bytes, pieces are short again.
     """
 
     def __init__(self, file: Any) -> None:
@@ -171,7 +172,7 @@ def _open_tar(stream: BinaryIO, file: str) -> tarfile.TarFile:
         if start.startswith(magic):
             raise ImageError(
                 "unsupported",
-                f"{escape_path(file)}: compressed with {name}, so its members cannot be read where they are; "
+                f"{escape_path(file)}: compressed with {name}, so its members cannot be read in place;  "
                 f"decompress it first: {command}",
             )
     stream.seek(0)
@@ -179,19 +180,19 @@ def _open_tar(stream: BinaryIO, file: str) -> tarfile.TarFile:
 
 
 def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Regular files and links. What comes before damage is given before that is raised."""
+    """Regular files and links. Everything before damage is yielded before the error is raised."""
     while (info := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+        tar.members.clear()  # type: ignore[attr-defined]    # tarfile would keep them all
         if info.isreg() or info.islnk() or info.issym():
             yield info
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes any damage for the end
-        raise tarfile.ReadError("no member begins where one should, and no end mark")
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile treats any damage as the end
+        raise tarfile.ReadError("neither a member nor an end mark where one should begin")
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
-    """Neighboring members with one key, together. What comes before an error is given before it is raised."""
+    """Adjacent members with the same key, grouped. Everything before an error is yielded before it is raised."""
     sample: list[tarfile.TarInfo] = []
     try:
         for info in _files(tar):
@@ -206,7 +207,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
 
 
 def sample_key(name: str) -> str:
-    """What members of one WebDataset sample share: folder, and name up to its first dot."""
+    """The key shared by the members of a WebDataset sample: folder, and name up to its first dot."""
     folder, base = os.path.split(name)
     return f"{folder}/{base.partition('.')[0]}"
 

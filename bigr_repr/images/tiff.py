@@ -1,8 +1,8 @@
-"""TIFF files as Pillow opens them, with what it gets wrong set right. Knows nothing of colors.
+"""TIFF files as opened by Pillow, with its bugs worked around. Knows nothing of colors.
 
-Three faults of Pillow's plug-in are mended where it lays out what its decoders are to do: samples that libtiff has
-brought into the machine's byte order are not swapped once more; planes of more than 8 bits go through libtiff, for the
-plug-in's own reader of planes takes every sample for a byte; and of the pages the first full picture is taken.
+Three faults of Pillow's plug-in are corrected in the tasks it sets up for its decoders: samples that libtiff has
+already converted to native byte order are not swapped again; planes of more than 8 bits go through libtiff, because the
+plug-in's own reader of planes treats every sample as a byte; and the first full-size page is taken.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from PIL import ImageFile, TiffImagePlugin
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PLANES, _EXTRA, _PAGE_KIND = 256, 257, 258, 259, 284, 338, 254
 _SUBIMAGES: Final = 330
 _THUMBNAIL: Final = 1  # the bit of NewSubfileType that marks a page of reduced resolution
-_PAGES: Final = 100  # that are looked at for a full picture
-_NAMED_CODEC: Final = ("raw",) if int(PIL.__version__.partition(".")[0]) < 13 else ()  # before, libtiff was told it
+_PAGES: Final = 100  # searched for a full-size picture
+_NAMED_CODEC: Final = ("raw",) if int(PIL.__version__.partition(".")[0]) < 13 else ()  # an argument until Pillow 12
 _ORDERED: Final = re.compile(r";(16|32|64)[BL]?(S?F?)$")
 _CODECS: Final = {
     33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 34892: "lossy DNG JPEG", 34933: "PNG",
@@ -28,9 +28,9 @@ _CODECS: Final = {
 
 
 def open_tiff(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
-    """The first full picture of a TIFF file, its pixels not read yet.
+    """The first full-size picture of a TIFF file, its pixels not read yet.
 
-    Raises what Pillow raises, and OSError that names a compression that is not supported.
+    Raises what Pillow raises, and OSError that names an unsupported compression.
     """
     start = file.read(4)
     file.seek(0)
@@ -38,19 +38,19 @@ def open_tiff(file: IO[bytes], filename: str) -> ImageFile.ImageFile:
         raise OSError("big-endian BigTIFF is not supported")
     try:
         image = _full(TiffImagePlugin.TiffImageFile(file, filename), file, filename)
-    except SyntaxError as error:  # Pillow says no more than the number of a compression that it does not know
+    except SyntaxError as error:  # Pillow reports only the number of an unknown compression
         codec = str(error)
         if not codec.isdecimal():
             raise
         raise _unsupported(_CODECS.get(int(codec), f"compression {codec}")) from error
-    if image.tag_v2.get(_COMPRESSION) in (34927, 50001):  # in Pillow's list, but not in the libtiff that it ships
+    if image.tag_v2.get(_COMPRESSION) in (34927, 50001):  # in Pillow's list, but not in its bundled libtiff
         raise _unsupported("WebP")
     _mend(image)
     return image
 
 
 def _full(image: TiffImagePlugin.TiffImageFile, file: IO[bytes], filename: str) -> TiffImagePlugin.TiffImageFile:
-    """The first page that is no thumbnail, or the first subimage of the first page; that page, if there is neither."""
+    """The first page that is not a thumbnail, else the first subimage of the first page, else that page."""
     page = 0
     while image.tag_v2.get(_PAGE_KIND, 0) & _THUMBNAIL:
         page += 1
@@ -67,7 +67,7 @@ def _full(image: TiffImagePlugin.TiffImageFile, file: IO[bytes], filename: str) 
 def _subimages(
     image: TiffImagePlugin.TiffImageFile, file: IO[bytes], filename: str
 ) -> Iterator[TiffImagePlugin.TiffImageFile]:
-    """Full pictures that the first page points to, as if each were the first page of the file."""
+    """Full-size pictures that the first page points to, each opened as if it were the first page."""
     file.seek(0)
     data = file.read()
     big = data.startswith(b"II+\0")
@@ -82,7 +82,7 @@ def _subimages(
 
 
 def _big_pointers(data: bytes) -> tuple[int, ...]:
-    """Where subimages of a BigTIFF file's first page are: Pillow passes over their type of number."""
+    """Offsets of the subimages of a BigTIFF file's first page: Pillow ignores their number type."""
 
     def number(at: int, size: int = 8) -> int:
         return int.from_bytes(data[at : at + size], "little")
@@ -101,9 +101,9 @@ def _unsupported(codec: str) -> OSError:
 
 
 def _mend(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Set right how the pixels are to be read."""
+    """Correct how the pixels are to be read."""
     tags = image.tag_v2
-    box = (0, 0, tags[_WIDTH], tags[_HEIGHT])  # image.size is of the picture when it has been turned
+    box = (0, 0, tags[_WIDTH], tags[_HEIGHT])  # image.size is that of the picture after rotation
     if image.tile and image.tile[0].codec_name == "libtiff":
         rawmode, *rest = tuple(image.tile[0].args or ())
         image.tile = [ImageFile._Tile("libtiff", box, 0, (_ORDERED.sub(r";\1N\2", rawmode), *rest))]
@@ -114,7 +114,7 @@ def _mend(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _interleaved(image: TiffImagePlugin.TiffImageFile) -> str:
-    """The raw mode of the samples when libtiff has put the planes together."""
+    """The raw mode of the samples after libtiff has interleaved the planes."""
     if image.mode == "RGBA" and image.tag_v2.get(_EXTRA, (2,))[0] == 1:
-        return "RGBa"  # colors are multiplied by opacity
+        return "RGBa"  # premultiplied alpha
     return "RGBX" if image.mode == "RGB" and len(image.tag_v2[_BITS]) == 4 else image.mode
