@@ -63,7 +63,7 @@ class FolderReader:
         for part, entry in self._mapping("files").items():
             total += self._check_file(part, entry)
         if max_bytes is not None and total > max_bytes:
-            raise ValueError(f"{self.folder}: {total:,} bytes are more than max_bytes={max_bytes:,}; raise that")
+            raise ValueError(f"{self.folder}: {total:,} bytes are more than max_bytes={max_bytes:,}; raise it")
 
     def __contains__(self, part: str) -> bool:
         return part in self._files
