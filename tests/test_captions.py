@@ -88,7 +88,7 @@ def test_pictures_of_something_else_show_nothing() -> None:
 
 
 def test_captions_of_other_worlds_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"names nothing of the synthetic world.*red.*circle"):
+    with pytest.raises(ValueError, match=r"names nothing in the synthetic world.*red.*circle"):
         read_caption("a photograph of a cat")
 
 

@@ -126,7 +126,7 @@ def test_the_fingerprint_tells_every_change(pre: Pretrained) -> None:
 def test_weights_too_large_for_half_precision_are_refused(pre: Pretrained, tmp_path: Path) -> None:
     with torch.no_grad():
         pre.generator.transformer.mask_tok[0, 0] = 1e6
-    with pytest.raises(ValueError, match=r"transformer.mask_tok reaches 1e\+06.*float16; take torch.bfloat16"):
+    with pytest.raises(ValueError, match=r"transformer.mask_tok reaches 1e\+06.*float16; use torch.bfloat16"):
         save(pre, tmp_path / "model", store_dtype=torch.float16)
     assert not list(tmp_path.iterdir())
 
@@ -144,7 +144,7 @@ def test_save_replaces_a_model_and_nothing_else(pre: Pretrained, tmp_path: Path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
     for place in ("photos", "photos/a.jpg"):
-        with pytest.raises(FileExistsError, match="not a model folder; name another place"):
+        with pytest.raises(FileExistsError, match="not a model folder; choose another folder"):
             save(pre, tmp_path / place)
     (tmp_path / "empty").mkdir()
     assert _same(load(save(pre, tmp_path / "empty")), pre)
@@ -184,7 +184,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(pre: Pretrained, tmp_
     try:
         with pytest.raises(
             OSError,
-            match=r"space or name another place, then give the same command again: .*model/tokenizer.safetensors",
+            match=r"space or choose another folder, then repeat the command: .*model/tokenizer.safetensors",
         ):
             save(pre, folder)
     finally:
@@ -201,12 +201,12 @@ def test_a_tokenizer_alone_and_a_models(pre: Pretrained, tmp_path: Path) -> None
         assert not tokenizer.training
         for name, weight in pre.tokenizer.state_dict().items():
             assert torch.equal(tokenizer.state_dict()[name], weight)
-    with pytest.raises(ValueError, match=r"only that of a tokenizer; train a generator"):
+    with pytest.raises(ValueError, match=r"only a tokenizer; train a generator"):
         load(tmp_path / "tokenizer")
     with (tmp_path / "tokenizer" / "tokenizer.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x7f")
-    with pytest.raises(ValueError, match="damaged or were exchanged"):
+    with pytest.raises(ValueError, match="damaged or were replaced"):
         load_tokenizer(tmp_path / "tokenizer")
 
 
@@ -249,7 +249,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "config damaged": (
         lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace('"name": "', '"name": "x')),
         ValueError,
-        "config.json cannot be used: it is not what was written; .* take record_sha256 out of it",
+        "config.json cannot be used: it has changed since it was written; .* remove record_sha256 from it",
     ),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), ValueError, "holds a list"),
     "config not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), ValueError, "cannot be used"),
@@ -277,7 +277,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     ),
     "weights cut": (_truncate("generator.safetensors", 5000), ValueError, "damaged, or not a safetensors"),
     "weights empty": (_truncate("generator.safetensors", 0), ValueError, "damaged, or not a safetensors"),
-    "a bit flipped": (_flip, ValueError, "damaged or were exchanged.*get the folder again"),
+    "a bit flipped": (_flip, ValueError, "damaged or were replaced.*download the folder again"),
     "missing and surplus": (
         _edit_weights(lambda s: s.update(extra=s.pop("transformer.mask_tok"))),
         ValueError,

@@ -302,9 +302,7 @@ def test_compressed_tars_say_what_to_do(pre: Pretrained, tmp_path: Path, name: s
     assert run([packed, good], tmp_path / "out", pre).failures == 1
     kind, message = failures(tmp_path / "out")[str(packed)]
     assert kind == "unsupported"
-    assert message.endswith(
-        "compressed with gzip, so its members cannot be read in place; decompress it first: gunzip"
-    )
+    assert message.endswith("compressed with gzip, so its members cannot be read in place; decompress it first: gunzip")
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.parquet"])

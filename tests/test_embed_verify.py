@@ -88,7 +88,9 @@ def test_a_footer_that_says_otherwise_is_refused_though_it_has_no_checksum(
         read_embeddings(tmp_path / "out")
     made = {**table.schema.metadata, METADATA_KEY: table.schema.metadata[METADATA_KEY].replace(b"avg", b"max")}
     pq.write_table(table.replace_schema_metadata(made), shard)
-    with pytest.raises(ValueError, match=r"part-00001.parquet: damaged, its provenance is not what was written"):
+    with pytest.raises(
+        ValueError, match=r"part-00001.parquet: damaged, its provenance has changed since it was written"
+    ):
         read_embeddings(tmp_path / "out")
 
 

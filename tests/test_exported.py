@@ -204,7 +204,7 @@ def test_a_damaged_graph_is_refused(exported: ExportedModel, tmp_path: Path) -> 
 
 @SLOW
 def test_a_model_is_asked_for_where_only_that_serves(exported: ExportedModel) -> None:
-    with pytest.raises(ValueError, match="is an exported network: it gives features and codes"):
+    with pytest.raises(ValueError, match="is an exported network, only for embed"):
         br.load(exported.folder)
 
 

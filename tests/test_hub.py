@@ -72,7 +72,7 @@ def test_what_is_pushed_comes_back_bit_for_bit_and_by_its_commit(hub: Hub, folde
 
 def test_an_interrupted_upload_goes_on(hub: Hub, folder: Path) -> None:
     hub.broken.append("POST /api/models/user/mine/commit")
-    with pytest.raises(ConnectionError, match=r"^user/mine: .*try again: what is uploaded is kept") as caught:
+    with pytest.raises(ConnectionError, match=r"^user/mine: .*try again: uploaded files are kept") as caught:
         push(folder, "user/mine", card="# mine\n")
     assert "\n" not in str(caught.value)
     sent = [line for line in hub.seen if line.startswith("PUT")]
@@ -87,7 +87,7 @@ def test_damage_on_the_way_is_noticed(hub: Hub, folder: Path) -> None:
     content = bytearray(files["generator.safetensors"])
     content[-4:] = b"\x00\x00\x80?"
     files["generator.safetensors"] = bytes(content)
-    with pytest.raises(ValueError, match="the weights are damaged or were exchanged"):
+    with pytest.raises(ValueError, match="the weights are damaged or were replaced"):
         br.load("hf:user/mine")
 
 
@@ -117,7 +117,7 @@ def test_without_a_token_or_a_network_the_line_says_so(hub: Hub, folder: Path, m
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ConnectionError, match="cannot be written without a token; log in with: hf auth login"):
         push(folder, "user/mine", card="")
-    with pytest.raises(ConnectionError, match="not in the cache; connect, or name a folder"):
+    with pytest.raises(ConnectionError, match="not in the cache; connect, or pass a folder"):
         fetch_folder(HubName("user/nowhere", None), local_files_only=True)
 
 

@@ -88,7 +88,7 @@ def test_batches_give_what_extract_features_gives(tmp_path: Path) -> None:
 def test_batches_without_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match="column='image' is not in the batch, which has photo, label"):
         BatchEmbedder(PRE)({"photo": [], "label": []})
-    with pytest.raises(ValueError, match="pool='none' gives one vector a token"):
+    with pytest.raises(ValueError, match="pool='none' gives one vector per token"):
         BatchEmbedder(PRE, pool="none")
 
 

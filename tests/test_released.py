@@ -322,7 +322,9 @@ def test_a_released_variant_comes_from_the_hub(hub: list[tuple[str, str]]) -> No
 
 
 def test_a_download_that_is_not_the_releases_is_refused_and_removed(hub: list[tuple[str, str]], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^gpt/bigr_XL_d24\.pt: what was downloaded has the SHA-256 .*; try again$"):
+    with pytest.raises(
+        ValueError, match=r"^gpt/bigr_XL_d24\.pt: its SHA-256 is .* instead of the release.s .*; try again$"
+    ):
         load("hf:haoosz/BiGR/XL-d24")
     assert not (tmp_path / "cache/gpt/bigr_XL_d24.pt").exists()
 

@@ -134,7 +134,7 @@ def test_saved_and_loaded_it_draws_the_same(pre: Pretrained, tmp_path: object) -
 
 def test_another_encoder_is_refused(pre: Pretrained) -> None:
     other = Pretrained(dataclasses.replace(pre.config, text_encoder_sha256="0" * 64), pre.tokenizer, pre.generator)
-    with pytest.raises(ValueError, match=r"words is another than tiny-text was trained with.*not 000000000000"):
+    with pytest.raises(ValueError, match=r"words is not the one tiny-text was trained with.*not 000000000000"):
         br.generate(other, prompt=RED, **FEW)
 
 

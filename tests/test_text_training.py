@@ -109,7 +109,7 @@ def test_captions_of_coco(tmp_path: Path) -> None:
     annotations = [{"image_id": 7, "caption": "one"}, {"image_id": 7, "caption": "two"}]
     file.write_text(json.dumps({"images": images, "annotations": annotations}))
     assert coco_captions(file, ["x/a.jpg", "b.jpg", "c.jpg"]) == [("one", "two"), (), ()]
-    with pytest.raises(ValueError, match="captions of none of these pictures"):
+    with pytest.raises(ValueError, match="no captions for these pictures"):
         coco_captions(file, ["c.jpg"])
     file.write_text("[]")
     with pytest.raises(ValueError, match="not a COCO captions file"):
@@ -121,7 +121,7 @@ def test_captions_of_classes() -> None:
     assert found == [("a photograph of a great shark",), (), ("a photograph of a tench",)]
     with pytest.raises(ValueError, match=r"no \{\} where"):
         class_captions(np.array([0]), ("a",), "a photograph")
-    with pytest.raises(ValueError, match="no classes"):
+    with pytest.raises(ValueError, match="no named classes"):
         class_captions(None, (), "a {}")
 
 

@@ -248,7 +248,7 @@ def damaged(folder: Path, tmp_path: Path) -> str:
 
 
 def test_codes_name_the_file_and_the_row_of_a_damaged_picture(damaged: str, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"^/.*some.parquet#3: .*replace this picture.*same command again$"):
+    with pytest.raises(ImageError, match=r"^/.*some.parquet#3: .*replace this picture.*repeat the command$"):
         write_codes(
             open_images(damaged), BinaryAutoencoder(TOKENIZER), tmp_path / "c", tokenizer_name="t", batch_size=4
         )

@@ -1,4 +1,4 @@
-"""Captions: the synthetic world with its reader and judge, and the captions of a user's own pictures."""
+"""Captions: the synthetic world with its reader and judge, and the captions of users' own pictures."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
-"""The exact reader of the synthetic world's pictures, and how well a picture shows what a caption asks for.
+"""Reads pictures of the synthetic world exactly, and judges how well a picture matches a caption.
 
-Works on pixels alone, so that it judges any generator's pictures.
+Works only on pixels, so that it can judge any generator's pictures.
 """
 
 # S side of the picture in pixels
@@ -21,10 +21,10 @@ from PIL import Image, ImageDraw
 from bigr_repr.captions.scenes import BACKGROUND, COLORS, SHAPES, SIZES, Pixels, Thing, is_at, is_related, shape_outline
 from bigr_repr.captions.wording import Demand, read_caption
 
-_FAR: Final = 90.0  # from the background, in levels: what is that far belongs to a thing
-_LEAST: Final = 0.05  # radius of the smallest thing, as a share of the side; less is a speck
-_ALIKE: Final = 0.6  # overlap with the best shape, over union, below which a thing is none of them
-_COLOR_OFF: Final = 80.0  # levels between a thing's middle color and the nearest of ours: more is none of them
+_FAR: Final = 90.0  # distance from the background, in levels, from which a pixel belongs to a thing
+_LEAST: Final = 0.05  # radius of the smallest thing, as a fraction of the side; smaller ones are specks
+_ALIKE: Final = 0.6  # intersection over union with the best shape, below which the shape is unknown
+_COLOR_OFF: Final = 80.0  # levels between a thing's median color and the nearest known one; above, it is unknown
 _TEMPLATE: Final = 32
 _BETWEEN: Final = (sum(SIZES["small"]) / 2, sum(SIZES["large"]) / 2)
 
@@ -32,7 +32,7 @@ _BETWEEN: Final = (sum(SIZES["small"]) / 2, sum(SIZES["large"]) / 2)
 def read_picture(picture: Image.Image | Pixels) -> tuple[Thing, ...]:
     """The things in a picture, RGB, S x S, in raster order of their upper edges.
 
-    A thing is what hangs together and differs from the background. "?" stands for a color or shape of none of ours.
+    A thing is a connected region that differs from the background. "?" stands for an unknown color or shape.
     """
     from scipy.ndimage import find_objects, label
 
@@ -56,7 +56,7 @@ def _thing(pixels: Pixels, own: NDArray[np.bool_], area: tuple[slice, ...], side
 
 
 def _color(pixels: Pixels) -> str:
-    """The color nearest to the median of a thing's pixels (n, 3)."""
+    """The known color nearest to the median of a thing's pixels (n, 3)."""
     middle = np.median(pixels.astype(np.float32), axis=0)
     off = {name: float(np.linalg.norm(middle - np.array(value, np.float32))) for name, value in COLORS.items()}
     best = min(off, key=lambda name: off[name])
@@ -64,7 +64,7 @@ def _color(pixels: Pixels) -> str:
 
 
 def _shape(own: NDArray[np.bool_]) -> str:
-    """The shape that covers most of the same pixels in the thing's frame (h, w)."""
+    """The shape with the largest overlap in the thing's bounding box (h, w)."""
     height, width = own.shape
     if not 0.6 < height / width < 1 / 0.6:
         return "?"
@@ -76,7 +76,7 @@ def _shape(own: NDArray[np.bool_]) -> str:
 
 @functools.cache
 def _templates() -> dict[str, NDArray[np.bool_]]:
-    """The part of its frame that each shape covers."""
+    """The part of its bounding box that each shape covers."""
     found = {}
     for shape in SHAPES:
         image = Image.new("1", (_TEMPLATE, _TEMPLATE))
@@ -88,11 +88,11 @@ def _templates() -> dict[str, NDArray[np.bool_]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How far a picture shows what its caption asks for.
+    """How well a picture matches its caption.
 
-    things: demanded in all. Of these, `colors` and `shapes`: how many have a thing of that color, or shape, in the
-    picture, each thing counted once; `pairs`: of both at once. `placed`, `sized`, `related`: None where the caption
-    does not say; `counted`: whether the picture has as many things as demanded, no more and no less.
+    things: number of things in the caption. `colors`, `shapes`: how many of them match a thing in the picture by color
+    or shape, each thing counted once; `pairs`: by both at once. `placed`, `sized`, `related`: None if the caption does
+    not say; `counted`: whether the picture has exactly as many things as the caption.
     """
 
     things: int
@@ -106,13 +106,13 @@ class Verdict:
 
     @property
     def right(self) -> bool:
-        """Whether everything is as the caption says."""
+        """Whether the picture matches the caption in every respect."""
         told = (self.placed, self.sized, self.related)
         return self.counted and self.pairs == self.things and all(each is not False for each in told)
 
 
 def judge(picture: Image.Image | Pixels, caption: str | Demand) -> Verdict:
-    """How far a picture, RGB, S x S, shows what a caption demands. Raises ValueError as `read_caption`."""
+    """How well a picture, RGB, S x S, matches a caption. Raises ValueError as `read_caption`."""
     demand = read_caption(caption) if isinstance(caption, str) else caption
     seen = read_picture(picture)
     wanted = [(each.color, each.shape) for each in demand.things for _ in range(each.number)]
@@ -145,9 +145,9 @@ def _is_of_size(size: str, thing: Thing) -> bool:
 
 
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, float | int | None]:
-    """Shares over many pictures: of things for color, shape and pair; of pictures that tell it for the others.
+    """Fractions over many pictures: of things for color, shape and pair; of applicable pictures for the others.
 
-    None where no picture tells it.
+    None if no picture applies.
     """
     things = sum(each.things for each in verdicts)
     found: dict[str, float | int | None] = {"pictures": len(verdicts)}

@@ -1,9 +1,9 @@
 """The synthetic world: scenes of plain shapes, drawn at any size, with captions. Knows nothing of files or models.
 
-A scene is a function of (seed, number). Some pairs of color and shape are held out: training scenes never show them.
+A scene is a function of (seed, number). Some pairs of color and shape are held out: they never occur in training.
 """
 
-# S side of the picture in pixels; lengths of things are shares of it
+# S side of the picture in pixels; lengths of things are fractions of it
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLORS: Final = {
     "black": (20, 20, 20),
 }
 SHAPES: Final = ("circle", "square", "triangle", "cross")
-# Never together in a training scene, alone or beside others.
+# Pairs that never occur in a training scene.
 HELD_OUT: Final = (("red", "triangle"), ("green", "circle"), ("blue", "cross"), ("yellow", "square"))
 KINDS: Final = ("single", "placed", "sized", "counted", "related")
 RELATIONS: Final = ("left of", "right of", "above", "below")
@@ -32,17 +32,17 @@ PLACES: Final = ("left", "right", "top", "bottom", "center")
 SIZES: Final = {"small": (0.08, 0.105), "large": (0.165, 0.2)}  # radii
 _USUAL: Final = (0.12, 0.15)
 _KIND_SHARES: Final = (0.15, 0.1, 0.1, 0.15, 0.5)
-_EDGE: Final = 0.03  # least room between a thing and the edge, and between two things
+_EDGE: Final = 0.03  # minimum distance between a thing and the edge, and between two things
 _GAP: Final = 0.06
-_FINER: Final = 4  # drawn so many times larger, then averaged: smooth edges
-_ARM = 0.36  # half the width of a cross's arms, of its radius
+_FINER: Final = 4  # supersampling factor, for smooth edges
+_ARM = 0.36  # half the width of a cross's arms, as a fraction of its radius
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One shape: its center (x, y) and its radius, half its height, as shares of the picture's side."""
+    """One shape: its center (x, y) and its radius, half its height, as fractions of the picture's side."""
 
     color: str
     shape: str
@@ -53,10 +53,10 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a picture shows and which of its facts the captions tell.
+    """The content of a picture, and which facts its captions tell.
 
-    kind: single (one thing), placed (and where), sized (and how large), counted (two or three alike) or related (two
-    things and how the first lies to the second). word: the place, size or relation.
+    kind: single (one thing), placed (and where), sized (and how large), counted (two or three equal ones) or related
+    (two things and their relation). word: the place, size or relation.
     """
 
     kind: str
@@ -65,12 +65,12 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether it shows a pair of color and shape that training scenes never show."""
+        """Whether it shows a held-out pair of color and shape."""
         return any((thing.color, thing.shape) in HELD_OUT for thing in self.things)
 
 
 def make_scene(seed: int, number: int, *, held_out: bool = False) -> Scene:
-    """Scene `number` of a seed; with `held_out` one that shows a held-out pair, else one that shows none."""
+    """Scene `number` of a seed; with `held_out`, it shows a held-out pair, otherwise none."""
     rng = np.random.default_rng([seed, number, int(held_out)])
     kind = KINDS[int(rng.choice(len(KINDS), p=_KIND_SHARES))]
     count = {"counted": int(rng.integers(2, 4)), "related": 2}.get(kind, 1)
@@ -89,7 +89,7 @@ def make_scene(seed: int, number: int, *, held_out: bool = False) -> Scene:
 
 
 def _pairs(rng: np.random.Generator, count: int, held_out: bool) -> list[tuple[str, str]]:
-    """Different pairs of color and shape, the held-out one, if any, at a random place."""
+    """Different pairs of color and shape, the held-out one, if any, at a random position."""
     usual = [(color, shape) for color in COLORS for shape in SHAPES if (color, shape) not in HELD_OUT]
     found = [usual[i] for i in rng.choice(len(usual), count, replace=False)]
     if held_out:
@@ -98,7 +98,7 @@ def _pairs(rng: np.random.Generator, count: int, held_out: bool) -> list[tuple[s
 
 
 def _centers(rng: np.random.Generator, kind: str, word: str, radii: list[float]) -> list[tuple[float, float]] | None:
-    """A try at where the things lie; None if they touch or do not lie as the word says."""
+    """Random positions of the things; None if they touch or do not match the word."""
     centers = [(_spot(rng, radius), _spot(rng, radius)) for radius in radii]
     for i, (x, y) in enumerate(centers):
         for j in range(i):
@@ -117,7 +117,7 @@ def _spot(rng: np.random.Generator, radius: float) -> float:
 
 
 def is_at(place: str, x: float, y: float, *, third: float = 1 / 3) -> bool:
-    """Whether a center lies in the part of the picture that the place names: a third at a side, or the middle."""
+    """Whether a center is in the named part of the picture: a third at a side, or the middle."""
     inside = {
         "left": x < third, "right": x > 1 - third, "top": y < third, "bottom": y > 1 - third,
         "center": max(abs(x - 0.5), abs(y - 0.5)) < third / 2,
@@ -126,9 +126,9 @@ def is_at(place: str, x: float, y: float, *, third: float = 1 / 3) -> bool:
 
 
 def is_related(relation: str, first: tuple[float, float], second: tuple[float, float], *, slack: float = 1.0) -> bool:
-    """Whether the first center lies as the relation says from the second: more that way than to either side.
+    """Whether the relation holds between two centers: the offset in its direction exceeds the sideways offset.
 
-    slack: how far it may be off to the side, of how far it is that way.
+    slack: maximum sideways offset, as a multiple of the offset in that direction.
     """
     dx, dy = second[0] - first[0], second[1] - first[1]
     along, across = {"left of": (dx, dy), "right of": (-dx, dy), "above": (dy, dx), "below": (-dy, dx)}[relation]
@@ -150,7 +150,7 @@ def draw(scene: Scene, side: int = 64) -> Image.Image:
 
 
 def shape_outline(shape: str, x: float, y: float, radius: float) -> list[tuple[float, float]]:
-    """Corners of a shape in its square of 2 x radius; of a circle, those of a polygon that comes near it."""
+    """Corners of a shape in its square of 2 x radius; for a circle, those of an approximating polygon."""
     if shape == "circle":
         turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         return [(x + radius * float(np.cos(turn)), y + radius * float(np.sin(turn))) for turn in turns]

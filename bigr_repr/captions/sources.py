@@ -1,4 +1,4 @@
-"""Captions where people keep them: beside pictures, in tar shards, Parquet columns, COCO's JSON, names of classes.
+"""Captions from the usual sources: sidecar files, tar shards, Parquet columns, COCO's JSON, class names.
 
 Every function returns the captions of each picture, none or several. Errors name the file, in one line.
 """
@@ -22,10 +22,10 @@ _KEYS: Final = ("caption", "captions", "text", "txt")
 
 
 def sidecar_captions(pictures: Sequence[PathLike]) -> list[Listed] | None:
-    """The captions in `name.txt` or `name.json` beside each picture `name.jpg`; None if no picture has either.
+    """The captions in `name.txt` or `name.json` next to each picture `name.jpg`; None if no picture has either.
 
-    A text file holds one caption per line; a JSON file a text, a list of texts, or either under "caption", "captions",
-    "text" or "txt". Raises ValueError for files that are neither UTF-8 nor JSON.
+    A text file has one caption per line; a JSON file has a string, a list of strings, or either under "caption",
+    "captions", "text" or "txt". Raises ValueError for files that are neither UTF-8 nor JSON.
     """
     found = [_beside(Path(picture)) for picture in pictures]
     return found if any(found) else None
@@ -39,9 +39,9 @@ def _beside(picture: Path) -> Listed:
 
 
 def captions_in(content: bytes, suffix: str, where: object) -> Listed:
-    """The captions in the content of a "txt" or "json" file beside a picture, as `sidecar_captions` says.
+    """The captions in the content of a "txt" or "json" file next to a picture, as in `sidecar_captions`.
 
-    where: what errors name. Raises ValueError as that does.
+    where: the name for errors. Raises ValueError likewise.
     """
     if suffix == "txt":
         return tuple(line.strip() for line in _utf8(content, where).splitlines() if line.strip())
@@ -52,7 +52,7 @@ def _utf8(content: bytes, where: object) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 text (byte {error.start}); write it again in UTF-8") from error
+        raise ValueError(f"{where} is not UTF-8 text (byte {error.start}); save it in UTF-8") from error
 
 
 def _json(content: bytes, where: object) -> Any:
@@ -63,21 +63,21 @@ def _json(content: bytes, where: object) -> Any:
 
 
 def _texts(value: Any, where: object) -> Listed:
-    """Captions from a text, a list of texts, an object that holds either, or nothing."""
+    """Captions from a string, a list of strings, an object with either, or nothing."""
     if isinstance(value, Mapping):
         value = next((value[key] for key in _KEYS if key in value), None)
     if value is None:
         return ()
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, Sequence | np.ndarray) or not all(isinstance(each, str) for each in listed):
-        raise ValueError(f"{where}: a caption is a {type(value).__name__}; captions are texts, or lists of texts")
+        raise ValueError(f"{where}: a caption is a {type(value).__name__}; captions are strings, or lists of strings")
     return tuple(listed)
 
 
 def parquet_captions(file: PathLike, column: str) -> list[Listed] | None:
-    """The captions in a column of a Parquet file, texts or lists of texts, by row; None if there is no such column.
+    """The captions in a column of a Parquet file, strings or lists of strings, by row; None if there is no such column.
 
-    Rows without a caption (null) have none. Raises ValueError for texts that are not UTF-8, and for other types.
+    Rows without a caption (null) have none. Raises ValueError for strings that are not UTF-8, and for other types.
     """
     import pyarrow.parquet as pq
 
@@ -92,7 +92,7 @@ def parquet_captions(file: PathLike, column: str) -> list[Listed] | None:
                     value = batch.column(0)[number].as_py()
                     value = value.decode() if isinstance(value, bytes) else value
                 except UnicodeDecodeError as error:
-                    raise ValueError(f"{where}: not UTF-8 text; write it again in UTF-8") from error
+                    raise ValueError(f"{where}: not UTF-8 text; save it in UTF-8") from error
                 found.append(_texts(value, where))
     return found
 
@@ -100,7 +100,7 @@ def parquet_captions(file: PathLike, column: str) -> list[Listed] | None:
 def coco_captions(file: PathLike, pictures: Sequence[PathLike]) -> list[Listed]:
     """The captions of pictures, by file name, in a COCO captions file: {"images": …, "annotations": …}.
 
-    Raises ValueError for another file, and for one that knows none of the pictures.
+    Raises ValueError for other files, and for one without captions of any of the pictures.
     """
     record = _json(Path(file).read_bytes(), file)
     try:
@@ -115,18 +115,18 @@ def coco_captions(file: PathLike, pictures: Sequence[PathLike]) -> list[Listed]:
         ) from error
     found = [tuple(by_name.get(Path(picture).name, ())) for picture in pictures]
     if not any(found):
-        raise ValueError(f"{os.fspath(file)} has captions of none of these pictures; are the file names the same?")
+        raise ValueError(f"{os.fspath(file)} has no captions for these pictures; are the file names the same?")
     return found
 
 
 def class_captions(labels: NDArray[np.int64] | None, names: Sequence[str], template: str) -> list[Listed]:
-    """A caption of each labeled picture from a template such as "a photograph of a {}"; none without a label.
+    """A caption for each labeled picture, from a template such as "a photograph of a {}"; none without a label.
 
-    Raises ValueError for a template without {} and for pictures without classes that have names.
+    Raises ValueError for a template without {} and for pictures without named classes.
     """
     if "{}" not in template:
-        raise ValueError(f"template={template!r} has no {{}} where the name of the class goes")
+        raise ValueError(f"template={template!r} has no {{}} for the class name")
     if labels is None or not names:
-        raise ValueError("the pictures have no classes with names to make captions of; leave the template out")
+        raise ValueError("the pictures have no named classes for captions; leave the template out")
     plain = [name.split(",")[0].replace("_", " ") for name in names]
     return [(template.replace("{}", plain[label]),) if label >= 0 else () for label in labels.tolist()]

@@ -1,4 +1,4 @@
-"""Captions of the synthetic world's scenes, and what a caption asks of a picture. Knows nothing of pictures."""
+"""Writes captions for scenes of the synthetic world, and parses them. Knows nothing of pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _THING: Final = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Demanded:
-    """Things of one color and shape that a caption names, and how many."""
+    """Things of one color and shape in a caption, and how many."""
 
     number: int
     color: str
@@ -45,7 +45,7 @@ class Demanded:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What a caption says: the things, the place of the first, and how the first lies to the second."""
+    """The content of a caption: the things, the place of the first, and its relation to the second."""
 
     things: tuple[Demanded, ...]
     place: str | None = None
@@ -53,7 +53,7 @@ class Demand:
 
 
 def captions_of(scene: Scene) -> tuple[str, ...]:
-    """All captions of a scene, the plainest first."""
+    """All captions of a scene, the simplest first."""
     named = [f"a {thing.color} {thing.shape}" for thing in scene.things]
     first = named[0]
     if scene.kind == "related":
@@ -73,15 +73,16 @@ def captions_of(scene: Scene) -> tuple[str, ...]:
 
 
 def read_caption(text: str) -> Demand:
-    """What a caption of this world asks for; case, commas and full stops do not matter.
+    """The content of a caption of this world; case, commas and periods do not matter.
 
-    Raises ValueError for a text that names nothing of this world.
+    Raises ValueError for a text that names nothing in this world.
     """
     plain = " ".join(re.sub(r"[.,;:!]", " ", text.lower()).split())
     found = list(_THING.finditer(plain))
     if not found:
         raise ValueError(
-            f"{text[:80]!r} names nothing of the synthetic world; write as in 'a red circle left of a blue square' "
+            f"{text[:80]!r} names nothing in the synthetic world; try, for example, 'a red circle left of a blue "
+            "square'  "
             f"(colors {', '.join(COLORS)}; shapes {', '.join(SHAPES)})"
         )
     things = tuple(
@@ -102,7 +103,7 @@ def read_caption(text: str) -> Demand:
 
 
 def _named(table: Mapping[str, tuple[str, ...]], text: str) -> str | None:
-    """The word one of whose phrases occurs in a text; None if none does."""
+    """The word for the first phrase that occurs in a text; None if none does."""
     for word, phrases in table.items():
         if any(re.search(rf"\b{phrase}\b", text) for phrase in phrases):
             return word

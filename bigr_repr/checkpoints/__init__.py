@@ -1,4 +1,4 @@
-"""Models on disk: load by name, folder or hub, save, and import of released weights."""
+"""Models on disk: loads by name, folder or hub, saves, and imports released weights."""
 
 import lazy_loader
 

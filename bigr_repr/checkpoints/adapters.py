@@ -1,8 +1,8 @@
-"""Adapters: what an adaptation changed in a model, in a small folder that loads onto it. Knows nothing of training.
+"""Adapters: small folders with the changes that an adaptation made to a model. Knows nothing of training.
 
-A folder of `adapter.json` (the adapted model's configuration, and the model it belongs to), `classes.safetensors` (the
-table of classes: rows taken over, and rows of its own), where matrices changed the files of peft (`adapter_config.json`
-and `adapter_model.safetensors`, low-rank), and where the tokenizer changed `tokenizer.safetensors`.
+The folder contains `adapter.json` (the adapted model's configuration, and its base model), `classes.safetensors` (the
+class table: reused rows and new rows), the files of peft if matrices changed (`adapter_config.json` and
+`adapter_model.safetensors`, low-rank), and `tokenizer.safetensors` if the tokenizer changed.
 """
 
 # D width, C classes, r rank
@@ -35,7 +35,7 @@ _PLAIN: Final = ("use_dora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alp
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterHeader:
-    """What `adapter.json` states: the adapted model's configuration, and name and fingerprint of what it adapts."""
+    """Content of `adapter.json`: the adapted model's configuration, and the base model's name and fingerprint."""
 
     config: ModelConfig
     base: str
@@ -43,7 +43,7 @@ class AdapterHeader:
 
 
 def split_name(name: str) -> tuple[str, Path] | None:
-    """ "BASE+FOLDER" as a model's name and an adapter's folder; None for a name of another kind."""
+    """Split "BASE+FOLDER" into a model's name and an adapter's folder; None for other names."""
     base, plus, folder = name.rpartition("+")
     if not plus or not base or Path(name).expanduser().is_dir():
         return None
@@ -51,13 +51,13 @@ def split_name(name: str) -> tuple[str, Path] | None:
 
 
 def header_text(config: ModelConfig, *, base: str, base_sha256: str) -> str:
-    """What `adapter.json` holds."""
+    """The text of `adapter.json`."""
     record = {"format": _FORMAT, "base": base, "base_sha256": base_sha256, "model": config.to_dict()}
     return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_header(folder: Path) -> AdapterHeader:
-    """The header of an adapter. Raises FileNotFoundError where there is none, ValueError for a damaged one."""
+    """The header of an adapter. Raises FileNotFoundError if there is none, ValueError if it is damaged."""
     path = folder / ADAPTER_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: not an adapter, as it has no {ADAPTER_FILE}; make one: bigr-repr adapt")
@@ -86,10 +86,10 @@ def adapted_state(
     low_rank: Mapping[str, Tensor],
     settings: Mapping[str, Any],
 ) -> dict[str, Tensor]:
-    """A generator's weights with an adapter's changes: new tensors where they change, else those of `base`.
+    """A generator's weights with an adapter's changes: new tensors where they change, otherwise those of `base`.
 
     classes: `taken` int64 (C + 1,), rows of the base's table, or -1 for the next of `rows` (n, D), float32. low_rank:
-    peft's tensors, none for an adapter of classes only. Raises ValueError for what does not fit.
+    peft's tensors, empty for an adapter of classes only. Raises ValueError if something does not fit.
     """
     state = dict(base)
     state[CLASS_TABLE] = class_table(base[CLASS_TABLE], classes["taken"], classes["rows"])
@@ -98,7 +98,7 @@ def adapted_state(
     unusual = [name for name in _PLAIN if settings.get(name)]
     if settings.get("peft_type") != "LORA" or unusual or settings.get("bias", "none") != "none":
         said = settings.get("peft_type") if not unusual else ", ".join(unusual)
-        raise ValueError(f"an adapter with {said} is unknown here; plain LoRA is")
+        raise ValueError(f"an adapter with {said} is not supported; only plain LoRA is")
     rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     for name, down in low_rank.items():
@@ -113,7 +113,7 @@ def adapted_state(
 
 
 def class_table(base: Tensor, taken: Tensor, rows: Tensor) -> Tensor:
-    """The table (C + 1, D) of rows taken from `base` and, where `taken` (C + 1,) is -1, of `rows` in their order."""
+    """The table (C + 1, D) of rows from `base` and, where `taken` (C + 1,) is -1, of `rows` in their order."""
     if rows.shape[1:] != base.shape[1:] or int((taken < 0).sum()) != len(rows) or int(taken.max()) >= len(base):
         raise ValueError(f"the adapter's classes ({len(rows)} rows) do not fit the model's table {tuple(base.shape)}")
     table = base[taken.clamp(min=0)].clone().float()
@@ -122,10 +122,10 @@ def class_table(base: Tensor, taken: Tensor, rows: Tensor) -> Tensor:
 
 
 def with_classes(config: ModelConfig, names: tuple[str, ...], how: str) -> tuple[ModelConfig, Tensor]:
-    """A configuration with classes added to those of a model, or in their place.
+    """A configuration with classes added to those of a model, or replacing them.
 
-    Also, for each row of the new table, "no class" last, which row of the old one it takes over: int64 (C + 1,), -1 for
-    a new class. Classes of equal names are the same class.
+    Also returns, for each row of the new table, "no class" last, the row of the old one it reuses: int64 (C + 1,), -1
+    for a new class. Classes with the same name are the same class.
     """
     own = config.class_names or tuple(f"class {number}" for number in range(config.generator.classes))
     wanted = names if how == "replace" else (*own, *(name for name in names if name not in own))

@@ -1,8 +1,8 @@
-"""The architecture of released weights, from the names and shapes of their tensors. Knows nothing of files.
+"""Infers the architecture of released weights from the names and shapes of their tensors. Knows nothing of files.
 
-Nothing about the size of a model is assumed: widths, depths, bits, tokens and classes are read off. A size that several
-tensors show is what most of them say, so that a missing or misshapen one does not mislead: it is left to the check
-of the tensors that follows, which names it.
+Nothing about the size of a model is assumed: widths, depths, bits, tokens and classes are inferred. If several tensors
+determine a size, the majority decides, so that a missing or misshapen one does not mislead: the subsequent check of the
+tensors reports it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from bigr_repr.config import GeneratorConfig, TokenizerConfig
 _HEAD_DIM = 64  # in all released sizes
 _FFN_MULTIPLES = (256, 512, 1024, 128, 64, 32, 16, 8, 4, 2, 1)  # the released one first
 
-State = Mapping[str, object]  # tensors by name, and what else a file may hold
+State = Mapping[str, object]  # tensors by name, and any other content of a file
 
 
 def infer_generator(state: State, *, steps: int | None, heads: int | None) -> GeneratorConfig:
-    """The generator that tensors named as in the released file belong to.
+    """The generator to which tensors, named as in the released file, belong.
 
-    steps: T, None for the released 256. heads: dim / 64 unless given, for shapes do not show it.
-    Raises ValueError when the tensors are no generator's.
+    steps: T, None for the released 256. heads: dim / 64 unless given, because shapes do not reveal it.
+    Raises ValueError if the tensors are not a generator's.
     """
     layers = _count(state, "layers")
     blocks = _count(state, "denoise_mlp.blocks")
@@ -38,7 +38,7 @@ def infer_generator(state: State, *, steps: int | None, heads: int | None) -> Ge
     ffn = [(f"layers.{n}.feed_forward.{name}.weight", axis) for n in range(layers) for name, axis in feed_forward]
     tokens = _size(state, [(positions, 1)], fallback=1)
     if math.isqrt(tokens) ** 2 != tokens:
-        raise ValueError(f"{positions} has {tokens} positions, which do not make a square grid")
+        raise ValueError(f"{positions} has {tokens} positions, which do not form a square grid")
     if heads is None and dim % _HEAD_DIM:
         raise ValueError(f"the width {dim} is not a multiple of {_HEAD_DIM}, so the head count is unknown; give heads=")
     steps = steps or GeneratorConfig.train_timesteps
@@ -67,10 +67,10 @@ def _with_ffn_dim(config: GeneratorConfig, ffn_dim: int) -> GeneratorConfig:
 
 
 def infer_tokenizer(state: State, *, grid: int) -> TokenizerConfig:
-    """The tokenizer that tensors named as in the released file (without "ae.") belong to, for `grid` tokens per side.
+    """The tokenizer to which tensors, named as in the released file without "ae.", belong, for `grid` tokens per side.
 
-    The encoder's flat list of blocks tells its levels and where attention stands; the decoder's must mirror it.
-    Raises ValueError when the tensors are no such tokenizer's.
+    The encoder's flat list of blocks reveals its levels and where attention is; the decoder's must mirror it.
+    Raises ValueError if the tensors are not such a tokenizer's.
     """
     layout = _layout(state, "encoder.blocks")
     match = re.fullmatch(r"C(?P<levels>[RAS]+)RARNC", layout)
@@ -98,14 +98,14 @@ def infer_tokenizer(state: State, *, grid: int) -> TokenizerConfig:
         res_blocks=res_blocks,
         embed_dim=_size(state, [(embed, 1), (project, 1), (f"encoder.blocks.{len(layout) - 1}.weight", 0)]),
         code_bits=_size(state, [(embed, 0), (project, 0), ("quantize.proj.0.bias", 0)]),
-        # Where no level attends, no level has a default side either: say it as the presets do.
+        # If no level has attention, none has a default side either: written as in the presets.
         attention_resolutions=attended if attended or set(sides) & set(default) else default,
-        norm_first=_layout(state, "generator.blocks")[1:2] == "C",  # else its second block is residual
+        norm_first=_layout(state, "generator.blocks")[1:2] == "C",  # otherwise its second block is residual
     )
 
 
 def _level_widths(state: State, levels: list[str]) -> list[int]:
-    """Channels after each level: those of its first residual block."""
+    """Channels after each level, taken from its first residual block."""
     widths, index = [], 1
     for level in levels:
         block = f"encoder.blocks.{index}."
@@ -116,7 +116,7 @@ def _level_widths(state: State, levels: list[str]) -> list[int]:
 
 
 def _layout(state: State, prefix: str) -> str:
-    """One letter a block: C convolution, N norm, R residual, A attention, S down- or up-sampling."""
+    """One letter per block: C convolution, N norm, R residual, A attention, S down- or up-sampling."""
     parts: defaultdict[int, set[str]] = defaultdict(set)
     for name in state:
         if match := re.fullmatch(rf"{re.escape(prefix)}\.(\d+)\.(.+)", name):
@@ -131,14 +131,14 @@ def _layout(state: State, prefix: str) -> str:
             letters += "S"
         else:
             weight = state.get(f"{prefix}.{index}.weight")
-            # Without its weight a block is taken for what stands there: a convolution at either end, else a norm.
+            # A block without its weight is assumed to be the usual one: a convolution at either end, otherwise a norm.
             convolution = weight.ndim == 4 if isinstance(weight, Tensor) else index in (0, len(parts) - 1)
             letters += "C" if convolution else "N"
     return letters
 
 
 def _size(state: State, sources: Iterable[tuple[str, int]], fallback: int | None = None) -> int:
-    """The size that most of the given (tensor, axis) show. Raises ValueError when none is there, without fallback."""
+    """The size on which most of the given (tensor, axis) agree. Raises ValueError if none exists, without fallback."""
     sources = list(sources)
     shapes = [(tensor.shape, axis) for name, axis in sources if isinstance(tensor := state.get(name), Tensor)]
     found = Counter(int(shape[axis]) for shape, axis in shapes if len(shape) > axis)
@@ -150,7 +150,7 @@ def _size(state: State, sources: Iterable[tuple[str, int]], fallback: int | None
 
 
 def _count(state: State, prefix: str) -> int:
-    """How many parts prefix.0, prefix.1 … there are. Raises ValueError when there are none or a number is left out."""
+    """The number of parts prefix.0, prefix.1 … . Raises ValueError if there are none or a number is missing."""
     pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
     numbers = {int(match[1]) for name in state if (match := pattern.match(name))}
     missing = sorted(set(range(min(max(numbers, default=0) + 1, 10_000))) - numbers)

@@ -1,4 +1,4 @@
-"""The card of a published model, from its own record: what it is, data and terms, quality, limits. Knows no files."""
+"""The card of a published model, from its own record: architecture, data, terms, quality, limits. Knows no files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model_card(
     license: str | None = None,
     pictures: Mapping[str, str] | None = None,
 ) -> str:
-    """The text of README.md, with the hub's metadata in front. `pictures`: file names and what they show."""
+    """The text of README.md, starting with the hub's metadata. `pictures`: file names and captions."""
     sections = [
         _metadata(config, license),
         f"# {config.name}",
@@ -62,9 +62,9 @@ def _what(config: ModelConfig, parameters: int) -> str:
     shown = ", ".join(names[:_CLASSES_SHOWN]) + (", …" if len(names) > _CLASSES_SHOWN else "")
     classes = f" It draws {generator.classes:,} classes{f': {shown}' if names else ''}." if has_classes(config) else ""
     return (
-        f"One {_PAPER} generator over binary latent codes: image features, bit codes, search, drawing and editing from "
+        f"A {_PAPER} generator over binary latent codes: image features, bit codes, search, drawing and editing with "
         f"one model. It reads and draws images of {size} x {size} pixels, as {generator.tokens} tokens of "
-        f"{generator.code_bits} bits, {config.code_size // 8:,} bytes an image. {generator.layers} blocks, "
+        f"{generator.code_bits} bits, {config.code_size // 8:,} bytes per image. {generator.layers} blocks,  "
         f"{generator.dim} wide; {parameters / 1e6:,.1f} million parameters.{classes}"
     )
 
@@ -88,7 +88,7 @@ images = {drawn}
 
 
 def _record(record: Mapping[str, Any], first: Sequence[str]) -> str:
-    """A record of any form as a list, tables as they are."""
+    """A record of any form as a list; tables stay tables."""
     if not record:
         return _NOT_STATED
     ordered = {name: record[name] for name in (*(name for name in first if name in record), *record)}
@@ -113,11 +113,12 @@ def _lines(record: Mapping[str, Any], depth: int) -> Iterator[str]:
 
 def _limits(config: ModelConfig) -> str:
     lines = [
-        f"- Images are cut to a square and made {config.image_size} pixels wide; what is smaller than a few of those "
-        "pixels is lost.",
-        "- What it draws looks like its training data, with their gaps and prejudices. It is not a source of facts, "
-        "and not made for decisions about people.",
-        "- Features and bits were measured only as stated above; try them on your own data before you rely on them.",
+        f"- Images are cropped to a square and resized to {config.image_size} pixels; details smaller than a few of "
+        "those "
+        "pixels are lost.",
+        "- Its images resemble its training data, including their gaps and biases. It is not a source of facts, "
+        "and not intended for decisions about people.",
+        "- Features and bits were measured only as stated above; test them on your own data before you rely on them.",
     ]
     return "\n".join(lines)
 

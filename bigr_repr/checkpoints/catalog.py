@@ -1,4 +1,4 @@
-"""Which models exist, where their files lie, and what config.json of a model folder says. Knows nothing of tensors."""
+"""The known models, the location of their files, and config.json of model folders. Knows nothing of tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from bigr_repr.config import ModelConfig, TokenizerConfig, from_fields, preset, preset_names
 from bigr_repr.system.sums import sealed, unsealed, without_seal
 
-DEFAULT_MODEL: Final = "bigr-tiny-aligned"  # bundled: there without a download
+DEFAULT_MODEL: Final = "bigr-tiny-aligned"  # bundled: available without a download
 ASSETS = Path(__file__).parents[1] / "assets"
 CONFIG_FILE = "config.json"
 EXPORT_FILE: Final = "export.json"  # of an exported network: bigr_repr.features.exported
@@ -32,7 +32,7 @@ ModelKind = Literal["bundled", "released", "preset"]
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """One variant of the authors' release: the preset it has, and its two files in their repository."""
+    """One variant of the authors' release: its preset, and its two files in their repository."""
 
     preset: str
     tokenizer: str
@@ -51,7 +51,7 @@ RELEASED = {
     "L-d32-512": Released(preset="L-512-d32", tokenizer=_D32_512, generator="gpt/bigr_L_d32_512.pt"),
 }
 
-# SHA-256 of released files, of those that are known.
+# SHA-256 of released files, where known.
 RELEASED_SHA256: Final = {
     "gpt/bigr_XL_d24.pt": "694cc5ea2a74dd2b5235a98db2914827c30e6f98e9577ca5fb595fe63082bb3c",
     "gpt/bigr_XXL_d24.pt": "0c5017f51d6cae218d3717286d89ee974c962a9a03c78ad4f0fdd529170aaef8",
@@ -69,7 +69,7 @@ RELEASE_TRAINING = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """A model that can be named. `name` is what `load` takes; a "preset" is an architecture without weights."""
+    """A known model. `name` is what `load` takes; a "preset" is an architecture without weights."""
 
     name: str
     kind: ModelKind
@@ -77,7 +77,7 @@ class ModelEntry:
 
 
 def released_config(variant: str) -> ModelConfig:
-    """The configuration of a released variant, as far as it is known without its files: without class names."""
+    """The configuration of a released variant as far as known without its files, hence without class names."""
     config = preset(RELEASED[variant].preset)
     return dataclasses.replace(config, name=f"bigr-{variant}", training=RELEASE_TRAINING)
 
@@ -97,7 +97,7 @@ def bundled_folders() -> dict[str, Path]:
 
 
 def available_models() -> tuple[ModelEntry, ...]:
-    """All that can be named: bundled models, the authors' release, presets. Reads nothing but the bundled configs."""
+    """All known models: bundled models, the authors' release, presets. Reads only the bundled configurations."""
     bundled = [
         ModelEntry(name=name, kind="bundled", config=read_config(folder)[0])
         for name, folder in bundled_folders().items()
@@ -111,7 +111,7 @@ def available_models() -> tuple[ModelEntry, ...]:
 
 
 def config_text(config: ModelConfig | TokenizerConfig, fingerprint: str) -> str:
-    """What config.json of a model's or a tokenizer's folder holds. `fingerprint` is that of the weights beside it."""
+    """The text of config.json for a model's or tokenizer's folder. `fingerprint` is that of the weights next to it."""
     architecture = config.to_dict() if isinstance(config, ModelConfig) else {"tokenizer": dataclasses.asdict(config)}
     record = {
         "format": _FORMAT,
@@ -125,16 +125,16 @@ def config_text(config: ModelConfig | TokenizerConfig, fingerprint: str) -> str:
 def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
     """The configuration in a model folder, and the fingerprint recorded for its weights, if any.
 
-    Raises FileNotFoundError when there is no config.json, and ValueError, naming the file, when it cannot be used.
+    Raises FileNotFoundError if there is no config.json, and ValueError, naming the file, if it cannot be used.
     """
     with _reading(folder) as (record, fingerprint):
         if "tokenizer" in record and "generator" not in record:
-            raise ValueError("it is only that of a tokenizer; train a generator for it: bigr-repr train generator")
+            raise ValueError("it is only a tokenizer; train a generator for it: bigr-repr train generator")
         return ModelConfig.from_dict(record), fingerprint
 
 
 def read_tokenizer_config(folder: Path) -> tuple[TokenizerConfig, str | None]:
-    """The same for a folder that holds a tokenizer alone."""
+    """The same for a folder with only a tokenizer."""
     with _reading(folder) as (record, fingerprint):
         return from_fields(TokenizerConfig, record["tokenizer"], "tokenizer"), fingerprint
 
@@ -143,7 +143,7 @@ def read_tokenizer_config(folder: Path) -> tuple[TokenizerConfig, str | None]:
 def _reading(folder: Path) -> Iterator[tuple[dict[str, Any], str | None]]:
     path = folder / CONFIG_FILE
     if not path.is_file() and (folder / EXPORT_FILE).is_file():
-        raise ValueError(f"{folder} is an exported network: it gives features and codes, for embed, serve and search")
+        raise ValueError(f"{folder} is an exported network, only for embed, serve and search")
     if (folder / ADAPTER_FILE).is_file():
         raise FileNotFoundError(f"{folder} is an adapter, which loads onto its model: name it as MODEL+{folder}")
     if not path.is_file():
@@ -159,7 +159,7 @@ def _reading(folder: Path) -> Iterator[tuple[dict[str, Any], str | None]]:
         if fingerprint is not None and not isinstance(fingerprint, str):
             raise ValueError(f"weights_sha256={fingerprint!r} is not text")
         yield record, fingerprint
-        unsealed(whole)  # last: what is wrong is said in its own words
+        unsealed(whole)  # last, so that more specific errors come first
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Classes by number or name, as people type them. Knows nothing of sampling."""
+"""Classes by number or name, as typed by users. Knows nothing of sampling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIST = "bigr-repr models info {} --classes"
 
 
 def class_names(config: ModelConfig) -> tuple[str, ...]:
-    """One name per class: from the configuration; for models of ImageNet-1k without names, ImageNet's; else none."""
+    """One name per class: from the configuration; for models of ImageNet-1k without names, ImageNet's; else empty."""
     if config.class_names or config.generator.classes != 1000:
         return config.class_names
     return imagenet_class_names() if str(config.training.get("data", "")).startswith("ImageNet-1k") else ()
@@ -30,13 +30,13 @@ def has_classes(config: ModelConfig) -> bool:
 
 
 def class_number(config: ModelConfig, text: str) -> int:
-    """The class that a number or a name stands for; either case; of a name with commas, any part.
+    """The class with a given number or name, in either case; any part of a name with commas will do.
 
-    Raises ValueError for a number outside 0..C-1, for a name that several classes share and, with the nearest names,
+    Raises ValueError for a number outside 0..C-1, for a name shared by several classes and, with the nearest names,
     for one that no class has.
     """
     if config.generator.condition == "text":
-        raise ValueError(f"class {text!r}: {config.name} draws from captions, not classes; give a prompt")
+        raise ValueError(f"class {text!r}: {config.name} draws from captions, not classes; pass a prompt")
     wanted, count = text.strip(), config.generator.classes
     if wanted.removeprefix("-").isdecimal():
         if not 0 <= int(wanted) < count:
@@ -54,19 +54,19 @@ def class_number(config: ModelConfig, text: str) -> int:
         raise ValueError(f"class {wanted!r} is {numbers} of {config.name}; give the number")
     if not found:
         near = difflib.get_close_matches(_plain(wanted), table, n=_SUGGESTIONS, cutoff=0.5)
-        listed = ", ".join(dict.fromkeys(repr(names[table[name][0]]) for name in near))  # two parts may be of one name
+        listed = ", ".join(dict.fromkeys(repr(names[table[name][0]]) for name in near))  # two parts may share a name
         remedy = f"nearest: {listed}" if near else f"give a number 0..{count - 1}, or see: {_LIST.format(config.name)}"
         raise ValueError(f"class {wanted!r} is not one of {config.name}'s; {remedy}")
     return found[0]
 
 
 def class_list(config: ModelConfig, texts: Iterable[str]) -> list[int]:
-    """Classes of several texts, each some of them, or "all", by commas. Raises as `class_number`, also for none."""
+    """Classes from several texts, each a comma-separated list or "all". Raises as `class_number`, also for none."""
     found: list[int] = []
     for text in texts:
         if config.generator.condition == "text":
-            class_number(config, text)  # says that there are none
-        whole = _plain(text) in _table(class_names(config))  # a name may hold commas
+            class_number(config, text)  # raises the error that there are none
+        whole = _plain(text) in _table(class_names(config))  # a name may contain commas
         for part in [text] if whole else filter(str.strip, text.split(",")):
             every = part.strip().lower() == ALL
             found += range(config.generator.classes) if every else [class_number(config, part)]
@@ -77,7 +77,7 @@ def class_list(config: ModelConfig, texts: Iterable[str]) -> list[int]:
 
 @functools.lru_cache(maxsize=4)
 def _table(names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """The numbers of the classes of each plain name; whole names stand above parts."""
+    """The numbers of the classes for each normalized name; whole names take precedence over parts."""
     whole: dict[str, list[int]] = {}
     parts: dict[str, list[int]] = {}
     for number, name in enumerate(names):

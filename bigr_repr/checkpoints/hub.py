@@ -1,4 +1,4 @@
-"""Model folders on the Hugging Face hub: fetching and publishing them. Knows nothing of tensors or released files."""
+"""Downloads and publishes model folders on the Hugging Face hub. Knows nothing of tensors or released files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Published(NamedTuple):
 
 
 def parse_folder_name(name: str) -> HubName | None:
-    """ "hf:user/name" or "hf:user/name@REVISION"; None for another form, and for the release, no model folder."""
+    """Parse "hf:user/name" or "hf:user/name@REVISION"; None for other forms, including the release."""
     text, _, revision = name.removeprefix("hf:").partition("@")
     parts = text.split("/")
     if not name.startswith("hf:") or len(parts) != 2 or not all(parts) or text == RELEASE_REPOSITORY:
@@ -50,7 +50,7 @@ def parse_folder_name(name: str) -> HubName | None:
 def fetch_folder(name: HubName, *, local_files_only: bool = False) -> Path:
     """The files of a model folder, downloaded unless the hub's cache has them.
 
-    Raises ConnectionError, in one line with the remedy, for whatever keeps them away.
+    Raises ConnectionError, in one line with the remedy, if they are not available.
     """
     import huggingface_hub
 
@@ -73,7 +73,7 @@ def push(
 ) -> Published:
     """Upload a model folder, its card and pictures (name: PNG) to `repository`, "user/name", in one commit.
 
-    The repository is made if need be. What an interrupted call has uploaded is not uploaded again.
+    The repository is created if necessary. Files uploaded by an interrupted call are not uploaded again.
     Raises ConnectionError in one line, FileNotFoundError or ValueError for a folder or a name that cannot be published.
     """
     import huggingface_hub
@@ -98,10 +98,10 @@ def push(
 
 
 def published_files(folder: Path) -> list[Path]:
-    """The files of a model folder that `push` uploads. Raises FileNotFoundError for a folder that is no model."""
+    """The files of a model folder that `push` uploads. Raises FileNotFoundError for a folder that is not a model."""
     missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
     if missing:
-        hint = f"; it is an adapter: publish the model it made, the folder above ({ADAPTER_FILE})"
+        hint = f"; it is an adapter: publish the adapted model, its parent folder ({ADAPTER_FILE})"
         is_adapter = (folder / ADAPTER_FILE).is_file()
         raise FileNotFoundError(
             f"{folder} is not a model folder, as it has no {', '.join(missing)}{hint if is_adapter else ''}"
@@ -111,14 +111,14 @@ def published_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def hub_errors(name: HubName) -> Iterator[None]:
-    """Errors of the hub's client as a ConnectionError in one line; what it reports of attempts is not shown."""
+    """Turn errors of the hub's client into a ConnectionError of one line; its reports on attempts are suppressed."""
     from huggingface_hub.utils import logging as hub_logging
 
     level = hub_logging.get_verbosity()
     hub_logging.set_verbosity(logging.ERROR)
     try:
         yield
-    except Exception as error:  # the client raises many kinds, its transport's too
+    except Exception as error:  # the client raises many kinds, including its transport's
         raise ConnectionError(f"{name.repository}: {_reason(error, name)}") from error
     finally:
         hub_logging.set_verbosity(level)
@@ -134,21 +134,21 @@ def _reason(error: Exception, name: HubName) -> str:
     lost = isinstance(cause, e.RepositoryNotFoundError)
     away = type(error).__module__.split(".")[0] in ("httpx", "httpcore") or (isinstance(error, OSError) and not status)
     cases = [
-        (isinstance(cause, e.GatedRepoError), f"the model is gated; ask for access on {page}, then {_LOG_IN}"),
+        (isinstance(cause, e.GatedRepoError), f"the model is gated; request access on {page}, then {_LOG_IN}"),
         (isinstance(cause, e.RevisionNotFoundError), f"there is no revision {name.revision!r}; see {page}/commits"),
         (
             status == 401 or (lost and huggingface_hub.get_token() is None),
             f"it does not exist, or is not public: check the name, or {_LOG_IN}",
         ),
         (lost, "it does not exist, or the token may not read it; check name and token"),
-        (status == 403, "the token may not do this; take one with write access to this repository"),
+        (status == 403, "the token does not permit this; use one with write access to this repository"),
         (
             isinstance(error, e.LocalEntryNotFoundError | e.OfflineModeIsEnabled),
-            "no connection, or offline mode, and the files are not in the cache; connect, or name a folder",
+            "no connection, or offline mode, and the files are not in the cache; connect, or pass a folder",
         ),
-        (away, f"the hub cannot be reached ({_in_a_line(error)}); try again: what is uploaded is kept"),
+        (away, f"the hub cannot be reached ({_in_a_line(error)}); try again: uploaded files are kept"),
     ]
-    return next((said for is_so, said in cases if is_so), f"{_in_a_line(cause)}; try again: what is uploaded is kept")
+    return next((said for is_so, said in cases if is_so), f"{_in_a_line(cause)}; try again: uploaded files are kept")
 
 
 def _in_a_line(error: BaseException) -> str:

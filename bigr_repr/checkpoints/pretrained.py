@@ -1,4 +1,4 @@
-"""Models on disk: load by name, folder or hub, save, import released files. Knows nothing of images or training."""
+"""Models on disk: loads by name, folder or hub, saves, imports released files. Knows nothing of images or training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A model with its weights: what `load` gives, in eval mode, and `save` takes."""
+    """A model with its weights, as returned by `load`, in eval mode, and accepted by `save`."""
 
     config: ModelConfig
     tokenizer: BinaryAutoencoder
@@ -52,38 +52,38 @@ class Pretrained:
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes and float32 values of all weights, 64 hexadecimal digits; for provenance.
 
-        Unchanged by `to`, and by `save` and `load` unless saving rounded the weights. Computed once, when first needed:
-        after changing weights, make a new Pretrained.
+        Unchanged by `to`, and by `save` and `load` unless saving rounded the weights. Computed once, on first use:
+        after changing weights, create a new Pretrained.
         """
         return fingerprint(_joined(self.tokenizer.state_dict(), self.generator.state_dict()))
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
-        """The encoder of a text model's captions, loaded when first needed, on the CPU.
+        """The encoder of a text model's captions, loaded on first use, on the CPU.
 
-        Raises ValueError for a model of classes and for another encoder than the model was trained with, else as
-        `load_text_encoder`.
+        Raises ValueError for a class model and for an encoder other than the one the model was trained with, otherwise
+        as `load_text_encoder`.
         """
         name, wanted = self.config.text_encoder, self.config.text_encoder_sha256
         if not name:
-            raise ValueError(f"{self.config.name} was trained with classes, not captions; give labels, not a prompt")
+            raise ValueError(f"{self.config.name} was trained with classes, not captions; pass labels, not a prompt")
         encoder = load_text_encoder(name)
         if wanted and encoder.fingerprint != wanted:
             raise ValueError(
-                f"the text encoder {name} is another than {self.config.name} was trained with: its SHA-256 is "
-                f"{encoder.fingerprint[:12]}…, not {wanted[:12]}…; put that one in its place"
+                f"the text encoder {name} is not the one {self.config.name} was trained with: its SHA-256 is "
+                f"{encoder.fingerprint[:12]}…, not {wanted[:12]}…; replace it with that one"
             )
         return encoder
 
     @property
     def device(self) -> torch.device:
-        """Where the generator's weights are."""
+        """The device of the generator's weights."""
         return next(self.generator.parameters()).device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pretrained:
-        """Move or convert the weights, in place as modules do, and return self. The fingerprint stays what it was."""
+        """Move or convert the weights, in place as modules do, and return self. The fingerprint does not change."""
         if dtype is not None and dtype != next(self.generator.parameters()).dtype:
-            _ = self.fingerprint  # of the weights as loaded, not of their roundings
+            _ = self.fingerprint  # computed before the weights are rounded
         self.tokenizer.to(device=device, dtype=dtype)
         self.generator.to(device=device, dtype=dtype)
         return self
@@ -92,7 +92,7 @@ class Pretrained:
     def from_pretrained(
         cls, name: PathLike, *, revision: str | None = None, local_files_only: bool = False
     ) -> Pretrained:
-        """`load` as other libraries call it: "user/name" is a model on the hub, unless a folder is called so.
+        """`load` under the name that other libraries use: "user/name" is a model on the hub, unless it is a folder.
 
         revision: a branch, tag or commit there. Raises as `load` does.
         """
@@ -112,7 +112,7 @@ class Parameters(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What `describe` finds. `fingerprint` is None when no weights are at hand; `location` says where they are."""
+    """The result of `describe`. `fingerprint` is None if no weights are available; `location` says where they are."""
 
     config: ModelConfig
     parameters: Parameters
@@ -127,15 +127,15 @@ def load(
     dtype: torch.dtype | None = None,
     local_files_only: bool = False,
 ) -> Pretrained:
-    """A model by the name of a bundled one, from a folder that `save` wrote, or from the hub.
+    """Load a bundled model by name, a folder written by `save`, or a model from the hub.
 
-    "hf:user/name" is a model folder there, "hf:user/name@REVISION" one of its branches, tags or commits, and
-    "hf:owner/repo/VARIANT" the authors' release. "NAME+FOLDER" is a model with an adapter, as `bigr-repr adapt` writes
-    it. Weights are float32 unless `dtype` is given. The recorded checksum of a folder's weights is verified.
+    "hf:user/name" is a model folder on the hub, "hf:user/name@REVISION" one of its branches, tags or commits, and
+    "hf:owner/repo/VARIANT" the authors' release. "NAME+FOLDER" is a model with an adapter written by `bigr-repr adapt`.
+    Weights are float32 unless `dtype` is given. The recorded checksum of a folder's weights is verified.
     local_files_only: download nothing.
 
     Raises FileNotFoundError for an unknown name, ValueError for files that are damaged or do not fit together,
-    ConnectionError when the hub cannot be reached.
+    ConnectionError if the hub cannot be reached.
     """
     if (parts := adapters.split_name(str(name))) is not None:
         return with_adapter(load(parts[0], local_files_only=local_files_only), parts[1]).to(device, dtype)
@@ -156,9 +156,9 @@ def load(
 
 
 def with_adapter(base: Pretrained, folder: PathLike) -> Pretrained:
-    """A model with the changes of an adapter that was made for it; `base` stays as it is.
+    """A model with the changes of an adapter that was made for it; `base` is not changed.
 
-    Raises FileNotFoundError where there is no adapter, ValueError for one of another model or a damaged one.
+    Raises FileNotFoundError if there is no adapter, ValueError if it is damaged or belongs to another model.
     """
     folder = Path(folder).expanduser()
     header = adapters.read_header(folder)
@@ -177,7 +177,7 @@ def with_adapter(base: Pretrained, folder: PathLike) -> Pretrained:
     state = adapters.adapted_state(state_in(base.generator, torch.float32), classes, low_rank, settings)
     assign(generator, state, str(folder))
     for module in (tokenizer, generator):
-        for weight in module.parameters():  # what is not changed would be shared with the base
+        for weight in module.parameters():  # unchanged weights would otherwise be shared with the base
             weight.data = weight.data.clone()
     return Pretrained(header.config, tokenizer.float().eval(), generator.float().eval())
 
@@ -193,12 +193,13 @@ def load_official(
     dtype: torch.dtype | None = None,
     verify: bool = False,
 ) -> Pretrained:
-    """A model from the two files of the authors' release, of any size: the architecture is read off the shapes.
+    """Load a model of any size from the two files of the authors' release: shapes determine the architecture.
 
-    image_size: in pixels; follows from the files, and is checked if given. heads: dim / 64 unless given, for the files
-    do not tell. name: of the model; the release's for files named as there. The files are mapped into memory, not read,
-    so they must stay as they are while the model is in use; `dtype` float32 unless given.
-    verify: read both first, and compare them with the checksums in them, and with the release's if they are called so.
+    image_size: in pixels; follows from the files, and is checked if given. heads: dim / 64 unless given, because the
+    files do not tell. name: of the model; for files named as in the release, the release's. The files are
+    memory-mapped, so they must not change while the model is in use; `dtype`: float32 unless given.
+    verify: read both first and compare them with their own checksums and, if named as in the release, with the
+    release's.
 
     Raises OSError for files that cannot be opened, ValueError for damaged ones, for missing, surplus or misshapen
     tensors (one message names all), and for two files that do not belong together.
@@ -215,7 +216,7 @@ def load_official(
         tokens, factor = f"{config.tokenizer.grid}x{config.tokenizer.grid}", config.tokenizer.downsample
         raise ValueError(
             f"image_size={image_size} does not fit these files: {tokens} tokens ({paths[1]}) of {factor} pixels "
-            f"({paths[0]}) make images of {config.image_size} pixels; give that, or leave it out"
+            f"({paths[0]}) make images of {config.image_size} pixels; pass that, or leave it out"
         )
     pre = Pretrained(config, tokenizer_module.float().eval(), generator_module.float().eval())
     return pre.to(device, dtype)
@@ -224,13 +225,13 @@ def load_official(
 def save(pre: Pretrained, folder: PathLike, *, store_dtype: torch.dtype | None = None) -> Path:
     """Write a model folder: config.json, tokenizer.safetensors, generator.safetensors. Returns its absolute path.
 
-    store_dtype: what the weights are stored in; None: as they are. torch.float16 halves the files, and `load` gives
-    float32 again. Each file is written to a temporary file, synced and renamed. A new folder appears complete or not at
-    all. In a folder that already holds a model, files are replaced one by one; if the machine dies between two of them,
-    `load` notices by the checksum.
+    store_dtype: the dtype of stored weights; None: unchanged. torch.float16 halves the files; `load` returns float32
+    again. Each file is written to a temporary file, synced and renamed. A new folder appears atomically. In a folder
+    that already contains a model, files are replaced one by one; if the machine crashes between two of them,
+    `load` detects it by the checksum.
 
-    Raises FileExistsError when `folder` holds anything but a model, ValueError when a weight is not finite in
-    `store_dtype`, OSError when writing fails (the model that was there remains).
+    Raises FileExistsError if `folder` contains anything but a model, ValueError if a weight is not finite in
+    `store_dtype`, OSError if writing fails (the previous model remains).
     """
     parts = {TOKENIZER_FILE: state_in(pre.tokenizer, store_dtype), GENERATOR_FILE: state_in(pre.generator, store_dtype)}
     digest = fingerprint(_joined(parts[TOKENIZER_FILE], parts[GENERATOR_FILE]))
@@ -238,9 +239,9 @@ def save(pre: Pretrained, folder: PathLike, *, store_dtype: torch.dtype | None =
 
 
 def save_tokenizer(tokenizer: BinaryAutoencoder, folder: PathLike, *, store_dtype: torch.dtype | None = None) -> Path:
-    """Write a tokenizer alone, for `load_tokenizer` and for the training of generators: config.json and weights.
+    """Write only a tokenizer, for `load_tokenizer` and for training generators: config.json and weights.
 
-    Arguments, promises and errors are those of `save`.
+    Arguments, guarantees and errors are those of `save`.
     """
     state = state_in(tokenizer, store_dtype)
     return write_folder(
@@ -249,7 +250,8 @@ def save_tokenizer(tokenizer: BinaryAutoencoder, folder: PathLike, *, store_dtyp
 
 
 def load_tokenizer(name: PathLike, *, device: torch.device | str = "cpu") -> BinaryAutoencoder:
-    """The tokenizer, float32 and in eval mode, of a folder that `save_tokenizer` wrote or of any model `load` takes.
+    """The tokenizer, float32 and in eval mode, from a folder written by `save_tokenizer` or any model that `load`
+    takes.
 
     Raises as `load` does.
     """
@@ -269,13 +271,13 @@ def load_tokenizer(name: PathLike, *, device: torch.device | str = "cpu") -> Bin
 def tokenizer_fingerprint(tokenizer: BinaryAutoencoder) -> str:
     """SHA-256 over a tokenizer's weights, as `Pretrained.fingerprint` for a whole model: 64 hexadecimal digits.
 
-    It tells whether codes and a generator belong to the same tokenizer, wherever its folder lies.
+    It identifies the tokenizer of codes and generators, wherever its folder is.
     """
     return fingerprint(_joined(tokenizer.state_dict(), {}))
 
 
 def count_parameters(config: ModelConfig) -> Parameters:
-    """Numbers of weights of an architecture, without making them."""
+    """Numbers of weights of an architecture, without creating them."""
     tokenizer, generator = _modules(config)
     modules = (tokenizer, generator.transformer, generator.head)
     return Parameters(*(sum(weight.numel() for weight in module.parameters()) for module in modules))
@@ -319,7 +321,7 @@ def _modules(config: ModelConfig) -> tuple[BinaryAutoencoder, BiGR]:
 
 
 def _joined(tokenizer: Mapping[str, Tensor], generator: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All weights under the names that the fingerprint covers."""
+    """All weights, by the names that enter the fingerprint."""
     parts = (("tokenizer", tokenizer), ("generator", generator))
     return {f"{part}.{key}": value for part, state in parts for key, value in state.items()}
 
@@ -327,8 +329,8 @@ def _joined(tokenizer: Mapping[str, Tensor], generator: Mapping[str, Tensor]) ->
 def _check_sum(folder: Path, recorded: str | None, found: str) -> None:
     if recorded is not None and recorded != found:
         raise ValueError(
-            f"{folder}: the weights are damaged or were exchanged: their SHA-256 is {found[:12]}…, {CONFIG_FILE} says "
-            f"{recorded[:12]}…; get the folder again, or write it again with bigr_repr.save"
+            f"{folder}: the weights are damaged or were replaced: their SHA-256 is {found[:12]}…, {CONFIG_FILE} says "
+            f"{recorded[:12]}…; download the folder again, or rewrite it with bigr_repr.save"
         )
 
 

@@ -1,4 +1,4 @@
-"""Prompts as a text model reads them. Knows nothing of sampling or features."""
+"""Encodes prompts for a text model. Knows nothing of sampling or features."""
 
 # n prompts, T tokens of the longest, E width of the text encoder's vectors
 
@@ -19,9 +19,9 @@ _SHOWN = 60  # characters of a prompt in a message
 
 
 def read_captions(pre: Pretrained, texts: Sequence[str]) -> Captions:
-    """Captions of a text model as it reads them, on its device: features (n, T, E) and lengths (n,).
+    """Encoded captions for a text model, on its device: features (n, T, E) and lengths (n,).
 
-    A text longer than the model reads is cut, with a warning. Raises ValueError for a model of classes.
+    Texts that are too long for the model are truncated, with a warning. Raises ValueError for a class model.
     """
     encoder, limit = pre.text_encoder, pre.config.generator.caption_tokens
     found = encoder.encode(texts, limit)

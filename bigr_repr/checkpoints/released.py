@@ -1,4 +1,4 @@
-"""The authors' released files: fetching them, and reading weights and architecture from them. Knows no other format."""
+"""Downloads the authors' released files and reads weights and architecture from them. Knows no other format."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _IMAGENET_CLASSES = 1000
 
 
 class ReleasedWeights(NamedTuple):
-    """What two released files hold, under this package's tensor names."""
+    """Content of the two released files, under this package's tensor names."""
 
     config: ModelConfig
     tokenizer: State
@@ -54,7 +54,7 @@ def parse_hub_name(name: str) -> tuple[str, str]:
         variants = ", ".join(RELEASED)
         raise ValueError(
             f"model={name!r} is unknown; the form is hf:owner/repo/VARIANT, with VARIANT one of {variants}; "
-            "hf:user/name is a model folder of anyone else"
+            "hf:user/name is any other user's model folder"
         )
     return f"{parts[0]}/{parts[1]}", parts[2]
 
@@ -62,8 +62,8 @@ def parse_hub_name(name: str) -> tuple[str, str]:
 def fetch(name: str, *, local_files_only: bool = False) -> tuple[Path, Path]:
     """The tokenizer file and the generator file of "hf:owner/repo/VARIANT", downloaded unless the hub's cache has them.
 
-    What is downloaded is compared with the release's checksums, where they are known. Raises ValueError for another
-    file than the release's, and ConnectionError, which says in one line what to download from where.
+    Downloads are compared with the release's checksums, where known. Raises ValueError for files that differ
+    from the release's, and ConnectionError, which says in one line what to download from where.
     """
     repository, variant = parse_hub_name(name)
     files = RELEASED[variant].tokenizer, RELEASED[variant].generator
@@ -76,7 +76,7 @@ def fetch(name: str, *, local_files_only: bool = False) -> tuple[Path, Path]:
                 Path(huggingface_hub.hf_hub_download(repository, file, local_files_only=local_files_only))
                 for file in files
             )
-    except Exception as error:  # the hub's client raises many kinds, its transport's too; all have the same remedy
+    except Exception as error:  # the client raises many kinds, also its transport's; one remedy for all
         local = [Path(file).name for file in files]
         raise ConnectionError(
             f"{name} could not be fetched ({_reason(error)}); download {files[0]} and {files[1]} from "
@@ -92,7 +92,7 @@ def fetch(name: str, *, local_files_only: bool = False) -> tuple[Path, Path]:
 
 
 def _cached(repository: str, file: str) -> str | None:
-    """Where a file of the hub lies in its cache."""
+    """Path of a hub file in the cache."""
     import huggingface_hub
 
     found = huggingface_hub.try_to_load_from_cache(repository, file)
@@ -100,20 +100,18 @@ def _cached(repository: str, file: str) -> str | None:
 
 
 def _require_pin(file: str, path: Path) -> None:
-    """Raises ValueError, and removes a download that is not the file of the release."""
+    """Removes a download that is not the release's file, and raises ValueError."""
     pin = RELEASED_SHA256.get(file)
     if pin is None or (found := sha256_of(path)) == pin:
         return
     path.resolve().unlink()
     path.unlink(missing_ok=True)
-    raise ValueError(
-        f"{file}: what was downloaded has the SHA-256 {found[:12]}…, the release's is {pin[:12]}…; try again"
-    )
+    raise ValueError(f"{file}: its SHA-256 is {found[:12]}… instead of the release's {pin[:12]}…; try again")
 
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """The hub's client reports every attempt; what it comes to in the end is said once, by its error."""
+    """Suppress the hub client's reports on every attempt; its final error is reported once."""
     from huggingface_hub.utils import logging
 
     level = logging.get_verbosity()
@@ -125,7 +123,7 @@ def _quiet_hub() -> Iterator[None]:
 
 
 def in_cache(name: str) -> bool:
-    """Whether both files of "hf:owner/repo/VARIANT" lie in the hub's cache, so that `fetch` needs no network."""
+    """Whether both files of "hf:owner/repo/VARIANT" are in the hub's cache, so that `fetch` needs no network."""
     repository, variant = parse_hub_name(name)
     files = RELEASED[variant].tokenizer, RELEASED[variant].generator
     return all(_cached(repository, file) is not None for file in files)
@@ -142,10 +140,10 @@ def _reason(error: Exception) -> str:
 
 
 def verify_released(path: Path) -> None:
-    """Read a whole file, and compare it with the checksums in it, and with the release's if it is called as one of it.
+    """Read a whole file and compare it with its own checksums and, if named as in the release, with the release's.
 
-    Raises ValueError for content that is not as the file's own checksums say, OSError when it cannot be read; a file
-    that is sound and not the released one is a warning.
+    Raises ValueError if its content does not match its own checksums, OSError if it cannot be read; warns if an
+    intact file is not the released one.
     """
     if zipfile.is_zipfile(path):
         try:
@@ -154,26 +152,26 @@ def verify_released(path: Path) -> None:
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: damaged ({error}); download it again") from error
         if broken is not None:
-            raise ValueError(f"{path}: damaged, {broken} is not what its checksum says; download it again")
+            raise ValueError(f"{path}: damaged, {broken} does not match its checksum; download it again")
     known = {Path(name).name: digest for name, digest in RELEASED_SHA256.items()}.get(path.name)
     if known is None:
         return
     found = sha256_of(path)
     if found != known:
         log.warning(
-            "%s is not the file of that name in the release: its SHA-256 is %s, that one's %s", path, found, known
+            "%s is not the file of that name in the release: its SHA-256 is %s, the release's is %s", path, found, known
         )
 
 
 def _require_sizes(path: Path) -> None:
-    """Raises ValueError for a zip file that states more content than it has bytes: such files hold tensors unpacked."""
+    """Raises ValueError for a zip file that claims more content than it has bytes: tensors are stored uncompressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             stated = sum(info.file_size for info in archive.infolist())
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
-        return  # torch.load will say so
+        return  # torch.load will report it
     if stated > path.stat().st_size:
-        raise ValueError(f"{path}: states {stated:,} bytes of content, more than it has; download it again")
+        raise ValueError(f"{path}: claims {stated:,} bytes of content, more than it has; download it again")
 
 
 # ---- reading
@@ -184,10 +182,10 @@ def read_released(
 ) -> ReleasedWeights:
     """Weights and architecture from a released tokenizer file (`*.th`) and generator file (`*.pt`).
 
-    Tensors stay in the files, mapped into memory and read when first used. `heads` is dim / 64 unless given, for shapes
-    do not show it. Files named as in the release get the release's name, class names and training record.
+    Tensors stay in the memory-mapped files and are read on first use. `heads` is dim / 64 unless given, because shapes
+    do not reveal it. Files named as in the release get the release's name, class names and training record.
 
-    Raises OSError for files that cannot be opened, ValueError for what is not a released model. The tensors are not
+    Raises OSError for files that cannot be opened, ValueError for anything but a released model. The tensors are not
     yet checked against the architecture.
     """
     tokenizer_state = _tokenizer_state(tokenizer)
@@ -220,12 +218,12 @@ def _naming(files: object) -> Iterator[None]:
 
 
 def tokenizer_file_name(name: str) -> str:
-    """The name that a tokenizer tensor of ours has in the released file."""
+    """The name of one of our tokenizer tensors in the released file."""
     return "ae." + name
 
 
 def generator_file_name(name: str) -> str:
-    """The name that a generator tensor of ours has in the released file."""
+    """The name of one of our generator tensors in the released file."""
     if name.startswith("diffusion.denoiser."):
         return _DENOISER + name.removeprefix("diffusion.denoiser.")
     return name.removeprefix("transformer.")
@@ -238,24 +236,24 @@ def _from_released(name: str) -> str:
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    """The dictionary in a PyTorch file: tensors only, no code is run, contents mapped and not read."""
+    """The dictionary in a PyTorch file: tensors only, no code is run, contents are memory-mapped."""
     if path.is_file() and zipfile.is_zipfile(path):
         _require_sizes(path)
     try:
         with path.open("rb"):
             pass
     except FileNotFoundError as error:
-        remedy = f"fetch it from {HUB_PAGE.format(RELEASE_REPOSITORY)}, or name the folder it is in"
+        remedy = f"download it from {HUB_PAGE.format(RELEASE_REPOSITORY)}, or pass the folder it is in"
         raise FileNotFoundError(f"{path}: no such file; {remedy}") from error
     try:
-        # Files older than the zip format cannot be mapped.
+        # Files older than the zip format cannot be memory-mapped.
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: damaged, or it holds Python objects besides tensors, which could run code and are not opened; "
             "download it again from the authors' page"
         ) from error
-    except Exception as error:  # torch.load raises what its parsers happen to raise, OSError too for a file cut short
+    except Exception as error:  # torch.load raises whatever its parsers raise, also OSError for a truncated file
         raise ValueError(f"{path}: damaged, or not a PyTorch file; download it again") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: holds a {type(data).__name__}; expected a dictionary of tensors")
@@ -267,12 +265,12 @@ def _tokenizer_state(path: Path) -> State:
     wanted = {str(key)[3:]: value for key, value in data.items() if str(key).startswith("ae.")}
     if not wanted:
         raise ValueError(f"{path}: holds no tensor named ae.*, so it is not a released tokenizer{_hint(data)}")
-    # The decoder's logsigma branch, the discriminator and the perceptual network take no part in the model.
+    # The decoder's logsigma branch, the discriminator and the perceptual network are not part of the model.
     return {key: value for key, value in wanted.items() if not key.startswith("generator.logsigma.")}
 
 
 def _generator_state(path: Path) -> tuple[State, int | None]:
-    """Tensors by their names in the file, the transcoder's once; and the number of diffusion steps."""
+    """Tensors by their names in the file, the transcoder's only once; and the number of diffusion steps."""
     data = _read(path)
     ema = data.get("ema")
     if not isinstance(ema, dict):
@@ -284,7 +282,7 @@ def _generator_state(path: Path) -> tuple[State, int | None]:
     if differing:
         raise ValueError(
             f"{path}: the transcoder's weights occur twice and differ ({len(differing)} tensors, first {differing[0]}, "
-            f"against {_DENOISER}*), so it is not clear which are meant"
+            f"against {_DENOISER}*), so it is unclear which to use"
         )
     return state, _diffusion_steps(schedule, path)
 
@@ -295,7 +293,7 @@ def _hint(data: Mapping[Any, Any]) -> str:
 
 
 def _twin(name: str) -> str | None:
-    """What a tensor of the transcoder's second copy is called in the first."""
+    """The name in the transcoder's first copy of a tensor from the second."""
     return _DENOISER + name.removeprefix(_COPY) if name.startswith(_COPY) else None
 
 

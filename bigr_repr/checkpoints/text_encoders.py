@@ -1,8 +1,8 @@
-"""Text encoders by name: captions in, one vector a token out. Knows nothing of images or of what is drawn.
+"""Text encoders by name: captions in, one vector per token out. Knows nothing of images.
 
-"words" needs no file and no other package: a vector of each word, made of its letters and its neighbors, which a
-generator learns to read. Any other name is that of a model for transformers, a T5, CLIP or causal model: a folder, or
-one on the hub.
+"words" needs no file and no other package: it computes a vector for each word from its letters and its neighbors,
+which a generator learns to interpret. Any other name is that of a T5, CLIP or causal model for transformers: a folder,
+or one on the hub.
 """
 
 # T tokens of a caption, E width of their vectors
@@ -25,45 +25,45 @@ from numpy.typing import NDArray
 __all__ = ["WORDS", "TextEncoder", "load_text_encoder"]
 
 WORDS: Final = "words"
-_WORD_WIDTH: Final = 256  # numbers of a word itself; as many more of the words around it
-_FADE: Final = 0.5  # what each further neighbor counts, of the one before
+_WORD_WIDTH: Final = 256  # numbers for the word itself; as many more for the words around it
+_FADE: Final = 0.5  # weight of each further neighbor, relative to the previous one
 _WORD: Final = re.compile(r"\w+|[^\w\s]")
-_LONGEST_WORD: Final = 64  # letters; a longer one is cut
+_LONGEST_WORD: Final = 64  # letters; longer words are truncated
 
 Vectors = NDArray[np.float16]
 
 
 class TextEncoder(Protocol):
-    """What encodes captions. `width` is E; `fingerprint` tells its weights from others, 64 hexadecimal digits."""
+    """An encoder of captions. `width` is E; `fingerprint` identifies its weights, 64 hexadecimal digits."""
 
     name: str
     width: int
     fingerprint: str
 
     def encode(self, texts: Sequence[str], limit: int) -> list[Vectors]:
-        """Of each text its first `limit` tokens at most: float16 (T, E); (0, E) of a text without any."""
+        """At most the first `limit` tokens of each text: float16 (T, E); (0, E) for a text without any."""
         ...
 
     def count(self, text: str) -> int:
-        """Tokens that a text has, uncut."""
+        """Number of tokens in a text, before truncation."""
         ...
 
 
 def load_text_encoder(name: str, *, device: str = "cpu") -> TextEncoder:
     """A text encoder by name: "words", or a model for transformers, from the user's cache, a folder or the hub.
 
-    Raises ModuleNotFoundError without transformers, FileNotFoundError for a model that is neither at hand nor to be
-    had, ValueError for one that gives no vectors of tokens; each in one line.
+    Raises ModuleNotFoundError without transformers, FileNotFoundError for a model that is neither local nor
+    available on the hub, ValueError for one that has no token vectors; each in one line.
     """
     return WordEncoder() if name == WORDS else TransformersEncoder(name, device=device)
 
 
 class WordEncoder:
-    """Vectors of words, in lower case, and of signs: made of a word's letters and groups of three, by SHAKE-256.
+    """Vectors of lower-case words and punctuation: made from a word's letters and groups of three, by SHAKE-256.
 
-    Alike where words are spelled alike, else at random: what words mean the generator has to learn. Half of a vector
-    stands for the word, a quarter each for the words before it and after it, the nearest counting most. Without those a
-    small generator learned the things of a caption but not which of them "left of" puts on the left.
+    Similar for words with similar spelling, otherwise random: the generator has to learn what words mean. Half of a
+    vector stands for the word, a quarter each for the words before and after it, nearer ones weighted more. Without
+    them, a small generator learned the things in a caption but not which of them "left of" puts on the left.
     """
 
     name: str = WORDS
@@ -89,7 +89,7 @@ class WordEncoder:
 
 
 def _among_neighbors(words: NDArray[np.float32]) -> Vectors:
-    """Vectors of the words of a text (T, E / 2) -> with what stands before and after each, (T, E)."""
+    """Vectors of the words of a text (T, E / 2) -> with the words before and after each, (T, E)."""
     half = _WORD_WIDTH // 2
     before, after = np.zeros((2, len(words), half), np.float32)
     for i in range(1, len(words)):
@@ -107,7 +107,7 @@ def _word_vector(word: str) -> NDArray[np.float32]:
 
 
 def _noise(text: str) -> NDArray[np.float32]:
-    """Numbers (E / 2,) between -1 and 1 that a text stands for, the same everywhere."""
+    """Numbers (E / 2,) between -1 and 1, derived from a text, the same on every machine."""
     content = hashlib.shake_256(text.encode("utf-8", "replace")).digest(_WORD_WIDTH)
     return np.frombuffer(content, np.uint8).astype(np.float32) / 127.5 - 1
 
@@ -141,7 +141,7 @@ class TransformersEncoder:
             states = self._model(**given).last_hidden_state.float().cpu()
         if not bool(states.isfinite().all()):
             raise RuntimeError(f"the text encoder {self.name} gives numbers that are not finite; try another precision")
-        largest = float(np.finfo(np.float16).max)  # some T5 reach beyond
+        largest = float(np.finfo(np.float16).max)  # some T5 models exceed it
         rows = zip(states.clamp(-largest, largest).half().numpy(), batch["attention_mask"].bool().numpy(), strict=True)
         return [state[there] for state, there in rows]
 
@@ -165,7 +165,7 @@ def _open(name: str) -> tuple[Any, Any]:
         except OSError as error:
             raise FileNotFoundError(
                 f"the text encoder {name} is neither a folder of a model with its tokenizer, nor in this machine's "
-                f"cache, nor on the hub as far as that is reached; fetch it once, with a connection: hf download {name}"
+                f"cache, nor found on the hub; download it once while connected: hf download {name}"
             ) from error
         except (ValueError, KeyError, AttributeError) as error:
             raise ValueError(
@@ -178,14 +178,14 @@ def _open(name: str) -> tuple[Any, Any]:
 
 
 def _is_here(library: Any, name: str) -> bool:
-    """Whether a model is a folder or cached; else the hub is asked. Raises OSError where it does not answer."""
+    """Whether a model is a folder or cached; if not, check the hub. Raises OSError if it does not answer."""
     from huggingface_hub import HfApi
 
     try:
         library.AutoConfig.from_pretrained(name, local_files_only=True)
     except OSError:
         try:
-            HfApi().model_info(name, timeout=10)  # asks once; the downloads ask again and again
+            HfApi().model_info(name, timeout=10)  # a single attempt; downloads would retry many times
         except Exception as error:  # the hub's client raises many kinds, its transport's too
             raise ConnectionError(str(error)) from error
         return False
@@ -193,7 +193,7 @@ def _is_here(library: Any, name: str) -> bool:
 
 
 def _model_class(library: Any, config: Any) -> Any:
-    """The class of a model's text part, if it gives hidden states."""
+    """The class of a model's text part, if it returns hidden states."""
     kind = config.model_type.removesuffix("_text_model")
     texts = {"clip": "CLIPTextModel", "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
     if kind in texts:
@@ -204,7 +204,7 @@ def _model_class(library: Any, config: Any) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without progress bars and reports of transformers."""
+    """Suppress the progress bars and reports of transformers."""
     logging: Any = importlib.import_module("transformers.utils.logging")
     level = logging.get_verbosity()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Named tensors: do they fit a module, and what is their fingerprint. Knows nothing of files or of what they mean."""
+"""Named tensors: assigns them to modules and computes fingerprints. Knows nothing of files or of what they mean."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def _some(names: Iterable[str]) -> str:
 
 
 class _NoDraws(TorchFunctionMode):
-    """Leaves out the random initialization of weights.
+    """Skips the random initialization of weights.
 
-    There is nothing to draw on the meta device, where torch would take two seconds to load what it needs to do so.
+    The meta device has nothing to initialize, and torch would take two seconds to load what it needs for it.
     """
 
     def __torch_function__(
@@ -38,7 +38,7 @@ class _NoDraws(TorchFunctionMode):
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Modules made inside have names and shapes but no memory, for `assign`: never is a second set of weights made."""
+    """Modules created inside have names and shapes but no memory, for `assign`: no second set of weights is created."""
     with torch.device("meta"), _NoDraws():
         yield
 
@@ -48,8 +48,8 @@ def assign(
 ) -> None:
     """Give `module` (made `without_weights`) the tensors of `state` without copying them.
 
-    Raises one ValueError that names every missing, surplus, misshapen or non-float tensor; `where` opens the message,
-    and `shown` turns a name of the module's into the one that the file uses.
+    Raises one ValueError that names every missing, surplus, misshapen or non-float tensor; the message starts with
+    `where`, and `shown` converts the module's name of a tensor into the file's.
     """
     expected = module.state_dict()
     tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
@@ -74,8 +74,8 @@ def assign(
 def fingerprint(state: Mapping[str, Tensor]) -> str:
     """SHA-256, in hexadecimal, over the sorted names, the shapes and the float32 contents of `state`.
 
-    It is that of the lines "name shape sha256(content)", content being little-endian float32 in row-major order, so it
-    depends neither on memory layout or device nor on whether equal values are stored in half or in single precision.
+    It is computed over lines "name shape sha256(content)", with content as little-endian float32 in row-major order, so
+    it does not depend on memory layout, device, or whether equal values are stored in half or single precision.
     """
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # hashlib releases the interpreter's lock
         digests = dict(zip(state, pool.map(_digest, state.values()), strict=True))

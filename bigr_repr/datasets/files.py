@@ -20,7 +20,7 @@ from bigr_repr.system.damaged import named_if_damaged
 
 
 class FolderSet(ImageSet):
-    """All images under a folder; if every image lies in a sub-folder, the first-level names are the classes."""
+    """All images under a folder; if every image is in a subfolder, the first-level names are the classes."""
 
     def __init__(self, folder: PathLike) -> None:
         found = sorted(find_images([os.fspath(folder)]), key=lambda source: source.path)
@@ -48,9 +48,9 @@ class FolderSet(ImageSet):
 class ParquetSet(ImageSet):
     """A Parquet file with a column of encoded images: bytes, or the `{"bytes": …}` structs of the Hugging Face hub.
 
-    Whole numbers in the column of labels are labels, and the schema's metadata states their names: see
-    bigr_repr.images.parquet.class_names. Texts are classes in the order of the alphabet. Rows without a label
-    (null, or a negative number, as in test sets of the hub) have -1. The encoded bytes are held in memory.
+    Integers in the label column are labels, with their names in the schema's metadata: see
+    bigr_repr.images.parquet.class_names. Strings are classes in alphabetical order. Rows without a label
+    (null, or a negative number, as in test sets on the hub) have -1. The encoded bytes are held in memory.
 
     Raises ImageError for a file that is damaged or has no such columns.
     """
@@ -81,9 +81,9 @@ class ParquetSet(ImageSet):
 
 
 class ArraySet(ImageSet):
-    """Generated images as `bigr-repr generate --npz` and ADM's scripts write them: `arr_0`, uint8 (n, H, W, 3).
+    """Generated images as written by `bigr-repr generate --npz` and ADM's scripts: `arr_0`, uint8 (n, H, W, 3).
 
-    They are held in memory, without labels. Raises ValueError for a file that holds something else.
+    They are held in memory, without labels. Raises ValueError for other content.
     """
 
     def __init__(self, file: PathLike) -> None:
@@ -93,7 +93,7 @@ class ArraySet(ImageSet):
             with named_if_damaged(name), Path(file).open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files if key == "arr_0"}
         except AttributeError as error:
-            raise ValueError(f"{name} is not a whole .npz file ({error}); write it again") from error
+            raise ValueError(f"{name} is not a complete .npz file ({error}); write it again") from error
         if "arr_0" not in arrays:
             raise ValueError(f"{name} has no array arr_0; images are uint8 (n, H, W, 3) under that name")
         self._images = arrays["arr_0"]

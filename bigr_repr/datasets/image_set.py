@@ -25,10 +25,10 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class ImageSet(ABC):
-    """Images by number, with a label each where the source has labels.
+    """Images by number, with labels if the source has them.
 
-    `labels` is int64 (n,) or None; `class_names` has one name per label, or none; `class_ids` the WordNet id of each,
-    where the source states them. A negative label means that the image has none.
+    `labels` is int64 (n,) or None; `class_names` has one name per label, or is empty; `class_ids` the WordNet id of
+    each, if the source has them. A negative label means that the image has none.
     """
 
     labels: IntArray | None = None
@@ -40,9 +40,9 @@ class ImageSet(ABC):
 
     @property
     def captions(self) -> Sequence[Sequence[str]] | None:
-        """The captions of each image, none or several; None where the source has none. Raises ValueError for bad ones.
+        """The captions of each image, none or several; None if the source has none. Raises ValueError for bad ones.
 
-        They are read when this is first asked for.
+        They are read on the first call.
         """
         return None
 
@@ -51,9 +51,9 @@ class ImageSet(ABC):
         """Image `index` as RGB, 8 bit. Raises ImageError, which names file and row, when it cannot be decoded."""
 
     def load_square(self, index: int, side: int) -> NDArray[np.uint8]:
-        """Image `index` resized and cut to its middle square, to train on: uint8 (side, side, 3).
+        """Image `index` resized and cropped to its middle square, for training: uint8 (side, side, 3).
 
-        Raises ImageError as `load` does, with what to do about it.
+        Raises ImageError as `load` does, with the remedy.
         """
         with _remedy_named():
             return center_crop(self.load(index), side)
@@ -61,7 +61,7 @@ class ImageSet(ABC):
     def load_part(
         self, index: int, side: int, random: np.random.Generator, *, least: float, mirror: bool
     ) -> NDArray[np.uint8]:
-        """A random part of image `index`, to train on, as `random_resized_crop` cuts it: uint8 (side, side, 3).
+        """A random part of image `index`, for training, cropped by `random_resized_crop`: uint8 (side, side, 3).
 
         Raises ImageError as `load_square` does.
         """
@@ -70,21 +70,21 @@ class ImageSet(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """What tells this set from others, 64 hexadecimal digits: of names, sizes and times of files."""
+        """Identifies this set by 64 hexadecimal digits, computed from names, sizes and times of files."""
 
 
 @contextmanager
 def _remedy_named() -> Iterator[None]:
-    """Say what to do about a picture that cannot be read."""
+    """Add the remedy to the error for a picture that cannot be read."""
     try:
         yield
     except ImageError as error:
-        remedy = "replace this picture by one that can be read, then give the same command again"
+        remedy = "replace this picture by one that can be read, then repeat the command"
         raise ImageError(error.kind, f"{error}; {remedy}") from error
 
 
 class JoinedSet(ImageSet):
-    """Several sets one after the other. Sets with the same class names share labels; other names follow as new labels.
+    """Several sets concatenated. Sets with the same class names share labels; other names follow as new labels.
 
     Labels are dropped unless every part has them.
     """
@@ -135,7 +135,7 @@ class JoinedSet(ImageSet):
 
 
 def stratified_split(labels: IntArray, share: float, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """Row numbers (kept, drawn), sorted: of each class about `share` is drawn, at least one row and never all."""
+    """Row numbers (kept, drawn), sorted: about `share` of each class is drawn, at least one row and never all."""
     order = generator.permutation(len(labels))
     drawn = np.zeros(len(labels), np.bool_)
     for name in np.unique(labels):
@@ -145,11 +145,11 @@ def stratified_split(labels: IntArray, share: float, generator: np.random.Genera
 
 
 def fingerprint_of(facts: object) -> str:
-    """What tells a set from others: a digest of plain data."""
+    """Identifies a set by a digest of plain data."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def stamps(files: Iterable[PathLike]) -> list[list[object]]:
-    """Absolute name, size and time of change of each file."""
+    """Absolute path, size and modification time of each file."""
     stats = ((Path(file).absolute(), Path(file).stat()) for file in files)
     return [[os.fsencode(path).hex(), stat.st_size, stat.st_mtime_ns] for path, stat in stats]

@@ -13,7 +13,7 @@ from bigr_repr.datasets.image_set import ImageSet, IntArray, fingerprint_of
 from bigr_repr.images.decode import as_rgb
 from bigr_repr.images.formats import image_errors
 
-# Where torchvision calls its splits otherwise than train and test; and arguments it needs for the usual variant.
+# Data sets whose splits torchvision names other than train and test, and arguments for the usual variant.
 _SPLITS = {
     "ImageNet": ("train", "val"),
     "Imagenette": ("train", "val"),
@@ -60,7 +60,7 @@ class TorchvisionSet(ImageSet):
         factory = getattr(torchvision.datasets, name, None)
         if factory is None:
             raise ValueError(
-                f"torchvision has no data set {name!r}; names are those of torchvision.datasets, as CIFAR10"
+                f"torchvision has no data set {name!r}; names are those of torchvision.datasets, such as CIFAR10"
             )
         takes = inspect.signature(factory).parameters
         arguments = dict(_ARGUMENTS.get(name, {}))

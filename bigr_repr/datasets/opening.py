@@ -1,4 +1,4 @@
-"""Image sets by what a user names: files, folders, data sets. Knows nothing of what is in them."""
+"""Opens image sets from a user's files, folders and data set names. Knows nothing of what is in them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _open(source: str, train: bool, columns: Columns) -> list[ImageSet]:
 
 
 def _in_folder(source: str, columns: Columns) -> list[ImageSet]:
-    """Parquet files, or else pictures, or else tar shards; a data set in parts may be named as one Parquet file."""
+    """Parquet files, otherwise pictures, otherwise tar shards; a data set in parts may be named like a Parquet file."""
     found: list[PathLike] = []
     if Path(source).suffix.lower() in PARQUET:
         found.extend(parquet_parts(Path(source)))
@@ -58,8 +58,8 @@ def open_images(
     """Open one source, or several joined.
 
     A source is a folder of images, a Parquet file (`*.parquet`, `*.pq`) or a tar shard (`*.tar`), a folder of either,
-    an `.npz` of images, `torchvision:NAME:ROOT` (`train` chooses the split there) or `synthetic-captions:COUNT`. Braces
-    stand for several: `shards/{000..012}.tar`. columns: of Parquet files. Raises FileNotFoundError or ValueError naming
+    an `.npz` of images, `torchvision:NAME:ROOT` (`train` selects its split) or `synthetic-captions:COUNT`. Braces
+    expand to several: `shards/{000..012}.tar`. columns: of Parquet files. Raises FileNotFoundError or ValueError naming
     the source.
     """
     listed = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
@@ -68,7 +68,7 @@ def open_images(
     given = [os.fspath(item) for item in listed]
     names = [name for item in given for name in ([item] if Path(item).exists() else expand_braces(item))]
     parts: list[ImageSet] = []
-    for are_tars, group in groupby(names, _is_tar):  # shards next to each other are one set, with common classes
+    for are_tars, group in groupby(names, _is_tar):  # adjacent shards are one set, with common classes
         run = list(group)
         parts += [TarSet(run)] if are_tars else [part for name in run for part in _open(name, train, columns)]
     joined = parts[0] if len(parts) == 1 else JoinedSet(parts)

@@ -1,4 +1,4 @@
-"""The synthetic world of captions as an image set. Knows nothing of how scenes are made or told."""
+"""The synthetic world of captions as an image set. Knows nothing of how scenes are made or described."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SCENES = 10_000
 
 
 class SceneSet(ImageSet):
-    """Pictures of the synthetic world with their captions, made as they are asked for: scenes 0..count-1 of a seed.
+    """Pictures of the synthetic world with their captions, generated on demand: scenes 0..count-1 of a seed.
 
-    held_out: scenes that show a pair of color and shape which the others never show.
+    held_out: scenes with a pair of color and shape that the others never have.
     """
 
     def __init__(self, count: int, *, seed: int = 0, held_out: bool = False, side: int = 64) -> None:
@@ -40,7 +40,7 @@ class SceneSet(ImageSet):
 
 
 def scene_set(source: str, train: bool) -> SceneSet:
-    """The set of "synthetic-captions", "synthetic-captions:COUNT" or "synthetic-captions:COUNT:held-out"."""
+    """The set for "synthetic-captions", "synthetic-captions:COUNT" or "synthetic-captions:COUNT:held-out"."""
     _, count, which = (*source.split(":", 2), "", "")[:3]
     if not (count or "1").isdecimal() or which not in ("", "held-out"):
         raise ValueError(f"{source}: expected synthetic-captions:COUNT or synthetic-captions:COUNT:held-out")

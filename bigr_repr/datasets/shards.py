@@ -1,4 +1,4 @@
-"""Tar shards as an image set, as WebDataset writes them: pictures with captions and labels of the same key."""
+"""Tar shards in WebDataset's layout as an image set: pictures with captions and labels under the same key."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class TarSet(ImageSet):
-    """The pictures of tar files, in their order, read where they lie.
+    """The pictures in tar files, in their order, read in place.
 
-    Captions are the `.txt` or `.json` members of a picture's key, its name up to the first dot. Classes are those of
-    `.cls` members, or the folders in the tar files, if every picture has one: numbers by size, then names.
-    Raises ImageError for a file that is missing, damaged or compressed, or holds no picture.
+    Captions are the `.txt` or `.json` members with a picture's key, its name up to the first dot. Classes come from
+    `.cls` members, or from the folders in the tar files, if every picture has one: numbers in order, then names.
+    Raises ImageError for a file that is missing, damaged or compressed, or has no pictures.
     """
 
     def __init__(self, files: Sequence[PathLike]) -> None:
@@ -65,7 +65,7 @@ class TarSet(ImageSet):
 
 
 def _captions_of(file: str) -> dict[str, Listed]:
-    """The captions in a tar file, by the key of their sample; of a text and a JSON record, the text's."""
+    """The captions in a tar file, by the key of their sample; a text member takes precedence over a JSON record."""
     found: dict[str, Listed] = {}
     for key, suffix, content in tar_texts(file, ("txt", "json")):
         if suffix == "txt" or key not in found:
@@ -74,14 +74,14 @@ def _captions_of(file: str) -> dict[str, Listed]:
 
 
 def _by_number(name: str) -> tuple[int, str]:
-    """Numbers by their size, then other names."""
+    """Sort key: numbers in numerical order, then other names."""
     return (int(name), "") if name.isdecimal() else (1 << 62, name)
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """The names of a pattern such as `part-{000..012}.tar` or `{train,val}.tar`, as shells and WebDataset read it.
+    """Expand a pattern such as `part-{000..012}.tar` or `{train,val}.tar`, as in shells and WebDataset.
 
-    Numbers keep the zeros in front. A name without braces stands for itself.
+    Numbers keep leading zeros. A name without braces stands for itself.
     """
     found = _BRACES.search(pattern)
     if found is None:

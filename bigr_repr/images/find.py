@@ -244,8 +244,7 @@ def _members(folder: bytes, follow_links: bool) -> Iterator[bytes]:
 
 
 def _names(folder: bytes, follow_links: bool) -> Iterator[bytes]:
-    """The same in arbitrary order.  A generator, so that it handles only errors of listing, not those of its
-    consumer."""
+    """The same in arbitrary order.  A generator, so that it handles only errors of listing, not its consumer's."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -105,8 +105,7 @@ def _is_profile(body: bytes) -> bool:
 
 
 def _segments(data: bytes) -> tuple[list[_Segment], bytes]:
-    """Segments up to the first scan, and the rest, starting at the scan or at the first bytes that are not a
-    segment."""
+    """Segments up to the first scan, and the rest, from the scan or the first bytes that are not a segment."""
     parts: list[_Segment] = []
     start = 2
     while start + 4 <= len(data) and data[start] == 0xFF and len(parts) < _MOST:

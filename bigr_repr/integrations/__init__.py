@@ -1,4 +1,4 @@
-"""The model as other frameworks know models: nothing of theirs is imported unless it is asked for."""
+"""Adapters to other frameworks, which are imported only on use."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Features of batches as other programs hand them over: columns of datasets, lists of FiftyOne. Knows no networks."""
+"""Features of batches from other programs: columns of datasets, lists of FiftyOne. Knows no networks."""
 
 # n images, D width
 
@@ -18,11 +18,11 @@ __all__ = ["BatchEmbedder"]
 
 
 class BatchEmbedder:
-    """Images in, features out: `Dataset.map(embedder, batched=True)`, or `embed_all` as FiftyOne's models have it.
+    """Images in, features out: `Dataset.map(embedder, batched=True)`, or `embed_all` as in FiftyOne's models.
 
-    model: a name or folder, a model, or an exported network. layer, pool, batch_size, device: as of extract_features.
-    column: of the pictures in a batch. codes: also the packed codes, as "code". A name is loaded once a process and
-    pickled as a name, so that `datasets` recognizes what it has computed before.
+    model: a name or folder, a model, or an exported network. layer, pool, batch_size, device: as in extract_features.
+    column: of the pictures in a batch. codes: also return the packed codes, as "code". A name is loaded once per
+    process and pickled as a name, so that `datasets` can reuse its cached results.
     """
 
     media_type = "image"
@@ -40,14 +40,14 @@ class BatchEmbedder:
         device: str | None = None,
     ) -> None:
         if pool == "none":
-            raise ValueError("pool='none' gives one vector a token; here an image has one: choose another")
+            raise ValueError("pool='none' gives one vector per token, but here an image has one: choose another")
         self.model, self.layer, self.pool, self.column, self.codes = model, layer, pool, column, codes
         self.batch_size, self.device = batch_size, device
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """The new columns of a batch of columns: "embedding", float32 vectors (D,), and "code", bytes, if asked for.
+        """The new columns of a batch: "embedding", float32 vectors (D,), and "code", bytes, if requested.
 
-        Raises ValueError where the column of pictures is missing, ImageError for a picture that cannot be read.
+        Raises ValueError if the picture column is missing, ImageError for a picture that cannot be read.
         """
         if self.column not in batch:
             raise ValueError(f"column={self.column!r} is not in the batch, which has {', '.join(map(str, batch))}")

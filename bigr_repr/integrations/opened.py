@@ -1,4 +1,4 @@
-"""Models by name, loaded once a process however often they are asked for. Knows nothing of frameworks."""
+"""Loads models by name, once per process. Knows nothing of frameworks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AnyModel = PathLike | Pretrained | ExportedModel
 
 
 def opened(model: AnyModel) -> Pretrained | ExportedModel:
-    """A model as it is, or by its name or folder."""
+    """The model itself, or the one with that name or folder."""
     return model if isinstance(model, Pretrained | ExportedModel) else _by_name(str(model))
 
 

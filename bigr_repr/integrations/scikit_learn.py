@@ -21,11 +21,11 @@ __all__ = ["BigrFeatures"]
 class BigrFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Images to feature vectors, as a step of a Pipeline; layer and pool can be searched by GridSearchCV.
 
-    It learns nothing: fit only checks its parameters. Images are what extract_features takes: a sequence of paths, PIL
+    It has nothing to learn: fit only checks its parameters. Images are as in extract_features: a sequence of paths, PIL
     images or arrays, or an array (n, H, W, 3).
 
-    model: a name or folder, a model, or an exported network. layer, pool, mirror, batch_size, device: as of
-    extract_features. A name is loaded once a process, however often the estimator is cloned.
+    model: a name or folder, a model, or an exported network. layer, pool, mirror, batch_size, device: as in
+    extract_features. A name is loaded once per process, however often the estimator is cloned.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class BigrFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.device = device
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803 - scikit-learn's name
-        """Check the parameters; images are not looked at.  Raises ValueError, or FileNotFoundError for the model."""
+        """Check the parameters; images are ignored.  Raises ValueError, or FileNotFoundError for the model."""
         (width,) = self._checked().vector_shape(self.layer)
         self._n_features_out = width
         return self
@@ -61,15 +61,15 @@ class BigrFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return found
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Always: there is nothing to learn."""
+        """Always true: there is nothing to learn."""
         return True
 
     def __sklearn_clone__(self) -> Self:
-        """With the same model, not a copy of its weights."""
+        """A clone with the same model, not a copy of its weights."""
         return type(self)(**self.get_params(deep=False))
 
     def __sklearn_tags__(self) -> Any:
-        """Images are no rows of numbers, and need no labels."""
+        """Declare that images are not rows of numbers and need no labels."""
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, False
@@ -77,5 +77,5 @@ class BigrFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _checked(self) -> FeatureExtractor:
         if self.pool == "none":
-            raise ValueError("pool='none' gives one vector a token; scikit-learn takes one an image: choose another")
+            raise ValueError("pool='none' gives one vector per token; scikit-learn needs one per image: choose another")
         return FeatureExtractor(opened(self.model), (self.layer,), self.pool, mirror=self.mirror)

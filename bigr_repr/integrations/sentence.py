@@ -21,7 +21,7 @@ __all__ = ["BigrModule"]
 class BigrModule(nn.Module):
     """For `SentenceTransformer(modules=[BigrModule()])`, whose `encode` then takes paths and PIL images.
 
-    model: a name or folder, a model, or an exported network. layer, pool: as of FeatureExtractor. Raises as that does.
+    model: a name or folder, a model, or an exported network. layer, pool: as in FeatureExtractor. Raises likewise.
     """
 
     def __init__(
@@ -51,5 +51,5 @@ class BigrModule(nn.Module):
 
     @property
     def modalities(self) -> list[str]:
-        """What it takes."""
+        """The supported inputs."""
         return ["image"]

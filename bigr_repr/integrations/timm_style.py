@@ -27,18 +27,18 @@ __all__ = ["TimmStyle", "as_timm", "create_transform"]
 def as_timm(
     model: PathLike | Pretrained = DEFAULT_MODEL, *, layer: Layer = 12, num_classes: int = 0, global_pool: str = "avg"
 ) -> TimmStyle:
-    """A model for code that was written for timm's: see TimmStyle. Raises as load does, and ValueError for a layer."""
+    """A model for code written for timm: see TimmStyle. Raises as load does, and ValueError for an invalid layer."""
     return TimmStyle(
         model if isinstance(model, Pretrained) else load(model), layer, num_classes=num_classes, global_pool=global_pool
     )
 
 
 class TimmStyle(nn.Module):
-    """The tokenizer and the transformer up to a block, with what timm's vision transformers offer.
+    """The tokenizer and the transformer up to a block, with the interface of timm's vision transformers.
 
-    Calling it gives features (B, D), or logits (B, C) with num_classes; images are float (B, 3, S, S) in [0, 1], which
-    is what create_transform makes: mean 0 and deviation 1 in `pretrained_cfg`. The weights are copies. The transformer
-    learns in train mode; the tokenizer, which rounds to bits, never does.
+    Calling it returns features (B, D), or logits (B, C) with num_classes; images are float (B, 3, S, S) in [0, 1], as
+    made by create_transform: mean 0 and deviation 1 in `pretrained_cfg`. The weights are copies. The transformer can be
+    trained; the tokenizer, which rounds to bits, cannot.
 
     layer: 0-based block whose states are the features; global_pool: "avg", "max", "avg+max" or "grid2". Raises
     ValueError for others.
@@ -53,7 +53,7 @@ class TimmStyle(nn.Module):
         del self.tokenizer.generator  # the decoder
         self.transformer = copy.deepcopy(pre.generator.transformer)
         self.transformer.layers = self.transformer.layers[: block + 1]
-        # What only drawing reads has no place among what an optimizer is given.
+        # Parameters used only for drawing must not be passed to an optimizer.
         self.transformer.norm.requires_grad_(False)
         self.transformer.diffusion_pos_embed_learned.requires_grad_(False)
         self.embed_dim = self.num_features = generator.dim
@@ -67,11 +67,11 @@ class TimmStyle(nn.Module):
 
     @property
     def head_hidden_size(self) -> int:
-        """Width of what the classifier reads."""
+        """Width of the classifier's input."""
         return pool_width(self.global_pool, self.num_features)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head for so many classes; 0: none."""
+        """Replace the head by one for so many classes; 0: none."""
         pool = self.global_pool if global_pool is None else global_pool
         if pool not in POOLS:
             raise ValueError(f"global_pool={pool!r} is unknown; choose one of {', '.join(POOLS)}")
@@ -83,7 +83,7 @@ class TimmStyle(nn.Module):
         return self.head
 
     def train(self, mode: bool = True) -> TimmStyle:
-        """As of a module, the tokenizer excepted."""
+        """As in a module, but the tokenizer stays in eval mode."""
         super().train(mode)
         self.tokenizer.eval()
         return self
@@ -124,16 +124,16 @@ class TimmStyle(nn.Module):
     ) -> Any:
         """States of several blocks, each (B, D, h, w) or, with output_fmt="NLC", (B, N, D); and those of the last.
 
-        indices: of blocks, negative from the end; a number n: the last n; None: all. stop_early: run no block past the
-        last one asked for; the final states are then that one's. There are neither prefix tokens nor a final norm of
-        features, so return_prefix_tokens changes nothing and norm=True is refused.
+        indices: of blocks, negative from the end; a number n: the last n; None: all. stop_early: run no block after the
+        last one requested, whose states are then the final ones. There are neither prefix tokens nor a final norm of
+        features, so return_prefix_tokens has no effect and norm=True is refused.
 
-        Raises ValueError for a block that is not there, another output_fmt, or norm.
+        Raises ValueError for a block that does not exist, another output_fmt, or norm.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt={output_fmt!r} is unknown; choose NCHW or NLC")
         if norm:
-            raise ValueError("norm=True: features are read before any final norm; leave it out")
+            raise ValueError("norm=True: features are taken before any final norm; leave it out")
         taken = self._indices(indices)
         last = max(taken) if stop_early else len(self.transformer.layers) - 1
         states = self._states(x, {*taken, last})
@@ -158,7 +158,7 @@ class TimmStyle(nn.Module):
 
 
 def _data_config(name: str, side: int, num_classes: int) -> dict[str, Any]:
-    """What timm.data.resolve_model_data_config reads."""
+    """The values that timm.data.resolve_model_data_config uses."""
     return {
         "architecture": name, "num_classes": num_classes, "input_size": (3, side, side), "fixed_input_size": True,
         "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center", "mean": (0.0, 0.0, 0.0),
@@ -167,9 +167,9 @@ def _data_config(name: str, side: int, num_classes: int) -> dict[str, Any]:
 
 
 class Square(v2.Transform):  # type: ignore[misc]
-    """The middle square of a picture, as bigr_repr.images.center_crop cuts and resizes it.
+    """The middle square of a picture, cropped and resized by bigr_repr.images.center_crop.
 
-    Takes what a picture may be, a PIL image or a tensor (3, H, W), and gives an RGB PIL image.
+    Takes a PIL image or a tensor (3, H, W), and returns an RGB PIL image.
     """
 
     def __init__(self, size: int) -> None:
@@ -184,10 +184,10 @@ class Square(v2.Transform):  # type: ignore[misc]
 
 
 def create_transform(model: TimmStyle | Pretrained | int) -> v2.Compose:
-    """Pictures to what a model reads, float32 (3, S, S) in [0, 1], as a torchvision v2 pipeline.
+    """Pictures to a model's input, float32 (3, S, S) in [0, 1], as a torchvision v2 pipeline.
 
-    model: a model, or S. The numbers are those that extract_features computes from, up to the rounding of
-    one division: they differ by 6e-8 at most.
+    model: a model, or S. The numbers equal the inputs of extract_features up to the rounding of one division: they
+    differ by at most 6e-8.
     """
     side = model if isinstance(model, int) else model.config.image_size
     return v2.Compose([Square(side), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])

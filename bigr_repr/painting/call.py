@@ -114,8 +114,7 @@ class _Seen:
         return self.near.fitted(painted, self.canvases[: len(painted)])
 
     def better(self, first: Tensor, second: Tensor) -> Tensor:
-        """Of two paintings of each canvas, the one with the smaller step at the border; the first if there is no
-        border."""
+        """Of two paintings of each canvas, the one with the smaller step at the border, or the first without one."""
         if self.near is None:
             return first
         steps = [self.near.border_steps(painted, self.canvases) for painted in (first, second)]

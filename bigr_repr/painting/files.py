@@ -190,8 +190,7 @@ def outpaint_file(
     aspect: float | None = None,
     **options: Unpack[PhotoOptions],
 ) -> Written:
-    """`outpaint_photo` from file to file, by margins or to an aspect ratio, width over height. Raises as
-    `inpaint_file`."""
+    """`outpaint_photo` from file to file, by margins or to an aspect ratio. Raises as `inpaint_file`."""
     if (margins is None) == (aspect is None):
         raise ValueError("give either the margins in pixels or an aspect ratio")
     photo = file.read(_versions(labels, options))
@@ -237,8 +236,7 @@ class _Painter:
         options: PhotoOptions,
         facts: Mapping[str, Any] | None = None,
     ) -> Written:
-        """Call `paint`, and write its versions and the animation. facts: the command's own, to record in the
-        pictures."""
+        """Call `paint`, and write its versions and the animation. facts: of the command, to record in the pictures."""
         started, file, labels = time.monotonic(), self.file, self.labels
         own = options.get("on_step")
 

@@ -1,4 +1,4 @@
-"""A Ray cluster: whether there is one, and a connection to it. Knows nothing of the work that is done there."""
+"""Checks for a Ray cluster and connects to it. Knows nothing of the work that is done there."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 
 def require_cluster(address: str | None) -> None:
-    """Raise what can be known to be wrong before there is anything to do.
+    """Fail early if Ray or the cluster is missing.
 
-    address: as of connected. Raises ImportError, which says what to install, without Ray; ConnectionError if nobody
-    listens at the address, for which Ray itself would wait for minutes.
+    address: as in connected. Raises ImportError, which says what to install, without Ray; ConnectionError if nothing
+    listens at the address, where Ray itself would wait for minutes.
     """
     try:
         import ray
@@ -26,9 +26,9 @@ def require_cluster(address: str | None) -> None:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """A connection to a cluster; one that was not there before ends with the block.
+    """A connection to a cluster; if it is opened here, it ends with the block.
 
-    address: as ray.init takes it; None: RAY_ADDRESS, or a cluster of only this machine, for this block.
+    address: as in ray.init; None: RAY_ADDRESS, or else a cluster of only this machine, for this block.
     """
     import ray
 
@@ -45,7 +45,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def last_line(error: Exception) -> str:
-    """What Ray says of a lost process, in one line without colors."""
+    """Ray's message about a lost process, in one line without colors."""
     return re.sub(r"\x1b\[\d+m", "", str(error).strip().splitlines()[-1])[:200]
 
 

@@ -1,4 +1,4 @@
-"""Errors about damaged files that name them. Knows nothing of what the files are."""
+"""Errors about damaged files that name the file. Knows nothing of what the files are."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 @contextmanager
 def named_if_damaged(file: Path | str, remedy: str = "write it again") -> Iterator[None]:
-    """Say of what NumPy and pyarrow raise for a damaged file which one it is.  Raises ValueError.
+    """Turn what NumPy and pyarrow raise for a damaged file into an error that names it.  Raises ValueError.
 
-    NumPy reads headers as Python does, so its errors are of many kinds.
+    NumPy parses headers as Python literals, so its errors are of many kinds.
     """
     import pyarrow as pa
 

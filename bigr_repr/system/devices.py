@@ -1,4 +1,4 @@
-"""Where and in what precision a network computes, by name. Knows nothing of networks."""
+"""Devices and precisions by name. Knows nothing of networks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:
-    """The device named; for None or "auto" the first GPU if there is one, else the CPU.
+    """The named device; for None or "auto", the first GPU if there is one, else the CPU.
 
-    Raises ValueError for a name that torch does not know or a GPU that is not there.
+    Raises ValueError for a name that torch does not know or a GPU that does not exist.
     """
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -43,9 +43,9 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def mixed_precision(name: str, choices: Sequence[str] = tuple(_MIXED)) -> str:
-    """What a training computes in, as Accelerate calls it and checkpoints record it: no, bf16 or fp16.
+    """A training precision in Accelerate's terms, which checkpoints record: no, bf16 or fp16.
 
-    name: one of choices, or Accelerate's own name for it. Raises ValueError for another one.
+    name: one of choices, or Accelerate's own name. Raises ValueError for others.
     """
     for dtype in choices:
         if name in (dtype, _MIXED[dtype]):

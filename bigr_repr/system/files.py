@@ -1,7 +1,7 @@
-"""Files that appear complete and on the disk, or not at all, for one writer. Knows nothing of what is in them.
+"""Writes files atomically and durably, for a single writer. Knows nothing of what is in them.
 
-A local file is written beside its place, synced and renamed. An object in a store is put in one piece instead, which
-promises the same: see bigr_repr.system.object_store.
+A local file is written under a temporary name, synced and renamed. An object in a store is put in one piece instead,
+with the same guarantees: see bigr_repr.system.object_store.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 
 _FULL: Final = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _FULL_SAID: Final = re.compile(r"No space left on device|Disk quota exceeded|File too large|os error (28|27|122)\b")
-_SPACE: Final = 1 << 16  # bytes free, below which a disk is full
-FULL_REMEDY: Final = "free some space or name another place, then give the same command again"
+_SPACE: Final = 1 << 16  # a disk with fewer free bytes counts as full
+FULL_REMEDY: Final = "free some space or choose another folder, then repeat the command"
 
 
 @contextmanager
 def replacing(path: Place, writer: str = "") -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of path when the block ends without an error.
+    """A file to write, which replaces path when the block ends without an error.
 
-    It is written beside path, synced, renamed, and the folder is synced. Only one process at a time may write a path
-    under one name of writer.
-    Raises OSError that names path; what stood there before then remains.
+    It is written next to path, synced and renamed, and the folder is synced. Only one process at a time may write a
+    path under the same writer name.
+    Raises OSError that names path, whose previous content then remains.
     """
     if isinstance(path, ObjectPath):
         with path.put() as file:
@@ -57,10 +57,10 @@ def replacing(path: Place, writer: str = "") -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: Path, also: Path | None = None) -> Iterator[None]:
-    """Make errors of a block that writes path name that file and, if the disk is full, say what to do.
+    """Make errors in a block that writes path name that file and, if the disk is full, the remedy.
 
-    also: the file or folder that is written first and takes the place of path at the end.
-    Raises OSError, also in place of what other libraries raise when the disk is full.
+    also: the file or folder that is written first and finally replaces path.
+    Raises OSError, also instead of what other libraries raise when the disk is full.
     """
     try:
         yield
@@ -71,9 +71,9 @@ def naming(path: Path, also: Path | None = None) -> Iterator[None]:
 
 
 def reserve(file: BinaryIO, size: int) -> None:
-    """Make a file so long, and take its space on the disk where the file system can do that.
+    """Set a file's size and reserve the space on disk, if the file system supports that.
 
-    A mapped file ends the process when the disk is full later.  Raises OSError where it is full now.
+    Writing to a memory-mapped file on a full disk would kill the process.  Raises OSError if the disk is full now.
     """
     file.truncate(size)
     if hasattr(os, "posix_fallocate"):
@@ -85,12 +85,12 @@ def reserve(file: BinaryIO, size: int) -> None:
 
 
 def is_full(error: BaseException, place: Path | None = None) -> bool:
-    """Whether an error says that a disk is full, by its code or its text. place: something on that disk."""
+    """Whether an error means that a disk is full, judging by its code or text. place: a path on that disk."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
     if _FULL_SAID.search(str(error)) is not None:
         return True
-    if place is None or not isinstance(error, RuntimeError):  # PyTorch does not say why a file could not be written
+    if place is None or not isinstance(error, RuntimeError):  # PyTorch does not report the cause
         return False
     try:
         return shutil.disk_usage(place.parent).free < _SPACE
@@ -99,7 +99,7 @@ def is_full(error: BaseException, place: Path | None = None) -> bool:
 
 
 def _named(error: BaseException, path: Path, also: Path | None = None) -> OSError | None:
-    """The error with the file that could not be written; None if it names one already or is of another kind."""
+    """The error with the name of the file that could not be written; None if it has one or is of another kind."""
     code = error.errno if isinstance(error, OSError) else None
     if code is None:
         if not is_full(error, also or path):
@@ -114,19 +114,19 @@ def _named(error: BaseException, path: Path, also: Path | None = None) -> OSErro
 
 
 def partial_name(path: Path, writer: str = "") -> Path:
-    """Where a file that will be path is written; hidden, so that readers of the folder pass over it."""
+    """The temporary file that becomes path; hidden, so that readers of the folder skip it."""
     return path.with_name(f".{path.name}{writer and f'.{writer}'}.part")
 
 
 def remove(path: Place) -> None:
-    """Remove a file, if it is there, and what an interrupted writing of it left."""
+    """Remove a file, if it exists, and the remains of an interrupted write."""
     path.unlink(missing_ok=True)
     if not isinstance(path, ObjectPath):
         partial_name(path).unlink(missing_ok=True)
 
 
 class HashedFile(io.RawIOBase):
-    """A file to write from front to back, whose digest and size (`tell()`) are known at the end."""
+    """A file to write sequentially, with its digest and size (`tell()`) known at the end."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class HashedFile(io.RawIOBase):
 
     @property
     def sha256(self) -> str:
-        """Of what has been written so far, hexadecimal."""
+        """The digest of everything written so far, hexadecimal."""
         return self._digest.hexdigest()
 
 
@@ -161,7 +161,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Place) -> None:
-    """Flush the names in a folder to the disk, where the system can do that. Raises OSError that names it."""
+    """Flush the names in a folder to the disk, if the system supports that. Raises OSError that names it."""
     if os.name == "nt" or isinstance(folder, ObjectPath):
         return  # folders cannot be opened there
     _sync(folder, os.O_RDONLY)
@@ -188,10 +188,10 @@ def _sync(path: Path, flags: int) -> None:
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[int | None]:
-    """Hold a folder, or a file, which is created, for this process alone; on systems without locks, for anyone.
+    """Lock a folder, or a file, which is created, for this process; on systems without locks, do nothing.
 
-    Gives the descriptor that holds it, or None. As long as any process has that open, others are refused.
-    Raises RuntimeError(busy) where another process holds it.
+    Yields the descriptor that holds the lock, or None. As long as any process has it open, others are refused.
+    Raises RuntimeError(busy) if another process holds the lock.
     """
     try:
         import fcntl

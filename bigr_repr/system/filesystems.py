@@ -1,4 +1,4 @@
-"""File systems of URLs, pyarrow's, fsspec's and our own, and what they say when something fails, in one line.
+"""File systems for URLs, pyarrow's, fsspec's and our own, and their errors in one line.
 
 Knows nothing of what is in them.
 """
@@ -67,9 +67,9 @@ def _open_fsspec(scheme: str, process: int) -> Any:
     return PyFileSystem(FSSpecHandler(fsspec.filesystem(scheme)))
 
 
-# What file systems say, and what to do about it.
+# Errors of file systems, and their remedies.
 _REMEDIES = (
-    (r"NO_SUCH_BUCKET|NoSuchBucket", FileNotFoundError, "no such bucket; make it first"),
+    (r"NO_SUCH_BUCKET|NoSuchBucket", FileNotFoundError, "no such bucket; create it first"),
     (r"ACCESS_DENIED|HTTP status 403|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|UNRECOGNIZED_CLIENT|[Cc]redential"
      r"|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|HTTP status 401|authenticat",
      PermissionError, "access refused; check the store's credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
@@ -82,12 +82,12 @@ _REMEDIES = (
 
 
 class StoreError(OSError):
-    """What a store or its library said that is none of the usual errors."""
+    """An error of a store or its library that is not one of the usual kinds."""
 
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Say in one line what went wrong with a URL, without the password that may be in it."""
+    """Report in one line what went wrong with a URL, without any password in it."""
     try:
         yield
     except Exception as error:  # each file system has errors of its own
@@ -107,6 +107,6 @@ def explained(url: str) -> Iterator[None]:
 
 
 def _cause(said: str) -> str:
-    """The part of an AWS error that tells something."""
+    """The informative part of an AWS error."""
     found = re.search(r"AWS Error .*", said)
     return (found.group() if found else said)[:200]

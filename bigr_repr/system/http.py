@@ -1,4 +1,4 @@
-"""Files on web servers, read only, as pyarrow's file systems give them. Knows nothing of what is in them."""
+"""Files on web servers, read-only, with the interface of pyarrow's file systems. Knows nothing of their content."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def without_password(text: str) -> str:
 
 
 class HttpFileSystem:
-    """What ObjectPath asks of a file system, for http:// and https:// URLs."""
+    """The file system for http:// and https:// URLs, as far as ObjectPath needs it."""
 
     def open_input_file(self, url: str) -> HttpFile:
         """A file to read, with seek() and read_at()."""
         return HttpFile(url)
 
     def get_file_info(self, url: str) -> Any:
-        """Size of a file; there are no folders.  Raises FileNotFoundError."""
+        """The size of a file; there are no folders.  Raises FileNotFoundError."""
         return SimpleNamespace(is_file=True, type=None, size=HttpFile(url).size, mtime_ns=0)
 
     def open_output_stream(self, url: str) -> Any:
-        """Raises PermissionError: web servers are only read from."""
-        raise PermissionError(f"{url}: nothing can be written to a web server; name a folder or an object store")
+        """Raises PermissionError: web servers are read-only."""
+        raise PermissionError(f"{url}: web servers are read-only; choose a folder or an object store")
 
 
 class HttpFile(io.RawIOBase):
-    """A file on a web server, read in the pieces asked for, or whole if the server does not support ranges.
+    """A file on a web server, read in the requested pieces, or whole if the server does not support ranges.
 
-    name: what errors call it; None: its URL. Raises FileNotFoundError, PermissionError or, for a server that does not
+    name: what errors call it; None: its URL. Raises FileNotFoundError, PermissionError or, if the server does not
     answer or fails, ConnectionError.
     """
 
@@ -87,7 +87,7 @@ class HttpFile(io.RawIOBase):
         return super().readall() if self._whole is None else self._whole[self._place :]
 
     def read_at(self, size: int, start: int) -> bytes:
-        """So many bytes from start on; fewer where the file ends."""
+        """Up to size bytes from start on; fewer at the end of the file."""
         end = min(start + size, self.size)
         if end <= start:
             return b""

@@ -1,8 +1,8 @@
-"""One writer at a time in an object store, which has no locks. Knows nothing of what is written.
+"""Ensures a single writer in an object store, which has no locks. Knows nothing of what is written.
 
-Each run puts an object of its own, its flag, and then lists all flags. Stores show every put to all later listings, so
-of two runs the later one sees the other's flag, and they cannot both believe that they are alone. Only puts and lists
-are needed: not every store has conditional puts. A run renews its flag every few seconds; a flag that is not renewed
+Each run puts an object of its own, its flag, and then lists all flags. Stores show every put in all later listings, so
+the later of two runs sees the other's flag, and they cannot both believe that they are alone. This needs only puts and
+lists; not every store has conditional puts. A run renews its flag every few seconds; a flag that is no longer renewed
 belongs to a run that has ended, and the next run takes over.
 """
 
@@ -26,16 +26,16 @@ from bigr_repr.system.object_store import ObjectPath
 
 log = logging.getLogger(__name__)
 
-_BEAT: Final = 10.0  # seconds between signs of life
-_STALE: Final = 60.0  # without one, after which a run is taken to have ended
-_LOOK: Final = 1.0  # between looks at another run's flag
+_BEAT: Final = 10.0  # seconds between heartbeats
+_STALE: Final = 60.0  # seconds without one after which a run counts as ended
+_LOOK: Final = 1.0  # seconds between checks of another run's flag
 _TRIES: Final = 4
 _ASKING, _HOLDING = "asking", "holding"
 
 
 @dataclass(frozen=True)
 class _Flag:
-    """Another run's. written: by the store's clock, in seconds; 0.0: it does not say."""
+    """Another run's flag. written: by the store's clock, in seconds; 0.0: unknown."""
 
     place: ObjectPath
     content: dict[str, Any]
@@ -51,7 +51,7 @@ class _Flag:
 
     @property
     def ended(self) -> bool:
-        """Whether its process is known to have ended, which can only be told on the same system."""
+        """Whether its process is known to have ended, which can be told only on the same system."""
         process, system = self.content.get("process"), _system()
         if not isinstance(process, int) or not system or self.content.get("system") != system:
             return False
@@ -69,7 +69,7 @@ class _Flag:
 
 
 class Lease:
-    """The right to write to a place while the block of `leased` runs."""
+    """The exclusive right to write to a place while the block of `leased` runs."""
 
     def __init__(self, flags: ObjectPath, what: str) -> None:
         self._flags, self._what = flags, what
@@ -82,16 +82,16 @@ class Lease:
         self._end = Event()
 
     def check(self) -> None:
-        """Raises RuntimeError if another run has taken over, as from one that gave no sign of life."""
+        """Raises RuntimeError if another run has taken over because this one's heartbeat stopped."""
         if self._lost is not None:
             raise RuntimeError(
-                f"{self._what}: another run has taken over ({self._lost}), for this one gave no sign of life for "
+                f"{self._what}: another run has taken over ({self._lost}), because this one had no heartbeat for "
                 f"{_STALE:.0f} s; finished units are kept"
             )
 
     def take(self) -> None:
-        """Raises RuntimeError, with one line on who holds it, if another run does."""
-        seen: dict[str, tuple[int, float]] = {}  # by name: its beat, and since when that has been seen
+        """Raises RuntimeError, naming the holder in one line, if another run holds the lease."""
+        seen: dict[str, tuple[int, float]] = {}  # by name: its heartbeat, and when that was first seen
         while True:
             self._show()
             others = [flag for flag in self._others() if not self._over(flag, seen)]
@@ -103,17 +103,17 @@ class Lease:
                 alive = beat != before[0] and flag.state == _HOLDING
                 if alive or (flag.state == _ASKING and flag.place.name < self._name):
                     raise RuntimeError(
-                        f"{self._what}: another run is writing it ({flag}); wait for it, or name another output"
+                        f"{self._what}: another run is writing it ({flag}); wait for it, or choose another output"
                     )
                 if before[1] == since:
-                    log.warning("%s: waiting for a sign of life of another run (%s)", self._what, flag)
+                    log.warning("%s: waiting for another run's heartbeat (%s)", self._what, flag)
             time.sleep(_LOOK)
         self._content["state"] = _HOLDING
         self._show()
         Thread(target=self._keep, name="bigr-lease", daemon=True).start()
 
     def release(self) -> None:
-        """Give the place up."""
+        """Release the lease."""
         self._end.set()
         with suppress(OSError):
             (self._flags / self._name).unlink(missing_ok=True)
@@ -129,20 +129,20 @@ class Lease:
         return [flag for flag in map(_read, places) if flag is not None]
 
     def _over(self, flag: _Flag, seen: dict[str, tuple[int, float]]) -> bool:
-        """Whether another run has ended without removing its flag; the flag is then removed here."""
+        """Whether another run has ended without removing its flag; if so, the flag is removed."""
         own = (self._flags / self._name).stat().st_mtime_ns / 1e9
         age = own - flag.written if own and flag.written else 0.0
         if flag.place.name in seen and seen[flag.place.name][0] == flag.content.get("beat"):
             age = max(age, time.monotonic() - seen[flag.place.name][1])
         if not flag.ended and age <= _STALE:
             return False
-        log.info("%s: taken over from a run that has ended (%s)", self._what, flag)
+        log.info("%s: taking over from a run that has ended (%s)", self._what, flag)
         self._content["term"] = max(self._content["term"], flag.term + 1)
         flag.place.unlink(missing_ok=True)
         return True
 
     def _keep(self) -> None:
-        """Renew the flag, and notice when another run has taken over."""
+        """Renew the flag, and check whether another run has taken over."""
         while not self._end.wait(_BEAT) and self._lost is None:
             with suppress(OSError):  # the store does not answer: if that lasts, another run may take over
                 later = [
@@ -157,7 +157,7 @@ class Lease:
 
 
 def _read(place: ObjectPath) -> _Flag | None:
-    """A flag; None if it has just been removed. One that changes while it is read is read again."""
+    """A flag; None if it has just been removed. If it changes during the read, it is read again."""
     for _ in range(_TRIES - 1):
         with suppress(OSError, ValueError):
             return _Flag(place, json.loads(place.read_text()), place.stat().st_mtime_ns / 1e9)
@@ -168,10 +168,10 @@ def _read(place: ObjectPath) -> _Flag | None:
 
 @contextmanager
 def leased(flags: ObjectPath, what: str) -> Iterator[Lease]:
-    """Hold a place in a store for this run alone. flags: a folder there for the runs' flags; what: its name in errors.
+    """Lease a place in a store exclusively. flags: a folder there for the runs' flags; what: its name in errors.
 
-    The place of a killed run is free within a minute, on the same machine at once.  Raises RuntimeError if another run
-    holds it.
+    After a killed run, the place is free within a minute; on the same machine, at once.  Raises RuntimeError if
+    another run holds it.
     """
     lease = Lease(flags, what)
     try:
@@ -182,7 +182,7 @@ def leased(flags: ObjectPath, what: str) -> Iterator[Lease]:
 
 
 def _system() -> str:
-    """What identifies this boot and container; empty if that cannot be known."""
+    """Identifies this boot and container; empty if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")  # noqa: PTH115
     except OSError:

@@ -1,4 +1,4 @@
-"""The machine that figures were measured on, for their record. Knows nothing of what is measured."""
+"""Describes the machine, for records of measurements. Knows nothing of what is measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bigr_repr.system.threads import cores
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory, GPU and versions."""
+    """Processor, cores available to this process, memory, GPU and versions."""
     import torch
 
     described: dict[str, Any] = {

@@ -1,9 +1,9 @@
 """Object stores: URLs used like paths, on pyarrow's and fsspec's file systems. Knows nothing of pictures.
 
-Objects cannot be renamed, so one that is written is collected in memory and put in one piece when it is complete. If
-the process dies, the store has the whole object or what it had before, and a confirmed put is durable. There are no
-locks. Credentials and endpoints are those of the usual environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_ENDPOINT_URL, AWS_REGION; GOOGLE_APPLICATION_CREDENTIALS) and of the usual files.
+Objects cannot be renamed, so writes are collected in memory and put in one piece when complete. If the process dies,
+the store has either the whole object or its previous content, and a confirmed put is durable. There are no
+locks. Credentials and endpoints come from the usual environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_ENDPOINT_URL, AWS_REGION; GOOGLE_APPLICATION_CREDENTIALS) and files.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def is_url(text: str) -> bool:
-    """Whether text names an object in a store, as s3://bucket/key does, and not a local file."""
+    """Whether text names an object in a store, such as s3://bucket/key, and not a local file."""
     return bool(_URL.match(text)) and not text.startswith("file://")
 
 
 def as_place(name: PathLike) -> Place:
-    """A local path (file:// URLs included) or an object's."""
+    """A local path (also for file:// URLs) or an ObjectPath."""
     text = os.fspath(name)
     return ObjectPath(text) if is_url(text) else Path(text.removeprefix("file://"))
 
@@ -51,8 +51,8 @@ class _Status(NamedTuple):
 class ObjectPath(os.PathLike[str]):
     """A URL with the methods of pathlib.Path that this package uses, with the same meaning.
 
-    Raises OSError of one line that names the URL: FileNotFoundError for a bucket or an object that is not there,
-    PermissionError for credentials that are missing or refused; ValueError for a URL that no file system takes.
+    Raises OSError of one line that names the URL: FileNotFoundError for a missing bucket or object, PermissionError
+    for missing or refused credentials; ValueError for a URL that no file system supports.
     """
 
     def __init__(self, url: str) -> None:
@@ -81,16 +81,16 @@ class ObjectPath(os.PathLike[str]):
 
     @property
     def name(self) -> str:
-        """What follows the last slash."""
+        """The part after the last slash."""
         return self._url.rpartition("/")[2]
 
     @property
     def parent(self) -> ObjectPath:
-        """What the object lies in."""
+        """The folder of the object."""
         return ObjectPath(self._url.rpartition("/")[0])
 
     def with_name(self, name: str) -> ObjectPath:
-        """Its neighbor of that name."""
+        """The object of that name in the same folder."""
         return self.parent / name
 
     def resolve(self) -> ObjectPath:
@@ -101,12 +101,12 @@ class ObjectPath(os.PathLike[str]):
 
     @property
     def filesystem(self) -> pyarrow.fs.FileSystem:
-        """The file system that takes key."""
+        """The file system for key."""
         return self._opened()[0]
 
     @property
     def key(self) -> str:
-        """What the file system calls the object."""
+        """The object's name in the file system."""
         return self._opened()[1]
 
     def _opened(self) -> tuple[Any, str]:
@@ -114,11 +114,11 @@ class ObjectPath(os.PathLike[str]):
             return open_url(self._url)
 
     def open_input(self) -> Any:
-        """The object to read, with seek() and read_at()."""
+        """The object opened for reading, with seek() and read_at()."""
         return _PatientFile(self)
 
     def _ask(self, call: Callable[[], _T]) -> _T:
-        """The result of call(), with errors in words; repeated while the server does not answer."""
+        """The result of call(), with errors explained; repeated while the server does not answer."""
 
         def once() -> _T:
             with explained(self._url):
@@ -137,7 +137,7 @@ class ObjectPath(os.PathLike[str]):
         return self._ask(whole)
 
     def read_piece(self, start: int, size: int) -> bytes:
-        """So many bytes from start on; fewer if the object ends there. A thread's last such object stays open."""
+        """Up to size bytes from start on; fewer at the end of the object. A thread's last object stays open."""
         process = os.getpid()
 
         def piece() -> bytes:
@@ -153,23 +153,23 @@ class ObjectPath(os.PathLike[str]):
         return self.read_bytes().decode(encoding)
 
     def stat(self) -> _Status:
-        """Its size as st_size, and when it was written as st_mtime_ns, 0 where the store does not say."""
+        """Its size as st_size, and its time of writing as st_mtime_ns, 0 if the store does not report it."""
         info = self._info()
         if not info.is_file:
             raise FileNotFoundError(f"{self._url}: no such object")
         return _Status(info.size, info.mtime_ns or 0)
 
     def exists(self) -> bool:
-        """Whether there is an object, or are objects below."""
+        """Whether there is such an object, or there are objects below."""
         info = self._info()
         return bool(info.is_file) or self.is_dir()
 
     def is_file(self) -> bool:
-        """Whether there is an object of that very name."""
+        """Whether there is an object with exactly that name."""
         return bool(self._info().is_file)
 
     def is_dir(self) -> bool:
-        """Whether there are objects below, or a bucket is named."""
+        """Whether there are objects below, or this is a bucket."""
         from pyarrow.fs import FileType
 
         return bool(self._info().type == FileType.Directory)
@@ -178,24 +178,24 @@ class ObjectPath(os.PathLike[str]):
         return self._ask(lambda: self.filesystem.get_file_info(self.key))
 
     def members(self) -> Iterator[tuple[str, int | None]]:
-        """Name and size of each object right below, in no order; of what has objects below itself, None for size.
+        """Name and size of each direct child, in arbitrary order; size is None if it has objects below itself.
 
-        Keys with an empty part, as `data//a.jpg`, are names that begin with a slash.
+        Keys with an empty part, such as `data//a.jpg`, yield names that begin with a slash.
         """
         from pyarrow.fs import FileSelector
 
         found = self._ask(lambda: self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True)))
         for info in found:
-            if info.path == self.key:  # how pyarrow shows that something has an empty name here
+            if info.path == self.key:  # how pyarrow indicates an empty name here
                 yield from self._without_name()
-            elif info.base_name:  # some stores hold an empty object to stand for the folder
+            elif info.base_name:  # some stores represent a folder by an empty object
                 yield info.base_name, info.size if info.is_file else None
 
     def sorted_members(self) -> Iterator[str]:
-        """Names that members gives, in byte order, a slash behind those that have objects below.
+        """The names from members, in byte order, with a trailing slash if they have objects below.
 
-        In S3 they come a page at a time where boto3 is installed; else, and of directory buckets, which list in no
-        order, memory holds all of them.
+        In S3, they are listed page by page if boto3 is installed; otherwise, and for directory buckets, which list in
+        no order, all names are held in memory.
         """
         path = self._url.removeprefix("s3://")
         if path != self._url and has_pages(path) and not needs_signing(path):
@@ -215,7 +215,7 @@ class ObjectPath(os.PathLike[str]):
                 return
 
     def written(self) -> Iterator[tuple[str, float]]:
-        """Name of each object right below, and when it was written, in seconds since 1970; 0.0: not said."""
+        """Name of each direct child, and when it was written, in seconds since 1970; 0.0: unknown."""
         from pyarrow.fs import FileSelector
 
         found = self._ask(lambda: self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True)))
@@ -233,7 +233,7 @@ class ObjectPath(os.PathLike[str]):
                 yield info.path[len(front) - 1 :], info.size
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
-        """Objects right below whose names match."""
+        """Direct children whose names match."""
         return (self / name for name, size in self.members() if size is not None and fnmatchcase(name, pattern))
 
     # ---- writing
@@ -247,7 +247,7 @@ class ObjectPath(os.PathLike[str]):
         content = io.BytesIO()
         yield content
 
-        # Nothing may fail between opening and closing but the store itself, for closing is what completes the object.
+        # Nothing but the store itself may fail between opening and closing, because closing completes the object.
         def upload() -> None:
             file = self.filesystem.open_output_stream(self.key)
             file.write(content.getbuffer())
@@ -256,7 +256,7 @@ class ObjectPath(os.PathLike[str]):
         self._ask(upload)
 
     def replace(self, target: os.PathLike[str]) -> None:
-        """Give the object another name: a copy in the store, then a removal; not in one step."""
+        """Rename the object by a copy in the store and a removal; not atomic."""
         self._ask(lambda: self.filesystem.copy_file(self.key, ObjectPath(os.fspath(target)).key))
         self._ask(lambda: self.filesystem.delete_file(self.key))
 
@@ -270,7 +270,7 @@ class ObjectPath(os.PathLike[str]):
 
 
 class _PatientFile(io.RawIOBase):
-    """An object to read; requests are repeated while the server does not answer.  Thread-safe except for seek()."""
+    """An object opened for reading; requests are repeated while the server is silent.  Thread-safe except seek()."""
 
     def __init__(self, place: ObjectPath) -> None:
         super().__init__()
@@ -310,7 +310,7 @@ class _PatientFile(io.RawIOBase):
         return self._place._ask(piece)
 
     def read(self, size: int | None = -1) -> bytes:
-        """So many bytes, or all that follow."""
+        """Up to size bytes, or all that follow."""
         left = max(0, self._length - self._at)
         content = self.read_at(left if size is None or size < 0 else min(size, left), self._at)
         self._at += len(content)
@@ -330,7 +330,7 @@ _last = threading.local()
 
 
 def readable(place: str | Place) -> Any:
-    """What pyarrow's readers take for a file: its path, or a file opened in a store."""
+    """A file in the form that pyarrow's readers accept: its path, or a file opened in a store."""
     if isinstance(place, str):
         place = as_place(place)
     return place.open_input() if isinstance(place, ObjectPath) else place

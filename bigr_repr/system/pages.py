@@ -1,8 +1,8 @@
 """Self-contained HTML pages: Jinja templates, one style, files embedded as data URLs. Knows nothing of the content.
 
-A result page loads nothing and runs no script, so that it reads the same from a mail attachment years later. Templates
-extend `page.html`, which brings the shared style, and fill its blocks `title`, `style` and `body`. Every value is
-escaped.
+A result page loads nothing and runs no script, so that it still looks the same as a mail attachment years later.
+Templates extend `page.html`, which provides the shared style, and fill its blocks `title`, `style` and `body`. Every
+value is escaped.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ TOKENS: Final = Path(__file__).with_name("tokens.css")  # color, type and spacin
 
 
 def render(template: Path, *more: Path, **values: Any) -> str:
-    """The page that a template file makes of values. more: further folders of templates that it extends.
+    """The page rendered from a template file and values. more: additional folders of templates that it extends.
 
-    Raises jinja2.UndefinedError for a name that the template uses and values lack.
+    Raises jinja2.UndefinedError for a name that the template uses but values lack.
     """
     return _environment((template.parent, *more)).get_template(template.name).render(values)
 
 
 def data_url(data: bytes, media_type: str) -> str:
-    """A file as a URL that carries its content, as "data:image/png;base64,…"."""
+    """A file as a URL that contains its content, such as "data:image/png;base64,…"."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 

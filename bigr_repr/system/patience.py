@@ -1,7 +1,7 @@
-"""Requests to a server that does not answer are repeated, for as long as the run's patience lasts.
+"""Repeats requests to a server that does not answer, up to the run's time limit for outages.
 
-Knows nothing of what is asked for. All threads of a process share an outage: it begins when a request fails to a server
-that has answered before, and ends when one succeeds. Outside a run nothing is repeated.
+Knows nothing of what is requested. All threads of a process share an outage: it begins when a request to a server
+that has answered before fails, and ends when one succeeds. Outside a run, nothing is repeated.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Final, TypeVar
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_FIRST, _LONGEST = 0.5, 30.0  # seconds between attempts: twice as long each time, up to the longest
-_ALONE: Final = 4  # attempts at one request while others succeed: then it is not the server
+_FIRST, _LONGEST = 0.5, 30.0  # seconds between attempts: doubled each time, up to the longest
+_ALONE: Final = 4  # attempts at one request while others succeed; after that, it is not the server's fault
 _lock = Lock()
-_seconds = 0.0  # that outages may last, one at a time
+_seconds = 0.0  # maximum length of each outage
 
 
 @dataclass
 class _Server:
-    """answers: so far; began: the outage that lasts."""
+    """answers: so far; began: start of the current outage."""
 
     answers: int = 0
     began: float | None = None
@@ -47,7 +47,7 @@ def set_patience(seconds: float) -> float:
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """While the block runs, outages may last so many seconds."""
+    """Tolerate outages of up to so many seconds during the block."""
     before = set_patience(seconds)
     try:
         yield
@@ -56,10 +56,10 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 def patiently(call: Callable[[], _T], url: str) -> _T:
-    """The result of call(), which is repeated while it raises ConnectionError. url: what it asks for.
+    """The result of call(), which is repeated while it raises ConnectionError. url: what it requests.
 
-    Raises what call() raises; ConnectionError at once if the server has never answered, and when patience has run out
-    or other requests are answered meanwhile.
+    Raises what call() raises; ConnectionError at once if the server has never answered, and once the time limit has
+    passed or other requests have been answered in the meantime.
     """
     with _lock:
         server = _servers.setdefault("/".join(url.split("/", 3)[:3]), _Server())
@@ -79,7 +79,7 @@ def patiently(call: Callable[[], _T], url: str) -> _T:
             if over or alone:
                 raise
             pause = min(_LONGEST, _FIRST * 2 ** (attempt - 1))
-            time.sleep(min(pause, _seconds) * random.uniform(0.5, 1.0))  # so that many do not come back at once
+            time.sleep(min(pause, _seconds) * random.uniform(0.5, 1.0))  # so that many clients do not retry at once
             continue
         with _lock:
             server.answers += 1

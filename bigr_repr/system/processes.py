@@ -1,7 +1,7 @@
-"""Processes of this package's own, each at the other end of one connection. Knows nothing of what they do.
+"""Child processes, each at the other end of a connection. Knows nothing of what they do.
 
-They are started as programs, not by multiprocessing: nothing of the caller's script is run again in them, so that a
-script needs no `if __name__ == "__main__"`, and no thread or lock of the caller is copied into them.
+They are started as programs, not by multiprocessing: the caller's script is not run again in them, so that it
+needs no `if __name__ == "__main__"`, and no thread or lock of the caller is copied into them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
-_ABANDON = 5.0  # seconds after which a process that cannot even be killed (its disk does not answer) is left behind
+_ABANDON = 5.0  # seconds after which a process that cannot be killed (its disk does not answer) is abandoned
 
 
 def supported() -> bool:
-    """Whether this system hands open files down to programs, as POSIX has it."""
+    """Whether programs can inherit open files on this system, as in POSIX."""
     return os.name == "posix"
 
 
 class Child:
     """A process that runs function(connection) of a module, and ends when its end of the connection closes.
 
-    keep_open: descriptors that it holds open, too. It takes no part in Ctrl-C: whoever started it decides.
+    keep_open: descriptors that it also keeps open. It ignores Ctrl-C: its parent decides.
     """
 
     def __init__(self, module: str, function: str, keep_open: Sequence[int] = ()) -> None:
@@ -46,7 +46,8 @@ class Child:
         self._process.kill()
 
     def end(self) -> str:
-        """Close the connection, end the process if it has not ended, and say how it did: "SIGSEGV", "exit code 1"."""
+        """Close the connection, end the process if it is still running, and return how it ended: "SIGSEGV", "exit code
+        1"."""
         self.connection.close()
         ended = self._process.poll()
         if ended is None:
@@ -58,7 +59,7 @@ class Child:
         return _in_words(code)
 
     def outcome(self) -> str:
-        """How a process ended that has closed its end of the connection."""
+        """How a process that has closed its end of the connection ended."""
         try:
             self._process.wait(_ABANDON)
         except subprocess.TimeoutExpired:
@@ -76,10 +77,10 @@ def _in_words(code: int) -> str:
 
 
 def run(function: object) -> None:
-    """What a Child's program calls: function(connection), until it returns or the other end closes."""
+    """Main function of a Child's program: calls function(connection), until it returns or the other end closes."""
     assert callable(function)
     with Connection(int(sys.argv[1])) as connection:
         try:
             function(connection)
-        except (EOFError, ConnectionError):  # whoever started this is gone
+        except (EOFError, ConnectionError):  # the parent is gone
             sys.exit(1)

@@ -1,4 +1,4 @@
-"""Folders for temporary files that do not outlive their process for long. Knows nothing of what is in them."""
+"""Folders for temporary files, removed even after a crash. Knows nothing of what is in them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Final
 from bigr_repr.system.files import locked
 
 _PREFIX: Final = "bigr-repr-"
-_NEW: Final = 60.0  # seconds in which a folder that nobody holds may be one that is just being made
+_NEW: Final = 60.0  # seconds during which an unlocked folder may be one that is just being created
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder in the system's folder for temporary files (TMPDIR), of this user only, which is removed at the end.
+    """A private folder in the system's folder for temporary files (TMPDIR), which is removed at the end.
 
-    A killed process cannot remove its own: the next call does. Raises OSError where no folder can be made.
+    If a process is killed, the next call removes its folder. Raises OSError if no folder can be created.
     """
     for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError, RuntimeError):  # another user's, in use, or removed by someone else meanwhile
+        with suppress(OSError, RuntimeError):  # another user's, in use, or removed by another process in the meantime
             _remove_left(old)
     made = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
     with made as name, locked(Path(name), f"{name}: in use"):

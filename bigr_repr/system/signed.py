@@ -1,7 +1,7 @@
-"""What pyarrow cannot do in S3 and boto3 can, where it is installed: listings by the page, and keys with an empty part.
+"""S3 functions that pyarrow lacks, through boto3 if installed: paged listings, and keys with an empty part.
 
-Of objects as `data//a.jpg`, which pyarrow refuses to read, signed URLs are read. Credentials and endpoints are those of
-the usual environment and files.
+Objects such as `data//a.jpg`, which pyarrow refuses to read, are read by signed URLs. Credentials and endpoints come
+from the usual environment variables and files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from bigr_repr.system.http import HttpFile
 
-_SECONDS: Final = 6 * 3600  # that a URL is good for; a tar file may be read for long
+_SECONDS: Final = 6 * 3600  # validity of a URL; reading a tar file may take long
 
 
 def needs_signing(path: str) -> bool:
@@ -23,7 +23,7 @@ def needs_signing(path: str) -> bool:
 
 
 class SignedFileSystem:
-    """What ObjectPath asks of a file system, for bucket/key, read only.
+    """A read-only file system for bucket/key, as far as ObjectPath needs it.
 
     endpoint: of a store other than Amazon's. process: connections are not shared with a forked child.
 
@@ -34,27 +34,27 @@ class SignedFileSystem:
         self._client = _client(endpoint, process)
 
     def open_input_file(self, path: str) -> HttpFile:
-        """An object to read, with seek() and read_at()."""
+        """An object opened for reading, with seek() and read_at()."""
         bucket, _, key = path.partition("/")
         url = self._client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, _SECONDS)
         return HttpFile(url, f"s3://{path}")
 
     def get_file_info(self, path: str) -> Any:
-        """Whether there is such an object, and its size; its time is not asked for."""
+        """Whether there is such an object, and its size, but not its time."""
         try:
             return SimpleNamespace(is_file=True, type=None, size=self.open_input_file(path).size, mtime_ns=0)
         except FileNotFoundError:
             return SimpleNamespace(is_file=False, type=None, size=0, mtime_ns=0)
 
     def open_output_stream(self, path: str) -> Any:
-        """Raises PermissionError: such keys are only read."""
-        raise PermissionError(f"s3://{path}: a key with an empty part is not written; leave // out of it")
+        """Raises PermissionError: such keys are read-only."""
+        raise PermissionError(f"s3://{path}: keys with an empty part cannot be written; remove the //")
 
 
 class Page(NamedTuple):
-    """A piece of a listing, in byte order, a slash behind the names of what has objects below.
+    """A page of a listing, in byte order, with a trailing slash on names that have objects below.
 
-    following: what to ask for the next page with; None: it was the last.
+    following: token to request the next page; None: this was the last.
     """
 
     names: list[str]
@@ -62,7 +62,7 @@ class Page(NamedTuple):
 
 
 def page_of(path: str, endpoint: str | None, process: int, following: str | None) -> Page:
-    """A page of what lies right below bucket/key, a thousand names at most.  Raises ImportError without boto3."""
+    """A page of the direct children of bucket/key, at most a thousand names.  Raises ImportError without boto3."""
     bucket, _, key = path.partition("/")
     prefix = f"{key.rstrip('/')}/" if key else ""
     more = {"ContinuationToken": following} if following else {}
@@ -74,8 +74,8 @@ def page_of(path: str, endpoint: str | None, process: int, following: str | None
 
 
 def has_pages(path: str) -> bool:
-    """Whether page_of lists bucket/key in order: boto3 is installed, and it is no directory bucket."""
-    ordered = not path.partition("/")[0].endswith("--x-s3")  # the suffix that S3 keeps for directory buckets
+    """Whether page_of lists bucket/key in order: boto3 is installed, and it is not a directory bucket."""
+    ordered = not path.partition("/")[0].endswith("--x-s3")  # the suffix that S3 reserves for directory buckets
     return ordered and importlib.util.find_spec("boto3") is not None
 
 

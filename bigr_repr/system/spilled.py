@@ -1,7 +1,7 @@
 """Arrays that move to a temporary file when they are large, and sorting them there.
 
-Knows nothing of what the records are. A temporary file has no name and is gone with the process; it lies in the
-system's folder for such files (TMPDIR).
+Knows nothing of what the records are. A temporary file has no name and vanishes with the process; it is in the
+system's folder for temporary files (TMPDIR).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from bigr_repr.system.files import naming, reserve
 
-IN_MEMORY: Final = 16 << 20  # bytes of an array up to which it is held in memory
-_CHUNK: Final = 8 << 20  # bytes looked at in one go
+IN_MEMORY: Final = 16 << 20  # arrays up to this size in bytes are held in memory
+_CHUNK: Final = 8 << 20  # bytes processed at a time
 _BUCKETS: Final = 256
 
 
 class SpilledArray:
-    """An array of one dimension, in memory or, past so many bytes, in a temporary file, to read and write in place.
+    """A one-dimensional array, in memory or, above so many bytes, in a temporary file, to read and write in place.
 
-    All zeros at first.  Raises OSError, which names the folder, where the disk is full.
+    Initially all zeros.  Raises OSError, which names the folder, if the disk is full.
     """
 
     def __init__(self, count: int, dtype: DTypeLike, in_memory: int = IN_MEMORY) -> None:
@@ -51,12 +51,12 @@ class SpilledArray:
         return self._map is not None
 
     def release(self) -> None:
-        """Give back the memory that reading and writing took; the file keeps its content."""
+        """Release the memory used by reading and writing; the file keeps its content."""
         if self._map is not None and hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def chunks(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        """The array in pieces of some megabytes, each with its offset; memory is given back after each."""
+        """The array in pieces of some megabytes, each with its offset; memory is released after each."""
         step = max(1, _CHUNK // self.values.itemsize)
         for start in range(0, len(self.values), step):
             yield start, self.values[start : start + step]
@@ -64,9 +64,9 @@ class SpilledArray:
 
 
 def sorted_by(array: SpilledArray, field: str, in_memory: int = IN_MEMORY) -> SpilledArray:
-    """The records sorted by a field of bytes; equal ones keep their order.
+    """The records sorted by a field of bytes; the sort is stable.
 
-    Large arrays are split by the field's first byte, and each share is sorted on its own: the field should be as random
+    Large arrays are split by the field's first byte, and each part is sorted separately: the field should be as random
     as a digest.
     """
     if not array.spilled:

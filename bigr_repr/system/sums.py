@@ -1,4 +1,4 @@
-"""SHA-256 of what was written, beside it or in it, so that damage is noticed. Knows nothing of what it is."""
+"""SHA-256 checksums, next to or inside what was written, to detect damage. Knows nothing of what it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SEAL: Final = "record_sha256"
 
 
 def write_sums(folder: Path) -> None:
-    """Write sha256.json into a folder: of each of its files, at any depth."""
+    """Write sha256.json into a folder, with the checksum of each of its files, at any depth."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     sums = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
     with replacing(folder / SUMS) as file:
@@ -23,7 +23,7 @@ def write_sums(folder: Path) -> None:
 
 
 def check_sums(folder: Path) -> None:
-    """Raises ValueError for a file that is not as it was written; folders of older versions state no sums."""
+    """Raises ValueError if a file has changed since it was written; folders of older versions have no checksums."""
     path = folder / SUMS
     if not path.exists():
         return
@@ -33,30 +33,30 @@ def check_sums(folder: Path) -> None:
         raise ValueError(f"{path} is damaged ({error})") from error
     for name, digest in sums.items():
         if not (folder / name).is_file():
-            raise ValueError(f"{folder / name} is missing: {SUMS} names it")
+            raise ValueError(f"{folder / name} is missing, but listed in {SUMS}")
         if sha256_of(folder / name) != digest:
             raise ValueError(f"{folder / name} is damaged: its SHA-256 is not the one in {SUMS}")
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record for JSON, with a digest of all that is in it."""
+    """A record for JSON, with a digest of its content."""
     return {**record, _SEAL: _digest(record)}
 
 
 def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without the digest.  Raises ValueError unless it fits; records of older versions have none."""
+    """The same without the digest.  Raises ValueError unless it matches; records of older versions have none."""
     rest = without_seal(record)
     if _SEAL in record and record[_SEAL] != _digest(rest):
-        raise ValueError(f"it is not what was written; if you changed it yourself, take {_SEAL} out of it")
+        raise ValueError(f"it has changed since it was written; if you changed it yourself, remove {_SEAL} from it")
     return rest
 
 
 def without_seal(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The same unchecked."""
+    """The same without the check."""
     return {name: value for name, value in record.items() if name != _SEAL}
 
 
 def _digest(record: Mapping[str, Any]) -> str:
-    # Once through JSON, as a reader has it: tuples are lists then, and keys text.
+    # A round trip through JSON gives what a reader sees: tuples become lists, and keys strings.
     plain = json.dumps(json.loads(json.dumps(record)), sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()

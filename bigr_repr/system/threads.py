@@ -1,7 +1,7 @@
-"""Work on a stream in threads: results in order, computed ahead of need, within bounds. Knows nothing of the work.
+"""Threads that process a stream: results in order, computed a bounded number ahead. Knows nothing of the work.
 
-Threads, not processes: Pillow lets go of the interpreter's lock while it decodes and resizes. What a thread calls may
-well be a process at work for it: see bigr_repr.images.isolated.
+Threads, not processes: Pillow releases the interpreter's lock while it decodes and resizes. A thread may itself use
+a process: see bigr_repr.images.isolated.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _R = TypeVar("_R")
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
-    """A thread a core, 32 at most."""
+    """One thread per core, at most 32."""
     return min(cores(), 32)
 
 
@@ -34,11 +34,11 @@ def map_ahead(
     ahead: int = 64,
     stop: Callable[[], None] | None = None,
 ) -> Generator[_R, None, None]:
-    """function(item) of every item, in order. What it raises is raised when its turn comes, and ends the stream.
+    """function(item) of every item, in order. Its errors are raised in order, too, and end the stream.
 
-    workers: threads; None: default_workers(). ahead: items read and results held at most, so that memory does not
-    depend on the number of items. Closing the generator waits for the calls that are under way and starts no others;
-    so does an error, Ctrl-C included. stop: called before that wait, to cut those calls short.
+    workers: threads; None: default_workers(). ahead: maximum number of items read and results held, so that memory
+    does not depend on the number of items. Closing the generator waits for running calls and starts no others;
+    so does an error, including Ctrl-C. stop: called before that wait, to cut those calls short.
     Raises ValueError for workers or ahead below 1.
     """
     workers = default_workers() if workers is None else workers
@@ -65,9 +65,9 @@ def _map_ahead(
 
 
 def read_ahead(items: Iterable[_T], ahead: int) -> Generator[_T, None, None]:
-    """The same items; a thread takes up to so many from the stream before they are asked for.
+    """The same items; a thread reads up to so many of them ahead.
 
-    What the stream raises is raised in its turn. Closing the generator waits for the item that is under way.
+    Errors of the stream are raised in order. Closing the generator waits for the item being read.
     """
     source, end = iter(items), object()
     pool = ThreadPoolExecutor(1, thread_name_prefix="bigr-read")
@@ -75,6 +75,6 @@ def read_ahead(items: Iterable[_T], ahead: int) -> Generator[_T, None, None]:
         pending = deque(pool.submit(next, source, end) for _ in range(ahead))
         while (item := pending.popleft().result()) is not end:
             pending.append(pool.submit(next, source, end))
-            yield item  # type: ignore[misc]  # it is not end
+            yield item  # type: ignore[misc]    # it is not the end marker
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

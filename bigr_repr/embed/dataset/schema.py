@@ -193,7 +193,7 @@ def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
     try:
         return unsealed(provenance)
     except ValueError as error:
-        raise ValueError(f"{name}: damaged, its provenance is not what was written") from error
+        raise ValueError(f"{name}: damaged, its provenance has changed since it was written") from error
 
 
 def check_texts(schema: pa.Schema, name: str) -> None:

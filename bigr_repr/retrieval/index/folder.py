@@ -45,7 +45,7 @@ _BLOCK: Final = 1 << 20  # bytes hashed at a time
 _TRIES: Final = 5  # attempts to read a folder that others replace
 _T = TypeVar("_T")
 _REMEDY: Final = "build the index again, or use an intact copy of it"
-_CHANGED: Final = f"damaged, its content is not what was written; {_REMEDY}"
+_CHANGED: Final = f"damaged, its content has changed since it was written; {_REMEDY}"
 
 
 class FolderReader:

@@ -52,8 +52,7 @@ class Dialect:
         return " and ".join(f"({part})" for part in parts)
 
     def _written(self, node: Node, types: dict[str, pa.DataType], *, negated: bool) -> str:
-        """An expression or its negation: "not" is pushed inward, because not every store allows it before
-        parentheses."""
+        """An expression or its negation: "not" is pushed inward, as some stores do not allow it before parentheses."""
         if isinstance(node, exp.Not):
             return self._written(node.this, types, negated=not negated)
         if isinstance(node, exp.And | exp.Or):

@@ -103,8 +103,7 @@ def _batches(index: HammingIndex) -> Iterator[CodeBatch]:
 
 
 def connect(place: str, name: str = "images", seconds: float = ANSWER) -> Store:
-    """The store at a place, whether or not anything was pushed there.  Raises as open_store, except
-    FileNotFoundError."""
+    """The store at a place, even if nothing was pushed there.  Raises as open_store, except FileNotFoundError."""
     scheme, _, where = place.partition(":")
     if scheme not in _SCHEMES or not where:
         raise ValueError(f"{place!r} is not a store; use lancedb:DIR or milvus:URI")
