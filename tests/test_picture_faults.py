@@ -542,7 +542,7 @@ def test_queries_treat_profiles_as_their_index_does(choice: str, tmp_path: Path)
         assert encoded.code.tobytes() == index.rows.codes[1].tobytes()
         other = {"convert": "ignore", "ignore": "convert"}[choice]
         embed_images(tmp_path / "photos", tmp_path / "other", model=model, layers=[2], codes=True, icc=other)
-        with pytest.raises(ValueError, match="treats color profiles in another way"):
+        with pytest.raises(ValueError, match="handles color profiles differently"):
             service._check_index(build_index(tmp_path / "other", tmp_path / "other-index", binarizer="bits"))
     finally:
         service.close()

@@ -38,12 +38,11 @@ def decode_image(
     """The picture in a file (str or path) or in an encoded file's bytes, upright, as an RGB image with 8-bit channels.
 
     EXIF orientation is applied. Transparency of any kind is composited over white. 1-bit, gray, palette, CMYK, YCbCr,
-    LAB and HSV become RGB. The first frame of an animation or the first page of a document is taken. 16-bit gray is
-    scaled, 65535 to 255 (12-bit TIFF: 4095 to 255); 16-bit color keeps its high bytes. 32-bit integer and float pixels
-    have no defined full scale, so the values decide: if all lie within [0, 1] (floats only), [0, 255] or [0, 65535],
-    that range is used; otherwise the picture's own range is stretched to black and white. Non-finite floats are black.
-    Pictures with an ICC profile other than sRGB's are converted to sRGB; icc="ignore" disregards profiles. Damaged,
-    oversized or unknown metadata is tolerated.
+    LAB and HSV become RGB. The first frame of an animation or page of a document is taken. 16-bit gray is scaled,
+    65535 to 255 (12-bit TIFF: 4095 to 255); 16-bit color keeps its high bytes. 32-bit integer and float pixels have no
+    defined full scale: the first of [0, 1] (floats only), [0, 255] and [0, 65535] that contains all values is used,
+    else the picture's own range is stretched to black and white. Non-finite floats are black. Pictures with an ICC
+    profile other than sRGB's are converted; icc="ignore" disregards profiles. Damaged or unknown metadata is tolerated.
 
     A truncated file is an error, never a half-gray picture. (A JPEG whose data was damaged without being shortened
     can decode to wrong pixels: the format has no checksum.)  max_pixels: pictures with a larger width times height

@@ -1,4 +1,4 @@
-"""Embeddings, codes and search over HTTP, and a search page: one process keeps model and index ready."""
+"""Embeddings, codes and search over HTTP, and a search page: one process keeps the model and index loaded."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
-"""The HTTP API: one application around a Service, and what only a server of its own has. Knows no search.
+"""The HTTP API: an application around a Service, and the routes of a stand-alone server. Knows no search.
 
-What a search page asks is in routes.
+The routes used by a search page are in `routes`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ own = APIRouter()
 def create_app(service: Service, access: Access | None = None) -> FastAPI:
     """The application, which closes the service when it shuts down.
 
-    access: where it will be reached and who may use it; None: this machine only, without a token.
+    access: where it listens and who may use it; None: this machine only, without a token.
     """
     access = access or Access()
 
@@ -55,7 +55,7 @@ def create_app(service: Service, access: Access | None = None) -> FastAPI:
 
 
 def mount_static(app: FastAPI, path: str = "/static", folder: FilePath = _STATIC) -> None:
-    """Scripts and styles of a folder, the search page's unless named, and the tokens that all pages share."""
+    """Mount the scripts and styles in a folder, by default the search page's, and the tokens shared by all pages."""
 
     @app.get(f"{path}/tokens.css", include_in_schema=False)
     async def tokens() -> Response:
@@ -75,7 +75,7 @@ async def page() -> Response:
 
 @own.get("/docs", include_in_schema=False)
 async def docs() -> Response:
-    """The API, readable."""
+    """Documentation of the API."""
     return FileResponse(_STATIC / "docs.html", headers={"Cache-Control": "no-cache"})
 
 
@@ -94,13 +94,13 @@ async def start_session(request: Request) -> Response:
 
 @own.get("/health")
 async def health() -> dict[str, str]:
-    """The process answers."""
+    """Whether the process answers."""
     return {"status": "ok"}
 
 
 @own.get("/ready")
 async def ready(service: Served) -> dict[str, str]:
-    """Model and index are loaded, and requests are worked on; 503 otherwise."""
+    """Whether model and index are loaded and requests are processed; 503 otherwise."""
     if not service.ready:
         raise RefusedError(503, "not-ready", "the server is shutting down")
     return {"status": "ready"}

@@ -1,4 +1,4 @@
-"""Single items from many callers, worked on in batches by one thread. Knows nothing of what they are."""
+"""Collects single items from many callers into batches for one thread. Knows nothing of what they are."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class QueueFullError(RuntimeError):
 class Batcher(Generic[T, R]):
     """A queue, and a thread that calls run(items) with up to `batch` items at a time: one result per item, in order.
 
-    A batch begins as soon as run is free and its first item has waited wait_seconds for others; while it runs, the next
-    one gathers.
-    waiting: items that the queue holds. If run raises, every item of the batch is tried alone, so that only the item
-    at fault fails.
+    A batch starts as soon as run is free and its first item has waited wait_seconds for others; meanwhile, the next one
+    fills up.
+    waiting: capacity of the queue. If run raises, every item of the batch is tried alone, so that only the faulty item
+    fails.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Batcher(Generic[T, R]):
 
     @property
     def alive(self) -> bool:
-        """Whether items are being worked on."""
+        """Whether items are being processed."""
         return self._thread.is_alive() and not self._closed
 
     def submit(self, items: Sequence[T]) -> list[Future[R]]:
@@ -60,9 +60,9 @@ class Batcher(Generic[T, R]):
         return futures
 
     def submit_later(self, coming: Future[S], item_of: Callable[[S], T]) -> Future[R]:
-        """Queue item_of(what is coming) in the thread in which it comes: nobody else has to wake for that.
+        """Queue item_of(result of `coming`) in the thread that completes it, so that no other thread has to wake up.
 
-        The result fails with what fails before it; when it is cancelled, so is what is coming.
+        If `coming` fails, so does the returned future; cancelling the latter cancels `coming`.
         """
         result: Future[R] = Future()
 
@@ -91,7 +91,7 @@ class Batcher(Generic[T, R]):
             self._changed.notify()
 
     def close(self) -> None:
-        """Finish what is queued, accept nothing more, and end the thread."""
+        """Accept nothing more, finish queued items, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -118,7 +118,7 @@ class Batcher(Generic[T, R]):
             future.set_exception(error)
 
     def _next(self) -> list[tuple[T, Future[R]]]:
-        """The next batch of items that somebody still waits for; empty once closed and done."""
+        """The next batch of items that are still awaited; empty once closed and done."""
         with self._changed:
             while True:
                 while not self._queue and not self._closed:

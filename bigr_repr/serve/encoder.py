@@ -1,4 +1,4 @@
-"""Batches of pixels to features and codes. Knows nothing of requests."""
+"""Computes features and codes of batches of pixels. Knows nothing of requests."""
 
 # S side in pixels, D width
 
@@ -23,7 +23,7 @@ from bigr_repr.images.inputs import stack
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodeTask:
-    """One picture, uint8 (S, S, 3), and the layers whose features are wanted; the rest as in FeatureExtractor."""
+    """One picture, uint8 (S, S, 3), and the requested layers; the rest as in FeatureExtractor."""
 
     pixels: NDArray[np.uint8]
     layers: frozenset[Layer] = frozenset()
@@ -33,7 +33,7 @@ class EncodeTask:
 
     @property
     def how(self) -> tuple[str, bool, FeatureCondition]:
-        """What one pass of the network has in common."""
+        """Settings that pictures of one pass must share."""
         return self.pool, self.mirror, self.condition
 
 
@@ -46,9 +46,9 @@ class EncoderOutput:
 
 
 class Encoder:
-    """The network, for one caller at a time, at most `batch` pictures a call. Close it after use.
+    """The network, for one caller at a time, with at most `batch` pictures per call. Close it after use.
 
-    A batch runs only up to the deepest block that one of its pictures asks for.
+    A batch runs only up to the deepest block that any of its pictures needs.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Encoder:
         return [found[place] for place in range(len(tasks))]
 
     def _alike(self, tasks: list[EncodeTask]) -> list[EncoderOutput]:
-        """Of tasks that are read alike."""
+        """Outputs of tasks with the same settings."""
         wanted = frozenset[Layer]().union(*(task.layers for task in tasks))
         extractor = self._codes
         if wanted:
@@ -86,11 +86,11 @@ class Encoder:
             extractor = self._pooled[how]
             extractor.layers = {layer: blocks_of(layer, self._config) for layer in wanted}
         images = stack([task.pixels for task in tasks])
-        few = len(images) < self._network.full  # then all threads share them, for the sake of who waits
+        few = len(images) < self._network.full  # then all threads share them, to reduce latency
         found = extractor(images) if few else self._network.start(images, extractor)()
         if not bool(found.finite.all()):
             raise RuntimeError(
-                "the features are not finite: the model's weights are damaged, or its precision too narrow"
+                "the features are not finite: the model's weights are damaged, or its precision is too low"
             )
         tokens = to_bytes(found.codes.flatten(1).cpu().numpy())
         layers = {layer: values.cpu().numpy() for layer, values in found.layers.items()}

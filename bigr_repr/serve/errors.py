@@ -1,4 +1,4 @@
-"""Errors as answers, in the form of OpenAI's API and without a path of this machine. Knows no routes."""
+"""Error answers in the format of OpenAI's API, without paths of this machine. Knows no routes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IMAGE_STATUS: Final = {"too-large": 413, "timeout": 422, "crashed": 422, "unsup
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Errors as OpenAI's API words them, none with a path of this machine."""
+    """Answer errors in the format of OpenAI's API, without paths of this machine."""
 
     def answer(status: int, code: str, message: str) -> JSONResponse:
         headers = {"Retry-After": "1"} if status == 429 else None
@@ -50,7 +50,7 @@ def handle_errors(app: FastAPI) -> None:
 
 
 def _in_words(error: dict[str, Any]) -> str:
-    """What is wrong with a body, from what the validator says."""
+    """The validator's error about a body, in one line."""
     place, kind, said = ".".join(str(part) for part in error["loc"][1:]), error["type"], str(error["msg"])
     if kind == "json_invalid":
         return f"the body is not JSON: {error.get('ctx', {}).get('error', 'it cannot be read')}"

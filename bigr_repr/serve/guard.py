@@ -1,6 +1,6 @@
-"""What every request passes first: host, origin, token, size, number and time. Knows nothing of what is asked.
+"""Checks every request first: host, origin, token, size, number and time. Knows nothing of what is requested.
 
-Written for ASGI itself, so that a request is refused before its body is read.
+Pure ASGI, so that a request is refused before its body is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bigr_repr.serve.settings import Access, Limits
 
 log = logging.getLogger(__name__)
 COOKIE: Final = "bigr_session"
-_OPEN: Final = {"/", "/health", "/ready"}  # without token: they tell nothing of the collection
+_OPEN: Final = {"/", "/health", "/ready"}  # without token: they reveal nothing about the collection
 _STATIC: Final = "/static/"
 _RETRY_SECONDS: Final = "1"
 _HEADERS: Final = {
@@ -40,7 +40,7 @@ _HEADERS: Final = {
 
 
 class RefusedError(Exception):
-    """A request that is refused. status: of HTTP; message: one line for the caller; code: one word for programs."""
+    """A refused request. status: of HTTP; message: one line for the caller; code: one word for programs."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class RefusedError(Exception):
 
 
 class RequestGuard:
-    """Middleware around the application. Every answer, a refusal too, carries the same safety headers."""
+    """Middleware around the application. Every answer, even a refusal, has the same security headers."""
 
     def __init__(self, app: ASGIApp, *, access: Access, limits: Limits, metrics: Metrics) -> None:
         self._app, self._access, self._limits, self._metrics = app, access, limits, metrics
@@ -70,7 +70,7 @@ class RequestGuard:
             await answer.refuse(refused)
         except Exception:
             log.exception("request failed")
-            await answer.refuse(RefusedError(500, "internal", "the server failed; its log says how"))
+            await answer.refuse(RefusedError(500, "internal", "the server failed; see its log"))
         finally:
             path = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(path, str(answer.status)).inc()
@@ -122,7 +122,7 @@ class RequestGuard:
             raise RefusedError(401, "password", "a password is required")
 
     def take(self, size: int, total: int) -> None:
-        """Count `size` more bytes of a body that holds `total` now.  Raises RefusedError past a limit."""
+        """Count `size` more bytes of a body, now `total` in all.  Raises RefusedError above a limit."""
         if total > self._limits.body_bytes:
             raise RefusedError(413, "body", f"the body has more than {self._limits.body_bytes:,} bytes")
         if self._pending + size > self._limits.pending_bytes:
@@ -140,7 +140,7 @@ class _LimitedBody:
         self._given = False
 
     async def read(self, headers: Mapping[str, str]) -> None:
-        """Read all of it.  Raises RefusedError past a limit, or when the caller hangs up."""
+        """Read the whole body.  Raises RefusedError above a limit, or if the caller disconnects."""
         stated = headers.get("content-length", "0")
         if stated.isdecimal() and len(stated) < 20:
             self._guard.take(0, int(stated))
@@ -155,7 +155,7 @@ class _LimitedBody:
             self.complete = not message.get("more_body", False)
 
     async def receive(self) -> Message:
-        """What the application gets: the whole body, then what comes from the connection."""
+        """The application's messages: first the whole body, then those of the connection."""
         if self._given:
             return await self._receive()
         self._given = True
@@ -165,14 +165,14 @@ class _LimitedBody:
 
 
 class _GuardedAnswer:
-    """The answer to one request. status: what was sent; 0: nothing."""
+    """The answer to one request. status: as sent; 0: nothing yet."""
 
     def __init__(self, send: Send) -> None:
         self.status = 0
         self._send = send
 
     async def send(self, message: Message) -> None:
-        """Pass a part of the answer on, with the safety headers."""
+        """Forward a part of the answer, with the security headers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             present = {name.lower() for name, _ in message.get("headers", [])}
@@ -181,7 +181,7 @@ class _GuardedAnswer:
         await self._send(message)
 
     async def refuse(self, refused: RefusedError) -> None:
-        """Send an error, unless an answer has begun."""
+        """Send an error, unless an answer has already begun."""
         if self.status:
             return
         body = json.dumps(error_body(refused.status, refused.code, refused.message)).encode()
@@ -199,18 +199,18 @@ class _GuardedAnswer:
 
 
 def error_body(status: int, code: str, message: str) -> dict[str, Any]:
-    """An error in the form of OpenAI's API."""
+    """An error in the format of OpenAI's API."""
     kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "code": code, "param": None}}
 
 
 def session(token: str) -> bytes:
-    """What the page's cookie holds instead of the token."""
+    """The value of the page's cookie, in place of the token."""
     return hmac.new(token.encode(), b"bigr-repr search page", hashlib.sha256).hexdigest().encode()
 
 
 def _check_origin(scope: Scope, headers: Mapping[str, str]) -> None:
-    """Refuse what a page of another site makes a browser send. A link to the search page may be followed."""
+    """Refuse requests that another site's page makes a browser send. Links to the search page are allowed."""
     site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
     if origin is not None:
         _, _, host = origin.partition("://")

@@ -1,4 +1,4 @@
-"""An index, folder or store, that may be replaced at any time: its newest whole state, and the one before.
+"""An index, folder or store, that may be replaced at any time: its newest complete state, and the previous one.
 
 Knows nothing of requests.
 """
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IndexState:
-    """One state of an index. version: the first digits of a SHA-256 of what tells states apart."""
+    """One state of an index. version: the first digits of a SHA-256 that identifies the state."""
 
     version: str
     index: ServedIndex
 
 
 class Opener(Protocol):
-    """Where an index is."""
+    """The location of an index."""
 
     def stamp(self) -> Hashable | None:
-        """What differs when the index has been replaced; None: it is not there."""
+        """A value that changes when the index is replaced; None: there is no index."""
         ...
 
     def open(self) -> IndexState:
@@ -46,7 +46,7 @@ class Opener(Protocol):
 
 @dataclass(frozen=True)
 class FolderOpener:
-    """An index folder, in shards or not. processes: that search shards; they end with the last use of a state."""
+    """An index folder, sharded or not. processes: number that search shards; they end with the last use of a state."""
 
     folder: Path
     processes: int = 1
@@ -64,7 +64,7 @@ class FolderOpener:
         for _ in range(10):
             before = self._state()
             index = HammingIndex.load(self.folder, processes=self.processes)
-            index.rows.check()  # damage is found here, and not by whoever asks
+            index.rows.check()  # damage is found here, not during a request
             if self._state() == before:
                 break
         return IndexState(version=hashlib.sha256(before).hexdigest()[:12], index=index)
@@ -75,7 +75,7 @@ class FolderOpener:
 
 @dataclass(frozen=True)
 class StoreOpener:
-    """An index in a store, to which it stays connected."""
+    """An index in a store, with a persistent connection."""
 
     place: str
     name: str
@@ -98,18 +98,18 @@ class StoreOpener:
 
 
 def opener_of(index: PathLike, name: str, processes: int = 1) -> Opener:
-    """What opens an index folder, or the index that was pushed to a store under a name."""
+    """The opener of an index folder, or of the index pushed to a store under a name."""
     return StoreOpener(str(index), name) if is_store(str(index)) else FolderOpener(Path(index), processes)
 
 
 class LiveIndex:
-    """An index, opened; a thread looks every `interval` seconds whether it changed, and opens it again.
+    """An open index; a thread checks every `interval` seconds whether it has changed, and reopens it.
 
-    A request takes `current` once and works with that state to its end: the old files stay mapped while it does. A
-    state that cannot be opened, or that check(index) refuses with ValueError, is logged, and the old one stays.
+    A request takes `current` once and uses that state to its end: the old files stay mapped meanwhile. If a new state
+    cannot be opened, or check(index) rejects it with ValueError, this is logged, and the old one stays.
     reloaded(ok): called after each attempt.
 
-    Raises what HammingIndex.load or open_store raises, and what check raises, for the first state.
+    Raises, for the first state, what HammingIndex.load, open_store and check raise.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class LiveIndex:
         return self._states[0]
 
     def state(self, version: str) -> IndexState | None:
-        """The state of a version, if it is the newest or the one before."""
+        """The state of a version, if it is the newest or the previous one."""
         return next((state for state in self._states if state.version == version), None)
 
     def close(self) -> None:
@@ -152,8 +152,8 @@ class LiveIndex:
                 if stamp is None or stamp == self._stamp:
                     continue
                 state = self._open()
-            except Exception as error:  # whatever a store's client raises, the watch goes on
-                # Perhaps caught in the middle of a change: the stamp stays, so that the next look tries again.
+            except Exception as error:  # whatever a store's client raises, watching continues
+                # Possibly in the middle of a change: the stamp stays, so that the next check tries again.
                 log.warning("the index changed and cannot be opened; the old one stays: %s", error)
                 self._reloaded(False)
                 continue

@@ -1,4 +1,4 @@
-"""What a server counts and measures, for Prometheus. Knows nothing of requests."""
+"""A server's metrics for Prometheus. Knows nothing of requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The figures of one server, in a registry of its own."""
+    """The metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -22,7 +22,7 @@ class Metrics:
             "bigr_request_seconds", "Time to answer.", ["path"], buckets=_SECONDS, registry=self.registry
         )
         self.batches = Histogram(
-            "bigr_batch_pictures", "Pictures that the network took at once.", buckets=_SIZES, registry=self.registry
+            "bigr_batch_pictures", "Pictures per batch of the network.", buckets=_SIZES, registry=self.registry
         )
         self.batch_seconds = Histogram(
             "bigr_batch_seconds", "Time of the network for a batch.", buckets=_SECONDS, registry=self.registry
@@ -32,7 +32,7 @@ class Metrics:
         self.reloads = Counter("bigr_index_reloads_total", "Index opened again.", ["outcome"], registry=self.registry)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A figure that is read when somebody asks."""
+        """A metric that is read on request."""
         Gauge(name, text, registry=self.registry).set_function(read)
 
     def observe_batch(self, size: int, seconds: float) -> None:
@@ -42,5 +42,5 @@ class Metrics:
         self.pictures.inc(size)
 
     def text(self) -> bytes:
-        """All figures in Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self.registry)

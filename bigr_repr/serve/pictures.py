@@ -1,4 +1,4 @@
-"""Pictures as requests carry them, decoded in guarded processes. Knows nothing of HTTP or models."""
+"""Pictures in requests, decoded in guarded processes. Knows nothing of HTTP or models."""
 
 # S side in pixels
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.isolated import GuardedLoading, Loading
 
-THUMBNAIL: Final = 320  # pixels a side, of photographs that are shown
+THUMBNAIL: Final = 320  # side of displayed photographs, in pixels
 _DATA_URL: Final = re.compile(r"data:(?P<type>[\w.+/-]*)(?:;[\w=.-]+)*?(?P<base64>;base64)?,", re.ASCII)
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -25,11 +25,11 @@ _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 def picture_bytes(text: str, name: str) -> bytes:
     """The encoded file in a data URL or in base64.
 
-    Raises ImageError for anything else; an address is never fetched.
+    Raises ImageError for anything else; URLs are never fetched.
     """
     found = _DATA_URL.match(text[:200])
     if found is None and _ADDRESS.match(text[:40]):
-        raise ImageError("unreadable", f"{name}: addresses are not fetched; send the file as a data URL or in base64")
+        raise ImageError("unreadable", f"{name}: URLs are not fetched; send the file as a data URL or in base64")
     if found is not None and not found["base64"]:
         raise ImageError("unreadable", f"{name}: the data URL is not in base64; write data:image/png;base64,…")
     try:
@@ -42,9 +42,9 @@ def picture_bytes(text: str, name: str) -> bytes:
 
 
 class PictureReader:
-    """Threads that each have a process to decode in: a hostile file costs its own request only.
+    """Threads with one decoding process each, so that a hostile file harms only its own request.
 
-    size: S. workers: threads. icc: as in decode_image. Processes start with the first picture that a thread decodes.
+    size: S. workers: threads. icc: as in decode_image. A thread's process starts with its first picture.
     """
 
     def __init__(self, size: int, *, max_pixels: int, timeout: float, workers: int, icc: str = "convert") -> None:
@@ -68,7 +68,7 @@ class PictureReader:
 
 
 def lies_in(file: str, folder: Path) -> bool:
-    """Whether a path is of a regular file inside a folder, links followed."""
+    """Whether a path is a regular file inside a folder, after following links."""
     try:
         found = Path(file).resolve(strict=True)
         return found.is_file() and found.is_relative_to(folder.resolve(strict=True))

@@ -1,4 +1,4 @@
-"""What a search page asks of a server: about it, codes, search, pictures. Knows nothing of how things are computed."""
+"""The routes used by a search page: about, codes, search, pictures. Knows nothing of how things are computed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from bigr_repr.serve.searching import (
 )
 from bigr_repr.serve.service import Service
 
-_FOREVER: Final = "private, max-age=86400, immutable"  # addresses name the index's version
+_FOREVER: Final = "private, max-age=86400, immutable"  # URLs contain the index's version
 router = APIRouter()
 
 
@@ -62,7 +62,7 @@ Served = Annotated[Service, Depends(_service)]
 
 
 def _state(service: Service, version: str | None = None) -> IndexState:
-    """The index to answer from.  Raises RefusedError if there is none, or none of this version any more."""
+    """The index state for an answer.  Raises RefusedError if there is none, or this version is no longer available."""
     if service.live is None:
         raise RefusedError(404, "no-index", "this server has no index; start it with --index")
     state = service.live.current if version is None else service.live.state(version)
@@ -73,7 +73,7 @@ def _state(service: Service, version: str | None = None) -> IndexState:
 
 def _check_count(service: Service, count: int) -> None:
     if not 1 <= count <= service.limits.images:
-        raise RefusedError(413, "images", f"{count} items are outside 1..{service.limits.images}, what one call takes")
+        raise RefusedError(413, "images", f"{count} items are outside 1..{service.limits.images}, the limits per call")
 
 
 @router.get("/about")
@@ -104,7 +104,7 @@ def _kind(index: ServedIndex) -> str:
 
 @router.post("/v1/embeddings", response_model=EmbeddingsAnswer)
 async def embeddings(body: EmbeddingsBody, service: Served) -> Response:
-    """Vectors of pictures, in the form of OpenAI's API."""
+    """Vectors of pictures, in the format of OpenAI's API."""
     name = service.pre.config.name
     if body.model not in (None, name):
         raise RefusedError(404, "model", f"this server runs {name}")
@@ -155,7 +155,7 @@ async def codes(body: CodesBody, service: Served) -> CodesAnswer:
 
 @router.post("/search", response_model=SearchAnswer)
 async def search(body: SearchBody, service: Served, request: Request) -> Response:
-    """The pictures of the index that are nearest to a picture, a code, or one of themselves."""
+    """The pictures in the index that are nearest to a picture, a code, or one of their own."""
     if body.k > service.limits.neighbors:
         raise RefusedError(422, "invalid", f"k: {body.k} is more than {service.limits.neighbors}")
     state = _state(service, body.version)
@@ -187,7 +187,7 @@ def _answer(request: Request, hit: Hit, state: IndexState) -> HitAnswer:
 
 
 async def _queries(service: Service, state: IndexState, asked: list[QueryBody]) -> list[Query]:
-    """The queries that are asked for; pictures are encoded together."""
+    """The requested queries; pictures are encoded together."""
     encoded = iter(await service.queries_of_pictures([each.image for each in asked if each.image is not None], state))
     return [next(encoded) if each.image is not None else await _query(service, state, each) for each in asked]
 
@@ -211,7 +211,7 @@ def _compared(state: IndexState, region: tuple[float, float, float, float] | Non
 
 @router.post("/decode")
 async def decode(body: DecodeBody, service: Served) -> DecodeAnswer:
-    """Tokenizer codes as pictures: what the bits keep."""
+    """Decode tokenizer codes to pictures, to see what the bits keep."""
     if body.codes is not None:
         _check_count(service, len(body.codes))
         wanted = [_code(text, f"code {number}") for number, text in enumerate(body.codes)]
@@ -224,7 +224,7 @@ async def decode(body: DecodeBody, service: Served) -> DecodeAnswer:
 
 @router.get("/image/{row}", response_class=Response)
 async def image(row: int, service: Served, version: str | None = None, decoded: bool = False) -> Response:
-    """The photograph of a row, its middle square; or, decoded, the picture that its bits keep."""
+    """The photograph of a row, its middle square; or, with decoded, the picture from its bits."""
     state = _state(service, version)
     if not 0 <= row < len(state.index):
         raise RefusedError(404, "row", "the index has no such row")
@@ -233,7 +233,7 @@ async def image(row: int, service: Served, version: str | None = None, decoded: 
         tokens = (await service.query_of_row(state, row)).tokens
         if tokens is None:
             state.index.token_layout()  # raises
-            raise RefusedError(400, "invalid", "this index holds no tokenizer codes")
+            raise RefusedError(400, "invalid", "this index has no tokenizer codes")
         pixels = (await service.decode([tokens]))[0]
         return Response(_png(pixels), media_type="image/png", headers=headers)
     photo = await service.photo(state, row)
@@ -245,7 +245,7 @@ async def image(row: int, service: Served, version: str | None = None, decoded: 
 
 
 def _json(answer: BaseModel) -> Response:
-    """An answer written by the class that checked it: FastAPI would check and copy it once more."""
+    """Serialize an answer directly: FastAPI would validate and copy it once more."""
     return Response(answer.model_dump_json(), media_type="application/json")
 
 

@@ -1,4 +1,4 @@
-"""Serving an application on a socket until a signal ends it. Knows nothing of models."""
+"""Serves an application on a socket until a signal ends it. Knows nothing of models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class _ApiServer(uvicorn.Server):
-    """A server that says when it listens and when a signal ends it. begun: called once with the address."""
+    """A server that reports when it listens and when a signal ends it. begun: called once with the address."""
 
     def __init__(
         self, config: uvicorn.Config, begun: Callable[[str], None], ended: Callable[[], None], address: str
@@ -31,7 +31,7 @@ class _ApiServer(uvicorn.Server):
             self._begun(self._address)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """What a signal does."""
+        """Handle a signal."""
         self._ended()
         super().handle_exit(sig, frame)
 
@@ -46,11 +46,11 @@ def run_server(
     ended: Callable[[], None] = lambda: None,
     grace: float | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then finish the requests that are being answered.
+    """Serve until SIGINT or SIGTERM, then finish running requests.
 
-    port: 0: a free one. begun: called with the server's address once it listens; ended: as soon as a signal comes.
-    grace: seconds that requests have to finish; None: limits.seconds.
-    Raises OSError when the address cannot be listened on.
+    port: 0 picks a free one. begun: called with the server's address once it listens; ended: called on a signal.
+    grace: seconds for requests to finish; None: limits.seconds.
+    Raises OSError if it cannot listen on the address.
     """
     listening = _listen(access.host, port)
     with listening:

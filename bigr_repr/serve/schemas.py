@@ -1,4 +1,4 @@
-"""The bodies of requests and answers. Knows nothing of models."""
+"""Bodies of requests and answers. Knows nothing of models."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def listed(pictures: str | PictureItem | list[str | PictureItem]) -> list[str]:
 
 
 class EmbeddingsBody(_Body):
-    """As OpenAI's POST /v1/embeddings, of pictures."""
+    """Like OpenAI's POST /v1/embeddings, for pictures."""
 
     input: Pictures
-    model: str | None = Field(None, description="The model's name; another one than the server's is refused.")
+    model: str | None = Field(None, description="The model's name; any other than the server's is refused.")
     modality: Literal["image"] = "image"
     layer: Layer | Annotated[list[Layer], Field(min_length=1, max_length=64)] | None = Field(
         None, description='Block, from 0, negative from the end, or "mid"; several in a list.'
     )
     encoding_format: Literal["float", "base64", "ubinary"] = Field(
         "float",
-        description="float: numbers; base64: float32, little-endian; ubinary: the signs, eight to a number 0..255.",
+        description="float: numbers; base64: float32, little-endian; ubinary: the signs, eight to a byte, 0..255.",
     )
     user: str | None = None
 
 
 class Embedding(BaseModel):
-    """One vector. Of several layers there are as many for each picture."""
+    """One vector. Several layers yield as many vectors per picture."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -58,14 +58,14 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """OpenAI's clients expect it; pictures have no prompt."""
+    """Expected by OpenAI's clients; pictures have no prompt."""
 
     prompt_tokens: int = 0
     total_tokens: int = 0
 
 
 class EmbeddingsAnswer(BaseModel):
-    """Vectors in the order of the pictures, and for each in the order of the layers."""
+    """Vectors in the order of the pictures and, for each picture, of the layers."""
 
     object: Literal["list"] = "list"
     data: list[Embedding]
@@ -74,7 +74,7 @@ class EmbeddingsAnswer(BaseModel):
 
 
 class CodesBody(_Body):
-    """Pictures to encode. of: the tokenizer's codes, or those by which the index is searched."""
+    """Pictures to encode. of: the tokenizer's codes, or those used to search the index."""
 
     input: Pictures
     of: Literal["tokens", "index"] = "tokens"
@@ -89,7 +89,7 @@ class CodesAnswer(BaseModel):
 
 
 class RegionBody(_Body):
-    """A rectangle in shares of the picture's side, from its upper left corner."""
+    """A rectangle in fractions of the picture's side, from its upper left corner."""
 
     x: float = Field(ge=0, lt=1)
     y: float = Field(ge=0, lt=1)
@@ -98,7 +98,7 @@ class RegionBody(_Body):
 
 
 class QueryBody(_Body):
-    """One of image, code, id and row says what to search for; row: of the version that the search names."""
+    """One of image, code, id and row says what to search for; row: in the version given by the search."""
 
     image: Picture | None = None
     code: Code | None = None
@@ -107,12 +107,12 @@ class QueryBody(_Body):
 
     @property
     def given(self) -> list[str]:
-        """Which of them are given."""
+        """Names of the given ones."""
         return [name for name in ("image", "code", "id", "row") if getattr(self, name) is not None]
 
 
 class WeightedQuery(QueryBody):
-    """One of several that are one query. weight: its share; a negative one asks for what is far from it."""
+    """One part of a combined query. weight: its share; a negative one prefers rows far from it."""
 
     weight: float = Field(1, ge=-1000, le=1000, allow_inf_nan=False)
 
@@ -124,15 +124,15 @@ class WeightedQuery(QueryBody):
 
 
 class SearchBody(QueryBody):
-    """One query, or several in `queries`. version: of the index that rows are of."""
+    """One query, or several in `queries`. version: of the index to which rows refer."""
 
     queries: list[WeightedQuery] | None = Field(
-        None, min_length=1, description="Several as one: the distance is the weighted mean of those from each."
+        None, min_length=1, description="Several combined: the distance is the weighted mean of their distances."
     )
     version: str | None = None
     k: int = Field(10, ge=1)
-    offset: int = Field(0, ge=0, le=1 << 20, description="Hits to skip at the front, for later pages.")
-    radius: float | None = Field(None, ge=0, description="The largest distance of a hit.")
+    offset: int = Field(0, ge=0, le=1 << 20, description="Number of hits to skip, for paging.")
+    radius: float | None = Field(None, ge=0, description="Maximum distance of a hit.")
     where: str | None = Field(
         None, max_length=1 << 14, description='Only rows that pass: label = "cat" and not path like "drafts/%".'
     )
@@ -141,10 +141,10 @@ class SearchBody(QueryBody):
     )
     ids: list[str] | list[int] | None = Field(None, max_length=100_000, description="Only rows with these ids.")
     region: RegionBody | None = None
-    rescore: int = Field(0, ge=0, le=1000, description="Order this many times k hits by their vectors; 0: do not.")
-    effort: int | None = Field(None, ge=0, description="Of an approximate index.")
+    rescore: int = Field(0, ge=0, le=1000, description="Reorder this many times k hits by their vectors; 0: off.")
+    effort: int | None = Field(None, ge=0, description="Effort of an approximate index.")
     group: int | None = Field(
-        None, ge=0, description="Hits that differ from a nearer one in at most this many bits are listed under it."
+        None, ge=0, description="Hits that differ from a nearer one in at most this many bits are grouped under it."
     )
 
     @model_validator(mode="after")
@@ -156,7 +156,7 @@ class SearchBody(QueryBody):
 
 
 class MemberAnswer(BaseModel):
-    """A hit listed under a nearer one, of which it is a near-duplicate. image: where its photograph is."""
+    """A hit grouped under a nearer one, as its near-duplicate. image: URL of its photograph."""
 
     row: int
     id: str | int
@@ -165,14 +165,14 @@ class MemberAnswer(BaseModel):
 
 
 class HitAnswer(MemberAnswer):
-    """One row that was found. columns: what the index keeps of it. members: its near-duplicates among the hits."""
+    """A row that was found. columns: its values in the index. members: its near-duplicates among the hits."""
 
     columns: dict[str, str | int | float | bool | None] = {}
     members: list[MemberAnswer] = []
 
 
 class SearchAnswer(BaseModel):
-    """Hits, nearest first. metric: what distances are. n_bits: compared. code: the query's; null for several."""
+    """Hits, nearest first. metric: of the distances. n_bits: compared bits. code: the query's; null for several."""
 
     hits: list[HitAnswer]
     metric: Literal["bits", "cosine"]
@@ -183,7 +183,7 @@ class SearchAnswer(BaseModel):
 
 
 class DecodeBody(_Body):
-    """The tokenizer's codes to make pictures of; or one picture, to see what its bits keep."""
+    """Tokenizer codes to decode; or one picture, to see what its bits keep."""
 
     codes: list[Code] | None = Field(None, min_length=1)
     image: Picture | None = None
@@ -202,10 +202,11 @@ class DecodeAnswer(BaseModel):
 
 
 class About(BaseModel):
-    """What the server has. n_bits: of the index's codes. grid, token_bits: tokens across and down, and bits of the
-    tokenizer's codes, if the index holds those: it can be searched by region then, and decoded. rescore: whether it
-    holds vectors. pictures: whether pictures can be queries. columns: to filter by, and what they hold. together:
-    whether several queries can be one."""
+    """What the server offers. n_bits: of the index's codes. grid, token_bits: size of the token grid and bits per
+    token,
+    if the index has tokenizer codes, which can be searched by region and decoded. rescore: whether it has vectors.
+    pictures: whether pictures can be queries. columns: names and types, for filters. together: whether queries can be
+    combined."""
 
     model: str
     image_size: int

@@ -1,4 +1,4 @@
-"""Queries and hits of an index, be it a folder or a store, as the server answers them. Knows nothing of requests."""
+"""Queries and hits of the server's index, a folder or a store. Knows nothing of requests."""
 
 # q queries, k neighbors, D width
 
@@ -27,8 +27,8 @@ ServedIndex: TypeAlias = HammingIndex | StoreIndex
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Query:
-    """What an index is searched by. code: of the index, uint8 (bytes,). tokens: the tokenizer's code, or None.
-    vector: float32 (D,), or None. Exactly as the index's own rows are."""
+    """A query in the form of the index's own rows. code: of the index, uint8 (bytes,). tokens: the tokenizer's code, or
+    None. vector: float32 (D,), or None."""
 
     code: NDArray[np.uint8]
     tokens: NDArray[np.uint8] | None
@@ -37,10 +37,11 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """k: hits at most. where, radius, offset: as in index.neighbors.Within. region: x, y, w, h in shares of the side:
-    compare only inside. rescore: take this many times k by bits, and of them the k nearest by their vectors; 0: do not.
-    effort: of an approximate index. group: hits that differ from a nearer one in at most so many bits stand under it.
-    weights: one for each of several queries, which are one then; a negative one asks for what is far from its query."""
+    """k: maximum number of hits. where, radius, offset: as in index.neighbors.Within. region: x, y, w, h in fractions
+    of
+    the side: compare only inside. rescore: find this many times k by bits, then the k nearest by vectors; 0: off.
+    effort: of an approximate index. group: hits within so many bits of a nearer one are grouped under it.
+    weights: one per query, to combine several; a negative one prefers rows far from its query."""
 
     k: int = 10
     where: Filter | None = None
@@ -59,9 +60,9 @@ class SearchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One row that was found. distance: differing bits, or a cosine distance after rescoring. columns: as kept.
+    """A row that was found. distance: differing bits, or the cosine distance after rescoring. columns: as stored.
 
-    members: hits that stand under this one, without columns.
+    members: hits grouped under this one, without columns.
     """
 
     row: int
@@ -72,7 +73,7 @@ class Hit:
 
 
 def query_of_row(index: ServedIndex, row: int) -> Query:
-    """A row as a query, by what the index stores of it."""
+    """A row as a query, from its stored values."""
     if isinstance(index, StoreIndex):
         return Query(code=index.read([row])[1][0], tokens=None, vector=None)
     vectors = index.rows.vectors
@@ -83,7 +84,7 @@ def query_of_row(index: ServedIndex, row: int) -> Query:
 
 
 def query_of_code(index: ServedIndex, code: NDArray[np.uint8]) -> Query:
-    """A code as a query: as long as the index's; tokenizer codes serve for regions too.  Raises ValueError."""
+    """A code as a query: of the index's length; tokenizer codes also allow regions.  Raises ValueError."""
     length = -(-index.n_bits // 8)
     if code.shape != (length,):
         raise ValueError(f"the code has {code.size} bytes; this index's have {length}")
@@ -91,12 +92,12 @@ def query_of_code(index: ServedIndex, code: NDArray[np.uint8]) -> Query:
 
 
 def codes_are_tokens(index: ServedIndex) -> bool:
-    """Whether the codes that are searched are the tokenizer's, and decode."""
+    """Whether the searched codes are the tokenizer's, so that they can be decoded."""
     return isinstance(index, HammingIndex) and index.has_tokens and index.rows.tokens is None
 
 
 def index_code(index: ServedIndex, encoded: EncoderOutput) -> NDArray[np.uint8]:
-    """The code by which an index of stated provenance finds an encoded picture: uint8 (bytes,)."""
+    """The code of an encoded picture for searching an index with recorded provenance: uint8 (bytes,)."""
     assert index.provenance is not None
     if index.provenance["of"] == BITS:
         return encoded.tokens
@@ -106,7 +107,7 @@ def index_code(index: ServedIndex, encoded: EncoderOutput) -> NDArray[np.uint8]:
 
 
 def row_of(index: ServedIndex, id: str) -> int:
-    """The first row with an id; -1: there is none."""
+    """The first row with an id; -1 if there is none."""
     if isinstance(index, StoreIndex):
         return index.row_of(escape_path(id))
     try:
@@ -121,12 +122,12 @@ def id_of(index: ServedIndex, row: int) -> str:
 
 
 def column_names(index: ServedIndex) -> dict[str, str]:
-    """Columns to filter by, and what they hold, in a word."""
+    """Columns for filters, and their types in one word."""
     return index.column_names if isinstance(index, StoreIndex) else index.rows.column_names
 
 
 def search(index: ServedIndex, queries: Sequence[Query], options: SearchOptions) -> list[Hit]:
-    """The rows nearest to a query, or to several that are one.
+    """The rows nearest to a query, or to several combined.
 
     Raises ValueError for what the index does not have, or options out of range.
     """
@@ -155,7 +156,7 @@ def _found(index: ServedIndex, queries: Sequence[Query], options: SearchOptions,
     region = None if options.region is None else Region.of_fractions(*options.region, index.token_layout())
     if region is not None:
         if any(query.tokens is None for query in queries):
-            raise ValueError("a region needs the tokenizer's code of the query: search by picture or id")
+            raise ValueError("a region needs the query's tokenizer code: search by picture or id")
         codes = np.stack([query.tokens for query in queries if query.tokens is not None])
     vectors = _vectors(queries) if options.rescore else None
     if options.weights is not None:
@@ -169,7 +170,7 @@ def _found(index: ServedIndex, queries: Sequence[Query], options: SearchOptions,
 
 def _vectors(queries: Sequence[Query]) -> NDArray[Any]:
     if any(query.vector is None for query in queries):
-        raise ValueError("rescoring needs a vector of the query: search by picture or id in an index with vectors")
+        raise ValueError("rescoring needs the query's vector: search by picture or id in an index with vectors")
     return np.stack([query.vector for query in queries if query.vector is not None])
 
 

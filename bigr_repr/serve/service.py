@@ -1,4 +1,4 @@
-"""What the server can do, without HTTP: embed, encode, search, decode, show. Knows nothing of requests or pages."""
+"""The server's functions without HTTP: embed, encode, search, decode, show. Knows nothing of requests or pages."""
 
 # n pictures, k neighbors, S side in pixels, D width
 
@@ -54,13 +54,13 @@ _DECODE_BATCH = 8  # codes that become pictures at once: the page asks for a scr
 
 
 class Service:
-    """A model, and perhaps an index, ready for callers; all methods that wait are coroutines.
+    """A model, and optionally an index, ready for callers; all methods that wait are coroutines.
 
-    pre: the model, on the device that it runs on, or an exported network, which decodes no codes. index: an index
-    folder that this model made, or a store that it was pushed to under a name, as in open_store; watched for changes.
-    images: the folder that the index's paths are relative to, or the tar or Parquet file that was embedded, to show
-    photographs from. image_column: of that Parquet file; None: as it was embedded. processes: that search an index in
-    shards; 1: this one. poll_seconds: between looks at the index folder. Close it after use.
+    pre: the model, on its device, or an exported network, which cannot decode codes. index: an index folder made with
+    this model, or a store to which it was pushed under a name, as in open_store; watched for changes.
+    images: the folder to which the index's paths are relative, or the embedded tar or Parquet file, as the source of
+    photographs. image_column: of that Parquet file; None: as embedded. processes: number that search a sharded index;
+    1: this one. poll_seconds: between checks of the index folder. Close it after use.
 
     Raises FileNotFoundError or ValueError for an index that is missing, damaged or another model's.
     """
@@ -115,7 +115,7 @@ class Service:
         self.metrics.gauge("bigr_index_rows", "Rows of the index.", lambda: 0 if self.live is None else self.rows)
 
     def close(self) -> None:
-        """Finish what is queued, and end threads and processes."""
+        """Finish queued work, and end threads and processes."""
         self._reader.close()
         self._photos.close()
         self._encoding.close()
@@ -127,7 +127,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are being worked on."""
+        """Whether requests are being processed."""
         return self._encoding.alive and self._decoding.alive
 
     @property
@@ -137,7 +137,7 @@ class Service:
 
     @property
     def default_layer(self) -> int:
-        """The block that the index's vectors are of, or 12, or the last of a shallower model."""
+        """The block of the index's vectors; without one, 12, or the last block of a shallower model."""
         made = None if self.live is None else self.live.current.index.provenance
         if made is not None and isinstance(made["layer"], int):
             return made["layer"]
@@ -148,12 +148,12 @@ class Service:
 
     @property
     def _decoder(self) -> Pretrained:
-        """The model, to decode codes.  Raises ValueError for an exported network, which lacks what that takes."""
+        """The model, to decode codes.  Raises ValueError for an exported network, which has no decoder."""
         if isinstance(self.pre, ExportedModel):
             raise ValueError("this server runs an exported network, which decodes no codes: serve the model itself")
         return self.pre
 
-    # ---- what callers ask for
+    # ---- for callers
 
     async def encode(
         self,
@@ -202,7 +202,7 @@ class Service:
         return await _all(self._decoding.submit(codes))
 
     async def queries_of_pictures(self, pictures: Sequence[str], state: IndexState) -> list[Query]:
-        """Pictures, encoded as the index was.  Raises as encode, and ValueError for an index without provenance."""
+        """Pictures, encoded like the index.  Raises as encode, and ValueError for an index without provenance."""
         if not pictures:
             return []
         index, made = state.index, state.index.provenance
@@ -261,10 +261,10 @@ class Service:
         model_of(index.provenance, self.pre)
         if self.live is not None and index.provenance["precision"] != self._precision:
             raise ValueError(
-                f"the index is of {index.provenance['precision']}, the server runs {self._precision}: restart"
+                f"the index was made in {index.provenance['precision']}, the server runs {self._precision}: restart it"
             )
         if self.live is not None and icc_of(index.provenance) != self._icc:
-            raise ValueError("the index treats color profiles in another way than the server now does: restart")
+            raise ValueError("the index handles color profiles differently from the running server: restart it")
 
     def _reloaded(self, ok: bool) -> None:
         self.metrics.reloads.labels("ok" if ok else "failed").inc()
@@ -275,7 +275,7 @@ def _task(pixels: NDArray[np.uint8], **how: Any) -> EncodeTask:
 
 
 async def _all(futures: Sequence[Future[T]]) -> list[T]:
-    """All results, in order. If one fails, or the caller gives up, those not begun are dropped."""
+    """All results, in order. If one fails, or the caller gives up, those not yet started are dropped."""
     try:
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
     except BaseException:

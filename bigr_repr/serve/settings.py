@@ -1,4 +1,4 @@
-"""Limits of a server, and who may use it. Knows nothing of HTTP or models."""
+"""A server's limits and access rights. Knows nothing of HTTP or models."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Limits:
 
     body_bytes: of one request. pixels: of one picture (width x height). images: pictures or codes in one request.
     requests: admitted at once; further ones get status 429. waiting: pictures in the queue; a request that does not
-    fit gets 429. pending_bytes: bodies held at once. neighbors: the largest k.
-    seconds: for one request, its upload included. decode_seconds: for one picture.
-    batch: pictures that the network takes at once. wait_seconds: how long a picture waits for others while the network
-    is free; 0: not at all, for the next ones gather while it runs.
+    fit gets 429. pending_bytes: total size of bodies held at once. neighbors: maximum k.
+    seconds: for one request, including its upload. decode_seconds: for one picture.
+    batch: pictures per batch of the network. wait_seconds: how long a picture waits for others while the network is
+    free; 0: not at all, because the next batch fills up while it runs.
     """
 
     body_bytes: int = 16 << 20
@@ -46,11 +46,11 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Where a server listens and who may ask it.
+    """Where a server listens and who may use it.
 
-    host: address to listen on. token: what callers must present; required unless host is a loopback address.
-    allowed_hosts: further names that the server is reached by, as a reverse proxy's. password: asked for by HTTP's
-    basic scheme, with any user name, instead of a token. anyone: whoever reaches the host may use it.
+    host: address to listen on. token: callers must present it; required unless host is a loopback address.
+    allowed_hosts: further host names of the server, such as a reverse proxy's. password: requested by HTTP basic
+    authentication, with any user name, instead of a token. anyone: whoever can reach the host may use it.
 
     Raises ValueError for a host that is not loopback without any of these, or for a short token.
     """
@@ -65,7 +65,7 @@ class Access:
         if self.token is None and self.password is None and not self.anyone and not is_loopback(self.host):
             raise ValueError(
                 f"host={self.host!r} lets other machines in, so a token is required: write one of {_SHORTEST_TOKEN} "
-                "characters or more to a file and name it with --token-file"
+                "characters or more to a file and pass it with --token-file"
             )
         if self.token is not None and not (
             _SHORTEST_TOKEN <= len(self.token) <= _LONGEST_TOKEN and self.token.isascii() and self.token.isprintable()
@@ -79,7 +79,7 @@ class Access:
         """Whether a request may name this host, without port.
 
         Names other than the server's own are refused, so that a foreign page cannot reach it by pointing its own name
-        at this address (DNS rebinding). Plain addresses cannot be pointed anywhere.
+        at this address (DNS rebinding). Plain IP addresses cannot be redirected.
         """
         name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
         known = {"localhost", self.host.lower(), *(each.lower() for each in self.allowed_hosts)}
@@ -100,7 +100,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def read_token(file: PathLike) -> str:
-    """The token in a file, without the line end.  Raises OSError, or ValueError for a file that is no text."""
+    """The token in a file, without the line end.  Raises OSError, or ValueError for a file that is not text."""
     with Path(file).open("rb") as opened:
         data = opened.read(_LONGEST_TOKEN + 2)
     try:
