@@ -423,7 +423,7 @@ def test_bad_data_is_refused_before_anything_is_extracted(tmp_path: Path, photos
     assert "download=True" in _fails(lambda: open_data("stl10", root=tmp_path))
     told = _fails(lambda: open_data("tiny-imagenet", root=tmp_path))
     assert "tiny-imagenet-200.zip" in told
-    assert "name that: root=FOLDER" in told
+    assert "pass root=FOLDER" in told
     assert "image-net.org" in _fails(lambda: open_data("imagenet", root=tmp_path))
     assert "limit=9 images for 10 classes" in _fails(lambda: open_data("digits", limit=9))
     _parquet(tmp_path / "y-train.parquet", [1, 2, 3], [0, 0, 1], "a,b,c,d")

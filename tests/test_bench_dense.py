@@ -236,5 +236,5 @@ def test_folders_that_lack_something_say_what(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is 40 x 32, its picture 48 x 32"):
         SegmentSet(folder / "train").mask(0, 8)
     (folder / "train" / "masks" / "0.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lacks 1 masks, as 0\.png"):
+    with pytest.raises(FileNotFoundError, match=r"lacks 1 masks, such as 0\.png"):
         SegmentSet(folder / "train")

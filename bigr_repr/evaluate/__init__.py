@@ -1,4 +1,4 @@
-"""Measuring representations: data sets, feature cache, probes, kNN, metrics, suites, reports."""
+"""Evaluates representations: data sets, feature cache, probes, kNN, metrics, suites, reports."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Which classes of two data sets are the same: by name, by other names, by WordNet id. Knows no images or rows."""
+"""Matches the classes of two data sets by name, alias or WordNet id. Knows no images or rows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _ID: Final = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """The classes of one data set: a name each, and WordNet ids where they are known ("" where not)."""
+    """The classes of one data set: names, and WordNet ids if known ("" if not)."""
 
     names: tuple[str, ...]
     ids: tuple[str, ...] = ()
 
     def keys(self, number: int) -> set[str]:
-        """What a class goes by, in lower case: its name, each of several names between commas, its WordNet id."""
+        """All names of a class, in lower case: its name, each of its comma-separated names, its WordNet id."""
         name = self.names[number].strip().lower()
         wordnet = self.ids[number] if self.ids else _id_of(name)
         return {name, *(part.strip() for part in name.split(",")), *([wordnet] if wordnet else [])}
@@ -51,9 +51,9 @@ Aliases = tuple[_Group, ...]
 
 
 def read_aliases(path: PathLike | None = None) -> Aliases:
-    """Aliases of a YAML file, or those of the package: CLASS: {same: [NAME, …], kinds: [NAME, ID, ID-ID, …]}.
+    """Aliases from a YAML file, or the package's: CLASS: {same: [NAME, …], kinds: [NAME, ID, ID-ID, …]}.
 
-    Raises ValueError that names the file for anything else, OSError when it cannot be read.
+    Raises ValueError that names the file for anything else, OSError if it cannot be read.
     """
     import yaml
 
@@ -63,7 +63,7 @@ def read_aliases(path: PathLike | None = None) -> Aliases:
         found = yaml.safe_load(text) or {}
         return tuple(_group(str(name), entry) for name, entry in found.items())
     except (AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-        message = f"{path} is no alias file ({' '.join(str(error).split())})"
+        message = f"{path} is not an alias file ({' '.join(str(error).split())})"
         raise ValueError(f"{message}; write CLASS: {{same: [NAME], kinds: [NAME]}}") from error
 
 
@@ -80,10 +80,10 @@ def _group(name: str, entry: Mapping[str, Any]) -> _Group:
 
 
 def match_classes(ours: Classes, theirs: Classes, aliases: Aliases) -> tuple[list[int], list[int], tuple[str, ...]]:
-    """Numbers in common: for each class of ours and of theirs its number in the third, the names, or -1 for no match.
+    """A common numbering: for each class of ours and of theirs its index in the third result, the names; -1: no match.
 
-    Classes match by a name or id that both have, or where one is, by `aliases`, another name or a kind of the other.
-    Several of one side that match one class of the other become that class; two kinds of a class are no match.
+    Classes match by a common name or id, or if, by `aliases`, one is another name or a kind of the other.
+    Several classes of one side that match one class of the other become that class; two kinds of a class do not match.
     """
     left, right = ([side.keys(i) for i in range(len(side.names))] for side in (ours, theirs))
     pairs = _pairs(left, right, aliases)
@@ -104,14 +104,14 @@ def match_classes(ours: Classes, theirs: Classes, aliases: Aliases) -> tuple[lis
 
 
 def _name(places: Sequence[int], node: int, ours: Classes, theirs: Classes) -> str:
-    """The name on the side that has one class for it; ours if both have."""
+    """The name on the side that has a single class for it; ours if both do."""
     mine = [i for i in range(len(ours.names)) if places[i] == places[node]]
     other = [j for j in range(len(theirs.names)) if places[len(ours.names) + j] == places[node]]
     return theirs.names[other[0]] if len(mine) > len(other) else ours.names[mine[0]]
 
 
 def _pairs(left: Sequence[set[str]], right: Sequence[set[str]], aliases: Aliases) -> list[tuple[int, int]]:
-    """(class of one side, class of the other) that are the same."""
+    """Matching pairs (class of one side, class of the other)."""
     named: dict[str, list[int]] = {}
     for j, keys in enumerate(right):
         for key in keys:
@@ -125,13 +125,13 @@ def _pairs(left: Sequence[set[str]], right: Sequence[set[str]], aliases: Aliases
 
 
 def _id_of(name: str) -> str:
-    """The WordNet id that a class name is, or that only this name has among ImageNet's classes; "" for none."""
+    """The WordNet id if the class name is one, or if the name is unique among ImageNet's classes; "" for none."""
     return name if _ID.fullmatch(name) else _imagenet_ids().get(name, "")
 
 
 @functools.cache
 def _imagenet_ids() -> dict[str, str]:
-    """{name in lower case: WordNet id} of ImageNet's 1000 classes, from timm's tables; names of several left out."""
+    """{name in lower case: WordNet id} of ImageNet's 1000 classes, from timm's tables; without ambiguous names."""
     from timm.data.imagenet_info import ImageNetInfo
 
     info: Any = ImageNetInfo("imagenet-1k")

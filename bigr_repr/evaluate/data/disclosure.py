@@ -1,11 +1,11 @@
-"""Whether a model has seen a data set in training, going by what its record says. Knows no models or images."""
+"""Whether a model has seen a data set in training, according to its record. Knows no models or images."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-# What a training record may call a data set that benchmarks name, and the larger sets that hold its images.
+# Names in training records for a benchmark's data set, and the larger sets that contain its images.
 _NAMES: Final = {
     "cifar100": ("cifar100",),
     "cifar10": ("cifar10",),
@@ -21,10 +21,10 @@ _NAMES: Final = {
 
 
 def trained_on(data: str, training: str, *, labels: bool) -> str | None:
-    """In words, that a model was trained on the images (and labels) of a data set; None if nothing says so.
+    """A note that a model was trained on the images (and labels) of a data set; None if its record does not say so.
 
-    data: what the data set is called, or the name of its file. training: what the model's record says of its training.
-    labels: whether that used labels.
+    data: name of the data set or its file. training: the model's training record.
+    labels: whether training used labels.
     """
     called = next((name for name in _NAMES if name in _letters(data)), None)
     said = [_letters(word) for word in re.split(r"[\s,;:()\"]+", training.replace("Tiny ImageNet", "Tiny-ImageNet"))]
@@ -40,6 +40,6 @@ def _letters(text: str) -> str:
 
 
 def _ends(word: str, name: str) -> bool:
-    """Whether a word is a name, or the name and a variant, as "imagenet1k"; "cifar100" is not "cifar10"."""
+    """Whether a word is a name, possibly with a variant, such as "imagenet1k"; "cifar100" is not "cifar10"."""
     rest = word[len(name) :]
     return not rest or not name[-1].isdigit() or not rest[0].isdigit()

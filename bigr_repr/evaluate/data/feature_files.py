@@ -1,6 +1,6 @@
-"""Features that any tool wrote, with labels: .npy, .npz, Parquet files and folders of them. Knows no models or images.
+"""Features from any tool, with labels: .npy, .npz, Parquet files and folders of them. Knows no models or images.
 
-A file may be followed by the name of the array or column to take: `clip.npz#image_embeds`.
+A file may be followed by the name of the array or column to use: `clip.npz#image_embeds`.
 """
 
 # n rows (images), N tokens, D features
@@ -30,9 +30,9 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureSet:
-    """Features (n, D), or (n, N, D) of tokens, as a file holds them; labels int64 (n,), -1 for none, or None.
+    """Features (n, D), or (n, N, D) of tokens, as stored in a file; labels int64 (n,), -1 for none, or None.
 
-    `files` are what they came from; `fingerprint()` is of the numbers themselves.
+    `files`: their sources; `fingerprint()`: of the numbers themselves.
     """
 
     name: str
@@ -54,9 +54,9 @@ class FeatureSet:
 def open_features(path: PathLike, labels: PathLike | None = None) -> FeatureSet:
     """Features of a file or folder, with labels from it or from another file.
 
-    path: .npy, .npz, .parquet, or a folder of Parquet files; the array or column is one of the usual names (features,
-    embedding, x …), the only one that fits, or the one named after a `#`. labels: .npy, .npz, .parquet, or text with a
-    label a line; whole numbers or names. None: those of an array or column `label`, `labels`, `target` … beside them.
+    path: .npy, .npz, .parquet, or a folder of Parquet files; the array or column has one of the usual names (features,
+    embedding, x …), is the only one that fits, or is named after a `#`. labels: .npy, .npz, .parquet, or text with one
+    label per line; integers or names. None: an array or column `label`, `labels`, `target` … of the same file.
 
     Raises FileNotFoundError, or ValueError that names the file, for anything else.
     """
@@ -75,7 +75,7 @@ def open_features(path: PathLike, labels: PathLike | None = None) -> FeatureSet:
 
 
 def joined_classes(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
-    """The same with one numbering of the classes that their labels name."""
+    """The same sets with a common numbering of the classes in their labels."""
     names = tuple(sorted({name for each in sets for name in each.class_names}))
     number = {name: i for i, name in enumerate(names)}
     found = []
@@ -99,12 +99,12 @@ def _labels_in(path: PathLike) -> NDArray[Any]:
         return np.array([line.strip() for line in file.read_text(encoding="utf-8").splitlines()])
     found = _pick(file, _arrays(file), name, _LABELS, _is_label)
     if found is None:
-        raise ValueError(f"{file} holds no labels: one array of whole numbers or names (n,) is needed")
+        raise ValueError(f"{file} holds no labels: one array of integers or names (n,) is needed")
     return found
 
 
 def _arrays(file: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of a file by name; the one of an .npy file is called ""."""
+    """All arrays of a file by name; that of an .npy file is called ""."""
     if file.suffix == ".parquet" or file.is_dir():
         return _columns(file)
     if file.suffix not in (".npy", ".npz"):
@@ -175,7 +175,7 @@ def _pick(
     *,
     only_named: bool = False,
 ) -> NDArray[Any] | None:
-    """The array called `name`, else of the usual names, else the only one that fits; None for none."""
+    """The array called `name`, else one with a usual name, else the only one that fits; None for none."""
     if name:
         if name not in arrays:
             raise ValueError(f"{file} holds no {name!r}; it holds {', '.join(arrays)}")
@@ -187,12 +187,12 @@ def _pick(
     if only_named or not fitting:
         return None
     if len(fitting) > 1:
-        raise ValueError(f"{file} holds {', '.join(fitting)}; name one, as {file.name}#{next(iter(fitting))}")
+        raise ValueError(f"{file} holds {', '.join(fitting)}; name one: {file.name}#{next(iter(fitting))}")
     return next(iter(fitting.values()))
 
 
 def _numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64], Names]:
-    """Whole numbers as they are; names as numbers, with the names. An empty name is no label: -1."""
+    """Integers unchanged; names as numbers, with the names. An empty name means no label: -1."""
     if labels.dtype.kind in "iu":
         return labels.astype(np.int64), ()
     texts = [str(label) for label in labels]

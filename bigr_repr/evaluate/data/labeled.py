@@ -1,4 +1,4 @@
-"""Features with labels, and the checks that all evaluations share. Knows nothing of classifiers."""
+"""Features with labels, and the checks common to all evaluations. Knows nothing of classifiers."""
 
 # n rows (images), D features
 
@@ -17,7 +17,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, eq=False)
 class Labeled:
-    """Features (n, D) as given, and labels (n,) int64; `name` is what messages call them."""
+    """Features (n, D) as given, and labels (n,) int64; `name` is used in messages."""
 
     name: str
     features: NDArray[Any]
@@ -30,7 +30,7 @@ class Labeled:
 def labeled(name: str, features: ArrayLike, labels: ArrayLike | None) -> Labeled:
     """Check features (n, D) (bool, integers or floats) and labels (n,) (integers), arrays or CPU tensors.
 
-    Raises ValueError for other shapes or types, no rows, numbers of rows that differ, or features that are not finite.
+    Raises ValueError for other shapes or types, no rows, different numbers of rows, or features that are not finite.
     """
     if labels is None:
         raise ValueError(f"{name}: there are no labels; use class folders, or a Parquet file with a column label")
@@ -57,18 +57,18 @@ def same_width(train: Labeled, test: Labeled) -> None:
     if widths[0] != widths[1]:
         raise ValueError(
             f"{train.name} features have {widths[0]} columns and {test.name} features {widths[1]}; "
-            "take both from the same model, layer and pooling"
+            "use the same model, layer and pooling for both"
         )
 
 
 def shared_classes(train: Labeled, test: Labeled) -> NDArray[np.int64]:
     """The labels that occur in `train`, sorted.
 
-    Raises ValueError for fewer than two, or for labels that only `test` has.
+    Raises ValueError for fewer than two, or for labels that occur only in `test`.
     """
     classes = np.unique(train.labels)
     if len(classes) < 2:
-        raise ValueError(f"{train.name} labels hold one class ({classes[0]}); telling classes apart needs at least 2")
+        raise ValueError(f"{train.name} labels have only one class ({classes[0]}); a classifier needs at least 2")
     strange = np.setdiff1d(test.labels, classes)
     if len(strange):
         listed = ", ".join(map(str, strange[:_SHOWN])) + (", …" if len(strange) > _SHOWN else "")
@@ -80,7 +80,7 @@ def shared_classes(train: Labeled, test: Labeled) -> NDArray[np.int64]:
 
 
 def class_indices(labels: NDArray[np.int64], classes: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Labels as places in the sorted `classes`, on a device."""
+    """Labels as indices into the sorted `classes`, on a device."""
     return torch.from_numpy(np.searchsorted(classes, labels)).to(device)
 
 

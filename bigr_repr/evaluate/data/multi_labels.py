@@ -1,4 +1,4 @@
-"""Several labels per image, from files: a matrix of 0 and 1, or lines of names. Knows no images, features or probes."""
+"""Several labels per image, from files: a 0/1 matrix, or lines of names. Knows no images, features or probes."""
 
 # n rows (images), K classes
 
@@ -17,17 +17,17 @@ __all__ = ["MultiLabels", "read_multi_labels"]
 
 
 class MultiLabels(NamedTuple):
-    """values: int8 (n, K), 1 for there, 0 for not, -1 for unknown; class_names: K, or none."""
+    """values: int8 (n, K), 1 for present, 0 for absent, -1 for unknown; class_names: K, or empty."""
 
     values: NDArray[np.int8]
     class_names: tuple[str, ...]
 
 
 def read_multi_labels(files: tuple[PathLike, PathLike]) -> tuple[MultiLabels, MultiLabels]:
-    """Labels of the training and of the test images, of the same classes.
+    """Labels of the training and test images, with the same classes.
 
-    files: .npy or the only array of an .npz, (n, K) whole numbers or booleans, negative: unknown; or text with a line
-    per image: names of classes separated by commas, or an empty line. Raises ValueError that names the file.
+    files: .npy or the only array of an .npz, (n, K) integers or booleans, negative: unknown; or text with a line
+    per image: comma-separated class names, or an empty line. Raises ValueError that names the file.
     """
     train, test = (_lines(Path(file)) if _is_text(file) else _matrix(Path(file)) for file in files)
     if isinstance(train, np.ndarray) and isinstance(test, np.ndarray):
@@ -35,7 +35,7 @@ def read_multi_labels(files: tuple[PathLike, PathLike]) -> tuple[MultiLabels, Mu
             raise ValueError(f"{files[0]} has {train.shape[1]} classes and {files[1]} {test.shape[1]}; give the same")
         return MultiLabels(train, ()), MultiLabels(test, ())
     if isinstance(train, np.ndarray) or isinstance(test, np.ndarray):
-        raise ValueError(f"{files[0]} and {files[1]}: one holds names and the other numbers; give two of a kind")
+        raise ValueError(f"{files[0]} and {files[1]}: one holds names and the other numbers; use one kind")
     names = tuple(sorted({name for line in train for name in line}))
     if strange := sorted({name for line in test for name in line} - {*names}):
         raise ValueError(f"{files[1]} names {strange[0]!r}, which no training image has; leave it out, or add images")
@@ -65,5 +65,5 @@ def _matrix(file: Path) -> NDArray[np.int8]:
     if found.ndim != 2 or found.dtype.kind not in "biu":
         raise ValueError(f"{file}: labels have shape {found.shape} and dtype {found.dtype}; expected 0 and 1, (n, K)")
     if found.size and int(found.max()) > 1:
-        raise ValueError(f"{file}: a label is {int(found.max())}; 1 is for there, 0 for not, a negative for unknown")
+        raise ValueError(f"{file}: a label is {int(found.max())}; use 1 (present), 0 (absent) or -1 (unknown)")
     return np.where(found < 0, -1, found).astype(np.int8) if found.dtype.kind == "i" else found.astype(np.int8)

@@ -1,7 +1,7 @@
 """Images with class masks: folders of pictures and PNG files. Knows no models and no heads.
 
-A folder holds `train` and `test` (or `val`), and each of these `images` and `masks`: a mask is a PNG with the picture's
-name and size, and a class number in each pixel, 255 for none. `classes.txt` may name the classes, one per line.
+A folder contains `train` and `test` (or `val`), each with `images` and `masks`: a mask is a PNG with the picture's
+name and size, and a class number in each pixel, 255 for none. `classes.txt` may list the class names, one per line.
 """
 
 # H W size of a picture, S side of a square in pixels
@@ -26,7 +26,7 @@ _MODES: Final = ("1", "L", "P", "I", "I;16")
 
 
 class SegmentSet(FolderSet):
-    """One side: pictures cut to their middle square, so that every network sees the same, and their masks."""
+    """One side: pictures cropped to their middle square, so that every network sees the same, and their masks."""
 
     def __init__(self, folder: PathLike) -> None:
         super().__init__(Path(folder) / "images")
@@ -36,7 +36,7 @@ class SegmentSet(FolderSet):
         if not names:
             raise FileNotFoundError(f"{folder}/images holds no pictures")
         if lost := [name for name in names if name not in masks]:
-            raise FileNotFoundError(f"{folder}/masks lacks {len(lost)} masks, as {lost[0]}.png")
+            raise FileNotFoundError(f"{folder}/masks lacks {len(lost)} masks, such as {lost[0]}.png")
         self.masks = [masks[name] for name in names]
 
     def load(self, index: int) -> Image.Image:
@@ -44,14 +44,14 @@ class SegmentSet(FolderSet):
         return image.crop(_middle(image.width, image.height, 1.0))
 
     def mask(self, index: int, side: int, share: float = 1.0) -> NDArray[np.uint8]:
-        """The classes in the middle square, or in the middle share of its side: uint8 (S, S).
+        """The classes in the middle square, or in a central part of it (`share` of its side): uint8 (S, S).
 
-        Raises ValueError for a mask of colors, or of another size than its picture.
+        Raises ValueError for a color mask, or one whose size differs from its picture's.
         """
         file = self.masks[index]
         with Image.open(file) as mask:
             if mask.mode not in _MODES:
-                raise ValueError(f"{file} has mode {mask.mode}; a mask holds one number a pixel, as palette or gray")
+                raise ValueError(f"{file} has mode {mask.mode}; a mask has one number per pixel, as palette or gray")
             classes = np.array(mask)
         if (size := super().load(index).size) != (classes.shape[1], classes.shape[0]):
             raise ValueError(f"{file} is {classes.shape[1]} x {classes.shape[0]}, its picture {size[0]} x {size[1]}")
@@ -72,13 +72,13 @@ def open_segments(folder: PathLike) -> tuple[SegmentSet, SegmentSet]:
 
 
 def class_names_of(folder: PathLike) -> tuple[str, ...]:
-    """The lines of classes.txt; none without one."""
+    """The lines of classes.txt; empty without it."""
     file = Path(folder) / "classes.txt"
     return tuple(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else ()
 
 
 def _middle(width: int, height: int, share: float) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the middle square, of this share of the shorter side."""
+    """Left, top, right and bottom of the middle square whose side is this share of the shorter side."""
     side = max(1, round(share * min(width, height)))
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side

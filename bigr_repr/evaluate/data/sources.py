@@ -1,4 +1,4 @@
-"""Where the images of a benchmark lie: data sets by name, folders, Parquet files. Knows no rows, labels or limits.
+"""Finds the images of a benchmark: data sets by name, folders, Parquet files. Knows no rows, labels or limits.
 
 A source is a name of `DATASETS`, a folder (of class folders, of `train` and `test` or `val` folders, of Parquet files,
 or an embedding data set), a Parquet file or a pattern for several, a prefix of Parquet files (`data/cifar10` for
@@ -22,7 +22,7 @@ from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
 __all__ = ["DATASETS", "BenchSource", "find_sides", "short_name"]
 
-# What a data set is called here, and by torchvision; the two others need no torchvision.
+# Names of data sets here and in torchvision; the two others need no torchvision.
 DATASETS: Final = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
@@ -47,9 +47,9 @@ BenchSource = ImageSet | EmbeddingSet | FeatureSet
 
 
 def find_sides(source: str, root: Path, columns: Columns = USUAL_COLUMNS) -> tuple[BenchSource, BenchSource | None]:
-    """The training and the test side of a source; None: it has one side only. columns: of Parquet files.
+    """The training and test sides of a source; None: it has only one side. columns: of Parquet files.
 
-    Raises FileNotFoundError or ValueError, naming the source, for what is not there or not of a known kind.
+    Raises FileNotFoundError or ValueError, naming the source, if it is missing or of an unknown kind.
     """
     if source in DATASETS:
         return _named(source, root, columns)
@@ -75,7 +75,7 @@ def _of_path(source: str, columns: Columns) -> tuple[BenchSource, BenchSource | 
     elif files := _prefixed(path, columns):
         return files
     raise FileNotFoundError(
-        f"{source!r} is no file, folder or prefix of Parquet files, nor a name; names are {', '.join(DATASETS)}"
+        f"{source!r} is not a file, folder, prefix of Parquet files or name; names are {', '.join(DATASETS)}"
     )
 
 
@@ -91,11 +91,11 @@ def _named(name: str, root: Path, columns: Columns) -> tuple[ImageSet, ImageSet 
         train = TorchvisionSet(DATASETS[name], os.fspath(root), train=True)
         return train, TorchvisionSet(DATASETS[name], os.fspath(root), train=False) if train.has_splits else None
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; if it lies in another folder, name that: root=FOLDER") from error
+        raise FileNotFoundError(f"{error}; if it is in another folder, pass root=FOLDER") from error
 
 
 def _prefixed(prefix: Path, columns: Columns) -> tuple[ImageSet, ImageSet] | None:
-    """Parquet files PREFIX-train*.parquet and PREFIX-test*.parquet (or -val), if both are there."""
+    """Parquet files PREFIX-train*.parquet and PREFIX-test*.parquet (or -val), if both exist."""
     if not prefix.parent.is_dir():
         return None
     train = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}-train*.parquet"))
@@ -109,13 +109,13 @@ def _prefixed(prefix: Path, columns: Columns) -> tuple[ImageSet, ImageSet] | Non
 def _tiny_imagenet(root: Path) -> tuple[ImageSet, ImageSet]:
     folder = root / _TINY[0]
     if not (folder / "train").is_dir() or not (folder / "val" / "val_annotations.txt").is_file():
-        raise FileNotFoundError(f"Tiny-ImageNet is not under {root}: fetch {_TINY[1]} and unpack it to {folder}")
+        raise FileNotFoundError(f"Tiny-ImageNet is not under {root}: download {_TINY[1]} and unpack it to {folder}")
     train = FolderSet(folder / "train")
     return train, _AnnotatedSet(folder / "val", train.class_names)
 
 
 class _AnnotatedSet(FolderSet):
-    """Tiny-ImageNet's validation images, all in one folder, with their classes in a table beside it."""
+    """Tiny-ImageNet's validation images, all in one folder, with their classes in a table next to it."""
 
     def __init__(self, folder: Path, class_names: tuple[str, ...]) -> None:
         super().__init__(folder / "images")
@@ -136,7 +136,9 @@ def _folder(folder: Path, columns: Columns) -> tuple[BenchSource, BenchSource | 
     if train and test:
         sets = {file.name.split("train")[0] for file in train}
         if len(sets) > 1:
-            raise ValueError(f"{folder} holds several data sets ({', '.join(sorted(sets))}…); name one, as {train[0]}")
+            raise ValueError(
+                f"{folder} holds several data sets ({', '.join(sorted(sets))}…); name one, like {train[0]}"
+            )
         return open_images(train, columns=columns), open_images(test, columns=columns)
     return _one_folder(folder, columns), None
 
@@ -153,7 +155,7 @@ def _one_folder(folder: Path, columns: Columns) -> BenchSource:
 
 
 def short_name(source: str) -> str:
-    """A source's name for people: of a path the last part."""
+    """A short name for a source: the last part of a path."""
     if source in DATASETS or source.startswith("torchvision:"):
         return source
     return Path(source.removeprefix(_FEATURES).partition("?labels=")[0]).name or source

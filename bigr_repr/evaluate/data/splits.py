@@ -1,4 +1,4 @@
-"""The training and test rows of a benchmark: cut to a limit, matched by class, the unlabeled left out. Knows no models.
+"""Selects a benchmark's training and test rows: limited, matched by class, labeled ones only. Knows no models.
 
 Sources are as in `sources`.
 """
@@ -38,9 +38,9 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """The training or the test side: `rows` of a source, with labels (n,) int64.
+    """The training or test side: `rows` of a source, with labels (n,) int64.
 
-    `name` is what messages call it; `record` says in plain data what it is and which rows were drawn, for reports.
+    `name` is used in messages; `record` describes it and the drawn rows in plain data, for reports.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Part:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        """Identifies the source, whichever rows are taken: a hash of its files' names, sizes and times."""
+        """Identifies the source, whatever rows are selected: a hash of its files' names, sizes and times."""
         if not isinstance(self.source, EmbeddingSet):
             return self.source.fingerprint()
         files = [file.absolute() if isinstance(file, Path) else file for file in self.source.files]
@@ -70,19 +70,19 @@ class Part:
         )
 
     def limited(self, limit: int | None, seed: int) -> Part:
-        """At most `limit` rows, drawn from every class in proportion. Raises ValueError for fewer rows than classes."""
+        """At most `limit` rows, a stratified sample. Raises ValueError for fewer rows than classes."""
         count = len(np.unique(self.labels))
         if limit is None or limit >= len(self):
             return self
         if limit < count:
-            raise ValueError(f"{self.name}: limit={limit} images for {count} classes; allow at least one of each class")
+            raise ValueError(f"{self.name}: limit={limit} images for {count} classes; allow at least one per class")
         rows = stratified_sample(self.labels, limit, np.random.default_rng(seed))
         return self.taking(rows, {"images": limit, "of": len(self), "drawn": f"stratified, seed {seed}"})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BenchData:
-    """What a benchmark trains on and tests on; labels of both sides mean the same classes."""
+    """A benchmark's training and test sides; labels mean the same classes on both."""
 
     name: str
     train: Part
@@ -93,11 +93,11 @@ def open_data(
     dataset: str, *, root: PathLike = "data", limit: int | None = None, test_limit: int | None = None,
     seed: int = 0, columns: Columns = USUAL_COLUMNS,
 ) -> BenchData:  # fmt: skip
-    """Both sides of one data set; of a source without a test side, a stratified fifth is held back for the test.
+    """Both sides of one data set; if a source has no test side, a stratified fifth is held back for testing.
 
-    root: where data sets named as in `DATASETS` lie, as torchvision's loaders or as Parquet files. limit, test_limit:
-    images of each side, drawn from each class in proportion with `seed`. columns: of Parquet files.
-    Raises FileNotFoundError that says what to fetch and where to, or ValueError for a source that cannot be used.
+    root: folder of the data sets in `DATASETS`, in torchvision's layout or as Parquet files. limit, test_limit:
+    images per side, a stratified sample drawn with `seed`. columns: of Parquet files.
+    Raises FileNotFoundError that says what to download and where to, or ValueError for an unusable source.
     """
     train, test = _comparable(find_sides(dataset, Path(root), columns))
     name = short_name(dataset)
@@ -122,8 +122,8 @@ def transfer(
 ) -> BenchData:  # fmt: skip
     """Train on one source and test on another: the training side of the first, the test side of the second.
 
-    Classes are matched by name where both name them (see `class_matching`), else by number; images of classes that the
-    other side lacks are left out, which is logged and recorded. aliases: a file of names that mean one class, instead
+    Classes are matched by name if both have names (see `class_matching`), otherwise by number; images of classes that
+    the other side lacks are left out, which is logged and recorded. aliases: a file of equivalent names, instead
     of the package's. Otherwise as `open_data`.
     """
     train, _ = find_sides(train_on, Path(root), columns)
@@ -136,13 +136,13 @@ def transfer(
 
 
 def with_features(data: BenchData, train: PathLike, test: PathLike | None = None) -> BenchData:
-    """The same rows and labels, with features from files in the place of images.
+    """The same rows and labels, with features from files instead of images.
 
     train, test: features (see `feature_files`) of all images of each side's source, in its order; test: None if both
-    sides are drawn from one source. Raises ValueError for another number of rows.
+    sides come from one source. Raises ValueError if the number of rows differs.
     """
     if test is None and data.train.source is not data.test.source:
-        raise ValueError(f"{data.name} has a test side of its own; give features of its images too")
+        raise ValueError(f"{data.name} has a test side of its own; pass features of its images too")
     files = open_features(train), None if test is None else open_features(test)
     return BenchData(
         name=data.name, train=_with_file(data.train, files[0]), test=_with_file(data.test, files[1] or files[0])
@@ -153,7 +153,7 @@ def _with_file(part: Part, file: FeatureSet) -> Part:
     count = part.source.rows if isinstance(part.source, EmbeddingSet) else len(part.source)
     if len(file) != count:
         raise ValueError(
-            f"{file.files[0]} holds {len(file)} rows; {part.name} has {count} images: give one row per image"
+            f"{file.files[0]} holds {len(file)} rows; {part.name} has {count} images; one row per image is needed"
         )
     return dataclasses.replace(part, source=file)
 
@@ -162,7 +162,7 @@ def _with_file(part: Part, file: FeatureSet) -> Part:
 
 
 def _comparable(sides: tuple[BenchSource, BenchSource | None]) -> tuple[BenchSource, BenchSource | None]:
-    """Two files of features whose labels are names get one numbering of them."""
+    """Give two files of features whose labels are names a common numbering."""
     train, test = sides
     if isinstance(train, FeatureSet) and isinstance(test, FeatureSet):
         train, test = joined_classes([train, test])
@@ -186,7 +186,7 @@ def _part(name: str, source: BenchSource) -> Part:
     if len(rows) < len(class_names):
         raise ValueError(f"{name}: {len(rows)} images for {len(class_names)} classes; a probe needs more of them")
     if class_names and labels.max() >= len(class_names):
-        raise ValueError(f"{name}: label {labels.max()} is outside 0..{len(class_names) - 1}, the classes it names")
+        raise ValueError(f"{name}: label {labels.max()} is outside 0..{len(class_names) - 1}, its named classes")
     ids = source.class_ids if isinstance(source, ImageSet) else ()
     return Part(
         name=name, source=source, rows=rows, labels=labels[rows], class_names=class_names, class_ids=ids, record=record
@@ -212,7 +212,7 @@ def _limited(name: str, sides: tuple[Part, Part], limit: int | None, test_limit:
 
 
 def _same_classes(train: Part, test: Part) -> tuple[Part, Part]:
-    """Two sides of one data set, the test labels renumbered if that side names its classes in another way."""
+    """Two sides of one data set, with the test labels renumbered if that side numbers its classes differently."""
     ours, theirs = _plain(train.class_names), _plain(test.class_names)
     if not ours or not theirs or ours == theirs:
         return train, test
@@ -225,7 +225,7 @@ def _same_classes(train: Part, test: Part) -> tuple[Part, Part]:
 
 
 def _shared_classes(train: Part, test: Part, aliases: Aliases) -> tuple[Part, Part]:
-    """Sides of two data sets with the numbers and names of the classes that both have; other images are left out."""
+    """Sides of two data sets with the numbers and names of their common classes; other images are left out."""
     ours, theirs = (Classes(names=part.class_names, ids=part.class_ids) for part in (train, test))
     if not ours.names or not theirs.names or _plain(ours.names) == _plain(theirs.names):
         return train, test
@@ -233,13 +233,13 @@ def _shared_classes(train: Part, test: Part, aliases: Aliases) -> tuple[Part, Pa
     if len(names) < 2:
         raise ValueError(
             f"{train.name} and {test.name} share {len(names)} of their class names ({_some(ours.names)}; "
-            f"{_some(theirs.names)}); a probe needs at least 2: name what is the same in a file of aliases"
+            f"{_some(theirs.names)}); a probe needs at least 2: list equivalent names in an alias file"
         )
     return _renumbered(train, left, names), _renumbered(test, right, names)
 
 
 def _renumbered(part: Part, numbers: Sequence[int], names: tuple[str, ...]) -> Part:
-    """With new class numbers and names, without the rows whose class has the number -1."""
+    """The part with new class numbers and names, without the rows whose class has the number -1."""
     labels = np.array(numbers)[part.labels]
     part = dataclasses.replace(part, labels=labels, class_names=names, class_ids=())
     places = np.flatnonzero(labels >= 0)

@@ -1,4 +1,4 @@
-"""Draws of rows in which every class has its share. Knows nothing of features or classifiers."""
+"""Stratified samples of rows. Knows nothing of features or classifiers."""
 
 # n rows (images)
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def stratified_sample(labels: NDArray[np.int64], size: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """`size` row numbers, sorted: each class in proportion, and at least one row of each; all rows if there are fewer.
+    """`size` row numbers, sorted: classes in proportion, with at least one row each; all rows if there are fewer.
 
     Raises ValueError for a size below the number of classes.
     """
@@ -17,10 +17,10 @@ def stratified_sample(labels: NDArray[np.int64], size: int, generator: np.random
     if size >= len(labels):
         return np.arange(len(labels))
     if size < len(classes):
-        raise ValueError(f"{size} images cannot stand for {len(classes)} classes; ask for at least one of each")
+        raise ValueError(f"{size} images cannot represent {len(classes)} classes; request at least one of each")
     wanted = np.maximum(1.0, counts * (size / len(labels)))
     quota = np.floor(wanted).astype(np.int64)
-    while quota.sum() > size:  # classes that were rounded up to one image took from the others
+    while quota.sum() > size:  # classes rounded up to one image must be balanced by the others
         quota[np.argmax(quota)] -= 1
     most = np.argsort(-(wanted - quota), kind="stable")[: size - quota.sum()]
     quota[most] += 1

@@ -1,1 +1,1 @@
-"""Measures that train nothing: intervals, rankings by label, distances of generated images."""
+"""Metrics without training: intervals, rankings by label, distances of generated images."""

@@ -24,12 +24,12 @@ _RESTARTS: Final = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """What features look like without training anything on their labels.
+    """Structure of features, measured without training on their labels.
 
-    nmi, ari, accuracy: of k-means with one cluster a class against the classes; normalized mutual information and
-    adjusted Rand index in [-1, 1], accuracy in percent at the best matching of clusters to classes. rank_me: effective
-    rank, 1..D. alignment: mean squared distance of two images of a class, smaller is better; uniformity: log of the
-    mean of exp(-2 squared distance) of any two, smaller is more even; both of L2-normalized features.
+    nmi, ari, accuracy: of k-means with one cluster per class, against the classes; normalized mutual information and
+    adjusted Rand index in [-1, 1], accuracy in percent with the best matching of clusters to classes. rank_me:
+    effective rank, 1..D. alignment: mean squared distance of two images of a class, smaller is better; uniformity: log
+    of the mean of exp(-2 squared distance) of any two, smaller is more uniform; both of L2-normalized features.
     """
 
     nmi: float
@@ -44,7 +44,7 @@ class Structure:
 
 
 def structure(features: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Structure:
-    """Measure features (n, D), numbers, with labels (n,), whole numbers. seed: of k-means' starts and of the pairs.
+    """Measure features (n, D), numbers, with labels (n,), integers. seed: of k-means' starts and of the pairs.
 
     Raises ValueError for features and labels that do not fit, or a single class.
     """
@@ -71,16 +71,16 @@ def structure(features: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Struc
 
 
 def rank_me(features: ArrayLike) -> float:
-    """exp of the entropy of the singular values' shares, of features (n, D): 1..min(n, D)."""
+    """exp of the entropy of the normalized singular values of features (n, D): 1..min(n, D)."""
     values = np.linalg.svd(np.asarray(features, np.float64), compute_uv=False)
     shares = values / values.sum() + 1e-7
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def cluster_accuracy(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> float:
-    """Percentage of rows whose cluster is matched to their class, at the best one-to-one matching.
+    """Percentage of rows whose cluster is matched to their class, with the best one-to-one matching.
 
-    labels, clusters: whole numbers from 0, (n,).
+    labels, clusters: integers from 0, (n,).
     """
     from scipy.optimize import linear_sum_assignment
 

@@ -1,6 +1,6 @@
-"""How close generated images come to real ones: Fréchet distance, precision and recall of features. Knows no images.
+"""How close generated images are to real ones: Fréchet distance, precision and recall of features. Knows no images.
 
-Features of any extractor will do, and the extractor's name goes with every result: numbers of different extractors must
+Any extractor's features can be used, and every result includes its name: numbers from different extractors must
 not be compared. The Fréchet distance is the FID only with features of the usual Inception network.
 """
 
@@ -25,7 +25,7 @@ _MEMORY: Final = 128 << 20  # bytes of distances held at a time
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in [0, 1] of generated images among the real ones, and of real images among the generated ones."""
+    """Fractions in [0, 1] of generated images within the real ones, and of real images within the generated ones."""
 
     precision: float
     recall: float
@@ -33,7 +33,7 @@ class PrecisionRecall(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationQuality:
-    """All measures of one set of generated images. `extractor` and `protocol` describe them in words."""
+    """All metrics of one set of generated images. `extractor` and `protocol` describe them in words."""
 
     frechet_distance: float
     precision: float
@@ -50,14 +50,14 @@ def generation_quality(
     real: ArrayLike, generated: ArrayLike, *, extractor: str, k: int = 3, fid: bool = False,
     device: torch.device | str | None = None,
 ) -> GenerationQuality:  # fmt: skip
-    """All measures of features (n, D) of generated images against those of real ones.
+    """All metrics of features (n, D) of generated images against those of real ones.
 
-    extractor: what computed both, to be shown wherever the numbers are.  fid: whether that is the FID's network.
-    k, device: as for `precision_recall`.
+    extractor: the network that computed both, to be shown with the numbers.  fid: whether it is the FID's network.
+    k, device: as in `precision_recall`.
     Raises ValueError for an extractor without a name, and as `frechet_distance` and `precision_recall` do.
     """
     if not extractor.strip():
-        raise ValueError("extractor='' names nothing; say what computed the features, for numbers of others differ")
+        raise ValueError("extractor='' is empty; name the network of the features, because numbers depend on it")
     shares = precision_recall(real, generated, k=k, device=device)
     x, y = _features(real, generated)
     return GenerationQuality(
@@ -78,8 +78,8 @@ def generation_quality(
 def frechet_distance(real: ArrayLike, generated: ArrayLike) -> float:
     """|m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) of the means and covariances of features (n, D), both in float64.
 
-    The fewer the images, the larger the distance comes out, also of one distribution to itself: compare equal numbers
-    of images only. Source: Heusel et al., arXiv 1706.08500.
+    With fewer images, the distance is larger, even from a distribution to itself: compare only equal numbers
+    of images. Source: Heusel et al., arXiv 1706.08500.
     Raises ValueError for fewer than 2 rows, different D, or features that are not finite.
     """
     x, y = (part.astype(np.float64) for part in _features(real, generated))
@@ -95,15 +95,15 @@ def frechet_distance(real: ArrayLike, generated: ArrayLike) -> float:
 def precision_recall(
     real: ArrayLike, generated: ArrayLike, *, k: int = 3, device: torch.device | str | None = None
 ) -> PrecisionRecall:
-    """Shares of images that lie in the other set's manifold: the balls around its images that reach the k-th nearest.
+    """Fractions of images within the other set's manifold: balls around its images up to their k-th nearest neighbors.
 
-    device: a GPU if there is one, unless given.  Source: Kynkäänniemi et al., arXiv 1904.06991, with k = 3 there too.
+    device: a GPU if there is one, unless given.  Source: Kynkäänniemi et al., arXiv 1904.06991, also with k = 3.
     Raises ValueError for k outside 1..n-1, different D, or features that are not finite.
     """
     arrays = _features(real, generated)
     smaller = min(map(len, arrays))
     if not 1 <= k < smaller:
-        raise ValueError(f"k={k} is outside 1..{smaller - 1}, the smaller set's images less one")
+        raise ValueError(f"k={k} is outside 1..{smaller - 1}, the smaller set's number of images minus one")
     target = choose_device(device)
     x, y = (torch.from_numpy(part.astype(np.float32)).to(target) for part in arrays)
     return PrecisionRecall(_share_inside(y, x, _radii(x, k)), _share_inside(x, y, _radii(y, k)))
@@ -136,5 +136,5 @@ def _features(real: ArrayLike, generated: ArrayLike) -> tuple[NDArray[Any], NDAr
             raise ValueError(f"{name} features are not all finite; extract them again in float32")
     if arrays[0].shape[1] != arrays[1].shape[1]:
         widths = f"real features have {arrays[0].shape[1]} columns and generated ones {arrays[1].shape[1]}"
-        raise ValueError(f"{widths}; take both from the same extractor")
+        raise ValueError(f"{widths}; use the same extractor for both")
     return arrays

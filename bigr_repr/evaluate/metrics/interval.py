@@ -18,10 +18,10 @@ _LEVEL = 95.0
 def bootstrap(hits: NDArray[np.floating] | NDArray[np.bool_], seed: int = 0) -> Interval:
     """95 % percentile interval, in percent, of the mean of `hits` (n,) in [0, 1], by resampling the images.
 
-    hits: whether each image was classified rightly, or the share of seeds for which it was.
+    hits: whether each image was classified correctly, or the fraction of seeds for which it was.
     """
     values, counts = np.unique(np.asarray(hits, np.float64), return_counts=True)
-    # Drawing n images with replacement draws how often each distinct value occurs.
+    # Drawing n images with replacement is equivalent to drawing the counts of the distinct values.
     draws = np.random.default_rng(seed).multinomial(len(hits), counts / len(hits), size=_DRAWS)
     low, high = np.percentile(100 * (draws @ values) / len(hits), [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2])
     return float(low), float(high)
@@ -30,7 +30,7 @@ def bootstrap(hits: NDArray[np.floating] | NDArray[np.bool_], seed: int = 0) -> 
 def over_seeds(accuracies: Sequence[float]) -> Interval | None:
     """95 % interval of the mean accuracy, in percent, by Student's t over seeds.
 
-    None for fewer than two, and for seeds that all gave the same: those say nothing about chance.
+    None for fewer than two seeds, or if all gave the same result, which says nothing about chance.
     """
     from scipy.stats import t
 

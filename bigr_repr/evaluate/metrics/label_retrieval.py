@@ -1,4 +1,4 @@
-"""How well codes retrieve images of the query's label, beside the floats they are made of. Knows no models or files.
+"""How well codes retrieve images with the query's label, compared with their floats. Knows no models or files.
 
 The training side is the database, the test side the queries.
 """
@@ -47,12 +47,12 @@ class Collection(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalRow:
-    """One kind of code on one data set, in percent; equal distances in the mean over their orders.
+    """One kind of code on one data set, in percent; averaged over the orders of equal distances.
 
-    map_at_all, map_at_depth: mAP over the relevant in the database, at most `depth`; bounds: worst and best order of
-    ties. map_at_depth_retrieved: over the relevant ones retrieved. share_of_float: of the float row's map_at_depth.
-    recall_of_float: of the nearest `recall_at` by float cosine, the share among as many nearest by these codes.
-    float_query: whether the query's floats are compared with bits, and not bits with bits.
+    map_at_all, map_at_depth: mAP over the relevant rows in the database, at most `depth`; bounds: worst and best order
+    of ties. map_at_depth_retrieved: over the relevant rows retrieved. share_of_float: of the float row's map_at_depth.
+    recall_of_float: fraction of the nearest `recall_at` by float cosine among as many nearest by these codes.
+    float_query: whether the query's floats, rather than bits, are compared with bits.
     """
 
     codes: str
@@ -75,7 +75,7 @@ class RetrievalRow:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Display name."""
         bits = "" if self.bits is None else f" {self.bits}"
         return f"{self.codes}{bits}{', float query' * self.float_query}{' + rescoring' * self.rescored}"
 
@@ -95,12 +95,12 @@ def label_retrieval(
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[RetrievalRow]:
-    """Rows: float cosine first, then every binarizer of bigr_repr.retrieval and the tokenizer's bits, where both sides
-    have them; codes also with rescoring: the `shortlist` nearest in the order of float cosine, all others behind them.
-    Binarizers are measured with float queries too, and so is RaBitQ, which has no others.
+    """Rows: float cosine first, then every binarizer of bigr_repr.retrieval and the tokenizer's bits, if both sides
+    have them; codes also with rescoring: the `shortlist` nearest reordered by float cosine, all others after them.
+    Binarizers are also measured with float queries; RaBitQ only with those.
 
-    bits: of the binarizers that have a choice; what reduces dimensions makes at most D, and is left out, with a
-    warning, if the database is too small to fit it. seed: of what is random.
+    bits: of the binarizers that allow a choice; those that reduce dimensions yield at most D bits, and are left out,
+    with a warning, if the database is too small to fit them. seed: of everything random.
     on_progress(done, total): rows.
     Raises ValueError for bits or a shortlist below 1, and as fit_binarizer and `retrieval` do.
     """
@@ -127,13 +127,13 @@ def label_retrieval(
 
 def _check(bits: Sequence[int], shortlist: int) -> None:
     if shortlist < 1:
-        raise ValueError(f"shortlist={shortlist} must be at least 1: how many rows are ordered by their floats")
+        raise ValueError(f"shortlist={shortlist} must be at least 1: the number of rows reordered by their floats")
     if not bits or min(bits) < 1:
-        raise ValueError(f"bits={tuple(bits)}: give numbers of bits from 1")
+        raise ValueError(f"bits={tuple(bits)}: numbers of bits start at 1")
 
 
 class _Way(NamedTuple):
-    """A kind of code. distances(): by bits, and by the query's floats or None. only_floats: the first are by floats."""
+    """A kind of code. distances(): by bits, and by the query's floats or None. only_floats: the first use floats."""
 
     codes: str
     n_bits: int
@@ -142,7 +142,7 @@ class _Way(NamedTuple):
     only_floats: bool = False
 
     def measures(self, cosine: Distances, shortlist: int) -> Iterator[tuple[Distances, dict[str, bool]]]:
-        """By bits, by the query's floats where that is another measure, and rescored by cosine."""
+        """By bits, by the query's floats if that differs, and rescored by cosine."""
         first, by_floats = self.distances()
         yield first, {"float_query": self.only_floats}
         if by_floats is not None:
@@ -175,7 +175,7 @@ def _ways(base: Collection, queries: Collection, bits: Sequence[int], seed: int)
 
 
 def _kinds(shape: tuple[int, ...], bits: Sequence[int]) -> list[tuple[str, int]]:
-    """Binarizers and their bits, for features (rows, width); logs what is left out for want of rows."""
+    """Binarizers and their bits, for features (rows, width); logs those left out for lack of rows."""
     rows, width = shape
     found = []
     for kind in BINARIZERS:
@@ -217,13 +217,13 @@ def _row(
 
 
 def _nearest(distances: Distances, count: int, k: int) -> NDArray[np.int64]:
-    """The k nearest rows of each of so many queries, (q, k)."""
+    """The k nearest rows for each of `count` queries, (q, k)."""
     parts = (distances(slice(start, start + _STEP)) for start in range(0, count, _STEP))
     return np.concatenate([np.argpartition(part, k - 1, axis=1)[:, :k] for part in parts])
 
 
 def _recall(distances: Distances, truth: NDArray[np.int64]) -> float:
-    """Percent of the rows in truth (q, k) among the k nearest, in the mean over the orders of equal distances."""
+    """Percentage of the rows in truth (q, k) among the k nearest, averaged over the orders of equal distances."""
     k, found = truth.shape[1], 0.0
     for start in range(0, len(truth), _STEP):
         all_rows = distances(slice(start, start + _STEP))
@@ -247,7 +247,7 @@ def _hamming(queries: NDArray[np.uint8], base: NDArray[np.uint8], rows: slice) -
 
 
 def _rescored(bits: Distances, cosine: Distances, shortlist: int, rows: slice) -> NDArray[np.float64]:
-    """Distances in whose order the shortlist by bits comes first, by cosine, and all others behind it, by bits."""
+    """Distances that put the shortlist by bits first, ordered by cosine, and all others after it, ordered by bits."""
     far = bits(rows).astype(np.float64) + 10
     first = np.argsort(far, axis=1, kind="stable")[:, :shortlist]
     np.put_along_axis(far, first, np.take_along_axis(cosine(rows).astype(np.float64), first, axis=1), axis=1)

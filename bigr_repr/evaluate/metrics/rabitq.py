@@ -1,6 +1,6 @@
-"""Distances by RaBitQ (Gao and Long, SIGMOD 2024), as FAISS has it: one bit a dimension, compared with float queries.
+"""Distances by RaBitQ (Gao and Long, SIGMOD 2024), as in FAISS: one bit per dimension, compared with float queries.
 
-Beside its bits, a row keeps two 32-bit factors. Knows nothing of labels.
+In addition to its bits, a row stores two 32-bit factors. Knows nothing of labels.
 """
 
 # q queries, m database rows, D features, b bits
@@ -21,10 +21,10 @@ __all__ = ["rabitq"]
 def rabitq(
     queries: NDArray[Any], base: NDArray[Any], n_bits: int, *, seed: int = 0
 ) -> Callable[[slice], NDArray[np.float32]]:
-    """The negative cosine that RaBitQ estimates between queries (q, D), a slice of them at a time, and base (m, D).
+    """RaBitQ's estimates of the negative cosine between queries (q, D), a slice at a time, and base (m, D).
 
-    Features are set to length 1, and turned at random into n_bits dimensions: those of the first principal components
-    where there are fewer than D. Queries stay floats.
+    Features are normalized to length 1 and randomly rotated in n_bits dimensions, those of the first principal
+    components if fewer than D. Queries stay floats.
     """
     import faiss
 

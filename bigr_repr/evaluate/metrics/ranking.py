@@ -1,7 +1,7 @@
 """Label retrieval that treats equal distances fairly. Knows nothing of images, models or indexes.
 
-Hamming distances often tie, and any order among ties is arbitrary. So every measure here is the expectation over random
-orders of the ties, and the average precision has the bounds of the best and the worst order beside it. The expected
+Hamming distances often tie, and any order among ties is arbitrary. So every metric here is the expectation over random
+orders of the ties, and average precision also has bounds for the best and worst orders. The expected
 average precision of tied ranks: McSherry and Najork, "Computing information retrieval performance measures efficiently
 in the presence of tied scores", ECIR 2008, section 3.
 """
@@ -39,8 +39,8 @@ def average_precision(
     """Average precision of ranking rows by distance: sum over relevant ranks r <= at of precision at r, over a count.
 
     distances: numbers (q, m), smaller is nearer. relevant: bool (q, m). at: ranks counted; None: all.
-    denominator: "relevant": the relevant rows in the database, at most `at` of them, so that 1 is within reach;
-    "retrieved": the relevant rows within `at` (the form of most papers on hashing, which rewards finding few). With all
+    denominator: "relevant": the relevant rows in the database, at most `at` of them, so that 1 can be reached;
+    "retrieved": the relevant rows within `at` (as in most papers on hashing, which rewards finding few). With all
     ranks both are the same.
 
     Raises ValueError for other shapes, at < 1, or an unknown denominator.
@@ -118,9 +118,9 @@ def _over_retrieved(
 
 
 def precision_at(distances: ArrayLike, relevant: ArrayLike, k: int) -> NDArray[np.float64]:
-    """Expected share of relevant rows among the k nearest, ties in random order: (q,).
+    """Expected fraction of relevant rows among the k nearest, ties in random order: (q,).
 
-    Arguments as average_precision's.  Raises ValueError for k outside 1..m.
+    Arguments as in average_precision.  Raises ValueError for k outside 1..m.
     """
     d, hit = np.asarray(distances), np.asarray(relevant)
     if d.shape != hit.shape or d.ndim != 2:
@@ -160,10 +160,10 @@ def retrieval(
     depths: Sequence[int | None] = (None, 1000),
     k: Sequence[int] = (100,),
 ) -> Retrieval:
-    """Retrieval of rows of the query's label, ranked by distance.
+    """Retrieval of rows with the query's label, ranked by distance.
 
-    distances: numbers (q, m), or a function that gives those of a slice of the queries, so that memory is bounded.
-    Labels: whole numbers (q,) and (m,).  Raises ValueError for labels that do not fit, or if no query has a relevant
+    distances: numbers (q, m), or a function that returns those for a slice of the queries, so that memory is bounded.
+    Labels: integers (q,) and (m,).  Raises ValueError for labels that do not fit, or if no query has a relevant
     row.
     """
     queries, base = np.asarray(query_labels), np.asarray(base_labels)
@@ -179,7 +179,7 @@ def retrieval(
         for key, values in _of_block(block, queries[rows, None] == base, depths, k).items():
             columns.setdefault(key, []).append(values)
     if np.isnan(np.concatenate(columns["expected", depths[0]])).all():
-        raise ValueError("no query has a row of its label in the database; take both from the same classes")
+        raise ValueError("no query has a row with its label in the database; use the same classes for both")
 
     def mean(name: str, depth: int | None) -> float:
         return float(100 * np.nanmean(np.concatenate(columns[name, depth])))

@@ -1,7 +1,7 @@
-"""The attentive probe: learned queries look at a layer's tokens, a linear classifier reads what they find.
+"""The attentive probe: learned queries attend to a layer's tokens, followed by a linear classifier.
 
-Every query has a share of the values' width, so that the head reads as many numbers as a linear probe on the mean.
-Keys are the tokens themselves, as in efficient probing (arXiv 2506.10178). Every layer and rate is a head of its own,
+Every query has a share of the values' width, so that the classifier has as many inputs as a linear probe on the mean.
+Keys are the tokens themselves, as in efficient probing (arXiv 2506.10178). Every layer and rate has a head of its own,
 and all train in one run. Knows no images, splits or files.
 """
 
@@ -29,14 +29,14 @@ from bigr_repr.system.devices import choose_device
 
 __all__ = ["AttentiveProbe", "attentive_probe"]
 
-_ROWS: Final = 512  # rows that are ranked at a time
+_ROWS: Final = 512  # rows ranked at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentiveProbe:
-    """How attentive heads are trained: AdamW, rates along half a cosine after a tenth of warm-up.
+    """How attentive heads are trained: AdamW, rates following half a cosine after a tenth of warm-up.
 
-    queries: must divide the tokens' width. rates: to choose from on a held-out fifth.
+    queries: must divide the tokens' width. rates: candidates, chosen on a held-out fifth.
     """
 
     queries: int = 8
@@ -47,7 +47,7 @@ class AttentiveProbe:
 
     def __post_init__(self) -> None:
         if min(self.queries, self.epochs, self.batch) < 1 or not self.rates or min(self.rates) <= 0:
-            raise ValueError(f"{self}: every number must be above 0, and there must be a rate")
+            raise ValueError(f"{self}: every number must be above 0, and at least one rate is needed")
 
 
 def attentive_probe(
@@ -60,10 +60,10 @@ def attentive_probe(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> list[LinearProbe]:
-    """Train attentive heads on tokens and measure them: a result for each layer.
+    """Train attentive heads on tokens and measure them: one result per layer.
 
-    train, test: tokens (n, N, D) of each layer, floats; labels whole numbers (n,). Rates are chosen on a held-out fifth
-    of the training images, and the chosen heads trained again on all. seed: of the start, the batches and the split.
+    train, test: tokens (n, N, D) of each layer, floats; labels integers (n,). Rates are chosen on a held-out fifth
+    of the training images, and the chosen heads retrained on all. seed: of initialization, batches and split.
 
     Raises ValueError for tokens of another shape, queries that do not divide D, and too few images to hold any out.
     """
@@ -93,7 +93,7 @@ def _check(train: Sequence[NDArray[Any]], queries: int) -> None:
     if not train or any(each.ndim != 3 for each in train):
         raise ValueError("an attentive probe needs tokens (n, N, D); store them unpooled")
     if train[0].shape[2] % queries:
-        raise ValueError(f"queries={queries} does not divide the tokens' width {train[0].shape[2]}; give a divisor")
+        raise ValueError(f"queries={queries} does not divide the tokens' width {train[0].shape[2]}; choose a divisor")
 
 
 class _AttentiveHeads:
@@ -140,7 +140,7 @@ class _AttentiveHeads:
 def _train(x: Tensor, y: Tensor, classes: int, options: AttentiveProbe, rates: Tensor, seed: int) -> _AttentiveHeads:
     """Heads at rates (L, H), trained on tokens x (L, n, N, D)."""
     heads = _AttentiveHeads(x, classes, options.queries, rates.shape[1], seed, y.device)
-    # One optimizer at rate 1, whose steps are scaled by each head's own: Adam's step is proportional to its rate.
+    # One optimizer at rate 1, with steps scaled by each head's rate: Adam's step is proportional to its rate.
     optimizer = torch.optim.AdamW(heads.parameters, lr=1.0, weight_decay=0.0)
     scale = rates.to(y.device)
     draw = torch.Generator().manual_seed(seed)

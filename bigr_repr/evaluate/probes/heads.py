@@ -1,7 +1,7 @@
-"""Linear heads trained by gradient descent, as many at once as there are settings. Knows no images, splits or files.
+"""Linear heads trained by gradient descent, all settings at once. Knows no images, splits or files.
 
-Every layer, seed and rate is a head of its own, and one batched product trains all of them: the heads of
-a layer and seed read the same batch. What a head becomes does not depend on which others are trained beside it.
+Every layer, seed and rate has a head of its own, and one batched product trains all of them: the heads of
+a layer and seed use the same batch. A head does not depend on which others are trained with it.
 """
 
 # L layers, S seeds, G = L x S groups, H heads per group (rates), n rows, B batch, D features, K classes
@@ -20,12 +20,12 @@ __all__ = ["Heads", "train_heads", "train_renewed"]
 
 _TRUST = 0.001  # LARS's coefficient in the code of MAE
 _BN_MOMENTUM, _BN_EPS = 0.1, 1e-6
-_LOGITS = 1 << 24  # numbers held at a time
+_LOGITS = 1 << 24  # maximum numbers held at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """Trained heads: weight (L, S, H, D, K), bias (L, S, H, K), and what the features are normalized by, (L, S, D)."""
+    """Trained heads: weight (L, S, H, D, K), bias (L, S, H, K), and statistics that normalize features, (L, S, D)."""
 
     weight: Tensor
     bias: Tensor
@@ -60,8 +60,8 @@ def train_heads(
 ) -> Heads:
     """Train heads on features x (L, n, D) floats with labels y (n,) int64 in 0..K-1, on x's device.
 
-    seeds: a head's weights at the start and the order of its batches follow only from its seed. choice: int64 (L, S),
-    the number of the rate to train in each group, instead of all of them.
+    seeds: a head's initial weights and batch order depend only on its seed. choice: int64 (L, S), the index of the rate
+    to train in each group, instead of all of them.
     """
     rates = torch.tensor(protocol.rates, device=x.device)
     groups = len(x) * len(seeds)
@@ -81,10 +81,10 @@ def train_renewed(
     seeds: Sequence[int],
     parts: Sequence[Tensor],
 ) -> list[Heads]:
-    """Heads on each of several parts of the rows, with features that are new in every epoch, as of augmented images.
+    """Heads on each of several parts of the rows, with new features in every epoch, such as of augmented images.
 
-    features(epoch): (L, n, D) of all rows, called once for every epoch. y (n,); parts: row numbers, int64. Of the same
-    features in every epoch, the heads are those of `train_heads` on the part's rows.
+    features(epoch): (L, n, D) of all rows, called once per epoch. y (n,); parts: row numbers, int64. If features are
+    the same in every epoch, the heads equal those of `train_heads` on the part's rows.
     """
     x = features(0)
     rates = torch.tensor(protocol.rates, device=x.device).expand(len(x) * len(seeds), -1)
@@ -126,11 +126,11 @@ class _Trainer:
         self._order = [torch.empty(0, dtype=torch.int64)] * self._seeds
 
     def renew(self, x: Tensor) -> None:
-        """Other features (L, n, D) of the same rows, from the next step on."""
+        """Use other features (L, n, D) of the same rows from the next step on."""
         self._x = x
 
     def _rows_of(self, seed: int) -> Tensor:
-        """Row numbers of a seed's next batch: each row once per epoch, in random order; the last batch may be short."""
+        """Row numbers of a seed's next batch: each row once per epoch, in random order; the last may be smaller."""
         if not len(self._order[seed]):
             self._order[seed] = torch.randperm(self._rows, generator=self._draws[seed])
         rows, self._order[seed] = self._order[seed][: self._batch], self._order[seed][self._batch :]
@@ -171,7 +171,7 @@ class _Trainer:
             value.sub_(momentum * (factor * self._rate))
 
     def heads(self) -> Heads:
-        """What has been trained so far, the BatchNorm at its running statistics."""
+        """The heads as trained so far, with BatchNorm at its running statistics."""
         _, width, heads, classes = self._weight.shape
         shape = (self._layers, self._seeds)
         deviation = (self._variance + _BN_EPS).sqrt() if self._protocol.batch_norm else torch.ones_like(self._variance)

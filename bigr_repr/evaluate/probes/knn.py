@@ -1,8 +1,8 @@
 """Weighted nearest-neighbor classification, of floats by cosine and of bits by Hamming distance. Knows no images.
 
 Source: DINO (arXiv 2104.14294), section 4.1 and appendix F: each of the k most similar training images votes for its
-class with weight exp(similarity / T), T = 0.07. Bits vote alike, with similarity 1 - 2 d / n_bits, which is the cosine
-of the codes written as -1 and 1.
+class with weight exp(similarity / T), T = 0.07. Bits vote likewise, with similarity 1 - 2 d / n_bits, which is the
+cosine of codes written as -1 and 1.
 """
 
 # n rows (images), q queries, m database rows, D features, K classes
@@ -28,12 +28,12 @@ __all__ = ["Knn", "Nearest", "knn", "nearest"]
 
 METRICS: Final = ("cosine", "hamming")
 _MEMORY: Final = 64 << 20  # bytes of similarities held at a time; all work arrays take less than six times that
-_GROUP: Final = 16  # columns of which first only the largest is looked at
+_GROUP: Final = 16  # columns per group, of which at first only the maximum is examined
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Knn:
-    """What nearest neighbors found: accuracies in percent for each k, in the order asked for.
+    """Result of nearest neighbors: accuracies in percent for each k, in the requested order.
 
     `top5` counts a hit among the five classes with the most votes. `interval`: 95 % of top1, by resampling the test
     images. `predicted`: {k: classes with the most votes, (n_test,)}. `protocol` describes the method in words.
@@ -74,7 +74,7 @@ def knn(
     """Classify test images by their nearest training images.
 
     Features are (n, D) numbers for metric "cosine", packed codes (n, bytes) uint8 with `n_bits` for "hamming"; labels
-    are whole numbers (n,). center: subtract the mean of the training features first (DINO does not). device: a GPU if
+    are integers (n,). center: subtract the mean of the training features first (DINO does not). device: a GPU if
     there is one, unless given. Memory beyond the features stays below 0.5 GB.
 
     Raises ValueError, in one line, for features and labels that cannot be compared, or a k outside 1..len(train).
@@ -105,7 +105,7 @@ def _check(k: Sequence[int], temperature: float, rows: int, *, center: bool, met
         raise ValueError(f"temperature={temperature} must be above 0; DINO's is 0.07")
     for value in k if len(k) else [0]:
         if not 1 <= value <= rows:
-            raise ValueError(f"k={value} is outside 1..{rows}, the number of training images; give smaller ones")
+            raise ValueError(f"k={value} is outside 1..{rows}, the number of training images; choose a smaller k")
     if center and metric != "cosine":
         raise ValueError(f"center=True is for metric='cosine', not {metric!r}; leave it out")
 
@@ -122,8 +122,8 @@ def nearest(
 ) -> Nearest:
     """The k rows of `base` (m, D) most similar to each of `queries` (q, D), by exact search in bounded memory.
 
-    Metrics as in `knn`; mean (D,): what is subtracted from all rows before the cosine. Equal Hamming distances are
-    ordered by row number. device: of the cosine; Hamming distances are counted on the CPU's cores.
+    Metrics as in `knn`; mean (D,): subtracted from all rows before the cosine. Equal Hamming distances are
+    ordered by row number. device: for the cosine; Hamming distances are computed on the CPU's cores.
     Raises ValueError for an unknown metric or one that does not fit the features.
     """
     target = choose_device(device)
@@ -140,7 +140,7 @@ def nearest(
 
 
 def _by_bits(queries: NDArray[Any], base: NDArray[Any], k: int, n_bits: int) -> Nearest:
-    from bigr_repr.retrieval.index.scan import scan  # faiss is loaded where it is first needed
+    from bigr_repr.retrieval.index.scan import scan  # faiss is loaded on first use
 
     for codes in (queries, base):
         if codes.dtype != np.uint8:
@@ -167,7 +167,7 @@ def _by_cosine(
 
 
 def _unit(features: NDArray[Any], mean: NDArray[np.float32] | None, device: torch.device) -> Tensor:
-    """L2-normalized rows, whose products are cosines."""
+    """L2-normalized rows, so that products are cosines."""
     numbers = features.astype(np.float32)
     return F.normalize(torch.from_numpy(numbers if mean is None else numbers - mean).to(device), dim=1)
 
@@ -185,8 +185,8 @@ def _merge(best: tuple[Tensor, Tensor] | None, products: Tensor, first: int, k: 
 def _candidates(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row of `products` (q, m), as values and columns (q, k).
 
-    Each of the k groups of columns with the largest maxima holds a value that none outside these groups exceeds, so
-    the k largest are in them: the long rows are read once and never sorted.
+    Each of the k groups of columns with the largest maxima contains a value that no value outside exceeds, so the k
+    largest are in these groups: the long rows are read once and never sorted.
     """
     rows, count = products.shape
     groups = count // _GROUP

@@ -1,4 +1,4 @@
-"""The linear probe: a linear classifier on frozen features, its settings chosen without the test set. Knows no images.
+"""The linear probe: a linear classifier on frozen features, tuned without the test set. Knows no images.
 
 Protocols: "logreg", ours for small data, and those of MAE, MAGE and DINOv2 (see `protocols`).
 """
@@ -33,14 +33,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearProbe:
-    """What a linear probe found. Accuracies are percentages, means over the seeds.
+    """Result of a linear probe. Accuracies are percentages, means over the seeds.
 
     `top5` counts a hit among the five classes with the largest logits (all of them, if there are fewer).
     `interval`: 95 % of top1, by resampling the test images. `seed_interval`: 95 % of the mean over seeds, by Student's
-    t; None for one seed, or if all gave the same. `top1_by_seed`, `settings` (what was chosen): one per seed.
-    `held_out_top1` is the accuracy that chose them; None if there were too few images to hold any out. `edges`: in
-    words, chosen settings at an end of their grid. `mean_per_class`: top-1, the mean over classes. `predicted`
-    (n_test,): the classes that the first seed's head chose. `protocol` says in words how the numbers came about.
+    t; None for one seed, or if all gave the same. `top1_by_seed`, `settings` (as chosen): one per seed.
+    `held_out_top1` is the accuracy by which they were chosen; None if there were too few images to hold any out.
+    `edges`: notes on chosen settings at an end of their grid. `mean_per_class`: top-1, averaged over classes.
+    `predicted` (n_test,): the first seed's predictions. `protocol` describes the method in words.
     """
 
     top1: float
@@ -75,13 +75,13 @@ def linear_probe(
 ) -> LinearProbe:
     """Train a linear classifier on frozen features and measure it on a held-back test set.
 
-    Features are (n, D) bool, integers or floats, labels whole numbers (n,). protocol: "logreg", "mae", "mage",
+    Features are (n, D) bool, integers or floats, labels integers (n,). protocol: "logreg", "mae", "mage",
     "dinov2", or your own SgdProtocol. Every setting is chosen by the accuracy on a held-out fifth of the training set,
     and the head then trained on all of it.
 
-    For "logreg" features are standardized, and C is chosen from `grid` on at most `search_rows` images; a seed decides
-    what is held out. For the others a seed decides the weights at the start and the order of the batches, the first one
-    also what is held out, and the choice is between the protocol's rates; one rate is taken as it is. device: a
+    For "logreg", features are standardized, and C is chosen from `grid` on at most `search_rows` images; a seed
+    determines the held-out part. For the others, a seed determines the initial weights and the batch order, the first
+    one also the held-out part, and the choice is among the protocol's rates; a single rate is used as given. device: a
     GPU if there is one, unless given.
 
     Raises ValueError, in one line, for features and labels that cannot be compared (see `labeled`), for a value of
@@ -106,12 +106,12 @@ def linear_probes(
     seeds: Sequence[int] = (0,),
     device: torch.device | str | None = None,
 ) -> dict[_K, LinearProbe]:
-    """`linear_probe` of several layers of the same images, by name; heads by gradient descent train together.
+    """`linear_probe` of several layers of the same images, by name; gradient-descent heads train together.
 
     A layer's result does not depend on the others.
     """
     if not seeds:
-        raise ValueError("seeds=() holds none; give at least one, as (0,)")
+        raise ValueError("seeds=() is empty; pass at least one, such as (0,)")
     pairs = _check_pairs(train_features, train_labels, test_features, test_labels)
     if not pairs:
         return {}
@@ -158,7 +158,7 @@ def summarized(
     seeds: tuple[int, ...],
     words: str,
 ) -> LinearProbe:
-    """The result of one layer's heads, one per seed; words: the protocol."""
+    """The result of one layer's heads, one per seed; words: the protocol's description."""
     ranked = [classes[head.ranked] for head in heads]
     hits = np.mean([order[:, 0] == test.labels for order in ranked], axis=0)
     top1 = tuple(accuracy(order, test.labels, 1) for order in ranked)

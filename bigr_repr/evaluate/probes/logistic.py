@@ -1,9 +1,9 @@
 """Multinomial logistic regression to its optimum, by preconditioned L-BFGS. Knows nothing of images, splits or files.
 
-The objective is scikit-learn's: mean cross-entropy + ||W||^2 / (2 C n), the intercept free. (Its two-class case is
-parametrized otherwise there: our C is its 2 C.) What differs is the way: at W = 0 the Hessian is the covariance of the
-features times a known K x K matrix, so its inverse starts every L-BFGS direction. That takes tens of passes over the
-data where plain L-BFGS takes hundreds; the principal axes that give the inverse are found once for all penalties.
+The objective is scikit-learn's: mean cross-entropy + ||W||^2 / (2 C n), with a free intercept. (Its two-class case is
+parametrized differently there: our C is its 2 C.) The difference is the method: at W = 0 the Hessian is the features'
+covariance times a known K x K matrix, so its inverse starts every L-BFGS direction. This takes tens of passes over the
+data instead of hundreds; the principal axes for the inverse are computed once for all penalties.
 """
 
 # n rows, D features, K classes; parameters are (D + 1, K), the intercept last
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 22  # logits held at a time
+_CHUNK = 1 << 22  # maximum logits held at a time
 _HISTORY = 12
 
 
@@ -25,7 +25,7 @@ class LogisticFit(NamedTuple):
     """A fitted classifier: logits are x @ weight + bias.
 
     weight (D, K), bias (K,); `loss` is the objective, `gap` a rough estimate of its distance from the optimum, both in
-    nats; `passes` are those made over the data.
+    nats; `passes`: number of passes over the data.
     """
 
     weight: Tensor
@@ -40,25 +40,25 @@ class LogisticFit(NamedTuple):
 
 
 class LogisticRegression:
-    """One data set, to be fitted for any number of penalties: x (n, D) floats, y (n,) int64 in 0..K-1.
+    """One data set, to be fitted with any number of penalties: x (n, D) floats, y (n,) int64 in 0..K-1.
 
-    Columns of x should be standardized; they need not be independent or outnumbered by the rows. Works on x's device
-    and in its dtype (float32 or float64), holding besides x: at first a centered sample of max(8192, 4 D) rows, a few
-    D x D matrices, 30 times the parameters, and 16 MB of logits.
+    Columns of x should be standardized; they may be dependent or outnumber the rows. Works on x's device and in its
+    dtype (float32 or float64). Memory besides x: initially a centered sample of max(8192, 4 D) rows, a few D x D
+    matrices, 30 times the parameters, and 16 MB of logits.
     """
 
     def __init__(self, x: Tensor, y: Tensor, classes: int) -> None:
         self.x, self.y, self.classes = x, y, classes
-        # The preconditioner decides only how fast the optimum is reached: a sample of the rows will do.
+        # The preconditioner affects only the speed of convergence: a sample of the rows is enough.
         sample = x[:: max(1, len(x) // max(8192, 4 * x.shape[1]))]
         self._mean = sample.mean(dim=0)
         self._variances, self._axes = _principal_axes(sample - self._mean)
 
     def fit(self, C: float, start: LogisticFit | None = None, *, tolerance: float = 1e-7) -> LogisticFit:  # noqa: N803
-        """The optimum for inverse penalty `C`, in 500 passes over the data at most.
+        """The optimum for inverse penalty `C`, in at most 500 passes over the data.
 
-        tolerance: when to stop, as the share that Newton's decrement is of the loss, or of the loss of guessing less
-        the loss, whichever is smaller. start: a fit to begin at, as that of the previous penalty on a path.
+        tolerance: stop when Newton's decrement falls below this fraction of the loss, or of its difference from the
+        loss of guessing, whichever is smaller. start: an initial fit, such as that of the previous penalty on a path.
 
         Raises ValueError unless C is positive.
         """
@@ -91,9 +91,9 @@ class LogisticRegression:
         return float(total) / len(self.x) + 0.5 * penalty * float(weight.square().sum(dtype=torch.float64)), gradient
 
     def _inverse(self, penalty: float) -> tuple[Tensor, float]:
-        """The inverse Hessian of the weights at W = 0: what it adds along each axis, and what it is in any direction.
+        """The inverse Hessian of the weights at W = 0: its extra value along each axis, and its value in any direction.
 
-        A trace of identity keeps it bounded.
+        A small multiple of the identity keeps it bounded.
         """
         hessian = self._variances / self.classes
         base = penalty + 1e-6 * float(hessian.sum()) / self.x.shape[1]
@@ -127,9 +127,9 @@ class LogisticRegression:
                 passes += 1
                 if new_value <= value + 1e-4 * step * slope:
                     break
-                if step * gap < 1e-8 * abs(value) or passes >= 500:  # below the rounding of the sums: no better point
+                if step * gap < 1e-8 * abs(value) or passes >= 500:  # below the sums' rounding errors
                     return point, value, gap, passes
-                # The minimum of the parabola through what is known, kept within sensible bounds.
+                # The minimum of the interpolating parabola, clamped to sensible bounds.
                 step *= min(0.5, max(0.1, -slope * step / (2 * (new_value - value - slope * step))))
             moved, change = step * direction, new_gradient - gradient
             curvature = (moved * change).sum()

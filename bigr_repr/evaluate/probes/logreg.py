@@ -1,4 +1,4 @@
-"""The protocol "logreg": logistic regression to its optimum, its penalty chosen on a held-out part. Knows no images.
+"""The protocol "logreg": logistic regression to its optimum, with a penalty chosen on held-out data. Knows no images.
 
 Our protocol for small data: features standardized by the training set; C chosen by the accuracy on a held-out part of
 the training set; refitted on all of it.
@@ -27,7 +27,7 @@ from bigr_repr.evaluate.probes.scaling import Scaling, scaling_of, standardize
 
 HELD_OUT: Final = 0.2
 _PATIENCE: Final = 2  # values of C worse than the best that are tried before the search ends
-_SEARCH: Final = 1e-6  # tolerance of the fits that only choose C
+_SEARCH: Final = 1e-6  # tolerance of fits used only to choose C
 _LOGITS: Final = 1 << 22  # numbers held at a time
 
 _log = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
-    """A head of one seed: the classes it ranks first for the test images, (n, min(5, K)) as places, and its settings.
+    """A head for one seed: its top classes for the test images, (n, min(5, K)) as indices, and its settings.
 
-    held_out_top1: the accuracy that chose the settings; None when there was nothing to choose. edge: which end of its
-    grid a chosen value lies on, in words; beyond it there may be a better one.
+    held_out_top1: the accuracy by which the settings were chosen; None if there was no choice. edge: a note if a chosen
+    value is at an end of its grid, beyond which there may be a better one.
     """
 
     ranked: NDArray[np.int64]
@@ -48,9 +48,9 @@ class Trained:
 
 
 def edge_of(name: str, chosen: float, scores: Mapping[float, float], count: int) -> str | None:
-    """In words, if a value chosen from a grid of `count` is its smallest or largest, and better than the one beside it.
+    """A note if a value chosen from a grid of `count` is its smallest or largest, and better than its neighbor.
 
-    scores: of the values that were tried.
+    scores: of the tried values.
     """
     tried = sorted(scores)
     if count == 1 or chosen not in (tried[0], tried[-1]) or (chosen == tried[-1] and len(tried) < count):
@@ -69,12 +69,12 @@ def train_logreg(
     seeds: Sequence[int],
     device: torch.device,
 ) -> list[Trained]:
-    """A head for each seed, which decides what is held out; seeds that choose the same C share the fit.
+    """A head for each seed, which determines the held-out part; seeds that choose the same C share the fit.
 
     C is tried from the smallest of `grid` upward, each fit starting from the last, until both accuracy and likelihood
-    of the held-out part have twice been worse than their best; of equally accurate values the smallest wins. Held out
-    is a fifth of at most `search_rows` training images, each class in proportion; none, for one value in `grid` and one
-    image a class.
+    of the held-out part have twice been worse than their best; of equally accurate values the smallest wins. The
+    held-out part is a stratified fifth of at most `search_rows` training images; it is empty for a single value in
+    `grid` and one image per class.
     """
     values = sorted(set(grid))
     if not values or not values[0] > 0:
@@ -104,7 +104,7 @@ def hold_out(
     """Split row numbers of `train` into (kept, held out). Raises ValueError if that leaves none held out."""
     kept, held = (rows[part] for part in stratified_split(train.labels[rows], HELD_OUT, generator))
     if not len(held):
-        remedy = "add images, or give one value (a single C or rate), which needs no choice"
+        remedy = "add images, or pass a single C or rate, which needs no choice"
         raise ValueError(
             f"{train.name}: {len(train)} images of {len(classes)} classes are too few to hold any out; {remedy}"
         )
@@ -147,7 +147,7 @@ def _choose(
         top1 = 100 * (logits.argmax(dim=1) == y).double().mean().item()
         loss, scores[C] = F.cross_entropy(logits, y).item(), top1
         _log.info("C=%g: %.2f %%, loss %.4f, %d held out, %d passes", C, top1, loss, len(held), fit.passes)
-        # Accuracy alone would stop too early: it wavers where the penalty leaves little but the intercept.
+        # Accuracy alone would stop too early: it fluctuates where the penalty leaves little but the intercept.
         worse = worse + 1 if top1 < highest and loss > least else 0
         if top1 > highest:
             best, highest = _Choice(C, top1, fit, scores), top1
@@ -158,7 +158,7 @@ def _choose(
 
 
 def _ranked(fit: LogisticFit, features: NDArray[Any], scaling: Scaling, device: torch.device) -> NDArray[np.int64]:
-    """The five classes (places) with the largest logits, best first: (n, min(5, K))."""
+    """The five classes (indices) with the largest logits, best first: (n, min(5, K))."""
     rows = max(1, _LOGITS // max(features.shape[1], len(fit.bias)))
     blocks = []
     for start in range(0, len(features), rows):

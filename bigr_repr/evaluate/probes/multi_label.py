@@ -27,10 +27,10 @@ _STEPS: Final = 500
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabelProbe:
-    """What the probe found. map: mean average precision, in percent, over the classes that a test image has.
+    """Result of the probe. map: mean average precision, in percent, over the classes that occur in the test images.
 
-    interval: 95 % of it, by resampling the test images. by_class: K, None for a class without test images. C: that
-    was chosen, by `held_out_map` on a held-out fifth; None if it was given. edge: in words, if C lies at an end of its
+    interval: 95 % of it, by resampling the test images. by_class: K, None for a class without test images. C: as
+    chosen by `held_out_map` on a held-out fifth, which is None if C was given. edge: a note if C is at an end of its
     grid.
     """
 
@@ -56,9 +56,9 @@ def multi_label_probe(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> MultiLabelProbe:
-    """One logistic regression a class on standardized features (n, D), labels (n, K) of 1, 0 and -1 (left out).
+    """One logistic regression per class on standardized features (n, D), labels (n, K) of 1, 0 and -1 (left out).
 
-    C is scikit-learn's, one for all classes, from `grid`; a single one is taken as it is. seed: of what is held out.
+    C is scikit-learn's, one for all classes, from `grid`; a single one is used as given. seed: of the held-out part.
     Raises ValueError for rows that do not fit, a C that is not positive, or a class no training image has.
     """
     x, z = (np.asarray(side, np.float64) for side in (train_features, test_features))
@@ -122,7 +122,7 @@ def _search(
     """The C that is best on a held-out fifth, and its mAP there."""
     held = np.random.default_rng(seed).permutation(len(x)) < max(1, round(_HELD_OUT * len(x)))
     if not (labels[held] == 1).any() or not (~held).any():
-        raise ValueError(f"{len(x)} training images are too few to hold any out; give one C")
+        raise ValueError(f"{len(x)} training images are too few to hold any out; pass a single C")
     found = [mean_average_precision(_scores(x[~held], labels[~held], x[held], c, place), labels[held])[0] for c in grid]
     best = int(np.argmax(found))
     return grid[best], found[best]
@@ -140,7 +140,7 @@ def _scores(
 
 
 def _fit(x: Tensor, labels: Tensor, c: float) -> tuple[Tensor, Tensor]:
-    """Weight (D, K) and bias (K,), the bias free: for each class the optimum of scikit-learn's objective."""
+    """Weight (D, K) and free bias (K,): for each class, the optimum of scikit-learn's objective."""
     weight = x.new_zeros(x.shape[1], labels.shape[1], requires_grad=True)
     bias = x.new_zeros(labels.shape[1], requires_grad=True)
     known, there = (labels >= 0).to(x.dtype), (labels == 1).to(x.dtype)

@@ -1,6 +1,6 @@
 """Linear-probe protocols as data: optimizer, rates, length and head of MAE, MAGE and DINOv2. Knows nothing of tensors.
 
-The published protocols augment the images; these run on features that are extracted once, without augmentation.
+The published protocols augment the images; these use features extracted once, without augmentation.
 Sources: MAE (arXiv 2111.06377), table 10; MAGE (arXiv 2211.09117), table 9; DINOv2 (arXiv 2304.07193), appendix B.3.
 """
 
@@ -18,12 +18,12 @@ LOGREG: Final = "logreg"  # multinomial logistic regression to its optimum; see 
 
 @dataclass(frozen=True, kw_only=True)
 class SgdProtocol:
-    """How heads are trained by gradient descent. Every rate is a head; all train together.
+    """How heads are trained by gradient descent. Every rate has a head; all train together.
 
-    optimizer: "sgd" or "lars", with `momentum`. rates: base rates, multiplied by batch / 256; they fall along half a
-    cosine after a linear `warmup`. Exactly one of `epochs` and `iterations` states the length; warmup counts epochs.
-    batch: images per step; the whole training set where that is smaller. batch_norm: features pass a BatchNorm without
-    affine parameters (eps 1e-6) first. init_std: of the weights at the start; biases start at 0.
+    optimizer: "sgd" or "lars", with `momentum`. rates: base rates, multiplied by batch / 256; they follow half a
+    cosine after a linear `warmup`. Exactly one of `epochs` and `iterations` sets the length; warmup is in epochs.
+    batch: images per step; the whole training set if that is smaller. batch_norm: features first pass a BatchNorm
+    without affine parameters (eps 1e-6). init_std: of the initial weights; biases start at 0.
     """
 
     name: str
@@ -49,12 +49,12 @@ class SgdProtocol:
             )
 
     def steps(self, rows: int) -> tuple[int, int]:
-        """Optimizer steps in all, and those of the warm-up, for a training set of so many rows."""
+        """Total optimizer steps, and those of the warm-up, for a training set of so many rows."""
         an_epoch = math.ceil(rows / min(self.batch, rows))
         return self.iterations or self.epochs * an_epoch, self.warmup * an_epoch
 
     def factor(self, step: int, rows: int) -> float:
-        """What a base rate is multiplied by at a step: batch / 256, warm-up and cosine."""
+        """The factor of a base rate at a step: batch / 256, warm-up and cosine."""
         total, warmup = self.steps(rows)
         scale = min(self.batch, rows) / 256
         if step < warmup:
@@ -63,7 +63,7 @@ class SgdProtocol:
 
 
 def _around(rate: float) -> tuple[float, ...]:
-    """13 rates, each twice the one before, with the published one in the middle."""
+    """13 rates, each twice the previous one, with the published one in the middle."""
     return tuple(rate * 2.0**power for power in range(-6, 7))
 
 
@@ -78,14 +78,14 @@ PROTOCOLS: Final = {
         SgdProtocol(
             name="mage", optimizer="lars", rates=_around(0.1), batch=4096, epochs=90, warmup=10, batch_norm=True
         ),
-        # The published run: 128 images on each of 8 GPUs, whose rates are scaled by 1024 / 256.
+        # The published run: 128 images on each of 8 GPUs, with rates scaled by 1024 / 256.
         SgdProtocol(name="dinov2", optimizer="sgd", rates=_DINOV2_RATES, batch=1024, iterations=12500),
     )
 }
 
 
 def protocol_names() -> tuple[str, ...]:
-    """What a probe's `protocol` may be called."""
+    """Names for a probe's `protocol`."""
     return (LOGREG, *PROTOCOLS)
 
 

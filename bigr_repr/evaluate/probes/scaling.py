@@ -1,4 +1,4 @@
-"""Columns to mean 0 and deviation 1, in blocks. Knows nothing of labels or classifiers."""
+"""Scales columns to mean 0 and deviation 1, in blocks. Knows nothing of labels or classifiers."""
 
 # n rows (images), D features
 
@@ -23,7 +23,7 @@ def scaling_of(features: NDArray[Any]) -> Scaling:
     mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks) / len(features)
     variance = sum(np.square(block - mean).sum(axis=0) for block in blocks) / len(features)
     deviation = np.sqrt(variance)
-    # A constant column can come out with the rounding error of its mean instead of 0.
+    # A constant column's deviation can be its mean's rounding error instead of 0.
     return mean, np.where(deviation > 1e-7 * np.abs(mean), deviation, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""A linear head on token grids that tells each token's class, measured by mIoU of pixels. Knows no files or models."""
+"""A linear head on token grids that predicts each token's class, measured by pixel mIoU. Knows no files or models."""
 
 # n images, N tokens, h w token grid, D features, K classes, S side of masks in pixels
 
@@ -22,7 +22,7 @@ from bigr_repr.system.devices import choose_device
 __all__ = ["C_SEGMENT", "SegmentProbe", "intersection_over_union", "segment_probe"]
 
 C_SEGMENT: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-_TOKENS: Final = 200_000  # to train on at most
+_TOKENS: Final = 200_000  # maximum for training
 _HELD_OUT: Final = 0.2
 _RESAMPLES: Final = 1000
 _BATCH: Final = 16
@@ -30,11 +30,11 @@ _BATCH: Final = 16
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentProbe:
-    """What the head found: mean intersection over union and share of pixels that are right, in percent.
+    """Result of the head: mean intersection over union and pixel accuracy, in percent.
 
-    interval: 95 % of miou, by resampling the test images. iou_by_class: {class: percent}, of those in test masks or
-    predictions. C: chosen by `held_out_miou` on a held-out fifth of the images; None: it was given. edge: in words, if
-    C lies at an end of its grid.
+    interval: 95 % of miou, by resampling the test images. iou_by_class: {class: percent}, for classes in test masks or
+    predictions. C: chosen by `held_out_miou` on a held-out fifth of the images; None: it was given. edge: a note if
+    C is at an end of its grid.
     """
 
     miou: float
@@ -61,13 +61,13 @@ def segment_probe(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> SegmentProbe:
-    """Tokens (n, N, D), a square grid, and masks (n, S, S), uint8, 255 where there is no class.
+    """Train and test a head on tokens (n, N, D), a square grid, and masks (n, S, S), uint8, 255 for no class.
 
-    A token's class in training is the most frequent of its pixels; the head is multinomial logistic regression on
-    standardized tokens. In the test its logits are enlarged bilinearly to the mask. grid: values of C; one is taken as
-    it is. seed: of what is held out, and of tokens drawn where there are too many.
+    In training, a token's class is the most frequent one of its pixels; the head is multinomial logistic regression on
+    standardized tokens. In testing, its logits are upsampled bilinearly to the mask. grid: values of C; a single one is
+    used as given. seed: of the held-out part, and of the token sample if there are too many.
 
-    Raises ValueError for tokens that make no square, other shapes, or fewer than two classes to train on.
+    Raises ValueError for tokens that do not form a square, other shapes, or fewer than two training classes.
     """
     side = _grid_side("train", train_tokens, train_masks)
     _grid_side("test", test_tokens, test_masks)
@@ -98,7 +98,7 @@ def _grid_side(name: str, tokens: NDArray[Any], masks: NDArray[np.uint8]) -> int
 
 
 def intersection_over_union(counts: NDArray[np.int64]) -> tuple[float, dict[int, float]]:
-    """Pixels that agree, predicted and true, (3, K) -> mean over the classes that are predicted or true, and each."""
+    """Counts of agreeing, predicted and true pixels, (3, K) -> mean over predicted or true classes, and each."""
     agree, predicted, true = counts
     union = predicted + true - agree
     found = {int(name): float(100 * agree[name] / union[name]) for name in np.flatnonzero(union)}
@@ -127,14 +127,14 @@ class _Fitter:
         return values[int(np.argmax(scores))], max(scores)
 
     def prepared(self, tokens: NDArray[Any], masks: NDArray[np.uint8]) -> _Head:
-        """Tokens and their classes, ready to be fitted with any C."""
+        """Tokens and their classes, ready for fitting with any C."""
         labels = _most_frequent(masks, self.side).reshape(-1)
         rows = np.flatnonzero(labels != IGNORED)
         if len(rows) > _TOKENS:
             rows = np.sort(np.random.default_rng(self.seed).choice(rows, _TOKENS, replace=False))
         classes = np.unique(labels[rows])
         if len(classes) < 2:
-            raise ValueError(f"the training masks hold {len(classes)} classes; telling classes apart needs at least 2")
+            raise ValueError(f"the training masks have {len(classes)} classes; a classifier needs at least 2")
         flat = tokens.reshape(-1, tokens.shape[2])[rows].astype(np.float32)
         scaling = scaling_of(flat)
         x = standardize(flat, scaling, self.device)
@@ -150,7 +150,7 @@ class _Head:
     fitter: _Fitter
 
     def counts(self, c: float, tokens: NDArray[Any], masks: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Of each image, pixels of each class that agree, are predicted, are true: int64 (n, 3, 255)."""
+        """Per image, counts of agreeing, predicted and true pixels of each class: int64 (n, 3, 255)."""
         fit = self.regression.fit(c)
         found = [
             self._batch(fit, tokens[start : start + _BATCH], masks[start : start + _BATCH])
@@ -176,7 +176,7 @@ class _Head:
 
 
 def _most_frequent(masks: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Of the pixels of each cell of a grid: (n, S, S) -> (n, side, side); 255 where most have no class."""
+    """The most frequent class in each cell of a grid: (n, S, S) -> (n, side, side); 255 where most have no class."""
     found = np.full((len(masks), side, side), IGNORED, np.uint8)
     places = np.arange(masks.shape[1]) * side // masks.shape[1]
     cells = (places[:, None] * side + places[None, :]).reshape(-1)

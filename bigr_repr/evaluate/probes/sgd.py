@@ -21,9 +21,9 @@ from bigr_repr.evaluate.probes.logreg import Trained, edge_of, hold_out
 from bigr_repr.evaluate.probes.protocols import SgdProtocol
 
 Rows = NDArray[np.int64]
-_FEATURES: Final = 1 << 28  # numbers of features that are stacked at a time
-_WEIGHTS: Final = 1 << 26  # numbers of weights trained at a time
-_LOGITS: Final = 1 << 27  # numbers of logits that a step holds at a time
+_FEATURES: Final = 1 << 28  # maximum number of features stacked at a time
+_WEIGHTS: Final = 1 << 26  # maximum number of weights trained at a time
+_LOGITS: Final = 1 << 27  # maximum number of logits held by a step
 
 
 def train_sgd(
@@ -33,12 +33,12 @@ def train_sgd(
     seeds: Sequence[int],
     device: torch.device,
 ) -> list[list[Trained]]:
-    """For each (train, test) of a layer and each seed, the head chosen on a held-out fifth and trained on all.
+    """For each (train, test) of a layer and each seed, the head chosen on a held-out fifth and trained on all images.
 
-    A protocol of one rate chooses nothing, and does without where there is one image a class.
+    A protocol with one rate has no choice, and needs no held-out part if there is one image per class.
 
-    All pairs hold the same images. Layers of one width train together, as many as fit in 1 GB of features, 256 MB of
-    weights and 512 MB of a step's logits, but at least one. The held-out part is drawn with the first seed.
+    All pairs have the same images. Layers of the same width train together, as many as fit in 1 GB of features, 256 MB
+    of weights and 512 MB of a step's logits, but at least one. The held-out part is drawn with the first seed.
     """
     split = _split(pairs[0][0], classes, protocol, seeds[0])
     trained: list[list[Trained]] = [[] for _ in pairs]
@@ -65,7 +65,7 @@ def train_sgd(
 
 
 def _split(train: Labeled, classes: Rows, protocol: SgdProtocol, seed: int) -> tuple[Rows, Rows] | None:
-    """Rows kept and held out; None if there are too few, for a protocol that needs no choice."""
+    """Rows kept and held out; None if there are too few and the protocol needs no choice."""
     try:
         return hold_out(train, classes, np.arange(len(train)), np.random.default_rng(seed))
     except ValueError:
@@ -82,7 +82,7 @@ def _choose(
     seeds: Sequence[int],
     split: tuple[Rows, Rows] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Numbers (L, S) of the heads that are best on the held-out rows, the first of equals; accuracies of all (L, S, H).
+    """Indices (L, S) of the heads that are best on the held-out rows, the first of equals; accuracies of all (L, S, H).
 
     split: rows kept and held out; None: there is only one head, and nothing to hold out.
     """
@@ -102,7 +102,7 @@ def _choose(
 def _groups(
     pairs: Sequence[tuple[Labeled, Labeled]], classes: int, protocol: SgdProtocol, seeds: int
 ) -> Iterator[list[int]]:
-    """Numbers of pairs that are trained together: of one width, and within the limits."""
+    """Indices of pairs that are trained together: of the same width, and within the limits."""
     by_width: dict[int, list[int]] = {}
     for i, (train, _) in enumerate(pairs):
         by_width.setdefault(train.features.shape[1], []).append(i)

@@ -1,1 +1,1 @@
-"""Results to look at: tables, pages, plots, pictures of features."""
+"""Presents results: tables, pages, plots, pictures of features."""

@@ -1,4 +1,4 @@
-"""The page of an adaptation: figures before and after, and pictures of each class. Knows nothing of training."""
+"""The report of an adaptation: figures before and after, and pictures of each class. Knows nothing of training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _METHODS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClassShown:
-    """Pictures of one class: held-out ones of the user's, and those that the model draws before and after."""
+    """Pictures of one class: the user's held-out ones, and those drawn by the model before and after."""
 
     name: str
     real: Sequence[Image.Image]
@@ -37,7 +37,7 @@ class ClassShown:
 
 
 def figures_of(rows: tuple[BenchRow, BenchRow] | None) -> dict[str, tuple[float, float]]:
-    """What was measured, before and after, in percent: "linear probe" and "20-NN"; nothing without rows."""
+    """Figures before and after, in percent: "linear probe" and "20-NN"; empty without rows."""
     if rows is None:
         return {}
     found: dict[str, tuple[float, float]] = {}
@@ -51,12 +51,12 @@ def figures_of(rows: tuple[BenchRow, BenchRow] | None) -> dict[str, tuple[float,
 
 
 def fallen(figures: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The figures that fell by more than a point: what the adaptation cost."""
+    """The figures that dropped by more than a point: the cost of the adaptation."""
     return [name for name, (before, after) in figures.items() if after < before - _NOISE]
 
 
 def quality_of(figures: Mapping[str, tuple[float, float]], record: Mapping[str, Any], held_out: int) -> dict[str, Any]:
-    """The figures as a model's record of its quality."""
+    """The figures as a model's quality record."""
     decibels = record.get("reconstruction_after_db", record["reconstruction_db"])
     quality: dict[str, Any] = {"reconstruction": {"images": min(held_out, 64), "psnr_mean_of_images_db": decibels}}
     if figures:
@@ -68,7 +68,7 @@ def quality_of(figures: Mapping[str, tuple[float, float]], record: Mapping[str, 
 def adaptation_page(
     name: str, record: Mapping[str, Any], figures: Mapping[str, tuple[float, float]], classes: Sequence[ClassShown]
 ) -> str:
-    """The page as text. record: that of the adaptation; classes: those shown, at least none."""
+    """The page as text. record: of the adaptation; classes: those to show, possibly none."""
     shown = [{"name": each.name, "sheets": list(_sheets(each))} for each in classes]
     losses = {int(step): loss for step, loss in record["held_out_losses"].items()}
     return render(
@@ -83,14 +83,14 @@ def save_adaptation_page(
     path: PathLike, name: str, record: Mapping[str, Any], figures: Mapping[str, tuple[float, float]],
     classes: Sequence[ClassShown],
 ) -> None:  # fmt: skip
-    """Write `adaptation_page` to a file, whole or not at all. Raises OSError."""
+    """Write `adaptation_page` to a file, atomically. Raises OSError."""
     text = adaptation_page(name, record, figures, classes)
     with replacing(Path(path)) as file:
         file.write(text.encode())
 
 
 def _sheets(each: ClassShown) -> list[tuple[str, str, int]]:
-    """Caption, picture and width in percent of each sheet: all pictures equally large."""
+    """Caption, picture and width in percent of each sheet; all pictures have the same size."""
     parts = (("yours, held out", each.real), ("before", each.before), ("after", each.after))
     most = max(len(pictures) for _, pictures in parts)
     return [(caption, _sheet(pictures), 100 * len(pictures) // most) for caption, pictures in parts if pictures]
@@ -103,10 +103,10 @@ def _sheet(pictures: Sequence[Image.Image]) -> str:
 
 
 def _curve(losses: Mapping[int, float], best: int) -> dict[str, Any] | None:
-    """The held-out losses as a line in a box of 100 x 100, with what stands at its axes; None for fewer than two.
+    """The held-out losses as a line in a box of 100 x 100, with axis labels; None for fewer than two.
 
-    `points` of the line, `levels` (loss, place from the top) and `steps` (step, place from the left) of the axes, and
-    the place of the `best` step.
+    `points` of the line, `levels` (loss, position from the top) and `steps` (step, position from the left) of the axes,
+    and the position of the `best` step.
     """
     if len(losses) < 2:
         return None

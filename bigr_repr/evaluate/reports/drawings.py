@@ -1,4 +1,4 @@
-"""Pictures of a representation on a data set: what `inspection` computes, of features that `bench` reads, to files."""
+"""Pictures of a representation on a data set: writes `inspection`'s results for `bench`'s features to files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Layers = Sequence[int | str]
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 def draw_map(
@@ -40,7 +40,7 @@ def draw_map(
     method: str = "tsne",
     on_progress: OnProgress = _silent,
 ) -> None:
-    """The test images' features in the plane, colored by class. Arguments as for `bench` and `inspection.plane`."""
+    """A 2-D map of the test images' features, colored by class. Arguments as in `bench` and `inspection.plane`."""
     _check_single(layers)
     features = _test_only(model, data, settings, layers, on_progress)
     view = _single(features)
@@ -60,7 +60,7 @@ def draw_neighbors(
     k: int = 8,
     on_progress: OnProgress = _silent,
 ) -> None:
-    """A strip for each of some test images, drawn from all classes in turn: the training images nearest to each."""
+    """A strip for each of some test images, drawn from all classes one by one: its nearest training images."""
     _check_single(layers)
     draws = np.random.default_rng(settings.seeds[0])
     classes = len(np.unique(data.test.labels))
@@ -91,7 +91,7 @@ def draw_confusion(
     layers: Layers = (),
     on_progress: OnProgress = _silent,
 ) -> list[str]:
-    """The linear probe's confusion matrix, in percent of a class; returns the commonest mistakes, in words."""
+    """The linear probe's confusion matrix, in percent of a class; returns the most common mistakes, in words."""
     _check_single(layers)
     rows = bench(model, data, settings, layers=layers, neighbors=False, on_progress=on_progress)
     _check_single(rows)
@@ -117,7 +117,7 @@ def draw_cka(
     *,
     on_progress: OnProgress = _silent,
 ) -> NDArray[np.float64]:
-    """Linear CKA of every block with every block, of one model or two, on the test images; returns the matrix."""
+    """Linear CKA between all blocks of one or two models, on the test images; returns the matrix."""
     sides = [_test_only(name, data, settings, None, on_progress) for name in (model, other or model)]
     values = cka_matrix(sides[0].test, sides[1].test)
     rows, columns = ([view.where for view in side.test] for side in sides)
@@ -140,13 +140,13 @@ def draw_cka(
 def _test_only(
     model: str | None, data: BenchData, settings: BenchSettings, layers: Layers | None, on_progress: OnProgress
 ) -> BenchFeatures:
-    """Features of only the test side."""
+    """Features of the test side only."""
     return features_of(model, data, settings, layers=layers, train=False, on_progress=on_progress)
 
 
 def _check_single(layers: Sequence[object]) -> None:
     if len(layers) > 1:
-        raise ValueError(f"{len(layers)} layers make {len(layers)} pictures; name one layer")
+        raise ValueError(f"{len(layers)} layers would need {len(layers)} pictures; choose one layer")
 
 
 def _single(features: BenchFeatures) -> View:

@@ -26,9 +26,9 @@ _K = TypeVar("_K")
 
 
 def plane(features: ArrayLike, method: str = "pca", *, seed: int = 0) -> NDArray[np.float32]:
-    """Features (n, D) as points (n, 2): by PCA, t-SNE or UMAP, columns standardized before.
+    """Features (n, D) as points (n, 2): by PCA, t-SNE or UMAP, after standardizing columns.
 
-    Raises ValueError for an unknown method or fewer than 4 rows, ImportError where UMAP is not installed.
+    Raises ValueError for an unknown method or fewer than 4 rows, ImportError if UMAP is not installed.
     """
     x = labeled("features", features, np.zeros(len(np.asarray(features)), np.int64)).features.astype(np.float32)
     if method not in MAPS:
@@ -55,7 +55,7 @@ def plane(features: ArrayLike, method: str = "pca", *, seed: int = 0) -> NDArray
 
 
 def confusion(labels: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(classes (K,), counts (K, K)): how often images of the row's class were called the column's.
+    """(classes (K,), counts (K, K)): how often images of the row's class were predicted as the column's.
 
     Raises ValueError for arrays of different length.
     """
@@ -72,20 +72,20 @@ def cka(one: ArrayLike, other: ArrayLike) -> float:
     """Linear centered kernel alignment of two features (n, D) and (n, E) of the same images, in 0..1.
 
     1: equal up to rotation and scale. Source: Kornblith et al., Similarity of Neural Network Representations Revisited
-    (arXiv 1905.00414), equation 5.  Raises ValueError for numbers of rows that differ, or features without any spread.
+    (arXiv 1905.00414), equation 5.  Raises ValueError for different numbers of rows, or features without variance.
     """
     return float(cka_matrix({0: one}, {0: other})[0, 0])
 
 
 def cka_matrix(rows: Mapping[_K, ArrayLike], columns: Mapping[_K, ArrayLike]) -> NDArray[np.float64]:
-    """`cka` of every one of `rows` with every one of `columns`."""
+    """`cka` of all `rows` with all `columns`."""
     left, right = ([_centered(x) for x in side.values()] for side in (rows, columns))
     lengths = {len(x) for x in (*left, *right)}
     if len(lengths) != 1:
         raise ValueError(f"features have {', '.join(map(str, sorted(lengths)))} rows; CKA compares the same images")
     own_left, own_right = ([_cross(x, x) ** 0.5 for x in side] for side in (left, right))
     if not min(*own_left, *own_right) > 0:
-        raise ValueError("features that are the same for every image have no similarity to measure")
+        raise ValueError("features that are the same for every image cannot be compared")
     return np.array(
         [
             [_cross(x, y) / (norm * other) for y, other in zip(right, own_right, strict=True)]
@@ -104,7 +104,7 @@ def _centered(features: ArrayLike) -> torch.Tensor:
 
 
 def _cross(x: torch.Tensor, y: torch.Tensor) -> float:
-    """||x^T y||^2, by whichever of the two orders makes the smaller product."""
+    """||x^T y||^2, by whichever order of products is smaller."""
     if x.shape[1] * y.shape[1] > len(x) ** 2:
         return float(((x @ x.T) * (y @ y.T)).sum(dtype=torch.float64))
     return float((x.T @ y).square().sum(dtype=torch.float64))
@@ -125,10 +125,10 @@ def neighbor_strips(
     side: int = 64,
     names: Sequence[str] = (),
 ) -> Image.Image:
-    """One strip per query: the query framed blue, then its k nearest, framed green if of its class, else red.
+    """One strip per query: the query framed blue, then its k nearest, framed green if of the same class, else red.
 
-    queries (q, D), base (m, D): features, metrics as in `knn.nearest`. query_image, base_image: an image by its row.
-    names: of the classes by number, written below the images.
+    queries (q, D), base (m, D): features, metrics as in `knn.nearest`. query_image, base_image: return a row's image.
+    names: class names by number, written below the images.
     Raises ValueError as `nearest` does, or for a k outside 1..m.
     """
     if not 1 <= k <= len(base):
@@ -145,7 +145,7 @@ def neighbor_strips(
 
 
 def _tile(image: Image.Image, side: int, color: tuple[int, ...], names: Sequence[str], label: int) -> Image.Image:
-    """A framed picture, with the name of its class below if classes have names."""
+    """A framed picture, with its class name below if there is one."""
     tile = Image.new("RGB", (side, side + (_CAPTION if names else 0)), "white")
     tile.paste(color, (0, 0, side, side))
     tile.paste(Image.fromarray(center_crop(image, side - 6)), (3, 3))

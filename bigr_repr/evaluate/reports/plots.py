@@ -1,4 +1,4 @@
-"""Plots of benchmark results, as PNG or SVG by the file's ending. Knows nothing of how results were measured."""
+"""Plots of benchmark results, as PNG or SVG by the file's suffix. Knows nothing of how results were measured."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from bigr_repr.evaluate.runs.bench import BenchRow
 
-_NAMED: Final = 200  # classes that are named at most
-_LINES: Final = 30  # of a legend's column
+_NAMED: Final = 200  # maximum number of classes named
+_LINES: Final = 30  # per column of a legend
 COLORS: Final = ("#1f4e8c", "#c0792a", "#5a9367", "#8a4f9e", "#b0413e", "#4f8a8b", "#888888")
 
 
@@ -31,11 +31,11 @@ def pyplot() -> Any:
 
 
 def save_figure(figure: Any, path: PathLike) -> None:
-    """Write a figure whole or not at all, and close it. Raises ValueError for an ending other than .png and .svg."""
+    """Write a figure atomically, and close it. Raises ValueError for a suffix other than .png and .svg."""
     target = Path(path)
     kind = target.suffix.removeprefix(".").lower()
     if kind not in ("png", "svg"):
-        raise ValueError(f"{target}: plots are .png or .svg files; give such an ending")
+        raise ValueError(f"{target}: plots are .png or .svg files; use one of these suffixes")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=120)
     pyplot().close(figure)
@@ -44,12 +44,12 @@ def save_figure(figure: Any, path: PathLike) -> None:
 
 
 def plot_layers(rows: Sequence[BenchRow], path: PathLike) -> None:
-    """Accuracy of probe and neighbors at every block, the best block marked: of one sweep of `bench`."""
+    """Accuracy of probe and neighbors at every block in one sweep of `bench`, with the best block marked."""
     plot_sweeps([row.record() for row in rows], path)
 
 
 def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
-    """As `plot_layers`, for many records: a panel per data set, a color per representation, 95 % bands.
+    """Like `plot_layers`, for many records: a panel per data set, a color per representation, 95 % bands.
 
     Representations without blocks are horizontal lines.
     """
@@ -67,7 +67,7 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
         pane.xaxis.get_major_locator().set_params(integer=True)
         handles |= {text: handle for handle, text in zip(*pane.get_legend_handles_labels(), strict=True)}
     handles |= _key(plt)
-    widest = 0.8 + 0.055 * max(map(len, handles))  # inches that an entry takes
+    widest = 0.8 + 0.055 * max(map(len, handles))  # inches per entry
     columns = max(1, min(4, len(handles), int(figure.get_figwidth() / widest)))
     figure.tight_layout(rect=(0, 0.06 * -(-len(handles) // columns), 1, 1))
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns, fontsize=7, frameon=False)
@@ -75,7 +75,7 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
 
 
 def _key(plt: Any) -> dict[str, Any]:
-    """What the marks of a sweep mean."""
+    """Legend entries for the marks of a sweep."""
     circle = plt.Line2D([], [], color="#444444", marker="o", markersize=8, fillstyle="none", linestyle="")
     return {"chosen on held-out images": circle, "95 %": plt.Rectangle((0, 0), 1, 1, color="#444444", alpha=0.15)}
 
@@ -98,14 +98,14 @@ def _draw(pane: Any, rows: Sequence[Mapping[str, Any]], name: str, color: str) -
 
 
 def _interval(found: Mapping[str, Any]) -> tuple[float, float]:
-    """95 % of what `_top1` gives."""
+    """The 95 % interval of `_top1`."""
     interval = found["interval"]
     low, high = interval[min(interval, key=int)] if isinstance(interval, Mapping) else interval
     return float(low), float(high)
 
 
 def _top1(found: Mapping[str, Any]) -> float:
-    """Of several numbers of neighbors, the smallest one's: taking the best would be choosing on the test images."""
+    """The accuracy for the smallest number of neighbors: taking the best would be tuning on the test images."""
     top1 = found["top1"]
     return float(top1[min(top1, key=int)] if isinstance(top1, Mapping) else top1)
 
@@ -165,7 +165,7 @@ def plot_map(points: NDArray[Any], labels: NDArray[Any], names: Sequence[str], t
 
 
 def class_colors(count: int) -> list[tuple[float, float, float]]:
-    """A color for each of `count` classes, no two alike: matplotlib's for up to ten, else hues at three lightnesses."""
+    """Distinct colors for `count` classes: matplotlib's for up to ten, otherwise hues at three lightnesses."""
     import colorsys
 
     if count <= 10:
@@ -185,9 +185,9 @@ def plot_matrix(
     labels: tuple[str, str],
     span: tuple[float, float],
 ) -> None:
-    """A matrix as colors over `span`, its rows and columns named, with numbers in the cells of a small one.
+    """A matrix as colors over `span`, with named rows and columns, and numbers in the cells if it is small.
 
-    labels: what the rows and the columns are.
+    labels: titles of rows and columns.
     """
     plt = pyplot()
     size, (least, most) = max(values.shape), span

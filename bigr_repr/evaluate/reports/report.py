@@ -29,7 +29,7 @@ class _DatasetTable(NamedTuple):
 
 
 def write_reports(name: str, records: Sequence[RunRecord], out: PathLike) -> list[Path]:
-    """Write NAME.json, .csv, .tex, .md, .html and the plots beside them; returns their paths, the page last."""
+    """Write NAME.json, .csv, .tex, .md, .html and the plots next to them; returns their paths, the page last."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     plots = {"bars": folder / f"{name}-accuracy.png"}
@@ -51,7 +51,7 @@ def write_reports(name: str, records: Sequence[RunRecord], out: PathLike) -> lis
 
 
 def markdown_table(records: Sequence[RunRecord]) -> str:
-    """A line for each data set and representation, at the layer that the held-out part chose."""
+    """A line for each data set and representation, at the layer chosen on the held-out part."""
     tables = _tables(records)
     lines = [[table.title, *line] for table in tables for line in table.lines]
     text = _markdown_lines(["data set", *tables[0].head], lines, names=2)
@@ -83,7 +83,7 @@ def latex_table(records: Sequence[RunRecord]) -> str:
 
 
 def _nearest(records: Sequence[RunRecord]) -> str:
-    """The smallest number of neighbors, which no one chose on the test images."""
+    """The smallest number of neighbors, which is not tuned on the test images."""
     return str(max(records[0]["knn"]["top1"], key=lambda text: -int(text)))
 
 
@@ -96,12 +96,12 @@ def _groups(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 
 def _chosen(group: Sequence[RunRecord]) -> RunRecord:
-    """Of the layers of a sweep, the one whose probe was best on the held-out part of the training set."""
+    """The layer of a sweep whose probe was best on the held-out part of the training set."""
     return max(group, key=lambda record: record["linear_probe"]["held_out_top1"] or 0.0)
 
 
 def _tables(records: Sequence[RunRecord]) -> list[_DatasetTable]:
-    """One for each data set: a line a representation."""
+    """One for each data set, with a line per representation."""
     k = _nearest(records)
     head = ["representation", "layer", "probe ± 95 %", "top-5", f"{k}-NN"]
     found: dict[str, _DatasetTable] = {}
@@ -119,14 +119,14 @@ def _tables(records: Sequence[RunRecord]) -> list[_DatasetTable]:
 
 
 def _layer(record: RunRecord) -> str:
-    """The block, or the several that stand side by side."""
+    """The block, or several concatenated ones."""
     if record["layer"] is not None:
         return str(record["layer"])
     return "+".join(re.findall(r"layer-(\d+)", record["features"])) if "+" in record["features"] else ""
 
 
 def _sweeps(records: Sequence[RunRecord]) -> list[_DatasetTable]:
-    """Of every representation that was measured at several layers."""
+    """Tables for every representation that was measured at several layers."""
     found = []
     for group in _groups(records):
         if len(group) > 1:
@@ -158,7 +158,7 @@ def _provenance(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _of_record(record: RunRecord) -> list[str]:
-    """Of data, protocols and model."""
+    """Sentences on data, protocols and model."""
     data, probe, model = record["dataset"], record["linear_probe"], record["model"]
     said = [f"{data}: {_size(record['train'])} to train on, {_size(record['test'])} to test on."]
     if record["test_images_in_train"]:
@@ -203,7 +203,7 @@ def _markdown(name: str, records: Sequence[RunRecord], plots: Sequence[str]) -> 
 
 
 def _markdown_lines(head: Sequence[str], lines: Sequence[Sequence[str]], *, names: int = 1) -> str:
-    """A table whose first `names` columns are words, the others numbers."""
+    """A table whose first `names` columns are text, the others numbers."""
     rule = [*(["---"] * names), *("---:" for _ in head[names:])]
     escaped = ([cell.replace("|", "\\|") for cell in line] for line in (head, *lines))
     first, *rest = (f"| {' | '.join(line)} |" for line in escaped)

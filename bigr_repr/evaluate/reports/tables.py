@@ -10,16 +10,16 @@ __all__ = ["as_csv", "as_latex"]
 
 
 def as_csv(lines: Iterable[Sequence[object]]) -> str:
-    """Lines for spreadsheets; the first holds the headings."""
+    """Lines for spreadsheets; the first contains the headings."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
 def as_latex(lines: Sequence[Sequence[str]], *, names: int = 1) -> str:
-    """Lines as a tabular for the package booktabs; the first holds the headings.
+    """Lines as a tabular for the package booktabs; the first contains the headings.
 
-    names: how many columns at the left hold words; the others hold numbers.
+    names: number of text columns at the left; the others are numbers.
     """
     first, *rest = (" & ".join(map(_escaped, line)) + r" \\" for line in lines)
     columns = "l" * names + "r" * (len(lines[0]) - names)
@@ -28,7 +28,7 @@ def as_latex(lines: Sequence[Sequence[str]], *, names: int = 1) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text with what LaTeX takes for commands escaped."""
+    """Text with LaTeX's special characters escaped."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {"±": r"$\pm$", "†": r"$\dagger$", "→": r"$\to$", **{mark: "\\" + mark for mark in "&%$#_{}"}}
     return "".join(special.get(mark, mark) for mark in text)

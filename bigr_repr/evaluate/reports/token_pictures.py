@@ -1,4 +1,4 @@
-"""Tokens of images as one picture: colors of states, entropy, attention and likeness. Knows no data sets."""
+"""Draws tokens of images: states as colors, entropy, attention and similarity. Knows no data sets."""
 
 # n images, N tokens, h w token grid
 
@@ -28,11 +28,11 @@ _MARK: Final = "#ff3b30"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenPicture:
-    """What was drawn. token: the one that others are compared with, in raster order, of the first image.
+    """What was drawn. token: the one in the first image that others are compared with, in raster order.
 
-    entropy: (n,), float32: mean over an image's tokens, 0 where the tokenizer is quite sure of every bit. nearest:
-    (k, 2), int64: image and token of those most like it in other images. attention: (n, N), what that token attends to
-    in each image, the mean over the heads of the last layer; what is left of 1 goes to the condition.
+    entropy: (n,), float32: mean over an image's tokens, 0 if the tokenizer is certain of every bit. nearest: (k, 2),
+    int64: image and token of the most similar ones in other images. attention: (n, N), of that token in each image,
+    averaged over the heads of the last layer; the remainder to 1 goes to the condition.
     """
 
     layers: tuple[int | str, ...]
@@ -52,14 +52,14 @@ def draw_tokens(
     k: int = 8,
     device: str | None = None,
 ) -> TokenPicture:
-    """Draw a row an image: as seen, as decoded from its bits, entropy, states as colors, likeness, attention.
+    """Draw a row per image: its input, decoded bits, entropy, states as colors, similarity, attention.
 
-    images: paths, as `extract_features` takes them, at most 32. layers: blocks whose states become colors; likeness and
-    attention are of the last one named. at: where the token lies that these are of, as shares of the width and height,
-    in [0, 1). Raises ValueError for values out of range, otherwise as `extract_features` does.
+    images: paths, as in `extract_features`, at most 32. layers: blocks whose states become colors; similarity and
+    attention are of the last one. at: position of their token, as fractions of width and height, in [0, 1).
+    Raises ValueError for values out of range, otherwise as `extract_features` does.
     """
     if not layers or any(not 0 <= share < 1 for share in at):
-        raise ValueError(f"at={at} must lie in [0, 1), shares of the width and height, and layers name a block")
+        raise ValueError(f"at={at} must lie in [0, 1), fractions of width and height, and layers must name a block")
     pre = load(model).to(choose_device(device))
     named = tuple(layer_name(blocks_of(layer, pre.config)) for layer in layers)
     pixels = list(read_all(list(images), pre.config.image_size, workers=None, ahead=8))
@@ -108,7 +108,7 @@ def _draw(
 
 
 def _mark(plt: Any, pane: Any, token: int, side: int, height: int, color: str) -> None:
-    """A frame around a token of a picture so many pixels high."""
+    """Draw a frame around a token of a picture with the given height in pixels."""
     step = height / side
     corner = (token % side * step - 0.5, token // side * step - 0.5)
     pane.add_patch(plt.Rectangle(corner, step, step, fill=False, edgecolor=color, linewidth=1.5))

@@ -1,1 +1,1 @@
-"""What can be benchmarked: BiGR models, their bits, untrained networks, timm backbones, pixels."""
+"""Representations to benchmark: BiGR models, their bits, untrained networks, timm backbones, pixels."""

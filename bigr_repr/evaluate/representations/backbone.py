@@ -1,6 +1,6 @@
-"""What networks of other libraries have in common as representations. Knows no library and no data.
+"""Common base of other libraries' networks as representations. Knows no library and no data.
 
-A network gives the states of its blocks (positions on a grid, perhaps a class token) and its final pooled features
+A network returns the states of its blocks (positions on a grid, possibly a class token) and its final pooled features
 ("pooled").
 """
 
@@ -29,14 +29,14 @@ _POOLED: Final = "pooled"
 
 
 class States(NamedTuple):
-    """Of one block: positions (B, C, h, w), and the class token (B, C) if there is one."""
+    """States of one block: positions (B, C, h, w), and the class token (B, C) if there is one."""
 
     positions: Tensor
     token: Tensor | None
 
 
 def states_of(states: Tensor) -> States:
-    """A block's output, (B, C, h, w) or tokens (B, N, D): what is more than a square comes first, the class token.
+    """A block's output, (B, C, h, w) or tokens (B, N, D): extra tokens before a square grid include the class token.
 
     Raises ValueError for another shape.
     """
@@ -53,8 +53,8 @@ def states_of(states: Tensor) -> States:
 class Backbone(Representation):
     """Pooled features before the classifier ("pooled"), or those of a block, pooled over its positions.
 
-    transform: an RGB picture to a tensor (3, H, W). Networks with a class token have the pools "cls" and "cls+avg"
-    beside the others. Subclasses set name, layers, fingerprint, record and `has_class_token`, and read states.
+    transform: an RGB picture to a tensor (3, H, W). Networks with a class token also have the pools "cls" and
+    "cls+avg". Subclasses set name, layers, fingerprint, record and `has_class_token`, and read states.
     """
 
     has_class_token = False
@@ -66,7 +66,7 @@ class Backbone(Representation):
         self._transform, self.device = transform, device
 
     def _with_pools(self) -> None:
-        """Set the pools, once it is known whether there is a class token."""
+        """Set the pools, after `has_class_token` is known."""
         self.pools = (*POOLS, TOKENS, *((_CLASS, f"{_CLASS}+avg") if self.has_class_token else ()))
 
     def default_view(self, reading: Reading) -> View:
@@ -107,7 +107,7 @@ class Backbone(Representation):
 
     @abstractmethod
     def read(self, x: Tensor, layers: list[int], *, pooled: bool) -> tuple[dict[int, States], Tensor | None]:
-        """States of blocks, and pooled features (B, D) if they are wanted, of prepared pictures (B, 3, H, W)."""
+        """States of blocks, and pooled features (B, D) if requested, of prepared pictures (B, 3, H, W)."""
 
 
 def _parse(item: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""What every representation can do: prepare one picture, in threads, and compute named arrays of a batch.
+"""Base of every representation: prepares single pictures, in threads, and computes named arrays of a batch.
 
 Knows nothing of data sets, labels or caches.
 """
@@ -22,13 +22,14 @@ from bigr_repr.codes import from_bytes
 MIRROR: Final = ".mirror"  # ending of an item: the mean over a picture and its mirror image
 TOKENS: Final = "tokens"  # the pool that keeps every token, for heads that read them
 
-BlockChoice = int | tuple[int, ...]  # a block, or several whose features are set side by side
+BlockChoice = int | tuple[int, ...]  # a block, or several whose features are concatenated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How features are read: `pool` of a block's tokens, the tokenizer's bits instead (`codes`), or averaged with those
-    of the mirror image (`mirror`).
+    """How features are extracted: with `pool` of a block's tokens, the tokenizer's bits instead (`codes`), averaged
+    with
+    those of the mirror image (`mirror`).
     """
 
     pool: str = "avg"
@@ -43,10 +44,10 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One array of features of a representation: the `item` that is stored, and how it is to be read.
+    """One array of features of a representation: the stored `item`, and how to interpret it.
 
-    layer: the block it comes from, if one. n_bits: set for packed bits, (n, bytes) uint8. parts: the items that are set
-    side by side to make it; none: `item` itself.
+    layer: its block, if there is a single one. n_bits: set for packed bits, (n, bytes) uint8. parts: the items that are
+    concatenated; empty: `item` itself.
     """
 
     item: str
@@ -59,7 +60,7 @@ class View:
 
     @property
     def where(self) -> str:
-        """For people: the block, the blocks side by side, or what else was read."""
+        """Display text: the block, the concatenated blocks, or the item."""
         if self.layer is not None:
             return f"layer {self.layer}"
         found = [re.fullmatch(r"layer-(\d+)(.*)", item) for item in self.parts]
@@ -69,11 +70,11 @@ class View:
 
     @property
     def items(self) -> tuple[str, ...]:
-        """What is stored."""
+        """The stored items."""
         return self.parts or (self.item,)
 
     def read(self, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        """Its features out of stored arrays by item."""
+        """Its features from stored arrays by item."""
         return np.concatenate([arrays[item] for item in self.parts], axis=-1) if self.parts else arrays[self.item]
 
     def numbers(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -83,11 +84,11 @@ class View:
 
 class Representation(ABC):
     """A way to turn pictures into features. `fingerprint` identifies it; `record` describes it for reports, with
-    `crop`, the share of a square image's side that it sees, unless it sees all.
+    `crop`, the fraction of a square image's side that it sees, unless it sees all.
 
-    layers: number of blocks; 0 if it has none. n_bits: of a code; None if it has none. pools: how tokens may become one
-    vector. along: items that come for free with others, and are cached too. training: what is known of the images it
-    was trained on, in words. labels_seen: whether their labels were used.
+    layers: number of blocks; 0 if it has none. n_bits: of a code; None if it has none. pools: supported poolings of
+    tokens to one vector. along: items that come for free with others, and are cached too. training: description of its
+    training images, if known. labels_seen: whether their labels were used.
     """
 
     name: str
@@ -122,11 +123,11 @@ class Representation(ABC):
                 raise ValueError(f"{self.name} has no bits; leave codes out")
             return [View(item="codes", n_bits=self.n_bits)]
         if reading.pool not in self.pools:
-            raise ValueError(f"pool={reading.pool!r} is not for {self.name}, which takes {', '.join(self.pools)}")
+            raise ValueError(f"pool={reading.pool!r} is not for {self.name}, which supports {', '.join(self.pools)}")
         return [self._view(layer, reading) for layer in layers] or [self.default_view(reading)]
 
     def official_views(self, reading: Reading) -> list[View]:
-        """The grid of DINOv2's linear probe: the last block, and the last four side by side."""
+        """The grid of DINOv2's linear probe: the last block, and the last four concatenated."""
         depths = [n for n in (1, 4) if n <= self.layers]
         if not depths or reading.codes:
             return self.views((), reading)
@@ -151,16 +152,16 @@ class Representation(ABC):
         return {item: found[item] for item in items}
 
     def mirrored(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """What `prepare` gives (H, W, C), of the mirror image."""
+        """The result of `prepare` (H, W, C), mirrored."""
         return np.ascontiguousarray(pixels[:, ::-1])
 
     @abstractmethod
     def default_view(self, reading: Reading) -> View:
-        """What is measured when no block is named."""
+        """The view that is measured by default."""
 
     @abstractmethod
     def prepare(self, image: Image.Image) -> NDArray[Any]:
-        """An RGB image as the array that a batch is made of. Thread-safe."""
+        """An RGB image as an array for a batch. Thread-safe."""
 
     @abstractmethod
     def compute(self, batch: list[NDArray[Any]], items: Sequence[str]) -> dict[str, NDArray[Any]]:

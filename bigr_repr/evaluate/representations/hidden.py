@@ -28,7 +28,7 @@ ALL_POOLS: Final = (*VECTOR_POOLS, TOKENS)
 
 
 def untrained(pre: Pretrained, seed: int, *, tokenizer: bool = True) -> Pretrained:
-    """The same configuration with random weights, behind a tokenizer that is untrained too, or the given one."""
+    """The same configuration with random weights, with an untrained tokenizer, or the given one."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = BinaryAutoencoder(pre.config.tokenizer).eval()
@@ -37,7 +37,7 @@ def untrained(pre: Pretrained, seed: int, *, tokenizer: bool = True) -> Pretrain
 
 
 class Hidden(Representation):
-    """Hidden states and bits of a BiGR model. condition: that states are read with."""
+    """Hidden states and bits of a BiGR model. condition: for computing the states."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Hidden(Representation):
 
     @property
     def default_block(self) -> int:
-        """The block that is read if none is named."""
+        """The default block."""
         return usual_block(self.layers)
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
@@ -109,7 +109,7 @@ def _parse(item: str) -> tuple[int, str]:
 
 
 def pooled(states: torch.Tensor, pool: str) -> NDArray[Any]:
-    """(B, N, D), or (B, D) that is pooled already -> as `pool_tokens`; tokens as they are, in half precision."""
+    """(B, N, D), or (B, D) if already pooled -> as in `pool_tokens`; tokens unchanged, in half precision."""
     if pool == TOKENS:
         return states.half().cpu().numpy()
     return (states if states.ndim == 2 else pool_tokens(states, pool)).cpu().numpy()

@@ -1,8 +1,8 @@
-"""The Inception network of the FID, with its weights from a file. Knows no data.
+"""The Inception network of the FID, with weights from a file. Knows no data.
 
 The file is torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`, or pytorch-fid's of the same name with `pt_`:
-TensorFlow's network of 2015. It differs from torchvision's in its pools: means do not count the border, and the last
-block takes the maximum. Images are resized to 299 pixels as TensorFlow 1 did, whatever their shape.
+TensorFlow's network of 2015. It differs from torchvision's in pooling: means exclude the border, and the last block
+uses the maximum. Images of any shape are resized to 299 pixels as in TensorFlow 1.
 Source: Heusel et al., arXiv 1706.08500.
 """
 
@@ -37,16 +37,16 @@ class FidInception(Backbone):
 
     def __init__(self, file: str, device: torch.device, seed: int) -> None:
         if not file:
-            raise ValueError(f"inception: names no file; give its weights, as inception:{_FILE} of torch-fidelity")
+            raise ValueError(f"inception: needs a file of weights, such as inception:{_FILE} of torch-fidelity")
         network = _network()
         stored = state_dict(checkpoint_file(file))
         wanted = {key for key in network.state_dict() if not key.endswith("num_batches_tracked")}
         if lost := sorted(wanted - stored.keys()):
-            raise ValueError(f"{file} is not Inception's of the FID: it lacks {len(lost)} tensors, as {lost[0]}")
+            raise ValueError(f"{file} is not the FID's Inception: it lacks {len(lost)} tensors, such as {lost[0]}")
         try:
             network.load_state_dict({key: stored[key] for key in wanted}, strict=False)
         except RuntimeError as error:
-            raise ValueError(f"{file} is not Inception's of the FID: {str(error).splitlines()[-1].strip()}") from error
+            raise ValueError(f"{file} is not the FID's Inception: {str(error).splitlines()[-1].strip()}") from error
         network.fc = torch.nn.Identity()
         super().__init__(network, _prepared, device)
         self.name = f"inception:{Path(file).name}"
@@ -63,7 +63,7 @@ def _network() -> Any:
     from torchvision.models import inception
 
     def with_pool(block: Any, pool: Callable[[Tensor], Tensor]) -> Any:
-        """The block with another pool in its last branch."""
+        """Replace the pooling in the block's last branch."""
 
         def _forward(self: Any, x: Tensor) -> list[Tensor]:
             branches: list[Tensor] = block._forward(self, x)
@@ -97,7 +97,7 @@ def _prepared(image: Image.Image) -> Tensor:
 
 
 def _along(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Resized to 299 along an axis: linear between pixels whose corners, not centers, lie at whole numbers."""
+    """Resize to 299 along an axis: linear between pixels whose corners, not centers, are at integers."""
     count = values.shape[axis]
     places = np.arange(_SIDE, dtype=np.float32) * np.float32(count / _SIDE)
     low = places.astype(np.int64)

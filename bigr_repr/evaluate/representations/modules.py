@@ -1,8 +1,8 @@
-"""Any torch module as a representation, made by a function that the user names. Knows no library, and no data.
+"""Any torch module as a representation, returned by a user's function. Knows no library, and no data.
 
-`PACKAGE.MODULE.FUNCTION` is called without arguments, and gives a module, or a module and a transform from a PIL image
+`PACKAGE.MODULE.FUNCTION` is called without arguments and returns a module, or a module and a transform from a PIL image
 to a tensor (3, H, W); without one, images are resized to 256 pixels, cropped to 224 and normalized as for ImageNet. The
-module takes a batch (B, 3, H, W) and gives features (B, D), tokens (B, N, D) or a map (B, C, h, w).
+module takes a batch (B, 3, H, W) and returns features (B, D), tokens (B, N, D) or a map (B, C, h, w).
 """
 
 # B batch, N tokens, h w grid, D width
@@ -30,7 +30,7 @@ _DEVIATION: Final = (0.229, 0.224, 0.225)
 
 
 class ModuleBackbone(Backbone):
-    """The module that the function returns. If it gives tokens or a map, it has one block, and "pooled" is the mean."""
+    """The module from the function. If it returns tokens or a map, it has one block, and "pooled" is the mean."""
 
     def __init__(self, name: str, device: torch.device, seed: int) -> None:
         with torch.random.fork_rng():
@@ -40,7 +40,7 @@ class ModuleBackbone(Backbone):
         super().__init__(module, transform or _usual_transform(), device)
         self.name = f"module:{name}"
         weights = {k: v for k, v in module.state_dict().items() if v.is_floating_point()}
-        source = inspect.getsourcefile(function)  # other code over the same weights is another representation
+        source = inspect.getsourcefile(function)  # other code with the same weights is another representation
         code = Path(source).read_bytes() if source else b""
         self.fingerprint = hashlib.sha256(fingerprint(weights).encode() + code).hexdigest()
         pixels = self._transform(Image.new("RGB", (64, 64)))
@@ -69,10 +69,10 @@ class ModuleBackbone(Backbone):
 
 
 def _function(name: str) -> Callable[[], Any]:
-    """The function that a name means, also in a file of the current folder."""
+    """The function with a name, which may be in a file in the current folder."""
     place, _, attribute = name.rpartition(".")
     if not place:
-        raise ValueError(f"module:{name} names no function; give it as module:package.function")
+        raise ValueError(f"module:{name} does not name a function; use module:package.function")
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as an entry of sys.path
     try:
         found = getattr(importlib.import_module(place), attribute, None)

@@ -1,4 +1,4 @@
-"""What can be benchmarked, by name: BiGR models and their bits, untrained ones, timm backbones, pixels.
+"""Opens representations by name: BiGR models and their bits, untrained ones, timm backbones, pixels.
 
 Names:
 
@@ -60,12 +60,12 @@ def open_representation(
 ) -> Representation:
     """A representation by its name (see the module). seed: of untrained weights. condition: of a BiGR model's states.
 
-    Raises ValueError or FileNotFoundError, in one line, for a name or weights that are not there, or a condition that
-    they do not know.
+    Raises ValueError or FileNotFoundError, in one line, for an unknown name, missing weights, or an unsupported
+    condition.
     """
     kind, _, rest = name.partition(":")
     if condition and (kind in (*_LIBRARIES, "pixels", "tokenizer-bits") or name in _PACKAGED):
-        raise ValueError(f"{name} is read without a class, caption or masked tokens; only BiGR's blocks know them")
+        raise ValueError(f"{name} does not support a class, caption or masked tokens; only BiGR's blocks do")
     if kind == "pixels":
         return PixelRepresentation(name, rest)
     if name in _PACKAGED:

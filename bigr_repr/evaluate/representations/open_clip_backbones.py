@@ -1,8 +1,8 @@
 """Image towers of open_clip as representations: weights from a file or the user's cache. Knows no data.
 
-`ARCHITECTURE/TAG` as open_clip.list_pretrained() names them, with weights in the cache; `ARCHITECTURE?checkpoint=FILE`,
-or `ARCHITECTURE?random` for untrained ones. "pooled" is the embedding that is compared with texts, before its norm is
-made 1.
+`ARCHITECTURE/TAG` as in open_clip.list_pretrained(), with weights in the cache; `ARCHITECTURE?checkpoint=FILE`,
+or `ARCHITECTURE?random` for untrained ones. "pooled" is the embedding that is compared with texts, before
+normalization.
 """
 
 # B batch, h w grid, D width
@@ -24,7 +24,7 @@ from bigr_repr.evaluate.representations.weight_files import missing_package
 _RANDOM: Final = "?random"
 _CHECKPOINT: Final = "?checkpoint="
 _FILES: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_CACHE: Final = "~/.cache/clip"  # where open_clip keeps what does not come from a hub
+_CACHE: Final = "~/.cache/clip"  # open_clip's cache for weights that are not from a hub
 
 
 class OpenClipBackbone(Backbone):
@@ -65,7 +65,7 @@ class OpenClipBackbone(Backbone):
 
 
 def _open(name: str, seed: int) -> tuple[Any, Any, dict[str, Any]]:
-    """The network, its transform, and what the record says of its weights."""
+    """The network, its transform, and the record of its weights."""
     try:
         open_clip: Any = importlib.import_module("open_clip")
     except ImportError as error:
@@ -77,7 +77,7 @@ def _open(name: str, seed: int) -> tuple[Any, Any, dict[str, Any]]:
     given: dict[str, Any] = {}
     if mark:
         if not Path(file).is_file():
-            raise FileNotFoundError(f"checkpoint={file} is no file; give weights that open_clip wrote")
+            raise FileNotFoundError(f"checkpoint={file} is not a file; pass weights written by open_clip")
         options: dict[str, Any] = {"pretrained": file}
         given["checkpoint"] = Path(file).name
     elif plain.endswith(_RANDOM):
@@ -95,13 +95,13 @@ def _open(name: str, seed: int) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def _cached_weights(open_clip: Any, architecture: str, tag: str) -> dict[str, Any]:
-    """What makes open_clip take weights from the user's caches.  Raises FileNotFoundError: how to fetch them."""
+    """Arguments that make open_clip use weights from the user's caches.  Raises FileNotFoundError with the remedy."""
     from huggingface_hub import try_to_load_from_cache
 
     known = [each for name, each in open_clip.list_pretrained() if name == architecture]
     if tag not in known:
         listed = ", ".join(known) or "none"
-        raise ValueError(f"open_clip has no weights {tag!r} for {architecture}; they are: {listed}; or take ?random")
+        raise ValueError(f"open_clip has no weights {tag!r} for {architecture}; available: {listed}; or use ?random")
     config = open_clip.get_pretrained_cfg(architecture, tag)
     hub, url = config.get("hf_hub", "").rstrip("/"), config.get("url", "")
     places = [try_to_load_from_cache(hub, file) for file in _FILES] if hub else []

@@ -23,7 +23,7 @@ class PixelRepresentation(Representation):
 
     def __init__(self, name: str, side: str) -> None:
         if side and not (side.isdecimal() and 1 <= int(side) <= 256):
-            raise ValueError(f"model={name!r}: the side after pixels: is a whole number of 1..256, as pixels:32")
+            raise ValueError(f"model={name!r}: the side after pixels: is an integer in 1..256, such as pixels:32")
         self._side = int(side or _PIXELS)
         self.name = name
         self.fingerprint = hashlib.sha256(f"pixels {self._side}".encode()).hexdigest()

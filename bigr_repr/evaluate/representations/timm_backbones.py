@@ -1,7 +1,7 @@
 """timm backbones as representations: their own preprocessing, weights from a file or the user's cache. Knows no data.
 
-The name of a model of timm may end in `?random`, for untrained weights, or in `?checkpoint=FILE`: a state dict
-(.safetensors, .pth, .pt), whose keys are matched by name or else by order and shape, or `package:NAME` for the only
+The name of a timm model may end in `?random`, for untrained weights, or in `?checkpoint=FILE`: a state dict
+(.safetensors, .pth, .pt) whose keys are matched by name, or else by order and shape; `package:NAME` selects the only
 such file in an installed Python package.
 """
 
@@ -69,7 +69,7 @@ class TimmBackbone(Backbone):
 
 
 def _open(name: str, seed: int) -> tuple[Any, dict[str, Any]]:
-    """The network without classifier, and what the record says of its weights."""
+    """The network without classifier, and the record of its weights."""
     import timm
 
     plain, mark, file = name.partition(_CHECKPOINT)
@@ -88,13 +88,13 @@ def _open(name: str, seed: int) -> tuple[Any, dict[str, Any]]:
 
 
 def _cached_weights(name: str) -> dict[str, Any]:
-    """What points timm to weights in the user's caches. Raises FileNotFoundError that says how to fetch them."""
+    """Arguments that point timm to weights in the user's caches. Raises FileNotFoundError with the remedy."""
     from huggingface_hub import try_to_load_from_cache
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
-        raise FileNotFoundError(f"timm has no weights for {name!r}; take timm:{name}?random, or a name with a tag")
+        raise FileNotFoundError(f"timm has no weights for {name!r}; use timm:{name}?random, or a name with a tag")
     if config.hf_hub_id:
         for name_there in filter(None, (config.hf_hub_filename, *_FILES)):
             found = try_to_load_from_cache(config.hf_hub_id, name_there)
@@ -106,5 +106,5 @@ def _cached_weights(name: str) -> dict[str, Any]:
             return {"file": str(file)}
     raise FileNotFoundError(
         f"the weights of timm:{name} are not in this machine's cache; fetch them once, with a connection: "
-        f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\"; or take timm:{name}?random"
+        f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\"; or use timm:{name}?random"
     )

@@ -26,10 +26,10 @@ __all__ = ["Trainable", "trainable"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trainable:
-    """A network with gradients. forward: prepared pictures to features (B, D). modules: what learns.
+    """A network with gradients. forward: prepared pictures to features (B, D). modules: those to be trained.
 
     groups(weight_decay, layer_decay): parameters for an optimizer, with `lr_scale`, which falls by layer_decay from
-    each block to the one before, 1 being a head's; vectors do not decay.
+    each block to the previous one, starting from 1 for a head; vectors have no weight decay.
     """
 
     forward: Callable[[list[NDArray[Any]]], Tensor]
@@ -38,10 +38,10 @@ class Trainable:
 
 
 def trainable(representation: Representation, layer: int | None, pool: str) -> Trainable:
-    """The network behind a representation, not a copy: training changes what the representation computes.
+    """The network of a representation, not a copy: training changes the representation.
 
-    layer: the last block that runs; None: the representation's default. pool: as of `pool_tokens`.
-    Raises ValueError for a representation without such a network, a layer of a timm backbone, or a pool it lacks.
+    layer: the last block that runs; None: the representation's default. pool: as in `pool_tokens`.
+    Raises ValueError for a representation without such a network, a layer of a timm backbone, or an unsupported pool.
     """
     if isinstance(representation, Hidden) and representation.layers:
         if pool not in POOLS:
@@ -50,13 +50,15 @@ def trainable(representation: Representation, layer: int | None, pool: str) -> T
         return _of_bigr(representation.pretrained, representation.device, block, pool)
     if isinstance(representation, TimmBackbone):
         if layer is not None or pool != "avg":
-            raise ValueError(f"{representation.name} is fine-tuned whole, by its own pooling; leave layer and pool out")
+            raise ValueError(
+                f"{representation.name} is fine-tuned whole, with its own pooling; leave layer and pool out"
+            )
         return _of_timm(representation)
     raise ValueError(f"{representation.name} cannot be fine-tuned; BiGR models and timm backbones can")
 
 
 def _of_bigr(pre: Pretrained, device: torch.device, block: int, pool: str) -> Trainable:
-    """Codes of a frozen tokenizer, which rounds, into the transformer up to a block, as FeatureExtractor reads them."""
+    """The transformer up to a block on codes of the frozen (because rounding) tokenizer, as in FeatureExtractor."""
     tokenizer, transformer = pre.tokenizer.to(device), pre.generator.transformer.to(device)
     transformer.layers = transformer.layers[: block + 1]
 

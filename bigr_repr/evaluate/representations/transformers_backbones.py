@@ -1,7 +1,7 @@
 """Image models of transformers as representations, from a folder or the user's cache. Knows no data.
 
-`NAME` is that of a model on the Hugging Face hub, which must be in the cache, or a folder that save_pretrained wrote;
-`?random` after it takes only its configuration. Of a model of images and text the image part is taken.
+`NAME` is a model on the Hugging Face hub, which must be in the cache, or a folder written by save_pretrained;
+`?random` after it uses only its configuration. Of a model for images and text, only the image part is used.
 """
 
 # B batch, N tokens, D width
@@ -25,8 +25,8 @@ _RANDOM: Final = "?random"
 
 
 class TransformersBackbone(Backbone):
-    """States after each block, before the final norm; "pooled" is the model's own pooled output where its weights are
-    trained, else the class token after the final norm, else the mean over the positions.
+    """States after each block, before the final norm; "pooled" is the model's own pooled output if its weights are
+    trained, else the class token after the final norm, else the mean over positions.
     """
 
     def __init__(self, name: str, device: torch.device, seed: int) -> None:
@@ -66,13 +66,13 @@ class TransformersBackbone(Backbone):
 
 
 def _open(name: str, seed: int) -> tuple[Any, Any, bool, dict[str, Any]]:
-    """The image model, its processor, whether its own pooling is trained, and what the record says of its weights."""
+    """The image model, its processor, whether its own pooling is trained, and the record of its weights."""
     try:
         library: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise missing_package("transformers", f"transformers:{name}") from error
     plain, given = name.removesuffix(_RANDOM), {}
-    with quiet_transformers():  # what matters in their reports is checked
+    with quiet_transformers():  # the relevant part of their reports is checked below
         try:
             processor = library.AutoImageProcessor.from_pretrained(plain, local_files_only=True)
             if name.endswith(_RANDOM):
@@ -95,5 +95,5 @@ def _open(name: str, seed: int) -> tuple[Any, Any, bool, dict[str, Any]]:
     part = getattr(model, "vision_model", model)
     lost = [key for key in missing if "pooler" not in key]
     if lost:
-        raise ValueError(f"transformers:{plain}: its weights lack {len(lost)} tensors of the model, as {lost[0]}")
+        raise ValueError(f"transformers:{plain}: its weights lack {len(lost)} tensors of the model, such as {lost[0]}")
     return part, processor, not missing, given

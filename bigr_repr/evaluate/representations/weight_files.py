@@ -1,4 +1,4 @@
-"""Weights from files for networks of other libraries: found, read, and put in by name or in order. Knows no library."""
+"""Finds weight files for other libraries' networks, and loads them by name or in order. Knows no library."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 def checkpoint_file(name: str) -> Path:
-    """A file by its path, or the only one of weights in an installed package."""
+    """A file by its path, or the only weight file in an installed package."""
     if not name.startswith(_PACKAGE):
         if not Path(name).is_file():
-            raise FileNotFoundError(f"checkpoint={name} is no file; give a state dict ({', '.join(_WEIGHTS)})")
+            raise FileNotFoundError(f"checkpoint={name} is not a file; pass a state dict ({', '.join(_WEIGHTS)})")
         return Path(name)
     package = name.removeprefix(_PACKAGE)
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -32,15 +32,15 @@ def checkpoint_file(name: str) -> Path:
     folders = [Path(folder) for folder in spec.submodule_search_locations]
     found = [file for folder in folders for file in sorted(folder.rglob("*")) if file.suffix in _WEIGHTS]
     if len(found) != 1:
-        raise FileNotFoundError(f"the package {package} holds {len(found)} files of weights; name one by its path")
+        raise FileNotFoundError(f"the package {package} has {len(found)} weight files; pass the path of one")
     return found[0]
 
 
 def fill(model: Any, file: Path) -> str:
-    """Put weights into a network; returns, and logs, how their keys were matched.
+    """Load weights into a network; returns, and logs, how their keys were matched.
 
-    Keys that the network has are taken as they are; if others are missing, all are matched in order, which is right
-    for the same network under other names, and is refused unless every shape agrees.
+    Keys that the network has are used as they are; if any are missing, all are matched in order, which is correct
+    for the same network with other names, and refused unless every shape agrees.
     """
     stored = state_dict(file)
     wanted = model.state_dict()
@@ -55,7 +55,7 @@ def fill(model: Any, file: Path) -> str:
             missing = [key for key in wanted if key not in stored]
             raise ValueError(
                 f"{file} does not fit the network: it lacks {len(missing)} of {len(wanted)} tensors (the first is "
-                f"{missing[0]}), nor do the shapes agree in order; is it of another network?"
+                f"{missing[0]}), nor do the shapes agree in order; is it for another network?"
             )
         stored = {one: stored[other] for one, other in zip(ours, theirs, strict=False)}
         how = (
@@ -68,7 +68,7 @@ def fill(model: Any, file: Path) -> str:
 
 
 def state_dict(file: Path) -> dict[str, Tensor]:
-    """Tensors by key. Pickles are loaded with weights_only: nothing in them is run."""
+    """Tensors by key. Pickles are loaded with weights_only, so that none of their code is run."""
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 

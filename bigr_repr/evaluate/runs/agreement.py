@@ -1,6 +1,6 @@
-"""How well pictures match their captions, scored by a judge that the user names. Knows neither commands nor tables.
+"""How well pictures match their captions, according to a judge of the user's choice. Knows no commands or tables.
 
-"synthetic" reads the pictures of the synthetic world exactly; transformers:NAME is a model of images and texts such as
+"synthetic" reads the pictures of the synthetic world exactly; transformers:NAME is an image-text model such as
 CLIP, whose score is a cosine.
 """
 
@@ -29,10 +29,10 @@ _BATCH: Final = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How well pictures match their captions. `scores`: shares or cosines by name; `scorer`: who gave them.
+    """How well pictures match their captions. `scores`: fractions or cosines by name; `scorer`: their source.
 
-    Of "synthetic": those of `bigr_repr.captions.summarize`. Of a model: `cosine`, the mean over the pictures, and
-    `found`, the share of pictures whose own caption is the nearest of all different captions.
+    For "synthetic": those of `bigr_repr.captions.summarize`. For a model: `cosine`, the mean over the pictures, and
+    `found`, the fraction of pictures whose own caption is the nearest of all distinct captions.
     """
 
     scores: dict[str, float | int | None]
@@ -48,13 +48,13 @@ def bench_agreement(
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Agreement:
-    """Agreement of pictures with captions, which the pictures take in turn, as `generate` does.
+    """Agreement of pictures with captions, which are assigned cyclically, as in `generate`.
 
-    scorer: "synthetic", or transformers:NAME, a model of images and texts in the user's cache or a folder.
-    Raises ValueError for no prompts, for captions that the judge cannot read and for another scorer.
+    scorer: "synthetic", or transformers:NAME, an image-text model in the user's cache or a folder.
+    Raises ValueError for no prompts, captions that the judge cannot read, or another scorer.
     """
     if not prompts:
-        raise ValueError("prompts is empty; give the captions that the pictures were drawn from")
+        raise ValueError("prompts is empty; pass the captions from which the pictures were drawn")
     texts = [prompts[i % len(prompts)] for i in range(len(generated))]
     if scorer == SYNTHETIC:
         verdicts = []
@@ -76,7 +76,7 @@ def bench_agreement(
 def _by_model(
     generated: ImageSet, texts: Sequence[str], name: str, on_progress: Callable[[int, int], None] | None
 ) -> dict[str, float | int | None]:
-    """Scores by a model of images and texts."""
+    """Scores by an image-text model."""
     import torch
 
     model, processor = _open(name)
@@ -113,7 +113,7 @@ def _open(name: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise missing_package("transformers", f"{_MODELS}{name}") from error
     try:
-        processor = library.AutoProcessor.from_pretrained(name, local_files_only=True)  # first: it asks for no network
+        processor = library.AutoProcessor.from_pretrained(name, local_files_only=True)  # first: it needs no network
         model = library.AutoModel.from_pretrained(name, local_files_only=True).eval()
     except OSError as error:
         raise FileNotFoundError(
@@ -121,5 +121,5 @@ def _open(name: str) -> tuple[Any, Any]:
             f"once, with a connection: hf download {name}"
         ) from error
     if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
-        raise ValueError(f"{_MODELS}{name} is no model of images and texts; name one such as CLIP")
+        raise ValueError(f"{_MODELS}{name} is not an image-text model; choose one such as CLIP")
     return model, processor

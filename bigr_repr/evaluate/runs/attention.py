@@ -22,10 +22,10 @@ def bench_attentive(
     layers: Layers | None = (),
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> list[BenchRow]:
-    """Learned queries over the tokens of each layer, then a linear classifier: a row a layer, all trained together.
+    """Learned queries over each layer's tokens, then a linear classifier: a row per layer, all trained together.
 
-    Tokens are kept in the cache in half precision, N times as large as pooled features. Arguments as for `bench`;
-    settings.rates take the place of the probe's.
+    Tokens are cached in half precision, N times as large as pooled features. Arguments as in `bench`;
+    settings.rates replace the probe's.
 
     Raises ValueError as `bench` and `attentive_probe` do.
     """

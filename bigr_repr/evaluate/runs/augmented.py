@@ -47,21 +47,22 @@ def bench_augmented(
     layers: Layers = (),
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> list[BenchRow]:
-    """A linear probe by gradient descent on augmented images: a row for each layer, all trained in one run.
+    """A linear probe by gradient descent on augmented images: a row per layer, all trained in one run.
 
     Every epoch passes all training images through the network, in memory. epochs: instead of the protocol's, with the
-    same share of warm-up. Rates are chosen on a held-out fifth. Otherwise as `bench`; settings.protocol is not logreg.
+    same fraction of warm-up. Rates are chosen on a held-out fifth. Otherwise as `bench`; settings.protocol must not be
+    logreg.
 
     Raises ValueError for features instead of images, layers of different widths, and as `bench` does.
     """
     protocol = settings.probe_protocol
     if not isinstance(protocol, SgdProtocol):
-        raise ValueError("protocol='logreg' trains on features that do not change; take mae, mage or dinov2")
+        raise ValueError("protocol='logreg' trains on fixed features; use mae, mage or dinov2")
     if epochs is not None:
         share = protocol.warmup / protocol.epochs if protocol.epochs else 0.0
         protocol = dataclasses.replace(protocol, epochs=epochs, iterations=0, warmup=round(share * epochs))
     if not isinstance(data.train.source, ImageSet) or settings.codes:
-        raise ValueError(f"{data.name}: crops are taken of images; name a data set of images, and leave codes out")
+        raise ValueError(f"{data.name}: cropping needs images; choose a data set of images, and leave codes out")
     plain = features_of(model, data, settings, layers=layers, on_progress=on_progress)
     representation = open_representation(
         plain.facts["model"]["model"], device=str(choose_device(settings.device)), seed=settings.seeds[0],

@@ -1,6 +1,6 @@
-"""Benchmarks: features extracted once, then probes and nearest neighbors, as rows that say how they were measured.
+"""Benchmarks: features extracted once, then probes and nearest neighbors, as rows that record how they were measured.
 
-Combines the modules beside it; knows neither commands nor tables.
+Combines the neighboring modules; knows neither commands nor tables.
 """
 
 # n rows (images), D features
@@ -73,10 +73,10 @@ def bench(
     """Measure a representation (a name as in `representations`) on a data set: one row per layer.
 
     layers: block numbers, negative from the end, "mid", or "best", the block that an earlier sweep of this model found
-    on the same training images; a tuple of them sets their features side by side. None given: the representation's
-    default, or with the protocol "dinov2" the grid of its published run (the last block, and the last four). None:
-    every block, in one pass over the images, after which the best one is remembered. model: None for the default model,
-    or where `data` holds features.
+    on the same training images; a tuple concatenates their features. Empty: the representation's default, or with the
+    protocol "dinov2" the grid of its published run (the last block, and the last four). None: every block, in one pass
+    over the images, after which the best one is remembered. model: None for the default model, or if `data` already
+    contains features.
 
     Raises ValueError or FileNotFoundError in one line, before anything is extracted, for what cannot be measured.
     """
@@ -111,14 +111,14 @@ def bench_retrieval(
 ) -> tuple[list[RetrievalRow], BenchFeatures]:
     """How well a representation retrieves test images' classes among the training images, by floats and by codes.
 
-    Rows as of `label_retrieval`, and the features they are of. layer: None: the representation's default. bits,
+    Returns rows as in `label_retrieval`, and their features. layer: None: the representation's default. bits,
     shortlist: as there; otherwise as `bench`.
     """
     layers = () if layer is None else (layer,)
     features = features_of(model, data, settings, layers=layers, tokens=True, on_progress=on_progress)
     view, *rest = features.train
     if view.n_bits is not None:
-        raise ValueError(f"{features.representation} has only bits; name the model, whose floats they compare with")
+        raise ValueError(f"{features.representation} has only bits; pass the model, for floats to compare with")
     base, queries = (
         Collection(side[view], side[rest[0]] if rest else None, part.labels)
         for side, part in ((features.train, data.train), (features.test, data.test))
@@ -140,18 +140,18 @@ def bench_generation(
     k: int = 3,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> tuple[GenerationQuality, dict[str, Any]]:
-    """How close generated images come to real ones, in the features of a representation.
+    """How close generated images are to real ones, in the features of a representation.
 
-    model: a name as in `representations`; None: efficientnet-lite0, or the default model where that is not installed.
+    model: a name as in `representations`; None: efficientnet-lite0, or the default model if that is not installed.
     The distance is the FID only with inception:FILE. layer: None: its default. k: of precision and recall. Also
-    returned: facts of the model and the machine. Raises ValueError for a representation that has only bits, and as
+    returns facts about the model and the machine. Raises ValueError for a representation that has only bits, and as
     `generation_quality` does.
     """
     representation = open_representation(model or judge(), device=settings.device, seed=settings.seeds[0])
     layers = () if layer is None else (representation.layer_index(layer),)
     (view,) = representation.views(layers, dataclasses.replace(settings.reading, codes=False))
     if view.n_bits is not None:
-        raise ValueError(f"{representation.name} has only bits; Gaussians need numbers: name a model or pixels")
+        raise ValueError(f"{representation.name} has only bits; Gaussians need numbers: choose a model or pixels")
     cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
     sides = []
     for name, source in (("real", real), ("generated", generated)):
@@ -169,7 +169,7 @@ def bench_generation(
 def best_row(rows: Sequence[BenchRow]) -> BenchRow:
     """The row whose probe was best on the held-out part of the training set; the first of equals.
 
-    Raises ValueError where `chosen_row` gives None.
+    Raises ValueError if `chosen_row` returns None.
     """
     found = chosen_row(rows)
     if found is None:
@@ -186,7 +186,7 @@ def chosen_row(rows: Sequence[BenchRow]) -> BenchRow | None:
 
 
 def unmeasured_neighbor(rows: Sequence[BenchRow]) -> str | None:
-    """A warning if a neighbor of the best block was not measured, so that another may be better; else None."""
+    """A warning if a neighbor of the best block was not measured and may be better; else None."""
     chosen, blocks = chosen_row(rows), rows[0].facts["model"].get("blocks", 0)
     best = None if chosen is None else chosen.view.layer
     if best is None:
@@ -212,7 +212,7 @@ def _remember(row: BenchRow, train: Part, settings: BenchSettings) -> None:
 
 
 def _probes(features: BenchFeatures, settings: BenchSettings, on_progress: OnProgress) -> dict[View, LinearProbe]:
-    """Layers one at a time where they train alone, so that memory holds one unpacked layer; else all together."""
+    """Layers one at a time if they train separately, so that only one is unpacked in memory; else all together."""
     labels = features.data.train.labels, features.data.test.labels
     views = list(features.train)
     groups = [[view] for view in views] if settings.protocol == LOGREG else [views]
@@ -229,10 +229,10 @@ def _probes(features: BenchFeatures, settings: BenchSettings, on_progress: OnPro
 
 
 def _fitting(k: Sequence[int], train: Part) -> list[int]:
-    """The numbers of neighbors that the training images suffice for; others are logged."""
+    """The numbers of neighbors for which there are enough training images; others are logged."""
     fitting = [value for value in k if value <= len(train)]
     if not fitting:
-        raise ValueError(f"k={tuple(k)} are all above the {len(train)} training images; give smaller ones")
+        raise ValueError(f"k={tuple(k)} are all above the {len(train)} training images; choose smaller ones")
     if left_out := [str(value) for value in k if value > len(train)]:
         _log.warning("%s has %d images: k=%s is left out", train.name, len(train), ", ".join(left_out))
     return fitting

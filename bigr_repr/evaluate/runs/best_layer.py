@@ -1,6 +1,6 @@
-"""The best block of a model on a data set, as a sweep over all blocks found it, remembered in the cache folder.
+"""The best block of a model on a data set, as found by a sweep over all blocks and stored in the cache folder.
 
-One file per model and pooling: {fingerprint of the training images and of the rows taken: what the sweep found}.
+One file per model and pooling: {fingerprint of the training images and selected rows: the sweep's result}.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BEST: Final = "best"
 
 
 def remember(cache: PathLike, model_sha256: str, pool: str, *, train: Part, found: dict[str, Any]) -> None:
-    """Note what a sweep found on a training side: plain data with the block as "layer"."""
+    """Store a sweep's result on a training side: plain data with the block as "layer"."""
     path = _file(cache, model_sha256, pool)
     path.parent.mkdir(parents=True, exist_ok=True)
     known = _known(path)
@@ -43,9 +43,9 @@ def recall(
     model: str,
     dataset: str,
 ) -> list[int | str]:
-    """`layers` with the block noted for these very training images in the place of "best".
+    """`layers` with "best" replaced by the block stored for exactly these training images.
 
-    model and dataset: what the caller names them.  Raises ValueError, saying how to find it, if no sweep has.
+    model and dataset: the caller's names for them.  Raises ValueError with the remedy if there was no sweep.
     """
     if BEST not in layers:
         return list(layers)
@@ -54,7 +54,7 @@ def recall(
 
 
 def noted(cache: PathLike, model_sha256: str, pool: str, *, train: Part, model: str, dataset: str) -> dict[str, Any]:
-    """What the sweep over a training side found, as `remember` was given it. Raises ValueError as `recall` does."""
+    """The result of the sweep over a training side, as passed to `remember`. Raises ValueError as `recall` does."""
     known = _known(_file(cache, model_sha256, pool))
     key = _key(train)
     if key not in known:
@@ -69,10 +69,10 @@ def noted(cache: PathLike, model_sha256: str, pool: str, *, train: Part, model: 
 
 
 def recall_any(model: PathLike, *, cache: PathLike | None = None) -> int:
-    """The block that every sweep of a model over mean features found best, whatever data sets they were over.
+    """The block that was best in every sweep of a model over mean features, on any data sets.
 
     model: a name or folder that load takes. cache: the user's cache folder by default.
-    Raises ValueError if there was no sweep, or naming the data sets where they differ; otherwise as load does.
+    Raises ValueError if there was no sweep, or, naming the data sets, if they differ; otherwise as load does.
     """
     folder = default_cache() if cache is None else cache
     known = list(_known(_file(folder, load(model).fingerprint, "avg")).values())
@@ -84,7 +84,7 @@ def recall_any(model: PathLike, *, cache: PathLike | None = None) -> int:
     layers = {each["layer"] for each in known}
     if len(layers) > 1:
         listed = ", ".join(f"{each['layer']} on {each['train']}" for each in known)
-        raise ValueError(f"layer='best' of {os.fspath(model)} depends on the data set: {listed}; name one by number")
+        raise ValueError(f"layer='best' of {os.fspath(model)} depends on the data set: {listed}; choose one by number")
     layer: int = layers.pop()
     return layer
 

@@ -1,8 +1,8 @@
-"""Features on disk, keyed by what determines them: nothing is computed twice, and a run resumes. Knows no classifiers.
+"""Features on disk, keyed by everything that determines them: computed only once, resumable. Knows no classifiers.
 
-A cache folder holds one folder for each representation and source of images, named by a hash of both, with `facts.json`
-(what was hashed) and blocks of images `ITEM.HASH.npz`: their rows in the source, and their values. A subset, or another
-draw with another seed, uses what is there of its images. Blocks are written whole or not at all.
+A cache folder contains one folder per representation and source of images, named by a hash of both, with `facts.json`
+(the hashed facts) and blocks of images `ITEM.HASH.npz`: their rows in the source, and their values. A subset, or a
+sample with another seed, uses the blocks that exist for its images. Blocks are written atomically.
 """
 
 # n rows (images)
@@ -47,7 +47,7 @@ def default_cache() -> Path:
 
 
 class FeatureCache:
-    """Features of images, computed at first use."""
+    """Features of images, computed on first use."""
 
     def __init__(self, folder: PathLike, *, batch_size: int = 32, workers: int | None = None) -> None:
         self.folder, self._batch_size, self._workers = Path(folder), batch_size, workers
@@ -61,8 +61,8 @@ class FeatureCache:
     ) -> dict[str, NDArray[Any]]:
         """Arrays (n, ...) by item, for the images of a part; `DIGESTS` may be one of the items.
 
-        What is missing is computed in one pass over the images that lack it; other parts of the same source use it too.
-        Raises ImageError that names the image that cannot be read; OSError when the cache cannot be written.
+        Missing values are computed in one pass over their images, and are shared with other parts of the same source.
+        Raises ImageError that names an unreadable image; OSError if the cache cannot be written.
         """
         assert isinstance(part.source, ImageSet)
         folder = self._folder(representation, part)
@@ -146,7 +146,7 @@ def _held(folder: Path, item: str) -> dict[int, CachedRow]:
 
 
 def _gather(held: dict[int, CachedRow], rows: NDArray[np.int64]) -> NDArray[Any]:
-    """The values of rows, each file read once."""
+    """The values of rows; each file is read once."""
     by_file: dict[Path, list[tuple[int, int]]] = {}
     for target, row in enumerate(rows.tolist()):
         file, place = held[row]
@@ -164,6 +164,6 @@ def _gather(held: dict[int, CachedRow], rows: NDArray[np.int64]) -> NDArray[Any]
 
 
 def _digest(image: Image.Image) -> NDArray[np.uint8]:
-    """16 bytes that tell decoded pictures apart."""
+    """A 16-byte digest of a decoded picture."""
     content = hashlib.blake2b(image.tobytes(), digest_size=16, salt=f"{image.width}x{image.height}".encode()[:16])
     return np.frombuffer(content.digest(), np.uint8)

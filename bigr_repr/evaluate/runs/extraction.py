@@ -51,14 +51,14 @@ def features_of(
     tokens: bool = False,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> BenchFeatures:
-    """Both sides' features: from the cache, extracted, or read from embeddings and files. Arguments as for `bench`.
+    """Both sides' features: from the cache, extracted, or read from embeddings and files. Arguments as in `bench`.
 
-    train: False leaves the training side out, for what looks only at test images. tokens: also the tokenizer's bits,
-    where there are any: the last view.
+    train: False leaves the training side out, if only test images are needed. tokens: also return the tokenizer's bits,
+    if there are any, as the last view.
     """
     if settings.codes and layers:
         raise ValueError("codes belong to no block: leave layer out, or codes")
-    choose_device(settings.device)  # an error now, not after hours
+    choose_device(settings.device)  # fail now, not after hours
     wanted = Wanted(
         model=model, data=data, settings=settings, layers=layers, train=train, tokens=tokens, on_progress=on_progress
     )
@@ -68,7 +68,7 @@ def features_of(
     for kind, read in kinds:
         if isinstance(data.train.source, kind) and isinstance(data.test.source, kind):
             return read(wanted)
-    raise ValueError(f"{data.name}: one side holds features and the other images; give two of a kind")
+    raise ValueError(f"{data.name}: one side has features and the other images; use two of a kind")
 
 
 # ---- images
@@ -102,9 +102,9 @@ def _extracted(wanted: Wanted) -> BenchFeatures:
 def extract_together(
     model: str, data: BenchData, readings: Sequence[tuple[BenchSettings, Layers | None]], on_progress: OnProgress
 ) -> None:
-    """Put the features of several readings of one model into the cache, in one pass over the images.
+    """Compute the features for several readings of one model into the cache, in one pass over the images.
 
-    readings: settings that differ in pool, mirror and codes only, and layers, without "best".
+    readings: settings that differ only in pool, mirror and codes, and layers without "best".
     """
     settings = readings[0][0]
     representation = open_representation(
@@ -123,7 +123,7 @@ def extract_together(
 
 
 def _views(representation: Representation, wanted: Wanted) -> tuple[list[View], dict[str, Any]]:
-    """What is measured, and where a block called "best" comes from."""
+    """The views to measure, and the origin of a block called "best"."""
     settings, layers, reading = wanted.settings, wanted.layers, wanted.settings.reading
     if layers is None:
         return representation.views(range(representation.layers), reading), {}
@@ -154,7 +154,7 @@ def _block(representation: Representation, layer: int | str | tuple[int | str, .
 
 
 def seen_in_training(representation: Representation, data: BenchData) -> dict[str, Any]:
-    """What the model's training record says of this data set, logged as well."""
+    """What the model's training record says about this data set; also logged."""
     names = (data.name, data.train.name, data.test.name)
     found = (trained_on(name, representation.training, labels=representation.labels_seen) for name in names)
     said = next(filter(None, found), None)

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BenchFeatures:
-    """Features of both sides by view, as stored (bits are packed), and the facts that every row of them carries."""
+    """Features of both sides by view, as stored (bits are packed), and the facts common to all their rows."""
 
     representation: str
     data: BenchData
@@ -76,7 +76,7 @@ def facts_of(wanted: Wanted, record: dict[str, Any], duplicates: int) -> dict[st
 
 
 def how_read(facts: Mapping[str, Any]) -> str:
-    """How these features were read, in words, where it differs from the default; else ""."""
+    """How these features were extracted, in words, if it differs from the default; else ""."""
     pool = facts.get("pool", "avg")
     said = [
         f"tokens pooled by {pool}" if pool not in ("avg", TOKENS) else "",
@@ -98,7 +98,7 @@ def _row_bytes(features: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def count_duplicates(train: NDArray[np.uint8], test: NDArray[np.uint8], data: BenchData, how: str) -> int:
-    """The number of test images that are also training images, compared by a row of bytes each; logged if not zero."""
+    """The number of test images that are also training images, compared by their row of bytes; logged if not zero."""
     seen = {row.tobytes() for row in train}
     count = sum(row.tobytes() in seen for row in test)
     if count:

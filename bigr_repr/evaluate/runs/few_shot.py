@@ -1,4 +1,4 @@
-"""Few-shot probes and cluster structure: features with few labels, or none. Knows neither commands nor tables."""
+"""Few-shot probes and cluster structure: evaluation with few labels, or none. Knows neither commands nor tables."""
 
 # n rows (images)
 
@@ -25,9 +25,9 @@ _PENALTY: Final = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotRow:
-    """A view at a number of labeled images a class: top-1 in percent, the mean over draws with its 95 % interval.
+    """A view with a number of labeled images per class: top-1 in percent, the mean over draws with its 95 % interval.
 
-    interval: by Student's t over draws; None for one draw. mean_per_class: the mean over classes of their accuracies.
+    interval: by Student's t over draws; None for one draw. mean_per_class: accuracy averaged over classes.
     """
 
     representation: str
@@ -41,7 +41,7 @@ class FewShotRow:
     facts: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """Ready for JSON, without the facts that all rows share."""
+        """Ready for JSON, without the facts common to all rows."""
         found = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("view", "facts")}
         return {**found, "layer": self.view.layer, "features": self.view.item}
 
@@ -56,7 +56,7 @@ class StructureRow:
     facts: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """Ready for JSON, without the facts that all rows share."""
+        """Ready for JSON, without the facts common to all rows."""
         where = {"representation": self.representation, "layer": self.view.layer, "features": self.view.item}
         return where | dataclasses.asdict(self.found)
 
@@ -74,14 +74,14 @@ def bench_few_shot(
     """The linear probe on a few labeled images per class, drawn several times: a row for each layer and number of
     shots.
 
-    The penalty is fixed (C of the settings, or 1): so few images leave none to hold out. Arguments as for `bench`; a
-    draw follows from the settings' first seed and its own number.
+    The penalty is fixed (C of the settings, or 1): there are too few images to hold any out. Arguments as in `bench`; a
+    draw depends on the settings' first seed and its own number.
 
-    Raises ValueError for shots that a class has too few training images for, and as `bench` does.
+    Raises ValueError if a class has too few training images for the shots, and as `bench` does.
     """
     counts = np.unique(data.train.labels, return_counts=True)[1]
     if not shots or min(shots) < 1 or max(shots) > counts.min():
-        raise ValueError(f"shots={tuple(shots)} must lie in 1..{counts.min()}, the images of the smallest class")
+        raise ValueError(f"shots={tuple(shots)} must lie in 1..{counts.min()}, the size of the smallest class")
     if draws < 1:
         raise ValueError(f"draws={draws} must be at least 1")
     features = features_of(model, data, settings, layers=layers, on_progress=on_progress)
@@ -120,7 +120,7 @@ def bench_clusters(
     layers: Layers | None = (),
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> list[StructureRow]:
-    """Clusters, effective rank, alignment and uniformity of the test images' features: a row for each layer."""
+    """Clusters, effective rank, alignment and uniformity of the test images' features: a row per layer."""
     features = features_of(model, data, settings, layers=layers, train=False, on_progress=on_progress)
     rows = []
     for done, (view, values) in enumerate(features.test.items()):

@@ -1,7 +1,7 @@
-"""Fine-tuning: a network trained further with a linear head, early blocks more slowly. Knows neither commands nor
+"""Fine-tunes a network with a linear head, with lower rates for earlier blocks. Knows neither commands nor
 tables.
 
-Source of the layer-wise rates: BEiT (arXiv 2106.08254), as MAE fine-tunes too.
+Source of the layer-wise rates: BEiT (arXiv 2106.08254), also used by MAE.
 """
 
 # B batch, n rows (images), D width, K classes
@@ -40,9 +40,9 @@ __all__ = ["FineTuning", "bench_finetune"]
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """How a network is fine-tuned. rate: for a batch of 256, falling along half a cosine after a linear warm-up over a
-    tenth of the steps. layer_decay: what a block's rate is multiplied by for each block behind it. crops: train on
-    random resized crops and mirror images. No value is searched for. Raises ValueError for values out of range.
+    """How a network is fine-tuned. rate: for a batch of 256, following half a cosine after a linear warm-up over a
+    tenth of the steps. layer_decay: factor of a block's rate for each later block. crops: train on random
+    resized crops and mirror images. No value is tuned. Raises ValueError for values out of range.
     """
 
     epochs: int = 10
@@ -82,17 +82,17 @@ def bench_finetune(
 ) -> BenchRow:
     """Fine-tune a network with a linear head, and test it once, at the end.
 
-    model: a BiGR model, whose tokenizer stays as it is, or a timm backbone. layer: the last block that is used.
-    Of the settings the first seed, pool and where to compute. The trained network is not kept.
+    model: a BiGR model, whose tokenizer is frozen, or a timm backbone. layer: the last block that is used.
+    settings: only the first seed, pool and where to compute are used. The trained network is not kept.
 
     Raises ValueError for a representation that cannot be fine-tuned, a condition, features instead of images, or losses
     that are not finite.
     """
     given = tuning or FineTuning()
     if not (isinstance(data.train.source, ImageSet) and isinstance(data.test.source, ImageSet)):
-        raise ValueError(f"{data.name}: networks are trained on images; name a data set of images")
+        raise ValueError(f"{data.name}: networks are trained on images; choose a data set of images")
     if settings.condition:
-        raise ValueError(f"networks are trained on without a condition ({settings.condition.words}); leave it out")
+        raise ValueError(f"fine-tuning takes no condition ({settings.condition.words}); leave it out")
     device, seed = choose_device(settings.device), settings.seeds[0]
     representation = open_representation(model, device=str(device), seed=seed)
     block = None if layer is None else representation.layer_index(layer)
@@ -159,9 +159,7 @@ class _Tuner:
                 logits = self._head(self._network.forward(batch))
                 loss = F.cross_entropy(logits, labels[torch.from_numpy(places)], label_smoothing=given.smoothing)
                 if not bool(loss.isfinite()):
-                    raise ValueError(
-                        f"the loss is not finite after {done} steps; take a smaller rate than {given.rate}"
-                    )
+                    raise ValueError(f"the loss is not finite after {done} steps; use a smaller rate than {given.rate}")
                 self._optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 self._optimizer.step()
@@ -171,7 +169,7 @@ class _Tuner:
 
     @torch.no_grad()
     def ranked(self, part: Part) -> NDArray[np.int64]:
-        """The classes with the largest logits of whole images, best first: (n, at most 5)."""
+        """The classes with the largest logits for whole images, best first: (n, at most 5)."""
         found = []
         for _, batch in self._batches(part, np.arange(len(part)), self._loader(part, None)):
             logits = self._head(self._network.forward(batch))
@@ -185,7 +183,7 @@ class _Tuner:
             group["lr"] = self._given.rate * self._given.batch / 256 * share * group["lr_scale"]
 
     def _loader(self, part: Part, epoch: int | None) -> Callable[[int], NDArray[Any]]:
-        """What prepares a row of a part: a crop of an epoch, or the whole image."""
+        """A function that prepares a part's row: an epoch's crop, or the whole image."""
         source, side = part.source, self._representation.record["image_size"]
         assert isinstance(source, ImageSet)
 

@@ -1,4 +1,4 @@
-"""The probe of several labels an image, of a representation. Knows neither commands nor tables."""
+"""Multi-label probes of representations. Knows neither commands nor tables."""
 
 # n rows (images)
 
@@ -34,7 +34,7 @@ class MultiLabelRow:
     facts: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """Ready for JSON, without the facts that all rows share."""
+        """Ready for JSON, without the facts common to all rows."""
         where = {"representation": self.representation, "layer": self.view.layer, "features": self.view.item}
         return where | dataclasses.asdict(self.probe)
 
@@ -49,11 +49,11 @@ def bench_multi_label(
     layers: Layers | None = (),
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> list[MultiLabelRow]:
-    """Measure a representation where images have several labels: a row for each layer.
+    """Measure a representation on images with several labels: a row per layer.
 
     images: sources as in `sources`, of training and test images; labels: of each in their order (`multi_labels`).
-    model, settings, layers: as for `bench`; of the settings C, the first seed, and how features are read.
-    Raises ValueError for another number of labels than images, and as `bench` does.
+    model, settings, layers: as in `bench`; of the settings, only C, the first seed and the reading are used.
+    Raises ValueError if the numbers of labels and images differ, and as `bench` does.
     """
     truth = read_multi_labels(labels)
     train, test = (

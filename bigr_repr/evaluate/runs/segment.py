@@ -20,7 +20,7 @@ from bigr_repr.evaluate.runs.extraction import BenchSettings, Layers, OnProgress
 
 __all__ = ["SegmentRow", "bench_segment"]
 
-_SIDE: Final = 256  # pixels that predictions are compared at
+_SIDE: Final = 256  # resolution for comparing predictions, in pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +34,7 @@ class SegmentRow:
     facts: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """Ready for JSON, without the facts that all rows share."""
+        """Ready for JSON, without the facts common to all rows."""
         where = {"representation": self.representation, "layer": self.view.layer, "features": self.view.item}
         return where | dataclasses.asdict(self.probe)
 
@@ -53,8 +53,8 @@ def bench_segment(
     """A linear head on the tokens of each layer, by mIoU: a row for each layer.
 
     folder: as in `segments`. limit, test_limit: images of each side, drawn at random with the first seed. side: of the
-    squares, in pixels, that predictions and masks are compared at. model, settings, layers: as for `bench`; of the
-    settings C, the first seed, and where features are computed and kept.
+    squares in which predictions and masks are compared, in pixels. model, settings, layers: as in `bench`; of the
+    settings, only C, the first seed, and where features are computed and stored are used.
     """
     if side < 1:
         raise ValueError(f"side={side} must be at least 1")

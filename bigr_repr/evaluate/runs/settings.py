@@ -1,4 +1,4 @@
-"""How features are measured: the settings of all benchmarks. Knows no data."""
+"""The settings of all benchmarks. Knows no data."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class BenchSettings:
     """How features are measured. protocol and seeds are the probe's, k, temperature and center the neighbors'
     (see `knn`). Raises ValueError for an unknown protocol or pool, no seeds, or numbers out of range.
 
-    rates, batch: in place of the protocol's, where it trains by gradient descent; C: penalties in place of the usual
-    grid of logreg. One rate, or one C, is taken without a choice, so that one image per class is enough.
-    pool: how the tokens of a block become one vector, as in `pool_tokens`. mirror: features are means over an image and
-    its mirror image. condition: that a BiGR model's states are read with. codes: the tokenizer's bits instead of hidden
-    states. device: "cpu", "cuda" …; None: a GPU if there is one. cache: folder for features, the user's cache folder by
-    default. batch_size, workers: of the extraction.
+    rates, batch: override the protocol's, if it trains by gradient descent; C: penalties instead of logreg's usual
+    grid. A single rate or C needs no choice, so that one image per class is enough. pool: how the tokens of a block
+    become one vector, as in `pool_tokens`. mirror: features are means over an image and its mirror image. condition:
+    for a BiGR model's states. codes: the tokenizer's bits instead of hidden states. device: "cpu", "cuda" …; None: a
+    GPU if there is one. cache: folder for features, the user's cache folder by default. batch_size, workers: of the
+    extraction.
     """
 
     protocol: str = LOGREG
@@ -55,9 +55,9 @@ class BenchSettings:
         if self.pool not in ALL_POOLS:
             raise ValueError(f"pool={self.pool!r} is unknown; choose one of {', '.join(ALL_POOLS)}")
         if self.codes and self.condition:
-            raise ValueError(f"codes have no condition ({self.condition.words}), only blocks do; leave one of them out")
+            raise ValueError(f"codes take no condition ({self.condition.words}), only blocks do; leave one of them out")
         if not self.seeds:
-            raise ValueError("seeds=() holds none; give at least one, as (0,)")
+            raise ValueError("seeds=() is empty; pass at least one, such as (0,)")
         if not self.k or min(self.k) < 1 or not self.temperature > 0 or self.batch_size < 1:
             raise ValueError(
                 f"k={self.k}, temperature={self.temperature}, batch_size={self.batch_size}: each must be above 0"
@@ -71,7 +71,7 @@ class BenchSettings:
 
     @property
     def pool_key(self) -> str:
-        """What the reading is called where its best block is noted."""
+        """The key under which the reading's best block is stored."""
         return ".".join(filter(None, (self.pool, "mirror" if self.mirror else "", self.condition.tag)))
 
     @property
@@ -81,7 +81,7 @@ class BenchSettings:
 
     @property
     def probe_protocol(self) -> str | SgdProtocol:
-        """What `linear_probe` takes: the protocol, with the rates and batch that were given."""
+        """The argument for `linear_probe`: the protocol, with the given rates and batch."""
         if self.protocol == LOGREG:
             return LOGREG
         given = sgd_protocol(self.protocol)

@@ -1,4 +1,4 @@
-"""Features that exist already: in embedding data sets, and in files that any tool wrote. Knows no networks."""
+"""Existing features: in embedding data sets, and in files from any tool. Knows no networks."""
 
 # n rows (images), N tokens, D features
 
@@ -25,12 +25,12 @@ from bigr_repr.features.pools import NONE
 
 __all__ = ["read_embeddings", "read_features"]
 
-_AS_THEY_ARE: Final = "avg"  # the usual pool, which no one asked for: vectors that are pooled stay as they are
+_AS_THEY_ARE: Final = "avg"  # the default pool: already pooled vectors stay unchanged
 _ITEM: Final = "layer-"
 
 
 def read_features(wanted: Wanted) -> BenchFeatures:
-    """Features from files that any tool wrote."""
+    """Features from files of any tool."""
     data, settings = wanted.data, wanted.settings
     sources = data.train.source, data.test.source
     if wanted.layers or settings.codes or settings.mirror or settings.condition:
@@ -121,7 +121,7 @@ def _stored_views(wanted: Wanted, embeddings: EmbeddingSet) -> list[View]:
 
 
 def _blocks(layer: int | str) -> list[int | str]:
-    """The blocks that stand side by side in a layer."""
+    """The concatenated blocks of a layer."""
     return [int(part) if part.removeprefix("-").isdecimal() else part for part in str(layer).split("+")]
 
 

@@ -27,7 +27,7 @@ __all__ = ["Suite", "SuiteData", "SuiteModel", "read_suite", "run_suite"]
 
 _ROWS: Final = "rows"
 _Identity = tuple[str, dict[str, Any]]  # a representation's fingerprint and record
-_Reading = tuple[str, FeatureCondition]  # a model's name, and what it is read with
+_Reading = tuple[str, FeatureCondition]  # a model's name and condition
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ def run_suite(
     settings: BenchSettings,
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[dict[str, Any]]:
-    """Measure all of it and return the records, data set by data set; what `out` already holds is not measured again.
+    """Measure the whole suite and return the records, data set by data set; existing results in `out` are reused.
 
-    A measurement is kept as a file in OUT/rows once it is complete, under a hash of everything that determines it:
-    weights, images, layers, protocol and seeds. settings: cache, device and the extraction's; the rest is the suite's.
+    A complete measurement is stored in OUT/rows under a hash of everything that determines it: weights, images, layers,
+    protocol and seeds. settings: only cache, device and the extraction's are used; the rest comes from the suite.
     """
     settings = dataclasses.replace(
         settings, protocol=suite.protocol, seeds=tuple(range(suite.seed, suite.seed + suite.seeds)), k=suite.k,
@@ -50,7 +50,7 @@ def run_suite(
         C=suite.C,
         batch=suite.batch,
     )  # fmt: skip
-    # What cannot be opened ends the suite now, not after the hours that the rest takes.
+    # Anything that cannot be opened ends the suite now, not after hours of work.
     opened = _opened(suite)
     images = any(isinstance(data.train.source, ImageSet) for data in opened)
     identities = _identities(suite) if images else {}
@@ -72,7 +72,7 @@ def run_suite(
 
 
 def _opened(suite: Suite) -> list[BenchData]:
-    """The data sets; an optional one that is not at hand is left out, with a warning."""
+    """The data sets; a missing optional one is left out, with a warning."""
     found = []
     for entry in suite.datasets:
         try:
@@ -82,12 +82,12 @@ def _opened(suite: Suite) -> list[BenchData]:
                 raise
             _log.warning("%s is left out: %s", entry.label, error)
     if not found:
-        raise FileNotFoundError(f"none of the data sets of {suite.name} is at hand under {suite.root}")
+        raise FileNotFoundError(f"none of the data sets of {suite.name} is available under {suite.root}")
     return found
 
 
 def _identities(suite: Suite) -> dict[_Reading, _Identity]:
-    """What each model is; an optional one whose weights are not there is left out, with a warning."""
+    """Identity of each model; an optional one without weights is left out, with a warning."""
     found: dict[_Reading, _Identity] = {}
     for model in suite.models:
         reading = model.model, model.read_with
@@ -125,7 +125,7 @@ def _extract_ahead(
     settings: BenchSettings,
     on_progress: Callable[..., None],
 ) -> None:
-    """Extract what several lines of one model need from a data set, in one pass; skips lines already measured."""
+    """Extract a data set's features for several lines of one model, in one pass; skips lines already measured."""
     alike: dict[_Reading, list[tuple[BenchSettings, Layers | None]]] = {}
     for model in models:
         if model.features or not isinstance(data.train.source, ImageSet) or best_layer.BEST in model.layers:

@@ -1,4 +1,4 @@
-"""Suites as files: many representations on many data sets in one YAML file. Does not know how they are measured.
+"""Suites in YAML files: many representations on many data sets. Does not know how they are measured.
 
 name: representation        # of the reports
 root: data                  # where data sets given by name lie
@@ -40,7 +40,7 @@ __all__ = ["ALL", "Suite", "SuiteData", "SuiteModel", "read_suite"]
 
 ALL: Final = "all"
 _T = TypeVar("_T")
-# Types of fields as they are written, and what YAML may give for them.
+# Types of fields as annotated, and the types that YAML may yield for them.
 _PLAIN: Final[dict[str, tuple[type, ...]]] = {
     "str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "int | None": (int, type(None)),
     "int | str | None": (int, str, type(None)),
@@ -51,7 +51,7 @@ _PLAIN: Final[dict[str, tuple[type, ...]]] = {
 class SuiteData:
     """One data set: `dataset`, or `train_on` and `test_on`; sources and limits as in `splits`.
 
-    image_column, label_column: of Parquet files. optional: left out where it is not at hand.
+    image_column, label_column: of Parquet files. optional: left out if it is missing.
     """
 
     dataset: str = ""
@@ -70,11 +70,11 @@ class SuiteData:
 
     @property
     def label(self) -> str:
-        """What the reports call it."""
+        """Its name in reports."""
         return self.name or " → ".join(map(short_name, filter(None, (self.dataset, self.train_on, self.test_on))))
 
     def open(self, root: str, seed: int) -> BenchData:
-        """The images of both sides, under the name that the reports use."""
+        """The images of both sides, under the name used in reports."""
         limits: Any = {"root": root, "limit": self.limit, "test_limit": self.test_limit, "seed": seed}
         limits["columns"] = Columns(image=self.image_column, label=self.label_column)
         found = open_data(self.dataset, **limits) if self.dataset else transfer(self.train_on, self.test_on, **limits)
@@ -85,11 +85,11 @@ class SuiteData:
 class SuiteModel:
     """One representation, a name as in `representations`.
 
-    layers: "all", or a list of block numbers, "mid" and "best", and lists of those that are set side by side; none: the
-    representation's own. name: in the reports. codes, pool, mirror, center: as in BenchSettings. condition,
-    masked_share, mask_seed: of the condition there. optional: left out if
-    its weights are not there. features: in the place of a model, {name of a data set: {"train": FILE, "test": FILE}} of
-    all its images, in their order; other data sets have no row of it.
+    layers: "all", or a list of block numbers, "mid" and "best", and lists of those to be concatenated; empty: the
+    representation's default. name: in reports. codes, pool, mirror, center: as in BenchSettings. condition,
+    masked_share, mask_seed: of the condition there. optional: left out if its weights are missing. features: instead of
+    a model, {name of a data set: {"train": FILE, "test": FILE}} of all its images, in order; other data sets have no
+    row for it.
     """
 
     model: str = ""
@@ -119,7 +119,7 @@ class SuiteModel:
 
     @property
     def label(self) -> str:
-        """What the reports call it."""
+        """Its name in reports."""
         return self.name or self.model + (" bits" if self.codes else "")
 
     @property
@@ -130,7 +130,7 @@ class SuiteModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """What is measured, and how. See the module for the file that says so."""
+    """What to measure, and how. See the module for the file format."""
 
     name: str
     datasets: tuple[SuiteData, ...]
@@ -154,7 +154,7 @@ class Suite:
         if self.seeds < 1 or not self.k or min(self.k) < 1 or not self.temperature > 0:
             raise ValueError(f"seeds={self.seeds}, k={self.k} and temperature={self.temperature} must be above 0")
         if self.name != Path(self.name).name:
-            raise ValueError(f"name={self.name!r} is no name for a file, which the reports get")
+            raise ValueError(f"name={self.name!r} cannot be a file name, which the reports need")
         for kind, entries in (("models", self.models), ("datasets", self.datasets)):
             labels = [entry.label for entry in entries]
             if twice := {label for label in labels if labels.count(label) > 1}:
@@ -174,9 +174,9 @@ class Suite:
 
 
 def read_suite(path: PathLike, *, model: str | None = None, root: str | None = None) -> Suite:
-    """A suite from its file. model, root: take the place of the file's.
+    """A suite from its file. model, root: override the file's.
 
-    Raises ValueError naming the file for anything that is not a suite, OSError when it cannot be read.
+    Raises ValueError naming the file for anything that is not a suite, OSError if it cannot be read.
     """
     import yaml
 
@@ -184,7 +184,7 @@ def read_suite(path: PathLike, *, model: str | None = None, root: str | None = N
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__} where keys as name, datasets, models are expected")
+            raise ValueError(f"it is a {type(found).__name__}, not a mapping with keys such as name, datasets, models")
         fields = {"name": file.stem, **found} | {k: v for k, v in (("model", model), ("root", root)) if v is not None}
         here = str(fields.get("model", DEFAULT_MODEL))
         fields["datasets"] = tuple(_entry(SuiteData, each, "dataset") for each in _list(fields, "datasets"))
@@ -217,10 +217,10 @@ def _list(fields: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _whole(found: object) -> list[int]:
-    """Whole numbers from a list, or from a single one."""
+    """Integers from a list, or from a single one."""
     listed: list[Any] = found if isinstance(found, list) else [found]
     if strange := [each for each in listed if not isinstance(each, int) or isinstance(each, bool)]:
-        raise ValueError(f"k={strange[0]!r} is no whole number")
+        raise ValueError(f"k={strange[0]!r} is not an integer")
     return listed
 
 
@@ -228,7 +228,7 @@ def _numbers(key: str, found: object) -> list[float]:
     """Numbers from a list, or from a single one."""
     listed: list[Any] = found if isinstance(found, list) else [found]
     if strange := [each for each in listed if not isinstance(each, int | float) or isinstance(each, bool)]:
-        raise ValueError(f"{key}={strange[0]!r} is no number")
+        raise ValueError(f"{key}={strange[0]!r} is not a number")
     return [float(each) for each in listed]
 
 
@@ -254,5 +254,5 @@ def _make(kind: type[_T], fields: Mapping[str, Any]) -> _T:
             continue
         value = fields[each.name]
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-            raise ValueError(f"{each.name}={value!r} is no {each.type}")
+            raise ValueError(f"{each.name}={value!r} is not of type {each.type}")
     return kind(**fields)
