@@ -92,7 +92,7 @@ def test_c_is_the_best_of_its_grid_on_a_held_out_fifth(
     asked.clear()
     assert multi_label_probe(x, y, z, truth, grid=[1.0, 1.0], device="cpu").held_out_map is None
     assert asked == [(120, 80, 1.0)]
-    with pytest.raises(ValueError, match="1 training images are too few to hold any out; give one C"):
+    with pytest.raises(ValueError, match="1 training images are too few to hold any out; pass a single C"):
         multi_label_probe(x[:1], np.ones((1, 3), np.int8), z, truth, grid=[1.0, 2.0], device="cpu")
 
 

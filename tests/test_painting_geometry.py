@@ -292,7 +292,7 @@ def test_a_mask_file_fits_its_photograph_and_marks_something(tmp_path: Path) -> 
     marked[2, 2] = 127  # not light enough
     Image.fromarray(marked).save(tmp_path / "m.png")
     assert np.array_equal(read_mask(tmp_path / "m.png", (9, 5)), marked >= 128)
-    with pytest.raises(ValueError, match=r"m\.png is 9x5 pixels, the photograph 5x9; a mask has the same size"):
+    with pytest.raises(ValueError, match=r"m\.png is 9x5 pixels, the photograph 5x9; a mask must have the same size"):
         read_mask(tmp_path / "m.png", (5, 9))
     Image.fromarray(marked.clip(max=127)).save(tmp_path / "dark.png")
     with pytest.raises(ValueError, match=r"dark\.png is empty: nothing in it is light"):
