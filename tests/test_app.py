@@ -467,7 +467,7 @@ def test_the_pages_load_nothing_from_elsewhere(running: Running) -> None:
 @pytest.mark.slow
 def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
     with start(HEEDING, ["app", "--no-browser", "--out", tmp_path / "drawn", "--port", 0]) as running:
-        assert "Ctrl-C ends it" in running.stderr.readline()
+        assert "press Ctrl-C to stop" in running.stderr.readline()
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=60)
     assert (running.returncode, said) == (0, "")

@@ -340,7 +340,7 @@ def test_the_private_folder_goes_with_the_server(tmp_path: Path, ending: signal.
     temporary.mkdir()
     words = ["app", "--no-browser", "--out", tmp_path / "drawn", "--port", 0]
     with start(HEEDING, words, env={**os.environ, "TMPDIR": str(temporary)}) as started:
-        assert "Ctrl-C ends it" in started.stderr.readline()
+        assert "press Ctrl-C to stop" in started.stderr.readline()
         (folder,) = temporary.glob("bigr-repr-*")
         assert folder.stat().st_mode & 0o077 == 0
         with replacing(folder / "picture") as file:

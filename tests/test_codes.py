@@ -106,7 +106,7 @@ def test_what_is_not_a_code_is_refused() -> None:
     ("tokens", "grid", "said"),
     [
         (np.zeros(4), None, r"tokens has shape \(4,\); expected \(\.\.\., N, K\)"),
-        (np.zeros((5, 3)), None, r"tokens has 5 tokens; give grid=\(h, w\), for they make no square"),
+        (np.zeros((5, 3)), None, r"tokens has 5 tokens; give grid=\(h, w\), because they do not make a square"),
         (np.zeros((6, 3)), (2, 2), r"tokens has 6 tokens; grid=\(2, 2\) holds 4"),
     ],
 )

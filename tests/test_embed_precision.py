@@ -92,5 +92,5 @@ def test_what_cannot_be_measured_or_kept_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of the first images can be read"):
         sample_images(str(tmp_path), EmbedOptions(), SIDE)
     pixels = torch.from_numpy(np.asarray(picture(1, SIDE, SIDE)).copy()).permute(2, 0, 1)[None]
-    with pytest.raises(ValueError, match="in a local folder"):
+    with pytest.raises(ValueError, match="needs a local output folder"):
         network_in_8_bits("s3://bucket/run", pixels, PRE, EmbedOptions(layers=(1,)))
