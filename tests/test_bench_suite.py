@@ -288,7 +288,7 @@ def test_names_cannot_break_the_page(model: str, file: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("just words", "a str where keys"),
+        ("just words", "it is a str, not a mapping"),
         ("datasets: [digits]", "models must be a list"),
         ("datasets: []\nmodels: [pixels]", "at least one entry"),
         ("datasets: [digits]\nmodels: [pixels, pixels]", "pixels occurs twice"),

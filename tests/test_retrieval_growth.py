@@ -301,7 +301,7 @@ def test_an_index_of_several_data_sets_is_kept_up_with_each(tmp_path: Path) -> N
     write_part(tmp_path / "other", 0, 20, model="another")
     with pytest.raises(ValueError, match="do not match: model"):
         update_index(folder, add=[tmp_path / "other"])
-    with pytest.raises(ValueError, match=r"other was not made as .*one was: model"):
+    with pytest.raises(ValueError, match=r"other was not made with the settings of .*one: model"):
         build_index([one, tmp_path / "other"], folder, binarizer="bits")
     assert len(HammingIndex.load(folder)) == 330
 

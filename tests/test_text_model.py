@@ -198,7 +198,7 @@ def test_features_are_of_the_null_caption(pre: Pretrained) -> None:
         ({"prompt": "caf\udce9"}, "is not UTF-8 text"),
         ({"prompt": RED, "negative": " "}, "negative=' ' is empty"),
         ({"negative": RED}, "needs a prompt"),
-        ({"labels": [1]}, "tiny-text draws from captions, not classes; give a prompt"),
+        ({"labels": [1]}, "tiny-text draws from captions, not classes; pass a prompt"),
         ({"guidance": 2.0}, "give a text model a prompt"),
     ],
 )

@@ -119,7 +119,7 @@ def test_captions_of_coco(tmp_path: Path) -> None:
 def test_captions_of_classes() -> None:
     found = class_captions(np.array([1, -1, 0]), ("tench, Tinca tinca", "great_shark"), "a photograph of a {}")
     assert found == [("a photograph of a great shark",), (), ("a photograph of a tench",)]
-    with pytest.raises(ValueError, match=r"no \{\} where"):
+    with pytest.raises(ValueError, match=r"no \{\} for the class name"):
         class_captions(np.array([0]), ("a",), "a photograph")
     with pytest.raises(ValueError, match="no named classes"):
         class_captions(None, (), "a {}")

@@ -59,7 +59,7 @@ def decode_image(
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process, so truncated pictures would pass for "
-            "complete ones;  "
+            "complete ones; "
             "set it to False"
         )
     if isinstance(source, bytes | bytearray | memoryview):

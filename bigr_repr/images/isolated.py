@@ -143,7 +143,7 @@ class GuardedLoading:
                 with self._lock:
                     self._children.discard(child)
                 raise RuntimeError(
-                    f"a decoding process does not start ({how}); decoding without a time limit needs none:  "
+                    f"a decoding process does not start ({how}); decoding without a time limit needs none: "
                     "decode_timeout=None, or --decode-timeout 0"
                 )
             self._own.child = child

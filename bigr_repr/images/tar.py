@@ -172,7 +172,7 @@ def _open_tar(stream: BinaryIO, file: str) -> tarfile.TarFile:
         if start.startswith(magic):
             raise ImageError(
                 "unsupported",
-                f"{escape_path(file)}: compressed with {name}, so its members cannot be read in place;  "
+                f"{escape_path(file)}: compressed with {name}, so its members cannot be read in place; "
                 f"decompress it first: {command}",
             )
     stream.seek(0)

@@ -112,7 +112,7 @@ def class_numbers(pre: Pretrained, labels: Labels) -> Tensor:
     Raises ValueError unless they are names or whole numbers in 0..C-1 of a model that was trained with classes.
     """
     if check_loaded(pre).config.generator.condition == "text":
-        raise ValueError(f"labels={labels!r}: {pre.config.name} draws from captions, not classes; give a prompt")
+        raise ValueError(f"labels={labels!r}: {pre.config.name} draws from captions, not classes; pass a prompt")
     if not has_classes(pre.config):
         raise ValueError(
             f"labels={labels!r}: {pre.config.name} was trained without classes; leave out labels and guidance"
