@@ -82,7 +82,7 @@ def read_caption(text: str) -> Demand:
     if not found:
         raise ValueError(
             f"{text[:80]!r} names nothing in the synthetic world; try, for example, 'a red circle left of a blue "
-            "square'  "
+            "square' "
             f"(colors {', '.join(COLORS)}; shapes {', '.join(SHAPES)})"
         )
     things = tuple(
