@@ -33,8 +33,7 @@ class SamplingSettings:
     steps: int = option(
         20,
         "Number of iterations in which tokens are drawn, at most one per token; enrich runs this many in each of its "
-        "four  "
-        "rounds.",
+        "four rounds.",
         usual="20; inpaint, outpaint, edit: 25; fast: 16",
         least=1,
     )
