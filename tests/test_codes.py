@@ -96,7 +96,7 @@ def test_what_is_not_a_code_is_refused() -> None:
         codes.from_bytes(np.full((1, 3), 255, np.uint8), 20)
     with pytest.raises(ValueError, match="at least 1"):
         codes.code_bytes(0)
-    with pytest.raises(ValueError, match="no square"):
+    with pytest.raises(ValueError, match="do not make a square"):
         codes.tokens_to_grid(np.zeros((12, 3)))
     with pytest.raises(ValueError, match="holds 10"):
         codes.tokens_to_grid(np.zeros((12, 3)), (2, 5))
