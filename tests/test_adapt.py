@@ -310,7 +310,7 @@ def test_a_damaged_adapter_is_named(adapted: dict[str, Adapted], base: Path, tmp
     with pytest.raises(ValueError, match=r"a/adapter_config.json is damaged: its SHA-256"):
         br.load(f"{base}+{tmp_path / 'a'}")
     (tmp_path / "a/sha256.json").unlink()
-    with pytest.raises(ValueError, match="use_dora is unknown here"):
+    with pytest.raises(ValueError, match="an adapter with use_dora is not supported"):
         br.load(f"{base}+{tmp_path / 'a'}")
     (tmp_path / "a/classes.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"classes\.safetensors: damaged"):
@@ -322,7 +322,7 @@ def test_a_damaged_adapter_is_named(adapted: dict[str, Adapted], base: Path, tmp
     [
         ({"a": 3}, {}, "3 pictures are too few"),
         ({"": 9}, {"method": "classes"}, "the pictures have no labels"),
-        ({"a": 9, "b": 1}, {}, r"1 classes have one picture only \(b\)"),
+        ({"a": 9, "b": 1}, {}, r"1 classes have only one picture \(b\)"),
     ],
 )
 def test_pictures_that_cannot_be_used_are_said(

@@ -462,7 +462,7 @@ def test_bad_models_are_refused_in_one_line(model: str, photos: Path, settings: 
     bits = BenchSettings(cache=settings.cache, codes=True)
     assert "has no bits" in _fails(lambda: bench("pixels", data, bits))
     assert "leave layer out, or codes" in _fails(lambda: bench(model, data, bits, layers=[1]))
-    assert "not for pixels, which takes avg" in _fails(
+    assert "not for pixels, which supports avg" in _fails(
         lambda: bench("pixels", data, dataclasses.replace(settings, pool="max"))
     )
     assert "has no layers" in _fails(lambda: bench("pixels", data, settings, layers=["best"]))

@@ -98,7 +98,7 @@ def test_features_that_cannot_be_told_are_refused(tmp_path: Path, features: tupl
     np.savez(tmp_path / "two.npz", one=x, two=x)
     np.save(tmp_path / "flat.npy", y)
     for call, named in (
-        (lambda: open_features(tmp_path / "two.npz"), "holds one, two; name one, as two.npz#one"),
+        (lambda: open_features(tmp_path / "two.npz"), "holds one, two; name one: two.npz#one"),
         (lambda: open_features(f"{tmp_path}/two.npz#three"), "no 'three'"),
         (lambda: open_features(tmp_path / "flat.npy"), r"numbers \(n, D\)"),
         (lambda: open_features(f"{tmp_path}/two.npz#one", tmp_path / "two.npz"), "holds no labels"),

@@ -155,7 +155,7 @@ def test_the_best_block_of_all_sweeps_is_the_one_they_agree_on(tmp_path: Path) -
     remember(tmp_path / "cache", fingerprint, "max", train=parts[0], found={"layer": 3})
     assert recall_any(model, cache=tmp_path / "cache") == 2
     remember(tmp_path / "cache", fingerprint, "avg", train=parts[1], found={"layer": 1})
-    with pytest.raises(ValueError, match="depends on the data set: 2 on one, 1 on two; name one by number"):
+    with pytest.raises(ValueError, match="depends on the data set: 2 on one, 1 on two; choose one by number"):
         recall_any(model, cache=tmp_path / "cache")
 
 

@@ -160,7 +160,7 @@ def test_workers_and_threads_are_divided_among_devices(
     assert shares(3, None, 2) == (4, 1, "cuda:1")
     assert shares(4, 2, 4) == (1, 1, "cuda:1")
     monkeypatch.setattr(gpus, "supported", lambda: False)
-    with pytest.raises(ValueError, match="one device at a time; name one of cuda:0, cuda:1"):
+    with pytest.raises(ValueError, match="one device at a time; choose one of cuda:0, cuda:1"):
         Devices(["cuda:0", "cuda:1"], order(pre, tmp_path), print, print, ())
 
 

@@ -210,7 +210,7 @@ def test_a_unit_that_kills_every_worker_ends_the_run(
     broken.tokenizer.quantize.register_forward_pre_hook(deadly)
     monkeypatch.setattr(ray_engine, "_ATTEMPTS", 2)
     monkeypatch.setattr(deadly, "__module__", "__main__")  # so that it is sent by value
-    with pytest.raises(RuntimeError, match="2 Ray workers were lost when they were to do unit 0") as caught:
+    with pytest.raises(RuntimeError, match="2 Ray workers were lost when trying to do unit 0") as caught:
         run(photos / "a", tmp_path / "out", broken, unit_size=20)
     assert "\n" not in str(caught.value)
 

@@ -195,7 +195,7 @@ def test_a_damaged_graph_is_refused(exported: ExportedModel, tmp_path: Path) -> 
     with (tmp_path / "model.onnx").open("r+b") as graph:
         graph.seek(-200, io.SEEK_END)
         graph.write(b"\xff")
-    with pytest.raises(ValueError, match=r"model\.onnx: damaged or exchanged"):
+    with pytest.raises(ValueError, match=r"model\.onnx: damaged or replaced"):
         br.load_exported(tmp_path)
     (tmp_path / "export.json").write_text("{}")
     with pytest.raises(ValueError, match=r"export\.json cannot be used"):

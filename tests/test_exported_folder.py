@@ -108,7 +108,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     [
         ({"format": 2}, "format=2 is unknown, this version reads 1"), ({"to": "tflite"}, "to='tflite'"),
         ({"files": {}}, r"files=\[\]"), ({"layers": 5}, "TypeError"), ({"config": {}}, "export again"),
-        ({"files": {"model.onnx": "0" * 64}}, "damaged or exchanged"),
+        ({"files": {"model.onnx": "0" * 64}}, "damaged or replaced"),
     ],
 )  # fmt: skip
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path, changes: dict[s
 
 
 def test_a_folder_without_a_record_is_none(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no exported network, as it has no export\.json"):
+    with pytest.raises(FileNotFoundError, match=r"not an exported network, it has no export\.json"):
         read_manifest(tmp_path)
 
 

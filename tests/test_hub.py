@@ -97,7 +97,7 @@ def test_damage_on_the_way_is_noticed(hub: Hub, folder: Path) -> None:
         ("hf:user/other", "^user/other: it does not exist, or the token may not read it"),
         (
             "hf:user/gated",
-            r"^user/gated: the model is gated; ask for access on https://huggingface.co/user/gated, then",
+            r"^user/gated: the model is gated; request access on https://huggingface.co/user/gated, then",
         ),
         ("hf:user/mine@v9", "^user/mine: there is no revision 'v9'"),
     ],

@@ -444,7 +444,7 @@ def test_patterns_and_ids_in_the_words_of_each_store() -> None:
     ("where", "said"),
     [
         ("label ilike 'A%'", "neither ilike nor not like"), ("label not like 'a%'", "neither ilike nor not like"),
-        ("n < 2.5", "n holds whole numbers; this store does not compare them with 2.5"),
+        ("n < 2.5", "n holds integers; this store does not compare them with 2.5"),
         ("size = 1", "column 'size' was not pushed: there are label, n, x, good, day"),
         ("n = 'a'", "n is number; compare it with a number"),
     ],

@@ -477,7 +477,7 @@ def test_the_command_takes_urls(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{store}/in/x.png\n".encode())))
     code, text, error = bigr("-", "--out", f"{store}/two")
     assert code == 1
-    assert error == f"error: none of the images gave a vector; the reasons are in {store}/two/failures.jsonl\n"
+    assert error == f"error: none of the images could be embedded; see the reasons in {store}/two/failures.jsonl\n"
     code, text, error = bigr("s3://no-such-bucket/x", "--out", f"{store}/three")
     assert (code, text, error.count("\n")) == (1, "", 1)
     assert error.startswith("error: s3://no-such-bucket/x: no such")

@@ -382,7 +382,7 @@ def test_a_change_that_fails_changes_nothing() -> None:
 
 def test_vectors_that_overflow_are_not_added() -> None:
     index = HammingIndex.build(clustered(20), vectors=np.zeros((20, 4), np.float16))
-    with pytest.raises(ValueError, match="vectors do not fit float16"):
+    with pytest.raises(ValueError, match="vectors overflow float16"):
         index.add(clustered(1), [20], vectors=np.full((1, 4), 1e6, np.float32))
     assert len(index) == 20
     index.add(clustered(1), [20], vectors=np.full((1, 4), 6e4, np.float32))

@@ -196,7 +196,7 @@ def test_what_cannot_be_kept_is_refused() -> None:
     for columns, said in (
         ({"x": [1]}, "column 'x' has 1 values for 3 codes"),
         ({"x": [[1], [2], [3]]}, "text, numbers, booleans, dates and times can be kept"),
-        ({"path": ["a", "b", "c"]}, "what filters call the ids"),
+        ({"path": ["a", "b", "c"]}, "reserved for the ids"),
     ):
         with pytest.raises(ValueError, match=said):
             HammingIndex.build(codes_of(3), columns=columns)  # type: ignore[arg-type]
@@ -223,7 +223,9 @@ def test_a_store_filters_as_the_folder_does(store: str, tmp_path: Path) -> None:
     index = HammingIndex.build(codes_of(COUNT), ids=NAMES, columns=kept)
     push(index, place)
     opened = open_store(place)
-    filters: list[Filter] = [Filter(where=where) for where, _ in PASSING if "odd name" not in where]
+    lacking = ["odd name", *(["path not like", "ilike"] if store == "milvus" else [])]  # which it refuses
+    texts = [where for where, _ in PASSING if not any(each in where for each in lacking)]
+    filters: list[Filter] = [Filter(where=where) for where in texts]
     filters += [Filter(match="b/1*_%.pn?"), Filter(ids=(NAMES[5], NAMES[9])), Filter(where="width > 9.0 and good")]
     for chosen in filters:
         wanted, found = (each.find(queries, 5, where=chosen, offset=1, radius=70) for each in (index, opened))
@@ -232,7 +234,7 @@ def test_a_store_filters_as_the_folder_does(store: str, tmp_path: Path) -> None:
         assert set(found.rows.ravel().tolist()) <= passing
     for bad, said in (
         ("color = 1", "was not pushed: there are label, width, day, good, path"),
-        ("width > 9.5", "whole numbers"),
+        ("width > 9.5", "holds integers"),
         ("label = 3", "compare it with text"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -141,7 +141,7 @@ def test_another_models_data_set_is_no_update(pre: Pretrained, tmp_path: Path) -
     embed(tmp_path / "photos", tmp_path / "data", pre)
     embed(tmp_path / "photos", tmp_path / "other", tiny_model(seed=1, name="other"))
     build_index(tmp_path / "data", tmp_path / "index")
-    with pytest.raises(ValueError, match="not made alike: model was"):
+    with pytest.raises(ValueError, match="do not match: model was"):
         update_index(tmp_path / "index", tmp_path / "other")
     HammingIndex.build(np.zeros((3, 4), np.uint8)).save(tmp_path / "plain")
     with pytest.raises(ValueError, match="does not say which data set"):

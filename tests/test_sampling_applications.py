@@ -151,7 +151,7 @@ def test_painting_gives_versions_and_spreads_single_inputs(pre: Pretrained) -> N
     several = inpaint(pre, some_images(), mask, [1, 2], count=4, steps=2)
     assert several.shape[0] == 4
     assert torch.equal(several[1:2], inpaint(pre, some_images(), mask, 2, first=1, steps=2))
-    with pytest.raises(ValueError, match="3 images, 2 masks and 1 labels do not go together"):
+    with pytest.raises(ValueError, match="3 images, 2 masks and 1 labels do not match"):
         inpaint(pre, some_images(3), torch.ones(2, 4, 4), steps=2)
 
 
@@ -279,5 +279,5 @@ def test_images_of_any_kind_are_read_alike() -> None:
 
 
 def test_images_of_another_size_are_refused(pre: Pretrained) -> None:
-    with pytest.raises(ValueError, match="image is 12x12 pixels; test paints 16x16"):
+    with pytest.raises(ValueError, match="image is 12x12 pixels; test needs 16x16"):
         inpaint(pre, some_images(side=12), torch.ones(4, 4), steps=2)

@@ -25,7 +25,7 @@ def test_what_a_call_gives_or_raises_is_passed_on() -> None:
 
 def test_a_call_that_hangs_is_one_line() -> None:
     never = threading.Event()
-    with pytest.raises(ConnectionError, match=r"milvus:x: no answer for 0 s; see whether the server runs"):
+    with pytest.raises(ConnectionError, match=r"milvus:x: no answer for 0 s; check that the server is running"):
         within(never.wait, 0.05, "milvus:x")
     client = Timed(SimpleNamespace(search=never.wait, add=lambda a, b=1: a + b), 0.05, "milvus:x", None)
     assert client.add(2, b=5) == 7

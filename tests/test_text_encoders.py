@@ -165,7 +165,7 @@ def test_a_judge_is_looked_for_on_this_machine_alone(monkeypatch: pytest.MonkeyP
         AutoProcessor=SimpleNamespace(from_pretrained=found), AutoModel=SimpleNamespace(from_pretrained=found)
     )
     monkeypatch.setattr(agreement, "importlib", SimpleNamespace(import_module=lambda name: library))
-    with pytest.raises(ValueError, match="transformers:a/b is no model of images and texts; name one such as CLIP"):
+    with pytest.raises(ValueError, match="transformers:a/b is not an image-text model; choose one such as CLIP"):
         agreement._open("a/b")
     assert asked == [("a/b", {"local_files_only": True})] * 2
     library.AutoModel.from_pretrained = absent

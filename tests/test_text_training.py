@@ -359,7 +359,7 @@ def test_captions_that_do_not_mix_are_named(codes: CodeSet, mixed: CodeMixture, 
 
 def test_captions_of_another_encoder_or_none_are_refused(codes: CodeSet, tmp_path: Path) -> None:
     other = dataclasses.replace(MODEL, text_encoder="t5", text_encoder_sha256="f" * 64)
-    with pytest.raises(ValueError, match=r"encoded by words .*the model reads those of t5 \(ffffffffffff"):
+    with pytest.raises(ValueError, match=r"encoded by words .*the model needs those of t5 \(ffffffffffff"):
         train_generator(codes, other, _settings(tmp_path, 1), GeneratorRecipe())
     with pytest.raises(ValueError, match="no encoded captions"):
         train_generator(SceneSet(4, side=32), MODEL, _settings(tmp_path, 1), tokenizer=BinaryAutoencoder(TOKENIZER))

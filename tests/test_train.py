@@ -148,7 +148,7 @@ def test_codes_of_another_tokenizer_are_refused_by_both_names(codes: Path, tmp_p
     other = BinaryAutoencoder(TOKENIZER)
     ours, theirs = tokenizer_fingerprint(same), tokenizer_fingerprint(other)
     assert CodeSet(codes).header.tokenizer_sha256 == ours
-    said = rf"by the tokenizer test \(SHA-256 {ours[:12]}…\).*another \(SHA-256 {theirs[:12]}…\).*train codes"
+    said = rf"by the tokenizer test \(SHA-256 {ours[:12]}…\).*different \(SHA-256 {theirs[:12]}…\).*train codes"
     with pytest.raises(ValueError, match=said):
         train_generator(CodeSet(codes), MODEL, settings(tmp_path / "other"), tokenizer=other)
     assert not (tmp_path / "other").exists()
