@@ -54,6 +54,8 @@ def drag(page: Any, *points: tuple[float, float]) -> None:
 def paint(page: Any, seed: int) -> None:
     """The dandelions, with a part marked."""
     page.locator("[title='dandelions.jpg']").click()
+    expect(page.locator("#photo")).to_have_attribute("alt", "dandelions.jpg")
+    page.locator("#photo").evaluate("each => each.decode()")  # it has its size, and so does what is drawn on
     page.fill("#seed", str(seed))
     page.check("#lock")
     page.locator("[name=tool][value=lasso]").check(force=True)
