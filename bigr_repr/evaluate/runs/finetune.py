@@ -177,8 +177,10 @@ class _Tuner:
         return np.concatenate(found)
 
     def _rates(self, step: int, total: int) -> None:
+        """Linear warm-up over a tenth of the steps, then cosine decay to zero."""
         warmup = max(1, total // 10)
-        share = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / total))
+        decayed = (step - warmup) / max(1, total - warmup)
+        share = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * decayed))
         for group in self._optimizer.param_groups:
             group["lr"] = self._given.rate * self._given.batch / 256 * share * group["lr_scale"]
 
