@@ -3,7 +3,8 @@
     python benchmarks/mutation.py cover --work /tmp/mutation -m "not slow"   # which test runs which line: twice as long
     python benchmarks/mutation.py cover --work /tmp/mutation -m slow tests/test_train.py   # and more of the suite
     python benchmarks/mutation.py run --work /tmp/mutation --count 300 --seed 0 --jobs 2
-    python benchmarks/mutation.py again --work /tmp/mutation --also tests/test_new.py   # survivors, by these too
+    python benchmarks/mutation.py again --work /tmp/slow                                # survivors, by other tests
+    python benchmarks/mutation.py again --work /tmp/mutation --also tests/test_new.py   # by new tests
 
 Needs `coverage`. Expected: at least 85 % of 300 random faults found; about 2 s a fault on an idle core.
 The faults are random (by seed), evenly over all that faults.py can make. A fault counts as found when a test fails or
@@ -216,11 +217,15 @@ def _part(work: Path, also: list[str]) -> None:
         pytest.main(["-q", "-s", "-p", "no:cacheprovider", *sorted(filter(os.path.exists, files))], [trial])
 
 
-def _note(record: dict[str, Any], tried: dict[Fault, tuple[str | None, int]]) -> None:
-    """Take what was tried into the record; of what was tried before, only what has changed since."""
+def _note(record: dict[str, Any], tried: dict[Fault, tuple[str | None, int]], *, same: bool) -> None:
+    """Add the results to the record. Faults tried earlier keep theirs unless the new one differs.
+
+    same: the tests are those of the first attempt, of which more were tried; a fault that they find counts as found.
+    """
     for fault, (how, tests) in tried.items():
         entry = record.setdefault(key(fault), {"line": fault.line, "kind": fault.kind, "found": how, "tests": tests})
-        entry |= {"again": how, "tests": tests} if entry["found"] != how else {}
+        if entry["found"] != how:
+            entry |= {"found" if same else "again": how, "tests": tests}
 
 
 def _row(entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -257,9 +262,16 @@ def _begun(options: argparse.Namespace) -> dict[str, Any]:
     judgments = old.get("judgments", {})
     judgments |= {name: entry["judgment"] for name, entry in old["faults"].items() if entry.get("judgment")}
     before = [*old.get("before", []), {**old["run"], **old["folders"]["all"]}] if "run" in old else []
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, check=True)
-    run = {"seed": options.seed, "count": options.count, "commit": commit.stdout.decode().strip()}
+    run = {"seed": options.seed, "count": options.count, "commit": _commit()}
     return {"run": run, "before": before, "judgments": judgments, "faults": {}}
+
+
+def _commit() -> str:
+    """The commit of the package and its tests, with "-dirty" for uncommitted changes to them."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, check=True)
+    changed = ["git", "diff", "--quiet", "HEAD", "--", "bigr_repr", "cli", "tests", "pyproject.toml"]
+    dirty = subprocess.run(changed, cwd=ROOT, check=False).returncode
+    return found.stdout.decode().strip() + ("-dirty" if dirty else "")
 
 
 def main() -> None:
@@ -289,7 +301,8 @@ def main() -> None:
         result = {name: old for name, old in json.loads(RESULT.read_text()).items() if name in _KEPT}
         left = {name for name, entry in result["faults"].items() if not (entry["found"] or entry.get("again"))}
         chosen = [fault for fault in every if key(fault) in left]
-    _note(result["faults"], run(work, chosen, options.also, options.jobs))
+    same = options.task == "run" or result["run"]["commit"] == _commit()
+    _note(result["faults"], run(work, chosen, options.also, options.jobs), same=same)
     result["run"]["tried"] = len(result["faults"])
     for name, entry in result["faults"].items():
         if not (entry["found"] or entry.get("again")):
