@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import inspect
 import json
 import os
 import random
@@ -88,6 +89,11 @@ def _place(code: CodeType) -> tuple[str, str, int]:
     return code.co_filename, code.co_qualname, code.co_firstlineno
 
 
+def _is_function(code: CodeType) -> bool:
+    """Whether code is a function's, not a module's or a class's."""
+    return bool(code.co_flags & inspect.CO_OPTIMIZED)
+
+
 def _outside(code: CodeType) -> list[object]:
     """What a code object is apart from those inside it."""
     return [code.co_code, code.co_names, *(each for each in code.co_consts if not isinstance(each, CodeType))]
@@ -105,6 +111,7 @@ class Trial:
         self._functions: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
 
     def pytest_runtestloop(self, session: Any) -> bool:
+        gc.unfreeze()  # what pytest's configuration froze is not listed
         for each in gc.get_objects():
             if type(each) is FunctionType and each.__code__.co_filename.startswith(str(self._tree)):
                 self._functions[_place(each.__code__)].append(each)
@@ -131,10 +138,10 @@ class Trial:
         old, new = _code((ROOT / fault.file).read_text(), path), _code(faulty(fault).decode(), path)
         if len(old) != len(new):
             return None
-        pairs = zip(old, new, strict=True)
-        differ = [_place(a) for a, b in pairs if _outside(a) != _outside(b) and "<locals>" not in a.co_qualname]
-        if not all(place in self._functions for place in differ):
-            return None
+        for a, b in zip(old, new, strict=True):
+            inner = "<locals>" in a.co_qualname or (not _is_function(a) and _outside(a) == _outside(b))
+            if not inner and a != b and _place(a) not in self._functions:
+                return None
         return {_place(a): b for a, b in zip(old, new, strict=True)}
 
     def attempt(
