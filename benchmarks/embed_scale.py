@@ -327,7 +327,7 @@ def main() -> None:
     record.write("embed_scale", results, pre)
     wrong = [stage for stage in options.stages if not results[stage].get("as_expected", True)]
     if wrong:
-        raise SystemExit(f"embed_scale.py: not as expected: {', '.join(wrong)}")
+        raise SystemExit(f"embed_scale.py: unexpected results in {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Mutation testing: puts small faults into the package, one at a time, and counts those that the tests detect.
 
-    python benchmarks/mutation.py cover --work /tmp/mutation -m "not slow"   # which test runs which line: twice as long
-    python benchmarks/mutation.py cover --work /tmp/mutation -m slow tests/test_train.py   # and more of the suite
+    python benchmarks/mutation.py cover --work /tmp/mutation -m "not slow"   # record which test runs which line
+    python benchmarks/mutation.py cover --work /tmp/mutation -m slow tests/test_train.py   # add more of the suite
     python benchmarks/mutation.py run --work /tmp/mutation --count 300 --seed 0 --jobs 2
-    python benchmarks/mutation.py again --work /tmp/mutation --also tests/test_new.py   # survivors, by these too
+    python benchmarks/mutation.py again --work /tmp/mutation --also tests/test_new.py   # retry survivors, these first
 
 Needs `coverage`. Faults are sampled by seed, uniformly over all that faults.py can make. A fault counts as found if a
 test fails or takes much longer than before. Only tests that run the faulty line are tried, as recorded by covered.py,
@@ -17,7 +17,8 @@ Writes benchmarks/results/mutation.json: the last run's seed, commit, scores by 
 in later `again` runs; and the scores of earlier runs. Survivors are judged by hand ("equivalent: ...", "not worth a
 test: ...", "worth a test: ..."); later runs keep these judgments.
 
-Expected: at least 85 % of 300 random faults found. About 2 s per fault on an idle core.
+Expected: at least 85 % of 300 random faults found. `cover` takes twice as long as the tests; `run` takes
+about 2 s per fault on an idle core.
 """
 
 from __future__ import annotations

@@ -338,6 +338,6 @@ def plot(rows: list[dict[str, Any]], grid: Grid, labels: tuple[str, ...], path: 
             pane.minorticks_off()
             pane.spines[["top", "right"]].set_visible(False)
     figure.legend(*panes[0][0].get_legend_handles_labels(), loc="lower center", ncols=7, frameon=False)
-    figure.suptitle(f"{grid.count} images a set", fontsize=9)
+    figure.suptitle(f"{grid.count} images per set", fontsize=9)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path, dpi=110)

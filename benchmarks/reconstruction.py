@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--model", default="bigr-tiny")
     parser.add_argument("--limit", type=int, help="use the first images only")
     parser.add_argument("--record", default="reconstruction", help="name of the record in results/")
-    parser.add_argument("--pictures", type=Path, default=EXAMPLES, help="folder of photographs to draw")
+    parser.add_argument("--pictures", type=Path, default=EXAMPLES, help="folder of photographs to show")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()

@@ -221,7 +221,7 @@ def plot(curves: list[dict[str, Any]], rows: int, path: Path) -> None:
         exact = {"marker": "D", "markersize": 8, "zorder": 5} if line["index"] == "flat" else {}  # a single point
         look = {"marker": "o", "markersize": 4, "color": colors[line["index"]], **exact}
         pane.plot(x, y, style, label=line["index"], **look)
-    pane.set(xscale="log", xlabel="milliseconds a query, one at a time", ylabel="recall@10, ties credited")
+    pane.set(xscale="log", xlabel="milliseconds per query, one at a time", ylabel="recall@10, ties credited")
     pane.set_title(f"{rows:,} clustered codes of 256 bits", fontsize=10)
     pane.grid(alpha=0.25)
     pane.spines[["top", "right"]].set_visible(False)
@@ -292,14 +292,14 @@ def scan_table(scans: list[dict[str, Any]]) -> list[str]:
     lines = [
         f"FAISS {faiss.__version__} on {cores()} cores of {describe_machine()['cpu']}",
         "",
-        "| exact search | bigr-repr | raw FAISS | usearch | NumPy | against FAISS | of the read bandwidth |",
+        "| exact search | bigr-repr | raw FAISS | usearch | NumPy | speedup over FAISS | fraction of read bandwidth |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for scan in scans:
         ms = scan["ms_a_query"]
         times = [f"{ms[name]:.2f} ms" if name in ms else "" for name in ("bigr-repr", "faiss", "usearch", "numpy")]
         share = f"{100 * scan['share_of_read_bandwidth']:.0f} %" if "share_of_read_bandwidth" in scan else ""
-        what = "one query" if scan["queries"] == 1 else f"{scan['queries']:,} queries, a query"
+        what = "one query" if scan["queries"] == 1 else f"{scan['queries']:,} queries, per query"
         size = f"{scan['rows']:,} x {scan['bits']:,} bits"
         lines.append(f"| {size}, {what} | {' | '.join(times)} | {scan['speedup_over_faiss']:.2f} x | {share} |")
     return lines
