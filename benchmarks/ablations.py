@@ -1,38 +1,42 @@
-"""The paper's ablations at a small size: models that differ in one thing, trained, probed and drawn from, in one table.
+"""The paper's ablations at a small scale: models that differ in one setting, compared by probes and by their images.
 
     python benchmarks/ablations.py all --root data --gpu             # the full budget, all ablations: needs a GPU
     python benchmarks/ablations.py objective --root data             # the same budget, one ablation, on a CPU
     python benchmarks/ablations.py all --root data --preset mini     # a tenth of the network: hours on a CPU
-    python benchmarks/ablations.py all --root data --budget small    # a try: about two minutes a model on one core
+    python benchmarks/ablations.py all --root data --budget small    # a quick trial: two minutes per model, one core
 
-    code-width   K = 16, 20, 24, 32 bits a token: a tokenizer and a generator each
+    code-width   K = 16, 20, 24, 32 bits per token: a tokenizer and a generator for each
     objective    what the transcoder predicts: flip, x0, bce
-    condition    with classes and without
+    condition    with and without classes
     order        masked against autoregressive
-    tokens       binary against categorical: one tokenizer of 14 bits, the transcoder or a softmax over all 2^14 codes
+    tokens       binary against categorical: one tokenizer of 14 bits; a transcoder, or a softmax over all 2^14 codes
 
-Data is CIFAR-10 at the size of the preset (64 px): cifar10-train.parquet and cifar10-test.parquet in the folder. `tiny`
-has 64 tokens and 16 blocks of 192; `mini` 16 tokens and 8 blocks of 128.
-The full budget is 20 000 images x 10 epochs in batches of 64 (3 125 steps) for every generator, and as many images for
-each tokenizer that is trained here (of code-width and tokens; the others use the bundled one, or with `mini` that of 32
-bits); probes are trained on
-10 000 images and tested on 5 000, and 1 000 images are drawn. On 2 cores a generator takes about 50 minutes, so that
-all of it is an overnight run there; the time on a GPU is not yet measured. The small budget is 640 images x 3 epochs,
-probes of 400 and 40 drawn images: it shows that everything runs, and nothing more. The same command goes on with a
-broken run: models and measurements that are there are kept.
+Data: CIFAR-10 at the preset's image size (64 px), from cifar10-train.parquet and cifar10-test.parquet in --root. `tiny`
+has 64 tokens and 16 blocks of width 192; `mini` has 16 tokens and 8 blocks of width 128.
 
-Expected, from the paper at its size and its full training: flip before x0 before bce (probe 64.3, 62.0, 63.3; FID 3.17,
-4.39, 5.84); probe without classes 68.3 against 67.5; masked before autoregressive (probe 64.3 against 45.2; FID 3.17
-against 7.50).
+All variants of an ablation share the images, the number of steps, the batch size and the recipe: Muon, no dropout,
+class-conditional unless that is what differs, and no alignment with another network. Each is measured by logistic
+regression on every block, by 20-NN, and by an attentive probe on the best block. Fréchet distances compare features of
+generated and of test images. The features come from the default network of `bench generation`, which no variant was
+trained with: EfficientNet-Lite0 if it is installed. The record names it.
 
-Every variant of an ablation has the same images, steps, batch and recipe: Muon, dropout 0, classes where they are not
-what differs, and no alignment with another network. Probes are logistic regression at every block, 20-NN, and an
-attentive head at the best block. Fréchet distances are between features of drawn and of test images, by the network
-that bench generation takes (EfficientNet-Lite0 where it is installed, and named in the record), which no variant was
-trained with.
+The full budget trains each generator on 20 000 images for 10 epochs in batches of 64 (3 125 steps), trains probes on
+10 000 images and tests them on 5 000, and generates 1 000 images. Tokenizers that have to be trained see as many images
+as a generator: those of code-width and tokens, and with `mini` the one of 32 bits that the other ablations share; with
+`tiny` these use the bundled tokenizer. The small budget trains on 640 images for 3 epochs, with probes on 400 and 40
+generated images: it shows only that everything runs.
 
-Writes benchmarks/results/ablation-NAME.json (with `mini` ablation-mini-NAME.json) for the full budget, and
+Repeat the command to resume an interrupted run; finished models and measurements are reused.
+
+Writes benchmarks/results/ablation-NAME.json for the full budget (ablation-mini-NAME.json with `mini`), and
 OUT/ablation-NAME.json for any other.
+
+Expected, from the paper's larger models and full training: flip beats x0 and bce (probe 64.3, 62.0, 63.3; FID 3.17,
+4.39, 5.84); the probe reaches 68.3 without classes against 67.5 with them; masked beats autoregressive (probe 64.3
+against 45.2; FID 3.17 against 7.50).
+
+Time: about 50 minutes per generator on 2 cores with the full budget, so all ablations run overnight. Not yet measured
+on a GPU.
 """
 
 from __future__ import annotations
@@ -65,16 +69,17 @@ from bigr_repr.evaluate.runs.cache import default_cache
 from bigr_repr.evaluate.runs.extraction import BenchSettings
 
 _BUNDLED = "bigr-tiny"
-_OWN = {"tiny": _BUNDLED, "mini": "d32"}  # the tokenizer of those that do not compare tokenizers, by preset
-_BATCH = 64  # images of a generator's step
-_DRAWN = 100  # images drawn at a time
+_OWN = {"tiny": _BUNDLED, "mini": "d32"}  # by preset: the tokenizer of ablations that do not compare tokenizers
+_BATCH = 64  # images per generator step
+_DRAWN = 100  # images generated at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What every variant gets: images and passes over them; images of the probe, half as many to test; drawn images.
+    """The training and measuring budget of every variant.
 
-    steps: of a generator; 0: as many as the passes take.
+    limit: training images of the probes, which are tested on half as many. images: generated images.
+    steps: training steps of a generator; 0: as many as the epochs take.
     """
 
     train_images: int = 20_000
@@ -93,10 +98,11 @@ BUDGETS = {"full": Budget(), "small": Budget(train_images=640, epochs=3, limit=4
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One model: tokenizer, what the transcoder predicts, whether classes are learned, which tokens a token reads, and
-    what draws the bits of a token.
+    """One model of an ablation.
 
-    tokenizer: the name of a size ("d16": K = 16) that is trained for the comparison; None: the preset's own.
+    tokenizer: a size trained for the comparison ("d16": K = 16); None: the preset's default tokenizer.
+    objective: what the transcoder predicts. attention: which tokens a token attends to. output_head: what predicts the
+    bits of a token.
     """
 
     name: str
@@ -107,7 +113,7 @@ class Variant:
     output_head: str = "bernoulli"
 
     def folder(self, tokenizer: str) -> str:
-        """Of its generator; variants of several ablations may be one model."""
+        """The generator's folder name. Equal variants of different ablations share one model."""
         head = "" if self.output_head == "bernoulli" else f"-{self.output_head}"
         return f"generator-{tokenizer}-{self.objective}-{self.conditional}-{self.attention}{head}"
 
@@ -125,7 +131,7 @@ ABLATIONS = {
 
 
 def train(variant: Variant, budget: Budget, options: Any) -> Path:
-    """The variant's model folder, trained as far as it is not yet."""
+    """The variant's model folder. Trains what is missing."""
     images, steps = _images(budget, options), budget.steps
     place = [] if options.gpu else ["--cpu"]
     common = ["--precision", "bf16", "--schedule", "cosine", "--sample-every", "0", *place]
@@ -147,7 +153,7 @@ def train(variant: Variant, budget: Budget, options: Any) -> Path:
 
 
 def _tokenizer(size: str, images: Path, steps: int, options: Any, common: list[str]) -> str:
-    """The bundled tokenizer, or one of this size that is trained here."""
+    """The bundled tokenizer, or the folder of one of this size, trained if missing."""
     if size == _BUNDLED:
         return _BUNDLED
     folder = options.out / f"tokenizer-{size}"
@@ -160,7 +166,7 @@ def _tokenizer(size: str, images: Path, steps: int, options: Any, common: list[s
 
 
 def _images(budget: Budget, options: Any) -> Path:
-    """A Parquet file of the training images: a stratified sample."""
+    """A Parquet file with a stratified sample of the training images."""
     whole = Path(options.root) / "cifar10-train.parquet"
     sample = options.out / f"cifar10-train-{budget.train_images}.parquet"
     if not sample.exists():
@@ -177,11 +183,11 @@ def _images(budget: Budget, options: Any) -> Path:
 def _command(kind: str, *words: object) -> None:
     done = subprocess.run([sys.executable, "-m", "bigr_repr_cli", "train", kind, *map(str, words)], check=False)
     if done.returncode:
-        raise SystemExit(f"ablations.py: bigr-repr train {kind} failed; the same command goes on from there")
+        raise SystemExit(f"ablations.py: bigr-repr train {kind} failed; repeat the command to resume")
 
 
 def distance(model: Path, data: BenchData, count: int, variant: Variant, device: str | None) -> float:
-    """Fréchet distance between `count` drawn images, classes in turn, and the test images."""
+    """Fréchet distance between `count` generated images, which cycle through the classes, and as many test images."""
     pre, network = br.load(model, device=device or "cpu"), open_representation(judge(), device=device)
     (view,) = network.views((), Reading())
 
@@ -206,7 +212,7 @@ def distance(model: Path, data: BenchData, count: int, variant: Variant, device:
 
 
 def measure(variant: Variant, model: Path, data: BenchData, budget: Budget, options: Any) -> dict[str, Any]:
-    """One line of the table; kept in the run's folder, so that it is measured once."""
+    """One row of the table. Cached in the run's folder, so that it is measured only once."""
     kept = model.parent / f"measured-{len(data.train)}-{budget.images}-{judge()}.json"
     if not kept.exists():
         settings = BenchSettings(cache=options.cache, k=(20,), device=options.device)
@@ -231,12 +237,12 @@ def measure(variant: Variant, model: Path, data: BenchData, budget: Budget, opti
 
 
 def _top1(found: Any) -> float:
-    """Of a probe, or of the 20 nearest neighbors."""
+    """Top-1 accuracy of a probe or of 20-NN."""
     return round(found.top1 if isinstance(found.top1, float) else found.top1[20], 2)
 
 
 def _budget(options: Any) -> Budget:
-    """The named budget with the numbers that were given in the place of its own."""
+    """The named budget, with any numbers given on the command line in place of its own."""
     usual = BUDGETS[options.budget]
     given = {each.name: getattr(options, each.name) for each in dataclasses.fields(Budget)}
     return Budget(**{**dataclasses.asdict(usual), "steps": 0, **{k: v for k, v in given.items() if v is not None}})
@@ -247,14 +253,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("ablations", nargs="+", choices=[*ABLATIONS, "all"], metavar="ABLATION")
     parser.add_argument("--root", default="data", help="folder of cifar10-train.parquet and cifar10-test.parquet")
     parser.add_argument("--preset", choices=_OWN, default="tiny", help="architecture of every variant")
-    parser.add_argument("--budget", choices=BUDGETS, default="full", help="of every variant")
-    parser.add_argument("--train-images", type=int, help="instead of the budget's")
-    parser.add_argument("--epochs", type=int, help="passes over these images, instead of the budget's")
-    parser.add_argument("--steps", type=int, help="of a generator, instead of passes over them")
-    parser.add_argument("--limit", type=int, help="training images of the probes, half as many to test, instead of its")
-    parser.add_argument("--images", type=int, help="drawn for the Fréchet distance, instead of the budget's")
+    parser.add_argument("--budget", choices=BUDGETS, default="full", help="budget of every variant")
+    parser.add_argument("--train-images", type=int, help="training images, instead of the budget's")
+    parser.add_argument("--epochs", type=int, help="passes over the training images, instead of the budget's")
+    parser.add_argument("--steps", type=int, help="training steps of a generator, instead of epochs")
+    parser.add_argument("--limit", type=int, help="training images of the probes (tested on half as many)")
+    parser.add_argument("--images", type=int, help="generated images for the Fréchet distance")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for features")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for cached features")
     parser.add_argument("--gpu", action="store_true", help="train and measure on a GPU")
     return parser
 

@@ -1,20 +1,23 @@
-"""What adapting a model gives, on two domains that it never saw: full, low-rank and class-only training side by side.
+"""What adaptation gains on two domains the model never saw: full, low-rank and class-only training compared.
 
-    python benchmarks/adapt.py                                # 60 pictures a class, 120 steps of 32
-    python benchmarks/adapt.py --domains strokes --methods lora --pictures 15 --test 10 --steps 20   # a try
+    python benchmarks/adapt.py                                # 60 pictures per class, 120 steps of 32
+    python benchmarks/adapt.py --domains strokes --methods lora --pictures 15 --test 10 --steps 20   # a quick trial
 
-digits: scikit-learn's handwritten digits, 8 x 8 pixels made larger; one part to adapt to, the other to test on.
-strokes: six kinds of line drawings (circle, triangle, star, spiral, zigzag, cross) with random place, size, width and
-colors, drawn here from a seed; other seeds to test on. The bundled models were trained on photographs only.
+digits: scikit-learn's handwritten digits, 8 x 8 pixels enlarged; one part to adapt to, the rest to test on.
+strokes: six kinds of line drawings (circle, triangle, star, spiral, zigzag, cross) with random position, size, width
+and colors, generated here from a seed; the test pictures use another seed. The bundled models were trained on
+photographs only.
 
-For each: parameters trained, processor minutes of the training, held-out loss, and linear probe and 20-NN of test
-pictures that took no part in the adaptation, before and after. "lora-free" is lora with nothing that holds the
-features (--anchor 0): the 20-NN that it had on held-out pictures at its last step, whichever step was kept, says what
-drawing alone does to them. --drawn is of the sheet of what is drawn of each class.
-Expected: the loss falls most with all weights and least with classes alone, whose features stay as they are; low-rank
-comes next to full with a twentieth of the parameters. 20-NN does not fall by more than a few points but at the last
-step of lora-free on strokes. About 10 processor minutes a domain, one thread.
-Writes benchmarks/results/adapt.json, after each row, and adapt_DOMAIN.png.
+Measured for each method: trained parameters, processor minutes of training, held-out loss, and linear probe and 20-NN
+before and after, on test pictures that took no part in the adaptation. "lora-free" is lora without the loss that
+anchors the features (--anchor 0). Its 20-NN on held-out pictures at its last step, whichever step was kept, shows what
+learning to draw does to the features.
+
+Writes benchmarks/results/adapt.json after each row, and adapt_DOMAIN.png, a sheet of --drawn pictures per class.
+
+Expected: the loss falls most when all weights are trained and least with classes alone, whose features do not change;
+low-rank training comes close to full training with a twentieth of the parameters. 20-NN falls by at most a few points,
+except at the last step of lora-free on strokes. About 10 processor minutes per domain, on one thread.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ class Strokes(ImageSet):
 
 
 def _outline(kind: str, turn: float) -> list[tuple[float, float]]:
-    """Points of a line in the unit circle."""
+    """Points of the drawing's line, inside the unit circle, rotated by `turn`."""
     polar = {
         "circle": [(1.0, a / 40) for a in range(41)],
         "triangle": [(1.0, a / 3) for a in range(4)],
@@ -91,7 +94,7 @@ def _outline(kind: str, turn: float) -> list[tuple[float, float]]:
 
 
 def first_of_each(images: ImageSet, count: int) -> ImageSet:
-    """The first pictures of each class."""
+    """The first `count` pictures of each class."""
     assert images.labels is not None
     rows = np.concatenate([np.flatnonzero(images.labels == label)[:count] for label in np.unique(images.labels)])
     return ChosenSet(images, np.sort(rows), images.labels[np.sort(rows)], images.class_names)
@@ -105,7 +108,7 @@ def domain(name: str, count: int, test: int) -> tuple[ImageSet, ImageSet]:
 
 
 def row(made: Adapted, model: str, images: ImageSet, test: ImageSet) -> dict[str, Any]:
-    """One line of the table."""
+    """One row of the table."""
     both, first = JoinedSet([images, test]), len(images)
     kept, tested = np.arange(first), np.arange(first, len(both))
     figures = figures_of(compare_models((model, str(made.folder)), both, kept, tested, BenchSettings(k=(20,))))
@@ -121,7 +124,7 @@ def row(made: Adapted, model: str, images: ImageSet, test: ImageSet) -> dict[str
 
 
 def sheet(made: dict[str, Adapted], path: Path, count: int) -> None:
-    """A row a class: pictures of the domain, then what is drawn before and after each method."""
+    """A row per class: pictures of the domain, then pictures drawn before adapting and after each method."""
     first = next(iter(made.values()))
     before, tiles = class_pictures(first.before, None, count), []
     for number, subject in enumerate(subjects(first, 10)):
@@ -132,7 +135,7 @@ def sheet(made: dict[str, Adapted], path: Path, count: int) -> None:
 
 
 def kept(given: argparse.Namespace) -> dict[str, Any]:
-    """What the record holds of other domains, if it was made of the same model and as many pictures."""
+    """The record's rows of other domains, if it used the same model and number of pictures."""
     file = record.RESULTS / "adapt.json"
     found = json.loads(file.read_text()) if file.exists() else {}
     weights = found.get("model", {}).get("fingerprint"), found.get("pictures_a_class")
@@ -146,12 +149,12 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--domains", nargs="+", default=["digits", "strokes"], choices=["digits", "strokes"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--pictures", type=int, default=60, help="of each class, the held-out ones among them")
-    parser.add_argument("--test", type=int, default=40, help="of each class")
+    parser.add_argument("--pictures", type=int, default=60, help="per class, including the held-out ones")
+    parser.add_argument("--test", type=int, default=40, help="test pictures per class")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--minutes", type=float, default=600.0, help="of the clock, at most for each")
-    parser.add_argument("--drawn", type=int, default=2, help="pictures of each class on the sheet; 0: no sheet")
+    parser.add_argument("--minutes", type=float, default=600.0, help="maximum training time of each method")
+    parser.add_argument("--drawn", type=int, default=2, help="pictures per class on the sheet; 0: no sheet")
     given = parser.parse_args()
     results: dict[str, Any] = {"pictures_a_class": given.pictures, "domains": kept(given)}
     for name in given.domains:

@@ -1,9 +1,9 @@
-"""Puts a trained model folder into the package, in half precision, with its terms and measured quality.
+"""Copies a trained model folder into the package, in half precision, with its terms and measured quality.
 
     python benchmarks/bundle_model.py runs/generator/model --record benchmarks/results/training.json
     python benchmarks/bundle_model.py runs/aligned/model --name bigr-tiny-aligned --record RECORD
 
-`quality` is taken from benchmarks/results/{reconstruction,representation}*.json where they name the same weights.
+`quality` comes from those of benchmarks/results/{reconstruction,representation}*.json that name the same weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TERMS = (
 
 
 def measured(fingerprint: str) -> dict[str, Any]:
-    """Reconstruction and representation as recorded of exactly these weights; nothing of what is recorded of others."""
+    """Reconstruction and representation quality recorded for exactly these weights; records of others are ignored."""
     ours: dict[str, Any] = {}
     for name in ("reconstruction", "representation"):
         records = [json.loads(path.read_text()) for path in sorted(record.RESULTS.glob(f"{name}*.json"))]
@@ -50,8 +50,8 @@ def main() -> None:
     parser.add_argument(
         "--record", type=Path, help="JSON with steps, time and machine: benchmarks/results/training.json"
     )
-    parser.add_argument("--name", default="bigr-tiny", help="that the model is bundled under")
-    parser.add_argument("--out", type=Path, help="another folder than the package's")
+    parser.add_argument("--name", default="bigr-tiny", help="name to bundle the model under")
+    parser.add_argument("--out", type=Path, help="folder to write to, instead of the package's")
     arguments = parser.parse_args()
     model, out = br.load(arguments.model), arguments.out or ASSETS / arguments.name
     training = {"terms": TERMS}

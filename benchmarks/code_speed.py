@@ -1,14 +1,16 @@
-"""The code as it is against that of another commit: processor time of the network and of commands, in turns.
+"""Processor time of the network and of commands, compared with the code of another commit.
 
     git worktree add /tmp/before COMMIT
     python benchmarks/code_speed.py --before /tmp/before             # a minute of processor time
     python benchmarks/code_speed.py --before /tmp/before --commands  # embed and generate too: ten minutes
 
-One thread, float32. A training step and features: random codes and random weights of preset tiny, batches of 16.
-Search: 100 queries among a million random codes of 256 bits. Commands: with bigr-tiny, which both trees bundle; 100
-copies of the example photographs embedded, 32 images drawn. A process of each of the two trees takes its turn, and
-the medians of their times are divided: above 1, the tree that this file is in is faster. Expected: 1.00 within 0.03
-where a change was not to cost anything. Prints a line each; writes no record.
+One thread, float32. Training step and features: random codes and random weights of preset tiny, batches of 16. Search:
+100 queries among a million random codes of 256 bits. Commands, with bigr-tiny, which both trees bundle: embed 100
+copies of each example photograph, and generate 32 images.
+
+Processes of the two trees alternate. The ratio divides the median times: above 1, the tree that contains this file is
+faster. Expected: 1.00 within 0.03 if a change should cost nothing. Prints one line per measurement and writes no
+record.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def _environment(tree: Path) -> dict[str, str]:
 
 
 def calls(tree: Path) -> dict[str, float]:
-    """Processor seconds of each of PARTS, by the code of a tree."""
+    """Processor seconds of each of PARTS with the code of a tree."""
     done = subprocess.run(
         [sys.executable, "-c", WORK], env=_environment(tree), capture_output=True, text=True, check=True
     )
@@ -77,7 +79,7 @@ def calls(tree: Path) -> dict[str, float]:
 
 
 def commands(tree: Path, data: Path) -> dict[str, float]:
-    """Processor seconds of each command, by the code of a tree."""
+    """Processor seconds of each command with the code of a tree."""
     found = {}
     with tempfile.TemporaryDirectory() as out:
         for name, words in COMMANDS.items():
@@ -92,7 +94,7 @@ def commands(tree: Path, data: Path) -> dict[str, float]:
 
 
 def prepare(data: Path) -> None:
-    """What the commands read."""
+    """Write the images that the commands read."""
     (data / "images").mkdir()
     for image in sorted((HERE / "examples" / "images").glob("*.jpg")):
         for number in range(100):
@@ -101,8 +103,8 @@ def prepare(data: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, required=True, help="tree of the other commit")
-    parser.add_argument("--commands", action="store_true", help="commands too")
+    parser.add_argument("--before", type=Path, required=True, help="working tree of the other commit")
+    parser.add_argument("--commands", action="store_true", help="measure commands too")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     trees = given.before.resolve(), HERE

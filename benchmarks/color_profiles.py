@@ -1,10 +1,12 @@
-"""What color profiles do to codes: bits that differ from the same picture in sRGB, with profiles ignored and converted.
+"""How color profiles change codes: bits that differ from the same picture in sRGB, with profiles ignored and converted.
 
     python benchmarks/color_profiles.py            # the example photographs, bigr-tiny: half a minute
 
-Expected: dozens of bits with profiles ignored, a few with them converted, which rounding to 8 bits twice explains. Each
-photograph is converted to a wider color space, stored as PNG with the profile, and encoded from there. The profiles
-are made of the published primaries, white points and exponents by imagecodecs.
+Each photograph is converted to a wider color space, stored as PNG with its profile, and encoded from that file.
+imagecodecs builds the profiles from the published primaries, white points and exponents.
+
+Writes benchmarks/results/color_profiles.json. Expected: dozens of bits differ with profiles ignored, and a few with
+profiles converted, because values are rounded to 8 bits twice.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from PIL import Image, ImageCms
 from bigr_repr import encode_codes
 from bigr_repr.images.decode import as_rgb, decode_image
 
-# Primaries as x, y of red, green and blue; x, y of the white point; exponent.
+# x, y of the red, green and blue primaries; x, y of the white point; exponent.
 SPACES = {
     "Display P3": ((0.680, 0.320, 0.265, 0.690, 0.150, 0.060), (0.3127, 0.3290), 2.2),
     "Adobe RGB": ((0.6400, 0.3300, 0.2100, 0.7100, 0.1500, 0.0600), (0.3127, 0.3290), 2.19921875),
@@ -30,7 +32,7 @@ SPACES = {
 
 
 def profile_of(space: str) -> bytes:
-    """An ICC profile."""
+    """The ICC profile of one of SPACES."""
     import imagecodecs
 
     points, white, gamma = SPACES[space]
@@ -50,7 +52,7 @@ def tagged(image: Image.Image, profile: bytes) -> bytes:
 
 
 def main() -> None:
-    """Count bits."""
+    """Count differing bits and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, default=Path(__file__).parent.parent / "examples" / "images")
     parser.add_argument("--model", default="bigr-tiny")

@@ -1,4 +1,4 @@
-"""Which test runs which line of the package, by one run of the suite under coverage. Tries no faults."""
+"""Which test runs which line of the package, from one run of the suite under coverage. Runs no mutants."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 
 from faults import ROOT, Fault, depending, naming_tests
 
-SHARE = 0.1  # of the time that all tests take: what a fault gets
+SHARE = 0.1  # time limit for the tests of one fault, as a fraction of the whole suite's time
 
 
 class Recorder:
-    """A plugin for pytest: names each test to coverage, and notes how long those that pass take."""
+    """A pytest plugin: tells coverage which test is running, and records the duration of each test that passes."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._seconds = file, defaultdict[str, float](float)
@@ -28,7 +28,7 @@ class Recorder:
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         import coverage
 
-        os.environ["MUTATION_TEST"] = nodeid  # for the processes that the test starts
+        os.environ["MUTATION_TEST"] = nodeid  # for subprocesses of the test
         if (current := coverage.Coverage.current()) is not None:
             current.switch_context(nodeid)
 
@@ -43,7 +43,7 @@ class Recorder:
 
 
 def cover(work: Path, options: list[str]) -> None:
-    """Run the suite, or a part of it, once in a copy under coverage; leaves all that in covered-N of `work`."""
+    """Run the suite, or a part of it, once under coverage in a copy of the tree. Fills work/covered-N."""
     place = work / f"covered-{len(list(work.glob('covered-*')))}"
     tree = copy_tree(place / "tree")
     (place / "coverage.ini").write_text(
@@ -58,7 +58,7 @@ def cover(work: Path, options: list[str]) -> None:
 
 
 def copy_tree(tree: Path) -> Path:
-    """The working tree, to be spoiled."""
+    """Copy the working tree, so that faults can be put into the copy."""
     tree.mkdir(parents=True, exist_ok=True)
     files = "git ls-files -z --cached --others --exclude-standard | xargs -0 tar -c --ignore-failed-read"
     subprocess.run(f"{files} | tar -x -C {shlex.quote(str(tree))}", shell=True, cwd=ROOT, check=True)
@@ -66,7 +66,7 @@ def copy_tree(tree: Path) -> Path:
 
 
 def environment(tree: Path) -> dict[str, str]:
-    """Of processes that import the package from a copy of the tree."""
+    """Environment variables for processes that import the package from a copy of the tree."""
     paths = os.pathsep.join([str(tree), str(tree / "cli"), str(Path(__file__).parent)])
     return os.environ | {
         "PYTHONPATH": paths,
@@ -76,7 +76,7 @@ def environment(tree: Path) -> dict[str, str]:
 
 
 class Coverage:
-    """For each line of a file the tests that ran it, and the seconds of all tests; lines may have moved since."""
+    """The tests that ran each line of a file, and the seconds of all tests. Tracks lines that have moved since."""
 
     def __init__(self, work: Path) -> None:
         import coverage
@@ -105,16 +105,17 @@ class Coverage:
 
     @cached_property
     def _ran(self) -> Counter[str]:
-        """How many lines of the package a test runs."""
+        """How many lines of the package each test runs."""
         each = (
             data.contexts_by_lineno(file).values() for _, data, _ in self._covered for file in data.measured_files()
         )
         return Counter(test for lines in each for tests in lines for test in tests)
 
     def tests(self, fault: Fault) -> list[str]:
-        """Tests to try: those that ran the line, or, for what runs at import, what depends on it; the likeliest first.
+        """Tests to try, the most promising first.
 
-        Of many those that run little else.
+        These are the tests that ran the line or, for code that runs at import, tests that depend on it. If they exceed
+        the time limit, tests that run little code outside the file are preferred.
         """
         lines = self._lines(fault.file)
         used, names = depending(fault)
@@ -125,7 +126,7 @@ class Coverage:
         here = Counter(test for tests in lines.values() for test in tests)
 
         def focus(test: str) -> float:
-            """The share of what a test runs that is in this file."""
+            """The fraction of the lines a test runs that are in this file."""
             return max(1, here[test]) / max(1, self._ran[test])
 
         tests, spent, most = list[str](), 0.0, SHARE * sum(self.seconds.values())
@@ -133,7 +134,7 @@ class Coverage:
             if not tests or spent + self.seconds[test] <= most:
                 tests.append(test)
                 spent += self.seconds[test]
-        files: dict[str, list[str]] = defaultdict(list)  # one file after the other, so that fixtures are made once
+        files: dict[str, list[str]] = defaultdict(list)  # grouped by test file, so that fixtures are created once
         for test in sorted(tests, key=self.seconds.__getitem__):
             files[test.partition("::")[0]].append(test)
         cost = {file: sum(map(self.seconds.__getitem__, each)) / sum(map(focus, each)) for file, each in files.items()}

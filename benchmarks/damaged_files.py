@@ -1,16 +1,18 @@
-"""Files of every kind with a byte changed or an end cut off: how many are read as other numbers without a word.
+"""Reads damaged files of every kind: how many are silently read with wrong content.
 
     python benchmarks/damaged_files.py                     # 10 000 mutations of 15 kinds: some minutes on a core
-    python benchmarks/damaged_files.py --count 300         # a try
+    python benchmarks/damaged_files.py --count 300         # a quick trial
 
-Data: small files that it makes with a model of random weights: embeddings, what a run notes beside them, codes as
-Parquet, .npz and .npy, indexes (flat, ivf, hnsw, in shards), code sets, caption sets, training checkpoints, models,
-files of the authors' form, and adapters. A mutation changes one byte, clears up to 64, or cuts the file; the place is
-random. Then the files are read as programs read them. Indexes are read whole, as `index info --verify` does: searches
-map the codes, unverified.
+Data: small files created with a model of random weights: embeddings, a run's notes, codes as Parquet, .npz and .npy,
+indexes (flat, ivf, hnsw, sharded), code sets, caption sets, training checkpoints, models, files in the authors' format,
+and adapters.
 
-Expected: none read as other numbers, no crash, and every refusal names the file or its folder. Writes
-benchmarks/results/damaged_files.json, and ends with an error otherwise.
+A mutation changes one byte, zeroes up to 64, or truncates the file, at a random position. The files are then read as
+programs read them. Indexes are read whole, as by `index info --verify`, because searches memory-map the codes without
+verifying them.
+
+Writes benchmarks/results/damaged_files.json. Expected: no file read with wrong content, no crash, and every refusal
+names the file or its folder. Exits with an error otherwise.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ from typing import Any, NamedTuple
 import record
 from damaged_kinds import Kind, kinds, prepared
 
-BATCH = 25  # mutations that a process tries, so that a crash takes no more with it
+BATCH = 25  # mutations per process, so that a crash loses no more than these
 REFUSED = (ValueError, OSError, RuntimeError)
 
 
 def mutate(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """Damaged content, and what was done."""
+    """How the content was damaged, and the damaged content."""
     place = rng.randrange(len(content))
     how = rng.choice(("byte", "byte", "cleared", "cut"))
     if how == "cut":
@@ -49,19 +51,22 @@ def mutate(content: bytes, rng: random.Random) -> tuple[str, bytes]:
 
 
 class Outcome(NamedTuple):
-    """What became of a mutation: "refused", "refused without a name", "same", "other numbers" or "crash"."""
+    """The result of a mutation, with details.
+
+    what: "refused", "refused without a name", "same", "other numbers" or "crash".
+    """
 
     what: str
     told: str
 
 
 def attempt(kind: Kind, whole: Path, truth: str, place: Path, seed: int) -> Outcome:
-    """Damage one file of a copy, and read it."""
+    """Damage one file of a copy, and read the copy."""
     rng = random.Random(seed)
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(whole, place)
     files = sorted(file for file in place.rglob("*") if file.is_file() and file.stat().st_size)
-    if (place / "_run").is_dir():  # of a run's notes, what the rows themselves do not hold
+    if (place / "_run").is_dir():  # a run's notes: damage only what the rows do not hold themselves
         files = [file for file in files if "_run" in file.parts]
     file = rng.choice(files)
     before = file.read_bytes()
@@ -83,7 +88,7 @@ def attempt(kind: Kind, whole: Path, truth: str, place: Path, seed: int) -> Outc
 
 
 def outcomes(kind: Kind, whole: Path, truth: str, work: Path, seeds: range) -> Iterator[Outcome]:
-    """Outcomes of mutations, tried in processes that may crash."""
+    """Outcomes of mutations, tried in child processes, which may crash."""
     for start in range(0, len(seeds), BATCH):
         some = seeds[start : start + BATCH]
         ours, theirs = os.pipe()
@@ -104,12 +109,12 @@ def outcomes(kind: Kind, whole: Path, truth: str, work: Path, seeds: range) -> I
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000, help="mutations, evenly over the kinds")
-    parser.add_argument("--kinds", nargs="+", help="only these")
+    parser.add_argument("--count", type=int, default=10_000, help="number of mutations, spread evenly over the kinds")
+    parser.add_argument("--kinds", nargs="+", help="only these kinds")
     options = parser.parse_args()
     import torch
 
-    logging.disable()  # what is mended is told, and not of interest here
+    logging.disable()  # repairs are logged, and of no interest here
     torch.set_num_threads(1)
     results, bad = dict[str, Any](), 0
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
@@ -133,7 +138,7 @@ def main() -> None:
             print(f"{title}: {dict(counts)} in {took:.1f} s", *worst[:3], sep="\n  ", file=sys.stderr, flush=True)
     record.write("damaged_files", {"mutations": each * len(chosen), "kinds": results})
     if bad:
-        raise SystemExit(f"damaged_files.py: {bad} of {each * len(chosen)} were read as other numbers, or not named")
+        raise SystemExit(f"damaged_files.py: {bad} of {each * len(chosen)} misread, crashed, or refused without a name")
 
 
 if __name__ == "__main__":

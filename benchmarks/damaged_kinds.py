@@ -1,6 +1,6 @@
-"""The kinds of files that damaged_files.py damages: how each is written, and what a program gets of it.
+"""The kinds of files that damaged_files.py damages: how each is written, and what a program reads from it.
 
-Knows nothing of damage.
+Knows nothing about damage.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 
 class Kind(NamedTuple):
-    """Files of a kind. make(folder): writes them; read(folder): what a program gets of them, as a digest."""
+    """Files of a kind. make(folder) writes them; read(folder) returns a digest of what a program reads from them."""
 
     make: Callable[[Path], None]
     read: Callable[[Path], str]
 
 
 class Shared(NamedTuple):
-    """What kinds are made of."""
+    """The inputs that the kinds are made from."""
 
     model: Any
     photos: Path
@@ -35,7 +35,7 @@ class Shared(NamedTuple):
 
 
 def digest(*parts: Any) -> str:
-    """A digest of arrays, texts and whatever JSON holds."""
+    """A digest of arrays, strings and JSON values."""
     made = hashlib.sha256()
     for part in parts:
         made.update(np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
@@ -43,7 +43,7 @@ def digest(*parts: Any) -> str:
 
 
 def weights(model: Any) -> str:
-    """A digest of a model: its weights and all that its configuration says."""
+    """A digest of a model's weights and configuration."""
     return digest(model.fingerprint, json.dumps(model.config.to_dict(), sort_keys=True))
 
 
@@ -62,7 +62,7 @@ def embeddings(shared: Shared) -> Kind:
 
 
 def run_notes(shared: Shared) -> Kind:
-    """Of what a run notes, a mutation may cost work; rows and failures must be the same afterwards."""
+    """A run's notes. Damage to them may cost repeated work, but rows and failures must be the same afterwards."""
     from bigr_repr.embed import embed_images, read_embeddings
 
     def make(folder: Path) -> None:
@@ -178,13 +178,13 @@ def model(shared: Shared) -> Kind:
 
 
 def released(shared: Shared) -> Kind:
-    """Read as `models import` does."""
+    """The authors' files, read as `models import` reads them."""
     from released_files import random_release
 
     from bigr_repr.checkpoints.pretrained import load_official
 
     config = shared.model.config
-    tokenizer = replace(config.tokenizer, base_channels=32, embed_dim=32, norm_groups=32)  # as the authors' are
+    tokenizer = replace(config.tokenizer, base_channels=32, embed_dim=32, norm_groups=32)  # as in the authors' model
 
     def read(folder: Path) -> str:
         files = {"tokenizer": folder / "binaryae_ema.th", "generator": folder / "bigr.pt"}
@@ -212,11 +212,11 @@ def adapter(shared: Shared) -> Kind:
 
 
 def void(value: object) -> None:
-    """Nothing."""
+    """Discard a return value."""
 
 
 def kinds(shared: Shared) -> dict[str, Kind]:
-    """All of them by name."""
+    """All kinds by name."""
     return {
         "embeddings": embeddings(shared), "a run's notes": run_notes(shared),
         **{f"codes {suffix}": codes(shared, suffix) for suffix in (".parquet", ".npz", ".npy")},
@@ -234,7 +234,7 @@ EMBED: dict[str, Any] = {
 
 
 def prepared(work: Path) -> Shared:
-    """Pictures, a model and a data set."""
+    """Create pictures, a model and an embedding data set."""
     from tiny_model import tiny_model, write_pictures
 
     from bigr_repr.embed import embed_images

@@ -1,4 +1,4 @@
-"""The decoding part of embed_scale.py: threads, processes, and torchvision.io in place of Pillow."""
+"""The decoding stage of embed_scale.py: threads, processes, and torchvision.io in place of Pillow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def decoders(options: argparse.Namespace, images: Path) -> dict[str, Any]:
-    """Threads against processes, and torchvision.io against Pillow, on the data and on photographs."""
+    """Compare threads with processes, and torchvision.io with Pillow, on the data and on photographs."""
     photographs = Path(__file__).parent.parent / "examples" / "images"
     few = sorted(images.rglob("*.jpg"))[: min(4000, options.limit)]
     found = {}
@@ -30,7 +30,7 @@ def decoders(options: argparse.Namespace, images: Path) -> dict[str, Any]:
 
 
 def by_torchvision(file: str, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """load_image, with torchvision's JPEG decoder."""
+    """load_image with torchvision's JPEG decoder."""
     from PIL import Image
     from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
@@ -51,7 +51,7 @@ def _seconds_of(load: Callable[[str], object], files: list[str]) -> float:
 
 
 def _difference(files: list[str], side: int) -> int:
-    """The largest difference of a pixel."""
+    """The largest difference between pixel values."""
     from bigr_repr.images.decode import load_image
 
     pairs = ((load_image(file, side), by_torchvision(file, side)) for file in files)
@@ -59,7 +59,7 @@ def _difference(files: list[str], side: int) -> int:
 
 
 def seconds_to_decode(files: list[str], side: int, timeout: float | None) -> float:
-    """Time for all files, as the engine decodes them; timeout=None: in threads. Starting processes does not count."""
+    """Seconds to decode all files as the engine does; timeout=None: in threads. Starting processes is not counted."""
     from bigr_repr.embed.engines.decoding import Decoding
     from bigr_repr.images.isolated import GuardedLoading
     from bigr_repr.system.threads import map_ahead

@@ -1,23 +1,24 @@
-"""Embedding at scale: 100 000 images, some of them spoiled, a kill in the middle, and what the run costs.
+"""Embeds 100 000 images, some of them corrupted, is killed halfway and resumed, and measures what the run costs.
 
     python benchmarks/embed_scale.py --data FOLDER --work FOLDER
 
-FOLDER with the data holds Parquet files of encoded images, as CIFAR-10 and Tiny-ImageNet (JPEG and WebP, 110 000); they
-are unpacked into the work folder, one file an image. Stages, each of which is done once a work folder and setting:
+Data: --data holds Parquet files of encoded images, such as CIFAR-10 and Tiny-ImageNet (JPEG and WebP, 110 000). They
+are unpacked into the work folder, one file per image. Each stage runs once per work folder and settings:
 
-exact     all images embedded; then again with 1 % of them spoiled in four ways, killed (SIGKILL) half-way and resumed.
-          Expected: rows + failures = inputs, and the resumption costs less than 2 % of the whole: the time until it
-          embeds again, and that of images that are embedded twice.
-rows      these two compared. Expected: every image that was not spoiled has a row of the same bits. A spoiled one may
-          still be a picture: a WebP file whose data are all zeros decodes.
-rate      images a second of decoding alone, of the network alone and from end to end. Expected: 90 % of the slower.
-memory    peak resident memory, decoders included, for 20 000 and 200 000 inputs. Expected: below 200 bytes an input.
-decoders  threads, processes, and torchvision.io in place of Pillow: speed, and by how much pixels differ.
-engines   the spoiled images, 10 000 of them, through the local engine, two processes on this device, and Ray. Expected:
-          the same rows and failures, bit for bit. Without Ray the stage says so.
+exact     embeds all images; then corrupts 1 % of them in four ways, embeds them again, kills that run (SIGKILL) halfway
+          and resumes it. Expected: rows + failures = inputs, and resuming costs less than 2 % of the whole run: the
+          time until it embeds again, plus the time of images that are embedded twice.
+rows      compares the two. Expected: every intact image has a row of the same bits. A corrupted one may still be a
+          picture: a WebP file whose data are all zeros decodes.
+rate      images per second of decoding alone, of the network alone, and end to end. Expected: end to end reaches 90 %
+          of the slower of the two.
+memory    peak resident memory, decoders included, for 20 000 and 200 000 inputs. Expected: below 200 bytes per input.
+decoders  threads, processes, and torchvision.io in place of Pillow: speed, and how far pixels differ.
+engines   10 000 of the images, corrupted ones included, through the local engine, two processes on this device, and
+          Ray. Expected: the same rows and failures, bit for bit. Without Ray the stage says so.
 
-About 45 minutes on 2 cores with bigr-tiny (exact: 2 x 15, memory: 5). --limit 2000 is a small run of 3 minutes. Writes
-benchmarks/results/embed_scale.json, and ends with an error if rows are not as expected.
+Writes benchmarks/results/embed_scale.json, and exits with an error if rows are not as expected. About 45 minutes on 2
+cores with bigr-tiny (exact: 2 x 15, memory: 5). --limit 2000 is a small run of 3 minutes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from bigr_repr.features.network import Network
 
 STAGES = ("exact", "rows", "rate", "memory", "decoders", "engines")
 SMALL, LARGE = 20_000, 200_000  # inputs of the memory stage
-SPOILED = 100  # one in so many
+SPOILED = 100  # one in 100 images is corrupted
 RATE_IMAGES = 6400
 ENGINE_IMAGES = 10_000
 
@@ -53,7 +54,7 @@ ENGINE_IMAGES = 10_000
 
 
 def unpack(data: Path, folder: Path, limit: int) -> int:
-    """Images of Parquet files as files, a sub-folder a Parquet file, JPEGs first; returns how many there are."""
+    """Unpack Parquet files, each into a subfolder of image files. Returns the number of images."""
     import pyarrow.parquet as pq
 
     done = folder / "complete"
@@ -79,7 +80,7 @@ def unpack(data: Path, folder: Path, limit: int) -> int:
 
 
 def spoil(clean: Path, folder: Path) -> int:
-    """The same images by hard links, one in SPOILED spoiled; returns how many are."""
+    """Hard-link the images into a folder, corrupting one in SPOILED. Returns the number of corrupted images."""
     chance, spoiled = random.Random(0), 0
     for file in sorted(clean.rglob("*.*")):
         target = folder / file.relative_to(clean)
@@ -99,7 +100,7 @@ def spoil(clean: Path, folder: Path) -> int:
 
 
 def child(options: dict[str, Any]) -> None:
-    """embed_images(**options), telling how far it is, a line of JSON a batch, and its peak memory at the end."""
+    """Run embed_images(**options). Prints its progress, a line of JSON per batch, and finally its peak memory."""
     from bigr_repr.embed import Progress, embed_images
 
     count = options.pop("synthetic", None)
@@ -120,7 +121,7 @@ def child(options: dict[str, Any]) -> None:
 
 
 def embed(stop_at: int | None = None, **options: Any) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """A child's summary and its lines. stop_at: kill it when so many images are done."""
+    """Run a child and return its summary and progress lines. stop_at: kill it once this many images are done."""
     started = time.time()
     command = [sys.executable, __file__, "--child"]
     lines: list[dict[str, Any]] = [{"time": started, "done": -1}]
@@ -135,7 +136,7 @@ def embed(stop_at: int | None = None, **options: Any) -> tuple[dict[str, Any], l
                 process.kill()
                 return {}, lines
     if process.returncode:
-        raise SystemExit("embed_scale.py: a run ended (its message is above)")
+        raise SystemExit("embed_scale.py: a run failed (see its message above)")
     return lines.pop(), lines
 
 
@@ -161,8 +162,8 @@ def miniature() -> Any:
 
 
 def exact(options: argparse.Namespace, images: Path) -> dict[str, Any]:
-    """A clean run, and one with spoiled images that is killed and resumed."""
-    unit = min(1024, max(8, options.limit // 100))  # of what was not sealed when a run is killed, all is lost
+    """A run on intact images, and one with corrupted images that is killed and resumed."""
+    unit = min(1024, max(8, options.limit // 100))  # a killed run loses all units that are not sealed
     usual = {"model": options.model, "layers": [options.layer], "codes": True, "unit_size": unit}
     out, spoiled_out = (options.work / name for name in ("clean-rows", "spoiled-rows"))
     clean, _ = embed(inputs=str(images), out=str(out), **usual)
@@ -186,7 +187,7 @@ def exact(options: argparse.Namespace, images: Path) -> dict[str, Any]:
 
 
 def compare(options: argparse.Namespace, images: Path) -> dict[str, Any]:
-    """What of the clean run's rows the run on spoiled images has."""
+    """Compare the rows of the clean run with those of the run on corrupted images."""
     spoiled = options.work / "spoiled"
     files = [str(file.relative_to(images)) for file in sorted(images.rglob("*.*"))]
     good = {file for file in files if (images / file).samefile(spoiled / file)}
@@ -210,7 +211,7 @@ def rows(out: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def rate(options: argparse.Namespace, images: Path) -> dict[str, Any]:
-    """Decoding alone, the network alone, and both, interleaved; medians."""
+    """Median rates of decoding alone, the network alone, and both end to end, in alternating runs."""
     import bigr_repr as br
 
     pre = record.load(options.model)
@@ -252,7 +253,7 @@ def _seconds_of_network(network: Network, side: int, count: int, batch: int) -> 
 
 
 def memory(options: argparse.Namespace, images: Path) -> dict[str, Any]:
-    """Peak memory for few and for many inputs, which are all the same file: only their number differs."""
+    """Peak memory for few and for many inputs. All inputs are the same file, so that only their number differs."""
     picture = str(next(iter(sorted(images.rglob("*.*")))))
     scale = min(1.0, options.limit / 100_000)
     found: dict[str, Any] = {}
@@ -266,7 +267,7 @@ def memory(options: argparse.Namespace, images: Path) -> dict[str, Any]:
 
 
 def engines(options: argparse.Namespace, images: Path) -> dict[str, Any]:
-    """The same inputs through every engine there is."""
+    """The same inputs through every installed engine."""
     import importlib.util
 
     spoiled = options.work / "spoiled"
@@ -293,11 +294,11 @@ def engines(options: argparse.Namespace, images: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of Parquet files with encoded images")
-    parser.add_argument("--work", type=Path, help="folder for images and results, which stay there")
+    parser.add_argument("--work", type=Path, help="folder for images and results, which are kept")
     parser.add_argument("--model", default="bigr-tiny")
     parser.add_argument("--layer", type=int, default=12)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--limit", type=int, default=100_000, help="images")
+    parser.add_argument("--limit", type=int, default=100_000, help="maximum number of images")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -306,7 +307,7 @@ def main() -> None:
         child(json.load(sys.stdin))
         return
     if options.data is None or options.work is None:
-        parser.error("--data and --work are needed")
+        parser.error("--data and --work are required")
     pre = record.load(options.model)
     work = options.work / f"{pre.config.name}-{pre.fingerprint[:8]}-{options.layer}-{options.limit}"
     options.work = work
@@ -326,7 +327,7 @@ def main() -> None:
     record.write("embed_scale", results, pre)
     wrong = [stage for stage in options.stages if not results[stage].get("as_expected", True)]
     if wrong:
-        raise SystemExit(f"embed_scale.py: not as expected: {', '.join(wrong)}")
+        raise SystemExit(f"embed_scale.py: unexpected results in {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

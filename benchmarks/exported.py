@@ -1,21 +1,23 @@
-"""What exported networks cost and keep: three runtimes x three precisions x two architectures.
+"""What exporting a network gains and preserves: three runtimes x three precisions x two architectures.
 
     python benchmarks/exported.py --images cifar10-test.parquet                    # bigr-tiny-aligned, then preset L
     python benchmarks/exported.py --images cifar10-test.parquet --models L --only torch   # a part
-    python benchmarks/exported.py --images cifar10-test.parquet --small            # a try
+    python benchmarks/exported.py --images cifar10-test.parquet --small            # a quick trial
 
-Data: a Parquet file of labeled images (columns image or img, and label), as CIFAR-10's test set; every third image is
-tested on, probes learn from the others. L runs at 256 pixels with random weights, which say nothing about probes.
+Data: a Parquet file of labeled images (columns image or img, and label), such as CIFAR-10's test set. Every third image
+is for testing; probes are trained on the others. L runs at 256 pixels with random weights, so it has no probe.
 
-Speed is eager PyTorch's processor time in float32 over the exported network's, one thread, the two alternating in one
-run; "with decoding" starts from the example photographs as files. Cosine is that of the features with eager's, bits
-equal the share of code bits that are. The probe is a logistic regression on each network's own features.
+Speed is the processor time of eager PyTorch in float32 divided by that of the exported network, on one thread, the two
+alternating in one run; "with decoding" starts from the example photographs as files. Cosine compares the features with
+eager's. "bits equal" is the fraction of code bits that agree with eager's. The probe is a logistic regression on each
+network's own features.
 
-Rows are written to benchmarks/results/exported.json as they come, and a run goes on after those that are there, which
---again measures anew; --models and --only run a part.
-Expected: for bigr-tiny-aligned ONNX Runtime in float32, and int8 of either with the tokenizer in float32, at least 2
-times eager's speed, with all bits equal and cosines above 0.999; for L int8 of OpenVINO 3 times. About 10 minutes for
-each model on an idle machine with a C++ compiler.
+Each row is written to benchmarks/results/exported.json as soon as it is measured. Later runs skip rows that are in the
+record, unless --again is given; --models and --only choose a part.
+
+Expected: for bigr-tiny-aligned, ONNX Runtime in float32, and int8 of either runtime with the tokenizer in float32, run
+at least 2 times as fast as eager, with all bits equal and cosines above 0.999; for L, OpenVINO int8 runs 3 times as
+fast. About 10 minutes per model on an idle machine with a C++ compiler.
 """
 
 from __future__ import annotations
@@ -67,8 +69,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", nargs="+", default=["onnx", "openvino", "torch"])
-    parser.add_argument("--again", action="store_true", help="measure rows anew that the record has")
-    parser.add_argument("--small", action="store_true", help="a try: few images, and no record")
+    parser.add_argument("--again", action="store_true", help="also measure rows that are already in the record")
+    parser.add_argument("--small", action="store_true", help="a quick trial: few images, no record")
     options = parser.parse_args()
     if options.small:
         options.train, options.test, options.repeats = min(options.train, 200), min(options.test, 100), 3
@@ -80,13 +82,13 @@ def main() -> None:
 
 
 def known() -> dict[str, Any]:
-    """What the record has of each model; nothing where there is none."""
+    """Each model's results in the record; empty if there is no record."""
     file = record.RESULTS / f"{NAME}.json"
     return dict(json.loads(file.read_text())["models"]) if file.exists() else {}
 
 
 def measure(name: str, options: argparse.Namespace, results: dict[str, Any]) -> None:
-    """The variants of one model, beside eager PyTorch in float32, into `results` and the record, as they come."""
+    """Compare one model's variants with eager PyTorch in float32. Adds each row to `results` and the record at once."""
     random = name == "L"
     pre = random_model(name) if random else record.load(name)
     side, batch_size = pre.config.image_size, 4 if random else options.batch
@@ -112,7 +114,7 @@ def variant(
     pre: Pretrained, eager: FeatureExtractor, kind: tuple[str, str, str | None], base: tuple[Any, Any],
     batch: torch.Tensor, train: Part, test: Part, own: float | None, options: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
-    """One runtime in one precision."""
+    """The table row of one runtime in one precision."""
     to, precision, tokenizer = kind
     repeats = min(options.repeats, 3) if own is None else options.repeats
     with tempfile.TemporaryDirectory() as folder:
@@ -146,20 +148,20 @@ def variant(
 
 
 def ratio(slow: Callable[[], object], fast: Callable[[], object], repeats: int) -> float:
-    """Median of the ratios of pairs, in processor time."""
+    """Median ratio of processor times over pairs of calls."""
     slow(), fast()  # warm up
     return statistics.median(processor_seconds(slow) / processor_seconds(fast) for _ in range(repeats))
 
 
 def processor_seconds(work: Callable[[], object]) -> float:
-    """Of one call."""
+    """Processor time of one call."""
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
 def with_decoding(eager: FeatureExtractor, fast: FeatureExtractor, side: int, repeats: int) -> float:
-    """The ratio for the example photographs as files, reading, decoding and resizing included."""
+    """The ratio for the example photographs as files, including reading, decoding and resizing."""
 
     def embed(extractor: FeatureExtractor) -> object:
         pixels = np.stack([load_image(file, side) for file in PHOTOGRAPHS[: 2 if side > 64 else None]])
@@ -169,12 +171,12 @@ def with_decoding(eager: FeatureExtractor, fast: FeatureExtractor, side: int, re
 
 
 def cosine(a: Any, b: Any) -> Any:
-    """Mean over rows."""
+    """Mean cosine of corresponding rows."""
     return ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean()
 
 
 def features_of(extractor: FeatureExtractor, part: Part, batch: int) -> tuple[Any, Any]:
-    """float32 (n, D) and bool (n, bits)."""
+    """Features, float32 (n, D), and codes, bool (n, bits)."""
     found = [extractor(pixels) for pixels in part.pixels.split(batch)]
     vectors = torch.cat([each.layers[12] for each in found]).numpy()
     return vectors, torch.cat([each.codes for each in found]).flatten(1).numpy()
@@ -191,7 +193,7 @@ def probe(train: Any, train_part: Part, test: Any, test_part: Part) -> float:
 
 
 def read(file: Path, train: int, test: int, side: int) -> tuple[Part, Part]:
-    """Rows of a Parquet file of images at even distances: to train probes on, and every third to test on."""
+    """Evenly spaced images of a Parquet file, for training and testing: every third row is for testing."""
     import pyarrow.parquet as pq
     from PIL import Image
 
@@ -210,7 +212,7 @@ def read(file: Path, train: int, test: int, side: int) -> tuple[Part, Part]:
 
 
 def random_model(name: str) -> Pretrained:
-    """A preset with random weights."""
+    """A model of a preset with random weights."""
     from bigr_repr.models import BiGR, BinaryAutoencoder
 
     config = preset(name)
@@ -219,7 +221,7 @@ def random_model(name: str) -> Pretrained:
 
 
 def table(results: dict[str, Any]) -> str:
-    """In Markdown."""
+    """The results as a Markdown table."""
     lines = [
         "| model | runtime | precision | tokenizer | speed | with decoding | cosine | probe change | bits equal |",
         "|---|---|---|---|---:|---:|---:|---:|---:|",

@@ -1,4 +1,4 @@
-"""Small faults that could be in the package: a comparison turned, an argument left out, a call removed. Tries none."""
+"""Small faults to put into the package: a flipped comparison, a dropped argument, a removed call. Runs none of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 
 class Fault(NamedTuple):
-    """One change: bytes start..end of a file (relative to the root) become `text`; `line` counts from 1."""
+    """One change: bytes start..end of `file` (relative to the repository root) become `text`; `line` counts from 1."""
 
     file: str
     line: int
@@ -33,7 +33,7 @@ class Fault(NamedTuple):
 
 
 def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
-    """Kinds and replacements for one node; a string is source, a node is put in parentheses."""
+    """Kinds and replacements for one node: a string is inserted as source, a node in parentheses."""
     yield from _other_flow(node)
     match node:
         case ast.Compare(left, [op], [right]) if type(op) in _SWAPS:
@@ -51,7 +51,7 @@ def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
         case ast.Name(name) if name in _NAMES:
             yield "name", _NAMES[name]
         case ast.Call(func, args, keywords):
-            same = isinstance(func, ast.Name) and func.id in _NAMES and not keywords  # in whatever order
+            same = isinstance(func, ast.Name) and func.id in _NAMES and not keywords  # their order does not matter
             same = same or (len(args) > 1 and ast.dump(args[0]) == ast.dump(args[1]))
             if len(args) > 1 and not same and not any(isinstance(arg, ast.Starred) for arg in args[:2]):
                 yield "arguments swapped", ast.Call(func, [args[1], args[0], *args[2:]], keywords)
@@ -76,7 +76,7 @@ def _other_flow(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
 
 
 def _children(node: ast.AST) -> Iterator[ast.AST]:
-    """Where faults are looked for: not in annotations, docstrings, messages and what is imported for types only."""
+    """Child nodes to search for faults. Skips annotations, docstrings, messages and TYPE_CHECKING imports."""
     if isinstance(node, ast.JoinedStr | ast.Raise):
         return
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -89,7 +89,7 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def faults(file: Path) -> list[Fault]:
-    """All faults of one file, in the order of its lines."""
+    """All faults of one file, in line order."""
     source = file.read_bytes()
     starts = [0]
     for line in source.splitlines(keepends=True):
@@ -112,29 +112,30 @@ def faults(file: Path) -> list[Fault]:
 
 
 def all_faults() -> list[Fault]:
-    """All faults of FOLDERS."""
+    """All faults of the files in FOLDERS."""
     files = [file for name in FOLDERS for file in sorted((ROOT / "bigr_repr" / name).rglob("*.py"))]
     files += [ROOT / "bigr_repr" / name for name in FOLDERS if name.endswith(".py")]
     return [fault for file in files for fault in faults(file)]
 
 
 def faulty(fault: Fault) -> bytes:
-    """The file with the fault."""
+    """The file's content with the fault."""
     source = (ROOT / fault.file).read_bytes()
     return source[: fault.start] + fault.text.encode() + source[fault.end :]
 
 
 def key(fault: Fault) -> str:
-    """A name that outlasts changes elsewhere in the file: the file, and the lines that differ as `-` and `+`."""
+    """A name that survives changes elsewhere in the file: its path, and the changed lines with `-` and `+`."""
     before, after = (ROOT / fault.file).read_text().splitlines(), faulty(fault).decode().splitlines()
     lines = difflib.unified_diff(before, after, lineterm="", n=0)
     return "\n".join([fault.file, *(line for line in list(lines)[2:] if not line.startswith("@@"))])
 
 
 def depending(fault: Fault) -> tuple[set[int], set[str]]:
-    """Of what a line makes at import: lines that use it, and what it is called outside of its module.
+    """For a line that runs at import: the lines that use what it defines, and its names visible to other modules.
 
-    The lines are the body of the function or class that it heads, or those with its name.
+    The lines are the body of the function or class whose head contains the line, or those that mention the names it
+    assigns.
     """
     module = ast.parse((ROOT / fault.file).read_bytes())
     lines, names, nodes = set[int](), set[str](), list(ast.walk(module))
@@ -160,7 +161,7 @@ def _name(node: ast.AST) -> str:
 
 @cache
 def naming_tests() -> dict[str, set[str]]:
-    """For each name the tests that use it, as pytest calls them but for parameters."""
+    """The tests that use each name, as pytest node ids without parameters."""
     found: dict[str, set[str]] = {}
     for file in sorted((ROOT / "tests").glob("test_*.py")):
         for node in ast.parse(file.read_bytes()).body:

@@ -1,15 +1,18 @@
-"""Exact search of some rows beside exact search of all, and beside NumPy; and an index updated beside one built anew.
+"""Filtered exact search compared with searching all rows and with NumPy; updating an index compared with rebuilding it.
 
     python benchmarks/filtered_search.py
 
-Random codes, and columns that pass 50 %, 1 % and 0.01 % of the rows at random; and one that leaves out just the half
-that is near the query. Each search is checked against NumPy, then timed in turns with the search of all rows: with the
-passing rows remembered, as an index does for the last few filters, and with the expression evaluated anew. Each update
-adds one file of 1 % to a data set of codes, and drops a file of 0.1 %; an index is built anew after each, in turns, and
-both are compared by processor time and by bytes written. Written to benchmarks/results/filtered_search.json.
+Data: random codes with boolean columns. Three columns pass 50 %, 1 % and 0.01 % of the rows at random; a fourth
+excludes exactly the half of the rows nearest to the first query.
 
-Expected: every answer NumPy's, no remembered random filter above 1.3 times the search of all rows, and an update at
-most 5 % of a rebuild. Two minutes on 2 cores; --rows 100000 --update-rows 100000 is a smoke test.
+Each filtered search is checked against NumPy and then timed, alternating with a search of all rows: once with the
+passing rows cached, as an index does for its last few filters, and once with the expression evaluated every time. Each
+update adds a file with 1 % of the rows to a data set of codes and removes a file with 0.1 %. Another index is rebuilt
+after each update. The two are compared by processor time and by bytes written.
+
+Writes benchmarks/results/filtered_search.json. Expected: every answer equals NumPy's, no cached random filter takes
+more than 1.3 times as long as searching all rows, and an update costs at most 5 % of a rebuild. Two minutes on 2 cores;
+--rows 100000 --update-rows 100000 is a smoke test.
 """
 
 from __future__ import annotations
@@ -42,8 +45,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--bits", type=int, nargs="+", default=[256])
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--rounds", type=int, default=20, help="turns of each contender; the median counts")
-    parser.add_argument("--update-rows", type=int, default=2_000_000, help="of the index that is updated; 0: none")
+    parser.add_argument("--rounds", type=int, default=20, help="runs of each contender; the median counts")
+    parser.add_argument("--update-rows", type=int, default=2_000_000, help="rows of the updated index; 0: none")
     options = parser.parse_args()
     searches = [
         found
@@ -56,7 +59,7 @@ def main() -> None:
 
 
 def measured(rows: int, bits: int, queries: int, rounds: int) -> list[dict[str, Any]]:
-    """Every filter beside the search of all rows."""
+    """Time every filter and the search of all rows."""
     random = np.random.default_rng(0)
     codes = random.integers(0, 256, (rows, bits // 8), np.uint8)
     wanted = random.integers(0, 256, (queries, bits // 8), np.uint8)
@@ -80,7 +83,7 @@ def measured(rows: int, bits: int, queries: int, rounds: int) -> list[dict[str, 
 
 
 def row(name: str, passing: int, ms: dict[str, float]) -> dict[str, Any]:
-    """What one filter takes, and how many times that of all rows."""
+    """The time of one filter, in milliseconds and relative to searching all rows."""
     kept, anew, whole = ms[name], ms[f"{name}, evaluated"], ms["all"]
     found = {"ms": kept, "ms_evaluated": anew, "ms_all": whole}
     times = {"times_all": kept / whole, "times_all_evaluated": anew / whole}
@@ -88,7 +91,7 @@ def row(name: str, passing: int, ms: dict[str, float]) -> dict[str, Any]:
 
 
 def chosen(name: str) -> Any:
-    """The filter that a column is."""
+    """The filter that a boolean column defines."""
     from bigr_repr.retrieval import Filter
 
     return Filter(where=name)
@@ -106,7 +109,7 @@ def check(index: HammingIndex, wanted: np.ndarray, name: str, passing: np.ndarra
 
 
 def updated(rows: int, bits: int, rounds: int = 5) -> dict[str, Any]:
-    """A flat index of a data set of codes, updated after 1 % of its rows came and 0.1 % went, beside one built anew."""
+    """Update a flat index after adding 1 % of the rows and removing 0.1 %, and rebuild another for comparison."""
     seconds: dict[str, list[float]] = {"build": [], "update": []}
     written: dict[str, list[int]] = {"build": [], "update": []}
     with tempfile.TemporaryDirectory() as work:
@@ -140,7 +143,7 @@ def updated(rows: int, bits: int, rounds: int = 5) -> dict[str, Any]:
 
 
 def write_part(file: Path, first: int, count: int, bits: int) -> None:
-    """A file of an embedding data set that holds only random codes."""
+    """Write a file of an embedding data set that holds only random codes."""
     import json
 
     per_token = bits // 16

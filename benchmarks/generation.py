@@ -1,4 +1,4 @@
-"""Drawing measured: how fast the sampler is, which order and how many steps draw best, and what it draws.
+r"""Benchmarks of generation: the sampler's speed, which order and how many steps draw best, and example pictures.
 
     python benchmarks/generation.py speed                           # bigr-tiny; 2 minutes on 2 cores
     python benchmarks/generation.py speed --models preset:L-d24 --images 1 --repeats 1 --cold --name L   # 20 minutes
@@ -9,13 +9,16 @@
         --at 16 --precision bf16 --name chains               # three quarters of an hour on 2 cores with AMX
     python benchmarks/generation.py pictures                        # 2 minutes
 
-speed: seconds an image of the exact sampler and of the fast preset beside plain.py's, in turn and in one process, all
-with the same network. On a GPU also in bfloat16 and, with --compile, compiled. Expected: exact at least 1.5 times as
-fast as plain at the L size (20 iterations, 100 steps), fast at least 4 times.
-orders: Fréchet distance, precision and recall of generated against real images, by order and iterations, and by the
-length of the chain; see orders.py. Resumable: what was drawn is kept in --cache.
-pictures: a page of pictures that the commands make of examples/images; see pictures.py.
-Each writes benchmarks/results/generation_<name>.json, and a PNG where there is something to see.
+speed: seconds per image of the exact sampler and of the fast preset, compared with plain.py on the same network. The
+samplers alternate in one process. On a GPU also in bfloat16 and, with --compile, compiled. Expected: at the L size (20
+iterations, 100 steps), exact is at least 1.5 times and fast at least 4 times as fast as plain.
+
+orders: Fréchet distance, precision and recall of generated against real images, by order, number of iterations and
+chain length; see orders.py. Repeat the command to resume: features of generated images are kept in --cache.
+
+pictures: a page of pictures that the commands make from examples/images; see pictures.py.
+
+Each writes benchmarks/results/generation_<name>.json; orders and pictures also write PNG files.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ from bigr_repr.sampling.compiled import compile_for_sampling
 
 
 class Middle:
-    """Uniforms that are all one half: every draw becomes a threshold, so that two samplers can be compared."""
+    """Uniform draws that are all one half: sampling becomes thresholding, so that two samplers can be compared."""
 
     def uniform(self, counts: Any, blocks: int, width: int) -> torch.Tensor:
         """See bigr_repr.sampling.noise.Draws."""
@@ -56,13 +59,13 @@ def load(spec: str, device: str) -> br.Pretrained:
     torch.manual_seed(0)
     pre = br.Pretrained(config, br.BinaryAutoencoder(config.tokenizer).eval(), br.BiGR(config.generator).eval())
     for name, weight in pre.generator.named_parameters():
-        if "adaLN" in name or "final_layer" in name:  # zero at first, so that nothing would depend on anything
+        if "adaLN" in name or "final_layer" in name:  # initialized to zero, which would cut every dependence
             torch.nn.init.normal_(weight, std=0.02)
     return pre.to(device)
 
 
 def agreement(pre: br.Pretrained, images: int) -> dict[str, Any]:
-    """Assert that plain and exact draw the same codes where no draw differs: 4 iterations, 10 steps."""
+    """Assert that plain and exact generate the same codes from the same draws, with 4 iterations and 10 steps."""
     labels = torch.arange(images, device=pre.device) % pre.config.generator.classes
 
     def half(shape: tuple[int, ...]) -> torch.Tensor:
@@ -77,13 +80,13 @@ def agreement(pre: br.Pretrained, images: int) -> dict[str, Any]:
     )
     theirs = plain.generate(pre, labels, iterations=4, chain=10, guidance=2.5, gumbel=0, draw=half)
     differing = int((ours != theirs).sum())
-    # A logit within rounding of the threshold may fall on either side, and what follows depends on it.
+    # A logit within rounding error of the threshold may fall on either side, and later steps depend on it.
     assert differing <= 1e-2 * ours.numel(), f"{differing} of {ours.numel()} bits differ"
     return {"differing_bits": differing, "bits": ours.numel()}
 
 
 def settings_of(options: argparse.Namespace) -> tuple[SamplingSettings, SamplingSettings]:
-    """The paper's and the fast settings, cut short where the options say so."""
+    """The paper's settings and the fast ones, shortened as the options ask."""
     steps, chain = options.iterations, options.chain
     exact = SamplingSettings() if steps is None else SamplingSettings(steps=steps)
     fast = FAST if steps is None else FAST.with_changes({"steps": min(steps, FAST.steps)})
@@ -94,7 +97,7 @@ def settings_of(options: argparse.Namespace) -> tuple[SamplingSettings, Sampling
 
 
 def samplers(pre: br.Pretrained, options: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """What is timed, by name: each draws `images` images from labels to pixels."""
+    """The functions to time, by name. Each generates `images` images, from labels to pixels."""
     images, kinds, (exact, fast) = options.images, options.kinds, settings_of(options)
     labels = torch.arange(images, device=pre.device) % pre.config.generator.classes
     chain = exact.diffusion_steps or pre.config.generator.sample_timesteps
@@ -123,7 +126,7 @@ def samplers(pre: br.Pretrained, options: argparse.Namespace) -> dict[str, Calla
 
 
 def timed(runs: dict[str, Callable[[], object]], images: int, repeats: int, warm: bool) -> dict[str, Any]:
-    """Median seconds an image of each, measured in turn, and how many times as fast as plain it is."""
+    """Median seconds per image of each sampler, measured alternately, and its speed relative to plain."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + warm):
         for name, run in runs.items():
@@ -147,7 +150,7 @@ def timed(runs: dict[str, Callable[[], object]], images: int, repeats: int, warm
 
 
 def speed(options: argparse.Namespace) -> None:
-    """The subcommand."""
+    """The `speed` subcommand."""
     measured: dict[str, Any] = {}
     for spec in options.models:
         pre = load(spec, options.device)
@@ -167,7 +170,7 @@ def speed(options: argparse.Namespace) -> None:
             runs = {name: run for name, run in samplers(low, options).items() if name != "plain"}
             found["bfloat16"] = timed(runs, options.images, options.repeats, True)
             if options.compile:
-                compile_for_sampling(low)  # in place: the same functions run it
+                compile_for_sampling(low)  # compiles in place, so `runs` uses it
                 found["bfloat16_compiled"] = timed(runs, options.images, options.repeats, True)
         measured[pre.config.name] = found
     results = {"repeats": options.repeats, "models": measured}
@@ -181,14 +184,14 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     part = commands.add_parser("speed")
     part.add_argument("--models", nargs="+", default=["bigr-tiny"])
-    part.add_argument("--images", type=int, default=4, help="images drawn together")
+    part.add_argument("--images", type=int, default=4, help="images generated in one batch")
     part.add_argument("--repeats", type=int, default=5)
     part.add_argument("--kinds", nargs="+", default=["plain", "exact", "fast"], help='samplers to measure, or "all"')
-    part.add_argument("--iterations", type=int, help="fewer than the paper's 20, for a short look")
-    part.add_argument("--chain", type=int, help="steps of the chain, fewer than the model's, for a short look")
-    part.add_argument("--cold", action="store_true", help="count the first round too, for runs of many minutes")
-    part.add_argument("--compile", action="store_true", help="on a GPU also compiled, which takes minutes at first")
-    part.add_argument("--name", default="", help="of the record, beside others: generation_speed_NAME.json")
+    part.add_argument("--iterations", type=int, help="fewer iterations than the paper's 20, for a quick look")
+    part.add_argument("--chain", type=int, help="fewer diffusion steps than the model's, for a quick look")
+    part.add_argument("--cold", action="store_true", help="count the first round too, without warm-up; for long runs")
+    part.add_argument("--compile", action="store_true", help="also compile, on a GPU; compiling takes minutes")
+    part.add_argument("--name", default="", help="suffix of the record: generation_speed_NAME.json")
     part.set_defaults(run=speed)
     part = commands.add_parser("orders")
     orders.add_arguments(part)

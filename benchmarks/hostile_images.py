@@ -1,13 +1,15 @@
-"""Good pictures with damaged metadata: how many are lost, and what ordinary JPEG files cost beside another version.
+"""Reads intact pictures with damaged metadata: how many are lost, and what JPEG decoding costs against another version.
 
     python benchmarks/hostile_images.py                                      # 10 000 files made here: half a minute
     python benchmarks/hostile_images.py --before CHECKOUT --jpegs FOLDER     # also the ratio of speeds in one run
 
-Expected: none lost, none with other pixels, a ratio of at least 0.98. PNG, JPEG and WebP files are written with text,
-EXIF, XMP, a color profile and private blocks; then one or two such blocks of each are damaged: bytes changed, cut short
-with and without a length that fits, emptied, repeated, their checksum wrong. Blocks that say how pixels are to be
-understood (tRNS, Adobe's APP14) are left alone. A picture is good if its pixels, turned in any way that EXIF can say,
-are those of the undamaged file.
+Data: PNG, JPEG and WebP files written here with text, EXIF, XMP, a color profile and private blocks. In each file one
+or two such blocks are damaged: bytes changed, cut short with and without a matching length, emptied, repeated, or given
+a wrong checksum. Blocks that determine how pixels are interpreted (tRNS, Adobe's APP14) are left alone. A picture
+counts as kept if its pixels, in any orientation that EXIF allows, equal those of the undamaged file.
+
+Writes benchmarks/results/hostile_images.json. Expected: no picture lost, none with different pixels, and a speed ratio
+of at least 0.98.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ print(time.process_time() - started)
 
 
 def metadata(rng: random.Random) -> dict[str, Any]:
-    """EXIF, profile and XMP as cameras and editors write them."""
+    """EXIF, color profile and XMP as cameras and editors write them."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x0131] = rng.randint(1, 8), "Maker", "Editor 1.0"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -70,7 +72,7 @@ def written(kind: str, image: Image.Image, rng: random.Random) -> bytes:
 
 
 def parts_of(kind: str, data: bytes) -> tuple[bytes, list[Part], bytes]:
-    """What comes first, the blocks, and what follows the last one."""
+    """Split a file into its header, its blocks, and what follows the last block."""
     start, parts = {"PNG": 8, "JPEG": 2, "WEBP": 12}[kind], list[Part]()
     head, at = data[:start], start
     while at < len(data):
@@ -92,7 +94,7 @@ def parts_of(kind: str, data: bytes) -> tuple[bytes, list[Part], bytes]:
 
 
 def joined(kind: str, head: bytes, parts: list[Part], tail: bytes, wrong: set[int]) -> bytes:
-    """A file of blocks. wrong: blocks whose checksum is not right."""
+    """Assemble a file from blocks. wrong: numbers of the blocks that get a wrong checksum."""
     blocks = []
     for number, (name, body) in enumerate(parts):
         if kind == "PNG":
@@ -141,7 +143,7 @@ def damaged(kind: str, data: bytes, rng: random.Random) -> bytes:
 
 
 def judge(count: int, seed: int) -> dict[str, Any]:
-    """Damage so many files, and count what becomes of them."""
+    """Damage `count` files, and count how many are kept, changed and lost."""
     from bigr_repr.images.decode import decode_image
     from bigr_repr.images.formats import ImageError
 
@@ -175,7 +177,7 @@ def judge(count: int, seed: int) -> dict[str, Any]:
 
 
 def ratio(before: Path, folder: Path, repeats: int, rounds: int) -> dict[str, Any]:
-    """Processor time of ordinary JPEG files with two versions of the package, by turns."""
+    """Compare processor time on ordinary JPEG files between two versions of the package, run alternately."""
     here = Path(__file__).parent.parent
     times: dict[str, list[float]] = {"before": [], "after": []}
     for _ in range(rounds):
@@ -195,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--before", type=Path, help="a checkout of the version to compare speeds with")
+    parser.add_argument("--before", type=Path, help="checkout of the version to compare speeds with")
     parser.add_argument("--jpegs", type=Path, default=Path(__file__).parent.parent / "examples" / "images")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=9)

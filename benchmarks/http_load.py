@@ -1,7 +1,7 @@
-"""Many HTTP clients in one thread: prepared requests out, raw answers in. Knows nothing of what is asked.
+"""Many HTTP clients in one thread: prepared requests out, raw answers in. Knows nothing about what is asked.
 
-A server on loopback shares its cores with the clients that load it. So they do as little as can be done honestly: what
-they send is prepared, what they get is kept as it came, and looking at it comes after the load.
+A server on loopback shares its cores with the clients that load it, so the clients do as little as possible: requests
+are prepared beforehand, and answers are stored as received and examined after the load.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TIMEOUT: Final = 120.0  # seconds without any answer
 
 
 class Answer(NamedTuple):
-    """What came of one request. number: its own. status: 0: the connection failed, and body says how."""
+    """The result of request `number`. status: 0 if the connection failed; the body then says why."""
 
     number: int
     status: int
@@ -26,13 +26,13 @@ class Answer(NamedTuple):
 
 
 def post(path: str, body: bytes) -> bytes:
-    """A whole request as it goes over the wire."""
+    """A complete HTTP request, as bytes."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 
 
 def load(port: int, numbers: Iterable[int], request_of: Callable[[int], bytes], clients: int) -> Iterable[Answer]:
-    """The answers to requests of these numbers, as they come; each client sends its next request at once."""
+    """Yield the answers to the numbered requests as they arrive. Each client sends its next request immediately."""
     waiting = iter(numbers)
     with selectors.DefaultSelector() as ready:
         for _ in range(clients):
@@ -62,7 +62,7 @@ def _next(
 
 
 class _Client:
-    """One connection that is kept. It is read only when there is something, so it may block."""
+    """One persistent connection. Its socket may block: it is read only when data is available."""
 
     def __init__(self, port: int) -> None:
         self._port, self._number, self._began = port, -1, 0.0
@@ -74,18 +74,18 @@ class _Client:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, number: int, request: bytes) -> None:
-        """Begin a request."""
+        """Send a request."""
         self._number, self._began, self._whole = number, time.perf_counter(), 0
         self._got.clear()
         try:
             self.socket.sendall(request)
-        except OSError:  # the server closed it while it was idle: its clients try once more
+        except OSError:  # the server closed the idle connection: retry once, as HTTP clients do
             self.socket.close()
             self._connect()
             self.socket.sendall(request)
 
     def read(self) -> Answer | None:
-        """The answer, if all of it is there."""
+        """The answer, if it has arrived completely."""
         try:
             data = self.socket.recv(_READ)
         except OSError as error:

@@ -1,25 +1,31 @@
-"""How well a box in a photograph is painted anew, against what needs no model.
+"""How well the model inpaints a box in a photograph, compared with methods that need no model.
 
     python benchmarks/inpainting.py tinyimagenet-val.parquet --model bigr-tiny --count 100 --best-of 4 --average 4
     python benchmarks/inpainting.py examples/images --boxes 3 --side 256 --share 0.25 --name photographs
     python benchmarks/inpainting.py tinyimagenet-val.parquet --model my-model --labels --set order=halton guidance=1.5
 
-Images are cropped to --side, the model's size unless given. Each gets a square box of --share of its side (or --boxes
-of them, one at a time) at places of its own, the same in every run. Sources are those of
-bigr_repr.datasets.open_images.
-Rows of the table:
-mean color (of the ring of pixels around the box), Telea (OpenCV), the tokenizer (what it makes of the whole photograph:
-the best that any sampler could draw with it; only at the model's size) and the model: as it is used, fitted to nothing
-(as in the paper), the best of several drawings, and the mean of several, which nobody would keep for it is blurred.
-Columns, all over the box: PSNR in dB, of the mean squared error of all images; color shift, the distance between the
-mean colors of box and original in levels of 0..255; border step, the mean difference between neighbors on both sides of
-the border, in levels; SSIM (gaussian window, sigma 1.5; 1 is best), which shows whether structure is right; perceptual
-distance (perceptual.py; 0 is best), which punishes blur.
+Data: any images that bigr_repr.datasets.open_images reads, cropped to --side (default: the model's image size). Each
+image gets a square box whose side is --share of the image's, or --boxes of them, one at a time. Positions differ
+between images but are the same in every run.
 
-Resumable: what was measured is kept in --cache, and only what is missing is drawn. --sheet writes the first pictures.
-Writes benchmarks/results/inpainting[_NAME].json. Expected for bigr-tiny: PSNR a little above Telea's, perceptually
-nearer than all that needs no model, and worse than both where it is fitted to nothing.
-About 20 minutes on 2 cores for 100 images and all rows, 5 without --best-of and --average.
+Rows of the table:
+mean color (of the ring of pixels around the box); Telea (OpenCV); the tokenizer's reconstruction of the whole
+photograph, the best that any sampler could reach with it (only at the model's size); the model as it is normally used;
+the model "fitted to nothing", as in the paper; the best of several samples; and the mean of several, which nobody would
+keep because it is blurred.
+
+Columns, all measured over the box:
+PSNR in dB, from the mean squared error over all images; color shift, the distance between the mean colors of box and
+original, in levels of 0..255; border step, the mean difference between neighboring pixels across the border, in levels;
+SSIM (gaussian window, sigma 1.5; 1 is best), which shows whether the structure is right; and a perceptual distance
+(perceptual.py; 0 is best), which penalizes blur.
+
+Repeat the command to resume: measurements are kept in --cache, and only missing ones are made. --sheet also writes the
+first pictures. Writes benchmarks/results/inpainting[_NAME].json.
+
+Expected for bigr-tiny: PSNR slightly above Telea's and a smaller perceptual distance than every method without a model;
+worse than mean color and Telea when fitted to nothing. About 20 minutes on 2 cores for 100 images and all rows, 5
+without --best-of and --average.
 """
 
 from __future__ import annotations
@@ -48,13 +54,13 @@ from bigr_repr.images.decode import center_crop
 from bigr_repr.sampling.canvas import decode, encode
 
 Pixels = np.ndarray  # uint8 (S, S, 3)
-Painter = Callable[[Pixels, np.ndarray, int | None], Pixels]  # photograph, mask (S, S) and class in, the whole out
-SHOWN = 8  # pictures of the sheet: the first
-RING = 4  # pixels around the box whose mean color is taken
+Painter = Callable[[Pixels, np.ndarray, int | None], Pixels]  # photograph, mask (S, S) and class -> whole picture
+SHOWN = 8  # the sheet shows the first 8 pictures
+RING = 4  # width in pixels of the ring that the mean color is taken from
 
 
 def box_of(image: int, side: int, share: float = 0.5) -> np.ndarray:
-    """Where image number `image` is painted: bool (S, S), nowhere at its edge. share: of the side."""
+    """The mask of image number `image`, bool (S, S). It never touches the edge. share: box side / image side."""
     length = round(share * side)
     left, top = np.random.default_rng(image).integers(side // 16, side - length - side // 16 + 1, 2)
     mask = np.zeros((side, side), bool)
@@ -63,26 +69,26 @@ def box_of(image: int, side: int, share: float = 0.5) -> np.ndarray:
 
 
 def mean_color(photo: Pixels, mask: np.ndarray, label: int | None) -> Pixels:
-    """The box in the mean color of the ring around it."""
+    """Fill the box with the mean color of the ring around it."""
     ring = binary_dilation(mask, iterations=RING) & ~mask
     return np.where(mask[..., None], np.rint(photo[ring].mean(axis=0)), photo).astype(np.uint8)
 
 
 def telea(photo: Pixels, mask: np.ndarray, label: int | None) -> Pixels:
-    """Telea, An image inpainting technique based on the fast marching method, 2004."""
+    """Telea's method. Source: Telea, An image inpainting technique based on the fast marching method, 2004."""
     return np.asarray(cv2.inpaint(photo, mask.astype(np.uint8), 3, cv2.INPAINT_TELEA))
 
 
 @torch.inference_mode()
 def decoded(pre: br.Pretrained, photo: Pixels, mask: np.ndarray, label: int | None) -> Pixels:
-    """The box from the codes of the whole photograph."""
+    """Fill the box from the tokenizer's reconstruction of the whole photograph."""
     canvas = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
     pixels = (decode(pre, encode(pre, canvas))[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     return np.where(mask[..., None], pixels, photo)
 
 
 def step(photo: Pixels, mask: np.ndarray) -> float:
-    """Mean difference of neighbors of which one is in the box."""
+    """Mean difference between neighboring pixels on the two sides of the box's border."""
     values = photo.astype(float)
     across = [np.abs(np.diff(values, axis=axis)).mean(axis=2)[np.diff(mask, axis=axis)] for axis in (0, 1)]
     return float(np.concatenate(across).mean())
@@ -103,7 +109,7 @@ def structure(first: Pixels, second: Pixels, mask: np.ndarray) -> float:
 
 
 def measured(photo: Pixels, painted: Pixels, mask: np.ndarray, perceptual: Perceptual) -> dict[str, float]:
-    """One image's numbers."""
+    """One image's measurements."""
     error = (painted[mask].astype(float) - photo[mask]) / 255
     return {
         "mse": float(np.square(error).mean()),
@@ -116,7 +122,7 @@ def measured(photo: Pixels, painted: Pixels, mask: np.ndarray, perceptual: Perce
 
 
 class Kept:
-    """Numbers of images by row of the table, in a file of lines that a run adds to."""
+    """Measurements of one table row by image, in a JSON Lines file that runs append to."""
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,14 +132,14 @@ class Kept:
         self.rows = {int(row["image"]): row for row in map(json.loads, lines) if "image" in row}
 
     def add(self, image: int, numbers: dict[str, float]) -> None:
-        """Keep the numbers of an image."""
+        """Store the measurements of an image."""
         self.rows[image] = {"image": image, **numbers}
         with self.file.open("a") as file:
             file.write(json.dumps(self.rows[image]) + "\n")
 
 
 def drawn(pre: br.Pretrained, options: argparse.Namespace, versions: int = 1, **fitting: Any) -> Painter:
-    """What paints with a model. versions: so many are drawn, and their mean is taken."""
+    """A painter that uses the model. versions: how many samples are averaged."""
     changes, pasting = dict(options.set), br.Pasting(blend=options.blend, **dict(options.paste) | fitting)
 
     def paint(photo: Pixels, mask: np.ndarray, label: int | None) -> Pixels:
@@ -144,7 +150,7 @@ def drawn(pre: br.Pretrained, options: argparse.Namespace, versions: int = 1, **
 
 
 def painters(pre: br.Pretrained, options: argparse.Namespace) -> dict[str, tuple[Kept, Painter]]:
-    """The rows of the table: where their numbers are kept, and what paints."""
+    """For each row of the table, where its measurements are kept and the function that paints."""
     side, name = options.side or pre.config.image_size, pre.config.name
     facts = {"source": [Path(each).name for each in options.source], "side": side, "share": options.share}
     facts |= {"boxes": options.boxes, "columns": 6}
@@ -164,7 +170,7 @@ def painters(pre: br.Pretrained, options: argparse.Namespace) -> dict[str, tuple
 
 
 def table(pre: br.Pretrained, images: ImageSet, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """The numbers of every row."""
+    """The summary of every row."""
     side, rows, found = options.side or pre.config.image_size, painters(pre, options), defaultdict(list)
     perceptual, sheet = Perceptual(), []
     for number in range(min(options.count, options.boxes * len(images))):
@@ -187,7 +193,7 @@ def table(pre: br.Pretrained, images: ImageSet, options: argparse.Namespace) -> 
 
 
 def summary(numbers: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the images."""
+    """Means over the images, and PSNR from the mean squared error."""
     mean = {name: float(np.mean([each[name] for each in numbers])) for name in numbers[0] if name != "image"}
     return {
         "psnr_db": round(-10 * float(np.log10(mean["mse"])), 2),
@@ -200,7 +206,7 @@ def summary(numbers: list[dict[str, float]]) -> dict[str, float]:
 
 
 def change(text: str) -> tuple[str, Any]:
-    """NAME=VALUE as a keyword of the sampler."""
+    """Parse NAME=VALUE into a keyword argument."""
     name, _, value = text.partition("=")
     try:
         return name, ast.literal_eval(value)
@@ -212,18 +218,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="+", help="images: a folder, Parquet files, torchvision:NAME:ROOT")
     parser.add_argument("--model", default="bigr-tiny")
-    parser.add_argument("--count", type=int, default=100, help="the first so many boxes")
-    parser.add_argument("--boxes", type=int, default=1, help="of each image, one at a time")
-    parser.add_argument("--side", type=int, help="of the crops of the images; default: the model's image size")
-    parser.add_argument("--share", type=float, default=0.5, help="of the side, that a box has")
-    parser.add_argument("--best-of", type=int, default=1, help="also the best of so many drawings")
-    parser.add_argument("--average", type=int, default=1, help="also the mean of so many drawings")
+    parser.add_argument("--count", type=int, default=100, help="number of boxes")
+    parser.add_argument("--boxes", type=int, default=1, help="boxes per image, one at a time")
+    parser.add_argument("--side", type=int, help="side of the cropped images; default: the model's image size")
+    parser.add_argument("--share", type=float, default=0.5, help="side of a box as a fraction of the image's")
+    parser.add_argument("--best-of", type=int, default=1, help="also measure the best of this many samples")
+    parser.add_argument("--average", type=int, default=1, help="also measure the mean of this many samples")
     parser.add_argument("--paste", nargs="*", type=change, default=[], metavar="NAME=VALUE", help="fields of Pasting")
-    parser.add_argument("--sheet", type=Path, help="a PNG of the first 8: photograph, box, and what each row paints")
+    parser.add_argument("--sheet", type=Path, help="PNG of the first 8: photograph, box, and each row's result")
     parser.add_argument("--labels", action="store_true", help="tell the model each image's class")
     parser.add_argument("--blend", default="none", choices=["none", "feather", "poisson"])
     parser.add_argument("--set", nargs="*", type=change, default=[], metavar="NAME=VALUE", help="sampling settings")
-    parser.add_argument("--name", default="", help="of the record, beside others: inpainting_NAME.json")
+    parser.add_argument("--name", default="", help="suffix of the record: inpainting_NAME.json")
     parser.add_argument("--cache", type=Path, default=Path("cache"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()

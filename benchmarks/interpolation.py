@@ -1,14 +1,15 @@
-"""How smooth the way between two classes is: distances of neighbors against the distance of the ends.
+"""How smooth interpolation between two classes is: distances of neighboring images relative to that of the ends.
 
     python benchmarks/interpolation.py --model bigr-tiny --count 12
 
-Ways of --frames images between classes spread over all of the model's, each with a seed of its own, drawn smoothly
-(the default) and each image by itself. Distances are Euclidean, of pixels and of the pooled states of the middle block,
-which see what is in an image rather than where. Mean: 1 / (frames - 1) is the least that is possible, a straight line;
-images that have nothing to do with each other are at about 1. Largest: one jump where it is near 1.
+Each of --count paths has --frames images between two classes and its own seed; the classes are spread over all of the
+model's. Each path is drawn smoothly (the default) and with every image sampled independently. Distances are Euclidean,
+between pixels and between pooled hidden states of the middle block, which respond to what is in an image rather than
+where. All are divided by the distance of the ends. The smallest possible mean is 1 / (frames - 1), a straight line;
+unrelated images are at about 1. A largest distance near 1 means a single jump.
 
-Writes benchmarks/results/interpolation[_NAME].json. Expected for bigr-tiny: the mean a third of what it is for images
-drawn by themselves. About 10 minutes on 2 cores for 12 ways.
+Writes benchmarks/results/interpolation[_NAME].json. Expected for bigr-tiny: the mean is a third of that of
+independently sampled images. About 10 minutes on 2 cores for 12 paths.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ ROWS = {"smooth": True, "each by itself": False}
 
 @torch.inference_mode()
 def states(pre: br.Pretrained, images: Tensor) -> Tensor:
-    """Pooled states of the middle block: (B, D)."""
+    """Mean-pooled hidden states of the middle block: (B, D)."""
     middle = pre.config.generator.layers // 2
     return pre.generator.hidden_states(encode(pre, images), layers=[middle])[middle].mean(dim=1)
 
 
 def distances(values: Tensor) -> tuple[float, float]:
-    """The mean and the largest distance of neighbors, of that of the ends: values (B, ...)."""
+    """Mean and largest distance of neighbors, relative to the distance of the ends. values: (B, ...)."""
     flat = values.flatten(1).float()
     ends = float((flat[0] - flat[-1]).norm())
     steps = (flat[1:] - flat[:-1]).norm(dim=1) / ends
@@ -43,7 +44,7 @@ def distances(values: Tensor) -> tuple[float, float]:
 
 
 def measured(pre: br.Pretrained, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Means over all ways, of every row."""
+    """Means over all paths, for every row."""
     classes, found = pre.config.generator.classes, defaultdict[str, list[list[float]]](list)
     for way in range(options.count):
         ends = [way * classes // options.count, (way * classes // options.count + classes // 2) % classes]
@@ -61,10 +62,10 @@ def measured(pre: br.Pretrained, options: argparse.Namespace) -> dict[str, dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bigr-tiny")
-    parser.add_argument("--count", type=int, default=12, help="ways")
-    parser.add_argument("--frames", type=int, default=9, help="images of a way, with its ends")
-    parser.add_argument("--diffusion-steps", type=int, help="default: the model's")
-    parser.add_argument("--name", default="", help="of the record, beside others: interpolation_NAME.json")
+    parser.add_argument("--count", type=int, default=12, help="number of paths")
+    parser.add_argument("--frames", type=int, default=9, help="images per path, including its ends")
+    parser.add_argument("--diffusion-steps", type=int, help="steps of the diffusion chain; default: the model's")
+    parser.add_argument("--name", default="", help="suffix of the record: interpolation_NAME.json")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     pre = record.load(options.model, device=options.device)

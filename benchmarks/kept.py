@@ -1,6 +1,7 @@
-"""Arrays that a benchmark computes once and keeps.
+"""Arrays that a benchmark computes once and caches.
 
-Files in the cache are named by what they hold, so another model, source or limit never meets an old file.
+The name of a cache file is a hash of the facts that determine its content, so another model, source or limit never
+reuses an old file.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import numpy as np
 
 
 class Cache:
-    """Arrays by the facts that determine them, as npz files in a folder."""
+    """Arrays keyed by the facts that determine them, as .npz files in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, facts: Sequence[str], compute: Callable[[], dict[str, np.ndarray]]) -> Any:
-        """The opened npz (arrays are read when indexed), computed at first."""
+        """The opened .npz file, computed on first use. Arrays are read when indexed."""
         path = self._folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}.npz"
         if not path.exists():
             started = time.perf_counter()

@@ -1,18 +1,18 @@
-"""Memory that listing, updating and looking for doubles take, by the number of inputs: peak and slope.
+"""Memory used to list, update and deduplicate inputs, by their number: peak, and bytes per input.
 
     python benchmarks/listing_memory.py                       # 100 000, 1 million and 10 million names: half an hour
-    python benchmarks/listing_memory.py --counts 20000 100000 # a try
+    python benchmarks/listing_memory.py --counts 20000 100000 # a quick trial
 
-Names alone, made up: no images are there. Each stage runs in a process of its own, and what counts is its peak resident
-memory less what the process had before it began:
+Data: synthetic names; no images exist. Each stage runs in its own process. It is measured by the peak resident memory
+minus what the process used before the stage began:
 
-folder  a folder of so many names, sorted, and written into a plan
-store   a flat prefix of so many objects, by the page, into a plan; a double stands for the store's answers
-update  the same names again and one per cent new ones, compared with that plan
-dedup   a digest for each of them, every tenth a double; the digests stand for the images' bytes
+folder  sorts the names of a folder and writes them into a plan
+store   lists a flat prefix of objects into a plan, page by page; a stub stands in for the store
+update  compares the same names plus one percent new ones with that plan
+dedup   digests every input, one in ten a duplicate; digests are computed from names in place of image bytes
 
-Expected: less than 300 MB at ten million, 20 bytes an input from the first to the last count. Writes
-benchmarks/results/listing_memory.json, and ends with an error above 300 MB.
+Writes benchmarks/results/listing_memory.json. Expected: less than 300 MB at ten million inputs, and about 20 bytes per
+input between the first and the last count. Exits with an error above 300 MB.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _PAGE = 1000
 
 
 def names(count: int, every: int = 1, first: int = 0) -> Iterator[bytes]:
-    """Names as cameras and crawls give them, out of order."""
-    step = 7_368_787  # prime: each name once
+    """Unordered names like those of cameras and web crawls."""
+    step = 7_368_787  # prime: no prefix repeats
     for number in range(first, count, every):
         yield b"%08x-IMG_%09d.jpg" % (number * step % 4_294_967_291, number)
 
@@ -117,9 +117,9 @@ def peak() -> int:
 
 
 def stage(name: str, run: Path, count: int) -> dict[str, float]:
-    """A stage in this process."""
+    """Run a stage in this process."""
     import bigr_repr.embed.inputs.dedup
-    import bigr_repr.embed.inputs.update  # noqa: F401 - what imports take is not counted
+    import bigr_repr.embed.inputs.update  # noqa: F401 - so that imports are not counted
 
     before, started = peak(), time.perf_counter()
     globals()[name](run, count)
@@ -154,7 +154,7 @@ def main() -> None:
     record.write("listing_memory", {"counts": options.counts, "unit_size": UNIT, "stages": results})
     most = max(found[count]["bytes"] for found in results.values() for count in options.counts)
     if most > AIM_MB * 1_000_000:
-        raise SystemExit(f"listing_memory.py: {most / 1e6:.0f} MB, above {AIM_MB}")
+        raise SystemExit(f"listing_memory.py: {most / 1e6:.0f} MB, above the limit of {AIM_MB}")
 
 
 if __name__ == "__main__":

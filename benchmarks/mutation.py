@@ -1,21 +1,25 @@
-"""Do the tests bite? Small faults are put into the package one at a time, and the tests that run the line must fail.
+"""Mutation testing: puts small faults into the package, one at a time, and counts those that the tests detect.
 
-    python benchmarks/mutation.py cover --work /tmp/mutation -m "not slow"   # which test runs which line: twice as long
-    python benchmarks/mutation.py cover --work /tmp/mutation -m slow tests/test_train.py   # and more of the suite
+    python benchmarks/mutation.py cover --work /tmp/mutation -m "not slow"   # record which test runs which line
+    python benchmarks/mutation.py cover --work /tmp/mutation -m slow tests/test_train.py   # add more of the suite
     python benchmarks/mutation.py run --work /tmp/mutation --count 300 --seed 0 --jobs 2
-    python benchmarks/mutation.py again --work /tmp/slow                                # survivors, by other tests
-    python benchmarks/mutation.py again --work /tmp/mutation --also tests/test_new.py   # by new tests
+    python benchmarks/mutation.py again --work /tmp/slow                                # retry survivors: other tests
+    python benchmarks/mutation.py again --work /tmp/mutation --also tests/test_new.py   # retry survivors: these first
 
-Needs `coverage`. Expected: at least 85 % of 300 random faults found; about 2 s a fault on an idle core.
-The faults are random (by seed), evenly over all that faults.py can make. A fault counts as found when a test fails or
-takes much longer than before. Only tests that run the faulty line are tried, as covered.py found them, for a tenth of
-the suite's time at most. mutmut and cosmic-ray do not fit: the first leaves out every decorated function, the second
-starts the whole suite for each fault. Here each fault is put into the functions of a fork of one process that has
-imported and collected everything.
+Needs `coverage`. Faults are sampled by seed, uniformly over all that faults.py can make. A fault counts as found if a
+test fails or takes much longer than before. Only tests that run the faulty line are tried, as recorded by covered.py,
+for at most a tenth of the suite's time.
 
-Writes benchmarks/results/mutation.json: of the last run its seed, commit, score by folder and faults; of `again`, what
-came of the survivors since; of earlier runs, their scores. The judgment of a survivor is written by hand ("equivalent:
-...", "not worth a test: ...", "worth a test: ...") and kept by later runs.
+mutmut and cosmic-ray do not fit: the first skips every decorated function, the second starts the whole suite for each
+fault. Here one process imports and collects everything once; for each fault, a fork of it swaps the faulty code into
+the functions.
+
+Writes benchmarks/results/mutation.json: the last run's seed, commit, scores by folder and faults; how survivors fared
+in later `again` runs; and the scores of earlier runs. Survivors are judged by hand ("equivalent: ...", "not worth a
+test: ...", "worth a test: ..."); later runs keep these judgments.
+
+Expected: at least 85 % of 300 random faults found. `cover` takes twice as long as the tests; `run` takes about 2 s per
+fault on an idle core.
 """
 
 from __future__ import annotations
@@ -42,15 +46,15 @@ from covered import Coverage, Recorder, copy_tree, cover, environment
 from faults import ROOT, Fault, all_faults, faulty, key
 
 RESULT = Path(__file__).parent / "results" / "mutation.json"
-_ANEW = 99  # exit code
-_KEPT = ("run", "before", "judgments", "faults")  # of a record, by `again`
+_ANEW = 99  # exit code: the fault needs a fresh import
+_KEPT = ("run", "before", "judgments", "faults")  # fields of a record that `again` keeps
 
 
-# ---- trying
+# ---- trying faults
 
 
 def _alone(tree: Path, fault: Fault, tests: list[str], limit: float) -> str | None:
-    """As `Trial.attempt`, in a process that imports the package anew: for what runs at import."""
+    """Like `Trial.attempt`, but in a fresh process that imports the faulty package, for code that runs at import."""
     files = sorted({test.partition("::")[0] for test in tests})
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
     chosen = ["-p", "mutation", "--chosen", "\n".join(tests)]
@@ -62,22 +66,22 @@ def _alone(tree: Path, fault: Fault, tests: list[str], limit: float) -> str | No
         return "too long"
     finally:
         place.write_bytes((ROOT / fault.file).read_bytes())
-    return "failed" if done.returncode not in (0, 5) else None  # 5: no test is of that name any more
+    return "failed" if done.returncode not in (0, 5) else None  # 5: no test has that name any more
 
 
 def pytest_addoption(parser: Any) -> None:
-    """Of `_alone`'s pytest, whose plugin this module is."""
+    """Add the option that selects tests when `_alone` loads this module as a pytest plugin."""
     parser.addoption("--chosen", default="")
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
-    """The same."""
+    """Keep only the chosen tests, in the given order."""
     tests = config.getoption("--chosen").split("\n")
     items[:] = sorted((item for item in items if item.nodeid in tests), key=lambda item: tests.index(item.nodeid))
 
 
 def _code(source: str, path: str) -> list[CodeType]:
-    """A module's code objects, each before those inside it."""
+    """All code objects of a module, each before those nested in it."""
     found, todo = [], [compile(source, path, "exec")]
     while todo:
         found.append(todo.pop())
@@ -95,14 +99,14 @@ def _is_function(code: CodeType) -> bool:
 
 
 def _outside(code: CodeType) -> list[object]:
-    """What a code object is apart from those inside it."""
+    """The content of a code object, without nested code objects."""
     return [code.co_code, code.co_names, *(each for each in code.co_consts if not isinstance(each, CodeType))]
 
 
 class Trial:
-    """A plugin for pytest: when all tests are collected, tries faults instead of running them.
+    """A pytest plugin: once all tests are collected, tries faults instead of running the tests.
 
-    A fork for each takes the code of the functions that have the fault, so that nothing is imported again.
+    Each fault runs in a fork that replaces the code of the affected functions, so that nothing is imported again.
     """
 
     def __init__(self, tree: Path, covered: Coverage, chosen: list[Fault], also: list[str], tried: TextIO) -> None:
@@ -123,7 +127,7 @@ class Trial:
             limit = 60 + 3 * sum(self._covered.seconds.get(test, 1) for test in tests)
             new = self._changed(fault)
             if number == 1 and self.attempt(session, Fault(fault.file, 1, 0, 0, "", ""), {}, tests, 600):
-                raise SystemExit("tests fail without any fault: nothing can be told from them")
+                raise SystemExit("tests fail without any fault, so they cannot detect one")
             how = self.attempt(session, fault, new or {}, tests if new is not None else named, limit)
             if how == "anew" or (how is None and new is None):
                 how = _alone(self._tree, fault, tests, limit)
@@ -133,7 +137,7 @@ class Trial:
         return True
 
     def _changed(self, fault: Fault) -> dict[tuple[str, str, int], CodeType] | None:
-        """New code by its place; None if a module's or a class's own code is another."""
+        """New code objects by place, or None if code outside functions changes, which needs a fresh import."""
         path = str(self._tree / fault.file)
         old, new = _code((ROOT / fault.file).read_text(), path), _code(faulty(fault).decode(), path)
         if len(old) != len(new):
@@ -147,8 +151,11 @@ class Trial:
     def attempt(
         self, session: Any, fault: Fault, new: dict[Any, CodeType], tests: list[str], limit: float
     ) -> str | None:
-        """How the tests found a fault: "failed" or "too long"; None if they did not; "anew": it takes an import."""
-        (self._tree / fault.file).write_bytes(faulty(fault))  # for the processes that tests start
+        """Returns how the tests detected the fault ("failed" or "too long"), or None if they passed.
+
+        "anew": the fault needs a fresh import.
+        """
+        (self._tree / fault.file).write_bytes(faulty(fault))  # for subprocesses of the tests
         child = os.fork()
         if child == 0:
             os.setsid()
@@ -173,17 +180,17 @@ class Trial:
         return ways.get(os.waitstatus_to_exitcode(status), "failed") if ended else "too long"
 
     def _run(self, session: Any, new: dict[Any, CodeType], tests: list[str]) -> None:
-        """In the child: exchange code, run tests until one fails, and exit with what came of it."""
+        """In the child: swap in the faulty code, run tests until one fails, and exit with the result as exit code."""
         for place, code in new.items():
             for function in self._functions.get(place, ()):
                 try:
                     function.__code__ = code
-                except ValueError:  # other free variables
+                except ValueError:  # the free variables differ
                     os._exit(_ANEW)
         items = {item.nodeid: item for item in session.items}
         chosen = [items[test] for test in tests if test in items]
         for item, following in zip(chosen, [*chosen[1:], None], strict=False):
-            signal.setitimer(signal.ITIMER_REAL, 20 + 10 * self._covered.seconds.get(item.nodeid, 1))  # then it ends
+            signal.setitimer(signal.ITIMER_REAL, 20 + 10 * self._covered.seconds.get(item.nodeid, 1))  # kills the child
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.testsfailed:
                 os._exit(1)
@@ -191,7 +198,7 @@ class Trial:
 
 
 def run(work: Path, chosen: list[Fault], also: list[str], jobs: int) -> dict[Fault, tuple[str | None, int]]:
-    """Try faults in so many processes at a time: how each was found, by how many tests. Ctrl-C ends it with a part."""
+    """Try faults in `jobs` processes: how each was found, and how many tests were tried. Ctrl-C keeps what is done."""
     places = [work / f"part-{number}" for number in range(jobs)]
     for number, place in enumerate(places):
         place.mkdir(exist_ok=True)
@@ -202,13 +209,13 @@ def run(work: Path, chosen: list[Fault], also: list[str], jobs: int) -> dict[Fau
     with contextlib.suppress(KeyboardInterrupt):
         codes = [each.wait() for each in running]
         if any(codes):
-            raise SystemExit("a part failed: nothing can be told from it")
+            raise SystemExit("a part failed, so there is no result")
     lines = [json.loads(line) for place in places for line in (place / "tried.jsonl").read_text().splitlines()]
     return {Fault(*fault): (how, tests) for fault, how, tests in lines}
 
 
 def _part(work: Path, also: list[str]) -> None:
-    """What such a process does; work: its own folder."""
+    """The work of one process. work: its own folder."""
     import pytest
 
     covered, tree = Coverage(work.parent), copy_tree(work / "tree")
@@ -225,9 +232,9 @@ def _part(work: Path, also: list[str]) -> None:
 
 
 def _note(record: dict[str, Any], tried: dict[Fault, tuple[str | None, int]], *, same: bool) -> None:
-    """Add the results to the record. Faults tried earlier keep theirs unless the new one differs.
+    """Add results to the record. For faults already in it, note only a changed result, as "again".
 
-    same: the tests are those of the first attempt, of which more were tried; a fault that they find counts as found.
+    same: package and tests are those of the first attempt, only more tests were tried: a changed result replaces it.
     """
     for fault, (how, tests) in tried.items():
         entry = record.setdefault(key(fault), {"line": fault.line, "kind": fault.kind, "found": how, "tests": tests})
@@ -236,7 +243,7 @@ def _note(record: dict[str, Any], tried: dict[Fault, tuple[str | None, int]], *,
 
 
 def _row(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts and scores: of the run; without those that change nothing; and of the run and the tests written since."""
+    """Counts and scores: of the run, with later `again` runs included, and each without equivalent faults."""
     found = sum(bool(entry["found"]) for entry in entries)
     mended = sum(bool(entry["found"] or entry.get("again")) for entry in entries)
     same = sum(_equivalent(entry) for entry in entries)
@@ -251,7 +258,7 @@ def _equivalent(entry: dict[str, Any]) -> bool:
 
 
 def write(result: dict[str, Any]) -> None:
-    """The record: scores by folder, and all faults."""
+    """Write the record: scores by folder, and all faults."""
     import record
 
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -264,7 +271,7 @@ def write(result: dict[str, Any]) -> None:
 
 
 def _begun(options: argparse.Namespace) -> dict[str, Any]:
-    """A new record: without faults, but with the judgments and the scores of those before."""
+    """A new record without faults, but with the judgments and scores of earlier records."""
     old = json.loads(RESULT.read_text()) if RESULT.exists() else {"faults": {}}
     judgments = old.get("judgments", {})
     judgments |= {name: entry["judgment"] for name, entry in old["faults"].items() if entry.get("judgment")}
@@ -288,7 +295,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, each with a copy of the tree")
-    parser.add_argument("--also", nargs="*", default=[], help="test files to try first, whatever they ran before")
+    parser.add_argument("--also", nargs="*", default=[], help="test files to try first, whatever lines they cover")
     options, others = parser.parse_known_args()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)

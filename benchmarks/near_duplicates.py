@@ -1,15 +1,15 @@
-"""Near-duplicates of many codes: seconds, memory, and whether nothing is missed.
+"""Finding near-duplicates among many codes: seconds, memory, and whether any are missed.
 
     python benchmarks/near_duplicates.py
     python benchmarks/near_duplicates.py --rows 20000
 
-Data: codes of 256 bits, random ones and ones as a hash of real features gives them (signs of projections of 24
-directions, and noise), a tenth of them copies in which up to 12 bits are flipped. Each size and kind is searched at
-radius 8 in a process of its own, whose peak memory is recorded with what it takes before; the smallest size also by
-comparing all pairs, which must find the same.
+Data: codes of 256 bits, random ones and clustered ones like hashes of real features (signs of projections of 24
+directions, with noise). A tenth of them are copies with up to 12 bits flipped. Each size and kind is searched at radius
+8 in its own process, and its peak memory beyond that before the search is recorded. At the smallest size, comparing all
+pairs must find the same images.
 
-Expected on 2 cores: a million random codes in seconds, and clustered ones in at most minutes, with less than 500 MB
-more than the codes. About three minutes. Written to benchmarks/results/near_duplicates.json.
+Writes benchmarks/results/near_duplicates.json. Expected on 2 cores: seconds for a million random codes and minutes at
+most for clustered ones, with less than 500 MB beyond the codes. About three minutes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BITS, RADIUS, FLIPS = 256, 8, 12
 
 
 def codes_of(kind: str, rows: int) -> np.ndarray:
-    """Codes (rows, 32), a tenth of them near another."""
+    """Codes (rows, 32), a tenth of which are near another code."""
     random = np.random.default_rng(0)
     if kind == "random":
         codes = random.integers(0, 256, (rows, BITS // 8), np.uint8)
@@ -55,7 +55,7 @@ def codes_of(kind: str, rows: int) -> np.ndarray:
 
 
 def measured(kind: str, rows: int, *, check: bool) -> dict[str, Any]:
-    """One size and kind, in this process."""
+    """Measure one size and kind, in this process."""
     codes = codes_of(kind, rows)
     index = HammingIndex.build(codes)
     find_near_duplicates(HammingIndex.build(codes[:1000]), RADIUS)  # loads FAISS
@@ -86,7 +86,7 @@ def measured(kind: str, rows: int, *, check: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="numbers of codes")
-    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)  # kind and rows: in a process of its own
+    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)  # kind and rows, for a child process
     options = parser.parse_args()
     if options.only:
         kind, rows = options.only[0], int(options.only[1])

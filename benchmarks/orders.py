@@ -1,14 +1,17 @@
-"""Which order of tokens, how many iterations and how long a chain draw best: `generation.py orders`.
+"""Which token order, how many iterations and how long a chain give the best images: `generation.py orders`.
 
-All sets are drawn with the same weights, classes and seed, as many images each, and compared with the same real images
-by Fréchet distance, precision and recall (bigr_repr.evaluate) of two kinds of features: the model's own
-hidden states at its middle block, and pixels at 8 x 8. Both are ours: none is comparable with published FIDs. Fréchet
-distances fall as images are added, so a set of real images that are not among the reference goes through the same
-comparison, as the least that so many images can reach.
---reduced draws 96 images a set, with fewer iterations and shorter chains, and takes 32 principal components of the real
-images' features, for so few images determine no larger covariance. On a CPU every core draws for itself.
---groups, --orders, --iterations, --chain, --at and --chain-order choose a part of the grid, where all of it would take
-a night.
+All sets have the same size and are generated with the same weights, classes and seed. Each is compared with the same
+real images by Fréchet distance, precision and recall (bigr_repr.evaluate), on two kinds of features: the model's own
+hidden states at its middle block, and pixels at 8 x 8. Neither kind is comparable with published FIDs. Fréchet
+distances fall as the number of images grows, so a set of real images outside the reference goes through the same
+comparison and gives the lowest distance that this number of images can reach.
+
+--reduced generates 96 images per set, with fewer iterations and shorter chains, and uses 32 principal components of the
+real images' features, because so few images cannot determine a larger covariance. On a CPU each core generates
+independently.
+
+--groups, --orders, --iterations, --chain, --at and --chain-order choose a part of the grid; the whole grid would take a
+night.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ from bigr_repr.sampling import FAST, SamplingSettings
 from bigr_repr.sampling.settings import ORDERS
 from bigr_repr.system.threads import map_ahead
 
-CHUNK, CHUNK_GPU = 32, 512  # images drawn between two files of the cache
-READ = 32  # real images in a batch
+CHUNK, CHUNK_GPU = 32, 512  # images per cache file
+READ = 32  # real images per batch
 PIXELS = 8
 COLORS = dict(zip(ORDERS, ("#1f4e8c", "#5a9fd4", "#c0392b", "#888888", "#c0a02a", "#5a9367"), strict=True))
 MEASURES = {"frechet_distance": "Fréchet distance", "precision": "precision", "recall": "recall"}
@@ -46,27 +49,27 @@ GROUPS = ("orders", "chains", "presets")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the subcommand."""
+    """Add the options of the `orders` subcommand."""
     parser.add_argument("real", nargs="+", help="real images: a folder, Parquet files, torchvision:NAME:ROOT")
     parser.add_argument("--model", default="bigr-tiny")
-    parser.add_argument("--count", type=int, help="images a set; default: 5000, reduced 96")
-    parser.add_argument("--reference", type=int, help="real images; default: all but those compared, reduced 2000")
-    parser.add_argument("--reduced", action="store_true", help="the small grid")
-    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="these parts of the grid only")
-    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS, help="these orders only")
-    parser.add_argument("--iterations", nargs="+", type=int, help="instead of the grid's")
-    parser.add_argument("--chain", type=int, help="steps of the chain at which orders are compared")
-    parser.add_argument("--at", type=int, help="iterations at which chains are compared")
-    parser.add_argument("--chain-order", choices=ORDERS, default="entropy", help="order in which chains are compared")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of drawing and of features")
-    parser.add_argument("--name", default="", help="of the record, beside others: generation_orders_NAME.json")
+    parser.add_argument("--count", type=int, help="images per set; default: 5000, or 96 with --reduced")
+    parser.add_argument("--reference", type=int, help="real images; default: all others, or 2000 with --reduced")
+    parser.add_argument("--reduced", action="store_true", help="use the small grid")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="only these parts of the grid")
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS, help="only these orders")
+    parser.add_argument("--iterations", nargs="+", type=int, help="numbers of iterations, instead of the grid's")
+    parser.add_argument("--chain", type=int, help="chain length at which orders are compared")
+    parser.add_argument("--at", type=int, help="number of iterations at which chains are compared")
+    parser.add_argument("--chain-order", choices=ORDERS, default="entropy", help="order for comparing chains")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="for images and features")
+    parser.add_argument("--name", default="", help="suffix of the record: generation_orders_NAME.json")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, default=Path("runs/generation"), help="folder for features")
+    parser.add_argument("--cache", type=Path, default=Path("runs/generation"), help="folder for cached features")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What is compared: iterations of every order at one length of chain, and chains at one number of iterations."""
+    """What is compared: every order over iterations at one chain length, and chain lengths at one iteration count."""
 
     groups: tuple[str, ...] = GROUPS
     orders: tuple[str, ...] = ORDERS
@@ -79,7 +82,7 @@ class Grid:
     components: int | None
 
     def settings(self) -> dict[tuple[str, str, int], SamplingSettings]:
-        """By (group, name, number)."""
+        """Sampling settings by (group, name, number)."""
         found = {
             ("orders", order, n): SamplingSettings(order=order, steps=n, diffusion_steps=self.chain)
             for order in self.orders
@@ -102,7 +105,7 @@ REDUCED = Grid(iterations=(4, 8, 16), chain=16, chains=(10, 25, 50, 100), at=8, 
 
 
 def grid_of(options: argparse.Namespace) -> Grid:
-    """The grid that the options ask for."""
+    """The grid that the options select."""
     grid = REDUCED if options.reduced else FULL
     return dataclasses.replace(
         grid,
@@ -117,7 +120,7 @@ def grid_of(options: argparse.Namespace) -> Grid:
 
 
 class Extractors:
-    """Both kinds of features, by the name that their results carry."""
+    """Extracts both kinds of features. names: their names in the results."""
 
     def __init__(self, pre: br.Pretrained, device: str) -> None:
         self._extractor = br.FeatureExtractor(pre, ("mid",), device=device)
@@ -125,14 +128,14 @@ class Extractors:
         self.names = (f"{pre.config.name} block {layer}, mean of tokens", f"pixels {PIXELS}x{PIXELS}, box-averaged")
 
     def __call__(self, images: torch.Tensor) -> dict[str, np.ndarray]:
-        """uint8 (B, 3, S, S) -> float32 (B, D) of each."""
+        """uint8 (B, 3, S, S) -> float32 (B, D) of each kind."""
         hidden = self._extractor(images).layers["mid"].float().cpu().numpy()
         pixels = F.adaptive_avg_pool2d(images.float() / 255, PIXELS).flatten(1).cpu().numpy()
         return {"hidden": hidden, "pixels": pixels}
 
 
 def real_features(images: ImageSet, rows: np.ndarray, side: int, extract: Extractors) -> dict[str, np.ndarray]:
-    """Features of real images."""
+    """Features of the given rows of real images, by kind."""
     found: list[dict[str, np.ndarray]] = []
     stream = map_ahead(lambda row: center_crop(images.load(int(row)), side), rows, ahead=4 * READ)
     while batch := list(islice(stream, READ)):
@@ -141,7 +144,7 @@ def real_features(images: ImageSet, rows: np.ndarray, side: int, extract: Extrac
 
 
 def classes_of(images: ImageSet, config: br.ModelConfig) -> list[int]:
-    """The model's classes that the real images have too, by name; all of them where names say nothing."""
+    """The model's classes whose names the real images share, or all classes if there are none."""
     found = []
     for name in images.class_names:
         try:
@@ -153,7 +156,7 @@ def classes_of(images: ImageSet, config: br.ModelConfig) -> list[int]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawer:
-    """Draws a set of images chunk by chunk, and keeps their features and what they took."""
+    """Generates sets of images in chunks, and caches their features and times."""
 
     pre: br.Pretrained
     classes: list[int]
@@ -162,7 +165,7 @@ class Drawer:
     seed: int
 
     def features(self, settings: SamplingSettings, count: int) -> tuple[dict[str, np.ndarray], float]:
-        """Features of `count` images, and seconds an image."""
+        """Features of `count` images, and seconds per image."""
         parts = [self.chunk(settings, *chunk) for chunk in chunks(count, self.pre.device.type)]
         joined = {kind: np.concatenate([part[kind] for part in parts]) for kind in ("hidden", "pixels")}
         return joined, float(sum(part["seconds"] for part in parts)) / count
@@ -188,13 +191,13 @@ class Drawer:
 
 
 def chunks(count: int, device: str) -> list[tuple[int, int]]:
-    """(first, size) of the parts of a set."""
+    """(first, size) of each chunk of a set."""
     size = CHUNK if device == "cpu" else CHUNK_GPU
     return [(first, min(size, count - first)) for first in range(0, count, size)]
 
 
 def draw_on_all_cores(grid: Grid, count: int, options: argparse.Namespace, classes: list[int]) -> None:
-    """Fill the cache with all sets, a process a core: many small products gain more by that than by threads."""
+    """Fill the cache with all sets, one process per core: small products gain more from processes than threads."""
     context = multiprocessing.get_context("spawn")
     work = [(settings, *chunk) for settings in grid.settings().values() for chunk in chunks(count, "cpu")]
     with context.Pool(torch.get_num_threads(), _begin, (options, classes)) as pool:
@@ -212,11 +215,11 @@ def _draw(part: tuple[SamplingSettings, int, int]) -> None:
     _OWN[0].chunk(*part)
 
 
-_OWN: list[Drawer] = []  # of a process that draws
+_OWN: list[Drawer] = []  # the drawer of a worker process
 
 
 def open_drawer(options: argparse.Namespace, classes: list[int]) -> Drawer:
-    """The drawer of the subcommand's options."""
+    """A drawer with the given options."""
     pre = record.load(options.model, device=options.device)
     if options.precision == "bf16":
         pre = pre.to(dtype=torch.bfloat16)
@@ -225,7 +228,7 @@ def open_drawer(options: argparse.Namespace, classes: list[int]) -> Drawer:
 
 
 def components(reference: np.ndarray, count: int | None) -> Any:
-    """A function that gives the first principal components of the reference, or all features as they are."""
+    """A function that projects onto the reference's first principal components, or the identity if count is None."""
     if count is None:
         return lambda features: features
     mean = reference.mean(axis=0)
@@ -234,7 +237,7 @@ def components(reference: np.ndarray, count: int | None) -> Any:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The subcommand."""
+    """Run the `orders` subcommand."""
     grid = grid_of(options)
     count = grid.count
     images = open_images(options.real, train=False)
@@ -282,7 +285,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def verdict(rows: list[dict[str, Any]], grid: Grid) -> dict[str, Any]:
-    """Whether confident or uncertain tokens should come first, by kind of features: wins over the iterations."""
+    """Whether confident or uncertain tokens should come first, by kind of features, from wins over iterations."""
     found: dict[str, Any] = {}
     if "orders" not in grid.groups or not {"entropy", "reversed"} <= set(grid.orders):
         return found
@@ -304,7 +307,7 @@ def verdict(rows: list[dict[str, Any]], grid: Grid) -> dict[str, Any]:
 
 
 def plot(rows: list[dict[str, Any]], grid: Grid, labels: tuple[str, ...], path: Path) -> None:
-    """Measures by iterations for every order, and by steps of the chain; a row a kind of features, as labeled."""
+    """Plot each measure against iterations, for every order, and against chain length. One row per kind of features."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -335,6 +338,6 @@ def plot(rows: list[dict[str, Any]], grid: Grid, labels: tuple[str, ...], path: 
             pane.minorticks_off()
             pane.spines[["top", "right"]].set_visible(False)
     figure.legend(*panes[0][0].get_legend_handles_labels(), loc="lower center", ncols=7, frameon=False)
-    figure.suptitle(f"{grid.count} images a set", fontsize=9)
+    figure.suptitle(f"{grid.count} images per set", fontsize=9)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path, dpi=110)

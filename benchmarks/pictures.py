@@ -1,8 +1,8 @@
-"""The pictures of the README, made by the commands on the example photographs: `generation.py pictures`.
+"""The README's pictures, made by commands on the example photographs: `generation.py pictures`.
 
-Every picture is what the command line printed beside it makes, none is chosen: of seed 0 the first eight versions, or
-the only one; run again after a change of the model, it makes the page anew. Writes PNGs and GIFs into --out, a sheet of
-the page, and the commands into results/generation_pictures.json.
+Every picture is the output of the command printed above it, without selection: the first eight versions of seed 0, or
+the only one. Run it again after changing the model to regenerate the page. Writes PNGs and GIFs into --out, a sheet of
+them as page.png, and the commands into results/generation_pictures.json.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ ROOT = Path(__file__).parent.parent
 WIDTH, HEIGHT, HEADING, GAP = 1600, 280, 24, 10
 SHOWN = 8  # versions of a picture on the page
 
-# Drawn are the first eight of these that the model has by name; where it has too few, numbers spread over all classes.
+# The first eight of these that the model has are drawn; if it has fewer than three, numbers spread over all classes.
 WISHED = (
     "seashore", "alp", "lakeside", "goldfish", "golden retriever", "school bus", "monarch", "cliff dwelling",
     "mushroom", "ship", "airplane", "truck", "volcano", "orange", "espresso",
 )  # fmt: skip
 
-# Name of the picture, the photograph it is of (or nothing), and the command's words. {first} to {third} are classes.
+# Name of the picture, its photograph (or ""), and the command's arguments. {first} to {third} are classes.
 PICTURES = [
     ("classes", "", 'generate -l "{classes}" --count 32 --out {folder}/series --grid {out} --animate {gif}'),
     ("inpainted", "raccoon.jpg", "inpaint {photo} --box 150,80,280,230 --blend feather --fast --count 8 --out {out}"),
@@ -49,7 +49,7 @@ PICTURES = [
 
 
 def classes_to_draw(config: br.ModelConfig) -> list[str]:
-    """Eight names or numbers, or fewer for a model of fewer classes."""
+    """Up to eight class names or numbers; fewer if the model has fewer classes."""
     found: list[str] = []
     for name in WISHED:
         try:
@@ -63,7 +63,7 @@ def classes_to_draw(config: br.ModelConfig) -> list[str]:
 
 
 def words(name: str, photo: str, template: str, classes: list[str], folder: Path) -> str:
-    """A command as one can type it."""
+    """The arguments of a command, as typed."""
     first, second, third = (classes * 3)[:3]
     return template.format(
         photo=EXAMPLES / photo, folder=folder, out=folder / f"{name}.png", gif=folder / f"{name}.gif",
@@ -72,12 +72,12 @@ def words(name: str, photo: str, template: str, classes: list[str], folder: Path
 
 
 def run(options: argparse.Namespace) -> None:
-    """The subcommand."""
+    """Run the `pictures` subcommand."""
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     pre, started = record.load(options.model), time.perf_counter()
     classes = classes_to_draw(pre.config)
-    shutil.rmtree(out / "series", ignore_errors=True)  # one of another model would be refused
+    shutil.rmtree(out / "series", ignore_errors=True)  # the command refuses a series of another model
     commands: dict[str, str] = {}
     for name, photo, template in PICTURES:
         line = words(name, photo, template, classes, out)
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
         arguments = [*shlex.split(line), "--model", options.model, "--device", options.device]
         done = subprocess.run([sys.executable, "-m", "bigr_repr_cli", *arguments], cwd=ROOT, check=False)
         if done.returncode:
-            raise SystemExit(f"pictures.py: the command for {name} failed; its message is above")
+            raise SystemExit(f"pictures.py: the command for {name} failed; see its message above")
         commands[name] = "bigr-repr " + words(name, photo, template, classes, Path())
     shutil.rmtree(out / "series")
     sheet(out, commands).save(out / "page.png", optimize=True)
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def sheet(out: Path, commands: dict[str, str]) -> Image.Image:
-    """Photographs and what became of them, row by row under their commands."""
+    """Photographs and the pictures made from them, each row below its command."""
     rows = []
     for name, photo, _ in PICTURES:
         versions = sorted(out.glob(f"{name}-[0-9].png")) or [out / f"{name}.png"]

@@ -1,20 +1,21 @@
-"""Pillow's own test images, by bigr-repr and by decoders that share no code with it: what is read, and to what pixels.
+"""Pillow's own test images, read by bigr-repr and by independent decoders: which files are read, and to what pixels.
 
     pip download --no-deps --no-binary :all: pillow && tar xf pillow-*.tar.gz
     python benchmarks/pillow_images.py pillow-*/Tests/images            # a minute
 
-Expected: of the files in formats that bigr-repr reads, none that another decoder opens is refused without a word that
-fits, and pixels are those of the other decoders. Decoders: Pillow as it comes, OpenCV, tifffile with imagecodecs, and
-torchvision. Profiles are ignored here, for OpenCV and tifffile pass over them. Every file has one outcome:
+Decoders: unmodified Pillow, OpenCV, tifffile with imagecodecs, and torchvision. Color profiles are ignored here,
+because OpenCV and tifffile ignore them. Every file in a format that bigr-repr reads has one outcome:
 
     same          a decoder other than Pillow gives the same pixels, to 2 levels
-    as Pillow     Pillow gives the same pixels, and no other decoder opens the file, or they differ among themselves
+    as Pillow     Pillow gives the same pixels, and no other decoder opens the file, or they disagree
     differs       some decoder opens it, and none gives the same pixels
     refused       bigr-repr refuses it, and some decoder opens it
     alone         only bigr-repr opens it
-    no decoder    nobody opens it
+    no decoder    nothing opens it
 
-All but the first kind are listed with what each decoder made of them.
+Writes benchmarks/results/pillow_images.json, which lists all files but the "same" ones with each decoder's result.
+Expected: every refusal of a file that another decoder opens states a fitting reason, and pixels equal those of the
+other decoders.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Pixels = np.ndarray[Any, np.dtype[Any]]
 
 
 def by_pillow(data: bytes) -> Pixels:
-    """Pillow's own way: opened, turned, made RGB over white."""
+    """Pixels by Pillow: EXIF orientation applied, RGB over white."""
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(data)) as opened:
@@ -59,7 +60,7 @@ def by_pillow(data: bytes) -> Pixels:
 
 
 def by_opencv(data: bytes) -> Pixels:
-    """OpenCV's samples as they are in the file, then over white; once more with its own turning."""
+    """OpenCV's raw samples over white; for 8-bit RGB, its own decoding with EXIF orientation."""
     import cv2
 
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -109,7 +110,7 @@ def by_torchvision(data: bytes) -> Pixels:
 
 
 def scaled(found: Pixels) -> Pixels:
-    """Samples (H, W) or (H, W, 1..4) as RGB of 8 bits over white, by the rules that decode_image states."""
+    """Samples (H, W) or (H, W, 1..4) as 8-bit RGB over white, by the rules of decode_image."""
     if found.ndim == 2:
         found = found[..., None]
     if found.dtype.kind == "f" or found.dtype.itemsize > 2 or found.dtype == np.int16:
@@ -136,7 +137,7 @@ _pools: dict[str, ProcessPoolExecutor] = {}
 
 
 def apart(name: str, data: bytes) -> Pixels:
-    """A decoder's pixels, from a process of its own: some crash.  Raises whatever it raises."""
+    """A decoder's pixels, from a separate process, as some decoders crash. Raises what the decoder raises."""
     if name not in _pools:
         _pools[name] = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _be_quiet)
     try:
@@ -149,7 +150,7 @@ def apart(name: str, data: bytes) -> Pixels:
 def _decoded(name: str, data: bytes) -> Pixels:
     try:
         return DECODERS[name](data)
-    except Exception as error:  # not every error can be sent
+    except Exception as error:  # not every exception can be pickled
         raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}"[:80]) from None
 
 
@@ -159,7 +160,7 @@ def _be_quiet() -> None:
 
 
 def judge(data: bytes) -> tuple[str, dict[str, str]]:
-    """Outcome, and what each decoder made of a file: the largest difference from ours, or its error."""
+    """The outcome, and each decoder's result for the file: its largest difference from ours, or its error."""
     try:
         ours: Pixels | None = np.asarray(decode_image(data, icc="ignore")).astype(int)
         said = {"bigr-repr": f"{ours.shape[1]} x {ours.shape[0]}"}
@@ -171,7 +172,7 @@ def judge(data: bytes) -> tuple[str, dict[str, str]]:
             continue
         try:
             found = apart(name, data)
-        except Exception as error:  # each decoder has errors of its own
+        except Exception as error:  # decoders raise errors of many types
             said[name] = f"{type(error).__name__}: {error}"[:80]
             continue
         opened.append(name)
@@ -190,10 +191,10 @@ def judge(data: bytes) -> tuple[str, dict[str, str]]:
 
 
 def main() -> None:
-    """Count outcomes."""
+    """Count outcomes and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="Tests/images of Pillow's source")
-    parser.add_argument("--only", help="part of the names to look at; nothing is recorded then")
+    parser.add_argument("folder", type=Path, help="Tests/images in Pillow's source")
+    parser.add_argument("--only", help="only files whose name contains this; prints results and writes no record")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     counts: Counter[str] = Counter()

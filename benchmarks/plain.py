@@ -1,7 +1,7 @@
-"""The yardstick of throughput.py and generation.py: the same network and weights, run as a first version would run it.
+"""The baseline of throughput.py and generation.py: the same network and weights in a straightforward implementation.
 
-float32, default memory format, whole batches, a mask of ones in attention, norms and rotations spelled out as in the
-papers. It computes what bigr_repr computes (throughput.py asserts so) and stops after the same block.
+float32, default memory format, whole batches, a mask of ones in attention, and norms and rotations written out as in
+the papers. It computes what bigr_repr computes (throughput.py asserts this) and stops after the same block.
 """
 
 # B batch, S sequence (condition token + N tokens), D width, M heads, d head width
@@ -23,7 +23,7 @@ from bigr_repr.images.decode import as_rgb, center_crop
 
 
 def decode(paths: list[str], side: int) -> Tensor:
-    """Files one after the other -> (B, 3, H, W) in [0, 1]."""
+    """Read files one at a time -> (B, 3, H, W) in [0, 1]."""
     pixels = [center_crop(as_rgb(Image.open(path)), side) for path in paths]
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous().float() / 255
 
@@ -96,10 +96,10 @@ def generate(
     gumbel: float,
     draw: Callable[[tuple[int, ...]], Tensor],
 ) -> Tensor:
-    """Codes (B, N, K) of classes (B,), most certain tokens first, by entropy; `draw` gives uniforms of a shape.
+    """Sample codes (B, N, K) for classes (B,), most certain tokens first by entropy. draw(shape) gives uniform samples.
 
-    The steps of the paper as they are written: at every iteration a pass of the transformer with the class and one
-    without, then the whole chain for all tokens, also those that are there already, each half by itself.
+    Follows the paper literally: each iteration runs the transformer with and without the class, then the whole chain
+    for all tokens, including finished ones, with a separate denoiser call for each half.
     """
     config, model = pre.config.generator, pre.generator.transformer
     batch, tokens = len(labels), config.tokens
@@ -129,7 +129,7 @@ def generate(
 def _chain(
     pre: br.Pretrained, halves: list[Tensor], steps: int, guidance: float, draw: Callable[[tuple[int, ...]], Tensor]
 ) -> Tensor:
-    """P(bit = 1), (R, K), of conditions with and without class, (R, D) each."""
+    """P(bit = 1), (R, K), from the conditions with and without class, (R, D) each."""
     diffusion, total = pre.generator.diffusion, pre.config.generator.train_timesteps
     rows, bits = len(halves[0]), pre.config.generator.code_bits
     times = [int(i) + 1 for i in np.linspace(0, 1, steps) * (total - 1)][::-1]

@@ -1,14 +1,16 @@
-"""What a generator's features are worth over its training: probe, 20-NN and loss of its checkpoints, drawn over views.
+"""How a generator's features improve during training: probe, 20-NN and loss of its checkpoints, against views seen.
 
     python benchmarks/probe_curve.py runs/codes64 --run runs/aligned --initial bigr-tiny-aligned --seen 563200
 
-CODES is the code data set that the run was trained on; its last classes are CIFAR-10's. The run kept its checkpoints
-(`train generator --keep 100`); --initial names the model that it went on from, --seen the views that one had seen.
-Measured as recipes.py does, on images of CIFAR-10's training set: what a run is watched by is not the test set that
-reports it. A checkpoint's model is the average of the weights, at the learning rate of that moment: it gains most at
-the end, where the rate goes to zero. About two minutes of one core a checkpoint.
+CODES is the code data set that the run was trained on; its last classes are CIFAR-10's. The run must have kept its
+checkpoints (`train generator --keep 100`). --initial names the model that the run started from, and --seen the number
+of views that model had already seen.
 
-Writes benchmarks/results/probe_curve.json and probe_curve.png.
+Measured as in recipes.py, on images of CIFAR-10's training set, so that monitoring a run does not use the test set that
+reports it. A checkpoint's model is the average of the weights, at that moment's learning rate: it gains most at the
+end, when the rate falls to zero.
+
+Writes benchmarks/results/probe_curve.json and probe_curve.png. About two minutes per checkpoint on one core.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("codes", type=Path, help="code data set")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, with its checkpoints")
-    parser.add_argument("--initial", required=True, help="model that the run went on from")
-    parser.add_argument("--seen", type=int, required=True, help="views that model had seen")
-    parser.add_argument("--images", type=int, default=4000, help="that probes are trained on; half as many test them")
+    parser.add_argument("--initial", required=True, help="model that the run started from")
+    parser.add_argument("--seen", type=int, required=True, help="number of views that model had seen")
+    parser.add_argument("--images", type=int, default=4000, help="images to train probes on; half as many test them")
     options = parser.parse_args()
     codes = CodeSet(options.codes)
     start = br.load(options.initial)
@@ -51,7 +53,7 @@ def main() -> None:
 
 
 def draw(points: list[dict[str, Any]]) -> None:
-    """Probe and 20-NN, and beside them the loss, over the views seen."""
+    """Plot probe and 20-NN, and next to them the loss, against the views seen."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,17 +1,21 @@
-"""Speed of probes and neighbors beside scikit-learn's, on the same features, to the same accuracy, in one run.
+"""Speed of probes and neighbor search compared with scikit-learn, on the same features and to the same accuracy.
 
     python benchmarks/probes.py                  # 50 000 x 256 features, 10 and 200 classes: about an hour on 2 cores
     python benchmarks/probes.py --iterations 500 # the same with fewer steps of dinov2, which then stops too early
-    python benchmarks/probes.py --limit 2000     # a try, under a minute
+    python benchmarks/probes.py --limit 2000     # a quick trial, under a minute
 
-Features are Gaussian classes whose variance along the i-th principal axis falls as i^-3, as that of a transformer's
-hidden states does (of bigr-tiny's on CIFAR-10, measured); a fifth as many rows are for testing. A grid is 13 values of
-C along one path, each fit starting from the last; scikit-learn gets the same head start (warm_start), float64, and is
-timed at its default tolerance, where it stops earlier than ours: `loss` says how close to the optimum each came. Both
-fit layer after layer, so one layer tells the ratio for any number; `dinov2` is what DINOv2's 13 rates take for four
-layers together. Neighbors: 20 by cosine; scikit-learn's brute force is timed with its cosine metric, and as Euclidean
-distance of normalized rows, which has the same neighbors.
-Writes benchmarks/results/probes.json. Expected: grids at least 5 times, neighbors at least 3 times as fast.
+Data: Gaussian classes whose variance along the i-th principal axis falls as i^-3, as measured for bigr-tiny's hidden
+states on CIFAR-10. The test set has a fifth as many rows.
+
+Probes: a grid is 13 values of C along one path, each fit starting from the last. scikit-learn gets the same warm starts
+(warm_start) and float64, and is timed at its default tolerance, where it stops earlier than ours; `loss` shows how
+close to the optimum each came. Both fit one layer at a time, so the ratio for one layer holds for any number. `dinov2`
+is the time of DINOv2's 13 learning rates on four layers together.
+
+Neighbors: 20 by cosine. scikit-learn's brute force is timed with its cosine metric, and with the Euclidean distance of
+normalized rows, which has the same neighbors.
+
+Writes benchmarks/results/probes.json. Expected: grids at least 5 times and neighbors at least 3 times as fast.
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ def features(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarray
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what the call gave."""
+    """Seconds that a call takes, and its result."""
     started = time.perf_counter()
     result = call()
     return time.perf_counter() - started, result
@@ -61,7 +65,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 @contextmanager
 def peak_memory() -> Iterator[list[float]]:
-    """Gives a list whose one entry is, at the end, the most megabytes taken beyond those at the start."""
+    """Yield a list whose one entry ends up as the peak memory beyond that at the start, in megabytes."""
     process, found, done = psutil.Process(), [0.0], threading.Event()
     before = process.memory_info().rss
 
@@ -99,7 +103,7 @@ def ours(x: np.ndarray, y: np.ndarray, classes: int) -> Path13:
 
 
 def theirs(x: np.ndarray, y: np.ndarray) -> Path13:
-    """The same by scikit-learn."""
+    """As `ours`, by scikit-learn."""
     from sklearn.linear_model import LogisticRegression as Reference
 
     model, found = Reference(max_iter=2000, warm_start=True), []
@@ -110,7 +114,7 @@ def theirs(x: np.ndarray, y: np.ndarray) -> Path13:
 
 
 def grids(rows: int, width: int, classes: int, iterations: int) -> dict[str, Any]:
-    """Both on one layer, and DINOv2's protocol of 13 rates on four layers together."""
+    """Time both grids on one layer, and DINOv2's protocol of 13 rates on four layers together."""
     x, y, test, test_y = features(rows, width, classes, 0)
     doubles = x.astype(np.float64)
     seconds, paths = zip(
@@ -137,11 +141,11 @@ def grids(rows: int, width: int, classes: int, iterations: int) -> dict[str, Any
 
 
 def neighbors(rows: int, width: int) -> dict[str, Any]:
-    """20 nearest of a fifth as many queries."""
+    """Time the search for 20 nearest neighbors, with a fifth as many queries as rows."""
     from sklearn.neighbors import NearestNeighbors
 
     x, _, queries, _ = features(rows, width, 10, 1)
-    nearest(queries[:64], x[:1000], K)  # what loads on first use
+    nearest(queries[:64], x[:1000], K)  # triggers lazy imports
     with peak_memory() as ours_peak:
         seconds, found = timed(lambda: nearest(queries, x, K))
     unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, queries)]
@@ -163,12 +167,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=50_000, help="training rows")
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--iterations", type=int, default=12_500, help="of dinov2 with 50 000 rows; fewer with fewer")
-    parser.add_argument("--threads", type=int, help="of torch; default: a thread a core")
+    parser.add_argument("--iterations", type=int, default=12_500, help="dinov2 steps for 50 000 rows; fewer for less")
+    parser.add_argument("--threads", type=int, help="torch threads; default: one per core")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore", module="sklearn")  # that it did not converge shows in the accuracies
+    warnings.filterwarnings("ignore", module="sklearn")  # its failure to converge shows in the accuracies
     results = {
         "neighbours": neighbors(options.limit, options.width),
         "grids": [grids(options.limit, options.width, classes, options.iterations) for classes in (10, 200)],

@@ -1,14 +1,15 @@
-"""Bytes and requests that embedding takes from a store, by container and engine, beside the container's size.
-
-Data: pictures of random pixels, which it makes: 400 of 92 kB in a tar shard, in a Parquet file with row groups of 50
-and in one with row groups of 200, in an S3 server on this machine (moto, of the `dev` extra), behind a counting proxy.
-Units of 64 images, so that row groups are smaller and larger than units.
+"""Bytes that embedding reads from an object store and requests it makes, by container and engine.
 
     python benchmarks/reading_cost.py [--count 400]
 
-Expected: at most 1.05 times the container at any engine, and nothing of it again when the run is resumed. Half a minute
-per engine on 2 cores; --engines local --count 100 is a try. Without Ray that engine is left out. Writes
-benchmarks/results/reading_cost.json, and ends with an error above 1.05.
+Data: 400 pictures of random pixels, 92 kB each, created here in a tar shard, in a Parquet file with row groups of 50
+and in one with row groups of 200. An S3 server on this machine (moto, from the `dev` extra) serves them behind a
+counting proxy. Units have 64 images, so that row groups are both smaller and larger than units. Bytes are compared with
+the container's size.
+
+Writes benchmarks/results/reading_cost.json. Expected: every engine reads at most 1.05 times the container, and nothing
+again when the run is resumed. Exits with an error above 1.05. Half a minute per engine on 2 cores; --engines local
+--count 100 is a quick trial. The Ray engine is left out if Ray is not installed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ AIM, UNIT = 1.05, 64
 
 
 def containers(count: int) -> dict[str, bytes]:
-    """The same pictures in three files."""
+    """The same pictures in three containers, as bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from PIL import Image
@@ -102,7 +103,7 @@ def main() -> None:
     record.write("reading_cost", {"count": options.count, "unit_size": UNIT, "containers": results}, pre)
     ratios = [each["times_the_file"] for kind in results.values() for each in kind["engines"].values()]
     if max(ratios) > AIM:
-        raise SystemExit(f"reading_cost.py: {max(ratios)} times a file were read, above {AIM}")
+        raise SystemExit(f"reading_cost.py: {max(ratios)} times the size of a file was read, above the limit of {AIM}")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
-"""How the bundled recipe was found: short runs of a small generator that differ in one thing each, best first.
+"""How the bundled recipe was found: short training runs of a small generator that each change one setting, best first.
 
     python benchmarks/recipes.py runs/codes64                          # all of them: about two hours of one core
     python benchmarks/recipes.py runs/codes64 --only aligned "aligned, seed 1"
-    python benchmarks/recipes.py runs/codes64 --steps 3 --images 300   # a try, a few minutes
+    python benchmarks/recipes.py runs/codes64 --steps 3 --images 300   # a quick trial, a few minutes
 
-CODES is the code data set with EfficientNet-Lite0's features beside it that `train_tiny.sh DATA OUT aligned WEIGHTS`
-makes: Tiny-ImageNet, then CIFAR-10. Every run sees as many images (300 steps of 64, drawn from all) with a generator of
-8 blocks of 192, half as deep as the bundled one, unless its size is what differs. "plain" learns codes and classes,
-masked as in the sampler; "aligned" is the recipe of the bundled model; the others change what their name says.
+CODES is the code data set that `train_tiny.sh DATA OUT aligned WEIGHTS` creates, with EfficientNet-Lite0's features:
+Tiny-ImageNet, then CIFAR-10. Every run sees the same number of images (300 steps of 64, sampled from all), with a
+generator of 8 blocks of width 192, half as deep as the bundled one, unless the size is what differs. "plain" learns
+codes and classes with the sampler's masking; "aligned" is the recipe of the bundled model; the others change what their
+names say. "plain" and "aligned" run with 3 seeds, to show what is chance.
 
-Linear probe (logistic regression) and 20-NN are on 4 000 and 2 000 images of CIFAR-10's training set, the best block of
-each: what chooses a recipe is not the test set that reports it. The loss is on 512 images without a class, with masks
-that are the same for all runs. A run takes 3 seeds where the name says so: they show what is chance.
+Linear probe (logistic regression) and 20-NN use 4 000 and 2 000 images of CIFAR-10's training set, and the best block
+of each, so that choosing a recipe does not use the test set that reports it. The loss is measured on 512 images without
+a class, with the same masks for all runs.
 
-Writes results/recipes/NAME.json as each run ends, and results/recipes.json, the table of all that are there. What has
-been run is not run again.
+Writes results/recipes/NAME.json as each run ends, and results/recipes.json, a table of all records there. Runs that
+have a record are not repeated.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from bigr_repr.models.bigr import BiGR
 from bigr_repr.train import CodeSet, GeneratorRecipe, TrainSettings, train_generator
 
 _BATCH = 64
-_SIZE = {"layers": 8}  # of the preset tiny: 16
+_SIZE = {"layers": 8}  # the preset tiny has 16
 _PROBED = 10  # the last classes of the code set are CIFAR-10's
 _LOSS_IMAGES = 512
 
@@ -51,7 +52,7 @@ _ALIGNED: dict[str, Any] = _HALF | {"class_dropout": 0.3, "read_share": 0.5, "al
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One short run: a recipe, what differs from the usual settings and sizes, and a seed."""
+    """One short run: a recipe, changes to the default settings and sizes, and a seed."""
 
     name: str
     recipe: dict[str, Any]
@@ -61,7 +62,7 @@ class Run:
 
     @property
     def file(self) -> str:
-        """The name as part of a file's name."""
+        """The name in a form that suits a file name."""
         return "-".join("".join(c if c.isalnum() or c == "." else " " for c in self.name).split())
 
 
@@ -103,7 +104,7 @@ RUNS = [
 
 
 def train(run: Run, codes: CodeSet, views: int, out: Path) -> tuple[BiGR, ModelConfig, float]:
-    """The trained generator, its architecture, and the processor's seconds."""
+    """The trained generator, its architecture, and the processor seconds of training."""
     usual = preset("tiny", code_bits=codes.header.code_bits, classes=len(codes.header.class_names))
     config = dataclasses.replace(usual, generator=dataclasses.replace(usual.generator, **_SIZE | run.size))
     batch = run.settings.get("batch_size", _BATCH)
@@ -118,7 +119,7 @@ def train(run: Run, codes: CodeSet, views: int, out: Path) -> tuple[BiGR, ModelC
 
 
 def features(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> dict[int, NDArray[np.float32]]:
-    """Mean hidden states of every block but the last, (n, D) each, of images that nothing is masked in."""
+    """Mean hidden states of every block, (n, D) each, of images without masked tokens."""
     layers, found = range(model.config.layers), []
     for start in range(0, len(rows), 100):
         bits = _bits(codes, rows[start : start + 100])
@@ -133,7 +134,7 @@ def _bits(codes: CodeSet, rows: NDArray[np.int64]) -> torch.Tensor:
 
 
 def loss(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> float:
-    """Mean loss per bit without a class, under masks of the sampler's shares that are the same at every call."""
+    """Mean loss per bit without a class. Masks follow the sampler's schedule and are the same in every call."""
     total, generator = 0.0, torch.Generator().manual_seed(0)
     shares = torch.cos(torch.pi / 2 * (torch.arange(64) + 0.5) / 64)[:, None]
     for start in range(0, len(rows), 64):
@@ -166,7 +167,7 @@ def measure(model: BiGR, codes: CodeSet, images: int) -> dict[str, Any]:
 
 
 def table(lines: list[dict[str, Any]]) -> list[str]:
-    """Markdown, the best 20-NN and probe together first."""
+    """A Markdown table, sorted by the sum of probe and 20-NN, best first."""
     rows = ["| run | probe | 20-NN | loss | processor minutes |", "|---|---:|---:|---:|---:|"]
     for line in sorted(lines, key=lambda line: -line["probe"] - line["knn20"]):
         shares = f"{line['probe']:.1f} | {line['knn20']:.1f} | {line['loss']:.4f} | {line['cpu_seconds'] / 60:.1f}"
@@ -176,10 +177,10 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("codes", type=Path, help="code data set with features beside it")
-    parser.add_argument("--only", nargs="+", choices=[run.name for run in RUNS], metavar="RUN", help="these runs")
-    parser.add_argument("--steps", type=int, default=300, help="of 64 images")
-    parser.add_argument("--images", type=int, default=4000, help="that probes are trained on; half as many test them")
+    parser.add_argument("codes", type=Path, help="code data set with features")
+    parser.add_argument("--only", nargs="+", choices=[run.name for run in RUNS], metavar="RUN", help="only these runs")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of 64 images")
+    parser.add_argument("--images", type=int, default=4000, help="images to train probes on; half as many test them")
     parser.add_argument("--out", type=Path, default=record.RESULTS / "recipes", help="folder of the runs' records")
     options = parser.parse_args()
     codes = CodeSet(options.codes)

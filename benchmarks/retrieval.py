@@ -1,20 +1,25 @@
-"""Retrieval by bits: how much of the float result codes keep, and how fast they are searched. Two parts:
+"""Retrieval by bits: how much of the float features' quality codes keep, and how fast they are searched. Two parts:
 
     python benchmarks/retrieval.py quality --root data
     python benchmarks/retrieval.py speed
 
-quality: train as database, test as queries, both stratified samples (--limit 8000 and --queries 1000; the whole of
-CIFAR-10 takes an hour) written to benchmarks/results/retrieval_quality.json, with a table. mAP over all ranks and over
-1000, precision@100, recall of the 10 nearest by floats, ties averaged with bounds; for float cosine, every binarizer at
-64, 128, 192 and 256 bits by bits and by float queries, RaBitQ (FAISS 1.13 or newer; two 32-bit factors a row beside its
-bits), tokenizer bits, and the best of a shortlist of 1000 by float cosine. Expected: 97 % of the float mAP@1000 or more
-at 256 bits with rescoring. About eight minutes on 2 cores, one when run again on cached features.
+quality
+    Data: the training images as database and the test images as queries, stratified samples of both (--limit 8000 and
+    --queries 1000; the whole of CIFAR-10 takes an hour).
+    Measures mAP over all ranks and over 1000, precision@100, and recall of the 10 nearest by float features. Ties are
+    averaged, with bounds. Compares float cosine; every binarizer at 64, 128, 192 and 256 bits with binary and with
+    float queries; RaBitQ (FAISS 1.13 or newer; two 32-bit factors per row in addition to its bits); tokenizer bits; and
+    a shortlist of 1000 rescored by float cosine.
+    Writes benchmarks/results/retrieval_quality.json, with a table. Expected: at least 97 % of the float mAP@1000 at 256
+    bits with rescoring. About eight minutes on 2 cores, one with cached features.
 
-speed: random codes, 10^6 of 256 bits, 2 x 10^5 of 1536 and of 6144, against raw FAISS, usearch and NumPy, medians in
-turns in one run, 1, 32 and 1000 queries; recall against time of ivf, hnsw and usearch on clustered codes, as a plot;
-and what that means up to 10^9 images. Written to benchmarks/results/retrieval_speed.json and .png. Expected: nowhere
-below 0.95 x raw FAISS, and one query at 0.85 of the bandwidth at which all cores read. About eight minutes on 2 cores;
-the scans alone (--scans-only, written to retrieval_scans.json) three.
+speed
+    Data: random codes, 10^6 of 256 bits, 2 x 10^5 of 1536 and of 6144.
+    Measures median times of 1, 32 and 1000 queries, alternating with raw FAISS, usearch and NumPy in one run; recall
+    against time of ivf, hnsw and usearch on clustered codes, as a plot; and an extrapolation to 10^9 images.
+    Writes benchmarks/results/retrieval_speed.json and .png. Expected: nowhere below 0.95 x raw FAISS, and one query at
+    0.85 of the bandwidth at which all cores read. About eight minutes on 2 cores; the scans alone (--scans-only,
+    written to retrieval_scans.json) take three.
 """
 
 from __future__ import annotations
@@ -33,8 +38,8 @@ from bigr_repr.evaluate.runs.cache import default_cache
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    quality = parts.add_parser("quality", help="real images")
-    quality.add_argument("--dataset", nargs="+", default=["cifar10", "tiny-imagenet"], help="as bigr-repr bench takes")
+    quality = parts.add_parser("quality", help="retrieval quality on real images")
+    quality.add_argument("--dataset", nargs="+", default=["cifar10", "tiny-imagenet"], help="as for bigr-repr bench")
     quality.add_argument("--root", default="data", help="folder of the data sets")
     quality.add_argument("--model", default=DEFAULT_MODEL)
     quality.add_argument("--record", default="retrieval_quality", help="name of the record, without .json")
@@ -42,18 +47,18 @@ def main() -> None:
     quality.add_argument("--limit", type=int, default=8000, help="images of the database, a stratified sample; 0: all")
     quality.add_argument("--queries", type=int, default=1000, help="queries, a stratified sample; 0: all")
     quality.add_argument("--bits", type=int, nargs="+", default=[64, 128, 192, 256])
-    quality.add_argument("--shortlist", type=int, default=1000, help="rows that rescoring reads a query")
-    quality.add_argument("--cache", type=Path, default=default_cache(), help="folder for features")
+    quality.add_argument("--shortlist", type=int, default=1000, help="rows per query that are rescored")
+    quality.add_argument("--cache", type=Path, default=default_cache(), help="folder for cached features")
     quality.add_argument("--seed", type=int, default=0)
     quality.add_argument("--device", help="default: a GPU if there is one")
-    speed = parts.add_parser("speed", help="synthetic codes")
+    speed = parts.add_parser("speed", help="search speed on synthetic codes")
     speed.add_argument(
-        "--rows", type=int, nargs=3, default=[1_000_000, 200_000, 200_000], help="of 256, of 1536 and of 6144 bits"
+        "--rows", type=int, nargs=3, default=[1_000_000, 200_000, 200_000], help="codes of 256, 1536 and 6144 bits"
     )
-    speed.add_argument("--scans-only", action="store_true", help="leave out curves and stores")
-    speed.add_argument("--curve-rows", type=int, default=200_000, help="of 256 bits, for recall against time")
-    speed.add_argument("--rounds", type=int, default=13, help="turns of three runs that each contender gets")
-    speed.add_argument("--stores", action="store_true", help="also LanceDB and milvus-lite, at a tenth of the rows")
+    speed.add_argument("--scans-only", action="store_true", help="skip curves and stores")
+    speed.add_argument("--curve-rows", type=int, default=200_000, help="codes of 256 bits for recall against time")
+    speed.add_argument("--rounds", type=int, default=13, help="rounds of three runs per contender")
+    speed.add_argument("--stores", action="store_true", help="also LanceDB and milvus-lite, with a tenth of the rows")
     options = parser.parse_args()
     if options.part == "quality":
         pre = record.load(options.model)

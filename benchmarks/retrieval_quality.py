@@ -1,4 +1,4 @@
-"""The quality part of retrieval.py: label retrieval by floats, by every kind of code, and by codes with rescoring."""
+"""The quality part of retrieval.py: class retrieval by float features, by every kind of code, and by rescored codes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown: a line a representation, data sets side by side."""
+    """A Markdown table: one row per representation, data sets side by side."""
     names = list(dict.fromkeys(row["dataset"] for row in rows))
     head = " | ".join(f"{name} mAP@all | mAP@1000 | P@100 | recall@10 of float | of float" for name in names)
     lines = [f"| codes | {head} |", "|---" + "|---:" * (5 * len(names)) + "|"]

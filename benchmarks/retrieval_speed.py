@@ -1,7 +1,7 @@
-"""The speed part of retrieval.py: exact scans beside raw FAISS, usearch and NumPy, and curves of recall against time.
+"""The speed part of retrieval.py: exact scans compared with raw FAISS, usearch and NumPy, and recall against time.
 
-All contenders get every core of the process; raw FAISS runs with one thread and with all, and the better counts. They
-take turns, round after round, and the median of each one's runs is recorded.
+All contenders may use every core of the process; raw FAISS runs with one thread and with all, and the better result
+counts. They alternate, round after round, and the median of each one's runs is recorded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONTENDERS = {"contenders": {"faiss": faiss.__version__, "usearch": usearch.__ve
 
 
 def run(options: argparse.Namespace, plot_path: Path) -> dict[str, Any]:
-    """All measurements, and the tables."""
+    """All measurements, with tables."""
     faiss.omp_set_num_threads(cores())
     scans = [found for rows, bits in zip(options.rows, BITS, strict=True) for found in scan(rows, bits, options.rounds)]
     if options.scans_only:
@@ -54,10 +54,10 @@ def run(options: argparse.Namespace, plot_path: Path) -> dict[str, Any]:
 
 
 def medians(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, in turns of three runs; the first turn of each warms up.
+    """Median seconds of each contender, alternating in rounds of three runs. The first round warms up.
 
-    OpenMP's threads go on spinning for a while after FAISS returns, on cores that the next contender needs: hence the
-    pauses.
+    Pauses separate contenders, because OpenMP's threads keep spinning for a while after FAISS returns, on cores that
+    the next contender needs.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
@@ -75,7 +75,7 @@ def medians(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
 
 
 def scan(rows: int, bits: int, rounds: int) -> list[dict[str, Any]]:
-    """One query and batches over random codes."""
+    """Search random codes with one query and with batches."""
     random = np.random.default_rng(0)
     codes = random.integers(0, 256, (rows, bits // 8), np.uint8)
     queries = random.integers(0, 256, (max(QUERIES), bits // 8), np.uint8)
@@ -88,7 +88,7 @@ def scan(rows: int, bits: int, rounds: int) -> list[dict[str, Any]]:
 def measured(
     index: HammingIndex, raw: faiss.IndexBinaryFlat, codes: np.ndarray, queries: np.ndarray, rounds: int
 ) -> dict[str, Any]:
-    """So many queries at once, by everyone."""
+    """Time one batch of queries by every contender."""
     words, count = codes.view(np.uint64), len(queries)
     pieces = [(piece,) for piece in np.array_split(words.reshape(-1), 8 * cores())]
     work: dict[str, Callable[[], Any]] = {
@@ -102,7 +102,7 @@ def measured(
             "numpy": lambda: numpy_scan(words, queries[0].view(np.uint64)),
         }
     seconds = medians(work, rounds if count < max(QUERIES) else max(1, rounds // 5))
-    if count < max(QUERIES):  # it takes so long that it would warm the others' machine
+    if count < max(QUERIES):  # separately, because its long runs would heat the machine for the others
         by_usearch = partial(search, codes, queries, K, MetricKind.Hamming, exact=True, threads=cores())
         seconds |= medians({"usearch": partial(by_usearch, dtype=ScalarKind.B1)}, 1)
     seconds["faiss"] = min(seconds["faiss, all threads"], seconds["faiss, one thread"])
@@ -123,13 +123,13 @@ def measured(
 
 
 def numpy_scan(words: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """One query by NumPy: words uint64 (n, w)."""
+    """Search one query with NumPy. words: uint64 (n, w)."""
     distances = np.bitwise_count(words ^ query).sum(axis=1, dtype=np.int32)
     return np.asarray(np.argpartition(distances, K)[:K])
 
 
 def on_one_thread(raw: faiss.IndexBinaryFlat, queries: np.ndarray) -> None:
-    """FAISS without its parallel loops, whose threads wait for each other even where there is one query."""
+    """FAISS without its parallel loops, whose threads wait for each other even with a single query."""
     faiss.omp_set_num_threads(1)
     raw.search(queries, K)
     faiss.omp_set_num_threads(cores())
@@ -139,7 +139,7 @@ def on_one_thread(raw: faiss.IndexBinaryFlat, queries: np.ndarray) -> None:
 
 
 def clustered(rows: int, bits: int, seed: int) -> np.ndarray:
-    """Codes as a hash of real features gives them: signs of random projections of 24 directions, and some noise."""
+    """Codes like hashes of real features: signs of random projections of 24 directions, with noise."""
     random = np.random.default_rng(seed)
     planes = np.random.default_rng(99).standard_normal((24, bits), np.float32)
     codes = np.empty((rows, bits // 8), np.uint8)
@@ -152,7 +152,7 @@ def clustered(rows: int, bits: int, seed: int) -> np.ndarray:
 
 
 def recall_curves(rows: int, bits: int, rounds: int) -> list[dict[str, Any]]:
-    """Recall@10 and milliseconds a query, one query at a time, at rising effort."""
+    """Recall@10 and milliseconds per query, one query at a time, at increasing effort."""
     codes = clustered(rows, bits, 0)
     queries = np.ascontiguousarray(clustered(rows, bits, 1)[:200])
     flat = HammingIndex.build(codes)
@@ -194,7 +194,7 @@ def curve(
     exact: np.ndarray,
     rounds: int,
 ) -> dict[str, Any]:
-    """Points of effort, recall and time."""
+    """Effort, recall and time at every effort of one index."""
     points = []
     for effort, find in searches.items():
         recall = recall_with_ties(find(queries), exact)
@@ -206,7 +206,7 @@ def curve(
 
 
 def plot(curves: list[dict[str, Any]], rows: int, path: Path) -> None:
-    """Recall against time, one query at a time."""
+    """Plot recall against time, one query at a time."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -221,7 +221,7 @@ def plot(curves: list[dict[str, Any]], rows: int, path: Path) -> None:
         exact = {"marker": "D", "markersize": 8, "zorder": 5} if line["index"] == "flat" else {}  # a single point
         look = {"marker": "o", "markersize": 4, "color": colors[line["index"]], **exact}
         pane.plot(x, y, style, label=line["index"], **look)
-    pane.set(xscale="log", xlabel="milliseconds a query, one at a time", ylabel="recall@10, ties credited")
+    pane.set(xscale="log", xlabel="milliseconds per query, one at a time", ylabel="recall@10, ties credited")
     pane.set_title(f"{rows:,} clustered codes of 256 bits", fontsize=10)
     pane.grid(alpha=0.25)
     pane.spines[["top", "right"]].set_visible(False)
@@ -230,11 +230,11 @@ def plot(curves: list[dict[str, Any]], rows: int, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-# ---- stores, and larger numbers
+# ---- stores, and extrapolation
 
 
 def store_latencies(rows: int, rounds: int) -> list[dict[str, Any]]:
-    """Pushing to, and single queries of, LanceDB on this disk and milvus-lite."""
+    """Time pushing to and single queries of LanceDB on this disk and milvus-lite."""
     from bigr_repr.retrieval.stores.open import push
 
     codes = clustered(rows, 256, 0)
@@ -257,8 +257,11 @@ def store_latencies(rows: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def extrapolate(scan: dict[str, Any], curves: list[dict[str, Any]], rows: int) -> list[dict[str, Any]]:
-    """Sizes, memory and latencies of 256-bit codes up to 10^9, from the rates measured: scans grow with the rows, ivf
-    at 95 % recall with their root, hnsw with their logarithm. What does not fit a machine of 256 GB is marked."""
+    """Sizes, memory and latencies of up to 10^9 codes of 256 bits, extrapolated from the measured rates.
+
+    Scan time grows with the number of rows, ivf at 95 % recall with its square root, hnsw with its logarithm.
+    one_machine: whether the index fits into 256 GB.
+    """
     memory = 256e9
     flat_ms = scan["ms_a_query"]["bigr-repr"] / scan["rows"]
     found = []
@@ -279,31 +282,31 @@ def extrapolate(scan: dict[str, Any], curves: list[dict[str, Any]], rows: int) -
 
 
 def _ms_at(curves: list[dict[str, Any]], kind: str, recall: float) -> float | None:
-    """Least time of an index at so much recall; None if it was not reached."""
+    """The shortest time of an index at this recall, or None if it was not reached."""
     (line,) = [line for line in curves if line["index"] == kind]
     return min((point["ms"] for point in line["points"] if point["recall"] >= recall), default=None)
 
 
 def scan_table(scans: list[dict[str, Any]]) -> list[str]:
-    """Markdown: exact scans."""
+    """A Markdown table of exact scans."""
     lines = [
         f"FAISS {faiss.__version__} on {cores()} cores of {describe_machine()['cpu']}",
         "",
-        "| exact search | bigr-repr | raw FAISS | usearch | NumPy | against FAISS | of the read bandwidth |",
+        "| exact search | bigr-repr | raw FAISS | usearch | NumPy | speedup over FAISS | fraction of read bandwidth |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for scan in scans:
         ms = scan["ms_a_query"]
         times = [f"{ms[name]:.2f} ms" if name in ms else "" for name in ("bigr-repr", "faiss", "usearch", "numpy")]
         share = f"{100 * scan['share_of_read_bandwidth']:.0f} %" if "share_of_read_bandwidth" in scan else ""
-        what = "one query" if scan["queries"] == 1 else f"{scan['queries']:,} queries, a query"
+        what = "one query" if scan["queries"] == 1 else f"{scan['queries']:,} queries, per query"
         size = f"{scan['rows']:,} x {scan['bits']:,} bits"
         lines.append(f"| {size}, {what} | {' | '.join(times)} | {scan['speedup_over_faiss']:.2f} x | {share} |")
     return lines
 
 
 def table(scaling: list[dict[str, Any]], stores: list[dict[str, Any]]) -> list[str]:
-    """Markdown: larger numbers, then stores."""
+    """Markdown tables of the extrapolation and of the stores."""
     lines = ["", "| images of 256 bits | flat | ivf | hnsw |", "|---|---|---|---|"]
     for row in scaling:
         cells = []

@@ -1,4 +1,4 @@
-"""Pictures of pages for the documentation: an app served on a free port, a real browser, and WebP files."""
+"""Screenshots of pages for the documentation: serves an app on a free port and saves WebP files from a real browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ expect.set_options(timeout=60_000)
 
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
-    """The address of an app, which is served meanwhile."""
+    """Serve an app inside the context, and yield its address."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -40,7 +40,7 @@ def serving(app: Any) -> Iterator[str]:
 
 
 def shoot(page: Any, out: Path, name: str, *, full: bool = False) -> None:
-    """The page as WebP, once it has come to rest."""
+    """Save the page as a WebP file, once it has settled."""
     page.wait_for_timeout(1500)
     with Image.open(io.BytesIO(page.screenshot(full_page=full))) as image:
         image.convert("RGB").save(out / f"{name}.webp", quality=80, method=6)
@@ -53,7 +53,7 @@ def photograph(
     take: Callable[[Any, str, Path], None],
     out: Path,
 ) -> None:
-    """The command line: --model and --out; `take` gets a browser, the address that `served` gives, and the folder."""
+    """The command line, with --model and --out. Calls take(browser, address, folder) while `served` serves the page."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--out", type=Path, default=out)

@@ -1,8 +1,11 @@
-"""Pictures of the search page for the documentation, by a real browser.
+"""Screenshots of the search page for the documentation, taken in a real browser.
 
-Data: examples/images. Command: python benchmarks/search_page.py. Expected: three WebP files, under 140 kB each, in
-benchmarks/results/serve: a query of several pictures, the same page in dark colors with a part drawn and the bits
-decoded, and a telephone's width with a filter. Time: half a minute on 2 cores. Needs playwright and a Chromium.
+    python benchmarks/search_page.py                # half a minute on 2 cores
+
+Data: examples/images. Needs playwright and a Chromium.
+
+Writes three WebP files, under 140 kB each, to benchmarks/results/serve: a query of several pictures; the page in dark
+mode, with a selected part of the query and decoded bits; and the page at a phone's width, with a filter.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from bigr_repr.serve import Service, create_app
 
 @contextmanager
 def served(model: str) -> Iterator[str]:
-    """The address of a server with an index of the photographs."""
+    """Serve an index of the photographs, and yield the address."""
     with tempfile.TemporaryDirectory() as work:
         pre = br.load(model)
         br.embed_images(PHOTOS, f"{work}/data", model=pre, codes=True)
@@ -34,7 +37,7 @@ def served(model: str) -> Iterator[str]:
 
 
 def take(opened: Any, url: str, out: Path) -> None:
-    """All pictures."""
+    """Take all screenshots."""
 
     def page(width: int = 1280, height: int = 860, scheme: str = "light", scale: float = 1) -> Any:
         size = {"width": width, "height": height}

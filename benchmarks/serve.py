@@ -1,16 +1,19 @@
-"""A server under load beside one process that extracts the same features: nothing lost, nothing wrong, how fast.
+"""The server under load, compared with extracting the same features in one process: lost and wrong answers, and speed.
 
     python benchmarks/serve.py --root data
 
-`bigr-repr serve` runs as a process of its own; 64 clients on loopback send one picture a request, three to
-/v1/embeddings for every one to /search. Beside them there is a hostile request for every hundred. Halfway through, the
-index folder is replaced by one with other ids. Every answer is compared, after the load: vectors with
-extract_features', hits with those of the index state that the answer names. The rate is that of the pictures, beside
-extract_features on the same files before and after in the same run: by the clock, where the clients take their share of
-the same cores, which the record states, and by processor time. Written to benchmarks/results/serve.json.
+Data: --pictures pictures of tinyimagenet-val.parquet in --root.
 
-Expected: 0 lost, 0 wrong, every hostile request a 4xx, 0.85 times the rate of extract_features or more, resident
-memory flat. Four minutes on 2 cores with --requests 10000; --requests 500 is a smoke test.
+`bigr-repr serve` runs as a separate process. 64 clients on loopback send one picture per request: three requests to
+/v1/embeddings for every one to /search. One hostile request is sent for every hundred others. Halfway through, the
+index folder is replaced by one with other ids. After the load every answer is checked: vectors against
+extract_features, and hits against the index state that the answer names. The server's rate in pictures per second is
+compared with extract_features on the same files, run before and after in the same process. It is given in wall time,
+in which the clients use part of the same cores (the record states how much), and in processor time.
+
+Writes benchmarks/results/serve.json. Expected: 0 lost, 0 wrong, a 4xx for every hostile request, at least 0.85 times
+the rate of extract_features, and flat resident memory. Four minutes on 2 cores with --requests 10000; --requests 500 is
+a smoke test.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from bigr_repr.retrieval import build_index
 from bigr_repr.system.threads import cores
 
 LAYER, NEIGHBORS = 12, 10
-TOLERANCE = 1e-4  # of a vector's entries: other batches round otherwise
+TOLERANCE = 1e-4  # per entry of a vector: rounding depends on the batch
 HUGE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"\x7f\xff\xff\xff" * 8
 HOSTILE: list[tuple[str, str, bytes, dict[str, str]]] = [  # name, path, body, headers
     ("not JSON", "/v1/embeddings", b"\xff\xfe{", {}),
@@ -66,7 +69,7 @@ HOSTILE: list[tuple[str, str, bytes, dict[str, str]]] = [  # name, path, body, h
 
 @dataclass
 class Tally:
-    """What the clients saw."""
+    """What the clients observed."""
 
     seconds: list[float] = field(default_factory=list)
     versions: Counter[str] = field(default_factory=Counter)
@@ -76,24 +79,24 @@ class Tally:
 
 
 class Rate(NamedTuple):
-    """Pictures a second of the clock, and of processor time: the latter holds on a machine with other work, too."""
+    """Pictures per second of wall time and of processor time; the latter also holds on a busy machine."""
 
     clock: float
     processor: float
 
     def rounded(self) -> dict[str, float]:
-        """For the record."""
+        """Rounded for the record."""
         return {"clock": round(self.clock, 1), "processor": round(self.processor, 1)}
 
 
 class Expected:
-    """The right answers. vectors: of extract_features; hits: ids per picture of either index state."""
+    """The right answers. vectors: from extract_features; states: ids and distances per picture, of both indexes."""
 
     def __init__(self, vectors: Any, states: dict[str, Any]) -> None:
         self.vectors, self.states = vectors, states
 
     def check(self, number: int, path: str, answer: Any) -> str | None:
-        """What is wrong with an answer, if anything."""
+        """Describe what is wrong with an answer, or return None."""
         if path == "/v1/embeddings":
             off = np.abs(np.array(answer["data"][0]["embedding"], np.float32) - self.vectors[number]).max()
             return None if off <= TOLERANCE else f"vector {number} is off by {off}"
@@ -107,9 +110,9 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder with tinyimagenet-val.parquet")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--pictures", type=int, default=1000, help="different ones")
+    parser.add_argument("--pictures", type=int, default=1000, help="number of different pictures")
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--note", help="what else the machine did, for the record")
+    parser.add_argument("--note", help="note for the record, such as other load on the machine")
     options = parser.parse_args()
     pre = record.load(options.model)
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +121,7 @@ def main() -> None:
 
 
 def run(pre: br.Pretrained, options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Prepare, measure the library, load the server, measure the library again."""
+    """Prepare, measure the library, put the server under load, and measure the library again."""
     say("pictures and indexes")
     files = write_pictures(options.root, work / "pictures", options.pictures)
     br.embed_images(work / "pictures", work / "embeddings", model=pre, layers=[LAYER], codes=True)
@@ -151,12 +154,12 @@ def run(pre: br.Pretrained, options: argparse.Namespace, work: Path) -> dict[str
 
 
 def say(text: str) -> None:
-    """Where the run is, on stderr."""
+    """Report progress on stderr."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def write_pictures(root: Path, folder: Path, count: int) -> list[Path]:
-    """Encoded pictures of Tiny-ImageNet's validation set as files, evenly drawn."""
+    """Write evenly spaced pictures of Tiny-ImageNet's validation set as files."""
     table = pq.read_table(root / "tinyimagenet-val.parquet", columns=["image"])["image"]
     folder.mkdir()
     files = []
@@ -168,14 +171,14 @@ def write_pictures(root: Path, folder: Path, count: int) -> list[Path]:
 
 
 def ids_of(ids: list[str]) -> Any:
-    """Ids as an index holds them."""
+    """Ids in the type that an index holds."""
     import pyarrow as pa
 
     return pa.array(ids, pa.large_string())
 
 
 def library_rate(pre: br.Pretrained, files: list[Path]) -> tuple[Rate, Any]:
-    """extract_features in this process, from files, and the vectors."""
+    """The rate of extract_features on files in this process, and its vectors."""
     br.extract_features(files[:64], model=pre, layer=LAYER)
     start, used = time.perf_counter(), time.process_time()
     vectors = br.extract_features(files, model=pre, layer=LAYER)
@@ -184,7 +187,7 @@ def library_rate(pre: br.Pretrained, files: list[Path]) -> tuple[Rate, Any]:
 
 
 class Server:
-    """`bigr-repr serve` on a free port, on an index folder of its own."""
+    """`bigr-repr serve` on a free port, with its own index folder."""
 
     def __init__(self, work: Path, model: str) -> None:
         self.index = work / "index"
@@ -218,7 +221,7 @@ class Server:
     def _each(self, read: Callable[[Path], float]) -> list[float]:
         found = []
         for pid in [str(self.process.pid), *self._children()]:
-            with contextlib.suppress(OSError, IndexError):  # one that has just ended
+            with contextlib.suppress(OSError, IndexError):  # a process that has just ended
                 found.append(read(Path("/proc") / pid))
         return found
 
@@ -236,12 +239,12 @@ def _stat(folder: Path) -> list[str]:
 
 
 def copy_index(source: Path, target: Path) -> None:
-    """Save an index where another one may be in use."""
+    """Save an index over one that may be in use."""
     br.HammingIndex.load(source).save(target)
 
 
 def drive(server: Server, files: list[Path], expected: Expected, options: argparse.Namespace, work: Path) -> Any:
-    """Send all requests, swap the index in the middle, and look at the answers when all are there."""
+    """Send all requests, replace the index halfway, and check the answers once all have arrived."""
     requests, answers = prepared(files), list[Answer]()
     memory: list[tuple[float, int, float]] = []
     finished = threading.Event()
@@ -260,7 +263,7 @@ def drive(server: Server, files: list[Path], expected: Expected, options: argpar
                 swapped = True
                 say(f"the index is replaced after {done} answers")
 
-    list(load(server.port, range(64), requests, options.clients))  # what is slow once
+    list(load(server.port, range(64), requests, options.clients))  # warms up
     start, used, own = time.perf_counter(), server.processor_seconds(), time.process_time()
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -279,12 +282,12 @@ def drive(server: Server, files: list[Path], expected: Expected, options: argpar
 
 
 def asked(number: int, pictures: int) -> tuple[str, int]:
-    """What a request asks, and of which picture."""
+    """The path of a request, and the number of its picture."""
     return "/search" if number % 4 == 3 else "/v1/embeddings", number % pictures
 
 
 def prepared(files: list[Path]) -> Callable[[int], bytes]:
-    """The request of a number, made before the load."""
+    """Prepare all requests before the load. Returns a function from a number to its request."""
     pictures = [base64.b64encode(file.read_bytes()).decode() for file in files]
     ready = {
         "/search": [post("/search", json.dumps({"image": text, "k": NEIGHBORS}).encode()) for text in pictures],
@@ -299,7 +302,7 @@ def prepared(files: list[Path]) -> Callable[[int], bytes]:
 
 
 def judge(answers: list[Answer], expected: Expected, pictures: int, tally: Tally) -> None:
-    """Look at every answer."""
+    """Check every answer, and tally the results."""
     for answer in answers:
         path, which = asked(answer.number, pictures)
         if answer.status != 200:
@@ -327,7 +330,7 @@ def _hostile(port: int, kind: int, tally: Tally) -> None:
 
 
 def summary(tally: Tally, memory: list[tuple[float, int, float]], seconds: float, requests: int) -> dict[str, Any]:
-    """The record of the load."""
+    """The results of the load, for the record."""
     later = memory[len(memory) // 5 :]  # after the first fifth: allocators and decoders have started
     slope = float(np.polyfit([done for _, done, _ in later], [size for *_, size in later], 1)[0]) * 1000
     refused = sum(count for name, count in tally.hostile.items() if name.rpartition(": ")[2].startswith("4"))

@@ -1,13 +1,12 @@
-"""An index in shards, searched by several processes, beside the same rows in one index: the same hits, and how fast.
+"""A sharded index searched by several processes, compared with a single index of the same rows: equal hits, and speed.
 
     python benchmarks/sharded_search.py --rows 20000000 --processes 2
 
-Random codes of 256 bits, in a data set of 16 files; at such lengths many distances tie. There is
-one index of all rows, and one in shards, searched by so many processes. Every hit is compared: rows, ids, distances.
-Written to benchmarks/results/sharded_search.json.
+Data: random codes of 256 bits in a data set of 16 files; at this code length many distances tie. A single index and a
+sharded one are built from it, and --processes processes search the shards. Every hit is compared: rows, ids, distances.
 
-Expected: equal hits, and about the time of one index, for both use all cores. Ten minutes at 20 million rows on 2
-cores, and 4 GB of disk; --rows 200000 is a smoke test.
+Writes benchmarks/results/sharded_search.json. Expected: equal hits, in about the same time, because both use all cores.
+Ten minutes and 4 GB of disk for 20 million rows on 2 cores; --rows 200000 is a smoke test.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--queries", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each; the median counts")
+    parser.add_argument("--rounds", type=int, default=9, help="searches of each; the median counts")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         data, one, cut = (Path(work) / name for name in ("data", "one", "shards"))

@@ -1,7 +1,10 @@
-"""Pictures of the studio's pages for the documentation, by a real browser.
+"""Screenshots of the studio's pages for the documentation, taken in a real browser.
 
-Data: examples/images. Command: python benchmarks/studio.py. Expected: five WebP files, under 120 kB each, in
-benchmarks/results/studio. Time: about a minute on 2 cores. Needs playwright and a Chromium.
+    python benchmarks/studio.py                # about a minute on 2 cores
+
+Data: examples/images. Needs playwright and a Chromium.
+
+Writes five WebP files, under 120 kB each, to benchmarks/results/studio.
 """
 
 from __future__ import annotations
@@ -27,9 +30,9 @@ LABEL = "seashore"
 
 @contextmanager
 def studio(model: str) -> Iterator[str]:
-    """The address of a studio that is served."""
+    """Serve a studio, and yield its address."""
     with tempfile.TemporaryDirectory() as drawn, scratch_folder() as folder:
-        os.chdir(drawn)  # so that the page names no folder of this machine
+        os.chdir(drawn)  # so that the page shows no path of this machine
         app = build(Studio(br.load(model), Path("drawn")), folder, Access())
         try:
             with serving(app) as url:
@@ -42,7 +45,7 @@ def studio(model: str) -> Iterator[str]:
 
 
 def drag(page: Any, *points: tuple[float, float]) -> None:
-    """Over the photograph, in shares of its sides."""
+    """Drag over the photograph. points: fractions of its width and height."""
     box = page.locator("#marks").bounding_box()
     for i, (x, y) in enumerate(points):
         page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
@@ -52,10 +55,10 @@ def drag(page: Any, *points: tuple[float, float]) -> None:
 
 
 def paint(page: Any, seed: int) -> None:
-    """The dandelions, with a part marked."""
+    """Select the dandelions, and mark a part of them."""
     page.locator("[title='dandelions.jpg']").click()
     expect(page.locator("#photo")).to_have_attribute("alt", "dandelions.jpg")
-    page.locator("#photo").evaluate("each => each.decode()")  # it has its size, and so does what is drawn on
+    page.locator("#photo").evaluate("each => each.decode()")  # wait until it and the layer over it have their size
     page.fill("#seed", str(seed))
     page.check("#lock")
     page.locator("[name=tool][value=lasso]").check(force=True)
@@ -63,14 +66,14 @@ def paint(page: Any, seed: int) -> None:
 
 
 def press(page: Any) -> None:
-    """Draw, and wait for it."""
+    """Start drawing, and wait for the result."""
     page.click("#draw")
     expect(page.locator("#shown")).to_be_visible()
     expect(page.locator("#draw")).to_be_enabled()
 
 
 def take(opened: Any, url: str, out: Path) -> None:
-    """All pictures."""
+    """Take all screenshots."""
 
     def page(path: str, width: int = 1280, height: int = 860, scheme: str = "light") -> Any:
         made = opened.new_context(viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
@@ -96,7 +99,7 @@ def take(opened: Any, url: str, out: Path) -> None:
     expect(at.locator("#about")).to_contain_text("pictures")
     at.set_input_files("#file", PHOTOS / "cat.jpg")
     expect(at.locator(".hit").first).to_be_visible()
-    at.fill("#path", "examples/images")  # where a reader has them
+    at.fill("#path", "examples/images")  # show the path that a reader has
     at.wait_for_timeout(1500)
     shoot(at, out, "search")
     at = page("/inside/")

@@ -1,14 +1,15 @@
-"""Whether a model of captions draws what they say: color, shape, count, place, size and relation, by an exact judge.
+"""Whether a caption model draws what captions say: color, shape, count, place, size and relation, by an exact judge.
 
     benchmarks/train_text.sh runs/text                      # trains one, about half an hour on a core
     python benchmarks/text.py --model runs/text/generator/model --count 300
 
-Captions of scenes that no training set of this world holds (another seed), in two groups: "seen", whose pairs of color
-and shape occur in training, and "held out", where one pair of each scene never does. Each is drawn once at every
-guidance, and `bigr_repr.captions.judge` reads the picture. Color, shape and pair are shares of the things that captions
-name; count, place, size, relation and all are shares of the pictures whose captions tell them. The judge's own accuracy
-on real pictures, and on real pictures that the tokenizer has encoded and decoded, stands beside: the latter is what a
-perfect generator would reach.
+Data: captions of scenes from a seed that no training set uses, in two groups: "seen", whose pairs of color and shape
+occur in training, and "held out", where one pair of each scene never does.
+
+Each caption is drawn once at every guidance, and `bigr_repr.captions.judge` reads the picture. Color, shape and pair
+are fractions of the objects that captions name; count, place, size, relation and all are fractions of the pictures
+whose captions mention them. For comparison, the judge also reads the real pictures, and the real pictures after
+encoding and decoding by the tokenizer, which is what a perfect generator would reach.
 
 Writes benchmarks/results/text[_NAME].json and .png, a grid of eight captions by guidance. About 5 minutes on a core for
 300 captions.
@@ -37,24 +38,24 @@ from bigr_repr.sampling.canvas import decode, encode
 from bigr_repr.train.caption_set import write_captions
 
 GUIDANCE = (1.0, 2.5, 5.0)
-SEED = 1  # training scenes are those of seed 0
+SEED = 1  # training scenes use seed 0
 SHOWN = (
     "a red circle left of a blue square", "a blue square left of a red circle", "a green cross above a purple triangle",
     "three yellow circles", "a large black square", "a small purple cross", "a red square at the top",
     "a red triangle below a green circle",
 )  # fmt: skip
-EACH = 4  # pictures of a caption in the grid
+EACH = 4  # pictures per caption in the grid
 TOGETHER = 64
 
 
 def chosen(scenes: SceneSet) -> list[str]:
-    """One caption of each scene, another of its paraphrases each time."""
+    """One caption per scene, a random one of its paraphrases."""
     rng = np.random.default_rng(SEED)
     return [own[int(rng.integers(len(own)))] for own in scenes.captions]
 
 
 def real(scenes: SceneSet, texts: Sequence[str], pre: br.Pretrained) -> dict[str, Any]:
-    """The judge on the scenes themselves, and on what the tokenizer makes of them."""
+    """The judge's results on the scenes themselves, and on the tokenizer's reconstructions."""
     pictures = [scenes.load_square(i, pre.config.image_size) for i in range(len(scenes))]
     found = [judge(picture, text) for picture, text in zip(pictures, texts, strict=True)]
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
@@ -69,7 +70,7 @@ def _rounded(shares: dict[str, float | int | None]) -> dict[str, float | int | N
 
 
 def drawn(pre: br.Pretrained, texts: Sequence[str], guidance: float, options: argparse.Namespace) -> dict[str, Any]:
-    """The judge on pictures of the captions."""
+    """The judge's results on generated pictures of the captions."""
     images = br.generate(
         pre, prompt=texts, guidance=guidance, steps=options.steps, diffusion_steps=options.diffusion_steps,
         batch_size=TOGETHER, seed=0,
@@ -78,7 +79,7 @@ def drawn(pre: br.Pretrained, texts: Sequence[str], guidance: float, options: ar
 
 
 def sheet(pre: br.Pretrained, options: argparse.Namespace) -> Image.Image:
-    """Rows of captions, a block of pictures for each guidance."""
+    """A sheet with a row per caption and a block of pictures per guidance."""
     side, gap, head = 2 * pre.config.image_size, 4, 22
     width = len(GUIDANCE) * (EACH * (side + gap) + 3 * gap)
     page = Image.new("RGB", (width, len(SHOWN) * (side + head + gap) + head), "white")
@@ -102,7 +103,7 @@ def sheet(pre: br.Pretrained, options: argparse.Namespace) -> Image.Image:
 
 
 def packing(count: int = 5000) -> dict[str, Any]:
-    """What encoding captions by "words" takes: so many, all different, and a million by the same rates."""
+    """The cost of encoding `count` different captions with "words", and of a million at the same rate."""
     texts = [(f"a red circle left of a blue square number {i}",) for i in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         tracemalloc.start()

@@ -1,14 +1,18 @@
-"""Images a second, from files to features and stage by stage, beside a straightforward run of the same network.
+"""Images per second, end to end and stage by stage, compared with a straightforward implementation of the same network.
 
     python benchmarks/throughput.py --models bigr-tiny preset:L-d24
 
-A model is a name or folder that bigr_repr.load takes, or preset:NAME for random weights. "plain" is plain.py beside
-this file: float32, batches as they come, default memory format, a mask in attention, no threads that decode. "ours" is
-what extract_features does. Both run in processes of their own, in turn (A B A B ...), stop after the same block and
-compute the same numbers, which is asserted first. Medians of the runs; the ratio is plain's time over ours.
-On a GPU also bfloat16 with and without torch.compile, and the share of the speed that a large matrix product reaches.
+A model is a name or folder that bigr_repr.load accepts, or preset:NAME for random weights. Data: the picture files of
+--images (default: examples/images), repeated.
+
+"plain" is plain.py: float32, unmodified batches, default memory format, an attention mask, and no decoding threads.
+"ours" is what extract_features does. The two run in separate processes and alternate (A B A B ...), stop after the same
+block and compute the same numbers, which is asserted first. Medians of the runs are reported; the ratio is plain's time
+over ours. On a GPU, bfloat16 with and without torch.compile is measured too, along with the fraction of the speed of a
+large matrix product that is reached.
+
 Writes benchmarks/results/throughput.json. Expected on 2 cores: L-d24 at block 12 at least 1.3 times as fast as plain,
-below 4 GB at batch 8; bigr-tiny at least 60 images a second from files. About 15 minutes.
+below 4 GB at batch 8; bigr-tiny at least 60 images per second from files. About 15 minutes.
 """
 
 from __future__ import annotations
@@ -34,11 +38,11 @@ from bigr_repr.images.inputs import read_all, stack
 
 STAGES = ("decode", "tokenizer", "transformer", "end_to_end")
 EXAMPLES = Path(__file__).parent.parent / "examples" / "images"
-SECONDS = 2.0  # that a single run should at least take
+SECONDS = 2.0  # target duration of a single run
 
 
 def load(spec: str) -> br.Pretrained:
-    """The model of a spec; the same random weights for a preset in every process."""
+    """The model of a spec. A preset gets the same random weights in every process."""
     if not spec.startswith("preset:"):
         return record.load(spec)
     config = br.preset(spec.removeprefix("preset:"))
@@ -47,7 +51,7 @@ def load(spec: str) -> br.Pretrained:
 
 
 def photographs(folder: Path, count: int) -> list[str]:
-    """`count` picture files, the folder's over and over."""
+    """`count` picture files, repeating those of the folder."""
     files = [
         str(file) for file in sorted(folder.iterdir()) if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
     ]
@@ -56,11 +60,11 @@ def photographs(folder: Path, count: int) -> list[str]:
     return list(islice(cycle(files), count))
 
 
-# ---- the two implementations, each a function a stage that works on one batch
+# ---- the two implementations: one function per stage, which processes one batch
 
 
 def plain_stages(pre: br.Pretrained, layer: int, files: list[str]) -> dict[str, Callable[[], object]]:
-    """Stages of benchmarks/plain.py."""
+    """The stages of plain.py."""
     side = pre.config.image_size
     images = plain.decode(files, side)
     codes = plain.tokenize(pre, images)
@@ -73,7 +77,7 @@ def plain_stages(pre: br.Pretrained, layer: int, files: list[str]) -> dict[str, 
 
 
 def our_stages(pre: br.Pretrained, layer: int, files: list[str]) -> dict[str, Callable[[], object]]:
-    """Stages of the package."""
+    """The stages of the package."""
     side, batch = pre.config.image_size, len(files)
     images = stack(list(read_all(files, side, workers=None, ahead=2 * batch)))
     tokenizer = br.FeatureExtractor(pre, ())
@@ -87,17 +91,17 @@ def our_stages(pre: br.Pretrained, layer: int, files: list[str]) -> dict[str, Ca
         "decode": lambda: list(read_all(files, side, workers=None, ahead=2 * batch)),
         "tokenizer": lambda: tokenizer(images),
         "transformer": transformer,
-        "end_to_end": lambda: None,  # one call for many batches: see measure
+        "end_to_end": lambda: None,  # one call for many batches: see `work`
     }
 
 
 def check(pre: br.Pretrained, layer: int, files: list[str]) -> dict[str, float]:
-    """Assert that both compute the same, and return by how much they differ."""
+    """Assert that both compute the same results, and return how far they differ."""
     images = plain.decode(files, pre.config.image_size)
     ours = br.FeatureExtractor(pre, (layer,))(images)
     codes = plain.tokenize(pre, images)
     differing = int((codes.bool() != ours.codes).sum())
-    # A logit within rounding of 0 may become either bit; the features are compared on equal codes.
+    # A logit within rounding error of 0 may become either bit, so features are compared on equal codes.
     assert differing <= 1e-4 * codes.numel(), f"{differing} of {codes.numel()} bits differ"
     features = plain.features(pre, ours.codes.float(), layer)
     difference = float((features - ours.layers[layer]).abs().max() / features.abs().max())
@@ -105,11 +109,11 @@ def check(pre: br.Pretrained, layer: int, files: list[str]) -> dict[str, float]:
     return {"differing_bits": differing, "bits": codes.numel(), "relative_difference": difference}
 
 
-# ---- workers: one process an implementation, told what to run by lines of JSON
+# ---- workers: one process per implementation, which reads requests as lines of JSON
 
 
 def work(kind: str, spec: str, layer: int, folder: Path) -> None:
-    """Answer requests {"stage", "batch", "repeats"} with {"seconds"} an image, until the input ends."""
+    """Answer requests {"stage", "batch", "repeats"} with {"seconds"} per image, until the input ends."""
     pre = load(spec)
     stages: dict[int, dict[str, Callable[[], object]]] = {}
     for line in sys.stdin:
@@ -144,11 +148,11 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def flops(pre: br.Pretrained, layer: int) -> dict[str, float]:
-    """Floating-point operations an image, by stage, and how many a second a large matrix product does here."""
+    """Floating-point operations per image, by stage, and per second of a large matrix product on this machine."""
     from torch.utils.flop_counter import FlopCounterMode
 
     for module in (pre.tokenizer, pre.generator):
-        module.requires_grad_(False)  # the counter follows modules with gradient hooks, and there are no gradients
+        module.requires_grad_(False)  # the counter tracks modules by gradient hooks, but there are no gradients
     side = pre.config.image_size
     counts: dict[str, float] = {}
     images = torch.zeros(1, 3, side, side)
@@ -163,7 +167,7 @@ def flops(pre: br.Pretrained, layer: int) -> dict[str, float]:
 
 
 def matmul_speed(device: torch.device, dtype: torch.dtype, side: int) -> float:
-    """Operations a second of square matrix products, the best of several."""
+    """Operations per second of a square matrix product, the best of several runs."""
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(8):
@@ -176,7 +180,7 @@ def matmul_speed(device: torch.device, dtype: torch.dtype, side: int) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU."""
+    """Wait for the device, if it is a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -190,7 +194,7 @@ class Worker:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, stage: str, **request: int) -> dict[str, Any]:
-        """Send a request, wait for its answer."""
+        """Send a request and return its answer."""
         to, answers = self._pipes()
         try:
             print(json.dumps({"stage": stage, **request}), file=to, flush=True)
@@ -198,7 +202,7 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise SystemExit(f"throughput.py: a worker ended at {stage} (its message is above)")
+            raise SystemExit(f"throughput.py: a worker failed at {stage} (see its message above)")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -217,11 +221,11 @@ class Worker:
 
 
 def measure_cpu(spec: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All stages of a model at all batch sizes, and memory."""
+    """Measure all stages of a model at all batch sizes, and memory."""
     workers = {kind: Worker(kind, spec, options) for kind in ("plain", "ours")}
     found: dict[str, Any] = {"layer": options.layer, "same_results": workers["ours"].ask("check")}
     workers["ours"].close()
-    workers["ours"] = Worker("ours", spec, options)  # the check used more memory than the work does
+    workers["ours"] = Worker("ours", spec, options)  # the check needs more memory than the work
     for batch in options.batches:
         found[f"batch_{batch}"] = {stage: _interleaved(workers, stage, batch, options.repeats) for stage in STAGES}
     found["peak_memory_gb"] = {kind: round(w.ask("peak_memory")["peak_gb"], 2) for kind, w in workers.items()}
@@ -237,9 +241,9 @@ def measure_cpu(spec: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _interleaved(workers: dict[str, Worker], stage: str, batch: int, repeats: int) -> dict[str, Any]:
-    """Medians in milliseconds an image, and plain's over ours."""
+    """Median milliseconds per image of both, and the ratio of plain to ours."""
     times: dict[str, list[float]] = {kind: [] for kind in workers}
-    first = {kind: worker.ask(stage, batch=batch)["seconds"] for kind, worker in workers.items()}  # warms up, too
+    first = {kind: worker.ask(stage, batch=batch)["seconds"] for kind, worker in workers.items()}  # also warms up
     again = {kind: worker.ask(stage, batch=batch)["seconds"] for kind, worker in workers.items()}
     seconds = max(1e-6, min(*first.values(), *again.values()))
     loops = max(1, min(1000, round(SECONDS / (seconds * batch))))
@@ -262,7 +266,7 @@ def _interleaved(workers: dict[str, Worker], stage: str, batch: int, repeats: in
 
 
 def measure_gpu(spec: str, options: argparse.Namespace) -> dict[str, Any] | str:
-    """Images a second of FeatureExtractor on images that are already on the GPU."""
+    """Images per second of FeatureExtractor on images that are already on the GPU."""
     if not torch.cuda.is_available():
         return "not measured: no GPU on this machine"
     pre, device = load(spec), torch.device("cuda")
@@ -308,7 +312,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--gpu-batch", type=int, default=256)
     parser.add_argument("--only", choices=["cpu", "gpu"], help="measure on this kind of device only")
-    parser.add_argument("--name", default="", help="of the record, beside others: throughput_NAME.json")
+    parser.add_argument("--name", default="", help="suffix of the record: throughput_NAME.json")
     parser.add_argument("--worker", choices=["plain", "ours"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.threads:
@@ -318,7 +322,7 @@ def main() -> None:
         return
     results: dict[str, Any] = {}
     for spec in options.models:
-        pre = load(spec)  # fails here, in one line, if it is not to be had
+        pre = load(spec)  # if it is not available, fails here in one line
         described = {"name": pre.config.name, "weights": "random" if spec.startswith("preset:") else pre.fingerprint}
         del pre
         print(spec, flush=True)

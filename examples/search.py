@@ -1,6 +1,6 @@
 """Search images by their bits
 
-`HammingIndex` takes any packed codes, also those of other models. A flat index is exact.
+`HammingIndex` accepts any packed codes, including those of other models. A flat index is exact.
 """
 
 import argparse
@@ -17,7 +17,7 @@ given = parser.parse_args()
 
 model = br.load("bigr-tiny-aligned")
 paths = [source.file for source in find_images([given.images])]
-codes = br.encode_codes(paths, model=model)  # uint8 (n, 192)
+codes = br.encode_codes(paths, model=model)  # uint8 (n, 512)
 br.HammingIndex.build(codes, ids=paths).save(given.out)
 
 index = br.HammingIndex.load(given.out)  # memory-mapped

@@ -1,6 +1,6 @@
 """Train a tokenizer and a generator on a folder of images
 
-These step counts are only a smoke test. Run the same script again after a crash: it resumes.
+The default number of steps is only a smoke test. If the script is interrupted, run it again to resume.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from bigr_repr.train import (
 parser = argparse.ArgumentParser(description="Train a model of the tiny architecture.")
 parser.add_argument("images", nargs="?", default="examples/images")
 parser.add_argument("--out", default="runs/example")
-parser.add_argument("--steps", type=int, default=20, help="of each of the two")
+parser.add_argument("--steps", type=int, default=20, help="training steps of each model")
 given = parser.parse_args()
 
 out = Path(given.out)
