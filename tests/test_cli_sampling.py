@@ -477,6 +477,17 @@ def test_pictures_of_another_class_or_origin_are_refused(bigr: Run, tmp_path: Pa
     assert picture.read_bytes() == kept
 
 
+def test_interpolate_refuses_what_is_no_png_before_it_draws(tmp_path: Path, model: Path) -> None:
+    drawn = list[Any]()
+    options: Any = {"frames": 2, "steps": 2, "diffusion_steps": 1, "callback": drawn.append}
+    with pytest.raises(ValueError, match=r"walk.jpg: the name must end in .png"):
+        interpolate_file(load(model), [0, 1], tmp_path / "walk.jpg", **options)
+    (tmp_path / "taken.gif").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"taken.gif is a folder"):
+        interpolate_file(load(model), [0, 1], tmp_path / "taken.png", **options)
+    assert not drawn
+
+
 def test_interpolate_draws_a_strip_and_a_walk(bigr: Run, tmp_path: Path) -> None:
     code, text, _ = bigr("interpolate", "--from", "tench", "--to", "goldfish", "--steps", "4", "--out", "walk.png")
     assert code == 0

@@ -249,6 +249,23 @@ def test_wrong_tensors_are_refused(pre: Pretrained, pixels: torch.Tensor) -> Non
         choose_device("gpu9")
 
 
+def test_a_model_by_name_is_put_on_the_best_device_and_a_given_one_stays(
+    pre: Pretrained, pixels: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[object]()
+
+    def choose(device: object) -> torch.device:
+        asked.append(device)
+        return torch.device("cpu")
+
+    monkeypatch.setattr("bigr_repr.features.extract.choose_device", choose)
+    save(pre, tmp_path / "model")
+    extract_features(pixels, model=tmp_path / "model", layer=2)
+    extract_features(pixels, model=pre, layer=2)
+    extract_features(pixels, model=pre, layer=2, device="cpu")
+    assert asked == [None, "cpu"]
+
+
 @pytest.mark.parametrize("part", ["tokenizer", "generator"])
 def test_what_is_not_finite_never_passes_for_a_feature(pixels: torch.Tensor, part: str) -> None:
     pre = tiny_model()

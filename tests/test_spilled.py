@@ -111,3 +111,11 @@ def test_a_file_system_that_cannot_reserve_is_not_a_full_one(monkeypatch: pytest
         array.values[:] = 5
         assert array.spilled
         assert array.values.sum() == 500
+
+
+def test_hashing_reports_how_many_inputs_are_done_and_gives_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dedup, "_REPORT", 2)
+    target, reported, released = np.empty(5, "S32"), list[int](), list[int]()
+    dedup._fill(target, [b"one", b"two", b"three", b"four", b"five"], lambda: released.append(1), reported.append)
+    assert target.tolist() == [b"one", b"two", b"three", b"four", b"five"]
+    assert (reported, len(released)) == ([2, 4], 2)
