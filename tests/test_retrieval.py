@@ -610,6 +610,14 @@ def test_no_queries_have_no_answers_of_the_usual_types(kind: str) -> None:
     assert found.rows.shape == found.distances.shape == (0, 3)
 
 
+def test_rows_that_faiss_makes_up_are_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = HammingIndex.build(random_codes(300, 8), kind="ivf")
+    approximate = index._searcher.approximate
+    monkeypatch.setattr(approximate, "_search", lambda *_: (np.zeros((1, 1), np.int32), np.array([[300]])))
+    with pytest.raises(ValueError, match="refers to rows that it does not contain; build it again"):
+        index.search(random_codes(1, 8), 1)
+
+
 # ---- a GPU, by a double of FAISS's
 
 
