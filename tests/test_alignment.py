@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,14 @@ RECIPE = GeneratorRecipe(
 
 
 @pytest.mark.slow
+def test_features_that_are_a_pickle_are_not_opened(codes: CodeSet, tmp_path: Path) -> None:
+    folder = tmp_path / "codes"
+    shutil.copytree(codes.folder, folder)
+    np.save(folder / "pooled.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"pooled\.npy.*make them with: bigr-repr train codes"):
+        AlignmentFeatures(CodeSet(folder))
+
+
 def test_an_aligned_run_learns_the_features_and_leaves_no_trace_of_the_heads(codes: CodeSet, tmp_path: Path) -> None:
     run = settings(tmp_path / "a", steps=120, learning_rate=3e-3, batch_size=8, save_every=120)
     whole = train_generator(codes, MODEL, run, RECIPE)

@@ -267,6 +267,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     ),
     "bad value": (_edit_config(lambda c: c["generator"].update(heads=7)), ValueError, "heads=7"),
     "bad number": (_edit_config(lambda c: c["generator"].update(rope_base="x")), ValueError, "rope_base='x'"),
+    "no groups": (
+        _edit_config(lambda c: c["tokenizer"].update(norm_groups=0)),
+        ValueError,
+        "norm_groups=0.*at least 1",
+    ),
+    "wide level": (
+        _edit_config(lambda c: c["tokenizer"].update(channel_multipliers=[1, 1025])),
+        ValueError,
+        "each at most 1024",
+    ),
     "bad level": (_edit_config(lambda c: c["tokenizer"].update(channel_multipliers=[1, 1.5])), ValueError, "1.5"),
     "newer format": (_edit_config(lambda c: c.update(format=2)), ValueError, "install a newer"),
     "other pixels": (_edit_config(lambda c: c.update(preprocessing={})), ValueError, "preprocessing"),

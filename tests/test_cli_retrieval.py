@@ -638,6 +638,24 @@ def test_codes_say_how_they_were_made_and_become_pictures(
         png_folder.decode_to_folder(file, tmp_path / "none", only=["nobody"], model=pre)
 
 
+def test_a_hit_says_how_many_bits_are_the_same() -> None:
+    from bigr_repr.retrieval.results.page import _hit
+    from bigr_repr.retrieval.results.views import HitView, SearchView
+
+    def said(distance: float, n_bits: int) -> tuple[list[str], str]:
+        hit = HitView(id="a", distance=distance, photo=None, decoded=None, differing=None)
+        view = SearchView(
+            name="q", photo=None, decoded=None, hits=[hit], n_bits=n_bits, bits_per_token=0, provenance="", rows=1
+        )
+        shown = _hit(hit, view)
+        return shown["numbers"], shown["alike"]
+
+    assert said(0, 32) == (["0 bits", "100.0 % same"], "100.0")
+    assert said(8, 32) == (["8 bits", "75.0 % same"], "50.0")
+    assert said(24, 32) == (["24 bits", "25.0 % same"], "0.0")
+    assert said(0.25, 0) == (["cosine distance", "0.250"], "75.0")
+
+
 def test_the_more_bits_differ_the_redder_is_a_token() -> None:
     import base64
     import io

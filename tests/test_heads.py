@@ -88,6 +88,8 @@ def test_rates_warm_up_and_fall() -> None:
     assert mae.factor(359, 50_000) < 0.01
     assert mae.factor(10, 1000) == pytest.approx(1000 / 256)  # the batch is the whole set
     assert 0.1 in mae.rates
+    mage = sgd_protocol("mage")
+    assert (mage.steps(81920), mage.factor(200, 81920)) == ((90 * 20, 10 * 20), pytest.approx(4096 / 256))
     assert all(len(protocol.rates) == 13 for protocol in PROTOCOLS.values())
     assert sgd_protocol("dinov2").steps(10**6) == (12500, 0)
 

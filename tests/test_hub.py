@@ -14,6 +14,7 @@ from hub_double import TOKEN, Hub, running_hub
 from tiny_model import tiny_model
 
 import bigr_repr as br
+from bigr_repr.checkpoints import card as card_module
 from bigr_repr.checkpoints.card import model_card
 from bigr_repr.checkpoints.hub import HubName, fetch_folder, parse_folder_name, published_files, push
 from bigr_repr.checkpoints.pretrained import Pretrained, describe
@@ -162,3 +163,16 @@ def test_the_card_says_what_the_record_says(folder: Path) -> None:
     bare = dataclasses.replace(config, training={}, quality={})
     assert model_card(bare, repository="a/b", fingerprint="0" * 64, parameters=1).count("Not recorded.") == 2
     json.dumps(card)
+
+
+def test_the_card_lists_all_of_few_classes(folder: Path) -> None:
+    config = br.load(folder).config
+    for count, more in ((card_module._CLASSES_SHOWN, False), (card_module._CLASSES_SHOWN + 1, True)):
+        names = tuple(f"class {i}" for i in range(count))
+        generator = dataclasses.replace(config.generator, classes=count)
+        text = model_card(
+            dataclasses.replace(config, generator=generator, class_names=names),
+            repository="a/b", fingerprint="0" * 64, parameters=1,
+        )  # fmt: skip
+        assert (f"{names[card_module._CLASSES_SHOWN - 1]}, …" in text) == more
+        assert "  " not in text.split("---\n", 2)[2].strip().split("\n")[0]

@@ -22,14 +22,16 @@ import pytest
 import tifffile
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 from tiny_model import picture, tiny_model
 
 from bigr_repr.embed import embed_images
 from bigr_repr.features.extract import extract_features
+from bigr_repr.images import jpeg2000
 from bigr_repr.images.color import to_srgb
 from bigr_repr.images.decode import as_rgb, decode_image
 from bigr_repr.images.formats import ImageError
+from bigr_repr.images.metadata import without_metadata
 from bigr_repr.retrieval import build_index
 from bigr_repr.retrieval.search import search_images
 from bigr_repr.serve.service import Service
@@ -560,3 +562,33 @@ def test_numbers_of_any_kind_are_pixels() -> None:
         found = extract_features(tensor, model=model, layer=2)
         assert np.array_equal(found, extract_features(tensor.float(), model=model, layer=2))
     assert extract_features(torch.rand(2, 3, 48, 48).bfloat16(), model=model, layer=2).shape == (2, 64)
+
+
+def test_boxes_of_jpeg2000_with_a_long_length_are_walked_over() -> None:
+    stream = b"\xff\x4f\xff\x51rest"
+    plain = pack(">I4s", 12, b"ftyp") + b"jp2 "
+    long = pack(">I4sQ", 1, b"free", 16 + 5) + b"12345"
+    for code in (pack(">I4sQ", 1, b"jp2c", 16 + len(stream)), pack(">I4s", 8 + len(stream), b"jp2c")):
+        data = plain + long + code + stream
+        start, stop = jpeg2000._code_stream(io.BytesIO(data), len(data))
+        assert data[start:stop] == stream
+    with pytest.raises(OSError, match="truncated"):
+        jpeg2000._code_stream(io.BytesIO(plain + long), len(plain + long) - 1)
+
+
+def test_good_metadata_is_kept_before_all_is_set_aside() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    file = io.BytesIO()
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "a text")
+    picture(1, 8, 8).save(file, "PNG", icc_profile=profile, pnginfo=text)
+    first, second = without_metadata(file.getvalue())
+    assert (b"iCCP" in first, b"tEXt" in first, b"iCCP" in second) == (True, False, False)
+    file = io.BytesIO()
+    picture(1, 8, 8).save(file, "JPEG", icc_profile=profile)
+    adobe = b"\xff\xee" + pack(">H", 14) + b"Adobe" + bytes(7)
+    note = b"\xff\xfe" + pack(">H", 6) + b"note"
+    data = file.getvalue()[:2] + adobe + note + file.getvalue()[2:]
+    first, second = without_metadata(data)
+    assert (adobe in first, note in first, b"ICC_PROFILE" in first) == (True, False, True)
+    assert (adobe in second, note in second, b"ICC_PROFILE" in second) == (True, False, False)

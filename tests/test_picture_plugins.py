@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny_model import picture
 
+from bigr_repr.images import plugins
 from bigr_repr.images.decode import as_rgb, decode_image
 from bigr_repr.images.formats import ImageError, open_image
 
@@ -119,3 +120,19 @@ def test_heic_of_10_bits_is_scaled() -> None:
 
 def test_heic_is_turned_once() -> None:
     assert same(heic(PICTURE, exif=UPSIDE_DOWN.tobytes()), PIXELS[::-1, ::-1], 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ([(1, 1), (4, 5), (6, 3), (0, 32), (0, 32)], (50, 40)),  # height 8 x (4 + 1), 5 : 4
+        ([(1, 1), (4, 5), (0, 3), (8, 5), (0, 64)], (72, 40)),
+        ([(0, 1), (1, 2), (4999, 13), (0, 3), (2, 2), (69999, 18), (0, 32)], (70000, 5000)),
+    ],
+)
+def test_the_size_is_read_from_the_header_of_jpeg_xl(fields: list[tuple[int, int]], size: tuple[int, int]) -> None:
+    bits, place = 0, 0
+    for value, width in fields:
+        bits |= value << place
+        place += width
+    assert plugins._size_of(b"\xff\x0a" + bits.to_bytes(-(-place // 8), "little") + bytes(8)) == size

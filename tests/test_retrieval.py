@@ -25,7 +25,8 @@ from bigr_repr.retrieval import (
     fit_binarizer,
     recall_with_ties,
 )
-from bigr_repr.retrieval.index import gpu
+from bigr_repr.retrieval.codes.stacked import StackedRows
+from bigr_repr.retrieval.index import gpu, reading_ids
 from bigr_repr.retrieval.index import scan as scanning
 from bigr_repr.retrieval.index.recall import check_recall
 from bigr_repr.retrieval.index.scan import Scanned, scan
@@ -608,6 +609,36 @@ def test_no_queries_have_no_answers_of_the_usual_types(kind: str) -> None:
     found = index._searcher.approximate.search_distinct(np.empty((0, 8), np.uint8), 3, 1)
     assert (found.rows.dtype, found.distances.dtype) == (np.int64, np.int32)
     assert found.rows.shape == found.distances.shape == (0, 3)
+
+
+def test_hash_tables_of_more_codes_than_are_sampled_find_every_code() -> None:
+    codes = random_codes(5000, 8)
+    index = HammingIndex.build(codes, kind="hash")
+    assert index.search(codes[::500], 1).ids[:, 0].tolist() == list(range(0, 5000, 500))
+
+
+def test_no_rows_of_several_arrays_are_no_rows() -> None:
+    rows = StackedRows([np.arange(3), np.arange(2)])
+    assert rows[2:2].tolist() == rows[5:9].tolist() == []
+    assert rows[1:4].tolist() == [1, 2, 0]
+    assert rows[3:5].tolist() == [0, 1]
+
+
+def test_names_of_an_index_are_text() -> None:
+    class Reader:
+        @staticmethod
+        def damaged(what: str) -> ValueError:
+            return ValueError(f"ids: damaged, {what}")
+
+    def names(text: bytes, *ends: int) -> list[str]:
+        bounds = np.array([0, *ends], np.int64)
+        return reading_ids._whole_names(Reader(), bounds, np.frombuffer(text, np.uint8)).to_pylist()  # type: ignore[arg-type]
+
+    assert names(b"abc", 1, 3) == ["a", "bc"]
+    with pytest.raises(ValueError, match="damaged, names that are not text"):
+        names(b"a\xff\xfe", 1, 3)
+    with pytest.raises(ValueError, match="damaged, names that overlap"):
+        names(b"abc", 2, 1, 3)
 
 
 def test_rows_that_faiss_makes_up_are_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:

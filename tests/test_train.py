@@ -219,7 +219,7 @@ def test_a_broken_run_leaves_no_labels_to_the_next(folder: Path, tmp_path: Path)
         ("codes.json", lambda old: old.replace(b'"views": 2', b'"views": 1'), r"uint8 \(24, 2, 12\).*\(24, 1, 12\)"),
         ("codes.npy", lambda old: old[:-50], "mmap"),
         ("codes.npy", lambda old: b"", "no data"),
-        ("labels.npy", lambda old: old.replace(b"(24,)", b"(23,)")[:-8], r"int64 \(23,\)"),
+        ("labels.npy", lambda old: old.replace(b"(24,)", b"(23,)")[:-8], r"labels.npy is int64 \(23,\)"),
         ("codes.npy", lambda old: old[:10] + b"(" * 40 + old[50:], "codes.npy: damaged"),
         ("codes.npy", lambda old: old[:-5] + bytes([old[-5] ^ 1]) + old[-4:], "codes.npy is damaged: its SHA-256"),
         ("labels.npy", lambda old: old[:-8] + bytes([old[-8] ^ 1]) + old[-7:], "labels.npy is damaged: its SHA-256"),

@@ -64,7 +64,7 @@ def _what(config: ModelConfig, parameters: int) -> str:
     return (
         f"A {_PAPER} generator over binary latent codes: image features, bit codes, search, drawing and editing with "
         f"one model. It reads and draws images of {size} x {size} pixels, as {generator.tokens} tokens of "
-        f"{generator.code_bits} bits, {config.code_size // 8:,} bytes per image. {generator.layers} blocks,  "
+        f"{generator.code_bits} bits, {config.code_size // 8:,} bytes per image. {generator.layers} blocks, "
         f"{generator.dim} wide; {parameters / 1e6:,.1f} million parameters.{classes}"
     )
 
