@@ -260,6 +260,10 @@ def test_embeddings_on_disk_are_measured_without_images(
         bench(None, data, settings, layers=[7])
     with pytest.raises(ValueError, match="two of a kind"):
         bench(None, transfer(str(tmp_path / "train"), str(photos)), settings)
+    embed_images([str(photos / "test")], tmp_path / "mirrored", model=model, layers=[1, 2], mirror=True, device="cpu",
+                 labels_from_folders=True)  # fmt: skip
+    with pytest.raises(ValueError, match=r"are not comparable: .*mirror"):
+        bench(None, transfer(str(tmp_path / "train"), str(tmp_path / "mirrored")), settings)
 
 
 # ---- data

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.retrieval.results import montage as module
 from bigr_repr.retrieval.results.montage import montage, save_montage
 from bigr_repr.retrieval.results.views import HitView, SearchView
@@ -127,3 +128,9 @@ def test_no_search_is_refused_and_a_file_is_the_picture(tmp_path: Path) -> None:
     save_montage([view(1)], tmp_path / "m.png")
     with Image.open(tmp_path / "m.png") as found:
         assert np.array_equal(np.asarray(found), np.asarray(montage([view(1)])))
+
+
+def test_a_sheet_has_a_narrow_edge_around_every_picture() -> None:
+    assert contact_sheet([color(0)] * 3, 2).size == (2 * 40 + 3 * 2, 2 * 30 + 3 * 2)
+    assert contact_sheet([color(0)], 1, gap=5).size == (50, 40)
+    assert contact_sheet([color(0)], 1).getpixel((1, 1)) == (255, 255, 255)

@@ -215,6 +215,8 @@ def test_poisson_without_opencv_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match=r"bigr-repr\[poisson\]"):
         paste(*some_pair(), np.ones((40, 40), np.bool_), "poisson")
+    with pytest.raises(ImportError, match=r"bigr-repr\[poisson\]"):
+        Pasting(blend="poisson")
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.models.bigr import masked_count
-from bigr_repr.sampling import SamplingSettings, edit, enrich, generate, inpaint, interpolate, outpaint
+from bigr_repr.sampling import SamplingSettings, edit, enrich, generate, inpaint, interpolate, outpaint, walk
 from bigr_repr.sampling.applications import block_rounds
 from bigr_repr.sampling.canvas import decode, encode, token_mask
 from bigr_repr.sampling.compiled import compile_for_sampling
 from bigr_repr.sampling.inputs import to_batch
+from bigr_repr.sampling.job import Job
 from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.settings import ORDERS
 
@@ -176,6 +177,13 @@ def test_interpolation_with_one_hot_weights_is_plain_generation(pre: Pretrained)
     got = interpolate(pre, [3, 1], weights=torch.eye(2), steps=4, seed=5)
     assert torch.equal(got[:1], generate(pre, [3], steps=4, seed=5))
     assert torch.equal(got[1:], generate(pre, [1], steps=4, seed=5))
+
+
+def test_frames_between_classes_are_drawn_in_one_order_for_all(pre: Pretrained) -> None:
+    ranked = Job(pre, SamplingSettings(), {"order": "entropy", "steps": 4})
+    assert (walk._in_step(ranked).settings.order, walk._in_step(ranked).settings.steps) == ("halton", 4)
+    fixed = Job(pre, SamplingSettings(), {"order": "raster"})
+    assert walk._in_step(fixed).settings.order == "raster"
 
 
 def test_interpolation_goes_evenly_by_way_of_all_labels(pre: Pretrained) -> None:
