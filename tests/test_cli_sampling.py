@@ -417,6 +417,14 @@ def test_a_series_keeps_off_pictures_that_are_not_its_own(bigr: Run, tmp_path: P
     assert not (tmp_path / "series/000002.png").exists()
 
 
+def test_a_series_of_labels_may_be_guided(tmp_path: Path, model: Path) -> None:
+    options: Any = {"steps": 2, "diffusion_steps": 1, "guidance": 3.0}
+    pre = load(model)
+    assert generate_files(pre, tmp_path / "labeled", [1], count=1, **options).drawn == 1
+    with pytest.raises(ValueError, match="no class to guide toward"):
+        generate_files(pre, tmp_path / "free", count=1, **options)
+
+
 def test_callers_are_told_of_every_iteration_and_a_series_begins_at_0(tmp_path: Path, model: Path) -> None:
     pre, seen = load(model), list[tuple[int, ...]]()
     options: Any = {"steps": 2, "diffusion_steps": 1, "callback": lambda at: seen.append(at.images)}

@@ -106,6 +106,13 @@ ALTERED: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         lambda s: [s.pop(name) for name in list(s) if name.startswith("ae.encoder.blocks.3.")],
         r"holds no encoder\.blocks\.3",
     ),
+    "a level of no whole width": (
+        "tokenizer",
+        lambda s: s.update(
+            {n: torch.zeros(40, *w.shape[1:]) for n, w in s.items() if n.startswith("ae.encoder.blocks.4.")}
+        ),
+        r"widths \[32, 40\] are not multiples of the first width 32",
+    ),
     "blocks in another order": (
         "tokenizer",
         lambda s: s.update({"ae.encoder.blocks.1.q.weight": 0, "ae.encoder.blocks.99.weight": torch.zeros(1)}),

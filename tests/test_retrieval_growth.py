@@ -102,6 +102,13 @@ def same_answers(index: HammingIndex, *, exact: bool = True) -> None:
     assert clusters[0] == clusters[1]
 
 
+def test_building_reports_the_rows_read_so_far(data: Path, tmp_path: Path) -> None:
+    reported = list[tuple[int, int]]()
+    build_index(data, tmp_path / "index", binarizer="bits", on_progress=lambda *counts: reported.append(counts))
+    assert reported == sorted(set(reported))
+    assert reported[-1] == (2000, 2000)
+
+
 @pytest.mark.parametrize("kind", ["flat", "ivf", pytest.param("hnsw", marks=pytest.mark.slow), "hash"])
 def test_an_index_that_grew_answers_as_one_built_of_its_rows(kind: str, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "index"
