@@ -22,7 +22,8 @@ from tiny_model import tiny_model, write_pictures
 
 import bigr_repr as br
 from bigr_repr.checkpoints.adapters import CLASS_TABLE, with_classes
-from bigr_repr.checkpoints.pretrained import Pretrained, describe, tokenizer_fingerprint, with_adapter
+from bigr_repr.checkpoints.description import describe
+from bigr_repr.checkpoints.pretrained import Pretrained, tokenizer_fingerprint, with_adapter
 from bigr_repr.datasets import open_images
 from bigr_repr.evaluate.reports.adapted import ClassShown, adaptation_page, figures_of, quality_of
 from bigr_repr.evaluate.runs.adapted import compare_models

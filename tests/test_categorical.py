@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from sampling_model import GENERATOR, K, N, tiny_model
 
-from bigr_repr.checkpoints.pretrained import Pretrained, count_parameters, load, save
+from bigr_repr.checkpoints.description import count_parameters
+from bigr_repr.checkpoints.pretrained import Pretrained, load, save
 from bigr_repr.config import GeneratorConfig, ModelConfig
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.models.bigr import BiGR

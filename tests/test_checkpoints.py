@@ -18,7 +18,8 @@ from torch import Tensor
 
 from bigr_repr.checkpoints import catalog
 from bigr_repr.checkpoints.catalog import available_models
-from bigr_repr.checkpoints.pretrained import Pretrained, describe, load, load_tokenizer, save, save_tokenizer
+from bigr_repr.checkpoints.description import describe
+from bigr_repr.checkpoints.pretrained import Pretrained, load, load_tokenizer, save, save_tokenizer
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder

@@ -16,8 +16,9 @@ from tiny_model import tiny_model
 import bigr_repr as br
 from bigr_repr.checkpoints import card as card_module
 from bigr_repr.checkpoints.card import model_card
+from bigr_repr.checkpoints.description import describe
 from bigr_repr.checkpoints.hub import HubName, fetch_folder, parse_folder_name, published_files, push
-from bigr_repr.checkpoints.pretrained import Pretrained, describe
+from bigr_repr.checkpoints.pretrained import Pretrained
 
 # How the hub's client uploads; nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

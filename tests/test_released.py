@@ -25,7 +25,8 @@ from torch import Tensor
 from bigr_repr.checkpoints import catalog, released
 from bigr_repr.checkpoints.architecture import infer_generator, infer_tokenizer
 from bigr_repr.checkpoints.classes import class_names
-from bigr_repr.checkpoints.pretrained import count_parameters, load, load_official, save
+from bigr_repr.checkpoints.description import count_parameters
+from bigr_repr.checkpoints.pretrained import load, load_official, save
 from bigr_repr.checkpoints.released import generator_file_name
 from bigr_repr.checkpoints.weights import without_weights
 from bigr_repr.config import GeneratorConfig, TokenizerConfig, preset

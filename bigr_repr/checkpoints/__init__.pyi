@@ -3,11 +3,11 @@ from .catalog import available_models as available_models
 from .classes import class_list as class_list
 from .classes import class_names as class_names
 from .classes import class_number as class_number
-from .pretrained import Description as Description
-from .pretrained import Parameters as Parameters
+from .description import Description as Description
+from .description import Parameters as Parameters
+from .description import count_parameters as count_parameters
+from .description import describe as describe
 from .pretrained import Pretrained as Pretrained
-from .pretrained import count_parameters as count_parameters
-from .pretrained import describe as describe
 from .pretrained import load as load
 from .pretrained import load_official as load_official
 from .pretrained import load_tokenizer as load_tokenizer

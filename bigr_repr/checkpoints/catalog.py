@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from bigr_repr._typing import PathLike
 from bigr_repr.config import ModelConfig, TokenizerConfig, from_fields, preset, preset_names
 from bigr_repr.system.sums import sealed, unsealed, without_seal
 
@@ -171,3 +172,27 @@ def _check_format(record: dict[str, Any]) -> None:
     preprocessing = record.pop("preprocessing", _PREPROCESSING)
     if preprocessing != _PREPROCESSING:
         raise ValueError(f"preprocessing={preprocessing!r} is unknown; this version does {_PREPROCESSING}")
+
+
+def find_folder(name: PathLike) -> Path:
+    """The folder of a bundled model, or the folder of this path.
+
+    Raises ValueError for a file, FileNotFoundError, with what there is, for anything else.
+    """
+    bundled = bundled_folders()
+    if str(name) in bundled:
+        return bundled[str(name)]
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ValueError(
+            f"model={str(name)!r} is a file; a model is a folder. For the authors' .th and .pt files: "
+            "bigr-repr models import, or bigr_repr.load_official"
+        )
+    variant = str(name).removeprefix("bigr-")
+    if variant in RELEASED:
+        known = f"did you mean hf:{RELEASE_REPOSITORY}/{variant}?"
+    else:
+        known = f"bundled are {', '.join(bundled) or 'none'}; all: bigr-repr models list"
+    raise FileNotFoundError(f"model={str(name)!r} is neither a bundled model nor a folder; {known}")

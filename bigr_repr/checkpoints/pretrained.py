@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,18 +17,15 @@ from bigr_repr.checkpoints.catalog import CONFIG_FILE, GENERATOR_FILE, TOKENIZER
 from bigr_repr.checkpoints.storage import read_safetensors, state_in, write_folder
 from bigr_repr.checkpoints.text_encoders import TextEncoder, load_text_encoder
 from bigr_repr.checkpoints.weights import assign, fingerprint, without_weights
-from bigr_repr.config import ModelConfig, preset, preset_names
+from bigr_repr.config import ModelConfig
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.system.sums import check_sums
 
 __all__ = [
-    "Description",
     "ModelEntry",
     "Pretrained",
     "available_models",
-    "count_parameters",
-    "describe",
     "load",
     "load_official",
     "load_tokenizer",
@@ -102,24 +98,6 @@ class Pretrained:
         return load(text if revision is None else f"{text}@{revision}", local_files_only=local_files_only)
 
 
-class Parameters(NamedTuple):
-    """Numbers of weights in the three parts of a model."""
-
-    tokenizer: int
-    transformer: int
-    transcoder: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """The result of `describe`. `fingerprint` is None if no weights are available; `location` says where they are."""
-
-    config: ModelConfig
-    parameters: Parameters
-    fingerprint: str | None
-    location: str
-
-
 def load(
     name: PathLike,
     *,
@@ -145,7 +123,7 @@ def load(
         tokenizer, generator = released.fetch(str(name), local_files_only=local_files_only)
         return load_official(tokenizer=tokenizer, generator=generator, device=device, dtype=dtype)
     else:
-        folder = _find_folder(name)
+        folder = catalog.find_folder(name)
     config, checksum = catalog.read_config(folder)
     tokenizer_module, generator_module = _modules(config)
     for module, file in ((tokenizer_module, TOKENIZER_FILE), (generator_module, GENERATOR_FILE)):
@@ -256,9 +234,9 @@ def load_tokenizer(name: PathLike, *, device: torch.device | str = "cpu") -> Bin
     Raises as `load` does.
     """
     hub_or_adapter = str(name).startswith("hf:") or adapters.split_name(str(name)) is not None
-    if hub_or_adapter or (_find_folder(name) / GENERATOR_FILE).exists():
+    if hub_or_adapter or (catalog.find_folder(name) / GENERATOR_FILE).exists():
         return load(name, device=device).tokenizer
-    folder = _find_folder(name)
+    folder = catalog.find_folder(name)
     config, checksum = catalog.read_tokenizer_config(folder)
     with without_weights():
         tokenizer = BinaryAutoencoder(config)
@@ -274,42 +252,6 @@ def tokenizer_fingerprint(tokenizer: BinaryAutoencoder) -> str:
     It identifies the tokenizer of codes and generators, wherever its folder is.
     """
     return fingerprint(_joined(tokenizer.state_dict(), {}))
-
-
-def count_parameters(config: ModelConfig) -> Parameters:
-    """Numbers of weights of an architecture, without creating them."""
-    tokenizer, generator = _modules(config)
-    modules = (tokenizer, generator.transformer, generator.head)
-    return Parameters(*(sum(weight.numel() for weight in module.parameters()) for module in modules))
-
-
-def describe(name: PathLike) -> Description:
-    """Describe a model that `load` takes, or a preset. Downloads nothing.
-
-    Raises as `load` does.
-    """
-    text = str(name)
-    if (found := hub.parse_folder_name(text)) is not None:
-        location = str(hub.fetch_folder(found, local_files_only=True))
-        name = location
-    elif text.startswith("hf:") and adapters.split_name(text) is None:
-        _, variant = released.parse_hub_name(text)
-        if not released.in_cache(text):
-            config = catalog.released_config(variant)
-            location = "not downloaded; load fetches it"
-            return Description(config=config, parameters=count_parameters(config), fingerprint=None, location=location)
-        location = "the hub's cache"
-    elif text in preset_names() and not Path(text).is_dir():
-        config = preset(text)
-        location = "none: a preset to train"
-        return Description(config=config, parameters=count_parameters(config), fingerprint=None, location=location)
-    elif (parts := adapters.split_name(text)) is not None:
-        location = f"{describe(parts[0]).location}, adapter {parts[1]}"
-    else:
-        location = str(_find_folder(name))
-    pre = load(name)
-    counts = count_parameters(pre.config)
-    return Description(config=pre.config, parameters=counts, fingerprint=pre.fingerprint, location=location)
 
 
 # ---- helpers
@@ -332,23 +274,3 @@ def _check_sum(folder: Path, recorded: str | None, found: str) -> None:
             f"{folder}: the weights are damaged or were replaced: their SHA-256 is {found[:12]}…, {CONFIG_FILE} says "
             f"{recorded[:12]}…; download the folder again, or rewrite it with bigr_repr.save"
         )
-
-
-def _find_folder(name: PathLike) -> Path:
-    bundled = catalog.bundled_folders()
-    if str(name) in bundled:
-        return bundled[str(name)]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise ValueError(
-            f"model={str(name)!r} is a file; a model is a folder. For the authors' .th and .pt files: "
-            "bigr-repr models import, or bigr_repr.load_official"
-        )
-    variant = str(name).removeprefix("bigr-")
-    if variant in catalog.RELEASED:
-        known = f"did you mean hf:{catalog.RELEASE_REPOSITORY}/{variant}?"
-    else:
-        known = f"bundled are {', '.join(bundled) or 'none'}; all: bigr-repr models list"
-    raise FileNotFoundError(f"model={str(name)!r} is neither a bundled model nor a folder; {known}")

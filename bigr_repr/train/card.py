@@ -7,8 +7,9 @@ from pathlib import Path
 
 from bigr_repr.checkpoints.card import model_card
 from bigr_repr.checkpoints.classes import has_classes
+from bigr_repr.checkpoints.description import count_parameters
 from bigr_repr.checkpoints.hub import CARD_FILE, published_files
-from bigr_repr.checkpoints.pretrained import Pretrained, count_parameters, load
+from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.train.shown import class_pictures
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from bigr_repr.checkpoints.catalog import ModelEntry
-    from bigr_repr.checkpoints.pretrained import Description
+    from bigr_repr.checkpoints.description import Description
 
 _TITLES = {"bundled": "bundled", "released": "released, downloaded on use", "preset": "presets, no weights"}
 

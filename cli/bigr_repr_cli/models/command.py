@@ -44,7 +44,7 @@ def info(
 ) -> None:
     """Show one model: architecture, sizes, layers, training data and its terms, quality. Downloads nothing."""
     from bigr_repr.checkpoints.classes import class_names
-    from bigr_repr.checkpoints.pretrained import describe
+    from bigr_repr.checkpoints.description import describe
     from bigr_repr_cli.tables import print_description
 
     description = describe(name)
