@@ -26,10 +26,9 @@ as a generator: those of code-width and tokens, and with `mini` the one of 32 bi
 `tiny` these use the bundled tokenizer. The small budget trains on 640 images for 3 epochs, with probes on 400 and 40
 generated images: it shows only that everything runs.
 
-Repeat the command to resume an interrupted run; finished models and measurements are reused.
-
 Writes benchmarks/results/ablation-NAME.json for the full budget (ablation-mini-NAME.json with `mini`), and
-OUT/ablation-NAME.json for any other.
+OUT/ablation-NAME.json for any other, after every variant. Repeat the command to resume an interrupted run; models that
+are in OUT and variants that are in the record are not trained again.
 
 Expected, from the paper's larger models and full training: flip beats x0 and bce (probe 64.3, 62.0, 63.3; FID 3.17,
 4.39, 5.84); the probe reaches 68.3 without classes against 67.5 with them; masked beats autoregressive (probe 64.3
@@ -236,6 +235,16 @@ def measure(variant: Variant, model: Path, data: BenchData, budget: Budget, opti
     return {"variant": variant.name, **found}
 
 
+def recorded(file: Path, facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The lines of an earlier record with the same facts, by variant."""
+    if not file.exists():
+        return {}
+    record = json.loads(file.read_text())
+    if any(record.get(name) != value for name, value in facts.items()):
+        return {}
+    return {line["variant"]: line for line in record["lines"]}
+
+
 def _top1(found: Any) -> float:
     """Top-1 accuracy of a probe or of 20-NN."""
     return round(found.top1 if isinstance(found.top1, float) else found.top1[20], 2)
@@ -274,11 +283,15 @@ def main() -> None:
     data = open_data("cifar10", root=options.root, limit=budget.limit, test_limit=budget.limit // 2)
     table = [f"| ablation | model | block | probe | attentive | 20-NN | Fréchet distance, {judge()} |"]
     table.append("|---|---|---:|---:|---:|---:|---:|")
+    folder = record.RESULTS if budget == Budget() else options.out
+    facts = {"judge": judge(), "preset": options.preset, "budget": dataclasses.asdict(budget)}
     for name in ABLATIONS if "all" in options.ablations else options.ablations:
-        lines = [measure(each, train(each, budget, options), data, budget, options) for each in ABLATIONS[name]]
-        results = {"judge": judge(), "preset": options.preset, "budget": dataclasses.asdict(budget), "lines": lines}
-        record.write(f"ablation-{prefix}{name}", results, folder=record.RESULTS if budget == Budget() else options.out)
-        for line in lines:
+        lines = recorded(folder / f"ablation-{prefix}{name}.json", facts)
+        for each in ABLATIONS[name]:
+            if each.name not in lines:
+                lines[each.name] = measure(each, train(each, budget, options), data, budget, options)
+                record.write(f"ablation-{prefix}{name}", facts | {"lines": list(lines.values())}, folder=folder)
+        for line in lines.values():
             shares = [f"{line[key]:.1f}" for key in ("top1", "attentive", "knn20")]
             cells = [name, line["variant"], str(line["layer"]), *shares, f"{line['frechet']:.2f}"]
             table.append(f"| {' | '.join(cells)} |")
