@@ -122,6 +122,8 @@ def main() -> None:
         shared = prepared(work)
         listed = kinds(shared)
         chosen = options.kinds or list(listed)
+        if unknown := set(chosen) - listed.keys():
+            parser.error(f"--kinds {', '.join(sorted(unknown))}: unknown; choose from {', '.join(listed)}")
         each = -(-options.count // len(chosen))
         for number, title in enumerate(chosen):
             whole, started = work / f"whole-{number}", time.perf_counter()
