@@ -78,9 +78,10 @@ def environment(tree: Path) -> dict[str, str]:
 class Coverage:
     """The tests that ran each line of a file, and the seconds of all tests. Tracks lines that have moved since."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, share: float = SHARE) -> None:
         import coverage
 
+        self._share = share
         self.seconds: dict[str, float] = {}
         self._covered: list[tuple[Path, coverage.CoverageData, set[str]]] = []
         for place in sorted(work.glob("covered-*")):
@@ -129,7 +130,7 @@ class Coverage:
             """The fraction of the lines a test runs that are in this file."""
             return max(1, here[test]) / max(1, self._ran[test])
 
-        tests, spent, most = list[str](), 0.0, SHARE * sum(self.seconds.values())
+        tests, spent, most = list[str](), 0.0, self._share * sum(self.seconds.values())
         for test in sorted(chosen, key=lambda test: (-focus(test), test)):
             if not tests or spent + self.seconds[test] <= most:
                 tests.append(test)

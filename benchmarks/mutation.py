@@ -42,7 +42,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, TextIO
 
-from covered import Coverage, Recorder, copy_tree, cover, environment
+from covered import SHARE, Coverage, Recorder, copy_tree, cover, environment
 from faults import ROOT, Fault, all_faults, faulty, key
 
 RESULT = Path(__file__).parent / "results" / "mutation.json"
@@ -197,14 +197,16 @@ class Trial:
         os._exit(0)
 
 
-def run(work: Path, chosen: list[Fault], also: list[str], jobs: int) -> dict[Fault, tuple[str | None, int]]:
+def run(
+    work: Path, chosen: list[Fault], also: list[str], jobs: int, share: float
+) -> dict[Fault, tuple[str | None, int]]:
     """Try faults in `jobs` processes: how each was found, and how many tests were tried. Ctrl-C keeps what is done."""
     places = [work / f"part-{number}" for number in range(jobs)]
     for number, place in enumerate(places):
         place.mkdir(exist_ok=True)
         (place / "faults.json").write_text(json.dumps(chosen[number::jobs]))
         (place / "tried.jsonl").write_text("")
-    command = [sys.executable, "-u", __file__, "part", "--also", *also, "--work"]
+    command = [sys.executable, "-u", __file__, "part", "--share", str(share), "--also", *also, "--work"]
     running = [subprocess.Popen([*command, str(place)]) for place in places]
     with contextlib.suppress(KeyboardInterrupt):
         codes = [each.wait() for each in running]
@@ -214,11 +216,11 @@ def run(work: Path, chosen: list[Fault], also: list[str], jobs: int) -> dict[Fau
     return {Fault(*fault): (how, tests) for fault, how, tests in lines}
 
 
-def _part(work: Path, also: list[str]) -> None:
+def _part(work: Path, also: list[str], share: float) -> None:
     """The work of one process. work: its own folder."""
     import pytest
 
-    covered, tree = Coverage(work.parent), copy_tree(work / "tree")
+    covered, tree = Coverage(work.parent, share), copy_tree(work / "tree")
     chosen = [Fault(*each) for each in json.loads((work / "faults.json").read_text())]
     os.chdir(tree)
     os.environ.update(environment(tree))
@@ -251,6 +253,11 @@ def _row(entries: list[dict[str, Any]]) -> dict[str, Any]:
     row = {"faults": len(entries), "found": found, "equivalent": same, "mended": mended - found}
     row |= {name: round(value / len(entries), 3) for name, value in shares.items()}
     return row | {f"{name}_without_equivalent": round(n / max(1, len(entries) - same), 3) for name, n in shares.items()}
+
+
+def _alive(entry: dict[str, Any]) -> bool:
+    """Whether no test has found a fault that changes anything."""
+    return not (entry["found"] or entry.get("again") or _equivalent(entry))
 
 
 def _equivalent(entry: dict[str, Any]) -> bool:
@@ -296,6 +303,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, each with a copy of the tree")
     parser.add_argument("--also", nargs="*", default=[], help="test files to try first, whatever lines they cover")
+    parser.add_argument("--share", type=float, default=SHARE, help="fraction of the tests' time to spend per fault")
     options, others = parser.parse_known_args()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
@@ -306,17 +314,17 @@ def main() -> None:
 
         sys.exit(pytest.main(["-p", "no:cacheprovider", *others], [Recorder(work / "seconds.json")]))
     if options.task == "part":
-        return _part(work, options.also)
+        return _part(work, options.also, options.share)
     every = all_faults()
     if options.task == "run":
         result = _begun(options)
         chosen = random.Random(options.seed).sample(every, options.count)
     else:
         result = {name: old for name, old in json.loads(RESULT.read_text()).items() if name in _KEPT}
-        left = {name for name, entry in result["faults"].items() if not (entry["found"] or entry.get("again"))}
+        left = {name for name, entry in result["faults"].items() if _alive(entry)}
         chosen = [fault for fault in every if key(fault) in left]
     same = options.task == "run" or result["run"]["commit"] == _commit()
-    _note(result["faults"], run(work, chosen, options.also, options.jobs), same=same)
+    _note(result["faults"], run(work, chosen, options.also, options.jobs, options.share), same=same)
     result["run"]["tried"] = len(result["faults"])
     for name, entry in result["faults"].items():
         if not (entry["found"] or entry.get("again")):
