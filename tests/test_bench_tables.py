@@ -13,6 +13,8 @@ import pytest
 from bigr_repr_cli.bench import app
 from typer.testing import CliRunner
 
+from bigr_repr.evaluate.runs.bench import _rounded
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> list[str]:
@@ -55,6 +57,11 @@ def test_every_form_says_the_same(data: list[str], command: list[str], column: s
     shown = cells[head.index(column)]
     assert abs(float(shown) - row) <= 0.5 * 10 ** -len(shown.partition(".")[2])
     assert shown in said(*command, *data)
+
+
+def test_figures_in_records_are_rounded_wherever_they_lie() -> None:
+    found = _rounded({"a": [1 / 3, (2 / 3,)], "b": 7, "c": None}, 3)
+    assert found == {"a": [0.333, [0.667]], "b": 7, "c": None}
 
 
 def test_an_interval_is_two_columns_for_spreadsheets(data: list[str]) -> None:

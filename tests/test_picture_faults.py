@@ -191,6 +191,15 @@ def test_a_tiff_is_turned_whatever_its_layout(turn: int, layout: dict[str, Any])
 # ---- forms of formats that are rare
 
 
+def test_gray_of_16_bits_is_read_whole_when_it_is_large() -> None:
+    deep = np.linspace(0, 65535, 1100 * 1000).reshape(1100, 1000).astype(np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(deep).save(file, "PNG")
+    found = decoded(file.getvalue())
+    assert found.shape == (1100, 1000, 3)
+    assert np.abs(found[..., 0] - deep / 257).max() <= 1
+
+
 def test_a_bitmap_without_its_file_header_is_read() -> None:
     data = saved(picture(3), "BMP")
     assert same(data, np.asarray(picture(3)))

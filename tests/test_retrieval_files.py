@@ -66,6 +66,12 @@ def test_what_is_saved_is_loaded(kind: str, memory_map: bool, tmp_path: Path) ->
     assert len([file for file in (tmp_path / "index").iterdir() if file.suffix == ".bin"]) == 4  # no old files
 
 
+def test_an_index_may_have_a_single_bit(tmp_path: Path) -> None:
+    HammingIndex.build(np.array([[128], [0]], np.uint8), n_bits=1).save(tmp_path / "index")
+    found = HammingIndex.load(tmp_path / "index").search(np.array([[128]], np.uint8), 2)
+    assert (found.ids.tolist(), found.distances.tolist()) == ([[0, 1]], [[0, 1]])
+
+
 def test_numbers_as_ids_and_an_empty_index(tmp_path: Path) -> None:
     for rows in (0, 4):
         index = HammingIndex.build(codes_of(rows), ids=np.arange(rows) + 7)
