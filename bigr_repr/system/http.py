@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from http.client import HTTPException, HTTPResponse
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:  # loaded with the first URL: they would slow down every command's start
+    from http.client import HTTPResponse
+    from urllib.request import Request
 
 _SECONDS: Final = 10.0  # without a byte
 _ATTEMPTS: Final = 3
@@ -101,20 +102,27 @@ class HttpFile(io.RawIOBase):
 
     @contextmanager
     def _answer(self, piece: str | None = None) -> Iterator[HTTPResponse]:
+        from http.client import HTTPException
+        from urllib.request import Request
+
         ranges = {"Range": piece} if piece else {}
-        answer = self._asked(urllib.request.Request(self._url, headers={"User-Agent": "bigr-repr"} | ranges))
+        answer = self._asked(Request(self._url, headers={"User-Agent": "bigr-repr"} | ranges))
         try:
             with answer:
                 yield answer
         except HTTPException as error:  # it hung up
             raise ConnectionError(f"{self._name}: the server ended the answer early ({error})") from error
 
-    def _asked(self, request: urllib.request.Request) -> HTTPResponse:
+    def _asked(self, request: Request) -> HTTPResponse:
+        from http.client import HTTPException
+        from urllib.error import HTTPError
+        from urllib.request import urlopen
+
         for attempt in range(_ATTEMPTS):
             try:
-                answer: HTTPResponse = urllib.request.urlopen(request, timeout=_SECONDS)
+                answer: HTTPResponse = urlopen(request, timeout=_SECONDS)
                 return answer
-            except urllib.error.HTTPError as error:
+            except HTTPError as error:
                 error.close()
                 if error.code in (404, 410):
                     raise FileNotFoundError(f"{self._name}: no such file") from error

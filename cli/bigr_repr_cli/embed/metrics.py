@@ -6,11 +6,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import typer
+
+if TYPE_CHECKING:  # loaded only to serve: it would slow down every command's start
+    from http.server import ThreadingHTTPServer
 
 
 class Counts(Protocol):
@@ -67,6 +69,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 def _server(address: str, text: Callable[[], str]) -> ThreadingHTTPServer:
     """A server that answers /metrics with text()."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     class MetricsAnswer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
