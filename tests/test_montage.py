@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from bigr_repr.images.sheets import contact_sheet
+from bigr_repr.retrieval import HammingIndex, Region
 from bigr_repr.retrieval.results import montage as module
 from bigr_repr.retrieval.results.montage import montage, save_montage
-from bigr_repr.retrieval.results.views import HitView, SearchView
+from bigr_repr.retrieval.results.views import HitView, Searched, SearchView, look_at
 
 SIDE, GAP, ACCENT, PAPER = 160, 12, (180, 83, 42), (246, 246, 246)
 
@@ -134,3 +135,20 @@ def test_a_sheet_has_a_narrow_edge_around_every_picture() -> None:
     assert contact_sheet([color(0)] * 3, 2).size == (2 * 40 + 3 * 2, 2 * 30 + 3 * 2)
     assert contact_sheet([color(0)], 1, gap=5).size == (50, 40)
     assert contact_sheet([color(0)], 1).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_a_view_of_a_part_counts_and_places_what_was_compared() -> None:
+    codes = np.random.default_rng(0).integers(0, 256, (9, 16), np.uint8)
+    index = HammingIndex.build(codes, bits_per_token=8)  # 4 x 4 tokens
+
+    def seen(region: Region | None, *, rescored: bool = False) -> SearchView:
+        found = index.find(codes[:1], 3) if region is None else index.find_region(codes[:1], region, 3)
+        asked = Searched(
+            names=["q"], titles=["q"], found=found, tokens=None, photos=[None], region=region, rescored=rescored
+        )
+        return look_at(index, asked, lambda id, row: None)[0]
+
+    part = seen(Region(x=1, y=2, w=2, h=1))
+    assert (part.n_bits, part.region, part.bits_per_token) == (2 * 8, (0.25, 0.5, 0.5, 0.25), 8)
+    assert (seen(None).n_bits, seen(None).region) == (128, None)
+    assert (seen(None, rescored=True).n_bits, next(hit.id for hit in part.hits)) == (0, "0")
