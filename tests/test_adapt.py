@@ -206,6 +206,8 @@ def test_a_tokenizer_is_trained_for_so_many_steps_or_so_long_and_kept_if_it_is_b
     assert (count, config, initial) == (7, start.config, start)
     assert (settings.steps, settings.batch_size, settings.seed, settings.cpu, settings.keep) == (200, 7, 9, True, 1)
     assert (settings.save_every, settings.log_every, settings.tracker) == (20, 2, "none")
+    assert (settings.ema, settings.learning_rate) == (adapt_tokenizer._EMA, adapt_tokenizer._RATE)
+    assert settings.ema < 0.999  # a few hundred steps are averaged, not the start
     assert Path(settings.out) == tmp_path / "run"
     assert (recipe.pixel_loss, recipe.perceptual, recipe.gan_start) == ("l2", None, None)
     # Ten of 200 steps are 5 %, but a second of ten is more; then five seconds; then the time is over.
@@ -352,11 +354,26 @@ def test_a_folder_that_holds_something_is_left_alone(pictures: Path, base: Path,
         _adapt(pictures, base, tmp_path / "o")
 
 
+def _recipes_of(monkeypatch: pytest.MonkeyPatch) -> list[GeneratorRecipe]:
+    """A list that gets the recipe of every adaptation."""
+    seen, real = list[GeneratorRecipe](), adapt_job.GeneratorTask
+
+    def noted(model: Any, recipe: GeneratorRecipe, *others: Any, **named: Any) -> Any:
+        seen.append(recipe)
+        return real(model, recipe, *others, **named)
+
+    monkeypatch.setattr(adapt_job, "GeneratorTask", noted)
+    return seen
+
+
 def test_pictures_without_labels_adapt_what_no_class_draws(
-    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    base: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    recipes = _recipes_of(monkeypatch)
     write_pictures(tmp_path / "p", 9)
+    _adapt(pictures, base, tmp_path / "labeled")
     made = _adapt(tmp_path / "p", base, tmp_path / "o")
+    assert [recipe.conditional for recipe in recipes] == [True, False]
     assert "the pictures have no classes" in caplog.text
     assert made.after.config.class_names == made.before.config.class_names
     assert compare_models((str(base), str(made.folder)), made.images, made.kept, made.held_out) is None
