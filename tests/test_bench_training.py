@@ -201,7 +201,7 @@ def test_fine_tuning_is_a_plain_loop(model: str, photos: str, settings: BenchSet
         order = np.random.default_rng((5, epoch)).permutation(32)
         for places in (order[:12], order[12:24], order[24:]):
             for group in optimizer.param_groups:  # the first of six steps is a tenth of them, and warms up
-                falling = 1 if step == 0 else (1 + np.cos(np.pi * (step - 1) / 6)) / 2
+                falling = 1 if step == 0 else (1 + np.cos(np.pi * (step - 1) / 5)) / 2
                 group["lr"] = 0.3 * 12 / 256 * falling * group["lr_scale"]
             logits = head(network.forward([images[place] for place in places]))
             optimizer.zero_grad()
