@@ -473,3 +473,28 @@ def test_kept_columns_go_as_a_store_takes_them() -> None:
     for name in ("row", "_distance", "odd name", "größe"):
         with pytest.raises(ValueError, match="shelf holds no column called"):
             native.pushed_columns(pa.table({name: [1]}), "shelf", nulls=True)
+
+
+@pytest.mark.parametrize(("where", "times"), [("own.db", 3), ("http://server:19530", 1)])
+def test_a_server_of_a_file_is_asked_until_it_listens(
+    where: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pymilvus
+
+    place, asked, client = str(tmp_path / where) if where.endswith(".db") else where, list[str](), object()
+
+    def connect(uri: str, **options: Any) -> object:
+        asked.append(uri)
+        if len(asked) < 3:
+            raise pymilvus.MilvusException(message=f"Fail connecting to server on {uri}, server unavailable")
+        return client
+
+    monkeypatch.setattr(pymilvus, "MilvusClient", connect)
+    monkeypatch.setattr(milvus, "_PAUSE", 0.0)
+    store = milvus.MilvusStore(place, "codes")
+    if times == 1:
+        with pytest.raises(ConnectionError, match="Fail connecting to server on http://server:19530"):
+            _ = store._client
+    else:
+        assert store._connected() is client
+    assert asked == [place] * times

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import secrets
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,7 @@ _MOST_HITS: Final = 16_384
 _MOST_BITS: Final = 262_144  # limit of a binary vector
 _LITE_BITS: Final = 32_768
 _SECONDS: Final = 20  # time to wait for a server
+_REFUSED, _PAUSE = "Fail connecting to server", 0.2  # pymilvus' words, and seconds until it is asked again
 
 
 class _MilvusTable:
@@ -67,18 +69,13 @@ class MilvusStore:
     @cached_property
     def _client(self) -> Any:
         """Connects when first needed, because milvus-lite creates a missing file."""
-        from pymilvus import MilvusClient
-
         logged = logging.root.manager.disable
         logging.disable(logging.CRITICAL)  # milvus-lite also logs the error
         try:
             with warnings.catch_warnings(), self._reaching():
                 warnings.simplefilter("ignore")
-                token, local = os.environ.get("MILVUS_TOKEN", ""), self._where if self._lite else None
-                client = within(
-                    lambda: MilvusClient(self._where, token=token, timeout=_SECONDS), self._seconds, self.place,
-                    local=local,
-                )  # fmt: skip
+                local = self._where if self._lite else None
+                client = within(self._connected, self._seconds, self.place, local=local)
                 return Timed(client, self._seconds, self.place, local)
         except RuntimeError as error:  # from milvus-lite, about the file's name
             raise ValueError(
@@ -86,6 +83,19 @@ class MilvusStore:
             ) from error
         finally:
             logging.disable(logged)
+
+    def _connected(self) -> Any:
+        """A client. The server that milvus-lite starts for a file may refuse calls until it listens."""
+        from pymilvus import MilvusClient, MilvusException
+
+        token, until = os.environ.get("MILVUS_TOKEN", ""), time.monotonic() + _SECONDS
+        while True:
+            try:
+                return MilvusClient(self._where, token=token, timeout=_SECONDS)
+            except MilvusException as error:
+                if not self._lite or _REFUSED not in str(error.message) or time.monotonic() >= until:
+                    raise
+                time.sleep(_PAUSE)
 
     def check(self, header: Header, k: int = 1) -> None:
         """Raise ValueError for what Milvus, or milvus-lite, cannot do."""
