@@ -319,3 +319,20 @@ def test_many_rows_in_half_precision_are_scaled_as_in_double() -> None:
     mean, deviation = scaling_of(features)  # the sums are far above what half precision holds
     np.testing.assert_allclose(mean, features.astype(np.float64).mean(axis=0))
     np.testing.assert_allclose(deviation, features.astype(np.float64).std(axis=0))
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("grid", [(), (1.0, 0.0), (-1.0,)])
+def test_a_probe_needs_penalties_above_zero(digits: Split, grid: tuple[float, ...]) -> None:
+    train, labels, test, test_labels = digits
+    with pytest.raises(ValueError, match="must hold at least one C, each above 0"):
+        linear_probe(train[:40], labels[:40], test[:9], test_labels[:9], grid=grid)
+
+
+def test_codes_of_another_length_are_not_compared() -> None:
+    codes, labels = np.zeros((4, 3), np.uint8), [0, 1, 0, 1]
+    for n_bits in (16, 25):
+        with pytest.raises(ValueError, match=f"n_bits={n_bits} takes . bytes per code; these codes have 3"):
+            knn(codes, labels, codes, labels, k=[1], metric="hamming", n_bits=n_bits)

@@ -481,3 +481,11 @@ def test_attention_is_the_same_with_gradients_and_without(causal: bool, padded: 
         assert found.shape == (2, 4, 5, 8)
         assert bool(found.isfinite().all())
         torch.testing.assert_close(found.transpose(1, 2)[rows], expected.transpose(1, 2)[rows], rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_model_begins_without_what_its_class_says_to_the_blocks() -> None:
+    sizes = {"layers": 5, "heads": 4, "dim": 64, "transcoder_blocks": 1, "transcoder_dim": 32, "classes": 6, "grid": 8}
+    transformer = BiGR(GeneratorConfig(**sizes, code_bits=16)).transformer  # type: ignore[arg-type]
+    assert not transformer.adaLN[1].weight.any()
+    gates = torch.stack([block.ada_gss[:, :, 2::3] for block in transformer.layers])  # type: ignore[index, union-attr]
+    assert torch.equal(gates, torch.full_like(gates, len(transformer.layers) ** -0.5))
