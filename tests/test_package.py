@@ -380,7 +380,7 @@ def test_imports_leave_heavy_libraries_alone(code: str, heavy: tuple[str, ...]) 
     ("command", "most"), [(["-c", "import bigr_repr"], 0.5), (["-m", "bigr_repr_cli", "--help"], 3.0)]
 )
 def test_answers_at_once(command: list[str], most: float) -> None:
-    """In less than so many times what the libraries of every command line take: 0.17 s on an idle machine of 2024."""
+    """In less than so many times what importing typer and rich takes: 0.15 s on two idle cores of an AMD EPYC."""
 
     def seconds(*arguments: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -390,7 +390,8 @@ def test_answers_at_once(command: list[str], most: float) -> None:
 
     # Processor time, in turns, and the best of several: other work slows both down alike.
     libraries = ["-c", "import typer.rich_utils, rich.markdown, rich.progress"]
-    assert min(seconds(*command) / seconds(*libraries) for _ in range(5)) < most
+    ours, theirs = zip(*((seconds(*command), seconds(*libraries)) for _ in range(5)), strict=True)
+    assert min(ours) < most * min(theirs)
 
 
 @pytest.mark.slow
