@@ -1,4 +1,4 @@
-"""What a model is, in numbers and words, for people. Knows nothing of files."""
+"""What a model is, in numbers and words, for people. Downloads and writes nothing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import NamedTuple
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import adapters, catalog, hub, released
-from bigr_repr.checkpoints.pretrained import load
-from bigr_repr.checkpoints.weights import without_weights
+from bigr_repr.checkpoints.pretrained import empty_modules, load
 from bigr_repr.config import ModelConfig, preset, preset_names
-from bigr_repr.models.bigr import BiGR
-from bigr_repr.models.tokenizer import BinaryAutoencoder
 
 __all__ = ["Description", "Parameters", "count_parameters", "describe"]
 
@@ -37,8 +34,7 @@ class Description:
 
 def count_parameters(config: ModelConfig) -> Parameters:
     """Numbers of weights of an architecture, without creating them."""
-    with without_weights():
-        tokenizer, generator = BinaryAutoencoder(config.tokenizer), BiGR(config.generator)
+    tokenizer, generator = empty_modules(config)
     modules = (tokenizer, generator.transformer, generator.head)
     return Parameters(*(sum(weight.numel() for weight in module.parameters()) for module in modules))
 

@@ -125,7 +125,7 @@ def load(
     else:
         folder = catalog.find_folder(name)
     config, checksum = catalog.read_config(folder)
-    tokenizer_module, generator_module = _modules(config)
+    tokenizer_module, generator_module = empty_modules(config)
     for module, file in ((tokenizer_module, TOKENIZER_FILE), (generator_module, GENERATOR_FILE)):
         assign(module, read_safetensors(folder / file), str(folder / file))
     pre = Pretrained(config, tokenizer_module.float().eval(), generator_module.float().eval())
@@ -147,7 +147,7 @@ def with_adapter(base: Pretrained, folder: PathLike) -> Pretrained:
     if (folder / adapters.LOW_RANK_FILE).exists():
         low_rank = read_safetensors(folder / adapters.LOW_RANK_FILE)
         settings = json.loads((folder / adapters.LOW_RANK_SETTINGS).read_bytes())
-    tokenizer, generator = _modules(header.config)
+    tokenizer, generator = empty_modules(header.config)
     own = folder / TOKENIZER_FILE
     encoding = read_safetensors(own) if own.exists() else state_in(base.tokenizer, torch.float32)
     assign(tokenizer, encoding, str(own if own.exists() else folder))
@@ -187,7 +187,7 @@ def load_official(
         released.verify_released(path)
     weights = released.read_released(*paths, heads=heads, name=name)
     config = weights.config
-    tokenizer_module, generator_module = _modules(config)
+    tokenizer_module, generator_module = empty_modules(config)
     assign(tokenizer_module, weights.tokenizer, str(paths[0]), released.tokenizer_file_name)
     assign(generator_module, weights.generator, str(paths[1]), released.generator_file_name)
     if image_size not in (None, config.image_size):
@@ -257,7 +257,8 @@ def tokenizer_fingerprint(tokenizer: BinaryAutoencoder) -> str:
 # ---- helpers
 
 
-def _modules(config: ModelConfig) -> tuple[BinaryAutoencoder, BiGR]:
+def empty_modules(config: ModelConfig) -> tuple[BinaryAutoencoder, BiGR]:
+    """Tokenizer and generator of an architecture, without memory for weights."""
     with without_weights():
         return BinaryAutoencoder(config.tokenizer), BiGR(config.generator)
 
