@@ -69,7 +69,7 @@ class Judge:
         return torch.cat(likeliest), torch.cat(features)
 
     def scores(self, images: Tensor, classes: Tensor, photos: Tensor | None = None) -> dict[str, float]:
-        """Top-1 and top-5 accuracy in percent; with photographs (n, 3, S, S), also how close the images are to them.
+        """Top-1 and top-5 accuracy in percent; with features of photographs (n, D), also how close the images are.
 
         images: (n, 3, S, S) in [0, 1]; classes: (n,).
         """
@@ -78,7 +78,7 @@ class Judge:
         found = {"top1": _percent(right[:, 0]), "top5": _percent(right.any(1)), "images": len(right)}
         if photos is None:
             return found
-        quality = generation_quality(self.look(photos)[1].numpy(), features.numpy(), extractor=NETWORK)
+        quality = generation_quality(photos.numpy(), features.numpy(), extractor=NETWORK)
         names = ("frechet_distance", "precision", "recall")
         return found | {name: round(getattr(quality, name), 3) for name in names}
 
@@ -115,16 +115,17 @@ def main() -> None:
     photos, classes = photographs(options.source, pre.config.image_size, options.count, options.classes)
     with torch.inference_mode():
         parts = [pre.tokenizer.decode(pre.tokenizer.encode(part)).clamp(0, 1) for part in photos.split(BATCH)]
+    real = judge.look(photos)[1]
     rows = {
         "photographs": judge.scores(photos, classes),
-        "tokenizer": judge.scores(torch.cat(parts), classes, photos),
+        "tokenizer": judge.scores(torch.cat(parts), classes, real),
     }
     drawn, settings = torch.arange(options.count) % options.classes, dict(options.set)
     for scale in options.guidance or [None]:
         own = settings | ({} if scale is None else {"guidance": scale})
         pictures = br.generate(pre, drawn.tolist(), batch_size=BATCH, seed=options.seed, **own)
         name = pre.config.name if scale is None else f"guidance {scale:g}"
-        rows[name] = judge.scores(pictures.clamp(0, 1).cpu(), drawn, photos)
+        rows[name] = judge.scores(pictures.clamp(0, 1).cpu(), drawn, real)
         print(name, rows[name], flush=True)
     facts = {"source": [Path(each).name for each in options.source], "network": NETWORK, "settings": settings}
     facts |= {"seed": options.seed}
