@@ -18,8 +18,8 @@ Writes benchmarks/results/mutation.json: the last run's seed, commit, scores by 
 in later `again` runs; and the scores of earlier runs. Survivors are judged by hand ("equivalent: ...", "not worth a
 test: ...", "worth a test: ..."); later runs keep these judgments.
 
-Expected: at least 85 % of 300 random faults found. `cover` takes twice as long as the tests; `run` takes about 2 s per
-fault on an idle core.
+Expected: 78 % of random faults found by the quick tests, 89 % once slow tests and tests for survivors are tried too.
+`cover` takes twice as long as the tests; `run` takes 2 to 3 s per fault on an idle core.
 """
 
 from __future__ import annotations
