@@ -164,9 +164,11 @@ def main() -> None:
     torch.save(classifier.network.state_dict(), options.out)
     result = {
         "network": options.network, "stages": options.stages, "views": len(sides) * len(kept),
-        "held_out_images": len(held), "held_out_accuracy": found, "hours": round(seconds / 3600, 2),
+        "held_out_images": len(held), "held_out_accuracy": accuracy(classifier, pixels[held], labels[held], sides[-1]),
+        "hours": round(seconds / 3600, 2),
     }  # fmt: skip
     record.write(options.out.stem, result, folder=options.out.parent)
+    partial.unlink()
 
 
 if __name__ == "__main__":

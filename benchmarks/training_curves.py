@@ -18,6 +18,7 @@ import numpy as np
 import record
 
 LOSSES = {"l1": "L1 of pixels", "l2": "squared error of pixels", "loss": "weighted BCE"}
+ALIGNMENT = ("align", "align_pooled")
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,18 @@ def draw(pane: Any, name: str, stages: list[Stage]) -> dict[str, Any]:
         pane.plot(steps, values, color="#b8c4d6", linewidth=1)
         pane.plot(steps, smooth(values), color="#1f4e8c", linewidth=1.8)
         before += stage.steps
+    last = stages[-1].lines
     pane.set(title=name, xlabel="step", ylabel=LOSSES[key])
     pane.spines[["top", "right"]].set_visible(False)
     return {
         "steps": [stage.steps for stage in stages],
         "images_seen": sum(stage.steps * stage.batch for stage in stages),
         "hours": round(sum(stage.hours for stage in stages), 2),
-        f"final_{key}": round(float(smooth([line[key] for line in stages[-1].lines])[-1]), 4),
+        **{
+            f"final_{term}": round(float(smooth([line[term] for line in last])[-1]), 5)
+            for term in (key, *ALIGNMENT)
+            if term in last[0]
+        },
     }
 
 
@@ -81,10 +87,12 @@ def main() -> None:
     parser.add_argument("--tokenizer", nargs="+", required=True, metavar="RUN", help="folders of its runs, in order")
     parser.add_argument("--generator", nargs="+", required=True, metavar="RUN")
     parser.add_argument("--model", default="bigr-tiny", help="the resulting model")
-    parser.add_argument("--note", default="", help="anything a reader should know about the run")
+    parser.add_argument("--initial", default="", help="the model that the runs started from")
+    parser.add_argument("--networks", default="", help="other networks that the training used")
+    parser.add_argument("--note", default="", help="anything else a reader should know about the runs")
     options = parser.parse_args()
     figure, panes = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
-    found: dict[str, Any] = {"note": options.note}
+    found: dict[str, Any] = {name: getattr(options, name) for name in ("initial", "networks", "note")}
     for pane, name in zip(panes, ("tokenizer", "generator"), strict=True):
         found[name] = draw(pane, name, [Stage.read(run) for run in getattr(options, name)])
     record.write("training", found, record.load(options.model))

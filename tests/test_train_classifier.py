@@ -44,7 +44,8 @@ def test_views_are_random_parts_of_their_images(script: ModuleType) -> None:
     images[:, :, :, :32] = 255
     views = script.views_of(images, 32, torch.Generator().manual_seed(0))
     assert views.shape == (64, 3, 32, 32)
-    assert 0 <= views.min() and views.max() <= 1
+    assert views.min() >= 0
+    assert views.max() <= 1
     left_is_white = views[:, :, :, 0].mean((1, 2)) > views[:, :, :, -1].mean((1, 2))
     assert 16 < int(left_is_white.sum()) < 48  # mirrored at random
     assert len({view.numpy().tobytes() for view in views}) == 64
@@ -55,14 +56,16 @@ def test_the_weights_serve_alignment_and_a_broken_run_resumes(
 ) -> None:
     whole = train(script, monkeypatch, pictures, tmp_path / "whole.pth")
     found = json.loads((tmp_path / "whole.json").read_text())
-    assert found["views"] == 28 and found["held_out_images"] == 2 and found["machine"]  # one of each class is held out
+    assert found["views"] == 28
+    assert found["held_out_images"] == 2
+    assert found["machine"]
     network = FrozenNetwork("timm:test_resnet:2", grid=8, weights=tmp_path / "whole.pth")
     assert network.side == 64
 
     measured = script.accuracy
 
     def stop(*given: object) -> float:
-        if given[-1] == 48:
+        if given[-1] == 48:  # in the second epoch
             raise KeyboardInterrupt
         return float(measured(*given))
 
@@ -72,7 +75,8 @@ def test_the_weights_serve_alignment_and_a_broken_run_resumes(
     assert not (tmp_path / "again.pth").exists()
     monkeypatch.setattr(script, "accuracy", measured)
     again = train(script, monkeypatch, pictures, tmp_path / "again.pth")
-    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 def test_bad_stages_are_named(script: ModuleType) -> None:

@@ -1,4 +1,5 @@
 from .bigr import BiGR as BiGR
+from .bits import bit_entropy as bit_entropy
 from .tokenizer import BinaryAutoencoder as BinaryAutoencoder
 from .tokenizer import Reconstruction as Reconstruction
 from .transcoder import BernoulliDiffusion as BernoulliDiffusion

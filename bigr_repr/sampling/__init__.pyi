@@ -4,6 +4,7 @@ from .applications import generate as generate
 from .applications import inpaint as inpaint
 from .applications import interpolate as interpolate
 from .applications import outpaint as outpaint
+from .prediction import predict_bits as predict_bits
 from .sampler import Callback as Callback
 from .sampler import Iteration as Iteration
 from .sampler import sample_codes as sample_codes
