@@ -22,6 +22,7 @@ from bigr_repr.train import generator_task
 from bigr_repr.train.alignment import AlignmentFeatures, AlignmentHeads, FrozenNetwork, write_features
 from bigr_repr.train.batches import batches
 from bigr_repr.train.code_set import CodeSet, write_codes
+from bigr_repr.train.frozen import frozen_maps
 from bigr_repr.train.generator import train_generator
 from bigr_repr.train.masking import WHOLE, draw_masks, read_positions
 from bigr_repr.train.muon import Muon, orthogonalize
@@ -56,6 +57,17 @@ def codes(images: ImageSet, weights: Path, tmp_path_factory: pytest.TempPathFact
     packed = write_codes(images, BinaryAutoencoder(TOKENIZER), out, tokenizer_name="test")
     write_features(images, packed, FrozenNetwork(f"timm:{NETWORK}", grid=4, weights=weights), batch_size=5)
     return packed
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_efficientnet", "test_resnet"])
+def test_a_networks_maps_are_of_the_weights_in_the_file(name: str, tmp_path: Path) -> None:
+    """Blocks that are taken apart have other names than in the file, in many families."""
+    network = timm.create_model(name)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    given = {value.numpy().tobytes() for value in network.state_dict().values()}
+    assert all(
+        value.numpy().tobytes() in given for value in frozen_maps(name, tmp_path / "weights.pth").state_dict().values()
+    )
 
 
 # Features of another network

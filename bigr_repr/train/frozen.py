@@ -21,9 +21,9 @@ def frozen_maps(name: str, weights: str | os.PathLike[str] | None = None) -> Any
     """
     import timm
 
-    network: Any = timm.create_model(name, pretrained=weights is None, features_only=True)
-    if weights is not None:
-        network.load_state_dict(classifier(name, weights).state_dict(), strict=False)
+    # timm loads a state before it wraps the blocks, whose names then differ from the file's in many families
+    given = None if weights is None else {"state_dict": classifier(name, weights).state_dict()}
+    network: Any = timm.create_model(name, pretrained=True, features_only=True, pretrained_cfg_overlay=given)
     return network.eval().requires_grad_(False)
 
 

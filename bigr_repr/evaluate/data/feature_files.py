@@ -75,16 +75,26 @@ def open_features(path: PathLike, labels: PathLike | None = None) -> FeatureSet:
 
 
 def joined_classes(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
-    """The same sets with a common numbering of the classes in their labels."""
+    """The same sets with a common numbering of the classes in their labels.
+
+    If one set has names, numbers of another are names too: "7" was read as 7 if all of a set's labels are such.
+    Raises ValueError if these do not occur among the names.
+    """
     names = tuple(sorted({name for each in sets for name in each.class_names}))
     number = {name: i for i, name in enumerate(names)}
     found = []
     for each in sets:
         labels = each.labels
-        if labels is not None and each.class_names:
-            translate = np.array([*(number[name] for name in each.class_names), -1])
-            labels = translate[labels]
-        found.append(dataclasses.replace(each, labels=labels, class_names=names if each.class_names else ()))
+        if labels is not None and names:
+            own = each.class_names or tuple(str(label) for label in range(max(0, int(labels.max(initial=-1)) + 1)))
+            unknown = [own[label] for label in np.unique(labels[labels >= 0]) if own[label] not in number]
+            if unknown:
+                raise ValueError(
+                    f"{each.name}: the labels are numbers, for example {unknown[0]}, those of the other set are names, "
+                    f"for example {names[0]!r}; give both as numbers or both as names"
+                )
+            labels = np.array([*(number.get(name, -1) for name in own), -1])[np.maximum(labels, -1)]
+        found.append(dataclasses.replace(each, labels=labels, class_names=names if labels is not None else ()))
     return found
 
 
@@ -179,6 +189,9 @@ def _pick(
     if name:
         if name not in arrays:
             raise ValueError(f"{file} holds no {name!r}; it holds {', '.join(arrays)}")
+        if not fits(arrays[name]):
+            found = f"{arrays[name].dtype} {arrays[name].shape}"
+            raise ValueError(f"{file}: {name!r} is {found}, which cannot serve here; name another: {', '.join(arrays)}")
         return arrays[name]
     fitting = {key: array for key, array in arrays.items() if fits(array)}
     for key in usual:

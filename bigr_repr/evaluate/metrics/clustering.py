@@ -28,15 +28,16 @@ class Structure:
 
     nmi, ari, accuracy: of k-means with one cluster per class, against the classes; normalized mutual information and
     adjusted Rand index in [-1, 1], accuracy in percent with the best matching of clusters to classes. rank_me:
-    effective rank, 1..D. alignment: mean squared distance of two images of a class, smaller is better; uniformity: log
-    of the mean of exp(-2 squared distance) of any two, smaller is more uniform; both of L2-normalized features.
+    effective rank, 1..D. alignment: mean squared distance of two images of a class, smaller is better, None if no class
+    has two; uniformity: log of the mean of exp(-2 squared distance) of any two, smaller is more uniform; both of
+    L2-normalized features.
     """
 
     nmi: float
     ari: float
     accuracy: float
     rank_me: float
-    alignment: float
+    alignment: float | None
     uniformity: float
     images: int
     classes: int
@@ -71,8 +72,13 @@ def structure(features: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Struc
 
 
 def rank_me(features: ArrayLike) -> float:
-    """exp of the entropy of the normalized singular values of features (n, D): 1..min(n, D)."""
+    """exp of the entropy of the normalized singular values of features (n, D): 1..min(n, D).
+
+    Raises ValueError if all features are 0.
+    """
     values = np.linalg.svd(np.asarray(features, np.float64), compute_uv=False)
+    if not values.any():
+        raise ValueError("all features are 0, which have no rank; extract them again")
     shares = values / values.sum() + 1e-7
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
@@ -108,7 +114,9 @@ def _k_means(x: NDArray[np.float32], count: int, seed: int) -> NDArray[np.int64]
     return found
 
 
-def _pairs(x: NDArray[np.float32], labels: NDArray[np.int64], generator: np.random.Generator) -> tuple[float, float]:
+def _pairs(
+    x: NDArray[np.float32], labels: NDArray[np.int64], generator: np.random.Generator
+) -> tuple[float | None, float]:
     """Alignment and uniformity over random pairs of different rows."""
     one = generator.integers(len(x), size=_PAIRS)
     other = (one + generator.integers(1, len(x), size=_PAIRS)) % len(x)
@@ -119,4 +127,4 @@ def _pairs(x: NDArray[np.float32], labels: NDArray[np.int64], generator: np.rand
     friends = order[starts[labels[one]] + generator.integers(sizes)]
     same = (friends != one) & (sizes > 1)
     near = np.square(x[one[same]] - x[friends[same]]).sum(axis=1, dtype=np.float64)
-    return float(near.mean()) if same.any() else 0.0, float(np.log(np.exp(-2 * gaps).mean()))
+    return float(near.mean()) if same.any() else None, float(np.log(np.exp(-2 * gaps).mean()))

@@ -105,7 +105,8 @@ def precision_recall(
     if not 1 <= k < smaller:
         raise ValueError(f"k={k} is outside 1..{smaller - 1}, the smaller set's number of images minus one")
     target = choose_device(device)
-    x, y = (torch.from_numpy(part.astype(np.float32)).to(target) for part in arrays)
+    center = arrays[0].mean(axis=0, dtype=np.float64)  # far from 0, distances by matrix products lose their digits
+    x, y = (torch.from_numpy((part - center).astype(np.float32)).to(target) for part in arrays)
     return PrecisionRecall(_share_inside(y, x, _radii(x, k)), _share_inside(x, y, _radii(y, k)))
 
 

@@ -237,7 +237,8 @@ def _recall(distances: Distances, truth: NDArray[np.int64]) -> float:
 
 def _cosine(queries: NDArray[Any], base: NDArray[Any]) -> Distances:
     """1 - cosine, for a slice of the queries at a time."""
-    left, right = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (queries, base))
+    sides = (x.astype(np.float32) for x in (queries, base))  # float16's largest number is below many a norm
+    left, right = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in sides)
     return lambda rows: 1 - left[rows] @ right.T
 
 

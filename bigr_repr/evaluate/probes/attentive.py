@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bigr_repr.evaluate.data.labeled import Labeled, accuracy, class_indices, shared_classes
+from bigr_repr.evaluate.data.labeled import Labeled, accuracy, class_indices, labeled, shared_classes
 from bigr_repr.evaluate.metrics.interval import bootstrap
 from bigr_repr.evaluate.probes.linear_probe import LinearProbe, mean_per_class
 from bigr_repr.evaluate.probes.logreg import edge_of, hold_out
@@ -65,20 +65,17 @@ def attentive_probe(
     train, test: tokens (n, N, D) of each layer, floats; labels integers (n,). Rates are chosen on a held-out fifth
     of the training images, and the chosen heads retrained on all. seed: of initialization, batches and split.
 
-    Raises ValueError for tokens of another shape, queries that do not divide D, and too few images to hold any out.
+    Raises ValueError for tokens of another shape or that are not finite, queries that do not divide D, and too few
+    images to hold any out for a choice among several rates.
     """
     options, target = probe or AttentiveProbe(), choose_device(device)
     _check(train, options.queries)
-    sides = [Labeled(name, np.zeros((len(y), 1)), y) for name, y in (("train", train_labels), ("test", test_labels))]
+    sides = [_checked(*side) for side in (("train", train, train_labels), ("test", test, test_labels))]
     classes = shared_classes(*sides)
     y = class_indices(train_labels, classes, target)
     x = torch.stack([torch.from_numpy(np.ascontiguousarray(each)) for each in train])
-    kept, held = (
-        torch.from_numpy(rows) for rows in hold_out(sides[0], classes, np.arange(len(y)), np.random.default_rng(seed))
-    )
     rates = torch.tensor(options.rates).repeat(len(x), 1)
-    heads = _train(x[:, kept], y[kept], len(classes), options, rates, seed)
-    right = (heads.ranked(x[:, held], 1)[..., 0].cpu() == y[held].cpu()).double().mean(dim=-1)  # (L, H)
+    right = _held_out_accuracy(x, y, sides[0], classes, options, rates, seed)
     chosen = right.argmax(dim=1)
     final = _train(x, y, len(classes), options, rates.gather(1, chosen[:, None]), seed)
     tests = torch.stack([torch.from_numpy(np.ascontiguousarray(each)) for each in test])
@@ -94,6 +91,33 @@ def _check(train: Sequence[NDArray[Any]], queries: int) -> None:
         raise ValueError("an attentive probe needs tokens (n, N, D); store them unpooled")
     if train[0].shape[2] % queries:
         raise ValueError(f"queries={queries} does not divide the tokens' width {train[0].shape[2]}; choose a divisor")
+
+
+def _checked(name: str, layers: Sequence[NDArray[Any]], labels: NDArray[np.int64]) -> Labeled:
+    """The first layer's tokens side by side, with labels, after checking the rows of all layers."""
+    first, *_ = [labeled(name, each.reshape(len(each), -1), labels) for each in layers]
+    return first
+
+
+def _held_out_accuracy(
+    x: Tensor,
+    y: Tensor,
+    train: Labeled,
+    classes: NDArray[np.int64],
+    options: AttentiveProbe,
+    rates: Tensor,
+    seed: int,
+) -> Tensor:
+    """Accuracy (L, H) of the heads on a held-out fifth; NaN for a single rate if nothing can be held out."""
+    try:
+        split = hold_out(train, classes, np.arange(len(y)), np.random.default_rng(seed))
+    except ValueError:
+        if len(options.rates) > 1:
+            raise
+        return torch.full(rates.shape, math.nan)
+    kept, held = (torch.from_numpy(rows) for rows in split)
+    heads = _train(x[:, kept], y[kept], len(classes), options, rates, seed)
+    return (heads.ranked(x[:, held], 1)[..., 0].cpu() == y[held].cpu()).double().mean(dim=-1)
 
 
 class _AttentiveHeads:
@@ -189,9 +213,10 @@ def _result(
     rate = options.rates[chosen]
     edge = edge_of("rate", rate, scores, len(options.rates))
     settings = dataclasses.replace(options, rates=(rate,))
+    held_out = None if math.isnan(scores[rate]) else scores[rate]
     return LinearProbe(
         top1=accuracy(ranked, truth, 1), top5=accuracy(ranked, truth, 5), interval=bootstrap(ranked[:, 0] == truth),
-        seed_interval=None, top1_by_seed=(accuracy(ranked, truth, 1),), held_out_top1=scores[rate],
+        seed_interval=None, top1_by_seed=(accuracy(ranked, truth, 1),), held_out_top1=held_out,
         settings=({"rate": rate},), n_train=shape[1], n_test=len(truth), n_features=shape[3],
         n_classes=len(np.unique(truth)), seeds=(seed,), edges=() if edge is None else (edge,),
         mean_per_class=mean_per_class(ranked[:, 0], truth), predicted=ranked[:, 0],

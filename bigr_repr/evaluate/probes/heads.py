@@ -32,6 +32,11 @@ class Heads:
     mean: Tensor
     deviation: Tensor
 
+    @property
+    def finite(self) -> Tensor:
+        """Whether all weights of a head are finite: bool (L, S, H)."""
+        return self.weight.isfinite().all(dim=(-2, -1)) & self.bias.isfinite().all(dim=-1)
+
     def logits(self, x: Tensor, layer: int, seed: int) -> Tensor:
         """Features of a layer (n, D) -> logits of its heads of a seed (number), (H, n, K)."""
         weight, bias = self.weight[layer, seed], self.bias[layer, seed]

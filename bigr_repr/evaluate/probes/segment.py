@@ -176,12 +176,16 @@ class _Head:
 
 
 def _most_frequent(masks: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The most frequent class in each cell of a grid: (n, S, S) -> (n, side, side); 255 where most have no class."""
+    """The most frequent class in each cell of a grid: (n, S, S) -> (n, side, side).
+
+    255 where most pixels have no class, and in cells without a pixel, when the grid is finer than the masks.
+    """
     found = np.full((len(masks), side, side), IGNORED, np.uint8)
     places = np.arange(masks.shape[1]) * side // masks.shape[1]
     cells = (places[:, None] * side + places[None, :]).reshape(-1)
     for image, mask in enumerate(masks.reshape(len(masks), -1)):
         votes = np.zeros((side * side, IGNORED + 1), np.int64)
         np.add.at(votes, (cells, mask), 1)
-        found[image] = votes.argmax(axis=1).reshape(side, side)
+        common = np.where(votes.any(axis=1), votes.argmax(axis=1), IGNORED)
+        found[image] = common.reshape(side, side)
     return found

@@ -47,6 +47,8 @@ def train_sgd(
         y = class_indices(pairs[group[0]][0].labels, classes, device)
         choice, accuracy = _choose(x, y, len(classes), protocol, seeds, split)
         final = train_heads(x, y, len(classes), protocol, seeds, choice)
+        if not final.finite.all():
+            raise _diverged(protocol)
         del x
         for place, i in enumerate(group):
             test = _tensor(pairs[i][1], device)
@@ -96,7 +98,16 @@ def _choose(
         return (heads.ranked(x[layer, held], layer, seed, 1)[:, :, 0] == y[held]).double().mean(dim=1)
 
     found = torch.stack([torch.stack([right(layer, s) for s in range(len(seeds))]) for layer in range(len(x))])
+    found = torch.where(heads.finite, found, -1.0)  # a head that diverged is right by chance where class 0 is
+    if (found < 0).all(dim=2).any():
+        raise _diverged(protocol)
+    found = found.clamp_min(0)
     return found.argmax(dim=2).cpu(), 100 * found.cpu()
+
+
+def _diverged(protocol: SgdProtocol) -> ValueError:
+    rates = ", ".join(f"{rate:g}" for rate in protocol.rates)
+    return ValueError(f"rates={rates}: training diverged; give smaller rates, or features of ordinary size")
 
 
 def _groups(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import pickle
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from torch import Tensor
 __all__ = ["checkpoint_file", "fill", "missing_package", "state_dict"]
 
 _PACKAGE: Final = "package:"
+_COUNTER: Final = "num_batches_tracked"
 _WEIGHTS: Final = (".safetensors", ".pth", ".pt", ".bin")
 
 _log = logging.getLogger(__name__)
@@ -45,9 +47,9 @@ def fill(model: Any, file: Path) -> str:
     stored = state_dict(file)
     wanted = model.state_dict()
     how = f"{file.name}: {len(wanted)} tensors by name"
-    if any(key not in stored for key in wanted):
-        theirs = [key for key in stored if not key.endswith("num_batches_tracked")]
-        ours = [key for key in wanted if not key.endswith("num_batches_tracked")]
+    ours = [key for key in wanted if not key.endswith(_COUNTER)]  # of steps: some files lack it, inference ignores it
+    if any(key not in stored for key in ours):
+        theirs = [key for key in stored if not key.endswith(_COUNTER)]
         shapes = [
             (tuple(wanted[one].shape), tuple(stored[other].shape)) for one, other in zip(ours, theirs, strict=False)
         ]
@@ -70,10 +72,18 @@ def fill(model: Any, file: Path) -> str:
 def state_dict(file: Path) -> dict[str, Tensor]:
     """Tensors by key. Pickles are loaded with weights_only, so that none of their code is run."""
     if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(file)
-    found: Any = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} cannot be read ({error}); give a complete safetensors file") from error
+    try:
+        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{file} cannot be read ({reason}); give a state dict that torch.save wrote") from error
     for key in ("state_dict", "model", "state_dict_ema"):
         found = found[key] if isinstance(found, dict) and isinstance(found.get(key), dict) else found
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):

@@ -192,7 +192,7 @@ def print_clusters(rows: Sequence[StructureRow], dataset: str, form: Format) -> 
     lines: list[list[Cell]] = []
     for row in rows:
         found = row.found
-        numbers = [found.nmi, found.ari, found.accuracy, found.rank_me, found.alignment, found.uniformity]
+        numbers: list[Cell] = [found.nmi, found.ari, found.accuracy, found.rank_me, found.alignment, found.uniformity]
         lines.append([row.view.where, *numbers])
     note = f"{rows[0].found.images:,} test images; {rows[0].found.protocol}"
     _emit_measured(form, Sheet(columns, lines), rows, dataset, [note])
