@@ -30,8 +30,10 @@ from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.representations.pixels import PixelRepresentation
 from bigr_repr.evaluate.runs import cache as cache_module
 from bigr_repr.evaluate.runs.bench import bench, best_row
+from bigr_repr.evaluate.runs.best_layer import noted
 from bigr_repr.evaluate.runs.cache import DIGESTS, FeatureCache
 from bigr_repr.evaluate.runs.extraction import BenchSettings, features_of
+from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.features.extract import encode_codes, extract_features
 
 
@@ -445,6 +447,37 @@ def test_bad_data_is_refused_before_anything_is_extracted(tmp_path: Path, photos
     assert "1 classes that sides train lacks (c)" in _fails(lambda: open_data(str(tmp_path / "sides")))
 
 
+def test_a_limit_is_named_by_its_side() -> None:
+    assert "digits test: test_limit=3 images for 10 classes" in _fails(lambda: open_data("digits", test_limit=3))
+
+
+def test_a_side_without_images_is_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        write_pictures(tmp_path / "one" / name, 1)
+    told = _fails(lambda: open_data(str(tmp_path / "one")))
+    assert "one: 2 images, one of each class, are too few to hold any back for testing" in told
+    few, many = str(tmp_path / "few.parquet"), str(tmp_path / "many.parquet")
+    _parquet(Path(few), [1, 2], [0, 1], "a,b")
+    _parquet(Path(many), [1, 2, 3, 4], [2, 3, 2, 3], "a,b,c,d")
+    assert "many.parquet test: none of its 4 images has a class" in _fails(lambda: transfer(few, many))
+    assert "many.parquet train: none of its 4 images has a class" in _fails(lambda: transfer(many, few))
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "same"),
+    [
+        ({}, "", "--seed and --cache"),
+        ({"pool": "max", "mirror": True}, " --pool max --mirror", "--seed and --cache"),
+        ({"condition": FeatureCondition(masked_share=0.5)}, "", "--seed, --cache and condition"),
+    ],
+)
+def test_an_unknown_best_block_is_found_by_what_is_said(changes: dict[str, Any], options: str, same: str) -> None:
+    train, key = open_data("digits", limit=100).train, BenchSettings(**changes).pool_key
+    told = _fails(lambda: noted("none", "0" * 64, key, train=train, model="m", dataset="digits"))
+    assert f"on the same data set (digits), with the same --limit, {same}: " in told
+    assert told.endswith(f": bigr-repr bench layers --model m{options}")
+
+
 def test_an_unreadable_image_is_named(tmp_path: Path, settings: BenchSettings) -> None:
     for name in "ab":
         write_pictures(tmp_path / name, 3)
@@ -487,10 +520,19 @@ def test_bad_models_are_refused_in_one_line(model: str, photos: Path, settings: 
         ({"pool": "sum"}, "avg, max"),
         ({"seeds": ()}, "seeds"),
         ({"k": (0,)}, "k="),
+        ({"codes": True, "center": True}, "no mean to subtract (center=True)"),
     ],
 )
 def test_settings_are_checked(settings: BenchSettings, changes: dict[str, Any], named: str) -> None:
     assert named in _fails(lambda: dataclasses.replace(settings, **changes))
+
+
+def test_the_mean_of_bits_is_not_subtracted(model: str, photos: Path, settings: BenchSettings) -> None:
+    centered, data = dataclasses.replace(settings, center=True), open_data(str(photos))
+    assert "has bits, which have no mean to subtract (center=True)" in _fails(
+        lambda: bench(f"tokenizer-bits:{model}", data, centered, probe=False)
+    )
+    assert not Path(settings.cache).exists()
 
 
 # ---- commands

@@ -132,6 +132,23 @@ def test_bench_of_a_file_is_the_probe_of_its_features(
     assert CliRunner().invoke(app, ["knn", "--dataset", "digits", "--labels", "y.txt"]).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--dataset", "digits", "--labels", "y.txt"], "--labels"),
+        (["--dataset", "digits", "--test-features", "f.npz"], "--test-features"),
+        (["--dataset", "digits", "--test-labels", "y.txt"], "--test-labels"),
+        (["--features", "f.npz", "--test-labels", "y.txt"], "--test-labels"),
+        (["--features", "f.npz", "--aliases", "a.yaml"], "--aliases"),
+        (["--dataset", "digits", "--aliases", "a.yaml"], "--aliases"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused_by_its_name(arguments: list[str], option: str) -> None:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["knn", *arguments])
+    assert done.exit_code == 2
+    assert f"Invalid value for {option}: applies only to" in done.output
+
+
 def test_features_stand_beside_models_on_the_same_rows(tmp_path: Path, settings: BenchSettings) -> None:
     """In a suite a file holds features of all images, and a draw of them takes its rows."""
     pixels, whole = PixelRepresentation("pixels:8", "8"), open_data("digits")
@@ -220,6 +237,28 @@ def test_a_draw_uses_what_other_draws_computed(tmp_path: Path, monkeypatch: pyte
     fresh = FeatureCache(tmp_path / "other").get(pixels, other, ["pixels"])["pixels"]
     assert np.array_equal(found, fresh)
     assert len(seen) == 300 - shared
+
+
+def test_a_damaged_block_is_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[object] = []
+    pixels, cache = PixelRepresentation("pixels:8", "8"), FeatureCache(tmp_path, workers=1)
+    prepare = pixels.prepare
+    monkeypatch.setattr(pixels, "prepare", lambda image: (seen.append(image), prepare(image))[1])
+    part = open_data("digits", limit=20).train
+    expected = cache.get(pixels, part, ["pixels"])["pixels"]
+    (file,) = tmp_path.rglob("*.npz")
+    whole = file.read_bytes()
+    place = whole.index(expected.tobytes()[:64])
+    flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    for times, damaged in enumerate((whole[:-40], b"", flipped), 1):
+        file.write_bytes(damaged)
+        caplog.clear()
+        assert np.array_equal(cache.get(pixels, part, ["pixels"])["pixels"], expected)
+        assert [each.getMessage().partition(" is damaged")[0] for each in caplog.records] == [str(file)]
+        assert len(seen) == 20 * (times + 1)
+    assert len(list(tmp_path.rglob("*.npz"))) == 1
 
 
 def test_what_comes_for_free_is_stored_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from bigr_repr.evaluate.probes import logreg
 from bigr_repr.evaluate.probes.linear_probe import _logreg_words, linear_probe
 from bigr_repr.evaluate.probes.protocols import SgdProtocol, sgd_protocol
 from bigr_repr.evaluate.reports import plots
+from bigr_repr.evaluate.representations.hidden import Hidden
 from bigr_repr.evaluate.runs.bench import bench, unmeasured_neighbor
 from bigr_repr.evaluate.runs.settings import BenchSettings
 
@@ -197,6 +198,14 @@ def test_a_training_record_tells_what_was_seen(data: str, training: str, seen: b
     assert (trained_on(data, training, labels=False) is not None) == seen
     if seen:
         assert "images and labels" in str(trained_on(data, training, labels=True))
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_model_without_classes_has_seen_no_labels(conditional: bool) -> None:
+    pre = tiny_model()
+    config = dataclasses.replace(pre.config, training={"settings": {"conditional": conditional}})
+    hidden = Hidden("m", dataclasses.replace(pre, config=config), torch.device("cpu"))
+    assert hidden.labels_seen is conditional
 
 
 @pytest.mark.slow

@@ -412,6 +412,16 @@ def test_cka_is_of_every_block_with_every_block(photos: BenchData, settings: Ben
     assert draw_cka("pixels:4", None, photos, settings, "x.png") == pytest.approx(1)
 
 
+def test_features_of_a_file_are_not_compared_with_a_model(
+    tmp_path: Path, settings: BenchSettings, drawn: list[Any]
+) -> None:
+    np.savez(tmp_path / "f.npz", x=np.random.default_rng(0).normal(size=(20, 3)), y=np.arange(20) % 2)
+    data = open_data(f"features:{tmp_path}/f.npz")
+    with pytest.raises(ValueError, match=r"other='pixels:4' needs images, but f\.npz holds features; leave it out"):
+        draw_cka(None, "pixels:4", data, settings, "x.png")
+    assert draw_cka(None, None, data, settings, "x.png") == pytest.approx(1)
+
+
 def test_one_picture_is_of_one_layer_and_strips_are_of_images(
     photos: BenchData, settings: BenchSettings, tmp_path: Path
 ) -> None:

@@ -177,6 +177,18 @@ def test_an_optional_data_set_that_is_not_at_hand_is_left_out(tmp_path: Path, ca
         run_suite(read_suite(path), tmp_path / "out", settings)
 
 
+def test_a_suite_without_any_of_its_models_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError("no weights")
+
+    monkeypatch.setattr(suite_module, "open_representation", missing)
+    path, settings = tmp_path / "s.yaml", BenchSettings(cache=tmp_path / "cache", device="cpu")
+    path.write_text("datasets: [digits]\nmodels: [{model: m, optional: true}]\n")
+    with pytest.raises(FileNotFoundError, match="no model of s is available on digits"):
+        run_suite(read_suite(path), tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_settings_are_measured_anew(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that determines a figure is part of the name it is kept under."""
     calls: list[object] = []
@@ -295,6 +307,9 @@ def test_names_cannot_break_the_page(model: str, file: Path, tmp_path: Path) -> 
         ("datasets: [digits]\nmodels: [{model: pixels, layer: 3}]", "layer is unknown"),
         ("datasets: [{name: x}]\nmodels: [pixels]", "both train_on and test_on"),
         ("datasets: [digits]\nmodels: [{model: pixels, layers: some}]", "layers='some'"),
+        ("datasets: [digits]\nmodels: [{model: pixels, layers: null}]", "layers=None is neither 'all'"),
+        ("datasets: [digits]\nmodels: [{model: pixels, layers: [12.5]}]", "layers=(12.5,) is neither 'all'"),
+        ("datasets: [digits]\nmodels: [{name: a, features: clip.npy}]", "features='clip.npy' must be a mapping"),
         ("datasets: [digits]\nmodels: [pixels]\nprotocol: moco", "logreg, mae"),
         ("datasets: [digits]\nmodels: [pixels]\nseeds: 0", "seeds=0"),
         ("datasets: [digits]\nmodels: [pixels]\nseeds: two", "seeds='two' is not of type int"),
@@ -313,6 +328,14 @@ def test_what_is_no_suite_is_refused_in_one_line(file: Path, text: str, named: s
         read_suite(file)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"), [("12", (12,)), ("best", ("best",)), ("[1, [2, mid]]", (1, (2, "mid"))), ("all", "all")]
+)
+def test_a_single_block_is_a_list_of_one(file: Path, text: str, layers: object) -> None:
+    file.write_text(f"datasets: [digits]\nmodels: [{{model: m, layers: {text}}}]")
+    assert read_suite(file).models[0].layers == layers
 
 
 def test_suites_of_the_repository_are_suites() -> None:

@@ -109,6 +109,20 @@ def test_without_crops_the_augmented_probe_is_the_probe(
         assert "random resized crops" in other.probe.protocol
 
 
+def test_a_given_rate_of_the_augmented_probe_needs_nothing_held_out(
+    model: str, photos: str, settings: BenchSettings
+) -> None:
+    data = open_data(photos, limit=2)  # one image of each class
+    single = dataclasses.replace(settings, protocol="mae", rates=(0.1,))
+    (row,) = bench_augmented(model, data, single, epochs=2, layers=[1])
+    assert row.probe is not None
+    assert row.probe.held_out_top1 is None
+    assert row.probe.settings == ({"rate": 0.1},)
+    assert row.probe.predicted.shape == (20,)
+    with pytest.raises(ValueError, match="2 images of 2 classes are too few to hold any out"):
+        bench_augmented(model, data, dataclasses.replace(single, rates=(0.1, 0.2)), epochs=2, layers=[1])
+
+
 def test_crops_of_an_epoch_are_always_the_same_and_of_others_not(
     model: str, photos: str, settings: BenchSettings
 ) -> None:
@@ -273,6 +287,12 @@ def test_recipes_out_of_range_are_named(fields: dict[str, Any], said: str) -> No
     FineTuning(epochs=1, batch=1, rate=1e-9, weight_decay=0.0, layer_decay=1.0, smoothing=0.0)
     with pytest.raises(ValueError, match=re.escape(said)):
         FineTuning(**fields)
+
+
+def test_fine_tuning_takes_no_means_over_mirror_images(model: str, photos: str, settings: BenchSettings) -> None:
+    mirrored = dataclasses.replace(settings, mirror=True)
+    with pytest.raises(ValueError, match=r"no means over mirror images \(mirror=True\); leave it out"):
+        bench_finetune(model, open_data(photos), mirrored, tuning=FineTuning(epochs=1), layer=0)
 
 
 def test_what_cannot_be_fine_tuned_is_refused(model: str, photos: str, settings: BenchSettings) -> None:

@@ -69,13 +69,13 @@ class Part:
             self, rows=self.rows[places], labels=self.labels[places], record={**self.record, **note}
         )
 
-    def limited(self, limit: int | None, seed: int) -> Part:
-        """At most `limit` rows, a stratified sample. Raises ValueError for fewer rows than classes."""
+    def limited(self, limit: int | None, seed: int, option: str = "limit") -> Part:
+        """At most `limit` rows, a stratified sample. Raises ValueError naming `option` for fewer rows than classes."""
         count = len(np.unique(self.labels))
         if limit is None or limit >= len(self):
             return self
         if limit < count:
-            raise ValueError(f"{self.name}: limit={limit} images for {count} classes; allow at least one per class")
+            raise ValueError(f"{self.name}: {option}={limit} images for {count} classes; allow at least one per class")
         rows = stratified_sample(self.labels, limit, np.random.default_rng(seed))
         return self.taking(rows, {"images": limit, "of": len(self), "drawn": f"stratified, seed {seed}"})
 
@@ -104,6 +104,11 @@ def open_data(
     if test is None:
         whole = _part(name, train)
         kept, held = stratified_split(whole.labels, _TEST_SHARE, np.random.default_rng(seed))
+        if not len(held):
+            raise ValueError(
+                f"{name}: {len(kept)} images, one of each class, are too few to hold any back for testing; add images, "
+                "or give a data set with a test side"
+            )
         note = f"stratified fifth held back, seed {seed}"
         parts = (
             whole.taking(kept, {"images": len(kept), "split": note}),
@@ -202,7 +207,7 @@ def _embedding_labels(source: EmbeddingSet) -> tuple[Labels | None, tuple[str, .
 
 
 def _limited(name: str, sides: tuple[Part, Part], limit: int | None, test_limit: int | None, seed: int) -> BenchData:
-    train, test = sides[0].limited(limit, seed), sides[1].limited(test_limit, seed)
+    train, test = sides[0].limited(limit, seed), sides[1].limited(test_limit, seed, "test_limit")
     # Before hours of extraction, not after.
     classes = shared_classes(*(Labeled(side.name, side.labels[:, None], side.labels) for side in (train, test)))
     if len(untested := np.setdiff1d(classes, test.labels)):
@@ -245,6 +250,8 @@ def _renumbered(part: Part, numbers: Sequence[int], names: tuple[str, ...]) -> P
     places = np.flatnonzero(labels >= 0)
     if len(places) == len(part):
         return part
+    if not len(places):
+        raise ValueError(f"{part.name}: none of its {len(part)} images has a class that the other side has; add images")
     note = f"{len(part) - len(places)} images of classes that the other side lacks are left out"
     _log.warning("%s: %s", part.name, note)
     return part.taking(places, {"images": len(places), "classes": len(np.unique(labels[places])), "left_out": note})

@@ -71,7 +71,7 @@ def draw_neighbors(
     )
     view = _single(features)
     mean = None
-    if settings.center and view.n_bits is None:
+    if settings.center:
         mean = features.train[view].mean(axis=0, dtype=np.float64).astype(np.float32)
     sheet = neighbor_strips(
         features.test[view], features.train[view], test.labels, data.train.labels, _loader(test), _loader(data.train),
@@ -117,7 +117,14 @@ def draw_cka(
     *,
     on_progress: OnProgress = _silent,
 ) -> NDArray[np.float64]:
-    """Linear CKA between all blocks of one or two models, on the test images; returns the matrix."""
+    """Linear CKA between all blocks of one or two models, on the test images; returns the matrix.
+
+    Raises ValueError for another model where there are stored features instead of images.
+    """
+    if other is not None and not isinstance(data.test.source, ImageSet):
+        raise ValueError(
+            f"other={other!r} needs images, but {data.name} holds features; leave it out, or give a data set of images"
+        )
     sides = [_test_only(name, data, settings, None, on_progress) for name in (model, other or model)]
     values = cka_matrix(sides[0].test, sides[1].test)
     rows, columns = ([view.where for view in side.test] for side in sides)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from bigr_repr.checkpoints.classes import has_classes
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
 from bigr_repr.evaluate.representations.base import TOKENS, Reading, Representation, View
@@ -53,7 +54,7 @@ class Hidden(Representation):
         self.layers, self.n_bits = 0 if bits_only else pre.config.generator.layers, pre.config.code_size
         self.along, self.pools = ("codes",), (*POOLS, TOKENS)
         self.training = json.dumps(pre.config.training)
-        self.labels_seen = pre.config.generator.classes > 0
+        self.labels_seen = has_classes(pre.config)
         self.record = {"model": name, "model_sha256": pre.fingerprint, "image_size": pre.config.image_size}
         self.record["blocks"] = self.layers
         self._condition = condition.of(pre.config)

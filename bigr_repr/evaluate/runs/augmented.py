@@ -50,8 +50,8 @@ def bench_augmented(
     """A linear probe by gradient descent on augmented images: a row per layer, all trained in one run.
 
     Every epoch passes all training images through the network, in memory. epochs: instead of the protocol's, with the
-    same fraction of warm-up. Rates are chosen on a held-out fifth. Otherwise as `bench`; settings.protocol must not be
-    logreg.
+    same fraction of warm-up. Rates are chosen on a held-out fifth, which a single rate does not need. Otherwise as
+    `bench`; settings.protocol must not be logreg.
 
     Raises ValueError for features instead of images, layers of different widths, and as `bench` does.
     """
@@ -113,22 +113,28 @@ def _rows(
         for view in plain.train
     ]
     classes = shared_classes(*pairs[0])
-    kept, held = hold_out(pairs[0][0], classes, np.arange(len(data.train)), np.random.default_rng(settings.seeds[0]))
-    parts = [torch.from_numpy(kept).to(place), torch.arange(len(data.train), device=place)]
+    every = np.arange(len(data.train))
+    try:
+        kept, held = hold_out(pairs[0][0], classes, every, np.random.default_rng(settings.seeds[0]))
+    except ValueError:
+        if len(protocol.rates) > 1:
+            raise
+        kept = held = every[:0]  # the rate is given, so that nothing has to be held out
+    parts = [torch.from_numpy(part).to(place) for part in (kept, every) if len(part)]
     y = class_indices(data.train.labels, classes, place)
-    chooser, final = train_renewed(features, y, len(classes), protocol, settings.seeds, parts)
+    *chooser, final = train_renewed(features, y, len(classes), protocol, settings.seeds, parts)
     words = sgd_words(protocol, len(data.train), _WORDS)
     rows = []
     for layer, (view, (train, test)) in enumerate(zip(plain.train, pairs, strict=True)):
         heads = []
         for seed in range(len(settings.seeds)):
-            scores = _scores(chooser, train.features[held], y[held], layer, seed, protocol)
-            rate = max(scores, key=lambda each: scores[each])
+            scores = _scores(chooser[0], train.features[held], y[held], layer, seed, protocol) if chooser else {}
+            rate = max(scores, key=lambda each: scores[each], default=protocol.rates[0])
             ranked = final.ranked(_tensor(test.features, place), layer, seed, min(5, len(classes)))
             heads.append(
                 Trained(
                     ranked=ranked[protocol.rates.index(rate)].cpu().numpy(), settings={"rate": rate},
-                    held_out_top1=scores[rate], edge=edge_of("rate", rate, scores, len(protocol.rates)),
+                    held_out_top1=scores.get(rate), edge=edge_of("rate", rate, scores, len(protocol.rates)),
                 )
             )  # fmt: skip
         probe = summarized(train, test, classes, heads, tuple(settings.seeds), words)

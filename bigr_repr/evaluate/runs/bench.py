@@ -247,7 +247,7 @@ def _neighbors(
         found[view] = knn(
             features.train[view], features.data.train.labels, features.test[view], features.data.test.labels,
             k=k, temperature=settings.temperature, metric="cosine" if view.n_bits is None else "hamming",
-            n_bits=view.n_bits, center=settings.center and view.n_bits is None, device=settings.device,
+            n_bits=view.n_bits, center=settings.center, device=settings.device,
         )  # fmt: skip
     on_progress("neighbors", len(found), len(found))
     return found

@@ -58,12 +58,15 @@ def noted(cache: PathLike, model_sha256: str, pool: str, *, train: Part, model: 
     known = _known(_file(cache, model_sha256, pool))
     key = _key(train)
     if key not in known:
-        pooling = "" if pool == "avg" else f" --pool {pool}"
+        method, *others = pool.split(".")  # as BenchSettings.pool_key joins them
+        reading = ("" if method == "avg" else f" --pool {method}") + (" --mirror" if "mirror" in others else "")
+        same = "--limit, --seed, --cache and condition" if set(others) - {"mirror"} else "--limit, --seed and --cache"
         swept = f"; swept so far: {', '.join(map(_words, known.values()))}" if known else ""
         raise ValueError(
             f"layer='best' of {model} on these {len(train)} images of {train.name} is not known yet in "
             f"{os.fspath(cache)}{swept}; "
-            f"find it with: bigr-repr bench layers --model {model}{pooling} --dataset {dataset}"
+            f"find it on the same data set ({dataset}), with the same {same}: "
+            f"bigr-repr bench layers --model {model}{reading}"
         )
     return known[key]
 

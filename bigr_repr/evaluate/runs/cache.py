@@ -2,7 +2,8 @@
 
 A cache folder contains one folder per representation and source of images, named by a hash of both, with `facts.json`
 (the hashed facts) and blocks of images `ITEM.HASH.npz`: their rows in the source, and their values. A subset, or a
-sample with another seed, uses the blocks that exist for its images. Blocks are written atomically.
+sample with another seed, uses the blocks that exist for its images. Blocks are written atomically; a damaged one is
+removed, with a warning, and computed again.
 """
 
 # n rows (images)
@@ -13,6 +14,7 @@ import functools
 import glob
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -28,6 +30,7 @@ from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate.data.splits import Part
 from bigr_repr.evaluate.representations.base import Representation
 from bigr_repr.images.formats import ImageError
+from bigr_repr.system.damaged import named_if_damaged
 from bigr_repr.system.files import replacing
 from bigr_repr.system.threads import map_ahead
 
@@ -36,6 +39,8 @@ __all__ = ["DIGESTS", "FeatureCache", "default_cache"]
 DIGESTS: Final = "digests"  # item: 16 bytes of each image's pixels' hash, (n, 16) uint8
 _BLOCK: Final = 1024
 _FORMAT: Final = 2
+
+_log = logging.getLogger(__name__)
 
 CachedRow = tuple[Path, int]
 OnProgress = Callable[[int, int], None]
@@ -79,7 +84,9 @@ class FeatureCache:
                 with replacing(path) as file:
                     np.savez(file, rows=rows, values=values)
                 held[item] |= {row: (path, place) for place, row in enumerate(rows.tolist())}
-        return {item: _gather(held[item], part.rows) for item in items}
+        found = {item: _gather(held[item], part.rows) for item in items}
+        whole = {item: values for item, values in found.items() if values is not None}
+        return whole if len(whole) == len(found) else self.get(representation, part, items, on_progress)
 
     def _folder(self, representation: Representation, part: Part) -> Path:
         assert isinstance(part.source, ImageSet)
@@ -140,21 +147,36 @@ def _held(folder: Path, item: str) -> dict[int, CachedRow]:
     """{row of the source: (file, place in it)} of an item."""
     held: dict[int, CachedRow] = {}
     for file in sorted(folder.glob(f"{glob.escape(item)}.{'[0-9a-f]' * 16}.npz")):
-        with np.load(file) as block:
-            held |= {row: (file, place) for place, row in enumerate(block["rows"].tolist())}
+        if (rows := _read(file, "rows")) is not None:
+            held |= {row: (file, place) for place, row in enumerate(rows.tolist())}
     return held
 
 
-def _gather(held: dict[int, CachedRow], rows: NDArray[np.int64]) -> NDArray[Any]:
-    """The values of rows; each file is read once."""
+def _read(file: Path, name: str) -> NDArray[Any] | None:
+    """An array of a block; None if the file is damaged: it is removed, with a warning."""
+    try:
+        with named_if_damaged(file, "remove it"), file.open("rb") as opened, np.load(opened) as block:
+            found: NDArray[Any] = block[name]
+            return found
+    except ValueError as error:
+        if isinstance(error.__cause__, MemoryError):  # of this machine
+            raise
+        _log.warning("%s is damaged; it is removed, and its features are computed again", file)
+        file.unlink(missing_ok=True)
+        return None
+
+
+def _gather(held: dict[int, CachedRow], rows: NDArray[np.int64]) -> NDArray[Any] | None:
+    """The values of rows; each file is read once. None if one is damaged."""
     by_file: dict[Path, list[tuple[int, int]]] = {}
     for target, row in enumerate(rows.tolist()):
         file, place = held[row]
         by_file.setdefault(file, []).append((target, place))
     found: NDArray[Any] | None = None
     for file, pairs in by_file.items():
-        with np.load(file) as block:
-            values = block["values"]
+        values = _read(file, "values")
+        if values is None:
+            return None
         if found is None:
             found = np.empty((len(rows), *values.shape[1:]), values.dtype)
         targets, places = zip(*pairs, strict=True)

@@ -81,6 +81,8 @@ def _extracted(wanted: Wanted) -> BenchFeatures:
         wanted.model or DEFAULT_MODEL, device=device, seed=settings.seeds[0], condition=settings.condition
     )
     views, chosen_by = _views(representation, wanted)
+    if settings.center and any(view.n_bits is not None for view in views):
+        raise ValueError(f"{representation.name} has bits, which have no mean to subtract (center=True); leave it out")
     views = with_tokens(views, representation.n_bits if wanted.tokens else None)
     cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
     items = [*dict.fromkeys(item for view in views for item in view.items), DIGESTS]

@@ -85,14 +85,16 @@ def bench_finetune(
     model: a BiGR model, whose tokenizer is frozen, or a timm backbone. layer: the last block that is used.
     settings: only the first seed, pool and where to compute are used. The trained network is not kept.
 
-    Raises ValueError for a representation that cannot be fine-tuned, a condition, features instead of images, or losses
-    that are not finite.
+    Raises ValueError for a representation that cannot be fine-tuned, a condition, means over mirror images, features
+    instead of images, or losses that are not finite.
     """
     given = tuning or FineTuning()
     if not (isinstance(data.train.source, ImageSet) and isinstance(data.test.source, ImageSet)):
         raise ValueError(f"{data.name}: networks are trained on images; choose a data set of images")
     if settings.condition:
         raise ValueError(f"fine-tuning takes no condition ({settings.condition.words}); leave it out")
+    if settings.mirror:
+        raise ValueError("fine-tuning takes no means over mirror images (mirror=True); leave it out")
     device, seed = choose_device(settings.device), settings.seeds[0]
     representation = open_representation(model, device=str(device), seed=seed)
     block = None if layer is None else representation.layer_index(layer)

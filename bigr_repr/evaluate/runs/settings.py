@@ -56,6 +56,8 @@ class BenchSettings:
             raise ValueError(f"pool={self.pool!r} is unknown; choose one of {', '.join(ALL_POOLS)}")
         if self.codes and self.condition:
             raise ValueError(f"codes take no condition ({self.condition.words}), only blocks do; leave one of them out")
+        if self.codes and self.center:
+            raise ValueError("codes have no mean to subtract (center=True), only numbers do; leave one of them out")
         if not self.seeds:
             raise ValueError("seeds=() is empty; pass at least one, such as (0,)")
         if not self.k or min(self.k) < 1 or not self.temperature > 0 or self.batch_size < 1:

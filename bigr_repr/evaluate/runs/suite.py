@@ -54,10 +54,13 @@ def run_suite(
     opened = _opened(suite)
     images = any(isinstance(data.train.source, ImageSet) for data in opened)
     identities = _identities(suite) if images else {}
+    pairs = [(data, model) for data in opened for model in suite.models if _fits(data, model, identities)]
+    if not pairs:
+        names = ", ".join(data.name for data in opened)
+        raise FileNotFoundError(f"no model of {suite.name} is available on {names}; get the weights of one, or add one")
     folder = Path(out) / _ROWS
     folder.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
-    pairs = [(data, model) for data in opened for model in suite.models if _fits(data, model, identities)]
     for done, (data, model) in enumerate(pairs):
         on_progress("suite", done, len(pairs))
         if not done or data is not pairs[done - 1][0]:

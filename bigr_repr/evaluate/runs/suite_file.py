@@ -39,6 +39,7 @@ from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 __all__ = ["ALL", "Suite", "SuiteData", "SuiteModel", "read_suite"]
 
 ALL: Final = "all"
+_NAMED: Final = ("mid", "best")  # blocks
 _T = TypeVar("_T")
 # Types of fields as annotated, and the types that YAML may yield for them.
 _PLAIN: Final[dict[str, tuple[type, ...]]] = {
@@ -106,11 +107,13 @@ class SuiteModel:
     features: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.layers, str) and self.layers != ALL:
-            raise ValueError(f"layers={self.layers!r} is neither {ALL!r} nor a list of blocks")
+        if self.layers != ALL and not (isinstance(self.layers, tuple) and all(map(_is_layer, self.layers))):
+            raise ValueError(f"layers={self.layers!r} is neither {ALL!r}, a block nor a list of blocks")
         if self.pool not in VECTOR_POOLS:
             raise ValueError(f"pool={self.pool!r} is unknown; choose one of {', '.join(VECTOR_POOLS)}")
         _ = self.read_with
+        if not isinstance(self.features, Mapping):
+            raise ValueError(f"features={self.features!r} must be a mapping, DATA: {{train: FILE, test: FILE}}")
         if bool(self.model) == bool(self.features) or (self.features and not self.name):
             raise ValueError("give model, or features and name")
         for data, files in self.features.items():
@@ -238,10 +241,18 @@ def _entry(kind: type[_T], found: object, plain: str) -> _T:
         return _make(kind, {plain: found})
     if not isinstance(found, dict):
         raise ValueError(f"{found!r} is neither a name nor a mapping")
-    if isinstance(found.get("layers"), list):
-        layers = (tuple(layer) if isinstance(layer, list) else layer for layer in found["layers"])
-        found = {**found, "layers": tuple(layers)}
+    layers = found.get("layers")
+    if isinstance(layers, list):
+        found = {**found, "layers": tuple(tuple(layer) if isinstance(layer, list) else layer for layer in layers)}
+    elif isinstance(layers, int) or layers in _NAMED:
+        found = {**found, "layers": (layers,)}
     return _make(kind, found)
+
+
+def _is_layer(found: object) -> bool:
+    """Whether this is a block, a number or a name, or several."""
+    blocks = found if isinstance(found, tuple) and found else (found,)
+    return all(isinstance(block, int | str) and not isinstance(block, bool) for block in blocks)
 
 
 def _make(kind: type[_T], fields: Mapping[str, Any]) -> _T:

@@ -80,10 +80,17 @@ class DataOptions:
         if bool(self.train_on) != bool(self.test_on) or sum(named) > 1 or not (any(named) or self.features):
             wanted = "give --dataset, or both --train-on and --test-on, or --features with --labels"
             raise typer.BadParameter(wanted, param_hint="--dataset")
-        if not self.features and (self.labels or self.test_features or self.test_labels):
-            raise typer.BadParameter("applies only to --features; give it too", param_hint="--labels")
+        own = {"--labels": self.labels, "--test-features": self.test_features, "--test-labels": self.test_labels}
+        for option, value in own.items():
+            if value and not self.features:
+                raise typer.BadParameter("applies only to --features; give it too", param_hint=option)
         if self.features and (self.train_on or (self.dataset and (self.labels or self.test_labels))):
             raise typer.BadParameter("takes either --dataset or labels of its own, not both", param_hint="--features")
+        if self.test_labels and not self.test_features:
+            raise typer.BadParameter("applies only to --test-features; give it too", param_hint="--test-labels")
+        if self.aliases is not None and not self.train_on:
+            wanted = "applies only to --train-on and --test-on; leave it out, or give them"
+            raise typer.BadParameter(wanted, param_hint="--aliases")
 
 
 TestLimit = Annotated[
