@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bigr_repr_cli import adapt as adapt_command
 from forks import run, run_together
 from PIL import Image
 from tiny_model import tiny_model, write_pictures
@@ -29,9 +30,12 @@ from bigr_repr.evaluate.reports.adapted import ClassShown, adaptation_page, figu
 from bigr_repr.evaluate.runs.adapted import compare_models
 from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.train import Adapted, AdaptRecipe, GeneratorRecipe, adapt, adapt_job, adapt_tokenizer
+from bigr_repr.train import held_out as held_out_module
+from bigr_repr.train import reconstruction as reconstruction_module
 from bigr_repr.train.adapt_job import OnProgress
-from bigr_repr.train.adaptation import note_quality
-from bigr_repr.train.held_out import no_fall
+from bigr_repr.train.adaptation import _split, note_quality
+from bigr_repr.train.code_set import CodeSet, write_codes
+from bigr_repr.train.held_out import held_out_loss, held_out_neighbors, no_fall
 from bigr_repr.train.reconstruction import reconstruction_db
 from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
 from bigr_repr.train.stopping import RunStoppedError
@@ -268,6 +272,24 @@ def test_reconstruction_is_the_mean_of_the_images_peak_signal_to_noise_ratios(pi
     assert reconstruction_db(tokenizer, images, rows) == pytest.approx(float(-10 * np.log10(errors).mean()), abs=0.006)
 
 
+def test_what_is_measured_is_spread_over_pictures_sorted_by_class(
+    pictures: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, asked = br.load(base), open_images(pictures), list[list[int]]()
+    codes = write_codes(images, model.tokenizer, tmp_path / "c", tokenizer_name="t", mirror=False)
+    bits, load = CodeSet.bits, images.load_square
+    for module in (held_out_module, reconstruction_module):
+        monkeypatch.setattr(module, "_LOOKED_AT", 3)
+    monkeypatch.setattr(
+        CodeSet, "bits", lambda self, index, view: asked.append(index.tolist()) or bits(self, index, view)
+    )
+    monkeypatch.setattr(images, "load_square", lambda index, side: asked.append([index]) or load(index, side))
+    held_out_loss(model.generator, codes, conditional=True)
+    held_out_neighbors(model.generator, codes, codes)
+    reconstruction_db(model.tokenizer, images, np.arange(12))
+    assert asked == [[0, 5, 11], list(range(12)), [0, 5, 11], [0], [5], [11]]
+
+
 def test_pictures_far_from_the_models_own_are_warned_of(
     pictures: Path, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -412,6 +434,28 @@ def test_probes_are_measured_and_the_page_shows_every_class(
     assert all(f">{loss:.4f}</span>" in page for loss in (min(curve), max(curve)))
     assert all(f">{step}</span>" in page for step in ("step 0", made.record["steps"]))
     assert "teal" in page
+
+
+def test_two_pictures_of_each_class_are_enough_to_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One to learn from and one to test on: none is left to choose the probe's C by."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number, name in enumerate("abcd"):
+        write_pictures(tmp_path / "p" / name, 2, first=2 * number)
+    images = open_images(tmp_path / "p")
+    rows = compare_models(("pixels:8", "pixels:8"), images, *_split(images, AdaptRecipe()), device="cpu")
+    assert set(figures_of(rows)) == {"linear probe", "4-NN"}
+
+
+def test_a_model_that_cannot_be_measured_is_finished_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*given: Any, **options: Any) -> None:
+        raise ValueError("too few pictures")
+
+    monkeypatch.setattr("bigr_repr.evaluate.runs.adapted.compare_models", fail)
+    made: Any = types.SimpleNamespace(folder="o", images=None, kept=None, held_out=None)
+    assert adapt_command._measured(made, "bigr-tiny", None, adapt_job._silent) == {}
+    assert capsys.readouterr().err == "warning: probe and neighbors are not measured: too few pictures\n"
 
 
 def test_what_was_measured_is_in_the_models_record_and_no_place_on_this_machine_is(

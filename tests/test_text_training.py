@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from bigr_repr_cli.train.captions import Encoding
 from forks import run_together
 from test_train import losses
 from tiny_model import write_pictures
 
 from bigr_repr.captions.sources import class_captions, coco_captions, parquet_captions, sidecar_captions
-from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained, save_tokenizer
 from bigr_repr.checkpoints.text_encoders import WordEncoder
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig
 from bigr_repr.datasets import SceneSet, open_images
@@ -355,6 +356,23 @@ def test_captions_that_do_not_mix_are_named(codes: CodeSet, mixed: CodeMixture, 
 
 
 # ---- what does not fit
+
+
+def test_captions_are_not_put_beside_codes_that_were_made_otherwise(tmp_path: Path) -> None:
+    """As many of as many images are not enough."""
+    scenes, (one, other) = SceneSet(3, side=32), (tmp_path / "one", tmp_path / "other")
+    for place in (one, other):
+        save_tokenizer(BinaryAutoencoder(TOKENIZER), place)
+    made = Encoding(device="cpu").codes(scenes, str(one), tmp_path / "c")
+    assert Encoding(device="cpu").codes(scenes, str(one), tmp_path / "c").header == made.header
+    said = r"/c holds codes of .*/one: tokenizer_sha256 was \w{12}…, is \w{12}…; give the --tokenizer and --mirror"
+    with pytest.raises(ValueError, match=said):
+        Encoding(device="cpu").codes(scenes, str(other), tmp_path / "c")
+    with pytest.raises(ValueError, match="/one: views was 1, is 2; give"):
+        Encoding(device="cpu", mirror=True).codes(scenes, str(one), tmp_path / "c")
+    write_codes(scenes, BinaryAutoencoder(TOKENIZER), tmp_path / "d", tokenizer_name="t", mirror=False, crops=1)
+    with pytest.raises(ValueError, match=r"of t: crops was 1, is 0; tokenizer_sha256 .* or choose another folder"):
+        Encoding(device="cpu", mirror=True).codes(scenes, str(one), tmp_path / "d")
 
 
 def test_captions_of_another_encoder_or_none_are_refused(codes: CodeSet, tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ from bigr_repr.datasets import open_images
 from bigr_repr.images.formats import ImageError
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.train.batches import StreamSampler, batches
+from bigr_repr.train.batches import Batch, StreamSampler, batches
 from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
-from bigr_repr.train.generator_task import make_optimizers, parameter_groups
+from bigr_repr.train.generator_task import GeneratorTask, make_optimizers, parameter_groups
 from bigr_repr.train.loop import TrainSettings, identify
 from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
 from bigr_repr.train.recipe import GeneratorRecipe
@@ -604,6 +604,33 @@ def test_a_run_goes_on_with_its_own_codes_only(folder: Path, codes: Path, tmp_pa
     assert weights(tmp_path / "g") == weights(tmp_path / "whole")
 
 
+def test_a_run_that_goes_on_with_other_images_is_warned_of(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    tokenizer = BinaryAutoencoder(TOKENIZER)
+
+    def go_on(steps: int) -> int:
+        """Train both, and return the number of warnings."""
+        images = open_images(tmp_path / "own")
+        caplog.clear()
+        train_tokenizer(images, TOKENIZER, settings(tmp_path / "t", steps=steps, warmup=1), PLAIN)
+        train_generator(images, MODEL, settings(tmp_path / "g", steps=steps, warmup=1), tokenizer=tokenizer)
+        return caplog.text.count("the images differ from those of ")
+
+    assert (go_on(1), go_on(2)) == (0, 0)
+    Image.new("RGB", (36, 40)).save(tmp_path / "own" / "cat" / "1.png")
+    assert (go_on(3), go_on(4)) == (2, 0)
+    for out in ("t", "g"):
+        file = find_checkpoints(tmp_path / out)[-1][1] / "run.json"
+        record = json.loads(file.read_text())
+        del record["images_fingerprint"]  # as in older versions
+        file.write_text(json.dumps(record))
+        (file.parent / "sha256.json").unlink()
+    assert go_on(5) == 0
+    assert caplog.text.count("did not record images_fingerprint: not compared") == 2
+
+
 def test_a_start_of_another_architecture_is_told_by_what_differs(codes: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_tokenizer(BinaryAutoencoder(TOKENIZER), tmp_path / "t")
@@ -654,6 +681,20 @@ def test_labels_that_do_not_fit_are_named(codes: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, classes=1))
     with pytest.raises(ValueError, match=r"label 1 is outside 0..0"):
         train_generator(CodeSet(codes), config, settings(tmp_path))
+
+
+def test_images_without_a_label_are_learned_without_a_class(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = open_images(folder)
+    assert images.labels is not None
+    some = ChosenSet(images, np.arange(24), np.where(np.arange(24) % 3, images.labels, -1))
+    recipe = GeneratorRecipe(conditional=True, class_dropout=0)
+    run_settings = settings(tmp_path, steps=2, batch_size=24)
+    train_generator(some, MODEL, run_settings, recipe, tokenizer=BinaryAutoencoder(TOKENIZER))
+    assert caplog.text.count("8 of 24 images have no label and are learned without a class") == 1
+    given = GeneratorTask(BiGR(MODEL.generator), recipe, None, None)._given(Batch(None, None, torch.tensor([1, -1, 0])))
+    assert torch.equal(given, torch.tensor([1, 2, 0]))  # 2: no class
 
 
 def test_discriminator_gives_logits_a_patch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
 from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.recipe import GeneratorRecipe
-from bigr_repr.train.resume import find_checkpoints, read_record
+from bigr_repr.train.resume import TrainingError, find_checkpoints, read_record
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 
 MODEL = tiny_model(layers=2)
@@ -79,6 +80,20 @@ def test_a_resumed_run_goes_on_as_it_began(images: Path, tmp_path: Path, monkeyp
     trained(images, settings(tmp_path / "run"))
     faster(monkeypatch, 0.5)
     trained(images, settings(tmp_path / "run", steps=3))
+    assert read_record(find_checkpoints(tmp_path / "run")[-1][1])["precision"] == "bf16"
+
+
+def test_the_previous_checkpoint_decides_where_the_newest_cannot_be_read(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster(monkeypatch, 3.0)
+    run = settings(tmp_path / "run")
+    trained(images, run)
+    file = find_checkpoints(tmp_path / "run")[-1][1] / "run.json"
+    file.write_text(file.read_text()[:20])
+    with pytest.raises(TrainingError, match=r"checkpoint-000000002 cannot be read .*: --resume previous$"):
+        trained(images, run)
+    trained(images, dataclasses.replace(run, resume="previous"))
     assert read_record(find_checkpoints(tmp_path / "run")[-1][1])["precision"] == "bf16"
 
 

@@ -259,6 +259,30 @@ def test_a_run_goes_on_with_the_steps_the_draws_and_the_lines_of_its_own(tmp_pat
         loop.train(Toy(), _stream, _settings(tmp_path / "out"), record={"a": 2})
 
 
+def test_the_newest_checkpoint_is_set_aside_only_once_the_previous_one_resumes(tmp_path: Path) -> None:
+    loop.train(Toy(), _stream, _settings(tmp_path), record={"a": 1})
+    back = _settings(tmp_path, resume="previous")
+    with pytest.raises(TrainingError, match="holds another run: a was 1, is 2"):
+        loop.train(Toy(), _stream, back, record={"a": 2})
+    averaged = find_checkpoints(tmp_path)[0][1] / "ema.safetensors"
+    content = averaged.read_bytes()
+    averaged.write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match="checkpoint-000000004 cannot be read"):
+        loop.train(Toy(), _stream, back, record={"a": 1})
+    averaged.write_bytes(content)
+    assert [step for step, _ in find_checkpoints(tmp_path)] == [4, 7]
+    task = Toy()
+    loop.train(task, _stream, back, record={"a": 1})
+    assert [step for step, _ in task.seen] == [4, 5, 6]
+    assert (tmp_path / "set-aside-000000007").is_dir()
+
+
+def test_fewer_steps_than_were_taken_are_refused(tmp_path: Path) -> None:
+    loop.train(Toy(), _stream, _settings(tmp_path), record={})
+    with pytest.raises(TrainingError, match=r"^steps=6 is below the 7 steps already taken in .*; set at least that"):
+        loop.train(Toy(), _stream, _settings(tmp_path, steps=6), record={})
+
+
 def test_a_run_that_is_finished_at_once_takes_no_step(tmp_path: Path) -> None:
     task = Toy()
     loop.train(task, _stream, _settings(tmp_path), record={}, finished=lambda done, average: True)

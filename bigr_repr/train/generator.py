@@ -84,9 +84,9 @@ def train_generator(
 
 
 def _code_facts(data: ImageSet | CodeSet) -> dict[str, Any]:
-    """The run record's entries for packed codes; sets of older versions have no checksums."""
+    """The run record's entries for images or packed codes; code sets of older versions have no checksums."""
     if not isinstance(data, CodeSet):
-        return {}
+        return {"images_fingerprint": data.fingerprint()}
     drawn = {"draws": data.draws} if isinstance(data, CodeMixture) else {}
     return {"codes": dict(data.header.sha256), **drawn} if data.header.sha256 else drawn
 
@@ -192,6 +192,8 @@ def _check(
         if int(data.labels.max()) >= config.generator.classes:
             found = int(data.labels.max())
             raise ValueError(f"label {found} is outside 0..{config.generator.classes - 1}; set classes={found + 1}")
+        if bare := int((data.labels < 0).sum()):
+            log.warning("%d of %d images have no label and are learned without a class", bare, len(data.labels))
 
 
 def _tokenizer_of(data: ImageSet | CodeSet, tokenizer: BinaryAutoencoder | None) -> str | None:

@@ -93,11 +93,12 @@ class GeneratorTask:
         return grid_to_tokens(bits)
 
     def _given(self, batch: Batch) -> Given | None:
-        """The labels or captions to learn."""
+        """The labels or captions to learn; images without a label have "no class"."""
         if not self._recipe.conditional:
             return None
         if self._config.condition == "class":
-            return batch.labels
+            labels, no_class = batch.labels, self._config.classes
+            return None if labels is None else torch.where(labels < 0, no_class, labels)
         assert batch.captions is not None
         assert batch.caption_lengths is not None
         return Captions(batch.captions, batch.caption_lengths)

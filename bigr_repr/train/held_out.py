@@ -37,10 +37,10 @@ _SEED = 20_240
 
 
 def held_out_loss(model: BiGR, codes: CodeSet, *, conditional: bool) -> float:
-    """Mean loss per bit on the first images of a code set, with masks and noise that are always the same."""
-    device, total, seen = next(model.parameters()).device, 0.0, min(len(codes), _LOOKED_AT)
-    for start in range(0, seen, _BATCH):
-        rows = np.arange(start, min(start + _BATCH, seen))
+    """Mean loss per bit on images spread over a code set, with masks and noise that are always the same."""
+    device, total, looked_at = next(model.parameters()).device, 0.0, _spread(len(codes), _LOOKED_AT)
+    for start in range(0, len(looked_at), _BATCH):
+        rows = looked_at[start : start + _BATCH]
         bits = torch.from_numpy(codes.bits(rows, np.zeros_like(rows))).float().to(device)
         labels = None
         if conditional and codes.labels is not None:
@@ -51,18 +51,17 @@ def held_out_loss(model: BiGR, codes: CodeSet, *, conditional: bool) -> float:
         with torch.inference_mode():
             loss = model.loss(bits, labels, generator=generator, masked=masked, class_dropout=0.0)
         total += float(loss) * len(rows)
-    return total / seen
+    return total / len(looked_at)
 
 
 def held_out_neighbors(model: BiGR, kept: CodeSet, held_out: CodeSet) -> float:
-    """20-NN accuracy of the first held-out images among training images, in percent, on features of the usual block.
+    """20-NN accuracy of held-out images among training images, in percent, on features of the usual block.
 
-    Neighbors are weighted by exp(cosine / 0.07), as in `bench`. Both sets have labels.
+    Neighbors are weighted by exp(cosine / 0.07), as in `bench`. Both sets have labels; the images are spread over them.
     """
     assert kept.labels is not None
     assert held_out.labels is not None
-    chosen = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), _LEARNED_FROM)).astype(int))
-    looked_at = np.arange(min(len(held_out), _LOOKED_AT))
+    chosen, looked_at = _spread(len(kept), _LEARNED_FROM), _spread(len(held_out), _LOOKED_AT)
     base, queries = _features(model, kept, chosen), _features(model, held_out, looked_at)
     cosine, nearest = (queries @ base.T).topk(min(_NEIGHBORS, len(base)))
     labels = torch.from_numpy(kept.labels[chosen])
@@ -75,6 +74,11 @@ def no_fall(share: float, images: int) -> float:
     """By how many points a percentage of images may differ by chance: one standard error, or one image."""
     likely = (share / 100 * images + 1) / (images + 2)  # so that 0 or 100 % is not taken as certain
     return max(1.0, math.sqrt(images * likely * (1 - likely))) * 100 / images
+
+
+def _spread(count: int, most: int) -> NDArray[np.int64]:
+    """Up to `most` of `count` rows, spread evenly: sets may be sorted by class."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def _features(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> Tensor:

@@ -27,7 +27,14 @@ from bigr_repr.system.devices import mixed_precision
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.logbook import Logbook
-from bigr_repr.train.resume import TrainingError, load_checkpoint, read_record, resumed_from, save_checkpoint
+from bigr_repr.train.resume import (
+    TrainingError,
+    load_checkpoint,
+    read_record,
+    resumed_from,
+    save_checkpoint,
+    set_newest_aside,
+)
 from bigr_repr.train.stopping import RunStoppedError, StopSignals
 from bigr_repr.train.together import processes
 
@@ -37,6 +44,7 @@ AUTO = "auto"
 RESUMES = ("newest", "previous")
 NO_TRACKER = "none"
 _NEWER = ("mirror", "least_area")  # fields missing from recipes of older versions
+_IMAGES = "images_fingerprint"  # changes when files are only copied or touched, so a difference does not end a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,21 +305,38 @@ def _set_rate(task: Task, rate: float) -> float:
 def _resume(
     out: Path, accelerator: Accelerator, average: ExponentialAverage, record: Mapping[str, Any], settings: TrainSettings
 ) -> int:
-    newest = resumed_from(out, accelerator, previous=settings.resume == "previous")
-    if newest is None:
+    previous = settings.resume == "previous"
+    kept = resumed_from(out, previous=previous)
+    if kept is None:
         return 0
-    saved, wanted = read_record(newest), json.loads(json.dumps(record))
+    saved = read_record(kept)
+    _compare(out, saved, json.loads(json.dumps(record)))
+    if saved["step"] > settings.steps:
+        found = f"steps={settings.steps} is below the {saved['step']} steps already taken in {out}"
+        raise TrainingError(f"{found}; set at least that many, or choose another out folder")
+    load_checkpoint(kept, accelerator, average)
+    if previous:
+        set_newest_aside(out, accelerator)
+    log.info("resuming %s after step %d", out, saved["step"])
+    return int(saved["step"])
+
+
+def _compare(out: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise TrainingError if a saved record is not the wanted one; warn of what may differ by accident."""
     if unknown := sorted(wanted.keys() - saved.keys()):
         log.warning(
             "%s was started by an older version, which did not record %s: not compared", out, ", ".join(unknown)
         )
-    if found := differences({name: saved[name] for name in wanted.keys() & saved.keys()}, wanted, ignored=unknown):
+    known = {name: saved[name] for name in wanted.keys() & saved.keys()}
+    if found := differences(known, wanted, ignored=(*unknown, _IMAGES)):
         raise TrainingError(
             f"{out} holds another run: {'; '.join(found)}; choose another out folder or remove this one"
         )
-    load_checkpoint(newest, accelerator, average)
-    log.info("resuming %s after step %d", out, saved["step"])
-    return int(saved["step"])
+    if _IMAGES in known and known[_IMAGES] != wanted[_IMAGES]:
+        log.warning(
+            "the images differ from those of %s so far, or their files were moved, copied or touched: the run goes on "
+            "with the ones given; if they are not the same images, stop it and choose another out folder", out,
+        )  # fmt: skip
 
 
 def _picture(

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from bigr_repr.train.loop import AUTO, TrainSettings
-from bigr_repr.train.resume import find_checkpoints, read_record
+from bigr_repr.train.resume import read_record, resumed_from
 from bigr_repr.train.together import processes, told
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ def decided(settings: TrainSettings, trial: Trial) -> TrainSettings:
     device = processes(cpu=settings.cpu).device
 
     def chosen() -> str:
-        begun = find_checkpoints(Path(settings.out))
-        return str(read_record(begun[-1][1])["precision"]) if begun else _measured(trial, device)
+        begun = resumed_from(Path(settings.out), previous=settings.resume == "previous")
+        return _measured(trial, device) if begun is None else str(read_record(begun)["precision"])
 
     return replace(settings, precision=told(chosen))
 

@@ -39,26 +39,29 @@ def find_checkpoints(out: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found)
 
 
-def resumed_from(out: Path, accelerator: Accelerator, *, previous: bool) -> Path | None:
+def resumed_from(out: Path, *, previous: bool) -> Path | None:
     """The checkpoint from which a run resumes: the newest, or the one before; None if there are none.
 
-    previous: the newest is set aside as set-aside-STEP. Every process must call this. Raises TrainingError if there is
-    no previous one.
+    Raises TrainingError if there is no previous one.
     """
     found = find_checkpoints(out)
-    accelerator.wait_for_everyone()  # all processes have looked before anything moves
     if not previous or not found:
         return found[-1][1] if found else None
     if len(found) < 2:
         raise TrainingError(f"resume='previous': {out} has only one checkpoint, {found[0][1].name}; start a new run")
-    (_, kept), (step, newest) = found[-2:]
+    return found[-2][1]
+
+
+def set_newest_aside(out: Path, accelerator: Accelerator) -> None:
+    """Rename the newest checkpoint to set-aside-STEP. Every process must call this, after it read the previous one."""
+    accelerator.wait_for_everyone()  # all processes have looked before anything moves
     if accelerator.is_main_process:
+        (_, kept), (step, newest) = find_checkpoints(out)[-2:]
         aside = out / f"set-aside-{step:09d}"
         shutil.rmtree(aside, ignore_errors=True)
         newest.rename(aside)
         log.warning("%s is set aside as %s; continuing from %s", newest, aside.name, kept.name)
     accelerator.wait_for_everyone()
-    return kept
 
 
 def save_checkpoint(

@@ -224,14 +224,11 @@ def train_tokenizer(
         task = TokenizerTask(model, recipe, shown.images)
     settings = decided(settings, partial(_trial, model))
     record = identify(
-        settings,
-        task="tokenizer",
-        config=asdict(config),
+        settings, task="tokenizer", config=asdict(config), perceptual_sha256=task.perceptual_sha256,
         objective=objective_of(replace(recipe, perceptual_weights=None)),
-        perceptual_sha256=task.perceptual_sha256,
-        images=len(images),
+        images=len(images), images_fingerprint=images.fingerprint(),
         initial="" if initial is None else tokenizer_fingerprint(initial),
-    )
+    )  # fmt: skip
     stream = partial(batches, images, image_size=config.image_size, crop=recipe.crop, **views_of(recipe))
     weights = train(task, stream, settings, record=record, on_step=on_step, finished=finished)
     trained = BinaryAutoencoder(config)

@@ -72,14 +72,18 @@ def _write(record: dict[str, Any], path: Path) -> None:
 def _measured(
     made: "Adapted", model: str, device: str | None, on_progress: "OnProgress"
 ) -> dict[str, tuple[float, float]]:
-    """Probe and neighbors of the held-out pictures, before and after."""
+    """Probe and neighbors of the held-out pictures, before and after; none, with a warning, if they cannot be measured:
+    the model is trained all the same."""
     from bigr_repr.evaluate.reports.adapted import figures_of
     from bigr_repr.evaluate.runs.adapted import compare_models
 
     sides = (model, str(made.folder))
-    return figures_of(
-        compare_models(sides, made.images, made.kept, made.held_out, device=device, on_progress=on_progress)
-    )
+    try:
+        rows = compare_models(sides, made.images, made.kept, made.held_out, device=device, on_progress=on_progress)
+    except ValueError as error:
+        typer.echo(f"warning: probe and neighbors are not measured: {error}", err=True)
+        return {}
+    return figures_of(rows)
 
 
 def _shown(made: "Adapted", count: int, on_progress: "OnProgress") -> "list[ClassShown]":

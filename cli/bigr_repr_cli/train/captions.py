@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bigr_repr.datasets import ImageSet
+    from bigr_repr.models.tokenizer import BinaryAutoencoder
     from bigr_repr.train.code_set import CodeSet
 
 
@@ -83,21 +84,37 @@ class Encoding:
     ] = "auto"
 
     def codes(self, images: ImageSet, tokenizer: str, out: Path) -> CodeSet:
-        """The codes of the images, reused if an earlier run stopped after writing them."""
+        """The codes of the images, reused if an earlier run stopped after writing them.
+
+        Raises ValueError if the codes in `out` are of other images or were made otherwise.
+        """
         from bigr_repr.checkpoints.pretrained import load_tokenizer
         from bigr_repr.train.code_set import CodeSet, write_codes
 
+        encoder = load_tokenizer(tokenizer)
         if (out / "codes.json").exists() and not (out / "captions.json").exists():
             codes = CodeSet(out)
             if len(codes) != len(images):
                 found = f"{out} holds codes of {len(codes):,} images, not of these {len(images):,}"
                 raise ValueError(f"{found}; choose another folder")
+            if differ := self._differences(codes, encoder):
+                remedy = "give the --tokenizer and --mirror that made them, or choose another folder"
+                raise ValueError(f"{out} holds codes of {codes.header.tokenizer}: {'; '.join(differ)}; {remedy}")
             return codes
-        encoder = load_tokenizer(tokenizer)
         with counting_progress("encoding") as on_progress:
             return write_codes(
                 images, encoder, out, tokenizer_name=tokenizer, on_progress=on_progress, **values_of(self)
             )
+
+    def _differences(self, codes: CodeSet, encoder: BinaryAutoencoder) -> list[str]:
+        """How codes differ from those that this encoding makes; those of older versions do not name their tokenizer."""
+        from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
+        from bigr_repr.provenance import differences
+
+        header = codes.header
+        made = {"tokenizer_sha256": header.tokenizer_sha256, "views": header.views, "crops": header.crops}
+        wanted = {"tokenizer_sha256": tokenizer_fingerprint(encoder), "views": 1 + self.mirror, "crops": 0}
+        return differences(made, wanted, ignored=() if header.tokenizer_sha256 else ("tokenizer_sha256",))
 
 
 @flattened
