@@ -618,16 +618,16 @@ def test_a_run_that_goes_on_with_other_images_is_warned_of(
         train_generator(images, MODEL, settings(tmp_path / "g", steps=steps, warmup=1), tokenizer=tokenizer)
         return caplog.text.count("the images differ from those of ")
 
-    assert (go_on(1), go_on(2)) == (0, 0)
+    assert go_on(1) == 0
     Image.new("RGB", (36, 40)).save(tmp_path / "own" / "cat" / "1.png")
-    assert (go_on(3), go_on(4)) == (2, 0)
+    assert (go_on(2), go_on(3)) == (2, 0)
     for out in ("t", "g"):
         file = find_checkpoints(tmp_path / out)[-1][1] / "run.json"
         record = json.loads(file.read_text())
         del record["images_fingerprint"]  # as in older versions
         file.write_text(json.dumps(record))
         (file.parent / "sha256.json").unlink()
-    assert go_on(5) == 0
+    assert go_on(4) == 0
     assert caplog.text.count("did not record images_fingerprint: not compared") == 2
 
 
