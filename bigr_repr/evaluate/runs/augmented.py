@@ -14,10 +14,11 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bigr_repr.datasets import ImageSet
-from bigr_repr.evaluate.data.labeled import class_indices, labeled, shared_classes
+from bigr_repr.evaluate.data.labeled import Labeled, class_indices, labeled, shared_classes
 from bigr_repr.evaluate.data.splits import BenchData, Part
 from bigr_repr.evaluate.probes.heads import Heads, train_renewed
 from bigr_repr.evaluate.probes.linear_probe import sgd_words, summarized
@@ -113,14 +114,8 @@ def _rows(
         for view in plain.train
     ]
     classes = shared_classes(*pairs[0])
-    every = np.arange(len(data.train))
-    try:
-        kept, held = hold_out(pairs[0][0], classes, every, np.random.default_rng(settings.seeds[0]))
-    except ValueError:
-        if len(protocol.rates) > 1:
-            raise
-        kept = held = every[:0]  # the rate is given, so that nothing has to be held out
-    parts = [torch.from_numpy(part).to(place) for part in (kept, every) if len(part)]
+    kept, held = _split(pairs[0][0], classes, protocol, settings.seeds[0])
+    parts = [torch.from_numpy(part).to(place) for part in (kept, np.arange(len(data.train))) if len(part)]
     y = class_indices(data.train.labels, classes, place)
     *chooser, final = train_renewed(features, y, len(classes), protocol, settings.seeds, parts)
     words = sgd_words(protocol, len(data.train), _WORDS)
@@ -145,6 +140,19 @@ def _rows(
             )
         )  # fmt: skip
     return rows
+
+
+def _split(
+    train: Labeled, classes: NDArray[np.int64], protocol: SgdProtocol, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows kept and held out; neither if there are too few and a single rate needs no choice."""
+    every = np.arange(len(train))
+    try:
+        return hold_out(train, classes, every, np.random.default_rng(seed))
+    except ValueError:
+        if len(protocol.rates) > 1:
+            raise
+        return every[:0], every[:0]
 
 
 def _scores(
