@@ -17,8 +17,9 @@ from sampling_model import tiny_model
 
 from bigr_repr.checkpoints.catalog import released_config
 from bigr_repr.checkpoints.classes import class_list, class_names, class_number
+from bigr_repr.images.decode import decode_with_profile
 from bigr_repr.painting.blend import paste
-from bigr_repr.painting.masks import color_profile, read_mask
+from bigr_repr.painting.masks import read_mask
 from bigr_repr.painting.pasting import BLENDS, Pasting
 from bigr_repr.painting.windows import (
     Margins,
@@ -305,6 +306,6 @@ def test_the_profile_of_a_photograph_is_that_of_its_colors(tmp_path: Path) -> No
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for mode, kept in (("RGB", profile), ("RGBA", profile), ("L", None)):
         Image.new(mode, (4, 4)).save(tmp_path / f"{mode}.png", icc_profile=profile)
-        assert color_profile(tmp_path / f"{mode}.png") == kept
+        assert decode_with_profile(tmp_path / f"{mode}.png")[1] == kept
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
-    assert color_profile(tmp_path / "plain.png") is None
+    assert decode_with_profile(tmp_path / "plain.png")[1] is None

@@ -52,10 +52,26 @@ def decode_image(
     Thread-safe.  Raises ImageError for everything that can be wrong with the picture; TypeError for another kind of
     source; ValueError for max_pixels below 1; RuntimeError while PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set.
     """
-    if max_pixels < 1:
-        raise ValueError(f"max_pixels={max_pixels} must be at least 1")
     if icc not in ICC:
         raise ValueError(f"icc={icc!r} is unknown; choose one of {', '.join(ICC)}")
+    return _decoded(source, max_pixels, name, icc)[0]
+
+
+def decode_with_profile(source: bytes | PathLike, *, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, bytes | None]:
+    """The picture as `decode_image` returns it, and the ICC profile that its colors need.
+
+    An RGB picture with a profile keeps its own values, bit for bit; any other is converted, and has None.  Raises as
+    `decode_image` does.
+    """
+    return _decoded(source, max_pixels, None, None)
+
+
+def _decoded(
+    source: bytes | PathLike, max_pixels: int, name: str | None, icc: str | None
+) -> tuple[Image.Image, bytes | None]:
+    """See `decode_image`, and for icc=None `decode_with_profile`."""
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels={max_pixels} must be at least 1")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process, so truncated pictures would pass for "
@@ -69,13 +85,18 @@ def decode_image(
     else:
         raise TypeError(f"decode takes a path or a file's bytes, not {type(source).__name__}; for pixels see as_rgb")
     with image_errors(name), _open(source, name) as file:
-        image = _upright(_loaded(file, name, max_pixels), icc)
+        stored = load_stored(file, name, max_pixels)
+        kept = stored.info.get("icc_profile") if icc is None and stored.mode in ("RGB", "RGBA") else None
+        image = _upright(stored, icc or ("ignore" if kept else "convert"))
         image.info.pop("icc_profile", None)  # already applied, or to be ignored from here on
-        return image
+        return image, kept or None
 
 
-def _loaded(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
-    """The picture in a file, fully decoded even if its metadata is damaged, unknown or too large."""
+def load_stored(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+    """The picture in a file as it is stored, fully decoded even if its metadata is damaged, unknown or too large.
+
+    name: what errors call it.  Raises ImageError.
+    """
     try:
         return _load(file, name, max_pixels)
     except ImageError as error:

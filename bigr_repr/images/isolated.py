@@ -30,6 +30,7 @@ from bigr_repr.images.formats import ImageError
 from bigr_repr.system.processes import Child
 
 _BYTES_PER_PIXEL, _OWN_BYTES = 20, 2 << 30  # memory limit of a decoder: 6 GB for the usual 200 million pixels
+_MOST_BYTES = 2**63 - 1  # the largest limit that can be set
 _START = 120.0  # seconds that a process may take to start, on a busy machine
 
 
@@ -182,6 +183,7 @@ def _limit_memory(size: int) -> None:
     except ImportError:
         return
     _, most = resource.getrlimit(resource.RLIMIT_AS)
+    size = min(size, _MOST_BYTES)
     limit = size if most == resource.RLIM_INFINITY else min(size, most)
     resource.setrlimit(resource.RLIMIT_AS, (limit, most))
 

@@ -28,6 +28,8 @@ class BigrModule(nn.Module):
         self, model: PathLike | Pretrained | ExportedModel = DEFAULT_MODEL, layer: Layer = 12, pool: str = "avg"
     ) -> None:
         super().__init__()
+        if pool == "none":
+            raise ValueError("pool='none' gives one vector per token, but here an image has one: choose another")
         self.extractor = FeatureExtractor(open_model(model), (layer,), pool)
         self.layer = layer
 

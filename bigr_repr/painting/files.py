@@ -23,10 +23,10 @@ from torch import Tensor
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.classes import class_names
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.images.decode import MAX_PIXELS, decode_image
+from bigr_repr.images.decode import MAX_PIXELS, decode_with_profile
 from bigr_repr.images.find import escape_path
 from bigr_repr.painting.call import Painted, PhotoOptions
-from bigr_repr.painting.masks import color_profile, read_mask
+from bigr_repr.painting.masks import read_mask
 from bigr_repr.painting.photos import enrich_photo, inpaint_photo, outpaint_photo
 from bigr_repr.painting.pictures import check_target, for_animation, grid, write_gif, write_png
 from bigr_repr.painting.windows import Margins, Mask, box_mask, margins_to_aspect
@@ -110,8 +110,10 @@ class PhotoFile:
     animate: bool = False
     max_pixels: int = MAX_PIXELS
 
-    def read(self, versions: int) -> Image.Image:
-        """The photograph, upright, after checking that the results can be written.
+    def read(self, versions: int) -> tuple[Image.Image, bytes | None]:
+        """The photograph, upright, and its ICC profile, after checking that the results can be written.
+
+        With a profile, which the results get too, the colors are the photograph's own values; without one, sRGB.
 
         Raises ImageError, OSError, and ValueError for results that would replace the photograph or a mask.
         """
@@ -122,11 +124,11 @@ class PhotoFile:
             for source in (self.photo, *self.masks):
                 if path.exists() and Path(source).exists() and path.samefile(source):
                     raise ValueError(f"writing {path} would overwrite an input; choose another name for the result")
-        return decode_image(self.photo, max_pixels=self.max_pixels)
+        return decode_with_profile(self.photo, max_pixels=self.max_pixels)
 
     def check(self, count: int | None = None) -> None:
         """Check inputs and outputs before a large model is loaded. Raises as `read` and `marked` do."""
-        photo = self.read(count or 1)
+        photo, _ = self.read(count or 1)
         if self.masks or self.boxes:
             self.marked(photo)
 
@@ -176,9 +178,9 @@ def inpaint_file(
 
     command: the command that the pictures record; "edit" if labels say what replaces something.
     """
-    photo = file.read(_versions(labels, options))
+    photo, profile = file.read(_versions(labels, options))
     paint = partial(inpaint_photo, pre, photo, file.marked(photo), labels)
-    return _Painter(pre, file, labels, command).paint(paint, options)
+    return _Painter(pre, file, profile, labels, command).paint(paint, options)
 
 
 def outpaint_file(
@@ -193,10 +195,10 @@ def outpaint_file(
     """`outpaint_photo` from file to file, by margins or to an aspect ratio. Raises as `inpaint_file`."""
     if (margins is None) == (aspect is None):
         raise ValueError("give either the margins in pixels or an aspect ratio")
-    photo = file.read(_versions(labels, options))
+    photo, profile = file.read(_versions(labels, options))
     grown = margins if margins is not None else margins_to_aspect(*photo.size, aspect or 0.0)
     paint = partial(outpaint_photo, pre, photo, grown, labels)
-    return _Painter(pre, file, labels, "outpaint").paint(paint, options, {"margins": list(grown)})
+    return _Painter(pre, file, profile, labels, "outpaint").paint(paint, options, {"margins": list(grown)})
 
 
 def enrich_file(
@@ -208,10 +210,10 @@ def enrich_file(
     **options: Unpack[PhotoOptions],
 ) -> Written:
     """`enrich_photo` from file to file; without masks and boxes, the whole photograph. Raises as `inpaint_file`."""
-    photo = file.read(_versions(labels, options))
+    photo, profile = file.read(_versions(labels, options))
     mask = file.marked(photo) if file.masks or file.boxes else None
     paint = partial(enrich_photo, pre, photo, labels, mask=mask, scale=scale)
-    return _Painter(pre, file, labels, "enrich").paint(paint, options, {"scale": scale})
+    return _Painter(pre, file, profile, labels, "enrich").paint(paint, options, {"scale": scale})
 
 
 def _versions(labels: Sequence[int] | None, options: PhotoOptions) -> int:
@@ -225,6 +227,7 @@ class _Painter:
 
     pre: Pretrained
     file: PhotoFile
+    profile: bytes | None  # of the photograph
     labels: Sequence[int] | None
     command: str
     frames: list[Image.Image] = field(default_factory=list)
@@ -248,10 +251,10 @@ class _Painter:
         pictures = paint(**{**options, "on_step": watch})
         made = provenance(self.pre, self.command, self.used["settings"], options, labels) | file.facts
         made |= dict(facts or {}) | {"pasting": self.used["pasting"]}
-        profile, paths = color_profile(file.photo), file.targets(len(pictures))
+        paths = file.targets(len(pictures))
         for version, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
             own_label = self._label(made, version) | {"image": options.get("first", 0) + version}
-            write_png(path, picture, made | own_label, profile)
+            write_png(path, picture, made | own_label, self.profile)
         if file.animate:
             write_gif(file.animation, [*self.frames, pictures[0]], milliseconds=_FRAME_MS, provenance=made)
         also = (file.animation,) if file.animate else ()

@@ -1,15 +1,13 @@
-"""Reads masks and color profiles from files. Knows nothing of models or painting."""
+"""Reads masks from files. Knows nothing of models or painting."""
 
 # H W pixels
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from bigr_repr._typing import PathLike
 from bigr_repr.images.decode import MAX_PIXELS
-from bigr_repr.images.formats import open_image
 from bigr_repr.painting.windows import Mask
 from bigr_repr.sampling.inputs import marks_in_file
 
@@ -29,11 +27,3 @@ def read_mask(path: PathLike, size: tuple[int, int], *, max_pixels: int = MAX_PI
         remedy = "nothing in it is light (128 or more) and opaque; paint the area to replace white"
         raise ValueError(f"{os.fspath(path)} is empty: {remedy}")
     return mask
-
-
-def color_profile(path: PathLike) -> bytes | None:
-    """The ICC profile of an RGB photograph, whose colors `decode` leaves unchanged; None if there is none."""
-    with Path(path).open("rb") as file:
-        image = open_image(file, os.fspath(path))
-        profile: bytes | None = image.info.get("icc_profile")
-        return profile if image.mode in ("RGB", "RGBA") else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ def check_target(path: Path, suffix: str, *, made: Path | None = None) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first, or choose another")
     check_writable(path.parent)
+    _check_name(path)
 
 
 def check_writable(folder: Path) -> None:
@@ -51,6 +53,20 @@ def check_writable(folder: Path) -> None:
         probe.unlink(missing_ok=True)  # another process may check at the same time
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(folder)) from error
+
+
+def _check_name(path: Path) -> None:
+    """Check whether the temporary file that becomes path can have its name. Raises OSError that names path."""
+    probe = partial_name(path)
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink(missing_ok=True)
+    except FileExistsError:
+        pass  # of an interrupted write, or of another process that checks at the same time
+    except OSError as error:
+        own, whole = (len(os.fsencode(each.name)) for each in (path, probe))
+        said = f"{error.strerror}: it has {own} bytes, and {whole - own} more while it is written; choose a shorter one"
+        raise type(error)(error.errno, said, str(path)) from error
 
 
 def write_png(path: Path, image: Image.Image, provenance: Mapping[str, Any], profile: bytes | None = None) -> None:

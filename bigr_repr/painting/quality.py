@@ -32,6 +32,7 @@ def detail_kept(pre: Pretrained, window: PixelArray) -> float:
 
 
 def _steps(pixels: PixelArray) -> float:
-    """Mean difference between neighbors, in levels."""
+    """Mean difference between neighbors, in levels; 0 for a single pixel, which has none."""
     values = pixels.astype(np.float32)
-    return float(sum(np.abs(np.diff(values, axis=axis)).mean() for axis in (0, 1)) / 2)
+    steps = [np.abs(np.diff(values, axis=axis)).mean() for axis in (0, 1) if values.shape[axis] > 1]
+    return float(sum(steps) / len(steps)) if steps else 0.0

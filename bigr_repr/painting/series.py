@@ -47,6 +47,7 @@ SHOWN = 64  # maximum number of pictures in a grid or an animation
 _MOST_COLUMNS = 16
 _DECODED = 16  # pictures of an animation decoded together
 _FRAME_MS = 120
+_NUMBERED = re.compile(r"[0-9]{6}\.png")  # names of a series' pictures
 _REMEDY = "choose another folder: out=DIR"
 
 
@@ -87,7 +88,7 @@ def _check_targets(targets: Sequence[tuple[Path, str]], folder: Path) -> None:
     """Raise ValueError or OSError if additional files of a series cannot be written."""
     for path, suffix in targets:
         check_target(path, suffix, made=folder)
-        if path.parent.resolve() == folder.resolve() and re.fullmatch(r"\d{6}\.png", path.name):
+        if path.parent.resolve() == folder.resolve() and _NUMBERED.fullmatch(path.name):
             raise ValueError(f"{path} has the name of a picture of the series itself; choose another")
 
 
@@ -125,10 +126,11 @@ class _Series:
             if differing:
                 raise ValueError(f"{self.folder} holds another series: {'; '.join(differing)}; {_REMEDY}")
             return
+        if found := sorted(path.name for path in self.folder.glob("*.png") if _NUMBERED.fullmatch(path.name)):
+            said = f"{found[0]}, but no {SERIES_FILE}: its pictures do not record how they were made"
+            raise ValueError(f"{self.folder} holds {said}; {_REMEDY}")
         self.folder.mkdir(parents=True, exist_ok=True)
         check_writable(self.folder)
-        if (self.folder / "000000.png").exists():
-            raise ValueError(f"{self.folder} holds pictures that do not record how they were made; {_REMEDY}")
         with replacing(file) as target:
             target.write(json.dumps(self.provenance, indent=1, ensure_ascii=False).encode())
 

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from bigr_repr._typing import PathLike
-from bigr_repr.images.decode import MAX_PIXELS, as_rgb, decode_image
-from bigr_repr.images.formats import image_errors, open_image
+from bigr_repr.images.decode import MAX_PIXELS, as_rgb, decode_image, load_stored
+from bigr_repr.images.formats import image_errors
 
 ImageLike: TypeAlias = PathLike | Image.Image | NDArray[Any] | Tensor
 MaskLike: TypeAlias = PathLike | Image.Image | NDArray[Any] | Tensor
@@ -88,7 +88,7 @@ def marks_in_file(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
     image = decode_image(path, max_pixels=max_pixels)
     name = os.fspath(path)
     with Path(path).open("rb") as file, image_errors(name):
-        return _marks(image, opacity(open_image(file, name)))
+        return _marks(image, opacity(load_stored(file, name, max_pixels)))
 
 
 def opacity(image: Image.Image) -> NDArray[np.uint8] | None:

@@ -93,7 +93,9 @@ class Sampling:
             self._print(result)
 
     def _print(self, result: Written) -> None:
-        files = [*map(str, result.images), *map(str, result.also)]
+        from bigr_repr.images.find import escape_path
+
+        files = [escape_path(str(file)) for file in (*result.images, *result.also)]
         if self.as_json:
             record = {"images": files[: len(result.images)], "also": files[len(result.images) :]}
             typer.echo(json.dumps(record | {"drawn": result.drawn, "seconds": round(result.seconds, 3)}, indent=2))
