@@ -2,10 +2,11 @@
 
     python benchmarks/representation.py --root data                # all images: about three hours on 2 cores
     python benchmarks/representation.py --root data --limit 10000  # at most 10 000 training images: 40 minutes
-    python benchmarks/representation.py --root data --reduced      # the README's figures, of fewer images: 12 minutes
+    python benchmarks/representation.py --root data --reduced      # suites/representation-small.yaml: 12 minutes
     python benchmarks/representation.py --root data --limit 400    # a quick trial, about a minute
     python benchmarks/representation.py --root data --suite pools --record pools --out runs/pools  # 12 min. on a core
-    python benchmarks/representation.py --root data --suite transfer --record transfer --out runs/transfer  # 15 minutes
+    python benchmarks/representation.py --root data --suite transfer --record transfer --out runs/transfer  # README's
+    python benchmarks/representation.py --root data --suite blocks --out runs/blocks  # every block: six minutes
     # the other model: --model bigr-tiny-aligned --record representation_aligned --out runs/aligned, and so on
 
 Data: `data` holds CIFAR-10 and Tiny-ImageNet as Parquet files (cifar10-train.parquet, cifar10-test.parquet,

@@ -92,7 +92,7 @@ def test_a_page_shows_what_is_kept_first_and_counts_what_it_leaves_out(given: Gi
 def test_sizes_are_of_files_and_of_what_is_inside_others(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12345")
     there = {"p0.jpg": iter([str(tmp_path / "a")]), "p1.jpg": iter([b"123"]), "p2.jpg": iter(())}
-    finder: Any = SimpleNamespace(encoded=lambda id, row: there[id])
+    finder: Any = SimpleNamespace(encoded=lambda id, row, thumbnails: there[id])
     assert file_sizes(cluster(3)[0], finder) == [5, 3, -1]
 
 

@@ -91,11 +91,11 @@ def _update(folder: Path, dataset: PathLike | None, add: Sequence[PathLike], own
             raise ValueError(f"{folder} does not say which data set it is of; build it again")
         plan = _plan(state, *_looked_at(state.source, dataset, add, folder), own)
         new = sum(part.rows for part in plan.new)
-        if state.has_room(len(plan.gone), new) and reader.can_grow():
-            if len(plan.gone) or plan.source != state.source:
+        if len(plan.gone) or plan.source != state.source:  # new rows change the source too
+            if state.has_room(len(plan.gone), new) and reader.can_grow():
                 grow(writer, reader, state.gaps.places(plan.gone), plan.read(state.vectors), plan.source)
-        else:
-            _write_anew(writer, HammingIndex.load(folder), plan)
+            else:
+                _write_anew(writer, HammingIndex.load(folder), plan)
     kept = state.source.rows - len(plan.gone)
     return Updated(kept=kept, read=new, dropped=len(plan.gone), files=sum(part.rows > 0 for part in plan.new))
 
@@ -271,6 +271,11 @@ def _opened(state: FolderState, folder: str, only: Collection[str]) -> DataCodes
 
 def _write_anew(writer: FolderWriter, old: HammingIndex, plan: _UpdatePlan) -> None:
     rows, kept = RowWriter(writer), np.delete(np.arange(len(old)), plan.gone)
+    if not len(kept) and not any(part.rows for part in plan.new):
+        parts = old.parts.keeping(kept)._replace(source=plan.source)
+        rows.append(parts.rows)
+        rows.commit(parts)
+        return
     for start in range(0, len(kept), _KEPT):
         rows.append(old.rows.picked(kept[start : start + _KEPT]))
     for batch in plan.read(None if old.rows.vectors is None else old.rows.vectors.dtype.name):

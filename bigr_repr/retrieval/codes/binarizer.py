@@ -27,6 +27,8 @@ BINARIZERS: Final = {
     "rotation": "centered, signs after a random rotation",
     "itq": "principal components, rotated to minimize quantization error (ITQ)",
 }
+MOST_SEED: Final = (1 << 31) - 1  # FAISS's seeds are 32-bit numbers
+_MOST_BITS: Final = 46_340  # of a rotation: FAISS counts the numbers of a square matrix in 32 bits
 _FULL: Final = ("sign", "median")  # exactly one bit per feature
 _BLOCK: Final = 16 << 20  # bytes of float64 at a time
 
@@ -140,10 +142,10 @@ class Binarizer:
 def fit_binarizer(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, seed: int = 0) -> Binarizer:
     """Fit a binarizer on a sample of features (n, D), numbers.
 
-    n_bits: always D for "sign" and "median"; 1..D for "pca" and "itq"; any for "rotation"; None: D. seed: for the
-    random rotation and ITQ's initialization. Only FAISS's ITQ subsamples very large inputs.
+    n_bits: always D for "sign" and "median"; 1..D for "pca" and "itq"; up to 46,340 or D for "rotation"; None: D. seed:
+    in 0..2^31 - 1, for the random rotation and ITQ's initialization. Only FAISS's ITQ subsamples very large inputs.
 
-    Raises ValueError for an unknown kind, n_bits out of range, too few rows, or non-finite features.
+    Raises ValueError for an unknown kind, n_bits or seed out of range, too few rows, or non-finite features.
     """
     sample = finite_rows("vectors", vectors)
     rows, width = sample.shape
@@ -154,9 +156,11 @@ def fit_binarizer(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
         raise ValueError(
             f"n_bits={bits}: {kind} gives one bit per feature, {width}; leave n_bits out, or use pca or itq"
         )
-    if bits < 1 or (kind != "rotation" and bits > width):
-        limit = "at least 1" if kind == "rotation" else f"in 1..{width}, the number of features"
+    most = max(width, _MOST_BITS) if kind == "rotation" else width
+    if not 1 <= bits <= most:
+        limit = f"in 1..{most}" if kind == "rotation" else f"in 1..{width}, the number of features"
         raise ValueError(f"n_bits={bits} must be {limit} for {kind}; only rotation gives more bits than features")
+    check_seed(seed)
     need = rows_needed(kind, bits)
     if rows < need:
         raise ValueError(f"{rows} rows are too few to fit {kind} of {bits} bits: it needs {need}; ask for fewer bits")
@@ -170,6 +174,12 @@ def fit_binarizer(kind: str, vectors: ArrayLike, *, n_bits: int | None = None, s
     fitted = Binarizer(kind=kind, matrix=matrix, thresholds=thresholds.astype(np.float64), fitted_on=rows)
     scales = sum(np.abs(margins).sum(axis=0) for _, margins in fitted._margins(sample)) / rows
     return replace(fitted, scales=np.asarray(scales, np.float32))
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed out of range."""
+    if not 0 <= seed <= MOST_SEED:
+        raise ValueError(f"seed={seed} must be in 0..{MOST_SEED}; choose another")
 
 
 def rows_needed(kind: str, n_bits: int) -> int:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
 from bigr_repr.features.pools import NONE
-from bigr_repr.retrieval.codes.binarizer import BINARIZERS, Binarizer, fit_binarizer
+from bigr_repr.retrieval.codes.binarizer import BINARIZERS, Binarizer, check_seed, fit_binarizer
 from bigr_repr.retrieval.codes.columns import column_table, kept_type
 from bigr_repr.retrieval.codes.ids import id_array
 from bigr_repr.retrieval.codes.provenance import BITS, FEATURES, provenance_of
 from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
+from bigr_repr.system.object_store import ObjectPath, Place, as_place
 
 _SAMPLE: Final = 48 << 20  # bytes of float32 for fitting a binarizer
 _SAMPLE_ROWS: Final = 1 << 16
@@ -38,8 +39,8 @@ class DataCodes:
     to keep in addition to `label`; of text, numbers, booleans, dates or times. only: names of the files to open; None:
     all.
 
-    Raises ValueError for incompatible data sets and for those without vectors or codes, without rows, with unpooled
-    tokens, or with non-finite vectors; FileNotFoundError if a folder holds no data set.
+    Raises ValueError for incompatible data sets, for one named twice, and for those without vectors or codes, without
+    rows, with unpooled tokens, or with non-finite vectors; FileNotFoundError if a folder holds no data set.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class DataCodes:
         if kind != "bits" and kind not in BINARIZERS:
             raise ValueError(f"binarizer={kind!r} is unknown; choose bits or one of {', '.join(BINARIZERS)}")
         folders = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
+        _check_distinct(folders)
         self.sets = [EmbeddingSet(each, only=only) for each in folders]
         self.data = self.sets[0].with_others(self.sets[1:])
         recorded = self.data.provenance
@@ -87,6 +89,7 @@ class DataCodes:
     def _fitted(self, binarizer: str | Binarizer, n_bits: int | None, seed: int) -> Binarizer:
         if isinstance(binarizer, Binarizer):
             return binarizer
+        check_seed(seed)  # before the sample is read
         return fit_binarizer(binarizer, self._sample(seed), n_bits=n_bits, seed=seed)
 
     def _kept_columns(self, keep: Sequence[str]) -> pa.Schema:
@@ -173,3 +176,14 @@ class DataCodes:
             sample[filled : filled + len(inside)] = vectors
             filled, start = filled + len(inside), end
         return sample
+
+
+def _check_distinct(folders: Sequence[PathLike]) -> None:
+    """Raise ValueError for a data set that is named twice, possibly through a link."""
+    known = set[Place]()
+    for each in folders:
+        place = as_place(each)
+        place = place if isinstance(place, ObjectPath) else place.resolve()
+        if place in known:
+            raise ValueError(f"{each} is named twice; name each data set once")
+        known.add(place)

@@ -54,10 +54,13 @@ class _Open:
 
 
 class FolderWriter:
-    """Writes a new state of an index folder next to the old one; `commit` makes it current.  Raises OSError."""
+    """Writes a new state of an index folder next to the old one; `commit` makes it current.  Raises OSError.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._token = folder, secrets.token_hex(8)
+    made: whether the folder was made for it.
+    """
+
+    def __init__(self, folder: Path, *, made: bool = False) -> None:
+        self.folder, self._made, self._token = folder, made, secrets.token_hex(8)
         self._open: dict[str, _Open] = {}
         self._files: dict[str, dict[str, Any]] = {}
         self._base: FolderReader | None = None
@@ -128,7 +131,7 @@ class FolderWriter:
         unlist(self.folder)
 
     def abandon(self) -> None:
-        """Remove what was written, and the folder if it is empty."""
+        """Remove what was written, and the folder if it was made for that and is empty."""
         for part in self._open.values():
             with suppress(OSError):  # on a full disk, the rest cannot be written either
                 part.file.close()
@@ -136,8 +139,9 @@ class FolderWriter:
             self.path(name).unlink(missing_ok=True)
         if self._base is not None:
             self._base.cut()
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        if self._made:
+            with suppress(OSError):  # not empty, or gone
+                self.folder.rmdir()
 
 
 @contextmanager
@@ -148,9 +152,10 @@ def writing(folder: Path) -> Iterator[FolderWriter]:
     is writing it.
     """
     check_place(folder)
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder, f"{folder}: another process is writing this index; wait for it"):
-        writer = FolderWriter(folder)
+        writer = FolderWriter(folder, made=made)
         try:
             yield writer
         except BaseException:

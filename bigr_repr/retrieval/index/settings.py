@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from typing import Any, Final
 
+from bigr_repr.retrieval.codes.binarizer import MOST_SEED
+
 __all__ = ["KINDS", "IndexSettings"]
 
 KINDS: Final = {
@@ -30,6 +32,7 @@ _LIMITS: Final = {
     "hash_bits": (1, 32),
     "tables": (1, 64),
     "effort": (0, 1 << 22),
+    "seed": (0, MOST_SEED),
 }
 
 
@@ -42,7 +45,7 @@ class IndexSettings:
     None: twice the square root of the number of codes, fewer if codes are long. links (hnsw; FAISS's M): per node,
     twice as many on the bottom layer; build_effort (hnsw; FAISS's efConstruction): size of the candidate list during
     the build. hash_bits (hash): length of a table's key, None: about one code per bucket. tables (hash): their number.
-    seed: for the clustering and the choice of bits to hash. FAISS's names are accepted too.
+    seed: for the clustering and the choice of bits to hash, in 0..2^31 - 1. FAISS's names are accepted too.
 
     Raises ValueError for an unknown kind, a number out of range, or one setting given under two names.
     """
@@ -93,4 +96,7 @@ class IndexSettings:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise ValueError(f"index settings have unknown fields {unknown}; known are {sorted(known)}")
+        seed = data.get("seed", 0)
+        if isinstance(seed, int):  # earlier versions took any number
+            return cls(**{**data, "seed": seed & MOST_SEED})
         return cls(**data)

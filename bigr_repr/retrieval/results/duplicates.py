@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,12 +26,18 @@ _PICTURES: Final = 24  # maximum per cluster
 
 def file_sizes(cluster: Cluster, finder: PhotoFinder) -> list[int]:
     """Size in bytes of the file behind each row of a cluster; -1 if there is none."""
-    sizes = []
-    for id, row in zip(cluster.ids.tolist(), cluster.rows.tolist(), strict=True):
-        found = next(finder.encoded(str(id), row), None)
-        at_path = isinstance(found, str)
-        sizes.append(-1 if found is None else Path(found).stat().st_size if at_path else len(found))  # type: ignore[arg-type]
-    return sizes
+    pairs = zip(cluster.ids.tolist(), cluster.rows.tolist(), strict=True)
+    return [next(_sizes(finder.encoded(str(id), row, thumbnails=False)), -1) for id, row in pairs]
+
+
+def _sizes(found: Iterable[str | bytes]) -> Iterator[int]:
+    """The sizes of those pictures that exist."""
+    for picture in found:
+        try:
+            size = len(picture) if isinstance(picture, bytes) else Path(picture).stat().st_size
+        except OSError:
+            continue
+        yield size
 
 
 def save_keep_list(clusters: Sequence[Cluster], kept: Sequence[Kept], path: PathLike) -> None:

@@ -30,8 +30,9 @@ _LONGEST: Final = 320  # longer side of a thumbnail, in pixels
 class PhotoFinder:
     """Finds the photograph of a row: by its id, at its location in the data set, or as a thumbnail in the data set.
 
-    images: the folder that ids are relative to, or the tar or Parquet file; None: the current folder. source: the rows'
-    data set. image_column: of Parquet files; None: as the data set was made, or else `image`.
+    images: the folder that ids are relative to, or the tar or Parquet file; None: as the data set recorded, or else the
+    current folder. source: the rows' data set. image_column: of Parquet files; None: as the data set was made, or else
+    `image`.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class PhotoFinder:
                 log.info("no photograph for row %d: %s", row, error)
         return None
 
-    def encoded(self, id: str, row: int) -> Iterator[str | bytes]:
+    def encoded(self, id: str, row: int, *, thumbnails: bool = True) -> Iterator[str | bytes]:
         """The row's encoded picture from each place that has it: a path, or an encoded file's bytes."""
         several = self._source is not None and len(self._source.folders) > 1  # which may share names
-        for find in (self._of_row, self._at, self._kept) if several else (self._at, self._of_row, self._kept):
+        recorded = several or self._images is None  # the current folder may hold other files of those names
+        places = (self._of_row, self._at) if recorded else (self._at, self._of_row)
+        for find in (*places, self._kept) if thumbnails else places:
             try:
                 if (found := find(id, row)) is not None:
                     yield found

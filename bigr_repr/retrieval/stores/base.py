@@ -194,7 +194,11 @@ class StoreIndex:
         expression = None
         if chosen is not None:
             expression = self._store.dialect.expression(chosen, self.header.columns or pa.schema([]))
-        found = self._hits(self._checked(wanted, scope.depth), scope.depth, effort, expression)
+        wanted = self._checked(wanted, scope.depth)
+        if chosen is not None and chosen.ids is not None and not len(chosen.ids):  # which no store can express
+            found: list[Hits] = [([], [], []) for _ in wanted]
+        else:
+            found = self._hits(wanted, scope.depth, effort, expression)
         width = scope.depth if chosen is None else max((len(rows) for rows, _, _ in found), default=0)
         places = np.full((len(wanted), width), -1, np.int64)
         ids = np.full((len(wanted), width), None, object)
@@ -299,7 +303,7 @@ class StoreIndex:
             raise ValueError(f"{len(listed.rows)} query codes but {len(floats)} vectors; give one per code")
 
         def codes_of(query: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-            return self._table.read(rows)[1]
+            return self.codes_of(rows)
 
         rows, distances = asymmetric(self.binarizer, floats, codes_of, listed.rows, scope.depth)
         ids = np.full(rows.shape, None, object)

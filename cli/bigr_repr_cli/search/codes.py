@@ -35,7 +35,7 @@ def export(
             f"{DEFAULT_MODEL}]."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the fit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Random seed of the fit.")] = 0,
 ) -> None:
     """Write binary codes to a file: tokenizer bits of images, or any kind of codes of an embedding data set."""
     from bigr_repr.retrieval.codes.dataset import DataCodes
@@ -86,6 +86,7 @@ def decode(
 ) -> None:
     """Decode stored tokenizer codes to pictures, without the original files."""
     from bigr_repr.retrieval.results.png_folder import decode_to_folder
+    from bigr_repr_cli.search.stdin import given_ids
 
     if (source / "codes.json").is_file():
         if only:
@@ -93,7 +94,7 @@ def decode(
         found, pre = _code_set(source, model)
         count = decode_to_folder(found, out, limit=limit, model=pre)
     else:
-        count = decode_to_folder(source, out, only=only, limit=limit, model=model)
+        count = decode_to_folder(source, out, only=only and given_ids(only), limit=limit, model=model)
     typer.echo(f"{count:,} pictures: {out}")
 
 

@@ -101,7 +101,10 @@ class Show:
     montage: Annotated[Path | None, typer.Option(help="Also write a picture of the hits to this PNG file.")] = None
     images: Annotated[
         Path | None,
-        typer.Option(help=r"Folder that was embedded, for the photographs of the hits \[default: the current folder]."),
+        typer.Option(
+            help="Folder that was embedded, for the photographs of the hits "
+            r"\[default: as recorded with the embeddings, or else the current folder]."
+        ),
     ] = None
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")] = False
     image_column: Annotated[
@@ -156,16 +159,29 @@ def command(
         raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
     if "-" in query and (len(query) > 1 or search.ids_file == "-"):
         raise typer.BadParameter("- reads all queries from standard input; give no other queries", param_hint="QUERY")
+    _check_targets(show, query, search, index)
     opened = open_index(index, name, search.device, search.processes)
     options = _options(opened, search)
     found = _by_id(opened, query, show, options) if by_id else _by_picture(opened, query, model, show, options)
+    print_hits(found, opened, as_json=as_json, as_csv=show.as_csv)
     if show.html or show.montage:
         write_views(found, opened, model, show, quiet=as_json)
-    print_hits(found, opened, as_json=as_json, as_csv=show.as_csv)
     if warning := drift_of(opened, index):
         typer.echo(f"warning: {warning}", err=True)
     if found.failures:
         raise typer.Exit(1)
+
+
+def _check_targets(show: Show, query: list[str], search: Search, index: str) -> None:
+    from bigr_repr_cli.search.targets import check_targets
+
+    inputs = query if search.ids_file is None else [*query, search.ids_file]
+    check_targets(_targets(show), inputs=inputs, index=index)
+
+
+def _targets(show: Show) -> dict[str, Path | None]:
+    """The files to write, by option."""
+    return {"--html": show.html, "--montage": show.montage}
 
 
 def _options(opened: HammingIndex | StoreIndex, search: Search) -> dict[str, Any]:
@@ -195,10 +211,10 @@ def _listed_ids(file: str | None, opened: HammingIndex | StoreIndex) -> tuple[st
 
 
 def _by_id(opened: HammingIndex | StoreIndex, query: list[str], show: Show, options: dict[str, Any]) -> Searched:
-    from bigr_repr.images.find import escape_path, read_list
     from bigr_repr.retrieval.search import search_ids
+    from bigr_repr_cli.search.stdin import given_ids, listed_ids
 
-    ids = [escape_path(id) for id in read_list(sys.stdin.buffer)] if query == ["-"] else query
+    ids = listed_ids("-") if query == ["-"] else given_ids(query)
     return search_ids(opened, ids, images=show.images, image_column=show.image_column, **options)
 
 
@@ -207,6 +223,9 @@ def _by_picture(
 ) -> Searched:
     from bigr_repr.retrieval.search import search_images
     from bigr_repr_cli.search.stdin import read_queries
+    from bigr_repr_cli.search.targets import check_inputs
 
     queries = read_queries(sys.stdin.buffer) if query == ["-"] else query
+    if queries is not query:
+        check_inputs(_targets(show), queries)
     return search_images(opened, queries, model=model, image_column=show.image_column or "image", **options)

@@ -80,7 +80,10 @@ class IndexOptions:
         typer.Option(min=1, help=r"hash: bits of a table's key \[default: about one code per key]."),
     ] = None
     tables: Annotated[int, typer.Option(min=1, help="hash: number of tables, each with its own key.")] = 4
-    seed: Annotated[int, typer.Option(help="Random seed for the fit of binarizers and lists, and for its sample.")] = 0
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**31 - 1, help="Random seed for the fit of binarizers and lists, and for its sample."),
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,9 +314,9 @@ def remove(
     They stay removed until their file in the data set changes.
     """
     from bigr_repr.retrieval.update import remove_images
-    from bigr_repr_cli.search.stdin import listed_ids
+    from bigr_repr_cli.search.stdin import given_ids, listed_ids
 
-    listed = [*(ids or []), *([] if ids_file is None else listed_ids(ids_file))]
+    listed = [*given_ids(ids or []), *([] if ids_file is None else listed_ids(ids_file))]
     if not listed:
         raise typer.BadParameter("name at least one image", param_hint="--id")
     removed, left = remove_images(index, list(dict.fromkeys(listed)))

@@ -42,7 +42,10 @@ class Write:
     ] = Best.first
     images: Annotated[
         Path | None,
-        typer.Option(help=r"Folder that was embedded, for the photographs \[default: the current folder]."),
+        typer.Option(
+            help="Folder that was embedded, for the photographs and their sizes "
+            r"\[default: as recorded with the embeddings, or else the current folder]."
+        ),
     ] = None
 
 
@@ -81,7 +84,9 @@ def command(
     Exact for every kind of index. A small radius is fast: a million images of 256 bits take seconds at 8.
     """
     from bigr_repr.retrieval import Filter, HammingIndex, find_near_duplicates
+    from bigr_repr_cli.search.targets import check_targets
 
+    check_targets({"--list": write.keep_list, "--html": write.html}, index=str(index))
     opened = HammingIndex.load(index)
     chosen = opened.n_bits // 20 if compare.radius is None else compare.radius
     rows = None if compare.new is None else opened.rows.selected(Filter(match=compare.new))
@@ -94,12 +99,12 @@ def command(
     shown = clusters[: compare.limit]
     listed = shown if write.keep_list is None else clusters
     kept = _kept(opened, listed, chosen, write, rows)
-    _write(opened, listed, kept, write, found, compare.limit)
     if as_json:
         typer.echo(json.dumps({"radius": chosen, "clusters": _records(shown, kept[: compare.limit])}, indent=2))
     else:
         typer.echo(found)
         _print(shown)
+    _write(opened, listed, kept, write, found, compare.limit)
 
 
 def _kept(
@@ -109,12 +114,15 @@ def _kept(
     from bigr_repr.retrieval.results.duplicates import file_sizes
     from bigr_repr.retrieval.results.photos import PhotoFinder
 
+    if write.keep != Best.largest:
+        return [choose_kept(index, cluster, radius, new=new) for cluster in clusters]
     finder = PhotoFinder(write.images, index.source)
-    largest = write.keep == Best.largest
-    return [
-        choose_kept(index, cluster, radius, rank=file_sizes(cluster, finder) if largest else None, new=new)
-        for cluster in clusters
-    ]
+    sizes = [file_sizes(cluster, finder) for cluster in clusters]
+    if unknown := sum(its.count(-1) for its in sizes):
+        what = f"{unknown:,} of {sum(map(len, sizes)):,} image sizes are unknown, and these images count as smallest"
+        typer.echo(f"warning: {what}; name the folder that was embedded with --images FOLDER", err=True)
+    pairs = zip(clusters, sizes, strict=True)
+    return [choose_kept(index, cluster, radius, rank=its, new=new) for cluster, its in pairs]
 
 
 def _write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,8 +30,28 @@ def read_queries(stream: BinaryIO) -> list[str] | dict[str, bytes]:
 
 
 def listed_ids(file: str) -> list[str]:
-    """Ids from a file, one per line, as listed in an index; -: from standard input."""
-    from bigr_repr.images.find import escape_path, read_list
+    """Ids from a file, one per line, as listed in an index, or paths that are not valid UTF-8; -: standard input."""
+    from bigr_repr.images.find import read_list
 
     with sys.stdin.buffer if file == "-" else Path(file).open("rb") as stream:
-        return [escape_path(path) for path in read_list(stream)]
+        return [_as_listed(path) for path in read_list(stream)]
+
+
+def given_ids(ids: Iterable[str]) -> list[str]:
+    """Ids from the command line as listed in an index: those that hold bytes of no valid UTF-8 are escaped."""
+    from bigr_repr.images.find import escape_path
+
+    return [escape_path(id) if _holds_bytes(id) else id for id in ids]
+
+
+def _as_listed(path: str) -> str:
+    """A path in the form in which indexes list it, in which it may already be."""
+    from bigr_repr.images.find import escape_path, unescape_path
+
+    listed = not _holds_bytes(path) and escape_path(unescape_path(path)) == path
+    return path if listed else escape_path(path)
+
+
+def _holds_bytes(path: str) -> bool:
+    """Whether a path holds bytes that are not valid UTF-8, as surrogates."""
+    return any("\ud800" <= letter <= "\udfff" for letter in path)

@@ -1,0 +1,61 @@
+"""Checks, before any work, that the files a search is to write can be written and are not its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import typer
+
+
+def check_targets(targets: Mapping[str, Path | None], *, inputs: Iterable[str] = (), index: str = "") -> None:
+    """Check files to write, by option. inputs: files, folders, patterns and members of files that are read.
+
+    Raises BadParameter for a file that is an input, part of the index, or named twice, OSError for one that cannot be
+    written.
+    """
+    from bigr_repr.painting.pictures import check_writable
+
+    named = {option: path for option, path in targets.items() if path is not None}
+    others: dict[Path, str] = {}
+    for option, path in named.items():
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; choose a file name for {option}")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent}: no such folder; create it first, or choose another for {option}")
+        other = others.setdefault(path.resolve(), option)
+        if other != option:
+            raise typer.BadParameter(f"{path} is the file of {other} too; choose another name", param_hint=option)
+        check_writable(path.parent)
+    check_inputs(targets, inputs)
+    for option, path in named.items():
+        if index and path.exists() and path.resolve().is_relative_to(Path(index).resolve()):
+            raise typer.BadParameter(f"{path} is a file of the index; choose another name", param_hint=option)
+
+
+def check_inputs(targets: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
+    """Raise BadParameter for a file to write that is an input, or one of the images of an input."""
+    there = {option: path for option, path in targets.items() if path is not None and path.exists()}
+    for given in inputs if there else ():
+        for file in _files(given):
+            for option, path in there.items():
+                if path.samefile(file):
+                    raise typer.BadParameter(
+                        f"{path} is an input, {given}, and would be overwritten; choose another name", param_hint=option
+                    )
+
+
+def _files(given: str) -> Iterator[str]:
+    """The files behind an input that exist: itself, the images of a folder or pattern, a container of a member."""
+    from bigr_repr.images.find import find_images
+
+    if Path(given).is_file():
+        yield given
+        return
+    parents = [given.rpartition("#")[0], *map(str, Path(given).parents)]
+    if inside := [each for each in parents if Path(each).is_file()]:
+        yield inside[0]
+        return
+    with suppress(OSError, ValueError):  # the search says what is wrong with it
+        yield from (source.file for source in find_images(given) if Path(source.file).is_file())
