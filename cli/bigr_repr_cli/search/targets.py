@@ -15,9 +15,11 @@ def check_targets(targets: Mapping[str, Path | None], *, inputs: Iterable[str] =
     Raises BadParameter for a file that is an input, part of the index, or named twice, OSError for one that cannot be
     written.
     """
-    from bigr_repr.painting.pictures import check_writable
-
     named = {option: path for option, path in targets.items() if path is not None}
+    if not named:
+        return
+    from bigr_repr.painting.pictures import check_writable  # loads Pillow
+
     others: dict[Path, str] = {}
     for option, path in named.items():
         if path.is_dir():
