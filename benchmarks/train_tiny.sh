@@ -56,7 +56,7 @@ case $recipe in
         codes "$out/tokenizer/tokenizer" resnet10t:2 "$out/classifier.pth" --no-mirror --precision bf16
         bigr-repr train generator "$out/codes" --tokenizer "$out/tokenizer/tokenizer" "${widened[@]}" \
             --out "$out/generator" --name bigr-tiny "${common[@]}" "${matched[@]}" --masking mixed --light-share 0.3 \
-            --steps 5000 --batch-size 64 --learning-rate 2e-3 --warmup 100 --ema 0.998 --sample-every 0 --cpu
+            --steps 3400 --batch-size 64 --learning-rate 2e-3 --warmup 100 --ema 0.998 --sample-every 0 --cpu
         ;;
     gpu)
         classifier
