@@ -13,7 +13,8 @@
 # bytes) and `label`. On a CPU both recipes begin with a model of 24 bits per token, and then widen it to 64. The
 # "cpu" recipe takes about four hours on 2 cores with bfloat16 instructions. The bundled weights come from it, with the
 # exceptions that benchmarks/results/training*.json note. "gpu" has never been run to the end. On one NVIDIA H200 the
-# tokenizer processed 6 000 images per second in batches of 256, and the generator 12 000 in batches of 1024, so it should take about an hour and a quarter.
+# tokenizer processed 6 000 images per second in batches of 256, and the generator 12 000 in batches of 1024, so it
+# should take about an hour and a quarter.
 set -euo pipefail
 data=${1:?folder of the data sets} out=${2:?folder for the runs} recipe=${3:-cpu}
 images=("$data"/tinyimagenet-train-*.parquet)
@@ -30,8 +31,8 @@ first() {
     [ -f "$out/first/codes/codes.json" ] || bigr-repr train codes "${both[@]}" \
         --tokenizer "$out/first/tokenizer/tokenizer" --out "$out/first/codes" --no-mirror --precision bf16
     bigr-repr train generator "$out/first/codes" --tokenizer "$out/first/tokenizer/tokenizer" \
-        --out "$out/first/generator" --name bigr-tiny-24 "${common[@]}" --class-dropout 0.4 --steps 4000 --batch-size 64 --learning-rate 1.5e-3 \
-        --warmup 100 --ema 0.998 --compile --cpu
+        --out "$out/first/generator" --name bigr-tiny-24 "${common[@]}" --class-dropout 0.4 --steps 4000 \
+        --batch-size 64 --learning-rate 1.5e-3 --warmup 100 --ema 0.998 --compile --cpu
     widened=(--initial "$out/first/generator/model")
 }
 
