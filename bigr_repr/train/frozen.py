@@ -24,6 +24,7 @@ def frozen_maps(name: str, weights: str | os.PathLike[str] | None = None) -> Any
     # timm loads a state before it wraps the blocks, whose names then differ from the file's in many families
     given = None if weights is None else {"state_dict": classifier(name, weights).state_dict()}
     network: Any = timm.create_model(name, pretrained=True, features_only=True, pretrained_cfg_overlay=given)
+    network.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights, classifier and all
     return network.eval().requires_grad_(False)
 
 
