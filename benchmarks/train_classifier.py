@@ -11,7 +11,8 @@ a little. Stochastic gradient descent with Nesterov's momentum; the learning rat
 image in fifty is held out, and only measures accuracy.
 
 Writes OUT, a timm state dictionary, and beside it a .json: accuracy on the held-out images, views, hours, machine.
-After every epoch OUT.partial; repeat the command to resume. Takes 35 minutes of one core beside other work, and 2 GB of memory.
+After every epoch OUT.partial; repeat the command to resume. Takes 35 minutes of one core beside other work, and 2 GB of
+memory.
 """
 
 from __future__ import annotations
