@@ -482,9 +482,11 @@ def test_a_server_of_a_file_is_asked_until_it_listens(
     import pymilvus
 
     place, asked, client = str(tmp_path / where) if where.endswith(".db") else where, list[str](), object()
+    pings = list[int | None]()
 
     def connect(uri: str, **options: Any) -> object:
         asked.append(uri)
+        pings.append(options.get("grpc_options", {}).get("grpc.keepalive_time_ms"))
         if len(asked) < 3:
             raise pymilvus.MilvusException(message=f"Fail connecting to server on {uri}, server unavailable")
         return client
@@ -498,3 +500,4 @@ def test_a_server_of_a_file_is_asked_until_it_listens(
     else:
         assert store._connected() is client
     assert asked == [place] * times
+    assert pings == [None if times == 1 else 2**31 - 1] * times  # gRPC's "never": milvus-lite takes pings for an attack

@@ -33,6 +33,7 @@ _MOST_HITS: Final = 16_384
 _MOST_BITS: Final = 262_144  # limit of a binary vector
 _LITE_BITS: Final = 32_768
 _SECONDS: Final = 20  # time to wait for a server
+_NO_PINGS: Final = {"grpc.keepalive_time_ms": 2**31 - 1}  # milvus-lite ends the connection of a client that pings it
 _REFUSED, _PAUSE = "Fail connecting to server", 0.2  # pymilvus' words, and seconds until it is asked again
 
 
@@ -89,9 +90,10 @@ class MilvusStore:
         from pymilvus import MilvusClient, MilvusException
 
         token, until = os.environ.get("MILVUS_TOKEN", ""), time.monotonic() + _SECONDS
+        options: dict[str, Any] = {"grpc_options": _NO_PINGS} if self._lite else {}
         while True:
             try:
-                return MilvusClient(self._where, token=token, timeout=_SECONDS)
+                return MilvusClient(self._where, token=token, timeout=_SECONDS, **options)
             except MilvusException as error:
                 if not self._lite or _REFUSED not in str(error.message) or time.monotonic() >= until:
                     raise
