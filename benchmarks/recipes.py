@@ -3,6 +3,7 @@
     python benchmarks/recipes.py runs/codes64                          # all of them: about two hours of one core
     python benchmarks/recipes.py runs/codes64 --only aligned "aligned, seed 1"
     python benchmarks/recipes.py runs/codes64 --steps 3 --images 300   # a quick trial, a few minutes
+    python benchmarks/recipes.py runs/codes --group classifier --probe runs/codes-test   # what the classifier adds
 
 CODES is the code data set that `train_tiny.sh DATA OUT aligned WEIGHTS` creates, with EfficientNet-Lite0's features:
 Tiny-ImageNet, then CIFAR-10. Every run sees the same number of images (300 steps of 64, sampled from all), with a
@@ -10,12 +11,17 @@ generator of 8 blocks of width 192, half as deep as the bundled one, unless the 
 codes and classes with the sampler's masking; "aligned" is the recipe of the bundled model; the others change what their
 names say. "plain" and "aligned" run with 3 seeds, to show what is chance.
 
+The group `classifier` takes the code data set that `train_tiny.sh DATA OUT` creates, with the features of a classifier
+of the same images. "classifier" is the recipe of `bigr-tiny`; "no classifier" is the same recipe without those
+features. The classifier has learned the labels of all training images, so these runs are probed on images that it has
+not seen: the codes of cifar10-test.parquet, made by `bigr-repr train codes` with the same tokenizer.
+
 Linear probe (logistic regression) and 20-NN use 4 000 and 2 000 images of CIFAR-10's training set, and the best block
 of each, so that choosing a recipe does not use the test set that reports it. The loss is measured on 512 images without
 a class, with the same masks for all runs.
 
-Writes results/recipes/NAME.json as each run ends, and results/recipes.json, a table of all records there. Runs that
-have a record are not repeated.
+Writes results/recipes/NAME.json as each run ends, and results/recipes.json, a table of all records there; the other
+group writes to recipes_classifier. Runs that have a record are not repeated.
 """
 
 from __future__ import annotations
@@ -47,18 +53,21 @@ _LOSS_IMAGES = 512
 
 _PLAIN: dict[str, Any] = {"optimizer": "muon", "dropout": 0.0, "diffusion_draws": 2}
 _HALF: dict[str, Any] = _PLAIN | {"masking": "half", "light_share": 0.35}
+_ALONE: dict[str, Any] = _PLAIN | {"class_dropout": 0.3, "read_share": 0.5, "masking": "mixed", "light_share": 0.3}
+_CLASSIFIER: dict[str, Any] = _ALONE | {"align_weight": 0.7, "pool_weight": 0.5}
 _ALIGNED: dict[str, Any] = _HALF | {"class_dropout": 0.3, "read_share": 0.5, "align_weight": 0.7, "pool_weight": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One short run: a recipe, changes to the default settings and sizes, and a seed."""
+    """One short run: a recipe, changes to the default settings and sizes, and a seed. times: of the usual steps."""
 
     name: str
     recipe: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
     size: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    times: int = 1
 
     @property
     def file(self) -> str:
@@ -101,6 +110,15 @@ RUNS = [
     Run(name="aligned, 14 blocks of 144", recipe=_ALIGNED, size={"layers": 14, "dim": 144}),
     Run(name="aligned, 6 heads", recipe=_ALIGNED, size={"heads": 6}),
 ]  # fmt: skip
+_CLASSIFIER_RUNS = [
+    *(Run(name=f"classifier, seed {seed}", recipe=_CLASSIFIER, seed=seed) for seed in range(3)),
+    *(Run(name=f"no classifier, seed {seed}", recipe=_ALONE, seed=seed) for seed in range(3)),
+    Run(name="classifier, by token only", recipe=_CLASSIFIER | {"pool_weight": 0.0}),
+    Run(name="classifier, pooled only", recipe=_CLASSIFIER | {"align_weight": 0.0}),
+    Run(name="classifier, four times the images", recipe=_CLASSIFIER, times=4),
+    Run(name="no classifier, four times the images", recipe=_ALONE, times=4),
+]
+GROUPS = {"efficientnet": RUNS, "classifier": _CLASSIFIER_RUNS}
 
 
 def train(run: Run, codes: CodeSet, views: int, out: Path) -> tuple[BiGR, ModelConfig, float]:
@@ -109,7 +127,7 @@ def train(run: Run, codes: CodeSet, views: int, out: Path) -> tuple[BiGR, ModelC
     config = dataclasses.replace(usual, generator=dataclasses.replace(usual.generator, **_SIZE | run.size))
     batch = run.settings.get("batch_size", _BATCH)
     settings = TrainSettings(
-        out=str(out), steps=views // batch, tracker="none", cpu=True, seed=run.seed, save_every=10**6,
+        out=str(out), steps=run.times * views // batch, tracker="none", cpu=True, seed=run.seed, save_every=10**6,
         log_every=10, **{"batch_size": batch, "learning_rate": 1.2e-3, "warmup": 20, "schedule": "cosine",
         "ema": 0.99, "precision": "bf16"} | run.settings,
     )  # fmt: skip
@@ -147,7 +165,7 @@ def loss(model: BiGR, codes: CodeSet, rows: NDArray[np.int64]) -> float:
 
 
 def measure(model: BiGR, codes: CodeSet, images: int) -> dict[str, Any]:
-    """Probe and 20-NN at every block, the best of each, and the loss."""
+    """Probe and 20-NN at every block, the best of each, and the loss, from images of the last _PROBED classes."""
     assert codes.labels is not None
     own = np.flatnonzero(codes.labels >= len(codes.header.class_names) - _PROBED)
     chosen = np.random.default_rng(0).permutation(own)[: images + images // 2]
@@ -178,25 +196,30 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("codes", type=Path, help="code data set with features")
-    parser.add_argument("--only", nargs="+", choices=[run.name for run in RUNS], metavar="RUN", help="only these runs")
+    parser.add_argument("--group", choices=GROUPS, default="efficientnet", help="whose features CODES has")
+    parser.add_argument("--probe", type=Path, help="code data set to probe on (default: the last classes of CODES)")
+    names = [run.name for runs in GROUPS.values() for run in runs]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="RUN", help="only these runs")
     parser.add_argument("--steps", type=int, default=300, help="training steps of 64 images")
     parser.add_argument("--images", type=int, default=4000, help="images to train probes on; half as many test them")
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "recipes", help="folder of the runs' records")
+    parser.add_argument("--out", type=Path, help="folder of the runs' records")
     options = parser.parse_args()
+    name = "recipes" if options.group == "efficientnet" else f"recipes_{options.group}"
+    options.out = options.out or record.RESULTS / name
     codes = CodeSet(options.codes)
-    for run in RUNS:
+    probed = CodeSet(options.probe) if options.probe else codes
+    for run in GROUPS[options.group]:
         if (options.only and run.name not in options.only) or (options.out / f"{run.file}.json").exists():
             continue
         with tempfile.TemporaryDirectory() as folder:
             model, config, seconds = train(run, codes, options.steps * _BATCH, Path(folder))
-        found = measure(model, codes, options.images)
+        found = measure(model, probed, options.images)
         changed = {"recipe": run.recipe, "settings": run.settings, "size": run.size, "seed": run.seed}
         size = {"parameters": sum(each.numel() for each in model.parameters()), "layers": config.generator.layers}
-        facts = {"run": run.name, "images_seen": options.steps * _BATCH, "cpu_seconds": round(seconds)}
+        facts = {"run": run.name, "images_seen": run.times * options.steps * _BATCH, "cpu_seconds": round(seconds)}
         record.write(run.file, facts | found | changed | size, folder=options.out)
     lines = [json.loads(file.read_text()) for file in sorted(options.out.glob("*.json"))]
-    whole = options.out == record.RESULTS / "recipes"
-    record.write("recipes", {"table": table(lines)}, folder=record.RESULTS if whole else options.out.parent)
+    record.write(name, {"table": table(lines)}, folder=options.out.parent)
     print("\n".join(table(lines)))
 
 

@@ -26,9 +26,9 @@ from bigr_repr.integrations.sentence import BigrModule
 from bigr_repr.painting.files import PhotoFile, inpaint_file
 from bigr_repr.painting.pasting import Pasting
 from bigr_repr.painting.photos import inpaint_photo
-from bigr_repr.painting.pictures import check_target
 from bigr_repr.painting.series import generate_files
 from bigr_repr.painting.windows import box_mask
+from bigr_repr.system.targets import check_target
 
 FAST: Any = {"steps": 1, "diffusion_steps": 1, "pasting": Pasting(blend="none")}
 BOX = (4, 4, 12, 12)

@@ -134,6 +134,24 @@ def test_inputs_are_not_overwritten(data: Path, tmp_path: Path, bigr: Run) -> No
     assert "is a file of the index" in bigr(*near, "index/index.json")[2]
 
 
+def test_photographs_of_the_index_are_not_overwritten(data: Path, tmp_path: Path, bigr: Run) -> None:
+    build_index(data, tmp_path / "index")
+    before = (tmp_path / "photos" / "00003.png").read_bytes()
+    by_id = ("search", "00001.png", "--id", "--index", "index", "--images", "photos")
+    for command in (
+        (*by_id, "--montage", "photos/00003.png"),
+        (*by_id[:-2], "--html", "photos/../photos/00003.png"),  # where the data set recorded it
+        ("near-duplicates", "index", "--list", tmp_path / "photos" / "00003.png"),
+    ):
+        code, out, error = bigr(*command)
+        assert (code, out) == (2, ""), command
+        assert "is an image of the index, 00003.png" in " ".join(error.split())
+    assert (tmp_path / "photos" / "00003.png").read_bytes() == before
+    (tmp_path / "photos" / "sheet.png").write_bytes(b"an older sheet")
+    assert bigr("near-duplicates", "index", "--list", "photos/sheet.png")[0] == 0
+    assert "must end in .png" in bigr(*by_id, "--montage", "sheet.jpg")[2]
+
+
 @pytest.mark.parametrize(("target", "message"), [("none/x.html", "no such folder"), ("photos", "is a folder")])
 def test_a_bad_target_is_refused_before_the_index_is_opened(
     target: str, message: str, tmp_path: Path, bigr: Run

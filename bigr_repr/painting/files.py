@@ -28,13 +28,14 @@ from bigr_repr.images.find import escape_path
 from bigr_repr.painting.call import Painted, PhotoOptions
 from bigr_repr.painting.masks import read_mask
 from bigr_repr.painting.photos import enrich_photo, inpaint_photo, outpaint_photo
-from bigr_repr.painting.pictures import check_target, for_animation, grid, write_gif, write_png
+from bigr_repr.painting.pictures import for_animation, grid, write_gif, write_png
 from bigr_repr.painting.windows import Margins, Mask, box_mask, margins_to_aspect
 from bigr_repr.sampling.applications import interpolate
 from bigr_repr.sampling.job import Job, Options
 from bigr_repr.sampling.prompts import prompt_list
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
+from bigr_repr.system.targets import check_target
 
 Box = tuple[int, int, int, int]
 OnProgress = Callable[[float, float], object]  # done, total

@@ -25,8 +25,6 @@ from bigr_repr.images.decode import decode_image
 from bigr_repr.painting.files import Written, images_done, prompts_of, provenance, to_pictures
 from bigr_repr.painting.pictures import (
     METADATA_KEY,
-    check_target,
-    check_writable,
     for_animation,
     grid,
     write_gif,
@@ -40,6 +38,7 @@ from bigr_repr.sampling.job import Job, Options, at_least_one, class_numbers
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
 from bigr_repr.system.files import replacing
+from bigr_repr.system.targets import check_target, check_writable
 
 SERIES_FILE = "generation.json"
 MOST = 1_000_000  # maximum number of pictures: their numbers have six digits

@@ -154,6 +154,7 @@ def command(
     """
     from bigr_repr_cli.search.index_report import drift_of
     from bigr_repr_cli.search.report import open_index, print_hits, write_views
+    from bigr_repr_cli.search.targets import check_photographs
 
     if as_json and show.as_csv:
         raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
@@ -161,6 +162,7 @@ def command(
         raise typer.BadParameter("- reads all queries from standard input; give no other queries", param_hint="QUERY")
     _check_targets(show, query, search, index)
     opened = open_index(index, name, search.device, search.processes)
+    check_photographs(_targets(show), opened, show.images)
     options = _options(opened, search)
     found = _by_id(opened, query, show, options) if by_id else _by_picture(opened, query, model, show, options)
     print_hits(found, opened, as_json=as_json, as_csv=show.as_csv)

@@ -84,10 +84,12 @@ def command(
     Exact for every kind of index. A small radius is fast: a million images of 256 bits take seconds at 8.
     """
     from bigr_repr.retrieval import Filter, HammingIndex, find_near_duplicates
-    from bigr_repr_cli.search.targets import check_targets
+    from bigr_repr_cli.search.targets import check_photographs, check_targets
 
-    check_targets({"--list": write.keep_list, "--html": write.html}, index=str(index))
+    targets = {"--list": write.keep_list, "--html": write.html}
+    check_targets(targets, index=str(index))
     opened = HammingIndex.load(index)
+    check_photographs(targets, opened, write.images)
     chosen = opened.n_bits // 20 if compare.radius is None else compare.radius
     rows = None if compare.new is None else opened.rows.selected(Filter(match=compare.new))
     if rows is not None and not len(rows):

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+from bigr_repr.system.targets import check_target
+
+if TYPE_CHECKING:
+    from bigr_repr.retrieval import HammingIndex
+    from bigr_repr.retrieval.stores.base import StoreIndex
 
 
 def check_targets(targets: Mapping[str, Path | None], *, inputs: Iterable[str] = (), index: str = "") -> None:
@@ -18,18 +25,12 @@ def check_targets(targets: Mapping[str, Path | None], *, inputs: Iterable[str] =
     named = {option: path for option, path in targets.items() if path is not None}
     if not named:
         return
-    from bigr_repr.painting.pictures import check_writable  # loads Pillow
-
     others: dict[Path, str] = {}
     for option, path in named.items():
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; choose a file name for {option}")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path.parent}: no such folder; create it first, or choose another for {option}")
         other = others.setdefault(path.resolve(), option)
         if other != option:
             raise typer.BadParameter(f"{path} is the file of {other} too; choose another name", param_hint=option)
-        check_writable(path.parent)
+        check_target(path, ".png" if option == "--montage" else "")
     check_inputs(targets, inputs)
     for option, path in named.items():
         if index and path.exists() and path.resolve().is_relative_to(Path(index).resolve()):
@@ -45,6 +46,30 @@ def check_inputs(targets: Mapping[str, Path | None], inputs: Iterable[str]) -> N
                 if path.samefile(file):
                     raise typer.BadParameter(
                         f"{path} is an input, {given}, and would be overwritten; choose another name", param_hint=option
+                    )
+
+
+def check_photographs(
+    targets: Mapping[str, Path | None], index: HammingIndex | StoreIndex, images: Path | None = None
+) -> None:
+    """Raise BadParameter for a file to write that is a photograph of the index. images: as in PhotoFinder."""
+    there = {option: path for option, path in targets.items() if path is not None and path.exists()}
+    if not there:
+        return
+    from bigr_repr.images.find import escape_path
+    from bigr_repr.retrieval import HammingIndex
+    from bigr_repr.retrieval.results.photos import PhotoFinder
+
+    finder = PhotoFinder(images, index.source if isinstance(index, HammingIndex) else None)
+    for option, path in there.items():
+        parts = path.absolute().parts
+        ids = [escape_path(str(Path(*parts[start:]))) for start in range(len(parts))]
+        rows = index.rows.places(ids).tolist() if isinstance(index, HammingIndex) else map(index.row_of, ids)
+        for id, row in zip(ids, rows, strict=True):
+            for found in finder.encoded(id, row, thumbnails=False) if row >= 0 else ():
+                if isinstance(found, str) and path.samefile(found):
+                    raise typer.BadParameter(
+                        f"{path} is an image of the index, {id}; choose another name", param_hint=option
                     )
 
 
