@@ -9,12 +9,17 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from bigr_repr.checkpoints.pretrained import Pretrained
 
 os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")  # they take 300 MB
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the processes share the cores
@@ -80,3 +85,44 @@ def _frugal(_temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         else:
             path.unlink(missing_ok=True)
     assert not left, f"these tests left temporary files behind: {', '.join(sorted(left))}"
+
+
+# ---- for tests to use
+
+
+@pytest.fixture(scope="module")
+def pre() -> Pretrained:
+    """A tiny model with random weights."""
+    from tiny_model import tiny_model
+
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For models this small, threads cost more than they bring, many times more on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def bigr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command in this process, in an empty folder: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str | Path | int) -> tuple[int, str, str]:
+        from bigr_repr_cli import main
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["bigr-repr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main.main()
+        said = capfd.readouterr()
+        return int(caught.value.code or 0), said.out, said.err
+
+    return run

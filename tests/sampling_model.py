@@ -102,17 +102,6 @@ def some_images(batch: int = 1, side: int = 16) -> Tensor:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """For models this small, threads cost more than they bring, many times more on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def counted_rows(pre: Pretrained) -> Iterator[list[int]]:
     """Rows of each of the denoiser's steps inside the block, the guidance halves counted once."""
     rows: list[int] = []

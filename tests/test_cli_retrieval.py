@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from bigr_repr_cli import main
 from PIL import Image
 from tiny_model import tiny_model, write_pictures
 
@@ -45,20 +44,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     embed_images(folder / "photos", folder / "data", model=str(folder / "model"), layers=(1, 3), codes=True)
     embed_images(folder / "photos", folder / "plain", model=str(folder / "model"), layers=(3,))
     return folder
-
-
-@pytest.fixture
-def bigr(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process, in an empty folder: (exit code, stdout, stderr)."""
-
-    def run(*arguments: str | Path | int) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["bigr-repr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main.main()
-        return (caught.value.code or 0, *capfd.readouterr())  # type: ignore[return-value]
-
-    return run
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from bigr_repr_cli import main
 from PIL import Image, ImageCms, PngImagePlugin
-from sampling_model import one_thread, tiny_model
+from sampling_model import tiny_model
 from tiny_model import picture
 
 from bigr_repr.checkpoints.classes import class_list
@@ -34,10 +34,7 @@ PAINT = ["inpaint", "photo.png", "--mask", "mask.png", "--out", "o.png"]
 NAMES = ("goldfish", "tabby cat", "great white shark, white shark", "ship", "tench")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_model import picture, tiny_model, write_pictures
+from tiny_model import picture, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.datasets import ParquetSet, open_images
@@ -29,11 +29,6 @@ from bigr_repr.images.containers import is_container
 from bigr_repr.images.parquet import Columns
 
 PATHS = [f"{number}.png" for number in range(5)]
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
 
 
 def encoded(number: int) -> bytes:

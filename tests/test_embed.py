@@ -38,11 +38,6 @@ Rows = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     write_pictures(folder / "a", 13)

@@ -31,11 +31,6 @@ from bigr_repr.system import cluster
 
 
 @pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten pictures, one of them unreadable: five units of two."""
     folder = tmp_path_factory.mktemp("photos")

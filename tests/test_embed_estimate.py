@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bigr_repr_cli.main import app
-from tiny_model import picture, tiny_model, write_pictures
+from tiny_model import picture, write_pictures
 from typer.testing import CliRunner
 
 from bigr_repr.checkpoints.pretrained import Pretrained, save
@@ -20,11 +20,6 @@ from bigr_repr.embed.estimate import Counted, Measured, Requests, Stored, _Sampl
 from bigr_repr.images.find import Source
 
 USUAL = {"layers": [2], "codes": True, "batch_size": 8, "unit_size": 16, "decode_timeout": None}
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
 
 
 @pytest.fixture(scope="module")

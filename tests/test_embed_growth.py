@@ -32,11 +32,6 @@ from bigr_repr.features.network import Network
 from bigr_repr.images.find import Source, unescape_path
 
 
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
-
-
 def run(inputs: Any, out: Path, model: Any, **options: Any) -> EmbedSummary:
     usual = {"layers": [2], "unit_size": 4, "batch_size": 2, "decode_timeout": None}
     return embed_images(inputs, out, model=model, **{**usual, **options})

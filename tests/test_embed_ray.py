@@ -46,11 +46,6 @@ def joined() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     paths = write_pictures(folder / "a", 20) + write_pictures(folder / "b", 20, first=20)

@@ -18,17 +18,12 @@ from bigr_repr_cli.embed import report, watch
 from bigr_repr_cli.embed.metrics import parse_address, serving
 from bigr_repr_cli.embed.watch import Meter, WatchOptions, in_time
 from bigr_repr_cli.main import app
-from tiny_model import tiny_model, write_pictures
+from tiny_model import write_pictures
 from typer.testing import CliRunner
 
 from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.embed import Progress, embed_images, embed_status
 from bigr_repr.embed.dataset import status
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
 
 
 def run(inputs: Any, out: Any, model: Pretrained, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_model import tiny_model, write_pictures
+from tiny_model import write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbeddingSet, EmbedSummary, embed_images, read_embeddings
@@ -18,11 +18,6 @@ from bigr_repr.embed.dataset import parts
 from bigr_repr.embed.dataset.damage import damage_named
 from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.system.filesystems import explained
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from text_model import text_model
-from tiny_model import picture, tiny_model, write_pictures
+from tiny_model import picture, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.checkpoints.prompts import read_captions
@@ -32,11 +32,6 @@ from bigr_repr.retrieval.search import search_images
 from bigr_repr.serve.encoder import Encoder, EncodeTask
 
 HALF = FeatureCondition(given=1, masked_share=0.5, mask_seed=7)
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,6 @@ from bigr_repr.system.devices import as_dtype, choose_device
 
 
 @pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
 def pixels() -> torch.Tensor:
     crops = [center_crop(picture(seed), 32) for seed in range(11)]
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from bigr_repr_cli.main import app
 from PIL import Image
-from tiny_model import picture, tiny_model
+from tiny_model import picture
 from typer.testing import CliRunner
 
 from bigr_repr.checkpoints.pretrained import Pretrained, save
@@ -30,11 +30,6 @@ from bigr_repr.serve.service import Service
 
 NAMED = Columns(image="photo", label="species")
 OPTIONS = ("--image-column", "photo", "--label-column", "species")
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
 
 
 def encoded(number: int) -> bytes:

@@ -48,11 +48,6 @@ def store(server: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pyte
     return ObjectPath(f"s3://{BUCKET}") / request.node.name
 
 
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
-
-
 def run(inputs: Any, out: Any, model: Pretrained, **options: Any) -> EmbedSummary:
     return embed_images(inputs, out, model=model, **{"layers": [2], **USUAL, **options})
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from s3_server import BUCKET, s3_server
 from store_proxy import StoreProxy, store_proxy
-from tiny_model import tiny_model, write_pictures
+from tiny_model import write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbedSummary, Progress, embed_images, read_embeddings
@@ -33,11 +33,6 @@ def proxy() -> Iterator[StoreProxy]:
         patch.setattr(patience, "_FIRST", 0.1)
         patch.setattr(filesystems, "_ATTEMPTS", 1)  # the patience that is tested is ours
         yield made
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
 
 
 @pytest.fixture

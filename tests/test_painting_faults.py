@@ -7,7 +7,6 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 from bigr_repr_cli import main
 from PIL import Image
-from sampling_model import one_thread, tiny_model
 from test_picture_faults import PROFILES, ck, icc
 from tiny_model import picture
 
@@ -34,15 +32,7 @@ FAST: Any = {"steps": 1, "diffusion_steps": 1, "pasting": Pasting(blend="none")}
 BOX = (4, 4, 12, 12)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def damage(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sampling_model import Watch, one_thread, some_images, tiny_model
+from sampling_model import Watch, some_images, tiny_model
 
 from bigr_repr import edit_photo, enrich, enrich_photo, inpaint, inpaint_photo, outpaint_photo
 from bigr_repr.checkpoints.pretrained import Pretrained
@@ -21,11 +21,7 @@ from bigr_repr.painting.windows import Margins, box_mask, grow, windows
 from bigr_repr.sampling import job
 from bigr_repr.sampling.noise import SeededDraws
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 from s3_server import BUCKET, s3_server
 from store_proxy import StoreProxy, store_proxy
-from tiny_model import tiny_model
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
@@ -34,11 +33,6 @@ def proxy() -> Iterator[StoreProxy]:
         for name, value in {**environment, "AWS_ENDPOINT_URL": made.address}.items():
             patch.setenv(name, value)
         yield made
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bigr_repr_cli import main
-from tiny_model import tiny_model, write_pictures
+from tiny_model import write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import embed_images
@@ -30,23 +28,6 @@ from bigr_repr.retrieval.stores.open import open_store, push
 from bigr_repr.retrieval.update import remove_images
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
-
-
-@pytest.fixture
-def bigr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str | Path | int) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["bigr-repr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main.main()
-        return (caught.value.code or 0, *capfd.readouterr())  # type: ignore[return-value]
-
-    return run
 
 
 def embed(photos: Path, out: Path, pre: Pretrained) -> Path:

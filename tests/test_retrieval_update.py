@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bigr_repr_cli import main
 from PIL import Image
 from tiny_model import picture, tiny_model, write_pictures
 
@@ -38,18 +36,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pre(model: Path) -> Pretrained:
     return load(model)
-
-
-@pytest.fixture
-def bigr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str | Path | int) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["bigr-repr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main.main()
-        return (caught.value.code or 0, *capfd.readouterr())  # type: ignore[return-value]
-
-    return run
 
 
 def embed(photos: Path, out: Path, pre: Pretrained, **options: object) -> None:

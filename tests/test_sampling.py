@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from sampling_model import (
     counted_passes,
     counted_rows,
     draw,
-    one_thread,
     some_codes,
     some_masks,
     tiny_model,
@@ -40,10 +39,7 @@ from bigr_repr.sampling.settings import FIXED_ORDERS, ORDERS, RANKED_ORDERS
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

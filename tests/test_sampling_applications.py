@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sampling_model import Watch, all_masked, one_thread, some_images, tiny_model
+from sampling_model import Watch, all_masked, some_images, tiny_model
 from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
@@ -25,11 +24,7 @@ from bigr_repr.sampling.job import Job
 from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.settings import ORDERS
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

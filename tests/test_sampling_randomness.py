@@ -24,7 +24,6 @@ from sampling_model import (
     all_masked,
     classes,
     counted_passes,
-    one_thread,
     some_codes,
     some_images,
     some_masks,
@@ -48,11 +47,7 @@ from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.orders import choose, halton_order
 from bigr_repr.sampling.settings import FAST, chain_times
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -52,11 +52,6 @@ TOKEN = "a token of sufficient length"
 
 
 @pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, pre: Pretrained) -> Path:
     """pictures/, and two indexes of them: bits (with vectors) and itq (of block 2)."""
     root = tmp_path_factory.mktemp("served")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_model import picture, tiny_model, write_pictures
+from tiny_model import picture, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
@@ -57,11 +57,6 @@ def write_tar(file: Path, members: Iterable[tuple[str, bytes]]) -> Path:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return file
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
 
 
 def run(inputs: Any, out: Path, model: Pretrained, **options: Any) -> EmbedSummary:

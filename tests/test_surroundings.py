@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from sampling_model import K, N, one_thread, tiny_model
+from sampling_model import K, N, tiny_model
 from torch import Tensor
 
 from bigr_repr import generate, inpaint_photo, interpolate
@@ -31,10 +31,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples" / "images"
 SHORT: Any = {"steps": 2, "diffusion_steps": 2}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

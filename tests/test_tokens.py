@@ -12,7 +12,7 @@ import torch
 from bigr_repr_cli.bench import app
 from matplotlib.colors import to_rgba
 from PIL import Image
-from tiny_model import picture, tiny_model, write_pictures
+from tiny_model import picture, write_pictures
 from typer.testing import CliRunner
 
 from bigr_repr.checkpoints.pretrained import Pretrained, save
@@ -25,12 +25,6 @@ from bigr_repr.features.tokens import token_pca, token_views
 from bigr_repr.models.bits import bit_entropy, bit_surprise
 from bigr_repr.retrieval.codes.decoding import decode_codes
 from bigr_repr.sampling.prediction import predict_bits
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
-
 
 PICTURES = [picture(seed, 32, 32) for seed in range(5)]
 

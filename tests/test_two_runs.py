@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from s3_server import BUCKET, s3_server
-from tiny_model import tiny_model, write_pictures
+from tiny_model import write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbedSummary, Progress, embed_images, read_embeddings
@@ -38,11 +38,6 @@ def store(server: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pyte
     monkeypatch.setattr(lease, "_BEAT", 0.1)
     monkeypatch.setattr(lease, "_LOOK", 0.05)
     return ObjectPath(f"s3://{BUCKET}") / request.node.name
-
-
-@pytest.fixture(scope="module")
-def pre() -> Pretrained:
-    return tiny_model()
 
 
 def run(inputs: Any, out: Any, model: Pretrained, **options: Any) -> EmbedSummary:
