@@ -19,6 +19,7 @@ from tiny_model import picture
 
 from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.images import isolated
+from bigr_repr.images.decode import decode_image
 from bigr_repr.images.find import unescape_path
 from bigr_repr.integrations.sentence import BigrModule
 from bigr_repr.painting.files import PhotoFile, inpaint_file
@@ -50,6 +51,19 @@ def test_a_profile_is_not_applied_twice(pre: Pretrained, tmp_path: Path) -> None
         same = (np.asarray(made) == np.asarray(photo)).all(axis=2)
     assert same[~box_mask(24, 20, BOX)].all()
     assert not same.all()
+
+
+def test_an_animation_shows_the_colors_of_a_profile(pre: Pretrained, tmp_path: Path) -> None:
+    picture(1, 24, 20).save(tmp_path / "photo.png", icc_profile=icc(*PROFILES["ProPhoto"]))
+    file = PhotoFile(photo=tmp_path / "photo.png", out=tmp_path / "o.png", boxes=[BOX], animate=True)
+    inpaint_file(pre, file, **FAST)
+    seen = np.asarray(decode_image(tmp_path / "o.png"), np.float64)
+    with Image.open(tmp_path / "o.png") as made:
+        stored = np.asarray(made, np.float64)
+    with Image.open(tmp_path / "o.gif") as animation:
+        animation.seek(animation.n_frames - 1)  # type: ignore[attr-defined]
+        last = np.asarray(animation.convert("RGB"), np.float64)
+    assert np.abs(last - seen).mean() < np.abs(last - stored).mean() / 4
 
 
 def test_damaged_metadata_costs_no_painting(pre: Pretrained, tmp_path: Path) -> None:

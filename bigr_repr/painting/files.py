@@ -23,6 +23,7 @@ from torch import Tensor
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.classes import class_names
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.images.color import to_srgb
 from bigr_repr.images.decode import MAX_PIXELS, decode_with_profile
 from bigr_repr.images.find import escape_path
 from bigr_repr.painting.call import Painted, PhotoOptions
@@ -257,7 +258,8 @@ class _Painter:
             own_label = self._label(made, version) | {"image": options.get("first", 0) + version}
             write_png(path, picture, made | own_label, self.profile)
         if file.animate:
-            write_gif(file.animation, [*self.frames, pictures[0]], milliseconds=_FRAME_MS, provenance=made)
+            frames = [*self.frames, self._frame(pictures[0])]
+            write_gif(file.animation, frames, milliseconds=_FRAME_MS, provenance=made)
         also = (file.animation,) if file.animate else ()
         return Written(images=tuple(paths), also=also, drawn=len(paths), seconds=time.monotonic() - started)
 
@@ -266,7 +268,13 @@ class _Painter:
         pasting.pop("max_windows")  # a limit, not a property of the picture
         self.used.update(settings=painted.settings, pasting=pasting)
         if self.file.animate and painted.picture is not None:
-            self.frames.append(for_animation(painted.picture()))
+            self.frames.append(self._frame(painted.picture()))
+
+    def _frame(self, picture: Image.Image) -> Image.Image:
+        """A picture of the animation, in sRGB, for a GIF holds no profile."""
+        small = for_animation(picture)
+        conversion = to_srgb(self.profile) if self.profile else None
+        return conversion(small) if conversion and conversion.mode == "RGB" else small
 
     def _label(self, made: Mapping[str, Any], version: int) -> dict[str, Any]:
         """The class or prompt of one version, if versions cycle through them."""
