@@ -412,6 +412,16 @@ def test_data_without_labels_train_without_classes(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_data_whose_labels_are_all_unknown_train_without_classes(codes: Path, tmp_path: Path) -> None:
+    data = CodeSet(codes)
+    assert data.labels is not None
+    data.labels[:] = -1
+    train_generator(data, MODEL, settings(tmp_path / "a", steps=2), GeneratorRecipe())
+    with pytest.raises(ValueError, match="no labels"):
+        train_generator(data, MODEL, settings(tmp_path / "b"), GeneratorRecipe(conditional=True))
+
+
+@pytest.mark.slow
 def test_muon_takes_the_matrices_of_the_blocks_and_resumes_exactly(codes: Path, tmp_path: Path) -> None:
     recipe = GeneratorRecipe(optimizer="muon")
     model = BiGR(MODEL.generator)

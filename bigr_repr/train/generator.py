@@ -8,7 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.config import ModelConfig
@@ -38,7 +40,7 @@ def for_data(recipe: GeneratorRecipe, data: ImageSet | CodeSet) -> GeneratorReci
     """The recipe with `conditional` resolved."""
     if recipe.conditional is not None:
         return recipe
-    return replace(recipe, conditional=data.labels is not None or captions_of(data) is not None)
+    return replace(recipe, conditional=_labels_of(data) is not None or captions_of(data) is not None)
 
 
 def train_generator(
@@ -185,15 +187,21 @@ def _check(
     if config.generator.condition == "text":
         _check_captions(data, config)
     elif recipe.conditional:
-        if data.labels is None:
+        labels = _labels_of(data)
+        if labels is None:
             raise ValueError(
                 "the data have no labels to learn classes from; leave conditional out, or give class folders"
             )
-        if int(data.labels.max()) >= config.generator.classes:
-            found = int(data.labels.max())
+        if int(labels.max()) >= config.generator.classes:
+            found = int(labels.max())
             raise ValueError(f"label {found} is outside 0..{config.generator.classes - 1}; set classes={found + 1}")
-        if bare := int((data.labels < 0).sum()):
-            log.warning("%d of %d images have no label and are learned without a class", bare, len(data.labels))
+        if bare := int((labels < 0).sum()):
+            log.warning("%d of %d images have no label and are learned without a class", bare, len(labels))
+
+
+def _labels_of(data: ImageSet | CodeSet) -> NDArray[np.int64] | None:
+    """The labels, int64 (n,), negative where an image has none; None if no image has one."""
+    return None if data.labels is None or int(data.labels.max()) < 0 else data.labels
 
 
 def _tokenizer_of(data: ImageSet | CodeSet, tokenizer: BinaryAutoencoder | None) -> str | None:

@@ -127,7 +127,7 @@ def _config_for(
         names = ()
         header = store.header
         of_text = {"text_encoder": header.encoder, "text_encoder_sha256": header.encoder_sha256}
-    classes = len(names) or (1 if source.labels is None else int(source.labels.max()) + 1)
+    classes = len(names) or (1 if source.labels is None else max(1, int(source.labels.max()) + 1))
     base = architecture(preset, code_bits=tokenizer.config.code_bits, classes=classes)
     generator = dataclasses.replace(base.generator, grid=tokenizer.config.grid, **network)  # type: ignore[arg-type]
     if store is not None:
