@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import bigr_repr as br
 from bigr_repr.config import ATTENTIONS, OBJECTIVES
 from bigr_repr.system.devices import mixed_precision
-from bigr_repr.train.loop import AUTO, RESUMES, SCHEDULES
+from bigr_repr.train.settings import AUTO, RESUMES, SCHEDULES
 from bigr_repr.train.tokenizer import OPTIMIZERS, PIXEL_LOSSES
 
 

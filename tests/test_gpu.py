@@ -18,9 +18,9 @@ from bigr_repr.evaluate.metrics.generation import precision_recall
 from bigr_repr.evaluate.probes.knn import knn
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.train.code_set import write_codes
-from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.run import run_generator_training
+from bigr_repr.train.settings import TrainSettings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
 

@@ -32,11 +32,11 @@ from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
 from bigr_repr.train.initial import begun_from
-from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.mixture import CodeMixture
 from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.resume import TrainingError
 from bigr_repr.train.run import open_training_data
+from bigr_repr.train.settings import TrainSettings
 
 WORDS = WordEncoder()
 TOKENIZER = TokenizerConfig(

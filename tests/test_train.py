@@ -34,11 +34,11 @@ from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
 from bigr_repr.train.generator_task import GeneratorTask, make_optimizers, parameter_groups
-from bigr_repr.train.loop import TrainSettings, identify
 from bigr_repr.train.losses import PatchDiscriminator, adaptive_weight, augment
 from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.resume import TrainingError, find_checkpoints
 from bigr_repr.train.run import run_generator_training, run_tokenizer_training
+from bigr_repr.train.settings import TrainSettings, identify
 from bigr_repr.train.tokenizer import TokenizerRecipe, bit_usage, train_tokenizer
 
 TOKENIZER = TokenizerConfig(

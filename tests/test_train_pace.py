@@ -18,9 +18,9 @@ from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train import pace
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
-from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.resume import TrainingError, find_checkpoints, read_record
+from bigr_repr.train.settings import TrainSettings
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 
 MODEL = tiny_model(layers=2)

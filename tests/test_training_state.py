@@ -23,8 +23,8 @@ from bigr_repr.train import loop, stopping, together
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.logbook import Logbook
-from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.resume import TrainingError, find_checkpoints, load_checkpoint, read_record, save_checkpoint
+from bigr_repr.train.settings import TrainSettings
 
 
 class Counted(nn.Module):

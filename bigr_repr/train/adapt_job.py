@@ -35,10 +35,11 @@ from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.generator import trial_step
 from bigr_repr.train.generator_task import GeneratorTask
 from bigr_repr.train.held_out import BestWeights
-from bigr_repr.train.loop import TrainSettings, identify, objective_of, train
+from bigr_repr.train.loop import train
 from bigr_repr.train.pace import decided
 from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.reconstruction import reconstruction_db
+from bigr_repr.train.settings import TrainSettings, identify, objective_of
 from bigr_repr.train.together import processes, shared_out, told
 from bigr_repr.train.trained_part import TrainedPart, begun_with_classes
 

@@ -14,8 +14,8 @@ from bigr_repr.datasets import ImageSet
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.ema import ExponentialAverage
-from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.reconstruction import reconstruction_db
+from bigr_repr.train.settings import TrainSettings
 from bigr_repr.train.together import anywhere, shared_out, told
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 

@@ -22,10 +22,11 @@ from bigr_repr.train.batches import batches, views_of
 from bigr_repr.train.caption_set import CaptionStore
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.generator_task import GeneratorTask, Sampler
-from bigr_repr.train.loop import TrainSettings, identify, objective_of, train
+from bigr_repr.train.loop import train
 from bigr_repr.train.mixture import CodeMixture
 from bigr_repr.train.pace import compiling_pays, decided
 from bigr_repr.train.recipe import GeneratorRecipe
+from bigr_repr.train.settings import TrainSettings, identify, objective_of
 
 log = logging.getLogger(__name__)
 _TRIED = {"cpu": 4, "cuda": 16}  # images in the speed trial

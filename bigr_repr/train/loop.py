@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +22,6 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 from torch import Tensor, nn
 
-from bigr_repr.provenance import differences
-from bigr_repr.system.devices import mixed_precision
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.logbook import Logbook
@@ -35,86 +33,11 @@ from bigr_repr.train.resume import (
     save_checkpoint,
     set_newest_aside,
 )
+from bigr_repr.train.settings import NO_TRACKER, TrainSettings, compare_records
 from bigr_repr.train.stopping import RunStoppedError, StopSignals
 from bigr_repr.train.together import processes
 
 log = logging.getLogger(__name__)
-SCHEDULES = ("constant", "cosine")
-AUTO = "auto"
-RESUMES = ("newest", "previous")
-NO_TRACKER = "none"
-_NEWER = ("mirror", "least_area")  # fields missing from recipes of older versions
-_IMAGES = "images_fingerprint"  # changes when files are only copied or touched, so a difference does not end a run
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """Length, speed and output of a run. `batch_size` is over all processes; `steps` counts optimizer steps.
-
-    `ema` is the decay of the averaged weights, `clip` the maximum gradient norm (0: none). `precision` is float32,
-    bfloat16 or float16, stored under Accelerate's names no, bf16 and fp16, which are accepted too; auto: float32 or
-    bfloat16, whichever is faster on this machine, measured before training. `sample_every` 0: never. `keep`: number of
-    newest checkpoints to keep. `max_time`: seconds after which a run writes a checkpoint and stops. `resume`: from the
-    "newest" checkpoint or the "previous" one. `tracker`: where to log scalars besides metrics.jsonl, by its name in
-    Accelerate.
-    """
-
-    out: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup: int = 0
-    schedule: str = "constant"
-    seed: int = 0
-    ema: float = 0.9999
-    clip: float = 1.0
-    precision: str = "no"
-    save_every: int = 1000
-    sample_every: int = 0
-    log_every: int = 50
-    keep: int = 2
-    workers: int = 0
-    cpu: bool = False
-    max_time: float | None = None
-    resume: str = "newest"
-    tracker: str = "tensorboard"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "save_every", "log_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("workers", "sample_every", "clip"):
-            if not getattr(self, name) >= 0:  # written so that NaN fails
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate={self.learning_rate} must be above 0 and finite")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema={self.ema} is outside 0..1, 1 excluded; 0 averages nothing")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed} is outside 0..{2**32 - 1}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
-        if self.resume not in RESUMES:
-            raise ValueError(f"resume={self.resume!r} is unknown; choose one of {', '.join(RESUMES)}")
-        if self.max_time is not None and not self.max_time > 0:
-            raise ValueError(f"max_time={self.max_time} must be above 0 seconds; None: no limit")
-        if not 0 <= self.warmup <= self.steps:
-            raise ValueError(f"warmup={self.warmup} is outside 0..{self.steps} (steps)")
-        if self.precision != AUTO:
-            object.__setattr__(self, "precision", mixed_precision(self.precision))
-
-    def due(self, done: int, every: int) -> bool:
-        """Whether an event every `every` steps, and after the last, is due after `done` steps. 0: never."""
-        return every > 0 and (done % every == 0 or done == self.steps)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of step 0..steps-1: linear warm-up, then constant or a cosine down to zero."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        if self.schedule == "constant":
-            return self.learning_rate
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Task(Protocol):
@@ -310,7 +233,7 @@ def _resume(
     if kept is None:
         return 0
     saved = read_record(kept)
-    _compare(out, saved, json.loads(json.dumps(record)))
+    compare_records(out, saved, json.loads(json.dumps(record)))
     if saved["step"] > settings.steps:
         found = f"steps={settings.steps} is below the {saved['step']} steps already taken in {out}"
         raise TrainingError(f"{found}; set at least that many, or choose another out folder")
@@ -321,24 +244,6 @@ def _resume(
     return int(saved["step"])
 
 
-def _compare(out: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise TrainingError if a saved record is not the wanted one; warn of what may differ by accident."""
-    if unknown := sorted(wanted.keys() - saved.keys()):
-        log.warning(
-            "%s was started by an older version, which did not record %s: not compared", out, ", ".join(unknown)
-        )
-    known = {name: saved[name] for name in wanted.keys() & saved.keys()}
-    if found := differences(known, wanted, ignored=(*unknown, _IMAGES)):
-        raise TrainingError(
-            f"{out} holds another run: {'; '.join(found)}; choose another out folder or remove this one"
-        )
-    if _IMAGES in known and known[_IMAGES] != wanted[_IMAGES]:
-        log.warning(
-            "the images differ from those of %s so far, or their files were moved, copied or touched: the run goes on "
-            "with the ones given; if they are not the same images, stop it and choose another out folder", out,
-        )  # fmt: skip
-
-
 def _picture(
     task: Task, average: ExponentialAverage, accelerator: Accelerator, logbook: Logbook, step: int, out: Path
 ) -> None:
@@ -347,18 +252,3 @@ def _picture(
         image = task.samples(weights)
         if image is not None:
             logbook.picture(step, "samples", image.cpu(), out)
-
-
-def objective_of(recipe: Any) -> dict[str, Any]:
-    """The fields of a recipe, for `identify`; those missing in older versions only if they differ from the default."""
-    usual = {field.name: field.default for field in fields(recipe) if field.name in _NEWER}
-    return {name: value for name, value in asdict(recipe).items() if name not in usual or value != usual[name]}
-
-
-def identify(settings: TrainSettings, **other: Any) -> dict[str, Any]:
-    """The record of a run: what must not change on resuming. Its location and logging may change."""
-    free = {"out", "steps", "save_every", "sample_every", "log_every", "keep", "workers", "cpu"}
-    free |= {"max_time", "resume", "tracker"}
-    if settings.schedule == "cosine":
-        free.remove("steps")  # the length affects the learning rate of every step
-    return {name: value for name, value in {**asdict(settings), **other}.items() if name not in free}

@@ -12,8 +12,8 @@ from typing import Final
 
 import torch
 
-from bigr_repr.train.loop import AUTO, TrainSettings
 from bigr_repr.train.resume import read_record, resumed_from
+from bigr_repr.train.settings import AUTO, TrainSettings
 from bigr_repr.train.together import processes, told
 
 log = logging.getLogger(__name__)

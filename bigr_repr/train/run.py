@@ -21,9 +21,9 @@ from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.generator import captions_of, for_data, train_generator
 from bigr_repr.train.generator_task import Sampler
 from bigr_repr.train.initial import begun_from, widened
-from bigr_repr.train.loop import TrainSettings
 from bigr_repr.train.mixture import CodeMixture, split_weight
 from bigr_repr.train.recipe import GeneratorRecipe
+from bigr_repr.train.settings import TrainSettings
 from bigr_repr.train.together import told
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 

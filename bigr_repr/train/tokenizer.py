@@ -22,10 +22,11 @@ from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.batches import Batch, batches, check_crop, views_of
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.frozen import float_fingerprint
-from bigr_repr.train.loop import Run, TrainSettings, identify, objective_of, train
+from bigr_repr.train.loop import Run, train
 from bigr_repr.train.losses import PatchDiscriminator, PerceptualDistance, adaptive_weight, augment, hinge_discriminator
 from bigr_repr.train.muon import Muon
 from bigr_repr.train.pace import decided
+from bigr_repr.train.settings import TrainSettings, identify, objective_of
 
 PIXEL_LOSSES = ("l1", "l2")
 OPTIMIZERS = ("adam", "muon")

@@ -33,8 +33,8 @@ def command(
     """Train the generator. To resume a stopped run, repeat the command.
 
     Writes OUT/model, which every command can load."""
-    from bigr_repr.train.loop import TrainSettings
     from bigr_repr.train.run import run_generator_training
+    from bigr_repr.train.settings import TrainSettings
 
     settings = TrainSettings(
         out=str(out), steps=steps, batch_size=batch_size, learning_rate=learning_rate, **values_of(training)

@@ -35,8 +35,8 @@ def command(
     """Train the binary autoencoder. To resume a stopped run, repeat the command.
 
     Writes OUT/tokenizer."""
-    from bigr_repr.train.loop import TrainSettings
     from bigr_repr.train.run import run_tokenizer_training
+    from bigr_repr.train.settings import TrainSettings
 
     rate = 4.5e-6 * batch_size if learning_rate is None else learning_rate
     settings = TrainSettings(
