@@ -107,16 +107,67 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"format": 2}, "format=2 is unknown, this version reads 1"), ({"to": "tflite"}, "to='tflite'"),
-        ({"files": {}}, r"files=\[\]"), ({"layers": 5}, "TypeError"), ({"config": {}}, "export again"),
-        ({"files": {"model.onnx": "0" * 64}}, "damaged or replaced"),
+        ({"files": {}}, "needs model.onnx, but files lists none"), ({"layers": 5}, "TypeError"),
+        ({"config": {}}, "export again"), ({"files": {"model.onnx": "0" * 64}}, "damaged or replaced"),
+        ({"to": "openvino"}, "to='openvino' needs model.xml, but files lists model.onnx"),
+        ({"precision": "int4"}, "precision='int4' is not one of float32, bfloat16, int8"),
     ],
 )  # fmt: skip
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     _written(tmp_path)
-    record = json.loads((tmp_path / "export.json").read_text())
-    (tmp_path / "export.json").write_text(json.dumps(record | changes))
-    with pytest.raises(ValueError, match=said):
+    _change(tmp_path, changes)
+    with pytest.raises(ValueError, match=said) as caught:
         read_manifest(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def _change(folder: Path, changes: dict[str, Any], *, seal: bool = False) -> None:
+    """Change export.json as one does on purpose, who removes its digest, or by accident."""
+    record = json.loads((folder / "export.json").read_text()) | changes
+    if not seal:
+        del record["record_sha256"]
+    (folder / "export.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("changes", [{"precision": "int8"}, {"weights": "0" * 64}, {"layers": [0]}])
+def test_a_record_that_changed_is_noticed_and_one_without_a_digest_is_read(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    made = _written(tmp_path)
+    _change(tmp_path, {})
+    assert read_manifest(tmp_path) == made  # as older versions wrote it
+    _written(tmp_path)
+    _change(tmp_path, changes, seal=True)
+    with pytest.raises(ValueError, match=r"export\.json cannot be used: it has changed since it was written"):
+        read_manifest(tmp_path)
+
+
+def test_a_missing_graph_is_named_with_the_remedy(tmp_path: Path) -> None:
+    _written(tmp_path)
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.onnx is missing, but listed in export\.json; export again"):
+        read_manifest(tmp_path)
+
+
+def test_what_a_runtime_cannot_open_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, manifest: Manifest) -> None:
+        raise RuntimeError("Exception from src/core.cpp:90:\nCheck failed\n" + "x" * 1000)
+
+    _written(tmp_path)
+    monkeypatch.setattr(model, "_onnx", fail)
+    with pytest.raises(ValueError, match=r"model\.onnx cannot be opened by ONNX Runtime on .*; export again") as caught:
+        br.load_exported(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _written(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert not is_exported("")
+    with pytest.raises(ValueError, match="folder='' is empty"):
+        br.load_exported("")
 
 
 def test_a_folder_without_a_record_is_none(tmp_path: Path) -> None:
@@ -169,16 +220,100 @@ def _without_files(made: Manifest) -> Manifest:
 
 def test_a_network_that_stands_there_is_replaced_only_if_asked(tmp_path: Path, bare: list[Any]) -> None:
     _written(tmp_path / "x")
-    (tmp_path / "x" / "old").write_text("")
     with pytest.raises(FileExistsError, match="holds an exported network; choose another folder, or overwrite it"):
         br.export_model(tmp_path / "x", model=PRE, layer=1)
+    made = br.export_model(tmp_path / "x", model=PRE, layer=1, to="openvino", overwrite=True)
+    assert sorted(each.name for each in (tmp_path / "x").iterdir()) == ["export.json", "model.xml"]
+    assert made.manifest == read_manifest(tmp_path / "x")
+    (tmp_path / "x" / "model.xml").unlink()  # to export again is the remedy
     br.export_model(tmp_path / "x", model=PRE, layer=1, overwrite=True)
-    assert sorted(each.name for each in (tmp_path / "x").iterdir()) == ["export.json", "model.onnx"]
+    assert [each.name for each in tmp_path.iterdir()] == ["x"]
     (tmp_path / "empty").mkdir()
     br.export_model(tmp_path / "empty", model=PRE, layer=1)
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError, match="is not an exported network"):
         br.export_model(tmp_path / "file", model=PRE, layer=1, overwrite=True)
+
+
+def _contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(each.relative_to(folder)): each.read_bytes() if each.is_file() else None for each in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "{}", "[1]", "mine", '{"format": 1}', '{"format": 1, "files": ["src"], "weights": "x"}',
+        json.dumps({"format": 1, "to": "onnx", "files": {"thesis.txt": ""}, "weights": "0" * 64}),
+    ],
+)  # fmt: skip
+def test_no_record_of_someone_else_makes_a_folder_one_to_replace(tmp_path: Path, bare: list[Any], record: str) -> None:
+    (tmp_path / "x" / "src").mkdir(parents=True)
+    (tmp_path / "x" / "src" / "thesis.txt").write_text("years of work")
+    (tmp_path / "x" / "export.json").write_text(record)
+    before = _contents(tmp_path)
+    with pytest.raises(FileExistsError, match="exists and is not an exported network; choose another folder"):
+        br.export_model(tmp_path / "x", model=PRE, layer=1, overwrite=True)
+    assert _contents(tmp_path) == before
+    assert not bare  # before any work
+
+
+@pytest.mark.parametrize(("name", "file"), [("README.md", "README.md"), ("mine", "mine/notes.txt")])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_else_is_in_the_folder_of_a_network_stays(
+    tmp_path: Path, bare: list[Any], name: str, file: str, late: bool
+) -> None:
+    """Whether it is there at the start or comes while the network is made."""
+    _written(tmp_path / "x")
+
+    def put(*given: object) -> None:
+        (tmp_path / "x" / file).parent.mkdir(exist_ok=True)
+        (tmp_path / "x" / file).write_text("mine")
+
+    if not late:
+        put()
+    with pytest.raises(FileExistsError, match=f"x/{name} would be lost.*choose another folder"):
+        br.export_model(
+            tmp_path / "x", model=PRE, layer=1, overwrite=True, on_progress=put if late else lambda *given: None
+        )
+    assert (tmp_path / "x" / file).read_text() == "mine"
+    read_manifest(tmp_path / "x")
+    assert [each.name for each in tmp_path.iterdir()] == ["x"]
+
+
+def test_the_old_network_is_somewhere_until_the_new_one_has_its_name(
+    tmp_path: Path, bare: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = _written(tmp_path / "x")
+    rename = Path.rename
+
+    def watched(self: Path, to: Path) -> Path:
+        whole = [read_manifest(each.parent) for each in tmp_path.glob("*/export.json")]
+        assert old in whole  # were it killed now, nothing would be lost
+        if self.suffix == ".tmp":
+            raise OSError(errno.EIO, "Input/output error", str(self), None, str(to))
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    with pytest.raises(OSError, match=r"Input/output error: '\S*/x'"):
+        br.export_model(tmp_path / "x", model=PRE, layer=0, overwrite=True)
+    assert read_manifest(tmp_path / "x") == old
+    assert [each.name for each in tmp_path.iterdir()] == ["x"]
+
+
+def test_the_folder_asked_for_is_named_where_none_can_be_made(
+    tmp_path: Path, bare: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = Path.mkdir
+
+    def refused(self: Path, *given: Any, **named: Any) -> None:
+        if self.name.startswith(".x."):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        mkdir(self, *given, **named)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    for write_to in (lambda place: br.export_model(place, model=PRE, layer=1), lambda place: br.save(PRE, place)):
+        with pytest.raises(PermissionError, match=r"Permission denied: '\S*/x'"):
+            write_to(tmp_path / "x")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +21,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from bigr_repr.checkpoints.catalog import ADAPTER_FILE
+from bigr_repr.checkpoints.catalog import ADAPTER_FILE, TOKENIZER_FILE
+from bigr_repr.checkpoints.storage import read_safetensors
 from bigr_repr.config import ModelConfig
+from bigr_repr.system.sums import SUMS, check_sums
 
 CLASSES_FILE: Final = "classes.safetensors"
 LOW_RANK_SETTINGS: Final = "adapter_config.json"  # peft's names
@@ -30,6 +33,11 @@ CLASS_TABLE: Final = "transformer.cls_embedding.embedding_table.weight"
 
 _FORMAT: Final = "bigr-repr adapter 1"
 _PREFIX: Final = "base_model.model."
+_DOWN: Final = ".lora_A.weight"
+_UP: Final = ".lora_B.weight"
+_FILES: Final = (ADAPTER_FILE, CLASSES_FILE, LOW_RANK_SETTINGS, LOW_RANK_FILE, TOKENIZER_FILE)  # all that is read
+_LARGEST: Final = 1_000_000  # lora_alpha
+_SHOWN: Final = 4  # names in a message
 _PLAIN: Final = ("use_dora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save")
 
 
@@ -43,10 +51,15 @@ class AdapterHeader:
 
 
 def split_name(name: str) -> tuple[str, Path] | None:
-    """Split "BASE+FOLDER" into a model's name and an adapter's folder; None for other names."""
+    """Split "BASE+FOLDER" into a model's name and an adapter's folder; None for other names.
+
+    Raises ValueError for an empty FOLDER.
+    """
     base, plus, folder = name.rpartition("+")
     if not plus or not base or Path(name).expanduser().is_dir():
         return None
+    if not folder:  # it would be the current one
+        raise ValueError(f"model={name!r} names no adapter after the +; give its folder, or the model alone: {base}")
     return base, Path(folder).expanduser()
 
 
@@ -67,7 +80,7 @@ def read_header(folder: Path) -> AdapterHeader:
             raise ValueError(f"format={record.get('format')!r} is unknown, this version reads {_FORMAT!r}")
         config = ModelConfig.from_dict(record["model"])
         return AdapterHeader(config=config, base=str(record["base"]), base_sha256=str(record["base_sha256"]))
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
 
 
@@ -80,41 +93,91 @@ def check_base(header: AdapterHeader, folder: Path, *, name: str, fingerprint: s
         )
 
 
-def adapted_state(
-    base: Mapping[str, Tensor],
-    classes: Mapping[str, Tensor],
-    low_rank: Mapping[str, Tensor],
-    settings: Mapping[str, Any],
-) -> dict[str, Tensor]:
+def check_files(folder: Path) -> None:
+    """Check the files of an adapter against its sha256.json; adapters of older versions have none.
+
+    Raises ValueError, naming it, for a file that is damaged or missing, or that would be read but is not listed.
+    """
+    check_sums(folder)
+    path = folder / SUMS
+    listed = json.loads(path.read_bytes()) if path.exists() else _FILES
+    for name in _FILES:
+        if (folder / name).exists() and name not in listed:
+            raise ValueError(f"{folder / name} is not listed in {SUMS}, so it is not of this adapter; remove it")
+
+
+def adapted_state(base: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
     """A generator's weights with an adapter's changes: new tensors where they change, otherwise those of `base`.
 
-    classes: `taken` int64 (C + 1,), rows of the base's table, or -1 for the next of `rows` (n, D), float32. low_rank:
-    peft's tensors, empty for an adapter of classes only. Raises ValueError if something does not fit.
+    Raises FileNotFoundError for a missing file, ValueError, naming the file, for one that is damaged or does not fit.
     """
     state = dict(base)
-    state[CLASS_TABLE] = class_table(base[CLASS_TABLE], classes["taken"], classes["rows"])
-    if not low_rank:
-        return state
+    with _naming(folder / CLASSES_FILE) as path:
+        classes = read_safetensors(path)
+        _check_names(classes, {"taken", "rows"})
+        state[CLASS_TABLE] = class_table(base[CLASS_TABLE], classes["taken"], classes["rows"])
+    settings, weights = folder / LOW_RANK_SETTINGS, folder / LOW_RANK_FILE
+    for path, other in ((settings, weights), (weights, settings)):
+        if other.exists() and not path.exists():
+            raise FileNotFoundError(f"{path} is missing, but {other.name} is there; copy the whole adapter again")
+    if weights.exists():
+        with _naming(settings) as path:
+            rank, scale = _rank_and_scale(json.loads(path.read_bytes()))
+        with _naming(weights) as path:
+            state |= _low_rank(base, read_safetensors(path), rank, scale)
+    return state
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[Path]:
+    """Name the file in a ValueError about its content."""
+    try:
+        yield path
+    except (ValueError, RecursionError) as error:
+        said = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: {said}") from error
+
+
+def _check_names(state: Mapping[str, Tensor], names: Set[str]) -> None:
+    if state.keys() != names:
+        wrong = ", ".join(sorted(state.keys() ^ names)[:_SHOWN])
+        raise ValueError(f"tensors are missing or not expected: {wrong}; copy the whole adapter again")
+
+
+def _rank_and_scale(settings: object) -> tuple[int, float]:
+    """The rank of an adapter's matrices, and what their product is multiplied by, from peft's settings."""
+    if not isinstance(settings, dict):
+        raise ValueError(f"it holds a {type(settings).__name__} where an object is expected")
     unusual = [name for name in _PLAIN if settings.get(name)]
     if settings.get("peft_type") != "LORA" or unusual or settings.get("bias", "none") != "none":
-        said = settings.get("peft_type") if not unusual else ", ".join(unusual)
+        said = ", ".join(unusual) or f"peft_type={settings.get('peft_type')!r}, bias={settings.get('bias')!r}"
         raise ValueError(f"an adapter with {said} is not supported; only plain LoRA is")
-    rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
-    scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-    for name, down in low_rank.items():
-        if not name.endswith(".lora_A.weight"):
-            continue
-        matrix = name.removeprefix(_PREFIX).replace(".lora_A.weight", ".weight")
-        up = low_rank[name.replace(".lora_A.", ".lora_B.")]
-        if matrix not in base or base[matrix].shape != (up.shape[0], down.shape[1]):
-            raise ValueError(f"{matrix} of the adapter, {up.shape[0]} x {down.shape[1]}, does not fit the model's")
-        state[matrix] = base[matrix].float() + scale * (up.float() @ down.float())
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"r={rank!r} is not a rank, an integer of at least 1; copy the whole adapter again")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < _LARGEST:
+        raise ValueError(f"lora_alpha={alpha!r} is not a number below {_LARGEST:,}; copy the whole adapter again")
+    return rank, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _low_rank(base: Mapping[str, Tensor], found: Mapping[str, Tensor], rank: int, scale: float) -> dict[str, Tensor]:
+    """The matrices that low-rank tensors change: base + scale * up (out, r) @ down (r, in)."""
+    matrices = sorted(name.removesuffix(_DOWN) for name in found if name.endswith(_DOWN))
+    _check_names(found, {matrix + end for matrix in matrices for end in (_DOWN, _UP)})
+    state = {}
+    for matrix in matrices:
+        up, down, name = found[matrix + _UP], found[matrix + _DOWN], matrix.removeprefix(_PREFIX) + ".weight"
+        shapes = tuple(up.shape), tuple(down.shape)
+        if name not in base or shapes != ((base[name].shape[0], rank), (rank, *base[name].shape[1:])):
+            raise ValueError(f"{name} of the adapter, {shapes[0]} x {shapes[1]} of rank {rank}, does not fit the model")
+        state[name] = base[name].float() + scale * (up.float() @ down.float())
     return state
 
 
 def class_table(base: Tensor, taken: Tensor, rows: Tensor) -> Tensor:
     """The table (C + 1, D) of rows from `base` and, where `taken` (C + 1,) is -1, of `rows` in their order."""
-    if rows.shape[1:] != base.shape[1:] or int((taken < 0).sum()) != len(rows) or int(taken.max()) >= len(base):
+    listed = taken.ndim == 1 and len(taken) > 0 and taken.dtype == torch.int64 and int(taken.max()) < len(base)
+    if not listed or rows.shape[1:] != base.shape[1:] or int((taken < 0).sum()) != len(rows):
         raise ValueError(f"the adapter's classes ({len(rows)} rows) do not fit the model's table {tuple(base.shape)}")
     table = base[taken.clamp(min=0)].clone().float()
     table[taken < 0] = rows.float()

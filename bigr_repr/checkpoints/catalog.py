@@ -174,11 +174,23 @@ def _check_format(record: dict[str, Any]) -> None:
         raise ValueError(f"preprocessing={preprocessing!r} is unknown; this version does {_PREPROCESSING}")
 
 
+def holds_model(folder: Path) -> bool:
+    """Whether a folder's config.json is one of ours, of a model or a tokenizer; its weights may be damaged."""
+    try:
+        fields = json.loads((folder / CONFIG_FILE).read_bytes())["tokenizer"]
+        from_fields(TokenizerConfig, fields, "tokenizer")
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        return False
+    return bool(fields)
+
+
 def find_folder(name: PathLike) -> Path:
     """The folder of a bundled model, or the folder of this path.
 
-    Raises ValueError for a file, FileNotFoundError, with what there is, for anything else.
+    Raises ValueError for an empty name or a file, FileNotFoundError, with what there is, for anything else.
     """
+    if not str(name):  # it would be the current folder
+        raise ValueError("model='' is empty; give a model's name or folder, see: bigr-repr models list")
     bundled = bundled_folders()
     if str(name) in bundled:
         return bundled[str(name)]

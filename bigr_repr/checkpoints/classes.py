@@ -11,6 +11,7 @@ from bigr_repr.config import ModelConfig
 
 ALL = "all"  # every class once
 _SUGGESTIONS = 3
+_DIGITS = 20  # of the longest number that is looked up
 _LIST = "bigr-repr models info {} --classes"
 
 
@@ -39,9 +40,10 @@ def class_number(config: ModelConfig, text: str) -> int:
         raise ValueError(f"class {text!r}: {config.name} draws from captions, not classes; pass a prompt")
     wanted, count = text.strip(), config.generator.classes
     if wanted.removeprefix("-").isdecimal():
-        if not 0 <= int(wanted) < count:
+        if len(wanted) > _DIGITS or not 0 <= int(wanted) < count:  # int() refuses thousands of digits
+            shown = wanted if len(wanted) <= _DIGITS else f"{wanted[:_DIGITS]}…"
             raise ValueError(
-                f"class {wanted} is outside 0..{count - 1} for {config.name}; see: {_LIST.format(config.name)}"
+                f"class {shown} is outside 0..{count - 1} for {config.name}; see: {_LIST.format(config.name)}"
             )
         return int(wanted)
     names = class_names(config)

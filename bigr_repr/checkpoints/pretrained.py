@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +13,13 @@ from torch import Tensor
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import adapters, catalog, hub, released
 from bigr_repr.checkpoints.catalog import CONFIG_FILE, GENERATOR_FILE, TOKENIZER_FILE, ModelEntry, available_models
-from bigr_repr.checkpoints.storage import read_safetensors, state_in, write_folder
+from bigr_repr.checkpoints.storage import STORED, read_safetensors, state_in, write_folder
 from bigr_repr.checkpoints.text_encoders import TextEncoder, load_text_encoder
 from bigr_repr.checkpoints.weights import assign, fingerprint, without_weights
 from bigr_repr.config import ModelConfig
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.system.sums import check_sums
+from bigr_repr.system.devices import choose_device
 
 __all__ = [
     "ModelEntry",
@@ -77,7 +76,12 @@ class Pretrained:
         return next(self.generator.parameters()).device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pretrained:
-        """Move or convert the weights, in place as modules do, and return self. The fingerprint does not change."""
+        """Move or convert the weights, in place as modules do, and return self. The fingerprint does not change.
+
+        dtype: float16, bfloat16, float32 or float64 of torch; None: unchanged. Raises ValueError for another one, and
+        for a device that is unknown or not there.
+        """
+        device, dtype = _usable_device(device), _usable_dtype(dtype)
         if dtype is not None and dtype != next(self.generator.parameters()).dtype:
             _ = self.fingerprint  # computed before the weights are rounded
         self.tokenizer.to(device=device, dtype=dtype)
@@ -112,9 +116,10 @@ def load(
     Weights are float32 unless `dtype` is given. The recorded checksum of a folder's weights is verified.
     local_files_only: download nothing.
 
-    Raises FileNotFoundError for an unknown name, ValueError for files that are damaged or do not fit together,
-    ConnectionError if the hub cannot be reached.
+    Raises FileNotFoundError for an unknown name, ValueError for an empty one, for a device or dtype that `to` refuses,
+    and for files that are damaged or do not fit together, ConnectionError if the hub cannot be reached.
     """
+    _usable_device(device), _usable_dtype(dtype)  # before anything is read
     if (parts := adapters.split_name(str(name))) is not None:
         return with_adapter(load(parts[0], local_files_only=local_files_only), parts[1]).to(device, dtype)
     if (found := hub.parse_folder_name(str(name))) is not None:
@@ -136,23 +141,18 @@ def load(
 def with_adapter(base: Pretrained, folder: PathLike) -> Pretrained:
     """A model with the changes of an adapter that was made for it; `base` is not changed.
 
-    Raises FileNotFoundError if there is no adapter, ValueError if it is damaged or belongs to another model.
+    Raises FileNotFoundError if there is no adapter, ValueError, naming the file, if it is damaged or incomplete, or
+    belongs to another model.
     """
     folder = Path(folder).expanduser()
     header = adapters.read_header(folder)
     adapters.check_base(header, folder, name=base.config.name, fingerprint=base.fingerprint)
-    check_sums(folder)
-    low_rank: Mapping[str, Tensor] = {}
-    settings: dict[str, object] = {}
-    if (folder / adapters.LOW_RANK_FILE).exists():
-        low_rank = read_safetensors(folder / adapters.LOW_RANK_FILE)
-        settings = json.loads((folder / adapters.LOW_RANK_SETTINGS).read_bytes())
+    adapters.check_files(folder)
     tokenizer, generator = empty_modules(header.config)
     own = folder / TOKENIZER_FILE
     encoding = read_safetensors(own) if own.exists() else state_in(base.tokenizer, torch.float32)
     assign(tokenizer, encoding, str(own if own.exists() else folder))
-    classes = read_safetensors(folder / adapters.CLASSES_FILE)
-    state = adapters.adapted_state(state_in(base.generator, torch.float32), classes, low_rank, settings)
+    state = adapters.adapted_state(state_in(base.generator, torch.float32), folder)
     assign(generator, state, str(folder))
     for module in (tokenizer, generator):
         for weight in module.parameters():  # unchanged weights would otherwise be shared with the base
@@ -180,8 +180,10 @@ def load_official(
     release's.
 
     Raises OSError for files that cannot be opened, ValueError for damaged ones, for missing, surplus or misshapen
-    tensors (one message names all), and for two files that do not belong together.
+    tensors (one message names all), for two files that do not belong together, and for a device or dtype that `to`
+    refuses.
     """
+    _usable_device(device), _usable_dtype(dtype)  # before anything is read
     paths = Path(tokenizer), Path(generator)
     for path in paths if verify else ():
         released.verify_released(path)
@@ -203,13 +205,13 @@ def load_official(
 def save(pre: Pretrained, folder: PathLike, *, store_dtype: torch.dtype | None = None) -> Path:
     """Write a model folder: config.json, tokenizer.safetensors, generator.safetensors. Returns its absolute path.
 
-    store_dtype: the dtype of stored weights; None: unchanged. torch.float16 halves the files; `load` returns float32
-    again. Each file is written to a temporary file, synced and renamed. A new folder appears atomically. In a folder
-    that already contains a model, files are replaced one by one; if the machine crashes between two of them,
-    `load` detects it by the checksum.
+    store_dtype: float16, bfloat16 or float32 of torch for the stored weights; None: unchanged. torch.float16 halves the
+    files; `load` returns float32 again. Each file is written to a temporary file, synced and renamed. A new folder
+    appears atomically. In a folder that already contains a model, files are replaced one by one; if the machine crashes
+    between two of them, `load` detects it by the checksum.
 
-    Raises FileExistsError if `folder` contains anything but a model, ValueError if a weight is not finite in
-    `store_dtype`, OSError if writing fails (the previous model remains).
+    Raises FileExistsError unless `folder` is new, empty or contains a model, ValueError for another `store_dtype` or a
+    weight not finite in it, OSError, naming the folder or file, if writing fails (the previous model remains).
     """
     parts = {TOKENIZER_FILE: state_in(pre.tokenizer, store_dtype), GENERATOR_FILE: state_in(pre.generator, store_dtype)}
     digest = fingerprint(_joined(parts[TOKENIZER_FILE], parts[GENERATOR_FILE]))
@@ -219,7 +221,7 @@ def save(pre: Pretrained, folder: PathLike, *, store_dtype: torch.dtype | None =
 def save_tokenizer(tokenizer: BinaryAutoencoder, folder: PathLike, *, store_dtype: torch.dtype | None = None) -> Path:
     """Write only a tokenizer, for `load_tokenizer` and for training generators: config.json and weights.
 
-    Arguments, guarantees and errors are those of `save`.
+    Arguments, guarantees and errors are those of `save`; a folder with a whole model is refused too.
     """
     state = state_in(tokenizer, store_dtype)
     return write_folder(
@@ -233,6 +235,7 @@ def load_tokenizer(name: PathLike, *, device: torch.device | str = "cpu") -> Bin
 
     Raises as `load` does.
     """
+    chosen = _usable_device(device)  # before anything is read
     hub_or_adapter = str(name).startswith("hf:") or adapters.split_name(str(name)) is not None
     if hub_or_adapter or (catalog.find_folder(name) / GENERATOR_FILE).exists():
         return load(name, device=device).tokenizer
@@ -243,7 +246,7 @@ def load_tokenizer(name: PathLike, *, device: torch.device | str = "cpu") -> Bin
     assign(tokenizer, read_safetensors(folder / TOKENIZER_FILE), str(folder / TOKENIZER_FILE))
     tokenizer.float().eval()
     _check_sum(folder, checksum, tokenizer_fingerprint(tokenizer))
-    return tokenizer.to(device)
+    return tokenizer.to(chosen)
 
 
 def tokenizer_fingerprint(tokenizer: BinaryAutoencoder) -> str:
@@ -261,6 +264,19 @@ def empty_modules(config: ModelConfig) -> tuple[BinaryAutoencoder, BiGR]:
     """Tokenizer and generator of an architecture, without memory for weights."""
     with without_weights():
         return BinaryAutoencoder(config.tokenizer), BiGR(config.generator)
+
+
+def _usable_device(device: torch.device | str | None) -> torch.device | None:
+    """A device that is there; None stays None. Raises ValueError for another one."""
+    return None if device is None else choose_device(device)
+
+
+def _usable_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
+    """A number type that networks compute in; None stays None. Raises ValueError for another one."""
+    known = (*STORED, torch.float64)
+    if dtype is not None and dtype not in known:
+        raise ValueError(f"dtype={dtype!r} is not one of {', '.join(map(str, known))}; choose one, or leave it out")
+    return dtype
 
 
 def _joined(tokenizer: Mapping[str, Tensor], generator: Mapping[str, Tensor]) -> dict[str, Tensor]:

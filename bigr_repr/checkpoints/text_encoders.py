@@ -53,7 +53,7 @@ def load_text_encoder(name: str, *, device: str = "cpu") -> TextEncoder:
     """A text encoder by name: "words", or a model for transformers, from the user's cache, a folder or the hub.
 
     Raises ModuleNotFoundError without transformers, FileNotFoundError for a model that is neither local nor
-    available on the hub, ValueError for one that has no token vectors; each in one line.
+    available on the hub, ValueError for one that has no token vectors, or an unknown device; each in one line.
     """
     return WordEncoder() if name == WORDS else TransformersEncoder(name, device=device)
 
@@ -119,11 +119,12 @@ class TransformersEncoder:
         import torch
 
         from bigr_repr.checkpoints.weights import fingerprint
+        from bigr_repr.system.devices import choose_device
 
         self.name = name
-        self._torch, self._device = torch, device
+        self._torch, self._device = torch, choose_device(device)
         self._tokenizer, model = _open(name)
-        self._model = model.to(device).eval().requires_grad_(False)
+        self._model = model.to(self._device).eval().requires_grad_(False)
         self.width = int(getattr(model.config, "hidden_size", 0) or model.config.d_model)
         words = json.dumps(sorted(self._tokenizer.get_vocab().items())).encode()
         weights = fingerprint({k: v for k, v in model.state_dict().items() if v.is_floating_point()})

@@ -20,7 +20,7 @@ _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 def choose_device(device: torch.device | str | None) -> torch.device:
     """The named device; for None or "auto", the first GPU if there is one, else the CPU.
 
-    Raises ValueError for a name that torch does not know or a GPU that does not exist.
+    Raises ValueError for a name that torch does not know or a device that does not exist.
     """
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,6 +30,10 @@ def choose_device(device: torch.device | str | None) -> torch.device:
         raise ValueError(f"device={str(device)!r} is unknown; try cpu, cuda or cuda:1") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={str(device)!r} is not there: torch sees {torch.cuda.device_count()} GPUs; try cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch knows more names than it has devices
+        raise ValueError(f"device={str(device)!r} is not there, or torch was built without it; try cpu") from error
     return chosen
 
 

@@ -29,7 +29,7 @@ def check_sums(folder: Path) -> None:
         return
     try:
         sums = {str(name): str(digest) for name, digest in json.loads(path.read_bytes()).items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error})") from error
     for name, digest in sums.items():
         if not (folder / name).is_file():

@@ -16,13 +16,25 @@ from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.config import ModelConfig
 from bigr_repr.features.pools import vector_shape
 from bigr_repr.system.files import sha256_of
+from bigr_repr.system.sums import sealed, unsealed, without_seal
 
-__all__ = ["MANIFEST_FILE", "PRECISIONS", "TARGETS", "Manifest", "is_exported", "read_manifest"]
+__all__ = [
+    "GRAPH_FILES",
+    "MANIFEST_FILE",
+    "PRECISIONS",
+    "TARGETS",
+    "Manifest",
+    "exported_files",
+    "is_exported",
+    "read_manifest",
+]
 
 MANIFEST_FILE: Final = EXPORT_FILE
-TARGETS: Final = ("onnx", "openvino", "torch")
+GRAPH_FILES: Final = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
+TARGETS: Final = tuple(GRAPH_FILES)
 PRECISIONS: Final = ("float32", "bfloat16", "int8")
 _FORMAT: Final = 1
+_DIGITS: Final = 64  # of a SHA-256
 _PREPROCESSING: Final = {
     "orientation": "EXIF applied",
     "colors": "RGB, transparency over white, ICC profiles converted to sRGB",
@@ -88,36 +100,68 @@ class Manifest:
         }
 
     def text(self) -> str:
-        """`record` as JSON."""
-        return json.dumps(self.record(), indent=2, ensure_ascii=False) + "\n"
+        """`record` as JSON, with a digest of its content."""
+        return json.dumps(sealed(self.record()), indent=2, ensure_ascii=False) + "\n"
 
 
 def is_exported(folder: object) -> bool:
-    """Whether a name refers to a folder with an exported network."""
-    return isinstance(folder, str | Path) and (Path(folder).expanduser() / MANIFEST_FILE).is_file()
+    """Whether a name refers to a folder to open as an exported network: one with an export.json, usable or not."""
+    named = isinstance(folder, Path) or (isinstance(folder, str) and folder != "")  # "" would be the current folder
+    return named and (Path(str(folder)).expanduser() / MANIFEST_FILE).is_file()
+
+
+def exported_files(folder: Path) -> frozenset[str]:
+    """Names of the files that an exported network consists of, intact or not; empty for a folder of anything else."""
+    try:
+        record = json.loads((folder / MANIFEST_FILE).read_bytes())
+        files, weights = dict(record["files"]), str(record["weights"])
+        ours = record["format"] == _FORMAT and len(weights) == _DIGITS and GRAPH_FILES[record["to"]] in files
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        return frozenset()
+    return frozenset((MANIFEST_FILE, *files)) if ours else frozenset()
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a folder's export.json, and verify its files' checksums.
+    """Read a folder's export.json, and verify its own digest and its files' checksums.
 
-    Raises FileNotFoundError if it is missing, ValueError, naming the file, if it is unusable or the graph is damaged.
+    Raises FileNotFoundError if it or a file that it lists is missing, ValueError, naming the file, if it is unusable or
+    has changed, or if the graph is damaged. Files of older versions have no digest.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: not an exported network, it has no {MANIFEST_FILE}")
     try:
         record = json.loads(path.read_bytes())
-        if record["format"] != _FORMAT:
-            raise ValueError(f"format={record['format']!r} is unknown, this version reads {_FORMAT}")
-        named = {each.name: record[each.name] for each in dataclasses.fields(Manifest)}
-        manifest = Manifest(
-            **named | {"config": ModelConfig.from_dict(named["config"]), "layers": tuple(named["layers"])}
-        )
-        if manifest.to not in TARGETS or not manifest.files:
-            raise ValueError(f"to={manifest.to!r}, files={list(manifest.files)}")
+        manifest = _manifest(without_seal(record))
+        unsealed(record)  # last, so that more specific errors come first
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be used: {error!r}; export again with a matching bigr-repr") from error
+        said = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{path} cannot be used: {said}; export again with a matching bigr-repr") from error
     for name, checksum in manifest.files.items():
-        if sha256_of(folder / Path(name).name) != checksum:
-            raise ValueError(f"{folder / name}: damaged or replaced, its SHA-256 is not the one in {MANIFEST_FILE}")
+        file = folder / Path(name).name
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing, but listed in {MANIFEST_FILE}; export again, or copy it there")
+        if sha256_of(file) != checksum:
+            raise ValueError(
+                f"{file}: damaged or replaced, its SHA-256 is not the one in {MANIFEST_FILE}; export again"
+            )
     return manifest
+
+
+def _manifest(record: Mapping[str, Any]) -> Manifest:
+    """The manifest that a record states. Raises ValueError, or as a wrong form happens to, if it states none."""
+    if record["format"] != _FORMAT:
+        raise ValueError(f"format={record['format']!r} is unknown, this version reads {_FORMAT}")
+    named = {each.name: record[each.name] for each in dataclasses.fields(Manifest)}
+    made = Manifest(**named | {"config": ModelConfig.from_dict(named["config"]), "layers": tuple(named["layers"])})
+    for name, value, known in (
+        ("to", made.to, TARGETS),
+        ("precision", made.precision, PRECISIONS),
+        ("tokenizer", made.tokenizer, PRECISIONS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
+    if GRAPH_FILES[made.to] not in made.files:
+        listed = ", ".join(made.files) or "none"
+        raise ValueError(f"to={made.to!r} needs {GRAPH_FILES[made.to]}, but files lists {listed}")
+    return made

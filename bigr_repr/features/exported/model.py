@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.config import ModelConfig
-from bigr_repr.features.exported.manifest import Manifest, is_exported, read_manifest
+from bigr_repr.features.exported.manifest import GRAPH_FILES, Manifest, is_exported, read_manifest
 
 __all__ = ["ExportedModel", "load_exported", "open_model"]
 
 Session = Callable[[NDArray[np.float32]], Sequence[NDArray[Any]]]
-GRAPH_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
+_SHOWN = 200  # characters of a runtime's error
 _LIBRARIES = {
     "onnx": ("onnxruntime", "ONNX Runtime"),
     "openvino": ("openvino", "OpenVINO"),
@@ -71,20 +71,30 @@ class ExportedModel:
     def _session(self) -> Session:
         kind = self.manifest.to
         module, name = _LIBRARIES[kind]
-        opened = {"onnx": _onnx, "openvino": _openvino, "torch": _torch}[kind]
+        opened, path = {"onnx": _onnx, "openvino": _openvino, "torch": _torch}[kind], self.folder / GRAPH_FILES[kind]
         try:
-            return opened(self.folder / GRAPH_FILES[kind], self.manifest)
+            return opened(path, self.manifest)
         except ModuleNotFoundError as error:
             if error.name != module:
                 raise
             raise ImportError(f"{self.folder} needs {name}; install it with: pip install {module}") from error
+        except (ImportError, OSError):
+            raise
+        except Exception as error:  # each runtime raises its own, over several lines
+            said = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+            raise ValueError(
+                f"{path} cannot be opened by {name} on this machine ({said}); export again here"
+            ) from error
 
 
 def load_exported(folder: PathLike) -> ExportedModel:
     """Open a network written by `export_model`, verifying its checksums.
 
-    Raises FileNotFoundError if it is missing, ValueError if it is damaged, ImportError without its runtime.
+    Raises FileNotFoundError if it or one of its files is missing, ValueError if it is damaged or its runtime cannot
+    open it, ImportError without its runtime.
     """
+    if not str(folder):
+        raise ValueError("folder='' is empty; give the folder of an exported network")
     place = Path(folder).expanduser()
     model = ExportedModel(read_manifest(place), place)
     _ = model._session

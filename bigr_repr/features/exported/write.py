@@ -21,11 +21,18 @@ import numpy as np
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints.pretrained import Pretrained, load
-from bigr_repr.features.exported.manifest import MANIFEST_FILE, PRECISIONS, TARGETS, Manifest, is_exported
-from bigr_repr.features.exported.model import GRAPH_FILES, ExportedModel, load_exported
+from bigr_repr.features.exported.manifest import (
+    GRAPH_FILES,
+    MANIFEST_FILE,
+    PRECISIONS,
+    TARGETS,
+    Manifest,
+    exported_files,
+)
+from bigr_repr.features.exported.model import ExportedModel, load_exported
 from bigr_repr.features.extractor import FeatureExtractor, Layer, blocks_of, layer_name
 from bigr_repr.images.inputs import Pictures, read_all, singles
-from bigr_repr.system.files import is_full, naming, sha256_of, sync_tree
+from bigr_repr.system.files import is_full, naming, sha256_of, sync_folder, sync_tree
 
 if TYPE_CHECKING:
     from bigr_repr.features.exported.targets import Calibration
@@ -83,7 +90,7 @@ def export_model(
     both. `on_progress(what, done, total)` reports the stages.
 
     Raises ValueError for an unknown layer, pool, runtime or precision, FileExistsError unless `out` is new, empty or,
-    with overwrite, another exported network, ImportError without the runtime's packages.
+    with overwrite, holds another exported network and nothing else, ImportError without the runtime's packages.
     """
     manifest_of = _plan(to, precision, tokenizer, calibrate is not None)
     target = Path(out).expanduser().resolve()
@@ -92,7 +99,7 @@ def export_model(
     manifest = manifest_of(config=pre.config, weights=pre.fingerprint, layers=_layers(layer, pre), pool=pool)
     extractor = FeatureExtractor(pre, manifest.layers, pool, device="cpu")
     ranges = None if calibrate is None or precision != "int8" else _calibration(calibrate, pre.config.image_size)
-    with _new_folder(target) as staging:
+    with _new_folder(target, overwrite) as staging:
         manifest = replace(manifest, calibration=0 if ranges is None else len(ranges))
         _write_graph(extractor, manifest, staging, ranges, on_progress)
         files = {file.name: sha256_of(file) for file in sorted(staging.iterdir())}
@@ -151,27 +158,50 @@ def _layers(given: Layer | Iterable[Layer], pre: Pretrained) -> tuple[Layer, ...
 def _check_place(target: Path, overwrite: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    if not is_exported(target):
+    own = exported_files(target)
+    if not own:
         raise FileExistsError(f"{target} exists and is not an exported network; choose another folder, or remove it")
     if not overwrite:
         raise FileExistsError(f"{target} holds an exported network; choose another folder, or overwrite it")
+    others = sorted(each.name for each in target.iterdir() if each.name not in own or each.is_dir())
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise FileExistsError(
+            f"{target / others[0]}{more} would be lost: the exported network in its folder does not list it; move it "
+            "away, or choose another folder"
+        )
 
 
 @contextlib.contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
+def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to fill, which replaces `target` when complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
-    staging.mkdir()
-    try:
-        with naming(target, staging):
+    with naming(target, staging):
+        staging.mkdir()
+        try:
             yield staging
             sync_tree(staging)
-        if target.exists():
-            shutil.rmtree(target)
-        staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            _check_place(target, overwrite)  # again: something may have been put there since
+            _replace(target, staging)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace(target: Path, new: Path) -> None:
+    """Give a folder the name of another, which keeps its files until then, whatever happens."""
+    aside, known = new.with_suffix(".old"), target.exists()
+    if known:
+        target.rename(aside)
+    try:
+        new.rename(target)
+    except BaseException:
+        if known:
+            aside.rename(target)
+        raise
+    sync_folder(target.parent)
+    if known:
+        shutil.rmtree(aside)
 
 
 def _write_graph(

@@ -85,8 +85,11 @@ def import_released(
         raise FileExistsError(f"{out} is not empty; choose a new folder, or replace the model there with --force")
     import torch
 
+    from bigr_repr.checkpoints.catalog import GENERATOR_FILE
     from bigr_repr.checkpoints.pretrained import load_official, save
+    from bigr_repr.checkpoints.storage import check_folder
 
+    check_folder(out, [GENERATOR_FILE])  # before gigabytes are read
     model = load_official(
         tokenizer=tokenizer, generator=generator, image_size=image_size, heads=heads, name=name, verify=True
     )

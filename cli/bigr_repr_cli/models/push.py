@@ -33,18 +33,28 @@ def command(
 
     FOLDER/README.md, if it exists, replaces the card. You need a token: hf auth login, or HF_TOKEN. To resume an
     interrupted upload, repeat the command."""
-    from bigr_repr.checkpoints.hub import push
+    from bigr_repr.checkpoints.hub import CARD_FILE, push
+    from bigr_repr.system.targets import check_target
     from bigr_repr.train.card import card_and_pictures
 
+    if card_only is not None:
+        check_target(card_only / CARD_FILE, made=card_only)
     text, pictures = card_and_pictures(folder, repository, license=license, samples=samples)
     if card_only is not None:
-        card_only.mkdir(parents=True, exist_ok=True)
-        for name, content in {"README.md": text.encode(), **pictures}.items():
-            (card_only / name).write_bytes(content)
-        typer.echo(f"card: {card_only / 'README.md'}")
+        _write(card_only, {CARD_FILE: text.encode(), **pictures})
+        typer.echo(f"card: {card_only / CARD_FILE}")
         return
     done = push(folder, repository, card=text, pictures=pictures, private=private, branch=branch, message=message)
     if as_json:
         typer.echo(json.dumps(done._asdict(), indent=2))
     else:
         typer.echo(f"{done.url}\nload it with: --model hf:{repository}@{done.commit[:12]}")
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    from bigr_repr.system.files import replacing
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        with replacing(folder / name) as file:
+            file.write(content)
