@@ -644,7 +644,8 @@ def test_csv_gives_the_same_numbers_back(stored: Path, tmp_path: Path) -> None:
 def test_an_export_that_fails_leaves_what_was_there(
     stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "f.npy").write_bytes(b"mine")
+    export_embeddings(stored, tmp_path / "f.npy", layer=2)
+    mine = (tmp_path / "f.npy").read_bytes()
     for arguments, message in (
         ({"to": "f.txt", "layer": 1}, "one of .npy, .csv"),
         ({"to": "f.npy"}, "holds layers 1, 2"),
@@ -662,5 +663,5 @@ def test_an_export_that_fails_leaves_what_was_there(
     last.write_bytes(content)
     with pytest.raises((OSError, ValueError)):
         export_embeddings(damaged, tmp_path / "f.npy", layer=1)
-    assert (tmp_path / "f.npy").read_bytes() == b"mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "f.npy"]
+    assert (tmp_path / "f.npy").read_bytes() == mine
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "f.npy", "f.paths.txt"]

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import bigr_repr as br
 from bigr_repr.embed.options import EmbedOptions
-from bigr_repr.embed.precision import measure_tradeoff, network_in_8_bits, sample_images
+from bigr_repr.embed.precision import measure_tradeoff, sample_images
+from bigr_repr.embed.run import embed_in_8_bits
 
 PRE = tiny_model(layers=2, side=8, levels=2)  # few operations: each is compiled
 SIDE = PRE.config.image_size
@@ -92,5 +93,8 @@ def test_what_cannot_be_measured_or_kept_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of the first images can be read"):
         sample_images(str(tmp_path), EmbedOptions(), SIDE)
     pixels = torch.from_numpy(np.asarray(picture(1, SIDE, SIDE)).copy()).permute(2, 0, 1)[None]
-    with pytest.raises(ValueError, match="needs a local output folder"):
-        network_in_8_bits("s3://bucket/run", pixels, PRE, EmbedOptions(layers=(1,)))
+    with pytest.raises(ValueError, match=r"out=s3://bucket/run: .* choose a local folder"):
+        embed_in_8_bits(
+            tmp_path, "s3://bucket/run", EmbedOptions(layers=1), model=PRE, calibrate=pixels,
+            on_network=lambda fast, exact: None,
+        )  # fmt: skip

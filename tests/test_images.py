@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import random
+import shutil
 import struct
 import sys
 import zlib
@@ -368,6 +369,16 @@ def test_a_jpeg_filled_up_to_its_full_length_is_truncated(padding: bytes) -> Non
         kept = int(len(data) * part)
         assert kind_of(data[:kept] + padding * (len(data) - kept)) == "truncated"
     assert decode_image(data + padding * 100).size == (300, 200)  # what follows a whole picture does no harm
+
+
+@pytest.mark.parametrize("pack", ["zip", "gztar"])
+def test_an_archive_is_called_one(pack: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(FILES["png"])
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), pack, tmp_path / "in"))
+    with pytest.raises(ImageError, match=r"archive is not read; unpack it, or pack its pictures as a \.tar") as caught:
+        decode_image(packed)
+    assert caught.value.kind == "not-an-image"
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,18 @@ def test_webdataset(stored: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_other_things_is_not_replaced(stored: Path, tmp_path: Path) -> None:
-    pytest.importorskip("zarr")
-    (tmp_path / "f.zarr").mkdir()
-    (tmp_path / "f.zarr" / "mine").touch()
-    with pytest.raises(FileExistsError, match="is not a Zarr group"):
-        export_embeddings(stored, tmp_path / "f.zarr", layer=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["f.zarr"]
+    zarr = pytest.importorskip("zarr")
+    (tmp_path / "folder.zarr").mkdir()
+    (tmp_path / "folder.zarr" / "mine").touch()
+    zarr.create_group(tmp_path / "theirs.zarr").create_array("values", shape=(3,), dtype="float32")
+    zarr.create_group(tmp_path / "said.zarr", attributes={"provenance": '{"package_version": "1"}'})
+    export_embeddings(stored, tmp_path / "more.zarr", layer=1)
+    zarr.open_group(tmp_path / "more.zarr").create_array("mine", shape=(3,), dtype="float32")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("folder", "theirs", "said", "more"):
+        with pytest.raises(FileExistsError, match=f"{name}.zarr exists and is not an export of bigr-repr"):
+            export_embeddings(stored, tmp_path / f"{name}.zarr", layer=1)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_without_the_package_the_remedy_is_named(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

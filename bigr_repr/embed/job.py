@@ -37,6 +37,19 @@ def usual_unit_size(recipe: Recipe) -> int:
     return max(1, min(_UNIT, _UNIT_BYTES // recipe.row_bytes))
 
 
+def check_rows(out: Place, old: Plan | None, recipe: Recipe, options: EmbedOptions) -> None:
+    """Raise ValueError, which says what differs, if an earlier plan is not for such rows, whatever its inputs."""
+    if old is None:
+        return
+    if not options.resume:
+        raise ValueError(f"{out} already holds embeddings; resume, {_REMEDY}")
+    found = differences(old.provenance, recipe.provenance())
+    if options.unit_size not in (None, old.unit_size):
+        found.append(f"unit_size was {old.unit_size}, is {options.unit_size}")
+    if found:
+        raise ValueError(f"{out} holds other embeddings: {'; '.join(found)}; {_REMEDY}")
+
+
 def _worth_another_try(plan: Plan, unit: int, record: UnitRecord) -> bool:
     """Whether every run retries a unit's failures: inputs that changed, were unreachable, or missing from a store."""
     errors = {failure.error for failure in record.failures}
@@ -104,18 +117,13 @@ class EmbedJob:
         """
         if old is None:
             return self._begin(sources, options)
-        if not options.resume:
-            raise ValueError(f"{self.out} already holds embeddings; resume, {_REMEDY}")
-        found, remedy = differences(old.provenance, self.recipe.provenance()), _REMEDY
-        if options.unit_size not in (None, old.unit_size):
-            found.append(f"unit_size was {old.unit_size}, is {options.unit_size}")
-        if not found and not options.update:
+        check_rows(self.out, old, self.recipe, options)
+        if not options.update:
             once = len(old.lists) == 1
             changed = old.difference(sources, self._listed) if once else changes(old, sources, self._listed)
             if changed:
-                found, remedy = [changed], f"add new inputs with update, {_REMEDY}"
-        if found:
-            raise ValueError(f"{self.out} holds other embeddings: {'; '.join(found)}; {remedy}")
+                remedy = f"add new inputs with update, {_REMEDY}"
+                raise ValueError(f"{self.out} holds other embeddings: {changed}; {remedy}")
         if not options.update and (changed := old.changed_container()):
             raise ValueError(f"{self.out}: {changed}; old and new rows would be mixed; {_REMEDY}")
         self.ledger.tidy()

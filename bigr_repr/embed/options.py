@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from bigr_repr._typing import PathLike
 from bigr_repr.embed.engines.decoding import Decoding
@@ -18,22 +20,23 @@ if TYPE_CHECKING:
     from bigr_repr.features.extractor import Layer
 
 ENGINES = ("local", "ray")
+_WHOLE = ("thumbnails", "workers", "batch_size", "unit_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions:
     """The options of embed_images. Raises ValueError for values out of range; the recipe checks what it records.
 
-    **Columns.** layers: whose vectors to store, in the column `embedding`, or `embedding_4` and so on if there are
-    several; "4+8": both concatenated. pool: how tokens become one vector, "avg", "max", "avg+max" (both concatenated),
-    "grid2" (the means over four quarters, concatenated), or "none" (one vector per token). mirror: average the vectors
-    of the image and its mirror image, in twice the time. condition: a class or caption that features are extracted
-    with, or masked tokens, as in FeatureExtractor. codes: also store `code`, the tokenizer's bits, packed as in
-    bigr_repr.codes. labels_from_folders: also store `label`, the name of the file's folder, or the label in its Parquet
-    or tar file. sha256: also store `sha256` of the encoded image, hexadecimal. store_dtype: of the stored vectors,
-    "float32" or "float16". dedup="exact": among byte-identical inputs only the first gets a row (or a failure);
-    duplicates.jsonl lists the others with its path. thumbnails: also store `image`, the whole picture as WebP with a
-    longer side of this many pixels, 16..1024, a struct of `bytes` and `path`.
+    **Columns.** layers: whose vectors to store, one block or several: in the column `embedding`, or `embedding_4` and
+    so on if there are several; "4+8": both concatenated. pool: how tokens become one vector, "avg", "max", "avg+max"
+    (both concatenated), "grid2" (the means over four quarters, concatenated), or "none" (one vector per token). mirror:
+    average the vectors of the image and its mirror image, in twice the time. condition: a class or caption that
+    features are extracted with, or masked tokens, as in FeatureExtractor. codes: also store `code`, the tokenizer's
+    bits, packed as in bigr_repr.codes. labels_from_folders: also store `label`, the name of the file's folder, or the
+    label in its Parquet or tar file. sha256: also store `sha256` of the encoded image, hexadecimal. store_dtype: of the
+    stored vectors, "float32" or "float16". dedup="exact": among byte-identical inputs only the first gets a row (or a
+    failure); duplicates.jsonl lists the others with its path. thumbnails: also store `image`, the whole picture as WebP
+    with a longer side of this many pixels, 16..1024, a struct of `bytes` and `path`.
 
     **Inputs.** root, literal: as in bigr_repr.embed.inputs.sources.find_sources. image_column, label_column: names of
     the columns of Parquet inputs.
@@ -63,7 +66,7 @@ class EmbedOptions:
     actor. unit_size: images per Parquet file; None: 1024, or fewer if rows are large.
     """
 
-    layers: Iterable[Layer] = (12,)
+    layers: Layer | Iterable[Layer] = (12,)
     pool: str = "avg"
     mirror: bool = False
     condition: FeatureCondition | int | str | None = None
@@ -102,6 +105,11 @@ class EmbedOptions:
     unit_size: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", self.blocks)  # a stream of them can be read only once
+        for name in _WHOLE:
+            if (number := getattr(self, name)) is not None:
+                with suppress(TypeError):  # the checks below refuse other kinds
+                    object.__setattr__(self, name, _plain(number))
         size = self.batch_size
         if not (size in (None, "auto") or (isinstance(size, int) and size >= 1)):
             raise ValueError(f'batch_size={size!r} must be at least 1, or "auto"')
@@ -110,8 +118,8 @@ class EmbedOptions:
             raise ValueError(f"engine={self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
         if not 0 <= self.retry_for <= 604800:
             raise ValueError(f"retry_for={self.retry_for:g} is not within 0..604800 seconds, a week")
-        if self.unit_size is not None and self.unit_size < 1:
-            raise ValueError(f"unit_size={self.unit_size} must be at least 1")
+        if self.unit_size is not None and not (isinstance(self.unit_size, int) and self.unit_size >= 1):
+            raise ValueError(f"unit_size={self.unit_size!r} must be a whole number, at least 1")
         _ = self.decoding
 
     def _check_earlier_runs(self) -> None:
@@ -129,6 +137,15 @@ class EmbedOptions:
             raise ValueError(
                 f"resume=False refuses the rows that {going_on} would continue from; leave one of them out"
             )
+
+    @property
+    def blocks(self) -> tuple[Layer, ...]:
+        """layers as a tuple, also if it is a single one."""
+        with suppress(TypeError):
+            return (_plain(self.layers),)
+        with suppress(TypeError):
+            return tuple(map(_plain, cast("Iterable[Layer]", self.layers)))
+        raise ValueError(f'layers={self.layers!r} must be blocks: 12, "mid", "4+8", or several, such as (4, 12)')
 
     @property
     def columns(self) -> Columns:
@@ -155,3 +172,8 @@ class EmbedOptions:
         if isinstance(self.device, torch.device):
             return (str(self.device),)
         return tuple(self.device.split(",") if isinstance(self.device, str) else self.device)
+
+
+def _plain(value: Any) -> Any:
+    """A whole number, also NumPy's, as Python's own; a text as it is.  Raises TypeError for anything else."""
+    return value if isinstance(value, str | bool) else operator.index(value)

@@ -1,4 +1,4 @@
-"""Reduced precision for a run: its network, and what it gains and costs on some of the images.
+"""Reduced precision for a run: what it gains and costs on some of the images.
 
 Independent of rows and how they are stored.
 """
@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,18 +23,14 @@ from bigr_repr.embed.options import EmbedOptions
 from bigr_repr.features.network import Network
 from bigr_repr.images.decode import load_image
 from bigr_repr.images.formats import ImageError
-from bigr_repr.system.object_store import is_url
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bigr_repr.checkpoints.pretrained import Pretrained
-    from bigr_repr.features.exported.model import ExportedModel
     from bigr_repr.features.extractor import FeatureExtractor
 
-__all__ = ["NETWORK", "Tradeoff", "measure_tradeoff", "network_in_8_bits", "sample_images"]
+__all__ = ["Tradeoff", "measure_tradeoff", "sample_images"]
 
-NETWORK = "network-int8"  # in the data set's folder
 _SAMPLE, _LISTED = 64, 4096
 _BATCH = 32
 
@@ -67,29 +62,6 @@ def sample_images(inputs: PathLike | Iterable[PathLike], options: EmbedOptions, 
     if not pixels:
         raise ValueError("none of the first images can be read, so there is nothing to measure; use dtype float32")
     return stack(pixels)
-
-
-def network_in_8_bits(
-    out: PathLike, images: Tensor, model: PathLike | Pretrained, options: EmbedOptions
-) -> ExportedModel:
-    """The model's network in 8 bits, with the tokenizer in float32, for OpenVINO: from an earlier run into out, or new.
-
-    It is stored in out, for further rows and for pictures to be compared with them.
-    Raises ValueError for an object store, or if the network there is another model's; ImportError without OpenVINO.
-    """
-    from bigr_repr.features.exported.manifest import is_exported
-    from bigr_repr.features.exported.model import load_exported
-    from bigr_repr.features.exported.write import export_model
-
-    if is_url(str(out)):
-        raise ValueError("int8 stores its network next to the rows, which needs a local output folder; choose one")
-    folder = Path(out) / NETWORK
-    if is_exported(folder) and not options.overwrite:
-        return load_exported(folder)
-    return export_model(
-        folder, model=model, layer=options.layers, pool=options.pool, to="openvino", precision="int8",
-        calibrate=images, overwrite=True,
-    )  # fmt: skip
 
 
 def measure_tradeoff(fast: FeatureExtractor, exact: FeatureExtractor, images: Tensor) -> Tradeoff:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigr_repr._typing import PathLike
@@ -16,21 +17,24 @@ from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, open_plan
 from bigr_repr.embed.dataset.schema import Recipe, icc_of
 from bigr_repr.embed.engines.batching import best_batch_size
+from bigr_repr.embed.engines.eight_bits import in_8_bits, network_in_8_bits
 from bigr_repr.embed.engines.gpus import Devices, EngineOptions, saved
 from bigr_repr.embed.engines.local import LocalEngine
 from bigr_repr.embed.engines.ray import RayEngine, require_ray
 from bigr_repr.embed.inputs.remembered import RememberedTars
 from bigr_repr.embed.inputs.sources import find_sources
-from bigr_repr.embed.job import EmbedJob, EmbedSummary, Progress, RunUnits
+from bigr_repr.embed.job import EmbedJob, EmbedSummary, Progress, RunUnits, check_rows
 from bigr_repr.embed.options import EmbedOptions
 from bigr_repr.images.find import Source
 from bigr_repr.system.files import locked
 from bigr_repr.system.lease import leased
-from bigr_repr.system.object_store import ObjectPath, Place, as_place
+from bigr_repr.system.object_store import ObjectPath, Place, as_place, is_url
 from bigr_repr.system.patience import patience
 from bigr_repr.system.scratch import scratch_folder
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bigr_repr.checkpoints.pretrained import Pretrained
     from bigr_repr.features.exported.model import ExportedModel
     from bigr_repr.features.extractor import FeatureExtractor
@@ -80,14 +84,59 @@ def embed_sources(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> EmbedSummary:
     """embed_images() for inputs already found and a model already loaded."""
+    with _claimed(target, options.retry_for) as claim:
+        return _embedded(claim, sources, loaded, options, on_progress)
+
+
+def embed_in_8_bits(
+    inputs: PathLike | Iterable[PathLike],
+    out: PathLike,
+    options: EmbedOptions,
+    *,
+    model: Pretrained,
+    calibrate: Tensor,
+    on_network: Callable[[FeatureExtractor, FeatureExtractor], None],
+    on_progress: Callable[[Progress], None] | None = None,
+) -> EmbedSummary:
+    """embed_images() by the model's network in 8 bits, which is stored in out, for further rows and for queries.
+
+    calibrate: images like the inputs, uint8 (n, 3, S, S), for a new network. on_network: called with the extractors of
+    the network and of the model before anything in out changes. A network in out is replaced only once its rows are
+    gone. Raises what embed_images and network_in_8_bits do, ValueError for an object store.
+    """
+    if is_url(str(out)):
+        raise ValueError(f"out={out}: int8 stores its network next to the rows; choose a local folder")
+    target = Path(out)
+    sources = found_sources(inputs, target, options)
+    exact = load_setup(model, replace(options, device="cpu"))
+    with _claimed(target, options.retry_for) as claim:
+        old = claim.earlier(options)
+        recipe = replace(exact.recipe, dtype=in_8_bits(exact.recipe).label, icc=_icc(old, options))
+        check_rows(target, old, recipe, options)
+        with network_in_8_bits(target, recipe, model, calibrate, overwrite=options.overwrite) as (network, keep):
+            eight = load_setup(network, options)
+            on_network(eight.extractor, exact.extractor)
+            return _embedded(claim, sources, eight, options, on_progress, keep)
+
+
+def _embedded(
+    claim: _Claim,
+    sources: Iterator[Source],
+    loaded: Setup,
+    options: EmbedOptions,
+    on_progress: Callable[[Progress], None] | None,
+    on_planned: Callable[[], None] = lambda: None,
+) -> EmbedSummary:
+    """Embed into a claimed folder. on_planned: called once all rows there are of the plan, and before any is added."""
     with ExitStack() as stack:
-        folder, held, check = stack.enter_context(_claimed(target, options.retry_for))
-        old = None if options.overwrite else open_plan(folder)
-        icc = options.icc or (icc_of(old.provenance) if old else "convert")
-        recipe = replace(loaded.recipe, batch_size=_batch_size(options.batch_size, old, loaded.extractor), icc=icc)
-        job = EmbedJob(target, folder, recipe, on_progress or (lambda progress: None), check, options.engine)
+        old = claim.earlier(options)
+        size = _batch_size(options.batch_size, old, loaded.extractor)
+        recipe = replace(loaded.recipe, batch_size=size, icc=_icc(old, options))
+        report = on_progress or (lambda progress: None)
+        job = EmbedJob(claim.out, claim.folder, recipe, report, claim.check, options.engine)
         plan = job.plan(old, sources, options)
-        return job.do(plan, _engine(loaded, job, options, held, stack), retry_failed=options.retry_failed)
+        on_planned()
+        return job.do(plan, _engine(loaded, job, options, claim.held, stack), retry_failed=options.retry_failed)
 
 
 def found_sources(inputs: PathLike | Iterable[PathLike], out: Place | None, options: EmbedOptions) -> Iterator[Source]:
@@ -135,7 +184,7 @@ def load_setup(model: PathLike | Pretrained | ExportedModel, options: EmbedOptio
     place = None if (exported and devices in ((), ("auto",))) or (pre is model and not devices) else places[0]
     if on_ray or (len(places) > 1 and options.batch_size != "auto"):
         place = None  # the network will not run in this process
-    layers = dict.fromkeys(layer_name(blocks_of(layer, pre.config)) for layer in options.layers)
+    layers = dict.fromkeys(layer_name(blocks_of(layer, pre.config)) for layer in options.blocks)
     extractor = FeatureExtractor(
         pre, layers, options.pool, mirror=options.mirror, condition=options.condition, dtype=as_dtype(options.dtype),
         device=place, compile=options.compile,
@@ -170,6 +219,11 @@ def _engine(loaded: Setup, job: EmbedJob, options: EmbedOptions, held: list[int]
     return Devices(loaded.devices, order, job.advance, job.set_aside, held).run
 
 
+def _icc(old: Plan | None, options: EmbedOptions) -> str:
+    """How color profiles are treated: as in an existing data set unless stated."""
+    return options.icc or (icc_of(old.provenance) if old else "convert")
+
+
 def _batch_size(asked: int | str | None, old: Plan | None, extractor: FeatureExtractor) -> int:
     """The batch size to use: an existing data set keeps its own unless a number is given."""
     if isinstance(asked, int):
@@ -185,13 +239,27 @@ def _begun(sources: Iterator[Source]) -> Iterator[Source]:
     return iter(()) if first is None else chain([first], sources)
 
 
-@contextmanager
-def _claimed(out: Place, retry_for: float) -> Iterator[tuple[Place, list[int], Callable[[], None]]]:
-    """The folder in out for a run's records, locked for this process; in a store, by a lease.
+@dataclass(frozen=True)
+class _Claim:
+    """A data set that only this run may write. folder: in out, for the run's records.
 
-    Also yields the descriptors that hold the lock: as long as any process has one open, another run is refused; and a
-    function that raises RuntimeError once another run has taken over. Store outages are then retried for retry_for.
+    held: descriptors that hold the lock: as long as any process has one open, another run is refused. check: raises
+    RuntimeError once another run has taken over.
     """
+
+    out: Place
+    folder: Place
+    held: list[int]
+    check: Callable[[], None]
+
+    def earlier(self, options: EmbedOptions) -> Plan | None:
+        """The plan to continue; None if there is none, or it is to be overwritten."""
+        return None if options.overwrite else open_plan(self.folder)
+
+
+@contextmanager
+def _claimed(out: Place, retry_for: float) -> Iterator[_Claim]:
+    """Lock a data set for this process; in a store, by a lease. Store outages are then retried for retry_for."""
     folder = out / RUN_FOLDER
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; choose a folder for the embeddings")
@@ -199,9 +267,9 @@ def _claimed(out: Place, retry_for: float) -> Iterator[tuple[Place, list[int], C
         raise ValueError(f"{foreign} was not written by bigr-repr; choose another output folder")
     if isinstance(folder, ObjectPath):
         with leased(folder / "lease", str(out)) as lease, patience(retry_for):
-            yield folder, [], lease.check
+            yield _Claim(out, folder, [], lease.check)
         return
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process is embedding into this folder; wait for it"
     with locked(folder / "lock", busy) as descriptor, patience(retry_for):
-        yield folder, [] if descriptor is None else [descriptor], lambda: None
+        yield _Claim(out, folder, [] if descriptor is None else [descriptor], lambda: None)

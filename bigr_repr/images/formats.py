@@ -166,6 +166,12 @@ _UNREAD: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
     (re.compile(rb"P7\s"), "PAM"),
     (re.compile(rb"\s*<svg|%PDF|%!PS"), "a vector graphic or document"),
 )
+_ARCHIVES: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = (
+    (re.compile(rb"PK(?:\x03\x04|\x05\x06)"), "a ZIP archive"),
+    (re.compile(rb"\x1f\x8b"), "a gzip archive"),
+    (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7z archive"),
+    (re.compile(rb"Rar!\x1a\x07"), "a RAR archive"),
+)
 _HEAD: Final = 64  # bytes examined; they include the brands of an AVIF file
 
 
@@ -187,4 +193,7 @@ def open_image(file: IO[bytes], name: str) -> Image.Image:
     for magic, what in _UNREAD:
         if magic.match(head):
             raise ImageError("unsupported", f"{name}: {what} cannot be decoded; convert it to JPEG or PNG")
+    for magic, what in _ARCHIVES:
+        if magic.match(head):
+            raise ImageError("not-an-image", f"{name}: {what} is not read; unpack it, or pack its pictures as a .tar")
     raise ImageError("not-an-image", f"{name}: its first bytes match no image format that can be decoded")

@@ -85,7 +85,8 @@ def changed_file(stamps: Mapping[str, Stamp]) -> str | None:
     now = map_ahead(stamp_of, stamps, workers=_REQUESTS)
     for (file, then), today in zip(stamps.items(), now, strict=True):
         if today != then:
-            said = f"{_in_words(then)}, now {_in_words(today)}"
+            close = _in_words(then) == _in_words(today)
+            said = f"{_in_words(then, exact=close)}, now {_in_words(today, exact=close)}"
             return f"{escape_path(file)} has changed since it was listed ({said})"
     return None
 
@@ -99,7 +100,9 @@ def stamp_of(file: str) -> Stamp | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _in_words(stamp: Stamp | None) -> str:
+def _in_words(stamp: Stamp | None, *, exact: bool = False) -> str:
+    """Size and time; exact: to the nanosecond."""
     if stamp is None:
         return "missing"
-    return f"{stamp[0]:,} bytes of {datetime.fromtimestamp(stamp[1] / 1e9):%Y-%m-%d %H:%M:%S}"
+    seconds, rest = divmod(stamp[1], 10**9)
+    return f"{stamp[0]:,} bytes of {datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}" + f".{rest:09d}" * exact

@@ -11,6 +11,7 @@ import csv
 import importlib.util
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -19,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
+from bigr_repr.embed.dataset.own_exports import check_export_target, paths_file
 from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
 from bigr_repr.embed.dataset.row_formats import Rows, write_hdf5, write_webdataset, write_zarr
-from bigr_repr.system.files import replacing
+from bigr_repr.system.files import naming, replacing, sync_folder
 
 FORMATS = (".npy", ".csv", ".h5", ".hdf5", ".zarr", ".tar")
 _PACKAGES = {".h5": "h5py", ".hdf5": "h5py", ".zarr": "zarr"}
@@ -46,8 +48,10 @@ def export_embeddings(
     and one column per dimension, named 0, 1, …, or the code in hexadecimal. .h5 or .hdf5, .zarr (a folder) and .tar
     (WebDataset): see bigr_repr.embed.dataset.row_formats. layer: whose vectors; None: the only one's.
 
-    Raises FileNotFoundError if the folder holds no data set, ValueError for an unknown suffix, a missing layer or
-    missing codes, OSError if the file cannot be written.
+    An earlier export of the same format is replaced, and nothing else: FileExistsError for any other file or folder.
+
+    Raises FileNotFoundError if the folder holds no data set, ValueError for an unknown suffix, a missing layer, missing
+    codes or a file in the data set's folder, OSError if the file cannot be written.
     """
     target = Path(to)
     _check_format(target)
@@ -60,9 +64,10 @@ def export_embeddings(
     else:
         shape = (opened.rows, *opened.shape(layer))
         dtype = opened.dtype
+    check_export_target(target, opened.folder)
     batches = _batches(opened, layer, codes)
     if target.suffix == ".npy":
-        names = target.with_suffix(".paths.txt")
+        names = paths_file(target)
         _write_npy(target, names, batches, shape, dtype)
         return Exported((target, names), shape, dtype.name)
     if target.suffix == ".csv":
@@ -74,12 +79,18 @@ def export_embeddings(
 
 
 def _write_npy(target: Path, names: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    with replacing(names) as lines, replacing(target) as file:
+    """Write both; never leave vectors beside the paths of others."""
+    with replacing(target) as file, replacing(names) as lines, naming(target):
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for batch, values in batches:
             file.write(np.ascontiguousarray(values).data)
             lines.writelines(f"{_one_line(path)}\n".encode() for path in batch.paths)
+        for each in (file, lines):  # so that the disk has room for both before the earlier ones go
+            each.flush()
+            os.fsync(each.fileno())
+        target.unlink(missing_ok=True)
+        sync_folder(target.parent)
 
 
 def _check_format(target: Path) -> None:

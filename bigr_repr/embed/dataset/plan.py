@@ -25,6 +25,7 @@ from bigr_repr.embed.dataset.cut import Cut
 from bigr_repr.embed.dataset.damage import damage_named
 from bigr_repr.embed.dataset.entry import Entry, as_entry
 from bigr_repr.images.find import Source, escape_path, unescape_path
+from bigr_repr.provenance import differences
 from bigr_repr.system.files import HashedFile, replacing, sync_folder
 from bigr_repr.system.object_store import Place, readable
 from bigr_repr.system.sums import sealed, unsealed
@@ -196,13 +197,21 @@ class Plan:
         for new in map(as_entry, sources):
             old = next(ours, None)
             if first is None and old != new:
-                first = f"input {found} was {_shown(old)}, is {_shown(new)}"
+                first = f"input {found} {self._change(old, new)}"
             found += 1
             if found % self.unit_size == 0:
                 on_listed(found)
         if first is None and (gone := next(ours, None)) is not None:
             first = f"input {found} was {_shown(gone)}, is none"
         return first and f"inputs were {self.inputs}, are {found} ({first})"
+
+    def _change(self, old: Entry | None, new: Entry) -> str:
+        """How an input differs from that of the plan."""
+        if old is None or old.file != new.file:
+            return f"was {_shown(old)}, is {_shown(new)}"
+        said = f"of {escape_path(new.file)}: {', '.join(differences(old._asdict(), new._asdict()))}"
+        changed = changed_file({each.file: each.stamp for _, each in self.containers() if each.file == new.file})
+        return f"{said}; {changed}" if changed else said
 
 
 def open_plan(folder: Place) -> Plan | None:

@@ -51,8 +51,6 @@ def write_zarr(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dt
     """Write one folder: a Zarr group with the arrays described in write_hdf5."""
     import zarr
 
-    if target.exists() and not (target / "zarr.json").is_file():
-        raise FileExistsError(f"{target} exists and is not a Zarr group; choose another name, or remove it")
     with _whole(target) as beside:
         group = zarr.create_group(beside, attributes={"provenance": about})
         rows_each = max(1, min(shape[0], _CHUNK // max(1, int(np.prod(shape[1:])) * dtype.itemsize)))
@@ -110,7 +108,7 @@ def _whole(target: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

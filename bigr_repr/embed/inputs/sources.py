@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain, groupby, islice
 from pathlib import PurePath
 from typing import Final
@@ -22,6 +22,7 @@ from bigr_repr.system.object_store import ObjectPath, as_place, is_url
 from bigr_repr.system.threads import map_ahead
 
 _OPENED: Final = 64  # containers opened at a time
+_KNOWN: Final = 16  # tar files whose contents are remembered
 
 
 def find_sources(
@@ -143,11 +144,29 @@ def member_entry(file: str, path: str) -> Entry | None:
     if file.lower().endswith(PARQUET):
         row = path.rpartition("#")[2]
         return Entry(escape_path(path), file, int(row)) if row.isdecimal() else None
+    if not file.lower().endswith(".tar"):
+        return None
     name = path.removeprefix(f"{file}/")
     name = name.partition(f"{PurePath(file).name}/")[2] or name
-    found = (member for member in members(file) if member.name == name)
-    member = next(found, None) if file.lower().endswith(".tar") else None
-    return None if member is None else Entry(escape_path(path), file, member.start, member.size)
+    status = os.stat(file)  # noqa: PTH116
+    places, error = _tar_places(os.path.abspath(file), status.st_mtime_ns, status.st_size)  # noqa: PTH100
+    if name in places:
+        return Entry(escape_path(path), file, *places[name])
+    if error is not None:
+        raise ImageError(error.kind, str(error))
+    return None
+
+
+@lru_cache(_KNOWN)
+def _tar_places(file: str, time: int, size: int) -> tuple[dict[str, tuple[int, int | None]], ImageError | None]:
+    """Start and size of a tar file's pictures, by name, and how it is damaged. time, size: as it is now."""
+    places: dict[str, tuple[int, int | None]] = {}
+    try:
+        for member in members(file):
+            places.setdefault(member.name, (member.start, member.size))
+    except ImageError as error:
+        return places, ImageError(error.kind, str(error))
+    return places, None
 
 
 # ---- object stores

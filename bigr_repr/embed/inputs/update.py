@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bigr_repr.embed.dataset.entry import Entry, as_entry
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.images.find import Source, escape_path
+from bigr_repr.provenance import differences
 from bigr_repr.system.spilled import SpilledArray, columns_of, sorted_by
 
 _BLOCK, _STEPS = 8192, 32  # inputs looked up at a time, and the number of steps
@@ -58,18 +59,31 @@ class KnownInputs:
                 if not known:
                     yield source
                     continue
-                if known == "place":
-                    raise ValueError(
-                        f"{escape_path(entry.file)} is recorded under a different path than {entry.path}; name the "
-                        "inputs as the first run did, or choose a root below which their paths are the recorded ones"
-                    )
-                if known == "path":
-                    raise ValueError(
-                        f"{entry.path} is recorded for a different file than {escape_path(entry.file)}; name the same "
-                        "inputs, or a root that contains both"
-                    )
+                if known != "all":
+                    raise ValueError(self._conflict(entry, known))
             found += len(block)
             on_listed(found)
+
+    def _conflict(self, entry: Entry, known: str) -> str:
+        """What is wrong with an input whose path or place is another input's. known: which of them."""
+        of_plan = (each for unit in range(self._plan.units) for each in self._plan.entries(unit))
+        if known == "path":
+            held = next(each for each in of_plan if each.path == entry.path)
+            remedy = "name the same inputs, or a root that contains both"
+        else:
+            held = next(each for each in of_plan if each[1:4] == entry[1:4])
+            remedy = (
+                "name the inputs as the first run did, or choose a root below which their paths are the recorded ones"
+            )
+        file = escape_path(entry.file)
+        if held.file == entry.file and entry.start is not None:
+            found = ", ".join(differences(held._asdict(), entry._asdict()))
+            return (
+                f"{entry.path} in {file}: {found}; if that file has changed, start again with overwrite, else {remedy}"
+            )
+        if known == "path":
+            return f"{entry.path} is recorded for a different file than {file}, {escape_path(held.file)}; {remedy}"
+        return f"{file} is recorded under a different path than {entry.path}, {held.path}; {remedy}"
 
     def found(self) -> NDArray[np.bool_]:
         """Which of the plan's inputs were among the sources, in plan order; valid once additions() is exhausted."""

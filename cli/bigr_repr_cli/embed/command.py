@@ -41,14 +41,18 @@ def command(
     """
     inputs, options = inputs_of(images), keywords(columns, runs, decoding, computing) | {"literal": images == ["-"]}
     from bigr_repr.embed import embed_images
-    from bigr_repr_cli.embed.narrow import NARROW, measured
+    from bigr_repr_cli.embed.narrow import NARROW, embed_in_int8, measure_bfloat16
     from bigr_repr_cli.embed.report import embedding_progress, print_summary
+    from bigr_repr_cli.embed.watch import check_metrics
 
+    check_metrics(watching.metrics, runs.out, [] if images == ["-"] else images)
+    in_int8 = computing.precision == "int8"
+    if in_int8 or computing.precision in NARROW:
+        inputs = list(inputs)  # they are read twice
     if computing.precision in NARROW:
-        inputs = list(inputs)
-        options = measured(inputs, options)
+        measure_bfloat16(inputs, options)
     with embedding_progress(watching) as on_progress:
-        summary = embed_images(inputs, on_progress=on_progress, **options)
+        summary = (embed_in_int8 if in_int8 else embed_images)(inputs, on_progress=on_progress, **options)
     print_summary(summary, as_json=as_json)
     if not summary.rows:
         raise RuntimeError(f"none of the images could be embedded; see the reasons in {summary.out / 'failures.jsonl'}")

@@ -25,6 +25,8 @@ def command(
 
     NAME.csv has a header, and columns for the path, for label and sha256 if stored, and for each dimension.
 
+    An earlier export of the same format is replaced; any other file is refused.
+
     NAME.h5 and NAME.zarr hold values, path and, if stored, label and sha256; NAME.tar has one NNNNNNNNN.npy and .json
     per row.
 

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import typer
 
 if TYPE_CHECKING:  # loaded only to serve: it would slow down every command's start
     from http.server import ThreadingHTTPServer
+
+
+METRICS_START: Final = b"# HELP bigr_repr_embed_"  # of every text
 
 
 class Counts(Protocol):

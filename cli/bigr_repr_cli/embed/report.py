@@ -80,11 +80,14 @@ def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
         typer.echo(f"no longer exist, rows removed: {summary.dropped:,}")
     if summary.changed:
         typer.echo(f"changed since, embedded again: {summary.changed:,}")
-    files = "part-00000.parquet" if summary.shards == 1 else f"part-*.parquet ({summary.shards:,} files)"
-    typer.echo(f"rows: {where}/{files}")
+    if summary.rows:
+        files = "part-00000.parquet" if summary.shards == 1 else f"part-*.parquet ({summary.shards:,} files)"
+        typer.echo(f"rows: {where}/{files}")
     for count, name in ((summary.failures, "failures"), (summary.duplicates, "duplicates"), (summary.gone, "gone")):
         if count:
             typer.echo(f"{name}: {where}/{name}.jsonl")
+    if not summary.rows:
+        return
     layers = EmbeddingSet(summary.out).layers
     layer = "" if len(layers) == 1 else f", layer={layers[-1]!r}"
     typer.echo("to read the rows in Python:")  # on its own line, so that it can be pasted

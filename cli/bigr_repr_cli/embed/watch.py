@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from bigr_repr_cli.embed.metrics import metrics_text, parse_address, serving
+from bigr_repr_cli.embed.metrics import METRICS_START, metrics_text, parse_address, serving
 
 _LINE: Final = 60.0  # seconds between lines
 _METRICS: Final = 15.0  # seconds between updates of the metrics file
@@ -43,6 +43,38 @@ class WatchOptions:
             r"(0.0.0.0:9464) \[default: none].",
         ),
     ] = None
+
+
+def check_metrics(file: Path | None, out: str, inputs: list[str]) -> None:
+    """Check, before a run, that its metrics file can be written and replaces nothing but an earlier one.
+
+    Raises BadParameter for any other file, OSError for one that cannot be written.
+    """
+    if file is None:
+        return
+    from bigr_repr.system.object_store import ObjectPath, as_place
+    from bigr_repr.system.targets import check_target
+    from bigr_repr_cli.search.targets import check_inputs
+
+    folder, place = as_place(out), file.resolve()
+    if not isinstance(folder, ObjectPath):
+        folder = folder.resolve()
+        if place.is_relative_to(folder) or folder.is_relative_to(place):
+            _refuse(f"{file} is where the rows go, {out}; choose a file outside of it")
+    check_target(file)
+    if not file.exists():
+        return
+    if not file.is_file():
+        _refuse(f"{file} is not a regular file; choose another name")
+    with file.open("rb") as opened:
+        start = opened.read(len(METRICS_START))
+    if start not in (b"", METRICS_START):
+        _refuse(f"{file} exists and holds no metrics of an earlier run; choose another name, or remove it")
+    check_inputs({"--metrics": file} if not start else {}, inputs)
+
+
+def _refuse(said: str) -> NoReturn:
+    raise typer.BadParameter(said, param_hint="--metrics")
 
 
 class Meter:
