@@ -1,4 +1,4 @@
-"""Collects single items from many callers into batches for one thread. Knows nothing of what they are."""
+"""Collects single items from many callers into batches for a few threads. Knows nothing of what they are."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ class QueueFullError(RuntimeError):
     """The queue has no room for what was submitted; try again later."""
 
 
+class ClosedError(RuntimeError):
+    """Nothing more is accepted."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down, or another index was opened; try again")
+
+
 class Batcher(Generic[T, R]):
-    """A queue, and a thread that calls run(items) with up to `batch` items at a time: one result per item, in order.
+    """A queue, and threads that call run(items) with up to `batch` items at a time: one result per item, in order.
 
     A batch starts as soon as run is free and its first item has waited wait_seconds for others; meanwhile, the next one
     fills up.
-    waiting: capacity of the queue. If run raises, every item of the batch is tried alone, so that only the faulty item
-    fails.
+    waiting: capacity of the queue. threads: how many run at a time; they do not keep the process from ending. If run
+    raises, every item of the batch is tried alone, so that only the faulty item fails.
     """
 
     def __init__(
@@ -35,6 +42,7 @@ class Batcher(Generic[T, R]):
         wait_seconds: float,
         waiting: int,
         name: str,
+        threads: int = 1,
         observe: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._run, self._batch, self._wait, self._waiting = run, batch, wait_seconds, waiting
@@ -42,8 +50,9 @@ class Batcher(Generic[T, R]):
         self._queue: deque[tuple[T, Future[R], float]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -51,10 +60,10 @@ class Batcher(Generic[T, R]):
     @property
     def alive(self) -> bool:
         """Whether items are being processed."""
-        return self._thread.is_alive() and not self._closed
+        return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, items: Sequence[T]) -> list[Future[R]]:
-        """Queue items, all or none.  Raises QueueFullError without room for all, RuntimeError once closed."""
+        """Queue items, all or none.  Raises QueueFullError without room for all, ClosedError once closed."""
         futures: list[Future[R]] = [Future() for _ in items]
         self._enqueue(items, futures)
         return futures
@@ -83,33 +92,48 @@ class Batcher(Generic[T, R]):
     def _enqueue(self, items: Sequence[T], futures: Sequence[Future[R]]) -> None:
         with self._changed:
             if self._closed:
-                raise RuntimeError("the server is shutting down")
+                raise ClosedError
             if len(self._queue) + len(items) > self._waiting:
                 raise QueueFullError(f"{len(self._queue)} items are waiting; the queue holds {self._waiting}")
             now = time.monotonic()
             self._queue.extend((item, future, now) for item, future in zip(items, futures, strict=True))
-            self._changed.notify()
+            self._changed.notify_all()
 
-    def close(self) -> None:
-        """Accept nothing more, finish queued items, and end the thread."""
+    def close(self, *, finish: bool = True) -> None:
+        """Accept nothing more, finish queued items, and end the threads.
+
+        finish: False cancels queued items instead, and does not wait for those being worked on.
+        """
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            dropped = [] if finish else [future for _, future, _ in self._queue]
+            if not finish:
+                self._queue.clear()
+            self._changed.notify_all()
+        for future in dropped:
+            future.cancel()
+        for thread in self._threads if finish else ():
+            thread.join()
 
     def _work(self) -> None:
-        while taken := self._next():
-            started = time.monotonic()
-            items = [item for item, _ in taken]
-            try:
-                _deliver(taken, self._run(items))
-            except Exception as error:
-                if len(taken) == 1:
-                    taken[0][1].set_exception(error)
-                else:
-                    for item, future in taken:
-                        self._alone(item, future)
-            self._observe(len(taken), time.monotonic() - started)
+        while self._process(self._next()):  # a method of its own, so that a waiting thread holds no items
+            pass
+
+    def _process(self, taken: list[tuple[T, Future[R]]]) -> bool:
+        """Work on a batch; False for none."""
+        if not taken:
+            return False
+        started = time.monotonic()
+        try:
+            _deliver(taken, self._run([item for item, _ in taken]))
+        except Exception as error:
+            if len(taken) == 1:
+                taken[0][1].set_exception(error)
+            else:
+                for item, future in taken:
+                    self._alone(item, future)
+        self._observe(len(taken), time.monotonic() - started)
+        return True
 
     def _alone(self, item: T, future: Future[R]) -> None:
         try:

@@ -10,18 +10,21 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from bigr_repr.images.formats import ImageError
-from bigr_repr.serve.batching import QueueFullError
+from bigr_repr.serve.batching import ClosedError, QueueFullError
 from bigr_repr.serve.guard import RefusedError, error_body
 
-_IMAGE_STATUS: Final = {"too-large": 413, "timeout": 422, "crashed": 422, "unsupported": 415, "not-an-image": 415}
+_IMAGE_STATUS: Final = {
+    "too-large": 413, "timeout": 422, "crashed": 422, "unsupported": 415, "not-an-image": 415, "stopped": 503,
+}  # fmt: skip
 
 
 def handle_errors(app: FastAPI) -> None:
     """Answer errors in the format of OpenAI's API, without paths of this machine."""
 
     def answer(status: int, code: str, message: str) -> JSONResponse:
-        headers = {"Retry-After": "1"} if status == 429 else None
-        return JSONResponse(error_body(status, code, message), status, headers)
+        headers = {"Retry-After": "1"} if status in (429, 503) else None
+        said = message.encode("utf-8", "backslashreplace").decode()  # a request may hold half a surrogate pair
+        return JSONResponse(error_body(status, code, said), status, headers)
 
     async def refused(request: Request, error: Any) -> Response:
         return answer(error.status, error.code, error.message)
@@ -35,6 +38,9 @@ def handle_errors(app: FastAPI) -> None:
     async def full(request: Request, error: Exception) -> Response:
         return answer(429, "busy", str(error))
 
+    async def closed(request: Request, error: Exception) -> Response:
+        return answer(503, "closed", str(error))
+
     async def invalid(request: Request, error: Any) -> Response:
         return answer(422, "invalid", _in_words(error.errors()[0]))
 
@@ -42,7 +48,7 @@ def handle_errors(app: FastAPI) -> None:
         return answer(error.status_code, "http", str(error.detail))
 
     handlers = {
-        RefusedError: refused, ImageError: image, ValueError: value, QueueFullError: full,
+        RefusedError: refused, ImageError: image, ValueError: value, QueueFullError: full, ClosedError: closed,
         RequestValidationError: invalid, HTTPException: http,
     }  # fmt: skip
     for kind, handler in handlers.items():

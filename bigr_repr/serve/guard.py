@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bigr_repr.serve.batching import ClosedError
 from bigr_repr.serve.metrics import Metrics
 from bigr_repr.serve.settings import Access, Limits
 
@@ -68,6 +69,8 @@ class RequestGuard:
             await self._admitted(scope, receive, answer)
         except RefusedError as refused:
             await answer.refuse(refused)
+        except asyncio.CancelledError:  # what it waited for was dropped, or the server has waited for it long enough
+            await answer.refuse(RefusedError(503, "closed", str(ClosedError())))
         except Exception:
             log.exception("request failed")
             await answer.refuse(RefusedError(500, "internal", "the server failed; see its log"))
@@ -88,7 +91,8 @@ class RequestGuard:
         body = _LimitedBody(self, receive)
         try:
             async with asyncio.timeout(self._limits.seconds):
-                await body.read(headers)
+                if not _is_open(scope["path"]):  # nobody without a token may keep a place by sending a body slowly
+                    await body.read(headers)
                 await self._app(scope, body.receive, answer.send)
         except TimeoutError:
             code = 504 if body.complete else 408
@@ -102,8 +106,8 @@ class RequestGuard:
             raise RefusedError(421, "host", "this server is not known by that Host; allow it with --allow-host")
 
     def _check_token(self, scope: Scope, headers: Mapping[str, str]) -> None:
-        token, path = self._access.token, scope["path"]
-        if token is None or path in _OPEN or path.startswith(_STATIC):
+        token = self._access.token
+        if token is None or _is_open(scope["path"]):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         bearer = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
@@ -186,7 +190,7 @@ class _GuardedAnswer:
             return
         body = json.dumps(error_body(refused.status, refused.code, refused.message)).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body))}
-        if refused.status == 429:
+        if refused.status in (429, 503):
             headers["retry-after"] = _RETRY_SECONDS
         if refused.status == 401:
             basic = refused.code == "password"
@@ -196,6 +200,11 @@ class _GuardedAnswer:
         start = {"type": "http.response.start", "status": refused.status}
         await self.send({**start, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _is_open(path: str) -> bool:
+    """Whether a path needs no token. Nothing there takes a body."""
+    return path in _OPEN or path.startswith(_STATIC)
 
 
 def error_body(status: int, code: str, message: str) -> dict[str, Any]:

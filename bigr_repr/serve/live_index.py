@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.index.hamming import HammingIndex
@@ -22,6 +22,7 @@ from bigr_repr.retrieval.stores.open import connect, is_store
 from bigr_repr.serve.searching import ServedIndex
 
 log = logging.getLogger(__name__)
+_PATIENCE: Final = 2.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,7 +107,7 @@ class LiveIndex:
     """An open index; a thread checks every `interval` seconds whether it has changed, and reopens it.
 
     A request takes `current` once and uses that state to its end: the old files stay mapped meanwhile. If a new state
-    cannot be opened, or check(index) rejects it with ValueError, this is logged, and the old one stays.
+    cannot be opened, or check(index) rejects it with ValueError, this is logged once, and the old one stays.
     reloaded(ok): called after each attempt.
 
     Raises, for the first state, what HammingIndex.load, open_store and check raise.
@@ -138,31 +139,47 @@ class LiveIndex:
         return next((state for state in self._states if state.version == version), None)
 
     def close(self) -> None:
-        """Stop watching, and end the processes that search."""
+        """Stop watching, and end the processes that search. It waits only briefly for an index that is being opened."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(_PATIENCE)
         for state in self._states:
-            if isinstance(state.index, HammingIndex) and state.index.shards is not None:
-                state.index.shards.close()
+            _end_processes(state)
 
     def _watch(self) -> None:
+        told: tuple[Hashable | None, str] | None = None  # the last failure that was logged
         while not self._ended.wait(self._interval):
+            stamp = None
             try:
                 stamp = self._opener.stamp()
                 if stamp is None or stamp == self._stamp:
+                    told = None
                     continue
                 state = self._open()
             except Exception as error:  # whatever a store's client raises, watching continues
                 # Possibly in the middle of a change: the stamp stays, so that the next check tries again.
-                log.warning("the index changed and cannot be opened; the old one stays: %s", error)
+                failure = (stamp, str(error))
+                if failure != told:
+                    log.warning("the index changed and cannot be opened; the old one stays: %s", error)
+                told = failure
                 self._reloaded(False)
                 continue
-            self._stamp = stamp
-            self._states = [state, self._states[0]]
-            log.info("index %s: %d rows", state.version, len(state.index))
-            self._reloaded(True)
+            self._take(stamp, state)
+            told = None
+
+    def _take(self, stamp: Hashable, state: IndexState) -> None:
+        self._stamp = stamp
+        self._states = [state, self._states[0]]
+        if self._ended.is_set():
+            _end_processes(state)
+        log.info("index %s: %d rows", state.version, len(state.index))
+        self._reloaded(True)
 
     def _open(self) -> IndexState:
         state = self._opener.open()
         self._check(state.index)
         return state
+
+
+def _end_processes(state: IndexState) -> None:
+    if isinstance(state.index, HammingIndex) and state.index.shards is not None:
+        state.index.shards.close()

@@ -7,8 +7,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.isolated import GuardedLoading, Loading
+from bigr_repr.serve.batching import ClosedError
 
 THUMBNAIL: Final = 320  # side of displayed photographs, in pixels
 _DATA_URL: Final = re.compile(r"data:(?P<type>[\w.+/-]*)(?:;[\w=.-]+)*?(?P<base64>;base64)?,", re.ASCII)
@@ -52,12 +53,21 @@ class PictureReader:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
     def read(self, text: str, name: str) -> Future[NDArray[np.uint8]]:
-        """Decode a data URL or base64: uint8 (S, S, 3), cropped to the middle square.  Raises ImageError."""
-        return self._threads.submit(lambda: self._load(picture_bytes(text, name), name).pixels)
+        """Decode a data URL or base64: uint8 (S, S, 3), cropped to the middle square.
+
+        Raises ImageError, and ClosedError once closed.
+        """
+        return self._submit(lambda: self._load(picture_bytes(text, name), name).pixels)
 
     def read_encoded(self, source: str | bytes, name: str) -> Future[NDArray[np.uint8]]:
-        """Decode a local path or an encoded file's bytes; name: what errors call it.  Raises ImageError."""
-        return self._threads.submit(lambda: self._load(source, name).pixels)
+        """Decode a local path or an encoded file's bytes; name: what errors call it.  Raises as read."""
+        return self._submit(lambda: self._load(source, name).pixels)
+
+    def _submit(self, work: Callable[[], NDArray[np.uint8]]) -> Future[NDArray[np.uint8]]:
+        try:
+            return self._threads.submit(work)
+        except RuntimeError as error:  # it has been closed
+            raise ClosedError from error
 
     def close(self) -> None:
         """End threads and processes; pictures not begun are dropped."""
@@ -65,12 +75,3 @@ class PictureReader:
         self._load.stop()
         self._threads.shutdown(wait=True)
         self._load.close()
-
-
-def lies_in(file: str, folder: Path) -> bool:
-    """Whether a path is a regular file inside a folder, after following links."""
-    try:
-        found = Path(file).resolve(strict=True)
-        return found.is_file() and found.is_relative_to(folder.resolve(strict=True))
-    except (OSError, ValueError, RuntimeError):
-        return False

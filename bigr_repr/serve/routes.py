@@ -163,23 +163,34 @@ async def search(body: SearchBody, service: Served, request: Request) -> Respons
     _check_count(service, len(asked))
     queries = await _queries(service, state, asked)
     region = None if body.region is None else (body.region.x, body.region.y, body.region.w, body.region.h)
-    ids = None if body.ids is None else tuple(escape_path(id) if isinstance(id, str) else id for id in body.ids)
+    ids = None if body.ids is None else tuple(_recorded(id) if isinstance(id, str) else id for id in body.ids)
     options = SearchOptions(
         k=body.k, where=Filter(where=body.where, match=body.match, ids=ids), radius=body.radius, offset=body.offset,  # type: ignore[arg-type]
         region=region, rescore=body.rescore, effort=body.effort, group=body.group,
         weights=None if body.queries is None else tuple(query.weight for query in body.queries),
     )  # fmt: skip
     hits = await service.search(state, queries, options)
+    photos = request.app.url_path_for("image", row=0).removesuffix("0")
     return _json(SearchAnswer(
-        hits=[_answer(request, hit, state) for hit in hits], metric="cosine" if body.rescore else "bits",
+        hits=[_answer(photos, hit, state) for hit in hits], metric="cosine" if body.rescore else "bits",
         n_bits=_compared(state, region), rows=len(state.index), version=state.version,
         code=_base64(queries[0].code) if body.queries is None else None,
     ))  # fmt: skip
 
 
-def _answer(request: Request, hit: Hit, state: IndexState) -> HitAnswer:
+def _recorded(id: str) -> str:
+    """An id as an index holds it.  Raises ValueError for one that none can hold."""
+    try:
+        return escape_path(id)
+    except UnicodeEncodeError:
+        raise ValueError(f"ids: {id!r:.80} is not Unicode text, so no index has it; leave it out") from None
+
+
+def _answer(photos: str, hit: Hit, state: IndexState) -> HitAnswer:
+    """photos: URL of the photographs, without their rows."""
+
     def shown(each: Hit) -> dict[str, Any]:
-        address = f"{request.app.url_path_for('image', row=each.row)}?version={state.version}"
+        address = f"{photos}{each.row}?version={state.version}"
         return {"row": each.row, "id": each.id, "distance": each.distance, "image": address}
 
     members = [MemberAnswer(**shown(each)) for each in hit.members]

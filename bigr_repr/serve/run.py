@@ -4,31 +4,61 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 
 from bigr_repr.serve.settings import Access, Limits
 
 log = logging.getLogger(__name__)
+_TICKS: Final = 5  # of uvicorn, of 0.1 s each, between two looks at idle connections
 
 
 class _ApiServer(uvicorn.Server):
-    """A server that reports when it listens and when a signal ends it. begun: called once with the address."""
+    """A server that reports when it listens and when a signal ends it, and closes idle connections.
+
+    begun: called once with the address. seconds: until a connection must have delivered the headers of a request.
+    """
 
     def __init__(
-        self, config: uvicorn.Config, begun: Callable[[str], None], ended: Callable[[], None], address: str
+        self,
+        config: uvicorn.Config,
+        begun: Callable[[str], None],
+        ended: Callable[[], None],
+        address: str,
+        seconds: float,
     ) -> None:
         super().__init__(config)
-        self._begun, self._ended, self._address = begun, ended, address
+        self._begun, self._ended, self._address, self._seconds = begun, ended, address, seconds
+        self._idle: dict[Any, tuple[Any, float]] = {}  # connections without a request, the last one, and since when
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
         await super().startup(sockets)
         if self.started:
             self._begun(self._address)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Several times a second."""
+        if counter % _TICKS == 0:
+            self._close_idle(time.monotonic())
+        return await super().on_tick(counter)
+
+    def _close_idle(self, now: float) -> None:
+        """Close connections that wait for a request too long: uvicorn limits that time only between two requests."""
+        before, self._idle = self._idle, {}
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)  # the request being answered, or the last one
+            if cycle is not None and not cycle.response_complete:
+                continue
+            last, since = before.get(connection, (cycle, now))
+            self._idle[connection] = cycle, since if last is cycle else now
+        for connection, (_, since) in self._idle.items():
+            if now - since > self._seconds:
+                connection.transport.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal."""
@@ -50,6 +80,7 @@ def run_server(
 
     port: 0 picks a free one. begun: called with the server's address once it listens; ended: called on a signal.
     grace: seconds for requests to finish; None: limits.seconds.
+    A connection that does not deliver the headers of a request within limits.seconds is closed.
     Raises OSError if it cannot listen on the address.
     """
     listening = _listen(access.host, port)
@@ -58,10 +89,10 @@ def run_server(
         address = f"http://{shown}:{listening.getsockname()[1]}"
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
-            limit_concurrency=4 * limits.requests, timeout_keep_alive=15,
+            timeout_keep_alive=15,
             timeout_graceful_shutdown=max(1, int(limits.seconds if grace is None else grace)), lifespan="on",
         )  # fmt: skip
-        _ApiServer(config, begun, ended, address).run(sockets=[listening])
+        _ApiServer(config, begun, ended, address, limits.seconds).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -144,7 +144,10 @@ class SearchBody(QueryBody):
     rescore: int = Field(0, ge=0, le=1000, description="Reorder this many times k hits by their vectors; 0: off.")
     effort: int | None = Field(None, ge=0, description="Effort of an approximate index.")
     group: int | None = Field(
-        None, ge=0, description="Hits that differ from a nearer one in at most this many bits are grouped under it."
+        None,
+        ge=0,
+        description="Of the nearest 8,192 hits, those that differ from a nearer one in at most this many bits are "
+        "grouped under it; k + offset is then at most 2048.",
     )
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.neighbors import Found, Within
 from bigr_repr.retrieval.stores.base import StoreIndex
 from bigr_repr.serve.encoder import EncoderOutput
+
+_MOST_GROUPS: Final = 2048
+_DEEPEST: Final = 1 << 13  # hits to group: every one may be compared with every group, and is part of the answer
 
 ServedIndex: TypeAlias = HammingIndex | StoreIndex
 
@@ -40,7 +43,8 @@ class SearchOptions:
     """k: maximum number of hits. where, radius, offset: as in index.neighbors.Within. region: x, y, w, h in fractions
     of
     the side: compare only inside. rescore: find this many times k by bits, then the k nearest by vectors; 0: off.
-    effort: of an approximate index. group: hits within so many bits of a nearer one are grouped under it.
+    effort: of an approximate index. group: of the nearest 8,192 hits, those within so many bits of a nearer one are
+    grouped under it; then k + offset is at most 2048.
     weights: one per query, to combine several; a negative one prefers rows far from its query."""
 
     k: int = 10
@@ -56,6 +60,10 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if self.region is not None and self.rescore:
             raise ValueError("a region is compared only by bits: leave rescore out")
+        if self.group is not None and self.k + self.offset > _MOST_GROUPS:
+            raise ValueError(
+                f"k={self.k} + offset={self.offset} is more than {_MOST_GROUPS}, the most with group: ask for fewer"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +148,7 @@ def search(index: ServedIndex, queries: Sequence[Query], options: SearchOptions)
     from bigr_repr.retrieval.index.together import group_hits
 
     find = partial(_found, index, queries, options, {**within, "offset": 0})
-    found, members = group_hits(index, find, k, options.group, offset=options.offset)
+    found, members = group_hits(index, find, k, options.group, offset=options.offset, deepest=_DEEPEST)
     grouped = []
     for hit, under in zip(_hits(index, found), members[0], strict=False):
         names = index.names_of(np.array([row for row, _ in under], np.int64))

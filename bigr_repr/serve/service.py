@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from bigr_repr.codes import code_bytes
 from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.extractor import FeatureExtractor, blocks_of, layer_name
+from bigr_repr.images.containers import is_container
 from bigr_repr.images.formats import ImageError
 from bigr_repr.models.bigr import usual_block
 from bigr_repr.retrieval.codes.decoding import decode_codes
@@ -30,11 +30,11 @@ from bigr_repr.retrieval.codes.provenance import reading_of
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.queries import icc_of, model_of
 from bigr_repr.retrieval.results.photos import PhotoFinder
-from bigr_repr.serve.batching import Batcher, QueueFullError
+from bigr_repr.serve.batching import Batcher, ClosedError, QueueFullError
 from bigr_repr.serve.encoder import Encoder, EncoderOutput, EncodeTask
 from bigr_repr.serve.live_index import IndexState, LiveIndex, opener_of
 from bigr_repr.serve.metrics import Metrics
-from bigr_repr.serve.pictures import THUMBNAIL, PictureReader, lies_in
+from bigr_repr.serve.pictures import THUMBNAIL, PictureReader
 from bigr_repr.serve.searching import (
     Hit,
     Query,
@@ -62,7 +62,8 @@ class Service:
     photographs. image_column: of that Parquet file; None: as embedded. processes: number that search a sharded index;
     1: this one. poll_seconds: between checks of the index folder. Close it after use.
 
-    Raises FileNotFoundError or ValueError for an index that is missing, damaged or another model's.
+    Raises FileNotFoundError or ValueError for an index that is missing, damaged or another model's, for images that are
+    missing or neither a folder nor a tar or Parquet file, or given without an index.
     """
 
     def __init__(
@@ -80,7 +81,8 @@ class Service:
     ) -> None:
         self.pre, self.limits, self.metrics = pre, limits or Limits(), Metrics()
         self.images, self._image_column = None if images is None else Path(images), image_column
-        self._finder, self._finding = ("", PhotoFinder()), threading.Lock()
+        _check_images(self.images, image_column, index)
+        self._finder = "", PhotoFinder()
         self._precision, self._icc = "float32", "convert"
         self.live: LiveIndex | None = None
         if index is not None:
@@ -109,19 +111,28 @@ class Service:
         guard = {"max_pixels": limits.pixels, "timeout": limits.decode_seconds}
         self._reader = PictureReader(side, workers=workers, icc=self._icc, **guard)  # type: ignore[arg-type]
         self._photos = PictureReader(THUMBNAIL, workers=workers, **guard)  # type: ignore[arg-type]
-        self._searching = ThreadPoolExecutor(workers, thread_name_prefix="search")
+        self._searching: Batcher[Callable[[], Any], Any] = Batcher(
+            _called, batch=1, threads=workers, wait_seconds=0, waiting=limits.waiting, name="search"
+        )
+        self._locating: Batcher[Callable[[], Any], Any] = Batcher(  # photographs, apart from searches
+            _called, batch=1, wait_seconds=0, waiting=limits.waiting, name="photos"
+        )
         self._waiting = 0
         self.metrics.gauge("bigr_queue_pictures", "Pictures being decoded, waiting or encoded.", lambda: self._waiting)
         self.metrics.gauge("bigr_index_rows", "Rows of the index.", lambda: 0 if self.live is None else self.rows)
 
     def close(self) -> None:
-        """Finish queued work, and end threads and processes."""
+        """Finish encoding, drop other queued work, and end threads and processes.
+
+        A search that has begun is not waited for, and does not keep the process from ending.
+        """
+        self._searching.close(finish=False)
+        self._locating.close(finish=False)
         self._reader.close()
         self._photos.close()
         self._encoding.close()
         self._encoder.close()
         self._decoding.close()
-        self._searching.shutdown(wait=True, cancel_futures=True)
         if self.live is not None:
             self.live.close()
 
@@ -231,8 +242,7 @@ class Service:
 
     async def photo(self, state: IndexState, row: int) -> NDArray[np.uint8] | None:
         """The photograph of a row, its middle square, uint8 (320, 320, 3); None if it cannot be found."""
-        id = await self._search_thread(lambda: id_of(state.index, row))
-        source = await self._search_thread(lambda: self._locate(state, id, row))
+        source = await self._called_by(self._locating, lambda: self._locate(state, row))
         if source is None:
             return None
         try:
@@ -240,19 +250,28 @@ class Service:
         except ImageError:
             return None
 
-    def _locate(self, state: IndexState, id: str, row: int) -> str | bytes | None:
-        with self._finding:
-            version, finder = self._finder
-            if version != state.version:
-                source = state.index.source if isinstance(state.index, HammingIndex) else None
-                finder = PhotoFinder(self.images, source, image_column=self._image_column)
-                self._finder = state.version, finder
-            found = finder.encoded(id, row)
+    def _locate(self, state: IndexState, row: int) -> str | bytes | None:
+        """The encoded photograph of a row. Called by a single thread: a finder opens files that are not shared."""
+        version, finder = self._finder
+        if version != state.version:
+            source = state.index.source if isinstance(state.index, HammingIndex) else None
             inside = self.images or Path()
-            return next((each for each in found if isinstance(each, bytes) or lies_in(each, inside)), None)
+            finder = PhotoFinder(self.images, source, image_column=self._image_column, inside=inside)
+            self._finder = state.version, finder
+        return next(finder.encoded(id_of(state.index, row), row), None)
 
     async def _search_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._searching, work)
+        return await self._called_by(self._searching, work)
+
+    async def _called_by(self, threads: Batcher[Callable[[], Any], Any], work: Callable[[], T]) -> T:
+        """What work() returns.  Raises ClosedError if the service is closed first."""
+        try:
+            found: T = await asyncio.wrap_future(threads.submit([work])[0])
+        except RuntimeError as error:
+            if threads.alive or isinstance(error, QueueFullError):
+                raise
+            raise ClosedError from error  # such as processes that have ended
+        return found
 
     def _check_index(self, index: ServedIndex) -> None:
         """Raises ValueError unless this model made the index, if it states its provenance."""
@@ -268,6 +287,21 @@ class Service:
 
     def _reloaded(self, ok: bool) -> None:
         self.metrics.reloads.labels("ok" if ok else "failed").inc()
+
+
+def _check_images(images: Path | None, image_column: str | None, index: PathLike | None) -> None:
+    if index is None and (images is not None or image_column is not None):
+        raise ValueError("images and image_column say where an index's photographs are: give an index, or neither")
+    if images is None:
+        return
+    if not images.exists():
+        raise FileNotFoundError(f"images={str(images)!r}: no such file or folder; name what was embedded")
+    if not images.is_dir() and not is_container(str(images)):
+        raise ValueError(f"images={str(images)!r} must be a folder, or a tar or Parquet file; name what was embedded")
+
+
+def _called(work: list[Callable[[], T]]) -> list[T]:
+    return [each() for each in work]
 
 
 def _task(pixels: NDArray[np.uint8], **how: Any) -> EncodeTask:

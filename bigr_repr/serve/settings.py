@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ from bigr_repr._typing import PathLike
 
 _SHORTEST_TOKEN: Final = 16
 _LONGEST_TOKEN: Final = 4096
+LONGEST_SECONDS: Final = 86_400  # a day; the event loop cannot wait forever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +20,13 @@ class Limits:
     """What a server accepts and how it batches.
 
     body_bytes: of one request. pixels: of one picture (width x height). images: pictures or codes in one request.
-    requests: admitted at once; further ones get status 429. waiting: pictures in the queue; a request that does not
-    fit gets 429. pending_bytes: total size of bodies held at once. neighbors: maximum k.
-    seconds: for one request, including its upload. decode_seconds: for one picture.
+    requests: admitted at once; further ones get status 429. waiting: pictures, searches or photographs in a queue; a
+    request that does not fit gets 429. pending_bytes: total size of bodies held at once. neighbors: maximum k.
+    seconds: for one request, including its upload, and for a connection to begin one. decode_seconds: for one picture.
     batch: pictures per batch of the network. wait_seconds: how long a picture waits for others while the network is
     free; 0: not at all, because the next batch fills up while it runs.
+
+    Raises ValueError for a number out of range: at least 1, times 0.001 s to a day, wait_seconds from 0.
     """
 
     body_bytes: int = 16 << 20
@@ -39,9 +43,12 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            least = 0 if name == "wait_seconds" else 1 if isinstance(value, int) else 0.001
-            if not value >= least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+            if name.endswith("seconds"):
+                least = 0 if name == "wait_seconds" else 0.001
+                if not least <= value <= LONGEST_SECONDS:
+                    raise ValueError(f"{name}={value} is outside {least}..{LONGEST_SECONDS}; give a time in seconds")
+            elif not value >= 1:
+                raise ValueError(f"{name}={value} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +59,8 @@ class Access:
     allowed_hosts: further host names of the server, such as a reverse proxy's. password: requested by HTTP basic
     authentication, with any user name, instead of a token. anyone: whoever can reach the host may use it.
 
-    Raises ValueError for a host that is not loopback without any of these, or for a short token.
+    Raises ValueError for a host with a port, scheme or brackets, for one that is not loopback without any of these, or
+    for a short token.
     """
 
     host: str = "127.0.0.1"
@@ -62,6 +70,11 @@ class Access:
     anyone: bool = False
 
     def __post_init__(self) -> None:
+        if _address(self.host) is None and (found := re.search(r"[:/\[\]]", self.host)):
+            raise ValueError(
+                f"host={self.host!r} is not an address or a host name, because of its {found[0]!r}: give only the "
+                "address, without a scheme or brackets, and its port with --port"
+            )
         if self.token is None and self.password is None and not self.anyone and not is_loopback(self.host):
             raise ValueError(
                 f"host={self.host!r} lets other machines in, so a token is required: write one of {_SHORTEST_TOKEN} "

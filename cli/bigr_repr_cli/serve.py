@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,9 +48,13 @@ class LimitOptions:
     timeout: Annotated[float, typer.Option(min=0.1, help="Time limit per request, in seconds.")] = 30.0
 
     def limits(self) -> Limits:
-        """The library's equivalent."""
-        from bigr_repr.serve.settings import Limits
+        """The library's equivalent.  Raises BadParameter for a time that is no number of seconds."""
+        from bigr_repr.serve.settings import LONGEST_SECONDS, Limits
 
+        if not self.timeout <= LONGEST_SECONDS:
+            raise typer.BadParameter(
+                f"{self.timeout} is not at most {LONGEST_SECONDS}; give a time in seconds", param_hint="--timeout"
+            )
         return Limits(
             body_bytes=self.max_body << 20, pixels=self.max_pixels, images=self.max_images,
             requests=self.max_requests, batch=self.batch_size, seconds=self.timeout,
@@ -78,6 +83,21 @@ class SearchedOptions:
         typer.Option(help=r"Column of that Parquet file with encoded images \[default: as it was embedded]."),
     ] = None
 
+    def check(self) -> None:
+        """Raise BadParameter for options that do not fit the index or belong to one and none is given."""
+        from bigr_repr_cli.search.report import check_place
+
+        if self.index is not None:
+            check_place(self.index, self.name, self.processes)
+            return
+        usual = SearchedOptions()
+        for option in ("name", "processes", "images", "image_column"):
+            if getattr(self, option) != getattr(usual, option):
+                raise typer.BadParameter(
+                    "applies only to an index; name one with --index, or leave it out",
+                    param_hint=f"--{option.replace('_', '-')}",
+                )
+
 
 @flattened
 def command(
@@ -100,20 +120,20 @@ def command(
             raise
         raise ImportError(MISSING) from error
     from bigr_repr.features.exported.model import open_model
-    from bigr_repr_cli.search.report import check_place
 
-    if searched.index is not None:
-        check_place(searched.index, searched.name, searched.processes)
+    searched.check()
     token = None if listen.token_file is None else read_token(listen.token_file)
     access = Access(host=listen.host, token=token, allowed_hosts=tuple(listen.allow_host or ()))
+    limits = most.limits()
     service = Service(
         open_model(model), index=searched.index, name=searched.name, images=searched.images,
-        image_column=searched.image_column, processes=searched.processes, device=device, limits=most.limits(),
+        image_column=searched.image_column, processes=searched.processes, device=device, limits=limits,
     )  # fmt: skip
     what = service.pre.config.name + (
         "" if searched.index is None else f" and {service.rows:,} rows of {searched.index}"
     )
-    run_server(
-        create_app(service, access), access, service.limits, listen.port,
-        begun=lambda url: typer.echo(f"{what} at {url}; press Ctrl-C to stop", err=True),
-    )  # fmt: skip
+    with closing(service):
+        run_server(
+            create_app(service, access), access, service.limits, listen.port,
+            begun=lambda url: typer.echo(f"{what} at {url}; press Ctrl-C to stop", err=True),
+        )  # fmt: skip

@@ -108,7 +108,7 @@ def id_array(ids: IdValues | None, count: int, *, distinct: bool = False) -> pa.
     try:
         array = one_array(ids) if isinstance(ids, pa.Array | pa.ChunkedArray) else _texts(ids)
         array = pa.array(ids) if array is None else array
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
         raise ValueError(f"ids must be all strings or all whole numbers ({error})") from error
     if pa.types.is_null(array.type) and not count:
         array = pa.array([], pa.large_string())

@@ -199,8 +199,15 @@ class IndexRows:
         return np.flatnonzero(self.holding(ids))
 
     def _as_mine(self, ids: IdValues) -> pa.Array:
-        """Ids in this index's type.  Raises ValueError for a different type."""
-        wanted = id_array(ids, len(ids))
+        """Ids in this index's type.  Raises ValueError for a different type, or one that no index can hold."""
+        try:
+            wanted = id_array(ids, len(ids))
+        except (OverflowError, ValueError) as error:
+            if (unheld := next(filter(_unheld, ids), None)) is None:
+                raise
+            raise ValueError(
+                f"id {unheld!r:.80} cannot be in an index: ids are Unicode text, or whole numbers within 64 bits"
+            ) from error
         if len(wanted) and pa.types.is_integer(wanted.type) != pa.types.is_integer(self.id_type):
             kinds = ("names", "numbers") if pa.types.is_integer(wanted.type) else ("numbers", "names")
             raise ValueError(f"ids are {kinds[0]} in this index, not {kinds[1]} such as {wanted[0].as_py()!r}")
@@ -310,6 +317,13 @@ class IndexRows:
             return pa.concat_tables([self.columns, more.columns.select(mine.names).cast(mine)])
         except pa.ArrowException as error:
             raise ValueError(f"columns {_words(other)} do not match this index's, {_words(mine)}: {error}") from error
+
+
+def _unheld(id: Any) -> bool:
+    """Whether no index can hold an id."""
+    if isinstance(id, str):
+        return any("\ud800" <= letter <= "\udfff" for letter in id)  # half a surrogate pair
+    return isinstance(id, int) and not -(1 << 63) <= id < 1 << 63
 
 
 def flagged(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

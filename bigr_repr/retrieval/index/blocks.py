@@ -34,8 +34,8 @@ def second_level_cache() -> int:
     """Size of a core's L2 cache in bytes."""
     for folder in sorted(_CACHES.glob("index*")):
         try:
-            if (folder / "level").read_text().strip() == "2":
-                size = re.fullmatch(r"(\d+)K", (folder / "size").read_text().strip())
+            if (folder / "level").read_text(encoding="utf-8").strip() == "2":
+                size = re.fullmatch(r"(\d+)K", (folder / "size").read_text(encoding="utf-8").strip())
                 return int(size[1]) << 10 if size else _USUAL
         except OSError:
             continue

@@ -131,22 +131,26 @@ class Coded(Protocol):
         ...
 
 
-def group_hits(index: Coded, find: Callable[[int], Found], k: int, radius: int, *, offset: int = 0) -> Grouped:
+def group_hits(
+    index: Coded, find: Callable[[int], Found], k: int, radius: int, *, offset: int = 0, deepest: int | None = None
+) -> Grouped:
     """k groups of hits for each query: a hit within radius bits of a nearer one is listed under it.
 
-    find(depth): that many hits, or all. offset: number of first groups to skip.
-    Raises ValueError for a radius outside 0..n_bits.
+    find(depth): that many hits, or all. offset: number of first groups to skip. deepest: only so many of the nearest
+    hits are grouped, which bounds the time, (k + offset) * deepest comparisons per query; None: as many as k groups
+    take. Raises ValueError for a radius outside 0..n_bits.
     """
     if not 0 <= radius <= index.n_bits:
         raise ValueError(f"group={radius} is outside 0..{index.n_bits}, the bits of a code")
-    depth, wanted = min(len(index), k + offset), k + offset
+    limit, wanted = len(index) if deepest is None else min(deepest, len(index)), k + offset
+    depth = min(limit, wanted)
     while True:
         found = find(depth)
         groups = [_gathered(index, rows[rows >= 0], radius, wanted) for rows in found.rows]
-        if depth >= len(index) or all(len(leaders) >= wanted or (rows < 0).any() or len(rows) < depth
+        if depth >= limit or all(len(leaders) >= wanted or (rows < 0).any() or len(rows) < depth
                                       for (leaders, _), rows in zip(groups, found.rows, strict=True)):  # fmt: skip
             break
-        depth = min(len(index), _DEEPER * depth)
+        depth = min(limit, _DEEPER * depth)
     width = max((len(leaders[offset:wanted]) for leaders, _ in groups), default=0)
     rows = np.full((len(groups), width), -1, np.int64)
     ids = np.full((len(groups), width), None if found.ids.dtype == object else -1, found.ids.dtype)
@@ -159,10 +163,13 @@ def group_hits(index: Coded, find: Callable[[int], Found], k: int, radius: int, 
         rows[query, : len(shown)] = found.rows[query][shown]
         ids[query, : len(shown)] = found.ids[query][shown]
         distances[query, : len(shown)] = found.distances[query][shown]
-        pairs = [
-            (int(found.rows[query][place]), float(found.distances[query][place])) for place in range(len(of_leader))
-        ]
-        members.append([[pairs[i] for i in np.flatnonzero(of_leader == lead) if i != lead] for lead in shown])
+        under = _members(of_leader)
+        members.append(
+            [
+                [(int(found.rows[query][place]), float(found.distances[query][place])) for place in under.get(lead, ())]
+                for lead in shown
+            ]
+        )
     return Grouped(Found(rows, ids, distances), members)
 
 
@@ -171,9 +178,19 @@ def _gathered(index: Coded, rows: NDArray[np.int64], radius: int, most: int) -> 
     codes = index.codes_of(rows)
     of_leader = np.full(len(rows), -1, np.int64)
     leaders: list[int] = []
-    for place in range(len(rows)):
-        if of_leader[place] < 0 and len(leaders) < most:
-            leaders.append(place)
-            close = (hamming(codes, codes[place]) <= radius) & (of_leader < 0)
-            of_leader[close] = place
+    left = np.arange(len(rows))  # those in no group, and their codes
+    while len(left) and len(leaders) < most:
+        close = hamming(codes, codes[0]) <= radius
+        leaders.append(int(left[0]))
+        of_leader[left[close]] = left[0]
+        apart = slice(1, None) if close.sum() == 1 else ~close  # a copy only where something has left
+        left, codes = left[apart], codes[apart]
     return leaders, of_leader
+
+
+def _members(of_leader: NDArray[np.int64]) -> dict[int, list[int]]:
+    """The positions of the other hits of each group, by its first."""
+    found: dict[int, list[int]] = {}
+    for place in np.flatnonzero((of_leader >= 0) & (of_leader != np.arange(len(of_leader)))).tolist():
+        found.setdefault(int(of_leader[place]), []).append(place)
+    return found

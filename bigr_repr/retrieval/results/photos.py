@@ -32,13 +32,19 @@ class PhotoFinder:
 
     images: the folder that ids are relative to, or the tar or Parquet file; None: as the data set recorded, or else the
     current folder. source: the rows' data set. image_column: of Parquet files; None: as the data set was made, or else
-    `image`.
+    `image`. inside: a folder or file; pictures and their tar and Parquet files are read only there, after following
+    links, because ids and data sets may be untrusted. None: anywhere. Thumbnails in the data set are always read.
     """
 
     def __init__(
-        self, images: Path | None = None, source: DataSource | None = None, *, image_column: str | None = None
+        self,
+        images: Path | None = None,
+        source: DataSource | None = None,
+        *,
+        image_column: str | None = None,
+        inside: Path | None = None,
     ) -> None:
-        self._images, self._source, self._column = images, source, image_column
+        self._images, self._source, self._column, self._inside = images, source, image_column, inside
 
     def __call__(self, id: str, row: int) -> Image.Image | None:
         """The row's picture as a thumbnail; None if it cannot be read."""
@@ -65,18 +71,20 @@ class PhotoFinder:
         """By its id. A name may occur twice in a tar file: then only the data set knows which one it was."""
         path = unescape_path(id)
         if self._images is None:
-            return path if Path(path).is_file() else None
+            return path if Path(path).is_file() and self._may_read(path) else None
         if self._images.is_dir():
             file = os.path.normpath(self._images.absolute() / path)
             inside = Path(file).is_relative_to(os.path.normpath(self._images.absolute()))  # ids are untrusted
-            return file if inside and Path(file).is_file() else None
+            return file if inside and Path(file).is_file() and self._may_read(file) else None
         entry = member_entry(str(self._images), path)
         return None if entry is None else self._encoded(entry, self._locator_of(row))
 
     def _of_row(self, id: str, row: int) -> str | bytes | None:
         locator = self._locator_of(row)
         if self._source is None or locator is None:
-            entry = None if self._images is not None else container_entry(unescape_path(id))
+            path = unescape_path(id)
+            holders = (path.rpartition("#")[0], *map(str, Path(path).parents))
+            entry = container_entry(path) if self._images is None and any(map(self._may_read, holders)) else None
             return None if entry is None else self._encoded(entry, None)
         _, part, place = self._source.place_of(row)
         found = locator.entry(part.name, place) if part.held == part.rows else None
@@ -96,7 +104,19 @@ class PhotoFinder:
     def _locators(self) -> Callable[[str], RowLocator | None]:
         return cache(_locator)
 
-    def _encoded(self, entry: Entry, locator: RowLocator | None) -> str | bytes:
+    def _may_read(self, file: str) -> bool:
+        """Whether a path is a regular file inside `inside`, after following links; True without one."""
+        if self._inside is None:
+            return True
+        try:
+            found = Path(file).resolve(strict=True)
+            return found.is_file() and found.is_relative_to(self._inside.resolve(strict=True))
+        except (OSError, ValueError, RuntimeError):
+            return False
+
+    def _encoded(self, entry: Entry, locator: RowLocator | None) -> str | bytes | None:
+        if not self._may_read(entry.file):
+            return None
         recorded = USUAL_COLUMNS if locator is None else locator.columns
         (picture,) = pictures([entry], recorded if self._column is None else Columns(image=self._column))
         return fetch(picture)

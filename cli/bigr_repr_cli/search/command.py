@@ -153,16 +153,14 @@ def command(
     Distances are numbers of differing bits or, with --rescore, cosine distances.
     """
     from bigr_repr_cli.search.index_report import drift_of
-    from bigr_repr_cli.search.report import open_index, print_hits, write_views
-    from bigr_repr_cli.search.targets import check_photographs
+    from bigr_repr_cli.search.report import print_hits, write_views
 
     if as_json and show.as_csv:
         raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
     if "-" in query and (len(query) > 1 or search.ids_file == "-"):
         raise typer.BadParameter("- reads all queries from standard input; give no other queries", param_hint="QUERY")
     _check_targets(show, query, search, index)
-    opened = open_index(index, name, search.device, search.processes)
-    check_photographs(_targets(show), opened, show.images)
+    opened = _opened(index, name, search, show)
     options = _options(opened, search)
     found = _by_id(opened, query, show, options) if by_id else _by_picture(opened, query, model, show, options)
     print_hits(found, opened, as_json=as_json, as_csv=show.as_csv)
@@ -179,6 +177,16 @@ def _check_targets(show: Show, query: list[str], search: Search, index: str) -> 
 
     inputs = query if search.ids_file is None else [*query, search.ids_file]
     check_targets(_targets(show), inputs=inputs, index=index)
+
+
+def _opened(index: str, name: str, search: Search, show: Show) -> HammingIndex | StoreIndex:
+    """The index, whose photographs the files to write must not be."""
+    from bigr_repr_cli.search.report import open_index
+    from bigr_repr_cli.search.targets import check_photographs
+
+    opened = open_index(index, name, search.device, search.processes)
+    check_photographs(_targets(show), opened, show.images)
+    return opened
 
 
 def _targets(show: Show) -> dict[str, Path | None]:
