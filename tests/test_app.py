@@ -179,7 +179,7 @@ def test_a_model_of_captions_takes_them_where_others_take_classes(tmp_path: Path
     assert (said["prompts"], said["negative"]) == (["a red circle, large"], "a black square")
     assert read_provenance(studio.generate([""], 1, QUICK, silent)[0])["prompts"] is None
     assert len(studio.interpolate("a red circle", "a cross", 3, QUICK, silent)) == 2
-    with pytest.raises(ValueError, match="name one caption to start from"):
+    with pytest.raises(ValueError, match="end='' is empty; name one caption to end with"):
         studio.interpolate("a red circle", "", 3, QUICK, silent)
     order = DrawRequest(photo=photo, mask=marked(64, 96), label="a red circle", options=QUICK)
     assert read_provenance(studio.inpaint(order, silent)[0])["prompts"] == ["a red circle"]
@@ -218,6 +218,10 @@ def test_a_press_draws_what_is_asked_for(running: Running, photo: Path) -> None:
         ({"kind": "generate", "label": "zebra"}, "label", "zebra"),
         ({"kind": "generate", "count": 65}, "count", "65 pictures"),
         ({"kind": "interpolate", "start": "0", "end": "1", "count": 33}, "count", "33 frames"),
+        ({"kind": "interpolate", "start": "", "end": "1", "count": 3}, "start", "name one class to start from"),
+        ({"kind": "interpolate", "start": "1,2", "end": "", "count": 3}, "start", "names 2 classes"),
+        ({"kind": "interpolate", "start": "0", "end": "1,2", "count": 3}, "end", "names 2 classes"),
+        ({"kind": "interpolate", "start": "0", "end": "zebra", "count": 3}, "end", "zebra"),
         ({"kind": "outpaint", "photo": "PHOTO", "aspect": "wide"}, "aspect", "'wide'"),
         ({"kind": "outpaint", "photo": "PHOTO", "aspect": "3:2"}, "aspect", "aspect"),
         ({"kind": "enrich", "photo": "PHOTO", "pasting": {"window": 5000}}, "window", "window"),

@@ -88,6 +88,15 @@ class Call:
         if self.pasting.window is None:
             self.pasting = dataclasses.replace(self.pasting, window=side)
 
+    def check_windows(self, found: int) -> None:
+        """Raise ValueError, before any work, if there may be too many windows: `found` of them."""
+        most = self.pasting.max_windows
+        if found > most:
+            raise ValueError(
+                f"this takes up to {found:,} windows of {self.pasting.window} pixels, more than max_windows={most:,}; "
+                "choose a larger window, mark less, or allow more windows"
+            )
+
     def paint(
         self, photo: PixelArray, mask: Mask, labels: Labels | None, *, rounds: Rounds | None = None, detail: int = 1
     ) -> list[Image.Image]:
@@ -142,22 +151,13 @@ class _Painting:
         if follow is None:
             follow = _FOLLOW if given is None else _FOLLOW_WITH_CLASS
         self.pasting = dataclasses.replace(call.pasting, window=side, band=self.band, follow=float(follow))
-        self.windows = self._planned(side)
+        call.check_windows(most_windows(mask, side))
+        self.windows = list(windows(mask, side))
         which = in_turn(call.count, 1 if given is None else len(given))
         self.condition = None if given is None else given[which.to(given.device)]
         self.versions = [photo.copy() for _ in which]
         self.settings = self.job.settings.resolved(self.job.pre.config.generator, given is not None)
         self.done = 0
-
-    def _planned(self, side: int) -> list[Window]:
-        """The windows, in order. Raises ValueError, without listing them, if there are too many."""
-        most, found = self.pasting.max_windows, most_windows(self.mask, side)
-        if found > most:
-            raise ValueError(
-                f"this takes up to {found:,} windows of {side} pixels, more than max_windows={most:,}; choose a larger "
-                "window, mark less, or allow more windows"
-            )
-        return list(windows(self.mask, side))
 
     def run(self) -> list[Image.Image]:
         """Paint window after window."""

@@ -36,11 +36,13 @@ from bigr_repr.sampling.job import Job, Options
 from bigr_repr.sampling.prompts import prompt_list
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
+from bigr_repr.system.files import naming, partial_name, reserve
 from bigr_repr.system.targets import check_target
 
 Box = tuple[int, int, int, int]
 OnProgress = Callable[[float, float], object]  # done, total
 
+_ROOM = 1 << 16  # free bytes of a disk on which pictures can be written
 _FRAME_MS = 120
 _WALK_MS = 250
 
@@ -93,6 +95,17 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(row) for row in pixels]
 
 
+def check_picture(path: Path, suffix: str) -> None:
+    """Check, before any work, whether a picture can be written. Raises as `check_target`, OSError on a full disk."""
+    check_target(path, suffix)
+    probe = partial_name(path)
+    try:
+        with naming(path, probe), probe.open("wb") as file:
+            reserve(file, _ROOM)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 # ---- painting into a photograph
 
 
@@ -122,7 +135,7 @@ class PhotoFile:
         check_target(Path(self.out), ".png")
         pictures = self.targets(versions)
         for path in [*pictures, self.animation] if self.animate else pictures:
-            check_target(path, path.suffix.lower())
+            check_picture(path, path.suffix.lower())
             for source in (self.photo, *self.masks):
                 if path.exists() and Path(source).exists() and path.samefile(source):
                     raise ValueError(f"writing {path} would overwrite an input; choose another name for the result")
@@ -297,8 +310,8 @@ def interpolate_file(
 ) -> Written:
     """Write `interpolate` as a PNG strip, and as a GIF that goes back and forth. Raises as `interpolate`, OSError."""
     started, strip, walk = time.monotonic(), Path(out), Path(out).with_suffix(".gif")
-    check_target(strip, ".png")
-    check_target(walk, ".gif")
+    check_picture(strip, ".png")
+    check_picture(walk, ".gif")
 
     own = options.get("callback")
 

@@ -22,8 +22,11 @@ from bigr_repr.painting.call import Call, PhotoOptions
 from bigr_repr.painting.windows import (
     Margins,
     Mask,
+    check_margins,
     grow,
+    most_windows_around,
     usual_side,
+    window_side,
 )
 from bigr_repr.sampling.applications import PAINTING, block_rounds
 from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_marks, to_picture
@@ -80,9 +83,11 @@ def outpaint_photo(
         raise ValueError(
             f"the result would have {width}x{height} pixels, more than {MAX_PIXELS:,}; choose smaller margins"
         )
-    shorter = min(pixels.shape[:2])
+    check_margins(wanted)
+    call.usual_window(max(min(pixels.shape[:2]), min(pre.config.image_size, height, width)))
+    side = window_side(width, height, call.pasting.window)
+    call.check_windows(most_windows_around(pixels.shape[1], pixels.shape[0], wanted, side))
     pixels, mask = grow(pixels, wanted)
-    call.usual_window(max(shorter, min(pre.config.image_size, *pixels.shape[:2])))
     return call.paint(pixels, mask, labels)
 
 

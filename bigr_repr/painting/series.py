@@ -187,7 +187,7 @@ class _Series:
             with Image.open(path) as picture:
                 said = json.loads(picture.info.get(METADATA_KEY, "{}"))
                 picture.verify()  # the checksums of the file
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, RecursionError):
             return False  # damaged: drawn again
         wanted = {key: self.provenance[key] for key in ("weights_sha256", "precision", "seed", "settings")}
         wanted |= {"image": number, "labels": self._label(number), **self._prompts(number)}
@@ -214,8 +214,8 @@ class _Series:
 def _read_series(file: Path) -> dict[str, Any]:
     """The record of a series. Raises ValueError for a damaged one."""
     try:
-        found = json.loads(file.read_text())
-    except ValueError:  # not JSON, or not even text
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # not JSON, or not even text
         found = None
     if not isinstance(found, dict):
         raise ValueError(f"{file} is damaged, so the settings of the pictures are unknown; {_REMEDY}")

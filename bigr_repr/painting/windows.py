@@ -104,6 +104,16 @@ def most_windows(mask: Mask, side: int) -> int:
     return int((_marked(mask, tops, lefts, side) > 0).sum())
 
 
+def most_windows_around(width: int, height: int, margins: Margins, side: int) -> int:
+    """`most_windows` for the margins around a photograph of this size, without an array of the result's size."""
+    rows = _starts(height + margins.top + margins.bottom, side), margins.top, height
+    columns = _starts(width + margins.left + margins.right, side), margins.left, width
+    within = [
+        ((first <= starts) & (starts + side <= first + length)).sum() for starts, first, length in (rows, columns)
+    ]
+    return len(rows[0]) * len(columns[0]) - int(within[0] * within[1])
+
+
 def _around(mask: Mask, side: int) -> Window | None:
     """The window centered on the mark, if there is a mark and it fits."""
     starts = []
@@ -178,13 +188,18 @@ def margins_to_aspect(width: int, height: int, aspect: float) -> Margins:
     return Margins(across // 2, down // 2, across - across // 2, down - down // 2)
 
 
+def check_margins(margins: Margins) -> None:
+    """Raise ValueError for negative margins or none."""
+    if min(margins) < 0 or not any(margins):
+        raise ValueError(f"margins={tuple(margins)} leave nothing to paint; give at least one side 1 pixel or more")
+
+
 def grow(photo: NDArray[np.uint8], margins: Margins) -> tuple[NDArray[np.uint8], Mask]:
     """A photograph (H, W, 3) with margins that repeat its outermost pixels, and the mask of these margins.
 
     Raises ValueError for negative margins or none.
     """
-    if min(margins) < 0 or not any(margins):
-        raise ValueError(f"margins={tuple(margins)} leave nothing to paint; give at least one side 1 pixel or more")
+    check_margins(margins)
     rows, columns = (margins.top, margins.bottom), (margins.left, margins.right)
     grown: NDArray[Any] = np.pad(photo, (rows, columns, (0, 0)), mode="edge")
     mask = np.pad(np.zeros(photo.shape[:2], np.bool_), (rows, columns), constant_values=True)

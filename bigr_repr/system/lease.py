@@ -160,10 +160,10 @@ def _read(place: ObjectPath) -> _Flag | None:
     """A flag; None if it has just been removed. If it changes during the read, it is read again."""
     for _ in range(_TRIES - 1):
         with suppress(OSError, ValueError):
-            return _Flag(place, json.loads(place.read_text()), place.stat().st_mtime_ns / 1e9)
+            return _Flag(place, json.loads(place.read_text(encoding="utf-8")), place.stat().st_mtime_ns / 1e9)
         if not place.exists():
             return None
-    return _Flag(place, json.loads(place.read_text()), place.stat().st_mtime_ns / 1e9)
+    return _Flag(place, json.loads(place.read_text(encoding="utf-8")), place.stat().st_mtime_ns / 1e9)
 
 
 @contextmanager
@@ -184,6 +184,7 @@ def leased(flags: ObjectPath, what: str) -> Iterator[Lease]:
 def _system() -> str:
     """Identifies this boot and container; empty if unknown."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")  # noqa: PTH115
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return boot + os.readlink("/proc/self/ns/pid")  # noqa: PTH115
     except OSError:
         return ""

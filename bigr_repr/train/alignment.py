@@ -152,7 +152,7 @@ class AlignmentFeatures:
     def __init__(self, codes: CodeSet) -> None:
         remedy = "make them with: bigr-repr train codes --align timm:NAME"
         try:
-            record: dict[str, Any] = json.loads((codes.folder / "features.json").read_text())
+            record: dict[str, Any] = json.loads((codes.folder / "features.json").read_text(encoding="utf-8"))
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
             self.header = FeatureHeader(**fields)
             self._arrays = []

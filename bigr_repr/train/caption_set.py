@@ -68,7 +68,7 @@ class CaptionStore:
         self.folder = Path(folder)
         remedy = "make them again with: bigr-repr train captions"
         try:
-            header = json.loads((self.folder / _HEADER).read_text())
+            header = json.loads((self.folder / _HEADER).read_text(encoding="utf-8"))
             if header.get("format") != _FORMAT:
                 raise ValueError(f"format={header.get('format')!r}; this version reads {_FORMAT!r}")
             self.header = CaptionHeader(**without_seal(header))
@@ -77,7 +77,7 @@ class CaptionStore:
                     raise ValueError(f"{name} is damaged: its SHA-256 is not the one in {_HEADER}")
             self._open()
             unsealed(header)
-        except (TypeError, KeyError, ValueError, AttributeError, EOFError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, EOFError, RecursionError) as error:
             raise ValueError(f"{folder}: no captions that can be read ({error}); {remedy}") from error
 
     def _open(self) -> None:
@@ -136,6 +136,11 @@ def clean_caption(text: object) -> str:
     except UnicodeEncodeError as error:
         raise TypeError("a caption is not UTF-8 text; write it in UTF-8") from error
     return " ".join(text.split())
+
+
+def check_captions(captions: Sequence[Sequence[str]]) -> None:
+    """Check the captions of every image before any work. Raises ValueError as `write_captions` does."""
+    _numbered(captions)
 
 
 def write_captions(

@@ -9,6 +9,7 @@ random crops of the image follow.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -44,9 +45,9 @@ _LEAST = 0.4  # minimum share of the image's area in a random crop
 class CodeHeader:
     """The contents of `codes.json`. `n_bits` = tokens * code_bits; bit k of token n is bit n * code_bits + k.
 
-    `tokenizer` is the tokenizer's path, `tokenizer_sha256` its weights' fingerprint; None in sets of older versions.
-    The last `crops` views are random crops of the image. `sha256`: of the other files, by name; missing in sets of
-    older versions.
+    `tokenizer` is the tokenizer's path, `tokenizer_sha256` its weights' fingerprint, `images_sha256` that of the
+    images: see `images_digest`; None in sets of older versions. The last `crops` views are random crops of the image.
+    `sha256`: of the other files, by name; missing in sets of older versions.
     """
 
     images: int
@@ -56,6 +57,7 @@ class CodeHeader:
     n_bits: int
     tokenizer: str
     tokenizer_sha256: str | None = None
+    images_sha256: str | None = None
     class_names: tuple[str, ...] = ()
     crops: int = 0
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class CodeHeader:
 
 
 def _read_header(file: Path) -> CodeHeader:
-    header = json.loads(file.read_text())
+    header = json.loads(file.read_text(encoding="utf-8"))
     if header.get("format") != _FORMAT:
         raise ValueError(f"codes.json says format {header.get('format')!r}; this version reads {_FORMAT!r}")
     plain = without_seal(header)
@@ -101,7 +103,7 @@ class CodeSet:
             remedy = "make one with: bigr-repr train codes"
             message = f"{folder} is not a code data set ({error.filename} is missing); {remedy}"
             raise FileNotFoundError(message) from error
-        except (TypeError, KeyError, ValueError, AttributeError, EOFError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, EOFError, RecursionError) as error:
             remedy = "make it again with: bigr-repr train codes"
             raise ValueError(f"{folder}: no code data set that can be read ({error}); {remedy}") from error
 
@@ -174,6 +176,21 @@ def _batches(images: ImageSet, side: int, batch_size: int, header: CodeHeader) -
         yield np.stack(list(islice(views, batch_size)))
 
 
+def images_digest(images: ImageSet, side: int, on_progress: Callable[[int, int], None] | None = None) -> str:
+    """Identifies images and their order by their middle squares, S x S, as encoded: 64 hexadecimal digits.
+
+    Names and times of files do not matter. `on_progress(done, total)` is called after each image.
+    Raises ImageError for an unreadable picture.
+    """
+    digest = hashlib.sha256()
+    squares = map_ahead(lambda i: images.load_square(i, side), range(len(images)), ahead=128)
+    for done, square in enumerate(squares, 1):
+        digest.update(np.ascontiguousarray(square).data)
+        if on_progress is not None:
+            on_progress(done, len(images))
+    return digest.hexdigest()
+
+
 def write_codes(
     images: ImageSet,
     tokenizer: BinaryAutoencoder,
@@ -192,9 +209,8 @@ def write_codes(
     Bits are deterministic (P > 0.5). `precision`: float32, or bfloat16, which is several times as fast on processors
     that support it, but may change bits with a probability close to one half. `device`: None or "auto" is a GPU if
     there is one. `on_progress(done, total)` is called after each batch. The header is written last, so an interrupted
-    run's folder is never read as complete.
-    Raises FileExistsError if `out` holds codes, ValueError for an invalid setting, both before anything is written;
-    ImageError for an unreadable picture.
+    run's folder is never read as complete. Raises FileExistsError if `out` holds codes, ValueError for an invalid
+    setting, both before anything is written; ImageError for an unreadable picture.
     """
     if ((folder := Path(out)) / "codes.json").exists():
         raise FileExistsError(f"{folder} already holds a code data set; choose another folder or remove it")
@@ -204,15 +220,16 @@ def write_codes(
     place, header = choose_device(device), _header_of(images, tokenizer, tokenizer_name, mirror, crops)
     packed = mapped_array(folder / "codes.npy", np.uint8, header.shape)
     tokenizer = tokenizer.to(place).eval()
-    stop = 0
+    digest, stop = hashlib.sha256(), 0
     for pixels in _batches(images, tokenizer.config.image_size, batch_size, header):
         start, stop = stop, stop + len(pixels)
+        digest.update(np.ascontiguousarray(pixels[:, 0]).data)  # as in `images_digest`
         for view in range(header.views):
             packed[start:stop, view] = _encode(tokenizer, np.ascontiguousarray(pixels[:, view]), place, half=half)
         if on_progress is not None:
             on_progress(stop, len(images))
     packed.flush()
-    _finish(folder, header, images)
+    _finish(folder, replace(header, images_sha256=digest.hexdigest()), images)
     return CodeSet(folder)
 
 

@@ -124,7 +124,7 @@ class BestWeights:
         self.neighbors: dict[int, float] = {}
         self.ended = "all steps were done"
         if (folder / "best.json").exists():
-            known = json.loads((folder / "best.json").read_text())
+            known = json.loads((folder / "best.json").read_text(encoding="utf-8"))
             self.losses, self.neighbors = ({int(step): value for step, value in each.items()} for each in known)
 
     def __call__(self, done: int, average: ExponentialAverage) -> bool:

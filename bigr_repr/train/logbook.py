@@ -24,7 +24,7 @@ class Logbook:
             return
         kept = []
         if self._path.exists():
-            lines = self._path.read_text().splitlines()
+            lines = self._path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < first_step]
         with replacing(self._path) as file:
             file.writelines(f"{line}\n".encode() for line in kept)
@@ -36,7 +36,7 @@ class Logbook:
         values |= {"learning_rate": rate, "images_per_second": images / (time.perf_counter() - self._since)}
         self._accelerator.log(values, step=step)
         if self._accelerator.is_main_process:
-            with naming(self._path), self._path.open("a") as file:
+            with naming(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         self._since, self._done = time.perf_counter(), step + 1
         return values

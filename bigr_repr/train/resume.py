@@ -81,7 +81,8 @@ def save_checkpoint(
         state = average.state()
         if accelerator.is_main_process:
             save_file(state, partial / "ema.safetensors")
-            (partial / "run.json").write_text(json.dumps({**record, "step": step, "ema_updates": average.updates}))
+            about = json.dumps({**record, "step": step, "ema_updates": average.updates})
+            (partial / "run.json").write_text(about, encoding="utf-8")
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             write_sums(partial)
@@ -104,7 +105,7 @@ def save_checkpoint(
 def read_record(path: Path) -> dict[str, Any]:
     """A checkpoint's record of its run. Raises TrainingError, naming it and the remedy, if it is damaged."""
     with _damage_named(path):
-        record: dict[str, Any] = json.loads((path / "run.json").read_text())
+        record: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
         return {**record, "step": int(record["step"]), "ema_updates": int(record["ema_updates"])}
 
 

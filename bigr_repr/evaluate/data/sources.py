@@ -119,7 +119,7 @@ class _AnnotatedSet(FolderSet):
 
     def __init__(self, folder: Path, class_names: tuple[str, ...]) -> None:
         super().__init__(folder / "images")
-        lines = (folder / "val_annotations.txt").read_text().splitlines()
+        lines = (folder / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
         classes = dict(line.split("\t")[:2] for line in lines)
         number = {name: i for i, name in enumerate(class_names)}
         self.class_names = class_names

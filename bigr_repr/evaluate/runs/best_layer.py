@@ -108,7 +108,7 @@ def _file(cache: PathLike, model_sha256: str, pool: str) -> Path:
 def _known(path: Path) -> dict[str, dict[str, Any]]:
     """Raises ValueError that names the file if it is damaged."""
     try:
-        known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); remove it and sweep again") from error
     return known

@@ -172,7 +172,7 @@ def _measured(
         rows = bench(name, data, settings, layers=wanted, on_progress=on_progress)
         with replacing(path) as file:
             file.write(json.dumps([row.record() for row in rows], indent=1).encode())
-    found: list[dict[str, Any]] = json.loads(path.read_text())
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     return [{**record, "dataset": data.name, "representation": model.label} for record in found]
 
 

@@ -66,6 +66,10 @@ def command(
     folder of pictures. Look inside: what the tokens of a picture contain, and how one is unmasked. The pages are served
     from this machine and send nothing elsewhere. Press Ctrl-C to stop.
     """
+    if opened.images is not None and opened.search is None:
+        raise typer.BadParameter(
+            f"{opened.images} is of no use without an index; name it: --search INDEX", param_hint="--images"
+        )
     try:
         from bigr_repr_cli.app.server import serve
     except ModuleNotFoundError as error:

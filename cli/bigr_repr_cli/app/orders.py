@@ -90,7 +90,7 @@ def field_of(error: Exception) -> str | None:
     if isinstance(error, FieldError):
         return error.field
     text = str(error)
-    known = {*options_of(SamplingSettings), *options_of(Pasting), "seed", "count", "aspect"}
+    known = {*options_of(SamplingSettings), *options_of(Pasting), "seed", "count", "aspect", "start", "end"}
     named = next((name for name in _NAMED.findall(text) if name in known), None)
     return named or next((field for words, field in _HINTS if re.search(words, text)), None)
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -78,18 +79,23 @@ async def draw_page(request: Request) -> Response:
 
 
 @router.get("/about")
-async def about(studio: Drawn, shelf: Shown) -> dict[str, Any]:
+async def about(request: Request, studio: Drawn, shelf: Shown) -> dict[str, Any]:
     """The model, the fields and the samples."""
-    config = studio.pre.config
+    config, out = studio.pre.config, shown_folder(studio.out, request)
     samples = await run_in_threadpool(lambda: shelf.samples)
     return {
         "model": config.name, "image_size": config.image_size, "grid": config.generator.grid,
         "layers": config.generator.layers, "classes": list(studio.classes), "captions": studio.by_text,
-        "out": str(studio.out),
+        "out": out,
         "settings": fields(SamplingSettings), "pasting": fields(Pasting), "samples": [told(each) for each in samples],
         "fast": f"{FAST.steps} iterations, order {FAST.order}, {FAST.diffusion_steps} diffusion steps",
         "most": {"versions": MOST_VERSIONS, "pictures": MOST_PICTURES, "frames": MOST_FRAMES},
     }  # fmt: skip
+
+
+def shown_folder(folder: Path, request: Request) -> str:
+    """A folder's path, for those who may name folders of this machine; only its name for others."""
+    return str(folder) if request.app.state.finder.open_paths else folder.absolute().name
 
 
 # ---- pictures
@@ -171,7 +177,7 @@ async def watch(request: Request, job: Asked, desk: Queue, seen: int = -1) -> di
         look = job.look
         return {
             "state": job.state, "version": job.version, "share": job.share, "seconds_left": job.seconds_left,
-            "ahead": desk.ahead(job), "result": job.result, "error": _error(job.error),
+            "ahead": desk.ahead(job), "result": job.result, "error": _error(job.error, request),
             "look": await run_in_threadpool(_data_url, look) if isinstance(look, Image.Image) else None,
         }  # fmt: skip
 
@@ -190,13 +196,27 @@ async def stop(job: Asked, desk: Queue) -> dict[str, bool]:
     return {"stopped": True}
 
 
-def _error(error: Exception | None) -> dict[str, str | None] | None:
+def _error(error: Exception | None, request: Request) -> dict[str, str | None] | None:
     if error is None:
         return None
+    message = without_folders(error, request)
     if not isinstance(error, (*_EXPECTED, ImageError)):
         log.error("drawing failed", exc_info=error)
-        return {"message": f"{type(error).__name__}: {error}", "field": None}
-    return {"message": " ".join(str(error).split()), "field": field_of(error)}
+        return {"message": f"{type(error).__name__}: {message}", "field": None}
+    return {"message": message, "field": field_of(error)}
+
+
+def without_folders(error: Exception, request: Request) -> str:
+    """An error in one line, in which the studio's files have no folders: these do not concern the page's users."""
+    studio: Studio = request.app.state.studio
+    shelf: Shelf = request.app.state.shelf
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{Path(os.fsdecode(error.filename)).name}: {error.strerror}"
+    for folder in (studio.out, shelf.folder):
+        for path in (folder.absolute(), folder.resolve()):
+            text = text.replace(f"{path}{os.sep}", "").replace(str(path), path.name)
+    return " ".join(text.split())
 
 
 def _data_url(image: Image.Image) -> str:

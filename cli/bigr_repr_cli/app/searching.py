@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import State
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed.run import embed_images
@@ -18,7 +21,7 @@ from bigr_repr.serve import Service, api
 from bigr_repr.serve.guard import RefusedError
 from bigr_repr_cli.app.jobs import Look, Watch
 from bigr_repr_cli.app.orders import FieldError
-from bigr_repr_cli.app.routes import Queue, page
+from bigr_repr_cli.app.routes import Queue, page, shown_folder
 
 _TEMPLATES: Final = Path(api.__file__).parent
 router = APIRouter()
@@ -34,34 +37,60 @@ class OpenBody(BaseModel):
 
 
 class Finder:
-    """Opens what is searched. open_paths: whether the page may name folders of this machine.
+    """Opens what is searched, as the `service` of the application's state. open_paths: whether the page may name
+    folders of this machine.
 
     folder: a private folder for the codes of picture folders, kept while the server runs.
     """
 
-    def __init__(self, pre: Pretrained, folder: Path, *, open_paths: bool) -> None:
-        self.pre, self.open_paths, self._folder = pre, open_paths, folder
-        self.service: Service | None = None
+    def __init__(self, pre: Pretrained, folder: Path, state: State, *, open_paths: bool) -> None:
+        self.pre, self.open_paths, self._folder, self._state = pre, open_paths, folder, state
+        self._state.service = None
         self.path: Path | None = None
+        self._changed, self._requests, self._ended = threading.Condition(), set[object](), False
+        self._closing: list[threading.Thread] = []
+
+    @property
+    def service(self) -> Service | None:
+        """What requests search; None if nothing is open."""
+        service: Service | None = self._state.service
+        return service
 
     def open(self, path: Path, images: Path | None, watch: Watch) -> int:
         """Open an index folder, or a folder of pictures, which is embedded first. Returns the number of rows.
 
         Raises OSError and ValueError for folders that cannot be searched.
         """
-        path = path.expanduser()
-        if not path.exists():
-            raise FieldError("path", f"{path}: no such folder")
-        index, photos = path, None if images is None else images.expanduser()
-        if photos is not None and not photos.exists():
-            raise FieldError("images", f"{photos}: no such folder")
+        path = _existing("path", path)
+        index, photos = path, None if images is None else _existing("images", images)
         if not is_index(path):
             index, photos = self._indexed(path, watch), path
         service = Service(self.pre, index=index, images=photos)
-        before, self.service, self.path = self.service, service, path
-        if before is not None:
-            before.close()
+        with self._changed:
+            before, self._state.service, self.path = self.service, service, path
+            if before is not None:
+                thread = threading.Thread(target=self._close, args=(before, set(self._requests)), name="close index")
+                self._closing = [each for each in self._closing if each.is_alive()] + [thread]
+                thread.start()
         return service.rows
+
+    async def used(self) -> AsyncIterator[None]:
+        """A dependency of requests that search: what they have begun to search stays open until they are done."""
+        request = object()
+        with self._changed:
+            self._requests.add(request)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._requests.remove(request)
+                self._changed.notify_all()
+
+    def _close(self, service: Service, requests: set[object]) -> None:
+        """Close a service when these requests, which may use it, are done."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or not requests & self._requests)
+        service.close()
 
     def _indexed(self, pictures: Path, watch: Watch) -> Path:
         name = hashlib.sha256(str(pictures.resolve()).encode()).hexdigest()[:16]
@@ -81,9 +110,27 @@ class Finder:
         return index
 
     def close(self) -> None:
-        """Stop the search service."""
+        """Stop the search service, and those before it that requests have not yet released."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        for thread in self._closing:
+            thread.join()
         if self.service is not None:
             self.service.close()
+
+
+def _existing(field: str, path: Path) -> Path:
+    """A path that exists, with the home folder in place of ~. Raises FieldError."""
+    try:
+        found = path.expanduser()
+        if found.exists():
+            return found
+    except RuntimeError:
+        raise FieldError(field, f"{path}: there is no such user; give the whole path") from None
+    except OSError as error:
+        raise FieldError(field, f"{found}: {error.strerror}; choose another folder") from error
+    raise FieldError(field, f"{found}: no such folder")
 
 
 @router.get("/search/")
@@ -97,7 +144,7 @@ async def opened(request: Request) -> dict[str, Any]:
     """The index or folder that is open."""
     finder: Finder = request.app.state.finder
     return {
-        "path": None if finder.path is None else str(finder.path), "open_paths": finder.open_paths,
+        "path": None if finder.path is None else shown_folder(finder.path, request), "open_paths": finder.open_paths,
         "rows": 0 if finder.service is None else finder.service.rows,
     }  # fmt: skip
 
@@ -105,17 +152,11 @@ async def opened(request: Request) -> dict[str, Any]:
 @router.post("/search/open")
 async def open_index(body: OpenBody, request: Request, desk: Queue) -> dict[str, str]:
     """Open an index, or a folder of pictures."""
-    app: FastAPI = request.app
-    finder: Finder = app.state.finder
+    finder: Finder = request.app.state.finder
     if not finder.open_paths:
         raise RefusedError(
             403, "paths", "other machines can reach this page: start it with --password, or with --search"
         )
     images = Path(body.images) if body.images.strip() else None
 
-    def work(watch: Watch) -> dict[str, int]:
-        rows = finder.open(Path(body.path), images, watch)
-        app.state.service = finder.service
-        return {"rows": rows}
-
-    return {"job": desk.submit(work).id}
+    return {"job": desk.submit(lambda watch: {"rows": finder.open(Path(body.path), images, watch)}).id}

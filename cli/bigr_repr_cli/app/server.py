@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from bigr_repr.serve import Access, Limits, run_server
@@ -22,6 +22,7 @@ from bigr_repr.serve.errors import handle_errors
 from bigr_repr.serve.guard import RequestGuard, error_body
 from bigr_repr.serve.metrics import Metrics
 from bigr_repr.serve.settings import is_loopback
+from bigr_repr.system.files import is_full
 from bigr_repr.system.scratch import scratch_folder
 from bigr_repr_cli.app import inside, routes, searching
 from bigr_repr_cli.app.jobs import BusyError, Desk
@@ -36,7 +37,6 @@ _STATIC: Final = Path(__file__).with_name("static")
 def build(studio: Studio, folder: Path, access: Access) -> FastAPI:
     """The application. folder: for uploads and indexes."""
     shelf, desk = Shelf(folder, studio.max_pixels), Desk()
-    finder = searching.Finder(studio.pre, folder, open_paths=is_loopback(access.host) or access.password is not None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -45,12 +45,13 @@ def build(studio: Studio, folder: Path, access: Access) -> FastAPI:
         finder.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    local = is_loopback(access.host) or access.password is not None
+    finder = searching.Finder(studio.pre, folder, app.state, open_paths=local)
     app.state.studio, app.state.shelf, app.state.desk, app.state.finder = studio, shelf, desk, finder
-    app.state.service = None  # of the search page; see Finder
     app.add_middleware(RequestGuard, access=access, limits=LIMITS, metrics=Metrics())
     for router in (routes.router, inside.router, searching.router):
         app.include_router(router)
-    app.include_router(search_routes.router, prefix="/search")
+    app.include_router(search_routes.router, prefix="/search", dependencies=[Depends(finder.used)])
     search_api.mount_static(app, "/search/static")
     search_api.mount_static(app, "/static", _STATIC)
     handle_errors(app)
@@ -61,23 +62,29 @@ def build(studio: Studio, folder: Path, access: Access) -> FastAPI:
 def _handle_errors(app: FastAPI) -> None:
     """Make errors name the form field that they are about."""
 
-    def answer(status: int, code: str, error: Exception) -> JSONResponse:
-        body = error_body(status, code, " ".join(str(error).split()))
+    def answer(request: Request, status: int, code: str, error: Exception) -> JSONResponse:
+        body = error_body(status, code, routes.without_folders(error, request))
         body["error"]["param"] = field_of(error)
         return JSONResponse(body, status)
 
     async def value(request: Request, error: Exception) -> Response:
-        return answer(400, "invalid", error)
+        return answer(request, 400, "invalid", error)
 
     async def busy(request: Request, error: Exception) -> Response:
-        return answer(429, "busy", error)
+        return answer(request, 429, "busy", error)
 
     async def full(request: Request, error: Exception) -> Response:
-        return answer(507, "full", error)
+        return answer(request, 507, "full", error)
+
+    async def system(request: Request, error: Exception) -> Response:
+        if is_full(error):
+            return answer(request, 507, "full", error)
+        raise error
 
     for kind, handler in ((ValueError, value), (TypeError, value), (ImportError, value), (BusyError, busy)):
         app.add_exception_handler(kind, handler)
     app.add_exception_handler(FullError, full)
+    app.add_exception_handler(OSError, system)
 
 
 class _EndError(Exception):
@@ -117,7 +124,6 @@ def serve(
             with closing(desk):
                 if search is not None:
                     app.state.finder.open(search, images, lambda done, total, look: None)
-                    app.state.service = app.state.finder.service
                 run_server(app, access, LIMITS, port, begun=begun, ended=desk.halt, grace=1)
     finally:
         signal.signal(signal.SIGTERM, usual)

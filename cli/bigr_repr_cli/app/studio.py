@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,13 +35,14 @@ from bigr_repr.painting.series import generate_files
 from bigr_repr.sampling.canvas import decode, partly
 from bigr_repr.sampling.job import Options
 from bigr_repr.sampling.sampler import Iteration
-from bigr_repr.system.files import replacing
+from bigr_repr.system.files import naming, replacing
 from bigr_repr_cli.app.jobs import Watch
 
 MOST_VERSIONS, MOST_PICTURES, MOST_FRAMES = 8, 64, 32  # per job
 MOST_CANDIDATES, MOST_WINDOWS = 16, 10_000  # likewise
 MAX_PIXELS = 50_000_000  # of a photograph
 _LOOK_PIXELS = 640
+_SHOWN = 50  # characters of a text in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class Studio:
 
     def __init__(self, pre: Pretrained, out: Path, *, max_pixels: int = MAX_PIXELS) -> None:
         self.pre, self.out, self.max_pixels = pre, out, max_pixels
-        out.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         self.by_text = pre.config.generator.condition == "text"
         numbered = tuple(map(str, range(pre.config.generator.classes)))
         names = class_names(pre.config)
@@ -76,60 +79,77 @@ class Studio:
 
     def inpaint(self, order: DrawRequest, watch: Watch) -> list[Path]:
         """Repaint the marked area."""
-        file = self._file(order, "inpainted")
-        if not file.masks:
+        if order.mask is None or not order.mask.any():
             raise ValueError("nothing is marked; paint over the area to replace")
-        return self._painted(inpaint_file, file, order, watch)
+        return self._painted(inpaint_file, "inpainted", order, watch)
 
     def enrich(self, order: DrawRequest, watch: Watch) -> list[Path]:
         """Add detail to the marked area, or everywhere if nothing is marked."""
-        return self._painted(enrich_file, self._file(order, "enriched"), order, watch)
+        return self._painted(enrich_file, "enriched", order, watch)
 
     def outpaint(self, order: DrawRequest, aspect: float, watch: Watch) -> list[Path]:
         """Extend the photograph on both sides to an aspect ratio, width over height."""
-        file = self._file(dataclasses.replace(order, mask=None), "outpainted")
-        return self._painted(partial(outpaint_file, aspect=aspect), file, order, watch)
+        paint = partial(outpaint_file, aspect=aspect)
+        return self._painted(paint, "outpainted", dataclasses.replace(order, mask=None), watch)
 
     def generate(self, labels: Sequence[str], count: int, options: Options, watch: Watch) -> list[Path]:
         """Draw a folder of new pictures, cycling through the classes. Raises ValueError beyond a job's limit."""
         classes, options = self.asked(labels, options)
         count = max(count, len(classes or ()))
         _limit("pictures", count, MOST_PICTURES)
-        folder = self._target("generated").with_suffix("")
-        try:
-            done = generate_files(self.pre, folder, classes, count=count, **self._watched(options, watch))
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)  # the page says that stopped jobs keep nothing
-            raise
+        with self._target("generated") as path:
+            folder = path.with_suffix("")
+            folder.mkdir()
+            try:
+                done = generate_files(self.pre, folder, classes, count=count, **self._watched(options, watch))
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)  # the page says that stopped jobs keep nothing
+                raise
         return list(done.images)
 
     def interpolate(self, start: str, end: str, frames: int, options: Options, watch: Watch) -> list[Path]:
         """Interpolate between two classes, as an animation and a strip. Raises as `generate`."""
         _limit("frames", frames, MOST_FRAMES)
+        for name, text in (("start", start), ("end", end)):
+            self._check_end(name, text)
         labels, options = self.asked([start, end], options)
-        if len(labels or options.get("prompt") or ()) != 2:
-            raise ValueError(f"name one {'caption' if self.by_text else 'class'} to start from and one to end with")
-        done = interpolate_file(
-            self.pre, labels, self._target("interpolated"), frames=frames, **self._watched(options, watch)
-        )
+        with self._target("interpolated") as path:
+            done = interpolate_file(self.pre, labels, path, frames=frames, **self._watched(options, watch))
         return [*done.also, *done.images]
 
-    def _painted(self, paint: Callable[..., Written], file: PhotoFile, order: DrawRequest, watch: Watch) -> list[Path]:
+    def _check_end(self, name: str, text: str) -> None:
+        """Raise ValueError, which names the end of an interpolation, unless it is exactly one class or caption."""
+        shown = f"{name}={text[:_SHOWN]!r}"
+        if not text.strip():
+            what = f"{'caption' if self.by_text else 'class'} to {'start from' if name == 'start' else 'end with'}"
+            raise ValueError(f"{shown} is empty; name one {what}")
+        if self.by_text:
+            return
         try:
-            _limit("versions", order.versions, MOST_VERSIONS)
-            pasting = order.pasting or Pasting()
-            _limit("candidates (best_of=)", pasting.best_of, MOST_CANDIDATES)
-            _limit("windows (max_windows=)", pasting.max_windows, MOST_WINDOWS)
-            labels, options = self.asked([order.label] if order.label else [], order.options)
-            _limit("classes", len(labels or [None]), MOST_VERSIONS)
-            done = paint(
-                self.pre, file, labels, count=order.versions, pasting=order.pasting,
-                on_step=lambda painted: watch(painted.done, painted.total, _look(painted.picture)), **options,
-            )  # fmt: skip
-        except BaseException:
-            for mask in file.masks:
-                Path(mask).unlink(missing_ok=True)
-            raise
+            labels = self.label_numbers([text]) or []
+        except ValueError as error:
+            raise ValueError(f"{shown}: {error}") from error
+        if len(labels) != 1:
+            raise ValueError(f"{shown} names {len(labels)} classes; name one")
+
+    def _painted(self, paint: Callable[..., Written], name: str, order: DrawRequest, watch: Watch) -> list[Path]:
+        _limit("versions", order.versions, MOST_VERSIONS)
+        pasting = order.pasting or Pasting()
+        _limit("candidates (best_of=)", pasting.best_of, MOST_CANDIDATES)
+        _limit("windows (max_windows=)", pasting.max_windows, MOST_WINDOWS)
+        labels, options = self.asked([order.label] if order.label else [], order.options)
+        _limit("classes", len(labels or [None]), MOST_VERSIONS)
+        with self._target(name) as out:
+            file = self._file(order, out)
+            try:
+                done = paint(
+                    self.pre, file, labels, count=order.versions, pasting=order.pasting,
+                    on_step=lambda painted: watch(painted.done, painted.total, _look(painted.picture)), **options,
+                )  # fmt: skip
+            except BaseException:
+                for mask in file.masks:
+                    Path(mask).unlink(missing_ok=True)
+                raise
         return list(done.images)
 
     def asked(self, texts: Sequence[str], options: Options) -> tuple[list[int] | None, Options]:
@@ -159,9 +179,8 @@ class Studio:
 
         return {"on_progress": lambda done, total: watch(done, total, _look(picture)), "callback": keep, **options}
 
-    def _file(self, order: DrawRequest, name: str) -> PhotoFile:
+    def _file(self, order: DrawRequest, out: Path) -> PhotoFile:
         """Photograph and result, with the marks saved as a mask next to it, so that the picture can be reproduced."""
-        out = self._target(name)
         if order.mask is None or not order.mask.any():
             return PhotoFile(photo=order.photo, out=out, max_pixels=self.max_pixels)
         mask, size = out.with_stem(f"{out.stem}-mask"), decode_image(order.photo, max_pixels=self.max_pixels).size
@@ -169,15 +188,30 @@ class Studio:
             Image.fromarray(order.mask).convert("L").resize(size, Image.Resampling.NEAREST).save(target, "PNG")
         return PhotoFile(photo=order.photo, out=out, masks=[mask], max_pixels=self.max_pixels)
 
-    def _target(self, name: str) -> Path:
-        """An unused file name, from the time of day."""
-        self.out.mkdir(parents=True, exist_ok=True)
+    @contextmanager
+    def _target(self, name: str) -> Iterator[Path]:
+        """An unused file name, from the time of day, which other studios do not use either until the block ends."""
+        self._make_folder()
         stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        number, path = 1, self.out / f"{stem}.png"
-        while any(self.out.glob(f"{path.stem}*")):
-            number += 1
-            path = self.out / f"{stem}-{number}.png"
-        return path
+        for number in itertools.count(1):
+            path = self.out / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+            reserved = path.with_name(f".{path.stem}.reserved")
+            try:
+                with naming(path, reserved):
+                    reserved.touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            try:
+                if not any(self.out.glob(f"{path.stem}*")):
+                    yield path
+                    return
+            finally:
+                reserved.unlink(missing_ok=True)
+
+    def _make_folder(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise NotADirectoryError(f"{self.out} is a file; choose a folder for the pictures: --out DIR")
+        self.out.mkdir(parents=True, exist_ok=True)
 
 
 def _look(picture: Callable[[], Image.Image] | None) -> Callable[[], Image.Image] | None:

@@ -86,7 +86,8 @@ class Encoding:
     def codes(self, images: ImageSet, tokenizer: str, out: Path) -> CodeSet:
         """The codes of the images, reused if an earlier run stopped after writing them.
 
-        Raises ValueError if the codes in `out` are of other images or were made otherwise.
+        Raises ValueError if the codes in `out` are of other images or were made otherwise. Warns of codes of older
+        versions, which do not say which images they are of.
         """
         from bigr_repr.checkpoints.pretrained import load_tokenizer
         from bigr_repr.train.code_set import CodeSet, write_codes
@@ -94,12 +95,10 @@ class Encoding:
         encoder = load_tokenizer(tokenizer)
         if (out / "codes.json").exists() and not (out / "captions.json").exists():
             codes = CodeSet(out)
-            if len(codes) != len(images):
-                found = f"{out} holds codes of {len(codes):,} images, not of these {len(images):,}"
-                raise ValueError(f"{found}; choose another folder")
             if differ := self._differences(codes, encoder):
                 remedy = "give the --tokenizer and --mirror that made them, or choose another folder"
                 raise ValueError(f"{out} holds codes of {codes.header.tokenizer}: {'; '.join(differ)}; {remedy}")
+            _check_images(codes, images, encoder.config.image_size)
             return codes
         with counting_progress("encoding") as on_progress:
             return write_codes(
@@ -115,6 +114,22 @@ class Encoding:
         made = {"tokenizer_sha256": header.tokenizer_sha256, "views": header.views, "crops": header.crops}
         wanted = {"tokenizer_sha256": tokenizer_fingerprint(encoder), "views": 1 + self.mirror, "crops": 0}
         return differences(made, wanted, ignored=() if header.tokenizer_sha256 else ("tokenizer_sha256",))
+
+
+def _check_images(codes: CodeSet, images: ImageSet, side: int) -> None:
+    """Raise ValueError if codes are not of these images, in this order."""
+    from bigr_repr.train.code_set import images_digest
+
+    if len(codes) != len(images):
+        found = f"{codes.folder} holds codes of {len(codes):,} images, not of these {len(images):,}"
+        raise ValueError(f"{found}; choose another folder")
+    if codes.header.images_sha256 is None:
+        unknown = "holds codes of an older version, which do not say which images they are of"
+        typer.echo(f"warning: {codes.folder} {unknown}; if not of these, choose another folder", err=True)
+        return
+    with counting_progress("comparing images") as on_progress:
+        if images_digest(images, side, on_progress) != codes.header.images_sha256:
+            raise ValueError(f"{codes.folder} holds codes of other images, or in another order; choose another folder")
 
 
 @flattened
@@ -136,10 +151,11 @@ def command(
     from bigr_repr.checkpoints.text_encoders import load_text_encoder
     from bigr_repr.datasets import open_images
     from bigr_repr.system.devices import choose_device
-    from bigr_repr.train.caption_set import write_captions
+    from bigr_repr.train.caption_set import check_captions, write_captions
 
     images = open_images(data, columns=replace(columns.named, caption=captions.caption_column))
     texts = captions.read(images)
+    check_captions(texts)
     reader = load_text_encoder(captions.text_encoder, device=str(choose_device(encoding.device)))
     codes = encoding.codes(images, tokenizer, out)
     with counting_progress("captions") as on_progress:
