@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import types
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from bigr_repr.datasets import open_images
 from bigr_repr.evaluate.reports.adapted import ClassShown, adaptation_page, figures_of, quality_of
 from bigr_repr.evaluate.runs.adapted import compare_models
 from bigr_repr.evaluate.runs.settings import BenchSettings
-from bigr_repr.train import Adapted, AdaptRecipe, GeneratorRecipe, adapt, adapt_job, adapt_tokenizer
+from bigr_repr.train import Adapted, AdaptRecipe, GeneratorRecipe, adapt, adapt_folder, adapt_job, adapt_tokenizer
 from bigr_repr.train import held_out as held_out_module
 from bigr_repr.train import reconstruction as reconstruction_module
 from bigr_repr.train.adapt_job import OnProgress
@@ -37,6 +38,7 @@ from bigr_repr.train.adaptation import _split, note_quality
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.held_out import held_out_loss, held_out_neighbors, no_fall
 from bigr_repr.train.reconstruction import reconstruction_db
+from bigr_repr.train.resume import TrainingError
 from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
 from bigr_repr.train.stopping import RunStoppedError
 
@@ -67,12 +69,14 @@ def _adapt(
     out: Path,
     *,
     on_progress: OnProgress = lambda what, done, total: None,
+    report: Callable[[Adapted], None] = lambda made: None,
     **changes: object,
 ) -> Adapted:
     recipe = AdaptRecipe(**{"steps": 6, "held_out": 0.4, **changes})  # type: ignore[arg-type]
     return adapt(
-        pictures, model=str(base), out=out, recipe=recipe, cpu=True, precision="float32", on_progress=on_progress
-    )
+        pictures, model=str(base), out=out, recipe=recipe, cpu=True, precision="float32", on_progress=on_progress,
+        report=report,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -522,22 +526,134 @@ def on_progress(what, done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 if {what!r} == "look":
     own, held_out.replacing = held_out.replacing, dies
-_adapt(Path({pictures!r}), Path({base!r}), Path({out!r}), on_progress=on_progress)
+def report(made):
+    (made.folder / "report").write_text("begun")
+    if {what!r} == "report":
+        os.kill(os.getpid(), signal.SIGKILL)
+_adapt(Path({pictures!r}), Path({base!r}), Path({out!r}), on_progress=on_progress, report=report)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["encoding, kept", "training", "look"])
+@pytest.mark.parametrize("what", ["encoding, kept", "training", "look", "report"])
 def test_an_adaptation_that_was_killed_goes_on_to_the_same_weights(
     pictures: Path, base: Path, whole: Adapted, tmp_path: Path, what: str
 ) -> None:
-    """Killed while it encodes, between two steps, or while the best weights are being written."""
+    """Killed while it encodes, between two steps, while the best weights are being written, or in the report."""
     places = {"tests": str(Path(__file__).parent), "pictures": str(pictures), "base": str(base)}
     code = KILLED.format(what=what, out=str(tmp_path / "o"), **places)
     done = run(code)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert not (tmp_path / "o").exists()
     assert _same(_adapt(pictures, base, tmp_path / "o"), whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+    assert not (tmp_path / "o/report").exists()
+
+
+class _KilledError(Exception):
+    """Stands for a kill, which leaves the same files."""
+
+
+def _stop(*given: object) -> None:
+    raise _KilledError
+
+
+@pytest.mark.parametrize("place", ["save", "report", "publish"])
+def test_a_run_stopped_after_its_training_ends_without_training_again(
+    pictures: Path, base: Path, whole: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Wherever it stops, the model has its name only once it is complete, with its adapter and the report."""
+    with monkeypatch.context() as patch:
+        if place == "save":
+            patch.setattr(adapt_job, "save", _stop)
+        if place == "publish":
+            patch.setattr(adapt_folder.AdaptFolder, "publish", _stop)
+        with pytest.raises(_KilledError):
+            _adapt(pictures, base, tmp_path / "o", report=_stop if place == "report" else lambda made: None)
+    assert not (tmp_path / "o").exists()
+    monkeypatch.setattr(adapt_job, "train", _stop)
+    made = _adapt(pictures, base, tmp_path / "o", report=lambda made: (made.folder / "report").touch())
+    assert _same(made, whole)
+    assert made.adapter == tmp_path / "o/adapter"
+    assert (tmp_path / "o/report").exists()
+    assert br.load(f"{base}+{made.adapter}").fingerprint == br.load(made.folder).fingerprint == whole.after.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+
+
+@pytest.mark.slow
+def test_the_command_stopped_in_its_report_is_completed_by_repeating_it(
+    pictures: Path, base: Path, tmp_path: Path, bigr: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    command = ("adapt", pictures, "--model", base, "--out", "o", "--steps", 3, "--pictures", 1, "--no-measure", "--cpu")
+    shown = adapt_command._shown
+    monkeypatch.setattr(adapt_command, "_shown", lambda *given: (_ for _ in ()).throw(OSError("stopped")))
+    assert bigr(*command)[0] == 1
+    assert not (tmp_path / "o").exists()
+    monkeypatch.setattr(adapt_command, "_shown", shown)
+    monkeypatch.setattr(adapt_job, "train", _stop)
+    code, out, err = bigr(*command)
+    assert code == 0, err
+    assert {"adapter", "adapt.html", "adapt.json", "config.json"} <= {path.name for path in (tmp_path / "o").iterdir()}
+    record = json.loads((tmp_path / "o/adapt.json").read_text())
+    assert (record["folder"], record["adapter"]) == ("o", str(tmp_path / "o/adapter"))
+    assert f"adapter: --model {base}+{record['adapter']}" in out
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_longer_training_may_be_asked_for_when_a_run_goes_on(pictures: Path, base: Path, tmp_path: Path) -> None:
+    trained: list[int] = []
+
+    def count(what: str, done: int, total: int) -> None:
+        trained.append(done) if what == "training" else None
+
+    with pytest.raises(_KilledError):
+        _adapt(pictures, base, tmp_path / "o", patience=1, report=_stop)
+    _adapt(pictures, base, tmp_path / "o", patience=2, on_progress=count)
+    assert len(trained) > 1  # that it is done is always told
+
+
+def test_two_runs_into_one_folder_are_refused_and_the_first_keeps_its_files(
+    pictures: Path, base: Path, tmp_path: Path
+) -> None:
+    first = adapt_folder.AdaptFolder(tmp_path / "o")
+    first.claim({"steps": 1})
+    (first.path / "kept").touch()
+    for _ in range(2):  # a refused run holds nothing
+        with pytest.raises(RuntimeError, match="another process is adapting a model into this folder; wait for it"):
+            _adapt(pictures, base, tmp_path / "o")
+    assert (first.path / "kept").exists()
+    first.release()
+    _adapt(pictures, base, tmp_path / "o", steps=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+
+
+def test_what_an_interrupted_run_has_trained_is_never_removed_for_another(
+    pictures: Path, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(_KilledError):
+        _adapt(pictures, base, tmp_path / "o", on_progress=_stop)
+    with pytest.raises(_KilledError):
+        _adapt(pictures, base, tmp_path / "o", seed=1, report=_stop)  # only encoded so far: begins anew
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(TrainingError, match=r"\.o\.adapting holds an interrupted run .*: rank was 8, is 4; repeat"):
+        _adapt(pictures, base, tmp_path / "o", seed=1, rank=4)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 9}, r"^batch_size=9 is not allowed: choose at most 8, .*\(4 others are held out\)"),
+        ({"rank": 65}, "^rank=65 is not allowed: choose at most 64, the width of tiny-random"),
+    ],
+)
+def test_what_does_not_fit_the_pictures_or_the_model_is_refused_before_any_work(
+    pictures: Path, base: Path, tmp_path: Path, changes: dict[str, int], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        _adapt(pictures, base, tmp_path / "o", **changes)
+    assert not list(tmp_path.iterdir())
 
 
 def _noting(said: set[str]) -> OnProgress:

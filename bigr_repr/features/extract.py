@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -89,13 +90,24 @@ def extract_features(
     Raises ImageError naming the first unreadable picture, FileNotFoundError for missing inputs, ValueError for a layer
     out of range or non-finite vectors.
     """
-    several = not isinstance(layer, int | str)
-    layers: list[Layer] = [layer] if isinstance(layer, int | str) else list(layer)
+    given: Any = as_layer(layer)
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    layers: list[Layer] = [as_layer(each) for each in given] if several else [given]
     if not layers:
         raise ValueError("layer=[] names no layer; for codes alone use encode_codes")
     extractor = _extractor(model, layers, pool, device, dtype, compile, mirror=mirror, condition=condition)
     arrays = _arrays(_batches(images, extractor, batch_size, workers), extractor, layers)
     return arrays if several else arrays[layers[0]]
+
+
+def as_layer(layer: Any) -> Any:
+    """A layer with NumPy's and other whole numbers as int; anything else as it is, for FeatureExtractor to judge."""
+    if isinstance(layer, str | bool):
+        return layer
+    try:
+        return operator.index(layer)
+    except TypeError:
+        return layer
 
 
 def _arrays(

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.features.extract import encode_codes, extract_features
+from bigr_repr.images.inputs import Pictures
 from bigr_repr.integrations.opened import AnyModel, opened
+from bigr_repr.integrations.samples import samples
 
 __all__ = ["BatchEmbedder"]
 
@@ -47,14 +49,17 @@ class BatchEmbedder:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """The new columns of a batch: "embedding", float32 vectors (D,), and "code", bytes, if requested.
 
-        Raises ValueError if the picture column is missing, ImageError for a picture that cannot be read.
+        Raises ValueError if the picture column is missing, or a row of it is not one picture, such as None; ImageError
+        for a picture that cannot be read.
         """
         if self.column not in batch:
             raise ValueError(f"column={self.column!r} is not in the batch, which has {', '.join(map(str, batch))}")
-        images = batch[self.column]
-        found: dict[str, list[Any]] = {"embedding": list(self.embed_all(images))}
+        name, images = f"column={self.column!r}", batch[self.column]
+        found: dict[str, list[Any]] = {"embedding": list(self._embedded(images, name))}
         if self.codes:
-            packed = encode_codes(images, model=opened(self.model), batch_size=self.batch_size, device=self.device)
+            packed = encode_codes(
+                self._samples(images, name), model=opened(self.model), batch_size=self.batch_size, device=self.device
+            )
             found["code"] = [row.tobytes() for row in packed]
         return found
 
@@ -64,8 +69,17 @@ class BatchEmbedder:
         return found
 
     def embed_all(self, images: Sequence[Any]) -> NDArray[np.float32]:
-        """Features of several images, (n, D): paths, PIL images or arrays. Raises as extract_features does."""
+        """Features of n images, (n, D): paths, PIL images or arrays, one vector for each.
+
+        Raises ValueError for an entry that is not one picture, such as a folder; otherwise as extract_features does.
+        """
+        return self._embedded(images, "images")
+
+    def _samples(self, images: Any, name: str) -> Pictures:
+        return samples(images, name, opened(self.model).config.image_size)
+
+    def _embedded(self, images: Any, name: str) -> NDArray[np.float32]:
         return extract_features(
-            images, model=opened(self.model), layer=self.layer, pool=self.pool, batch_size=self.batch_size,
-            device=self.device,
+            self._samples(images, name), model=opened(self.model), layer=self.layer, pool=self.pool,
+            batch_size=self.batch_size, device=self.device,
         )  # fmt: skip

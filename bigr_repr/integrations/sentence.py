@@ -4,22 +4,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
-from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.features.exported.model import ExportedModel, open_model
+from bigr_repr.features.extract import as_layer
 from bigr_repr.features.extractor import FeatureExtractor, Layer
 from bigr_repr.images.inputs import read, stack
+from bigr_repr.system.files import replacing
 
 __all__ = ["BigrModule"]
+
+_SETTINGS = "bigr_module.json"
+_MODEL = "model"
 
 
 class BigrModule(nn.Module):
     """For `SentenceTransformer(modules=[BigrModule()])`, whose `encode` then takes paths and PIL images.
+
+    Its `save` writes the model too; `SentenceTransformer(folder, trust_remote_code=True)` loads it again, where the
+    second argument allows modules that are not its own.
 
     model: a name or folder, a model, or an exported network. layer, pool: as in FeatureExtractor. Raises likewise.
     """
@@ -30,8 +41,8 @@ class BigrModule(nn.Module):
         super().__init__()
         if pool == "none":
             raise ValueError("pool='none' gives one vector per token, but here an image has one: choose another")
-        self.extractor = FeatureExtractor(open_model(model), (layer,), pool)
-        self.layer = layer
+        self._saved, self.layer = open_model(model), as_layer(layer)
+        self.extractor = FeatureExtractor(self._saved, (self.layer,), pool)
 
     def preprocess(self, inputs: list[Any], **_: Any) -> dict[str, Tensor]:
         """Paths, PIL images or arrays -> {"pixel_values": uint8 (B, 3, S, S)}."""
@@ -50,6 +61,47 @@ class BigrModule(nn.Module):
         return self.extractor.vector_shape(self.layer)[0]
 
     get_embedding_dimension = get_sentence_embedding_dimension
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Write the model and the settings to a folder; for SentenceTransformer.save. Raises OSError."""
+        folder = Path(output_path)
+        if isinstance(self._saved, Pretrained):
+            save(self._saved, folder / _MODEL)
+        elif self._saved.folder.resolve() != (folder / _MODEL).resolve():
+            shutil.copytree(self._saved.folder, folder / _MODEL, dirs_exist_ok=True)
+        with replacing(folder / _SETTINGS) as file:
+            file.write(json.dumps({"layer": self.layer, "pool": self.extractor.pool}).encode())
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **_: Any,
+    ) -> Self:
+        """The module that `save` wrote, from a folder or the hub; for SentenceTransformer.
+
+        Raises FileNotFoundError if it is not there, ValueError if it is damaged.
+        """
+        from sentence_transformers.util import load_dir_path
+
+        found = load_dir_path(
+            model_name_or_path, subfolder, token=token, cache_folder=cache_folder, revision=revision,
+            local_files_only=local_files_only,
+        )  # fmt: skip
+        if found is None:
+            raise FileNotFoundError(f"{model_name_or_path}/{subfolder}: no such folder or repository; check the name")
+        file = Path(found) / _SETTINGS
+        try:
+            settings = json.loads(file.read_bytes())
+            layer, pool = settings["layer"], settings["pool"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error}); save the model again") from error
+        return cls(Path(found) / _MODEL, layer, pool)
 
     @property
     def modalities(self) -> list[str]:

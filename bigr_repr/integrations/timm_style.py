@@ -17,6 +17,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.codes import grid_to_tokens
+from bigr_repr.features.extract import as_layer
 from bigr_repr.features.extractor import Layer
 from bigr_repr.features.pools import POOLS, pool_tokens, pool_width
 from bigr_repr.images.inputs import read
@@ -27,7 +28,7 @@ __all__ = ["TimmStyle", "as_timm", "create_transform"]
 def as_timm(
     model: PathLike | Pretrained = DEFAULT_MODEL, *, layer: Layer = 12, num_classes: int = 0, global_pool: str = "avg"
 ) -> TimmStyle:
-    """A model for code written for timm: see TimmStyle. Raises as load does, and ValueError for an invalid layer."""
+    """A model for code written for timm: see TimmStyle. Raises as load does, and as TimmStyle does."""
     return TimmStyle(
         model if isinstance(model, Pretrained) else load(model), layer, num_classes=num_classes, global_pool=global_pool
     )
@@ -41,13 +42,13 @@ class TimmStyle(nn.Module):
     trained; the tokenizer, which rounds to bits, cannot.
 
     layer: 0-based block whose states are the features; global_pool: "avg", "max", "avg+max" or "grid2". Raises
-    ValueError for others.
+    ValueError for others, for a negative num_classes, and for images of another size.
     """
 
     def __init__(self, pre: Pretrained, layer: Layer = 12, *, num_classes: int = 0, global_pool: str = "avg") -> None:
         super().__init__()
         config, generator = pre.config, pre.config.generator
-        block = generator.layer_index(layer, config.name)
+        block = generator.layer_index(as_layer(layer), config.name)
         self.config, self.grid_size = config, (generator.grid, generator.grid)
         self.tokenizer = copy.deepcopy(pre.tokenizer).requires_grad_(False)
         del self.tokenizer.generator  # the decoder
@@ -71,7 +72,9 @@ class TimmStyle(nn.Module):
         return pool_width(self.global_pool, self.num_features)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by one for so many classes; 0: none."""
+        """Replace the head by one for so many classes; 0: none. Raises ValueError for fewer, or an unknown pool."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes} must be at least 0; choose 0 for features, without a head")
         pool = self.global_pool if global_pool is None else global_pool
         if pool not in POOLS:
             raise ValueError(f"global_pool={pool!r} is unknown; choose one of {', '.join(POOLS)}")
@@ -151,6 +154,10 @@ class TimmStyle(nn.Module):
         return [index % count for index in wanted]
 
     def _states(self, x: Tensor, wanted: Sequence[int] | set[int]) -> dict[int, Tensor]:
+        side = self.config.image_size
+        if x.ndim != 4 or x.shape[1:] != (3, side, side):
+            remedy = f"{self.config.name} reads (B, 3, {side}, {side}); prepare them with create_transform(model)"
+            raise ValueError(f"images has shape {tuple(x.shape)}; {remedy}")
         with torch.no_grad():
             codes = grid_to_tokens(self.tokenizer.encode(x))
         condition = self.transformer.condition_embedding(None, codes.shape[0])

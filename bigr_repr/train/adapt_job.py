@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from bigr_repr.checkpoints.adapters import with_classes
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save, with_adapter
-from bigr_repr.config import ModelConfig
+from bigr_repr.config import ModelConfig, require
 from bigr_repr.datasets import ImageSet
-from bigr_repr.system.files import replacing
+from bigr_repr.train.adapt_folder import RUN, AdaptFolder, write_json
 from bigr_repr.train.adapt_recipe import AdaptRecipe
 from bigr_repr.train.adapt_tokenizer import adapted_tokenizer
 from bigr_repr.train.anchor import Anchor
@@ -45,6 +45,7 @@ from bigr_repr.train.trained_part import TrainedPart, begun_with_classes
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[str, int, int], None]
+ADAPTER = "adapter"  # the folder in that of the model
 _LOOKS = 10
 _EMA = 0.99
 _FAR_BELOW = 3.0  # dB
@@ -88,7 +89,9 @@ def _reconstruction(
 class AdaptJob:
     """One adaptation, with its files in a hidden folder next to the resulting model, from which the same job resumes.
 
-    All processes train; the main one encodes, evaluates, writes and reports progress.
+    The model is written there too, to `folder`, so that a report can be added to it before it is published. Used with
+    `with`: until then, no other job can use the hidden folder. All processes train; the main one encodes, evaluates,
+    writes and reports progress.
     """
 
     def __init__(
@@ -98,40 +101,41 @@ class AdaptJob:
         if (recipe.batch_size or 0) % together.num_processes:
             count = f"the number of processes ({together.num_processes})"
             raise ValueError(f"batch_size={recipe.batch_size} must be a multiple of {count}")
-        self._began, self._out, self._model, self._images = time.monotonic(), out, model, images
+        self._began, self._place, self._model, self._images = time.monotonic(), AdaptFolder(out), model, images
         self._recipe, self._cpu, self.start = recipe, cpu, load(model)
         self._on_progress = on_progress if together.is_main_process else _silent
         if self.start.config.generator.condition != "class":
             raise ValueError(f"{model} takes captions, not classes; adapt a model with classes: bigr-repr models list")
+        width = self.start.config.generator.dim
+        rule = f"choose at most {width}, the width of {self.start.config.name}"
+        require(recipe.method != "lora" or recipe.rank <= width, "rank", recipe.rank, rule)
         # Not the path of a local folder: the record is published with the model.
         self._base = self.start.config.name if Path(model).exists() else model
         self._tokenizer = self.start.tokenizer
-        self._folder = out.with_name(f".{out.name}.adapting")
-        told(self._claim)
+        self._folder, self.folder = self._place.path, self._place.model
+        told(lambda: self._place.claim(self._request()))
 
-    def _claim(self) -> None:
-        """Keep what the same job left in its folder; remove what a different one left."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._place.release()
+
+    def _request(self) -> dict[str, Any]:
+        """What a run that resumes must have in common with the first one."""
         count = processes().num_processes  # random draws depend on it
-        wanted = {
+        return {
             "images": self._images.fingerprint(),
             "model": self.start.fingerprint,
             **dataclasses.asdict(self._recipe),
             **{"minutes": None, "patience": None},
             **({"processes": count} if count > 1 else {}),
         }
-        file = self._folder / "request.json"
-        if file.exists() and json.loads(file.read_text()) == json.loads(json.dumps(wanted)):
-            log.info("resuming the run in %s", self._folder)
-            return
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
-        with replacing(file) as opened:
-            opened.write(json.dumps(wanted).encode())
 
     def run(
         self, kept: NDArray[np.int64], held_out: NDArray[np.int64], name: str, *, precision: str
-    ) -> tuple[Pretrained, Path | None, dict[str, Any]]:
-        """Encode, train and write; returns the adapted model, its adapter's folder, and the record."""
+    ) -> tuple[Pretrained, dict[str, Any]]:
+        """Encode, train and write to `folder`; returns the adapted model and the record."""
         config, taken, labels = _classes(self.start, self._images, self._recipe)
         warn = not self._recipe.tokenizer_too
         quality = told(lambda: _reconstruction(self.start, self._images, held_out, warn=warn))
@@ -155,8 +159,15 @@ class AdaptJob:
             "seconds": round(time.monotonic() - self._began, 1),
         }
         conditional = trained_on.labels is not None
-        after, adapter = self._write(dataclasses.replace(config, name=name), part, record, conditional)
-        return after, adapter, record
+        return self._write(dataclasses.replace(config, name=name), part, record, conditional), record
+
+    def publish(self) -> Path:
+        """Make `folder` the one that was asked for, which is returned, and remove the hidden folder.
+
+        Raises FileExistsError if there is something else by now.
+        """
+        told(self._place.publish)
+        return self._place.out
 
     def _train_tokenizer(self, kept: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
         """Train the tokenizer further and use it from now on; returns its PSNR in dB."""
@@ -196,7 +207,7 @@ class AdaptJob:
     def _settings(self, images: int, precision: str) -> TrainSettings:
         recipe, steps = self._recipe, self._recipe.length(images)
         return TrainSettings(
-            out=str(self._folder / "run"),
+            out=str(self._folder / RUN),
             steps=steps,
             batch_size=shared_out(recipe.batch(images)),
             learning_rate=recipe.rate(),
@@ -211,13 +222,38 @@ class AdaptJob:
         )
 
     def _train(self, part: TrainedPart, kept: CodeSet, held_out: CodeSet, settings: TrainSettings) -> dict[str, Any]:
-        """Train the part, leave its best weights in it, and return a record."""
-        began, used = time.monotonic(), time.process_time()
-        seconds = max(1.0, 60 * self._recipe.minutes - (began - self._began))
-        settings = decided(settings, partial(trial_step, part.model))
+        """Train the part, unless an earlier start ended that, leave its best weights in it, and return a record."""
         usual = GeneratorRecipe(conditional=kept.labels is not None, weight_decay=0.0)
         task = GeneratorTask(part.model, usual, None, None, anchor=self._anchor())
+        seconds = max(1.0, 60 * self._recipe.minutes - (time.monotonic() - self._began))
         best = self._best(task, part, kept, held_out, settings, seconds)
+        file, limits = self._folder / "trained.json", [self._recipe.minutes, self._recipe.patience]
+        earlier = told(lambda: json.loads(file.read_text(encoding="utf-8")) if file.exists() else {})
+        if earlier.get("limits") == limits:
+            record: dict[str, Any] = earlier["record"]
+        else:
+            settings = decided(settings, partial(trial_step, part.model))
+            record = self._fit(task, usual, best, kept, settings, seconds)
+            told(lambda: write_json(file, {"limits": limits, "record": record}))
+        self._on_progress("training", _PARTS, _PARTS)
+        self.start.generator.cpu()
+        part.model.cpu().load_state_dict(best.weights(), strict=False)
+        part.model.eval()
+        if record["best_step"] == 0:
+            log.warning("no training step did better on the held-out pictures: the old weights are kept")
+        return record
+
+    def _fit(
+        self,
+        task: GeneratorTask,
+        usual: GeneratorRecipe,
+        best: BestWeights,
+        kept: CodeSet,
+        settings: TrainSettings,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """Train until `best` ends it, and return a record."""
+        began, used = time.monotonic(), time.process_time()
 
         def finished(done: int, average: ExponentialAverage) -> bool:
             share = max(done / settings.steps, (time.monotonic() - began) / seconds)
@@ -227,12 +263,6 @@ class AdaptJob:
         record = identify(settings, task="adapt", model=self.start.fingerprint, objective=objective_of(usual))
         stream = partial(batches, kept, image_size=self.start.config.image_size)
         train(task, stream, settings, record=record, finished=finished)
-        self._on_progress("training", _PARTS, _PARTS)
-        self.start.generator.cpu()
-        part.model.cpu().load_state_dict(best.weights(), strict=False)
-        part.model.eval()
-        if best.best_step == 0:
-            log.warning("no training step did better on the held-out pictures: the old weights are kept")
         return best.record() | {
             "steps_at_most": settings.steps,
             "batch_size": settings.batch_size,
@@ -282,32 +312,29 @@ class AdaptJob:
             "parameters": sum(weight.numel() for weight in self.start.generator.parameters()),
         }
 
-    def _write(
-        self, config: ModelConfig, part: TrainedPart, record: dict[str, Any], conditional: bool
-    ) -> tuple[Pretrained, Path | None]:
-        """Write the model folder with its adapter; the saved model equals base plus adapter bit for bit."""
+    def _write(self, config: ModelConfig, part: TrainedPart, record: dict[str, Any], conditional: bool) -> Pretrained:
+        """Write `folder`, the model with its adapter; the saved model equals base plus adapter bit for bit."""
         known = {key: self.start.config.training.get(key) for key in ("data", "terms")}
         adapted = {name: value for name, value in record.items() if name not in _CURVES}
         training = {"adapted": adapted, "begun_with": {key: value for key, value in known.items() if value}}
         if not conditional:
             training["settings"] = dict(self.start.config.training.get("settings", {}))
-        config, beside = dataclasses.replace(config, training=training, quality={}), self._folder / "adapter"
+        config, beside = dataclasses.replace(config, training=training, quality={}), self._folder / ADAPTER
         if self._recipe.method == "full":
             after = Pretrained(config, self._tokenizer.cpu(), part.model)
         else:
             told(lambda: self._write_adapter(part, beside, config))
             after = with_adapter(self.start, beside)
             processes().wait_for_everyone()  # until all have read it
-        adapter = None if self._recipe.method == "full" else self._out / "adapter"
 
         def finish() -> None:
-            save(after, self._out)
-            if adapter is not None:
-                beside.rename(adapter)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            save(after, self.folder)
+            if self._recipe.method != "full":
+                beside.rename(self.folder / ADAPTER)
 
         told(finish)
-        return after, adapter
+        return after
 
     def _write_adapter(self, part: TrainedPart, folder: Path, config: ModelConfig) -> None:
         own = None if self._tokenizer is self.start.tokenizer else self._tokenizer

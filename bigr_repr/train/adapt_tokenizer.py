@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bigr_repr.checkpoints.pretrained import load_tokenizer, save_tokenizer
 from bigr_repr.datasets import ImageSet
 from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.train.adapt_folder import RUN
 from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.reconstruction import reconstruction_db
@@ -51,7 +52,7 @@ def adapted_tokenizer(
             return anywhere(time.monotonic() >= until)
 
         settings = TrainSettings(
-            out=str(folder / "run"), steps=steps, batch_size=shared_out(min(_BATCH, len(kept))), learning_rate=_RATE,
+            out=str(folder / RUN), steps=steps, batch_size=shared_out(min(_BATCH, len(kept))), learning_rate=_RATE,
             seed=seed, ema=_EMA, cpu=cpu, keep=1, save_every=max(1, steps // 10), log_every=max(1, steps // 100),
             tracker="none",
         )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import CONFIG_FILE, config_text
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.config import require
 from bigr_repr.datasets import ImageSet, open_images, stratified_split
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.system.files import replacing
-from bigr_repr.train.adapt_job import AdaptJob, OnProgress
+from bigr_repr.train.adapt_folder import check_free
+from bigr_repr.train.adapt_job import ADAPTER, AdaptJob, OnProgress
 from bigr_repr.train.adapt_recipe import AdaptRecipe
-from bigr_repr.train.together import processes
+from bigr_repr.train.together import processes, told
 
 log = logging.getLogger(__name__)
 _FEWEST = 8
@@ -54,33 +56,34 @@ def adapt(
     cpu: bool = False,
     columns: Columns = USUAL_COLUMNS,
     on_progress: OnProgress = lambda what, done, total: None,
+    report: Callable[[Adapted], None] = lambda made: None,
 ) -> Adapted:
     """Adapt a model to your pictures, and write it to the new folder `out`, which `load` takes.
 
     images: as for `open_images`; with labels, classes are learned. model: as for `load`. name: of the new model, by
-    default the folder's. columns: of Parquet files. `on_progress(what, done, total)` reports progress. To resume a
-    stopped run, repeat the call; until it ends, its files are in a hidden folder next to `out`. Processes launched
-    together (torchrun) split each batch and return the same model.
-    Raises ValueError for unusable pictures, FileExistsError if `out` is not empty, TrainingError, including
-    RunStoppedError, as `bigr_repr.train.loop.train` does.
+    default the folder's. columns: of Parquet files. `on_progress(what, done, total)` reports progress. `report(made)`,
+    called on the main process, may add files to the model's folder, `made.folder`, before that becomes `out`.
+
+    To resume a run that was stopped at any point, during the report too, repeat the call with the same images, model
+    and recipe, except for its minutes and patience. Until it ends, its files are in a hidden folder next to `out`.
+    Processes launched together (torchrun) split each batch and return the same model.
+    Raises ValueError for unusable pictures, a batch of more than there are, or a rank above the model's width;
+    FileExistsError if `out` is not empty; RuntimeError while another process adapts into it; TrainingError if another
+    run into it was interrupted, and, including RunStoppedError, as `bigr_repr.train.loop.train` does.
     """
     recipe, out = recipe or AdaptRecipe(), Path(out).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is not empty; choose another folder, or remove it")
+    check_free(out)
     source = images if isinstance(images, ImageSet) else open_images(images, columns=columns)
     kept, held_out = _split(source, recipe)
-    job = AdaptJob(out, model, source, recipe, on_progress, cpu=cpu)
-    after, adapter, record = job.run(kept, held_out, name or out.name, precision=precision)
-    return Adapted(
-        folder=out,
-        adapter=adapter,
-        before=job.start,
-        after=after,
-        images=source,
-        kept=kept,
-        held_out=held_out,
-        record=record,
-    )
+    with AdaptJob(out, model, source, recipe, on_progress, cpu=cpu) as job:
+        after, record = job.run(kept, held_out, name or out.name, precision=precision)
+        made = Adapted(
+            folder=job.folder, adapter=None if recipe.method == "full" else job.folder / ADAPTER, before=job.start,
+            after=after, images=source, kept=kept, held_out=held_out, record=record,
+        )  # fmt: skip
+        told(lambda: report(made))
+        published = job.publish()
+    return dataclasses.replace(made, folder=published, adapter=made.adapter and published / ADAPTER)
 
 
 def note_quality(made: Adapted, quality: dict[str, Any]) -> None:
@@ -111,4 +114,6 @@ def _split(images: ImageSet, recipe: AdaptRecipe) -> tuple[NDArray[np.int64], ND
         names = ", ".join(images.class_names[value] if images.class_names else str(value) for value in single[:3])
         raise ValueError(f"{len(single)} classes have only one picture ({names}); give each at least 2")
     kept, held_out = stratified_split(groups, recipe.held_out, np.random.default_rng(recipe.seed))
+    limit = f"choose at most {len(kept)}, the number of pictures to train on ({len(held_out)} others are held out)"
+    require((recipe.batch_size or 1) <= len(kept), "batch_size", recipe.batch_size, limit)
     return rows[kept], rows[held_out]

@@ -86,7 +86,8 @@ class TrainedPart:
         """
         partial = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        with naming(folder, partial):
+            partial.mkdir(parents=True)
         try:
             with naming(folder, partial):
                 self._write_parts(partial)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bigr_repr.train.adaptation import Adapted
 
 _MOST_CLASSES = 12  # shown
+_RECORD = "adapt.json"
 
 
 @flattened
@@ -42,30 +43,34 @@ def command(
 
     Writes OUT, which every command takes as --model, with a report in OUT/adapt.html and, unless --method full, a
     small adapter, which loads as --model MODEL+OUT/adapter."""
-    from bigr_repr.evaluate.reports.adapted import quality_of, save_adaptation_page
-    from bigr_repr.train.adaptation import adapt, note_quality
+    from bigr_repr.train.adaptation import adapt
     from bigr_repr.train.together import part
 
     with bench_progress() as on_progress:
-        made = adapt(
+
+        def report(made: "Adapted") -> None:
+            figures = _measured(made, model, "cpu" if cpu else None, on_progress) if measure else {}
+            _write(made, out, figures, _shown(made, pictures, on_progress))
+
+        adapt(
             data, model=model, out=out, recipe=recipe, name=name, precision=precision, cpu=cpu, columns=columns.named,
-            on_progress=on_progress,
+            on_progress=on_progress, report=report,
         )  # fmt: skip
-        if not part():
-            return
-        figures = _measured(made, model, "cpu" if cpu else None, on_progress) if measure else {}
-        shown = _shown(made, pictures, on_progress)
-    note_quality(made, quality_of(figures, made.record, len(made.held_out)))
-    save_adaptation_page(out / "adapt.html", made.after.config.name, made.record, figures, shown)
-    record = {**made.record, "figures": figures, "folder": str(out), "adapter": made.adapter and str(made.adapter)}
-    _write(record, out / "adapt.json")
-    _tell(record, model, as_json)
+    if part():
+        _tell(json.loads((out / _RECORD).read_text(encoding="utf-8")), model, as_json)
 
 
-def _write(record: dict[str, Any], path: Path) -> None:
+def _write(made: "Adapted", out: Path, figures: dict[str, tuple[float, float]], shown: "list[ClassShown]") -> None:
+    """Write the report into the model's folder, which will be `out`."""
+    from bigr_repr.evaluate.reports.adapted import quality_of, save_adaptation_page
     from bigr_repr.system.files import replacing
+    from bigr_repr.train.adaptation import note_quality
 
-    with replacing(path) as file:
+    note_quality(made, quality_of(figures, made.record, len(made.held_out)))
+    save_adaptation_page(made.folder / "adapt.html", made.after.config.name, made.record, figures, shown)
+    adapter = made.adapter and str(out.absolute() / made.adapter.name)
+    record = {**made.record, "figures": figures, "folder": str(out), "adapter": adapter}
+    with replacing(made.folder / _RECORD) as file:
         file.write(f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode())
 
 
