@@ -27,7 +27,8 @@ as a generator: those of code-width and tokens, and with `mini` the one of 32 bi
 generated images: it shows only that everything runs.
 
 Writes benchmarks/results/ablation-NAME.json for the full budget (ablation-mini-NAME.json with `mini`), and
-OUT/ablation-NAME.json for any other, after every variant. Repeat the command to resume an interrupted run; models that
+OUT/ablation-NAME.json for any other, after every variant, and draws all recorded ablations next to them, in
+ablations.png (ablations-mini.png). Repeat the command to resume an interrupted run; models that
 are in OUT and variants that are in the record are not trained again.
 
 Expected, from the paper's larger models and full training: flip beats x0 and bce (probe 64.3, 62.0, 63.3; FID 3.17,
@@ -60,6 +61,7 @@ import bigr_repr as br
 from bigr_repr.evaluate.data.splits import BenchData, open_data
 from bigr_repr.evaluate.data.stratified import stratified_sample
 from bigr_repr.evaluate.metrics.generation import frechet_distance
+from bigr_repr.evaluate.reports.plots import COLORS, pyplot, save_figure
 from bigr_repr.evaluate.representations.base import Reading
 from bigr_repr.evaluate.representations.open import judge, open_representation
 from bigr_repr.evaluate.runs.attention import bench_attentive
@@ -245,6 +247,37 @@ def recorded(file: Path, facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {line["variant"]: line for line in record["lines"]}
 
 
+def draw(folder: Path, prefix: str, facts: dict[str, Any]) -> None:
+    """Plot all records with the same facts: accuracies, with the probe's 95 % interval, and Fréchet distances."""
+    found = {name: recorded(folder / f"ablation-{prefix}{name}.json", facts) for name in ABLATIONS}
+    rows = [(name, line) for name, lines in found.items() for line in lines.values()]
+    places, names, last = list[float](), list[str](), ""
+    for name, line in rows:
+        places.append(places[-1] + (1.0 if name == last else 1.7) if places else 0.0)
+        names.append(f"{name}: {line['variant']}" if name != last else line["variant"])
+        last = name
+    figure, panes = pyplot().subplots(
+        1, 2, figsize=(9.5, 1.4 + 0.3 * max(places)), sharey=True, width_ratios=(3, 2), constrained_layout=True
+    )
+    tops = [line["top1"] for _, line in rows]
+    ends = np.array([line["interval"] for _, line in rows]).T
+    panes[0].errorbar(tops, places, xerr=np.abs(ends - tops), fmt="o", color=COLORS[0], label="probe, 95 %")
+    for key, name, mark, color in (
+        ("attentive", "attentive probe", "D", COLORS[1]),
+        ("knn20", "20-NN", "s", COLORS[2]),
+    ):
+        panes[0].plot([line[key] for _, line in rows], places, mark, color=color, label=name, alpha=0.8)
+    panes[1].barh(places, [line["frechet"] for _, line in rows], height=0.6, color=COLORS[0])
+    panes[0].set(yticks=places, yticklabels=names, xlabel="accuracy on CIFAR-10, percent")
+    panes[0].invert_yaxis()
+    panes[0].grid(axis="x", alpha=0.3)
+    panes[0].legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.2 if len(rows) < 6 else 1.12), ncols=3)
+    panes[1].set(xlabel=f"Fréchet distance, {facts['judge']}")
+    for pane in panes:
+        pane.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, folder / f"ablations{'-mini' if prefix else ''}.png")
+
+
 def _top1(found: Any) -> float:
     """Top-1 accuracy of a probe or of 20-NN."""
     return round(found.top1 if isinstance(found.top1, float) else found.top1[20], 2)
@@ -295,6 +328,7 @@ def main() -> None:
             shares = [f"{line[key]:.1f}" for key in ("top1", "attentive", "knn20")]
             cells = [name, line["variant"], str(line["layer"]), *shares, f"{line['frechet']:.2f}"]
             table.append(f"| {' | '.join(cells)} |")
+    draw(folder, prefix, facts)
     print("\n".join(table))
 
 
