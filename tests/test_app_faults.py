@@ -24,6 +24,7 @@ from tiny_model import tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.painting import photos
+from bigr_repr.painting.files import PhotoFile
 from bigr_repr.painting.pictures import write_png
 from bigr_repr.painting.windows import Margins, grow, most_windows, most_windows_around
 from bigr_repr.serve import Access, service
@@ -116,6 +117,12 @@ def test_searches_never_fail_because_indexes_change(running: Running, folders: l
 
 
 # ---- what is said, and to whom
+
+
+def test_a_picture_is_not_opened_like_a_folder(running: Running, folders: list[Path]) -> None:
+    job = outcome(running, "/search/open", path=str(folders[0] / "00000.png"))
+    assert (job["state"], job["error"]["field"]) == ("failed", "path")
+    assert job["error"]["message"].endswith("00000.png is neither a folder nor a tar or Parquet file; choose a folder")
 
 
 @pytest.mark.parametrize("field", ["path", "images"])
@@ -252,6 +259,17 @@ def test_two_studios_in_one_folder_leave_each_other_alone(
     there = {path for path in (tmp_path / "drawn").rglob("*") if path.is_file()}
     assert set(kept) == {path for path in there if "mask" not in path.name and path.suffix != ".json"}
     assert len(set(kept)) == len(kept) == (1 if kind == "outpaint" else 2) * (1 if stops else 2)
+
+
+def test_versions_of_one_studio_are_not_named_like_the_pictures_of_another(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studio.time, "strftime", lambda form: "now")
+    one, other, third = (Studio(pre, tmp_path / "drawn") for _ in range(3))
+    with one._target("inpainted") as a, other._target("inpainted") as b, third._target("inpainted") as c:
+        files = [PhotoFile(photo=b"", out=path) for path in (a, b, c)]
+    several = [file.targets(versions) for file in files for versions in (1, studio.MOST_VERSIONS)]
+    assert len({path for paths in several for path in paths}) == sum(map(len, several))
 
 
 def test_a_folder_that_another_program_made_is_not_removed(

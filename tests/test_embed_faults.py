@@ -163,6 +163,14 @@ def stored(pre: Pretrained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def test_an_export_of_paths_with_several_lines_is_replaced(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in" / 'a, "b"\nc\r', 2)
+    embed_images(tmp_path / "in", tmp_path / "out", model=pre, layers=[1], codes=True, labels_from_folders=True)
+    for name in ("codes.csv", "vectors.csv", "codes.npy", "vectors.npy", "vectors.tar"):
+        for _ in range(2):
+            export_embeddings(tmp_path / "out", tmp_path / name, codes=name.startswith("codes"))
+
+
 def test_an_export_replaces_only_exports(stored: Path, tmp_path: Path) -> None:
     shard = stored.parent / "in.tar"
     before = shard.read_bytes()

@@ -244,6 +244,15 @@ def test_wrong_tensors_are_refused(pre: Pretrained, pixels: torch.Tensor) -> Non
         choose_device("gpu9")
 
 
+def test_choosing_a_gpu_does_not_open_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "empty", opened)
+    assert choose_device("cuda:1") == torch.device("cuda:1")  # a network may run there in another process
+
+
 def test_a_model_by_name_is_put_on_the_best_device_and_a_given_one_stays(
     pre: Pretrained, pixels: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

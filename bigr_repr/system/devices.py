@@ -30,6 +30,8 @@ def choose_device(device: torch.device | str | None) -> torch.device:
         raise ValueError(f"device={str(device)!r} is unknown; try cpu, cuda or cuda:1") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={str(device)!r} is not there: torch sees {torch.cuda.device_count()} GPUs; try cpu")
+    if chosen.type == "cuda":  # not opened: networks may run only in other processes, some GPUs serve only one
+        return chosen
     try:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, ImportError) as error:  # torch knows more names than it has devices

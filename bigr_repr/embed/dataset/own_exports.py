@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import tarfile
@@ -19,7 +21,7 @@ __all__ = ["check_export_target", "paths_file"]
 
 _ARRAYS: Final = {"values", "path", "label", "sha256"}  # of HDF5 files and Zarr groups
 _HEADER: Final = 1 << 26  # bytes of a CSV file's longest first line
-_CODE: Final = re.compile(rb".*,[0-9a-f]{8,}\r\n")
+_CODE: Final = re.compile("[0-9a-f]{8,}")
 
 
 def paths_file(target: Path) -> Path:
@@ -51,7 +53,7 @@ def _recognized(target: Path) -> bool:
     """Whether a file, or a folder, is an earlier export, judging by its content."""
     try:
         return _KINDS[target.suffix](target)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, tarfile.TarError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, tarfile.TarError, csv.Error):
         return False
 
 
@@ -75,8 +77,9 @@ def _is_table(target: Path) -> bool:
         if not first.startswith(b"path,") or not first.endswith(b"\r\n") or not columns:
             return False
         if columns == [b"code"]:
-            row = file.readline(_HEADER)
-            return not row or _CODE.fullmatch(row) is not None
+            with io.TextIOWrapper(file, "utf-8", newline="") as rest:
+                row = next(csv.reader(rest), None)  # whose path may have several lines
+            return row is None or (len(row) == 2 and _CODE.fullmatch(row[1]) is not None)
         return columns == [str(number).encode() for number in range(len(columns))]
 
 

@@ -14,6 +14,7 @@ from starlette.datastructures import State
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed.run import embed_images
+from bigr_repr.images.containers import is_container
 from bigr_repr.models.bigr import usual_block
 from bigr_repr.retrieval import build_index
 from bigr_repr.retrieval.index.shard_list import is_index
@@ -64,6 +65,8 @@ class Finder:
         path = _existing("path", path)
         index, photos = path, None if images is None else _existing("images", images)
         if not is_index(path):
+            if not path.is_dir() and not is_container(str(path)):
+                raise FieldError("path", f"{path} is neither a folder nor a tar or Parquet file; choose a folder")
             index, photos = self._indexed(path, watch), path
         service = Service(self.pre, index=index, images=photos)
         with self._changed:

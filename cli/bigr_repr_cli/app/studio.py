@@ -194,7 +194,7 @@ class Studio:
         self._make_folder()
         stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         for number in itertools.count(1):
-            path = self.out / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+            path = self.out / (f"{stem}.png" if number == 1 else f"{stem}_{number}.png")  # -0, -1, … are versions
             reserved = path.with_name(f".{path.stem}.reserved")
             try:
                 with naming(path, reserved):
