@@ -89,7 +89,7 @@ def open_page(browser: Any, served: tuple[str, str | None]) -> Iterator[Callable
 
 
 def _shown(page: Any, count: int = 24) -> list[str]:
-    playwright.expect(page.locator("#hits:not(.busy) .hit")).to_have_count(count)
+    playwright.expect(page.locator("#hits:not(.busy) .hit[title]")).to_have_count(count)
     return [text for text in page.locator(".hit").evaluate_all("all => all.map(each => each.title)") if text]
 
 
@@ -108,6 +108,21 @@ def test_a_picture_and_on_from_hit_to_hit_and_back(open_page: Callable[..., Any]
     page.goto(page.url.split("?")[0] + "?id=00009.png")
     playwright.expect(page.locator(".hit").first).to_have_attribute("title", "00009.png")
     playwright.expect(page.locator("#photo")).to_be_visible()
+
+
+def test_it_begins_with_pictures_from_all_over_the_index(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    hits = page.locator("#hits .hit")
+    playwright.expect(hits).to_have_count(24)
+    playwright.expect(page.locator("#status")).to_contain_text("click one of these")
+    hits.nth(12).click()
+    shown = _shown(page)
+    assert shown[0] == "00015.png"  # row 30 * 12 / 24
+    playwright.expect(page.locator("#name")).to_have_text("00015.png")
+    assert page.url.endswith("?id=00015.png")
+    page.go_back()
+    playwright.expect(page.locator("#hits .hit:not([title])")).to_have_count(24)
+    playwright.expect(page.locator("#name")).to_have_text("")
 
 
 def test_a_region_is_drawn_to_the_grid_and_taken_back(open_page: Callable[..., Any], pictures: Path) -> None:

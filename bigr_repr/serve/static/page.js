@@ -80,7 +80,31 @@ function say(text, wrong = false) {
   $("status").classList.toggle("error", wrong);
 }
 
+// Without a query: pictures from all over the index, to begin with.
+function sample() {
+  const count = Math.min(+$("k").value, about.rows);
+  say(count ? "Drop a picture anywhere on this page, or click one of these." : "The index holds no pictures yet.");
+  $("hits").replaceChildren(...Array.from({ length: count }, (_, number) => {
+    const row = Math.floor(number * about.rows / count), address = `image/${row}?version=${about.version}`;
+    const button = element("button", "hit", { type: "button", "aria-label": `Picture ${row + 1} of the index: search for similar pictures` });
+    const picture = element("span", "picture");
+    const photo = element("img", "", { alt: "", loading: "lazy", decoding: "async" });
+    photo.dataset.photo = address;
+    picture.append(photo);
+    button.append(picture);
+    button.addEventListener("click", () => goTo({ row, version: about.version }));
+    paint(photo, address);
+    return button;
+  }));
+}
+
 function show(found) {
+  const own = query.image || query.id !== undefined ? null : found.hits.find((hit) => hit.row === query.row);
+  if (own) { // a picture of the sample, whose path was not known
+    query.id = String(own.id);
+    history.replaceState(query, "", `?id=${encodeURIComponent(query.id)}`);
+    name();
+  }
   const part = (others.length ? ` to ${others.length + 1} together` : "") + (region ? " by the part you drew" : "");
   say(found.hits.length ? `The nearest ${found.hits.length} of ${found.rows.toLocaleString("en")} pictures${part}.`
     : !$("filter").value.trim() ? "No picture is that close."
@@ -172,6 +196,10 @@ function paint(image, address) {
   image.src = bits ? decoded : address;
 }
 
+function name() {
+  $("name").textContent = $("name").title = query?.name ?? query?.id ?? "";
+}
+
 async function paintQuery() {
   const photo = $("photo");
   $("frame").classList.toggle("empty", !query);
@@ -179,8 +207,7 @@ async function paintQuery() {
   $("prompt").hidden = Boolean(query);
   photo.hidden = !query;
   $("hint").hidden = !query || !about?.grid;
-  $("name").textContent = query ? query.name ?? query.id : "";
-  $("name").title = $("name").textContent;
+  name();
   drawRegion();
   if (!query) return;
   if (!query.image) {
@@ -224,7 +251,7 @@ addEventListener("popstate", ({ state }) => {
   setOthers([]);
   query = state === null ? fromAddress() : state.number === undefined ? state : uploads.get(state.number) ?? null;
   if (query) begin();
-  else { paintQuery(); $("hits").replaceChildren(); say(""); }
+  else { paintQuery(); sample(); }
 });
 
 function fromAddress() {
@@ -430,7 +457,7 @@ try {
   query = fromAddress();
   if (!about.version) say("This server has no index to search.", true);
   else if (query) byId(query.id);
-  else say("Drop a picture anywhere on this page.");
+  else sample();
 } catch (error) {
   say(error.message, true);
 }
