@@ -501,6 +501,27 @@ def test_unknown_pixel_loss_names_the_known_ones() -> None:
         TokenizerRecipe(pixel_loss="huber")
 
 
+@pytest.mark.parametrize(
+    ("objective", "head"), [("flip", "bernoulli"), ("x0", "bernoulli"), ("bce", "bernoulli"), ("flip", "categorical")]
+)
+def test_every_weight_of_a_new_generator_comes_to_learn(objective: str, head: str) -> None:
+    """Some weights begin at zero, so that others have no gradient at first; none may stay without one."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(MODEL.generator, objective=objective, output_head=head, transcoder_blocks=2)
+    model = BiGR(config).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    bits = torch.randint(0, 2, (8, config.tokens, config.code_bits)).float()
+    masked = torch.arange(config.tokens)[None] < torch.arange(1, 9)[:, None]
+    learned = set[str]()
+    for _ in range(4):
+        optimizer.zero_grad()
+        model.loss(bits, torch.arange(8) % config.classes, masked=masked, class_dropout=0.5).backward()
+        learned |= {name for name, each in model.named_parameters() if each.grad is not None and each.grad.any()}
+        optimizer.step()
+    unused = {"diffusion.denoiser.x_embedder.weight"} if objective == "bce" else set()  # it sees no bits
+    assert {name for name, _ in model.named_parameters()} - learned == unused
+
+
 @pytest.mark.parametrize("objective", ["flip", "x0", "bce"])
 def test_every_transcoder_objective_trains(codes: Path, tmp_path: Path, objective: str) -> None:
     config = dataclasses.replace(MODEL, generator=dataclasses.replace(MODEL.generator, objective=objective))

@@ -80,9 +80,9 @@ class Denoiser(nn.Module):
         self.blocks = nn.ModuleList(DenoiserBlock(width) for _ in range(config.transcoder_blocks))
         self.times = config.train_timesteps
         self.final_layer = FinalLayer(width, config.code_bits)
-        self._initialize()
+        self._initialize(config.objective)
 
-    def _initialize(self) -> None:
+    def _initialize(self, objective: str) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -90,6 +90,8 @@ class Denoiser(nn.Module):
         for modulated in [*self.blocks, self.final_layer]:
             nn.init.zeros_(modulated.adaLN_modulation[1].weight)
         nn.init.zeros_(self.final_layer.linear.weight)
+        if objective == "bce":  # its input is always 0: without a bias, no weight but the last bias had a gradient
+            nn.init.normal_(self.x_embedder.bias)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Noisy bits (R, K) of 0/1, times t in 1..T (R,), conditions (R, D) -> logits (R, K).
