@@ -15,10 +15,10 @@ def check_target(path: Path, suffix: str = "", *, made: Path | None = None) -> N
 
     Raises ValueError for a wrong suffix, OSError that names the folder or file otherwise.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; choose a file name" + f" that ends in {suffix}" * bool(suffix))
     if suffix and path.suffix.lower() != suffix:
         raise ValueError(f"{path}: the name must end in {suffix}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; choose a file name" + f" that ends in {suffix}" * bool(suffix))
     if made is not None and not made.exists() and path.parent.resolve() == made.resolve():
         return
     if not path.parent.is_dir():
