@@ -35,12 +35,12 @@ from PIL import Image, ImageDraw
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.datasets import DigitsSet, ImageSet, JoinedSet
+from bigr_repr.datasets.subset import Subset
 from bigr_repr.evaluate.reports.adapted import figures_of
 from bigr_repr.evaluate.runs.adapted import compare_models
 from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.train import Adapted, AdaptRecipe, adapt
-from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.shown import class_pictures, held_out_pictures, subjects
 
 KINDS = ("circle", "triangle", "star", "spiral", "zigzag", "cross")
@@ -97,7 +97,7 @@ def first_of_each(images: ImageSet, count: int) -> ImageSet:
     """The first `count` pictures of each class."""
     assert images.labels is not None
     rows = np.concatenate([np.flatnonzero(images.labels == label)[:count] for label in np.unique(images.labels)])
-    return ChosenSet(images, np.sort(rows), images.labels[np.sort(rows)], images.class_names)
+    return Subset(images, np.sort(rows), images.labels[np.sort(rows)], images.class_names)
 
 
 def domain(name: str, count: int, test: int) -> tuple[ImageSet, ImageSet]:

@@ -36,7 +36,7 @@ import torch
 
 from bigr_repr.evaluate.probes.knn import nearest
 from bigr_repr.evaluate.probes.linear_probe import linear_probes
-from bigr_repr.evaluate.probes.logistic import LogisticRegression
+from bigr_repr.evaluate.probes.logistic_fit import LogisticRegression
 from bigr_repr.evaluate.probes.protocols import sgd_protocol
 
 GRID = tuple(float(f"{value:.2g}") for value in np.logspace(-4, 2, 13))

@@ -22,9 +22,8 @@ def public_files() -> dict[str, list[str]]:
             file = stub.parent.joinpath(*module[1:].split(".")).with_suffix(".py")
             if file.exists():
                 found.setdefault(str(file.relative_to(PACKAGE.parent)), []).append(name)
-    for file in ("codes.py", "config.py"):
-        names = [node.name for node in ast.parse((PACKAGE / file).read_text()).body if isinstance(node, _NAMED)]
-        found[f"bigr_repr/{file}"] = [name for name in names if not name.startswith("_")]
+    names = [node.name for node in ast.parse((PACKAGE / "codes.py").read_text()).body if isinstance(node, _NAMED)]
+    found["bigr_repr/codes.py"] = [name for name in names if not name.startswith("_")]
     return found
 
 

@@ -678,7 +678,7 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_adapt import adapt_in_turn
-from bigr_repr.train.together import processes
+from bigr_repr.train.distributed import processes
 out = Path({out!r})
 found = adapt_in_turn(Path({pictures!r}), Path({base!r}), out)
 out.with_name(str(processes().process_index)).write_text(json.dumps(found))

@@ -35,10 +35,10 @@ import bigr_repr as br
 from bigr_repr.codes import from_bytes
 from bigr_repr.embed import embed_images
 from bigr_repr.features.tokens import token_pca, token_views
+from bigr_repr.options import options_of
 from bigr_repr.painting.pasting import Pasting
 from bigr_repr.painting.pictures import read_provenance
 from bigr_repr.retrieval import build_shards
-from bigr_repr.sampling.fields import options_of
 from bigr_repr.sampling.job import given_options
 from bigr_repr.sampling.settings import SamplingSettings
 

@@ -17,7 +17,7 @@ from bigr_repr.datasets import stratified_split
 from bigr_repr.evaluate.data.stratified import stratified_sample
 from bigr_repr.evaluate.probes.knn import knn, nearest
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
-from bigr_repr.evaluate.probes.logistic import LogisticRegression
+from bigr_repr.evaluate.probes.logistic_fit import LogisticRegression
 from bigr_repr.evaluate.probes.scaling import scaling_of
 
 Array = NDArray[Any]

@@ -14,7 +14,7 @@ from test_cli_help import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
-PRIVATE = {"bigr_repr.system", "bigr_repr.provenance"}
+PRIVATE = {"bigr_repr.system", "bigr_repr.options"}
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -15,7 +15,7 @@ from tiny_model import write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import EmbedSummary, Progress, embed_images, read_embeddings
-from bigr_repr.system import filesystems, patience
+from bigr_repr.system import filesystems, retries
 from bigr_repr.system.object_store import ObjectPath
 
 COUNT = 20
@@ -30,7 +30,7 @@ def proxy() -> Iterator[StoreProxy]:
     ):
         for name, value in {**environment, "AWS_ENDPOINT_URL": made.address}.items():
             patch.setenv(name, value)
-        patch.setattr(patience, "_FIRST", 0.1)
+        patch.setattr(retries, "_FIRST", 0.1)
         patch.setattr(filesystems, "_ATTEMPTS", 1)  # the patience that is tested is ours
         yield made
 

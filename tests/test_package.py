@@ -64,13 +64,13 @@ PUBLIC = [
 ]
 
 # Each folder or module of the package, and which others it may import. Data flows one way, so there are no circles.
-EVERYWHERE = {"_typing", "_version", "system"}
+EVERYWHERE = {"_typing", "_version", "options", "system"}
 ALLOWED: dict[str, set[str]] = {
     "_typing": set(),
     "_version": set(),
     "config": set(),
     "codes": set(),
-    "provenance": set(),
+    "options": {"config"},
     "system": set(),
     "images": set(),
     "captions": {"images"},
@@ -78,14 +78,25 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"config"},
     "checkpoints": {"config", "models"},
     "features": {"config", "codes", "images", "models", "checkpoints"},
-    "embed": {"config", "codes", "provenance", "images", "checkpoints", "features"},
+    "embed": {"config", "codes", "images", "checkpoints", "features"},
     "retrieval": {"config", "codes", "images", "checkpoints", "features", "embed"},
     "sampling": {"config", "codes", "images", "models", "checkpoints"},
-    "painting": {"provenance", "images", "checkpoints", "sampling"},
-    "evaluate": {"codes", "images", "captions", "datasets", "models", "checkpoints", "features", "embed", "retrieval"},
+    "painting": {"images", "checkpoints", "sampling"},
+    "evaluate": {
+        "config",
+        "codes",
+        "images",
+        "captions",
+        "datasets",
+        "models",
+        "checkpoints",
+        "features",
+        "embed",
+        "retrieval",
+    },
     "serve": {"config", "codes", "images", "models", "checkpoints", "features", "retrieval"},
     "integrations": {"codes", "images", "checkpoints", "features"},
-    "train": {"config", "codes", "provenance", "images", "datasets", "models", "checkpoints", "sampling"},
+    "train": {"config", "codes", "images", "datasets", "models", "checkpoints", "sampling"},
 }
 # The same for the rooms inside the larger folders.
 ALLOWED_INSIDE: dict[str, dict[str, set[str]]] = {

@@ -251,7 +251,7 @@ def test_damage_in_any_piece_is_found(part: str, data: Path, tmp_path: Path) -> 
 
 
 def test_a_manifest_of_gone_rows_that_are_none_is_refused(data: Path, tmp_path: Path) -> None:
-    from bigr_repr.retrieval.codes.live import Gaps, LiveRows
+    from bigr_repr.retrieval.codes.dropped_rows import Gaps, LiveRows
 
     for wrong in ([3, 3], [4, 2], [-1], [10]):
         with pytest.raises(ValueError, match="ascending"):

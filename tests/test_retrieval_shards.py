@@ -26,9 +26,9 @@ from bigr_repr.retrieval import (
     update_index,
 )
 from bigr_repr.retrieval.index import shards as shards_module
+from bigr_repr.retrieval.index.grouping import group_hits
 from bigr_repr.retrieval.index.shard_list import shard_folders, unfinished_removal
 from bigr_repr.retrieval.index.shards import Shards
-from bigr_repr.retrieval.index.together import group_hits
 from bigr_repr.retrieval.update import remove_images
 
 

@@ -14,12 +14,12 @@ from sampling_model import Watch, all_masked, some_images, tiny_model
 from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.images.pictures import to_batch
 from bigr_repr.models.bigr import masked_count
 from bigr_repr.sampling import SamplingSettings, edit, enrich, generate, inpaint, interpolate, outpaint, walk
 from bigr_repr.sampling.applications import block_rounds
 from bigr_repr.sampling.canvas import decode, encode, token_mask
 from bigr_repr.sampling.compiled import compile_for_sampling
-from bigr_repr.sampling.inputs import to_batch
 from bigr_repr.sampling.job import Job
 from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.settings import ORDERS

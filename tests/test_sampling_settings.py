@@ -16,9 +16,9 @@ import bigr_repr as br
 from bigr_repr.config import ModelConfig, preset
 from bigr_repr.models.bigr import BiGR, masked_count
 from bigr_repr.models.bits import bit_entropy
+from bigr_repr.options import options_of
 from bigr_repr.painting import Pasting
 from bigr_repr.sampling import SamplingSettings
-from bigr_repr.sampling.fields import options_of
 from bigr_repr.sampling.job import Job, Options, given_options
 from bigr_repr.sampling.noise import SeededDraws
 from bigr_repr.sampling.orders import bit_margin, choose, fixed_scores, gumbel_noise, halton_order

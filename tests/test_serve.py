@@ -43,7 +43,7 @@ from bigr_repr.retrieval import (
     search_images,
     sharding,
 )
-from bigr_repr.retrieval.index.together import group_hits
+from bigr_repr.retrieval.index.grouping import group_hits
 from bigr_repr.retrieval.update import remove_images
 from bigr_repr.serve import Access, Limits, Service, create_app
 

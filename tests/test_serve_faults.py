@@ -37,8 +37,8 @@ from bigr_repr.embed.inputs import sources
 from bigr_repr.embed.run import embed_images
 from bigr_repr.images.containers import members
 from bigr_repr.retrieval import Filter, HammingIndex, build_index
-from bigr_repr.retrieval.index import together
-from bigr_repr.retrieval.index.together import group_hits
+from bigr_repr.retrieval.index import grouping
+from bigr_repr.retrieval.index.grouping import group_hits
 from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.serve import Access, Limits, Service, create_app, service
 from bigr_repr.serve.batching import Batcher, ClosedError
@@ -109,7 +109,7 @@ def test_the_cost_and_the_answer_of_a_grouped_search_are_bounded(
         compared.append(len(a))
         return hamming(a, b)
 
-    monkeypatch.setattr(together, "hamming", counted)
+    monkeypatch.setattr(grouping, "hamming", counted)
     with _client(Service(pre, index=tmp_path / "index")) as client:
         hits = client.post("/search", json={"row": 0, "k": 1, "group": 192}).json()["hits"]
         assert len(hits) == 1

@@ -23,12 +23,12 @@ from bigr_repr.checkpoints.pretrained import Pretrained, save_tokenizer
 from bigr_repr.checkpoints.text_encoders import WordEncoder
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig
 from bigr_repr.datasets import SceneSet, open_images
+from bigr_repr.datasets.subset import Subset
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.system.sums import sealed, without_seal
 from bigr_repr.train.batches import batches
 from bigr_repr.train.caption_set import CaptionStore, write_captions
-from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
 from bigr_repr.train.initial import begun_from
@@ -292,7 +292,7 @@ def mixed(codes: CodeSet, tmp_path_factory: pytest.TempPathFactory) -> CodeMixtu
     rows = np.arange(24, 30)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        chosen = ChosenSet(scenes, rows, None)
+        chosen = Subset(scenes, rows, None)
         write_codes(chosen, BinaryAutoencoder(TOKENIZER), folder, tokenizer_name="random", mirror=False)
     texts = [(f"scene {row}", f"a picture of number {row}", " ".join([f"scene {row}"] * 7)) for row in rows]
     write_captions(texts, WORDS, folder, limit=16)

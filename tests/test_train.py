@@ -26,11 +26,11 @@ from tiny_model import tiny_model
 from bigr_repr.checkpoints.pretrained import load, load_tokenizer, save, save_tokenizer, tokenizer_fingerprint
 from bigr_repr.config import GeneratorConfig, ModelConfig, TokenizerConfig, preset
 from bigr_repr.datasets import open_images
+from bigr_repr.datasets.subset import Subset
 from bigr_repr.images.formats import ImageError
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.batches import Batch, StreamSampler, batches
-from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
 from bigr_repr.train.generator_task import GeneratorTask, make_optimizers, parameter_groups
@@ -625,7 +625,7 @@ def test_a_run_goes_on_with_its_own_codes_only(folder: Path, codes: Path, tmp_pa
     train_generator(CodeSet(codes), MODEL, settings(tmp_path / "g", steps=2))
     torch.manual_seed(0)
     images = open_images(folder)
-    turned = ChosenSet(images, np.roll(np.arange(len(images)), 1), images.labels, images.class_names)
+    turned = Subset(images, np.roll(np.arange(len(images)), 1), images.labels, images.class_names)
     other = write_codes(turned, BinaryAutoencoder(TOKENIZER), tmp_path / "other", tokenizer_name="t")
     assert other.header.shape == CodeSet(codes).header.shape
     with pytest.raises(TrainingError, match=r"another run: codes\.codes\.npy was \w{12}…, is \w{12}…; choose another"):
@@ -719,7 +719,7 @@ def test_images_without_a_label_are_learned_without_a_class(
 ) -> None:
     images = open_images(folder)
     assert images.labels is not None
-    some = ChosenSet(images, np.arange(24), np.where(np.arange(24) % 3, images.labels, -1))
+    some = Subset(images, np.arange(24), np.where(np.arange(24) % 3, images.labels, -1))
     recipe = GeneratorRecipe(conditional=True, class_dropout=0)
     run_settings = settings(tmp_path, steps=2, batch_size=24)
     train_generator(some, MODEL, run_settings, recipe, tokenizer=BinaryAutoencoder(TOKENIZER))

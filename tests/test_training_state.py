@@ -18,8 +18,8 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
+from bigr_repr.train import distributed, loop, stopping
 from bigr_repr.train import logbook as logbook_module
-from bigr_repr.train import loop, stopping, together
 from bigr_repr.train.batches import Batch
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.logbook import Logbook
@@ -370,18 +370,18 @@ def _among(monkeypatch: pytest.MonkeyPatch, *, main: bool, count: int = 2, answe
             held[:] = answers or []
 
     sent: list[Any] = []
-    monkeypatch.setattr(together, "processes", lambda: state)
-    monkeypatch.setattr(together, "broadcast_object_list", broadcast)
-    monkeypatch.setattr(together, "gather", lambda asked: torch.cat([asked, torch.tensor([answers == ["yes"]])]))
-    monkeypatch.setattr(together, "sent", sent, raising=False)
+    monkeypatch.setattr(distributed, "processes", lambda: state)
+    monkeypatch.setattr(distributed, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(distributed, "gather", lambda asked: torch.cat([asked, torch.tensor([answers == ["yes"]])]))
+    monkeypatch.setattr(distributed, "sent", sent, raising=False)
 
 
 def test_what_the_main_process_makes_is_told_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     _among(monkeypatch, main=True)
-    assert together.told(lambda: 5) == 5
-    assert vars(together)["sent"] == [[5, None]]
+    assert distributed.on_main_process(lambda: 5) == 5
+    assert vars(distributed)["sent"] == [[5, None]]
     _among(monkeypatch, main=False, answers=[5, None])
-    assert together.told(lambda: pytest.fail("the main process alone makes it")) == 5
+    assert distributed.on_main_process(lambda: pytest.fail("the main process alone makes it")) == 5
 
 
 def test_what_fails_on_the_main_process_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,24 +393,24 @@ def test_what_fails_on_the_main_process_ends_the_others(monkeypatch: pytest.Monk
 
     _among(monkeypatch, main=True)
     with pytest.raises(OSError, match="the disk is full"):
-        together.told(fail)
+        distributed.on_main_process(fail)
     with pytest.raises(KeyboardInterrupt):
-        together.told(stop)
-    assert vars(together)["sent"] == [[None, "the disk is full"], [None, "KeyboardInterrupt"]]
+        distributed.on_main_process(stop)
+    assert vars(distributed)["sent"] == [[None, "the disk is full"], [None, "KeyboardInterrupt"]]
     _among(monkeypatch, main=False, answers=[None, "the disk is full"])
     with pytest.raises(TrainingError, match=r"^the main process failed: the disk is full$"):
-        together.told(fail)
+        distributed.on_main_process(fail)
 
 
 def test_any_process_may_ask_and_batches_divide_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     _among(monkeypatch, main=True)
-    assert (together.anywhere(True), together.anywhere(False)) == (True, False)
+    assert (distributed.any_process(True), distributed.any_process(False)) == (True, False)
     _among(monkeypatch, main=True, answers=["yes"])
-    assert together.anywhere(False)
+    assert distributed.any_process(False)
     _among(monkeypatch, main=True, count=1, answers=["yes"])
-    assert (together.anywhere(False), together.anywhere(True)) == (False, True)
+    assert (distributed.any_process(False), distributed.any_process(True)) == (False, True)
     _among(monkeypatch, main=True, count=3)
-    assert [together.shared_out(size) for size in (1, 3, 7, 9)] == [3, 3, 6, 9]
+    assert [distributed.divisible_batch(size) for size in (1, 3, 7, 9)] == [3, 3, 6, 9]
 
 
 # ---- why a run stops

@@ -16,7 +16,7 @@ from bigr_repr.embed.dataset.damage import forget_damage, noted
 from bigr_repr.embed.dataset.ledger import CHANGED, Ledger, UnitRecord
 from bigr_repr.embed.dataset.parts import ListedPart, forget_parts, write_parts
 from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, list_inputs, revoke_plan
-from bigr_repr.embed.dataset.schema import Recipe, differences
+from bigr_repr.embed.dataset.schema import Recipe, incomparable_fields
 from bigr_repr.embed.dataset.status import StatusFile
 from bigr_repr.embed.inputs.changed import reopen, reopen_damaged
 from bigr_repr.embed.inputs.dedup import list_digests, list_duplicates, release_doubles
@@ -43,7 +43,7 @@ def check_rows(out: Place, old: Plan | None, recipe: Recipe, options: EmbedOptio
         return
     if not options.resume:
         raise ValueError(f"{out} already holds embeddings; resume, {_REMEDY}")
-    found = differences(old.provenance, recipe.provenance())
+    found = incomparable_fields(old.provenance, recipe.provenance())
     if options.unit_size not in (None, old.unit_size):
         found.append(f"unit_size was {old.unit_size}, is {options.unit_size}")
     if found:

@@ -29,7 +29,7 @@ from bigr_repr.images.find import Source
 from bigr_repr.system.files import locked
 from bigr_repr.system.lease import leased
 from bigr_repr.system.object_store import ObjectPath, Place, as_place, is_url
-from bigr_repr.system.patience import patience
+from bigr_repr.system.retries import retrying_for
 from bigr_repr.system.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -266,10 +266,10 @@ def _claimed(out: Place, retry_for: float) -> Iterator[_Claim]:
     if out.is_dir() and not folder.exists() and (foreign := next(out.glob("part-*.parquet"), None)):
         raise ValueError(f"{foreign} was not written by bigr-repr; choose another output folder")
     if isinstance(folder, ObjectPath):
-        with leased(folder / "lease", str(out)) as lease, patience(retry_for):
+        with leased(folder / "lease", str(out)) as lease, retrying_for(retry_for):
             yield _Claim(out, folder, [], lease.check)
         return
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process is embedding into this folder; wait for it"
-    with locked(folder / "lock", busy) as descriptor, patience(retry_for):
+    with locked(folder / "lock", busy) as descriptor, retrying_for(retry_for):
         yield _Claim(out, folder, [] if descriptor is None else [descriptor], lambda: None)

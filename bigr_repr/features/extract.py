@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, overload
@@ -20,7 +19,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import code_bytes, to_bytes
 from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.features.exported.model import ExportedModel, open_model
-from bigr_repr.features.extractor import FeatureExtractor, Features, Layer
+from bigr_repr.features.extractor import FeatureExtractor, Features, Layer, as_layer
 from bigr_repr.images.inputs import Pictures, read_all, stack
 from bigr_repr.system.devices import as_dtype, choose_device
 
@@ -98,16 +97,6 @@ def extract_features(
     extractor = _extractor(model, layers, pool, device, dtype, compile, mirror=mirror, condition=condition)
     arrays = _arrays(_batches(images, extractor, batch_size, workers), extractor, layers)
     return arrays if several else arrays[layers[0]]
-
-
-def as_layer(layer: Any) -> Any:
-    """A layer with NumPy's and other whole numbers as int; anything else as it is, for FeatureExtractor to judge."""
-    if isinstance(layer, str | bool):
-        return layer
-    try:
-        return operator.index(layer)
-    except TypeError:
-        return layer
 
 
 def _arrays(

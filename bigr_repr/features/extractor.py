@@ -10,6 +10,7 @@ section 4.3) or pooled differently, of one block or of several concatenated.
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -26,7 +27,7 @@ from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.pools import NONE, POOLS, pool_tokens, vector_shape
 from bigr_repr.models.transformer import Captions, Transformer
 
-__all__ = ["FeatureExtractor", "Features", "Layer", "blocks_of", "layer_name"]
+__all__ = ["FeatureExtractor", "Features", "Layer", "as_layer", "blocks_of", "layer_name"]
 
 Layer = int | str
 _M = TypeVar("_M", bound=nn.Module)
@@ -85,7 +86,7 @@ class FeatureExtractor(nn.Module):
             raise ValueError(f"pool={pool!r} is unknown; choose one of {', '.join((*POOLS, NONE))}")
         config = pre.config
         self.config, self.pool, self.mirror = config, pool, mirror
-        self.layers = {layer: blocks_of(layer, config) for layer in layers}
+        self.layers = {as_layer(layer): blocks_of(layer, config) for layer in layers}
         self.condition = as_condition(condition).of(config)
         self._exported, self._compiled, self._largest = None, compile, 0
         self.transformer: Transformer | None = None
@@ -173,7 +174,7 @@ class FeatureExtractor(nn.Module):
     def vector_shape(self, layer: Layer) -> tuple[int, ...]:
         """The shape of an image's features of a layer: (D,), or (N, D) with pool="none"."""
         generator = self.config.generator
-        return vector_shape(self.pool, generator.tokens, generator.dim, len(self.layers[layer]))
+        return vector_shape(self.pool, generator.tokens, generator.dim, len(self.layers[as_layer(layer)]))
 
     @property
     def group(self) -> int:
@@ -270,6 +271,14 @@ def blocks_of(layer: Layer, config: ModelConfig) -> tuple[int, ...]:
     if isinstance(layer, str) and "+" in layer:
         parts = [int(part) if part.removeprefix("-").isdecimal() else part for part in layer.split("+")]
     return tuple(config.generator.layer_index(part, config.name) for part in parts)
+
+
+def as_layer(layer: Any) -> Any:
+    """A layer with NumPy's and other whole numbers as int, for dictionaries and JSON; anything else as it is."""
+    try:
+        return layer if isinstance(layer, str | bool) else operator.index(layer)
+    except TypeError:
+        return layer
 
 
 def layer_name(blocks: Sequence[int]) -> Layer:

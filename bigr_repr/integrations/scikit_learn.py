@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
-from bigr_repr.features.extract import as_layer, extract_features
+from bigr_repr.features.extract import extract_features
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.integrations.opened import AnyModel, opened
 from bigr_repr.integrations.samples import samples
@@ -48,7 +48,7 @@ class BigrFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803 - scikit-learn's name
         """Check the parameters; images are ignored.  Raises ValueError, or FileNotFoundError for the model."""
-        (width,) = self._checked().vector_shape(as_layer(self.layer))
+        (width,) = self._checked().vector_shape(self.layer)
         self._n_features_out = width
         return self
 
@@ -82,4 +82,4 @@ class BigrFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def _checked(self) -> FeatureExtractor:
         if self.pool == "none":
             raise ValueError("pool='none' gives one vector per token; scikit-learn needs one per image: choose another")
-        return FeatureExtractor(opened(self.model), (as_layer(self.layer),), self.pool, mirror=self.mirror)
+        return FeatureExtractor(opened(self.model), (self.layer,), self.pool, mirror=self.mirror)

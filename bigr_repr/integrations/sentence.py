@@ -15,8 +15,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints.pretrained import Pretrained, save
 from bigr_repr.features.exported.model import ExportedModel, open_model
-from bigr_repr.features.extract import as_layer
-from bigr_repr.features.extractor import FeatureExtractor, Layer
+from bigr_repr.features.extractor import FeatureExtractor, Layer, as_layer
 from bigr_repr.images.inputs import read, stack
 from bigr_repr.system.files import replacing
 

@@ -17,7 +17,6 @@ from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.codes import grid_to_tokens
-from bigr_repr.features.extract import as_layer
 from bigr_repr.features.extractor import Layer
 from bigr_repr.features.pools import POOLS, pool_tokens, pool_width
 from bigr_repr.images.inputs import read
@@ -48,7 +47,7 @@ class TimmStyle(nn.Module):
     def __init__(self, pre: Pretrained, layer: Layer = 12, *, num_classes: int = 0, global_pool: str = "avg") -> None:
         super().__init__()
         config, generator = pre.config, pre.config.generator
-        block = generator.layer_index(as_layer(layer), config.name)
+        block = generator.layer_index(layer, config.name)
         self.config, self.grid_size = config, (generator.grid, generator.grid)
         self.tokenizer = copy.deepcopy(pre.tokenizer).requires_grad_(False)
         del self.tokenizer.generator  # the decoder

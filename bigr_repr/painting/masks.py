@@ -8,8 +8,8 @@ import os
 
 from bigr_repr._typing import PathLike
 from bigr_repr.images.decode import MAX_PIXELS
+from bigr_repr.images.pictures import marks_in_file
 from bigr_repr.painting.windows import Mask
-from bigr_repr.sampling.inputs import marks_in_file
 
 
 def read_mask(path: PathLike, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Mask:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import ModuleType
 
-from bigr_repr.sampling.fields import check_options, documented, option
+from bigr_repr.options import check_options, documented, option
 
 BLENDS = ("none", "feather", "poisson")
 FITS = ("surroundings", "none")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.images.decode import MAX_PIXELS
+from bigr_repr.images.pictures import ImageLike, MaskLike, to_marks, to_picture
 from bigr_repr.painting.blend import PixelArray
 from bigr_repr.painting.call import Call, PhotoOptions
 from bigr_repr.painting.windows import (
@@ -29,7 +30,6 @@ from bigr_repr.painting.windows import (
     window_side,
 )
 from bigr_repr.sampling.applications import PAINTING, block_rounds
-from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_marks, to_picture
 from bigr_repr.sampling.job import Labels, at_least_one, something_named
 from bigr_repr.sampling.settings import SamplingSettings
 

@@ -31,12 +31,12 @@ from bigr_repr.painting.pictures import (
     write_npz,
     write_png,
 )
-from bigr_repr.provenance import differences
 from bigr_repr.sampling.applications import generate
 from bigr_repr.sampling.canvas import decode, partly
 from bigr_repr.sampling.job import Job, Options, at_least_one, class_numbers
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
+from bigr_repr.system.differences import differences
 from bigr_repr.system.files import replacing
 from bigr_repr.system.targets import check_target, check_writable
 

@@ -6,13 +6,13 @@ from .codes.decoding import decode_codes as decode_codes
 from .codes.filters import Filter as Filter
 from .codes.regions import Region as Region
 from .codes.regions import TokenLayout as TokenLayout
+from .index.combined import find_together as find_together
 from .index.hamming import HammingIndex as HammingIndex
 from .index.neighbors import Neighbors as Neighbors
 from .index.recall import SelfCheck as SelfCheck
 from .index.recall import recall_with_ties as recall_with_ties
 from .index.settings import KINDS as KINDS
 from .index.settings import IndexSettings as IndexSettings
-from .index.together import find_together as find_together
 from .merge import merge_indexes as merge_indexes
 from .near_duplicates import find_near_duplicates as find_near_duplicates
 from .search import search_ids as search_ids

@@ -215,7 +215,7 @@ def _grouped(
     """The hits and, if grouping is requested, the ids of the hits listed under each."""
     if request.group is None:
         return _find(index, codes, tokens, vectors, request), ()
-    from bigr_repr.retrieval.index.together import group_hits
+    from bigr_repr.retrieval.index.grouping import group_hits
 
     whole: Within = {**request.within, "offset": 0}
     found, members = group_hits(
@@ -238,7 +238,7 @@ def _find(
             raise ValueError(
                 "a store compares one code at a time: combine several pictures in the index folder instead"
             )
-        from bigr_repr.retrieval.index.together import find_together
+        from bigr_repr.retrieval.index.combined import find_together
 
         wanted = codes if request.region is None or tokens is None else tokens
         return find_together(

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.images.pictures import ImageLike, MaskLike, to_batch
 from bigr_repr.sampling.canvas import lower_detail, place, to_canvas, token_mask
-from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_batch
 from bigr_repr.sampling.job import Job, Labels, Options, at_least_one, in_turn, something_named
 from bigr_repr.sampling.noise import Draws
 from bigr_repr.sampling.settings import SamplingSettings

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import grid_to_tokens, tokens_to_grid
-from bigr_repr.sampling.inputs import ImageLike, MaskLike, to_batch, to_marks
+from bigr_repr.images.pictures import ImageLike, MaskLike, to_batch, to_marks
 
 
 def to_canvas(pre: Pretrained, image: ImageLike) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigr_repr.config import GeneratorConfig, require
-from bigr_repr.sampling.fields import check_options, documented, option
+from bigr_repr.options import check_options, documented, option
 
 RANKED_ORDERS = ("entropy", "margin", "reversed")
 FIXED_ORDERS = ("random", "raster", "halton")

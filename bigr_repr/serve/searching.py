@@ -145,7 +145,7 @@ def search(index: ServedIndex, queries: Sequence[Query], options: SearchOptions)
     within: Within = {"where": options.where, "radius": options.radius, "offset": options.offset}
     if options.group is None:
         return _hits(index, _found(index, queries, options, within, k))
-    from bigr_repr.retrieval.index.together import group_hits
+    from bigr_repr.retrieval.index.grouping import group_hits
 
     find = partial(_found, index, queries, options, {**within, "offset": 0})
     found, members = group_hits(index, find, k, options.group, offset=options.offset, deepest=_DEEPEST)
@@ -195,7 +195,7 @@ def _together(
         raise ValueError("a store compares one code at a time: search for several in the index folder")
     if options.effort is not None:
         raise ValueError("several pictures as one query are compared with all rows: leave effort out")
-    from bigr_repr.retrieval.index.together import find_together
+    from bigr_repr.retrieval.index.combined import find_together
 
     assert options.weights is not None
     return find_together(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from bigr_repr._typing import PathLike
 from bigr_repr.system.filesystems import explained, open_url
-from bigr_repr.system.patience import patiently
+from bigr_repr.system.retries import retried
 from bigr_repr.system.signed import has_pages, needs_signing, page_of
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class ObjectPath(os.PathLike[str]):
             with explained(self._url):
                 return call()
 
-        return patiently(once, self._url)
+        return retried(once, self._url)
 
     def read_bytes(self) -> bytes:
         """The object's bytes."""

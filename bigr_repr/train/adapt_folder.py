@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bigr_repr.provenance import differences
+from bigr_repr.system.differences import differences
 from bigr_repr.system.files import locked, replacing, sync_folder
 from bigr_repr.train.resume import TrainingError, find_checkpoints
 

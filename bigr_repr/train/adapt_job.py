@@ -24,13 +24,14 @@ from bigr_repr.checkpoints.adapters import with_classes
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save, with_adapter
 from bigr_repr.config import ModelConfig, require
 from bigr_repr.datasets import ImageSet
+from bigr_repr.datasets.subset import Subset
 from bigr_repr.train.adapt_folder import RUN, AdaptFolder, write_json
 from bigr_repr.train.adapt_recipe import AdaptRecipe
 from bigr_repr.train.adapt_tokenizer import adapted_tokenizer
 from bigr_repr.train.anchor import Anchor
 from bigr_repr.train.batches import batches
-from bigr_repr.train.chosen import ChosenSet
 from bigr_repr.train.code_set import CodeSet, write_codes
+from bigr_repr.train.distributed import divisible_batch, on_main_process, processes
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.generator import trial_step
 from bigr_repr.train.generator_task import GeneratorTask
@@ -40,7 +41,6 @@ from bigr_repr.train.pace import decided
 from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.reconstruction import reconstruction_db
 from bigr_repr.train.settings import TrainSettings, identify, objective_of
-from bigr_repr.train.together import processes, shared_out, told
 from bigr_repr.train.trained_part import TrainedPart, begun_with_classes
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class AdaptJob:
         self._base = self.start.config.name if Path(model).exists() else model
         self._tokenizer = self.start.tokenizer
         self._folder, self.folder = self._place.path, self._place.model
-        told(lambda: self._place.claim(self._request()))
+        on_main_process(lambda: self._place.claim(self._request()))
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +138,7 @@ class AdaptJob:
         """Encode, train and write to `folder`; returns the adapted model and the record."""
         config, taken, labels = _classes(self.start, self._images, self._recipe)
         warn = not self._recipe.tokenizer_too
-        quality = told(lambda: _reconstruction(self.start, self._images, held_out, warn=warn))
+        quality = on_main_process(lambda: _reconstruction(self.start, self._images, held_out, warn=warn))
         if self._recipe.tokenizer_too:
             quality["reconstruction_after_db"] = self._train_tokenizer(kept, held_out)
         trained_on, looked_at = (
@@ -166,7 +166,7 @@ class AdaptJob:
 
         Raises FileExistsError if there is something else by now.
         """
-        told(self._place.publish)
+        on_main_process(self._place.publish)
         return self._place.out
 
     def _train_tokenizer(self, kept: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
@@ -192,7 +192,7 @@ class AdaptJob:
         def encode() -> None:
             if not (folder / "codes.json").exists():
                 write_codes(
-                    ChosenSet(self._images, rows, None if labels is None else labels[rows]),
+                    Subset(self._images, rows, None if labels is None else labels[rows]),
                     self._tokenizer,
                     folder,
                     tokenizer_name=self._base,
@@ -201,7 +201,7 @@ class AdaptJob:
                     on_progress=partial(self._on_progress, f"encoding, {what}"),
                 )
 
-        told(encode)
+        on_main_process(encode)
         return CodeSet(folder)
 
     def _settings(self, images: int, precision: str) -> TrainSettings:
@@ -209,7 +209,7 @@ class AdaptJob:
         return TrainSettings(
             out=str(self._folder / RUN),
             steps=steps,
-            batch_size=shared_out(recipe.batch(images)),
+            batch_size=divisible_batch(recipe.batch(images)),
             learning_rate=recipe.rate(),
             warmup=min(20, steps),
             seed=recipe.seed,
@@ -228,13 +228,13 @@ class AdaptJob:
         seconds = max(1.0, 60 * self._recipe.minutes - (time.monotonic() - self._began))
         best = self._best(task, part, kept, held_out, settings, seconds)
         file, limits = self._folder / "trained.json", [self._recipe.minutes, self._recipe.patience]
-        earlier = told(lambda: json.loads(file.read_text(encoding="utf-8")) if file.exists() else {})
+        earlier = on_main_process(lambda: json.loads(file.read_text(encoding="utf-8")) if file.exists() else {})
         if earlier.get("limits") == limits:
             record: dict[str, Any] = earlier["record"]
         else:
             settings = decided(settings, partial(trial_step, part.model))
             record = self._fit(task, usual, best, kept, settings, seconds)
-            told(lambda: write_json(file, {"limits": limits, "record": record}))
+            on_main_process(lambda: write_json(file, {"limits": limits, "record": record}))
         self._on_progress("training", _PARTS, _PARTS)
         self.start.generator.cpu()
         part.model.cpu().load_state_dict(best.weights(), strict=False)
@@ -323,7 +323,7 @@ class AdaptJob:
         if self._recipe.method == "full":
             after = Pretrained(config, self._tokenizer.cpu(), part.model)
         else:
-            told(lambda: self._write_adapter(part, beside, config))
+            on_main_process(lambda: self._write_adapter(part, beside, config))
             after = with_adapter(self.start, beside)
             processes().wait_for_everyone()  # until all have read it
 
@@ -333,7 +333,7 @@ class AdaptJob:
             if self._recipe.method != "full":
                 beside.rename(self.folder / ADAPTER)
 
-        told(finish)
+        on_main_process(finish)
         return after
 
     def _write_adapter(self, part: TrainedPart, folder: Path, config: ModelConfig) -> None:

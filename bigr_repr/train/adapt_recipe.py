@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bigr_repr.config import require
-from bigr_repr.sampling.fields import check_options, documented, option
+from bigr_repr.options import check_options, documented, option
 
 METHODS: Final = ("lora", "full", "classes")
 CLASS_WAYS: Final = ("replace", "add")

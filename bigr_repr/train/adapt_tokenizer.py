@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from bigr_repr.checkpoints.pretrained import load_tokenizer, save_tokenizer
 from bigr_repr.datasets import ImageSet
+from bigr_repr.datasets.subset import Subset
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.adapt_folder import RUN
-from bigr_repr.train.chosen import ChosenSet
+from bigr_repr.train.distributed import any_process, divisible_batch, on_main_process
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.reconstruction import reconstruction_db
 from bigr_repr.train.settings import TrainSettings
-from bigr_repr.train.together import anywhere, shared_out, told
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 
 _RATE, _BATCH, _EMA = 2e-4, 16, 0.99
@@ -40,8 +40,8 @@ def adapted_tokenizer(
 
     Returns `start` if training did not improve it. Its weights are stored in `folder`, for resuming.
     """
-    before = told(lambda: reconstruction_db(start, images, held_out))
-    if told((folder / "tokenizer").exists):
+    before = on_main_process(lambda: reconstruction_db(start, images, held_out))
+    if on_main_process((folder / "tokenizer").exists):
         made = load_tokenizer(folder / "tokenizer")
     else:
         until = time.monotonic() + seconds
@@ -49,16 +49,16 @@ def adapted_tokenizer(
         def finished(done: int, average: ExponentialAverage) -> bool:
             share = max(done / steps, 1 - (until - time.monotonic()) / seconds)
             on_progress(round(1000 * min(1.0, share)), 1000)
-            return anywhere(time.monotonic() >= until)
+            return any_process(time.monotonic() >= until)
 
         settings = TrainSettings(
-            out=str(folder / RUN), steps=steps, batch_size=shared_out(min(_BATCH, len(kept))), learning_rate=_RATE,
+            out=str(folder / RUN), steps=steps, batch_size=divisible_batch(min(_BATCH, len(kept))), learning_rate=_RATE,
             seed=seed, ema=_EMA, cpu=cpu, keep=1, save_every=max(1, steps // 10), log_every=max(1, steps // 100),
             tracker="none",
         )  # fmt: skip
         recipe = TokenizerRecipe(pixel_loss="l2", perceptual=None, gan_start=None)
-        chosen = ChosenSet(images, kept, None)
+        chosen = Subset(images, kept, None)
         made = train_tokenizer(chosen, start.config, settings, recipe, initial=start, finished=finished)
-        told(lambda: save_tokenizer(made, folder / "tokenizer"))
-    after = told(lambda: reconstruction_db(made, images, held_out))
+        on_main_process(lambda: save_tokenizer(made, folder / "tokenizer"))
+    after = on_main_process(lambda: reconstruction_db(made, images, held_out))
     return (made, (before, after)) if after > before else (start, (before, before))

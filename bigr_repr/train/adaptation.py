@@ -22,7 +22,7 @@ from bigr_repr.system.files import replacing
 from bigr_repr.train.adapt_folder import check_free
 from bigr_repr.train.adapt_job import ADAPTER, AdaptJob, OnProgress
 from bigr_repr.train.adapt_recipe import AdaptRecipe
-from bigr_repr.train.together import processes, told
+from bigr_repr.train.distributed import on_main_process, processes
 
 log = logging.getLogger(__name__)
 _FEWEST = 8
@@ -81,7 +81,7 @@ def adapt(
             folder=job.folder, adapter=None if recipe.method == "full" else job.folder / ADAPTER, before=job.start,
             after=after, images=source, kept=kept, held_out=held_out, record=record,
         )  # fmt: skip
-        told(lambda: report(made))
+        on_main_process(lambda: report(made))
         published = job.publish()
     return dataclasses.replace(made, folder=published, adapter=made.adapter and published / ADAPTER)
 

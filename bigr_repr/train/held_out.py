@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from bigr_repr.models.bigr import BiGR, usual_block
 from bigr_repr.system.files import replacing
 from bigr_repr.train.code_set import CodeSet
+from bigr_repr.train.distributed import any_process, on_main_process
 from bigr_repr.train.ema import ExponentialAverage
-from bigr_repr.train.together import anywhere, told
 
 _LOOKED_AT = 128  # held-out images; enough to tell whether the loss still falls
 _LEARNED_FROM = 384  # training images among which neighbors are searched
@@ -129,7 +129,7 @@ class BestWeights:
 
     def __call__(self, done: int, average: ExponentialAverage) -> bool:
         """Whether to stop after `done` steps: the same answer on every process."""
-        late = anywhere(time.monotonic() >= self._until)
+        late = any_process(time.monotonic() >= self._until)
         if done not in self.losses and (done % self._every == 0 or late or not self.losses):
             self._look(done, average)
         if late:
@@ -174,7 +174,7 @@ class BestWeights:
 
     def _look(self, done: int, average: ExponentialAverage) -> None:
         state = average.state()  # every process takes part
-        self.losses, self.neighbors = told(lambda: self._looked(done, state))
+        self.losses, self.neighbors = on_main_process(lambda: self._looked(done, state))
 
     def _looked(self, done: int, state: dict[str, Tensor]) -> tuple[dict[int, float], dict[int, float]]:
         """Both curves with one more step; its weights are kept if they are the best so far."""

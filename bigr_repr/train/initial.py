@@ -16,7 +16,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.config import ModelConfig
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-from bigr_repr.provenance import differences
+from bigr_repr.system.differences import differences
 
 log = logging.getLogger(__name__)
 _CLASSES = "transformer.cls_embedding.embedding_table.weight"

@@ -23,6 +23,7 @@ from accelerate.utils import LoggerType, ProjectConfiguration
 from torch import Tensor, nn
 
 from bigr_repr.train.batches import Batch
+from bigr_repr.train.distributed import processes
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.logbook import Logbook
 from bigr_repr.train.resume import (
@@ -35,7 +36,6 @@ from bigr_repr.train.resume import (
 )
 from bigr_repr.train.settings import NO_TRACKER, TrainSettings, compare_records
 from bigr_repr.train.stopping import RunStoppedError, StopSignals
-from bigr_repr.train.together import processes
 
 log = logging.getLogger(__name__)
 

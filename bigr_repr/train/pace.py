@@ -12,9 +12,9 @@ from typing import Final
 
 import torch
 
+from bigr_repr.train.distributed import on_main_process, processes
 from bigr_repr.train.resume import read_record, resumed_from
 from bigr_repr.train.settings import AUTO, TrainSettings
-from bigr_repr.train.together import processes, told
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def decided(settings: TrainSettings, trial: Trial) -> TrainSettings:
         begun = resumed_from(Path(settings.out), previous=settings.resume == "previous")
         return _measured(trial, device) if begun is None else str(read_record(begun)["precision"])
 
-    return replace(settings, precision=told(chosen))
+    return replace(settings, precision=on_main_process(chosen))
 
 
 def _measured(trial: Trial, device: torch.device) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bigr_repr.config import GeneratorConfig, require
-from bigr_repr.sampling.fields import check_options, documented, option
+from bigr_repr.options import check_options, documented, option
 
 OPTIMIZERS = ("adamw", "muon")
 MASKINGS = ("cosine", "half", "mixed")

@@ -18,13 +18,13 @@ from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.train.caption_set import CaptionStore
 from bigr_repr.train.code_set import CodeSet
+from bigr_repr.train.distributed import on_main_process
 from bigr_repr.train.generator import captions_of, for_data, train_generator
 from bigr_repr.train.generator_task import Sampler
 from bigr_repr.train.initial import begun_from, widened
 from bigr_repr.train.mixture import CodeMixture, split_weight
 from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.settings import TrainSettings
-from bigr_repr.train.together import told
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def run_tokenizer_training(
     images = open_images(data, columns=columns)
     model = train_tokenizer(images, config, settings, recipe, initial=start, on_step=on_step)
     folder = Path(settings.out) / "tokenizer"
-    told(lambda: save_tokenizer(model, folder))
+    on_main_process(lambda: save_tokenizer(model, folder))
     return folder
 
 
@@ -187,5 +187,5 @@ def run_generator_training(
     folder = Path(settings.out) / "model"
     hours = (time.time() - started) / 3600
     config = dataclasses.replace(config, training={**training, "hours_of_last_start": round(hours, 2)})
-    told(lambda: save(Pretrained(config=config, tokenizer=encoder, generator=model), folder))
+    on_main_process(lambda: save(Pretrained(config=config, tokenizer=encoder, generator=model), folder))
     return folder

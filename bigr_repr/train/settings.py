@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bigr_repr.provenance import differences
 from bigr_repr.system.devices import mixed_precision
+from bigr_repr.system.differences import differences
 from bigr_repr.train.resume import TrainingError
 
 log = logging.getLogger(__name__)

@@ -44,7 +44,7 @@ def command(
     Writes OUT, which every command takes as --model, with a report in OUT/adapt.html and, unless --method full, a
     small adapter, which loads as --model MODEL+OUT/adapter."""
     from bigr_repr.train.adaptation import adapt
-    from bigr_repr.train.together import part
+    from bigr_repr.train.distributed import disconnect
 
     with bench_progress() as on_progress:
 
@@ -56,7 +56,7 @@ def command(
             data, model=model, out=out, recipe=recipe, name=name, precision=precision, cpu=cpu, columns=columns.named,
             on_progress=on_progress, report=report,
         )  # fmt: skip
-    if part():
+    if disconnect():
         _tell(json.loads((out / _RECORD).read_text(encoding="utf-8")), model, as_json)
 
 

@@ -1,7 +1,7 @@
 """Lets commands take dataclasses of options as parameters: each field becomes an option. Knows no single command.
 
 The fields of a command-line dataclass are annotated like parameters, and may be such dataclasses themselves. A library
-dataclass with self-describing fields (see bigr_repr.sampling.fields) is used as is: its defaults, help texts, choices
+dataclass with self-describing fields (see bigr_repr.options) is used as is: its defaults, help texts, choices
 and ranges are stated there and nowhere else.
 """
 
@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-from bigr_repr.sampling.fields import Option, is_documented, options_of
+from bigr_repr.options import Option, is_documented, options_of
 
 _OPTION = inspect.Parameter.KEYWORD_ONLY
 

@@ -30,6 +30,7 @@ ROOT_PAGES = {
     "examples/README.md": "examples/photographs.md",
 }
 API_PACKAGES = [
+    "config",
     "checkpoints",
     "models",
     "images",
@@ -45,7 +46,7 @@ API_PACKAGES = [
     "serve",
     "integrations",
 ]
-API_MODULES = ["codes", "config"]
+API_MODULES = ["codes"]
 FENCES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml"}
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
 

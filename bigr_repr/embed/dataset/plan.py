@@ -25,7 +25,7 @@ from bigr_repr.embed.dataset.cut import Cut
 from bigr_repr.embed.dataset.damage import damage_named
 from bigr_repr.embed.dataset.entry import Entry, as_entry
 from bigr_repr.images.find import Source, escape_path, unescape_path
-from bigr_repr.provenance import differences
+from bigr_repr.system.differences import differences
 from bigr_repr.system.files import HashedFile, replacing, sync_folder
 from bigr_repr.system.object_store import Place, readable
 from bigr_repr.system.sums import sealed, unsealed

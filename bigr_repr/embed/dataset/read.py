@@ -19,7 +19,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.damage import MEND, damage_named
 from bigr_repr.embed.dataset.parts import DataPart, find_parts, open_parts, plan_named
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, open_plan
-from bigr_repr.embed.dataset.schema import check_texts, differences, read_provenance
+from bigr_repr.embed.dataset.schema import check_texts, incomparable_fields, read_provenance
 from bigr_repr.features.pools import NONE
 from bigr_repr.system.object_store import Place, as_place, readable
 
@@ -76,7 +76,7 @@ class EmbeddingSet:
         provenance = read_provenance(part.schema, str(part.file))
         check_texts(part.schema, str(part.file))
         self.provenance = self.provenance or provenance
-        if differing := differences(self.provenance, provenance):
+        if differing := incomparable_fields(self.provenance, provenance):
             raise ValueError(f"{part.file} does not belong with {first.name}: {'; '.join(differing)}")
 
     def _check_plan(self, file: Place, named: str) -> None:
@@ -92,7 +92,7 @@ class EmbeddingSet:
         """The rows of this data set followed by those of others.  Raises ValueError if their provenance differs."""
         joined = copy.copy(self)
         for other in others:
-            if found := differences(self.provenance, other.provenance):
+            if found := incomparable_fields(self.provenance, other.provenance):
                 raise ValueError(f"{other.folder} was not made with the settings of {self.folder}: {'; '.join(found)}")
         joined.files = [file for each in (self, *others) for file in each.files]
         joined.rows_of_files = [rows for each in (self, *others) for rows in each.rows_of_files]

@@ -16,13 +16,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from bigr_repr import provenance
 from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.config import ModelConfig
 from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.features.pools import vector_shape
 from bigr_repr.images.color import ICC
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
+from bigr_repr.system.differences import differences
 from bigr_repr.system.sums import sealed, unsealed
 
 METADATA_KEY = b"bigr_repr"
@@ -204,9 +204,9 @@ def check_texts(schema: pa.Schema, name: str) -> None:
             raise ValueError(f"{name}: damaged, its column {column.name} has type {kind} instead of text")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def incomparable_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The fields that make rows incomparable, each as "field was …, is …"; empty if they may share a data set."""
     before, after = ({_SAID.get(name, name): value for name, value in each.items()} for each in (old, new))
     if "network" not in before or "network" not in after:  # written by an earlier version
         before.pop("network", None), after.pop("network", None)
-    return provenance.differences(before, after, ignored=_WRITER)
+    return differences(before, after, ignored=_WRITER)

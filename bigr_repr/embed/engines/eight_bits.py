@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bigr_repr import provenance
 from bigr_repr.embed.dataset.parts import find_parts
 from bigr_repr.embed.dataset.schema import Recipe
+from bigr_repr.system.differences import differences
 from bigr_repr.system.files import partial_name, sync_folder
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _check_same(folder: Path, kept: Manifest, wanted: Manifest) -> None:
         {"weights": each.weights, "layers": list(each.layers), "pool": each.pool, "precision": each.label}
         for each in (kept, wanted)
     )
-    if found := provenance.differences(before, after):
+    if found := differences(before, after):
         raise ValueError(f"{folder} is another network: {'; '.join(found)}; {_REMEDY}")
 
 

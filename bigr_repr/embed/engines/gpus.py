@@ -19,8 +19,8 @@ from bigr_repr.embed.dataset.schema import Recipe
 from bigr_repr.embed.engines.decoding import Decoding
 from bigr_repr.embed.engines.local import LocalEngine
 from bigr_repr.system.object_store import as_place
-from bigr_repr.system.patience import set_patience
 from bigr_repr.system.processes import Child, supported
+from bigr_repr.system.retries import set_retry_time
 from bigr_repr.system.threads import default_workers
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class EngineOptions:
         from bigr_repr.features.extractor import FeatureExtractor
         from bigr_repr.system.devices import as_dtype, choose_device
 
-        set_patience(self.retry_for)
+        set_retry_time(self.retry_for)
         device = choose_device(self.device)
         if device.type == "cpu":
             torch.set_num_threads(self.threads)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bigr_repr.embed.dataset.entry import Entry, as_entry
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.images.find import Source, escape_path
-from bigr_repr.provenance import differences
+from bigr_repr.system.differences import differences
 from bigr_repr.system.spilled import SpilledArray, columns_of, sorted_by
 
 _BLOCK, _STEPS = 8192, 32  # inputs looked up at a time, and the number of steps

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bigr_repr.datasets import stratified_split
 from bigr_repr.evaluate.data.labeled import Labeled, class_indices
 from bigr_repr.evaluate.data.stratified import stratified_sample
-from bigr_repr.evaluate.probes.logistic import LogisticFit, LogisticRegression
+from bigr_repr.evaluate.probes.logistic_fit import LogisticFit, LogisticRegression
 from bigr_repr.evaluate.probes.scaling import Scaling, scaling_of, standardize
 
 HELD_OUT: Final = 0.2

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.evaluate.data.segments import IGNORED
 from bigr_repr.evaluate.metrics.interval import Interval
-from bigr_repr.evaluate.probes.logistic import LogisticFit, LogisticRegression
+from bigr_repr.evaluate.probes.logistic_fit import LogisticFit, LogisticRegression
 from bigr_repr.evaluate.probes.scaling import Scaling, scaling_of, standardize
 from bigr_repr.system.devices import choose_device
 

@@ -11,13 +11,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr.codes import from_bytes
+from bigr_repr.config import block_index
 
 MIRROR: Final = ".mirror"  # ending of an item: the mean over a picture and its mirror image
 TOKENS: Final = "tokens"  # the pool that keeps every token, for heads that read them
@@ -101,17 +102,11 @@ class Representation(ABC):
     training: str = ""
     labels_seen: bool = False
 
-    def layer_index(self, layer: int | str) -> int:
+    def layer_index(self, layer: SupportsIndex | str) -> int:
         """Resolve 0-based, negative or "mid". Raises ValueError for a layer out of range or if there are none."""
         if not self.layers:
             raise ValueError(f"{self.name} has no layers; leave layer out")
-        if layer == "mid":
-            return self.layers // 2
-        if not isinstance(layer, int) or not -self.layers <= layer < self.layers:
-            raise ValueError(
-                f"layer={layer!r} is outside 0..{self.layers - 1} for {self.name} (or -{self.layers}..-1 from the end)"
-            )
-        return layer % self.layers
+        return block_index(layer, self.layers, self.name)
 
     def views(self, layers: Sequence[BlockChoice], reading: Reading) -> list[View]:
         """The views of these blocks; without blocks, the default view.

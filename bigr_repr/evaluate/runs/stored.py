@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.read import EmbeddingSet
-from bigr_repr.embed.dataset.schema import differences
+from bigr_repr.embed.dataset.schema import incomparable_fields
 from bigr_repr.evaluate.data.feature_files import FeatureSet
 from bigr_repr.evaluate.data.splits import Part
 from bigr_repr.evaluate.representations.base import TOKENS, View
@@ -81,7 +81,7 @@ def read_embeddings(wanted: Wanted) -> BenchFeatures:
 
 def _check_stored(wanted: Wanted, first: EmbeddingSet, second: EmbeddingSet) -> None:
     data, settings = wanted.data, wanted.settings
-    if found := differences(first.provenance, second.provenance):
+    if found := incomparable_fields(first.provenance, second.provenance):
         raise ValueError(f"{data.train.name} and {data.test.name} are not comparable: {'; '.join(found)}")
     name, held = first.provenance["model"], first.provenance["pooling"]
     if wanted.model not in (None, name):

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval.codes.live import Gaps
+from bigr_repr.retrieval.codes.dropped_rows import Gaps
 
 IdValues: TypeAlias = Sequence[str] | Sequence[int] | NDArray[Any]  # or an Arrow array
 

@@ -100,9 +100,9 @@ def provenance_by(pre: Pretrained | ExportedModel, index_provenance: Mapping[str
 
 def require_same_provenance(index_provenance: Mapping[str, Any], query_provenance: Mapping[str, Any]) -> None:
     """Raise ValueError, naming both sides, unless codes of the two can be compared."""
-    from bigr_repr.embed.dataset.schema import differences
+    from bigr_repr.embed.dataset.schema import incomparable_fields
 
-    if found := differences(index_provenance, query_provenance):
+    if found := incomparable_fields(index_provenance, query_provenance):
         raise ValueError(
             f"index and query do not match: {'; '.join(found)}; search an index with the model that made it"
         )

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.retrieval.codes.binarizer import finite_rows
 from bigr_repr.retrieval.codes.columns import OWN, KeptColumns, StoredColumns, column_table, type_name
+from bigr_repr.retrieval.codes.dropped_rows import Gaps, live_rows
 from bigr_repr.retrieval.codes.filters import Filter
 from bigr_repr.retrieval.codes.ids import (
     Ids,
@@ -28,7 +29,6 @@ from bigr_repr.retrieval.codes.ids import (
     taken_ids,
     without_gone,
 )
-from bigr_repr.retrieval.codes.live import Gaps, live_rows
 from bigr_repr.retrieval.codes.stacked import stacked
 
 _FILTERS: Final = 4  # number of filters whose rows are cached

@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.retrieval.codes.live import stored_rows
+from bigr_repr.retrieval.codes.dropped_rows import stored_rows
 from bigr_repr.retrieval.index.distinct import Groups, find_distinct
 from bigr_repr.retrieval.index.recall import SelfCheck, check_recall
 from bigr_repr.retrieval.index.scan import Scanned, nearest_of, scan, without_gone

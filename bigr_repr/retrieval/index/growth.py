@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bigr_repr._version import __version__
 from bigr_repr.retrieval.codes.binarizer import Binarizer
-from bigr_repr.retrieval.codes.live import Gaps
+from bigr_repr.retrieval.codes.dropped_rows import Gaps
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.codes.source import DataSource

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
-from bigr_repr.retrieval.codes.live import Gaps, stored_rows
+from bigr_repr.retrieval.codes.dropped_rows import Gaps, stored_rows
 from bigr_repr.retrieval.codes.provenance import parse_provenance
 from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows

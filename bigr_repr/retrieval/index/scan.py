@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming
-from bigr_repr.retrieval.codes.live import Gaps, stored_rows
+from bigr_repr.retrieval.codes.dropped_rows import Gaps, stored_rows
 from bigr_repr.retrieval.codes.rows import flagged
 from bigr_repr.retrieval.index.blocks import comparing, rows_a_block, second_level_cache
 from bigr_repr.retrieval.index.workers import on_all_cores

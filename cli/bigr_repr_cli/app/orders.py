@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from bigr_repr.options import options_of
 from bigr_repr.painting.pasting import Pasting
-from bigr_repr.sampling.fields import options_of
 from bigr_repr.sampling.job import Options, given_options
 from bigr_repr.sampling.settings import SamplingSettings
 from bigr_repr_cli.app.jobs import Watch

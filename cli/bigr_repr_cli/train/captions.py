@@ -108,7 +108,7 @@ class Encoding:
     def _differences(self, codes: CodeSet, encoder: BinaryAutoencoder) -> list[str]:
         """How codes differ from those that this encoding makes; those of older versions do not name their tokenizer."""
         from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
-        from bigr_repr.provenance import differences
+        from bigr_repr.system.differences import differences
 
         header = codes.header
         made = {"tokenizer_sha256": header.tokenizer_sha256, "views": header.views, "crops": header.crops}

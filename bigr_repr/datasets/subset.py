@@ -1,4 +1,4 @@
-"""A subset of an image set, for training. Knows nothing of why images were chosen."""
+"""A subset of an image set. Knows nothing of why images were chosen."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from bigr_repr.datasets import ImageSet, IntArray
+from bigr_repr.datasets.image_set import ImageSet, IntArray
 
 
-class ChosenSet(ImageSet):
+class Subset(ImageSet):
     """Some images of a set, by number (n,), with their own labels (n,) or none."""
 
     def __init__(self, images: ImageSet, rows: IntArray, labels: IntArray | None, names: Sequence[str] = ()) -> None:

@@ -1,12 +1,13 @@
-"""Model configurations: frozen and validated, with named presets. Knows nothing of tensors or files."""
+"""Architectures of tokenizer, generator and whole model."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex
+
+from bigr_repr.config.checks import block_index, check_counts, from_fields, require
 
 OBJECTIVES = ("flip", "x0", "bce")
 ATTENTIONS = ("full", "causal")
@@ -15,44 +16,6 @@ HEADS = ("bernoulli", "categorical")
 _RENAMED = {"head": "output_head"}  # fields of a generator in files of earlier versions
 MOST_CATEGORICAL_BITS = 14  # a softmax over 2^K codes
 _OF_TEXT = ("condition", "caption_dim", "caption_tokens", "text_encoder", "text_encoder_sha256")
-_T = TypeVar("_T")
-_SHOWN = 80  # characters of a value in an error
-# Upper limits of configuration fields, if not 65 536.
-_MOST = {
-    "layers": 1024, "heads": 4096, "transcoder_blocks": 1024, "res_blocks": 1024, "in_channels": 64, "grid": 4096,
-    "code_bits": 4096, "classes": 10_000_000, "train_timesteps": 1_000_000, "sample_timesteps": 1_000_000,
-    "caption_tokens": 4096,
-}  # fmt: skip
-
-
-def require(ok: bool, name: str, value: object, rule: str) -> None:
-    """Raise ValueError, naming the field `name`, its value and the rule, unless ok."""
-    if not ok:
-        said = repr(value)
-        said = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}…"
-        raise ValueError(f"{name}={said} is not allowed: {rule}")
-
-
-def is_count(value: object) -> bool:
-    """Whether a value is a whole number of at least 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(is_count(value), name, value, "it must be a whole number of at least 1")
-        most = _MOST.get(name, 1 << 16)  # otherwise a few bytes of JSON could fill memory
-        require(value <= most, name, value, f"it must be at most {most}")
-
-
-def from_fields(cls: type[_T], data: Mapping[str, Any], where: str) -> _T:
-    """A configuration from plain data, as read from JSON. Raises ValueError that names unknown fields and `where`."""
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise ValueError(f"{where} has unknown fields {unknown}; known are {sorted(known)}")
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +39,8 @@ class TokenizerConfig:
     norm_groups: int = 32
 
     def __post_init__(self) -> None:
-        _positive(self, "image_size", "in_channels", "base_channels", "res_blocks", "embed_dim", "code_bits")
-        _positive(self, "norm_groups")
+        check_counts(self, "image_size", "in_channels", "base_channels", "res_blocks", "embed_dim", "code_bits")
+        check_counts(self, "norm_groups")
         levels = self.channel_multipliers
         require(
             0 < len(levels) <= 16 and all(isinstance(m, int) and 1 <= m <= 1024 for m in levels),
@@ -144,8 +107,8 @@ class GeneratorConfig:
     ffn_multiple_of: int = 256
 
     def __post_init__(self) -> None:
-        _positive(self, "layers", "heads", "dim", "transcoder_blocks", "transcoder_dim", "classes", "code_bits", "grid")
-        _positive(self, "train_timesteps", "sample_timesteps", "ffn_multiple_of")
+        check_counts(self, "layers", "heads", "dim", "transcoder_blocks", "transcoder_dim", "classes", "code_bits")
+        check_counts(self, "grid", "train_timesteps", "sample_timesteps", "ffn_multiple_of")
         for name in ("sample_guidance", "rope_base", "norm_eps"):
             value = getattr(self, name)
             is_positive = isinstance(value, int | float) and 0 < value < float("inf")
@@ -159,7 +122,7 @@ class GeneratorConfig:
         self._check_head()
         for name in ("caption_dim", "caption_tokens"):
             if self.condition == "text":
-                _positive(self, name)
+                check_counts(self, name)
             else:
                 require(
                     getattr(self, name) == 0,
@@ -198,16 +161,12 @@ class GeneratorConfig:
         unused = (*unused, *(name for name, value in usual.items() if ours[name] == value))
         return {key: ours[key] for key in ours if key not in unused}
 
-    def layer_index(self, layer: int | str, model: str = "this model") -> int:
-        """Resolve `layer` (0-based, negative from the end, or "mid") to a block index in 0..layers-1."""
-        if layer == "mid":
-            return self.layers // 2
-        if not isinstance(layer, int) or isinstance(layer, bool):
-            raise ValueError(f'layer={layer!r} is neither a whole number nor "mid"')
-        if not -self.layers <= layer < self.layers:
-            limit = f"0..{self.layers - 1} for {model} (or -{self.layers}..-1 from the end)"
-            raise ValueError(f"layer={layer} is outside {limit}; see: bigr-repr models info NAME")
-        return layer % self.layers
+    def layer_index(self, layer: SupportsIndex | str, model: str = "this model") -> int:
+        """Resolve `layer` (0-based, negative from the end, or "mid") to a block index in 0..layers-1.
+
+        NumPy's whole numbers count as ints. Raises ValueError for anything else and for a layer out of range.
+        """
+        return block_index(layer, self.layers, model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,86 +226,3 @@ class ModelConfig:
                 f"model configuration: cannot read {error}; expected tokenizer, generator, name"
             ) from error
         return from_fields(cls, {**data, "tokenizer": tokenizer, "generator": generator}, "model configuration")
-
-
-_TINY_TOKENIZER = TokenizerConfig(
-    image_size=64,
-    base_channels=16,
-    channel_multipliers=(1, 2, 4, 8),
-    res_blocks=1,
-    embed_dim=64,
-    attention_resolutions=(8,),
-    norm_groups=4,
-)
-
-# 16 tokens of 16 pixels each: for simple pictures, in minutes on a CPU.
-_MINI_TOKENIZER = TokenizerConfig(
-    image_size=64,
-    base_channels=8,
-    channel_multipliers=(1, 2, 4, 8, 8),
-    res_blocks=1,
-    embed_dim=64,
-    code_bits=32,
-    attention_resolutions=(4,),
-    norm_groups=4,
-)
-
-# Architectures by name; a new size is one more entry. L, XL, XXL and L-512: BiGR (arXiv 2410.14672), table 7.
-_PRESETS: dict[str, tuple[TokenizerConfig, GeneratorConfig]] = {
-    "mini": (
-        _MINI_TOKENIZER,
-        GeneratorConfig(
-            layers=8,
-            heads=4,
-            dim=128,
-            transcoder_blocks=2,
-            transcoder_dim=128,
-            grid=4,
-            code_bits=32,
-            classes=10,
-            ffn_multiple_of=64,
-        ),
-    ),
-    "tiny": (
-        _TINY_TOKENIZER,
-        GeneratorConfig(
-            layers=16,
-            heads=3,
-            dim=192,
-            transcoder_blocks=3,
-            transcoder_dim=192,
-            grid=8,
-            classes=200,
-            ffn_multiple_of=64,
-        ),
-    ),
-    "L": (TokenizerConfig(), GeneratorConfig()),
-    "XL": (TokenizerConfig(), GeneratorConfig(layers=36, heads=20, dim=1280, transcoder_blocks=6, transcoder_dim=1280)),
-    "XXL": (
-        TokenizerConfig(),
-        GeneratorConfig(layers=48, heads=24, dim=1536, transcoder_blocks=8, transcoder_dim=1536),
-    ),
-    "L-512": (TokenizerConfig(image_size=512), GeneratorConfig(transcoder_blocks=6, transcoder_dim=1280, grid=32)),
-}
-
-
-def preset_names() -> tuple[str, ...]:
-    """Names that `preset` takes; each also with a code width, as in "L-d24"."""
-    return tuple(_PRESETS)
-
-
-def preset(name: str, *, code_bits: int | None = None, classes: int | None = None) -> ModelConfig:
-    """A named architecture, optionally with K in the name ("L-d16", "XXL-d32", "L-512-d32").
-
-    Raises ValueError for an unknown name. Released code widths: 24 and 32; the paper also trains 16 and 20.
-    """
-    match = re.fullmatch(r"(?:bigr-)?(?P<size>.+?)(?:-d(?P<bits>\d+))?", name)
-    if match is None or match["size"] not in _PRESETS:
-        raise ValueError(f"preset={name!r} is unknown; choose one of {', '.join(_PRESETS)}, with or without -d<bits>")
-    tokenizer, generator = _PRESETS[match["size"]]
-    bits = code_bits or (int(match["bits"]) if match["bits"] else generator.code_bits)
-    return ModelConfig(
-        name=f"bigr-{match['size']}-d{bits}",
-        tokenizer=dataclasses.replace(tokenizer, code_bits=bits),
-        generator=dataclasses.replace(generator, code_bits=bits, classes=classes or generator.classes),
-    )

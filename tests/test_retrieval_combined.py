@@ -7,8 +7,8 @@ import pytest
 
 from bigr_repr.codes import hamming
 from bigr_repr.retrieval import KINDS, HammingIndex, Region, find_together
-from bigr_repr.retrieval.index import together
-from bigr_repr.retrieval.index.together import group_hits
+from bigr_repr.retrieval.index import combined
+from bigr_repr.retrieval.index.grouping import group_hits
 
 
 def codes_of(count: int, seed: int = 0, n_bytes: int = 16) -> np.ndarray:
@@ -20,7 +20,7 @@ def codes_of(count: int, seed: int = 0, n_bytes: int = 16) -> np.ndarray:
 def test_the_order_is_that_of_the_weighted_distances(
     kind: str, weights: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "_BLOCK", 37)
+    monkeypatch.setattr(combined, "_BLOCK", 37)
     codes, queries = codes_of(300), codes_of(3, 1)
     index = HammingIndex.build(codes, kind=kind, columns={"x": np.arange(300)})
     apart = hamming(queries[:, None], codes).astype(float)

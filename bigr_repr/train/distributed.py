@@ -21,9 +21,9 @@ _T = TypeVar("_T")
 def processes(*, cpu: bool | None = None, patience: timedelta | None = None) -> PartialState:
     """The processes that this one was launched with; a single process is the main one.
 
-    The first call connects them, and they stay connected until `part`, through any number of trainings. cpu: whether
-    they compute on the CPU, as on a machine without a GPU; None: unchanged. patience: how long they wait for each
-    other; None: the backend's default.
+    The first call connects them, and they stay connected until `disconnect`, through any number of trainings. cpu:
+    whether they compute on the CPU, as on a machine without a GPU; None: unchanged. patience: how long they wait for
+    each other; None: the backend's default.
     """
     if PartialState._shared_state:
         state = PartialState()
@@ -40,7 +40,7 @@ def processes(*, cpu: bool | None = None, patience: timedelta | None = None) -> 
     return state
 
 
-def told(make: Callable[[], _T]) -> _T:
+def on_main_process(make: Callable[[], _T]) -> _T:
     """Call `make` on the main process only, and return its result on every process.
 
     If it raises, the others stop with a TrainingError that says why.
@@ -63,7 +63,7 @@ def told(make: Callable[[], _T]) -> _T:
     return made
 
 
-def anywhere(asked: bool) -> bool:
+def any_process(asked: bool) -> bool:
     """Whether any process requests it."""
     state = processes()
     if state.num_processes == 1:
@@ -73,13 +73,13 @@ def anywhere(asked: bool) -> bool:
     return bool(answers.any())
 
 
-def shared_out(batch_size: int) -> int:
+def divisible_batch(batch_size: int) -> int:
     """This batch size, or the next smaller one that splits evenly, with at least one image per process."""
     count = int(processes().num_processes)
     return max(count, batch_size - batch_size % count)
 
 
-def part() -> bool:
+def disconnect() -> bool:
     """Disconnect all processes together. Returns whether this one is the main process, which continues."""
     state = processes()
     state.destroy_process_group()

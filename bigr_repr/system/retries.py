@@ -35,7 +35,7 @@ class _Server:
 _servers: dict[str, _Server] = {}
 
 
-def set_patience(seconds: float) -> float:
+def set_retry_time(seconds: float) -> float:
     """Set how many seconds an outage may last in this process; returns the previous setting."""
     global _seconds
     with _lock:
@@ -46,16 +46,16 @@ def set_patience(seconds: float) -> float:
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def retrying_for(seconds: float) -> Iterator[None]:
     """Tolerate outages of up to so many seconds during the block."""
-    before = set_patience(seconds)
+    before = set_retry_time(seconds)
     try:
         yield
     finally:
-        set_patience(before)
+        set_retry_time(before)
 
 
-def patiently(call: Callable[[], _T], url: str) -> _T:
+def retried(call: Callable[[], _T], url: str) -> _T:
     """The result of call(), which is repeated while it raises ConnectionError. url: what it requests.
 
     Raises what call() raises; ConnectionError at once if the server has never answered, and once the time limit has

@@ -1,0 +1,5 @@
+"""Model configurations: frozen and validated, with named presets. Knows nothing of tensors or files."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

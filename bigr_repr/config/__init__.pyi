@@ -1,0 +1,14 @@
+from .architecture import ATTENTIONS as ATTENTIONS
+from .architecture import CONDITIONS as CONDITIONS
+from .architecture import HEADS as HEADS
+from .architecture import MOST_CATEGORICAL_BITS as MOST_CATEGORICAL_BITS
+from .architecture import OBJECTIVES as OBJECTIVES
+from .architecture import GeneratorConfig as GeneratorConfig
+from .architecture import ModelConfig as ModelConfig
+from .architecture import TokenizerConfig as TokenizerConfig
+from .checks import block_index as block_index
+from .checks import from_fields as from_fields
+from .checks import is_count as is_count
+from .checks import require as require
+from .presets import preset as preset
+from .presets import preset_names as preset_names
