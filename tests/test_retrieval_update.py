@@ -18,7 +18,7 @@ from tiny_model import picture, tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save
 from bigr_repr.codes import hamming
-from bigr_repr.embed import embed_images
+from bigr_repr.embed import EmbeddingSet, embed_images
 from bigr_repr.retrieval import HammingIndex, IndexSettings, build_index, search_images, update_index
 from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.retrieval.search import views_of
@@ -289,3 +289,19 @@ def test_a_merged_index_is_one_of_all_rows(kind: str, pre: Pretrained, tmp_path:
     assert not (tmp_path / "none").exists()
     assert bigr("index", "merge", "one", "two", "--out", "one")[0] == 0  # in the place of one of them
     assert len(HammingIndex.load(tmp_path / "one")) == 21
+
+
+def test_several_data_sets_written_by_embed_become_one_index(pre: Pretrained, tmp_path: Path, bigr: Run) -> None:
+    """Each with the plan of its own run, which its files are checked against while they are read."""
+    for name, first in (("a", 0), ("b", 100)):
+        write_pictures(tmp_path / name, 10, first=first)
+        embed(tmp_path / name, tmp_path / f"data-{name}", pre)
+    assert bigr("index", "build", "data-a", "data-b", "--out", "all")[0] == 0
+    built = HammingIndex.load(tmp_path / "all")
+    ids = [f"{number:05}.png" for number in (*range(10), *range(100, 110))]
+    assert built.ids.to_pylist() == ids
+    joined = EmbeddingSet(tmp_path / "data-a").with_others([EmbeddingSet(tmp_path / "data-b")])
+    assert joined.read(1).paths == ids
+    shutil.copy(tmp_path / "data-a" / "part-00000.parquet", tmp_path / "data-b" / "part-00000.parquet")
+    with pytest.raises(ValueError, match=r"data-b/part-00000\.parquet: rows of another run in this run's folder"):
+        joined.read(1)

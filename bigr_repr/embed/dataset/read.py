@@ -64,7 +64,8 @@ class EmbeddingSet:
         self.files: list[Place] = [file for file, _ in found]
         self.provenance: dict[str, Any] = {}
         self.rows_of_files: list[int] = []
-        self._plan, before = plan, None
+        self._plans: dict[Place, Plan | None] = {self.folder: plan}
+        before = None
         for part in open_parts(self.folder / RUN_FOLDER, found):
             if part.schema is not before:  # listed parts share one schema
                 self._check_make(part, self.files[0])
@@ -80,7 +81,8 @@ class EmbeddingSet:
             raise ValueError(f"{part.file} does not belong with {first.name}: {'; '.join(differing)}")
 
     def _check_plan(self, file: Place, named: str) -> None:
-        if self._plan is not None and _foreign(self._plan, file, named):
+        plan = self._plans[file.parent]  # joined data sets each keep the plan of their own run
+        if plan is not None and _foreign(plan, file, named):
             raise ValueError(f"{file}: rows of another run in this run's folder; {MEND}")
 
     @property
@@ -94,6 +96,7 @@ class EmbeddingSet:
         for other in others:
             if found := incomparable_fields(self.provenance, other.provenance):
                 raise ValueError(f"{other.folder} was not made with the settings of {self.folder}: {'; '.join(found)}")
+        joined._plans = {folder: plan for each in (self, *others) for folder, plan in each._plans.items()}
         joined.files = [file for each in (self, *others) for file in each.files]
         joined.rows_of_files = [rows for each in (self, *others) for rows in each.rows_of_files]
         return joined
