@@ -580,6 +580,22 @@ def test_a_run_stopped_after_its_training_ends_without_training_again(
     assert [path.name for path in tmp_path.iterdir()] == ["o"]
 
 
+@pytest.mark.parametrize("file", ["request.json", "run/trained.json", "run/best.json"])
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_a_damaged_record_of_a_stopped_run_is_named(
+    pictures: Path, base: Path, tmp_path: Path, file: str, text: str
+) -> None:
+    with pytest.raises(_KilledError):
+        _adapt(pictures, base, tmp_path / "o", steps=1, report=_stop)
+    (damaged := tmp_path / ".o.adapting" / file).write_text(text)
+    if (file, text) == ("request.json", "{}"):
+        with pytest.raises(TrainingError, match=r"holds an interrupted run of another command"):
+            _adapt(pictures, base, tmp_path / "o", steps=1)
+        return
+    with pytest.raises(ValueError, match=rf"^{damaged} cannot be used: .*; remove {damaged.parent}, and start again$"):
+        _adapt(pictures, base, tmp_path / "o", steps=1)
+
+
 @pytest.mark.slow
 def test_the_command_stopped_in_its_report_is_completed_by_repeating_it(
     pictures: Path, base: Path, tmp_path: Path, bigr: Callable[..., tuple[int, str, str]],

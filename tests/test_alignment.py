@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.models.transcoder import Denoiser
+from bigr_repr.system.sums import without_seal
 from bigr_repr.train import generator_task
 from bigr_repr.train.alignment import AlignmentFeatures, AlignmentHeads, FrozenNetwork, write_features
 from bigr_repr.train.batches import batches
@@ -127,6 +129,35 @@ def test_alignment_without_features_says_how_to_make_them(images: ImageSet, tmp_
     with pytest.raises(ValueError, match="layer=7 is outside"):
         train_generator(packed, MODEL, settings(tmp_path / "g"), dataclasses.replace(recipe, align_block=7))
     assert not (tmp_path / "g").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda old: "not json", "it is not JSON"),
+        (lambda old: "[]", "a list where an object is expected"),
+        (lambda old: '{"network": "x"}', "lacks the fields"),
+        (lambda old: old.replace('"side"', '"sides"'), r"unknown fields \['sides'\]"),
+        (lambda old: old.replace('"side": 64', '"side": 65'), "it has changed since it was written"),
+        (lambda old: json.dumps({**json.loads(old), "mean": 3}), "TypeError"),
+    ],
+)
+def test_damaged_features_say_what_is_wrong_and_how_to_make_them_again(
+    codes: CodeSet, tmp_path: Path, change: Callable[[str], str], said: str
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(codes.folder, folder)
+    (file := folder / "features.json").write_text(change(file.read_text()))
+    with pytest.raises(ValueError, match=f"^{file} cannot be used: .*{said}.*; make them with: bigr-repr train codes"):
+        AlignmentFeatures(CodeSet(folder))
+
+
+def test_features_of_older_versions_have_no_seal(codes: CodeSet, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(codes.folder, folder)
+    file = folder / "features.json"
+    file.write_text(json.dumps(without_seal(json.loads(file.read_text()))))
+    assert AlignmentFeatures(CodeSet(folder)).header == AlignmentFeatures(codes).header
 
 
 # Aligned training

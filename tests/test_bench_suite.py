@@ -83,6 +83,10 @@ def test_a_suite_goes_on_where_it_was(model: str, file: Path, tmp_path: Path, mo
     assert records[-1]["knn"]["metric"] == "hamming"
     run_suite(suite.limited(100, None), tmp_path / "out", settings)  # other images: measured anew
     assert len(done) == 7
+    for damaged in (tmp_path / "out" / "rows").iterdir():
+        damaged.write_text("[3]")
+    with pytest.raises(ValueError, match=r"/rows/\w+\.json cannot be used: .*; remove it, and run the suite again$"):
+        run_suite(suite, tmp_path / "out", settings)
 
 
 # The command, which waits to be killed when it has eight rows: however late that comes, it has not ended.

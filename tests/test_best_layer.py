@@ -59,9 +59,10 @@ def test_best_belongs_to_the_very_rows_swept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"on these 6 images of photos train is not known"):
         _best(tmp_path, data, limit=6)
     (file,) = (tmp_path / "best-layer").iterdir()
-    file.write_text("{")
-    with pytest.raises(ValueError, match="is damaged"):
-        _best(tmp_path, data)
+    for text in ("{", "[]", '{"a": 1}', '{"a": {}}', '{"a": {"layer": "3", "images": 1, "train": ""}}', "[" * 100_000):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=rf"^{file} cannot be used: .*; remove it and sweep again$"):
+            _best(tmp_path, data)
 
 
 def test_a_row_says_where_its_best_layer_comes_from(model: str, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "with biases": (_settings(bias="all"), CONFIG, "bias='all' is not supported"),
     "settings a list": (_text(CONFIG, "[]"), CONFIG, "it holds a list where an object is expected"),
     "settings cut": (_text(CONFIG, '{"r": '), CONFIG, "Expecting value"),
-    "settings deep": (_text(CONFIG, "[" * 100_000), CONFIG, "recursion"),
+    "settings deep": (_text(CONFIG, "[" * 100_000), CONFIG, "nested too deep"),
     "settings missing": (lambda f: (f / CONFIG).unlink(), CONFIG, f"is missing, but {LOW_RANK} is there"),
     "tensors missing": (lambda f: (f / LOW_RANK).unlink(), LOW_RANK, f"is missing, but {CONFIG} is there"),
     "no A": (_tensors(LOW_RANK, a=None), LOW_RANK, "lora_B.weight; copy the whole adapter again"),

@@ -24,7 +24,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained, load, save
 from bigr_repr.painting import files
 from bigr_repr.painting.files import interpolate_file
 from bigr_repr.painting.pasting import Pasting
-from bigr_repr.painting.pictures import read_provenance
+from bigr_repr.painting.pictures import METADATA_KEY, read_provenance
 from bigr_repr.painting.series import generate_files
 from bigr_repr.sampling import FAST, SamplingSettings, generate
 
@@ -130,6 +130,15 @@ def test_a_picture_without_provenance_is_said_to_be_foreign_or_stripped(bigr: Ru
         Image.fromarray(np.asarray(image)).save(tmp_path / "stripped.png")
     with pytest.raises(ValueError, match="not written by bigr-repr, or its metadata was stripped"):
         read_provenance(tmp_path / "stripped.png")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 10_000])
+def test_a_picture_with_a_damaged_provenance_is_named(tmp_path: Path, text: str) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text(METADATA_KEY, text)
+    Image.new("RGB", (4, 4)).save(tmp_path / "p.png", pnginfo=info)
+    with pytest.raises(ValueError, match=rf"^{tmp_path / 'p.png'} cannot be used: .*; make the picture again"):
+        read_provenance(tmp_path / "p.png")
 
 
 def test_the_picture_says_what_else_the_command_was_told(bigr: Run, tmp_path: Path) -> None:
@@ -335,7 +344,7 @@ def test_a_damaged_series_file_is_named(bigr: Run, tmp_path: Path, content: byte
     (tmp_path / "series/generation.json").write_bytes(content)
     code, _, error = bigr("generate", "--out", "series")
     assert (code, error.count("\n")) == (1, 1)
-    assert "series/generation.json is damaged" in error
+    assert "series/generation.json cannot be used" in error
 
 
 def test_a_run_that_is_interrupted_keeps_what_it_has_drawn(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_module_is_saved_with_its_model_and_damage_is_named(pre: Pretrained, t
     ours = br.extract_features([picture(1)], model=pre, layer=-1)
     assert np.array_equal(again(inputs)["sentence_embedding"].numpy(), ours)
     (tmp_path / "bigr_module.json").write_text('{"layer": 1}')
-    with pytest.raises(ValueError, match=r"bigr_module\.json is damaged .*; save the model again"):
+    with pytest.raises(ValueError, match=r"bigr_module\.json cannot be used: .*; save the model again"):
         BigrModule.load(str(tmp_path))
 
 

@@ -215,6 +215,8 @@ def test_a_broken_run_leaves_no_labels_to_the_next(folder: Path, tmp_path: Path)
     [
         ("codes.json", lambda old: old.replace(b"codes 1", b"codes 9"), "format 'bigr-repr codes 9'"),
         ("codes.json", lambda old: old[:40], "Expecting"),
+        ("codes.json", lambda old: b"[]", "a list where an object is expected"),
+        ("codes.json", lambda old: b'{"format": "bigr-repr codes 1"}', "lacks the fields"),
         ("codes.json", lambda old: old.replace(b'"n_bits": 96', b'"n_bits": 0'), "n_bits=0"),
         ("codes.json", lambda old: old.replace(b'"views": 2', b'"views": 1'), r"uint8 \(24, 2, 12\).*\(24, 1, 12\)"),
         ("codes.npy", lambda old: old[:-50], "mmap"),
@@ -231,7 +233,10 @@ def test_damaged_codes_say_what_is_wrong_and_how_to_make_them_again(
     broken = tmp_path / "broken"
     shutil.copytree(codes, broken)
     (broken / file).write_bytes(change((broken / file).read_bytes()))
-    with pytest.raises(ValueError, match=f"(?i)^{broken}: .*{said}.*make it again with: bigr-repr train codes$"):
+    with pytest.raises(
+        ValueError,
+        match=f"(?i)^{broken}/codes.json cannot be used: .*{said}.*make it again with: bigr-repr train codes$",
+    ):
         CodeSet(broken)
 
 

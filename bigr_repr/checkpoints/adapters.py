@@ -24,7 +24,8 @@ from torch import Tensor
 from bigr_repr.checkpoints.catalog import ADAPTER_FILE, TOKENIZER_FILE
 from bigr_repr.checkpoints.storage import read_safetensors
 from bigr_repr.config import ModelConfig
-from bigr_repr.system.sums import SUMS, check_sums
+from bigr_repr.system.records import reading_record
+from bigr_repr.system.sums import SUMS, check_sums, read_sums
 
 CLASSES_FILE: Final = "classes.safetensors"
 LOW_RANK_SETTINGS: Final = "adapter_config.json"  # peft's names
@@ -32,6 +33,7 @@ LOW_RANK_FILE: Final = "adapter_model.safetensors"
 CLASS_TABLE: Final = "transformer.cls_embedding.embedding_table.weight"
 
 _FORMAT: Final = "bigr-repr adapter 1"
+_REMEDY: Final = "copy the whole adapter again, or make a new one: bigr-repr adapt"
 _PREFIX: Final = "base_model.model."
 _DOWN: Final = ".lora_A.weight"
 _UP: Final = ".lora_B.weight"
@@ -74,14 +76,11 @@ def read_header(folder: Path) -> AdapterHeader:
     path = folder / ADAPTER_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: not an adapter, as it has no {ADAPTER_FILE}; make one: bigr-repr adapt")
-    try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
+    with reading_record(path, remedy=_REMEDY) as record:
         if record.get("format") != _FORMAT:
             raise ValueError(f"format={record.get('format')!r} is unknown, this version reads {_FORMAT!r}")
         config = ModelConfig.from_dict(record["model"])
         return AdapterHeader(config=config, base=str(record["base"]), base_sha256=str(record["base_sha256"]))
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
 
 
 def check_base(header: AdapterHeader, folder: Path, *, name: str, fingerprint: str) -> None:
@@ -99,8 +98,7 @@ def check_files(folder: Path) -> None:
     Raises ValueError, naming it, for a file that is damaged or missing, or that would be read but is not listed.
     """
     check_sums(folder)
-    path = folder / SUMS
-    listed = json.loads(path.read_bytes()) if path.exists() else _FILES
+    listed = read_sums(folder) if (folder / SUMS).exists() else _FILES
     for name in _FILES:
         if (folder / name).exists() and name not in listed:
             raise ValueError(f"{folder / name} is not listed in {SUMS}, so it is not of this adapter; remove it")
@@ -121,8 +119,8 @@ def adapted_state(base: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]
         if other.exists() and not path.exists():
             raise FileNotFoundError(f"{path} is missing, but {other.name} is there; copy the whole adapter again")
     if weights.exists():
-        with _naming(settings) as path:
-            rank, scale = _rank_and_scale(json.loads(path.read_bytes()))
+        with reading_record(settings, remedy=_REMEDY) as found:
+            rank, scale = _rank_and_scale(found)
         with _naming(weights) as path:
             state |= _low_rank(base, read_safetensors(path), rank, scale)
     return state
@@ -133,7 +131,7 @@ def _naming(path: Path) -> Iterator[Path]:
     """Name the file in a ValueError about its content."""
     try:
         yield path
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         said = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: {said}") from error
 
@@ -144,19 +142,17 @@ def _check_names(state: Mapping[str, Tensor], names: Set[str]) -> None:
         raise ValueError(f"tensors are missing or not expected: {wrong}; copy the whole adapter again")
 
 
-def _rank_and_scale(settings: object) -> tuple[int, float]:
+def _rank_and_scale(settings: Mapping[str, Any]) -> tuple[int, float]:
     """The rank of an adapter's matrices, and what their product is multiplied by, from peft's settings."""
-    if not isinstance(settings, dict):
-        raise ValueError(f"it holds a {type(settings).__name__} where an object is expected")
     unusual = [name for name in _PLAIN if settings.get(name)]
     if settings.get("peft_type") != "LORA" or unusual or settings.get("bias", "none") != "none":
         said = ", ".join(unusual) or f"peft_type={settings.get('peft_type')!r}, bias={settings.get('bias')!r}"
         raise ValueError(f"an adapter with {said} is not supported; only plain LoRA is")
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"r={rank!r} is not a rank, an integer of at least 1; copy the whole adapter again")
+        raise ValueError(f"r={rank!r} is not a rank, an integer of at least 1")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < _LARGEST:
-        raise ValueError(f"lora_alpha={alpha!r} is not a number below {_LARGEST:,}; copy the whole adapter again")
+        raise ValueError(f"lora_alpha={alpha!r} is not a number below {_LARGEST:,}")
     return rank, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 

@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 
 from bigr_repr._typing import PathLike
 from bigr_repr.config import ModelConfig, TokenizerConfig, from_fields, preset, preset_names
-from bigr_repr.system.sums import sealed, unsealed, without_seal
+from bigr_repr.system.records import reading_record
+from bigr_repr.system.sums import reading_sealed, sealed
 
 DEFAULT_MODEL: Final = "bigr-tiny-aligned"  # bundled: available without a download
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -26,6 +27,7 @@ RELEASE_REPOSITORY = "haoosz/BiGR"
 HUB_PAGE = "https://huggingface.co/{}"
 
 _FORMAT = 1
+_REMEDY: Final = "copy the model again, or install a newer bigr-repr"
 _PREPROCESSING = {"resize": "shorter side to image_size, box then bicubic", "crop": "centre", "range": [0, 1]}
 
 ModelKind = Literal["bundled", "released", "preset"]
@@ -129,9 +131,9 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
     Raises FileNotFoundError if there is no config.json, and ValueError, naming the file, if it cannot be used.
     """
     with _reading(folder) as (record, fingerprint):
-        if "tokenizer" in record and "generator" not in record:
-            raise ValueError("it is only a tokenizer; train a generator for it: bigr-repr train generator")
-        return ModelConfig.from_dict(record), fingerprint
+        if "tokenizer" not in record or "generator" in record:
+            return ModelConfig.from_dict(record), fingerprint
+    raise ValueError(f"{folder} holds only a tokenizer; train a generator for it: bigr-repr train generator")
 
 
 def read_tokenizer_config(folder: Path) -> tuple[TokenizerConfig, str | None]:
@@ -149,26 +151,18 @@ def _reading(folder: Path) -> Iterator[tuple[dict[str, Any], str | None]]:
         raise FileNotFoundError(f"{folder} is an adapter, which loads onto its model: name it as MODEL+{folder}")
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: not a model folder, as it has no {CONFIG_FILE}; see: bigr-repr models list")
-    try:
-        record = json.loads(path.read_bytes())
-        if not isinstance(record, dict):
-            raise ValueError(f"it holds a {type(record).__name__} where an object is expected")
-        whole = dict(record)
-        record = without_seal(record)
+    with reading_sealed(path, remedy=_REMEDY) as record:
         _check_format(record)
         fingerprint = record.pop("weights_sha256", None)
         if fingerprint is not None and not isinstance(fingerprint, str):
             raise ValueError(f"weights_sha256={fingerprint!r} is not text")
         yield record, fingerprint
-        unsealed(whole)  # last, so that more specific errors come first
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
 
 
 def _check_format(record: dict[str, Any]) -> None:
     found = record.pop("format", _FORMAT)
     if found != _FORMAT:
-        raise ValueError(f"format={found!r} is unknown, this version reads {_FORMAT}; install a newer bigr-repr")
+        raise ValueError(f"format={found!r} is unknown, this version reads {_FORMAT}")
     preprocessing = record.pop("preprocessing", _PREPROCESSING)
     if preprocessing != _PREPROCESSING:
         raise ValueError(f"preprocessing={preprocessing!r} is unknown; this version does {_PREPROCESSING}")
@@ -177,11 +171,11 @@ def _check_format(record: dict[str, Any]) -> None:
 def holds_model(folder: Path) -> bool:
     """Whether a folder's config.json is one of ours, of a model or a tokenizer; its weights may be damaged."""
     try:
-        fields = json.loads((folder / CONFIG_FILE).read_bytes())["tokenizer"]
-        from_fields(TokenizerConfig, fields, "tokenizer")
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        with reading_record(folder / CONFIG_FILE, remedy=_REMEDY) as record:
+            from_fields(TokenizerConfig, record["tokenizer"], "tokenizer")
+            return bool(record["tokenizer"])
+    except (OSError, ValueError):
         return False
-    return bool(fields)
 
 
 def find_folder(name: PathLike) -> Path:

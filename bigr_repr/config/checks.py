@@ -40,12 +40,22 @@ def check_counts(config: object, *names: str) -> None:
 
 
 def from_fields(cls: type[_T], data: Mapping[str, Any], where: str) -> _T:
-    """A configuration from plain data, as read from JSON. Raises ValueError that names unknown fields and `where`."""
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise ValueError(f"{where} has unknown fields {unknown}; known are {sorted(known)}")
+    """A configuration from plain data, as read from JSON.
+
+    Raises ValueError that names `where`, and unknown or missing fields.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where} is a {type(data).__name__} where an object is expected")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(data) - fields.keys()):
+        raise ValueError(f"{where} has unknown fields {unknown}; known are {sorted(fields)}")
+    if missing := [name for name, field in fields.items() if name not in data and _is_needed(field)]:
+        raise ValueError(f"{where} lacks the fields {missing}")
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.default is field.default_factory is dataclasses.MISSING
 
 
 def block_index(layer: SupportsIndex | str, blocks: int, model: str) -> int:

@@ -18,6 +18,7 @@ from bigr_repr.features.exported.model import ExportedModel, open_model
 from bigr_repr.features.extractor import FeatureExtractor, Layer, as_layer
 from bigr_repr.images.inputs import read, stack
 from bigr_repr.system.files import replacing
+from bigr_repr.system.records import reading_record
 
 __all__ = ["BigrModule"]
 
@@ -95,11 +96,8 @@ class BigrModule(nn.Module):
         if found is None:
             raise FileNotFoundError(f"{model_name_or_path}/{subfolder}: no such folder or repository; check the name")
         file = Path(found) / _SETTINGS
-        try:
-            settings = json.loads(file.read_bytes())
+        with reading_record(file, remedy="save the model again") as settings:
             layer, pool = settings["layer"], settings["pool"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error}); save the model again") from error
         return cls(Path(found) / _MODEL, layer, pool)
 
     @property

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from bigr_repr.system.files import replacing
+from bigr_repr.system.records import as_object, parsed, usable
 
 METADATA_KEY = "bigr_repr"  # the PNG text chunk that holds a picture's provenance, as JSON
 _GAP = 2
@@ -34,15 +35,15 @@ def write_png(path: Path, image: Image.Image, provenance: Mapping[str, Any], pro
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """The provenance of a picture written by `write_png`. Raises ValueError for a file without any."""
+    """The provenance of a picture written by `write_png`. Raises ValueError if the file has none, or it is damaged."""
     with Image.open(path) as image:
         text = image.info.get(METADATA_KEY)
     if text is None:
         raise ValueError(
             f"{path} does not record how it was made: not written by bigr-repr, or its metadata was stripped"
         )
-    record: dict[str, Any] = json.loads(text)
-    return record
+    with usable(path, "make the picture again, or use an undamaged copy"):
+        return as_object(parsed(text))
 
 
 def for_animation(frame: Image.Image) -> Image.Image:

@@ -38,6 +38,7 @@ from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
 from bigr_repr.system.differences import differences
 from bigr_repr.system.files import replacing
+from bigr_repr.system.records import read_record
 from bigr_repr.system.targets import check_target, check_writable
 
 SERIES_FILE = "generation.json"
@@ -213,13 +214,7 @@ class _Series:
 
 def _read_series(file: Path) -> dict[str, Any]:
     """The record of a series. Raises ValueError for a damaged one."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # not JSON, or not even text
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged, so the settings of the pictures are unknown; {_REMEDY}")
-    return found
+    return read_record(file, remedy=f"the settings of the pictures are unknown, so {_REMEDY}")
 
 
 def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from bigr_repr.system.files import replacing, sha256_of
+from bigr_repr.system.records import reading_record
 
 SUMS: Final = "sha256.json"
 _SEAL: Final = "record_sha256"
@@ -24,18 +26,19 @@ def write_sums(folder: Path) -> None:
 
 def check_sums(folder: Path) -> None:
     """Raises ValueError if a file has changed since it was written; folders of older versions have no checksums."""
-    path = folder / SUMS
-    if not path.exists():
+    if not (folder / SUMS).exists():
         return
-    try:
-        sums = {str(name): str(digest) for name, digest in json.loads(path.read_bytes()).items()}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error})") from error
-    for name, digest in sums.items():
+    for name, digest in read_sums(folder).items():
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing, but listed in {SUMS}")
         if sha256_of(folder / name) != digest:
             raise ValueError(f"{folder / name} is damaged: its SHA-256 is not the one in {SUMS}")
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """The checksums of a folder's files, by their names. Raises ValueError if they are damaged."""
+    with reading_record(folder / SUMS, remedy="copy the whole folder again") as record:
+        return {str(name): str(digest) for name, digest in record.items()}
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +52,14 @@ def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
     if _SEAL in record and record[_SEAL] != _digest(rest):
         raise ValueError(f"it has changed since it was written; if you changed it yourself, remove {_SEAL} from it")
     return rest
+
+
+@contextmanager
+def reading_sealed(path: Path, *, remedy: str) -> Iterator[dict[str, Any]]:
+    """`reading_record` for a sealed one, without its seal, which is checked last: other errors say more."""
+    with reading_record(path, remedy=remedy) as record:
+        yield without_seal(record)
+        unsealed(record)
 
 
 def without_seal(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bigr_repr.system.differences import differences
 from bigr_repr.system.files import locked, replacing, sync_folder
+from bigr_repr.system.records import read_record
 from bigr_repr.train.resume import TrainingError, find_checkpoints
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class AdaptFolder:
     def _keep_or_remove(self, request: dict[str, Any]) -> None:
         file, wanted = self.path / _REQUEST, json.loads(json.dumps(request))
         if file.exists():
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_record(file, remedy=f"remove {self.path}, and start again")
             if found == wanted:
                 log.info("resuming the run in %s", self.path)
                 return

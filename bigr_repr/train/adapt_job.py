@@ -6,7 +6,6 @@ A model keeps its architecture except for its classes; the recipe determines wha
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 import time
@@ -25,6 +24,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained, load, save, with_adapte
 from bigr_repr.config import ModelConfig, require
 from bigr_repr.datasets import ImageSet
 from bigr_repr.datasets.subset import Subset
+from bigr_repr.system.records import as_object, reading_record
 from bigr_repr.train.adapt_folder import RUN, AdaptFolder, write_json
 from bigr_repr.train.adapt_recipe import AdaptRecipe
 from bigr_repr.train.adapt_tokenizer import adapted_tokenizer
@@ -227,10 +227,10 @@ class AdaptJob:
         task = GeneratorTask(part.model, usual, None, None, anchor=self._anchor())
         seconds = max(1.0, 60 * self._recipe.minutes - (time.monotonic() - self._began))
         best = self._best(task, part, kept, held_out, settings, seconds)
-        file, limits = self._folder / "trained.json", [self._recipe.minutes, self._recipe.patience]
-        earlier = on_main_process(lambda: json.loads(file.read_text(encoding="utf-8")) if file.exists() else {})
-        if earlier.get("limits") == limits:
-            record: dict[str, Any] = earlier["record"]
+        file, limits = Path(settings.out) / "trained.json", [self._recipe.minutes, self._recipe.patience]
+        earlier = on_main_process(lambda: self._trained(file))
+        if earlier is not None and earlier[0] == limits:
+            record = earlier[1]
         else:
             settings = decided(settings, partial(trial_step, part.model))
             record = self._fit(task, usual, best, kept, settings, seconds)
@@ -242,6 +242,14 @@ class AdaptJob:
         if record["best_step"] == 0:
             log.warning("no training step did better on the held-out pictures: the old weights are kept")
         return record
+
+    @staticmethod
+    def _trained(file: Path) -> tuple[list[float], dict[str, Any]] | None:
+        """The limits and the record of a training that has ended; None if none has. Raises ValueError if damaged."""
+        if not file.exists():
+            return None
+        with reading_record(file, remedy=f"remove {file.parent}, and start again") as found:
+            return list(found["limits"]), as_object(found["record"])
 
     def _fit(
         self,

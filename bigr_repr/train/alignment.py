@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,15 +21,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bigr_repr.config import from_fields
 from bigr_repr.datasets import ImageSet
 from bigr_repr.system.damaged import named_if_damaged
 from bigr_repr.system.devices import choose_device
 from bigr_repr.system.files import replacing
+from bigr_repr.system.sums import reading_sealed, sealed
 from bigr_repr.system.threads import map_ahead
 from bigr_repr.train.code_set import CodeSet, mapped_array
 from bigr_repr.train.frozen import float_fingerprint, frozen_maps
 
 _PREFIX = "timm:"
+_HEADER: Final = "features.json"
 _HIDDEN = 256
 _FOR_STATISTICS = 512
 
@@ -126,8 +129,8 @@ def write_features(
         if on_progress is not None:
             on_progress(stop, count)
     header = _header_of(network, arrays)
-    with replacing(codes.folder / "features.json") as opened:
-        opened.write(json.dumps(asdict(header), indent=1).encode())
+    with replacing(codes.folder / _HEADER) as opened:
+        opened.write(json.dumps(sealed(asdict(header)), indent=1).encode())
     return header
 
 
@@ -147,22 +150,24 @@ def _header_of(network: FrozenNetwork, arrays: Sequence[Any]) -> FeatureHeader:
 
 
 class AlignmentFeatures:
-    """Features of a code set, memory-mapped. Raises FileNotFoundError, with the remedy, if there are none."""
+    """Features of a code set, memory-mapped.
+
+    Raises FileNotFoundError if there are none, ValueError if they are damaged or of other codes, with the remedy.
+    """
 
     def __init__(self, codes: CodeSet) -> None:
         remedy = "make them with: bigr-repr train codes --align timm:NAME"
         try:
-            record: dict[str, Any] = json.loads((codes.folder / "features.json").read_text(encoding="utf-8"))
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-            self.header = FeatureHeader(**fields)
+            with reading_sealed(codes.folder / _HEADER, remedy=remedy) as record:
+                self.header = from_fields(FeatureHeader, record, "it")
+                shapes = (codes.header.tokens, len(self.header.mean)), (len(self.header.pooled_mean),)
             self._arrays = []
             for name in ("features.npy", "pooled.npy"):
                 with named_if_damaged(codes.folder / name, remedy):
                     self._arrays.append(np.load(codes.folder / name, mmap_mode="r", allow_pickle=False))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{codes.folder} has no features of another network; {remedy}") from error
-        for array, shape in zip(self._arrays, ((codes.header.tokens, len(self.header.mean)),
-                                               (len(self.header.pooled_mean),)), strict=True):  # fmt: skip
+        for array, shape in zip(self._arrays, shapes, strict=True):
             if array.shape != (len(codes), codes.views, *shape):
                 raise ValueError(f"{codes.folder}: features {array.shape} do not match its codes; {remedy}")
 

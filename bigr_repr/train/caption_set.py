@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr.config import from_fields
 from bigr_repr.system.damaged import named_if_damaged
 from bigr_repr.system.files import naming, remove, replacing, sha256_of
-from bigr_repr.system.sums import sealed, unsealed, without_seal
+from bigr_repr.system.sums import reading_sealed, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,18 +68,14 @@ class CaptionStore:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         remedy = "make them again with: bigr-repr train captions"
-        try:
-            header = json.loads((self.folder / _HEADER).read_text(encoding="utf-8"))
-            if header.get("format") != _FORMAT:
-                raise ValueError(f"format={header.get('format')!r}; this version reads {_FORMAT!r}")
-            self.header = CaptionHeader(**without_seal(header))
+        with reading_sealed(self.folder / _HEADER, remedy=remedy) as record:
+            if record.get("format") != _FORMAT:
+                raise ValueError(f"format={record.get('format')!r}; this version reads {_FORMAT!r}")
+            self.header = from_fields(CaptionHeader, record, "it")
             for name, digest in self.header.sha256.items():
                 if sha256_of(self.folder / Path(name).name) != digest:
                     raise ValueError(f"{name} is damaged: its SHA-256 is not the one in {_HEADER}")
             self._open()
-            unsealed(header)
-        except (TypeError, KeyError, ValueError, AttributeError, EOFError, RecursionError) as error:
-            raise ValueError(f"{folder}: no captions that can be read ({error}); {remedy}") from error
 
     def _open(self) -> None:
         with named_if_damaged(_VECTORS):

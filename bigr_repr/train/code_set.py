@@ -23,11 +23,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.codes import BIT_ORDER, code_bytes, from_bytes, grid_to_tokens, to_bytes
+from bigr_repr.config import from_fields
 from bigr_repr.images.augment import random_resized_crop
 from bigr_repr.system.damaged import named_if_damaged
 from bigr_repr.system.devices import choose_device, mixed_precision
 from bigr_repr.system.files import HashedFile, naming, remove, replacing, reserve, sha256_of
-from bigr_repr.system.sums import sealed, unsealed, without_seal
+from bigr_repr.system.sums import reading_sealed, sealed
 from bigr_repr.system.threads import map_ahead
 from bigr_repr.train.caption_set import CaptionStore
 
@@ -70,12 +71,10 @@ class CodeHeader:
         return self.images, self.views, code_bytes(self.n_bits)
 
 
-def _read_header(file: Path) -> CodeHeader:
-    header = json.loads(file.read_text(encoding="utf-8"))
-    if header.get("format") != _FORMAT:
-        raise ValueError(f"codes.json says format {header.get('format')!r}; this version reads {_FORMAT!r}")
-    plain = without_seal(header)
-    return CodeHeader(**{**plain, "class_names": tuple(plain["class_names"])})
+def _header(record: Mapping[str, Any]) -> CodeHeader:
+    if record.get("format") != _FORMAT:
+        raise ValueError(f"codes.json says format {record.get('format')!r}; this version reads {_FORMAT!r}")
+    return from_fields(CodeHeader, record, "it")
 
 
 class CodeSet:
@@ -86,26 +85,28 @@ class CodeSet:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
+        remedy = "make it again with: bigr-repr train codes"
         try:
-            self.header = _read_header(self.folder / "codes.json")
-            with named_if_damaged("codes.npy"):
-                self._codes = np.load(self.folder / "codes.npy", mmap_mode="r", allow_pickle=False)
-            self._check("codes.npy", self._codes.dtype == np.uint8, self._codes, self.header.shape)
-            self.labels = None
-            if (self.folder / "labels.npy").exists():
-                with named_if_damaged("labels.npy"):
-                    self.labels = np.load(self.folder / "labels.npy", allow_pickle=False).astype(np.int64)
-                self._check("labels.npy", True, self.labels, (self.header.images,))
-            self._check_sums()
-            unsealed(json.loads((self.folder / "codes.json").read_bytes()))
-            self.captions = CaptionStore(self.folder) if (self.folder / "captions.json").exists() else None
+            with reading_sealed(self.folder / "codes.json", remedy=remedy) as record:
+                self.header = _header(record)
+                self._open()
         except FileNotFoundError as error:
             remedy = "make one with: bigr-repr train codes"
             message = f"{folder} is not a code data set ({error.filename} is missing); {remedy}"
             raise FileNotFoundError(message) from error
-        except (TypeError, KeyError, ValueError, AttributeError, EOFError, RecursionError) as error:
-            remedy = "make it again with: bigr-repr train codes"
-            raise ValueError(f"{folder}: no code data set that can be read ({error}); {remedy}") from error
+        self.captions = CaptionStore(self.folder) if (self.folder / "captions.json").exists() else None
+
+    def _open(self) -> None:
+        """Map the codes, and read the labels. Raises ValueError for a file that the header does not describe."""
+        with named_if_damaged("codes.npy"):
+            self._codes = np.load(self.folder / "codes.npy", mmap_mode="r", allow_pickle=False)
+        self._check("codes.npy", self._codes.dtype == np.uint8, self._codes, self.header.shape)
+        self.labels = None
+        if (self.folder / "labels.npy").exists():
+            with named_if_damaged("labels.npy"):
+                self.labels = np.load(self.folder / "labels.npy", allow_pickle=False).astype(np.int64)
+            self._check("labels.npy", True, self.labels, (self.header.images,))
+        self._check_sums()
 
     def _check_sums(self) -> None:
         """Verify the files. Raises ValueError for a damaged one."""

@@ -24,10 +24,12 @@ from torch import Tensor, nn
 
 from bigr_repr.models.bigr import BiGR, usual_block
 from bigr_repr.system.files import replacing
+from bigr_repr.system.records import reading_record
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.distributed import any_process, on_main_process
 from bigr_repr.train.ema import ExponentialAverage
 
+_CURVES = "best.json"
 _LOOKED_AT = 128  # held-out images; enough to tell whether the loss still falls
 _LEARNED_FROM = 384  # training images among which neighbors are searched
 _NEIGHBORS = 20
@@ -123,9 +125,11 @@ class BestWeights:
         self.losses: dict[int, float] = {}
         self.neighbors: dict[int, float] = {}
         self.ended = "all steps were done"
-        if (folder / "best.json").exists():
-            known = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-            self.losses, self.neighbors = ({int(step): value for step, value in each.items()} for each in known)
+        if (file := folder / _CURVES).exists():
+            with reading_record(file, remedy=f"remove {folder}, and start again") as known:
+                self.losses, self.neighbors = (
+                    {int(step): float(value) for step, value in known[name].items()} for name in ("losses", "neighbors")
+                )
 
     def __call__(self, done: int, average: ExponentialAverage) -> bool:
         """Whether to stop after `done` steps: the same answer on every process."""
@@ -191,6 +195,6 @@ class BestWeights:
         if self.best_step == done:
             with replacing(self._folder / "best.safetensors") as file:
                 file.write(save({name: state[name].contiguous() for name in self._names}))
-        with replacing(self._folder / "best.json") as file:
-            file.write(json.dumps([self.losses, self.neighbors]).encode())
+        with replacing(self._folder / _CURVES) as file:
+            file.write(json.dumps({"losses": self.losses, "neighbors": self.neighbors}).encode())
         return self.losses, self.neighbors

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from bigr_repr.system.files import naming, replacing
+from bigr_repr.system.records import as_object, parsed
 
 
 class Logbook:
@@ -25,7 +26,7 @@ class Logbook:
         kept = []
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < first_step]
+            kept = [line for line in lines if _is_before(first_step, line)]
         with replacing(self._path) as file:
             file.writelines(f"{line}\n".encode() for line in kept)
 
@@ -52,3 +53,11 @@ class Logbook:
                 tracker.log_images({name: image[None].numpy()}, step=step, dataformats="NCHW")
             elif tracker.name == "wandb":
                 tracker.log_images({name: [image.permute(1, 2, 0).numpy()]}, step=step)
+
+
+def _is_before(step: int, line: str) -> bool:
+    """Whether a line is of an earlier step; not if it is damaged, as by a kill."""
+    try:
+        return bool(as_object(parsed(line))["step"] < step)
+    except (ValueError, LookupError, TypeError):
+        return False

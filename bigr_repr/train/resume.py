@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bigr_repr.system.files import sync_folder, sync_tree
+from bigr_repr.system.records import as_object, parsed
 from bigr_repr.system.sums import check_sums, write_sums
 from bigr_repr.train.ema import ExponentialAverage
 
@@ -105,7 +106,7 @@ def save_checkpoint(
 def read_record(path: Path) -> dict[str, Any]:
     """A checkpoint's record of its run. Raises TrainingError, naming it and the remedy, if it is damaged."""
     with _damage_named(path):
-        record: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        record = as_object(parsed((path / "run.json").read_bytes()))
         return {**record, "step": int(record["step"]), "ema_updates": int(record["ema_updates"])}
 
 

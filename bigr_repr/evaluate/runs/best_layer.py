@@ -17,6 +17,7 @@ from bigr_repr.checkpoints.pretrained import load
 from bigr_repr.evaluate.data.splits import Part
 from bigr_repr.evaluate.runs.cache import default_cache
 from bigr_repr.system.files import replacing
+from bigr_repr.system.records import as_object, reading_record
 
 __all__ = ["noted", "recall", "recall_any", "remember"]
 
@@ -107,8 +108,11 @@ def _file(cache: PathLike, model_sha256: str, pool: str) -> Path:
 
 def _known(path: Path) -> dict[str, dict[str, Any]]:
     """Raises ValueError that names the file if it is damaged."""
-    try:
-        known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it and sweep again") from error
-    return known
+    if not path.exists():
+        return {}
+    with reading_record(path, remedy="remove it and sweep again") as known:
+        for sweep in known.values():
+            layer, images, train = (as_object(sweep)[name] for name in ("layer", "images", "train"))
+            if not (isinstance(layer, int) and isinstance(images, int) and isinstance(train, str)):
+                raise ValueError(f"layer={layer!r}, images={images!r}, train={train!r} does not describe a sweep")
+        return known

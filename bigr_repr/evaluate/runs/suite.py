@@ -22,6 +22,7 @@ from bigr_repr.evaluate.runs.settings import Layers
 from bigr_repr.evaluate.runs.suite_file import ALL, Suite, SuiteData, SuiteModel, read_suite
 from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.system.files import replacing
+from bigr_repr.system.records import as_object, parsed, usable
 
 __all__ = ["Suite", "SuiteData", "SuiteModel", "read_suite", "run_suite"]
 
@@ -172,7 +173,8 @@ def _measured(
         rows = bench(name, data, settings, layers=wanted, on_progress=on_progress)
         with replacing(path) as file:
             file.write(json.dumps([row.record() for row in rows], indent=1).encode())
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    with usable(path, "remove it, and run the suite again"):
+        found = [as_object(record) for record in parsed(path.read_bytes())]
     return [{**record, "dataset": data.name, "representation": model.label} for record in found]
 
 

@@ -16,7 +16,8 @@ from bigr_repr.codes import BIT_ORDER, code_bytes
 from bigr_repr.config import ModelConfig
 from bigr_repr.features.pools import vector_shape
 from bigr_repr.system.files import sha256_of
-from bigr_repr.system.sums import sealed, unsealed, without_seal
+from bigr_repr.system.records import reading_record
+from bigr_repr.system.sums import reading_sealed, sealed
 
 __all__ = [
     "GRAPH_FILES",
@@ -34,6 +35,7 @@ GRAPH_FILES: Final = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "m
 TARGETS: Final = tuple(GRAPH_FILES)
 PRECISIONS: Final = ("float32", "bfloat16", "int8")
 _FORMAT: Final = 1
+_REMEDY: Final = "export again with a matching bigr-repr"
 _DIGITS: Final = 64  # of a SHA-256
 _PREPROCESSING: Final = {
     "orientation": "EXIF applied",
@@ -113,10 +115,10 @@ def is_exported(folder: object) -> bool:
 def exported_files(folder: Path) -> frozenset[str]:
     """Names of the files that an exported network consists of, intact or not; empty for a folder of anything else."""
     try:
-        record = json.loads((folder / MANIFEST_FILE).read_bytes())
-        files, weights = dict(record["files"]), str(record["weights"])
-        ours = record["format"] == _FORMAT and len(weights) == _DIGITS and GRAPH_FILES[record["to"]] in files
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        with reading_record(folder / MANIFEST_FILE, remedy=_REMEDY) as record:
+            files, weights = dict(record["files"]), str(record["weights"])
+            ours = record["format"] == _FORMAT and len(weights) == _DIGITS and GRAPH_FILES[record["to"]] in files
+    except (OSError, ValueError):
         return frozenset()
     return frozenset((MANIFEST_FILE, *files)) if ours else frozenset()
 
@@ -130,13 +132,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: not an exported network, it has no {MANIFEST_FILE}")
-    try:
-        record = json.loads(path.read_bytes())
-        manifest = _manifest(without_seal(record))
-        unsealed(record)  # last, so that more specific errors come first
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        said = error if isinstance(error, ValueError) else repr(error)
-        raise ValueError(f"{path} cannot be used: {said}; export again with a matching bigr-repr") from error
+    with reading_sealed(path, remedy=_REMEDY) as record:
+        manifest = _manifest(record)
     for name, checksum in manifest.files.items():
         file = folder / Path(name).name
         if not file.is_file():
