@@ -58,7 +58,7 @@ def read_aliases(path: PathLike | None = None) -> Aliases:
     import yaml
 
     bundled = resources.files(__package__) / "aliases.yaml"
-    text = bundled.read_text("utf-8") if path is None else Path(path).read_text("utf-8")
+    text = bundled.read_text("utf-8") if path is None else Path(path).read_text("utf-8-sig")
     try:
         found = yaml.safe_load(text) or {}
         return tuple(_group(str(name), entry) for name, entry in found.items())

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
+from bigr_repr.evaluate.data.text_lines import text_lines
 from bigr_repr.system.damaged import named_if_damaged
 
 __all__ = ["MultiLabels", "read_multi_labels"]
@@ -49,8 +50,7 @@ def _is_text(file: PathLike) -> bool:
 
 
 def _lines(file: Path) -> list[frozenset[str]]:
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [frozenset(part.strip() for part in line.split(",") if part.strip()) for line in lines]
+    return [frozenset(part.strip() for part in line.split(",") if part.strip()) for line in text_lines(file)]
 
 
 def _matrix(file: Path) -> NDArray[np.int8]:

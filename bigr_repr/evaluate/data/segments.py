@@ -17,11 +17,12 @@ from PIL import Image
 
 from bigr_repr._typing import PathLike
 from bigr_repr.datasets import FolderSet
+from bigr_repr.evaluate.data.sources import TEST_NAMES
+from bigr_repr.evaluate.data.text_lines import text_lines
 
 __all__ = ["IGNORED", "SegmentSet", "class_names_of", "open_segments"]
 
 IGNORED: Final = 255
-_TEST_NAMES: Final = ("test", "val", "validation")
 _MODES: Final = ("1", "L", "P", "I", "I;16")
 
 
@@ -65,7 +66,7 @@ class SegmentSet(FolderSet):
 def open_segments(folder: PathLike) -> tuple[SegmentSet, SegmentSet]:
     """The training and the test side.  Raises FileNotFoundError that says what is missing."""
     place = Path(folder)
-    test = next((place / name for name in _TEST_NAMES if (place / name).is_dir()), None)
+    test = next((place / name for name in TEST_NAMES if (place / name).is_dir()), None)
     if test is None or not (place / "train").is_dir():
         raise FileNotFoundError(f"{folder} needs the folders train and test, each with images and masks")
     return SegmentSet(place / "train"), SegmentSet(test)
@@ -74,7 +75,7 @@ def open_segments(folder: PathLike) -> tuple[SegmentSet, SegmentSet]:
 def class_names_of(folder: PathLike) -> tuple[str, ...]:
     """The lines of classes.txt; empty without it."""
     file = Path(folder) / "classes.txt"
-    return tuple(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else ()
+    return tuple(text_lines(file)) if file.is_file() else ()
 
 
 def _middle(width: int, height: int, share: float) -> tuple[int, int, int, int]:

@@ -18,9 +18,10 @@ import numpy as np
 from bigr_repr.datasets import DigitsSet, FolderSet, ImageSet, TorchvisionSet, open_images
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.feature_files import FeatureSet, open_features
+from bigr_repr.evaluate.data.text_lines import text_lines
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
-__all__ = ["DATASETS", "BenchSource", "find_sides", "short_name"]
+__all__ = ["DATASETS", "TEST_NAMES", "BenchSource", "find_sides", "short_name"]
 
 # Names of data sets here and in torchvision; the two others need no torchvision.
 DATASETS: Final = {
@@ -39,7 +40,7 @@ DATASETS: Final = {
     "tiny-imagenet": "",
 }
 _TINY: Final = ("tiny-imagenet-200", "http://cs231n.stanford.edu/tiny-imagenet-200.zip")
-_TEST_NAMES: Final = ("test", "val", "validation")
+TEST_NAMES: Final = ("test", "val", "validation")
 
 _FEATURES: Final = "features:"
 
@@ -99,7 +100,7 @@ def _prefixed(prefix: Path, columns: Columns) -> tuple[ImageSet, ImageSet] | Non
     if not prefix.parent.is_dir():
         return None
     train = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}-train*.parquet"))
-    for name in _TEST_NAMES:
+    for name in TEST_NAMES:
         test = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}-{name}*.parquet"))
         if train and test:
             return open_images(train, columns=columns), open_images(test, columns=columns)
@@ -119,8 +120,7 @@ class _AnnotatedSet(FolderSet):
 
     def __init__(self, folder: Path, class_names: tuple[str, ...]) -> None:
         super().__init__(folder / "images")
-        lines = (folder / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
-        classes = dict(line.split("\t")[:2] for line in lines)
+        classes = dict(line.split("\t")[:2] for line in text_lines(folder / "val_annotations.txt"))
         number = {name: i for i, name in enumerate(class_names)}
         self.class_names = class_names
         self.labels = np.array([number[classes[Path(file).name]] for file in self.files], dtype=np.int64)
@@ -128,11 +128,11 @@ class _AnnotatedSet(FolderSet):
 
 def _folder(folder: Path, columns: Columns) -> tuple[BenchSource, BenchSource | None]:
     if (folder / "train").is_dir():
-        for name in _TEST_NAMES:
+        for name in TEST_NAMES:
             if (folder / name).is_dir():
                 return _one_folder(folder / "train", columns), _one_folder(folder / name, columns)
     train = sorted(folder.glob("*train*.parquet"))
-    test = [file for name in _TEST_NAMES for file in sorted(folder.glob(f"*{name}*.parquet"))]
+    test = [file for name in TEST_NAMES for file in sorted(folder.glob(f"*{name}*.parquet"))]
     if train and test:
         sets = {file.name.split("train")[0] for file in train}
         if len(sets) > 1:

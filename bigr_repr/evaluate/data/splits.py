@@ -33,6 +33,7 @@ _TEST_SHARE: Final = 0.2
 
 _log = logging.getLogger(__name__)
 
+Rows = NDArray[np.int64]
 Labels = NDArray[np.int64]
 
 
@@ -45,7 +46,7 @@ class Part:
 
     name: str
     source: BenchSource
-    rows: Labels
+    rows: Rows
     labels: Labels
     class_names: tuple[str, ...] = ()
     class_ids: tuple[str, ...] = ()
@@ -63,7 +64,7 @@ class Part:
         stamps = [(os.fspath(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
         return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
-    def taking(self, places: Labels, note: dict[str, Any]) -> Part:
+    def taking(self, places: Rows, note: dict[str, Any]) -> Part:
         """A selection of the rows, in the order given, with a note for the record."""
         return dataclasses.replace(
             self, rows=self.rows[places], labels=self.labels[places], record={**self.record, **note}
@@ -180,6 +181,8 @@ def _part(name: str, source: BenchSource) -> Part:
     else:
         labels, class_names = source.labels, source.class_names
     if labels is None:
+        if isinstance(source, FeatureSet) and source.why_unlabeled:
+            raise ValueError(f"{name}: there are no labels: {source.why_unlabeled}")
         raise ValueError(f"{name}: there are no labels; use class folders, or a Parquet file with a column label")
     rows = np.flatnonzero(labels >= 0)
     if len(rows) == 0:
