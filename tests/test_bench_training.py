@@ -166,6 +166,17 @@ def test_rates_fall_with_depth_and_vectors_do_not_decay(model: str) -> None:
     assert max(scales) == 1
 
 
+def test_a_network_to_be_trained_leaves_the_model_its_blocks(model: str) -> None:
+    hidden = open_representation(model, device="cpu")
+    batch, item = [hidden.prepare(picture(0))], f"layer-{hidden.layers - 1}"
+    before = hidden.arrays(batch, [item])[item]
+    network = trainable(hidden, 1, "avg")
+    assert len(network.modules.layers) == 2
+    assert len(hidden.pretrained.generator.transformer.layers) == hidden.layers
+    assert np.array_equal(hidden.arrays(batch, [item])[item], before)
+    assert network.modules.layers[1] is hidden.pretrained.generator.transformer.layers[1]
+
+
 @pytest.mark.parametrize("pool", ["avg", "grid2"])
 def test_what_is_trained_is_what_is_measured(model: str, pool: str) -> None:
     hidden = open_representation(model, device="cpu")

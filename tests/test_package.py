@@ -95,7 +95,7 @@ ALLOWED: dict[str, set[str]] = {
         "retrieval",
     },
     "serve": {"config", "codes", "images", "models", "checkpoints", "features", "retrieval"},
-    "integrations": {"codes", "images", "checkpoints", "features"},
+    "integrations": {"codes", "images", "models", "checkpoints", "features"},
     "train": {"config", "codes", "images", "datasets", "models", "checkpoints", "sampling"},
 }
 # The same for the rooms inside the larger folders.

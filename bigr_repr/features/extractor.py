@@ -25,7 +25,8 @@ from bigr_repr.features.condition import FeatureCondition, as_condition
 from bigr_repr.features.exported.manifest import Manifest
 from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.pools import NONE, POOLS, pool_tokens, vector_shape
-from bigr_repr.models.transformer import Captions, Transformer
+from bigr_repr.models.tokenizer import without_decoder
+from bigr_repr.models.transformer import Captions, Transformer, up_to_block
 
 __all__ = ["FeatureExtractor", "Features", "Layer", "as_layer", "blocks_of", "layer_name"]
 
@@ -99,12 +100,10 @@ class FeatureExtractor(nn.Module):
 
     def _take(self, pre: Pretrained, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
         """Make own modules around a model's weights."""
-        tokenizer = _without(pre.tokenizer, "generator")  # the decoder
-        self.tokenizer = _own(tokenizer, device, dtype, torch.channels_last)
+        self.tokenizer = _own(without_decoder(pre.tokenizer), device, dtype, torch.channels_last)
         if self.layers:
-            transformer = _without(pre.generator.transformer, "layers")
-            transformer.layers = pre.generator.transformer.layers[: max(map(max, self.layers.values())) + 1]
-            self.transformer = _own(transformer, device, dtype)
+            deepest = max(map(max, self.layers.values()))
+            self.transformer = _own(up_to_block(pre.generator.transformer, deepest), device, dtype)
             self._told, self._masked = _told(pre, self.condition)
         self._logits: Callable[..., Tensor] = self.tokenizer.bit_logits
         if self._compiled:
@@ -312,13 +311,6 @@ def _images_at_a_time(side: int) -> int:
     Two of 256 pixels saturate a processor, as do eight small ones.
     """
     return max(2, min(8, 2 * 256**2 // side**2))
-
-
-def _without(module: _M, child: str) -> _M:
-    """A shallow copy of a module without one of its children; the module itself is unchanged."""
-    part = copy.copy(module)
-    part._modules = {name: value for name, value in module._modules.items() if name != child}
-    return part
 
 
 def _own(

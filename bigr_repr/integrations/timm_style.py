@@ -20,6 +20,8 @@ from bigr_repr.codes import grid_to_tokens
 from bigr_repr.features.extractor import Layer
 from bigr_repr.features.pools import POOLS, pool_tokens, pool_width
 from bigr_repr.images.inputs import read
+from bigr_repr.models.tokenizer import without_decoder
+from bigr_repr.models.transformer import up_to_block
 
 __all__ = ["TimmStyle", "as_timm", "create_transform"]
 
@@ -49,10 +51,8 @@ class TimmStyle(nn.Module):
         config, generator = pre.config, pre.config.generator
         block = generator.layer_index(layer, config.name)
         self.config, self.grid_size = config, (generator.grid, generator.grid)
-        self.tokenizer = copy.deepcopy(pre.tokenizer).requires_grad_(False)
-        del self.tokenizer.generator  # the decoder
-        self.transformer = copy.deepcopy(pre.generator.transformer)
-        self.transformer.layers = self.transformer.layers[: block + 1]
+        self.tokenizer = copy.deepcopy(without_decoder(pre.tokenizer)).requires_grad_(False)
+        self.transformer = copy.deepcopy(up_to_block(pre.generator.transformer, block))
         # Parameters used only for drawing must not be passed to an optimizer.
         self.transformer.norm.requires_grad_(False)
         self.transformer.diffusion_pos_embed_learned.requires_grad_(False)

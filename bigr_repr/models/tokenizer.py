@@ -7,6 +7,7 @@ Module and parameter names follow the released weights. Source: BiGR (arXiv 2410
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -242,3 +243,10 @@ class BinaryAutoencoder(nn.Module):
         bits = bits.to(probabilities.dtype)
         straight_through = bits + (probabilities - probabilities.detach())  # exactly the bits, in any precision
         return Reconstruction(self.decode(straight_through), probabilities, bits)
+
+
+def without_decoder(tokenizer: BinaryAutoencoder) -> BinaryAutoencoder:
+    """A tokenizer that only encodes, around the same weights. The given one keeps its decoder."""
+    part = copy.copy(tokenizer)
+    part._modules = {name: child for name, child in tokenizer._modules.items() if name != "generator"}
+    return part

@@ -8,6 +8,7 @@ Module and parameter names follow the released weights. Source: BiGR (arXiv 2410
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -233,6 +234,13 @@ class Transformer(nn.Module):
         first = state.shape[1] - place.shape[1]
         hidden = state[:, first - 1 : -1] if self.config.attention == "causal" else state[:, first:]
         return self.norm(hidden) + place  # type: ignore[no-any-return]
+
+
+def up_to_block(transformer: Transformer, block: int) -> Transformer:
+    """A transformer without the blocks after `block`, around the same weights. The given one keeps all its blocks."""
+    part = copy.copy(transformer)
+    part._modules = {**transformer._modules, "layers": transformer.layers[: block + 1]}
+    return part
 
 
 def _present(front: Tensor, tokens: int) -> Tensor:

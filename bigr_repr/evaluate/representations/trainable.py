@@ -20,6 +20,7 @@ from bigr_repr.evaluate.representations.hidden import Hidden
 from bigr_repr.evaluate.representations.timm_backbones import TimmBackbone
 from bigr_repr.features.pools import POOLS, pool_tokens
 from bigr_repr.images.inputs import stack
+from bigr_repr.models.transformer import up_to_block
 
 __all__ = ["Trainable", "trainable"]
 
@@ -38,7 +39,7 @@ class Trainable:
 
 
 def trainable(representation: Representation, layer: int | None, pool: str) -> Trainable:
-    """The network of a representation, not a copy: training changes the representation.
+    """The network of a representation, not a copy: training changes the representation, but it keeps all its blocks.
 
     layer: the last block that runs; None: the representation's default. pool: as in `pool_tokens`.
     Raises ValueError for a representation without such a network, a layer of a timm backbone, or an unsupported pool.
@@ -59,8 +60,7 @@ def trainable(representation: Representation, layer: int | None, pool: str) -> T
 
 def _of_bigr(pre: Pretrained, device: torch.device, block: int, pool: str) -> Trainable:
     """The transformer up to a block on codes of the frozen (because rounding) tokenizer, as in FeatureExtractor."""
-    tokenizer, transformer = pre.tokenizer.to(device), pre.generator.transformer.to(device)
-    transformer.layers = transformer.layers[: block + 1]
+    tokenizer, transformer = pre.tokenizer.to(device), up_to_block(pre.generator.transformer.to(device), block)
 
     def forward(batch: list[NDArray[Any]]) -> Tensor:
         pixels = stack(batch).to(device).float() / 255
