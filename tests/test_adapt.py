@@ -23,6 +23,7 @@ from PIL import Image
 from tiny_model import tiny_model, write_pictures
 
 import bigr_repr as br
+from bigr_repr.checkpoints import description
 from bigr_repr.checkpoints.adapters import CLASS_TABLE, with_classes
 from bigr_repr.checkpoints.description import describe
 from bigr_repr.checkpoints.pretrained import Pretrained, tokenizer_fingerprint, with_adapter
@@ -125,13 +126,17 @@ def test_replaced_classes_keep_what_the_model_knows_of_equal_names(base: Path) -
 
 @pytest.mark.parametrize("method", ["classes", "lora"])
 def test_the_adapter_on_its_model_is_the_saved_model_bit_for_bit(
-    adapted: dict[str, Adapted], base: Path, method: str
+    adapted: dict[str, Adapted], base: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = adapted[method]
     assert made.adapter is not None
     name = f"{base}+{made.adapter}"
     assert br.load(name).fingerprint == br.load(made.folder).fingerprint == made.after.fingerprint
+    loaded: list[str] = []
+    monkeypatch.setattr(description, "load", lambda name: loaded.append(name) or br.load(name))
     assert describe(name).fingerprint == made.after.fingerprint
+    assert describe(name).location == f"{base}, adapter {made.adapter}"
+    assert loaded == [name, name]  # the base is not loaded on its own
     assert adapted["full"].adapter is None
 
 

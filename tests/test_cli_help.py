@@ -28,7 +28,7 @@ from bigr_repr.embed.options import EmbedOptions
 from bigr_repr.evaluate.probes.attentive import AttentiveProbe
 from bigr_repr.evaluate.probes.protocols import protocol_names
 from bigr_repr.evaluate.reports.inspection import MAPS
-from bigr_repr.evaluate.representations.hidden import VECTOR_POOLS
+from bigr_repr.evaluate.representations.base import VECTOR_POOLS
 from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.painting.files import enrich_file, interpolate_file
 from bigr_repr.retrieval import IndexSettings, build_index, search_images

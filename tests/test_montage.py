@@ -135,6 +135,8 @@ def test_a_sheet_has_a_narrow_edge_around_every_picture() -> None:
     assert contact_sheet([color(0)] * 3, 2).size == (2 * 40 + 3 * 2, 2 * 30 + 3 * 2)
     assert contact_sheet([color(0)], 1, gap=5).size == (50, 40)
     assert contact_sheet([color(0)], 1).getpixel((1, 1)) == (255, 255, 255)
+    assert contact_sheet([color(0)] * 3, 2, edge=0).size == (2 * 40 + 2, 2 * 30 + 2)
+    assert contact_sheet([color(0)], 1, edge=0).size == (40, 30)
 
 
 def test_a_view_of_a_part_counts_and_places_what_was_compared() -> None:

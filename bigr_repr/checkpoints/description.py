@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints import adapters, catalog, hub, released
@@ -12,6 +12,10 @@ from bigr_repr.checkpoints.pretrained import empty_modules, load
 from bigr_repr.config import ModelConfig, preset, preset_names
 
 __all__ = ["Description", "Parameters", "count_parameters", "describe"]
+
+
+_PRESET: Final = "none: a preset to train"
+_ABSENT: Final = "not downloaded; load fetches it"
 
 
 class Parameters(NamedTuple):
@@ -45,24 +49,24 @@ def describe(name: PathLike) -> Description:
     Raises as `load` does.
     """
     text = str(name)
-    if (found := hub.parse_folder_name(text)) is not None:
-        location = str(hub.fetch_folder(found, local_files_only=True))
-        name = location
-    elif text.startswith("hf:") and adapters.split_name(text) is None:
-        _, variant = released.parse_hub_name(text)
-        if not released.in_cache(text):
-            config = catalog.released_config(variant)
-            location = "not downloaded; load fetches it"
-            return Description(config=config, parameters=count_parameters(config), fingerprint=None, location=location)
-        location = "the hub's cache"
-    elif text in preset_names() and not Path(text).is_dir():
-        config = preset(text)
-        location = "none: a preset to train"
+    location = _location(text)
+    if location in (_PRESET, _ABSENT):
+        config = preset(text) if location == _PRESET else catalog.released_config(released.parse_hub_name(text)[1])
         return Description(config=config, parameters=count_parameters(config), fingerprint=None, location=location)
-    elif (parts := adapters.split_name(text)) is not None:
-        location = f"{describe(parts[0]).location}, adapter {parts[1]}"
-    else:
-        location = str(catalog.find_folder(name))
-    pre = load(name)
+    pre = load(location if hub.parse_folder_name(text) is not None else name)
     counts = count_parameters(pre.config)
     return Description(config=pre.config, parameters=counts, fingerprint=pre.fingerprint, location=location)
+
+
+def _location(name: str) -> str:
+    """Where a model's weights are, without loading them. Raises as `load` does for a name that it does not know."""
+    if (found := hub.parse_folder_name(name)) is not None:
+        return str(hub.fetch_folder(found, local_files_only=True))
+    if (parts := adapters.split_name(name)) is not None:
+        return f"{_location(parts[0])}, adapter {parts[1]}"
+    if name.startswith("hf:"):
+        released.parse_hub_name(name)
+        return "the hub's cache" if released.in_cache(name) else _ABSENT
+    if name in preset_names() and not Path(name).is_dir():
+        return _PRESET
+    return str(catalog.find_folder(name))

@@ -112,14 +112,22 @@ def published_files(folder: Path) -> list[Path]:
 @contextmanager
 def hub_errors(name: HubName) -> Iterator[None]:
     """Turn errors of the hub's client into a ConnectionError of one line; its reports on attempts are suppressed."""
+    with quiet_hub():
+        try:
+            yield
+        except Exception as error:  # the client raises many kinds, including its transport's
+            raise ConnectionError(f"{name.repository}: {_reason(error, name)}") from error
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Suppress the hub client's reports on every attempt; its final error is reported once."""
     from huggingface_hub.utils import logging as hub_logging
 
     level = hub_logging.get_verbosity()
     hub_logging.set_verbosity(logging.ERROR)
     try:
         yield
-    except Exception as error:  # the client raises many kinds, including its transport's
-        raise ConnectionError(f"{name.repository}: {_reason(error, name)}") from error
     finally:
         hub_logging.set_verbosity(level)
 

@@ -7,7 +7,6 @@ import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from logging import ERROR
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from bigr_repr.checkpoints.catalog import (
     RELEASED_SHA256,
     imagenet_class_names,
 )
+from bigr_repr.checkpoints.hub import quiet_hub
 from bigr_repr.config import ModelConfig
 from bigr_repr.system.files import sha256_of
 
@@ -70,7 +70,7 @@ def fetch(name: str, *, local_files_only: bool = False) -> tuple[Path, Path]:
     try:
         import huggingface_hub
 
-        with _quiet_hub():
+        with quiet_hub():
             known = [file for file in files if _cached(repository, file) is not None]
             tokenizer, generator = (
                 Path(huggingface_hub.hf_hub_download(repository, file, local_files_only=local_files_only))
@@ -107,19 +107,6 @@ def _require_pin(file: str, path: Path) -> None:
     path.resolve().unlink()
     path.unlink(missing_ok=True)
     raise ValueError(f"{file}: its SHA-256 is {found[:12]}… instead of the release's {pin[:12]}…; try again")
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Suppress the hub client's reports on every attempt; its final error is reported once."""
-    from huggingface_hub.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity(ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def in_cache(name: str) -> bool:

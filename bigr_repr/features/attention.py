@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.models.blocks import rotate
+from bigr_repr.models.blocks import Attention
 
 __all__ = ["NearTokens", "near_tokens", "token_attention"]
 
@@ -40,7 +40,7 @@ def token_attention(bits: ArrayLike, pre: Pretrained, layer: int | str, token: i
     _in_range("token", token, config.tokens)
     heard: list[tuple[Any, ...]] = []
     attention = transformer.layers[block].attention
-    assert isinstance(attention, torch.nn.Module)
+    assert isinstance(attention, Attention)
     hook = attention.register_forward_pre_hook(lambda module, inputs: heard.append(inputs))
     found = []
     weight = next(transformer.parameters())
@@ -50,23 +50,12 @@ def token_attention(bits: ArrayLike, pre: Pretrained, layer: int | str, token: i
             condition = transformer.condition_embedding(None, len(part))
             transformer(part, condition, layers=(block,))
             x, table, _ = heard.pop()
-            found.append(_weights(attention, x, table, 1 + token).cpu().numpy())
+            found.append(attention.weights(x, table, 1 + token).cpu().numpy())
     finally:
         hook.remove()
     if not found:
         raise ValueError("no images to look at; give at least one")
     return np.concatenate(found)
-
-
-def _weights(attention: Any, x: torch.Tensor, table: torch.Tensor, place: int) -> torch.Tensor:
-    """Attention weights of one position: x (B, 1 + N, D) -> (B, M, 1 + N), float32."""
-    q, k, _ = attention.wqkv(x).unflatten(-1, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
-    q, k = rotate(q, table).float(), rotate(k, table).float()
-    scores = (q[:, :, place : place + 1] @ k.mT)[:, :, 0] * q.shape[-1] ** -0.5
-    if attention.causal:
-        scores[..., place + 1 :] = -torch.inf
-    weights: torch.Tensor = scores.softmax(-1)
-    return weights
 
 
 def near_tokens(states: ArrayLike, image: int, token: int, *, k: int = 8) -> NearTokens:

@@ -10,9 +10,12 @@ from PIL import Image
 __all__ = ["contact_sheet"]
 
 
-def contact_sheet(pictures: Sequence[Image.Image], columns: int, *, gap: int = 2, gray: int = 255) -> Image.Image:
-    """RGB pictures of one size in rows of `columns`, `gap` pixels apart and from the edge, on a gray of 0..255.
+def contact_sheet(
+    pictures: Sequence[Image.Image], columns: int, *, gap: int = 2, gray: int = 255, edge: int | None = None
+) -> Image.Image:
+    """Pictures of one size in rows of `columns`, as RGB, `gap` pixels apart, on a gray of 0..255.
 
+    edge: pixels around all of them, 0..gap; None: as many as between them.
     Raises ValueError for no pictures, or pictures of different sizes.
     """
     import torch
@@ -27,4 +30,6 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int, *, gap: int = 2
         sheet = torch.nn.functional.pad(tiles[0], (gap, gap, gap, gap), value=gray)
     else:
         sheet = make_grid(tiles, nrow=columns, padding=gap, pad_value=gray)
-    return Image.fromarray(sheet.permute(1, 2, 0).numpy())
+    cut = 0 if edge is None else gap - edge
+    inner = sheet[:, cut : sheet.shape[1] - cut, cut : sheet.shape[2] - cut]
+    return Image.fromarray(inner.permute(1, 2, 0).contiguous().numpy())

@@ -32,7 +32,7 @@ def masked_count(step: int, steps: int, tokens: int) -> int:
     return int(tokens * math.cos(math.pi / 2 * step / steps))
 
 
-def draw_mask(batch: int, tokens: int, *, generator: torch.Generator | None, device: torch.device) -> Tensor:
+def draw_mask(batch: int, tokens: int, *, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
     """Training masks (B, N), bool: one random step of the cosine schedule per batch, so the same count in every
     image."""
     step = int(torch.randint(tokens, (), generator=generator, device=device))

@@ -92,9 +92,23 @@ class Attention(nn.Module):
         self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.wo = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, table: Tensor, present: Tensor | None = None) -> Tensor:
+    def _parts(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, turned, and values: (B, M, S, d) each."""
         q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = _attend(rotate(q, table), rotate(k, table), v, self.causal, present)
+        return rotate(q, table), rotate(k, table), v
+
+    def weights(self, x: Tensor, table: Tensor, place: int) -> Tensor:
+        """How much position `place` attends to each, without padding: x (B, S, D) -> (B, M, S), float32, sum 1."""
+        q, k, _ = self._parts(x, table)
+        scores = (q[:, :, place : place + 1].float() @ k.float().mT)[:, :, 0] * q.shape[-1] ** -0.5
+        if self.causal:
+            scores[..., place + 1 :] = -torch.inf
+        weights: Tensor = scores.softmax(-1)
+        return weights
+
+    def forward(self, x: Tensor, table: Tensor, present: Tensor | None = None) -> Tensor:
+        q, k, v = self._parts(x, table)
+        mixed = _attend(q, k, v, self.causal, present)
         return self.wo(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.system.files import replacing
 from bigr_repr.system.records import as_object, parsed, usable
 
 METADATA_KEY = "bigr_repr"  # the PNG text chunk that holds a picture's provenance, as JSON
-_GAP = 2
 _HELD_MS = 1500
 _LONGEST = 384  # longer side of an animation, in pixels
 
@@ -81,15 +81,7 @@ def write_gif(
 
 def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
     """Images of one size in a grid on white, row by row; about as many rows as columns by default."""
-    import torch
-    from torchvision.utils import make_grid
-
-    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
-    pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images])).permute(0, 3, 1, 2)
-    sheet = make_grid(pixels, nrow=columns, padding=_GAP, pad_value=255) if len(images) > 1 else pixels[0]
-    edge = _GAP if len(images) > 1 else 0
-    inner = sheet[:, edge : sheet.shape[1] - edge, edge : sheet.shape[2] - edge]
-    return Image.fromarray(inner.permute(1, 2, 0).contiguous().numpy())
+    return contact_sheet(images, columns or math.ceil(math.sqrt(len(images))), edge=0)
 
 
 def write_npz(path: Path, images: Iterable[Image.Image], shape: tuple[int, int, int, int]) -> None:

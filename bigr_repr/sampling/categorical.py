@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bigr_repr.models.categorical import CategoricalHead, bits_of
+from bigr_repr.sampling.guidance import check_halves, guided
 
 __all__ = ["CategoricalChain"]
 
@@ -40,13 +41,8 @@ class CategoricalChain:
 
         Guidance mixes the logits of both halves. A prior (R, K) adds the logits of a code's bits to the code's logit.
         """
-        guided = guidance > 1
-        if condition.ndim != 3 or condition.shape[0] != 1 + guided:
-            halves = f"({1 + guided}, R, D) at guidance={guidance:g}"
-            raise ValueError(f"condition has shape {tuple(condition.shape)}; expected {halves}")
-        logits = self._head(condition).float()
-        mixed = torch.lerp(logits[1], logits[0], guidance) if guided else logits[0]
-        mixed = mixed / temperature
+        check_halves(condition, guidance)
+        mixed = guided(self._head(condition).float(), guidance) / temperature
         return (mixed if prior is None else mixed + prior @ self._table.T).softmax(dim=-1)
 
     def bit_probabilities(self, predicted: Tensor) -> Tensor:

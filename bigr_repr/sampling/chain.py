@@ -18,6 +18,7 @@ from bigr_repr.models.bigr import BiGR
 from bigr_repr.models.categorical import CategoricalHead
 from bigr_repr.models.transcoder import BernoulliDiffusion
 from bigr_repr.sampling.categorical import CategoricalChain
+from bigr_repr.sampling.guidance import check_halves, guided
 from bigr_repr.sampling.orders import confidence
 from bigr_repr.sampling.settings import chain_times
 
@@ -57,10 +58,7 @@ class Chain:
         uniform: gives (blocks, R, K) in [0, 1) for a number of blocks; S are requested in total.  prior: (R, K), other
         evidence about the bits, as logits: added to those of P(x_0 = 1) at every step, a product of experts.
         """
-        guided = guidance > 1
-        if condition.ndim != 3 or condition.shape[0] != 1 + guided:
-            halves = f"({1 + guided}, R, D) at guidance={guidance:g}"
-            raise ValueError(f"condition has shape {tuple(condition.shape)}; expected {halves}")
+        check_halves(condition, guidance)
         projected = self.diffusion.denoiser.c_embedder(condition)  # (G, R, W): the same at every step
         stream = self._stream(uniform)
         noise = next(stream)
@@ -98,8 +96,7 @@ class Chain:
         for block in denoiser.blocks:
             x = block(x, rows)
         logits = denoiser.final_layer(x, rows).float().unflatten(0, c.shape[:2])
-        mixed = torch.lerp(logits[1], logits[0], guidance) if guidance > 1 else logits[0]
-        return self.diffusion.clean_probability(mixed / temperature, x_t)
+        return self.diffusion.clean_probability(guided(logits, guidance) / temperature, x_t)
 
 
 def make_chain(model: BiGR, steps: int) -> Chain | CategoricalChain:

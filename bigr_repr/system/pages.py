@@ -8,14 +8,16 @@ value is escaped.
 from __future__ import annotations
 
 import base64
+import io
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from PIL import Image
 
-__all__ = ["TOKENS", "data_url", "render"]
+__all__ = ["TOKENS", "data_url", "picture_url", "render"]
 
 TOKENS: Final = Path(__file__).with_name("tokens.css")  # color, type and spacing
 
@@ -31,6 +33,13 @@ def render(template: Path, *more: Path, **values: Any) -> str:
 def data_url(data: bytes, media_type: str) -> str:
     """A file as a URL that contains its content, such as "data:image/png;base64,…"."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def picture_url(picture: Image.Image, form: str = "PNG", **options: Any) -> str:
+    """A picture as a URL that contains it. form: "PNG", "JPEG" or "WEBP"; options: of Pillow's writer for it."""
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return data_url(file.getvalue(), f"image/{form.lower()}")
 
 
 @cache

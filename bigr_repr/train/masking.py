@@ -35,7 +35,7 @@ def draw_masks(
     the images have at most a tenth masked, because features are extracted with nothing masked.
     """
     count = tokens if read is None else len(read)
-    masked = draw_mask(batch, count, generator=None, device=device)
+    masked = draw_mask(batch, count, device=device)
     if masking != "cosine" or light_share:
         order = masked.sum(1)
         if masking != "cosine":

@@ -7,7 +7,6 @@ Source: BiGR section 3.1 and its appendix; L1 + perceptual + adaptive hinge GAN 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
 from bigr_repr.config import TokenizerConfig
 from bigr_repr.datasets import ImageSet
+from bigr_repr.models.bits import bit_entropy
 from bigr_repr.models.tokenizer import BinaryAutoencoder
 from bigr_repr.train.batches import Batch, batches, check_crop, views_of
 from bigr_repr.train.ema import ExponentialAverage
@@ -75,12 +75,6 @@ class TokenizerRecipe:
             raise ValueError(f"crop={self.crop} must be at least 1; None: whole images")
 
 
-def _entropy(rate: Tensor) -> Tensor:
-    """Entropy in bits of bits that are 1 at these rates, in [0, 1]; the same shape."""
-    nats: Tensor = torch.special.entr(rate) + torch.special.entr(1 - rate)
-    return nats / math.log(2)
-
-
 def bit_usage(probabilities: Tensor) -> dict[str, Tensor]:
     """How well the bits are used: (B, K, h, w) in [0, 1] -> scalars.
 
@@ -89,7 +83,7 @@ def bit_usage(probabilities: Tensor) -> dict[str, Tensor]:
     """
     rate = (probabilities.detach() > 0.5).float().mean(dim=(0, 2, 3))
     return {
-        "bit_entropy": _entropy(rate).mean(),
+        "bit_entropy": bit_entropy(rate),
         "bit_certainty": (2 * probabilities.detach() - 1).abs().mean(),
         "dead_bits": ((rate < 0.001) | (rate > 0.999)).float().sum(),
     }
@@ -148,7 +142,7 @@ class TokenizerTask:
                 loss = loss + self._recipe.perceptual_weight * distance
             if self._recipe.bit_entropy:
                 rate = probabilities.float().mean(dim=(0, 2, 3))
-                loss = loss - self._recipe.bit_entropy * _entropy(rate).mean()
+                loss = loss - self._recipe.bit_entropy * bit_entropy(rate)
             adversarial = self._recipe.gan_start is not None and step >= self._recipe.gan_start
             if adversarial:
                 discriminator = self.modules[1].requires_grad_(False)

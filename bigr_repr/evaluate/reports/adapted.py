@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.evaluate.runs.bench import BenchRow
 from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.system.files import replacing
-from bigr_repr.system.pages import data_url, render
+from bigr_repr.system.pages import picture_url, render
 
 __all__ = ["ClassShown", "adaptation_page", "fallen", "figures_of", "quality_of", "save_adaptation_page"]
 
@@ -97,9 +96,7 @@ def _sheets(each: ClassShown) -> list[tuple[str, str, int]]:
 
 
 def _sheet(pictures: Sequence[Image.Image]) -> str:
-    opened = io.BytesIO()
-    contact_sheet(pictures, len(pictures), gap=1).save(opened, "PNG")
-    return data_url(opened.getvalue(), "image/png")
+    return picture_url(contact_sheet(pictures, len(pictures), gap=1))
 
 
 def _curve(losses: Mapping[int, float], best: int) -> dict[str, Any] | None:

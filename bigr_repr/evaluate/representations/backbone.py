@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from bigr_repr.evaluate.representations.base import MIRROR, TOKENS, Reading, Representation, View
+from bigr_repr.evaluate.representations.base import MIRROR, TOKENS, Reading, Representation, View, block_and_pool
 from bigr_repr.features.pools import POOLS, pool_tokens
 
 __all__ = ["Backbone", "States", "states_of"]
@@ -95,7 +95,7 @@ class Backbone(Representation):
     @torch.no_grad()
     def compute(self, batch: list[NDArray[Any]], items: Sequence[str]) -> dict[str, NDArray[Any]]:
         x = torch.from_numpy(np.stack(batch)).to(self.device)
-        wanted = {item: _parse(item) for item in items if item != _POOLED}
+        wanted = {item: block_and_pool(item) for item in items if item != _POOLED}
         states, pooled = self.read(x, sorted({layer for layer, _ in wanted.values()}), pooled=_POOLED in items)
         arrays = {item: _pooled(*states[layer], pool) for item, (layer, pool) in wanted.items()}
         if pooled is not None:
@@ -108,12 +108,6 @@ class Backbone(Representation):
     @abstractmethod
     def read(self, x: Tensor, layers: list[int], *, pooled: bool) -> tuple[dict[int, States], Tensor | None]:
         """States of blocks, and pooled features (B, D) if requested, of prepared pictures (B, 3, H, W)."""
-
-
-def _parse(item: str) -> tuple[int, str]:
-    """ "layer-3.max" -> (3, "max")."""
-    layer, _, pool = item.removeprefix("layer-").partition(".")
-    return int(layer), pool or "avg"
 
 
 def _pooled(state: Tensor, token: Tensor | None, pool: str) -> NDArray[Any]:

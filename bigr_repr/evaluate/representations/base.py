@@ -19,18 +19,21 @@ from PIL import Image
 
 from bigr_repr.codes import from_bytes
 from bigr_repr.config import block_index
+from bigr_repr.features.pools import POOLS
 
 MIRROR: Final = ".mirror"  # ending of an item: the mean over a picture and its mirror image
 TOKENS: Final = "tokens"  # the pool that keeps every token, for heads that read them
+VECTOR_POOLS: Final = (*POOLS, "cls", "cls+avg")  # of any representation
+ALL_POOLS: Final = (*VECTOR_POOLS, TOKENS)
 
 BlockChoice = int | tuple[int, ...]  # a block, or several whose features are concatenated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How features are extracted: with `pool` of a block's tokens, the tokenizer's bits instead (`codes`), averaged
-    with
-    those of the mirror image (`mirror`).
+    """How features are extracted: by `pool` of a block's tokens, or the tokenizer's bits instead (`codes`).
+
+    mirror: averaged with the features of the mirror image.
     """
 
     pool: str = "avg"
@@ -81,6 +84,12 @@ class View:
     def numbers(self, array: NDArray[Any]) -> NDArray[Any]:
         """The array as stored -> one number per feature, (n, D): packed bits are unpacked."""
         return array if self.n_bits is None else from_bytes(array, self.n_bits)
+
+
+def block_and_pool(item: str) -> tuple[int, str]:
+    """The inverse of `Reading.item`, without a mirror image: "layer-12.max" -> (12, "max")."""
+    layer, _, pool = item.removeprefix("layer-").partition(".")
+    return int(layer), pool or "avg"
 
 
 class Representation(ABC):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from PIL import Image
 from bigr_repr.checkpoints.classes import has_classes
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import to_bytes
-from bigr_repr.evaluate.representations.base import TOKENS, Reading, Representation, View
+from bigr_repr.evaluate.representations.base import TOKENS, Reading, Representation, View, block_and_pool
 from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 from bigr_repr.features.extractor import FeatureExtractor
 from bigr_repr.features.pools import POOLS, pool_tokens
@@ -23,9 +23,6 @@ from bigr_repr.images.decode import center_crop
 from bigr_repr.images.inputs import stack
 from bigr_repr.models.bigr import BiGR, usual_block
 from bigr_repr.models.tokenizer import BinaryAutoencoder
-
-VECTOR_POOLS: Final = (*POOLS, "cls", "cls+avg")  # of any representation
-ALL_POOLS: Final = (*VECTOR_POOLS, TOKENS)
 
 
 def untrained(pre: Pretrained, seed: int, *, tokenizer: bool = True) -> Pretrained:
@@ -80,7 +77,7 @@ class Hidden(Representation):
         return center_crop(image, self._side)
 
     def compute(self, batch: list[NDArray[Any]], items: Sequence[str]) -> dict[str, NDArray[Any]]:
-        wanted = {item: _parse(item) for item in items if item != "codes"}
+        wanted = {item: block_and_pool(item) for item in items if item != "codes"}
         extractor = self._extractor(
             tuple(sorted({layer for layer, _ in wanted.values()})),
             "avg" if all(pool == "avg" for _, pool in wanted.values()) else "none",
@@ -101,12 +98,6 @@ class Hidden(Representation):
                 self.pretrained, layers, pool, condition=self._condition, device=self.device
             )
         return self._extractors[layers, pool]
-
-
-def _parse(item: str) -> tuple[int, str]:
-    """ "layer-12.max" -> (12, "max")."""
-    layer, _, pool = item.removeprefix("layer-").partition(".")
-    return int(layer), pool or "avg"
 
 
 def pooled(states: torch.Tensor, pool: str) -> NDArray[Any]:

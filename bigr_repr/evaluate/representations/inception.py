@@ -35,7 +35,7 @@ _FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
 class FidInception(Backbone):
     """Its 2,048 features before the classifier, of which the Fréchet distance is the FID."""
 
-    def __init__(self, file: str, device: torch.device, seed: int) -> None:
+    def __init__(self, file: str, device: torch.device) -> None:
         if not file:
             raise ValueError(f"inception: needs a file of weights, such as inception:{_FILE} of torch-fidelity")
         network = _network()

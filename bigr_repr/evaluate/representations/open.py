@@ -45,7 +45,7 @@ _PACKAGED: Final = {
 
 _LIBRARIES: Final[dict[str, Callable[[str, torch.device, int], Representation]]] = {
     "timm": TimmBackbone, "transformers": TransformersBackbone, "open_clip": OpenClipBackbone, "module": ModuleBackbone,
-    "inception": FidInception,
+    "inception": lambda file, device, seed: FidInception(file, device),
 }  # fmt: skip
 
 

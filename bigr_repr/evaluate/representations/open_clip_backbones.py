@@ -19,10 +19,8 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.weights import fingerprint
 from bigr_repr.evaluate.representations.backbone import Backbone, States
-from bigr_repr.evaluate.representations.weight_files import missing_package
+from bigr_repr.evaluate.representations.weight_files import CHECKPOINT, RANDOM, missing_package
 
-_RANDOM: Final = "?random"
-_CHECKPOINT: Final = "?checkpoint="
 _FILES: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _CACHE: Final = "~/.cache/clip"  # open_clip's cache for weights that are not from a hub
 
@@ -70,8 +68,8 @@ def _open(name: str, seed: int) -> tuple[Any, Any, dict[str, Any]]:
         open_clip: Any = importlib.import_module("open_clip")
     except ImportError as error:
         raise missing_package("open_clip_torch", f"open_clip:{name}") from error
-    plain, mark, file = name.partition(_CHECKPOINT)
-    architecture, _, tag = plain.removesuffix(_RANDOM).partition("/")
+    plain, mark, file = name.partition(CHECKPOINT)
+    architecture, _, tag = plain.removesuffix(RANDOM).partition("/")
     if architecture not in open_clip.list_models():
         raise ValueError(f"open_clip has no model {architecture!r}; see open_clip.list_models()")
     given: dict[str, Any] = {}
@@ -80,7 +78,7 @@ def _open(name: str, seed: int) -> tuple[Any, Any, dict[str, Any]]:
             raise FileNotFoundError(f"checkpoint={file} is not a file; pass weights written by open_clip")
         options: dict[str, Any] = {"pretrained": file}
         given["checkpoint"] = Path(file).name
-    elif plain.endswith(_RANDOM):
+    elif plain.endswith(RANDOM):
         options = {"load_weights": False}
         given["weights_seed"] = seed
     else:

@@ -18,10 +18,8 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.weights import fingerprint
 from bigr_repr.evaluate.representations.backbone import Backbone, States
-from bigr_repr.evaluate.representations.weight_files import checkpoint_file, fill
+from bigr_repr.evaluate.representations.weight_files import CHECKPOINT, RANDOM, checkpoint_file, fill
 
-_RANDOM: Final = "?random"
-_CHECKPOINT: Final = "?checkpoint="
 _FILES: Final = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -46,8 +44,8 @@ class TimmBackbone(Backbone):
         self.record = {"model": self.name, "model_sha256": self.fingerprint, "image_size": config["input_size"][-1]}
         self.record |= {"preprocessing": json.loads(json.dumps(preprocessing)), "blocks": self.layers, **given}
         self.record["crop"] = config["crop_pct"]
-        if _RANDOM not in name:
-            self.training = "ImageNet" if _CHECKPOINT in name else str(model.pretrained_cfg.get("tag", ""))
+        if RANDOM not in name:
+            self.training = "ImageNet" if CHECKPOINT in name else str(model.pretrained_cfg.get("tag", ""))
             self.training = self.training.replace("in1k", "ImageNet").replace("in21k", "ImageNet")
             self.labels_seen = "ImageNet" in self.training
 
@@ -72,8 +70,8 @@ def _open(name: str, seed: int) -> tuple[Any, dict[str, Any]]:
     """The network without classifier, and the record of its weights."""
     import timm
 
-    plain, mark, file = name.partition(_CHECKPOINT)
-    plain, trained = plain.removesuffix(_RANDOM), not plain.endswith(_RANDOM)
+    plain, mark, file = name.partition(CHECKPOINT)
+    plain, trained = plain.removesuffix(RANDOM), not plain.endswith(RANDOM)
     if not timm.is_model(plain.split(".")[0]):
         raise ValueError(f"timm has no model {plain!r}; see timm.list_models()")
     if mark:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import Any, Final
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,9 +19,7 @@ from torch import Tensor
 from bigr_repr.checkpoints.text_encoders import quiet_transformers
 from bigr_repr.checkpoints.weights import fingerprint
 from bigr_repr.evaluate.representations.backbone import Backbone, States, states_of
-from bigr_repr.evaluate.representations.weight_files import missing_package
-
-_RANDOM: Final = "?random"
+from bigr_repr.evaluate.representations.weight_files import RANDOM, missing_package
 
 
 class TransformersBackbone(Backbone):
@@ -71,11 +69,11 @@ def _open(name: str, seed: int) -> tuple[Any, Any, bool, dict[str, Any]]:
         library: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise missing_package("transformers", f"transformers:{name}") from error
-    plain, given = name.removesuffix(_RANDOM), {}
+    plain, given = name.removesuffix(RANDOM), {}
     with quiet_transformers():  # the relevant part of their reports is checked below
         try:
             processor = library.AutoImageProcessor.from_pretrained(plain, local_files_only=True)
-            if name.endswith(_RANDOM):
+            if name.endswith(RANDOM):
                 config, given = library.AutoConfig.from_pretrained(plain, local_files_only=True), {"weights_seed": seed}
                 with torch.random.fork_rng():
                     torch.manual_seed(seed)

@@ -11,8 +11,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-__all__ = ["checkpoint_file", "fill", "missing_package", "state_dict"]
+__all__ = ["CHECKPOINT", "RANDOM", "checkpoint_file", "fill", "missing_package", "state_dict"]
 
+RANDOM: Final = "?random"  # endings of a representation's name: untrained, or with the weights of a file
+CHECKPOINT: Final = "?checkpoint="
 _PACKAGE: Final = "package:"
 _COUNTER: Final = "num_batches_tracked"
 _WEIGHTS: Final = (".safetensors", ".pth", ".pt", ".bin")

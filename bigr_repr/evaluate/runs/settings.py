@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from bigr_repr._typing import PathLike
 from bigr_repr.evaluate.probes.protocols import LOGREG, SgdProtocol, protocol_names, sgd_protocol
-from bigr_repr.evaluate.representations.base import Reading
-from bigr_repr.evaluate.representations.hidden import ALL_POOLS
+from bigr_repr.evaluate.representations.base import ALL_POOLS, Reading
 from bigr_repr.evaluate.runs.cache import default_cache
 from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 

@@ -32,7 +32,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
 from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
-from bigr_repr.evaluate.representations.hidden import VECTOR_POOLS
+from bigr_repr.evaluate.representations.base import VECTOR_POOLS
 from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
@@ -185,7 +185,7 @@ def read_suite(path: PathLike, *, model: str | None = None, root: str | None = N
 
     file = Path(path)
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
         if not isinstance(found, dict):
             raise ValueError(f"it is a {type(found).__name__}, not a mapping with keys such as name, datasets, models")
         fields = {"name": file.stem, **found} | {k: v for k, v in (("model", model), ("root", root)) if v is not None}

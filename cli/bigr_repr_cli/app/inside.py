@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import threading
 from collections.abc import Callable
 from typing import Annotated, Any, Final
@@ -29,6 +28,7 @@ from bigr_repr.sampling.job import given_options
 from bigr_repr.sampling.prediction import predict_bits
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import ORDERS
+from bigr_repr.system.pages import picture_url
 from bigr_repr_cli.app.jobs import Watch
 from bigr_repr_cli.app.orders import FieldError
 from bigr_repr_cli.app.routes import Drawn, Queue, Shown, found, page
@@ -102,8 +102,8 @@ def look_inside(pre: Pretrained, image: Image.Image) -> dict[str, Any]:
         "expected": expected,
         "surprise": surprise,
         "colors": base64.b64encode(colors.tobytes()).decode(),
-        "seen": _png(Image.fromarray(crop)),
-        "kept": _png(Image.fromarray(views.reconstruction[0])),
+        "seen": picture_url(Image.fromarray(crop)),
+        "kept": picture_url(Image.fromarray(views.reconstruction[0])),
     }
 
 
@@ -128,7 +128,7 @@ def unmasking(studio: Studio, body: UnmaskBody) -> Callable[[Watch], Any]:
             when[~masked & (when == 0)] = at.iteration
             with torch.inference_mode():
                 (shown,) = to_pictures(partly(pre, decode(pre, at.codes[:1]), at.masked[:1]))
-            frames.append(_png(shown))
+            frames.append(picture_url(shown))
             watch(at.iteration, at.iterations, lambda: shown)
 
         given = {"seed": body.seed, "steps": body.steps, "order": body.order, "callback": keep}
@@ -140,9 +140,3 @@ def unmasking(studio: Studio, body: UnmaskBody) -> Callable[[Watch], Any]:
 
 def _numbers(values: Any) -> list[float]:
     return [round(float(value), 4) for value in values]
-
-
-def _png(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

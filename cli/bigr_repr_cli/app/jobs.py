@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -71,7 +71,7 @@ class QueuedJob:
         return not self._listening and time.monotonic() - self._heard > ABANDONED_SECONDS
 
     @contextmanager
-    def heard(self) -> Any:
+    def heard(self) -> Iterator[None]:
         """Context in which a client is listening."""
         self._listening += 1
         try:

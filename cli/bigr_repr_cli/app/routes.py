@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import logging
 import os
 import time
@@ -21,7 +19,7 @@ from bigr_repr.images.formats import ImageError
 from bigr_repr.painting.pasting import Pasting
 from bigr_repr.sampling.settings import FAST, SamplingSettings
 from bigr_repr.serve.guard import RefusedError
-from bigr_repr.system.pages import render
+from bigr_repr.system.pages import picture_url, render
 from bigr_repr_cli.app.jobs import Desk, QueuedJob
 from bigr_repr_cli.app.orders import DrawBody, field_of, fields, work_of
 from bigr_repr_cli.app.shelf import Shelf, ShelfPicture
@@ -178,7 +176,7 @@ async def watch(request: Request, job: Asked, desk: Queue, seen: int = -1) -> di
         return {
             "state": job.state, "version": job.version, "share": job.share, "seconds_left": job.seconds_left,
             "ahead": desk.ahead(job), "result": job.result, "error": _error(job.error, request),
-            "look": await run_in_threadpool(_data_url, look) if isinstance(look, Image.Image) else None,
+            "look": await run_in_threadpool(_shown, look) if isinstance(look, Image.Image) else None,
         }  # fmt: skip
 
 
@@ -219,7 +217,5 @@ def without_folders(error: Exception, request: Request) -> str:
     return " ".join(text.split())
 
 
-def _data_url(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "WEBP", quality=85, method=2)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+def _shown(image: Image.Image) -> str:
+    return picture_url(image, "WEBP", quality=85, method=2)
